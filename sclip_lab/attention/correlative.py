@@ -1,0 +1,55 @@
+"""Correlative self-attention (CSA).
+
+SCLIP: Wang, Mei, Yuille, ECCV 2024, arXiv 2312.01597, eq. 3 and 4. A position attends to where
+its own projection is similar: softmax(r r^T / t) with r = x W_r. The default uses the trained
+query and key projections and adds their two softmaxes, so that rows sum to 2; beside the kept
+residual a sum is not the same as a mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from sclip_lab.attention.context import Context
+from sclip_lab.errors import LabError, unknown
+
+
+def combined(maps: Sequence[Tensor], combine: str) -> Tensor:
+    """Sum or mean of attention maps of one shape.
+
+    Raises:
+        LabError: no map, or another way to combine than ``sum`` and ``mean``.
+    """
+    if not maps:
+        raise LabError("projections is empty; name at least one, as in [query, key]")
+    if combine not in ("sum", "mean"):
+        raise unknown("combine", combine, ("sum", "mean"))
+    total = maps[0]
+    for other in maps[1:]:
+        total = total + other
+    return total / len(maps) if combine == "mean" and len(maps) > 1 else total
+
+
+def correlative(
+    ctx: Context,
+    projections: Sequence[str] = ("query", "key"),
+    combine: str = "sum",
+    temperature: float = 1.0,
+) -> Tensor:
+    """sum over r of softmax(r r^T / (temperature * sqrt(head_dim))).
+
+    Args:
+        ctx: the block as the variant sees it.
+        projections: which of the block's projections to reuse: any of ``query``, ``key``,
+            ``value``, and ``identity``, LN1's output itself cut into heads.
+        combine: ``sum`` (the paper's) or ``mean``.
+        temperature: > 0, in units of sqrt(head_dim).
+
+    Returns:
+        (batch, heads, tokens, tokens); rows sum to the number of projections, or to 1.
+    """
+    if temperature <= 0:
+        raise LabError(f"temperature {temperature} must be above 0")
+    return combined([ctx.attention(r, r, temperature) for r in projections], combine)

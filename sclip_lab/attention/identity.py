@@ -1,0 +1,19 @@
+"""Attention to oneself only: the value projection read as a dense feature.
+
+MaskCLIP: Zhou, Loy, Dai, ECCV 2022, arXiv 2112.01071, section 3.3. The original keeps residual
+and MLP; SCLIP calls the same thing a local window of one patch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sclip_lab.attention.context import Context
+
+
+def identity(ctx: Context) -> Tensor:
+    """The identity matrix for every head: (batch, heads, tokens, tokens)."""
+    batch, tokens, _ = ctx.tokens.shape
+    eye = torch.eye(tokens, dtype=ctx.tokens.dtype, device=ctx.tokens.device)
+    return eye.expand(batch, ctx.block.num_heads, tokens, tokens)

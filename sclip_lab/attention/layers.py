@@ -1,0 +1,58 @@
+"""Layer indices that mean the same on a network of another depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from sclip_lab.errors import LabError
+
+Layer = int | float | str
+
+
+def resolve(layer: Layer, depth: int) -> int:
+    """0-based block index of one layer.
+
+    Args:
+        layer: an integer (0 .. depth - 1, or -1 for the last block, -2 ...), or a fraction of
+            depth in (0, 1]: 0.75, or "9/12" as text, names the block after which that share of
+            the network has run, so 9 of 12 blocks is index 8 here and index 17 of 24 in ViT-L.
+        depth: number of blocks.
+
+    Raises:
+        LabError: out of range or not a number.
+    """
+    try:
+        number = Fraction(layer)
+    except (ValueError, TypeError, ZeroDivisionError):
+        raise LabError(
+            f"layer {layer!r} is neither an index nor a fraction such as 0.75 or '9/12'"
+        ) from None
+    if isinstance(layer, int):
+        if -depth <= layer < depth:
+            return layer % depth
+        raise LabError(f"layer {layer} is out of range: {-depth} .. {depth - 1} for {depth} blocks")
+    if not 0 < number <= 1:
+        raise LabError(f"layer {layer} is out of range: a fraction of depth lies in (0, 1]")
+    return max(round(number * depth), 1) - 1
+
+
+def resolve_all(layers: Layer | Sequence[Layer], depth: int) -> list[int]:
+    """Sorted 0-based block indices of one layer, of a list of layers, or of ``"last n"``.
+
+    ``last`` takes a number of blocks, or a fraction of depth: "last 6", "last 6/12".
+
+    Raises:
+        LabError: nothing named, or out of range.
+    """
+    if isinstance(layers, str) and layers.startswith("last"):
+        last = layers.removeprefix("last").strip()
+        count = int(last) if last.isdigit() else resolve(last, depth) + 1
+        if not 1 <= count <= depth:
+            raise LabError(f"layers '{layers}' is out of range: 1 .. {depth} for {depth} blocks")
+        return list(range(depth - count, depth))
+    if isinstance(layers, str) or not isinstance(layers, Sequence):
+        layers = [layers]
+    if not layers:
+        raise LabError("layers is empty; name at least one block, as in [-1]")
+    return sorted({resolve(layer, depth) for layer in layers})

@@ -1,0 +1,45 @@
+"""Mixing an attention map with those of middle blocks.
+
+Takes part in a variant after its weights function: ``+attention/mix=middle``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from sclip_lab.attention.context import Context
+from sclip_lab.attention.correlative import combined
+from sclip_lab.attention.layers import Layer, resolve_all
+from sclip_lab.errors import LabError
+
+
+def middle(
+    ctx: Context,
+    weights: Tensor,
+    layers: Sequence[Layer] = ("6/12", "7/12", "8/12", "9/12"),
+    pairs: Sequence[Sequence[str]] = (("query", "key"),),
+    share: float = 0.3,
+    gain: float = 1.0,
+) -> Tensor:
+    """gain * ((1 - share) * weights + share * mean over layers of the sum over pairs).
+
+    ResCLIP's residual cross-correlation (arXiv 2411.15851, eq. 7) has pairs [[query, key]];
+    ITACLIP (arXiv 2411.12044, eq. 5) mixes halves of CSA maps: pairs [[query, query], [key, key]].
+
+    Args:
+        ctx: the block as the variant sees it.
+        weights: (batch, heads, tokens, tokens) of the weights function.
+        layers: earlier blocks whose maps are averaged.
+        pairs: which projections make an earlier block's map; several are added.
+        share: of the middle blocks, 0 .. 1.
+        gain: factor on the result.
+    """
+    if not 0 <= share <= 1:
+        raise LabError(f"share {share} must lie in 0 .. 1")
+    maps = [
+        combined([ctx.earlier(layer).attention(a, b) for a, b in pairs], "sum")
+        for layer in resolve_all(list(layers), ctx.block.depth)
+    ]
+    return gain * ((1 - share) * weights + share * combined(maps, "mean"))

@@ -1,0 +1,124 @@
+"""CSA with projections that CLIP does not have: random ones, and a learned one.
+
+SCLIP, arXiv 2312.01597, section 4.3 (ablation of the projection W_r). The paper does not state
+distribution, orthogonality, seed or whether a matrix serves one head or all; they are parameters
+here.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sclip_lab.attention.context import Context, scores
+from sclip_lab.attention.correlative import combined
+from sclip_lab.errors import LabError, unknown
+
+
+@cache
+def _matrix(width: int, distribution: str, seed: int) -> Tensor:
+    """(width, width) float32 with columns of expected norm 1, drawn on the CPU from ``seed``."""
+    generator = torch.Generator().manual_seed(seed)
+    gaussian = torch.randn(width, width, generator=generator)
+    if distribution == "gaussian":
+        return gaussian * width**-0.5
+    if distribution == "orthogonal":
+        q, r = torch.linalg.qr(gaussian.double())
+        return (q * torch.sign(torch.diagonal(r))).float()  # sign fix: uniform over O(width)
+    raise unknown("distribution", distribution, ("gaussian", "orthogonal"))
+
+
+def _self_attention(ctx: Context, matrix: Tensor, per_head: bool, temperature: float) -> Tensor:
+    projected = ctx.input.normed @ matrix.to(ctx.input.normed)
+    if per_head:
+        r = ctx.block.heads(projected)
+        return ctx.softmax(ctx.scores(r, r, temperature))
+    # One map of the full width: scores are divided by sqrt(width) instead of sqrt(head_dim).
+    r = projected[:, None]
+    weights = ctx.softmax(scores(r, r, ctx.block.width**-0.5 / temperature))
+    return weights.expand(-1, ctx.block.num_heads, -1, -1)
+
+
+def random(
+    ctx: Context,
+    distribution: str = "gaussian",
+    seed: int = 0,
+    count: int = 1,
+    per_head: bool = True,
+    combine: str = "mean",
+    temperature: float = 1.0,
+) -> Tensor:
+    """CSA through ``count`` random projections of LN1's output.
+
+    Args:
+        ctx: the block as the variant sees it.
+        distribution: ``gaussian`` (entries N(0, 1/width)) or ``orthogonal``.
+        seed: of the first matrix; matrix i of block l is drawn from (seed, l, i).
+        count: size of the ensemble.
+        per_head: cut the (width, width) projection into heads, each with its own map; otherwise
+            one full-width map, scores divided by sqrt(width), serves all heads.
+        combine: ``mean`` or ``sum`` over the ensemble.
+        temperature: > 0.
+
+    Returns:
+        (batch, heads, tokens, tokens).
+    """
+    if count < 1:
+        raise LabError(f"count {count} must be at least 1")
+    if temperature <= 0:
+        raise LabError(f"temperature {temperature} must be above 0")
+    maps = []
+    for i in range(count):
+        draw = (seed * 1009 + ctx.block.index) * 1009 + i
+        matrix = _matrix(ctx.block.width, distribution, draw)
+        maps.append(_self_attention(ctx, matrix, per_head, temperature))
+    return combined(maps, combine)
+
+
+def learned(
+    ctx: Context, projection_file: str, per_head: bool = True, temperature: float = 1.0
+) -> Tensor:
+    """CSA through a projection learned by ``sclip-lab learn-projection``.
+
+    Args:
+        ctx: the block as the variant sees it.
+        projection_file: a safetensors file with one (width, width) tensor ``projection``. Its
+            content, not its path, is part of a spec's key.
+        per_head: as in `random`.
+        temperature: > 0.
+
+    Returns:
+        (batch, heads, tokens, tokens); rows sum to 1.
+
+    Raises:
+        LabError: the file is missing or its tensor does not fit this network.
+    """
+    matrix = load_projection(projection_file)
+    width = ctx.block.width
+    if matrix.shape != (width, width):
+        raise LabError(
+            f"{projection_file}: projection of shape {tuple(matrix.shape)}, "
+            f"but this network needs ({width}, {width})"
+        )
+    return _self_attention(ctx, matrix, per_head, temperature)
+
+
+def load_projection(path: str) -> Tensor:
+    """The tensor ``projection`` of a safetensors file, float32."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not Path(path).is_file():
+        raise LabError(
+            f"projection_file {path} does not exist; make it with 'sclip-lab learn-projection'"
+        )
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise LabError(f"projection_file {path} is not a safetensors file: {error}") from error
+    if "projection" not in tensors:
+        raise LabError(f"projection_file {path} has {sorted(tensors)}, but no 'projection'")
+    return tensors["projection"].float()

@@ -1,0 +1,286 @@
+"""A variant: which blocks are rewritten, and how. Built from one yaml, known by its content.
+
+A yaml of ``conf/attention`` names a function of this package under ``_target_``. A *weights
+function* ``(ctx, **parameters) -> weights`` only says how attention weights are computed; the
+common keys below say what becomes of them. A *block edit* ``(block, state, ctx, **parameters) ->
+state`` replaces the whole block. Which of the two a function is, its first parameter's name tells:
+``ctx`` or ``block``.
+
+Common keys (see ``conf/attention/_variant.yaml`` for their defaults):
+
+============ ===================================================================================
+layers       rewritten blocks: indices, fractions of depth, or ``"last n"``
+residual     keep the residual branch around attention (weights functions only)
+mlp          keep the block's MLP (weights functions only)
+stream       ``replace`` the block, or run it as trained and collect the rewritten attention's
+             outputs in a ``parallel`` dense stream (weights functions only)
+class_token  whether patches may attend to the class token
+prior        a term on the scores, see `prior`
+mix          a map from middle blocks, see `mix`
+repair       a correction of the tokens before attention
+============ ===================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sclip_lab.attention.block import Block
+from sclip_lab.attention.context import BlockInput, Context, State
+from sclip_lab.attention.layers import resolve_all
+from sclip_lab.errors import LabError, unknown
+
+COMMON: dict[str, Any] = {
+    "layers": [-1],
+    "residual": True,
+    "mlp": True,
+    "stream": "replace",
+    "class_token": True,
+    "prior": None,
+    "mix": None,
+    "repair": None,
+}
+Edit = Callable[[Block, State, Context], State]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How chosen blocks compute attention.
+
+    Attributes:
+        name: the yaml's name, for people; not part of the identity.
+        config: every value of the yaml, defaults included.
+        key: digest of ``config`` and of the files it names; equal keys compute the same thing.
+        edit_key: the same without ``layers``: equal edits on the same input share their work.
+        modules: Python modules that its functions come from, for the code version.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    key: str
+    edit_key: str
+    modules: tuple[str, ...]
+    _edit: Edit = field(repr=False, compare=False)
+    _prior: Callable[[tuple[int, int]], Tensor] | None = field(repr=False, compare=False)
+
+    def layers(self, depth: int) -> list[int]:
+        """Sorted 0-based indices of the rewritten blocks.
+
+        Raises:
+            LabError: out of range for this depth, naming the variant.
+        """
+        try:
+            return resolve_all(self.config["layers"], depth)
+        except LabError as error:
+            raise LabError(f"attention '{self.name}': {error}") from None
+
+    def apply(self, entered: BlockInput, state: State, context: Context) -> State:
+        """Run one rewritten block: ``state`` behind it.
+
+        ``context`` is what all variants share here; the variant's prior and class-token choice
+        are put in.
+        """
+        bias = None if self._prior is None else self._prior(context.grid).to(entered.tokens.device)
+        context = replace(context, bias=bias, class_token=self.config["class_token"])
+        return self._edit(entered.block, state, context)
+
+
+def build(config: Mapping[str, Any], name: str | None = None) -> Variant:
+    """A variant from the content of its yaml.
+
+    Args:
+        config: ``_target_``, the common keys (those left out take their default), and the
+            function's own parameters.
+        name: for people; the function's name otherwise.
+
+    Raises:
+        LabError: unknown target, unknown parameter (did you mean), or a value out of range.
+    """
+    config = {**COMMON, **_plain(config)}
+    name = config.pop("name", None) or name or str(config.get("_target_", "")).rpartition(".")[2]
+    try:
+        return _build(config, name)
+    except LabError as error:
+        raise LabError(f"attention '{name}': {error}") from None
+
+
+def _build(config: dict[str, Any], name: str) -> Variant:
+    if "_target_" not in config:
+        raise LabError("has no _target_; name a weights function or a block edit")
+    function = _locate(config["_target_"])
+    parameters = {k: v for k, v in config.items() if k not in COMMON and k != "_target_"}
+    bound = _bind(function, parameters)
+    config = {**config, **bound.keywords}
+    parts = {key: _nested(config[key]) for key in ("prior", "mix", "repair")}
+    functions = [bound, *(part for part in parts.values() if part is not None)]
+    for key, part in parts.items():
+        if part is not None:
+            config[key] = {"_target_": config[key]["_target_"], **part.keywords}
+    for key in ("residual", "mlp", "class_token"):
+        if not isinstance(config[key], bool):
+            raise LabError(f"{key}: {config[key]!r} must be true or false")
+
+    if next(iter(inspect.signature(function).parameters)) == "block":
+        untouched = ("residual", "mlp", "stream", "mix", "repair")
+        changed = [key for key in untouched if config[key] != COMMON[key]]
+        if changed:
+            raise LabError(
+                f"{', '.join(changed)} cannot be set: {function.__name__} replaces the whole block"
+            )
+        edit: Edit = bound
+    else:
+        if config["stream"] not in ("replace", "parallel"):
+            raise unknown("stream", str(config["stream"]), ("replace", "parallel"))
+        edit = partial(
+            _parallel if config["stream"] == "parallel" else _replace,
+            weights=bound,
+            mix=parts["mix"],
+            repair=parts["repair"],
+            residual=config["residual"],
+            mlp=config["mlp"],
+        )
+    identity = {**config, "files": _file_digests(config)}
+    return Variant(
+        name=name,
+        config=config,
+        key=_digest(identity),
+        edit_key=_digest({k: v for k, v in identity.items() if k != "layers"}),
+        modules=tuple(sorted({f.func.__module__ for f in functions})),
+        _edit=edit,
+        _prior=parts["prior"],
+    )
+
+
+def _weights(
+    context: Context,
+    weights: Callable[[Context], Tensor],
+    mix: Callable[[Context, Tensor], Tensor] | None,
+) -> Tensor:
+    result = weights(context)
+    return result if mix is None else mix(context, result)
+
+
+def _replace(
+    block: Block,
+    state: State,
+    context: Context,
+    *,
+    weights: Callable[[Context], Tensor],
+    mix: Callable[[Context, Tensor], Tensor] | None,
+    repair: Callable[[Context], Tensor] | None,
+    residual: bool,
+    mlp: bool,
+) -> State:
+    """y = [x +] O(A), then y [+ M(y)], on the only stream."""
+    context = _repaired(context, repair)
+    attention = _weights(context, weights, mix)
+    tokens = block.output(attention, context.value)
+    if residual:
+        tokens = context.tokens + tokens
+    if mlp:
+        tokens = tokens + block.mlp(tokens)
+    return State(tokens, state.dense, attention)
+
+
+def _parallel(
+    block: Block,
+    state: State,
+    context: Context,
+    *,
+    weights: Callable[[Context], Tensor],
+    mix: Callable[[Context, Tensor], Tensor] | None,
+    repair: Callable[[Context], Tensor] | None,
+    residual: bool,
+    mlp: bool,
+) -> State:
+    """The trained stream goes on; a dense stream collects O(A) (CLIP Surgery, GEM, ClearCLIP's
+    last n). It starts from the first rewritten block's input, or from zero without residual."""
+    repaired = _repaired(context, repair)
+    attention = _weights(repaired, weights, mix)
+    dense = block.output(attention, repaired.value)
+    if state.dense is not None:
+        dense = state.dense + dense
+    elif residual:
+        dense = repaired.tokens + dense
+    if mlp:
+        dense = dense + block.mlp(dense)
+    return State(context.input.once("plain", lambda: block.plain(state.tokens)), dense, attention)
+
+
+def _repaired(context: Context, repair: Callable[[Context], Tensor] | None) -> Context:
+    if repair is None:
+        return context
+    # Shared like every other derived value, so that variants with one repair share its q, k, v.
+    key = ("repaired", repair.func, _digest(_plain(repair.keywords)))  # type: ignore[attr-defined]
+    entered = context.input.once(key, lambda: BlockInput(context.block, repair(context)))
+    return replace(context, input=entered)
+
+
+def _locate(target: str) -> Callable[..., Any]:
+    module_name, _, attribute = str(target).rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise LabError(f"_target_ {target}: {error}") from error
+    function = getattr(module, attribute, None)
+    if function is None:
+        known = [n for n, f in vars(module).items() if inspect.isfunction(f) and n[0] != "_"]
+        raise unknown(f"function in {module_name}", attribute, known)
+    return function
+
+
+def _bind(function: Callable[..., Any], parameters: Mapping[str, Any]) -> partial[Any]:
+    """``function`` with its parameters, defaults written out so that they are part of the key."""
+    signature = inspect.signature(function).parameters
+    own = {n: p for n, p in signature.items() if n not in ("ctx", "block", "state", "grid")}
+    own = {n: p for n, p in own.items() if n not in ("context", "weights")}
+    for given in parameters:
+        if given not in own:
+            raise unknown("parameter", given, [*own, *COMMON])
+    missing = [
+        n for n, p in own.items() if p.default is inspect.Parameter.empty and n not in parameters
+    ]
+    if missing:
+        raise LabError(f"parameter {', '.join(missing)} of {function.__name__} has no value")
+    defaults = {n: p.default for n, p in own.items() if n not in parameters}
+    return partial(function, **_plain({**defaults, **parameters}))
+
+
+def _nested(config: Mapping[str, Any] | None) -> partial[Any] | None:
+    if not config:
+        return None
+    if not isinstance(config, Mapping) or "_target_" not in config:
+        raise LabError(f"{config!r} needs a _target_, as in conf/attention/prior/gaussian.yaml")
+    return _bind(_locate(config["_target_"]), {k: v for k, v in config.items() if k != "_target_"})
+
+
+def _plain(value: Any) -> Any:
+    """Containers as dict and list, so that equal configurations have equal JSON."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _file_digests(config: Mapping[str, Any]) -> dict[str, str]:
+    """Content of the files that parameters named ``*_file`` point to."""
+    digests = {}
+    for key, value in config.items():
+        if key.endswith("_file") and value and Path(value).is_file():
+            digests[key] = hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    return digests
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,480 @@
+"""CLIP itself, borrowed from open_clip and read by the names of its weights.
+
+The only module that imports open_clip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sclip_lab.attention.block import Block
+from sclip_lab.attention.context import State
+from sclip_lab.errors import LabError, unknown
+from sclip_lab.position_embedding import DEFAULT_RULE, interpolate
+
+log = logging.getLogger(__name__)
+
+# CLIP's channel statistics in 0 .. 255 as the field's evaluations write them.
+MEAN = (122.771, 116.746, 104.094)
+STD = (68.501, 66.632, 70.323)
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(eq=False)
+class Backbone:
+    """A frozen CLIP with a ViT that has a class token.
+
+    Attributes:
+        name: for tables.
+        model: the open_clip model, in evaluation mode.
+        position_embedding: default rule of `sclip_lab.position_embedding`.
+        padding: ``floor`` drops pixels beyond the last whole patch, ``corner`` pads with zeros
+            at the bottom and right (original MaskCLIP).
+        description: what identifies it in a spec besides its weights.
+    """
+
+    name: str
+    model: Any
+    tokenize: Callable[[Sequence[str]], Tensor]
+    position_embedding: str = DEFAULT_RULE
+    padding: str = "floor"
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_supported(self.name, self.model)
+        modules = self.model.visual.transformer.resblocks
+        self.blocks = [Block(module, i, len(modules)) for i, module in enumerate(modules)]
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.visual.conv1.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.visual.conv1.weight.dtype
+
+    @property
+    def depth(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def patch_size(self) -> int:
+        return self.model.visual.patch_size[0]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images it was trained on, in pixels."""
+        return self.model.visual.image_size[0]
+
+    @property
+    def embed_dim(self) -> int:
+        return self.model.visual.output_dim
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of every weight (names, shapes, values as stored in memory) and the settings
+        that change what the weights compute."""
+        total = hashlib.sha256(
+            json.dumps(
+                {
+                    "mean": self.mean,
+                    "std": self.std,
+                    "padding": self.padding,
+                    "position_embedding": self.position_embedding,
+                    "activation": type(self.model.visual.transformer.resblocks[0].mlp[1]).__name__,
+                    "eps": self.model.visual.ln_post.eps,
+                    "heads": self.blocks[0].num_heads,
+                }
+            ).encode()
+        )
+        for name, tensor in sorted(self.model.state_dict().items()):
+            total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            total.update(_bytes(tensor))
+        return total.hexdigest()
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Patches along height and width of an image of that many pixels.
+
+        Raises:
+            LabError: smaller than one patch.
+        """
+        patch = self.patch_size
+        up = patch - 1 if self.padding == "corner" else 0
+        grid = (height + up) // patch, (width + up) // patch
+        if min(grid) < 1:
+            raise LabError(f"image of {height} x {width} pixels is smaller than a {patch} px patch")
+        return grid
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(batch, 3, height, width) RGB in 0 .. 255 -> the network's input, float32."""
+        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
+        return (images.float() - mean) / std
+
+    @torch.inference_mode()
+    def embed(self, images: Tensor, position_embedding: str | None = None) -> Tensor:
+        """Tokens that enter the first block.
+
+        Args:
+            images: (batch, 3, height, width), normalised.
+            position_embedding: rule of `sclip_lab.position_embedding`; the backbone's otherwise.
+
+        Returns:
+            (batch, 1 + grid_h * grid_w, width), in the backbone's precision.
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise LabError(
+                f"images of shape {tuple(images.shape)}: (batch, 3, height, width) wanted"
+            )
+        visual = self.model.visual
+        height, width = images.shape[-2:]
+        grid = self.grid(height, width)
+        if self.padding == "corner":
+            patch = self.patch_size
+            images = F.pad(images, (0, grid[1] * patch - width, 0, grid[0] * patch - height))
+        patches = visual.conv1(images.to(self.device, self.dtype)).flatten(2).transpose(1, 2)
+        class_token = visual.class_embedding.expand(len(images), 1, -1).to(patches.dtype)
+        rule = position_embedding or self.position_embedding
+        position = interpolate(visual.positional_embedding, visual.grid_size, grid, rule)
+        tokens = torch.cat([class_token, patches], dim=1) + position.to(patches.dtype)
+        return visual.ln_pre(tokens)
+
+    @torch.inference_mode()
+    def project(self, state: State, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """LN_post and the final projection of what flows behind the last block.
+
+        Returns:
+            patch embeddings (batch, grid_h, grid_w, embed_dim) and class embeddings
+            (batch, embed_dim), neither normalised.
+        """
+        visual = self.model.visual
+        embedded = visual.ln_post(state.readout)
+        if visual.proj is not None:
+            embedded = embedded @ visual.proj
+        return embedded[:, 1:].unflatten(1, grid), embedded[:, 0]
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str], batch: int = 256) -> Tensor:
+        """Text embeddings, not normalised: (texts, embed_dim) float32.
+
+        With a causal text tower, positions behind the end of text change nothing, so batches are
+        sorted by length and cut there.
+        """
+        tokens = self.tokenize(list(texts))
+        ends = tokens.argmax(dim=-1)
+        order = torch.argsort(ends, stable=True)
+        out = torch.empty(len(tokens), self.embed_dim)
+        for chosen in order.split(batch):
+            out[chosen] = self._encode_tokens(tokens[chosen], int(ends[chosen].max()) + 1)
+        return out
+
+    def _encode_tokens(self, tokens: Tensor, length: int) -> Tensor:
+        model = self.model
+        mask = getattr(model, "attn_mask", None)
+        if mask is None or model.text_pool_type != "argmax":
+            return model.encode_text(tokens.to(self.device)).float().cpu()
+        tokens = tokens[:, :length].to(self.device)
+        x = model.token_embedding(tokens) + model.positional_embedding[:length]
+        x = model.transformer(x.to(self.dtype), attn_mask=mask[:length, :length])
+        x = model.ln_final(x)[torch.arange(len(x)), tokens.argmax(dim=-1)]
+        projection = model.text_projection
+        if isinstance(projection, nn.Linear):
+            x = projection(x)
+        elif projection is not None:
+            x = x @ projection
+        return x.float().cpu()
+
+    @cached_property
+    def text_digest(self) -> str:
+        """sha256 of the weights of the text tower alone."""
+        total = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            if not name.startswith("visual."):
+                total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                total.update(_bytes(tensor))
+        return total.hexdigest()
+
+
+def load_backbone(
+    name: str | None = None,
+    pretrained: str | None = None,
+    *,
+    state_dict: Mapping[str, Any] | None = None,
+    checkpoint: str | Path | None = None,
+    architecture: Mapping[str, Any] | str | Path | None = None,
+    quick_gelu: bool | None = None,
+    precision: str = "fp32",
+    device: str = "auto",
+    seed: int = 0,
+    position_embedding: str = DEFAULT_RULE,
+    padding: str = "floor",
+    layer_norm_eps: float | None = None,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> Backbone:
+    """A frozen CLIP.
+
+    Args:
+        name: an open_clip architecture such as ``ViT-B-16-quickgelu``. Not needed with
+            ``architecture``, nor with a state dict in OpenAI's layout, whose shapes tell.
+        pretrained: an open_clip tag (``openai``, downloaded by open_clip), or None for random
+            weights drawn from ``seed``.
+        state_dict: weights, in open_clip's or OpenAI's layout (tensors or arrays).
+        checkpoint: the same from a file: ``.safetensors``, or ``.pt`` read with weights_only.
+        architecture: open_clip's model config (``embed_dim``, ``vision_cfg``, ``text_cfg``,
+            optionally ``quick_gelu``), as mapping or JSON file.
+        quick_gelu: activation x sigmoid(1.702 x). None: what the name or architecture says, and
+            True for weights in OpenAI's layout without either.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        device: ``auto`` (CUDA where there is one), or a torch device.
+        seed: of random weights.
+        position_embedding: how a grid of another size gets its position embeddings.
+        padding: what happens to pixels beyond the last whole patch, ``floor`` or ``corner``.
+        layer_norm_eps: replaces the image tower's epsilon.
+        mean, std: channel statistics in 0 .. 255, RGB.
+
+    Raises:
+        LabError: unknown name or tag (did you mean), a model without ViT or class token, weights
+            of another architecture, or weights that are not finite.
+    """
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    if padding not in ("floor", "corner"):
+        raise unknown("padding", padding, ("floor", "corner"))
+    source = str(checkpoint) if checkpoint is not None else "state_dict"
+    if checkpoint is not None:
+        if state_dict is not None:
+            raise LabError("give either checkpoint or state_dict, not both")
+        state_dict = _read_checkpoint(Path(checkpoint))
+    if architecture is not None and not isinstance(architecture, Mapping):
+        architecture = _read_architecture(Path(architecture))
+
+    if architecture is None and name is None:
+        if state_dict is None:
+            raise LabError("name an architecture, for example ViT-B-16-quickgelu")
+        architecture = infer_architecture(state_dict)
+        quick_gelu = True if quick_gelu is None else quick_gelu
+    torch_state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        if architecture is not None:
+            model, tokenize = _custom(dict(architecture), quick_gelu)
+            name = name or "custom"
+        else:
+            assert name is not None
+            model = _named(name, None if state_dict is not None else pretrained, quick_gelu)
+            tokenize = open_clip.get_tokenizer(name)
+    finally:
+        torch.random.set_rng_state(torch_state)
+    _check_supported(name, model)
+    if state_dict is not None:
+        _load_weights(model, state_dict, source, name)
+    if layer_norm_eps is not None:
+        for module in model.visual.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = layer_norm_eps
+    _check_finite(model, source if state_dict is not None else f"{name} {pretrained}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device=device, dtype=PRECISIONS[precision]).eval().requires_grad_(False)
+    return Backbone(
+        name=name,
+        model=model,
+        tokenize=tokenize,
+        position_embedding=position_embedding,
+        padding=padding,
+        mean=tuple(mean),
+        std=tuple(std),
+        description={
+            "name": name,
+            "pretrained": pretrained,
+            "checkpoint": str(checkpoint) if checkpoint is not None else None,
+            "seed": seed if pretrained is None and state_dict is None else None,
+            "precision": precision,
+            "device": torch.device(device).type,
+        },
+    )
+
+
+def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """open_clip's model config of a ViT whose weights have OpenAI's names.
+
+    Heads are 64 wide in every CLIP of OpenAI, on both towers.
+
+    Raises:
+        LabError: a weight that tells the shape is missing.
+    """
+    shape = {key: tuple(value.shape) for key, value in state_dict.items()}
+    try:
+        width, _, patch, _ = shape["visual.conv1.weight"]
+        positions = shape["visual.positional_embedding"][0] - 1
+        text_width = shape["ln_final.weight"][0]
+        vocab_size = shape["token_embedding.weight"][0]
+        context_length = shape["positional_embedding"][0]
+        embed_dim = shape["text_projection"][1]
+    except (KeyError, ValueError) as error:
+        raise LabError(
+            f"the state dict is not that of a ViT in OpenAI's layout: {error} is missing or of "
+            "another rank; name its architecture"
+        ) from None
+    side = round(positions**0.5)
+    if side * side != positions:
+        raise LabError(f"visual.positional_embedding has {positions} patches, not a square grid")
+
+    def layers(prefix: str) -> int:
+        indices = [key.split(".resblocks.")[1] for key in shape if key.startswith(prefix)]
+        return 1 + max((int(index.split(".")[0]) for index in indices), default=-1)
+
+    return {
+        "embed_dim": embed_dim,
+        "vision_cfg": {
+            "image_size": side * patch,
+            "layers": layers("visual.transformer.resblocks."),
+            "width": width,
+            "head_width": 64,
+            "patch_size": patch,
+        },
+        "text_cfg": {
+            "context_length": context_length,
+            "vocab_size": vocab_size,
+            "width": text_width,
+            "heads": max(text_width // 64, 1),
+            "layers": layers("transformer.resblocks."),
+        },
+    }
+
+
+def _custom(architecture: dict[str, Any], quick_gelu: bool | None) -> tuple[Any, Callable]:
+    wanted = {"embed_dim", "vision_cfg", "text_cfg"}
+    if not wanted <= set(architecture):
+        raise LabError(f"architecture lacks {', '.join(sorted(wanted - set(architecture)))}")
+    if quick_gelu is None:
+        quick_gelu = bool(architecture.get("quick_gelu", False))
+    text = dict(architecture["text_cfg"])
+    try:
+        model = open_clip.CLIP(
+            architecture["embed_dim"], dict(architecture["vision_cfg"]), text, quick_gelu
+        )
+    except TypeError as error:
+        raise LabError(f"architecture: {error}") from error
+    return model, open_clip.SimpleTokenizer(context_length=text.get("context_length", 77))
+
+
+def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> Any:
+    # open_clip fetches any "hf-hub:org/model" itself; other names are its own architectures.
+    if ":" not in name and name not in open_clip.list_models():
+        raise unknown("backbone", name, open_clip.list_models())
+    known = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained and pretrained not in known and not Path(pretrained).is_file():
+        raise unknown(f"pretrained tag of {name}", pretrained, known)
+    options = {} if quick_gelu is None else {"force_quick_gelu": quick_gelu}
+    try:
+        return open_clip.create_model(name, pretrained=pretrained, **options)
+    except OSError as error:
+        raise LabError(
+            f"{name} {pretrained}: open_clip could not fetch the weights ({error}); on a machine "
+            "without that network give checkpoint=<local file>"
+        ) from error
+
+
+def _read_architecture(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise LabError(f"architecture file {path}: {error}") from error
+
+
+def _read_checkpoint(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise LabError(f"checkpoint {path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            # OpenAI publishes TorchScript archives, which weights_only cannot read.
+            try:
+                return torch.jit.load(path, map_location="cpu").state_dict()
+            except RuntimeError:
+                raise error from None
+    except Exception as error:
+        raise LabError(
+            f"checkpoint {path} cannot be read as safetensors or torch weights: {error}"
+        ) from error
+    return loaded.get("state_dict", loaded)
+
+
+def _load_weights(model: Any, state_dict: Mapping[str, Any], source: str, name: str) -> None:
+    ignored = {"input_resolution", "context_length", "vocab_size"}  # OpenAI's archives have these
+    given = {
+        key.removeprefix("module."): torch.as_tensor(np.asarray(value))
+        if not isinstance(value, Tensor)
+        else value
+        for key, value in state_dict.items()
+        if key not in ignored
+    }
+    wanted = model.state_dict()
+    missing = sorted(set(wanted) - set(given))
+    extra = sorted(set(given) - set(wanted))
+    shapes = [
+        f"{key} is {tuple(given[key].shape)}, not {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in given and given[key].shape != wanted[key].shape
+    ]
+    problems = (
+        ([f"{len(missing)} weights missing, first {missing[0]}"] if missing else [])
+        + ([f"{len(extra)} unexpected, first {extra[0]}"] if extra else [])
+        + ([f"{len(shapes)} of another shape, first {shapes[0]}"] if shapes else [])
+    )
+    if problems:
+        raise LabError(f"{source} does not fit architecture {name}: {'; '.join(problems)}")
+    model.load_state_dict({key: value.float() for key, value in given.items()})
+
+
+def _check_supported(name: str, model: Any) -> None:
+    visual = getattr(model, "visual", None)
+    blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
+    if blocks is None:
+        kind = type(getattr(visual, "trunk", visual)).__name__
+        raise LabError(f"backbone {name}: its image tower is a {kind}, not open_clip's ViT")
+    if getattr(visual, "class_embedding", None) is None:
+        raise LabError(f"backbone {name}: its ViT has no class token")
+    if getattr(visual, "attn_pool", None) is not None:
+        raise LabError(
+            f"backbone {name}: attentional pooling; patch tokens have no projection to text"
+        )
+    for block in blocks:
+        if not isinstance(block.attn, nn.MultiheadAttention) or block.attn.in_proj_weight is None:
+            raise LabError(
+                f"backbone {name}: {type(block.attn).__name__} attention; "
+                "one packed query-key-value projection is needed"
+            )
+
+
+def _check_finite(model: Any, source: str) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise LabError(f"{source}: weight {name} contains NaN or infinity")
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())

@@ -1,0 +1,91 @@
+"""sha256 of files, remembered by (path, size, modification time)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sclip_lab.errors import LabError
+
+CACHE_VARIABLE = "SCLIP_LAB_CACHE"
+# A file changed twice within one tick of the clock keeps its modification time, so what was
+# written just before it was hashed is not remembered.
+SETTLED_NS = 2_000_000_000
+
+
+def cache_file() -> Path:
+    """Where digests are remembered: ``$SCLIP_LAB_CACHE``, by default ~/.cache/sclip_lab."""
+    folder = os.environ.get(CACHE_VARIABLE) or os.path.join("~", ".cache", "sclip_lab")
+    return Path(os.path.expanduser(folder)) / "file_digests.json"
+
+
+def sha256(path: str | Path) -> str:
+    """sha256 of a file's bytes, as hex."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise LabError(f"{path}: {error.strerror}") from error
+
+
+def file_digests(paths: Sequence[Path], title: str = "hashing") -> list[str]:
+    """sha256 of each file, in order; only files that are new or changed are read.
+
+    A cache that cannot be read or written is passed over: then every file is read.
+    """
+    cache = _load()
+    found = []
+    changed = False
+    for path in tqdm(paths, desc=title, unit="file", delay=2, leave=False):
+        path = path.resolve()
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise LabError(f"{path}: {error.strerror}") from error
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        known = cache.get(str(path))
+        if known is None or known[:2] != stamp:
+            known = [*stamp, sha256(path)]
+            if time.time_ns() - stat.st_mtime_ns > SETTLED_NS:
+                cache[str(path)] = known
+                changed = True
+        found.append(str(known[2]))
+    if changed:
+        _save(cache)
+    return found
+
+
+def _load() -> dict[str, list]:
+    try:
+        entries = json.loads(cache_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(entries, dict):
+        return {}
+    return {
+        path: entry
+        for path, entry in entries.items()
+        if isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], str)
+    }
+
+
+def _save(cache: dict[str, list]) -> None:
+    target = cache_file()
+    with suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".json")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(cache, file)
+            os.replace(temporary, target)
+        except OSError:
+            os.unlink(temporary)
+            raise

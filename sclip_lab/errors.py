@@ -1,0 +1,18 @@
+"""The one error a user meets: what is wrong, where, and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LabError(ValueError):
+    """Bad input. The message names the file, key or value and what would be right."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> LabError:
+    """An error for a name that is not in ``known``, with the nearest ones as a suggestion."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return LabError(f"unknown {kind} '{name}'{hint} (known: {', '.join(known) or 'none'})")

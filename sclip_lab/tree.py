@@ -1,0 +1,75 @@
+"""Many variants, one pass: a prefix tree over blocks.
+
+Variants that have rewritten nothing yet are one branch, and so are those whose rewritten blocks
+are equal so far; every branch runs once. A variant's numbers are the same bits alone and in
+company, because no operation is ever fused across variants and the trunk does not know who
+follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from sclip_lab.attention.block import Block
+from sclip_lab.attention.context import BlockInput, Context, State
+from sclip_lab.attention.variant import Variant
+
+
+def run(
+    blocks: Sequence[Block], tokens: Tensor, grid: tuple[int, int], variants: Sequence[Variant]
+) -> Iterator[tuple[int, State]]:
+    """Run all variants on one batch, sharing what they share.
+
+    Args:
+        blocks: the network's blocks in order.
+        tokens: (batch, 1 + grid_h * grid_w, width), the embedded windows.
+        grid: (grid_h, grid_w).
+        variants: in any order.
+
+    Yields:
+        (index into ``variants``, state behind the last block), one per variant, in the tree's
+        order. A consumer that is done with a state before it asks for the next keeps one
+        branch's memory alive at a time.
+
+    Raises:
+        LabError: a layer out of range.
+    """
+    depth = len(blocks)
+    rewritten = [frozenset(variant.layers(depth)) for variant in variants]
+
+    def descend(
+        level: int, state: State, history: tuple[BlockInput, ...], members: list[int]
+    ) -> Iterator[tuple[int, State]]:
+        if level == depth:
+            for member in members:
+                yield member, state
+            return
+        entered = BlockInput(blocks[level], state.tokens)
+        context = Context(entered, history, grid)
+        groups: dict[str | None, list[int]] = {}
+        for member in members:
+            edit = variants[member].edit_key if level in rewritten[member] else None
+            groups.setdefault(edit, []).append(member)
+        for edit, group in groups.items():
+            if edit is None:
+                plain = entered.once("plain", lambda: entered.block.plain(state.tokens))
+                after = State(plain, state.dense, state.attention)
+            else:
+                after = variants[group[0]].apply(entered, state, context)
+            yield from descend(level + 1, after, (*history, entered), group)
+
+    yield from descend(0, State(tokens), (), list(range(len(variants))))
+
+
+def cost(depth: int, variants: Sequence[Variant]) -> tuple[int, int]:
+    """(blocks run by the tree, blocks that separate runs would take) for a set of variants."""
+    paths = set()
+    for variant in variants:
+        rewritten = set(variant.layers(depth))
+        path: tuple[str | None, ...] = ()
+        for level in range(depth):
+            path = (*path, variant.edit_key if level in rewritten else None)
+            paths.add(path)
+    return len(paths), depth * len(variants)

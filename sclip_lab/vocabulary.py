@@ -1,0 +1,87 @@
+"""Class names: one class a line, synonyms separated by commas, versioned by digest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from sclip_lab.errors import LabError, unknown
+
+DIRECTORY = Path(__file__).parent / "vocabularies"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The names of a data set's classes, in id order.
+
+    Attributes:
+        name: what a table calls it.
+        classes: for each class its synonyms; the first is the one shown.
+
+    Raises:
+        LabError: without classes, or with a class without a name.
+    """
+
+    name: str
+    classes: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise LabError(f"vocabulary '{self.name}' is empty; give one class a line")
+        for index, synonyms in enumerate(self.classes):
+            if not synonyms or not all(name.strip() for name in synonyms):
+                raise LabError(
+                    f"vocabulary '{self.name}', class {index}: empty name in {list(synonyms)}"
+                )
+
+    @classmethod
+    def read(cls, path: str | Path) -> Vocabulary:
+        """Read a text file. Only blanks before a name are dropped: the field's lists are kept
+        letter for letter, and one of them has a blank behind a name."""
+        path = Path(path)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise LabError(f"vocabulary file {path}: {error.strerror}") from error
+        while lines and not lines[-1].strip():
+            lines.pop()
+        classes = tuple(tuple(name.lstrip() for name in line.split(",")) for line in lines)
+        try:
+            return cls(path.stem, classes)
+        except LabError as error:
+            raise LabError(f"{path}: {error}") from None
+
+    @classmethod
+    def named(cls, name: str) -> Vocabulary:
+        """A vocabulary that comes with the package, or a path to one's own text file."""
+        if name.endswith(".txt"):
+            return cls.read(name)
+        path = DIRECTORY / f"{name}.txt"
+        if not path.is_file():
+            raise unknown("vocabulary", name, (p.stem for p in DIRECTORY.glob("*.txt")))
+        return cls.read(path)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def names(self) -> list[str]:
+        """The first synonym of each class, without the blanks of the official lists."""
+        return [synonyms[0].strip() for synonyms in self.classes]
+
+    @property
+    def queries(self) -> list[str]:
+        """All synonyms of all classes, in order: what is embedded as text."""
+        return [name for synonyms in self.classes for name in synonyms]
+
+    @property
+    def query_classes(self) -> list[int]:
+        """For each query the id of its class (non-decreasing)."""
+        return [index for index, synonyms in enumerate(self.classes) for _ in synonyms]
+
+    def digest(self) -> str:
+        """sha256 over names and their order, independent of the file's name."""
+        text = "\n".join(",".join(synonyms) for synonyms in self.classes)
+        return hashlib.sha256(text.encode()).hexdigest()
