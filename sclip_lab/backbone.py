@@ -30,6 +30,11 @@ log = logging.getLogger(__name__)
 # CLIP's channel statistics in 0 .. 255 as the field's evaluations write them.
 MEAN = (122.771, 116.746, 104.094)
 STD = (68.501, 66.632, 70.323)
+# The prompt sets that come with open_clip, as text with one {}.
+TEMPLATE_SETS = {
+    "openai_imagenet": tuple(make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES),
+    "simple_imagenet": tuple(make("{}") for make in open_clip.SIMPLE_IMAGENET_TEMPLATES),
+}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -154,18 +159,22 @@ class Backbone:
         tokens = torch.cat([class_token, patches], dim=1) + position.to(patches.dtype)
         return visual.ln_pre(tokens)
 
+    def head(self, tokens: Tensor) -> Tensor:
+        """LN_post and the final projection: (..., width) -> (..., embed_dim). Lets gradients by."""
+        visual = self.model.visual
+        embedded = visual.ln_post(tokens)
+        return embedded if visual.proj is None else embedded @ visual.proj
+
     @torch.inference_mode()
     def project(self, state: State, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """LN_post and the final projection of what flows behind the last block.
 
         Returns:
             patch embeddings (batch, grid_h, grid_w, embed_dim) and class embeddings
-            (batch, embed_dim), neither normalised.
+            (batch, embed_dim), neither normalised. Beside a dense stream the class embedding is
+            the trained stream's, the one that was made to match texts.
         """
-        visual = self.model.visual
-        embedded = visual.ln_post(state.readout)
-        if visual.proj is not None:
-            embedded = embedded @ visual.proj
+        embedded = self.head(torch.cat([state.tokens[:, :1], state.readout[:, 1:]], dim=1))
         return embedded[:, 1:].unflatten(1, grid), embedded[:, 0]
 
     @torch.inference_mode()
@@ -232,8 +241,8 @@ def load_backbone(
     Args:
         name: an open_clip architecture such as ``ViT-B-16-quickgelu``. Not needed with
             ``architecture``, nor with a state dict in OpenAI's layout, whose shapes tell.
-        pretrained: an open_clip tag (``openai``, downloaded by open_clip), or None for random
-            weights drawn from ``seed``.
+        pretrained: an open_clip tag (``openai``, downloaded by open_clip), a local file, or None
+            for random weights drawn from ``seed``.
         state_dict: weights, in open_clip's or OpenAI's layout (tensors or arrays).
         checkpoint: the same from a file: ``.safetensors``, or ``.pt`` read with weights_only.
         architecture: open_clip's model config (``embed_dim``, ``vision_cfg``, ``text_cfg``,
@@ -256,11 +265,15 @@ def load_backbone(
         raise unknown("precision", precision, PRECISIONS)
     if padding not in ("floor", "corner"):
         raise unknown("padding", padding, ("floor", "corner"))
+    if pretrained and checkpoint is None and Path(pretrained).is_file():
+        checkpoint, pretrained = pretrained, None
     source = str(checkpoint) if checkpoint is not None else "state_dict"
     if checkpoint is not None:
         if state_dict is not None:
             raise LabError("give either checkpoint or state_dict, not both")
         state_dict = _read_checkpoint(Path(checkpoint))
+    if state_dict is not None:
+        state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
     if architecture is not None and not isinstance(architecture, Mapping):
         architecture = _read_architecture(Path(architecture))
 
@@ -277,8 +290,9 @@ def load_backbone(
             name = name or "custom"
         else:
             assert name is not None
-            model = _named(name, None if state_dict is not None else pretrained, quick_gelu)
-            tokenize = open_clip.get_tokenizer(name)
+            model, tokenize = _named(
+                name, None if state_dict is not None else pretrained, quick_gelu
+            )
     finally:
         torch.random.set_rng_state(torch_state)
     _check_supported(name, model)
@@ -375,21 +389,33 @@ def _custom(architecture: dict[str, Any], quick_gelu: bool | None) -> tuple[Any,
     return model, open_clip.SimpleTokenizer(context_length=text.get("context_length", 77))
 
 
-def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> Any:
+def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> tuple[Any, Callable]:
     # open_clip fetches any "hf-hub:org/model" itself; other names are its own architectures.
     if ":" not in name and name not in open_clip.list_models():
         raise unknown("backbone", name, open_clip.list_models())
+    config = open_clip.get_model_config(name) if ":" not in name else None
+    vision = (config or {}).get("vision_cfg", {})
+    if "timm_model_name" in vision:
+        # Known before anything is built or fetched; SigLIP's towers are of this kind.
+        raise LabError(
+            f"backbone {name}: its image tower is timm's {vision['timm_model_name']}, not "
+            "open_clip's ViT with a class token"
+        )
     known = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained and pretrained not in known and not Path(pretrained).is_file():
+    if pretrained and pretrained not in known:
         raise unknown(f"pretrained tag of {name}", pretrained, known)
-    options = {} if quick_gelu is None else {"force_quick_gelu": quick_gelu}
+    options = {} if quick_gelu is None else {"quick_gelu": quick_gelu}
     try:
-        return open_clip.create_model(name, pretrained=pretrained, **options)
+        model = open_clip.create_model(name, pretrained=pretrained, **options)
+        _check_supported(name, model)
+        return model, open_clip.get_tokenizer(name)
     except OSError as error:
         raise LabError(
             f"{name} {pretrained}: open_clip could not fetch the weights ({error}); on a machine "
             "without that network give checkpoint=<local file>"
         ) from error
+    except (ImportError, RuntimeError) as error:
+        raise LabError(f"{name} {pretrained}: open_clip cannot build it: {error}") from error
 
 
 def _read_architecture(path: Path) -> dict[str, Any]:
@@ -419,15 +445,17 @@ def _read_checkpoint(path: Path) -> Mapping[str, Any]:
         raise LabError(
             f"checkpoint {path} cannot be read as safetensors or torch weights: {error}"
         ) from error
-    return loaded.get("state_dict", loaded)
+    if isinstance(loaded, Mapping):
+        loaded = loaded.get("state_dict", loaded)
+    if not isinstance(loaded, Mapping) or not all(hasattr(v, "shape") for v in loaded.values()):
+        raise LabError(f"checkpoint {path} holds no state dict (weights by name)")
+    return loaded
 
 
 def _load_weights(model: Any, state_dict: Mapping[str, Any], source: str, name: str) -> None:
     ignored = {"input_resolution", "context_length", "vocab_size"}  # OpenAI's archives have these
     given = {
-        key.removeprefix("module."): torch.as_tensor(np.asarray(value))
-        if not isinstance(value, Tensor)
-        else value
+        key: torch.as_tensor(np.asarray(value)) if not isinstance(value, Tensor) else value
         for key, value in state_dict.items()
         if key not in ignored
     }
@@ -477,4 +505,4 @@ def _check_finite(model: Any, source: str) -> None:
 
 def _bytes(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data

@@ -7,14 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sclip_lab.attention.variant import Variant, build
+from sclip_lab.datasets.base import Dataset
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.protocol import Protocol
+from sclip_lab.protocol import build as build_protocol
+from sclip_lab.targets import locate
 
 NESTED = ("prior", "mix", "repair")
+
+# Files that come with the package, wherever it is installed: ${package:assets/...}
+OmegaConf.register_new_resolver(
+    "package", lambda path: str(Path(__file__).resolve().parent / path), replace=True
+)
 
 
 def conf_dir() -> Path:
@@ -42,23 +52,32 @@ def load_group(group: str, name: str, overrides: Mapping[str, Any] | None = None
     """
     if name not in names(group):
         raise unknown(group, name, names(group))
+    # Within a Hydra application Hydra is in use already, and would refuse a second one.
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = compose(overrides=[f"+{group}={name}", "+paths=default"])
         container = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise LabError(f"{group} '{name}': {error}") from error
+    finally:
+        GlobalHydra.instance().hydra = running
     assert isinstance(container, dict)
     return _overridden(container[group], overrides or {})
 
 
 def _overridden(config: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` with other values; two mappings are merged, anything else is replaced."""
+    """``config`` with other values; two mappings are merged, anything else is replaced, and so is
+    a mapping whose ``_target_`` changes: one function's parameters are not another's."""
     result = dict(config)
     for key, value in overrides.items():
         old = result.get(key)
-        both = isinstance(old, dict) and isinstance(value, Mapping)
-        result[key] = _overridden(old, value) if both else value
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            same = value.get("_target_", old.get("_target_")) == old.get("_target_")
+            result[key] = _overridden(old, value) if same else dict(value)
+        else:
+            result[key] = value
     return result
 
 
@@ -83,6 +102,28 @@ def load_attention(name: str, **overrides: Any) -> Variant:
     return build(load_group("attention", name, overrides), name)
 
 
+def load_dataset(name: str, **overrides: Any) -> Dataset:
+    """A data set of ``conf/dataset``, for example ``load_dataset("coco_panoptic20", root=...)``.
+
+    Raises:
+        LabError: unknown name, or data that are not there.
+    """
+    given = load_group("dataset", name, overrides)
+    return locate(given.pop("_target_"))(**given)
+
+
+def load_protocol(name: str, dataset: str | None = None, **overrides: Any) -> Protocol:
+    """A protocol of ``conf/protocol`` with its values for one data set.
+
+    Raises:
+        LabError: unknown name, field or value.
+    """
+    given = load_group("protocol", name)
+    per_dataset = (given.pop("per_dataset", None) or {}).get(dataset, {})
+    given.update(per_dataset | overrides)
+    return build_protocol(given, dataset)
+
+
 def load_part(kind: str, name: str) -> dict[str, Any]:
     """A file of conf/attention/prior, mix or repair."""
     known = names(f"attention/{kind}")
@@ -91,3 +132,29 @@ def load_part(kind: str, name: str) -> dict[str, Any]:
     loaded = OmegaConf.load(conf_dir() / "attention" / kind / f"{name}.yaml")
     assert isinstance(loaded, DictConfig)
     return OmegaConf.to_container(loaded)  # type: ignore[return-value]
+
+
+def variant_label(variant: Variant) -> str:
+    """What a table calls a variant: its file's name, and the values that differ from the file.
+
+    >>> variant_label(load_attention("csa", temperature=2.0))
+    'csa(temperature=2.0)'
+    """
+    if variant.name not in names("attention"):
+        return variant.name
+    changed = _differences(load_group("attention", variant.name), variant.config)
+    return f"{variant.name}({', '.join(changed)})" if changed else variant.name
+
+
+def _differences(usual: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in given.items():
+        before = usual.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            found += _differences(before, value, f"{prefix}{key}.")
+        elif isinstance(value, Mapping) and "_target_" in value:
+            own = ", ".join(f"{k}={v}" for k, v in value.items() if k != "_target_")
+            found.append(f"{prefix}{key}={value['_target_'].rpartition('.')[2]}[{own}]")
+        elif value != before:
+            found.append(f"{prefix}{key}={value}")
+    return found

@@ -10,17 +10,18 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from sclip_lab.errors import LabError, unknown
-from sclip_lab.scores import NAMES, ROWS, iou, miou, pixel_accuracy
+from sclip_lab.scores import NAMES, iou, miou, pixel_accuracy
 from sclip_lab.uncertainty import bootstrap, difference, summary
 
 __all__ = [
     "bootstrap",
+    "diagnostics",
     "difference",
     "iou",
     "load",
@@ -32,6 +33,29 @@ __all__ = [
 ]
 
 SHORT = 12
+
+
+class Kind(NamedTuple):
+    """A sort of file in a spec's folder: columns, their order, and what occurs once."""
+
+    files: str
+    types: dict[str, Any]
+    order: list[str]
+    once: list[str]
+
+
+COUNTS = Kind(
+    "rows-*.parquet",
+    {"image": str, "true": np.int16, "predicted": np.int16, "pixels": np.int64},
+    ["true", "predicted"],
+    ["image"],
+)
+MEASURES = Kind(
+    "diagnostics-*.parquet",
+    {"image": str, "measure": str, "value": np.float64},
+    ["measure"],
+    ["image", "measure"],
+)
 
 
 def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -80,11 +104,11 @@ def load(
         key's first 12 digits), attention (its label), backbone, dataset, protocol, image
         [categorical]; true, predicted [int16]; pixels [int64]; and one column, such as
         "attention.temperature", per config value that differs between the specs loaded.
-        ``attrs["class_names"]`` is {dataset: [names]}.
+        ``attrs["class_names"]`` is {dataset: [names]}, ``attrs["configs"]`` {spec: flat config}.
     """
     specs, frames, unfinished = [], [], []
     for record in records(path, keys):
-        rows = _rows(Path(path), record)
+        rows = _rows(Path(path), record, COUNTS)
         if rows["image"].nunique() < len(record["images"]):
             unfinished.append(f"{record['label']} ({record['key'][:SHORT]})")
             if not partial or rows.empty:
@@ -100,25 +124,42 @@ def load(
     if not specs:
         raise LabError(f"no finished results in {path}; unfinished: {', '.join(unfinished)}")
     names = _class_names(specs)
+    df = _tidy(specs, frames)
+    df.attrs["class_names"] = names
+    df.attrs["configs"] = {r["key"][:SHORT]: _flatten(r["config"]) for r in specs}
+    return df
+
+
+def diagnostics(path: str | Path, keys: Sequence[str] | None = None) -> pd.DataFrame:
+    """What was measured beside the scores: columns as in `load`, but measure and value.
+
+    Specs without diagnostics are left out; without any, the DataFrame is empty.
+    """
+    found = [(record, _rows(Path(path), record, MEASURES)) for record in records(path, keys)]
+    found = [(record, rows) for record, rows in found if len(rows)]
+    if not found:
+        return pd.DataFrame(columns=[*NAMES, *MEASURES.types])
+    return _tidy([record for record, _ in found], [rows for _, rows in found])
+
+
+def _tidy(specs: list[dict[str, Any]], frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """Frames below each other, with their spec's names before and parameters behind."""
     images = pd.Index([image for record in specs for image in record["images"]]).unique()
     rows = pd.concat(frames, ignore_index=True)
     rows["image"] = pd.Categorical(rows["image"], images)
-    repeats = np.repeat(np.arange(len(specs)), [len(frame) for frame in frames])
     table = _spec_table(specs)
     for name in NAMES:
         table[name] = pd.Categorical(table[name], table[name].unique())
-    spec_columns = table.iloc[repeats].reset_index(drop=True)
-    parameters = [name for name in table if name not in NAMES]
-    df = pd.concat([spec_columns[NAMES], rows, spec_columns[parameters]], axis=1)
-    df.attrs["class_names"] = names
-    return df
+    repeats = np.repeat(np.arange(len(specs)), [len(frame) for frame in frames])
+    columns = table.iloc[repeats].reset_index(drop=True)
+    return pd.concat([columns[NAMES], rows, columns.drop(columns=NAMES)], axis=1)
 
 
 def specs(path: str | Path) -> pd.DataFrame:
     """One row per spec of a store: names, key, created, images, done (of them), whole config."""
     found = records(path)
     table = _spec_table(found, only_differing=False)
-    done = [_rows(Path(path), record)["image"].nunique() for record in found]
+    done = [_rows(Path(path), record, COUNTS)["image"].nunique() for record in found]
     facts = pd.DataFrame(
         {
             "key": [record["key"] for record in found],
@@ -143,29 +184,34 @@ def _match_key(key: str, known: list[str]) -> str:
     return key if key in matches else matches[0]
 
 
-def _rows(root: Path, record: dict[str, Any]) -> pd.DataFrame:
+def _rows(root: Path, record: dict[str, Any], kind: Kind) -> pd.DataFrame:
     """One spec's rows, each image once, in the order of the spec's images."""
-    types = {"true": np.int16, "predicted": np.int16, "pixels": np.int64}
-    frames = []
-    for number, file in enumerate(sorted((root / "specs" / record["key"]).glob("rows-*.parquet"))):
-        try:
-            frames.append(pd.read_parquet(file, columns=ROWS).assign(file=number))
-        except (OSError, ValueError, KeyError) as error:
-            raise LabError(f"{file} cannot be read ({error}); delete it and run again") from error
-    if not frames:
-        empty = pd.DataFrame({name: pd.Series(dtype=types.get(name, object)) for name in ROWS})
-        return empty.astype({"image": str})
-    rows = pd.concat(frames, ignore_index=True)
-    order = {image: position for position, image in enumerate(record["images"])}
-    position = rows["image"].map(order)
+    rows = _parts(root / "specs" / record["key"], kind)
+    place = {image: position for position, image in enumerate(record["images"])}
+    position = rows["image"].map(place)
     if position.isna().any():
         stranger = rows["image"][position.isna()].iloc[0]
         raise LabError(f"spec {record['key']} has rows of image '{stranger}', not in its spec.json")
     rows["position"] = position.astype(np.int64)
-    # two writers may have finished the same image; both counted the same pixels
-    rows = rows[rows["file"] == rows.groupby("position")["file"].transform("min")]
-    rows = rows.sort_values(["position", "true", "predicted"], ignore_index=True)
-    return rows[ROWS].astype(types)
+    # two writers may have finished the same image; both found the same
+    rows = rows[rows["file"] == rows.groupby(kind.once)["file"].transform("min")]
+    rows = rows.sort_values(["position", *kind.order], ignore_index=True)
+    return rows[list(kind.types)].astype(kind.types)
+
+
+def _parts(folder: Path, kind: Kind) -> pd.DataFrame:
+    """All files of one kind. A writer may join them at that moment: then they are listed anew."""
+    for _ in range(3):
+        frames = [pd.DataFrame({name: [] for name in kind.types}).assign(file=0)]
+        try:
+            for number, file in enumerate(sorted(folder.glob(kind.files))):
+                frames.append(pd.read_parquet(file, columns=list(kind.types)).assign(file=number))
+            return pd.concat(frames[1:] or frames, ignore_index=True)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError) as error:
+            raise LabError(f"{file} cannot be read ({error}); delete it and run again") from error
+    raise LabError(f"{folder} changes while it is read; try again")
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -188,6 +234,8 @@ def _spec_table(specs: list[dict[str, Any]], only_differing: bool = True) -> pd.
     for name in NAMES[2:]:
         columns[name] = [record["names"][name] for record in specs]
     for name in dict.fromkeys(name for config in configs for name in config):
+        if name in ("backbone.name", "dataset.name"):  # columns of their own
+            continue
         values = [config.get(name) for config in configs]
         if only_differing and all(value == values[0] for value in values):
             continue

@@ -8,6 +8,7 @@ follows it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor
@@ -15,10 +16,15 @@ from torch import Tensor
 from sclip_lab.attention.block import Block
 from sclip_lab.attention.context import BlockInput, Context, State
 from sclip_lab.attention.variant import Variant
+from sclip_lab.timings import Timings
 
 
 def run(
-    blocks: Sequence[Block], tokens: Tensor, grid: tuple[int, int], variants: Sequence[Variant]
+    blocks: Sequence[Block],
+    tokens: Tensor,
+    grid: tuple[int, int],
+    variants: Sequence[Variant],
+    timings: Timings | None = None,
 ) -> Iterator[tuple[int, State]]:
     """Run all variants on one batch, sharing what they share.
 
@@ -27,6 +33,8 @@ def run(
         tokens: (batch, 1 + grid_h * grid_w, width), the embedded windows.
         grid: (grid_h, grid_w).
         variants: in any order.
+        timings: told the seconds of each branch: ``trunk`` for blocks as trained, the variant's
+            name for rewritten ones (shared work counts for whoever comes first).
 
     Yields:
         (index into ``variants``, state behind the last block), one per variant, in the tree's
@@ -53,11 +61,15 @@ def run(
             edit = variants[member].edit_key if level in rewritten[member] else None
             groups.setdefault(edit, []).append(member)
         for edit, group in groups.items():
+            start = time.perf_counter()
             if edit is None:
                 plain = entered.once("plain", lambda: entered.block.plain(state.tokens))
                 after = State(plain, state.dense, state.attention)
             else:
                 after = variants[group[0]].apply(entered, state, context)
+            if timings is not None:
+                stage = "trunk" if edit is None else variants[group[0]].name
+                timings.add(stage, time.perf_counter() - start)
             yield from descend(level + 1, after, (*history, entered), group)
 
     yield from descend(0, State(tokens), (), list(range(len(variants))))

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sclip_lab import panels
+
 CLASSES = ["background", "cat", "dog", "tree", "sky"]
 SKILL = {"vanilla": 0.35, "csa": 0.75, "csa(temperature=2.0)": 0.7, "identity": 0.6}
 
@@ -56,16 +58,18 @@ def write_spec(
     dataset: str = "shapes",
     created: str = "2026-01-01T00:00:00",
     config: dict[str, Any] | None = None,
+    names: dict[str, str] | None = None,
     class_names: Sequence[str] = CLASSES,
     chunk: int = 2,
     seed: int = 0,
 ) -> str:
     """Write one spec with its rows in chunks of a few images; returns its key."""
     key = key_of(label, dataset, seed)
-    name = label.split("(")[0]
     record = {
         "key": key,
-        "names": {"attention": name, "backbone": "tiny", "dataset": dataset, "protocol": "sclip"},
+        "names": {"attention": label.split("(")[0], "backbone": "tiny"}
+        | {"dataset": dataset, "protocol": "sclip"}
+        | (names or {}),
         "label": label,
         "config": {
             "attention": {"layers": [-1], "residual": True},
@@ -80,7 +84,7 @@ def write_spec(
     for group, values in (config or {}).items():
         record["config"][group] |= values
     folder = root / "specs" / key
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "spec.json").write_text(json.dumps(record))
     for start in range(0, len(rows), chunk):
         part = pd.concat(rows[start : start + chunk], ignore_index=True)
@@ -103,3 +107,22 @@ def write_store(root: Path, num_images: int = 6, shape: tuple[int, int] = (48, 6
         created = f"2026-01-01T00:00:0{order}"
         keys.append(write_spec(root, label, rows, images, created=created, config=config))
     return keys
+
+
+def write_panels(root: Path, keys: Sequence[str], num_images: int = 2) -> None:
+    """Pictures for specs of `write_store`; the last of them has no attention map."""
+    shape = (48, 64)
+    points = np.array([[10, 12], [30, 40]], np.int32)
+    boxes = np.array([[0, 0, 48, 48], [0, 16, 48, 48]], np.int32)
+    for index in range(num_images):
+        name = f"photo_{index}"
+        mask = labels(index, 1.0, shape, len(CLASSES))[1]
+        shades = np.linspace(40, 220, len(CLASSES)).astype(np.uint8)
+        photo = np.repeat(shades[mask % len(CLASSES)][..., None], 3, axis=2)
+        panels.save_image(root, key_of("shapes"), name, photo, mask)
+        for key, skill in zip(keys, SKILL.values(), strict=True):
+            prediction = labels(index, skill, shape, len(CLASSES))[0]
+            maps = np.random.default_rng(index).dirichlet(np.ones(36), 2)
+            attention = maps.reshape(2, 6, 6).astype(np.float32)
+            extra = (None, None) if key == keys[-1] else (attention, boxes)
+            panels.save_prediction(root, key, name, prediction, points, *extra)

@@ -78,7 +78,7 @@ def test_order_of_files_and_repeated_images_do_not_matter(tmp_path: Path) -> Non
     images = ["b", "a", "d", "c"]
     rows = _rows(images)
     write_spec(tmp_path / "once", "csa", rows, images, chunk=1)
-    write_spec(tmp_path / "resumed", "csa", [rows[i] for i in (2, 0, 2, 1, 3, 0)], images, chunk=3)
+    write_spec(tmp_path / "resumed", "csa", [rows[i] for i in (2, 0, 2, 1, 3, 0)], images, chunk=2)
     expected = results.load(tmp_path / "once")
     pd.testing.assert_frame_equal(results.load(tmp_path / "resumed"), expected)
     assert list(expected["image"].unique()) == images
@@ -159,7 +159,7 @@ def test_broken_stores_are_named(tmp_path: Path) -> None:
 
 def test_one_data_set_name_with_two_vocabularies_is_refused(tmp_path: Path) -> None:
     write_spec(tmp_path, "a", _rows(["x"]), ["x"])
-    write_spec(tmp_path, "b", _rows(["x"]), ["x"], class_names=[*CLASSES, "sea"])
+    write_spec(tmp_path, "b", _rows(["x"]), ["x"], class_names=[*CLASSES, "sea"], created="2027")
     with pytest.raises(LabError, match=r"'shapes' has 5 classes .* 6"):
         results.load(tmp_path)
     assert len(results.load(tmp_path, [results.specs(tmp_path)["key"][0]]))
@@ -268,3 +268,32 @@ def test_summary_has_one_row_a_spec(store: Path) -> None:
     np.testing.assert_array_equal(table["miou"], results.miou(df))
     np.testing.assert_array_equal(table["images"], 6)
     assert "attention.temperature" in table
+
+
+def test_a_class_missing_from_a_resample_is_left_out_of_its_mean(tmp_path: Path) -> None:
+    # each image holds one class, found but for 1 pixel of 4 taken for the other class
+    rows = [
+        pd.DataFrame(
+            {"image": image, "true": true, "predicted": [true, 1 - true], "pixels": [3, 1]}
+        )
+        for true, image in enumerate("xy")
+    ]
+    write_spec(tmp_path, "csa", rows, ["x", "y"], class_names=["a", "b"])
+    interval = results.bootstrap(results.load(tmp_path), n=400).iloc[0]
+    # either both images, 3 / 5 per class, or one of them twice, 3 / 4 for its only class
+    assert list(interval) == pytest.approx([3 / 5, 3 / 5, 3 / 4])
+
+
+def test_diagnostics_are_tidy_too(store: Path) -> None:
+    assert results.diagnostics(store).empty
+    key = results.specs(store)["key"][1]
+    values = pd.DataFrame(
+        {"image": ["photo_1", "photo_0"], "measure": "entropy", "value": [0.5, 0.25]}
+    )
+    for name in ("a", "b"):
+        values.to_parquet(store / "specs" / key / f"diagnostics-{name}.parquet")
+    df = results.diagnostics(store)
+    assert list(df) == ["spec", "attention", "backbone", "dataset", "protocol", *values]
+    assert list(df["attention"]) == ["csa", "csa"]
+    assert list(df["image"]) == ["photo_0", "photo_1"]
+    assert list(df["value"]) == [0.25, 0.5]

@@ -1,0 +1,9 @@
+"""Hydra's name for the fused launcher: plugins must live below ``hydra_plugins``."""
+
+from __future__ import annotations
+
+from sclip_lab.launcher import FusedLauncher as _FusedLauncher
+
+
+class FusedLauncher(_FusedLauncher):
+    """See `sclip_lab.launcher`."""

@@ -6,7 +6,7 @@ Shapes: ``batch`` images or windows, ``tokens`` = 1 class token + grid_h * grid_
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -87,6 +87,26 @@ class State:
 
 
 @dataclass(frozen=True)
+class Feedback:
+    """What an earlier pass over the same image says about its scores.
+
+    Attributes:
+        matrix: (batch, 1, tokens, tokens), 1 where two tokens belong together; its product with
+            ``share`` is rounded to its own precision.
+        share: of the matrix in the scores, 0 .. 1.
+        gain: factor on the result.
+    """
+
+    matrix: Tensor
+    share: float
+    gain: float
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        """gain * ((1 - share) * raw + share * matrix)."""
+        return self.gain * ((1 - self.share) * raw + (self.share * self.matrix).to(raw))
+
+
+@dataclass(frozen=True)
 class Context:
     """A block's input as one variant sees it.
 
@@ -96,6 +116,9 @@ class Context:
         grid: (grid_h, grid_w) of the patch tokens.
         bias: (tokens, tokens) added to all attention scores, or None.
         class_token: whether patches may attend to the class token.
+        feedback: changes scores before anything is added to them, or None.
+        prior: a further term on the scores that depends on what entered the block: called with
+            the context, gives anything that broadcasts to (batch, heads, tokens, tokens).
     """
 
     input: BlockInput
@@ -103,6 +126,8 @@ class Context:
     grid: Grid
     bias: Tensor | None = None
     class_token: bool = True
+    prior: Callable[[Context], Tensor] | None = None
+    feedback: Feedback | None = None
 
     @property
     def block(self) -> Block:
@@ -137,12 +162,14 @@ class Context:
         Returns:
             the same shape; rows sum to 1.
         """
+        if self.feedback is not None:
+            raw = self.feedback(raw)
         return softmax_scores(raw, self._bias(raw))
 
     def attention(self, a: str = "query", b: str = "key", temperature: float = 1.0) -> Tensor:
         """softmax(a b^T / (temperature * sqrt(head_dim)) + prior) of two named projections."""
-        plain = self.bias is None and self.class_token and temperature == 1.0
-        if plain:
+        changed = (self.bias, self.prior, self.feedback) != (None, None, None)
+        if not changed and self.class_token and temperature == 1.0:
             return self.input.attention(a, b)
         raw = self.scores(self.input.projected(a), self.input.projected(b), temperature)
         return self.softmax(raw)
@@ -157,6 +184,11 @@ class Context:
         index = self._before(layer, last=self.block.index)
         return (*self.history, self.input)[index]
 
+    def at(self, layer: Layer) -> Context:
+        """An earlier block, seen with this variant's prior and choice about the class token."""
+        index = self._before(layer, last=self.block.index)
+        return replace(self, input=(*self.history, self.input)[index], history=self.history[:index])
+
     def _before(self, layer: Layer, last: int) -> int:
         index = resolve(layer, self.block.depth)
         if index > last:
@@ -168,6 +200,9 @@ class Context:
 
     def _bias(self, raw: Tensor) -> Tensor | None:
         bias = None if self.bias is None else self.bias.to(raw)
+        if self.prior is not None:
+            term = self.prior(self).to(raw)
+            bias = term if bias is None else bias + term
         if not self.class_token:
             # The class token's own row keeps it: an empty row has no softmax.
             closed = raw.new_zeros(raw.shape[-2:])

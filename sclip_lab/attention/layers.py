@@ -17,6 +17,7 @@ def resolve(layer: Layer, depth: int) -> int:
         layer: an integer (0 .. depth - 1, or -1 for the last block, -2 ...), or a fraction of
             depth in (0, 1]: 0.75, or "9/12" as text, names the block after which that share of
             the network has run, so 9 of 12 blocks is index 8 here and index 17 of 24 in ViT-L.
+            Rounded; below 1 it is never the last block, unless there is but one.
         depth: number of blocks.
 
     Raises:
@@ -24,7 +25,7 @@ def resolve(layer: Layer, depth: int) -> int:
     """
     try:
         number = Fraction(layer)
-    except (ValueError, TypeError, ZeroDivisionError):
+    except (ValueError, TypeError, OverflowError, ZeroDivisionError):
         raise LabError(
             f"layer {layer!r} is neither an index nor a fraction such as 0.75 or '9/12'"
         ) from None
@@ -34,7 +35,11 @@ def resolve(layer: Layer, depth: int) -> int:
         raise LabError(f"layer {layer} is out of range: {-depth} .. {depth - 1} for {depth} blocks")
     if not 0 < number <= 1:
         raise LabError(f"layer {layer} is out of range: a fraction of depth lies in (0, 1]")
-    return max(round(number * depth), 1) - 1
+    ends = max(round(number * depth), 1)
+    if number < 1:
+        # "11/12" of three blocks must not become the last one, which it lies before.
+        ends = min(ends, max(depth - 1, 1))
+    return ends - 1
 
 
 def resolve_all(layers: Layer | Sequence[Layer], depth: int) -> list[int]:

@@ -23,4 +23,4 @@ def early(ctx: Context, source: Layer = "3/12") -> Tensor:
     Returns:
         (batch, heads, tokens, tokens); rows sum to 1.
     """
-    return ctx.earlier(source).attention()
+    return ctx.at(source).attention()

@@ -1,15 +1,20 @@
 """Spatial priors: (tokens, tokens) terms added to attention scores before the softmax.
 
-Each takes the patch grid and returns a float32 matrix whose row and column 0 belong to the class
-token. Any of them goes with any weights function: ``+attention/prior=gaussian``.
+A prior of ``grid`` is a fixed float32 (tokens, tokens) matrix. A prior of ``ctx`` depends on what
+entered the block, on its query and key norms for example, and broadcasts to (batch, heads, tokens,
+tokens). Row and column 0 belong to the class token. Any of them goes with any weights function:
+``+attention/prior=gaussian``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from sclip_lab.errors import LabError
+from sclip_lab.attention.context import Context
+from sclip_lab.errors import LabError, unknown
 
 
 def _positions(grid: tuple[int, int]) -> Tensor:
@@ -36,6 +41,39 @@ def gaussian(grid: tuple[int, int], sigma: float = 5.0) -> Tensor:
     position = _positions(grid).double()
     squared = (position[:, None] - position[None]).square().sum(-1)
     return _with_class_token(torch.exp(-squared / (2 * sigma**2)), 0.0).float()
+
+
+def gaussian_norms(
+    ctx: Context,
+    sigma: float = 1.0,
+    norms: str = "pairwise",
+    pair: Sequence[str] = ("query", "key"),
+) -> Tensor:
+    """The Gaussian in units of the scores: |a_i| |b_j| / sqrt(head_dim) times `gaussian`.
+
+    A score a_i . b_j / sqrt(head_dim) cannot exceed that height, so a Gaussian of peak 1 is lost
+    beside large scores and this one is not. SegEarth-OV's "gav" (arXiv 2410.01768, code) takes the
+    norms of each pair of tokens; NACLIP's ablation without scores (arXiv 2404.08181)
+    takes one number per image, their mean over all heads and pairs, class token included.
+
+    Args:
+        ctx: the block as the variant sees it.
+        sigma: standard deviation in patches, > 0.
+        norms: ``pairwise`` or ``mean``.
+        pair: the two projections a and b.
+
+    Returns:
+        (batch, heads or 1, tokens, tokens).
+    """
+    a, b = (ctx.input.projected(name).norm(dim=-1) for name in pair)
+    if norms == "pairwise":
+        height = a[..., :, None] * b[..., None, :]
+    elif norms == "mean":
+        # The mean over all (i, j) of a product is the product of the means.
+        height = (a.mean(-1) * b.mean(-1)).mean(-1)[:, None, None, None]
+    else:
+        raise unknown("norms", norms, ("pairwise", "mean"))
+    return ctx.block.scale * height * gaussian(ctx.grid, sigma).to(height)
 
 
 def window(grid: tuple[int, int], radius: int = 1) -> Tensor:

@@ -31,7 +31,20 @@ def _matrix(width: int, distribution: str, seed: int) -> Tensor:
     raise unknown("distribution", distribution, ("gaussian", "orthogonal"))
 
 
-def _self_attention(ctx: Context, matrix: Tensor, per_head: bool, temperature: float) -> Tensor:
+def self_attention(
+    ctx: Context, matrix: Tensor, per_head: bool = True, temperature: float = 1.0
+) -> Tensor:
+    """softmax(r r^T / (temperature * sqrt(dim))) with r = LN1(x) W; gradients reach W.
+
+    Args:
+        ctx: the block as the variant sees it.
+        matrix: W, (width, width).
+        per_head: cut r into heads, dim = head_dim; otherwise one map of dim = width for all.
+        temperature: > 0.
+
+    Returns:
+        (batch, heads, tokens, tokens); rows sum to 1.
+    """
     projected = ctx.input.normed @ matrix.to(ctx.input.normed)
     if per_head:
         r = ctx.block.heads(projected)
@@ -74,7 +87,7 @@ def random(
     for i in range(count):
         draw = (seed * 1009 + ctx.block.index) * 1009 + i
         matrix = _matrix(ctx.block.width, distribution, draw)
-        maps.append(_self_attention(ctx, matrix, per_head, temperature))
+        maps.append(self_attention(ctx, matrix, per_head, temperature))
     return combined(maps, combine)
 
 
@@ -103,7 +116,7 @@ def learned(
             f"{projection_file}: projection of shape {tuple(matrix.shape)}, "
             f"but this network needs ({width}, {width})"
         )
-    return _self_attention(ctx, matrix, per_head, temperature)
+    return self_attention(ctx, matrix, per_head, temperature)
 
 
 def load_projection(path: str) -> Tensor:

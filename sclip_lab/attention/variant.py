@@ -17,16 +17,15 @@ stream       ``replace`` the block, or run it as trained and collect the rewritt
 class_token  whether patches may attend to the class token
 prior        a term on the scores, see `prior`
 mix          a map from middle blocks, see `mix`
-repair       a correction of the tokens before attention
+repair       a correction of the tokens before attention, see `outliers`; a block edit that has a
+             parameter ``repair`` gets it as a function
 ============ ===================================================================================
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -39,6 +38,7 @@ from sclip_lab.attention.block import Block
 from sclip_lab.attention.context import BlockInput, Context, State
 from sclip_lab.attention.layers import resolve_all
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.targets import bind, bind_config, digest, locate, plain
 
 COMMON: dict[str, Any] = {
     "layers": [-1],
@@ -50,6 +50,8 @@ COMMON: dict[str, Any] = {
     "mix": None,
     "repair": None,
 }
+# Arguments that the machinery passes to functions named in yaml.
+SUPPLIED = ("ctx", "context", "block", "state", "grid", "weights", "tokens", "repair")
 Edit = Callable[[Block, State, Context], State]
 
 
@@ -71,7 +73,7 @@ class Variant:
     edit_key: str
     modules: tuple[str, ...]
     _edit: Edit = field(repr=False, compare=False)
-    _prior: Callable[[tuple[int, int]], Tensor] | None = field(repr=False, compare=False)
+    _prior: Callable[[Any], Tensor] | None = field(repr=False, compare=False)
 
     def layers(self, depth: int) -> list[int]:
         """Sorted 0-based indices of the rewritten blocks.
@@ -90,8 +92,11 @@ class Variant:
         ``context`` is what all variants share here; the variant's prior and class-token choice
         are put in.
         """
-        bias = None if self._prior is None else self._prior(context.grid).to(entered.tokens.device)
-        context = replace(context, bias=bias, class_token=self.config["class_token"])
+        context = replace(context, class_token=self.config["class_token"])
+        if self._prior is not None and _first_parameter(self._prior) == "ctx":
+            context = replace(context, prior=self._prior)
+        elif self._prior is not None:
+            context = replace(context, bias=self._prior(context.grid).to(entered.tokens.device))
         return self._edit(entered.block, state, context)
 
 
@@ -106,7 +111,7 @@ def build(config: Mapping[str, Any], name: str | None = None) -> Variant:
     Raises:
         LabError: unknown target, unknown parameter (did you mean), or a value out of range.
     """
-    config = {**COMMON, **_plain(config)}
+    config = {**COMMON, **plain(config)}
     name = config.pop("name", None) or name or str(config.get("_target_", "")).rpartition(".")[2]
     try:
         return _build(config, name)
@@ -117,11 +122,11 @@ def build(config: Mapping[str, Any], name: str | None = None) -> Variant:
 def _build(config: dict[str, Any], name: str) -> Variant:
     if "_target_" not in config:
         raise LabError("has no _target_; name a weights function or a block edit")
-    function = _locate(config["_target_"])
+    function = locate(config["_target_"])
     parameters = {k: v for k, v in config.items() if k not in COMMON and k != "_target_"}
-    bound = _bind(function, parameters)
+    bound = bind(function, parameters, SUPPLIED, COMMON)
     config = {**config, **bound.keywords}
-    parts = {key: _nested(config[key]) for key in ("prior", "mix", "repair")}
+    parts = {key: bind_config(config[key], SUPPLIED) for key in ("prior", "mix", "repair")}
     functions = [bound, *(part for part in parts.values() if part is not None)]
     for key, part in parts.items():
         if part is not None:
@@ -130,9 +135,12 @@ def _build(config: dict[str, Any], name: str) -> Variant:
         if not isinstance(config[key], bool):
             raise LabError(f"{key}: {config[key]!r} must be true or false")
 
-    if next(iter(inspect.signature(function).parameters)) == "block":
-        untouched = ("residual", "mlp", "stream", "mix", "repair")
-        changed = [key for key in untouched if config[key] != COMMON[key]]
+    if _first_parameter(function) == "block":
+        untouched = {"residual", "mlp", "stream", "mix", "repair"}
+        if "repair" in inspect.signature(function).parameters:
+            untouched.remove("repair")
+            bound = partial(bound, repair=parts["repair"])
+        changed = [key for key in sorted(untouched) if config[key] != COMMON[key]]
         if changed:
             raise LabError(
                 f"{', '.join(changed)} cannot be set: {function.__name__} replaces the whole block"
@@ -149,12 +157,12 @@ def _build(config: dict[str, Any], name: str) -> Variant:
             residual=config["residual"],
             mlp=config["mlp"],
         )
-    identity = {**config, "files": _file_digests(config)}
+    identity = _content(config)
     return Variant(
         name=name,
         config=config,
-        key=_digest(identity),
-        edit_key=_digest({k: v for k, v in identity.items() if k != "layers"}),
+        key=digest(identity),
+        edit_key=digest({k: v for k, v in identity.items() if k != "layers"}),
         modules=tuple(sorted({f.func.__module__ for f in functions})),
         _edit=edit,
         _prior=parts["prior"],
@@ -221,66 +229,22 @@ def _repaired(context: Context, repair: Callable[[Context], Tensor] | None) -> C
     if repair is None:
         return context
     # Shared like every other derived value, so that variants with one repair share its q, k, v.
-    key = ("repaired", repair.func, _digest(_plain(repair.keywords)))  # type: ignore[attr-defined]
+    key = ("repaired", repair.func, digest(plain(repair.keywords)))  # type: ignore[attr-defined]
     entered = context.input.once(key, lambda: BlockInput(context.block, repair(context)))
     return replace(context, input=entered)
 
 
-def _locate(target: str) -> Callable[..., Any]:
-    module_name, _, attribute = str(target).rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
-        raise LabError(f"_target_ {target}: {error}") from error
-    function = getattr(module, attribute, None)
-    if function is None:
-        known = [n for n, f in vars(module).items() if inspect.isfunction(f) and n[0] != "_"]
-        raise unknown(f"function in {module_name}", attribute, known)
-    return function
+def _first_parameter(function: Callable[..., Any]) -> str:
+    return next(iter(inspect.signature(function).parameters))
 
 
-def _bind(function: Callable[..., Any], parameters: Mapping[str, Any]) -> partial[Any]:
-    """``function`` with its parameters, defaults written out so that they are part of the key."""
-    signature = inspect.signature(function).parameters
-    own = {n: p for n, p in signature.items() if n not in ("ctx", "block", "state", "grid")}
-    own = {n: p for n, p in own.items() if n not in ("context", "weights")}
-    for given in parameters:
-        if given not in own:
-            raise unknown("parameter", given, [*own, *COMMON])
-    missing = [
-        n for n, p in own.items() if p.default is inspect.Parameter.empty and n not in parameters
-    ]
-    if missing:
-        raise LabError(f"parameter {', '.join(missing)} of {function.__name__} has no value")
-    defaults = {n: p.default for n, p in own.items() if n not in parameters}
-    return partial(function, **_plain({**defaults, **parameters}))
-
-
-def _nested(config: Mapping[str, Any] | None) -> partial[Any] | None:
-    if not config:
-        return None
-    if not isinstance(config, Mapping) or "_target_" not in config:
-        raise LabError(f"{config!r} needs a _target_, as in conf/attention/prior/gaussian.yaml")
-    return _bind(_locate(config["_target_"]), {k: v for k, v in config.items() if k != "_target_"})
-
-
-def _plain(value: Any) -> Any:
-    """Containers as dict and list, so that equal configurations have equal JSON."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _file_digests(config: Mapping[str, Any]) -> dict[str, str]:
-    """Content of the files that parameters named ``*_file`` point to."""
-    digests = {}
+def _content(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with the content of a file in place of its path under keys named ``*_file``."""
+    content: dict[str, Any] = {}
     for key, value in config.items():
-        if key.endswith("_file") and value and Path(value).is_file():
-            digests[key] = hashlib.sha256(Path(value).read_bytes()).hexdigest()
-    return digests
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+        if isinstance(value, Mapping):
+            value = _content(value)
+        elif key.endswith("_file") and value and Path(value).is_file():
+            value = {"sha256": hashlib.sha256(Path(value).read_bytes()).hexdigest()}
+        content[key] = value
+    return content

@@ -78,8 +78,14 @@ def _arrange(unpacked: Path, target: Path) -> None:
         (target / place).parent.mkdir(parents=True, exist_ok=True)
         (target / place).write_bytes(source.read_bytes())
     categories = convert(target / "panoptic.json", target / "panoptic_png", target / "masks")
-    rows = (f"{i}\t{c['id']}\t{c['name']}\tisthing={c['isthing']}" for i, c in enumerate(categories))
+    rows = (
+        f"{i}\t{c['id']}\t{c['name']}\tisthing={c['isthing']}" for i, c in enumerate(categories)
+    )
     (target / "classes.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    places = [*moves.values(), "classes.txt", *(f"masks/{p.name}" for p in target.glob("masks/*.png"))]
+    places = [
+        *moves.values(),
+        "classes.txt",
+        *(f"masks/{p.name}" for p in target.glob("masks/*.png")),
+    ]
     digests = (f"{sha256(target / place)}  ./{place}\n" for place in sorted(places))
     (target / MANIFEST).write_text("".join(digests), encoding="utf-8")

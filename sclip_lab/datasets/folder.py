@@ -149,9 +149,10 @@ class Folder(Dataset):
                 n for n in self._names if path(n).relative_to(folder).as_posix() not in present
             ]
             if absent:
+                listed = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
                 raise LabError(
                     f"data set '{self.name}': {len(absent)} of {len(self)} samples have no "
-                    f"{what}; '{absent[0]}' needs {path(absent[0])}"
+                    f"{what}: {listed}; '{absent[0]}' needs {path(absent[0])}"
                 )
 
     def masks_without_photo(self) -> list[str]:
@@ -231,8 +232,9 @@ class Folder(Dataset):
                 )
             ids[old] = new
         if self.reduce_zero_label:
-            ids = np.where(ids == self.ignore_index, ids, ids - 1)
-            ids[ids == -1] = self.ignore_index
+            ignored = (ids == 0) | (ids == self.ignore_index)
+            beyond = ids > self.ignore_index
+            ids = np.where(ignored, self.ignore_index, np.where(beyond, -1, ids - 1))
         allowed = ((ids >= 0) & (ids < classes)) | (ids == self.ignore_index)
         for old, new in self.label_map.items():
             if not allowed[old]:

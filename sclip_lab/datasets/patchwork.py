@@ -249,15 +249,19 @@ class Patchwork(Dataset):
         images: how many scenes.
         height: pixels, at least 64.
         width: pixels, at least 64.
+        name: what tables call it.
 
     Raises:
         LabError: unknown split, no images, or sides too small.
     """
 
-    name = "patchwork"
-
     def __init__(
-        self, split: str = "test", images: int = 100, height: int = 128, width: int = 160
+        self,
+        split: str = "test",
+        images: int = 64,
+        height: int = 128,
+        width: int = 160,
+        name: str = "patchwork",
     ) -> None:
         if split not in SPLITS:
             raise unknown("patchwork split", split, SPLITS)
@@ -268,6 +272,7 @@ class Patchwork(Dataset):
                 f"patchwork: height={height}, width={width}; "
                 f"both must be at least {SMALLEST_SIDE} pixels"
             )
+        self.name = name
         self.split, self.images, self.height, self.width = split, images, height, width
         self.vocabulary = Vocabulary.named("patchwork")
 

@@ -47,14 +47,15 @@ def download(name: str, version: str, digest: str, backend: str, folder: Path) -
         wanted.write_text(f"{name}=={version} --hash=sha256:{digest}\n", encoding="utf-8")
         command = [
             *_pip(), "download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation",
-            "--ignore-requires-python", "--quiet", "--requirement", str(wanted),
+            "--ignore-requires-python", "--quiet", "--retries", "2", "--requirement", str(wanted),
             "--dest", str(folder),
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": scratch}
         result = subprocess.run(command, env=environment, capture_output=True, text=True)
     archive = folder / f"{name}-{version}.tar.gz"
     if result.returncode or not archive.is_file():
-        reason = "\n".join((result.stderr or result.stdout).strip().splitlines()[-5:])
+        lines = (result.stderr or result.stdout).strip().splitlines()
+        reason = "\n".join([line for line in lines if "ERROR" in line] or lines[-3:])
         raise LabError(
             f"could not fetch {name}=={version} with `{command[0]} ... download`:\n{reason}\n"
             f"Without a network, fetch {archive.name} elsewhere and pass it with --from."
@@ -67,7 +68,9 @@ def check_digest(path: Path, digest: str) -> None:
     """LabError unless the file has this sha256."""
     found = sha256(path)
     if found != digest:
-        raise LabError(f"{path}: sha256 is {found}, expected {digest}; the file is not the one named")
+        raise LabError(
+            f"{path}: sha256 is {found}, expected {digest}; the file is not the one named"
+        )
 
 
 def extract(archive: Path, inside: str, target: Path) -> list[Path]:
@@ -80,11 +83,15 @@ def extract(archive: Path, inside: str, target: Path) -> list[Path]:
     written = []
     try:
         with tarfile.open(archive, "r:gz") as tar:
-            members = [m for m in tar if PurePosixPath(m.name).is_relative_to(prefix) and not m.isdir()]
+            members = [
+                m for m in tar if PurePosixPath(m.name).is_relative_to(prefix) and not m.isdir()
+            ]
             for member in members:
                 parts = PurePosixPath(member.name).parts
                 if not member.isfile() or ".." in parts or PurePosixPath(member.name).is_absolute():
-                    raise LabError(f"{archive}: unsafe entry '{member.name}'; nothing was extracted")
+                    raise LabError(
+                        f"{archive}: unsafe entry '{member.name}'; nothing was extracted"
+                    )
             for member in members:
                 path = target / PurePosixPath(member.name).relative_to(prefix)
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,59 @@
+"""GEM: self-self attention of all three projections, sharpened by its own iteration.
+
+Bousselham et al., CVPR 2024, arXiv 2312.00878. For z in {v, k, q}, per head and with
+unit rows, z <- softmax(b z z^T) z some times, then A_z = softmax(b z z^T); the weights are the
+mean of A_v, A_k and A_q. The method runs the last blocks as a parallel stream without MLP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.attention.context import Context
+from sclip_lab.attention.correlative import combined
+from sclip_lab.errors import LabError
+
+
+def gem(
+    ctx: Context,
+    projections: Sequence[str] = ("value", "key", "query"),
+    iterations: int = 1,
+    inverse_temperature: float | None = None,
+    combine: str = "mean",
+) -> Tensor:
+    """Mean over projections of the iterated, normalised self-self attention.
+
+    Args:
+        ctx: the block as the variant sees it.
+        projections: as in `correlative`.
+        iterations: 0 or more.
+        inverse_temperature: b > 0; None: mean norm of the image's tokens behind LN1, divided by
+            sqrt(head_dim).
+        combine: ``mean`` or ``sum`` over the projections.
+
+    Returns:
+        (batch, heads, tokens, tokens); rows sum to 1, or to the number of projections.
+    """
+    if iterations < 0:
+        raise LabError(f"iterations {iterations} must be 0 or more")
+    if inverse_temperature is not None and inverse_temperature <= 0:
+        raise LabError(f"inverse_temperature {inverse_temperature} must be above 0")
+    maps = []
+    for name in projections:
+        z = F.normalize(ctx.input.projected(name), dim=-1)
+        for _ in range(iterations):
+            z = F.normalize(_self_self(ctx, z, inverse_temperature) @ z, dim=-1)
+        maps.append(_self_self(ctx, z, inverse_temperature))
+    return combined(maps, combine)
+
+
+def _self_self(ctx: Context, z: Tensor, inverse_temperature: float | None) -> Tensor:
+    """softmax(b z z^T) with unit rows z: (batch, heads, tokens, tokens)."""
+    similarities = z @ z.transpose(-2, -1)
+    if inverse_temperature is not None:
+        return ctx.softmax(inverse_temperature * similarities)
+    norm = ctx.input.normed.norm(dim=-1).mean(1) * ctx.block.scale
+    return ctx.softmax(norm[:, None, None, None] * similarities)

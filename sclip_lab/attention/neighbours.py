@@ -1,0 +1,18 @@
+"""Attention to neighbours only: what a spatial prior does on its own.
+
+NACLIP: Hajimiri, Ben Ayed, Dolz, WACV 2025, arXiv 2404.08181, the ablation without similarity
+("neighbourhood only"); SegEarth-OV, arXiv 2410.01768, has the same switch. Their Gaussians are
+`prior.gaussian_norms`; any other prior goes as well.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sclip_lab.attention.context import Context
+
+
+def neighbours(ctx: Context) -> Tensor:
+    """softmax(prior), no scores: (batch, heads, tokens, tokens); uniform without a prior."""
+    batch, tokens, _ = ctx.tokens.shape
+    return ctx.softmax(ctx.tokens.new_zeros(batch, ctx.block.num_heads, tokens, tokens))

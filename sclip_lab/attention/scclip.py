@@ -1,0 +1,90 @@
+"""SC-CLIP, self-calibrated CLIP; and SFP, the same passes with other choices.
+
+SC-CLIP: Bai et al., arXiv 2411.15869. SFP: Jin et al., "Feature Purification Matters", ICCV 2025,
+https://github.com/Kimsure/SFP. With x_l the tokens behind block l of twelve, R the outlier repair,
+c_l the cosine similarities of x_l's patches and Agg_l averaging by c_l cut below 0.4:
+
+    p = Agg_9(R(x_11))          attention input, c_9 from R(x_9)
+    W = mean(softmax(3 (c_9 - mean c_9)) above the mean, softmax(k k^T / sqrt(d)))
+    y = Agg_4(O(W) + 0.3 x_11,cls) + Agg_4(O'(W') + 0.3 r_cls)
+
+where O' and W' are those of the input r = x_4 + ... + x_10. No MLP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sclip_lab.attention.block import Block
+from sclip_lab.attention.context import BlockInput, Context, State
+from sclip_lab.attention.layers import Layer, resolve
+from sclip_lab.attention.similarity import averaged, cosine, cut_below, with_similarity
+from sclip_lab.errors import LabError
+
+
+def scclip(
+    block: Block,
+    state: State,
+    ctx: Context,
+    repair: Callable[..., Tensor] | None = None,
+    similarity_layer: Layer = "9/12",
+    average_layer: Layer = "4/12",
+    cut: float = 0.4,
+    cut_scores: bool = False,
+    sharpness: float = 3.0,
+    projections: Sequence[str] = ("key",),
+    class_share: float = 0.3,
+    second_pass: Sequence[Layer] | None = ("4/12", "10/12"),
+    second_projections: Sequence[str] = ("key",),
+) -> State:
+    """The block edit of SC-CLIP and, by its parameters, of SFP.
+
+    Args:
+        block, state, ctx: as for every block edit.
+        repair: of outliers, see `outliers`; None: none.
+        similarity_layer: l of c_9 above.
+        average_layer: l of Agg_4 above.
+        cut: similarities below become 0 where patches are averaged.
+        cut_scores: cut them in attention scores as well (SFP).
+        sharpness: factor on the centred similarities, 3 above.
+        projections: whose self-attention is averaged with the similarity map.
+        class_share: of the class token, added to every output.
+        second_pass: first and last layer of the sum r; None: one pass.
+        second_projections: the same as ``projections`` for W'.
+
+    Returns:
+        the state with the sum of the passes; ``attention`` is W.
+    """
+    middle = ctx.after(similarity_layer)
+    entering = ctx.tokens
+    if repair is not None:
+        entering, middle = repair(ctx, tokens=entering), repair(ctx, tokens=middle)
+    near = cosine(middle)
+    near_cut = cut_below(near, cut)
+    far_cut = cut_below(cosine(ctx.after(average_layer)), cut)
+
+    def attend(tokens: Tensor, class_token: Tensor, own: Sequence[str]) -> tuple[Tensor, Tensor]:
+        inner = replace(ctx, input=BlockInput(block, tokens))
+        weights = with_similarity(inner, near_cut if cut_scores else near, own, sharpness)
+        output = block.output(weights, inner.value) + class_share * class_token
+        return averaged(output, far_cut), weights
+
+    total, attention = attend(averaged(entering, near_cut), ctx.tokens[:, :1], projections)
+    if second_pass is not None:
+        summed = _sum_of_layers(ctx, second_pass)
+        total = total + attend(summed, summed[:, :1], second_projections)[0]
+    return State(total, state.dense, attention)
+
+
+def _sum_of_layers(ctx: Context, ends: Sequence[Layer]) -> Tensor:
+    """Sum of the token streams behind the blocks from ``ends[0]`` to ``ends[1]``."""
+    if len(ends) != 2:
+        raise LabError(f"second_pass {list(ends)} must name a first and a last layer")
+    first, last = (resolve(layer, ctx.block.depth) for layer in ends)
+    if first > last:
+        raise LabError(f"second_pass {list(ends)}: the first layer lies behind the last")
+    return torch.stack([ctx.after(index) for index in range(first, last + 1)]).sum(0)

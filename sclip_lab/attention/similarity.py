@@ -1,0 +1,114 @@
+"""Cosine similarity of patch tokens: as attention weights, and to average tokens with.
+
+Middle layers of CLIP know which patches belong together better than the last attention does.
+SC-CLIP, Bai et al., arXiv 2411.15869; the masked softmax is that of ProxyCLIP, Lan et al., arXiv
+2408.04883, which takes its similarities from another network.
+
+Shapes: ``patches`` = grid_h * grid_w; ``tokens`` = 1 class token + patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.attention.context import Context
+from sclip_lab.attention.correlative import combined
+from sclip_lab.attention.layers import Layer
+
+
+def cosine(tokens: Tensor) -> Tensor:
+    """Cosine similarities of the patches: (batch, tokens, width) -> (batch, patches, patches)."""
+    unit = F.normalize(tokens[:, 1:].float(), dim=-1)
+    return unit @ unit.transpose(1, 2)
+
+
+def cut_below(similarities: Tensor, cut: float) -> Tensor:
+    """Similarities below ``cut`` set to 0, same shape."""
+    return similarities.masked_fill(similarities < cut, 0.0)
+
+
+def averaged(tokens: Tensor, similarities: Tensor) -> Tensor:
+    """Each patch as the mean of all patches, weighted by similarities; the class token as it is.
+
+    Args:
+        tokens: (batch, tokens, width).
+        similarities: (batch, patches, patches), 0 or more.
+
+    Returns:
+        the shape of ``tokens``.
+    """
+    rows = similarities / (similarities.sum(-1, keepdim=True) + 1e-6)
+    return torch.cat([tokens[:, :1], rows.to(tokens.dtype) @ tokens[:, 1:]], dim=1)
+
+
+def similarity_weights(ctx: Context, similarities: Tensor, sharpness: float = 3.0) -> Tensor:
+    """softmax(sharpness * (c - mean c)) over those patches that are at least as similar as the
+    mean over all pairs of the image.
+
+    Args:
+        ctx: the block as the variant sees it; its prior and class-token choice apply.
+        similarities: (batch, patches, patches).
+        sharpness: > 0.
+
+    Returns:
+        (batch, heads, tokens, tokens), equal for all heads; rows sum to 1. The class token attends
+        to itself and no patch attends to it: it has no place among patch similarities.
+    """
+    raw = sharpness * (similarities - similarities.mean((1, 2), keepdim=True))
+    # A patch may always attend to itself, or a flat image could leave it nothing.
+    own = torch.eye(raw.shape[-1], dtype=torch.bool, device=raw.device)
+    raw = raw.masked_fill((raw < 0) & ~own, -torch.inf)
+    raw = F.pad(raw, (1, 0, 1, 0), value=-torch.inf)
+    raw[:, 0, 0] = 0.0
+    weights = ctx.softmax(raw[:, None].to(ctx.tokens.dtype))
+    return weights.expand(-1, ctx.block.num_heads, -1, -1)
+
+
+def with_similarity(
+    ctx: Context,
+    similarities: Tensor | None,
+    projections: Sequence[str],
+    sharpness: float,
+) -> Tensor:
+    """Mean of `similarity_weights` and of softmax(r r^T / sqrt(head_dim)) for each projection r.
+
+    Args:
+        ctx: the block as the variant sees it.
+        similarities: (batch, patches, patches), or None to leave them out.
+        projections: of the block; may be empty beside similarities.
+        sharpness: of the similarities.
+
+    Returns:
+        (batch, heads, tokens, tokens); rows sum to 1.
+    """
+    maps = [] if similarities is None else [similarity_weights(ctx, similarities, sharpness)]
+    return combined([*maps, *(ctx.attention(r, r) for r in projections)], "mean")
+
+
+def similarity(
+    ctx: Context,
+    source: Layer = "9/12",
+    projections: Sequence[str] = ("key",),
+    sharpness: float = 3.0,
+    cut: float | None = None,
+) -> Tensor:
+    """SC-CLIP's attention alone, as a weights function: middle similarities beside CSA maps.
+
+    Args:
+        ctx: the block as the variant sees it.
+        source: the earlier block whose output is compared.
+        projections: whose softmax(r r^T / sqrt(head_dim)) is averaged in; may be empty.
+        sharpness: > 0, inverse temperature of the similarities.
+        cut: similarities below become 0 before the mean is taken; None: none.
+
+    Returns:
+        (batch, heads, tokens, tokens); rows sum to 1.
+    """
+    similarities = cosine(ctx.after(source))
+    if cut is not None:
+        similarities = cut_below(similarities, cut)
+    return with_similarity(ctx, similarities, projections, sharpness)

@@ -1,0 +1,98 @@
+"""What patch embeddings look like, whatever the labels: one number per window, (batch,)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.diagnostics.attention import mean_cosine
+from sclip_lab.errors import LabError
+
+
+def class_similarity(features: Tensor, class_embedding: Tensor) -> Tensor:
+    """Mean cosine of patch embeddings with the class embedding.
+
+    High: patches say what the whole window says. CLIPtrase (arXiv 2407.08268) and SegEarth-OV
+    (arXiv 2410.01768) subtract that share.
+
+    Args:
+        features: (batch, patches, embed_dim).
+        class_embedding: (batch, embed_dim).
+
+    Returns:
+        (batch,) in -1 .. 1.
+    """
+    return F.cosine_similarity(features, class_embedding[:, None].to(features), dim=-1).mean(-1)
+
+
+def feature_invariance(features: Tensor) -> Tensor:
+    """Mean cosine of the embeddings of different patches; 1: the window has one feature.
+
+    Args:
+        features: (batch, patches, embed_dim).
+
+    Returns:
+        (batch,) in -1 .. 1; NaN on a grid of a single patch.
+    """
+    return mean_cosine(features)
+
+
+def outlier_fraction(features: Tensor, deviations: float = 3.0) -> Tensor:
+    """Share of patches whose norm exceeds median + 3 * MAD.
+
+    MAD is the median absolute deviation from the median, not scaled to a standard deviation.
+    High-norm tokens without local content: Darcet et al., ICLR 2024, arXiv 2309.16588.
+
+    Args:
+        features: (batch, patches, dim), not normalised.
+        deviations: how many MADs.
+
+    Returns:
+        (batch,) in 0 .. 0.5.
+    """
+    norms = features.float().norm(dim=-1)
+    median = norms.quantile(0.5, dim=-1, keepdim=True)
+    spread = (norms - median).abs().quantile(0.5, dim=-1, keepdim=True)
+    return (norms > median + deviations * spread).float().mean(-1)
+
+
+def linear_cka(x: Tensor, y: Tensor) -> Tensor:
+    """Linear centred kernel alignment of two representations of the same patches.
+
+    |Y^T X|_F^2 / (|X^T X|_F |Y^T Y|_F) of columns with mean 0: Kornblith et al., ICML 2019, arXiv
+    1905.00414, eq. 6. 1: equal up to rotation, scale and shift.
+
+    Args:
+        x: (..., samples, dim_x), of one variant or block.
+        y: (..., samples, dim_y), of another.
+
+    Returns:
+        (...) in 0 .. 1; NaN where one of them is constant.
+
+    Raises:
+        LabError: different samples.
+    """
+    if x.shape[:-1] != y.shape[:-1]:
+        raise LabError(f"CKA of {tuple(x.shape)} and {tuple(y.shape)}: not the same samples")
+    x, y = (z.double() - z.double().mean(-2, keepdim=True) for z in (x, y))
+    cross, own_x, own_y = (torch.linalg.matrix_norm(a.mT @ b) for a, b in ((y, x), (x, x), (y, y)))
+    return cross.square() / (own_x * own_y)
+
+
+def residual_ratio(residual: Tensor, output: Tensor) -> Tensor:
+    """Mean over tokens of |x| / |O(A)|, the residual branch against the attention's output.
+
+    ClearCLIP (arXiv 2407.12442, section 3.2) argues from it that the residual drowns attention
+    in the last block, in ViT-L most. High: attention hardly counts.
+
+    Args:
+        residual: (batch, tokens, width), what enters the block.
+        output: the same shape, attention's output behind its projection.
+
+    Returns:
+        (batch,), 0 or more.
+    """
+    if residual.shape != output.shape:
+        raise LabError(f"residual {tuple(residual.shape)} and output {tuple(output.shape)} differ")
+    return (residual.float().norm(dim=-1) / output.float().norm(dim=-1)).mean(-1)

@@ -1,0 +1,93 @@
+"""What a diagnostic looks at: one batch of windows behind the last block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.errors import LabError
+
+VOID = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One variant on a batch of windows; ``patches`` = grid_h * grid_w.
+
+    Attributes:
+        attention: (batch, heads, patches, patches) weights that multiplied the values, or the
+            same with the class token as first row and column; None where a method has no map.
+        patches: (batch, grid_h, grid_w, embed_dim) patch embeddings, not normalised.
+        class_embedding: (batch, embed_dim), not normalised.
+        labels: (batch, grid_h, grid_w) integers, the majority label of each patch, -1 for void.
+        grid: (grid_h, grid_w).
+        patch_size: side of a patch in pixels.
+
+    Raises:
+        LabError: shapes that do not belong together.
+    """
+
+    attention: Tensor | None
+    patches: Tensor
+    class_embedding: Tensor
+    labels: Tensor
+    grid: tuple[int, int]
+    patch_size: int
+
+    def __post_init__(self) -> None:
+        batch, *grid, dim = self.patches.shape
+        count = self.grid[0] * self.grid[1]
+        fits = (
+            tuple(grid) == tuple(self.grid)
+            and self.class_embedding.shape == (batch, dim)
+            and self.labels.shape == (batch, *self.grid)
+        )
+        if self.attention is not None:
+            shape = self.attention.shape
+            fits &= len(shape) == 4 and shape[0] == batch
+            fits &= shape[-1] == shape[-2] and shape[-1] in (count, count + 1)
+        if not fits:
+            attention = None if self.attention is None else tuple(self.attention.shape)
+            raise LabError(
+                f"observation of a {self.grid} grid: patches {tuple(self.patches.shape)}, class "
+                f"embedding {tuple(self.class_embedding.shape)}, labels "
+                f"{tuple(self.labels.shape)} and attention {attention} do not belong together"
+            )
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """(batch, heads, patches, patches) float32: the class token dropped, rows sum to 1.
+
+        A row that saw nothing but the class token is all zeros.
+        """
+        if self.attention is None:
+            raise LabError("this method has no single attention map")
+        return patch_rows(self.attention, self.grid)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """(batch, patches, embed_dim) float32 of unit length."""
+        return F.normalize(self.patches.flatten(1, 2).float(), dim=-1)
+
+    @cached_property
+    def flat_labels(self) -> Tensor:
+        """(batch, patches)."""
+        return self.labels.flatten(1)
+
+
+def patch_rows(attention: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Attention among patches alone, rows renormalised to 1.
+
+    Args:
+        attention: (..., tokens or patches, the same).
+        grid: (grid_h, grid_w).
+
+    Returns:
+        (..., patches, patches) float32.
+    """
+    skip = attention.shape[-1] - grid[0] * grid[1]
+    among = attention[..., skip:, skip:].float()
+    return among / among.sum(dim=-1, keepdim=True).clamp_min(1e-12)

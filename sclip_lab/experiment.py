@@ -1,0 +1,173 @@
+"""From a composed configuration to specs, results, and what a job leaves behind."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from sclip_lab import atomic, results, tracking
+from sclip_lab.attention.variant import Variant, build
+from sclip_lab.backbone import Backbone, load_backbone
+from sclip_lab.config import variant_label
+from sclip_lab.datasets.base import Dataset
+from sclip_lab.errors import LabError
+from sclip_lab.evaluation import Observer, evaluate
+from sclip_lab.observers import Diagnostics, Pictures
+from sclip_lab.protocol import build as build_protocol
+from sclip_lab.spec import Spec
+from sclip_lab.store import Store
+from sclip_lab.targets import locate
+from sclip_lab.timings import Timings
+
+log = logging.getLogger(__name__)
+
+
+def compute(configs: Sequence[DictConfig]) -> None:
+    """Compute the cells of many jobs in as few passes as possible, and print the table.
+
+    A job whose configuration is wrong is left to fail on its own; the others are computed.
+    """
+    jobs: dict[str, list[tuple[Spec, DictConfig]]] = {}
+    for config in configs:
+        try:
+            spec = make_spec(config)
+        except LabError as error:
+            log.error("left out of the pass: %s", error)
+            continue
+        # What must be equal for jobs to be evaluated together besides what specs know.
+        keys = ("paths", "pictures", "diagnostics", "batch_images", "shard", "progress")
+        how = json.dumps([_plain(config[key]) for key in keys])
+        jobs.setdefault(how, []).append((spec, config))
+    for members in jobs.values():
+        config, timings = members[0][1], Timings()
+        try:
+            df = _evaluate([spec for spec, _ in members], config, timings)
+        except LabError as error:
+            log.error("the pass stopped: %s", error)
+            continue
+        log.info("\n%s\n\n%s\n", table(df), timings.report())
+
+
+def run(config: DictConfig) -> float:
+    """One job: compute what is missing, write result.json, log to W&B.
+
+    Returns:
+        mIoU, a fraction.
+    """
+    spec = make_spec(config)
+    df = _evaluate([spec], config, Timings())
+    store = Store(config.paths.store)
+    summary = results.summary(df).iloc[0]
+    per_class = results.iou(df)
+    measured = store.diagnostics(spec).groupby("measure")["value"].mean()
+    output = Path(HydraConfig.get().runtime.output_dir)
+    outcome = {
+        "key": spec.key,
+        "label": spec.label,
+        "miou": float(summary["miou"]),
+        "low": float(summary["low"]),
+        "high": float(summary["high"]),
+        "pixel_accuracy": float(summary["pixel_accuracy"]),
+        "iou": dict(zip(per_class["class"].astype(str), per_class["iou"].tolist(), strict=True)),
+        "diagnostics": {str(name): float(value) for name, value in measured.items()},
+    }
+    atomic.write_text(output / "result.json", json.dumps(outcome, indent=1))
+    log.info(
+        "%s on %s: mIoU %.1f [%.1f, %.1f], store %s, cell %s",
+        spec.label,
+        spec.dataset.name,
+        *(100 * outcome[k] for k in ("miou", "low", "high")),  # type: ignore[operator]
+        store.root,
+        spec.key[:12],
+    )
+    tracking.log_run(config.tracking, spec, store, outcome, _group(config), output)
+    return float(summary["miou"])
+
+
+def make_spec(config: DictConfig) -> Spec:
+    """The cell that a configuration describes."""
+    dataset = make_dataset(json.dumps(_plain(config.dataset)))
+    backbone = make_backbone(json.dumps(_plain(config.backbone)))
+    variant = make_variant(config)
+    protocol = _plain(config.protocol)
+    refinement = _plain(config.refinement)
+    if refinement:
+        protocol["refinement"] = refinement
+    spec = Spec(variant, backbone, build_protocol(protocol, dataset.name), dataset)
+    label = variant_label(variant)
+    object.__setattr__(spec, "label", label)
+    return spec
+
+
+def make_variant(config: DictConfig) -> Variant:
+    """The variant, named after its file."""
+    chosen = OmegaConf.select(config, "hydra.runtime.choices.attention")
+    if chosen is None and HydraConfig.initialized():
+        chosen = HydraConfig.get().runtime.choices.get("attention")
+    return build(_plain(config.attention), chosen)
+
+
+@cache
+def make_backbone(config: str) -> Backbone:
+    """One backbone per configuration, however many jobs use it."""
+    return load_backbone(**json.loads(config))
+
+
+@cache
+def make_dataset(config: str) -> Dataset:
+    """One data set per configuration, however many jobs use it."""
+    given = json.loads(config)
+    return locate(given.pop("_target_"))(**given)
+
+
+def table(df: pd.DataFrame) -> str:
+    """Scores with 95 % intervals, x100, as text."""
+    summary = results.summary(df)
+    shown = summary[["attention", "backbone", "dataset", "protocol"]].astype(str)
+    shown["mIoU"] = (100 * summary["miou"]).map("{:.1f}".format)
+    shown["95 % interval"] = [
+        f"[{100 * low:.1f}, {100 * high:.1f}]"
+        for low, high in zip(summary["low"], summary["high"], strict=True)
+    ]
+    shown["pixel accuracy"] = (100 * summary["pixel_accuracy"]).map("{:.1f}".format)
+    return shown.to_string(index=False)
+
+
+def _evaluate(specs: Sequence[Spec], config: DictConfig, timings: Timings) -> pd.DataFrame:
+    observers: list[Observer] = []
+    if config.pictures.images:
+        observers.append(Pictures(config.pictures.images, config.pictures.points))
+    if config.diagnostics.measures:
+        observers.append(Diagnostics(list(config.diagnostics.measures), config.diagnostics.images))
+    return evaluate(
+        specs,
+        Store(config.paths.store),
+        observers=observers,
+        shard=tuple(config.shard),
+        batch_images=config.batch_images,
+        progress=config.progress,
+        timings=timings,
+    )
+
+
+def _group(config: DictConfig) -> str | None:
+    if config.tracking.group is not None:
+        return str(config.tracking.group)
+    hydra = HydraConfig.get()
+    return (
+        Path(hydra.sweep.dir).as_posix() if hydra.mode and hydra.mode.name == "MULTIRUN" else None
+    )
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, DictConfig) or OmegaConf.is_config(node):
+        return OmegaConf.to_container(node, resolve=True)
+    return dict(node) if isinstance(node, Mapping) else node

@@ -1,0 +1,62 @@
+"""One photo, some class names, a label map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sclip_lab import images, tree, windows
+from sclip_lab.attention.variant import Variant
+from sclip_lab.backbone import Backbone
+from sclip_lab.datasets.decode import read_image
+from sclip_lab.prompts import embed_vocabulary
+from sclip_lab.protocol import Protocol
+from sclip_lab.readout import Readout
+from sclip_lab.vocabulary import Vocabulary
+
+
+@torch.inference_mode()
+def segment(
+    backbone: Backbone,
+    image: np.ndarray | str | Path | Any,
+    class_names: Sequence[str | Sequence[str]] | Vocabulary,
+    attention: Variant,
+    protocol: Protocol | None = None,
+) -> np.ndarray:
+    """Label every pixel of one photo.
+
+    Args:
+        backbone: from `load_backbone`.
+        image: (height, width, 3) uint8 RGB, a PIL image, or a file.
+        class_names: a name per class; several separated by commas, or a list, are synonyms.
+        attention: from `load_attention`.
+        protocol: how; SCLIP's default otherwise.
+
+    Returns:
+        (height, width) class ids: indices into ``class_names``, uint8 (int16 beyond 256 classes).
+
+    Raises:
+        LabError: an image that cannot be read, or no class names.
+    """
+    protocol = protocol or Protocol()
+    if not isinstance(class_names, Vocabulary):
+        split = [n.split(",") if isinstance(n, str) else list(n) for n in class_names]
+        class_names = Vocabulary("given", tuple(tuple(n.strip() for n in names) for names in split))
+    if isinstance(image, str | Path):
+        image = read_image(image)
+    elif not isinstance(image, np.ndarray):
+        image = np.asarray(image.convert("RGB"))
+    size = image.shape[0], image.shape[1]
+    resized = protocol.resized(*size)
+    plan = windows.plan(resized, size, protocol.crop_size, protocol.stride, backbone.patch_size)
+    network_input = images.to_input(image, resized, backbone)
+    tokens = backbone.embed(plan.cut(network_input), protocol.position_embedding)
+    [(_, state)] = tree.run(backbone.blocks, tokens, plan.grid, [attention])
+    text = embed_vocabulary(backbone, class_names, protocol.templates)
+    readout = Readout(protocol, text.to(backbone.device), torch.tensor(class_names.query_classes))
+    laid_out = plan.lay_out(readout.patch_logits(*backbone.project(state, plan.grid)))
+    return readout.predict(plan, laid_out, network_input).cpu().numpy()

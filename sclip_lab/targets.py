@@ -1,0 +1,86 @@
+"""Functions named in yaml: ``_target_`` and parameters to a bound call, checked by name."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any
+
+from sclip_lab.errors import LabError, unknown
+
+
+def locate(target: str) -> Callable[..., Any]:
+    """The function that a dotted path names.
+
+    Raises:
+        LabError: no such module or function (did you mean).
+    """
+    module_name, _, attribute = str(target).rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise LabError(f"_target_ {target}: {error}") from error
+    function = getattr(module, attribute, None)
+    if function is None:
+        known = [n for n, f in vars(module).items() if inspect.isfunction(f) and n[0] != "_"]
+        raise unknown(f"function in {module_name}", attribute, known)
+    return function
+
+
+def bind(
+    function: Callable[..., Any],
+    parameters: Mapping[str, Any],
+    supplied: Collection[str],
+    also_known: Collection[str] = (),
+) -> partial[Any]:
+    """``function`` with its parameters, defaults written out so that they can enter a key.
+
+    Args:
+        function: any callable with a signature.
+        parameters: values from the yaml.
+        supplied: names of arguments that the caller passes later.
+        also_known: further names to suggest for an unknown one.
+
+    Raises:
+        LabError: a parameter that the function does not have, or one without a value.
+    """
+    signature = inspect.signature(function).parameters
+    own = {name: p for name, p in signature.items() if name not in supplied}
+    for given in parameters:
+        if given not in own:
+            raise unknown("parameter", given, [*own, *also_known])
+    values = {name: p.default for name, p in own.items()} | dict(parameters)
+    missing = [
+        name for name, value in values.items() if value is inspect.Parameter.empty or value == "???"
+    ]
+    if missing:
+        raise LabError(f"{function.__name__} needs a value for {', '.join(missing)}")
+    return partial(function, **plain(values))
+
+
+def bind_config(config: Mapping[str, Any] | None, supplied: Collection[str]) -> partial[Any] | None:
+    """A bound function from a mapping with ``_target_``; None from an empty one."""
+    if not config:
+        return None
+    if not isinstance(config, Mapping) or "_target_" not in config:
+        raise LabError(f"{config!r} is not a function; it needs a _target_")
+    parameters = {key: value for key, value in config.items() if key != "_target_"}
+    return bind(locate(config["_target_"]), parameters, supplied)
+
+
+def plain(value: Any) -> Any:
+    """Containers as dict and list, so that equal configurations have equal JSON."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value
+
+
+def digest(value: Any) -> str:
+    """sha256 of a value's JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,36 @@
+"""Where the seconds went."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Timings:
+    """Wall-clock seconds by stage, and the images they were spent on."""
+
+    seconds: Counter[str] = field(default_factory=Counter)
+    images: int = 0
+
+    def add(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] += seconds
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.add(stage, time.perf_counter() - start)
+
+    def report(self) -> str:
+        """Milliseconds per image and stage, in the order in which stages first came."""
+        if not self.images:
+            return "nothing was computed: all cells were in the store"
+        lines = [f"{self.images} images, milliseconds per image:"]
+        for stage, seconds in self.seconds.items():
+            lines.append(f"  {stage:<36}{1000 * seconds / self.images:9.1f}")
+        total = 1000 * sum(self.seconds.values()) / self.images
+        return "\n".join([*lines, f"  {'sum':<36}{total:9.1f}"])

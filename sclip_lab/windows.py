@@ -1,0 +1,217 @@
+"""Sliding windows, and stitching them as two small matrices.
+
+Upsampling each window's patch logits, averaging where windows overlap and resizing to the photo
+are all linear, and the windows are a Cartesian product of rows and columns. So the whole chain is
+``B_y L B_x^T`` with L the patch logits of all windows laid side by side. It equals the usual
+accumulate-and-divide to rounding; row bands of B_y bound the memory whatever the number of classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sclip_lab.errors import LabError
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Windows along one axis.
+
+    Attributes:
+        starts: first pixel of each window in the resized image.
+        crop: pixels in a window.
+        cells: patches in a window.
+    """
+
+    starts: tuple[int, ...]
+    crop: int
+    cells: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Window geometry of one image size, and the two matrices that stitch it back.
+
+    Attributes:
+        resized: (height, width) in which windows are cut.
+        target: (height, width) of the photo.
+        rows, columns: the windows along either axis.
+    """
+
+    resized: Size
+    target: Size
+    rows: Axis
+    columns: Axis
+
+    @property
+    def grid(self) -> Size:
+        """(grid_h, grid_w) of one window."""
+        return self.rows.cells, self.columns.cells
+
+    @property
+    def num_windows(self) -> int:
+        return len(self.rows.starts) * len(self.columns.starts)
+
+    def cut(self, image: Tensor) -> Tensor:
+        """(channels, height, width) -> (windows, channels, crop_h, crop_w), rows first."""
+        if tuple(image.shape[-2:]) != self.resized:
+            raise LabError(f"image of {tuple(image.shape[-2:])}, planned for {self.resized}")
+        return torch.stack(
+            [
+                image[:, y : y + self.rows.crop, x : x + self.columns.crop]
+                for y in self.rows.starts
+                for x in self.columns.starts
+            ]
+        )
+
+    def lay_out(self, patches: Tensor) -> Tensor:
+        """Patch maps of all windows side by side.
+
+        Args:
+            patches: (windows, grid_h, grid_w, channels).
+
+        Returns:
+            (channels, n_rows * grid_h, n_columns * grid_w).
+        """
+        n_rows, n_columns = len(self.rows.starts), len(self.columns.starts)
+        wanted = (self.num_windows, *self.grid)
+        if patches.shape[:3] != wanted:
+            raise LabError(f"patches of {tuple(patches.shape)}, planned for {wanted}")
+        grid_h, grid_w = self.grid
+        split = patches.view(n_rows, n_columns, grid_h, grid_w, -1)
+        return split.permute(4, 0, 2, 1, 3).reshape(-1, n_rows * grid_h, n_columns * grid_w)
+
+    def bands(self, laid_out: Tensor, max_values: int = 1 << 20) -> Iterator[tuple[slice, Tensor]]:
+        """The stitched map in row bands.
+
+        Args:
+            laid_out: (channels, n_rows * grid_h, n_columns * grid_w) float32.
+            max_values: upper bound on the values in one band (at least one row is made).
+
+        Yields:
+            (rows of the target, (channels, rows, target width) float32).
+        """
+        by, bx = stitching_matrix(self, 0), stitching_matrix(self, 1)
+        by, bx = by.to(laid_out.device), bx.to(laid_out.device)
+        channels = len(laid_out)
+        wide = laid_out @ bx.T  # (channels, n_rows * grid_h, target width)
+        height, width = self.target
+        step = max(1, max_values // (channels * width))
+        for top in range(0, height, step):
+            rows = slice(top, min(top + step, height))
+            first, last = _support(self, rows)
+            band = by[rows, first:last]
+            yield rows, torch.matmul(band, wide[:, first:last])
+
+    def stitch(self, laid_out: Tensor) -> Tensor:
+        """The whole stitched map at once: (channels, target height, target width)."""
+        return torch.cat([band for _, band in self.bands(laid_out, 1 << 62)], dim=1)
+
+
+def plan(resized: Size, target: Size, crop: int | None, stride: int, patch: int) -> Plan:
+    """Windows as mmsegmentation's slide inference cuts them.
+
+    Steps of ``stride``; the last window is shifted inward; a side smaller than the crop is used
+    whole.
+
+    Args:
+        resized: (height, width) of the image that is cut.
+        target: (height, width) that logits are brought to.
+        crop: side of a window in pixels; None takes the whole image as one window.
+        stride: pixels between windows, 1 .. crop.
+        patch: side of a patch.
+
+    Raises:
+        LabError: a crop smaller than a patch, or a stride that leaves gaps.
+    """
+    if crop is not None and not 1 <= stride <= crop:
+        raise LabError(f"stride {stride} must lie in 1 .. crop_size {crop}; larger leaves gaps")
+    axes = []
+    for side in resized:
+        size = side if crop is None else min(crop, side)
+        if size < patch:
+            raise LabError(f"windows of {size} px (image {resized}) are smaller than a patch")
+        count = max(side - size + stride - 1, 0) // stride + 1
+        starts = tuple(min(i * stride, side - size) for i in range(count))
+        axes.append(Axis(starts, size, size // patch))
+    return Plan(tuple(resized), tuple(target), *axes)
+
+
+def bilinear_matrix(inputs: int, outputs: int) -> np.ndarray:
+    """(outputs, inputs) float64: bilinear resampling of one axis, corners not aligned.
+
+    The matrix of ``torch.nn.functional.interpolate(..., mode="bilinear", align_corners=False)``.
+    """
+    source = np.maximum((np.arange(outputs) + 0.5) * (inputs / outputs) - 0.5, 0)
+    low = np.minimum(source.astype(int), inputs - 1)
+    high = np.minimum(low + 1, inputs - 1)
+    share = source - low
+    matrix = np.zeros((outputs, inputs))
+    rows = np.arange(outputs)
+    matrix[rows, low] += 1 - share
+    matrix[rows, high] += share
+    return matrix
+
+
+@lru_cache(maxsize=256)
+def stitching_matrix(plan: Plan, axis: int) -> Tensor:
+    """(target side, windows * cells) float32: upsample, average over overlaps, resize."""
+    windows = (plan.rows, plan.columns)[axis]
+    side, target = plan.resized[axis], plan.target[axis]
+    up = bilinear_matrix(windows.cells, windows.crop)
+    placed = np.zeros((side, len(windows.starts) * windows.cells))
+    count = np.zeros(side)
+    for i, start in enumerate(windows.starts):
+        placed[start : start + windows.crop, i * windows.cells : (i + 1) * windows.cells] += up
+        count[start : start + windows.crop] += 1
+    averaged = placed / count[:, None]
+    return torch.from_numpy(bilinear_matrix(side, target) @ averaged).float()
+
+
+@lru_cache(maxsize=4096)
+def _rows_support(plan: Plan) -> tuple[tuple[int, int], ...]:
+    nonzero = stitching_matrix(plan, 0).numpy() != 0
+    first = nonzero.argmax(axis=1)
+    last = nonzero.shape[1] - nonzero[:, ::-1].argmax(axis=1)
+    return tuple(zip(first.tolist(), last.tolist(), strict=True))
+
+
+def _support(plan: Plan, rows: slice) -> tuple[int, int]:
+    """Columns of B_y that are not all zero within a band."""
+    support = _rows_support(plan)[rows]
+    return min(low for low, _ in support), max(high for _, high in support)
+
+
+def patch_labels(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
+    """Majority class of each patch of each window.
+
+    Args:
+        plan: window geometry.
+        mask: (height, width) class ids at the photo's size.
+        ignore_index: pixels that do not vote.
+
+    Returns:
+        (windows, grid_h, grid_w) int64; -1 where no pixel votes. Ties go to the lower id.
+    """
+    votes = torch.from_numpy(np.where(mask == ignore_index, -1, mask.astype(np.int64)))
+    rows = (torch.arange(plan.resized[0]) * plan.target[0]) // plan.resized[0]
+    columns = (torch.arange(plan.resized[1]) * plan.target[1]) // plan.resized[1]
+    cut = plan.cut(votes[rows][:, columns][None])[:, 0]
+    grid_h, grid_w = plan.grid
+    patch = plan.rows.crop // grid_h, plan.columns.crop // grid_w
+    cut = cut[:, : grid_h * patch[0], : grid_w * patch[1]]
+    cells = cut.unfold(1, patch[0], patch[0]).unfold(2, patch[1], patch[1]).flatten(3)
+    counts = torch.zeros(*cells.shape[:3], int(votes.max()) + 2, dtype=torch.int32)
+    counts.scatter_add_(3, cells + 1, torch.ones_like(cells, dtype=torch.int32))
+    voting = counts[..., 1:]
+    if voting.shape[-1] == 0:
+        return torch.full(cells.shape[:3], -1)
+    return torch.where(voting.sum(-1) > 0, voting.argmax(-1), -1)

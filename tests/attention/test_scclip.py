@@ -1,0 +1,128 @@
+"""SC-CLIP and SFP: official attention of both passes; grids and batches the official code lacks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sclip_lab import tree
+from sclip_lab.attention import outliers
+from sclip_lab.attention.context import BlockInput
+from sclip_lab.attention.similarity import cosine, cut_below, with_similarity
+from sclip_lab.config import load_attention
+from sclip_lab.errors import LabError
+from sclip_lab.features import dense_features
+from tests import toy, vectors
+
+REPAIR = "sclip_lab.attention.outliers."
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "scclip": ("scclip", {}),
+    "sfp": ("sfp", {}),
+    "sfp_l2": ("sfp", {"repair": {"_target_": REPAIR + "norm", "isolated": "zero"}}),
+    "sfp_lof": ("sfp", {"repair": {"_target_": REPAIR + "lof", "isolated": "zero"}}),
+}
+
+
+def official_rows(name: str, array: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(indices, rows) by image."""
+    found = vectors.load(name)
+    keys = [key for key in found if key.endswith(f"__{array}")]
+    return {key.partition("__")[0]: (found[f"{key}_index"], found[key]) for key in keys}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_official_attention_of_the_first_pass(name: str) -> None:
+    attention, overrides = SETTINGS[name]
+    backbone, variant = toy.network(), load_attention(attention, **overrides)
+    for image, (index, rows) in official_rows(name, "main_attn_rows").items():
+        x = toy.inputs()[image]
+        grid = backbone.grid(*x.shape[-2:])
+        with torch.inference_mode():
+            [(_, state)] = tree.run(backbone.blocks, backbone.embed(x), grid, [variant])
+        assert state.attention is not None
+        assert not state.attention[0, :, 1:, 0].any()  # no patch looks at the class token
+        np.testing.assert_allclose(state.attention[0, :, 1:, 1:][:, index], rows, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "own"), [("scclip", ["key"]), ("sfp", [])])
+def test_official_attention_of_the_second_pass(name: str, own: list[str]) -> None:
+    for image, (index, rows) in official_rows(name, "multi_attn_rows").items():
+        ctx = toy.context(toy.network(), toy.inputs()[image])
+        with torch.inference_mode():
+            if name == "scclip":
+                near = cosine(outliers.lof(ctx, ctx.after("9/12")))
+            else:
+                fixed = outliers.class_attention(
+                    ctx, ctx.after("9/12"), source="11/12", isolated="zero"
+                )
+                near = cut_below(cosine(fixed), 0.4)
+            summed = torch.stack([ctx.after(f"{i}/12") for i in range(4, 11)]).sum(0)
+            inner = replace(ctx, input=BlockInput(ctx.block, summed), class_token=False)
+            weights = with_similarity(inner, near, own, 3.0)[0, :, 1:, 1:][:, index]
+        np.testing.assert_allclose(weights, rows, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["scclip", "sfp", "similarity"])
+def test_batch_equals_singles(attention: str) -> None:
+    x = torch.cat([toy.inputs()["sq224_a"], toy.inputs()["sq224_b"]])
+    variant = load_attention(attention)
+    both = dense_features(toy.network(), x, variant)
+    singles = torch.cat([dense_features(toy.network(), one[None], variant) for one in x])
+    torch.testing.assert_close(both, singles, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["scclip", "sfp"])
+def test_transposing_tokens_transposes_features(attention: str) -> None:
+    # A non-square grid has no official oracle, but rows and columns play equal parts: the same
+    # tokens laid out on the transposed grid give the transposed features.
+    backbone, variant = toy.network(), load_attention(attention)
+    x = toy.inputs()["rect224x336"]
+    grid = backbone.grid(*x.shape[-2:])
+    with torch.inference_mode():
+        tokens = backbone.embed(x)
+        patches = tokens[:, 1:].unflatten(1, grid).transpose(1, 2).flatten(1, 2)
+        turned = torch.cat([tokens[:, :1], patches], dim=1)
+        [(_, state)] = tree.run(backbone.blocks, tokens, grid, [variant])
+        [(_, other)] = tree.run(backbone.blocks, turned, grid[::-1], [variant])
+        ours = backbone.project(state, grid)[0]
+        theirs = backbone.project(other, grid[::-1])[0]
+    torch.testing.assert_close(theirs.transpose(1, 2), ours, atol=2e-5, rtol=1e-5)
+
+
+def test_one_pass_without_repair_is_the_similarity_attention_on_averaged_tokens() -> None:
+    # With no averaging left (cut above every cosine but a patch's own) and no class token, one
+    # pass is the weights function in a reduced block.
+    bare = load_attention("scclip", repair=None, second_pass=None, cut=1 - 1e-5, class_share=0.0)
+    x = toy.inputs()["rect224x336"]
+    ours = dense_features(toy.network(), x, bare)
+    expected = dense_features(toy.network(), x, load_attention("similarity"))
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["scclip", "sfp", "similarity"])
+def test_flat_image_gives_finite_features(attention: str) -> None:
+    x = torch.zeros(1, 3, 32, 48)
+    assert torch.isfinite(dense_features(toy.network(), x, load_attention(attention))).all()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ({"second_pass": ["4/12"]}, "first and a last layer"),
+        ({"second_pass": ["9/12", "4/12"]}, "lies behind the last"),
+        ({"similarity_layer": -1}, "only read up to"),
+        ({"residual": False}, "residual cannot be set"),
+        ({"repair": {"_target_": REPAIR + "norm", "neighbours": 3}}, "neighbours"),
+    ],
+)
+def test_refusals(overrides: dict[str, Any], says: str) -> None:
+    def features() -> torch.Tensor:
+        variant = load_attention("scclip", **overrides)
+        return dense_features(toy.network(), toy.inputs()["sq224_a"], variant)
+
+    with pytest.raises(LabError, match=says):
+        features()

@@ -1,0 +1,55 @@
+"""CLIP Surgery: official attention and trained stream; other grids and batches by a loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sclip_lab import tree
+from sclip_lab.config import load_attention
+from sclip_lab.features import dense_features
+from tests import toy, vectors
+
+
+@pytest.mark.parametrize("image", ["sq224_a", "sq224_b", "sq256"])
+def test_official_attention_and_trained_stream(image: str) -> None:
+    official, x = vectors.load("clip_surgery"), toy.inputs()[image]
+    backbone = toy.network(position_embedding="bilinear")
+    grid = backbone.grid(*x.shape[-2:])
+    with torch.inference_mode():
+        [(_, state)] = tree.run(
+            backbone.blocks, backbone.embed(x), grid, [load_attention("surgery")]
+        )
+        visual = backbone.model.visual
+        trained = (visual.ln_post(state.tokens) @ visual.proj)[0, 1:]
+        class_embedding = backbone.project(state, grid)[1][0]
+    assert state.attention is not None
+    rows = state.attention[0, :, official[f"{image}__vv_attn_rows_index"]]
+    np.testing.assert_allclose(rows, official[f"{image}__vv_attn_rows"], atol=1e-5)
+    np.testing.assert_allclose(trained, official[f"{image}__ori_feat"], atol=5e-5)
+    np.testing.assert_allclose(class_embedding, official[f"{image}__cls"], atol=5e-5)
+
+
+def test_non_square_equals_a_loop_over_blocks() -> None:
+    backbone = toy.network(position_embedding="bilinear")
+    x = torch.cat([toy.inputs()["rect224x336"], toy.inputs()["rect224x336"].flip(-1)])
+    with torch.inference_mode():
+        t = backbone.embed(x)
+        y = t
+        for i, block in enumerate(backbone.blocks):
+            if i == 6:
+                y = t
+            if i >= 6:
+                v = block.project(block.norm(t), "value")
+                y = y + block.merge(F.scaled_dot_product_attention(v, v, v))
+            t = block.plain(t)
+        visual = backbone.model.visual
+        expected = (visual.ln_post(y) @ visual.proj)[:, 1:]
+    both = dense_features(backbone, x, load_attention("surgery"))
+    torch.testing.assert_close(both.flatten(1, 2), expected, atol=1e-5, rtol=1e-5)
+    singles = torch.cat(
+        [dense_features(backbone, one[None], load_attention("surgery")) for one in x]
+    )
+    torch.testing.assert_close(both, singles, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,241 @@
+"""The contract of every file in conf/attention, and of the builder behind them.
+
+Walks the directory: a new yaml is tested the moment it exists.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sclip_lab import tree
+from sclip_lab.attention.variant import Variant, build
+from sclip_lab.backbone import Backbone
+from sclip_lab.config import conf_dir, load_attention, names
+from sclip_lab.errors import LabError
+from sclip_lab.features import dense_features
+
+ALL = names("attention")
+PARTS = [(kind, part) for kind in ("prior", "mix", "repair") for part in names(f"attention/{kind}")]
+VANILLA = "sclip_lab.attention.vanilla.vanilla"
+CSA = "sclip_lab.attention.correlative.correlative"
+
+
+@pytest.fixture(scope="session")
+def projection_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("learned") / "projection.safetensors"
+    generator = torch.Generator().manual_seed(0)
+    save_file({"projection": torch.randn(64, 64, generator=generator) / 8}, path)
+    return str(path)
+
+
+def loaded(name: str, projection_file: str, **overrides: Any) -> Variant:
+    if name == "csa_learned":
+        overrides["projection_file"] = projection_file
+    return load_attention(name, **overrides)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_contract(name: str, backbone: Backbone, images: Tensor, projection_file: str) -> None:
+    attention = loaded(name, projection_file)
+    assert attention.name == name
+    features = dense_features(backbone, images, attention)
+    assert features.shape == (2, 6, 8, backbone.embed_dim)
+    assert features.dtype == torch.float32
+    assert torch.isfinite(features).all()
+    # A photo's features do not depend on what it is batched with, but for rounding.
+    alone = torch.cat([dense_features(backbone, image[None], attention) for image in images])
+    torch.testing.assert_close(features, alone, atol=2e-5, rtol=0)
+    assert attention.key == loaded(name, projection_file).key
+    assert not torch.equal(features[0], features[1])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_first_line_says_what_it_is(name: str) -> None:
+    text = (conf_dir() / "attention" / f"{name}.yaml").read_text()
+    assert text.startswith("# ")
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "vanilla"])
+def test_differs_from_vanilla(
+    name: str, backbone: Backbone, images: Tensor, projection_file: str
+) -> None:
+    expected = dense_features(backbone, images, load_attention("vanilla"))
+    ours = dense_features(backbone, images, loaded(name, projection_file))
+    assert (ours - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("kind", "part"), PARTS)
+def test_parts_go_with_a_plain_variant(
+    kind: str, part: str, backbone: Backbone, images: Tensor
+) -> None:
+    plain = load_attention("csa")
+    changed = load_attention("csa", **{kind: part})
+    assert changed.key != plain.key
+    features = dense_features(backbone, images, changed)
+    assert features.shape == (2, 6, 8, backbone.embed_dim)
+    assert torch.isfinite(features).all()
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("mlp", [True, False])
+def test_tail_by_hand(residual: bool, mlp: bool, backbone: Backbone, images: Tensor) -> None:
+    block = backbone.blocks[-1]
+    attention = load_attention("csa_k", residual=residual, mlp=mlp)
+    tokens = backbone.embed(images)
+    for plain in backbone.blocks[:-1]:
+        tokens = plain.plain(tokens)
+    normed = block.norm(tokens)
+    k, v = block.project(normed, "key"), block.project(normed, "value")
+    after = block.output((k @ k.mT * block.scale).softmax(-1), v)
+    if residual:
+        after = after + tokens
+    if mlp:
+        after = after + block.mlp(after)
+    [(_, state)] = tree.run(backbone.blocks, backbone.embed(images), (6, 8), [attention])
+    torch.testing.assert_close(state.tokens, after, atol=1e-5, rtol=0)
+
+
+def test_parallel_stream_by_hand(backbone: Backbone, images: Tensor) -> None:
+    attention = load_attention("csa_v", stream="parallel", layers="last 2", mlp=False)
+    stream = backbone.embed(images)
+    for block in backbone.blocks[:-2]:
+        stream = block.plain(stream)
+    dense = stream
+    for block in backbone.blocks[-2:]:
+        v = block.project(block.norm(stream), "value")
+        dense = dense + block.output((v @ v.mT * block.scale).softmax(-1), v)
+        stream = block.plain(stream)
+    [(_, state)] = tree.run(backbone.blocks, backbone.embed(images), (6, 8), [attention])
+    torch.testing.assert_close(state.readout, dense, atol=1e-5, rtol=0)
+    torch.testing.assert_close(state.tokens, stream, atol=1e-5, rtol=0)
+
+
+def test_early_layer_by_hand(backbone: Backbone, images: Tensor) -> None:
+    stream, maps = backbone.embed(images), []
+    for block in backbone.blocks:
+        normed = block.norm(stream)
+        q, k = block.project(normed, "query"), block.project(normed, "key")
+        maps.append((q @ k.mT * block.scale).softmax(-1))
+        before, stream = stream, block.plain(stream)
+    block = backbone.blocks[-1]
+    after = before + block.output(maps[1], block.project(block.norm(before), "value"))
+    after = after + block.mlp(after)
+    attention = load_attention("early", source=1)
+    [(_, state)] = tree.run(backbone.blocks, backbone.embed(images), (6, 8), [attention])
+    torch.testing.assert_close(state.tokens, after, atol=1e-5, rtol=0)
+
+
+def test_all_blocks_vanilla_is_the_network_itself(backbone: Backbone, images: Tensor) -> None:
+    everywhere = load_attention("vanilla", layers="last 4")
+    tokens = backbone.embed(images)
+    for block in backbone.blocks:
+        tokens = block.plain(tokens)
+    [(_, state)] = tree.run(backbone.blocks, backbone.embed(images), (6, 8), [everywhere])
+    torch.testing.assert_close(state.tokens, tokens, atol=1e-5, rtol=0)
+
+
+def test_key_is_the_content() -> None:
+    one = build({"_target_": CSA}, "one")
+    two = build({"_target_": CSA, "temperature": 1.0, "projections": ("query", "key")}, "two")
+    assert one.key == two.key
+    assert one.key == load_attention("csa").key
+    assert build({"_target_": CSA, "name": "three"}).name == "three"
+    assert build({"_target_": CSA}).name == "correlative"
+    changes: list[dict[str, Any]] = [
+        {"temperature": 2.0},
+        {"layers": [-2]},
+        {"residual": False},
+        {"mlp": False},
+        {"class_token": False},
+        {"combine": "mean"},
+        {"prior": {"_target_": "sclip_lab.attention.prior.gaussian"}},
+        {"prior": {"_target_": "sclip_lab.attention.prior.gaussian", "sigma": 1.0}},
+    ]
+    keys = {build({"_target_": CSA, **change}).key for change in changes}
+    assert len(keys | {one.key}) == len(changes) + 1
+
+
+def test_layers_are_not_part_of_the_edit() -> None:
+    one, two = load_attention("csa"), load_attention("csa", layers=[0, 1])
+    assert one.key != two.key
+    assert one.edit_key == two.edit_key
+    # Defaults of a part count as written out.
+    prior = {"_target_": "sclip_lab.attention.prior.gaussian"}
+    assert load_attention("csa", prior=prior).key == load_attention("csa", prior="gaussian").key
+
+
+def test_a_files_content_is_the_key_not_its_path(tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{name}.safetensors") for name in "abc"]
+    for path, value in zip(paths, (1.0, 1.0, 2.0), strict=True):
+        save_file({"projection": value * torch.eye(64)}, path)
+    a, b, c = (load_attention("csa_learned", projection_file=path).key for path in paths)
+    assert a == b
+    assert a != c
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({}, "has no _target_"),
+        ({"_target_": CSA, "temprature": 1.0}, "did you mean temperature"),
+        ({"_target_": CSA, "layer": [-1]}, "did you mean layers"),
+        ({"_target_": CSA, "residual": "no"}, "residual: 'no' must be true or false"),
+        ({"_target_": CSA, "stream": "paralel"}, "did you mean parallel"),
+        ({"_target_": CSA + "s"}, "did you mean correlative"),
+        ({"_target_": "sclip_lab.attention.missing.f"}, "No module named"),
+        ({"_target_": "f"}, "attention 'f': _target_ f"),
+        ({"_target_": CSA, "prior": "gaussian"}, "needs a _target_"),
+        ({"_target_": CSA, "prior": {"sigma": 1}}, "needs a _target_"),
+        (
+            {"_target_": CSA, "prior": {"_target_": "sclip_lab.attention.prior.gaussian", "s": 1}},
+            "unknown parameter 's'",
+        ),
+        (
+            {"_target_": "sclip_lab.attention.projected.learned"},
+            "learned needs a value for projection_file",
+        ),
+    ],
+)
+def test_build_refuses(config: dict[str, Any], says: str) -> None:
+    with pytest.raises(LabError, match=says):
+        build(config)
+
+
+def test_yaml_with_a_value_to_fill_in() -> None:
+    with pytest.raises(
+        LabError, match="attention .csa_learned.: learned needs a value for projection_file"
+    ):
+        load_attention("csa_learned")
+
+
+@pytest.mark.parametrize("layers", [[4], [-5], [1.5], "last 5", []], ids=str)
+def test_layer_out_of_range(layers: Any, backbone: Backbone, images: Tensor) -> None:
+    attention = load_attention("csa", layers=layers)
+    with pytest.raises(LabError, match=r"attention 'csa': layers? .*(range|empty)"):
+        dense_features(backbone, images, attention)
+
+
+def test_early_source_must_be_earlier(backbone: Backbone, images: Tensor) -> None:
+    with pytest.raises(LabError, match="layer -1 is block 3, but block 1 is the one"):
+        dense_features(backbone, images, load_attention("early", layers=[1], source=-1))
+
+
+def test_block_edit_takes_no_tail_of_its_own() -> None:
+    target = "sclip_lab.attention.scclip.scclip"
+    with pytest.raises(LabError, match="mlp, residual cannot be set: scclip replaces the whole"):
+        build({"_target_": target, "residual": False, "mlp": False})
+
+
+def test_knows_where_its_code_is() -> None:
+    attention = load_attention("csa", prior="gaussian", mix="middle")
+    assert attention.modules == (
+        "sclip_lab.attention.correlative",
+        "sclip_lab.attention.mix",
+        "sclip_lab.attention.prior",
+    )

@@ -1,0 +1,130 @@
+"""The registry: every measure runs on every kind of observation and stays in its range."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from sclip_lab import diagnostics, tree
+from sclip_lab.backbone import Backbone
+from sclip_lab.config import conf_dir, load_attention
+from sclip_lab.diagnostics import MEASURES, Observation, measure
+from sclip_lab.errors import LabError
+
+GRID = (6, 8)
+
+
+def labelled(batch: int = 2) -> Tensor:
+    """Left half 0, right half 1, a void row at the bottom."""
+    labels = torch.zeros(batch, *GRID, dtype=torch.long)
+    labels[..., 4:] = 1
+    labels[:, -1] = -1
+    return labels
+
+
+def observe(backbone: Backbone, images: Tensor, name: str, **overrides: object) -> Observation:
+    variants = [load_attention(name, **overrides)]
+    [(_, state)] = tree.run(backbone.blocks, backbone.embed(images), GRID, variants)
+    patches, whole = backbone.project(state, GRID)
+    return Observation(state.attention, patches, whole, labelled(), GRID, backbone.patch_size)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("attention", ["vanilla", "csa", "maskclip"])
+def test_every_measure(name: str, attention: str, backbone: Backbone, images: Tensor) -> None:
+    value = measure(observe(backbone, images, attention), [name])[name]
+    assert value.shape == (2,)
+    assert value.dtype == torch.float32
+    assert value.isfinite().all()
+    low, high = MEASURES[name].low, MEASURES[name].high
+    assert low is None or (value >= low - 1e-5).all()
+    assert high is None or (value <= high + 1e-5).all()
+    assert MEASURES[name].says
+
+
+def test_batch_equals_singles(backbone: Backbone, images: Tensor) -> None:
+    seen = observe(backbone, images, "csa")
+    assert seen.attention is not None
+    together = measure(seen, MEASURES)
+    for i in range(2):
+        alone = replace(
+            seen,
+            attention=seen.attention[i : i + 1],
+            patches=seen.patches[i : i + 1],
+            class_embedding=seen.class_embedding[i : i + 1],
+            labels=seen.labels[i : i + 1],
+        )
+        for name, value in measure(alone, MEASURES).items():
+            torch.testing.assert_close(value[0], together[name][i], atol=1e-6, rtol=1e-5)
+
+
+def test_maskclip_in_closed_form(backbone: Backbone, images: Tensor) -> None:
+    values = measure(observe(backbone, images, "maskclip"), MEASURES)
+    assert values["attention_entropy"].tolist() == [0, 0]
+    assert values["mean_attention_distance"].tolist() == [0, 0]
+    assert values["diagonal_mass"].tolist() == [1, 1]
+    assert values["inter_class_mass"].tolist() == [0, 0]
+    # Off the diagonal all weights are 0: attention tells no pair from another.
+    assert values["attention_same_class_auroc"].tolist() == [0.5, 0.5]
+
+
+def test_class_token_is_left_out(backbone: Backbone, images: Tensor) -> None:
+    seen = observe(backbone, images, "vanilla")
+    assert seen.attention is not None
+    among = replace(seen, attention=seen.attention[..., 1:, 1:])
+    for name in MEASURES:
+        assert torch.equal(measure(seen, [name])[name], measure(among, [name])[name])
+
+
+def test_no_attention_map(backbone: Backbone, images: Tensor) -> None:
+    blind = replace(observe(backbone, images, "csa"), attention=None)
+    for name, value in measure(blind, MEASURES).items():
+        assert value.shape == (2,)
+        assert value.isnan().all() == MEASURES[name].needs_attention
+    with pytest.raises(LabError, match="no single attention map"):
+        _ = blind.weights
+
+
+def test_labels_tell_nothing_where_there_is_one_class(backbone: Backbone, images: Tensor) -> None:
+    seen = replace(observe(backbone, images, "csa"), labels=torch.zeros(2, *GRID))
+    values = measure(seen, MEASURES)
+    undefined = {name for name, value in values.items() if value.isnan().all()}
+    assert undefined == {name for name in MEASURES if "class_" in name} - {"class_similarity"}
+
+
+def test_unknown_measure() -> None:
+    with pytest.raises(LabError, match="did you mean diagonal_mass"):
+        diagnostics.check(["attention_entropy", "diagonal_mas"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"grid": (8, 6)},
+        {"labels": torch.zeros(2, 6, 7)},
+        {"class_embedding": torch.zeros(2, 23)},
+        {"attention": torch.zeros(2, 4, 50, 50)},
+        {"attention": torch.zeros(1, 4, 48, 48)},
+        {"attention": torch.zeros(2, 48, 48)},
+    ],
+    ids=str,
+)
+def test_shapes_that_do_not_belong_together(
+    change: dict, backbone: Backbone, images: Tensor
+) -> None:
+    with pytest.raises(LabError, match="do not belong together"):
+        replace(observe(backbone, images, "csa"), **change)
+
+
+@pytest.mark.parametrize("name", ["none", "default", "all"])
+def test_configurations(name: str) -> None:
+    config = yaml.safe_load((conf_dir() / "diagnostics" / f"{name}.yaml").read_text())
+    diagnostics.check(config["measures"])
+    assert set(config) == {"measures", "images"}
+    if name == "all":
+        assert config["measures"] == list(MEASURES)
+    assert bool(config["measures"]) == (config["images"] > 0) == (name != "none")

@@ -1,0 +1,110 @@
+"""ResCLIP's semantic feedback, against the official code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sclip_lab import feedback
+from sclip_lab.attention.variant import Variant
+from sclip_lab.backbone import Backbone
+from sclip_lab.config import load_attention
+from sclip_lab.features import dense_features
+from tests import make_clip, vectors
+from tests.test_parity import FEATURES, by_input, difference, inputs, setup
+
+VOC21 = {"share": 0.7, "gain": 2.2, "threshold": 0.5}
+CONTEXT59 = {"share": 0.7, "gain": 1.8, "threshold": 0.25}
+RUNS: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
+    "resclip_full_voc21": ("resclip", {}, VOC21),
+    "resclip_full_context59": ("resclip", {"mix": {"share": 0.4}}, CONTEXT59),
+    "resclip_full_sclip": ("resclip_sclip", {}, VOC21),
+    "resclip_sfr_only": ("naclip", {}, VOC21),
+}
+TEXT = torch.from_numpy(make_clip.make_text("public"))
+
+
+def toy(name: str) -> tuple[Backbone, Variant, dict[str, float]]:
+    attention, overrides, parameters = RUNS[name]
+    case = {"attention": attention, "overrides": overrides, "position_embedding": "bicubic_offset"}
+    return *setup(case), parameters
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_features_of_the_second_pass(name: str) -> None:
+    backbone, variant, parameters = toy(name)
+    for key, official in by_input(vectors.load(name)).items():
+        ours = feedback.resclip_features(backbone, inputs()[key], TEXT, variant, **parameters)
+        kept = official.get("feat_index", slice(None))
+        assert difference(ours[0].flatten(0, 1).numpy()[kept], official["feat"]) <= FEATURES, key
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_labels_and_feedback_of_the_first_pass(name: str) -> None:
+    backbone, variant, parameters = toy(name)
+    for key, official in by_input(vectors.load(name)).items():
+        image = inputs()[key]
+        features = dense_features(backbone, image, variant)[0]
+        probabilities = feedback.first_prediction(image[0], features, TEXT)
+        assert difference(probabilities[:, ::8, ::8].numpy(), official["sfr_prob_s8"]) <= 1e-4
+        labels = feedback.patch_labels(probabilities, 16, parameters["threshold"])
+        assert np.array_equal(labels.numpy(), official["sfr_patch_labels"])
+        rows = feedback.feedback_weights(labels).numpy()[official["attn_rows_index"]]
+        assert difference(rows, official["sfr_attn_rows"]) <= 1e-7
+
+
+def test_a_batch_gets_feedback_image_by_image() -> None:
+    backbone, variant, parameters = toy("resclip_full_voc21")
+    images = [inputs()["sq224_a"], inputs()["sq224_b"]]
+    together = feedback.resclip_features(backbone, torch.cat(images), TEXT, variant, **parameters)
+    for image, ours in zip(images, together, strict=True):
+        alone = feedback.resclip_features(backbone, image, TEXT, variant, **parameters)
+        assert difference(ours.numpy(), alone[0].numpy()) <= FEATURES
+
+
+def test_no_share_and_no_gain_is_the_variant_itself() -> None:
+    backbone, variant, _ = toy("resclip_full_voc21")
+    image = inputs()["sq224_a"]
+    ours = feedback.resclip_features(backbone, image, TEXT, variant, share=0.0, gain=1.0)
+    assert difference(ours.numpy(), dense_features(backbone, image, variant).numpy()) <= FEATURES
+
+
+def test_feedback_in_several_blocks_and_normalised() -> None:
+    backbone, _, parameters = toy("resclip_full_voc21")
+    variant = load_attention("csa", layers="last 3")
+    image = inputs()["quirk112x448"]
+    ours = feedback.resclip_features(backbone, image, TEXT, variant, normalize=True, **parameters)
+    assert ours.shape == (1, 7, 28, 64)
+    torch.testing.assert_close(ours.norm(dim=-1), torch.ones(1, 7, 28))
+
+
+def test_patch_label_is_the_mode_and_the_smallest_of_several() -> None:
+    label = torch.tensor([[2, 2, 1, 0, 9], [1, 1, 1, 0, 9]])  # last column: no whole patch
+    probabilities = torch.nn.functional.one_hot(label, 10).permute(2, 0, 1).float()
+    assert feedback.patch_labels(probabilities, 2, threshold=0.5).tolist() == [[1, 0]]
+    uncertain = 0.3 * probabilities
+    assert feedback.patch_labels(uncertain, 2, threshold=0.5).tolist() == [[0, 0]]
+
+
+def test_affinity_of_one_row_by_hand() -> None:
+    # M = 4. From 0 to 3 the samples are 0, 0.75, 1.5, 2.25 -> patches 0, 1, 2, 2: it meets the
+    # other label; back from 3 they are 3, 2.25, 1.5, 0.75 -> 3, 2, 2, 1.
+    affinity = feedback.label_affinity(torch.tensor([[5, 5, 7, 5, 5]]))
+    damped = np.exp(-3 / 4)
+    assert affinity[0, 3] == affinity[3, 0] == pytest.approx(damped)
+    assert affinity[0, 1] == affinity[0, 0] == 1
+    assert affinity[0, 2] == affinity[2, 4] == 0
+    # From 1 to 4: 1, 1.75 -> 2: damped as well.
+    assert affinity[1, 4] == pytest.approx(damped)
+
+
+def test_one_patch_and_one_label() -> None:
+    assert feedback.label_affinity(torch.tensor([[3]])).tolist() == [[1.0]]
+    matrix = feedback.feedback_matrix(torch.zeros(3, 4, dtype=torch.long))
+    assert matrix.shape == (13, 13)
+    assert matrix.max() == 1
+    assert (matrix[0] == 0).all()
+    assert (matrix[:, 0] == 0).all()

@@ -1,0 +1,47 @@
+"""The toy CLIP on which the official codes were run, its images, and its blocks one by one."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sclip_lab.attention.context import BlockInput, Context
+from sclip_lab.backbone import Backbone, load_backbone
+from tests import make_clip
+
+
+@cache
+def weights() -> dict[str, Tensor]:
+    return make_clip.to_torch(make_clip.make_state_dict(make_clip.SEEDS["public"]["weights"]))
+
+
+@cache
+def network(**arguments: Any) -> Backbone:
+    """The toy CLIP; arguments as for `load_backbone`."""
+    return load_backbone(state_dict=weights(), device="cpu", **arguments)
+
+
+@cache
+def inputs() -> dict[str, Tensor]:
+    """(1, 3, height, width) normalised images by name."""
+    return make_clip.to_torch(make_clip.make_inputs("public"))
+
+
+@cache
+def text() -> Tensor:
+    """(8, 64) unit text embeddings."""
+    return torch.from_numpy(make_clip.make_text("public"))
+
+
+@torch.inference_mode()
+def context(backbone: Backbone, images: Tensor) -> Context:
+    """The last block of the network as trained, as a variant sees it."""
+    tokens = backbone.embed(images)
+    entered = []
+    for block in backbone.blocks:
+        entered.append(BlockInput(block, tokens))
+        tokens = block.plain(tokens)
+    return Context(entered[-1], tuple(entered[:-1]), backbone.grid(*images.shape[-2:]))

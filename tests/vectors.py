@@ -1,0 +1,34 @@
+"""Where the official outputs are: arrays that tests compare with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+
+def folders() -> list[Path]:
+    """Folders that may hold vectors, the first one wins."""
+    given = os.environ.get("SCLIP_LAB_PARITY")
+    named = [Path(given)] if given else []
+    return [*named, HERE.parent.parent / "shared" / "parity", HERE / "vectors"]
+
+
+def find(file: str) -> Path:
+    """A file of the parity vectors; skips the test, with the reason, where there is none."""
+    for folder in folders():
+        if (folder / file).is_file():
+            return folder / file
+    searched = ", ".join(str(folder) for folder in folders())
+    pytest.skip(f"parity file {file} is in none of {searched}")
+
+
+def load(name: str) -> Mapping[str, np.ndarray]:
+    """The arrays of ``<name>.npz`` by key."""
+    with np.load(find(f"{name}.npz"), allow_pickle=False) as arrays:
+        return {key: arrays[key] for key in arrays.files}
