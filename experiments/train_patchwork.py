@@ -10,10 +10,10 @@ architecture, curve and model card are written to sclip_lab/assets/patchwork_vit
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab import atomic
+from sclip_lab.errors import LabError
 from sclip_lab.patchwork_export import export
 from sclip_lab.patchwork_training import (
     WINDOW,
@@ -56,6 +57,12 @@ CONFIG: dict[str, Any] = {
     "quick_gelu": True,
 }
 
+# What makes a run the same run: all options but where it lives and when to pause.
+SETTINGS = (
+    *("scenes", "windows", "workers", "batch", "lr", "muon", "weight_decay", "dropout"),
+    *("short", "patch_weight", "warmup", "decay", "seed"),
+)
+
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -65,7 +72,7 @@ def parse() -> argparse.Namespace:
     option("--out", type=Path, default=ROOT / "results/train_patchwork", help="checkpoints")
     option("--assets", type=Path, default=ROOT / "sclip_lab/assets/patchwork_vit")
     option("--scenes", type=int, default=20_000, help="different train scenes")
-    option("--windows", type=int, default=400_000, help="windows seen in all")
+    option("--windows", type=int, default=300_000, help="windows seen in all")
     option("--minutes", type=float, default=math.inf, help="stop after this long; resumable")
     option("--workers", type=int, default=2, help="processes that share a step")
     option("--threads", type=int, default=1, help="threads of each")
@@ -118,6 +125,88 @@ def average_gradients(model: open_clip.CLIP, rows: list[int], workers: int) -> N
     embedding[rows] = grads[-1]
 
 
+class Run:
+    """One worker's model, optimisers and place in the run.
+
+    Only the first worker keeps the checkpoint and the curve.
+
+    Raises:
+        LabError: the folder holds a run with other settings.
+    """
+
+    def __init__(self, args: argparse.Namespace, rank: int) -> None:
+        torch.manual_seed(args.seed)
+        self.args, self.rank = args, rank
+        self.model, self.captions = build(args.dropout), write_captions()
+        self.optimizers = build_optimizers(self.model, args)
+        self.rates = [o.param_groups[0]["lr"] for o in self.optimizers]
+        self.step, self.seconds = 0, 0.0
+        self.windows_per_step = args.batch * args.workers
+        self.steps = args.windows // self.windows_per_step
+        self.settings = {key: getattr(args, key) for key in SETTINGS}
+        self.curve: list[list[float]] = []
+        if (args.out / "state.pt").is_file():
+            self._resume(torch.load(args.out / "state.pt", weights_only=True))
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        if state["settings"] != self.settings:
+            raise LabError(
+                f"{self.args.out} holds a run with {state['settings']}, wanted {self.settings}; "
+                "choose another folder with --out"
+            )
+        self.model.load_state_dict(state["model"])
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
+
+    def save(self) -> None:
+        state = {
+            "settings": self.settings,
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "seconds": self.seconds,
+            "curve": self.curve,
+        }
+        atomic.write(self.args.out / "state.pt", partial(torch.save, state))
+
+    def take_step(self, images: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
+        """Train on one batch, a function of (seed, step, rank).
+
+        Returns:
+            The loss at the class token, and top-1 on the batch.
+        """
+        args, model, step = self.args, self.model, self.step
+        rng = np.random.default_rng([args.seed, step, self.rank])
+        torch.manual_seed(step * args.workers + self.rank)
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * self.factor
+        pixels, present = draw_windows(images, masks, args.batch, rng)
+        readings = read_twice(model.visual, to_tensor(pixels))
+        image, patch = (F.normalize(reading, dim=-1) for reading in readings)
+        ids, named = self.captions.draw(present, args.short, rng)
+        text = model.encode_text(ids, normalize=True)
+        scale = model.logit_scale.exp()
+        loss = contrastive_loss(image, text, scale, present, named)
+        second = contrastive_loss(patch, text, scale, present, named)
+        (loss + args.patch_weight * second).backward()
+        if args.workers > 1:
+            average_gradients(model, self.captions.token_ids, args.workers)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+        model.logit_scale.data.clamp_(0, math.log(100))
+        self.step += 1
+        return loss.item(), top1(image, self.captions.name_features(model), present)
+
+    @property
+    def factor(self) -> float:
+        """Share of the full rate at this step: up, flat, down."""
+        up = (self.step + 1) / self.args.warmup
+        return min(1.0, up, (self.steps - self.step) / (self.args.decay * self.steps))
+
+
 def train(rank: int, args: argparse.Namespace) -> None:
     """One worker's share of the run."""
     torch.set_num_threads(args.threads)
@@ -127,76 +216,32 @@ def train(rank: int, args: argparse.Namespace) -> None:
             "gloo", init_method=meeting, rank=rank, world_size=args.workers
         )
     images, masks = scene_pool(args.out, args.scenes, args.threads)
-    torch.manual_seed(args.seed)
-    model, captions = build(args.dropout), write_captions()
-    optimizers = build_optimizers(model, args)
-    rates = [o.param_groups[0]["lr"] for o in optimizers]
-    state_file, step, seconds = args.out / "state.pt", 0, 0.0
-    if state_file.is_file():
-        state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-        step, seconds = state["step"], state["seconds"]
-    windows_per_step = args.batch * args.workers
-    steps = args.windows // windows_per_step
+    run = Run(args, rank)
     begin = last = saved = time.monotonic()
-    losses: list[float] = []
-    hits: list[float] = []
-    while step < steps:
-        rng = np.random.default_rng([args.seed, step, rank])
-        torch.manual_seed(step * args.workers + rank)
-        factor = min(1.0, (step + 1) / args.warmup, (steps - step) / (args.decay * steps))
-        for optimizer, rate in zip(optimizers, rates, strict=True):
-            optimizer.param_groups[0]["lr"] = rate * factor
-        pixels, present = draw_windows(images, masks, args.batch, rng)
-        image, patch = (F.normalize(f, dim=-1) for f in read_twice(model.visual, to_tensor(pixels)))
-        ids, named = captions.draw(present, args.short, rng)
-        text = model.encode_text(ids, normalize=True)
-        scale = model.logit_scale.exp()
-        loss = contrastive_loss(image, text, scale, present, named)
-        second = contrastive_loss(patch, text, scale, present, named)
-        (loss + args.patch_weight * second).backward()
-        if args.workers > 1:
-            average_gradients(model, captions.token_ids, args.workers)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=False)
-        model.logit_scale.data.clamp_(0, math.log(100))
-        step += 1
-
+    recent: list[tuple[float, float]] = []
+    stop = run.step >= run.steps
+    while not stop:
+        recent.append(run.take_step(images, masks))
         now = time.monotonic()
-        seconds, last = seconds + now - last, now
-        stop = torch.tensor(int(step == steps or now - begin > 60 * args.minutes))
+        run.seconds, last = run.seconds + now - last, now
+        verdict = torch.tensor(int(run.step >= run.steps or now - begin > 60 * args.minutes))
         if args.workers > 1:
-            torch.distributed.broadcast(stop, 0)
-        if rank == 0:
-            losses.append(loss.item())
-            if step % 10 == 0:
-                hits.append(top1(image, captions.name_features(model), present))
-            if step % 50 == 0:
-                row = [step * windows_per_step, np.mean(losses), np.mean(hits), factor, seconds]
-                note(args.out / "curve.csv", [round(float(value), 4) for value in row])
-                losses, hits = [], []
-            if now - saved > 60 or stop:
-                state = {"model": model.state_dict(), "step": step, "seconds": seconds}
-                state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-                atomic.write(state_file, lambda path, state=state: torch.save(state, path))
-                saved = now
-        if stop:
-            break
-
-
-def note(path: Path, row: list[float]) -> None:
-    """Append to the curve and show it."""
-    fresh = not path.is_file()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if fresh:
-            writer.writerow(["windows", "loss", "top1_train", "rate", "seconds"])
-        writer.writerow(row)
-    print("windows {:.0f}  loss {:.3f}  top-1 {:.3f}  rate {:.2f}  {:.0f} s".format(*row))
+            torch.distributed.broadcast(verdict, 0)  # or a slower worker would wait for ever
+        stop = bool(verdict)
+        if run.step % 50 == 0:
+            loss, hits = np.mean(recent, axis=0)
+            row = [run.step * run.windows_per_step, loss, hits, run.factor, run.seconds]
+            run.curve.append([round(float(value), 4) for value in row])
+            recent = []
+            if rank == 0:
+                print(
+                    "windows {:.0f}  loss {:.3f}  top-1 {:.3f}  rate {:.2f}  {:.0f} s".format(*row)
+                )
+        if rank == 0 and (stop or now - saved > 60):
+            run.save()
+            saved = now
+    if args.workers > 1:
+        torch.distributed.destroy_process_group()
 
 
 def ship(args: argparse.Namespace) -> None:
@@ -205,14 +250,11 @@ def ship(args: argparse.Namespace) -> None:
     model = build().eval()
     model.load_state_dict(state["model"])
     facts = {
-        **vars(args),
-        "windows": state["step"] * args.batch * args.workers,
-        "train_scenes": args.scenes,
+        **state["settings"],
+        "seen": state["step"] * args.batch * args.workers,
         "minutes": state["seconds"] / 60,
     }
-    del facts["scenes"]
-    curve = (args.out / "curve.csv").read_text()
-    export(model, write_captions(), CONFIG, facts, curve, args.assets)
+    export(model, write_captions(), CONFIG, facts, state["curve"], args.assets)
 
 
 def main() -> None:

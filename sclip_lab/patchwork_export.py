@@ -27,37 +27,44 @@ from sclip_lab.patchwork_training import (
     top1,
 )
 
+CURVE = "windows,loss,top1_train,rate,seconds"
 CARD = """# patchwork_vit
 
-A CLIP ({vision[layers]} blocks, width {vision[width]}, heads of {vision[head_width]}, patches of
-{vision[patch_size]} in a window of {vision[image_size]} pixels) trained from scratch on Patchwork by
-`experiments/train_patchwork.py`, with captions and never with masks. It is a **model organism**: it
-lets every command run on a machine without network. It knows {known} words, and nothing it shows is
-a statement about CLIP.
+A CLIP ({vision[layers]} blocks, width {vision[width]}, heads of {vision[head_width]}, patches of \
+{vision[patch_size]} in a window of {vision[image_size]} pixels)
+trained from scratch on Patchwork by `experiments/train_patchwork.py`, with captions and never with
+masks. It is a **model organism**: it lets every command run on a machine without network. It knows
+{known} words, and nothing it shows is a statement about CLIP.
 
-| held-out scenes, one random window of each of {scenes} | model | chance |
+| held-out scenes, one random window of each of {scenes_tested} | model | chance |
 |---|---|---|
 | top-1: the nearest class name is of something in the window | {top1:.1%} | {chance:.1%} |
-| the same, windows with a single class ({singles}) | {single:.1%} | {one:.1%} |
+| the same on windows with a single class ({singles}) | {single:.1%} | {one:.1%} |
 | classes present among the k nearest names, k = their number | {recall:.1%} | {chance:.1%} |
 
-A class is in a window when it covers at least {least:.0%} of it ({classes:.2f} classes on average);
-the prompt is the plain name.
+A class is in a window when it covers at least {least:.0%} of it: {classes:.2f} on average. The prompt is
+the plain name.
 
 | training | |
 |---|---|
-| windows | {windows:,} from {train_scenes:,} scenes; half of the patches hidden: {dropout:.0%} |
-| time | {minutes:.0f} minutes of {cores} cores ({processor}) shared with other work |
+| windows | {seen:,} from {scenes:,} train scenes; {dropout:.0%} of the patches hidden |
+| time | {minutes:.0f} minutes on {cores} cores ({processor}) |
 | seed | {seed} |
-| loss | CLIP's, {batch} pairs, every caption true of a window a positive; {short:.0%} of the captions name one class, the others all |
-| second reading | weight {patch_weight}: a patch stands in for the class token in the last block, see `read_twice` |
-| optimiser | Muon {muon} inside the blocks, AdamW {lr} elsewhere; {workers} workers |
+| loss | CLIP's, in batches of {batch}; every caption that is true of a window is a positive |
+| captions | {short:.0%} name one of the classes present, the others all of them |
+| second reading | weight {patch_weight}, see below |
+| optimiser | Muon {muon} inside the blocks, AdamW {lr} elsewhere, {workers} workers |
 
-`curve.csv` has loss, top-1 on train windows (patches hidden) and time.
+`curve.csv`: loss, top-1 on train windows (patches hidden), share of the full rate, seconds.
+
+**Second reading.** CLIP's loss never sees the outputs of the last block's patches, and yet there
+each patch attends to the whole image. Here that is taught: for a share of the loss a random patch
+stands in for the class token in the last block, its own stream cut off from the gradient
+(`sclip_lab.patchwork_training.read_twice`). The target is the same caption, of the whole window.
 
 The normalisation is CLIP's own; that of training is folded into the first layer. Embeddings of
-tokens that no caption uses are zero. Weights are fp16. The same command makes it again; `--seed`
-gives a sibling.
+tokens that no caption uses are zero. Weights are fp16. The same command makes it again, up to
+rounding; `--seed` gives a sibling.
 """
 
 
@@ -79,7 +86,7 @@ def measure(model: Any, captions: Captions, scenes: int = 2000) -> dict[str, Any
     count = present.sum(axis=1)
     single = count == 1
     return {
-        "scenes": scenes,
+        "scenes_tested": scenes,
         "classes": count.mean(),
         "top1": top1(image, names, present),
         "chance": count.mean() / len(CLASSES),
@@ -124,7 +131,7 @@ def export(
     captions: Captions,
     config: dict[str, Any],
     facts: dict[str, Any],
-    curve: str,
+    curve: list[list[float]],
     folder: Path,
 ) -> None:
     """Write model.safetensors, config.json, curve.csv and README.md into ``folder``.
@@ -134,7 +141,7 @@ def export(
         captions: how its captions were written.
         config: its architecture, in open_clip's terms.
         facts: of the run, for the card.
-        curve: csv text.
+        curve: rows of ``CURVE``.
         folder: each file in it is replaced as a whole.
     """
     figures = measure(model, captions)
@@ -147,6 +154,7 @@ def export(
     about = {"vision": config["vision_cfg"], "known": len(CLASSES), "least": LEAST_COVER}
     atomic.write_tensors(folder / "model.safetensors", halves)
     atomic.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    atomic.write_text(folder / "curve.csv", curve)
+    lines = [",".join(f"{value:g}" for value in row) for row in curve]
+    atomic.write_text(folder / "curve.csv", "\n".join([CURVE, *lines]) + "\n")
     card = CARD.format(**figures, **facts, **machine, **about)
     atomic.write_text(folder / "README.md", card)

@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab import clustering
-from sclip_lab.backbone import Backbone
 from sclip_lab.features import dense_features
-from tests import make_clip, vectors
-from tests.test_parity import CASES, WEIGHTS, difference, inputs, run, setup
+from tests import toy, vectors
+from tests.test_parity import CASES, WEIGHTS, difference, run, setup
 
 SETTINGS = [
     ("sq224_a", 0.7, 3),
@@ -21,11 +20,7 @@ SETTINGS = [
     ("sq256", 1.1, 7),
 ]
 FOREGROUND = 6  # of the 8 text rows; the others are background names
-TEXT = torch.from_numpy(make_clip.make_text("public"))
-
-
-def toy() -> Backbone:
-    return setup(CASES["cliptrase"])[0]
+TEXT = toy.text()
 
 
 def logits(image: Tensor, text: Tensor, by_class_token: bool = False) -> Tensor:
@@ -44,7 +39,7 @@ def logits(image: Tensor, text: Tensor, by_class_token: bool = False) -> Tensor:
 def test_self_correlation(name: str) -> None:
     official = vectors.load("cliptrase")
     for layer, key in (("11/12", "selfcorr11"), ("12/12", "selfcorr12")):
-        ours = clustering.correlation_at(toy(), inputs()[name], layer)[0].numpy()
+        ours = clustering.correlation_at(toy.network(), toy.inputs()[name], layer)[0].numpy()
         rows = official[f"{name}__{key}_attn_rows"][0]
         index = official[f"{name}__{key}_attn_rows_index"]
         assert difference(ours[index], rows) <= WEIGHTS
@@ -52,7 +47,7 @@ def test_self_correlation(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "eps", "min_samples"), SETTINGS)
 def test_clusters(name: str, eps: float, min_samples: int) -> None:
-    correlation = clustering.correlation_at(toy(), inputs()[name])[0]
+    correlation = clustering.correlation_at(toy.network(), toy.inputs()[name])[0]
     ours = clustering.clusters(clustering.affinity(correlation), eps, min_samples)
     official = vectors.load("cliptrase_pipeline")[f"{name}__eps{eps}_min{min_samples}__dbscan"]
     assert np.array_equal(ours, official)
@@ -61,10 +56,10 @@ def test_clusters(name: str, eps: float, min_samples: int) -> None:
 @pytest.mark.parametrize("dataset", ["PC59", "VOC21", "VOC20"])
 @pytest.mark.parametrize(("name", "eps", "min_samples"), SETTINGS)
 def test_prediction(dataset: str, name: str, eps: float, min_samples: int) -> None:
-    image = inputs()[name]
+    image = toy.inputs()[name]
     text = TEXT if dataset == "VOC21" else TEXT[:FOREGROUND]
     prediction = logits(image, text, by_class_token=dataset == "VOC20").argmax(dim=0)
-    [region] = clustering.image_regions(toy(), image, eps, min_samples)
+    [region] = clustering.image_regions(toy.network(), image, eps, min_samples)
     ours = clustering.vote(prediction, region).clamp(max=FOREGROUND)  # background names: one class
     official = vectors.load("cliptrase_pipeline")
     assert np.array_equal(
@@ -73,7 +68,9 @@ def test_prediction(dataset: str, name: str, eps: float, min_samples: int) -> No
 
 
 def test_regions_of_an_image_that_is_not_square() -> None:
-    region = clustering.image_regions(toy(), inputs()["rect224x336"], eps=1.1, min_samples=5)
+    region = clustering.image_regions(
+        toy.network(), toy.inputs()["rect224x336"], eps=1.1, min_samples=5
+    )
     assert region.shape == (1, 224, 336)
 
 

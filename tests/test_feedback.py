@@ -13,8 +13,8 @@ from sclip_lab.attention.variant import Variant
 from sclip_lab.backbone import Backbone
 from sclip_lab.config import load_attention
 from sclip_lab.features import dense_features
-from tests import make_clip, vectors
-from tests.test_parity import FEATURES, by_input, difference, inputs, setup
+from tests import toy, vectors
+from tests.test_parity import FEATURES, by_input, difference, setup
 
 VOC21 = {"share": 0.7, "gain": 2.2, "threshold": 0.5}
 CONTEXT59 = {"share": 0.7, "gain": 1.8, "threshold": 0.25}
@@ -24,10 +24,10 @@ RUNS: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
     "resclip_full_sclip": ("resclip_sclip", {}, VOC21),
     "resclip_sfr_only": ("naclip", {}, VOC21),
 }
-TEXT = torch.from_numpy(make_clip.make_text("public"))
+TEXT = toy.text()
 
 
-def toy(name: str) -> tuple[Backbone, Variant, dict[str, float]]:
+def run_of(name: str) -> tuple[Backbone, Variant, dict[str, float]]:
     attention, overrides, parameters = RUNS[name]
     case = {"attention": attention, "overrides": overrides, "position_embedding": "bicubic_offset"}
     return *setup(case), parameters
@@ -35,18 +35,18 @@ def toy(name: str) -> tuple[Backbone, Variant, dict[str, float]]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_features_of_the_second_pass(name: str) -> None:
-    backbone, variant, parameters = toy(name)
+    backbone, variant, parameters = run_of(name)
     for key, official in by_input(vectors.load(name)).items():
-        ours = feedback.resclip_features(backbone, inputs()[key], TEXT, variant, **parameters)
+        ours = feedback.resclip_features(backbone, toy.inputs()[key], TEXT, variant, **parameters)
         kept = official.get("feat_index", slice(None))
         assert difference(ours[0].flatten(0, 1).numpy()[kept], official["feat"]) <= FEATURES, key
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_labels_and_feedback_of_the_first_pass(name: str) -> None:
-    backbone, variant, parameters = toy(name)
+    backbone, variant, parameters = run_of(name)
     for key, official in by_input(vectors.load(name)).items():
-        image = inputs()[key]
+        image = toy.inputs()[key]
         features = dense_features(backbone, image, variant)[0]
         probabilities = feedback.first_prediction(image[0], features, TEXT)
         assert difference(probabilities[:, ::8, ::8].numpy(), official["sfr_prob_s8"]) <= 1e-4
@@ -57,8 +57,8 @@ def test_labels_and_feedback_of_the_first_pass(name: str) -> None:
 
 
 def test_a_batch_gets_feedback_image_by_image() -> None:
-    backbone, variant, parameters = toy("resclip_full_voc21")
-    images = [inputs()["sq224_a"], inputs()["sq224_b"]]
+    backbone, variant, parameters = run_of("resclip_full_voc21")
+    images = [toy.inputs()["sq224_a"], toy.inputs()["sq224_b"]]
     together = feedback.resclip_features(backbone, torch.cat(images), TEXT, variant, **parameters)
     for image, ours in zip(images, together, strict=True):
         alone = feedback.resclip_features(backbone, image, TEXT, variant, **parameters)
@@ -66,16 +66,16 @@ def test_a_batch_gets_feedback_image_by_image() -> None:
 
 
 def test_no_share_and_no_gain_is_the_variant_itself() -> None:
-    backbone, variant, _ = toy("resclip_full_voc21")
-    image = inputs()["sq224_a"]
+    backbone, variant, _ = run_of("resclip_full_voc21")
+    image = toy.inputs()["sq224_a"]
     ours = feedback.resclip_features(backbone, image, TEXT, variant, share=0.0, gain=1.0)
     assert difference(ours.numpy(), dense_features(backbone, image, variant).numpy()) <= FEATURES
 
 
 def test_feedback_in_several_blocks_and_normalised() -> None:
-    backbone, _, parameters = toy("resclip_full_voc21")
+    backbone, _, parameters = run_of("resclip_full_voc21")
     variant = load_attention("csa", layers="last 3")
-    image = inputs()["quirk112x448"]
+    image = toy.inputs()["quirk112x448"]
     ours = feedback.resclip_features(backbone, image, TEXT, variant, normalize=True, **parameters)
     assert ours.shape == (1, 7, 28, 64)
     torch.testing.assert_close(ours.norm(dim=-1), torch.ones(1, 7, 28))

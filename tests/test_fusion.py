@@ -9,8 +9,8 @@ import torch
 from sclip_lab.attention.variant import build
 from sclip_lab.features import dense_features
 from sclip_lab.fusion import LEVEL, cliper_maps
-from tests import make_clip, vectors
-from tests.test_parity import CASES, FEATURES, HALF_FEATURES, difference, inputs, setup
+from tests import toy, vectors
+from tests.test_parity import CASES, FEATURES, HALF_FEATURES, difference, setup
 
 INPUTS = ["sq224_a", "sq224_b", "rect224x336", "rect336x448"]
 
@@ -23,7 +23,7 @@ def test_features_of_a_level(name: str, number: int) -> None:
     key = f"{name}__layer{number}_feat"
     expected = official[key] if key in official else official[f"{key}_first32"]
     level = build({"_target_": LEVEL, "source": number - 1})
-    ours = dense_features(backbone, inputs()[name], level)[0].flatten(0, 1)[: len(expected)]
+    ours = dense_features(backbone, toy.inputs()[name], level)[0].flatten(0, 1)[: len(expected)]
     limit = HALF_FEATURES if "rect" in name else FEATURES
     assert difference(ours.numpy(), expected) <= limit
 
@@ -31,16 +31,16 @@ def test_features_of_a_level(name: str, number: int) -> None:
 @pytest.mark.parametrize("name", INPUTS)
 def test_maps(name: str) -> None:
     backbone, _ = setup(CASES["cliper"])
-    text = torch.from_numpy(make_clip.make_text("public"))
-    ours = cliper_maps(backbone, inputs()[name], text[:6], text[6:], scale=50, threshold=0.2)
+    text = toy.text()
+    ours = cliper_maps(backbone, toy.inputs()[name], text[:6], text[6:], scale=50, threshold=0.2)
     expected = vectors.load("cliper")[f"{name}__seg_6fg_2bg_scale50_thr0.2"]
     assert difference(ours[0].numpy(), expected) <= 1e-4
 
 
 def test_maps_of_a_batch_are_those_of_its_images() -> None:
     backbone, _ = setup(CASES["cliper"])
-    text = torch.from_numpy(make_clip.make_text("public"))
-    images = [inputs()["sq224_a"], inputs()["sq224_b"]]
+    text = toy.text()
+    images = [toy.inputs()["sq224_a"], toy.inputs()["sq224_b"]]
     together = cliper_maps(backbone, torch.cat(images), text[:6], text[6:])
     alone = torch.cat([cliper_maps(backbone, image, text[:6], text[6:]) for image in images])
     np.testing.assert_allclose(together.numpy(), alone.numpy(), atol=1e-5)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from sclip_lab import tree
 from sclip_lab.attention.context import State
 from sclip_lab.attention.variant import Variant
 from sclip_lab.backbone import Backbone
-from tests import make_clip, vectors
+from tests import make_clip, toy, vectors
 
 CASES: dict[str, dict[str, Any]] = yaml.safe_load((vectors.HERE / "parity_cases.yaml").read_text())
 
@@ -55,22 +54,10 @@ def files() -> list[str]:
     return sorted(found)
 
 
-@cache
-def toy_backbone(arguments: str) -> Backbone:
-    seed = make_clip.SEEDS["public"]["weights"]
-    state_dict = make_clip.to_torch(make_clip.make_state_dict(seed))
-    return lab.load_backbone(state_dict=state_dict, device="cpu", **json.loads(arguments))
-
-
-@cache
-def inputs() -> dict[str, Tensor]:
-    return make_clip.to_torch(make_clip.make_inputs("public"))
-
-
 def setup(case: Mapping[str, Any]) -> tuple[Backbone, Variant]:
     arguments = {"position_embedding": case["position_embedding"], **case.get("backbone", {})}
     variant = lab.load_attention(case["attention"], **case.get("overrides", {}))
-    return toy_backbone(json.dumps(arguments)), variant
+    return toy.network(**arguments), variant
 
 
 def errors(
@@ -148,7 +135,7 @@ def test_variant_equals_the_official_code(name: str) -> None:
     official = by_input(vectors.load(name))
     assert official, f"{name}.npz has no patch features"
     for input_name, arrays in official.items():
-        image = inputs()[input_name]
+        image = toy.inputs()[input_name]
         trained = (backbone.image_size, backbone.image_size) == tuple(image.shape[-2:])
         half = backbone.position_embedding == "bilinear_half" and not trained
         for array, error in errors(backbone, variant, image, arrays).items():
@@ -159,5 +146,5 @@ def test_variant_equals_the_official_code(name: str) -> None:
 def test_class_embedding_is_the_pooled_output() -> None:
     backbone, variant = setup(CASES["clip_vanilla"])
     for key, pooled in vectors.load("openai_pooled").items():
-        _, class_embedding = run(backbone, variant, inputs()[key.partition("__")[0]])
+        _, class_embedding = run(backbone, variant, toy.inputs()[key.partition("__")[0]])
         assert difference(class_embedding[0].numpy(), pooled) <= FEATURES

@@ -209,7 +209,7 @@ def test_build_refuses(config: dict[str, Any], says: str) -> None:
 
 def test_yaml_with_a_value_to_fill_in() -> None:
     with pytest.raises(
-        LabError, match="attention .csa_learned.: learned needs a value for projection_file"
+        LabError, match="attention 'csa_learned': learned needs a value for projection_file"
     ):
         load_attention("csa_learned")
 
