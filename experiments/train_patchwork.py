@@ -20,8 +20,6 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from sclip_lab import atomic
 from sclip_lab.errors import LabError
@@ -31,7 +29,6 @@ from sclip_lab.patchwork_training import (
     Captions,
     contrastive_loss,
     draw_windows,
-    read_twice,
     scene_pool,
     to_tensor,
     top1,
@@ -60,7 +57,7 @@ CONFIG: dict[str, Any] = {
 # What makes a run the same run: all options but where it lives and when to pause.
 SETTINGS = (
     *("scenes", "windows", "workers", "batch", "lr", "muon", "weight_decay", "dropout"),
-    *("short", "patch_weight", "warmup", "decay", "seed"),
+    *("short", "warmup", "decay", "seed"),
 )
 
 
@@ -72,7 +69,7 @@ def parse() -> argparse.Namespace:
     option("--out", type=Path, default=ROOT / "results/train_patchwork", help="checkpoints")
     option("--assets", type=Path, default=ROOT / "sclip_lab/assets/patchwork_vit")
     option("--scenes", type=int, default=20_000, help="different train scenes")
-    option("--windows", type=int, default=300_000, help="windows seen in all")
+    option("--windows", type=int, default=200_000, help="windows seen in all")
     option("--minutes", type=float, default=math.inf, help="stop after this long; resumable")
     option("--workers", type=int, default=2, help="processes that share a step")
     option("--threads", type=int, default=1, help="threads of each")
@@ -81,7 +78,6 @@ def parse() -> argparse.Namespace:
     option("--muon", type=float, default=0.02, help="Muon's rate: matrices inside the blocks")
     option("--weight-decay", type=float, default=0.05, help="of Muon")
     option("--dropout", type=float, default=0.5, help="share of patches hidden in training")
-    option("--patch-weight", type=float, default=0.5, help="of the loss read at a patch")
     option("--short", type=float, default=0.5, help="share of captions with one name")
     option("--warmup", type=int, default=100, help="steps of rising rate")
     option("--decay", type=float, default=0.3, help="last share of the run, with falling rate")
@@ -174,7 +170,7 @@ class Run:
         """Train on one batch, a function of (seed, step, rank).
 
         Returns:
-            The loss at the class token, and top-1 on the batch.
+            The loss, and top-1 on the batch.
         """
         args, model, step = self.args, self.model, self.step
         rng = np.random.default_rng([args.seed, step, self.rank])
@@ -182,14 +178,11 @@ class Run:
         for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * self.factor
         pixels, present = draw_windows(images, masks, args.batch, rng)
-        readings = read_twice(model.visual, to_tensor(pixels))
-        image, patch = (F.normalize(reading, dim=-1) for reading in readings)
+        image = model.encode_image(to_tensor(pixels), normalize=True)
         ids, named = self.captions.draw(present, args.short, rng)
         text = model.encode_text(ids, normalize=True)
-        scale = model.logit_scale.exp()
-        loss = contrastive_loss(image, text, scale, present, named)
-        second = contrastive_loss(patch, text, scale, present, named)
-        (loss + args.patch_weight * second).backward()
+        loss = contrastive_loss(image, text, model.logit_scale.exp(), present, named)
+        loss.backward()
         if args.workers > 1:
             average_gradients(model, self.captions.token_ids, args.workers)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

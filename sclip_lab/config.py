@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -18,6 +18,9 @@ from sclip_lab.errors import LabError, unknown
 from sclip_lab.protocol import Protocol
 from sclip_lab.protocol import build as build_protocol
 from sclip_lab.targets import locate
+
+if TYPE_CHECKING:
+    from sclip_lab.backbone import Backbone
 
 NESTED = ("prior", "mix", "repair")
 
@@ -39,13 +42,19 @@ def names(group: str) -> list[str]:
     return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml") if p.stem[0] != "_")
 
 
-def load_group(group: str, name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def load_group(
+    group: str,
+    name: str,
+    overrides: Mapping[str, Any] | None = None,
+    top: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """One yaml of a group, defaults composed, overridden and resolved.
 
     Args:
         group: for example ``attention``.
         name: a file's stem in it.
         overrides: values to replace; mappings are merged.
+        top: top-level keys that the group's values may refer to.
 
     Raises:
         LabError: unknown name (did you mean), or a yaml that does not compose.
@@ -58,7 +67,10 @@ def load_group(group: str, name: str, overrides: Mapping[str, Any] | None = None
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = compose(overrides=[f"+{group}={name}", "+paths=default"])
-        container = OmegaConf.to_container(config, resolve=True)
+        usual = {"pretrained": None, "checkpoint": None, "seed": 0}
+        usual |= {"precision": "fp32", "device": "auto"}
+        context = {**usual, **dict(top or {}), **OmegaConf.to_container(config)}  # type: ignore[dict-item]
+        container = OmegaConf.to_container(OmegaConf.create(context), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise LabError(f"{group} '{name}': {error}") from error
     finally:
@@ -110,6 +122,22 @@ def load_dataset(name: str, **overrides: Any) -> Dataset:
     """
     given = load_group("dataset", name, overrides)
     return locate(given.pop("_target_"))(**given)
+
+
+def load_backbone_config(name: str, **values: Any) -> Backbone:
+    """A backbone of ``conf/backbone``, for example ``load_backbone_config("patchwork_vit")``.
+
+    Args:
+        name: a file of conf/backbone.
+        **values: the command line's top-level keys: pretrained, checkpoint, precision, device,
+            seed.
+
+    Raises:
+        LabError: unknown name, or weights that do not fit.
+    """
+    from sclip_lab.backbone import load_backbone  # torch and open_clip: not for a listing
+
+    return load_backbone(**load_group("backbone", name, top=values))
 
 
 def load_protocol(name: str, dataset: str | None = None, **overrides: Any) -> Protocol:

@@ -42,8 +42,8 @@ masks. It is a **model organism**: it lets every command run on a machine withou
 | the same on windows with a single class ({singles}) | {single:.1%} | {one:.1%} |
 | classes present among the k nearest names, k = their number | {recall:.1%} | {chance:.1%} |
 
-A class is in a window when it covers at least {least:.0%} of it: {classes:.2f} on average. The prompt is
-the plain name.
+A class is in a window when it covers at least {least:.0%} of it: {classes:.2f} on average. The
+prompt is the plain name.
 
 | training | |
 |---|---|
@@ -52,15 +52,9 @@ the plain name.
 | seed | {seed} |
 | loss | CLIP's, in batches of {batch}; every caption that is true of a window is a positive |
 | captions | {short:.0%} name one of the classes present, the others all of them |
-| second reading | weight {patch_weight}, see below |
 | optimiser | Muon {muon} inside the blocks, AdamW {lr} elsewhere, {workers} workers |
 
 `curve.csv`: loss, top-1 on train windows (patches hidden), share of the full rate, seconds.
-
-**Second reading.** CLIP's loss never sees the outputs of the last block's patches, and yet there
-each patch attends to the whole image. Here that is taught: for a share of the loss a random patch
-stands in for the class token in the last block, its own stream cut off from the gradient
-(`sclip_lab.patchwork_training.read_twice`). The target is the same caption, of the whole window.
 
 The normalisation is CLIP's own; that of training is folded into the first layer. Embeddings of
 tokens that no caption uses are zero. Weights are fp16. The same command makes it again, up to

@@ -84,39 +84,6 @@ def to_tensor(images: np.ndarray) -> Tensor:
     return (torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255 - MEAN) / STD
 
 
-def read_twice(visual: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """A ViT's image feature read at the class token, and once more at a random patch.
-
-    In CLIP the outputs of the last block's patches enter no loss. Its patches' queries are
-    nevertheless global: each patch, like the class token, reports the image. A model this small
-    learns that from a second reading, in which one patch stands in for the class token in the last
-    block alone: its own stream is cut off from the gradient, so that the blocks before are not
-    asked to spread the image over all patches.
-
-    Args:
-        visual: open_clip's VisionTransformer with class-token pooling.
-        pixels: (batch, 3, height, width) normalised.
-
-    Returns:
-        Two (batch, embed_dim) tensors, not normalised.
-    """
-    x = visual.conv1(pixels).flatten(2).transpose(1, 2)
-    first = visual.class_embedding.expand(len(x), 1, -1)
-    x = torch.cat([first, x], dim=1) + visual.positional_embedding
-    x = visual.ln_pre(visual.patch_dropout(x))
-    *blocks, last = visual.transformer.resblocks
-    for block in blocks:
-        x = block(x)
-    patch = torch.randint(1, x.shape[1], (len(x),))
-    stand_in = x[torch.arange(len(x)), patch].detach()
-    query = torch.stack([x[:, 0], stand_in], dim=1)
-    keys = last.ln_1(x)
-    query = query + last.attn(last.ln_1(query), keys, keys, need_weights=False)[0]
-    query = query + last.mlp(last.ln_2(query))
-    out = visual.ln_post(query) @ visual.proj
-    return out[:, 0], out[:, 1]
-
-
 class Captions:
     """Writes captions as token ids.
 

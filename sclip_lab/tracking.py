@@ -77,7 +77,7 @@ def log_run(
 
 
 def _pictures(wandb: Any, spec: Spec, store: Store, count: int) -> dict[str, Any]:
-    """Photos with truth and prediction as W&B's own mask overlays, a key each: their sizes differ."""
+    """Photos with truth and prediction as W&B's mask overlays; a key each, for sizes differ."""
     labels = dict(enumerate(spec.vocabulary.names)) | {spec.dataset.ignore_index: "void"}
     found = {}
     for panel in panels.load(store.root, [spec.key])[:count] if count else []:
