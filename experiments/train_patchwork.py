@@ -238,8 +238,11 @@ def train(rank: int, args: argparse.Namespace) -> None:
 
 
 def ship(args: argparse.Namespace) -> None:
-    """Write the assets from the checkpoint."""
+    """Write the assets from the checkpoint of a finished run."""
     state = torch.load(args.out / "state.pt", weights_only=True)
+    if state["step"] < args.windows // (args.batch * args.workers) and not args.export_only:
+        print("paused; the same command goes on")
+        return
     model = build().eval()
     model.load_state_dict(state["model"])
     facts = {

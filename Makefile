@@ -1,0 +1,61 @@
+# Two commands do everything on a fresh machine with Python 3.11+: `make demo` and `make test`.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+STORE ?= results/demo/store
+FIGURES ?= results/demo/figures
+TESTS ?= tests
+# Set up once, and again when the list of packages changes.
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo figures test test-all lint format benchmark train-patchwork docs clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+setup: $(READY) ## create .venv and install everything into it
+
+$(READY): pyproject.toml
+	@echo "-- setting up .venv (a minute or two, about 6 GB with torch's CUDA build)"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable . --group dev
+	@touch $(READY)
+
+demo: $(READY) ## the fused sweep on the embedded world, then its table and figures
+	@echo "-- every variant of the card, one pass over 64 patchwork scenes"
+	$(BIN)/python experiments/evaluate.py -m experiment=demo paths.store=$(STORE)
+	@$(MAKE) --no-print-directory figures
+
+figures: $(READY) ## tables and figures of STORE (default: the demo's) into FIGURES
+	$(BIN)/python -m analysis.make --results $(STORE) --out $(FIGURES)
+	@echo "-- look at $(FIGURES)/scores.md, bars.png, panel.png and attention.png; then README.md, Recipes"
+
+test: $(READY) ## the default tests: no network, no GPU, a few minutes on 2 cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m "not slow and not gpu and not network" $(TESTS)
+
+test-all: $(READY) ## all tests, slow, gpu and network ones included
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto $(TESTS)
+
+lint: $(READY) ## ruff, formatter, type checker, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## apply the formatter and the linter's safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(READY) ## measure against a plain reference loop; QUICK=1 for the main ratios
+	$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick) --out docs
+
+train-patchwork: $(READY) ## train the embedded backbone again (half an hour on 2 cores, resumable)
+	$(BIN)/python experiments/train_patchwork.py
+
+docs: $(READY) ## the tables in docs/ that are generated from conf/
+	$(BIN)/python -m analysis.methods
+
+clean: ## remove the environment and everything computed
+	rm -rf .venv results outputs multirun
