@@ -1,8 +1,8 @@
 """Evaluate one variant, or with -m a whole sweep in one fused pass.
 
-    python experiments/evaluate.py attention=csa dataset=patchwork
-    python experiments/evaluate.py -m attention=vanilla,csa,maskclip
-    python experiments/evaluate.py -m experiment=temperature
+python experiments/evaluate.py attention=csa dataset=patchwork
+python experiments/evaluate.py -m attention=vanilla,csa,maskclip
+python experiments/evaluate.py -m experiment=temperature
 """
 
 from sclip_lab.hydra_app import main

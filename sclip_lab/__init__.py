@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sclip_lab import results as results
-    from sclip_lab.backbone import load_backbone as load_backbone
     from sclip_lab.config import load_attention as load_attention
+    from sclip_lab.config import load_backbone as load_backbone
     from sclip_lab.config import load_dataset as load_dataset
     from sclip_lab.config import load_protocol as load_protocol
     from sclip_lab.errors import LabError as LabError
@@ -34,7 +34,7 @@ _PUBLIC = {
     "dense_features": "features",
     "evaluate": "evaluation",
     "load_attention": "config",
-    "load_backbone": "backbone",
+    "load_backbone": "config",
     "load_dataset": "config",
     "load_protocol": "config",
     "results": "",

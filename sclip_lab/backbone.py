@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -406,9 +407,10 @@ def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> tuple[
         raise unknown(f"pretrained tag of {name}", pretrained, known)
     options = {} if quick_gelu is None else {"quick_gelu": quick_gelu}
     try:
-        model = open_clip.create_model(name, pretrained=pretrained, **options)
-        _check_supported(name, model)
-        return model, open_clip.get_tokenizer(name)
+        with _quiet():
+            model = open_clip.create_model(name, pretrained=pretrained, **options)
+            _check_supported(name, model)
+            return model, open_clip.get_tokenizer(name)
     except OSError as error:
         raise LabError(
             f"{name} {pretrained}: open_clip could not fetch the weights ({error}); on a machine "
@@ -416,6 +418,17 @@ def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> tuple[
         ) from error
     except (ImportError, RuntimeError) as error:
         raise LabError(f"{name} {pretrained}: open_clip cannot build it: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without open_clip's progress notes, which go to the root logger; warnings are let through."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.INFO))
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _read_architecture(path: Path) -> dict[str, Any]:

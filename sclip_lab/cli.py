@@ -119,10 +119,10 @@ def _learn(args: argparse.Namespace) -> int:
 
 
 def _backbone(args: argparse.Namespace) -> Backbone:
-    from sclip_lab.config import load_backbone_config
+    import sclip_lab as lab
 
-    return load_backbone_config(
-        args.backbone, pretrained=args.pretrained, checkpoint=args.checkpoint, seed=args.seed
+    return lab.load_backbone(
+        args.backbone, args.pretrained, checkpoint=args.checkpoint, seed=args.seed
     )
 
 

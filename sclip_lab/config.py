@@ -46,7 +46,6 @@ def load_group(
     group: str,
     name: str,
     overrides: Mapping[str, Any] | None = None,
-    top: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One yaml of a group, defaults composed, overridden and resolved.
 
@@ -54,7 +53,6 @@ def load_group(
         group: for example ``attention``.
         name: a file's stem in it.
         overrides: values to replace; mappings are merged.
-        top: top-level keys that the group's values may refer to.
 
     Raises:
         LabError: unknown name (did you mean), or a yaml that does not compose.
@@ -68,8 +66,8 @@ def load_group(
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = compose(overrides=[f"+{group}={name}", "+paths=default"])
         usual = {"pretrained": None, "checkpoint": None, "seed": 0}
-        usual |= {"precision": "fp32", "device": "auto"}
-        context = {**usual, **dict(top or {}), **OmegaConf.to_container(config)}  # type: ignore[dict-item]
+        usual |= {"precision": "fp32", "device": "auto"}  # top-level keys that values refer to
+        context = {**usual, **OmegaConf.to_container(config)}  # type: ignore[dict-item]
         container = OmegaConf.to_container(OmegaConf.create(context), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise LabError(f"{group} '{name}': {error}") from error
@@ -124,20 +122,28 @@ def load_dataset(name: str, **overrides: Any) -> Dataset:
     return locate(given.pop("_target_"))(**given)
 
 
-def load_backbone_config(name: str, **values: Any) -> Backbone:
-    """A backbone of ``conf/backbone``, for example ``load_backbone_config("patchwork_vit")``.
+def load_backbone(
+    name: str | None = None, pretrained: str | None = None, **options: Any
+) -> Backbone:
+    """`sclip_lab.backbone.load_backbone`, which also knows backbones whose weights a file of
+    ``conf/backbone`` names, such as ``load_backbone("patchwork_vit")``.
 
     Args:
-        name: a file of conf/backbone.
-        **values: the command line's top-level keys: pretrained, checkpoint, precision, device,
-            seed.
+        name: of open_clip's architectures, or of such a file.
+        pretrained: open_clip's tag; None: random weights, or the file's.
+        **options: as there. Those given replace the file's.
 
     Raises:
         LabError: unknown name, or weights that do not fit.
     """
-    from sclip_lab.backbone import load_backbone  # torch and open_clip: not for a listing
+    from sclip_lab import backbone  # torch and open_clip: too slow to load for a listing
 
-    return load_backbone(**load_group("backbone", name, top=values))
+    if name in names("backbone"):
+        own = load_group("backbone", name)
+        if not options.get("checkpoint") and options.get("state_dict") is None:
+            options["checkpoint"] = own["checkpoint"]
+        options.setdefault("architecture", own.get("architecture"))
+    return backbone.load_backbone(name, pretrained, **options)
 
 
 def load_protocol(name: str, dataset: str | None = None, **overrides: Any) -> Protocol:

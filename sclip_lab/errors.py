@@ -15,4 +15,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> LabError:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return LabError(f"unknown {kind} '{name}'{hint} (known: {', '.join(known) or 'none'})")
+    # A list longer than a screen hides the suggestion.
+    listing = ", ".join(known) if len(known) <= 60 else f"{len(known)} names"
+    return LabError(f"unknown {kind} '{name}'{hint} (known: {listing or 'none'})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor
 
 from sclip_lab.backbone import Backbone, load_backbone
+from sclip_lab.datasets.folder import Folder
+from sclip_lab.protocol import Protocol
+from tests.photos import folder, write
 
 ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 24,
@@ -51,3 +55,17 @@ def backbone() -> Backbone:
 def images() -> Tensor:
     """(2, 3, 96, 128) normalised images: a grid of 6 x 8 patches, higher than trained on."""
     return torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Folder:
+    """Three photos of different sizes with five classes, in a folder of their own."""
+    return folder(write(tmp_path / "photos"))
+
+
+@pytest.fixture(scope="session")
+def protocol() -> Protocol:
+    """Windows of the small CLIP's own size, and one prompt, so that text is quick."""
+    return Protocol(
+        name="small", short_side=None, crop_size=64, stride=32, templates=("a photo of {}",)
+    )
