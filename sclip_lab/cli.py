@@ -81,7 +81,7 @@ def _segment(args: argparse.Namespace) -> int:
     )
     picture = Image.fromarray(labels.astype(np.uint8), mode="P")
     hues = np.arange(256) * 0.618034 % 1
-    picture.putpalette(np.uint8([_colour(hue) for hue in hues]).tobytes())
+    picture.putpalette(np.array([_colour(hue) for hue in hues], dtype=np.uint8).tobytes())
     args.out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(args.out)
     for index, name in enumerate(args.names):

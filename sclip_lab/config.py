@@ -65,7 +65,7 @@ def load_group(
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = compose(overrides=[f"+{group}={name}", "+paths=default"])
-        usual = {"pretrained": None, "checkpoint": None, "seed": 0}
+        usual: dict[str, Any] = {"pretrained": None, "checkpoint": None, "seed": 0}
         usual |= {"precision": "fp32", "device": "auto"}  # top-level keys that values refer to
         context = {**usual, **OmegaConf.to_container(config)}  # type: ignore[dict-item]
         container = OmegaConf.to_container(OmegaConf.create(context), resolve=True)

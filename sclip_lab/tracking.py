@@ -67,7 +67,7 @@ def log_run(
     scores |= {f"iou/{name}": value for name, value in outcome["iou"].items()}
     scores |= {f"diagnostics/{name}": value for name, value in outcome["diagnostics"].items()}
     run.summary.update(scores)
-    rows = [[name, value] for name, value in outcome["iou"].items()]
+    rows: list[Any] = [[name, value] for name, value in outcome["iou"].items()]
     logged: dict[str, Any] = {"iou per class": wandb.Table(["class", "iou"], data=rows)}
     logged |= _pictures(wandb, spec, store, int(config.images))
     run.log(logged)

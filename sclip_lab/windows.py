@@ -142,7 +142,7 @@ def plan(resized: Size, target: Size, crop: int | None, stride: int, patch: int)
         count = max(side - size + stride - 1, 0) // stride + 1
         starts = tuple(min(i * stride, side - size) for i in range(count))
         axes.append(Axis(starts, size, size // patch))
-    return Plan(tuple(resized), tuple(target), *axes)
+    return Plan((resized[0], resized[1]), (target[0], target[1]), *axes)
 
 
 def bilinear_matrix(inputs: int, outputs: int) -> np.ndarray:
