@@ -2,7 +2,7 @@
 
 Columns: method; attention: our label of the same variant, empty if there is none; backbone:
 open_clip's architecture, "-quickgelu" left out; pretrained: beginning of the tag; dataset;
-protocol: our preset's name, "sclip/paper" for the paper's own, "+pamr" with refinement; metric;
+protocol: our preset's name where there is one, "sclip/paper" for the SCLIP paper's own; metric;
 value: a fraction; source: its key, several separated by ";"; mark: F read in primary code, README,
 issue or figure, 2 second-hand, C computed from F or 2, G a guess; note.
 """

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 from collections.abc import Iterable
 from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 # Everything between a photo and its confusion counts that is not named in a yaml.
@@ -44,18 +45,41 @@ def digest(modules: Iterable[str] = ()) -> str:
 @cache
 def _code(module: str) -> tuple[str, tuple[str, ...]]:
     """Digest of a module's code, and the modules of this package that it imports from."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+    source = _source(module)
+    if source is None:
         return "no source", ()
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    tree = ast.parse(source.read_text(encoding="utf-8"))
     imported = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sclip_lab."):
-            imported.add(node.module)
+        imported.update(_imports(node))
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             first = body[0].value
             if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                body[0] = ast.Expr(ast.Constant(""))
+                body[:1] = [] if len(body) > 1 else [ast.Pass()]
     code = hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
-    return code, tuple(sorted(name for name in imported if name))
+    return code, tuple(sorted(imported))
+
+
+def _imports(node: ast.AST) -> list[str]:
+    """Modules of this package that a statement imports, or imports from."""
+    if isinstance(node, ast.Import):
+        named = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        named = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+    else:
+        return []
+    return [name for name in named if name.startswith("sclip_lab.") and _source(name)]
+
+
+def _source(module: str) -> Path | None:
+    """A module's file, without importing anything; None for other names."""
+    name, *below = module.split(".")
+    spec = importlib.util.find_spec(name)
+    for part in below:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        name = f"{name}.{part}"
+        spec = PathFinder.find_spec(name, spec.submodule_search_locations)
+    origin = None if spec is None else spec.origin
+    return Path(origin) if origin is not None and origin.endswith(".py") else None

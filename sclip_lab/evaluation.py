@@ -127,6 +127,11 @@ def evaluate(
         raise LabError(f"shard {index} of {count}: the index lies in 0 .. {count - 1}")
     groups: dict[tuple[Any, ...], list[Spec]] = {}
     for spec in unique:
+        if index >= len(spec.dataset):
+            raise LabError(
+                f"shard {index} of {count}: data set '{spec.dataset.name}' has "
+                f"{len(spec.dataset)} images, use at most that many shards"
+            )
         store.open(spec)
         key = (spec.backbone.digest, spec.dataset.digest(), *spec.protocol.geometry)
         groups.setdefault(key, []).append(spec)

@@ -16,11 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from sclip_lab import atomic, results, tracking
 from sclip_lab.attention.variant import Variant, build
 from sclip_lab.backbone import Backbone, load_backbone
-from sclip_lab.config import variant_label
+from sclip_lab.config import load_protocol, names, variant_label
 from sclip_lab.datasets.base import Dataset
 from sclip_lab.errors import LabError
 from sclip_lab.evaluation import Observer, evaluate
 from sclip_lab.observers import Diagnostics, Pictures
+from sclip_lab.protocol import Protocol
 from sclip_lab.protocol import build as build_protocol
 from sclip_lab.spec import Spec
 from sclip_lab.store import Store
@@ -97,14 +98,8 @@ def make_spec(config: DictConfig) -> Spec:
     dataset = make_dataset(json.dumps(_plain(config.dataset)))
     backbone = make_backbone(json.dumps(_plain(config.backbone)))
     variant = make_variant(config)
-    protocol = _plain(config.protocol)
-    refinement = _plain(config.refinement)
-    if refinement:
-        protocol["refinement"] = refinement
-    spec = Spec(variant, backbone, build_protocol(protocol, dataset.name), dataset)
-    label = variant_label(variant)
-    object.__setattr__(spec, "label", label)
-    return spec
+    protocol = make_protocol(config, dataset.name)
+    return Spec(variant, backbone, protocol, dataset, variant_label(variant))
 
 
 def make_variant(config: DictConfig) -> Variant:
@@ -113,6 +108,39 @@ def make_variant(config: DictConfig) -> Variant:
     if chosen is None and HydraConfig.initialized():
         chosen = HydraConfig.get().runtime.choices.get("attention")
     return build(_plain(config.attention), chosen)
+
+
+def make_protocol(config: DictConfig, dataset: str) -> Protocol:
+    """The protocol with its values for one data set.
+
+    What was typed on the command line (or swept by a preset) comes before the protocol's
+    ``per_dataset`` values: ``protocol.short_side=448`` means 448 on every data set. Likewise
+    ``refinement=none`` takes away a refinement that belongs to the protocol.
+    """
+    given = _plain(config.protocol)
+    typed = _typed(config)
+    refinement = _plain(config.refinement)
+    if refinement or any(key.split(".")[0] == "refinement" for key in typed):
+        given["refinement"] = refinement or None
+        typed.add("protocol.refinement")
+    per_dataset = given.get("per_dataset") or {}
+    if per_dataset.get(dataset):
+        kept = {k: v for k, v in per_dataset[dataset].items() if f"protocol.{k}" not in typed}
+        given["per_dataset"] = {dataset: kept}
+    return build_protocol(given, dataset)
+
+
+def _typed(config: DictConfig) -> set[str]:
+    """Keys that this job's overrides set (those of the command line and of the sweep), to the
+    second level: "protocol.short_side", "refinement".
+
+    The launcher's configurations still hold Hydra's own section; within a job it is apart.
+    """
+    overrides = OmegaConf.select(config, "hydra.overrides.task")
+    if overrides is None and HydraConfig.initialized():
+        overrides = HydraConfig.get().overrides.task
+    keys = (override.partition("=")[0].lstrip("+~") for override in overrides or ())
+    return {".".join(key.split(".")[:2]) for key in keys}
 
 
 @cache
@@ -129,9 +157,11 @@ def make_dataset(config: str) -> Dataset:
 
 
 def table(df: pd.DataFrame) -> str:
-    """Scores with 95 % intervals, x100, as text."""
+    """Scores with 95 % intervals, x100, as text; with a column for every protocol field that
+    differs (what differs in the attention, its label says)."""
     summary = results.summary(df)
-    shown = summary[["attention", "backbone", "dataset", "protocol"]].astype(str)
+    swept = [name for name in summary if str(name).startswith("protocol.")]
+    shown = summary[["attention", "backbone", "dataset", "protocol", *swept]].astype(str)
     shown["mIoU"] = (100 * summary["miou"]).map("{:.1f}".format)
     shown["95 % interval"] = [
         f"[{100 * low:.1f}, {100 * high:.1f}]"

@@ -102,13 +102,13 @@ def build(config: Mapping[str, Any], dataset: str | None = None) -> Protocol:
 
     Args:
         config: fields of `Protocol`, and optionally ``per_dataset``: data set name -> fields that
-            this protocol changes for it.
+            this protocol changes for it, and ``expected``, see `sclip_lab.expected`.
         dataset: the data set's name.
 
     Raises:
         LabError: unknown field (did you mean) or a value out of range.
     """
-    config = dict(config)
+    config = {key: value for key, value in config.items() if key != "expected"}
     per_dataset = config.pop("per_dataset", None) or {}
     config.update(per_dataset.get(dataset, {}))
     known = [f.name for f in dataclasses.fields(Protocol) if f.init]

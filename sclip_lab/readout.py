@@ -117,7 +117,7 @@ class Readout:
             prediction[rows] = classes[query].to(dtype)
             if normaliser is not None and best is not None:
                 best[rows] = largest
-                spread = ((logits - largest) * protocol.logit_scale).exp_().sum(dim=0)
+                spread = (logits - largest).mul_(protocol.logit_scale).exp_().sum(dim=0)
                 normaliser[rows] = spread.log_().add_(largest * protocol.logit_scale)
         if protocol.area_threshold:
             kept = self._large_enough(prediction)

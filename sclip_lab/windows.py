@@ -89,7 +89,7 @@ class Plan:
         split = patches.view(n_rows, n_columns, grid_h, grid_w, -1)
         return split.permute(4, 0, 2, 1, 3).reshape(-1, n_rows * grid_h, n_columns * grid_w)
 
-    def bands(self, laid_out: Tensor, max_values: int = 1 << 20) -> Iterator[tuple[slice, Tensor]]:
+    def bands(self, laid_out: Tensor, max_values: int = 1 << 19) -> Iterator[tuple[slice, Tensor]]:
         """The stitched map in row bands.
 
         Args:

@@ -1,0 +1,62 @@
+"""What each protocol fixes, as a table: docs/protocols.md, generated from conf/protocol.
+
+python -m analysis.protocols
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from analysis.methods import call, header_of, markdown, shown
+from sclip_lab.config import conf_dir, load_group, names
+
+FILE = Path(__file__).resolve().parent.parent / "docs" / "protocols.md"
+TITLE = """# What each protocol fixes
+
+Generated from conf/protocol by `python -m analysis.protocols`; a test compares the two, so change
+the yaml files, not this one. Values of a data set come before those of its protocol, and what is
+typed on the command line before both: `protocol=clearclip protocol.logit_scale=40`. All use windows
+shifted inward at the border, logits averaged where windows overlap, and 80 templates except on
+patchwork. In sources: F read in the official code or configs, 2 second-hand, G a guess.
+"""
+FIELDS = [
+    "short_side",
+    "crop_size",
+    "stride",
+    "logit_scale",
+    "prob_threshold",
+    "area_threshold",
+    "class_token_weight",
+    "refinement",
+]
+
+
+def document() -> str:
+    """The whole of docs/protocols.md."""
+    loaded = {name: load_group("protocol", name) for name in names("protocol")}
+    columns = ["protocol", *(field.replace("_", " ") for field in FIELDS)]
+    values = [
+        [f"`{name}`", *(_cell(config[field]) for field in FIELDS)]
+        for name, config in loaded.items()
+    ]
+    return "\n".join(
+        [TITLE, markdown(columns, values), *(_section(*item) for item in loaded.items())]
+    )
+
+
+def _section(name: str, config: dict[str, Any]) -> str:
+    changes = [
+        [f"`{dataset}`", ", ".join(f"{key} {_cell(value)}" for key, value in values.items())]
+        for dataset, values in config["per_dataset"].items()
+    ]
+    source = " ".join(header_of(conf_dir() / "protocol" / f"{name}.yaml").split())
+    return f"## {name}\n\n{source}\n\n{markdown(['data set', 'values of its own'], changes)}"
+
+
+def _cell(value: Any) -> str:
+    return call(value) if isinstance(value, dict) else shown(value)
+
+
+if __name__ == "__main__":
+    FILE.write_text(document(), encoding="utf-8")

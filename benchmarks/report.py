@@ -1,0 +1,187 @@
+"""docs/performance.md and its figure, from the figures of `benchmarks.run`."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+# What is measured, in words, and the goal: at least (+) or at most (-) this value.
+KEYS: dict[str, tuple[str, str, float]] = {
+    "single_fp32": ("one variant, 30 names, 336x448 -> 375x500, reference / ours", "+", 1.3),
+    "sweep12_fp32": ("12 variants, same photos, reference / ours", "+", 7),
+    "sweep12_bf16": ("the same, reference in fp32 / ours in bf16", "+", 18),
+    "single_object_fp32": ("one variant, 113 names, 336x448 -> 480x640, reference / ours", "+", 5),
+    "sweep12_object_fp32": ("12 variants, same photos, reference / ours", "+", 30),
+    "slope_per_variant": (
+        "seconds per further variant, its readout included, over those of the trunk "
+        "(embedding and 11 blocks)",
+        "-",
+        1 / 9,
+    ),
+    "sweep_over_bound": (
+        "a sweep of 12 with its readouts, over trunk once and 12 last blocks measured alone",
+        "-",
+        1.25,
+    ),
+    "readout_memory_ratio": (
+        "growth of peak memory in one readout at 113 names and 480x640, ours / reference",
+        "-",
+        1 / 20,
+    ),
+    "matrix_rate_share": (
+        "operations of the network per second of a whole single evaluation, readout included, "
+        "over the rate of a large matrix product",
+        "",
+        0,
+    ),
+    "labels_equal_fp32": ("share of pixels with the reference's label, fp32", "+", 0.99999),
+    "labels_equal_bf16": ("share of pixels with the fp32 reference's label, bf16", "+", 0.999),
+}
+
+
+def machine() -> dict[str, Any]:
+    """Cores, kind of processor, library, date, load: what a figure depends on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = info.read_text(encoding="utf-8").splitlines()
+        pairs = (line.partition(":") for line in lines)
+        fields = {name.strip(): text.strip() for name, _, text in pairs}
+        family = fields.get("cpu family"), fields.get("model")
+        cpu = f"{fields.get('model name', cpu)}, family {family[0]} model {family[1]}"
+    return {
+        "machine": {
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "cpu": cpu,
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "torch": torch.__version__,
+            "date": datetime.date.today().isoformat(),
+            "load_before": round(os.getloadavg()[0], 2),
+        }
+    }
+
+
+def value(figures: Mapping[str, Any], key: str) -> float:
+    found = figures[key]
+    return float(found["median"] if isinstance(found, dict) else found)
+
+
+def met(figures: Mapping[str, Any], key: str) -> str:
+    _, sign, goal = KEYS[key]
+    if not sign:
+        return ""
+    found = value(figures, key)
+    return "met" if (found >= goal if sign == "+" else found <= goal) else "missed"
+
+
+def write(figures: Mapping[str, Any], folder: Path) -> None:
+    """performance.md and performance.png in ``folder``."""
+    made = figures["machine"]
+    command = "python -m benchmarks.run" + (" --quick" if figures["quick"] else "")
+    lines = [
+        "# Performance",
+        "",
+        f"Made by `{command}` on {made['date']}: {made['cores']} cores, {made['threads']} threads, "
+        f"{made['cpu']}, {made['capability']}, torch {made['torch']}; load average of the "
+        f"machine before the start {made['load_before']}.",
+        "",
+        "The reference (`benchmarks/reference.py`) evaluates one variant at a time, window by "
+        "window, with dense synonym reduction. Both sides run in turns in one process on the "
+        "same weights and photos, from the normalised photo to class ids; decoding is on neither "
+        "side. Values are medians, brackets hold smallest and largest repetition.",
+        "",
+        "![ratios and seconds](performance.png)",
+        "",
+        "| key | what | value | goal | |",
+        "|---|---|---|---|---|",
+    ]
+    for key, (words, sign, goal) in KEYS.items():
+        found = figures[key]
+        text = f"{value(figures, key):.4g}"
+        if isinstance(found, dict):
+            text += f" [{found['low']:.4g}, {found['high']:.4g}] n={found['repetitions']}"
+        elif key.startswith("labels_equal"):
+            text = f"{100 * found:.4f} %"
+        aim = {"+": "at least ", "-": "at most ", "": ""}[sign] + (f"{goal:.5g}" if sign else "")
+        lines.append(f"| {key} | {words} | {text} | {aim} | {met(figures, key)} |")
+    lines += ["", "## Seconds per photo", "", "| task | stage | median | low | high |"]
+    lines.append("|---|---|---|---|---|")
+    timings = {task: parts for task, parts in figures["seconds"].items() if task != "bound"}
+    timings |= {f"{task} (more)": part["seconds"] for task, part in figures.get("more", {}).items()}
+    for task, stages in timings.items():
+        for stage, s in stages.items():
+            lines.append(
+                f"| {task} | {stage} | {s['median']:.3f} | {s['low']:.3f} | {s['high']:.3f} |"
+            )
+    limit, memory = figures["seconds"]["bound"], figures["memory_bytes"]
+    lines += [
+        "",
+        "## Bound",
+        "",
+        f"Trunk {limit['trunk']:.3f} s; 12 last blocks alone {limit['last_blocks']:.3f} s; one "
+        f"variant {limit['single']:.3f} s; sweep of 12 {limit['sweep']:.3f} s. The network takes "
+        f"{figures['network_gflop']} GFLOP per photo, a large fp32 product runs at "
+        f"{figures['matrix_rate_gflops']} GFLOP/s. Readout peak: ours "
+        f"{memory['ours'] / 1e6:.0f} MB, reference {memory['reference'] / 1e6:.0f} MB.",
+        "",
+    ]
+    (folder / "performance.md").write_text("\n".join(lines), encoding="utf-8")
+    figure(figures, folder / "performance.png")
+
+
+def figure(figures: Mapping[str, Any], path: Path) -> None:
+    """Ratios against their goals, and seconds of both sides."""
+    keys = [key for key in KEYS if isinstance(figures[key], dict)]
+    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+    places = range(len(keys))
+    medians = [value(figures, key) for key in keys]
+    low = [m - figures[key]["low"] for m, key in zip(medians, keys, strict=True)]
+    high = [figures[key]["high"] - m for m, key in zip(medians, keys, strict=True)]
+    left.barh(places, medians, xerr=(low, high), color="#4477aa", ecolor="#222222", capsize=3)
+    for place, key, median in zip(places, keys, medians, strict=True):
+        goal = KEYS[key][2]
+        left.plot([goal, goal], [place - 0.45, place + 0.45], color="#cc3311", lw=2)
+        left.annotate(
+            f"{median:.1f}", (0, place), (6, 0), textcoords="offset points", va="center", color="w"
+        )
+    left.set_yticks(places, keys)
+    left.invert_yaxis()
+    left.set_xscale("symlog", linthresh=1)
+    left.set_xlim(0, 1.6 * max(*medians, 30))
+    left.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    left.set_xlabel("reference time / ours (red: goal)")
+
+    limit = figures["seconds"]["bound"]
+    rest = max(limit["sweep"] - limit["trunk"] - limit["last_blocks"], 0)
+    stages = {
+        "reference, 12 variants": [figures["seconds"]["voc20"]["reference_sweep"]["median"], 0, 0],
+        "ours, 12 variants": [limit["trunk"], limit["last_blocks"], rest],
+    }
+    names = ["trunk (reference: everything)", "last blocks", "readout and rest"]
+    colours = ["#4477aa", "#ee9944", "#228833"]
+    start = [0.0, 0.0]
+    for i, (name, colour) in enumerate(zip(names, colours, strict=True)):
+        widths = [parts[i] for parts in stages.values()]
+        right.barh(list(stages), widths, left=start, color=colour, label=name)
+        start = [s + w for s, w in zip(start, widths, strict=True)]
+    for place, total in enumerate(start):
+        right.annotate(
+            f"{total:.1f} s", (total, place), (4, 0), textcoords="offset points", va="center"
+        )
+    right.set_xlim(0, 1.15 * max(start))
+    right.invert_yaxis()
+    right.set_xlabel("seconds per photo, VOC20 names")
+    right.legend(fontsize=8, loc="lower right")
+    fig.savefig(path, dpi=150)
+    plt.close(fig)

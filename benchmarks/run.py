@@ -1,0 +1,434 @@
+"""Our evaluator against a plain loop: same process, same weights, same photos, taken in turns.
+
+    python -m benchmarks.run [--quick] [--out docs]
+
+Both sides start from the decoded, resized and normalised photo and end at class ids of the
+photo's size. Weights are a random ViT-B/16 (time does not depend on them), text embeddings are
+made from its own patches so that many classes are predicted. Ratios are reference / ours unless
+a key's name says otherwise; each is the median over repetitions, with smallest and largest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import reference, report
+from sclip_lab import images, tree, windows
+from sclip_lab.attention.context import BlockInput, Context, State
+from sclip_lab.attention.variant import Variant
+from sclip_lab.backbone import Backbone, load_backbone
+from sclip_lab.config import load_attention
+from sclip_lab.datasets.decode import read_image
+from sclip_lab.protocol import Protocol
+from sclip_lab.readout import Readout
+from sclip_lab.vocabulary import Vocabulary
+
+# Twelve last-block variants; the single variant is SCLIP's own.
+VARIANTS = (
+    "csa",
+    "vanilla",
+    "csa_mean",
+    "csa_q",
+    "csa_k",
+    "csa_v",
+    "csa_identity",
+    "csa_random",
+    "sharpened",
+    "local",
+    "maskclip",
+    "clearclip",
+)
+PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data"
+Variants = Sequence[Variant]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One size of photo with one list of names."""
+
+    name: str
+    resized: tuple[int, int]
+    target: tuple[int, int]
+    query_classes: Tensor
+    protocol: Protocol
+
+    @property
+    def plan(self) -> windows.Plan:
+        return windows.plan(
+            self.resized, self.target, self.protocol.crop_size, self.protocol.stride, 16
+        )
+
+
+def task(
+    name: str,
+    vocabulary: str,
+    resized: tuple[int, int],
+    target: tuple[int, int],
+    **protocol: float,
+) -> Task:
+    classes = torch.tensor(Vocabulary.named(vocabulary).query_classes)
+    return Task(name, resized, target, classes, Protocol(**protocol))  # type: ignore[arg-type]
+
+
+def voc20() -> Task:
+    return task("voc20", "sclip_voc20", (336, 448), (375, 500))
+
+
+def coco_object() -> Task:
+    return task(
+        "coco_object",
+        "sclip_coco_object",
+        (336, 448),
+        (480, 640),
+        logit_scale=50.0,
+        prob_threshold=0.1,
+    )
+
+
+def load_variants(names: Sequence[str]) -> list[Variant]:
+    return [load_attention(name) for name in names]
+
+
+def load_photos(backbone: Backbone, size: tuple[int, int], count: int) -> list[Tensor]:
+    """(3, *size) normalised photos; noise where there are none."""
+    paths = sorted(itertools.islice(PHOTOS.glob("*/images/*.jpg"), 10_000))[:count]
+    generator = np.random.default_rng(0)
+    pixels = [read_image(path) for path in paths] or [
+        generator.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(count)
+    ]
+    return [images.to_input(image, size, backbone) for image in pixels]
+
+
+@torch.inference_mode()
+def text_of_patches(
+    backbone: Backbone, photo: Tensor, queries: int, protocol: Protocol, seed: int = 0
+) -> Tensor:
+    """(queries, embed_dim) unit rows: patches of a photo, less their mean."""
+    plan = windows.plan(
+        (photo.shape[1], photo.shape[2]), (1, 1), protocol.crop_size, protocol.stride, 16
+    )
+    tokens = backbone.embed(plan.cut(photo))
+    [(_, state)] = tree.run(backbone.blocks, tokens, plan.grid, [load_attention("vanilla")])
+    patches = backbone.project(state, plan.grid)[0].flatten(0, 2).float()
+    patches = patches / patches.norm(dim=-1, keepdim=True)
+    chosen = torch.randperm(len(patches), generator=torch.Generator().manual_seed(seed))
+    repeated = chosen.repeat(-(-queries // len(chosen)))[:queries]
+    rows = patches[repeated] - patches.mean(dim=0)
+    return rows / rows.norm(dim=-1, keepdim=True)
+
+
+@torch.inference_mode()
+def sweep(
+    backbone: Backbone, photo: Tensor, job: Task, text: Tensor, variants: Variants
+) -> list[Tensor]:
+    """Labels of all variants on one photo, as `sclip_lab.evaluation` makes them."""
+    plan = job.plan
+    readout = Readout(job.protocol, text, job.query_classes)
+    tokens = backbone.embed(plan.cut(photo), job.protocol.position_embedding)
+    labels: list[Tensor] = [torch.empty(0)] * len(variants)
+    for index, state in tree.run(backbone.blocks, tokens, plan.grid, variants):
+        patches, whole = backbone.project(state, plan.grid)
+        laid_out = plan.lay_out(readout.patch_logits(patches, whole))
+        labels[index] = readout.predict(plan, laid_out, photo)
+    return labels
+
+
+def plain(backbone: Backbone, photo: Tensor, job: Task, text: Tensor, variant: str) -> Tensor:
+    """Labels of one variant by the reference loop."""
+    crop = job.protocol.crop_size or 0
+    logits = reference.slide(
+        backbone.model, photo, job.target, text, variant, crop, job.protocol.stride
+    )
+    protocol = job.protocol
+    return reference.decide(
+        logits,
+        job.query_classes,
+        protocol.logit_scale,
+        protocol.prob_threshold,
+        protocol.area_threshold,
+    )
+
+
+def timed(call: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = call(*arguments)
+    return time.perf_counter() - start, result
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "median": round(statistics.median(values), 4),
+        "low": round(min(values), 4),
+        "high": round(max(values), 4),
+        "repetitions": len(values),
+    }
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Seconds of each repetition, and the labels of the last."""
+
+    single: list[float]
+    several: list[float]
+    half: list[float]
+    reference: list[dict[str, float]]
+    equal: float
+    equal_half: float
+    classes: int
+
+    def ratios(self) -> dict[str, dict[str, float]]:
+        sums = [sum(r.values()) for r in self.reference]
+        first = [r["csa"] for r in self.reference]
+        found = {
+            "single_fp32": spread([r / o for r, o in zip(first, self.single, strict=True)]),
+            "sweep_fp32": spread([r / o for r, o in zip(sums, self.several, strict=True)]),
+        }
+        if self.half:
+            halves = zip(sums, self.half, strict=True)
+            found["sweep_bf16"] = spread([r / o for r, o in halves])
+        return found
+
+    def seconds(self) -> dict[str, dict[str, float]]:
+        found = {
+            "reference_single": spread([r["csa"] for r in self.reference]),
+            "reference_sweep": spread([sum(r.values()) for r in self.reference]),
+            "ours_single_fp32": spread(self.single),
+            "ours_sweep_fp32": spread(self.several),
+        }
+        return {**found, **({"ours_sweep_bf16": spread(self.half)} if self.half else {})}
+
+
+def compare(
+    job: Task, full: Backbone, half: Backbone | None, names: Sequence[str], repetitions: int
+) -> Compared:
+    """Both sides in turns, one photo per repetition, after one untimed round of ours.
+
+    Args:
+        job: photos and names.
+        full, half: the network in fp32, and in bf16 if that is to be measured.
+        names: variants, ``csa`` among them; one that comes twice is a repeated measurement.
+        repetitions: photos.
+    """
+    photos = load_photos(full, job.resized, repetitions)
+    text = text_of_patches(full, photos[0], len(job.query_classes), job.protocol)
+    variants = load_variants(names)
+    csa = load_variants(["csa"])
+    sweep(full, photos[0], job, text, variants)
+    if half is not None:
+        sweep(half, photos[0], job, text, variants)
+    single, several, halved, plains = [], [], [], []
+    equal, equal_half, classes = [], [], set()
+    for photo in photos:
+        single.append(timed(sweep, full, photo, job, text, csa)[0])
+        seconds, labels = timed(sweep, full, photo, job, text, variants)
+        several.append(seconds)
+        labels_half = labels
+        if half is not None:
+            seconds, labels_half = timed(sweep, half, photo, job, text, variants)
+            halved.append(seconds)
+        taken = {}
+        for name, ours, ours_half in zip(names, labels, labels_half, strict=True):
+            taken[name], expected = timed(plain, full, photo, job, text, name)
+            equal.append((ours == expected).float().mean().item())
+            equal_half.append((ours_half == expected).float().mean().item())
+            classes.update(expected.unique().tolist())
+        plains.append(taken)
+        print(f"{job.name}: {len(plains)} of {len(photos)} photos", file=sys.stderr)
+    return Compared(
+        single,
+        several,
+        halved,
+        plains,
+        statistics.mean(equal),
+        statistics.mean(equal_half),
+        len(classes),
+    )
+
+
+def block_operations(tokens: int, width: int) -> int:
+    """Floating-point operations of one block: 12 width^2 multiply-adds per token, two products
+    with the attention weights; norms and activations are not counted."""
+    return 2 * (12 * tokens * width**2 + 2 * tokens**2 * width)
+
+
+def matrix_rate() -> float:
+    """Operations per second of the best of a few large fp32 products."""
+    best = 0.0
+    for rows, inner, columns in ((2048, 2048, 2048), (1182, 768, 3072), (1182, 3072, 768)):
+        a, b = torch.randn(rows, inner), torch.randn(inner, columns)
+        seconds = min(timed(torch.mm, a, b)[0] for _ in range(8))
+        best = max(best, 2 * rows * inner * columns / seconds)
+    return best
+
+
+@torch.inference_mode()
+def bound(backbone: Backbone, job: Task, repetitions: int) -> dict[str, float]:
+    """Trunk once, each last block alone, and a sweep, in seconds; medians.
+
+    The trunk is the embedding and every block before the last. A last block measured alone
+    computes its own projections and attention maps, sharing nothing, and ends before LN_post.
+    """
+    photo = load_photos(backbone, job.resized, 1)[0]
+    text = text_of_patches(backbone, photo, len(job.query_classes), job.protocol)
+    variants = load_variants(VARIANTS)
+    *blocks, last = backbone.blocks
+    plan = job.plan
+
+    def trunk() -> list[BlockInput]:
+        tokens, entered = backbone.embed(plan.cut(photo)), []
+        for block in blocks:
+            entered.append(BlockInput(block, tokens))
+            tokens = block.plain(tokens)
+        return [*entered, BlockInput(last, tokens)]
+
+    def alone(history: list[BlockInput], variant: Variant) -> State:
+        fresh = BlockInput(last, history[-1].tokens)
+        context = Context(fresh, tuple(history[:-1]), plan.grid)
+        return variant.apply(fresh, State(fresh.tokens), context)
+
+    taken: dict[str, list[float]] = {"trunk": [], "last_blocks": [], "single": [], "sweep": []}
+    for _ in range(repetitions + 1):
+        seconds, history = timed(trunk)
+        taken["trunk"].append(seconds)
+        taken["last_blocks"].append(sum(timed(alone, history, v)[0] for v in variants))
+        taken["single"].append(timed(sweep, backbone, photo, job, text, variants[:1])[0])
+        taken["sweep"].append(timed(sweep, backbone, photo, job, text, variants)[0])
+    return {stage: statistics.median(values[1:]) for stage, values in taken.items()}
+
+
+def readout_memory(side: str) -> int:
+    """Bytes by which the peak of this process grows in one readout at COCO-Object's size."""
+    job = coco_object()
+    torch.manual_seed(0)
+    queries = len(job.query_classes)
+    patches = torch.randn(job.plan.num_windows, 14, 14, 512)
+    text = torch.randn(queries, 512)
+    text = text / text.norm(dim=-1, keepdim=True)
+    torch.mm(text, text.T)  # libraries allocate their own buffers at their first use
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with torch.inference_mode():
+        if side == "ours":
+            readout = Readout(job.protocol, text, job.query_classes)
+            readout.predict(job.plan, job.plan.lay_out(readout.patch_logits(patches, patches[0])))
+        else:
+            unit = patches / patches.norm(dim=-1, keepdim=True)
+            total = torch.zeros(1, queries, *job.resized)
+            for part, (y, x) in zip(
+                unit, itertools.product(job.plan.rows.starts, job.plan.columns.starts), strict=True
+            ):
+                logits = (part @ text.T).permute(2, 0, 1)[None]
+                total[:, :, y : y + 224, x : x + 224] += torch.nn.functional.interpolate(
+                    logits, size=(224, 224), mode="bilinear"
+                )
+            whole = torch.nn.functional.interpolate(total, size=job.target, mode="bilinear")[0]
+            reference.decide(whole, job.query_classes, 50.0, 0.1)
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+
+def memory_in_child(side: str) -> int:
+    command = [sys.executable, "-m", "benchmarks.run", "--readout-memory", side]
+    child = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    return int(child.stdout)
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """All figures of docs/performance.json."""
+    full = load_backbone("ViT-B-16-quickgelu", seed=0, device="cpu")
+    half = load_backbone("ViT-B-16-quickgelu", seed=0, device="cpu", precision="bf16")
+    small, large = voc20(), coco_object()
+    first = compare(small, full, half, VARIANTS, 3 if quick else 7)
+    second = compare(large, full, None, VARIANTS, 1 if quick else 3)
+    limit = bound(full, small, 3 if quick else 9)
+    rate = matrix_rate()
+    plan = small.plan
+    tokens, width = 1 + plan.grid[0] * plan.grid[1], full.blocks[0].width
+    network = full.depth * block_operations(tokens, width) + 2 * tokens * 3 * 16**2 * width
+    memory = {side: memory_in_child(side) for side in ("ours", "reference")}
+    slope = (limit["sweep"] - limit["single"]) / (len(VARIANTS) - 1)
+    ratios, object_ratios = first.ratios(), second.ratios()
+    figures: dict[str, Any] = {
+        "single_fp32": ratios["single_fp32"],
+        "sweep12_fp32": ratios["sweep_fp32"],
+        "sweep12_bf16": ratios["sweep_bf16"],
+        "single_object_fp32": object_ratios["single_fp32"],
+        "sweep12_object_fp32": object_ratios["sweep_fp32"],
+        "slope_per_variant": round(slope / limit["trunk"], 4),
+        "sweep_over_bound": round(limit["sweep"] / (limit["trunk"] + limit["last_blocks"]), 4),
+        "readout_memory_ratio": round(memory["ours"] / memory["reference"], 5),
+        "matrix_rate_share": round(plan.num_windows * network / limit["single"] / rate, 4),
+        "labels_equal_fp32": round(min(first.equal, second.equal), 7),
+        "labels_equal_bf16": round(first.equal_half, 7),
+        "seconds": {"voc20": first.seconds(), "coco_object": second.seconds(), "bound": limit},
+        "memory_bytes": memory,
+        "matrix_rate_gflops": round(rate / 1e9, 1),
+        "network_gflop": round(plan.num_windows * network / 1e9, 1),
+        "classes_predicted": {"voc20": first.classes, "coco_object": second.classes},
+    }
+    if not quick:
+        figures["more"] = more(full, half)
+    return figures
+
+
+def more(full: Backbone, half: Backbone) -> dict[str, Any]:
+    """Other numbers of variants, classes and pixels, once each."""
+    found: dict[str, Any] = {}
+    jobs = {
+        "4 variants": (voc20(), VARIANTS[:4]),
+        "150 classes": (task("ade", "sclip_ade20k", (336, 448), (480, 640)), VARIANTS[:4]),
+        "171 classes": (task("stuff", "sclip_coco_stuff", (336, 448), (480, 640)), VARIANTS[:4]),
+        "560 x 1120": (task("city", "sclip_city_scapes", (560, 1120), (1024, 2048)), VARIANTS[:4]),
+        "1500 x 2000": (task("large", "sclip_voc20", (336, 448), (1500, 2000)), VARIANTS[:4]),
+    }
+    for name, (job, variants) in jobs.items():
+        result = compare(job, full, half, variants, 1)
+        found[name] = {"ratios": result.ratios(), "seconds": result.seconds()}
+    # 24 variants: the reference's time is its mean over twelve, so ours alone is measured.
+    job = voc20()
+    photo = load_photos(full, job.resized, 1)[0]
+    text = text_of_patches(full, photo, len(job.query_classes), job.protocol)
+    warmer = (0.25, 0.6, 0.7, 0.8, 0.9, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
+    many = [
+        *load_variants(VARIANTS),
+        *(load_attention("csa", temperature=temperature) for temperature in warmer),
+    ]
+    seconds = [timed(sweep, full, photo, job, text, many)[0] for _ in range(3)]
+    found["24 variants"] = {"seconds": {"ours_sweep_fp32": spread(seconds)}}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="the main figures, minutes")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of performance.*")
+    parser.add_argument("--readout-memory", choices=("ours", "reference"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.readout_memory:
+        print(readout_memory(arguments.readout_memory))
+        return
+    figures = {**report.machine(), **measure(arguments.quick), "quick": arguments.quick}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "performance.json"
+    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    report.write(figures, arguments.out)
+    print(f"wrote {path}, performance.md and performance.png beside it")
+
+
+if __name__ == "__main__":
+    main()

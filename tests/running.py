@@ -1,0 +1,64 @@
+"""Running the Hydra application in this process, as a command line would."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+QUICK = (
+    "backbone=patchwork_vit",
+    "dataset=patchwork",
+    "dataset.images=2",
+    "dataset.height=64",
+    "dataset.width=80",
+    "tracking=disabled",
+    "diagnostics=none",
+    "pictures.images=0",
+    "progress=false",
+    "device=cpu",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+def evaluate(folder: Path, *overrides: str) -> Outcome:
+    """``experiments/evaluate.py`` with a store and output folders below ``folder``.
+
+    A sweep (``-m`` among the overrides) writes to <folder>/sweep, a single run to <folder>/run.
+    """
+    from sclip_lab.hydra_app import main
+
+    places = [f"hydra.run.dir={folder / 'run'}", f"hydra.sweep.dir={folder / 'sweep'}"]
+    out, err = io.StringIO(), io.StringIO()
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    code = 0
+    with pytest.MonkeyPatch.context() as patch:
+        store = f"paths.store={folder / 'store'}"
+        # Later ones win; -m has to come first.
+        flags, rest = (
+            [o for o in overrides if o.startswith("-") == flag] for flag in (True, False)
+        )
+        patch.setattr(sys, "argv", ["evaluate.py", *flags, *QUICK, store, *places, *rest])
+        patch.chdir(folder)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                main()
+            except SystemExit as stop:
+                code = int(stop.code or 0)
+            finally:
+                GlobalHydra.instance().clear()
+                root.handlers[:], root.level = before
+    return Outcome(code, out.getvalue(), err.getvalue())

@@ -1,0 +1,90 @@
+"""The benchmark's yardstick computes what it says: SCLIP's official labels, and ours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import reference, run
+from sclip_lab.backbone import Backbone
+from sclip_lab.protocol import Protocol
+from tests import toy, vectors
+
+LOGITS = 5e-5  # what official codes differ from themselves in another precision
+NEAR_TIES = 1e-3  # share of pixels whose two best classes lie within rounding
+
+
+def near(a: np.ndarray, b: np.ndarray) -> bool:
+    return float(np.mean(a != b)) <= NEAR_TIES
+
+
+@pytest.fixture(scope="module")
+def official_logits() -> Tensor:
+    network = toy.network()
+    photo = toy.inputs()["rect336x448"][0]
+    return reference.slide(network.model, photo, (375, 500), toy.text(), "csa")
+
+
+def test_reference_has_the_official_logits(official_logits: Tensor) -> None:
+    expected = vectors.load("sclip_segmentor")["raw_logits_s4"]
+    assert np.abs(official_logits[:, ::4, ::4].numpy() - expected).max() <= LOGITS
+
+
+@pytest.mark.parametrize(
+    ("case", "thresholds"),
+    [
+        ("a_scale40", (40.0, 0.0, 0.0)),
+        ("b_scale65_prob0.1_area0.1", (65.0, 0.1, 0.1)),
+        ("c_scale40_prob0.5", (40.0, 0.5, 0.0)),
+        ("d_scale40_area0.25", (40.0, 0.0, 0.25)),
+    ],
+)
+def test_reference_has_the_official_labels(
+    case: str, thresholds: tuple[float, float, float], official_logits: Tensor
+) -> None:
+    arrays = vectors.load("sclip_segmentor")
+    classes = torch.from_numpy(arrays["query_idx"])
+    labels = reference.decide(official_logits, classes, *thresholds)
+    assert near(labels.numpy(), arrays[f"{case}__label"])
+
+
+@pytest.mark.parametrize(
+    "thresholds",
+    [{}, {"prob_threshold": 0.15, "area_threshold": 0.1, "logit_scale": 10.0}],
+    ids=["argmax", "thresholds"],
+)
+def test_ours_has_the_labels_of_the_reference(
+    thresholds: dict[str, float], backbone: Backbone
+) -> None:
+    protocol = Protocol(crop_size=64, stride=32, **thresholds)
+    generator = torch.Generator().manual_seed(0)
+    photo = torch.randn(3, 96, 140, generator=generator)
+    classes = torch.tensor([0, 0, 1, 2, 2, 2, 3])
+    text = run.text_of_patches(backbone, photo, 7, protocol)
+    variants = run.load_variants(run.VARIANTS)
+    task = run.Task("tiny", (96, 140), (110, 150), classes, protocol)
+    ours = run.sweep(backbone, photo, task, text, variants)
+    for name, labels in zip(run.VARIANTS, ours, strict=True):
+        logits = reference.slide(backbone.model, photo, task.target, text, name, 64, 32)
+        expected = reference.decide(
+            logits,
+            classes,
+            protocol.logit_scale,
+            protocol.prob_threshold,
+            protocol.area_threshold,
+        )
+        assert near(labels.numpy(), expected.numpy()), name
+        assert len(np.unique(labels)) > 1, f"{name}: one label everywhere shows nothing"
+
+
+def test_counted_operations_by_hand() -> None:
+    # One block of width 2 on 3 tokens: 12 w^2 per token in linear maps, 2 products with 3 x 3
+    # weights; a multiply-add is two operations.
+    assert run.block_operations(tokens=3, width=2) == 2 * (3 * 12 * 4 + 2 * 3 * 3 * 2)
+
+
+def test_benchmarked_photos_are_as_large_as_said() -> None:
+    photo = run.load_photos(toy.network(), (336, 448), 1)[0]
+    assert photo.shape == (3, 336, 448)
