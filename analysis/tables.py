@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -12,9 +11,9 @@ from analysis import paper as published
 from analysis.labels import labels
 from sclip_lab import results
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.expected import verdicts as verdicts
 
 SETTING = ["backbone", "dataset", "protocol"]
-EXPECTED = ["attention", "dataset", "miou", "tolerance"]
 
 
 def scores(
@@ -54,41 +53,6 @@ def differences(
     compared = pd.concat(rows, ignore_index=True)
     compared.attrs = {"level": level}
     return compared
-
-
-def verdicts(
-    df: pd.DataFrame, expected: pd.DataFrame | Sequence[Mapping[str, Any]]
-) -> pd.DataFrame:
-    """Ours against the scores a preset has to reach.
-
-    Args:
-        df: from `results.load`.
-        expected: attention, dataset, miou, tolerance (fractions), and if they matter backbone,
-            protocol, source.
-
-    Returns:
-        One row per expected score: its columns, ours, theirs, difference, tolerance, and verdict:
-        "within", "outside" or "not run".
-    """
-    wanted = pd.DataFrame(expected)
-    missing = [name for name in EXPECTED if name not in wanted]
-    if missing:
-        raise LabError(
-            f"expected scores lack {', '.join(missing)}; they need {', '.join(EXPECTED)}"
-        )
-    ours = df.drop_duplicates("spec")[["spec", "attention", *SETTING]].astype(str)
-    ours["ours"] = results.miou(df).to_numpy()
-    keys = [name for name in ("attention", *SETTING) if name in wanted]
-    twice = ours[ours.duplicated(keys, keep=False)].merge(wanted[keys].astype(str), on=keys)
-    if len(twice):
-        raise LabError(f"several specs match {dict(twice.iloc[0][keys])}; filter the results first")
-    table = wanted.merge(ours[[*keys, "ours"]], on=keys, how="left")
-    table = table.rename(columns={"miou": "theirs"})
-    table["difference"] = table["ours"] - table["theirs"]
-    close = table["difference"].abs() <= table["tolerance"] + 1e-12
-    table["verdict"] = np.select([table["ours"].isna(), close], ["not run", "within"], "outside")
-    numbers = ["ours", "theirs", "difference", "tolerance", "verdict"]
-    return table[[*keys, *numbers, *(name for name in ["source"] if name in table)]]
 
 
 def to_markdown(table: pd.DataFrame, bold: bool = True) -> str:

@@ -3,23 +3,24 @@
     python -m benchmarks.run [--quick] [--out docs]
 
 Both sides start from the decoded, resized and normalised photo and end at class ids of the
-photo's size. Weights are a random ViT-B/16 (time does not depend on them), text embeddings are
-made from its own patches so that many classes are predicted. Ratios are reference / ours unless
-a key's name says otherwise; each is the median over repetitions, with smallest and largest.
+photo's size. Weights are a random ViT-B/16 and text embeddings random unit rows: time does
+not depend on them, but labels lie closer to ties than a trained network's. Ratios are reference /
+ours unless a key's name says otherwise; each is the median over repetitions, with smallest and
+largest.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ VARIANTS = (
 )
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data"
 Variants = Sequence[Variant]
+# Replaced by --clock cpu.
+clock: Callable[[], float] = time.perf_counter
 
 
 @dataclass(frozen=True)
@@ -114,21 +117,9 @@ def load_photos(backbone: Backbone, size: tuple[int, int], count: int) -> list[T
     return [images.to_input(image, size, backbone) for image in pixels]
 
 
-@torch.inference_mode()
-def text_of_patches(
-    backbone: Backbone, photo: Tensor, queries: int, protocol: Protocol, seed: int = 0
-) -> Tensor:
-    """(queries, embed_dim) unit rows: patches of a photo, less their mean."""
-    plan = windows.plan(
-        (photo.shape[1], photo.shape[2]), (1, 1), protocol.crop_size, protocol.stride, 16
-    )
-    tokens = backbone.embed(plan.cut(photo))
-    [(_, state)] = tree.run(backbone.blocks, tokens, plan.grid, [load_attention("vanilla")])
-    patches = backbone.project(state, plan.grid)[0].flatten(0, 2).float()
-    patches = patches / patches.norm(dim=-1, keepdim=True)
-    chosen = torch.randperm(len(patches), generator=torch.Generator().manual_seed(seed))
-    repeated = chosen.repeat(-(-queries // len(chosen)))[:queries]
-    rows = patches[repeated] - patches.mean(dim=0)
+def random_text(queries: int, embed_dim: int, seed: int = 0) -> Tensor:
+    """(queries, embed_dim) float32: random unit rows in place of text embeddings."""
+    rows = torch.randn(queries, embed_dim, generator=torch.Generator().manual_seed(seed))
     return rows / rows.norm(dim=-1, keepdim=True)
 
 
@@ -165,9 +156,9 @@ def plain(backbone: Backbone, photo: Tensor, job: Task, text: Tensor, variant: s
 
 
 def timed(call: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
-    start = time.perf_counter()
+    start = clock()
     result = call(*arguments)
-    return time.perf_counter() - start, result
+    return clock() - start, result
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -187,12 +178,17 @@ class Compared:
     several: list[float]
     half: list[float]
     reference: list[dict[str, float]]
+    variants: int
     equal: float
     equal_half: float
     classes: int
 
+    def sums(self) -> list[float]:
+        """The reference's seconds for all variants: its mean over those measured, times all."""
+        return [self.variants * statistics.mean(r.values()) for r in self.reference]
+
     def ratios(self) -> dict[str, dict[str, float]]:
-        sums = [sum(r.values()) for r in self.reference]
+        sums = self.sums()
         first = [r["csa"] for r in self.reference]
         found = {
             "single_fp32": spread([r / o for r, o in zip(first, self.single, strict=True)]),
@@ -206,7 +202,7 @@ class Compared:
     def seconds(self) -> dict[str, dict[str, float]]:
         found = {
             "reference_single": spread([r["csa"] for r in self.reference]),
-            "reference_sweep": spread([sum(r.values()) for r in self.reference]),
+            "reference_sweep": spread(self.sums()),
             "ours_single_fp32": spread(self.single),
             "ours_sweep_fp32": spread(self.several),
         }
@@ -214,18 +210,24 @@ class Compared:
 
 
 def compare(
-    job: Task, full: Backbone, half: Backbone | None, names: Sequence[str], repetitions: int
+    job: Task,
+    full: Backbone,
+    half: Backbone | None,
+    names: Sequence[str],
+    repetitions: int,
+    measured: int | None = None,
 ) -> Compared:
     """Both sides in turns, one photo per repetition, after one untimed round of ours.
 
     Args:
         job: photos and names.
         full, half: the network in fp32, and in bf16 if that is to be measured.
-        names: variants, ``csa`` among them; one that comes twice is a repeated measurement.
+        names: variants, ``csa`` first.
         repetitions: photos.
+        measured: the reference runs only that many variants; None: all.
     """
     photos = load_photos(full, job.resized, repetitions)
-    text = text_of_patches(full, photos[0], len(job.query_classes), job.protocol)
+    text = random_text(len(job.query_classes), full.embed_dim)
     variants = load_variants(names)
     csa = load_variants(["csa"])
     sweep(full, photos[0], job, text, variants)
@@ -242,18 +244,19 @@ def compare(
             seconds, labels_half = timed(sweep, half, photo, job, text, variants)
             halved.append(seconds)
         taken = {}
-        for name, ours, ours_half in zip(names, labels, labels_half, strict=True):
+        for name, ours, ours_half in list(zip(names, labels, labels_half, strict=True))[:measured]:
             taken[name], expected = timed(plain, full, photo, job, text, name)
             equal.append((ours == expected).float().mean().item())
-            equal_half.append((ours_half == expected).float().mean().item())
+            equal_half.append((ours_half == ours).float().mean().item())
             classes.update(expected.unique().tolist())
         plains.append(taken)
-        print(f"{job.name}: {len(plains)} of {len(photos)} photos", file=sys.stderr)
+        print(f"{job.name}: {len(plains)} of {len(photos)} photos", file=sys.stderr, flush=True)
     return Compared(
         single,
         several,
         halved,
         plains,
+        len(names),
         statistics.mean(equal),
         statistics.mean(equal_half),
         len(classes),
@@ -284,7 +287,7 @@ def bound(backbone: Backbone, job: Task, repetitions: int) -> dict[str, float]:
     computes its own projections and attention maps, sharing nothing, and ends before LN_post.
     """
     photo = load_photos(backbone, job.resized, 1)[0]
-    text = text_of_patches(backbone, photo, len(job.query_classes), job.protocol)
+    text = random_text(len(job.query_classes), backbone.embed_dim)
     variants = load_variants(VARIANTS)
     *blocks, last = backbone.blocks
     plan = job.plan
@@ -311,6 +314,19 @@ def bound(backbone: Backbone, job: Task, repetitions: int) -> dict[str, float]:
     return {stage: statistics.median(values[1:]) for stage, values in taken.items()}
 
 
+def memory_in_use(peak: bool = False, reset_peak: bool = False) -> int:
+    """Resident bytes of this process, now or at their peak, by Linux's own account.
+
+    Not ``getrusage``: its maximum outlives exec, so a child would start at its parent's peak.
+    """
+    process = Path("/proc/self")
+    if reset_peak:
+        (process / "clear_refs").write_text("5")
+    key = "VmHWM:" if peak else "VmRSS:"
+    lines = (process / "status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
 def readout_memory(side: str) -> int:
     """Bytes by which the peak of this process grows in one readout at COCO-Object's size."""
     job = coco_object()
@@ -320,7 +336,7 @@ def readout_memory(side: str) -> int:
     text = torch.randn(queries, 512)
     text = text / text.norm(dim=-1, keepdim=True)
     torch.mm(text, text.T)  # libraries allocate their own buffers at their first use
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = memory_in_use(reset_peak=True)
     with torch.inference_mode():
         if side == "ours":
             readout = Readout(job.protocol, text, job.query_classes)
@@ -337,7 +353,7 @@ def readout_memory(side: str) -> int:
                 )
             whole = torch.nn.functional.interpolate(total, size=job.target, mode="bilinear")[0]
             reference.decide(whole, job.query_classes, 50.0, 0.1)
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return memory_in_use(peak=True) - before
 
 
 def memory_in_child(side: str) -> int:
@@ -348,14 +364,22 @@ def memory_in_child(side: str) -> int:
     return int(child.stdout)
 
 
-def measure(quick: bool) -> dict[str, Any]:
-    """All figures of docs/performance.json."""
+def measure(quick: bool, photos: int | None = None, measured: int | None = None) -> dict[str, Any]:
+    """All figures of docs/performance.json.
+
+    Args:
+        quick: the main ones only, fewer repetitions.
+        photos: repetitions; None: as many as each mode takes.
+        measured: variants that the reference runs, the rest counting as their mean; None: all.
+    """
     full = load_backbone("ViT-B-16-quickgelu", seed=0, device="cpu")
-    half = load_backbone("ViT-B-16-quickgelu", seed=0, device="cpu", precision="bf16")
+    half = replace(full, model=copy.deepcopy(full.model).to(torch.bfloat16))
     small, large = voc20(), coco_object()
-    first = compare(small, full, half, VARIANTS, 3 if quick else 7)
-    second = compare(large, full, None, VARIANTS, 1 if quick else 3)
-    limit = bound(full, small, 3 if quick else 9)
+    first = compare(small, full, half, VARIANTS, photos or (3 if quick else 7), measured)
+    # In quick mode the reference takes three variants there: each has the same dense readout.
+    some = min(measured or 12, 3) if quick else measured
+    second = compare(large, full, None, VARIANTS, photos or (1 if quick else 3), some)
+    limit = bound(full, small, photos or (3 if quick else 9))
     rate = matrix_rate()
     plan = small.plan
     tokens, width = 1 + plan.grid[0] * plan.grid[1], full.blocks[0].width
@@ -375,6 +399,10 @@ def measure(quick: bool) -> dict[str, Any]:
         "matrix_rate_share": round(plan.num_windows * network / limit["single"] / rate, 4),
         "labels_equal_fp32": round(min(first.equal, second.equal), 7),
         "labels_equal_bf16": round(first.equal_half, 7),
+        "reference_variants": {
+            "voc20": len(first.reference[0]),
+            "coco_object": len(second.reference[0]),
+        },
         "seconds": {"voc20": first.seconds(), "coco_object": second.seconds(), "bound": limit},
         "memory_bytes": memory,
         "matrix_rate_gflops": round(rate / 1e9, 1),
@@ -402,7 +430,7 @@ def more(full: Backbone, half: Backbone) -> dict[str, Any]:
     # 24 variants: the reference's time is its mean over twelve, so ours alone is measured.
     job = voc20()
     photo = load_photos(full, job.resized, 1)[0]
-    text = text_of_patches(full, photo, len(job.query_classes), job.protocol)
+    text = random_text(len(job.query_classes), full.embed_dim)
     warmer = (0.25, 0.6, 0.7, 0.8, 0.9, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
     many = [
         *load_variants(VARIANTS),
@@ -414,15 +442,29 @@ def more(full: Backbone, half: Backbone) -> dict[str, Any]:
 
 
 def main() -> None:
+    global clock
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the main figures, minutes")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of performance.*")
     parser.add_argument("--readout-memory", choices=("ours", "reference"), help=argparse.SUPPRESS)
+    parser.add_argument("--photos", type=int, help="repetitions")
+    parser.add_argument("--reference-variants", type=int, help="measure the reference on so many")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: processor seconds of one thread, for a machine that others use as well",
+    )
     arguments = parser.parse_args()
     if arguments.readout_memory:
         print(readout_memory(arguments.readout_memory))
         return
-    figures = {**report.machine(), **measure(arguments.quick), "quick": arguments.quick}
+    if arguments.clock == "cpu":
+        clock = time.process_time
+        torch.set_num_threads(1)
+    found = measure(arguments.quick, arguments.photos, arguments.reference_variants)
+    options = {"quick": arguments.quick, "clock": arguments.clock, "command": sys.argv[1:]}
+    figures = {**report.machine(), **options, **found}
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "performance.json"
     path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

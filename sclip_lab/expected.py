@@ -1,11 +1,14 @@
-"""Scores that a protocol has to reproduce: its yaml's ``expected`` entries, and the verdict.
+"""Scores that a protocol has to reproduce, and how far ours are from them.
 
-An entry names the variant (as tables call it), backbone and weights, the data sets' mIoU as
-fractions, how far ours may be away, and who published them::
+A protocol's yaml lists them under ``expected``, one entry for each variant and network::
 
     expected:
       - {attention: csa, backbone: ViT-B-16, pretrained: openai, tolerance: 0.002,
          source: SCLIP README, miou: {voc21: 0.5963}}
+
+``attention`` is the variant's label, ``backbone`` open_clip's architecture without "-quickgelu",
+``miou`` a fraction for each data set, ``tolerance`` the largest difference that still counts as
+reproduced. They are no part of a protocol's identity: they change no number.
 """
 
 from __future__ import annotations
@@ -13,52 +16,98 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sclip_lab.errors import LabError, unknown
+import pandas as pd
 
-KEYS = ("attention", "backbone", "pretrained", "tolerance", "source", "miou")
+from sclip_lab import results
+from sclip_lab.errors import LabError
+from sclip_lab.spec import Spec
+
+ENTRY = ["attention", "backbone", "pretrained", "tolerance", "source", "miou"]
+NEEDED = ["attention", "dataset", "miou", "tolerance"]
+SETTING = ["backbone", "dataset", "protocol"]
 
 
-def check(entries: Sequence[Mapping[str, Any]]) -> None:
-    """Raise a LabError if an entry lacks a key or has one that is not known."""
+def table(entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A protocol's ``expected`` with one row per score.
+
+    Returns:
+        Columns attention, backbone, pretrained, tolerance, source, dataset, miou.
+
+    Raises:
+        LabError: an entry lacks a key.
+    """
+    rows = []
     for entry in entries:
-        for key in entry:
-            if key not in KEYS:
-                raise unknown("key of protocol.expected", key, KEYS)
-        missing = [key for key in KEYS if key not in entry]
+        missing = [key for key in ENTRY if key not in entry]
         if missing:
             raise LabError(f"protocol.expected: {dict(entry)} lacks {', '.join(missing)}")
+        shared = {key: entry[key] for key in ENTRY if key != "miou"}
+        rows += [{**shared, "dataset": name, "miou": miou} for name, miou in entry["miou"].items()]
+    return pd.DataFrame(rows, columns=[*ENTRY[:-1], "dataset", "miou"])
 
 
-def verdict(
-    entries: Sequence[Mapping[str, Any]],
-    attention: str,
-    backbone: Mapping[str, Any],
-    dataset: str,
-    ours: float,
-) -> str | None:
-    """One line: ours, theirs, difference, tolerance, verdict; None if nothing is expected.
+def verdict(ours: float, theirs: float, tolerance: float) -> str:
+    """ "within", "outside", or "not run" where ours is NaN. A tie is within."""
+    if pd.isna(ours):
+        return "not run"
+    # Differences of decimal fractions are not exact.
+    return "within" if abs(ours - theirs) <= tolerance + 1e-12 else "outside"
+
+
+def report(spec: Spec, miou: float, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each score that is expected of a cell: ours, theirs, difference, verdict.
 
     Args:
-        entries: a protocol's ``expected``.
-        attention: the variant's label; one with changed values matches no entry.
-        backbone: ``name``, ``pretrained`` and ``checkpoint`` of the configuration. "-quickgelu" in
-            the name is left out; a local checkpoint is taken for the weights of the entry.
-        dataset: its name.
-        ours: mIoU, a fraction.
+        spec: the cell. A local checkpoint is taken for the weights that an entry names; random
+            weights match nothing.
+        miou: what it scored, a fraction.
+        entries: its protocol's ``expected``.
     """
-    check(entries)
-    name = str(backbone["name"]).removesuffix("-quickgelu")
-    for entry in entries:
-        weights = backbone.get("checkpoint") or backbone.get("pretrained") == entry["pretrained"]
-        same = (entry["attention"], entry["backbone"]) == (attention, name)
-        if same and weights and dataset in entry["miou"]:
-            theirs, tolerance = float(entry["miou"][dataset]), float(entry["tolerance"])
-            difference = ours - theirs
-            # The sum of two decimal fractions is not exact: a tie counts as within.
-            close = abs(difference) <= tolerance + 1e-12
-            return (
-                f"expected: ours {100 * ours:.2f}, theirs {100 * theirs:.2f} "
-                f"({entry['source']}), difference {100 * difference:+.2f}, "
-                f"tolerance {100 * tolerance:.2f}: {'within' if close else 'OUTSIDE'}"
-            )
-    return None
+    wanted = table(entries)
+    weights = spec.backbone.description
+    same = wanted[
+        (wanted["attention"] == spec.label)
+        & (wanted["backbone"] == spec.backbone.name.removesuffix("-quickgelu"))
+        & (wanted["dataset"] == spec.dataset.name)
+    ]
+    if weights.get("checkpoint") is None:
+        same = same[same["pretrained"] == weights.get("pretrained")]
+    return [
+        f"ours {100 * miou:.2f}, theirs {100 * row['miou']:.2f} ({row['source']}), "
+        f"difference {100 * (miou - row['miou']):+.2f}, tolerance {100 * row['tolerance']:.2f}: "
+        f"{verdict(miou, row['miou'], row['tolerance'])}"
+        for _, row in same.iterrows()
+    ]
+
+
+def verdicts(
+    df: pd.DataFrame, expected: pd.DataFrame | Sequence[Mapping[str, Any]]
+) -> pd.DataFrame:
+    """Ours against the scores a preset has to reach.
+
+    Args:
+        df: from `results.load`.
+        expected: attention, dataset, miou, tolerance (fractions), and if they matter backbone,
+            protocol, source.
+
+    Returns:
+        One row per expected score: its columns, ours, theirs, difference, tolerance, and verdict:
+        "within", "outside" or "not run".
+    """
+    wanted = pd.DataFrame(expected)
+    missing = [name for name in NEEDED if name not in wanted]
+    if missing:
+        raise LabError(f"expected scores lack {', '.join(missing)}; they need {', '.join(NEEDED)}")
+    ours = df.drop_duplicates("spec")[["spec", "attention", *SETTING]].astype(str)
+    ours["ours"] = results.miou(df).to_numpy()
+    keys = [name for name in ("attention", *SETTING) if name in wanted]
+    twice = ours[ours.duplicated(keys, keep=False)].merge(wanted[keys].astype(str), on=keys)
+    if len(twice):
+        raise LabError(f"several specs match {dict(twice.iloc[0][keys])}; filter the results first")
+    compared = wanted.merge(ours[[*keys, "ours"]], on=keys, how="left")
+    compared = compared.rename(columns={"miou": "theirs"})
+    compared["difference"] = compared["ours"] - compared["theirs"]
+    numbers = compared[["ours", "theirs", "tolerance"]].itertuples(index=False)
+    compared["verdict"] = [verdict(*row) for row in numbers]
+    shown = [*keys, "ours", "theirs", "difference", "tolerance", "verdict"]
+    return compared[[*shown, *(name for name in ["source"] if name in compared)]]

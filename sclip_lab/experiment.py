@@ -13,7 +13,7 @@ import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from sclip_lab import atomic, results, tracking
+from sclip_lab import atomic, expected, results, tracking
 from sclip_lab.attention.variant import Variant, build
 from sclip_lab.backbone import Backbone, load_backbone
 from sclip_lab.config import load_protocol, names, variant_label
@@ -89,8 +89,20 @@ def run(config: DictConfig) -> float:
         store.root,
         spec.key[:12],
     )
+    if _is_preset(spec, config, int(summary["images"])):
+        entries = _plain(config.protocol).get("expected") or ()
+        for line in expected.report(spec, float(summary["miou"]), entries):
+            log.info("%s", line)
     tracking.log_run(config.tracking, spec, store, outcome, _group(config), output)
     return float(summary["miou"])
+
+
+def _is_preset(spec: Spec, config: DictConfig, images: int) -> bool:
+    """Whether a published score can be expected: all images, and the protocol as in its file."""
+    name, counts = spec.protocol.name, _plain(config.dataset).get("expected")
+    whole = images in (counts if isinstance(counts, list) else [counts])
+    known = name in names("protocol")
+    return whole and known and load_protocol(name, spec.dataset.name).key == spec.protocol.key
 
 
 def make_spec(config: DictConfig) -> Spec:

@@ -76,12 +76,10 @@ class Diagnostics:
     def pending(self, store: Store, spec: Spec) -> set[str]:
         wanted = set(spec.dataset.names[: self.images])
         found = store.diagnostics(spec)
+        missing = set()
         for measure in self.measures:
-            have = set(found.loc[found["measure"] == measure, "image"])
-            missing = wanted - have
-            if missing:
-                return missing
-        return set()
+            missing |= wanted - set(found.loc[found["measure"] == measure, "image"])
+        return missing
 
     def observe(self, store: Store, view: View) -> None:
         plan = view.photo.plan

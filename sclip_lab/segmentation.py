@@ -49,7 +49,7 @@ def segment(
     if isinstance(image, str | Path):
         image = read_image(image)
     elif not isinstance(image, np.ndarray):
-        image = np.asarray(image.convert("RGB"))
+        image = np.array(image.convert("RGB"))
     size = image.shape[0], image.shape[1]
     resized = protocol.resized(*size)
     plan = windows.plan(resized, size, protocol.crop_size, protocol.stride, backbone.patch_size)

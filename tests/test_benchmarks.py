@@ -9,6 +9,8 @@ from torch import Tensor
 
 from benchmarks import reference, run
 from sclip_lab.backbone import Backbone
+from sclip_lab.config import load_attention
+from sclip_lab.features import dense_features
 from sclip_lab.protocol import Protocol
 from tests import toy, vectors
 
@@ -18,6 +20,18 @@ NEAR_TIES = 1e-3  # share of pixels whose two best classes lie within rounding
 
 def near(a: np.ndarray, b: np.ndarray) -> bool:
     return float(np.mean(a != b)) <= NEAR_TIES
+
+
+def text_of_patches(backbone: Backbone, photo: Tensor, queries: int) -> Tensor:
+    """(queries, embed_dim) unit rows that a network of random weights tells apart: some of its
+    own patches, less their mean."""
+    crop = photo[None, :, :64, :64]
+    patches = dense_features(backbone, crop, load_attention("vanilla"), normalize=True).flatten(
+        0, 2
+    )
+    chosen = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:queries]
+    rows = patches[chosen] - patches.mean(dim=0)
+    return rows / rows.norm(dim=-1, keepdim=True)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +76,7 @@ def test_ours_has_the_labels_of_the_reference(
     generator = torch.Generator().manual_seed(0)
     photo = torch.randn(3, 96, 140, generator=generator)
     classes = torch.tensor([0, 0, 1, 2, 2, 2, 3])
-    text = run.text_of_patches(backbone, photo, 7, protocol)
+    text = text_of_patches(backbone, photo, 7)
     variants = run.load_variants(run.VARIANTS)
     task = run.Task("tiny", (96, 140), (110, 150), classes, protocol)
     ours = run.sweep(backbone, photo, task, text, variants)
@@ -88,3 +102,11 @@ def test_counted_operations_by_hand() -> None:
 def test_benchmarked_photos_are_as_large_as_said() -> None:
     photo = run.load_photos(toy.network(), (336, 448), 1)[0]
     assert photo.shape == (3, 336, 448)
+
+
+def test_peak_memory_is_that_of_this_process_alone() -> None:
+    before = run.memory_in_use(reset_peak=True)
+    np.ones(64 << 20, dtype=np.uint8).sum()  # touched, and given back at once
+    assert run.memory_in_use(peak=True) - before == pytest.approx(64 << 20, rel=0.1)
+    run.memory_in_use(reset_peak=True)
+    assert run.memory_in_use(peak=True) - before < 32 << 20

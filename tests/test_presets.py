@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -74,7 +75,7 @@ def jobs(experiment: str, **replaced: str) -> list[DictConfig]:
 
 def label(config: DictConfig) -> str:
     chosen = config.hydra.runtime.choices.attention
-    given = {str(key): value for key, value in OmegaConf.to_object(config.attention).items()}
+    given: Any = OmegaConf.to_container(config.attention)
     return registry.variant_label(build(given, chosen))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +51,31 @@ def settings(mode: str) -> DictConfig:
     )
 
 
+def records(file: Path) -> Iterator[bytes]:
+    """The records of a .wandb file: LevelDB's log format behind a header of seven bytes.
+
+    Blocks of 32 KiB hold chunks of checksum (4 bytes), length (2), kind (1) and data; a record
+    is one chunk of kind 1, or chunks of the kinds 2, 3, ..., 4.
+    """
+    content, at, record = file.read_bytes(), 7, b""
+    assert content[:4] == b":W&B"
+    while at + 7 <= len(content):
+        if (room := 32768 - at % 32768) < 7:
+            at += room
+            continue
+        length, kind = struct.unpack("<HB", content[at + 4 : at + 7])
+        record += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            yield record
+            record = b""
+
+
 def read_back(directory: Path) -> dict[str, Any]:
     """Run, config, summary and history of an offline run, from its .wandb file."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     [file] = directory.glob("run-*.wandb")
-    source = DataStore()
-    source.open_for_scan(str(file))
     found: dict[str, Any] = {"config": {}, "summary": {}, "history": {}}
 
     def take(kind: str, items: Any) -> None:
@@ -64,7 +83,7 @@ def read_back(directory: Path) -> dict[str, Any]:
             key = "/".join(item.nested_key) or item.key
             found[kind][key] = json.loads(item.value_json)
 
-    while (data := source.scan_data()) is not None:
+    for data in records(file):
         record = Record()
         record.ParseFromString(data)
         if record.HasField("run"):
