@@ -217,7 +217,7 @@ def compare(
     repetitions: int,
     measured: int | None = None,
 ) -> Compared:
-    """Both sides in turns, one photo per repetition, after one untimed round of ours.
+    """Both sides in turns, one photo per repetition, after one untimed round of either.
 
     Args:
         job: photos and names.
@@ -233,6 +233,7 @@ def compare(
     sweep(full, photos[0], job, text, variants)
     if half is not None:
         sweep(half, photos[0], job, text, variants)
+    plain(full, photos[0], job, text, names[0])
     single, several, halved, plains = [], [], [], []
     equal, equal_half, classes = [], [], set()
     for photo in photos:

@@ -220,6 +220,11 @@ class Backbone:
         return total.hexdigest()
 
 
+def architectures() -> list[str]:
+    """Names that open_clip knows."""
+    return open_clip.list_models()
+
+
 def load_backbone(
     name: str | None = None,
     pretrained: str | None = None,

@@ -143,6 +143,10 @@ def load_backbone(
         if not options.get("checkpoint") and options.get("state_dict") is None:
             options["checkpoint"] = own["checkpoint"]
         options.setdefault("architecture", own.get("architecture"))
+    elif name and ":" not in name and not options.get("architecture"):
+        known = [*backbone.architectures(), *names("backbone")]
+        if name not in known:
+            raise unknown("backbone", name, known)
     return backbone.load_backbone(name, pretrained, **options)
 
 

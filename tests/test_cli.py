@@ -39,7 +39,7 @@ def test_segment(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ("arguments", "message"),
     [
         (["--attention", "cssa"], "unknown attention 'cssa'; did you mean csa"),
-        (["--backbone", "patchwork_vot"], "did you mean patchwork_vit"),
+        (["--backbone", "ViT-B-16-quickgel"], "did you mean ViT-B-16-quickgelu"),
         (["--protocol", "sclp"], "did you mean sclip"),
     ],
 )

@@ -105,7 +105,7 @@ def test_dataset(name: str, tmp_path: Path) -> None:
         return
     assert Vocabulary.named(given["vocabulary"]).num_classes > 1
     assert str(tmp_path) in given["root"]
-    with pytest.raises(LabError, match="paths.data"):
+    with pytest.raises(LabError, match=r"paths\.data"):
         build_dataset(**given)
 
 

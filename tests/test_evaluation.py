@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 import sclip_lab as lab
-from sclip_lab import evaluation
 from sclip_lab.backbone import Backbone, load_backbone
 from sclip_lab.datasets.base import Dataset, Sample
 from sclip_lab.datasets.folder import Folder
@@ -136,9 +135,7 @@ def test_batches_agree_with_single_photos(
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_shards_add_up(
-    backbone: Backbone, protocol: Protocol, tmp_path: Path, count: int
-) -> None:
+def test_shards_add_up(backbone: Backbone, protocol: Protocol, tmp_path: Path, count: int) -> None:
     sizes = [(64, 64 + 2 * i) for i in range(5)]
     dataset = photo_files.folder(photo_files.write(tmp_path / "five", sizes))
     cells = specs(backbone, dataset, protocol, ["vanilla", "csa"])
@@ -279,7 +276,7 @@ class Wrong(Dataset):
 
     name = "wrong"
     vocabulary = photo_files.CLASSES
-    names = ["only"]  # type: ignore[assignment]
+    names = property(lambda self: ["only"])  # type: ignore[assignment]
 
     def __init__(self, mask: np.ndarray) -> None:
         self.mask = mask
@@ -310,7 +307,7 @@ def test_image_of_void_alone_is_finished(
 
 
 def test_layer_out_of_range(backbone: Backbone, photos: Folder, protocol: Protocol) -> None:
-    with pytest.raises(LabError, match="attention 'csa'.*12"):
+    with pytest.raises(LabError, match=r"attention 'csa'.*12"):
         Spec(lab.load_attention("csa", layers=[12]), backbone, protocol, photos)
 
 
@@ -320,9 +317,7 @@ def test_empty_vocabulary(tmp_path: Path) -> None:
         Vocabulary.read(tmp_path / "none.txt")
 
 
-def test_vocabulary_of_another_size(
-    backbone: Backbone, photos: Folder, protocol: Protocol
-) -> None:
+def test_vocabulary_of_another_size(backbone: Backbone, photos: Folder, protocol: Protocol) -> None:
     other = Protocol(**{**_fields(protocol), "vocabulary": "sclip_voc21"})
     with pytest.raises(LabError, match=r"sclip_voc21.*21.*five.*5"):
         specs(backbone, photos, other, ["csa"])

@@ -56,9 +56,7 @@ def test_result_is_what_the_store_says(sweep: Path) -> None:
         assert set(outcome["iou"]) == set(df.attrs["class_names"]["patchwork"])
 
 
-def test_one_pass_and_none_the_second_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_pass_and_none_the_second_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     embed = Backbone.embed
 

@@ -38,9 +38,7 @@ def test_template_sets() -> None:
         templates("openai_imagnet")
 
 
-def test_cache_is_used(
-    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_is_used(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = embed_vocabulary(backbone, VOCABULARY, PROMPTS, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
     monkeypatch.setattr(backbone, "encode_text", None)  # must not be called

@@ -104,9 +104,7 @@ def test_patch_logits_are_cosines(plan: windows.Plan) -> None:
     made = readout(Protocol())
     patches, whole = torch.randn(3, 2, 2, 12), torch.randn(3, 12)
     found = made.patch_logits(patches, whole)
-    wanted = torch.nn.functional.cosine_similarity(
-        patches[..., None, :], made.text, dim=-1
-    )
+    wanted = torch.nn.functional.cosine_similarity(patches[..., None, :], made.text, dim=-1)
     torch.testing.assert_close(found, wanted)
     torch.testing.assert_close(made.patch_logits(7 * patches, whole), wanted)
 
@@ -136,9 +134,7 @@ def test_refinement_needs_the_image(plan: windows.Plan, laid_out: Tensor) -> Non
         readout(Protocol(refinement=refinement)).predict(plan, laid_out)
 
 
-def test_refinement_runs_on_logits_at_the_photos_size(
-    plan: windows.Plan, laid_out: Tensor
-) -> None:
+def test_refinement_runs_on_logits_at_the_photos_size(plan: windows.Plan, laid_out: Tensor) -> None:
     from sclip_lab.refinement import pamr
 
     image = torch.randn(3, *plan.resized, generator=torch.Generator().manual_seed(3))

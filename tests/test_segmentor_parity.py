@@ -45,9 +45,7 @@ def forward(
     plan = windows.plan(tuple(image.shape[-2:]), target, crop, stride, backbone.patch_size)
     with torch.inference_mode():
         tokens = backbone.embed(plan.cut(image))
-        [(_, state)] = tree.run(
-            backbone.blocks, tokens, plan.grid, [lab.load_attention(attention)]
-        )
+        [(_, state)] = tree.run(backbone.blocks, tokens, plan.grid, [lab.load_attention(attention)])
         readout = Readout(Protocol(), toy.text(), torch.arange(len(toy.text())))
         logits = readout.patch_logits(*backbone.project(state, plan.grid))
     return plan, plan.lay_out(logits), image

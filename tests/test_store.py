@@ -163,9 +163,7 @@ def test_disk_full_while_parquet_writes(
     assert files(store) == before
 
 
-def test_disk_full_during_a_run(
-    store: Store, spec: Spec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disk_full_during_a_run(store: Store, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     from sclip_lab import evaluation
 
     monkeypatch.setattr(evaluation, "FLUSH_IMAGES", 1)

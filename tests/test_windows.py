@@ -127,10 +127,10 @@ def test_bilinear_matrix_is_interpolate(inputs: int, outputs: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.tuples(st.integers(8, 70), st.integers(8, 70)), st.integers(8, 40), st.data()
-)
-def test_windows_cover_every_pixel(resized: tuple[int, int], crop: int, data: st.DataObject) -> None:
+@given(st.tuples(st.integers(8, 70), st.integers(8, 70)), st.integers(8, 40), st.data())
+def test_windows_cover_every_pixel(
+    resized: tuple[int, int], crop: int, data: st.DataObject
+) -> None:
     stride = data.draw(st.integers(1, crop))
     plan = windows.plan(resized, resized, crop, stride, 8)
     covered = torch.zeros(resized, dtype=torch.int32)
