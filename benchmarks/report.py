@@ -22,6 +22,11 @@ KEYS: dict[str, tuple[str, str, float]] = {
     "sweep12_bf16": ("the same, reference in fp32 / ours in bf16", "+", 18),
     "single_object_fp32": ("one variant, 113 names, 336x448 -> 480x640, reference / ours", "+", 5),
     "sweep12_object_fp32": ("12 variants, same photos, reference / ours", "+", 30),
+    "separate_over_sweep12": (
+        "12 separate single runs of ours / one sweep of ours, 30 names",
+        "",
+        0,
+    ),
     "slope_per_variant": (
         "seconds per further variant, its readout included, over those of the trunk "
         "(embedding and 11 blocks)",

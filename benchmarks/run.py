@@ -194,6 +194,8 @@ class Compared:
             "single_fp32": spread([r / o for r, o in zip(first, self.single, strict=True)]),
             "sweep_fp32": spread([r / o for r, o in zip(sums, self.several, strict=True)]),
         }
+        alone = [self.variants * s / o for s, o in zip(self.single, self.several, strict=True)]
+        found["separate_over_sweep"] = spread(alone)
         if self.half:
             halves = zip(sums, self.half, strict=True)
             found["sweep_bf16"] = spread([r / o for r, o in halves])
@@ -394,6 +396,7 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
         "sweep12_bf16": ratios["sweep_bf16"],
         "single_object_fp32": object_ratios["single_fp32"],
         "sweep12_object_fp32": object_ratios["sweep_fp32"],
+        "separate_over_sweep12": ratios["separate_over_sweep"],
         "slope_per_variant": round(slope / limit["trunk"], 4),
         "sweep_over_bound": round(limit["sweep"] / (limit["trunk"] + limit["last_blocks"]), 4),
         "readout_memory_ratio": round(memory["ours"] / memory["reference"], 5),
@@ -463,9 +466,10 @@ def main() -> None:
     if arguments.clock == "cpu":
         clock = time.process_time
         torch.set_num_threads(1)
+    machine = report.machine()  # before: the load is that of others
     found = measure(arguments.quick, arguments.photos, arguments.reference_variants)
     options = {"quick": arguments.quick, "clock": arguments.clock, "command": sys.argv[1:]}
-    figures = {**report.machine(), **options, **found}
+    figures = {**machine, **options, **found}
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "performance.json"
     path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -125,9 +125,9 @@ def test_single_run_with_a_bad_value_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in outcome.out
 
 
-def test_unknown_variant_lists_the_known(tmp_path: Path) -> None:
+def test_unknown_variant_names_the_nearest(tmp_path: Path) -> None:
     outcome = evaluate(tmp_path, "attention=cssa")
     assert outcome.code == 1
-    assert "Could not find 'attention/cssa'" in outcome.err
+    assert "did you mean csa" in outcome.err
     assert "csa_random" in outcome.err
     assert "Traceback" not in outcome.err
