@@ -56,6 +56,7 @@ train-patchwork: $(READY) ## train the embedded backbone again (half an hour on 
 
 docs: $(READY) ## the tables in docs/ that are generated from conf/
 	$(BIN)/python -m analysis.methods
+	$(BIN)/python -m analysis.protocols
 
 clean: ## remove the environment and everything computed
 	rm -rf .venv results outputs multirun
