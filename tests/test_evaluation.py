@@ -193,13 +193,14 @@ KILLED = """
 import sys, time
 from pathlib import Path
 import tests.test_evaluation as test
+from sclip_lab import evaluation
 
 embed = test.Backbone.embed
 def slow(*args):
     time.sleep(0.5)
     return embed(*args)
 test.Backbone.embed = slow
-test.evaluation.FLUSH_IMAGES = 1  # each photo is written at once
+evaluation.FLUSH_IMAGES = 1  # each photo is written at once
 test.quiet(test.killed_cells(Path(sys.argv[1])), Path(sys.argv[2]))
 """
 
@@ -218,6 +219,7 @@ def test_goes_on_after_kill_9(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(root), str(store)])
     deadline = time.monotonic() + 120
     while len(list(store.glob("specs/*/rows-*"))) < 3 and time.monotonic() < deadline:
+        assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
