@@ -108,10 +108,7 @@ class Backbone:
                 }
             ).encode()
         )
-        for name, tensor in sorted(self.model.state_dict().items()):
-            total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            total.update(_bytes(tensor))
-        return total.hexdigest()
+        return _add_weights(total, self.model.state_dict()).hexdigest()
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Patches along height and width of an image of that many pixels.
@@ -212,12 +209,9 @@ class Backbone:
     @cached_property
     def text_digest(self) -> str:
         """sha256 of the weights of the text tower alone."""
-        total = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            if not name.startswith("visual."):
-                total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                total.update(_bytes(tensor))
-        return total.hexdigest()
+        weights = self.model.state_dict().items()
+        text = {name: tensor for name, tensor in weights if not name.startswith("visual.")}
+        return _add_weights(hashlib.sha256(), text).hexdigest()
 
 
 def architectures() -> list[str]:
@@ -519,6 +513,13 @@ def _check_finite(model: Any, source: str) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise LabError(f"{source}: weight {name} contains NaN or infinity")
+
+
+def _add_weights(total: hashlib._Hash, weights: Mapping[str, Tensor]) -> hashlib._Hash:
+    for name, tensor in sorted(weights.items()):
+        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        total.update(_bytes(tensor))
+    return total
 
 
 def _bytes(tensor: Tensor) -> memoryview:

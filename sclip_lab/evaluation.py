@@ -224,16 +224,7 @@ class _Pass:
     def _load(self, index: int) -> Photo:
         sample = self.dataset[index]
         protocol = self.specs[0].protocol
-        height, width = sample.image.shape[:2]
-        resized = protocol.resized(height, width)
-        plan = windows.plan(
-            resized,
-            (height, width),
-            protocol.crop_size,
-            protocol.stride,
-            self.backbone.patch_size,
-        )
-        return Photo(sample, plan, images.to_input(sample.image, resized, self.backbone))
+        return Photo(sample, *images.prepare(sample.image, protocol, self.backbone))
 
     def _batches(self, indices: Sequence[int]) -> Iterator[list[Photo]]:
         """Photos whose windows have one size, decoded ahead of their use."""

@@ -50,7 +50,8 @@ def compute(configs: Sequence[DictConfig]) -> None:
     for members in jobs.values():
         config, timings = members[0][1], Timings()
         try:
-            df = _evaluate([spec for spec, _ in members], config, timings)
+            store = Store(config.paths.store)
+            df = _evaluate([spec for spec, _ in members], store, config, timings)
         except LabError as error:
             log.error("the pass stopped: %s", error)
             continue
@@ -64,8 +65,8 @@ def run(config: DictConfig) -> float:
         mIoU, a fraction.
     """
     spec = make_spec(config)
-    df = _evaluate([spec], config, Timings())
     store = Store(config.paths.store)
+    df = _evaluate([spec], store, config, Timings())
     summary = results.summary(df).iloc[0]
     per_class = results.iou(df)
     measured = store.diagnostics(spec).groupby("measure")["value"].mean()
@@ -183,7 +184,9 @@ def table(df: pd.DataFrame) -> str:
     return shown.to_string(index=False)
 
 
-def _evaluate(specs: Sequence[Spec], config: DictConfig, timings: Timings) -> pd.DataFrame:
+def _evaluate(
+    specs: Sequence[Spec], store: Store, config: DictConfig, timings: Timings
+) -> pd.DataFrame:
     observers: list[Observer] = []
     if config.pictures.images:
         observers.append(Pictures(config.pictures.images, config.pictures.points))
@@ -191,7 +194,7 @@ def _evaluate(specs: Sequence[Spec], config: DictConfig, timings: Timings) -> pd
         observers.append(Diagnostics(list(config.diagnostics.measures), config.diagnostics.images))
     return evaluate(
         specs,
-        Store(config.paths.store),
+        store,
         observers=observers,
         shard=tuple(config.shard),
         batch_images=config.batch_images,

@@ -10,6 +10,7 @@ from sclip_lab import tree
 from sclip_lab.attention.variant import Variant
 from sclip_lab.backbone import Backbone
 from sclip_lab.errors import LabError
+from sclip_lab.readout import unit
 
 
 @torch.inference_mode()
@@ -46,4 +47,4 @@ def dense_features(
     [(_, state)] = tree.run(backbone.blocks, tokens, grid, [attention])
     patches, _ = backbone.project(state, grid)
     patches = patches.float()
-    return patches / patches.norm(dim=-1, keepdim=True) if normalize else patches
+    return unit(patches) if normalize else patches

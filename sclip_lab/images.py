@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sclip_lab import windows
 from sclip_lab.backbone import Backbone
 from sclip_lab.errors import LabError
+from sclip_lab.protocol import Protocol
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -33,3 +35,20 @@ def to_input(image: np.ndarray, size: tuple[int, int], backbone: Backbone) -> Te
         )
     resized = np.ascontiguousarray(resize(image, size))
     return backbone.normalise(torch.from_numpy(resized).permute(2, 0, 1)[None])[0]
+
+
+def prepare(
+    image: np.ndarray, protocol: Protocol, backbone: Backbone
+) -> tuple[windows.Plan, Tensor]:
+    """What a protocol makes of one photo, (height, width, 3) uint8 RGB.
+
+    Returns:
+        the window geometry, and (3, *plan.resized) float32, normalised, on the CPU.
+
+    Raises:
+        LabError: another shape or type, or windows smaller than a patch.
+    """
+    size = image.shape[0], image.shape[1]
+    resized = protocol.resized(*size)
+    plan = windows.plan(resized, size, protocol.crop_size, protocol.stride, backbone.patch_size)
+    return plan, to_input(image, resized, backbone)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sclip_lab import images, tree, windows
+from sclip_lab import images, tree
 from sclip_lab.attention.variant import Variant
 from sclip_lab.backbone import Backbone
 from sclip_lab.datasets.decode import read_image
@@ -50,10 +50,7 @@ def segment(
         image = read_image(image)
     elif not isinstance(image, np.ndarray):
         image = np.array(image.convert("RGB"))
-    size = image.shape[0], image.shape[1]
-    resized = protocol.resized(*size)
-    plan = windows.plan(resized, size, protocol.crop_size, protocol.stride, backbone.patch_size)
-    network_input = images.to_input(image, resized, backbone)
+    plan, network_input = images.prepare(image, protocol, backbone)
     tokens = backbone.embed(plan.cut(network_input), protocol.position_embedding)
     [(_, state)] = tree.run(backbone.blocks, tokens, plan.grid, [attention])
     text = embed_vocabulary(backbone, class_names, protocol.templates)
