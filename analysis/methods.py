@@ -40,13 +40,38 @@ COLUMNS = [
     "repair",
     "class token",
 ]
+OTHERS = {
+    "readout": """## Readouts
+
+From patch embeddings to patch logits: `readout=surgery`, or a protocol's own. Any goes with any
+variant.
+
+""",
+    "refinement": """## Refinements
+
+Of stitched logits or of labels, at the photo's size: `refinement=pamr`, or a protocol's own.
+
+""",
+}
 # A header's first statement ends with the paper, if it names one.
 PAPER = re.compile(r".*?(?:arXiv \d{4}\.\d{5}|(?:ICCV|CVPR|ECCV|WACV) 20\d\d$)", re.M | re.S)
 
 
 def document() -> str:
     """The whole of docs/methods.md."""
-    return f"{TITLE}\n{markdown(COLUMNS, map(row, names('attention')))}"
+    parts = [f"{TITLE}\n{markdown(COLUMNS, map(row, names('attention')))}"]
+    for group, words in OTHERS.items():
+        rows = [
+            [
+                f"`{name}`",
+                paper(conf_dir() / group / f"{name}.yaml"),
+                call(config) if config else "",
+            ]
+            for name in names(group)
+            for config in [load_group(group, name)]
+        ]
+        parts.append(words + markdown([group, "what, and whose", "function"], rows))
+    return "\n".join(parts)
 
 
 def row(name: str) -> list[str]:
@@ -84,7 +109,12 @@ def header_of(file: Path) -> str:
 
 
 def call(config: Mapping[str, Any]) -> str:
-    """A function of a yaml with its parameters: ``gaussian(sigma=5.0)``."""
+    """A function of a yaml with its parameters, ``gaussian(sigma=5.0)``, or several in order."""
+    if "_target_" not in config:
+        steps = [
+            call(v) if isinstance(v, Mapping) else f"{k}={shown(v)}" for k, v in config.items()
+        ]
+        return ", ".join(steps)
     name = str(config["_target_"]).rpartition(".")[2]
     given = [f"{key}={shown(value)}" for key, value in config.items() if key != "_target_"]
     return f"{name}({', '.join(given)})"

@@ -27,7 +27,7 @@ FIELDS = [
     "logit_scale",
     "prob_threshold",
     "area_threshold",
-    "class_token_weight",
+    "readout",
     "refinement",
 ]
 

@@ -29,14 +29,16 @@ import torch
 from torch import Tensor
 
 from benchmarks import reference, report
-from sclip_lab import images, tree, windows
+from sclip_lab import images, windows
 from sclip_lab.attention.context import BlockInput, Context, State
 from sclip_lab.attention.variant import Variant
 from sclip_lab.backbone import Backbone, load_backbone
 from sclip_lab.config import load_attention
 from sclip_lab.datasets.decode import read_image
+from sclip_lab.encoded import encode
 from sclip_lab.protocol import Protocol
 from sclip_lab.readout import Readout
+from sclip_lab.readouts.cosine import unit
 from sclip_lab.vocabulary import Vocabulary
 
 # Twelve last-block variants; the single variant is SCLIP's own.
@@ -130,12 +132,10 @@ def sweep(
     """Labels of all variants on one photo, as `sclip_lab.evaluation` makes them."""
     plan = job.plan
     readout = Readout(job.protocol, text, job.query_classes)
-    tokens = backbone.embed(plan.cut(photo), job.protocol.position_embedding)
     labels: list[Tensor] = [torch.empty(0)] * len(variants)
-    for index, state in tree.run(backbone.blocks, tokens, plan.grid, variants):
-        patches, whole = backbone.project(state, plan.grid)
-        laid_out = plan.lay_out(readout.patch_logits(patches, whole))
-        labels[index] = readout.predict(plan, laid_out, photo)
+    for index, encoded in encode(backbone, plan.cut(photo), variants):
+        laid_out = plan.lay_out(readout.patch_logits(encoded))
+        labels[index] = readout.predict(plan, laid_out, photo, encoded)
     return labels
 
 
@@ -343,12 +343,14 @@ def readout_memory(side: str) -> int:
     with torch.inference_mode():
         if side == "ours":
             readout = Readout(job.protocol, text, job.query_classes)
-            readout.predict(job.plan, job.plan.lay_out(readout.patch_logits(patches, patches[0])))
+            readout.predict(job.plan, job.plan.lay_out(unit(patches) @ text.T))
         else:
-            unit = patches / patches.norm(dim=-1, keepdim=True)
+            normalised = patches / patches.norm(dim=-1, keepdim=True)
             total = torch.zeros(1, queries, *job.resized)
             for part, (y, x) in zip(
-                unit, itertools.product(job.plan.rows.starts, job.plan.columns.starts), strict=True
+                normalised,
+                itertools.product(job.plan.rows.starts, job.plan.columns.starts),
+                strict=True,
             ):
                 logits = (part @ text.T).permute(2, 0, 1)[None]
                 total[:, :, y : y + 224, x : x + 224] += torch.nn.functional.interpolate(

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sclip_lab import images, metrics, results, tree, windows
+from sclip_lab import images, metrics, results, windows
 from sclip_lab.backbone import Backbone
 from sclip_lab.datasets.base import Dataset, Sample
+from sclip_lab.encoded import Encoded, encode
 from sclip_lab.errors import LabError
 from sclip_lab.prompts import embed_vocabulary
 from sclip_lab.readout import Readout
@@ -47,22 +48,18 @@ class Photo:
 
 @dataclass(frozen=True)
 class View:
-    """What an observer sees of one spec on one photo. Tensors keep the windows as first axis.
+    """What an observer sees of one spec on one photo.
 
     Attributes:
         spec, photo: which.
         prediction: (height, width) class ids.
-        attention: (windows, heads, tokens or patches, same) or None.
-        patches: (windows, grid_h, grid_w, embed_dim), not normalised.
-        class_embedding: (windows, embed_dim).
+        encoded: the photo's windows behind the network.
     """
 
     spec: Spec
     photo: Photo
     prediction: Tensor
-    attention: Tensor | None
-    patches: Tensor
-    class_embedding: Tensor
+    encoded: Encoded
 
     @cached_property
     def patch_labels(self) -> Tensor:
@@ -266,32 +263,28 @@ class _Pass:
             if spec.key in keys:
                 by_variant.setdefault(spec.attention.key, []).append(spec)
         variants = [specs[0].attention for specs in by_variant.values()]
-        grid = batch[0].plan.grid
-        with self.timings.measure("trunk"):
-            cut = torch.cat([photo.plan.cut(photo.input) for photo in batch])
-            tokens = self.backbone.embed(cut, self.specs[0].protocol.position_embedding)
+        cut = torch.cat([photo.plan.cut(photo.input) for photo in batch])
         slices, start = [], 0
         for photo in batch:
             slices.append(slice(start, start + photo.plan.num_windows))
             start += photo.plan.num_windows
-        for index, state in tree.run(self.backbone.blocks, tokens, grid, variants, self.timings):
+        rule = self.specs[0].protocol.position_embedding
+        for index, encoded in encode(self.backbone, cut, variants, rule, self.timings):
             specs = by_variant[variants[index].key]
             with self.timings.measure("readout"):
-                patches, whole = self.backbone.project(state, grid)
                 distinct = {self.readouts[s.key].logits_key: self.readouts[s.key] for s in specs}
-                logits = {k: r.patch_logits(patches, whole) for k, r in distinct.items()}
+                logits = {k: r.patch_logits(encoded) for k, r in distinct.items()}
             for spec in specs:
                 readout = self.readouts[spec.key]
                 for photo, part in zip(batch, slices, strict=True):
                     if spec.key not in wanted[photo.sample.name]:
                         continue
+                    mine = encoded if len(batch) == 1 else encoded.part(part)
                     with self.timings.measure("readout"):
                         laid_out = photo.plan.lay_out(logits[readout.logits_key][part])
-                        prediction = readout.predict(photo.plan, laid_out, photo.input)
+                        prediction = readout.predict(photo.plan, laid_out, photo.input, mine)
                     self._count(spec, photo, prediction)
-                    attention = None if state.attention is None else state.attention[part]
-                    view = View(spec, photo, prediction, attention, patches[part], whole[part])
-                    self._observe(view)
+                    self._observe(View(spec, photo, prediction, mine))
 
     def _count(self, spec: Spec, photo: Photo, prediction: Tensor) -> None:
         name = photo.sample.name

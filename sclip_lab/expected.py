@@ -47,9 +47,12 @@ def table(entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def verdict(ours: float, theirs: float, tolerance: float) -> str:
-    """ "within", "outside", or "not run" where ours is NaN. A tie is within."""
+    """ "within", "outside", "not run" where ours is NaN, or "no gate" where the tolerance is:
+    a score that is not trusted enough to fail by. A tie is within."""
     if pd.isna(ours):
         return "not run"
+    if pd.isna(tolerance):
+        return "no gate"
     # Differences of decimal fractions are not exact.
     return "within" if abs(ours - theirs) <= tolerance + 1e-12 else "outside"
 
@@ -74,8 +77,9 @@ def report(spec: Spec, miou: float, entries: Sequence[Mapping[str, Any]]) -> lis
         same = same[same["pretrained"] == weights.get("pretrained")]
     return [
         f"ours {100 * miou:.2f}, theirs {100 * row['miou']:.2f} ({row['source']}), "
-        f"difference {100 * (miou - row['miou']):+.2f}, tolerance {100 * row['tolerance']:.2f}: "
-        f"{verdict(miou, row['miou'], row['tolerance'])}"
+        f"difference {100 * (miou - row['miou']):+.2f}"
+        + ("" if pd.isna(row["tolerance"]) else f", tolerance {100 * row['tolerance']:.2f}")
+        + f": {verdict(miou, row['miou'], row['tolerance'])}"
         for _, row in same.iterrows()
     ]
 

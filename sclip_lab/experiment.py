@@ -128,14 +128,16 @@ def make_protocol(config: DictConfig, dataset: str) -> Protocol:
 
     What was typed on the command line (or swept by a preset) comes before the protocol's
     ``per_dataset`` values: ``protocol.short_side=448`` means 448 on every data set. Likewise
-    ``refinement=none`` takes away a refinement that belongs to the protocol.
+    ``refinement=none`` takes away a refinement that belongs to the protocol, ``readout=cosine`` a
+    readout.
     """
     given = _plain(config.protocol)
     typed = _typed(config)
-    refinement = _plain(config.refinement)
-    if refinement or any(key.split(".")[0] == "refinement" for key in typed):
-        given["refinement"] = refinement or None
-        typed.add("protocol.refinement")
+    for group in ("readout", "refinement"):
+        chosen = _plain(config[group])
+        if chosen or any(key.split(".")[0] == group for key in typed):
+            given[group] = chosen or None
+            typed.add(f"protocol.{group}")
     per_dataset = given.get("per_dataset") or {}
     if per_dataset.get(dataset):
         kept = {k: v for k, v in per_dataset[dataset].items() if f"protocol.{k}" not in typed}

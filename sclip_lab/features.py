@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sclip_lab import tree
 from sclip_lab.attention.variant import Variant
 from sclip_lab.backbone import Backbone
+from sclip_lab.encoded import encode
 from sclip_lab.errors import LabError
-from sclip_lab.readout import unit
+from sclip_lab.readouts.cosine import unit
 
 
 @torch.inference_mode()
@@ -42,9 +42,6 @@ def dense_features(
         raise LabError(f"images of shape {tuple(images.shape)}: (batch, 3, height, width) wanted")
     if images.dtype == torch.uint8:
         images = backbone.normalise(images)
-    grid = backbone.grid(*images.shape[-2:])
-    tokens = backbone.embed(images, position_embedding)
-    [(_, state)] = tree.run(backbone.blocks, tokens, grid, [attention])
-    patches, _ = backbone.project(state, grid)
-    patches = patches.float()
+    [(_, encoded)] = encode(backbone, images, [attention], position_embedding)
+    patches = encoded.patches.float()
     return unit(patches) if normalize else patches

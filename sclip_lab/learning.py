@@ -29,7 +29,7 @@ from sclip_lab.datasets.base import Dataset
 from sclip_lab.diagnostics.observation import VOID
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.images import to_input
-from sclip_lab.readout import unit
+from sclip_lab.readouts.cosine import unit
 
 
 def learn_projection(

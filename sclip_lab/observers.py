@@ -7,12 +7,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from sclip_lab import diagnostics, panels
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.evaluation import View
 from sclip_lab.spec import Spec
 from sclip_lab.store import Store
+from sclip_lab.windows import Plan
 
 
 class Pictures:
@@ -42,7 +44,8 @@ class Pictures:
         if not panels.has_image(store.root, digest, sample.name):
             panels.save_image(store.root, digest, sample.name, sample.image, sample.mask)
         points = region_points(sample.mask, view.spec.dataset.ignore_index, self.points)
-        maps = None if view.attention is None else [attention_at(view, *p) for p in points]
+        weights, plan = view.encoded.state.attention, view.photo.plan
+        maps = None if weights is None else [attention_at(weights, plan, *p) for p in points]
         panels.save_prediction(
             store.root,
             view.spec.key,
@@ -84,10 +87,10 @@ class Diagnostics:
     def observe(self, store: Store, view: View) -> None:
         plan = view.photo.plan
         observation = diagnostics.Observation(
-            attention=view.attention,
-            patches=view.patches,
-            class_embedding=view.class_embedding,
-            labels=view.patch_labels.to(view.patches.device),
+            attention=view.encoded.state.attention,
+            patches=view.encoded.patches,
+            class_embedding=view.encoded.class_embedding,
+            labels=view.patch_labels.to(view.encoded.patches.device),
             grid=plan.grid,
             patch_size=view.spec.backbone.patch_size,
         )
@@ -119,15 +122,20 @@ def region_points(mask: np.ndarray, ignore_index: int, count: int) -> np.ndarray
     return np.array(points, dtype=np.int32).reshape(-1, 2)
 
 
-def attention_at(view: View, row: int, column: int) -> tuple[np.ndarray, np.ndarray]:
+def attention_at(
+    attention: Tensor, plan: Plan, row: int, column: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Attention of the patch under one pixel of the photo, averaged over heads.
+
+    Args:
+        attention: (windows, heads, tokens or patches, same).
+        plan: window geometry.
+        row, column: in pixels of the photo.
 
     Returns:
         (grid_h, grid_w) float32 weights, and (4,) int32 top, left, height, width of the window
         in pixels of the photo.
     """
-    assert view.attention is not None
-    plan = view.photo.plan
     scale = plan.target[0] / plan.resized[0], plan.target[1] / plan.resized[1]
     chosen, cells, box = [], [], []
     for axis, pixel, factor in ((plan.rows, row, scale[0]), (plan.columns, column, scale[1])):
@@ -140,7 +148,7 @@ def attention_at(view: View, row: int, column: int) -> tuple[np.ndarray, np.ndar
         box.append((round(axis.starts[window] * factor), round(axis.crop * factor)))
     window = chosen[0] * len(plan.columns.starts) + chosen[1]
     grid_h, grid_w = plan.grid
-    weights = view.attention[window].float().mean(dim=0)
+    weights = attention[window].float().mean(dim=0)
     skip = weights.shape[-1] - grid_h * grid_w  # 1 where the class token takes part
     line = weights[skip + cells[0] * grid_w + cells[1], skip:]
     where = np.array([box[0][0], box[1][0], box[0][1], box[1][1]], dtype=np.int32)

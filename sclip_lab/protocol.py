@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.targets import plain
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,11 @@ class Protocol:
         prob_threshold: pixels whose largest class probability is below become class 0.
         area_threshold: foreground classes that cover at most this share of the predicted
             foreground are dropped (class 0 is background).
-        class_token_weight: weight of the class token's logits, added to every patch's
-            (SegEarth-OV: -0.3).
         position_embedding: rule for grids of another size; None: the backbone's.
-        refinement: None, or ``{"name": "pamr", "steps": 10, "dilations": [8, 16]}``.
+        readout: a function of `sclip_lab.readouts` under ``_target_``, with its parameters; None
+            for cosines.
+        refinement: a function of `sclip_lab.refinements` likewise, or several by names of their
+            own, in order; None for none.
     """
 
     name: str = "custom"
@@ -46,8 +48,8 @@ class Protocol:
     logit_scale: float = 40.0
     prob_threshold: float = 0.0
     area_threshold: float = 0.0
-    class_token_weight: float = 0.0
     position_embedding: str | None = None
+    readout: Mapping[str, Any] | None = None
     refinement: Mapping[str, Any] | None = None
     key: str = field(init=False, repr=False)
 
@@ -62,8 +64,9 @@ class Protocol:
             for template in self.templates:
                 if template.count("{}") != 1:
                     raise LabError(f"protocol.templates: '{template}' needs exactly one {{}}")
-        if self.refinement is not None:
-            object.__setattr__(self, "refinement", dict(self.refinement))
+        for key in ("readout", "refinement"):
+            value = getattr(self, key)
+            object.__setattr__(self, key, plain(value) if value else None)
         text = json.dumps(self.identity(), sort_keys=True)
         object.__setattr__(self, "key", hashlib.sha256(text.encode()).hexdigest())
 
@@ -110,7 +113,11 @@ def build(config: Mapping[str, Any], dataset: str | None = None) -> Protocol:
     """
     config = {key: value for key, value in config.items() if key != "expected"}
     per_dataset = config.pop("per_dataset", None) or {}
-    config.update(per_dataset.get(dataset, {}))
+    for key, value in per_dataset.get(dataset, {}).items():
+        # Parameters of one function are changed one by one; another function brings its own.
+        old = config.get(key)
+        merged = isinstance(old, Mapping) and isinstance(value, Mapping) and "_target_" not in value
+        config[key] = {**old, **value} if merged else value  # type: ignore[dict-item]
     known = [f.name for f in dataclasses.fields(Protocol) if f.init]
     for key in config:
         if key not in known:

@@ -7,7 +7,8 @@ and the sum of exponentials. Neither needs a [classes, queries, H, W] tensor, no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,11 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sclip_lab.encoded import Encoded
 from sclip_lab.errors import LabError
 from sclip_lab.protocol import Protocol
-from sclip_lab.targets import bind_config
+from sclip_lab.readouts.cosine import cosine
+from sclip_lab.targets import bind_config, bind_steps, digest
 from sclip_lab.windows import Plan
 
+# Arguments of refinements that are not parameters.
+_SUPPLIED = ("mask", "prediction", "image", "encoded")
 Bands = Iterator[tuple[slice, Tensor]]
 
 
@@ -29,7 +34,7 @@ class Readout:
     """One protocol with its text embeddings.
 
     Attributes:
-        protocol: scale, thresholds, refinement.
+        protocol: readout, scale, thresholds, refinement.
         text: (queries, embed_dim) float32, unit norm.
         query_classes: (queries,) class of each query.
     """
@@ -49,50 +54,56 @@ class Readout:
         return int(self.query_classes.max()) + 1
 
     @cached_property
-    def refine(self) -> Callable[..., Tensor] | None:
-        return bind_config(self.protocol.refinement, ("image", "mask"))
+    def _score(self) -> Callable[..., Tensor]:
+        return bind_config(self.protocol.readout, ("encoded", "text")) or cosine
+
+    @cached_property
+    def _refine_logits(self) -> list[Callable[..., Tensor]]:
+        return [step for step in self._refinements if "mask" in _wants(step)]
+
+    @cached_property
+    def _refine_labels(self) -> list[Callable[..., Tensor]]:
+        return [step for step in self._refinements if "prediction" in _wants(step)]
+
+    @cached_property
+    def _refinements(self) -> Sequence[Callable[..., Tensor]]:
+        return bind_steps(self.protocol.refinement, _SUPPLIED)
 
     @property
     def logits_key(self) -> tuple[Any, ...]:
-        """Readouts with equal keys have the same patch logits on the same patches."""
-        return id(self.text), self.protocol.class_token_weight
+        """Readouts with equal keys have the same patch logits on the same windows."""
+        return id(self.text), digest(self.protocol.readout)
 
-    def patch_logits(self, patches: Tensor, class_embedding: Tensor) -> Tensor:
-        """Cosine similarities of patches and queries.
+    def patch_logits(self, encoded: Encoded) -> Tensor:
+        """(windows, grid_h, grid_w, queries) float32: cosines, or the protocol's own readout."""
+        return self._score(encoded, self.text.to(encoded.state.tokens.device))
 
-        Args:
-            patches: (windows, grid_h, grid_w, embed_dim), any scale.
-            class_embedding: (windows, embed_dim), any scale; used with a class_token_weight.
-
-        Returns:
-            (windows, grid_h, grid_w, queries) float32.
-        """
-        text = self.text.to(patches.device)
-        logits = unit(patches.float()) @ text.T
-        weight = self.protocol.class_token_weight
-        if weight:
-            whole = unit(class_embedding.float()) @ text.T
-            logits = logits + weight * whole[:, None, None]
-        return logits
-
-    def predict(self, plan: Plan, laid_out: Tensor, image: Tensor | None = None) -> Tensor:
+    def predict(
+        self,
+        plan: Plan,
+        laid_out: Tensor,
+        image: Tensor | None = None,
+        encoded: Encoded | None = None,
+    ) -> Tensor:
         """Labels at the photo's size.
 
         Args:
             plan: window geometry.
             laid_out: (queries, n_rows * grid_h, n_columns * grid_w) patch logits, from
                 `Plan.lay_out`.
-            image: (3, *plan.resized) normalised; only a refinement looks at it.
+            image: (3, *plan.resized) normalised; only refinements look at it.
+            encoded: the photo's windows; only refinements look at them.
 
         Returns:
             (height, width) uint8 class ids (int16 beyond 256 classes).
         """
-        whole: Tensor | None = None
-        if self.refine is not None:
-            if image is None:
-                raise LabError("protocol.refinement needs the image")
-            guide = F.interpolate(image[None].to(laid_out), size=plan.target, mode="bilinear")[0]
-            whole = self.refine(image=guide, mask=plan.stitch(laid_out))
+        seen: dict[str, Any] = {"encoded": encoded}
+        if self._refinements and image is not None:
+            resized = F.interpolate(image[None].to(laid_out), size=plan.target, mode="bilinear")
+            seen["image"] = resized[0]
+        whole = plan.stitch(laid_out) if self._refine_logits else None
+        for step in self._refine_logits:
+            whole = _call(step, mask=whole, **seen)
 
         def bands(queries: Tensor | None = None) -> Bands:
             if whole is not None:
@@ -100,7 +111,10 @@ class Readout:
             else:
                 yield from plan.bands(laid_out if queries is None else laid_out[queries])
 
-        return self._decide(bands, plan.target, laid_out.device)
+        prediction = self._decide(bands, plan.target, laid_out.device)
+        for step in self._refine_labels:
+            prediction = _call(step, prediction=prediction, **seen)
+        return prediction
 
     def _decide(
         self, bands: Callable[..., Bands], size: tuple[int, int], device: torch.device
@@ -143,6 +157,14 @@ class Readout:
         return kept
 
 
-def unit(x: Tensor) -> Tensor:
-    """Rows divided by their norm, without an epsilon, as the official codes do."""
-    return x / x.norm(dim=-1, keepdim=True)
+def _wants(step: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(step).parameters)
+
+
+def _call(step: Callable[..., Tensor], **available: Any) -> Tensor:
+    """``step`` with those of its arguments that are not bound yet."""
+    wanted = {name: available.get(name) for name in _wants(step) if name in _SUPPLIED}
+    for name, value in wanted.items():
+        if value is None:
+            raise LabError(f"protocol.refinement needs the {name}")
+    return step(**wanted)

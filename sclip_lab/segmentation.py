@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from sclip_lab import images, tree
+from sclip_lab import images
 from sclip_lab.attention.variant import Variant
 from sclip_lab.backbone import Backbone
 from sclip_lab.datasets.decode import read_image
+from sclip_lab.encoded import encode
 from sclip_lab.prompts import embed_vocabulary
 from sclip_lab.protocol import Protocol
 from sclip_lab.readout import Readout
@@ -51,9 +52,9 @@ def segment(
     elif not isinstance(image, np.ndarray):
         image = np.array(image.convert("RGB"))
     plan, network_input = images.prepare(image, protocol, backbone)
-    tokens = backbone.embed(plan.cut(network_input), protocol.position_embedding)
-    [(_, state)] = tree.run(backbone.blocks, tokens, plan.grid, [attention])
+    cut = plan.cut(network_input)
+    [(_, encoded)] = encode(backbone, cut, [attention], protocol.position_embedding)
     text = embed_vocabulary(backbone, class_names, protocol.templates)
     readout = Readout(protocol, text.to(backbone.device), torch.tensor(class_names.query_classes))
-    laid_out = plan.lay_out(readout.patch_logits(*backbone.project(state, plan.grid)))
-    return readout.predict(plan, laid_out, network_input).cpu().numpy()
+    laid_out = plan.lay_out(readout.patch_logits(encoded))
+    return readout.predict(plan, laid_out, network_input, encoded).cpu().numpy()

@@ -19,7 +19,7 @@ from sclip_lab.backbone import Backbone
 from sclip_lab.datasets.base import Dataset
 from sclip_lab.errors import LabError
 from sclip_lab.protocol import Protocol
-from sclip_lab.targets import digest
+from sclip_lab.targets import digest, target_modules
 from sclip_lab.vocabulary import Vocabulary
 
 
@@ -66,8 +66,8 @@ class Spec:
     def key(self) -> str:
         """sha256 hex: equal keys are the same cell, whatever the names."""
         modules = list(self.attention.modules)
-        if self.protocol.refinement:
-            modules.append(str(self.protocol.refinement["_target_"]).rpartition(".")[0])
+        for part in (self.protocol.readout, self.protocol.refinement):
+            modules += target_modules(part)
         return digest(
             {
                 "attention": self.attention.key,

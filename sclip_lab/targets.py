@@ -72,6 +72,25 @@ def bind_config(config: Mapping[str, Any] | None, supplied: Collection[str]) -> 
     return bind(locate(config["_target_"]), parameters, supplied)
 
 
+def bind_steps(config: Mapping[str, Any] | None, supplied: Collection[str]) -> list[partial[Any]]:
+    """Bound functions from one mapping with ``_target_``, or from several by names of their own,
+    in order."""
+    if config and "_target_" not in config:
+        return [bind_config(step, supplied) for step in config.values() if step]  # type: ignore[misc]
+    return [step for step in [bind_config(config, supplied)] if step is not None]
+
+
+def target_modules(config: Mapping[str, Any] | None) -> list[str]:
+    """Modules of all functions that a configuration names, however deep."""
+    found = []
+    for key, value in (config or {}).items():
+        if key == "_target_":
+            found.append(str(value).rpartition(".")[0])
+        elif isinstance(value, Mapping):
+            found += target_modules(value)
+    return found
+
+
 def plain(value: Any) -> Any:
     """Containers as dict and list, so that equal configurations have equal JSON."""
     if isinstance(value, Mapping):

@@ -19,13 +19,13 @@ from sclip_lab.attention.variant import Variant
 from sclip_lab.timings import Timings
 
 
-def run(
+def leaves(
     blocks: Sequence[Block],
     tokens: Tensor,
     grid: tuple[int, int],
     variants: Sequence[Variant],
     timings: Timings | None = None,
-) -> Iterator[tuple[int, State]]:
+) -> Iterator[tuple[int, State, tuple[BlockInput, ...]]]:
     """Run all variants on one batch, sharing what they share.
 
     Args:
@@ -37,9 +37,9 @@ def run(
             name for rewritten ones (shared work counts for whoever comes first).
 
     Yields:
-        (index into ``variants``, state behind the last block), one per variant, in the tree's
-        order. A consumer that is done with a state before it asks for the next keeps one
-        branch's memory alive at a time.
+        (index into ``variants``, state behind the last block, what entered each block), one per
+        variant, in the tree's order. A consumer that is done with a state before it asks for the
+        next keeps one branch's memory alive at a time.
 
     Raises:
         LabError: a layer out of range.
@@ -49,10 +49,10 @@ def run(
 
     def descend(
         level: int, state: State, history: tuple[BlockInput, ...], members: list[int]
-    ) -> Iterator[tuple[int, State]]:
+    ) -> Iterator[tuple[int, State, tuple[BlockInput, ...]]]:
         if level == depth:
             for member in members:
-                yield member, state
+                yield member, state, history
             return
         entered = BlockInput(blocks[level], state.tokens)
         context = Context(entered, history, grid)
@@ -73,6 +73,17 @@ def run(
             yield from descend(level + 1, after, (*history, entered), group)
 
     yield from descend(0, State(tokens), (), list(range(len(variants))))
+
+
+def run(
+    blocks: Sequence[Block],
+    tokens: Tensor,
+    grid: tuple[int, int],
+    variants: Sequence[Variant],
+) -> Iterator[tuple[int, State]]:
+    """`leaves` for those who want nothing but the states."""
+    for index, state, _ in leaves(blocks, tokens, grid, variants):
+        yield index, state
 
 
 def cost(depth: int, variants: Sequence[Variant]) -> tuple[int, int]:

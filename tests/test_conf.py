@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,9 +16,12 @@ from sclip_lab.attention.variant import build
 from sclip_lab.datasets.folder import Folder
 from sclip_lab.errors import LabError
 from sclip_lab.observers import Diagnostics
+from sclip_lab.protocol import Protocol
 from sclip_lab.protocol import build as build_protocol
+from sclip_lab.readout import Readout
 from sclip_lab.targets import bind_config, locate
 from sclip_lab.vocabulary import Vocabulary
+from tests import toy
 
 NEEDS_A_FILE = {"csa_learned"}  # a projection that was learned first
 
@@ -136,8 +140,23 @@ def test_tracking(name: str) -> None:
 @pytest.mark.parametrize("name", files("refinement"))
 def test_refinement(name: str) -> None:
     given = plain(composed(f"refinement={name}").refinement)
-    bound = bind_config(given, ("image", "mask"))
+    bound = bind_config(given, ("image", "mask", "prediction", "encoded"))
     assert (bound is None) == (name == "none")
+
+
+@pytest.mark.parametrize("name", files("readout"))
+def test_readout(name: str) -> None:
+    """Every readout on every kind of attention gives finite logits on a grid that is not square."""
+    given = plain(composed(f"readout={name}").readout)
+    chosen = Readout(Protocol(readout=given), toy.text(), torch.arange(8))
+    for attention in ("vanilla", "scclip", "surgery"):
+        variant = lab.load_attention(attention)
+        encoded = toy.encoded(toy.network(), toy.inputs()["quirk112x448"], variant)
+        with torch.inference_mode():
+            logits = chosen.patch_logits(encoded)
+        assert logits.shape == (1, 7, 28, 8)
+        assert logits.dtype == torch.float32
+        assert torch.isfinite(logits).all()
 
 
 @pytest.mark.parametrize("name", files("experiment"))
@@ -146,7 +165,7 @@ def test_experiment(name: str) -> None:
     params = plain(hydra.sweeper.params)
     assert params
     for group, choices in params.items():
-        if group in ("attention", "backbone", "dataset", "protocol"):
+        if group in ("attention", "backbone", "dataset", "protocol", "readout"):
             for choice in str(choices).split(","):
                 assert choice.strip() in files(group)
 

@@ -35,24 +35,16 @@ def test_points_are_in_the_middle_of_the_largest_regions() -> None:
     assert region_points(np.full((4, 4), 255, np.uint8), 255, 2).shape == (0, 2)
 
 
-class FakeView:
-    """A view whose attention row i puts everything on patch i."""
-
-    def __init__(self, plan: windows.Plan, class_token: bool) -> None:
-        cells = plan.grid[0] * plan.grid[1]
-        self.photo = type("P", (), {"plan": plan})
-        weights = torch.eye(cells + class_token)
-        self.attention = weights.expand(plan.num_windows, 2, -1, -1)
-
-
 @pytest.mark.parametrize("class_token", [True, False])
 def test_attention_is_that_of_the_patch_under_the_point(class_token: bool) -> None:
     plan = windows.plan((64, 96), (128, 192), 64, 32, 16)  # the photo is twice as large
-    view = FakeView(plan, class_token)
+    # Row i of the attention puts everything on patch i.
+    weights = torch.eye(plan.grid[0] * plan.grid[1] + class_token)
+    attention = weights.expand(plan.num_windows, 2, -1, -1)
     # (row, column) in the photo: window and patch follow from the geometry.
     cases = [(0, 0, 0, (0, 0)), (127, 191, 64, (3, 3)), (40, 100, 64, (1, 1)), (40, 90, 0, (1, 2))]
     for row, column, left, cell in cases:
-        weights, box = attention_at(view, row, column)  # type: ignore[arg-type]
+        weights, box = attention_at(attention, plan, row, column)
         assert weights.shape == (4, 4)
         assert box.tolist() == [0, left, 128, 128]
         assert np.unravel_index(weights.argmax(), (4, 4)) == cell

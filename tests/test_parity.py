@@ -32,15 +32,15 @@ ELSEWHERE = {
     "naclip_prior": "attention/test_prior.py",
     "posemb": "test_position_embedding.py",
     "preprocess": "test_transforms.py",
-    "pamr": "test_refinement.py",
+    "pamr": "refinements/test_pamr.py",
     "sclip_segmentor": "test_segmentor_parity.py",
     "naclip_segmentor": "test_segmentor_parity.py",
     "itaclip_segmentor": "test_segmentor_parity.py",
-    "cliptrase_pipeline": "test_clustering.py",
-    "resclip_full_voc21": "test_feedback.py",
-    "resclip_full_context59": "test_feedback.py",
-    "resclip_full_sclip": "test_feedback.py",
-    "resclip_sfr_only": "test_feedback.py",
+    "cliptrase_pipeline": "refinements/test_cliptrase_refinement.py",
+    "resclip_full_voc21": "readouts/test_resclip_readout.py",
+    "resclip_full_context59": "readouts/test_resclip_readout.py",
+    "resclip_full_sclip": "readouts/test_resclip_readout.py",
+    "resclip_sfr_only": "readouts/test_resclip_readout.py",
 }
 
 FEATURES = 5e-5  # official code in float64 differs from itself in float32 by 6e-6

@@ -88,7 +88,7 @@ def test_experiment_says_how_to_run_it_and_its_cells_differ(name: str) -> None:
     assert set(swept["attention"]) <= set(registry.names("attention"))
     cells: list[object] = list(swept["attention"])
     if len(swept) > 1:
-        cells = [(label(job), job.protocol.short_side) for job in jobs(name)]
+        cells = [(label(job), job.protocol.short_side, str(job.readout)) for job in jobs(name)]
     assert len(cells) == len(set(cells)) >= 5
 
 
@@ -121,10 +121,12 @@ def test_protocol_has_the_published_values(name: str, dataset: str) -> None:
 @pytest.mark.parametrize("name", registry.names("protocol"))
 def test_every_protocol_fits_the_embedded_world(name: str) -> None:
     made = registry.load_protocol(name, "patchwork")
-    assert made.geometry == (None, 2048, 64, 32, None)
+    crop = None if name == "cliptrase" else 64
+    assert made.geometry == (None, 2048, crop, 32, None)
     assert made.templates == ("{}",)
-    assert (made.refinement is not None) == (name in ("naclip_pamr", "itaclip"))
-    assert made.class_token_weight == (-0.3 if name == "segearth" else 0)
+    refined, read_out = ("naclip_pamr", "itaclip", "cliptrase"), ("segearth", "resclip")
+    assert (made.refinement is not None) == (name in refined)
+    assert (made.readout is not None) == (name in read_out)
 
 
 def test_typed_values_come_before_those_of_the_data_set() -> None:

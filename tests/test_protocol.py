@@ -20,9 +20,9 @@ CHANGES: dict[str, Any] = {
     "logit_scale": 50.0,
     "prob_threshold": 0.1,
     "area_threshold": 0.1,
-    "class_token_weight": -0.3,
+    "readout": {"_target_": "sclip_lab.readouts.class_token.class_token"},
     "position_embedding": "bilinear",
-    "refinement": {"_target_": "sclip_lab.refinement.pamr"},
+    "refinement": {"_target_": "sclip_lab.refinements.pamr.pamr"},
 }
 GEOMETRY = {"short_side", "long_side", "crop_size", "stride", "position_embedding"}
 

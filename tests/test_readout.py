@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,17 @@ from torch import Tensor
 from sclip_lab import windows
 from sclip_lab.errors import LabError
 from sclip_lab.protocol import Protocol
-from sclip_lab.readout import Readout, unit
+from sclip_lab.readout import Readout
+from sclip_lab.readouts.cosine import unit
+from sclip_lab.refinements.closing import closing
 
 CLASSES = torch.tensor([0, 0, 1, 2, 2, 2, 3])
+
+
+def fake(patches: Tensor, class_embedding: Tensor) -> Any:
+    """What `Encoded` offers to readouts that look at embeddings alone."""
+    state = SimpleNamespace(tokens=patches)
+    return SimpleNamespace(patches=patches, class_embedding=class_embedding, state=state)
 
 
 def dense(logits: Tensor, protocol: Protocol, classes: Tensor = CLASSES) -> Tensor:
@@ -103,20 +112,38 @@ def test_background_alone_survives_an_area_threshold() -> None:
 def test_patch_logits_are_cosines(plan: windows.Plan) -> None:
     made = readout(Protocol())
     patches, whole = torch.randn(3, 2, 2, 12), torch.randn(3, 12)
-    found = made.patch_logits(patches, whole)
+    found = made.patch_logits(fake(patches, whole))
     wanted = torch.nn.functional.cosine_similarity(patches[..., None, :], made.text, dim=-1)
     torch.testing.assert_close(found, wanted)
-    torch.testing.assert_close(made.patch_logits(7 * patches, whole), wanted)
+    torch.testing.assert_close(made.patch_logits(fake(7 * patches, whole)), wanted)
 
 
-def test_class_token_weight_adds_its_cosines() -> None:
-    made, weighted = readout(Protocol()), readout(Protocol(class_token_weight=-0.3))
+@pytest.mark.parametrize("combine", ["add", "multiply"])
+def test_class_token_joins_its_cosines(combine: str) -> None:
+    target = "sclip_lab.readouts.class_token.class_token"
+    joined = Protocol(readout={"_target_": target, "combine": combine, "weight": -0.3})
+    made, other = readout(Protocol()), readout(joined)
     patches, whole = torch.randn(3, 2, 2, 12), torch.randn(3, 12)
-    difference = weighted.patch_logits(patches, whole) - made.patch_logits(patches, whole)
+    alone = made.patch_logits(fake(patches, whole))
     cosine = torch.nn.functional.cosine_similarity(whole[:, None], made.text, dim=-1)
-    wanted = (-0.3 * cosine)[:, None, None].expand_as(difference)
-    torch.testing.assert_close(difference, wanted, rtol=0, atol=1e-6)
-    assert made.logits_key[1:] != weighted.logits_key[1:]
+    cosine = cosine[:, None, None].expand_as(alone)
+    wanted = alone - 0.3 * cosine if combine == "add" else alone * cosine
+    torch.testing.assert_close(other.patch_logits(fake(patches, whole)), wanted)
+    assert made.logits_key[1:] != other.logits_key[1:]
+
+
+def test_refinements_run_in_order_on_logits_and_on_labels(
+    plan: windows.Plan, laid_out: Tensor
+) -> None:
+    both = {
+        "pamr": {"_target_": "sclip_lab.refinements.pamr.pamr", "steps": 1, "dilations": [1]},
+        "closing": {"_target_": "sclip_lab.refinements.closing.closing", "size": 3},
+    }
+    image = torch.randn(3, *plan.resized, generator=torch.Generator().manual_seed(3))
+    first = readout(Protocol(refinement=both["pamr"])).predict(plan, laid_out, image)
+    found = readout(Protocol(refinement=both)).predict(plan, laid_out, image)
+    assert torch.equal(found, closing(first, 3))
+    assert not torch.equal(found, first)
 
 
 def test_many_classes_need_more_than_a_byte() -> None:
@@ -129,16 +156,16 @@ def test_many_classes_need_more_than_a_byte() -> None:
 
 
 def test_refinement_needs_the_image(plan: windows.Plan, laid_out: Tensor) -> None:
-    refinement = {"_target_": "sclip_lab.refinement.pamr", "steps": 1, "dilations": [1]}
+    refinement = {"_target_": "sclip_lab.refinements.pamr.pamr", "steps": 1, "dilations": [1]}
     with pytest.raises(LabError, match="needs the image"):
         readout(Protocol(refinement=refinement)).predict(plan, laid_out)
 
 
 def test_refinement_runs_on_logits_at_the_photos_size(plan: windows.Plan, laid_out: Tensor) -> None:
-    from sclip_lab.refinement import pamr
+    from sclip_lab.refinements.pamr import pamr
 
     image = torch.randn(3, *plan.resized, generator=torch.Generator().manual_seed(3))
-    refinement = {"_target_": "sclip_lab.refinement.pamr", "steps": 2, "dilations": [1, 3]}
+    refinement = {"_target_": "sclip_lab.refinements.pamr.pamr", "steps": 2, "dilations": [1, 3]}
     chosen = Protocol(refinement=refinement, prob_threshold=0.4)
     guide = torch.nn.functional.interpolate(image[None], size=plan.target, mode="bilinear")[0]
     refined = pamr(image=guide, mask=plan.stitch(laid_out), steps=2, dilations=[1, 3])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import sclip_lab as lab
-from sclip_lab import tree, windows
+from sclip_lab import windows
 from sclip_lab.prompts import embed_vocabulary
 from sclip_lab.protocol import Protocol
 from sclip_lab.readout import Readout
@@ -23,7 +23,7 @@ from sclip_lab.vocabulary import Vocabulary
 from tests import toy, vectors
 from tests.make_clip import make_text
 
-PAMR = {"_target_": "sclip_lab.refinement.pamr", "steps": 10, "dilations": [8, 16]}
+PAMR = {"_target_": "sclip_lab.refinements.pamr.pamr", "steps": 10, "dilations": [8, 16]}
 LOGITS = 1e-5
 PIXELS = 10
 
@@ -43,11 +43,10 @@ def forward(
     if size is not None:
         image = image[:, : size[0], : size[1]]
     plan = windows.plan(tuple(image.shape[-2:]), target, crop, stride, backbone.patch_size)
+    encoded = toy.encoded(backbone, plan.cut(image), lab.load_attention(attention))
+    readout = Readout(Protocol(), toy.text(), torch.arange(len(toy.text())))
     with torch.inference_mode():
-        tokens = backbone.embed(plan.cut(image))
-        [(_, state)] = tree.run(backbone.blocks, tokens, plan.grid, [lab.load_attention(attention)])
-        readout = Readout(Protocol(), toy.text(), torch.arange(len(toy.text())))
-        logits = readout.patch_logits(*backbone.project(state, plan.grid))
+        logits = readout.patch_logits(encoded)
     return plan, plan.lay_out(logits), image
 
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from sclip_lab.attention.context import BlockInput, Context
+from sclip_lab.attention.variant import Variant
 from sclip_lab.backbone import Backbone, load_backbone
+from sclip_lab.encoded import Encoded, encode
 from tests import make_clip
 
 
@@ -34,6 +36,13 @@ def inputs() -> dict[str, Tensor]:
 def text() -> Tensor:
     """(8, 64) unit text embeddings."""
     return torch.from_numpy(make_clip.make_text("public"))
+
+
+def encoded(backbone: Backbone, images: Tensor, variant: Variant) -> Encoded:
+    """Images behind the network, each as one window."""
+    with torch.inference_mode():
+        [(_, one)] = encode(backbone, images, [variant])
+    return one
 
 
 @torch.inference_mode()

@@ -13,7 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sclip_lab.encoded import Encoded
 from sclip_lab.errors import LabError
+from sclip_lab.readouts.cosine import unit
+
+
+def surgery(encoded: Encoded, text: Tensor, sharpness: float = 2.0) -> Tensor:
+    """`surgery_logits` of each window's patches.
+
+    Args:
+        encoded, text: as for every readout.
+        sharpness: > 0, of the weights of texts.
+    """
+    patches = encoded.patches.float().flatten(1, 2)
+    tokens = torch.cat([encoded.class_embedding.float()[:, None], patches], dim=1)
+    return surgery_logits(unit(tokens), text, sharpness)[:, 1:].unflatten(1, encoded.grid)
 
 
 def surgery_logits(image: Tensor, text: Tensor, sharpness: float = 2.0) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sclip_lab.attention.context import BlockInput
 from sclip_lab.attention.layers import Layer, resolve
-from sclip_lab.backbone import Backbone
+from sclip_lab.encoded import Encoded
 from sclip_lab.errors import LabError
 
 NOISE = -1
@@ -36,25 +36,6 @@ def self_correlation(entered: BlockInput) -> Tensor:
         unit = F.normalize(entered.projected(name), dim=-1)
         total = total + unit @ unit.mT
     return (total / 3).mean(dim=1)
-
-
-@torch.inference_mode()
-def correlation_at(backbone: Backbone, images: Tensor, layer: Layer = "11/12") -> Tensor:
-    """`self_correlation` in one block of the network as trained.
-
-    Args:
-        backbone: from `load_backbone`.
-        images: (batch, 3, height, width), normalised.
-        layer: index or fraction of depth.
-
-    Returns:
-        (batch, tokens, tokens) float32.
-    """
-    tokens = backbone.embed(images)
-    index = resolve(layer, backbone.depth)
-    for block in backbone.blocks[:index]:
-        tokens = block.plain(tokens)
-    return self_correlation(BlockInput(backbone.blocks[index], tokens)).float()
 
 
 def affinity(correlation: Tensor) -> Tensor:
@@ -133,28 +114,34 @@ def vote(prediction: Tensor, region: Tensor) -> Tensor:
     return result
 
 
-def image_regions(
-    backbone: Backbone,
-    images: Tensor,
+def cliptrase(
+    prediction: Tensor,
+    encoded: Encoded,
     eps: float = 0.7,
     min_samples: int = 3,
     layer: Layer = "11/12",
 ) -> Tensor:
-    """The regions of whole images, each clustered by itself.
+    """Every region takes the class that most of its pixels have.
 
     Args:
-        backbone: from `load_backbone`.
-        images: (batch, 3, height, width), normalised.
-        eps, min_samples: of `clusters`.
-        layer: of `correlation_at`.
+        prediction: (height, width) class ids at the photo's size.
+        encoded: the photo as one window.
+        eps, min_samples: of `clusters`. The official code has 0.7 and 3 at 224 pixels, 1.1 and 7
+            beyond.
+        layer: whose correlations are clustered, index or fraction of depth.
 
     Returns:
-        (batch, height, width) int64.
+        (height, width), the prediction's dtype.
+
+    Raises:
+        LabError: a photo cut into windows.
     """
-    height, width = images.shape[-2:]
-    found = []
-    for correlation in correlation_at(backbone, images, layer):
-        rows = affinity(correlation)
-        labels = clusters(rows, eps, min_samples)
-        found.append(regions(rows, labels, backbone.grid(height, width), (height, width)))
-    return torch.stack(found)
+    if len(encoded.images) != 1:
+        raise LabError(
+            f"refinement cliptrase clusters a photo as a whole, but it was cut into "
+            f"{len(encoded.images)} windows; set protocol.crop_size=null"
+        )
+    entered = encoded.history[resolve(layer, encoded.backbone.depth)]
+    rows = affinity(self_correlation(entered)[0].float())
+    size = prediction.shape[0], prediction.shape[1]
+    return vote(prediction, regions(rows, clusters(rows, eps, min_samples), encoded.grid, size))

@@ -8,8 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab import clustering
+from sclip_lab.attention.context import BlockInput
+from sclip_lab.config import load_attention
+from sclip_lab.errors import LabError
 from sclip_lab.features import dense_features
+from sclip_lab.refinements import cliptrase as clustering
 from tests import toy, vectors
 from tests.test_parity import CASES, WEIGHTS, difference, run, setup
 
@@ -21,6 +24,14 @@ SETTINGS = [
 ]
 FOREGROUND = 6  # of the 8 text rows; the others are background names
 TEXT = toy.text()
+
+
+def correlation(name: str, block: int = -2) -> Tensor:
+    """(tokens, tokens) in one block of the network as trained."""
+    context = toy.context(toy.network(), toy.inputs()[name])
+    entered: BlockInput = (*context.history, context.input)[block]
+    with torch.inference_mode():
+        return clustering.self_correlation(entered)[0]
 
 
 def logits(image: Tensor, text: Tensor, by_class_token: bool = False) -> Tensor:
@@ -38,8 +49,8 @@ def logits(image: Tensor, text: Tensor, by_class_token: bool = False) -> Tensor:
 @pytest.mark.parametrize("name", ["sq224_a", "sq224_b", "rect224x336", "rect336x448"])
 def test_self_correlation(name: str) -> None:
     official = vectors.load("cliptrase")
-    for layer, key in (("11/12", "selfcorr11"), ("12/12", "selfcorr12")):
-        ours = clustering.correlation_at(toy.network(), toy.inputs()[name], layer)[0].numpy()
+    for block, key in ((-2, "selfcorr11"), (-1, "selfcorr12")):
+        ours = correlation(name, block).numpy()
         rows = official[f"{name}__{key}_attn_rows"][0]
         index = official[f"{name}__{key}_attn_rows_index"]
         assert difference(ours[index], rows) <= WEIGHTS
@@ -47,8 +58,7 @@ def test_self_correlation(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "eps", "min_samples"), SETTINGS)
 def test_clusters(name: str, eps: float, min_samples: int) -> None:
-    correlation = clustering.correlation_at(toy.network(), toy.inputs()[name])[0]
-    ours = clustering.clusters(clustering.affinity(correlation), eps, min_samples)
+    ours = clustering.clusters(clustering.affinity(correlation(name)), eps, min_samples)
     official = vectors.load("cliptrase_pipeline")[f"{name}__eps{eps}_min{min_samples}__dbscan"]
     assert np.array_equal(ours, official)
 
@@ -59,8 +69,11 @@ def test_prediction(dataset: str, name: str, eps: float, min_samples: int) -> No
     image = toy.inputs()[name]
     text = TEXT if dataset == "VOC21" else TEXT[:FOREGROUND]
     prediction = logits(image, text, by_class_token=dataset == "VOC20").argmax(dim=0)
-    [region] = clustering.image_regions(toy.network(), image, eps, min_samples)
-    ours = clustering.vote(prediction, region).clamp(max=FOREGROUND)  # background names: one class
+    backbone, variant = setup(CASES["cliptrase"])
+    encoded = toy.encoded(backbone, image, variant)
+    with torch.inference_mode():
+        voted = clustering.cliptrase(prediction, encoded, eps, min_samples)
+    ours = voted.clamp(max=FOREGROUND)  # background names: one class
     official = vectors.load("cliptrase_pipeline")
     assert np.array_equal(
         ours.numpy(), official[f"{dataset}__{name}__eps{eps}_min{min_samples}__pred"]
@@ -68,10 +81,18 @@ def test_prediction(dataset: str, name: str, eps: float, min_samples: int) -> No
 
 
 def test_regions_of_an_image_that_is_not_square() -> None:
-    region = clustering.image_regions(
-        toy.network(), toy.inputs()["rect224x336"], eps=1.1, min_samples=5
-    )
-    assert region.shape == (1, 224, 336)
+    rows = clustering.affinity(correlation("rect224x336"))
+    found = clustering.clusters(rows, eps=1.1, min_samples=5)
+    region = clustering.regions(rows, found, (14, 21), (224, 336))
+    assert region.shape == (224, 336)
+    assert 0 <= int(region.min()) <= int(region.max()) <= found.max()
+
+
+def test_windows_are_refused() -> None:
+    image = toy.inputs()["sq224_a"].expand(2, -1, -1, -1)
+    encoded = toy.encoded(toy.network(), image, load_attention("csa"))
+    with pytest.raises(LabError, match="crop_size=null"):
+        clustering.cliptrase(torch.zeros(8, 8, dtype=torch.uint8), encoded)
 
 
 def test_vote() -> None:

@@ -11,7 +11,12 @@ from sclip_lab.backbone import Backbone
 from sclip_lab.config import load_attention
 from sclip_lab.errors import LabError
 from sclip_lab.features import dense_features
-from sclip_lab.maskclip_head import key_smoothing, prompt_denoising, smoothing_keys
+from sclip_lab.readouts.maskclip import (
+    key_smoothing,
+    maskclip,
+    prompt_denoising,
+    smoothing_keys,
+)
 from tests import toy, vectors
 
 ORIGINAL = {"quick_gelu": False, "layer_norm_eps": 1e-6}
@@ -52,6 +57,21 @@ def test_official_head() -> None:
         smoothed = key_smoothing(ours, keys, threshold)[0]
         expected = official[f"sq224_a__head_ks{threshold}"]
         np.testing.assert_allclose(smoothed, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("denoising", "smoothing"), [(0.995, 0.0), (0.0, 0.6), (0.995, 1.0)])
+def test_readout_is_its_two_steps(denoising: float, smoothing: float) -> None:
+    x, backbone = toy.inputs()["sq224_a"], network(**ORIGINAL)
+    encoded = toy.encoded(backbone, x, load_attention("maskclip"))
+    with torch.inference_mode():
+        ours = maskclip(encoded, toy.text(), denoising, smoothing)
+        expected = logits(x)
+        if denoising:
+            expected = prompt_denoising(expected, denoising)
+        if smoothing:
+            keys = smoothing_keys(toy.context(backbone, x).input)
+            expected = key_smoothing(expected, keys, smoothing)
+    torch.testing.assert_close(ours.permute(0, 3, 1, 2), expected)
 
 
 def test_batch_equals_singles() -> None:

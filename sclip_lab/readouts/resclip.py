@@ -18,90 +18,63 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.attention.context import BlockInput, Context, Feedback, State
-from sclip_lab.attention.variant import Variant
-from sclip_lab.backbone import Backbone
+from sclip_lab.attention.context import Feedback
+from sclip_lab.encoded import Encoded
 from sclip_lab.errors import LabError
-from sclip_lab.refinement import DILATIONS, pamr
+from sclip_lab.readouts.cosine import cosine, unit
+from sclip_lab.refinements.pamr import DILATIONS, pamr
 
 BLUR_SIGMA = 5.0
 BLUR_TAPS = 31
 
 
-@torch.inference_mode()
-def resclip_features(
-    backbone: Backbone,
-    images: Tensor,
+def resclip(
+    encoded: Encoded,
     text: Tensor,
-    variant: Variant,
-    *,
     share: float = 0.7,
     gain: float = 2.2,
     threshold: float = 0.5,
     scale: float = 40.0,
     steps: int = 10,
     dilations: Sequence[int] = DILATIONS,
-    normalize: bool = False,
 ) -> Tensor:
-    """Patch embeddings of a variant whose attention has seen its own first prediction.
+    """Cosines of a second pass whose attention has seen the first one's prediction.
 
-    Blocks before the first rewritten one run once.
+    Each window gets its own feedback; blocks before the first rewritten one run once. Goes with
+    any variant; ResCLIP's are ``resclip``, ``resclip_clearclip`` and ``resclip_sclip``.
 
     Args:
-        backbone: from `load_backbone`.
-        images: (batch, 3, height, width), normalised; each gets its own feedback.
-        text: (queries, embed_dim) unit text embeddings; query 0 is what uncertain patches become.
-        variant: ResCLIP's are ``resclip``, ``resclip_clearclip`` and ``resclip_sclip``.
+        encoded, text: as for every readout; query 0 is what uncertain pixels become.
         share: of the feedback in the scores, 0 .. 1 (lambda').
         gain: factor on the scores (tau').
         threshold: probability below which a pixel becomes query 0.
         scale: factor on cosines before the softmax.
         steps, dilations: PAMR of the first prediction.
-        normalize: divide each embedding by its norm.
-
-    Returns:
-        (batch, grid_h, grid_w, embed_dim) float32.
     """
-    grid = backbone.grid(*images.shape[-2:])
-    passes = _TwoPasses(backbone, images, grid, variant)
-    first, _ = backbone.project(passes.run(None), grid)
+    settings = (share, gain, threshold, scale, steps, dilations)
+    return cosine(second_pass(encoded, text, *settings), text)
+
+
+def second_pass(
+    encoded: Encoded,
+    text: Tensor,
+    share: float,
+    gain: float,
+    threshold: float,
+    scale: float,
+    steps: int,
+    dilations: Sequence[int],
+) -> Encoded:
+    """The windows behind the network again; arguments as in `resclip`."""
+    if not 0 <= share <= 1:
+        raise LabError(f"share {share} must lie in 0 .. 1")
     matrices = []
-    for image, features in zip(images, first.float(), strict=True):
+    for image, features in zip(encoded.images, encoded.patches.float(), strict=True):
         probabilities = first_prediction(image, features, text, scale, steps, dilations)
-        labels = patch_labels(probabilities, backbone.patch_size, threshold)
+        labels = patch_labels(probabilities, encoded.backbone.patch_size, threshold)
         matrices.append(feedback_matrix(labels))
-    feedback = Feedback(torch.stack(matrices)[:, None].to(backbone.device), share, gain)
-    patches = backbone.project(passes.run(feedback), grid)[0].float()
-    return patches / patches.norm(dim=-1, keepdim=True) if normalize else patches
-
-
-class _TwoPasses:
-    """A network run up to a variant's first rewritten block, and from there as often as needed."""
-
-    def __init__(
-        self, backbone: Backbone, images: Tensor, grid: tuple[int, int], variant: Variant
-    ) -> None:
-        self.backbone = backbone
-        self.grid = grid
-        self.variant = variant
-        self.layers = variant.layers(backbone.depth)
-        self.history: tuple[BlockInput, ...] = ()
-        self.state = State(backbone.embed(images))
-        for block in backbone.blocks[: self.layers[0]]:
-            self.history = (*self.history, BlockInput(block, self.state.tokens))
-            self.state = State(block.plain(self.state.tokens))
-
-    def run(self, feedback: Feedback | None) -> State:
-        state, history = self.state, self.history
-        for block in self.backbone.blocks[self.layers[0] :]:
-            entered = BlockInput(block, state.tokens)
-            if block.index in self.layers:
-                context = Context(entered, history, self.grid, feedback=feedback)
-                state = self.variant.apply(entered, state, context)
-            else:
-                state = State(block.plain(state.tokens), state.dense, state.attention)
-            history = (*history, entered)
-        return state
+    matrix = torch.stack(matrices)[:, None].to(encoded.patches.device)
+    return encoded.again(Feedback(matrix, share, gain))
 
 
 def first_prediction(
@@ -118,13 +91,12 @@ def first_prediction(
         image: (3, height, width), normalised.
         features: (grid_h, grid_w, embed_dim), any norm.
         text: (queries, embed_dim) unit text embeddings.
-        scale, steps, dilations: as in `resclip_features`.
+        scale, steps, dilations: as in `resclip`.
 
     Returns:
         (queries, height, width), sums to 1 over queries.
     """
-    unit = features / features.norm(dim=-1, keepdim=True)
-    logits = (unit @ text.to(unit).T).permute(2, 0, 1)[None]
+    logits = (unit(features) @ text.to(features).T).permute(2, 0, 1)[None]
     logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)[0]
     if steps:
         logits = pamr(image.to(logits.device), logits, steps, dilations)

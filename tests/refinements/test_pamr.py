@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.errors import LabError
-from sclip_lab.refinement import affinity, pamr
+from sclip_lab.refinements.pamr import affinity, pamr
 from tests import vectors
 
 

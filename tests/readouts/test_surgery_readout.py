@@ -8,22 +8,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab import tree
 from sclip_lab.config import load_attention
+from sclip_lab.encoded import Encoded
 from sclip_lab.errors import LabError
-from sclip_lab.text_surgery import less_redundant, similarity_maps, surgery_logits
+from sclip_lab.readouts.surgery import (
+    less_redundant,
+    similarity_maps,
+    surgery,
+    surgery_logits,
+)
 from tests import toy, vectors
 
 
-@torch.inference_mode()
+def encoded(image: Tensor) -> Encoded:
+    return toy.encoded(toy.network(position_embedding="bilinear"), image, load_attention("surgery"))
+
+
 def embeddings(image: Tensor) -> Tensor:
     """(batch, tokens, 64) unit embeddings, the class embedding first."""
-    backbone = toy.network(position_embedding="bilinear")
-    grid = backbone.grid(*image.shape[-2:])
-    variant = load_attention("surgery")
-    [(_, state)] = tree.run(backbone.blocks, backbone.embed(image), grid, [variant])
-    patches, class_embedding = backbone.project(state, grid)
-    return F.normalize(torch.cat([class_embedding[:, None], patches.flatten(1, 2)], 1), dim=-1)
+    one = encoded(image)
+    tokens = torch.cat([one.class_embedding[:, None], one.patches.flatten(1, 2)], dim=1)
+    return F.normalize(tokens, dim=-1)
+
+
+def test_readout_is_that_of_the_patches() -> None:
+    image = toy.inputs()["sq224_a"]
+    ours = surgery(encoded(image), toy.text()).flatten(1, 2)[0]
+    official = vectors.load("clip_surgery")["sq224_a__sim_surgery"]
+    np.testing.assert_allclose(ours, official[1:], atol=5e-6)
 
 
 @pytest.mark.parametrize("image", ["sq224_a", "sq224_b", "sq256"])

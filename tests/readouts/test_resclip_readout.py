@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from sclip_lab import feedback
 from sclip_lab.attention.variant import Variant
 from sclip_lab.backbone import Backbone
 from sclip_lab.config import load_attention
 from sclip_lab.features import dense_features
+from sclip_lab.readouts import resclip as feedback
+from sclip_lab.readouts.cosine import unit
 from tests import toy, vectors
 from tests.test_parity import FEATURES, by_input, difference, setup
 
@@ -27,6 +29,14 @@ RUNS: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
 TEXT = toy.text()
 
 
+def second(backbone: Backbone, images: Tensor, variant: Variant, **parameters: float) -> Tensor:
+    """(batch, grid_h, grid_w, embed_dim) patch embeddings of the second pass."""
+    settings = {"scale": 40.0, "steps": 10, "dilations": (8, 16), "threshold": 0.5, **parameters}
+    first = toy.encoded(backbone, images, variant)
+    with torch.inference_mode():
+        return feedback.second_pass(first, TEXT, **settings).patches
+
+
 def run_of(name: str) -> tuple[Backbone, Variant, dict[str, float]]:
     attention, overrides, parameters = RUNS[name]
     case = {"attention": attention, "overrides": overrides, "position_embedding": "bicubic_offset"}
@@ -37,7 +47,7 @@ def run_of(name: str) -> tuple[Backbone, Variant, dict[str, float]]:
 def test_features_of_the_second_pass(name: str) -> None:
     backbone, variant, parameters = run_of(name)
     for key, official in by_input(vectors.load(name)).items():
-        ours = feedback.resclip_features(backbone, toy.inputs()[key], TEXT, variant, **parameters)
+        ours = second(backbone, toy.inputs()[key], variant, **parameters)
         kept = official.get("feat_index", slice(None))
         assert difference(ours[0].flatten(0, 1).numpy()[kept], official["feat"]) <= FEATURES, key
 
@@ -59,26 +69,36 @@ def test_labels_and_feedback_of_the_first_pass(name: str) -> None:
 def test_a_batch_gets_feedback_image_by_image() -> None:
     backbone, variant, parameters = run_of("resclip_full_voc21")
     images = [toy.inputs()["sq224_a"], toy.inputs()["sq224_b"]]
-    together = feedback.resclip_features(backbone, torch.cat(images), TEXT, variant, **parameters)
+    together = second(backbone, torch.cat(images), variant, **parameters)
     for image, ours in zip(images, together, strict=True):
-        alone = feedback.resclip_features(backbone, image, TEXT, variant, **parameters)
+        alone = second(backbone, image, variant, **parameters)
         assert difference(ours.numpy(), alone[0].numpy()) <= FEATURES
 
 
 def test_no_share_and_no_gain_is_the_variant_itself() -> None:
     backbone, variant, _ = run_of("resclip_full_voc21")
     image = toy.inputs()["sq224_a"]
-    ours = feedback.resclip_features(backbone, image, TEXT, variant, share=0.0, gain=1.0)
+    ours = second(backbone, image, variant, share=0.0, gain=1.0)
     assert difference(ours.numpy(), dense_features(backbone, image, variant).numpy()) <= FEATURES
 
 
-def test_feedback_in_several_blocks_and_normalised() -> None:
+def test_feedback_in_several_blocks() -> None:
     backbone, _, parameters = run_of("resclip_full_voc21")
     variant = load_attention("csa", layers="last 3")
     image = toy.inputs()["quirk112x448"]
-    ours = feedback.resclip_features(backbone, image, TEXT, variant, normalize=True, **parameters)
+    ours = second(backbone, image, variant, **parameters)
     assert ours.shape == (1, 7, 28, 64)
-    torch.testing.assert_close(ours.norm(dim=-1), torch.ones(1, 7, 28))
+    last = second(backbone, image, load_attention("csa"), **parameters)
+    assert difference(ours.numpy(), last.numpy()) > 0.01
+
+
+def test_readout_is_the_cosines_of_the_second_pass() -> None:
+    backbone, variant, parameters = run_of("resclip_full_voc21")
+    encoded = toy.encoded(backbone, toy.inputs()["sq224_a"], variant)
+    with torch.inference_mode():
+        logits = feedback.resclip(encoded, TEXT, **parameters)
+    again = unit(second(backbone, toy.inputs()["sq224_a"], variant, **parameters)) @ TEXT.T
+    torch.testing.assert_close(logits, again)
 
 
 def test_patch_label_is_the_mode_and_the_smallest_of_several() -> None:

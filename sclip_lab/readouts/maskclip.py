@@ -10,10 +10,33 @@ import torch
 from torch import Tensor
 
 from sclip_lab.attention.context import BlockInput
+from sclip_lab.encoded import Encoded
 from sclip_lab.errors import LabError
+from sclip_lab.readouts.cosine import cosine
 
 SCALE = 100.0  # CLIP's logit scale
 ABSENT = -100.0  # cosine of a class that is not there: below any other by far
+
+
+def maskclip(
+    encoded: Encoded, text: Tensor, denoising: float = 0.5, smoothing: float = 1.0
+) -> Tensor:
+    """Cosines with prompt denoising, then key smoothing, in each window by itself.
+
+    With key smoothing the result holds probabilities and weighted sums of them, not cosines: a
+    logit scale and a probability threshold mean something else then.
+
+    Args:
+        encoded, text: as for every readout.
+        denoising: threshold of `prompt_denoising`; 0 leaves it out.
+        smoothing: threshold of `key_smoothing`; 0 leaves it out.
+    """
+    logits = cosine(encoded, text).permute(0, 3, 1, 2)
+    if denoising:
+        logits = prompt_denoising(logits, denoising)
+    if smoothing:
+        logits = key_smoothing(logits, smoothing_keys(encoded.history[-1]).float(), smoothing)
+    return logits.permute(0, 2, 3, 1)
 
 
 def prompt_denoising(logits: Tensor, threshold: float = 0.5, scale: float = SCALE) -> Tensor:

@@ -1,0 +1,108 @@
+"""Windows behind the network, as one variant sees them: all that a readout may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from sclip_lab import tree
+from sclip_lab.attention.context import BlockInput, Context, Feedback, Grid, State
+from sclip_lab.attention.variant import Variant
+from sclip_lab.backbone import Backbone
+from sclip_lab.timings import Timings
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One variant on one batch of windows.
+
+    Attributes:
+        backbone, variant: which network, with which attention.
+        images: (windows, 3, height, width), normalised.
+        grid: (grid_h, grid_w) of each window.
+        state: behind the last block.
+        history: what entered each block, in order.
+    """
+
+    backbone: Backbone
+    variant: Variant
+    images: Tensor
+    grid: Grid
+    state: State
+    history: tuple[BlockInput, ...]
+
+    @cached_property
+    def _projected(self) -> tuple[Tensor, Tensor]:
+        return self.backbone.project(self.state, self.grid)
+
+    @property
+    def patches(self) -> Tensor:
+        """(windows, grid_h, grid_w, embed_dim) patch embeddings, not normalised."""
+        return self._projected[0]
+
+    @property
+    def class_embedding(self) -> Tensor:
+        """(windows, embed_dim), not normalised."""
+        return self._projected[1]
+
+    def again(self, feedback: Feedback) -> Encoded:
+        """The same windows once more, from the first rewritten block on, with feedback in the
+        scores of every rewritten block."""
+        blocks, layers = self.backbone.blocks, self.variant.layers(self.backbone.depth)
+        history = self.history[: layers[0]]
+        state = State(self.history[layers[0]].tokens)
+        for block in blocks[layers[0] :]:
+            # The first rewritten block's input is the first pass's own, with its projections.
+            first = block.index == layers[0]
+            entered = self.history[layers[0]] if first else BlockInput(block, state.tokens)
+            if block.index in layers:
+                context = Context(entered, history, self.grid, feedback=feedback)
+                state = self.variant.apply(entered, state, context)
+            else:
+                state = State(block.plain(state.tokens), state.dense, state.attention)
+            history = (*history, entered)
+        return Encoded(self.backbone, self.variant, self.images, self.grid, state, history)
+
+    def part(self, windows: slice) -> Encoded:
+        """Some of the windows; what was derived from blocks' inputs is derived anew."""
+        dense, attention = self.state.dense, self.state.attention
+        state = State(
+            self.state.tokens[windows],
+            None if dense is None else dense[windows],
+            None if attention is None else attention[windows],
+        )
+        history = tuple(BlockInput(e.block, e.tokens[windows]) for e in self.history)
+        images = self.images[windows]
+        return Encoded(self.backbone, self.variant, images, self.grid, state, history)
+
+
+@torch.inference_mode()
+def encode(
+    backbone: Backbone,
+    images: Tensor,
+    variants: Sequence[Variant],
+    position_embedding: str | None = None,
+    timings: Timings | None = None,
+) -> Iterator[tuple[int, Encoded]]:
+    """All variants on one batch of windows, sharing what they share.
+
+    Args:
+        backbone: from `load_backbone`.
+        images: (windows, 3, height, width), normalised.
+        variants: in any order.
+        position_embedding: rule for grids of another size; the backbone's otherwise.
+        timings: told the seconds of each branch, see `tree.run`.
+
+    Yields:
+        (index into ``variants``, what that variant made), in the tree's order.
+    """
+    timings = timings or Timings()
+    grid = backbone.grid(*images.shape[-2:])
+    with timings.measure("trunk"):
+        tokens = backbone.embed(images, position_embedding)
+    for index, state, history in tree.leaves(backbone.blocks, tokens, grid, variants, timings):
+        yield index, Encoded(backbone, variants[index], images, grid, state, history)
