@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sclip_lab.attention.block import Block
+from sclip_lab import tower
 from sclip_lab.attention.context import State
 from sclip_lab.errors import LabError, unknown
-from sclip_lab.position_embedding import DEFAULT_RULE, interpolate
+from sclip_lab.position_embedding import DEFAULT_RULE
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 @dataclass(eq=False)
 class Backbone:
-    """A frozen CLIP with a ViT that has a class token.
+    """A frozen CLIP with a ViT: open_clip's with a class token, or SigLIP's without.
 
     Attributes:
         name: for tables.
@@ -62,17 +62,22 @@ class Backbone:
     description: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_supported(self.name, self.model)
-        modules = self.model.visual.transformer.resblocks
-        self.blocks = [Block(module, i, len(modules)) for i, module in enumerate(modules)]
+        self.tower = tower.find(self.name, self.model)
+        self.blocks = self.tower.blocks
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether token 0 of each image is a class token, or all tokens are patches."""
+        return self.tower.prefix == 1
 
     @property
     def device(self) -> torch.device:
-        return self.model.visual.conv1.weight.device
+        return self.tower.convolution.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.visual.conv1.weight.dtype
+        """Of the image tower's matrix products."""
+        return self.tower.convolution.weight.dtype
 
     @property
     def depth(self) -> int:
@@ -80,16 +85,16 @@ class Backbone:
 
     @property
     def patch_size(self) -> int:
-        return self.model.visual.patch_size[0]
+        return self.tower.patch_size
 
     @property
     def image_size(self) -> int:
         """Side of the square images it was trained on, in pixels."""
-        return self.model.visual.image_size[0]
+        return self.tower.image_size
 
     @property
     def embed_dim(self) -> int:
-        return self.model.visual.output_dim
+        return self.tower.embed_dim
 
     @cached_property
     def digest(self) -> str:
@@ -102,9 +107,7 @@ class Backbone:
                     "std": self.std,
                     "padding": self.padding,
                     "position_embedding": self.position_embedding,
-                    "activation": type(self.model.visual.transformer.resblocks[0].mlp[1]).__name__,
-                    "eps": self.model.visual.ln_post.eps,
-                    "heads": self.blocks[0].num_heads,
+                    **self.tower.settings,
                 }
             ).encode()
         )
@@ -138,42 +141,42 @@ class Backbone:
             position_embedding: rule of `sclip_lab.position_embedding`; the backbone's otherwise.
 
         Returns:
-            (batch, 1 + grid_h * grid_w, width), in the backbone's precision.
+            (batch, tokens, width), in the precision of the norms: the class token, if there is
+            one, and grid_h * grid_w patches.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise LabError(
                 f"images of shape {tuple(images.shape)}: (batch, 3, height, width) wanted"
             )
-        visual = self.model.visual
         height, width = images.shape[-2:]
         grid = self.grid(height, width)
         if self.padding == "corner":
             patch = self.patch_size
             images = F.pad(images, (0, grid[1] * patch - width, 0, grid[0] * patch - height))
-        patches = visual.conv1(images.to(self.device, self.dtype)).flatten(2).transpose(1, 2)
-        class_token = visual.class_embedding.expand(len(images), 1, -1).to(patches.dtype)
+        patches = self.tower.convolution(images.to(self.device, self.dtype))
         rule = position_embedding or self.position_embedding
-        position = interpolate(visual.positional_embedding, visual.grid_size, grid, rule)
-        tokens = torch.cat([class_token, patches], dim=1) + position.to(patches.dtype)
-        return visual.ln_pre(tokens)
+        return self.tower.embed(patches.flatten(2).transpose(1, 2), grid, rule)
 
     def head(self, tokens: Tensor) -> Tensor:
-        """LN_post and the final projection: (..., width) -> (..., embed_dim). Lets gradients by."""
-        visual = self.model.visual
-        embedded = visual.ln_post(tokens)
-        return embedded if visual.proj is None else embedded @ visual.proj
+        """What follows the last block, for each token alone: (..., width) -> (..., embed_dim).
+
+        LN_post and the final projection; without a class token the pooling of one patch, see
+        `sclip_lab.tower.TimmTower`. Lets gradients by.
+        """
+        return self.tower.head(tokens)
 
     @torch.inference_mode()
     def project(self, state: State, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """LN_post and the final projection of what flows behind the last block.
+        """`head` of what flows behind the last block.
 
         Returns:
             patch embeddings (batch, grid_h, grid_w, embed_dim) and class embeddings
             (batch, embed_dim), neither normalised. Beside a dense stream the class embedding is
-            the trained stream's, the one that was made to match texts.
+            the trained stream's, the one that was made to match texts. Without a class token it
+            is the pooled image embedding.
         """
-        embedded = self.head(torch.cat([state.tokens[:, :1], state.readout[:, 1:]], dim=1))
-        return embedded[:, 1:].unflatten(1, grid), embedded[:, 0]
+        patches, whole = self.tower.embeddings(state)
+        return patches.unflatten(1, grid), whole
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str], batch: int = 256) -> Tensor:
@@ -197,7 +200,7 @@ class Backbone:
             return model.encode_text(tokens.to(self.device)).float().cpu()
         tokens = tokens[:, :length].to(self.device)
         x = model.token_embedding(tokens) + model.positional_embedding[:length]
-        x = model.transformer(x.to(self.dtype), attn_mask=mask[:length, :length])
+        x = model.transformer(x, attn_mask=mask[:length, :length])
         x = model.ln_final(x)[torch.arange(len(x)), tokens.argmax(dim=-1)]
         projection = model.text_projection
         if isinstance(projection, nn.Linear):
@@ -233,8 +236,8 @@ def load_backbone(
     position_embedding: str = DEFAULT_RULE,
     padding: str = "floor",
     layer_norm_eps: float | None = None,
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Backbone:
     """A frozen CLIP.
 
@@ -246,20 +249,22 @@ def load_backbone(
         state_dict: weights, in open_clip's or OpenAI's layout (tensors or arrays).
         checkpoint: the same from a file: ``.safetensors``, or ``.pt`` read with weights_only.
         architecture: open_clip's model config (``embed_dim``, ``vision_cfg``, ``text_cfg``,
-            optionally ``quick_gelu``), as mapping or JSON file.
+            optionally ``quick_gelu``, ``custom_text``, ``init_logit_bias``), as mapping or JSON
+            file.
         quick_gelu: activation x sigmoid(1.702 x). None: what the name or architecture says, and
             True for weights in OpenAI's layout without either.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
+        precision: ``fp32``, ``bf16`` or ``fp16``, see `lower_precision`.
         device: ``auto`` (CUDA where there is one), or a torch device.
         seed: of random weights.
         position_embedding: how a grid of another size gets its position embeddings.
         padding: what happens to pixels beyond the last whole patch, ``floor`` or ``corner``.
         layer_norm_eps: replaces the image tower's epsilon.
-        mean, std: channel statistics in 0 .. 255, RGB.
+        mean, std: channel statistics in 0 .. 255, RGB. None: CLIP's, or a timm tower's own
+            (SigLIP's are 127.5).
 
     Raises:
-        LabError: unknown name or tag (did you mean), a model without ViT or class token, weights
-            of another architecture, or weights that are not finite.
+        LabError: unknown name or tag (did you mean), an image tower that `sclip_lab.tower` does
+            not know, weights of another architecture, or weights that are not finite.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -295,7 +300,12 @@ def load_backbone(
             )
     finally:
         torch.random.set_rng_state(torch_state)
-    _check_supported(name, model)
+    found = tower.find(name, model)
+    if quick_gelu and not found.prefix:
+        raise LabError(f"backbone {name}: timm's tower has its own activation; leave quick_gelu")
+    # open_clip knows the statistics of weights that it fetched itself.
+    fetched = state_dict is None and (pretrained is not None or ":" in name)
+    own_mean, own_std = _statistics(model.visual, fetched)
     if state_dict is not None:
         _load_weights(model, state_dict, source, name)
     if layer_norm_eps is not None:
@@ -305,15 +315,16 @@ def load_backbone(
     _check_finite(model, source if state_dict is not None else f"{name} {pretrained}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device=device, dtype=PRECISIONS[precision]).eval().requires_grad_(False)
+    model = model.to(device).eval().requires_grad_(False)
+    lower_precision(model, precision)
     return Backbone(
         name=name,
         model=model,
         tokenize=tokenize,
         position_embedding=position_embedding,
         padding=padding,
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=own_mean if mean is None else tuple(mean),
+        std=own_std if std is None else tuple(std),
         description={
             "name": name,
             "pretrained": pretrained,
@@ -323,6 +334,24 @@ def load_backbone(
             "device": torch.device(device).type,
         },
     )
+
+
+def lower_precision(model: Any, precision: str) -> None:
+    """Matrix products of the image tower's blocks and its patch embedding in half precision.
+
+    Norms, the token stream between blocks, the final projection and the text tower stay as they
+    are: they take little time, and rounding them costs more agreement with fp32 than all products
+    together. Names are embedded once and cached.
+
+    Args:
+        model: an open_clip model, changed in place.
+        precision: a key of ``PRECISIONS``.
+    """
+    found, dtype = tower.find("model", model), PRECISIONS[precision]
+    found.convolution.to(dtype)
+    for block in found.modules:
+        block.attn.to(dtype)
+        block.mlp.to(dtype)
 
 
 def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -380,13 +409,45 @@ def _custom(architecture: dict[str, Any], quick_gelu: bool | None) -> tuple[Any,
     if quick_gelu is None:
         quick_gelu = bool(architecture.get("quick_gelu", False))
     text = dict(architecture["text_cfg"])
+    build = open_clip.CustomTextCLIP if architecture.get("custom_text") else open_clip.CLIP
     try:
-        model = open_clip.CLIP(
-            architecture["embed_dim"], dict(architecture["vision_cfg"]), text, quick_gelu
+        model = build(
+            architecture["embed_dim"],
+            dict(architecture["vision_cfg"]),
+            text,
+            quick_gelu,
+            init_logit_bias=architecture.get("init_logit_bias"),
         )
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
         raise LabError(f"architecture: {error}") from error
-    return model, open_clip.SimpleTokenizer(context_length=text.get("context_length", 77))
+    length = text.get("context_length", 77)
+    if "hf_tokenizer_name" not in text:
+        return model, open_clip.SimpleTokenizer(context_length=length)
+    hub, options = text["hf_tokenizer_name"], text.get("tokenizer_kwargs", {})
+    return model, _Tokenizer(hub, lambda: open_clip.HFTokenizer(hub, length, **options))
+
+
+class _Tokenizer:
+    """open_clip's, made when the first text asks: some come from a hub, and images need none."""
+
+    def __init__(self, name: str, make: Callable[[], Callable]) -> None:
+        self.name = name
+        self._make = make
+
+    @cached_property
+    def _made(self) -> Callable:
+        try:
+            with _quiet():
+                return self._make()
+        # A hub's client fails in many ways; whichever it is, there is no tokenizer.
+        except Exception as error:
+            raise LabError(
+                f"the tokenizer of {self.name} cannot be loaded ({error}); it comes from a hub "
+                "and needs the package transformers. Images go without it"
+            ) from error
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        return self._made(texts)
 
 
 def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> tuple[Any, Callable]:
@@ -395,11 +456,11 @@ def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> tuple[
         raise unknown("backbone", name, open_clip.list_models())
     config = open_clip.get_model_config(name) if ":" not in name else None
     vision = (config or {}).get("vision_cfg", {})
-    if "timm_model_name" in vision:
-        # Known before anything is built or fetched; SigLIP's towers are of this kind.
+    if not vision.get("timm_model_name", "vit_").startswith("vit_"):
+        # Known before anything is built or fetched.
         raise LabError(
             f"backbone {name}: its image tower is timm's {vision['timm_model_name']}, not "
-            "open_clip's ViT with a class token"
+            "open_clip's ViT or timm's plain one"
         )
     known = open_clip.list_pretrained_tags_by_model(name)
     if pretrained and pretrained not in known:
@@ -408,8 +469,7 @@ def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> tuple[
     try:
         with _quiet():
             model = open_clip.create_model(name, pretrained=pretrained, **options)
-            _check_supported(name, model)
-            return model, open_clip.get_tokenizer(name)
+            return model, _Tokenizer(name, lambda: open_clip.get_tokenizer(name))
     except OSError as error:
         raise LabError(
             f"{name} {pretrained}: open_clip could not fetch the weights ({error}); on a machine "
@@ -489,24 +549,13 @@ def _load_weights(model: Any, state_dict: Mapping[str, Any], source: str, name: 
     model.load_state_dict({key: value.float() for key, value in given.items()})
 
 
-def _check_supported(name: str, model: Any) -> None:
-    visual = getattr(model, "visual", None)
-    blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
-    if blocks is None:
-        kind = type(getattr(visual, "trunk", visual)).__name__
-        raise LabError(f"backbone {name}: its image tower is a {kind}, not open_clip's ViT")
-    if getattr(visual, "class_embedding", None) is None:
-        raise LabError(f"backbone {name}: its ViT has no class token")
-    if getattr(visual, "attn_pool", None) is not None:
-        raise LabError(
-            f"backbone {name}: attentional pooling; patch tokens have no projection to text"
-        )
-    for block in blocks:
-        if not isinstance(block.attn, nn.MultiheadAttention) or block.attn.in_proj_weight is None:
-            raise LabError(
-                f"backbone {name}: {type(block.attn).__name__} attention; "
-                "one packed query-key-value projection is needed"
-            )
+def _statistics(visual: Any, fetched: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation in 0 .. 255: CLIP's, or those that a timm tower comes with."""
+    if not hasattr(visual, "trunk"):
+        return MEAN, STD
+    known = visual.preprocess_cfg if fetched else visual.trunk.pretrained_cfg
+    mean, std = (tuple(255 * value for value in known[key]) for key in ("mean", "std"))
+    return mean, std
 
 
 def _check_finite(model: Any, source: str) -> None:

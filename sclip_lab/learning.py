@@ -180,7 +180,7 @@ def _patch_embeddings(
     after = after + block.mlp(after)
     for plain in backbone.blocks[index + 1 :]:
         after = plain.plain(after)
-    return backbone.head(after[:, 1:]).float()
+    return backbone.head(after[:, block.prefix :]).float()
 
 
 def _loss(

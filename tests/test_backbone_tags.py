@@ -27,7 +27,7 @@ def test_tags_exist(name: str) -> None:
     assert set(tags[:-1]) <= set(open_clip.list_pretrained_tags_by_model(name))
 
 
-@pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "RN50"])
+@pytest.mark.parametrize("name", ["convnext_base", "RN50"])
 def test_other_image_towers_say_what_is_unsupported(name: str) -> None:
-    with pytest.raises(LabError, match=r"not open_clip's ViT|class token"):
+    with pytest.raises(LabError, match="not open_clip's ViT"):
         load_backbone(name, pretrained=None)

@@ -1,6 +1,7 @@
 """What a rewritten block may look at: its input, the blocks before it, the patch grid.
 
-Shapes: ``batch`` images or windows, ``tokens`` = 1 class token + grid_h * grid_w patch tokens.
+Shapes: ``batch`` images or windows, ``tokens`` = `Block.prefix` + grid_h * grid_w:
+one class token, in networks that have one, and the patch tokens.
 """
 
 from __future__ import annotations
@@ -25,12 +26,23 @@ class BlockInput:
     All variants that reach a block with the same tokens share one of these, so queries, keys,
     values and attention maps are computed once however many variants use them. The values do not
     depend on who asks first: nothing here is fused across askers.
+
+    Args:
+        block: the block.
+        tokens: (batch, tokens, width), or a function that makes them when they are asked for.
     """
 
-    def __init__(self, block: Block, tokens: Tensor) -> None:
+    def __init__(self, block: Block, tokens: Tensor | Callable[[], Tensor]) -> None:
         self.block = block
-        self.tokens = tokens
+        self._tokens = tokens
         self._memo: dict[Any, Any] = {}
+
+    @property
+    def tokens(self) -> Tensor:
+        """(batch, tokens, width)."""
+        if callable(self._tokens):
+            self._tokens = self._tokens()
+        return self._tokens
 
     def once(self, key: Any, compute: Callable[[], Any]) -> Any:
         """``compute()`` the first time ``key`` is asked for, the same object afterwards."""
@@ -115,7 +127,7 @@ class Context:
         history: the inputs of all blocks before it, in order.
         grid: (grid_h, grid_w) of the patch tokens.
         bias: (tokens, tokens) added to all attention scores, or None.
-        class_token: whether patches may attend to the class token.
+        class_token: whether patches may attend to the class token, where there is one.
         feedback: changes scores before anything is added to them, or None.
         prior: a further term on the scores that depends on what entered the block: called with
             the context, gives anything that broadcasts to (batch, heads, tokens, tokens).
@@ -136,6 +148,16 @@ class Context:
     @property
     def tokens(self) -> Tensor:
         return self.input.tokens
+
+    @property
+    def closed(self) -> bool:
+        """Whether patches are kept from a class token that exists."""
+        return not self.class_token and self.block.prefix > 0
+
+    def among_tokens(self, matrix: Tensor) -> Tensor:
+        """(1 + patches, 1 + patches), the class token first -> (tokens, tokens) of this network."""
+        skip = 1 - self.block.prefix
+        return matrix[skip:, skip:]
 
     @property
     def query(self) -> Tensor:
@@ -169,7 +191,7 @@ class Context:
     def attention(self, a: str = "query", b: str = "key", temperature: float = 1.0) -> Tensor:
         """softmax(a b^T / (temperature * sqrt(head_dim)) + prior) of two named projections."""
         changed = (self.bias, self.prior, self.feedback) != (None, None, None)
-        if not changed and self.class_token and temperature == 1.0:
+        if not changed and not self.closed and temperature == 1.0:
             return self.input.attention(a, b)
         raw = self.scores(self.input.projected(a), self.input.projected(b), temperature)
         return self.softmax(raw)
@@ -203,7 +225,7 @@ class Context:
         if self.prior is not None:
             term = self.prior(self).to(raw)
             bias = term if bias is None else bias + term
-        if not self.class_token:
+        if self.closed:
             # The class token's own row keeps it: an empty row has no softmax.
             closed = raw.new_zeros(raw.shape[-2:])
             closed[1:, 0] = -torch.inf

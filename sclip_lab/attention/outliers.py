@@ -11,7 +11,7 @@ them more than they look at themselves, and what they carry is global. The tests
 Each is a *repair*, tokens in, tokens out, and goes before any attention:
 ``+attention/repair=lof | norm | class_attention``.
 
-Shapes: ``patches`` = grid_h * grid_w; ``tokens`` = 1 class token + patches.
+Shapes: ``patches`` = grid_h * grid_w; ``tokens`` = class token, if there is one, + patches.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: str = "keep
     """Each outlier replaced by the mean of those of its 8 neighbours that are none.
 
     Args:
-        tokens: (batch, 1 + grid_h * grid_w, width).
+        tokens: (batch, tokens, width).
         outliers: (batch, grid_h * grid_w) bool.
         grid: (grid_h, grid_w).
         isolated: an outlier without such a neighbour stays (``keep``, SC-CLIP) or becomes
@@ -126,12 +126,13 @@ def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: str = "keep
     """
     if isolated not in ("keep", "zero"):
         raise unknown("isolated", isolated, ("keep", "zero"))
-    if outliers.shape[1] != math.prod(grid) or tokens.shape[1] != 1 + math.prod(grid):
+    prefix = tokens.shape[1] - math.prod(grid)
+    if outliers.shape[1] != math.prod(grid) or prefix not in (0, 1):
         raise LabError(
             f"{tokens.shape[1]} tokens and {outliers.shape[1]} outlier flags do not belong to a "
-            f"class token and a {grid[0]} x {grid[1]} grid"
+            f"{grid[0]} x {grid[1]} grid, with or without a class token"
         )
-    patches = tokens[:, 1:]
+    patches = tokens[:, prefix:]
     clean = (~outliers[..., None]).to(tokens.dtype)
     # An outlier's own place in its 3 x 3 box is masked, so the box is the 8 neighbours.
     total, number = _boxes(torch.where(outliers[..., None], 0, patches), grid), _boxes(clean, grid)
@@ -139,7 +140,7 @@ def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: str = "keep
     replace = outliers[..., None]
     if isolated == "keep":
         replace = replace & (number > 0)
-    return torch.cat([tokens[:, :1], torch.where(replace, mean, patches)], dim=1)
+    return torch.cat([tokens[:, :prefix], torch.where(replace, mean, patches)], dim=1)
 
 
 def lof(
@@ -159,7 +160,7 @@ def lof(
     """
     mask = context.input.once(
         ("lof", neighbours, quantile),
-        lambda: lof_mask(context.tokens[:, 1:], neighbours, quantile),
+        lambda: lof_mask(context.tokens[:, context.block.prefix :], neighbours, quantile),
     )
     return repaired(context.tokens if tokens is None else tokens, mask, context.grid, isolated)
 
@@ -177,7 +178,7 @@ def norm(
         context, tokens, isolated: as in `lof`.
         count, threshold: of the test.
     """
-    mask = norm_mask(context.tokens[:, 1:], count, threshold)
+    mask = norm_mask(context.tokens[:, context.block.prefix :], count, threshold)
     return repaired(context.tokens if tokens is None else tokens, mask, context.grid, isolated)
 
 
@@ -195,7 +196,11 @@ def class_attention(
         context, tokens, isolated: as in `lof`.
         source: the block whose trained attention is tested; None: the one before.
         factor, count: of the test.
+
+    Raises:
+        LabError: a network without class token.
     """
+    context.block.need_class_token("repair class_attention", "set repair to lof or norm")
     layer = max(context.block.index - 1, 0) if source is None else source
     mask = class_attention_mask(context.earlier(layer).attention(), factor, count)
     return repaired(context.tokens if tokens is None else tokens, mask, context.grid, isolated)

@@ -2,7 +2,8 @@
 
 A prior of ``grid`` is a fixed float32 (tokens, tokens) matrix. A prior of ``ctx`` depends on what
 entered the block, on its query and key norms for example, and broadcasts to (batch, heads, tokens,
-tokens). Row and column 0 belong to the class token. Any of them goes with any weights function:
+tokens). Row and column 0 belong to the class token; of a prior of ``grid`` a network without one
+drops them. Any of them goes with any weights function:
 ``+attention/prior=gaussian``.
 """
 
@@ -73,7 +74,7 @@ def gaussian_norms(
         height = (a.mean(-1) * b.mean(-1)).mean(-1)[:, None, None, None]
     else:
         raise unknown("norms", norms, ("pairwise", "mean"))
-    return ctx.block.scale * height * gaussian(ctx.grid, sigma).to(height)
+    return ctx.block.scale * height * ctx.among_tokens(gaussian(ctx.grid, sigma)).to(height)
 
 
 def window(grid: tuple[int, int], radius: int = 1) -> Tensor:

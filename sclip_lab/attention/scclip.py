@@ -52,25 +52,32 @@ def scclip(
         cut_scores: cut them in attention scores as well (SFP).
         sharpness: factor on the centred similarities, 3 above.
         projections: whose self-attention is averaged with the similarity map.
-        class_share: of the class token, added to every output.
+        class_share: of the class token, added to every output; 0 where there is none.
         second_pass: first and last layer of the sum r; None: one pass.
         second_projections: the same as ``projections`` for W'.
 
     Returns:
         the state with the sum of the passes; ``attention`` is W.
+
+    Raises:
+        LabError: a class_share in a network without class token.
     """
+    if class_share:
+        block.need_class_token(f"class_share {class_share}", "set class_share=0")
     middle = ctx.after(similarity_layer)
     entering = ctx.tokens
     if repair is not None:
         entering, middle = repair(ctx, tokens=entering), repair(ctx, tokens=middle)
-    near = cosine(middle)
+    near = cosine(middle, block.prefix)
     near_cut = cut_below(near, cut)
-    far_cut = cut_below(cosine(ctx.after(average_layer)), cut)
+    far_cut = cut_below(cosine(ctx.after(average_layer), block.prefix), cut)
 
     def attend(tokens: Tensor, class_token: Tensor, own: Sequence[str]) -> tuple[Tensor, Tensor]:
         inner = replace(ctx, input=BlockInput(block, tokens))
         weights = with_similarity(inner, near_cut if cut_scores else near, own, sharpness)
-        output = block.output(weights, inner.value) + class_share * class_token
+        output = block.output(weights, inner.value)
+        if class_share:
+            output = output + class_share * class_token
         return averaged(output, far_cut), weights
 
     total, attention = attend(averaged(entering, near_cut), ctx.tokens[:, :1], projections)

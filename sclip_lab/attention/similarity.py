@@ -4,7 +4,7 @@ Middle layers of CLIP know which patches belong together better than the last at
 SC-CLIP, Bai et al., arXiv 2411.15869; the masked softmax is that of ProxyCLIP, Lan et al., arXiv
 2408.04883, which takes its similarities from another network.
 
-Shapes: ``patches`` = grid_h * grid_w; ``tokens`` = 1 class token + patches.
+Shapes: ``patches`` = grid_h * grid_w; ``tokens`` = class token, if there is one, + patches.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from sclip_lab.attention.correlative import combined
 from sclip_lab.attention.layers import Layer
 
 
-def cosine(tokens: Tensor) -> Tensor:
-    """Cosine similarities of the patches: (batch, tokens, width) -> (batch, patches, patches)."""
-    unit = F.normalize(tokens[:, 1:].float(), dim=-1)
+def cosine(tokens: Tensor, prefix: int = 1) -> Tensor:
+    """Cosine similarities of the patches: (batch, tokens, width) -> (batch, patches, patches).
+
+    The first ``prefix`` tokens, 1 or 0, are no patches.
+    """
+    unit = F.normalize(tokens[:, prefix:].float(), dim=-1)
     return unit @ unit.transpose(1, 2)
 
 
@@ -42,7 +45,8 @@ def averaged(tokens: Tensor, similarities: Tensor) -> Tensor:
         the shape of ``tokens``.
     """
     rows = similarities / (similarities.sum(-1, keepdim=True) + 1e-6)
-    return torch.cat([tokens[:, :1], rows.to(tokens.dtype) @ tokens[:, 1:]], dim=1)
+    prefix = tokens.shape[1] - similarities.shape[-1]
+    return torch.cat([tokens[:, :prefix], rows.to(tokens.dtype) @ tokens[:, prefix:]], dim=1)
 
 
 def similarity_weights(ctx: Context, similarities: Tensor, sharpness: float = 3.0) -> Tensor:
@@ -62,8 +66,9 @@ def similarity_weights(ctx: Context, similarities: Tensor, sharpness: float = 3.
     # A patch may always attend to itself, or a flat image could leave it nothing.
     own = torch.eye(raw.shape[-1], dtype=torch.bool, device=raw.device)
     raw = raw.masked_fill((raw < 0) & ~own, -torch.inf)
-    raw = F.pad(raw, (1, 0, 1, 0), value=-torch.inf)
-    raw[:, 0, 0] = 0.0
+    prefix = ctx.block.prefix
+    raw = F.pad(raw, (prefix, 0, prefix, 0), value=-torch.inf)
+    raw[:, :prefix, :prefix] = 0.0
     weights = ctx.softmax(raw[:, None].to(ctx.tokens.dtype))
     return weights.expand(-1, ctx.block.num_heads, -1, -1)
 
@@ -108,7 +113,7 @@ def similarity(
     Returns:
         (batch, heads, tokens, tokens); rows sum to 1.
     """
-    similarities = cosine(ctx.after(source))
+    similarities = cosine(ctx.after(source), ctx.block.prefix)
     if cut is not None:
         similarities = cut_below(similarities, cut)
     return with_similarity(ctx, similarities, projections, sharpness)

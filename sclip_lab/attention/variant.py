@@ -14,7 +14,7 @@ residual     keep the residual branch around attention (weights functions only)
 mlp          keep the block's MLP (weights functions only)
 stream       ``replace`` the block, or run it as trained and collect the rewritten attention's
              outputs in a ``parallel`` dense stream (weights functions only)
-class_token  whether patches may attend to the class token
+class_token  whether patches may attend to the class token; means nothing where there is none
 prior        a term on the scores, see `prior`
 mix          a map from middle blocks, see `mix`
 repair       a correction of the tokens before attention, see `outliers`; a block edit that has a
@@ -96,7 +96,8 @@ class Variant:
         if self._prior is not None and _first_parameter(self._prior) == "ctx":
             context = replace(context, prior=self._prior)
         elif self._prior is not None:
-            context = replace(context, bias=self._prior(context.grid).to(entered.tokens.device))
+            bias = context.among_tokens(self._prior(context.grid))
+            context = replace(context, bias=bias.to(entered.tokens.device))
         return self._edit(entered.block, state, context)
 
 

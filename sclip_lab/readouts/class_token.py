@@ -18,7 +18,8 @@ def class_token(
     global bias; CLIPtrase (arXiv 2407.08268, code) multiplies by them on VOC20.
 
     Args:
-        encoded, text: as for every readout.
+        encoded, text: as for every readout. Without a class token it is the network's pooled
+            image embedding that joins.
         combine: ``add`` weight times them, or ``multiply`` by them.
         weight: of what is added.
     """

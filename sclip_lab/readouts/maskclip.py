@@ -66,7 +66,7 @@ def smoothing_keys(entered: BlockInput) -> Tensor:
     Returns:
         (batch, patches, width).
     """
-    return entered.block.merge(entered.projected("key"))[:, 1:]
+    return entered.block.merge(entered.projected("key"))[:, entered.block.prefix :]
 
 
 def key_smoothing(

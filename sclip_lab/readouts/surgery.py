@@ -22,7 +22,8 @@ def surgery(encoded: Encoded, text: Tensor, sharpness: float = 2.0) -> Tensor:
     """`surgery_logits` of each window's patches.
 
     Args:
-        encoded, text: as for every readout.
+        encoded, text: as for every readout. Without a class token the network's pooled image
+            embedding says how much the image speaks for each text.
         sharpness: > 0, of the weights of texts.
     """
     patches = encoded.patches.float().flatten(1, 2)

@@ -142,6 +142,7 @@ def cliptrase(
             f"{len(encoded.images)} windows; set protocol.crop_size=null"
         )
     entered = encoded.history[resolve(layer, encoded.backbone.depth)]
+    entered.block.need_class_token("refinement cliptrase", "refine with pamr instead")
     rows = affinity(self_correlation(entered)[0].float())
     size = prediction.shape[0], prediction.shape[1]
     return vote(prediction, regions(rows, clusters(rows, eps, min_samples), encoded.grid, size))
