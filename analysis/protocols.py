@@ -24,6 +24,7 @@ FIELDS = [
     "short_side",
     "crop_size",
     "stride",
+    "views",
     "logit_scale",
     "prob_threshold",
     "area_threshold",
@@ -37,7 +38,7 @@ def document() -> str:
     loaded = {name: load_group("protocol", name) for name in names("protocol")}
     columns = ["protocol", *(field.replace("_", " ") for field in FIELDS)]
     values = [
-        [f"`{name}`", *(_cell(config[field]) for field in FIELDS)]
+        [f"`{name}`", *(_cell(field, config[field]) for field in FIELDS)]
         for name, config in loaded.items()
     ]
     return "\n".join(
@@ -47,15 +48,27 @@ def document() -> str:
 
 def _section(name: str, config: dict[str, Any]) -> str:
     changes = [
-        [f"`{dataset}`", ", ".join(f"{key} {_cell(value)}" for key, value in values.items())]
+        [f"`{dataset}`", ", ".join(f"{key} {_cell(key, value)}" for key, value in values.items())]
         for dataset, values in config["per_dataset"].items()
     ]
     source = " ".join(header_of(conf_dir() / "protocol" / f"{name}.yaml").split())
     return f"## {name}\n\n{source}\n\n{markdown(['data set', 'values of its own'], changes)}"
 
 
-def _cell(value: Any) -> str:
+def _cell(field: str, value: Any) -> str:
+    if field == "views" and value:
+        return _views(value)
     return call(value) if isinstance(value, dict) else shown(value)
+
+
+def _views(views: dict[str, Any]) -> str:
+    """Weight, change and flip of each view: ``2 photo, 1 blur(size=11, sigma=5.0), 1 vertical``."""
+    parts = []
+    for view in views.values():
+        words = [shown(view.get("weight", 1)), *(call(c) for c in [view.get("change")] if c)]
+        words += [view["flip"]] if view.get("flip") else []
+        parts.append(" ".join(words if len(words) > 1 else [*words, "photo"]))
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

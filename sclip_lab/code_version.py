@@ -24,6 +24,7 @@ CORE = (
     "sclip_lab.protocol",
     "sclip_lab.readout",
     "sclip_lab.tree",
+    "sclip_lab.views",
     "sclip_lab.windows",
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ class Encoded:
             None if dense is None else dense[windows],
             None if attention is None else attention[windows],
         )
-        history = tuple(BlockInput(e.block, e.tokens[windows]) for e in self.history)
+        history = tuple(BlockInput(e.block, partial(_some, e, windows)) for e in self.history)
         images = self.images[windows]
         return Encoded(self.backbone, self.variant, images, self.grid, state, history)
 
@@ -87,6 +87,7 @@ def encode(
     variants: Sequence[Variant],
     position_embedding: str | None = None,
     timings: Timings | None = None,
+    trunk: Tensor | None = None,
 ) -> Iterator[tuple[int, Encoded]]:
     """All variants on one batch of windows, sharing what they share.
 
@@ -95,14 +96,39 @@ def encode(
         images: (windows, 3, height, width), normalised.
         variants: in any order.
         position_embedding: rule for grids of another size; the backbone's otherwise.
-        timings: told the seconds of each branch, see `tree.run`.
+        timings: told the seconds of each branch, see `tree.leaves`.
+        trunk: (windows, tokens, width), what enters block `first_rewritten` if it is known already;
+            the blocks before it are run only for variants that look at them.
 
     Yields:
         (index into ``variants``, what that variant made), in the tree's order.
     """
     timings = timings or Timings()
     grid = backbone.grid(*images.shape[-2:])
-    with timings.measure("trunk"):
-        tokens = backbone.embed(images, position_embedding)
-    for index, state, history in tree.leaves(backbone.blocks, tokens, grid, variants, timings):
+    before: tuple[BlockInput, ...] = ()
+    if trunk is None:
+        with timings.measure("trunk"):
+            tokens = backbone.embed(images, position_embedding)
+    else:
+        tokens = trunk.to(backbone.device)
+        blocks = backbone.blocks[: first_rewritten(backbone, variants)]
+        embed = partial(backbone.embed, images, position_embedding)
+        for block in blocks:
+            entered = BlockInput(block, partial(_behind, before[-1]) if before else embed)
+            before = (*before, entered)
+    leaves = tree.leaves(backbone.blocks, tokens, grid, variants, timings, before)
+    for index, state, history in leaves:
         yield index, Encoded(backbone, variants[index], images, grid, state, history)
+
+
+def first_rewritten(backbone: Backbone, variants: Sequence[Variant]) -> int:
+    """Index of the first block that any of the variants rewrites: all before it is their trunk."""
+    return min(variant.layers(backbone.depth)[0] for variant in variants)
+
+
+def _some(entered: BlockInput, windows: slice) -> Tensor:
+    return entered.tokens[windows]
+
+
+def _behind(entered: BlockInput) -> Tensor:
+    return entered.block.plain(entered.tokens)

@@ -21,16 +21,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sclip_lab import images, metrics, results, windows
+from sclip_lab import code_version, images, metrics, results, views, windows
 from sclip_lab.backbone import Backbone
 from sclip_lab.datasets.base import Dataset, Sample
-from sclip_lab.encoded import Encoded, encode
+from sclip_lab.encoded import Encoded, encode, first_rewritten
 from sclip_lab.errors import LabError
 from sclip_lab.prompts import embed_vocabulary
 from sclip_lab.readout import Readout
 from sclip_lab.spec import Spec
 from sclip_lab.store import Store
+from sclip_lab.targets import digest, target_modules
 from sclip_lab.timings import Timings
+from sclip_lab.trunk_cache import TrunkCache
 
 log = logging.getLogger(__name__)
 FLUSH_SECONDS = 10.0
@@ -53,7 +55,7 @@ class View:
     Attributes:
         spec, photo: which.
         prediction: (height, width) class ids.
-        encoded: the photo's windows behind the network.
+        encoded: the photo's windows behind the network, unchanged where the protocol has views.
     """
 
     spec: Spec
@@ -89,6 +91,7 @@ def evaluate(
     observers: Sequence[Observer] = (),
     shard: tuple[int, int] = (0, 1),
     batch_images: int | None = None,
+    trunk_cache_gb: float = 0.0,
     progress: bool = True,
     timings: Timings | None = None,
 ) -> pd.DataFrame:
@@ -105,7 +108,9 @@ def evaluate(
         observers: see `sclip_lab.observers`.
         shard: (index, count): only every ``count``-th image from ``index`` on. All shards write
             to the same store, and counts add exactly.
-        batch_images: images per batch; None: 1 on a CPU, 16 on a GPU.
+        batch_images: images per batch; None: 1 on a CPU, 16 on a GPU, fewer with views.
+        trunk_cache_gb: size of a cache of tokens in front of the first rewritten block, in the
+            store's folder, for repeated sweeps; 0 for none. The numbers are the same bits.
         progress: show a bar.
         timings: filled with seconds per stage.
 
@@ -132,8 +137,10 @@ def evaluate(
         store.open(spec)
         key = (spec.backbone.digest, spec.dataset.digest(), *spec.protocol.geometry)
         groups.setdefault(key, []).append(spec)
+    cache = TrunkCache(store.root / "trunk", trunk_cache_gb) if trunk_cache_gb else None
     for group in groups.values():
-        _Pass(group, store, observers, shard, batch_images, timings or Timings()).run(progress)
+        one = _Pass(group, store, observers, shard, batch_images, cache, timings or Timings())
+        one.run(progress)
     return results.load(store.root, [spec.key for spec in unique], partial=True)
 
 
@@ -147,16 +154,19 @@ class _Pass:
         observers: Sequence[Observer],
         shard: tuple[int, int],
         batch_images: int | None,
+        trunk_cache: TrunkCache | None,
         timings: Timings,
     ) -> None:
         self.specs = specs
         self.store = store
         self.observers = observers
+        self.trunk_cache = trunk_cache
         self.timings = timings
         self.backbone: Backbone = specs[0].backbone
         self.dataset: Dataset = specs[0].dataset
         on_gpu = self.backbone.device.type == "cuda"
-        self.batch_images = batch_images or (16 if on_gpu else 1)
+        views_each = max(1, len(specs[0].protocol.views or ()))
+        self.batch_images = batch_images or (max(1, 16 // views_each) if on_gpu else 1)
         mine = list(self.dataset.names)[shard[0] :: shard[1]]
         self.whole = shard == (0, 1)
         self.uncounted = {s.key: set(mine) - store.done(s) for s in specs}
@@ -263,13 +273,21 @@ class _Pass:
             if spec.key in keys:
                 by_variant.setdefault(spec.attention.key, []).append(spec)
         variants = [specs[0].attention for specs in by_variant.values()]
-        cut = torch.cat([photo.plan.cut(photo.input) for photo in batch])
+        seen = self.specs[0].protocol.views  # the same of all specs, but for weights
+        cuts = [views.see(photo.plan.cut(photo.input), seen) for photo in batch]
         slices, start = [], 0
-        for photo in batch:
-            slices.append(slice(start, start + photo.plan.num_windows))
-            start += photo.plan.num_windows
+        for windows_of_one in cuts:
+            slices.append(slice(start, start + len(windows_of_one)))
+            start += len(windows_of_one)
+        cut = torch.cat(cuts)
         rule = self.specs[0].protocol.position_embedding
-        for index, encoded in encode(self.backbone, cut, variants, rule, self.timings):
+        level = first_rewritten(self.backbone, variants)
+        trunk = self._cached_trunk(batch, level)
+        keep = self.trunk_cache is not None and trunk is None
+        for index, encoded in encode(self.backbone, cut, variants, rule, self.timings, trunk):
+            if keep:
+                self._keep_trunk(batch, slices, level, encoded)
+                keep = False
             specs = by_variant[variants[index].key]
             with self.timings.measure("readout"):
                 distinct = {self.readouts[s.key].logits_key: self.readouts[s.key] for s in specs}
@@ -279,12 +297,46 @@ class _Pass:
                 for photo, part in zip(batch, slices, strict=True):
                     if spec.key not in wanted[photo.sample.name]:
                         continue
-                    mine = encoded if len(batch) == 1 else encoded.part(part)
+                    own = slice(part.start, part.start + photo.plan.num_windows)
+                    mine = encoded if len(cut) == photo.plan.num_windows else encoded.part(own)
                     with self.timings.measure("readout"):
-                        laid_out = photo.plan.lay_out(logits[readout.logits_key][part])
+                        mixed = logits[readout.logits_key][part]
+                        laid_out = photo.plan.lay_out(views.average(mixed, spec.protocol.views))
                         prediction = readout.predict(photo.plan, laid_out, photo.input, mine)
                     self._count(spec, photo, prediction)
                     self._observe(View(spec, photo, prediction, mine))
+
+    def _trunk_key(self, photo: Photo, level: int) -> str:
+        protocol = self.specs[0].protocol
+        return digest(
+            {
+                "backbone": self.backbone.digest,
+                "device": self.backbone.device.type,
+                "dataset": self.dataset.digest(),
+                "image": photo.sample.name,
+                "geometry": protocol.geometry,
+                "level": level,
+                "code": code_version.digest(target_modules(protocol.views)),
+            }
+        )
+
+    def _cached_trunk(self, batch: Sequence[Photo], level: int) -> Tensor | None:
+        """What enters block ``level``, if the cache has it of every photo."""
+        if self.trunk_cache is None:
+            return None
+        with self.timings.measure("trunk cache"):
+            found = [self.trunk_cache.load(self._trunk_key(photo, level)) for photo in batch]
+        present = [tokens for tokens in found if tokens is not None]
+        return torch.cat(present) if len(present) == len(batch) else None
+
+    def _keep_trunk(
+        self, batch: Sequence[Photo], slices: Sequence[slice], level: int, encoded: Encoded
+    ) -> None:
+        assert self.trunk_cache is not None
+        tokens = encoded.history[level].tokens
+        with self.timings.measure("trunk cache"):
+            for photo, part in zip(batch, slices, strict=True):
+                self.trunk_cache.save(self._trunk_key(photo, level), tokens[part])
 
     def _count(self, spec: Spec, photo: Photo, prediction: Tensor) -> None:
         name = photo.sample.name

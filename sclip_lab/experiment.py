@@ -44,7 +44,15 @@ def compute(configs: Sequence[DictConfig]) -> None:
             log.error("left out of the pass: %s", error)
             continue
         # What must be equal for jobs to be evaluated together besides what specs know.
-        keys = ("paths", "pictures", "diagnostics", "batch_images", "shard", "progress")
+        keys = (
+            "paths",
+            "pictures",
+            "diagnostics",
+            "batch_images",
+            "trunk_cache",
+            "shard",
+            "progress",
+        )
         how = json.dumps([_plain(config[key]) for key in keys])
         jobs.setdefault(how, []).append((spec, config))
     for members in jobs.values():
@@ -175,8 +183,13 @@ def table(df: pd.DataFrame) -> str:
     """Scores with 95 % intervals, x100, as text; with a column for every protocol field that
     differs (what differs in the attention, its label says)."""
     summary = results.summary(df)
-    swept = [name for name in summary if str(name).startswith("protocol.")]
-    shown = summary[["attention", "backbone", "dataset", "protocol", *swept]].astype(str)
+    shown = summary[["attention", "backbone", "dataset", "protocol"]].astype(str)
+    for name in (str(n) for n in summary if str(n).startswith("protocol.")):
+        if name.endswith("._target_"):  # a readout or refinement, by its function
+            last = summary[name].astype(str).str.rpartition(".")[2]
+            shown[name.removesuffix("._target_")] = last.where(summary[name].notna(), "")
+        elif name.count(".") == 1 or summary[name].nunique() > 1:  # parameters of one that differ
+            shown[name] = summary[name].astype(str)
     shown["mIoU"] = (100 * summary["miou"]).map("{:.1f}".format)
     shown["95 % interval"] = [
         f"[{100 * low:.1f}, {100 * high:.1f}]"
@@ -200,6 +213,7 @@ def _evaluate(
         observers=observers,
         shard=tuple(config.shard),
         batch_images=config.batch_images,
+        trunk_cache_gb=config.trunk_cache,
         progress=config.progress,
         timings=timings,
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sclip_lab import views
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.targets import plain
 
@@ -24,6 +25,8 @@ class Protocol:
         long_side: upper bound on the longer side after that.
         crop_size: side of the sliding window in pixels; None: the whole image at once.
         stride: pixels between windows.
+        views: changed copies of every window by names of their own, whose patch logits are
+            averaged: see `sclip_lab.views`; None for the photo alone.
         templates: prompts with one ``{}`` for the class name, or the name of a set in
             `sclip_lab.prompts`.
         vocabulary: a vocabulary instead of the data set's own (same classes, other names).
@@ -43,6 +46,7 @@ class Protocol:
     long_side: int = 2048
     crop_size: int | None = 224
     stride: int = 112
+    views: Mapping[str, Any] | None = None
     templates: str | tuple[str, ...] = "openai_imagenet"
     vocabulary: str | None = None
     logit_scale: float = 40.0
@@ -67,6 +71,7 @@ class Protocol:
         for key in ("readout", "refinement"):
             value = getattr(self, key)
             object.__setattr__(self, key, plain(value) if value else None)
+        object.__setattr__(self, "views", views.checked(self.views))
         text = json.dumps(self.identity(), sort_keys=True)
         object.__setattr__(self, "key", hashlib.sha256(text.encode()).hexdigest())
 
@@ -89,6 +94,7 @@ class Protocol:
             self.crop_size,
             self.stride,
             self.position_embedding,
+            json.dumps(views.looks(self.views), sort_keys=True),
         )
 
     def resized(self, height: int, width: int) -> tuple[int, int]:

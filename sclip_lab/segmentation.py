@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sclip_lab import images
+from sclip_lab import images, views
 from sclip_lab.attention.variant import Variant
 from sclip_lab.backbone import Backbone
 from sclip_lab.datasets.decode import read_image
@@ -52,9 +52,10 @@ def segment(
     elif not isinstance(image, np.ndarray):
         image = np.array(image.convert("RGB"))
     plan, network_input = images.prepare(image, protocol, backbone)
-    cut = plan.cut(network_input)
+    cut = views.see(plan.cut(network_input), protocol.views)
     [(_, encoded)] = encode(backbone, cut, [attention], protocol.position_embedding)
     text = embed_vocabulary(backbone, class_names, protocol.templates)
     readout = Readout(protocol, text.to(backbone.device), torch.tensor(class_names.query_classes))
-    laid_out = plan.lay_out(readout.patch_logits(encoded))
-    return readout.predict(plan, laid_out, network_input, encoded).cpu().numpy()
+    laid_out = plan.lay_out(views.average(readout.patch_logits(encoded), protocol.views))
+    mine = encoded.part(slice(plan.num_windows)) if protocol.views else encoded
+    return readout.predict(plan, laid_out, network_input, mine).cpu().numpy()

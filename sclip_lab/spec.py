@@ -66,7 +66,7 @@ class Spec:
     def key(self) -> str:
         """sha256 hex: equal keys are the same cell, whatever the names."""
         modules = list(self.attention.modules)
-        for part in (self.protocol.readout, self.protocol.refinement):
+        for part in (self.protocol.readout, self.protocol.refinement, self.protocol.views):
             modules += target_modules(part)
         return digest(
             {

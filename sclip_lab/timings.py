@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
 @dataclass
 class Timings:
-    """Wall-clock seconds by stage, and the images they were spent on."""
+    """Wall-clock seconds by stage, and the images they were spent on.
+
+    Attributes:
+        synchronise: called around every stage: `torch.cuda.synchronize` where a GPU works on after
+            a call has returned, so that its time counts for the stage that asked for it.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
     images: int = 0
-
-    def add(self, stage: str, seconds: float) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+    synchronise: Callable[[], None] = lambda: None
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
+        self.synchronise()
         start = time.perf_counter()
         yield
-        self.add(stage, time.perf_counter() - start)
+        self.synchronise()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
     def report(self) -> str:
         """Milliseconds per image and stage, in the order in which stages first came."""

@@ -8,7 +8,6 @@ follows it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor
@@ -25,16 +24,19 @@ def leaves(
     grid: tuple[int, int],
     variants: Sequence[Variant],
     timings: Timings | None = None,
+    history: tuple[BlockInput, ...] = (),
 ) -> Iterator[tuple[int, State, tuple[BlockInput, ...]]]:
     """Run all variants on one batch, sharing what they share.
 
     Args:
         blocks: the network's blocks in order.
-        tokens: (batch, 1 + grid_h * grid_w, width), the embedded windows.
+        tokens: (batch, tokens, width), the embedded windows; or what entered a later block, with
+            ``history``.
         grid: (grid_h, grid_w).
         variants: in any order.
         timings: told the seconds of each branch: ``trunk`` for blocks as trained, the variant's
             name for rewritten ones (shared work counts for whoever comes first).
+        history: what entered the blocks that have been run already; no variant rewrites them.
 
     Yields:
         (index into ``variants``, state behind the last block, what entered each block), one per
@@ -44,6 +46,7 @@ def leaves(
     Raises:
         LabError: a layer out of range.
     """
+    timings = timings or Timings()
     depth = len(blocks)
     rewritten = [frozenset(variant.layers(depth)) for variant in variants]
 
@@ -61,18 +64,15 @@ def leaves(
             edit = variants[member].edit_key if level in rewritten[member] else None
             groups.setdefault(edit, []).append(member)
         for edit, group in groups.items():
-            start = time.perf_counter()
-            if edit is None:
-                plain = entered.once("plain", lambda: entered.block.plain(state.tokens))
-                after = State(plain, state.dense, state.attention)
-            else:
-                after = variants[group[0]].apply(entered, state, context)
-            if timings is not None:
-                stage = "trunk" if edit is None else variants[group[0]].name
-                timings.add(stage, time.perf_counter() - start)
+            with timings.measure("trunk" if edit is None else variants[group[0]].name):
+                if edit is None:
+                    plain = entered.once("plain", lambda: entered.block.plain(state.tokens))
+                    after = State(plain, state.dense, state.attention)
+                else:
+                    after = variants[group[0]].apply(entered, state, context)
             yield from descend(level + 1, after, (*history, entered), group)
 
-    yield from descend(0, State(tokens), (), list(range(len(variants))))
+    yield from descend(len(history), State(tokens), history, list(range(len(variants))))
 
 
 def run(

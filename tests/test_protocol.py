@@ -15,6 +15,7 @@ CHANGES: dict[str, Any] = {
     "long_side": 1024,
     "crop_size": 336,
     "stride": 56,
+    "views": {"photo": {}, "mirrored": {"flip": "horizontal"}},
     "templates": "simple_imagenet",
     "vocabulary": "sclip_voc21",
     "logit_scale": 50.0,
@@ -24,7 +25,7 @@ CHANGES: dict[str, Any] = {
     "position_embedding": "bilinear",
     "refinement": {"_target_": "sclip_lab.refinements.pamr.pamr"},
 }
-GEOMETRY = {"short_side", "long_side", "crop_size", "stride", "position_embedding"}
+GEOMETRY = {"short_side", "long_side", "crop_size", "stride", "views", "position_embedding"}
 
 
 def test_every_field_is_listed_here() -> None:
