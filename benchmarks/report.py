@@ -50,8 +50,22 @@ KEYS: dict[str, tuple[str, str, float]] = {
         0,
     ),
     "labels_equal_fp32": ("share of pixels with the reference's label, fp32", "+", 0.99999),
-    "labels_equal_bf16": ("share of pixels where our bf16 has our fp32's label", "+", 0.999),
+    "labels_equal_bf16": (
+        "share of pixels where our bf16 has our fp32's label, trained weights (patchwork)",
+        "+",
+        0.999,
+    ),
+    "miou_change_bf16": (
+        "largest change of a variant's mIoU by bf16 in points, trained weights (patchwork)",
+        "-",
+        0.1,
+    ),
+    "labels_equal_bf16_random": ("as above on the benchmark's random weights: near-ties", "", 0),
 }
+
+
+SIZES = ("single_fp32", "sweep_fp32", "sweep_bf16")
+GROWN = ("ours_sweep_fp32", "reference_single")
 
 
 def machine() -> dict[str, Any]:
@@ -124,6 +138,14 @@ def write(figures: Mapping[str, Any], folder: Path) -> None:
             text = f"{100 * found:.4f} %"
         aim = {"+": "at least ", "-": "at most ", "": ""}[sign] + (f"{goal:.5g}" if sign else "")
         lines.append(f"| {key} | {words} | {text} | {aim} | {met(figures, key)} |")
+    if "more" in figures:
+        lines += ["", "## Other sizes", "", "Reference / ours on one photo, and growth of memory."]
+        lines += ["", "| what | one variant | sweep fp32 | sweep bf16 | ours, sweep | reference |"]
+        lines.append("|---|---|---|---|---|---|")
+        for name, part in figures["more"].items():
+            ratios = (f"{part['ratios'][k]['median']:.2f}" for k in SIZES)
+            grown = (f"{part['memory_growth_bytes'][k] / 1e6:.0f} MB" for k in GROWN)
+            lines.append(f"| {name} | {' | '.join(ratios)} | {' | '.join(grown)} |")
     lines += ["", "## Seconds per photo", "", "| task | stage | median | low | high |"]
     lines.append("|---|---|---|---|---|")
     timings = {task: parts for task, parts in figures["seconds"].items() if task != "bound"}

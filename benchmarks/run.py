@@ -29,13 +29,14 @@ import torch
 from torch import Tensor
 
 from benchmarks import reference, report
-from sclip_lab import images, windows
+from sclip_lab import images, metrics, windows
 from sclip_lab.attention.context import BlockInput, Context, State
 from sclip_lab.attention.variant import Variant
-from sclip_lab.backbone import Backbone, load_backbone
-from sclip_lab.config import load_attention
+from sclip_lab.backbone import Backbone, lower_precision
+from sclip_lab.config import load_attention, load_backbone, load_dataset, load_protocol
 from sclip_lab.datasets.decode import read_image
 from sclip_lab.encoded import encode
+from sclip_lab.prompts import embed_vocabulary
 from sclip_lab.protocol import Protocol
 from sclip_lab.readout import Readout
 from sclip_lab.readouts.cosine import unit
@@ -71,12 +72,12 @@ class Task:
     target: tuple[int, int]
     query_classes: Tensor
     protocol: Protocol
+    patch: int = 16
 
     @property
     def plan(self) -> windows.Plan:
-        return windows.plan(
-            self.resized, self.target, self.protocol.crop_size, self.protocol.stride, 16
-        )
+        crop, stride = self.protocol.crop_size, self.protocol.stride
+        return windows.plan(self.resized, self.target, crop, stride, self.patch)
 
 
 def task(
@@ -172,7 +173,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Compared:
-    """Seconds of each repetition, and the labels of the last."""
+    """Seconds of each repetition, labels and memory."""
 
     single: list[float]
     several: list[float]
@@ -182,6 +183,7 @@ class Compared:
     equal: float
     equal_half: float
     classes: int
+    memory: dict[str, int]
 
     def sums(self) -> list[float]:
         """The reference's seconds for all variants: its mean over those measured, times all."""
@@ -201,6 +203,14 @@ class Compared:
             found["sweep_bf16"] = spread([r / o for r, o in halves])
         return found
 
+    def report(self) -> dict[str, Any]:
+        """Ratios, seconds and memory, for a file."""
+        return {
+            "ratios": self.ratios(),
+            "seconds": self.seconds(),
+            "memory_growth_bytes": self.memory,
+        }
+
     def seconds(self) -> dict[str, dict[str, float]]:
         found = {
             "reference_single": spread([r["csa"] for r in self.reference]),
@@ -218,6 +228,7 @@ def compare(
     names: Sequence[str],
     repetitions: int,
     measured: int | None = None,
+    extra: Variants = (),
 ) -> Compared:
     """Both sides in turns, one photo per repetition, after one untimed round of either.
 
@@ -227,15 +238,20 @@ def compare(
         names: variants, ``csa`` first.
         repetitions: photos.
         measured: the reference runs only that many variants; None: all.
+        extra: variants that ours runs besides; the reference's time for one is its mean.
     """
     photos = load_photos(full, job.resized, repetitions)
     text = random_text(len(job.query_classes), full.embed_dim)
-    variants = load_variants(names)
+    variants = [*load_variants(names), *extra]
     csa = load_variants(["csa"])
-    sweep(full, photos[0], job, text, variants)
+    first = (full, photos[0], job, text)
+    memory = {
+        "ours_sweep_fp32": growth(sweep, *first, variants),
+        "ours_single_fp32": growth(sweep, *first, csa),
+        "reference_single": growth(plain, *first, names[0]),
+    }
     if half is not None:
         sweep(half, photos[0], job, text, variants)
-    plain(full, photos[0], job, text, names[0])
     single, several, halved, plains = [], [], [], []
     equal, equal_half, classes = [], [], set()
     for photo in photos:
@@ -247,7 +263,7 @@ def compare(
             seconds, labels_half = timed(sweep, half, photo, job, text, variants)
             halved.append(seconds)
         taken = {}
-        for name, ours, ours_half in list(zip(names, labels, labels_half, strict=True))[:measured]:
+        for name, ours, ours_half in list(zip(names, labels, labels_half, strict=False))[:measured]:
             taken[name], expected = timed(plain, full, photo, job, text, name)
             equal.append((ours == expected).float().mean().item())
             equal_half.append((ours_half == ours).float().mean().item())
@@ -259,11 +275,41 @@ def compare(
         several,
         halved,
         plains,
-        len(names),
+        len(variants),
         statistics.mean(equal),
         statistics.mean(equal_half),
         len(classes),
+        memory,
     )
+
+
+def trained(scenes: int) -> tuple[float, float]:
+    """fp32 against bf16 on weights that were trained: the embedded network and its scenes.
+
+    Returns:
+        share of pixels with equal labels, and the largest change of a variant's mIoU in points.
+    """
+    dataset = load_dataset("patchwork")
+    protocol = load_protocol("sclip", "patchwork")
+    full, half = (load_backbone("patchwork_vit", precision=p) for p in ("fp32", "bf16"))
+    text = embed_vocabulary(full, dataset.vocabulary, protocol.templates)
+    classes = torch.tensor(dataset.vocabulary.query_classes)
+    variants = load_variants(VARIANTS)
+    count = dataset.vocabulary.num_classes
+    confusion = np.zeros((2, len(variants), count, count), dtype=np.int64)
+    equal = []
+    for index in range(min(scenes, len(dataset))):
+        sample = dataset[index]
+        plan, photo = images.prepare(sample.image, protocol, full)
+        job = Task("patchwork", plan.resized, plan.target, classes, protocol, full.patch_size)
+        both = [sweep(backbone, photo, job, text, variants) for backbone in (full, half)]
+        for side, labels in enumerate(both):
+            for number, found in enumerate(labels):
+                rows = metrics.count(found, sample.mask, count, dataset.ignore_index)
+                confusion[side, number] += metrics.confusion(*rows, count)
+        equal += [(a == b).float().mean().item() for a, b in zip(*both, strict=True)]
+    scores = np.array([[metrics.miou(matrix) for matrix in side] for side in confusion])
+    return statistics.mean(equal), float(100 * np.abs(scores[0] - scores[1]).max())
 
 
 def block_operations(tokens: int, width: int) -> int:
@@ -330,6 +376,13 @@ def memory_in_use(peak: bool = False, reset_peak: bool = False) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
+def growth(call: Callable[..., Any], *arguments: Any) -> int:
+    """Bytes by which a call raises the peak of this process."""
+    before = memory_in_use(reset_peak=True)
+    call(*arguments)
+    return memory_in_use(peak=True) - before
+
+
 def readout_memory(side: str) -> int:
     """Bytes by which the peak of this process grows in one readout at COCO-Object's size."""
     job = coco_object()
@@ -378,12 +431,14 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
         measured: variants that the reference runs, the rest counting as their mean; None: all.
     """
     full = load_backbone("ViT-B-16-quickgelu", seed=0, device="cpu")
-    half = replace(full, model=copy.deepcopy(full.model).to(torch.bfloat16))
+    half = replace(full, model=copy.deepcopy(full.model))
+    lower_precision(half.model, "bf16")
     small, large = voc20(), coco_object()
     first = compare(small, full, half, VARIANTS, photos or (3 if quick else 7), measured)
     # In quick mode the reference takes three variants there: each has the same dense readout.
     some = min(measured or 12, 3) if quick else measured
-    second = compare(large, full, None, VARIANTS, photos or (1 if quick else 3), some)
+    second = compare(large, full, None, VARIANTS, photos or (2 if quick else 3), some)
+    labels_equal, miou_change = trained(32 if quick else 64)
     limit = bound(full, small, photos or (3 if quick else 9))
     rate = matrix_rate()
     plan = small.plan
@@ -404,13 +459,16 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
         "readout_memory_ratio": round(memory["ours"] / memory["reference"], 5),
         "matrix_rate_share": round(plan.num_windows * network / limit["single"] / rate, 4),
         "labels_equal_fp32": round(min(first.equal, second.equal), 7),
-        "labels_equal_bf16": round(first.equal_half, 7),
+        "labels_equal_bf16": round(labels_equal, 7),
+        "miou_change_bf16": round(miou_change, 4),
+        "labels_equal_bf16_random": round(first.equal_half, 7),
         "reference_variants": {
             "voc20": len(first.reference[0]),
             "coco_object": len(second.reference[0]),
         },
         "seconds": {"voc20": first.seconds(), "coco_object": second.seconds(), "bound": limit},
         "memory_bytes": memory,
+        "memory_growth_bytes": {"voc20": first.memory, "coco_object": second.memory},
         "matrix_rate_gflops": round(rate / 1e9, 1),
         "network_gflop": round(plan.num_windows * network / 1e9, 1),
         "classes_predicted": {"voc20": first.classes, "coco_object": second.classes},
@@ -421,7 +479,7 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
 
 
 def more(full: Backbone, half: Backbone) -> dict[str, Any]:
-    """Other numbers of variants, classes and pixels, once each."""
+    """Other numbers of variants, classes and pixels, one photo each."""
     found: dict[str, Any] = {}
     jobs = {
         "4 variants": (voc20(), VARIANTS[:4]),
@@ -432,18 +490,12 @@ def more(full: Backbone, half: Backbone) -> dict[str, Any]:
     }
     for name, (job, variants) in jobs.items():
         result = compare(job, full, half, variants, 1)
-        found[name] = {"ratios": result.ratios(), "seconds": result.seconds()}
-    # 24 variants: the reference's time is its mean over twelve, so ours alone is measured.
-    job = voc20()
-    photo = load_photos(full, job.resized, 1)[0]
-    text = random_text(len(job.query_classes), full.embed_dim)
+        found[name] = result.report()
+    # 24 variants: the twelve, and as many temperatures; the reference's time for each of the
+    # latter is its mean over the former.
     warmer = (0.25, 0.6, 0.7, 0.8, 0.9, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
-    many = [
-        *load_variants(VARIANTS),
-        *(load_attention("csa", temperature=temperature) for temperature in warmer),
-    ]
-    seconds = [timed(sweep, full, photo, job, text, many)[0] for _ in range(3)]
-    found["24 variants"] = {"seconds": {"ours_sweep_fp32": spread(seconds)}}
+    extra = [load_attention("csa", temperature=temperature) for temperature in warmer]
+    found["24 variants"] = compare(voc20(), full, half, VARIANTS, 1, extra=extra).report()
     return found
 
 
