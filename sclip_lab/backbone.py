@@ -108,6 +108,8 @@ class Backbone:
                     "padding": self.padding,
                     "position_embedding": self.position_embedding,
                     **self.tower.settings,
+                    # Quick or exact GELU, all that differs between CLIPs, is in the settings.
+                    **({} if self.has_class_token else {"text": _text_settings(self.model)}),
                 }
             ).encode()
         )
@@ -211,10 +213,11 @@ class Backbone:
 
     @cached_property
     def text_digest(self) -> str:
-        """sha256 of the weights of the text tower alone."""
+        """sha256 of the weights of the text tower alone, and of its settings."""
         weights = self.model.state_dict().items()
         text = {name: tensor for name, tensor in weights if not name.startswith("visual.")}
-        return _add_weights(hashlib.sha256(), text).hexdigest()
+        settings = json.dumps(_text_settings(self.model)).encode()
+        return _add_weights(hashlib.sha256(settings), text).hexdigest()
 
 
 def architectures() -> list[str]:
@@ -424,7 +427,7 @@ def _custom(architecture: dict[str, Any], quick_gelu: bool | None) -> tuple[Any,
     if "hf_tokenizer_name" not in text:
         return model, open_clip.SimpleTokenizer(context_length=length)
     hub, options = text["hf_tokenizer_name"], text.get("tokenizer_kwargs", {})
-    return model, _Tokenizer(hub, lambda: open_clip.HFTokenizer(hub, length, **options))
+    return model, _Tokenizer(hub, lambda: open_clip.tokenizer.HFTokenizer(hub, length, **options))
 
 
 class _Tokenizer:
@@ -454,20 +457,16 @@ def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> tuple[
     # open_clip fetches any "hf-hub:org/model" itself; other names are its own architectures.
     if ":" not in name and name not in open_clip.list_models():
         raise unknown("backbone", name, open_clip.list_models())
-    config = open_clip.get_model_config(name) if ":" not in name else None
-    vision = (config or {}).get("vision_cfg", {})
-    if not vision.get("timm_model_name", "vit_").startswith("vit_"):
-        # Known before anything is built or fetched.
-        raise LabError(
-            f"backbone {name}: its image tower is timm's {vision['timm_model_name']}, not "
-            "open_clip's ViT or timm's plain one"
-        )
     known = open_clip.list_pretrained_tags_by_model(name)
     if pretrained and pretrained not in known:
         raise unknown(f"pretrained tag of {name}", pretrained, known)
     options = {} if quick_gelu is None else {"quick_gelu": quick_gelu}
     try:
         with _quiet():
+            if ":" not in name:
+                # Without memory for weights: what is not read is known before it is fetched.
+                with torch.device("meta"):
+                    tower.find(name, open_clip.create_model(name, device="meta", **options))
             model = open_clip.create_model(name, pretrained=pretrained, **options)
             return model, _Tokenizer(name, lambda: open_clip.get_tokenizer(name))
     except OSError as error:
@@ -547,6 +546,21 @@ def _load_weights(model: Any, state_dict: Mapping[str, Any], source: str, name: 
     if problems:
         raise LabError(f"{source} does not fit architecture {name}: {'; '.join(problems)}")
     model.load_state_dict({key: value.float() for key, value in given.items()})
+
+
+def _text_settings(model: Any) -> dict[str, Any]:
+    """What changes the text tower's function besides its weights."""
+    text = getattr(model, "text", model)
+    blocks = getattr(getattr(text, "transformer", None), "resblocks", None)
+    if blocks is None:
+        return {"tower": type(text).__name__}
+    return {
+        "activation": repr(blocks[0].mlp.gelu),
+        "causal": text.attn_mask is not None,
+        "eps": text.ln_final.eps,
+        "heads": blocks[0].attn.num_heads,
+        "pool": getattr(text, "text_pool_type", getattr(text, "pool_type", None)),
+    }
 
 
 def _statistics(visual: Any, fetched: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -98,7 +98,8 @@ class ClipTower(Tower):
 
     def embed(self, patches: Tensor, grid: Grid, rule: str) -> Tensor:
         visual = self._visual
-        patches = patches.to(visual.ln_pre.weight.dtype)
+        # Not ln_pre's: CLIPA has none.
+        patches = patches.to(visual.positional_embedding.dtype)
         class_token = visual.class_embedding.expand(len(patches), 1, -1).to(patches.dtype)
         position = interpolate(visual.positional_embedding, visual.grid_size, grid, rule)
         tokens = torch.cat([class_token, patches], dim=1) + position.to(patches.dtype)

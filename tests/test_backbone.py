@@ -293,7 +293,7 @@ def test_layer_norm_eps(weights: dict[str, Tensor]) -> None:
     [
         ("ViT-B-61", "unknown backbone 'ViT-B-61'; did you mean .*ViT-B-16"),
         ("RN50", "RN50: its image tower is a ModifiedResNet, not open_clip's ViT"),
-        ("convnext_base", "timm's convnext_base"),
+        ("convnext_base", "ConvNeXt"),
         ("roberta-ViT-B-32", "open_clip cannot build it|could not fetch"),
     ],
 )
