@@ -55,10 +55,11 @@ class Store:
         return self.root / "text"
 
     def open(self, spec: Spec) -> None:
-        """Write down what the cell is, once."""
+        """Write down what the cell is, once: tables are in the order in which cells were opened,
+        which several processes that open the same cells must not shuffle."""
         path = self.directory(spec) / "spec.json"
         if not path.is_file():
-            atomic.write_text(path, json.dumps(spec.record(), indent=1))
+            atomic.write_text(path, json.dumps(spec.record(), indent=1), first=True)
 
     def done(self, spec: Spec, kind: str = "rows") -> set[str]:
         """Names of the images that are finished.
@@ -66,15 +67,19 @@ class Store:
         Raises:
             LabError: a file that cannot be read.
         """
-        names: set[str] = set()
-        for path in self._files(spec, kind):
+        for _ in range(3):
+            names: set[str] = set()
             try:
-                names.update(pd.read_parquet(path, columns=["image"])["image"].unique())
+                for path in self._files(spec, kind):
+                    names.update(pd.read_parquet(path, columns=["image"])["image"].unique())
+                return names
+            except FileNotFoundError:  # another process has just joined the files
+                continue
             except (OSError, ValueError, KeyError) as error:
                 raise LabError(
                     f"{path} cannot be read ({error}); delete it and run again"
                 ) from error
-        return names
+        raise LabError(f"{self.directory(spec)} changes while it is read; try again")
 
     def append(self, spec: Spec, frames: Sequence[Mapping[str, Any]], kind: str = "rows") -> None:
         """Add finished images in one atomic write.
@@ -101,7 +106,10 @@ class Store:
         if len(files) < 2:
             return
         keys = ["image"] if kind == "rows" else ["image", "measure"]
-        parts = [pd.read_parquet(path).assign(part=i) for i, path in enumerate(files)]
+        try:
+            parts = [pd.read_parquet(path).assign(part=i) for i, path in enumerate(files)]
+        except FileNotFoundError:  # another process is joining them
+            return
         joined = pd.concat(parts, ignore_index=True)
         first = joined.groupby(keys)["part"].transform("min")
         joined = joined[joined["part"] == first].drop(columns="part")
