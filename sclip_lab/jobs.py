@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -57,10 +59,12 @@ class Resources:
             raise unknown("executor", self.executor, EXECUTORS)
         for name, least in (("timeout_min", 1), ("cpus_per_task", 1), ("gpus_per_node", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise LabError(f"{name} {value!r} must be a whole number, {least} or more")
         if isinstance(self.setup, str):
             raise LabError(f"setup {self.setup!r} must be a list of shell lines")
+        if not isinstance(self.additional, Mapping):
+            raise LabError(f"additional {self.additional!r} must be options by their names")
 
 
 def run(
@@ -180,11 +184,18 @@ def _failures(jobs: Sequence[Any], executor: str) -> list[tuple[Any, str]]:
         found = [(job, job.exception()) for job in jobs]
         return [(job, str(error)) for job, error in found if error is not None]
     failed = []
-    waiting, looked = list(jobs), time.monotonic()
+    waiting, looked, shown = list(jobs), -math.inf, ""
     while waiting:
         gone: Collection[str] = ()
         if executor == "slurm" and time.monotonic() - looked > QUEUE_SECONDS:
-            gone, looked = _left_the_queue(waiting), time.monotonic()
+            queue, looked = _queue(), time.monotonic()
+            if queue is not None:
+                gone = {job.job_id for job in waiting} - set(queue)
+                states = Counter(queue[j.job_id].lower() for j in waiting if j.job_id in queue)
+                told = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
+                if told != shown:
+                    log.info("%d jobs: %s", len(waiting), told or "ending")
+                shown = told
         for job in list(waiting):
             # submitit's own wait() asks sacct, and without Slurm's accounting it never learns
             # that a job was killed.
@@ -195,6 +206,8 @@ def _failures(jobs: Sequence[Any], executor: str) -> list[tuple[Any, str]]:
                 if error is not None:
                     log.error("job %s failed; its log: %s", job.job_id, job.paths.stderr)
                     failed.append((job, str(error)))
+                else:
+                    log.info("job %s has finished", job.job_id)
         if waiting:
             time.sleep(0.5)
     return failed
@@ -204,11 +217,13 @@ def _ended(job: Any, executor: str) -> bool:
     return job.paths.result_pickle.exists() if executor == "slurm" else job.done()
 
 
-def _left_the_queue(jobs: Sequence[Any]) -> set[str]:
-    """Ids of those jobs that are neither waiting nor running; none if Slurm does not answer."""
-    command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+def _queue() -> dict[str, str] | None:
+    """States, such as PENDING, of this user's jobs by their ids; None if Slurm does not answer."""
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T"]
     answer = subprocess.run(command, capture_output=True, text=True)
-    return set() if answer.returncode else {j.job_id for j in jobs} - set(answer.stdout.split())
+    if answer.returncode:
+        return None
+    return dict(line.split(maxsplit=1) for line in answer.stdout.splitlines())
 
 
 def _becomes_visible(path: Path) -> bool:

@@ -246,6 +246,7 @@ def test_slurm(tmp_path: Path, fused: pd.DataFrame) -> None:
         how = ("hydra.launcher.shards=2", "hydra.launcher.finish=job")
         outcome = evaluate(tmp_path / "good", *SWEEP, *common, *how)
         check(outcome, tmp_path / "good", fused)
+        assert re.search(r"2 jobs: .*(pending|running|configuring)", outcome.out)
         submitted = tmp_path / "good/sweep/submitit"
         assert len(list(submitted.glob("*_result.pkl"))) == 3
         assert len(list(submitted.glob("*_submission.sh"))) == 2  # an array, and the end
