@@ -140,7 +140,8 @@ def write(figures: Mapping[str, Any], folder: Path) -> None:
         aim = {"+": "at least ", "-": "at most ", "": ""}[sign] + (f"{goal:.5g}" if sign else "")
         lines.append(f"| {key} | {words} | {text} | {aim} | {met(figures, key)} |")
     if "more" in figures:
-        lines += ["", "## Other sizes", "", "Reference / ours on one photo, and growth of memory."]
+        words = "Reference / ours on one photo, and growth of memory (`benchmarks.run --more`)."
+        lines += ["", "## Other sizes", "", words]
         lines += ["", "| what | one variant | sweep fp32 | sweep bf16 | ours, sweep | reference |"]
         lines.append("|---|---|---|---|---|---|")
         for name, part in figures["more"].items():

@@ -1,6 +1,6 @@
 """Our evaluator against a plain loop: same process, same weights, same photos, taken in turns.
 
-    python -m benchmarks.run [--quick] [--out docs]
+    python -m benchmarks.run [--quick | --more] [--out docs]
 
 Both sides start from the decoded, resized and normalised photo and end at class ids of the
 photo's size. Weights are a random ViT-B/16 and text embeddings random unit rows: time does
@@ -430,9 +430,7 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
         photos: repetitions; None: as many as each mode takes.
         measured: variants that the reference runs, the rest counting as their mean; None: all.
     """
-    full = load_backbone("ViT-B-16-quickgelu", seed=0, device="cpu")
-    half = replace(full, model=copy.deepcopy(full.model))
-    lower_precision(half.model, "bf16")
+    full, half = networks()
     small, large = voc20(), coco_object()
     first = compare(small, full, half, VARIANTS, photos or (3 if quick else 7), measured)
     # In quick mode the reference takes three variants there: each has the same dense readout.
@@ -474,12 +472,21 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
         "classes_predicted": {"voc20": first.classes, "coco_object": second.classes},
     }
     if not quick:
-        figures["more"] = more(full, half)
+        figures["more"] = more()
     return figures
 
 
-def more(full: Backbone, half: Backbone) -> dict[str, Any]:
+def networks() -> tuple[Backbone, Backbone]:
+    """ViT-B/16 of random weights in fp32 and bf16."""
+    full = load_backbone("ViT-B-16-quickgelu", seed=0, device="cpu")
+    half = replace(full, model=copy.deepcopy(full.model))
+    lower_precision(half.model, "bf16")
+    return full, half
+
+
+def more() -> dict[str, Any]:
     """Other numbers of variants, classes and pixels, one photo each."""
+    full, half = networks()
     found: dict[str, Any] = {}
     jobs = {
         "4 variants": (voc20(), VARIANTS[:4]),
@@ -503,6 +510,9 @@ def main() -> None:
     global clock
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the main figures, minutes")
+    parser.add_argument(
+        "--more", action="store_true", help="only other sizes, added to the figures in --out"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of performance.*")
     parser.add_argument("--readout-memory", choices=("ours", "reference"), help=argparse.SUPPRESS)
     parser.add_argument("--photos", type=int, help="repetitions")
@@ -520,12 +530,17 @@ def main() -> None:
     if arguments.clock == "cpu":
         clock = time.process_time
         torch.set_num_threads(1)
+    path = arguments.out / "performance.json"
+    if arguments.more:
+        figures = json.loads(path.read_text(encoding="utf-8")) | {"more": more()}
+        path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        report.write(figures, arguments.out)
+        return
     machine = report.machine()  # before: the load is that of others
     found = measure(arguments.quick, arguments.photos, arguments.reference_variants)
     options = {"quick": arguments.quick, "clock": arguments.clock, "command": sys.argv[1:]}
     figures = {**machine, **options, **found}
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / "performance.json"
     path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     report.write(figures, arguments.out)
     print(f"wrote {path}, performance.md and performance.png beside it")
