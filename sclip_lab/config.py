@@ -17,7 +17,7 @@ from sclip_lab.datasets.base import Dataset
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.protocol import Protocol
 from sclip_lab.protocol import build as build_protocol
-from sclip_lab.targets import locate
+from sclip_lab.targets import locate, overridden
 
 if TYPE_CHECKING:
     from sclip_lab.backbone import Backbone
@@ -74,21 +74,7 @@ def load_group(
     finally:
         GlobalHydra.instance().hydra = running
     assert isinstance(container, dict)
-    return _overridden(container[group], overrides or {})
-
-
-def _overridden(config: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` with other values; two mappings are merged, anything else is replaced, and so is
-    a mapping whose ``_target_`` changes: one function's parameters are not another's."""
-    result = dict(config)
-    for key, value in overrides.items():
-        old = result.get(key)
-        if isinstance(old, dict) and isinstance(value, Mapping):
-            same = value.get("_target_", old.get("_target_")) == old.get("_target_")
-            result[key] = _overridden(old, value) if same else dict(value)
-        else:
-            result[key] = value
-    return result
+    return overridden(container[group], overrides or {})
 
 
 def load_attention(name: str, **overrides: Any) -> Variant:

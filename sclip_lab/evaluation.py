@@ -306,19 +306,20 @@ class _Pass:
                     self._count(spec, photo, prediction)
                     self._observe(View(spec, photo, prediction, mine))
 
-    def _trunk_key(self, photo: Photo, level: int) -> str:
+    @cached_property
+    def _trunk_identity(self) -> dict[str, Any]:
+        """What the trunk's tokens of all photos have in common."""
         protocol = self.specs[0].protocol
-        return digest(
-            {
-                "backbone": self.backbone.digest,
-                "device": self.backbone.device.type,
-                "dataset": self.dataset.digest(),
-                "image": photo.sample.name,
-                "geometry": protocol.geometry,
-                "level": level,
-                "code": code_version.digest(target_modules(protocol.views)),
-            }
-        )
+        return {
+            "backbone": self.backbone.digest,
+            "device": self.backbone.device.type,
+            "dataset": self.dataset.digest(),
+            "geometry": protocol.geometry,
+            "code": code_version.digest(target_modules(protocol.views)),
+        }
+
+    def _trunk_key(self, photo: Photo, level: int) -> str:
+        return digest({**self._trunk_identity, "image": photo.sample.name, "level": level})
 
     def _cached_trunk(self, batch: Sequence[Photo], level: int) -> Tensor | None:
         """What enters block ``level``, if the cache has it of every photo."""

@@ -51,7 +51,7 @@ def embed_vocabulary(
         (queries, embed_dim) float32, unit norm.
     """
     chosen = templates(prompts)
-    identity = [backbone.text_digest, chosen, vocabulary.queries, str(backbone.dtype)]
+    identity = [backbone.text_digest, chosen, vocabulary.queries]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     path = None if cache is None else cache / f"{digest}.safetensors"
     if path is not None and path.is_file():

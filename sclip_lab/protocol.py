@@ -11,7 +11,7 @@ from typing import Any
 
 from sclip_lab import views
 from sclip_lab.errors import LabError, unknown
-from sclip_lab.targets import plain
+from sclip_lab.targets import overridden, plain
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,7 @@ def build(config: Mapping[str, Any], dataset: str | None = None) -> Protocol:
     """
     config = {key: value for key, value in config.items() if key != "expected"}
     per_dataset = config.pop("per_dataset", None) or {}
-    for key, value in per_dataset.get(dataset, {}).items():
-        # Parameters of one function are changed one by one; another function brings its own.
-        old = config.get(key)
-        merged = isinstance(old, Mapping) and isinstance(value, Mapping) and "_target_" not in value
-        config[key] = {**old, **value} if merged else value  # type: ignore[dict-item]
+    config = overridden(config, per_dataset.get(dataset, {}))
     known = [f.name for f in dataclasses.fields(Protocol) if f.init]
     for key in config:
         if key not in known:

@@ -72,6 +72,20 @@ def bind_config(config: Mapping[str, Any] | None, supplied: Collection[str]) -> 
     return bind(locate(config["_target_"]), parameters, supplied)
 
 
+def overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with other values; two mappings are merged, anything else is replaced, and so is
+    a mapping whose ``_target_`` changes: one function's parameters are not another's."""
+    result = dict(config)
+    for key, value in overrides.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            same = value.get("_target_", old.get("_target_")) == old.get("_target_")
+            result[key] = overridden(old, value) if same else dict(value)
+        else:
+            result[key] = value
+    return result
+
+
 def bind_steps(config: Mapping[str, Any] | None, supplied: Collection[str]) -> list[partial[Any]]:
     """Bound functions from one mapping with ``_target_``, or from several by names of their own,
     in order."""

@@ -33,6 +33,21 @@ class Outcome:
     err: str
 
 
+def break_photo(monkeypatch: pytest.MonkeyPatch, broken: int) -> None:
+    """The photo with this index raises an error when it is read."""
+    from sclip_lab import evaluation
+    from sclip_lab.errors import LabError
+
+    load = evaluation._Pass._load
+
+    def loaded(self: evaluation._Pass, index: int) -> evaluation.Photo:
+        if index == broken:
+            raise LabError(f"photo {index} is damaged")
+        return load(self, index)
+
+    monkeypatch.setattr(evaluation._Pass, "_load", loaded)
+
+
 def evaluate(folder: Path, *overrides: str) -> Outcome:
     """``experiments/evaluate.py`` with a store and output folders below ``folder``.
 

@@ -10,8 +10,7 @@ import yaml
 
 from sclip_lab import evaluation, results
 from sclip_lab.backbone import Backbone
-from sclip_lab.errors import LabError
-from tests.running import evaluate
+from tests.running import break_photo, evaluate
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +92,7 @@ def test_a_bad_job_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_jobs_fail_one_by_one_when_the_pass_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = evaluation._Pass._load
-
-    def broken(self: evaluation._Pass, index: int) -> evaluation.Photo:
-        if index == 1:
-            raise LabError("photo 1 is damaged")
-        return load(self, index)
-
-    monkeypatch.setattr(evaluation._Pass, "_load", broken)
+    break_photo(monkeypatch, 1)
     monkeypatch.setattr(evaluation, "FLUSH_IMAGES", 1)
     outcome = evaluate(tmp_path, "-m", "attention=vanilla,csa")
     assert outcome.code == 1

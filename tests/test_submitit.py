@@ -19,7 +19,7 @@ from sclip_lab import evaluation, jobs, launcher, results
 from sclip_lab.errors import LabError
 from sclip_lab.store import Store
 from tests import slurm
-from tests.running import Outcome, evaluate
+from tests.running import Outcome, break_photo, evaluate
 
 SWEEP = ("-m", "attention=vanilla,csa", "dataset.images=3")
 DEBUG = ("hydra/launcher=local_jobs", "hydra.launcher.executor=debug")
@@ -88,14 +88,7 @@ def test_a_bad_job_does_not_stop_the_others(tmp_path: Path, finish: str) -> None
 def test_a_pass_that_stops_is_an_error_and_the_others_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = evaluation._Pass._load
-
-    def broken(self: evaluation._Pass, index: int) -> evaluation.Photo:
-        if index == 1:
-            raise LabError("photo 1 is damaged")
-        return load(self, index)
-
-    monkeypatch.setattr(evaluation._Pass, "_load", broken)
+    break_photo(monkeypatch, 1)
     outcome = evaluate(tmp_path, *SWEEP, *DEBUG, "hydra.launcher.shards=3")
     assert outcome.code == 1
     assert "Traceback" not in outcome.out + outcome.err
