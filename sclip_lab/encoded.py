@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab import tree
-from sclip_lab.attention.context import BlockInput, Context, Feedback, Grid, State
+from sclip_lab.attention.context import BlockInput, Feedback, Grid, State
 from sclip_lab.attention.variant import Variant
 from sclip_lab.backbone import Backbone
 from sclip_lab.timings import Timings
@@ -52,19 +52,15 @@ class Encoded:
     def again(self, feedback: Feedback) -> Encoded:
         """The same windows once more, from the first rewritten block on, with feedback in the
         scores of every rewritten block."""
-        blocks, layers = self.backbone.blocks, self.variant.layers(self.backbone.depth)
-        history = self.history[: layers[0]]
-        state = State(self.history[layers[0]].tokens)
-        for block in blocks[layers[0] :]:
-            # The first rewritten block's input is the first pass's own, with its projections.
-            first = block.index == layers[0]
-            entered = self.history[layers[0]] if first else BlockInput(block, state.tokens)
-            if block.index in layers:
-                context = Context(entered, history, self.grid, feedback=feedback)
-                state = self.variant.apply(entered, state, context)
-            else:
-                state = State(block.plain(state.tokens), state.dense, state.attention)
-            history = (*history, entered)
+        first = first_rewritten(self.backbone, [self.variant])
+        [(_, state, history)] = tree.leaves(
+            self.backbone.blocks,
+            self.history[first],
+            self.grid,
+            [self.variant],
+            history=self.history[:first],
+            feedback=feedback,
+        )
         return Encoded(self.backbone, self.variant, self.images, self.grid, state, history)
 
     def part(self, windows: slice) -> Encoded:

@@ -13,30 +13,32 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from sclip_lab.attention.block import Block
-from sclip_lab.attention.context import BlockInput, Context, State
+from sclip_lab.attention.context import BlockInput, Context, Feedback, State
 from sclip_lab.attention.variant import Variant
 from sclip_lab.timings import Timings
 
 
 def leaves(
     blocks: Sequence[Block],
-    tokens: Tensor,
+    tokens: Tensor | BlockInput,
     grid: tuple[int, int],
     variants: Sequence[Variant],
     timings: Timings | None = None,
     history: tuple[BlockInput, ...] = (),
+    feedback: Feedback | None = None,
 ) -> Iterator[tuple[int, State, tuple[BlockInput, ...]]]:
     """Run all variants on one batch, sharing what they share.
 
     Args:
         blocks: the network's blocks in order.
-        tokens: (batch, tokens, width), the embedded windows; or what entered a later block, with
-            ``history``.
+        tokens: (batch, tokens, width), the embedded windows; or what enters a later block, with
+            ``history``. A `BlockInput` brings what has been derived from it already.
         grid: (grid_h, grid_w).
         variants: in any order.
         timings: told the seconds of each branch: ``trunk`` for blocks as trained, the variant's
             name for rewritten ones (shared work counts for whoever comes first).
         history: what entered the blocks that have been run already; no variant rewrites them.
+        feedback: for the scores of every rewritten block.
 
     Yields:
         (index into ``variants``, state behind the last block, what entered each block), one per
@@ -51,14 +53,10 @@ def leaves(
     rewritten = [frozenset(variant.layers(depth)) for variant in variants]
 
     def descend(
-        level: int, state: State, history: tuple[BlockInput, ...], members: list[int]
+        entered: BlockInput, state: State, history: tuple[BlockInput, ...], members: list[int]
     ) -> Iterator[tuple[int, State, tuple[BlockInput, ...]]]:
-        if level == depth:
-            for member in members:
-                yield member, state, history
-            return
-        entered = BlockInput(blocks[level], state.tokens)
-        context = Context(entered, history, grid)
+        level = entered.block.index
+        context = Context(entered, history, grid, feedback=feedback)
         groups: dict[str | None, list[int]] = {}
         for member in members:
             edit = variants[member].edit_key if level in rewritten[member] else None
@@ -70,20 +68,16 @@ def leaves(
                     after = State(plain, state.dense, state.attention)
                 else:
                     after = variants[group[0]].apply(entered, state, context)
-            yield from descend(level + 1, after, (*history, entered), group)
+            passed = (*history, entered)
+            if len(passed) < depth:
+                following = BlockInput(blocks[len(passed)], after.tokens)
+                yield from descend(following, after, passed, group)
+            else:
+                for member in group:
+                    yield member, after, passed
 
-    yield from descend(len(history), State(tokens), history, list(range(len(variants))))
-
-
-def run(
-    blocks: Sequence[Block],
-    tokens: Tensor,
-    grid: tuple[int, int],
-    variants: Sequence[Variant],
-) -> Iterator[tuple[int, State]]:
-    """`leaves` for those who want nothing but the states."""
-    for index, state, _ in leaves(blocks, tokens, grid, variants):
-        yield index, state
+    first = tokens if isinstance(tokens, BlockInput) else BlockInput(blocks[len(history)], tokens)
+    yield from descend(first, State(first.tokens), history, list(range(len(variants))))
 
 
 def cost(depth: int, variants: Sequence[Variant]) -> tuple[int, int]:

@@ -53,7 +53,7 @@ def square(size: int = 64) -> Tensor:
 def class_embeddings(backbone: Backbone, images: Tensor) -> Tensor:
     grid = backbone.grid(*images.shape[-2:])
     variants = [load_attention("vanilla")]
-    [(_, state)] = tree.run(backbone.blocks, backbone.embed(images), grid, variants)
+    [(_, state, _)] = tree.leaves(backbone.blocks, backbone.embed(images), grid, variants)
     return backbone.project(state, grid)[1]
 
 

@@ -101,7 +101,7 @@ def difference(ours: np.ndarray, official: np.ndarray) -> float:
 @torch.inference_mode()
 def run(backbone: Backbone, variant: Variant, image: Tensor) -> tuple[State, Tensor]:
     grid = backbone.grid(*image.shape[-2:])
-    [(_, state)] = tree.run(backbone.blocks, backbone.embed(image), grid, [variant])
+    [(_, state, _)] = tree.leaves(backbone.blocks, backbone.embed(image), grid, [variant])
     return state, backbone.project(state, grid)[1]
 
 

@@ -177,7 +177,7 @@ def test_prior_by_hand(headless: Backbone) -> None:
     key = block.project(block.norm(tokens), "key")
     expected = (key @ key.mT * block.scale + gaussian((3, 4))[1:, 1:]).softmax(-1)
     variants = [load_attention("naclip")]
-    [(_, state)] = tree.run(headless.blocks, headless.embed(photos(48, 64)), (3, 4), variants)
+    [(_, state, _)] = tree.leaves(headless.blocks, headless.embed(photos(48, 64)), (3, 4), variants)
     assert state.attention is not None
     torch.testing.assert_close(state.attention, expected, atol=1e-6, rtol=0)
     patches, image = headless.project(state, (3, 4))

@@ -36,8 +36,8 @@ def company() -> list[Variant]:
 def run(backbone: Backbone, images: Tensor, variants: list[Variant]) -> dict[int, Tensor]:
     with torch.inference_mode():
         tokens = backbone.embed(images)
-        states = tree.run(backbone.blocks, tokens, GRID, variants)
-        return {i: torch.cat([s.readout, s.tokens], dim=-1).clone() for i, s in states}
+        leaves = tree.leaves(backbone.blocks, tokens, GRID, variants)
+        return {i: torch.cat([s.readout, s.tokens], dim=-1).clone() for i, s, _ in leaves}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_equals_the_network(backbone: Backbone, images: Tensor) -> None:
     expected = tokens
     for block in backbone.blocks:
         expected = block.module(expected)
-    [(_, state)] = tree.run(backbone.blocks, tokens, GRID, [load_attention("vanilla")])
+    [(_, state, _)] = tree.leaves(backbone.blocks, tokens, GRID, [load_attention("vanilla")])
     torch.testing.assert_close(state.tokens, expected, atol=1e-5, rtol=0)
 
 

@@ -41,7 +41,9 @@ def test_official_class_token_of_both_streams(image: str) -> None:
     backbone = toy.network(position_embedding="bicubic_antialias")
     grid = backbone.grid(*x.shape[-2:])
     with torch.inference_mode():
-        [(_, state)] = tree.run(backbone.blocks, backbone.embed(x), grid, [load_attention("gem")])
+        [(_, state, _)] = tree.leaves(
+            backbone.blocks, backbone.embed(x), grid, [load_attention("gem")]
+        )
         visual = backbone.model.visual
         assert state.dense is not None
         dense = (visual.ln_post(state.dense) @ visual.proj)[0, 0]

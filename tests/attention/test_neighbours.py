@@ -23,7 +23,7 @@ def weights_of(name: str, **overrides: object) -> Tensor:
     variant = load_attention(name, **overrides)
     with torch.inference_mode():
         tokens = backbone.embed(image)
-        [(_, state)] = tree.run(backbone.blocks, tokens, grid, [variant])
+        [(_, state, _)] = tree.leaves(backbone.blocks, tokens, grid, [variant])
     assert state.attention is not None
     return state.attention
 

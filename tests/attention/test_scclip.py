@@ -42,7 +42,7 @@ def test_official_attention_of_the_first_pass(name: str) -> None:
         x = toy.inputs()[image]
         grid = backbone.grid(*x.shape[-2:])
         with torch.inference_mode():
-            [(_, state)] = tree.run(backbone.blocks, backbone.embed(x), grid, [variant])
+            [(_, state, _)] = tree.leaves(backbone.blocks, backbone.embed(x), grid, [variant])
         assert state.attention is not None
         assert not state.attention[0, :, 1:, 0].any()  # no patch looks at the class token
         np.testing.assert_allclose(state.attention[0, :, 1:, 1:][:, index], rows, atol=1e-5)
@@ -86,8 +86,8 @@ def test_transposing_tokens_transposes_features(attention: str) -> None:
         tokens = backbone.embed(x)
         patches = tokens[:, 1:].unflatten(1, grid).transpose(1, 2).flatten(1, 2)
         turned = torch.cat([tokens[:, :1], patches], dim=1)
-        [(_, state)] = tree.run(backbone.blocks, tokens, grid, [variant])
-        [(_, other)] = tree.run(backbone.blocks, turned, grid[::-1], [variant])
+        [(_, state, _)] = tree.leaves(backbone.blocks, tokens, grid, [variant])
+        [(_, other, _)] = tree.leaves(backbone.blocks, turned, grid[::-1], [variant])
         ours = backbone.project(state, grid)[0]
         theirs = backbone.project(other, grid[::-1])[0]
     torch.testing.assert_close(theirs.transpose(1, 2), ours, atol=2e-5, rtol=1e-5)

@@ -19,7 +19,7 @@ def test_official_attention_and_trained_stream(image: str) -> None:
     backbone = toy.network(position_embedding="bilinear")
     grid = backbone.grid(*x.shape[-2:])
     with torch.inference_mode():
-        [(_, state)] = tree.run(
+        [(_, state, _)] = tree.leaves(
             backbone.blocks, backbone.embed(x), grid, [load_attention("surgery")]
         )
         visual = backbone.model.visual

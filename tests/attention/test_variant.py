@@ -97,7 +97,7 @@ def test_tail_by_hand(residual: bool, mlp: bool, backbone: Backbone, images: Ten
         after = after + tokens
     if mlp:
         after = after + block.mlp(after)
-    [(_, state)] = tree.run(backbone.blocks, backbone.embed(images), (6, 8), [attention])
+    [(_, state, _)] = tree.leaves(backbone.blocks, backbone.embed(images), (6, 8), [attention])
     torch.testing.assert_close(state.tokens, after, atol=1e-5, rtol=0)
 
 
@@ -111,7 +111,7 @@ def test_parallel_stream_by_hand(backbone: Backbone, images: Tensor) -> None:
         v = block.project(block.norm(stream), "value")
         dense = dense + block.output((v @ v.mT * block.scale).softmax(-1), v)
         stream = block.plain(stream)
-    [(_, state)] = tree.run(backbone.blocks, backbone.embed(images), (6, 8), [attention])
+    [(_, state, _)] = tree.leaves(backbone.blocks, backbone.embed(images), (6, 8), [attention])
     torch.testing.assert_close(state.readout, dense, atol=1e-5, rtol=0)
     torch.testing.assert_close(state.tokens, stream, atol=1e-5, rtol=0)
 
@@ -127,7 +127,7 @@ def test_early_layer_by_hand(backbone: Backbone, images: Tensor) -> None:
     after = before + block.output(maps[1], block.project(block.norm(before), "value"))
     after = after + block.mlp(after)
     attention = load_attention("early", source=1)
-    [(_, state)] = tree.run(backbone.blocks, backbone.embed(images), (6, 8), [attention])
+    [(_, state, _)] = tree.leaves(backbone.blocks, backbone.embed(images), (6, 8), [attention])
     torch.testing.assert_close(state.tokens, after, atol=1e-5, rtol=0)
 
 
@@ -136,7 +136,7 @@ def test_all_blocks_vanilla_is_the_network_itself(backbone: Backbone, images: Te
     tokens = backbone.embed(images)
     for block in backbone.blocks:
         tokens = block.plain(tokens)
-    [(_, state)] = tree.run(backbone.blocks, backbone.embed(images), (6, 8), [everywhere])
+    [(_, state, _)] = tree.leaves(backbone.blocks, backbone.embed(images), (6, 8), [everywhere])
     torch.testing.assert_close(state.tokens, tokens, atol=1e-5, rtol=0)
 
 

@@ -28,7 +28,7 @@ def labelled(batch: int = 2) -> Tensor:
 
 def observe(backbone: Backbone, images: Tensor, name: str, **overrides: object) -> Observation:
     variants = [load_attention(name, **overrides)]
-    [(_, state)] = tree.run(backbone.blocks, backbone.embed(images), GRID, variants)
+    [(_, state, _)] = tree.leaves(backbone.blocks, backbone.embed(images), GRID, variants)
     patches, whole = backbone.project(state, GRID)
     return Observation(state.attention, patches, whole, labelled(), GRID, backbone.patch_size)
 
