@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +20,7 @@ from sclip_lab.datasets.base import Dataset
 from sclip_lab.errors import LabError
 from sclip_lab.evaluation import Observer, evaluate
 from sclip_lab.observers import Diagnostics, Pictures
+from sclip_lab.plain_config import plain_config
 from sclip_lab.protocol import Protocol
 from sclip_lab.protocol import build as build_protocol
 from sclip_lab.spec import Spec
@@ -53,7 +53,7 @@ def compute(configs: Sequence[DictConfig]) -> None:
             "shard",
             "progress",
         )
-        how = json.dumps([_plain(config[key]) for key in keys])
+        how = json.dumps([plain_config(config[key]) for key in keys])
         jobs.setdefault(how, []).append((spec, config))
     for members in jobs.values():
         config, timings = members[0][1], Timings()
@@ -99,7 +99,7 @@ def run(config: DictConfig) -> float:
         spec.key[:12],
     )
     if _is_preset(spec, config, int(summary["images"])):
-        entries = _plain(config.protocol).get("expected") or ()
+        entries = plain_config(config.protocol).get("expected") or ()
         for line in expected.report(spec, float(summary["miou"]), entries):
             log.info("%s", line)
     tracking.log_run(config.tracking, spec, store, outcome, _group(config), output)
@@ -108,7 +108,7 @@ def run(config: DictConfig) -> float:
 
 def _is_preset(spec: Spec, config: DictConfig, images: int) -> bool:
     """Whether a published score can be expected: all images, and the protocol as in its file."""
-    name, counts = spec.protocol.name, _plain(config.dataset).get("expected")
+    name, counts = spec.protocol.name, plain_config(config.dataset).get("expected")
     whole = images in (counts if isinstance(counts, list) else [counts])
     known = name in names("protocol")
     return whole and known and load_protocol(name, spec.dataset.name).key == spec.protocol.key
@@ -116,8 +116,8 @@ def _is_preset(spec: Spec, config: DictConfig, images: int) -> bool:
 
 def make_spec(config: DictConfig) -> Spec:
     """The cell that a configuration describes."""
-    dataset = make_dataset(json.dumps(_plain(config.dataset)))
-    backbone = make_backbone(json.dumps(_plain(config.backbone)))
+    dataset = make_dataset(json.dumps(plain_config(config.dataset)))
+    backbone = make_backbone(json.dumps(plain_config(config.backbone)))
     variant = make_variant(config)
     protocol = make_protocol(config, dataset.name)
     return Spec(variant, backbone, protocol, dataset, variant_label(variant))
@@ -128,7 +128,7 @@ def make_variant(config: DictConfig) -> Variant:
     chosen = OmegaConf.select(config, "hydra.runtime.choices.attention")
     if chosen is None and HydraConfig.initialized():
         chosen = HydraConfig.get().runtime.choices.get("attention")
-    return build(_plain(config.attention), chosen)
+    return build(plain_config(config.attention), chosen)
 
 
 def make_protocol(config: DictConfig, dataset: str) -> Protocol:
@@ -139,10 +139,10 @@ def make_protocol(config: DictConfig, dataset: str) -> Protocol:
     ``refinement=none`` takes away a refinement that belongs to the protocol, ``readout=cosine`` a
     readout.
     """
-    given = _plain(config.protocol)
+    given = plain_config(config.protocol)
     typed = _typed(config)
     for group in ("readout", "refinement"):
-        chosen = _plain(config[group])
+        chosen = plain_config(config[group])
         if chosen or any(key.split(".")[0] == group for key in typed):
             given[group] = chosen or None
             typed.add(f"protocol.{group}")
@@ -226,9 +226,3 @@ def _group(config: DictConfig) -> str | None:
     return (
         Path(hydra.sweep.dir).as_posix() if hydra.mode and hydra.mode.name == "MULTIRUN" else None
     )
-
-
-def _plain(node: Any) -> Any:
-    if isinstance(node, DictConfig) or OmegaConf.is_config(node):
-        return OmegaConf.to_container(node, resolve=True)
-    return dict(node) if isinstance(node, Mapping) else node

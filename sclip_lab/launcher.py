@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sclip_lab import jobs
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.plain_config import plain_config
 from sclip_lab.targets import locate
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class JobsLauncher(FusedLauncher):
         self.folder = folder
         self.shards = shards
         self.finish = finish
-        self.resources = _plain(resources)
+        self.resources = plain_config(resources)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -305,15 +306,9 @@ def _table(cells: Sequence[tuple[Spec, DictConfig]]) -> str:
 def _resolved(config: DictConfig) -> dict[str, Any]:
     """A configuration that means the same in another process: plain values, and of Hydra's own
     section only what specs are made from. Jobs show no progress bar."""
-    plain = {str(key): _plain(config[key]) for key in config if key != "hydra"}
+    values = {str(key): plain_config(config[key]) for key in config if key != "hydra"}
     hydra = {
-        "runtime": {"choices": _plain(config.hydra.runtime.choices)},
-        "overrides": {"task": _plain(config.hydra.overrides.task)},
+        "runtime": {"choices": plain_config(config.hydra.runtime.choices)},
+        "overrides": {"task": plain_config(config.hydra.overrides.task)},
     }
-    return {**plain, "progress": False, "hydra": hydra}
-
-
-def _plain(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _plain(value) for key, value in node.items()}
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    return {**values, "progress": False, "hydra": hydra}
