@@ -8,7 +8,7 @@ and the sum of exponentials. Neither needs a [classes, queries, H, W] tensor, no
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,10 +23,52 @@ from sclip_lab.protocol import Protocol
 from sclip_lab.readouts.cosine import cosine
 from sclip_lab.targets import bind_config, bind_steps, digest
 from sclip_lab.windows import Plan
+from sclip_lab.winner import winner
 
 # Arguments of refinements that are not parameters.
 _SUPPLIED = ("mask", "prediction", "image", "encoded")
 Bands = Iterator[tuple[slice, Tensor]]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The functions that a protocol names.
+
+    Attributes:
+        score: (encoded, text) -> patch logits.
+        of_logits: refinements that take the ``mask``, in order.
+        of_labels: refinements that take the ``prediction``, in order.
+    """
+
+    score: Callable[..., Tensor]
+    of_logits: list[Callable[..., Tensor]]
+    of_labels: list[Callable[..., Tensor]]
+
+
+def steps(protocol: Protocol) -> Steps:
+    """A protocol's functions with their parameters.
+
+    Raises:
+        LabError: an unknown function or parameter (did you mean), or a refinement that takes
+            neither logits nor labels, or both.
+    """
+    try:
+        score = bind_config(protocol.readout, ("encoded", "text")) or cosine
+    except LabError as error:
+        raise LabError(f"protocol.readout: {error}") from None
+    found = Steps(score, [], [])
+    try:
+        for step in bind_steps(protocol.refinement, _SUPPLIED):
+            taken = {"mask", "prediction"} & set(_wants(step))
+            if len(taken) != 1:
+                raise LabError(
+                    f"{step.func.__name__} takes {'both' if taken else 'neither'} of mask and "
+                    "prediction; it must refine either logits or labels"
+                )
+            (found.of_logits if "mask" in taken else found.of_labels).append(step)
+    except LabError as error:
+        raise LabError(f"protocol.refinement: {error}") from None
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,20 +96,8 @@ class Readout:
         return int(self.query_classes.max()) + 1
 
     @cached_property
-    def _score(self) -> Callable[..., Tensor]:
-        return bind_config(self.protocol.readout, ("encoded", "text")) or cosine
-
-    @cached_property
-    def _refine_logits(self) -> list[Callable[..., Tensor]]:
-        return [step for step in self._refinements if "mask" in _wants(step)]
-
-    @cached_property
-    def _refine_labels(self) -> list[Callable[..., Tensor]]:
-        return [step for step in self._refinements if "prediction" in _wants(step)]
-
-    @cached_property
-    def _refinements(self) -> Sequence[Callable[..., Tensor]]:
-        return bind_steps(self.protocol.refinement, _SUPPLIED)
+    def _steps(self) -> Steps:
+        return steps(self.protocol)
 
     @property
     def logits_key(self) -> tuple[Any, ...]:
@@ -76,7 +106,7 @@ class Readout:
 
     def patch_logits(self, encoded: Encoded) -> Tensor:
         """(windows, grid_h, grid_w, queries) float32: cosines, or the protocol's own readout."""
-        return self._score(encoded, self.text.to(encoded.state.tokens.device))
+        return self._steps.score(encoded, self.text.to(encoded.state.tokens.device))
 
     def predict(
         self,
@@ -96,23 +126,30 @@ class Readout:
 
         Returns:
             (height, width) uint8 class ids (int16 beyond 256 classes).
+
+        Raises:
+            LabError: logits that are not finite.
         """
+        _require_finite(laid_out, "patch logits")
         seen: dict[str, Any] = {"encoded": encoded}
-        if self._refinements and image is not None:
+        if image is not None and (self._steps.of_logits or self._steps.of_labels):
             resized = F.interpolate(image[None].to(laid_out), size=plan.target, mode="bilinear")
             seen["image"] = resized[0]
-        whole = plan.stitch(laid_out) if self._refine_logits else None
-        for step in self._refine_logits:
+        whole = plan.stitch(laid_out) if self._steps.of_logits else None
+        for step in self._steps.of_logits:
             whole = _call(step, mask=whole, **seen)
+            _require_finite(whole, "refined logits")
 
         def bands(queries: Tensor | None = None) -> Bands:
-            if whole is not None:
-                yield slice(None), whole if queries is None else whole[queries]
-            else:
+            if whole is None:
                 yield from plan.bands(laid_out if queries is None else laid_out[queries])
+                return
+            chosen = whole if queries is None else whole[queries]
+            for rows in plan.row_bands(len(chosen), chosen.device):
+                yield rows, chosen[:, rows].clone()
 
         prediction = self._decide(bands, plan.target, laid_out.device)
-        for step in self._refine_labels:
+        for step in self._steps.of_labels:
             prediction = _call(step, prediction=prediction, **seen)
         return prediction
 
@@ -120,26 +157,24 @@ class Readout:
         self, bands: Callable[..., Bands], size: tuple[int, int], device: torch.device
     ) -> Tensor:
         protocol = self.protocol
-        classes = self.query_classes.to(device)
         dtype = torch.uint8 if self.num_classes <= 256 else torch.int16
+        classes = self.query_classes.to(device, dtype)
         prediction = torch.empty(size, dtype=dtype, device=device)
         # log of the sum of exponentials per pixel: only a probability threshold needs it.
         normaliser = torch.empty(size, device=device) if protocol.prob_threshold else None
         best = torch.empty(size, device=device) if protocol.prob_threshold else None
-        for rows, logits in bands():
-            largest, query = logits.max(dim=0)
-            prediction[rows] = classes[query].to(dtype)
+        for rows, largest, query, below in _winners(bands()):
+            prediction[rows] = _looked_up(classes, query)
             if normaliser is not None and best is not None:
                 best[rows] = largest
-                spread = (logits - largest).mul_(protocol.logit_scale).exp_().sum(dim=0)
+                spread = below.mul_(protocol.logit_scale).exp_().sum(dim=0)
                 normaliser[rows] = spread.log_().add_(largest * protocol.logit_scale)
         if protocol.area_threshold:
             kept = self._large_enough(prediction)
-            queries = kept[classes].nonzero()[:, 0]
+            queries = kept[classes.int()].nonzero()[:, 0]
             if len(queries) < len(classes):
-                for rows, logits in bands(queries):
-                    largest, query = logits.max(dim=0)
-                    prediction[rows] = classes[queries[query]].to(dtype)
+                for rows, largest, query, _ in _winners(bands(queries)):
+                    prediction[rows] = _looked_up(classes[queries], query)
                     if best is not None:
                         best[rows] = largest
         if normaliser is not None and best is not None:
@@ -155,6 +190,24 @@ class Readout:
         if foreground > 0:
             kept[1:] = area[1:] / foreground > self.protocol.area_threshold
         return kept
+
+
+def _require_finite(values: Tensor, what: str) -> None:
+    if not bool(values.isfinite().all()):
+        raise LabError(f"{what} contain NaN or infinity; fp16 overflows where bf16 does not")
+
+
+def _winners(bands: Bands) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """(rows, largest, query, below) of each band, see `winner`; no later band is larger than the
+    first."""
+    scratch = None
+    for rows, logits in bands:
+        scratch = torch.empty_like(logits) if scratch is None else scratch
+        yield rows, *winner(logits, scratch)
+
+
+def _looked_up(table: Tensor, index: Tensor) -> Tensor:
+    return table.index_select(0, index.flatten()).view(index.shape)
 
 
 def _wants(step: Callable[..., Any]) -> list[str]:

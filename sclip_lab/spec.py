@@ -19,6 +19,7 @@ from sclip_lab.backbone import Backbone
 from sclip_lab.datasets.base import Dataset
 from sclip_lab.errors import LabError
 from sclip_lab.protocol import Protocol
+from sclip_lab.readout import steps
 from sclip_lab.targets import digest, target_modules
 from sclip_lab.vocabulary import Vocabulary
 
@@ -35,8 +36,8 @@ class Spec:
         label: what a table calls the variant; its name otherwise. Not part of the key.
 
     Raises:
-        LabError: a layer out of range for this backbone, a vocabulary of another number of
-            classes, or windows smaller than a patch.
+        LabError: a layer out of range for this backbone, a readout or refinement that does not
+            exist or fit, or a vocabulary of another number of classes.
     """
 
     attention: Variant
@@ -47,6 +48,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         self.attention.layers(self.backbone.depth)
+        steps(self.protocol)
         if not self.label:
             object.__setattr__(self, "label", self.attention.name)
         expected = self.dataset.vocabulary.num_classes

@@ -8,17 +8,21 @@ accumulate-and-divide to rounding; row bands of B_y bound the memory whatever th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.errors import LabError
 
 Size = tuple[int, int]
+# Values in a band of rows.
+CPU_BAND, GPU_BAND = 1 << 20, 1 << 26
 
 
 @dataclass(frozen=True)
@@ -89,27 +93,46 @@ class Plan:
         split = patches.view(n_rows, n_columns, grid_h, grid_w, -1)
         return split.permute(4, 0, 2, 1, 3).reshape(-1, n_rows * grid_h, n_columns * grid_w)
 
-    def bands(self, laid_out: Tensor, max_values: int = 1 << 19) -> Iterator[tuple[slice, Tensor]]:
+    def bands(
+        self, laid_out: Tensor, max_values: int | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
         """The stitched map in row bands.
 
         Args:
             laid_out: (channels, n_rows * grid_h, n_columns * grid_w) float32.
-            max_values: upper bound on the values in one band (at least one row is made).
+            max_values: upper bound on the values in one band, see `row_bands`.
 
         Yields:
-            (rows of the target, (channels, rows, target width) float32).
+            (rows of the target, (channels, rows, target width) float32). All bands share their
+            memory: one is the caller's, to read or to overwrite, until the next is asked for.
         """
-        by, bx = stitching_matrix(self, 0), stitching_matrix(self, 1)
-        by, bx = by.to(laid_out.device), bx.to(laid_out.device)
-        channels = len(laid_out)
-        wide = laid_out @ bx.T  # (channels, n_rows * grid_h, target width)
+        by, bx = (stitching_matrix(self, axis).to(laid_out.device) for axis in (0, 1))
+        # All of B_x, though a pixel lies in few of many windows: time goes into writing this.
+        wide = F.linear(laid_out, bx)  # (channels, n_rows * grid_h, target width)
+        channels, _, width = wide.shape
+        memory = None
+        for rows in self.row_bands(channels, laid_out.device, max_values):
+            first, last = _support(self, rows)
+            shape = (channels, rows.stop - rows.start, width)
+            if memory is None:
+                memory = wide.new_empty(math.prod(shape))
+            band = memory[: math.prod(shape)].view(shape)
+            yield rows, torch.matmul(by[rows, first:last], wide[:, first:last], out=band)
+
+    def row_bands(
+        self, channels: int, device: torch.device, max_values: int | None = None
+    ) -> Iterator[slice]:
+        """Rows of the target from top to bottom, as many at once as have ``max_values`` values.
+
+        At least one; None: what stays in the cache of a CPU core, or a quarter of a gigabyte on a
+        GPU, where each band costs the start of several kernels.
+        """
+        if max_values is None:
+            max_values = CPU_BAND if device.type == "cpu" else GPU_BAND
         height, width = self.target
         step = max(1, max_values // (channels * width))
         for top in range(0, height, step):
-            rows = slice(top, min(top + step, height))
-            first, last = _support(self, rows)
-            band = by[rows, first:last]
-            yield rows, torch.matmul(band, wide[:, first:last])
+            yield slice(top, min(top + step, height))
 
     def stitch(self, laid_out: Tensor) -> Tensor:
         """The whole stitched map at once: (channels, target height, target width)."""

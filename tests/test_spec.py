@@ -17,6 +17,7 @@ import sclip_lab as lab
 from sclip_lab import code_version
 from sclip_lab.backbone import Backbone, load_backbone
 from sclip_lab.datasets.folder import Folder
+from sclip_lab.errors import LabError
 from sclip_lab.protocol import Protocol
 from sclip_lab.spec import Spec
 from sclip_lab.vocabulary import Vocabulary
@@ -35,6 +36,30 @@ def changed(spec: Spec, **fields: object) -> Spec:
 def test_the_same_content_has_the_same_key(spec: Spec) -> None:
     assert spec.key == changed(spec, attention=lab.load_attention("csa")).key
     assert len(spec.key) == 64
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"readout": {"_target_": "sclip_lab.readouts.class_token.class_token", "wieght": 1}},
+            r"protocol.readout: unknown parameter 'wieght'.*did you mean weight",
+        ),
+        (
+            {"refinement": {"_target_": "sclip_lab.refinements.pamr.pamer"}},
+            r"protocol.refinement: unknown function.*'pamer'.*did you mean pamr",
+        ),
+        (
+            {"refinement": {"_target_": "sclip_lab.refinements.pamr.affinity"}},
+            r"protocol.refinement: affinity takes neither of mask and prediction",
+        ),
+    ],
+)
+def test_functions_that_do_not_exist_or_do_not_fit_are_refused_before_anything_runs(
+    fields: dict, message: str, spec: Spec
+) -> None:
+    with pytest.raises(LabError, match=message):
+        changed(spec, protocol=Protocol(**fields))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,33 @@
+"""The largest query of each pixel, and which it is.
+
+``torch.max`` with indices looks at one value at a time on a CPU, a largest value alone at eight or
+sixteen. So the index is made a largest value as well: of numbers that are 0 for the winners and
+far below 0 for all others, plus a rank.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Differences of 1e-35 are distinguished; larger ones may become -inf, which is as far below.
+STEEP = 1e38
+
+
+def winner(logits: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Largest value over the queries, the first query that has it, and how far all are below it.
+
+    Args:
+        logits: (queries, height, width) float32, finite; overwritten.
+        scratch: at least as many values, contiguous; overwritten.
+
+    Returns:
+        largest (height, width); index (height, width) int32; ``logits - largest``, of the shape of
+        ``logits``, in ``scratch``.
+    """
+    below = scratch.flatten()[: logits.numel()].view(logits.shape)
+    largest = logits.amax(dim=0)
+    torch.sub(logits, largest, out=below)
+    rank = torch.arange(len(logits), 0, -1, dtype=logits.dtype, device=logits.device)
+    torch.add(rank.view(-1, 1, 1), below, alpha=STEEP, out=logits)
+    return largest, len(logits) - logits.amax(dim=0).int(), below
