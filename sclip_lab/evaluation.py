@@ -6,6 +6,7 @@ It knows no variant, data set or measure by name.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sclip_lab import code_version, images, metrics, results, views, windows
+from sclip_lab import code_version, images, metrics, results, tree, views, windows
 from sclip_lab.backbone import Backbone
 from sclip_lab.datasets.base import Dataset, Sample
 from sclip_lab.encoded import Encoded, encode, first_rewritten
@@ -37,6 +38,9 @@ from sclip_lab.trunk_cache import TrunkCache
 log = logging.getLogger(__name__)
 FLUSH_SECONDS = 10.0
 FLUSH_IMAGES = 64
+# A batch on a GPU unless a user says how many images: so many, or fewer with so many windows.
+GPU_IMAGES = 16
+GPU_WINDOWS = 96
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def evaluate(
         observers: see `sclip_lab.observers`.
         shard: (index, count): only every ``count``-th image from ``index`` on. All shards write
             to the same store, and counts add exactly.
-        batch_images: images per batch; None: 1 on a CPU, 16 on a GPU, fewer with views.
+        batch_images: images per batch; None: 1 on a CPU, 16 on a GPU, fewer of many windows.
         trunk_cache_gb: size of a cache of tokens in front of the first rewritten block, in the
             store's folder, for repeated sweeps; 0 for none. The numbers are the same bits.
         progress: show a bar.
@@ -165,8 +169,8 @@ class _Pass:
         self.backbone: Backbone = specs[0].backbone
         self.dataset: Dataset = specs[0].dataset
         on_gpu = self.backbone.device.type == "cuda"
-        views_each = max(1, len(specs[0].protocol.views or ()))
-        self.batch_images = batch_images or (max(1, 16 // views_each) if on_gpu else 1)
+        self.batch_images = batch_images or (GPU_IMAGES if on_gpu else 1)
+        self.batch_windows = math.inf if batch_images else GPU_WINDOWS
         mine = list(self.dataset.names)[shard[0] :: shard[1]]
         self.whole = shard == (0, 1)
         self.uncounted = {s.key: set(mine) - store.done(s) for s in specs}
@@ -186,6 +190,9 @@ class _Pass:
     def _evaluate(self, indices: Sequence[int], progress: bool) -> None:
         self.readouts = self._make_readouts(progress)
         last_flush, waiting = time.monotonic(), 0
+        variants = list({s.attention.key: s.attention for s in self.specs}.values())
+        blocks, apart = tree.cost(self.backbone.depth, variants)
+        log.info("%d variants run %d blocks per photo, apart %d", len(variants), blocks, apart)
         title = f"{len(self.specs)} x {self.dataset.name}"
         bar = tqdm(total=len(indices), desc=title, unit="img", disable=not progress)
         try:
@@ -236,6 +243,7 @@ class _Pass:
     def _batches(self, indices: Sequence[int]) -> Iterator[list[Photo]]:
         """Photos whose windows have one size, decoded ahead of their use."""
         batch: list[Photo] = []
+        views_each = max(1, len(self.specs[0].protocol.views or ()))
         with ThreadPoolExecutor(max_workers=2) as pool:
             ahead: deque[Future[Photo]] = deque()
             remaining = iter(indices)
@@ -255,7 +263,8 @@ class _Pass:
                         yield batch
                         batch = []
                     batch.append(photo)
-                    if len(batch) == self.batch_images:
+                    cut = views_each * sum(photo.plan.num_windows for photo in batch)
+                    if len(batch) == self.batch_images or cut >= self.batch_windows:
                         yield batch
                         batch = []
             finally:
@@ -302,7 +311,11 @@ class _Pass:
                     with self.timings.measure("readout"):
                         mixed = logits[readout.logits_key][part]
                         laid_out = photo.plan.lay_out(views.average(mixed, spec.protocol.views))
-                        prediction = readout.predict(photo.plan, laid_out, photo.input, mine)
+                        try:
+                            prediction = readout.predict(photo.plan, laid_out, photo.input, mine)
+                        except LabError as error:
+                            where = f"{spec.label} on image {photo.sample.name}"
+                            raise LabError(f"{where}: {error}") from error
                     self._count(spec, photo, prediction)
                     self._observe(View(spec, photo, prediction, mine))
 

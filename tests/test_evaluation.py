@@ -352,3 +352,11 @@ def _spy(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(backbone, "embed", counting)
     return calls
+
+
+def test_activations_that_are_not_finite(
+    backbone: Backbone, photos: Folder, protocol: Protocol, tmp_path: Path
+) -> None:
+    cold = Spec(lab.load_attention("csa", temperature=1e-45), backbone, protocol, photos, "cold")
+    with pytest.raises(LabError, match=f"cold on image {photos.names[0]}: patch logits contain"):
+        quiet([cold], tmp_path / "store")
