@@ -18,6 +18,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -35,11 +36,12 @@ from sclip_lab.attention.variant import Variant
 from sclip_lab.backbone import Backbone, lower_precision
 from sclip_lab.config import load_attention, load_backbone, load_dataset, load_protocol
 from sclip_lab.datasets.decode import read_image
-from sclip_lab.encoded import encode
+from sclip_lab.encoded import encode, first_rewritten
 from sclip_lab.prompts import embed_vocabulary
 from sclip_lab.protocol import Protocol
 from sclip_lab.readout import Readout
 from sclip_lab.readouts.cosine import unit
+from sclip_lab.trunk_cache import TrunkCache
 from sclip_lab.vocabulary import Vocabulary
 
 # Twelve last-block variants; the single variant is SCLIP's own.
@@ -128,13 +130,18 @@ def random_text(queries: int, embed_dim: int, seed: int = 0) -> Tensor:
 
 @torch.inference_mode()
 def sweep(
-    backbone: Backbone, photo: Tensor, job: Task, text: Tensor, variants: Variants
+    backbone: Backbone,
+    photo: Tensor,
+    job: Task,
+    text: Tensor,
+    variants: Variants,
+    trunk: Callable[[], Tensor | None] = lambda: None,
 ) -> list[Tensor]:
     """Labels of all variants on one photo, as `sclip_lab.evaluation` makes them."""
     plan = job.plan
     readout = Readout(job.protocol, text, job.query_classes)
     labels: list[Tensor] = [torch.empty(0)] * len(variants)
-    for index, encoded in encode(backbone, plan.cut(photo), variants):
+    for index, encoded in encode(backbone, plan.cut(photo), variants, trunk=trunk()):
         laid_out = plan.lay_out(readout.patch_logits(encoded))
         labels[index] = readout.predict(plan, laid_out, photo, encoded)
     return labels
@@ -363,6 +370,29 @@ def bound(backbone: Backbone, job: Task, repetitions: int) -> dict[str, float]:
     return {stage: statistics.median(values[1:]) for stage, values in taken.items()}
 
 
+@torch.inference_mode()
+def cached(backbone: Backbone, job: Task, repetitions: int) -> dict[str, float]:
+    """Our sweep over our sweep with the trunk's tokens from disk, read and their digest checked.
+
+    The file was written just before, so that it is read from the system's memory.
+    """
+    photo = load_photos(backbone, job.resized, 1)[0]
+    text = random_text(len(job.query_classes), backbone.embed_dim)
+    variants = load_variants(VARIANTS)
+    common = (backbone, photo, job, text, variants)
+    level = first_rewritten(backbone, variants)
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        cache = TrunkCache(folder, 1.0)
+        _, encoded = next(encode(backbone, job.plan.cut(photo), variants))
+        cache.save("photo", encoded.history[level].tokens)
+        del encoded
+        for _ in range(repetitions + 1):
+            computed = timed(sweep, *common)[0]
+            ratios.append(computed / timed(sweep, *common, lambda: cache.load("photo"))[0])
+    return spread(ratios[1:])
+
+
 def memory_in_use(peak: bool = False, reset_peak: bool = False) -> int:
     """Resident bytes of this process, now or at their peak, by Linux's own account.
 
@@ -452,6 +482,7 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
         "single_object_fp32": object_ratios["single_fp32"],
         "sweep12_object_fp32": object_ratios["sweep_fp32"],
         "separate_over_sweep12": ratios["separate_over_sweep"],
+        "sweep12_over_cached": cached(full, small, photos or (3 if quick else 9)),
         "slope_per_variant": round(slope / limit["trunk"], 4),
         "sweep_over_bound": round(limit["sweep"] / (limit["trunk"] + limit["last_blocks"]), 4),
         "readout_memory_ratio": round(memory["ours"] / memory["reference"], 5),
