@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +42,8 @@ FLUSH_IMAGES = 64
 # A batch on a GPU unless a user says how many images: so many, or fewer with so many windows.
 GPU_IMAGES = 16
 GPU_WINDOWS = 96
+# Photos that wait for others of their size, in batches.
+BATCHES_WAITING = 4
 
 
 @dataclass(frozen=True)
@@ -240,38 +243,38 @@ class _Pass:
         protocol = self.specs[0].protocol
         return Photo(sample, *images.prepare(sample.image, protocol, self.backbone))
 
-    def _batches(self, indices: Sequence[int]) -> Iterator[list[Photo]]:
-        """Photos whose windows have one size, decoded ahead of their use."""
-        batch: list[Photo] = []
-        views_each = max(1, len(self.specs[0].protocol.views or ()))
+    def _photos(self, indices: Sequence[int]) -> Iterator[Photo]:
+        """In order, decoded ahead of their use."""
         with ThreadPoolExecutor(max_workers=2) as pool:
             ahead: deque[Future[Photo]] = deque()
             remaining = iter(indices)
             try:
                 while True:
-                    while len(ahead) < 2 * self.batch_images:
-                        following = next(remaining, None)
-                        if following is None:
-                            break
+                    for following in islice(remaining, 2 * self.batch_images - len(ahead)):
                         ahead.append(pool.submit(self._load, following))
                     if not ahead:
-                        break
+                        return
                     with self.timings.measure("waiting for photos"):
                         photo = ahead.popleft().result()
-                    window = photo.plan.rows.crop, photo.plan.columns.crop
-                    if batch and window != (batch[0].plan.rows.crop, batch[0].plan.columns.crop):
-                        yield batch
-                        batch = []
-                    batch.append(photo)
-                    cut = views_each * sum(photo.plan.num_windows for photo in batch)
-                    if len(batch) == self.batch_images or cut >= self.batch_windows:
-                        yield batch
-                        batch = []
+                    yield photo
             finally:
                 for future in ahead:
                     future.cancel()
-        if batch:
-            yield batch
+
+    def _batches(self, indices: Sequence[int]) -> Iterator[list[Photo]]:
+        """Photos whose windows have one size; of many sizes, few photos wait for their like."""
+        views_each = max(1, len(self.specs[0].protocol.views or ()))
+        buckets: dict[tuple[int, int], list[Photo]] = {}
+        for photo in self._photos(indices):
+            size = photo.plan.rows.crop, photo.plan.columns.crop
+            bucket = buckets.setdefault(size, [])
+            bucket.append(photo)
+            cut = views_each * sum(other.plan.num_windows for other in bucket)
+            if len(bucket) == self.batch_images or cut >= self.batch_windows:
+                yield buckets.pop(size)
+            elif sum(map(len, buckets.values())) >= BATCHES_WAITING * self.batch_images:
+                yield buckets.pop(max(buckets, key=lambda size: len(buckets[size])))
+        yield from buckets.values()
 
     @torch.inference_mode()
     def _run_batch(self, batch: Sequence[Photo]) -> None:

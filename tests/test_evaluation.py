@@ -134,6 +134,27 @@ def test_batches_agree_with_single_photos(
     assert moved <= 1e-3 * single["pixels"].sum()
 
 
+@pytest.mark.parametrize(
+    ("sizes", "batches"),
+    [
+        ([64, 96, 64, 96, 64], [2, 2, 1]),  # each waits for the next of its size
+        ([64, 80, 96, 112, 128, 144, 160, 176, 64], [1, 1, 1, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_photos_of_one_size_are_a_batch(
+    sizes: list[int], batches: list[int], backbone: Backbone, protocol: Protocol, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    written = photo_files.write(tmp_path / "photos", [(64, width) for width in sizes])
+    whole = Protocol(**{**_fields(protocol), "crop_size": None})
+    cells = specs(backbone, photo_files.folder(written), whole, ["csa"])
+    calls = _spy(backbone, monkeypatch)
+    df = quiet(cells, tmp_path / "store", batch_images=2)
+    # Eight photos may wait for their like: the first has gone on alone when another comes.
+    assert calls == batches
+    assert df["image"].nunique() == len(sizes)
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_shards_add_up(backbone: Backbone, protocol: Protocol, tmp_path: Path, count: int) -> None:
     sizes = [(64, 64 + 2 * i) for i in range(5)]
@@ -332,6 +353,14 @@ def test_weights_that_are_not_finite(backbone: Backbone, architecture: dict[str,
         load_backbone(architecture=architecture, state_dict=weights)
 
 
+def test_activations_that_are_not_finite(
+    backbone: Backbone, photos: Folder, protocol: Protocol, tmp_path: Path
+) -> None:
+    cold = Spec(lab.load_attention("csa", temperature=1e-45), backbone, protocol, photos, "cold")
+    with pytest.raises(LabError, match=f"cold on image {photos.names[0]}: patch logits contain"):
+        quiet([cold], tmp_path / "store")
+
+
 def test_no_specs(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="no specs"):
         quiet([], tmp_path)
@@ -352,11 +381,3 @@ def _spy(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(backbone, "embed", counting)
     return calls
-
-
-def test_activations_that_are_not_finite(
-    backbone: Backbone, photos: Folder, protocol: Protocol, tmp_path: Path
-) -> None:
-    cold = Spec(lab.load_attention("csa", temperature=1e-45), backbone, protocol, photos, "cold")
-    with pytest.raises(LabError, match=f"cold on image {photos.names[0]}: patch logits contain"):
-        quiet([cold], tmp_path / "store")
