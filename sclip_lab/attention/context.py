@@ -126,17 +126,15 @@ class Context:
         input: the block's input, shared with other variants.
         history: the inputs of all blocks before it, in order.
         grid: (grid_h, grid_w) of the patch tokens.
-        bias: (tokens, tokens) added to all attention scores, or None.
         class_token: whether patches may attend to the class token, where there is one.
         feedback: changes scores before anything is added to them, or None.
-        prior: a further term on the scores that depends on what entered the block: called with
-            the context, gives anything that broadcasts to (batch, heads, tokens, tokens).
+        prior: a term on the scores, or None: called with the context, gives anything that
+            broadcasts to (batch, heads, tokens, tokens).
     """
 
     input: BlockInput
     history: tuple[BlockInput, ...]
     grid: Grid
-    bias: Tensor | None = None
     class_token: bool = True
     prior: Callable[[Context], Tensor] | None = None
     feedback: Feedback | None = None
@@ -190,8 +188,8 @@ class Context:
 
     def attention(self, a: str = "query", b: str = "key", temperature: float = 1.0) -> Tensor:
         """softmax(a b^T / (temperature * sqrt(head_dim)) + prior) of two named projections."""
-        changed = (self.bias, self.prior, self.feedback) != (None, None, None)
-        if not changed and not self.closed and temperature == 1.0:
+        changed = self.prior is not None or self.feedback is not None or self.closed
+        if not changed and temperature == 1.0:
             return self.input.attention(a, b)
         raw = self.scores(self.input.projected(a), self.input.projected(b), temperature)
         return self.softmax(raw)
@@ -221,10 +219,7 @@ class Context:
         return index
 
     def _bias(self, raw: Tensor) -> Tensor | None:
-        bias = None if self.bias is None else self.bias.to(raw)
-        if self.prior is not None:
-            term = self.prior(self).to(raw)
-            bias = term if bias is None else bias + term
+        bias = None if self.prior is None else self.prior(self).to(raw)
         if self.closed:
             # The class token's own row keeps it: an empty row has no softmax.
             closed = raw.new_zeros(raw.shape[-2:])

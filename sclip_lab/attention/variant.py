@@ -26,9 +26,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ from sclip_lab.attention.context import BlockInput, Context, State
 from sclip_lab.attention.layers import resolve_all
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.targets import bind, bind_config, digest, locate, plain
+
+log = logging.getLogger(__name__)
 
 COMMON: dict[str, Any] = {
     "layers": [-1],
@@ -90,15 +93,29 @@ class Variant:
         """Run one rewritten block: ``state`` behind it.
 
         ``context`` is what all variants share here; the variant's prior and class-token choice
-        are put in.
+        are put in. A prior that the attention has no use for is warned of once.
         """
         context = replace(context, class_token=self.config["class_token"])
-        if self._prior is not None and _first_parameter(self._prior) == "ctx":
-            context = replace(context, prior=self._prior)
-        elif self._prior is not None:
-            bias = context.among_tokens(self._prior(context.grid))
-            context = replace(context, bias=bias.to(entered.tokens.device))
-        return self._edit(entered.block, state, context)
+        if self._prior is None:
+            return self._edit(entered.block, state, context)
+        term, asked = self._term(self._prior, context), []
+
+        def prior(ctx: Context) -> Tensor:
+            asked.append(ctx.block.index)
+            return term(ctx)
+
+        after = self._edit(entered.block, state, replace(context, prior=prior))
+        if not asked:
+            _warn_that_prior_is_ignored(self.name)
+        return after
+
+    @staticmethod
+    def _term(prior: Callable[[Any], Tensor], context: Context) -> Callable[[Context], Tensor]:
+        """A prior as a function of the context; one of the grid alone is computed once."""
+        if _first_parameter(prior) == "ctx":
+            return prior
+        matrix = context.among_tokens(prior(context.grid)).to(context.tokens.device)
+        return lambda _: matrix
 
 
 def build(config: Mapping[str, Any], name: str | None = None) -> Variant:
@@ -233,6 +250,11 @@ def _repaired(context: Context, repair: Callable[[Context], Tensor] | None) -> C
     key = ("repaired", repair.func, digest(plain(repair.keywords)))  # type: ignore[attr-defined]
     entered = context.input.once(key, lambda: BlockInput(context.block, repair(context)))
     return replace(context, input=entered)
+
+
+@cache
+def _warn_that_prior_is_ignored(name: str) -> None:
+    log.warning("attention '%s': its prior changes nothing; no softmax of scores is taken", name)
 
 
 def _first_parameter(function: Callable[..., Any]) -> str:

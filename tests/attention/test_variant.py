@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sclip_lab import tree
-from sclip_lab.attention.variant import Variant, build
+from sclip_lab.attention.variant import Variant, _warn_that_prior_is_ignored, build
 from sclip_lab.backbone import Backbone
 from sclip_lab.config import conf_dir, load_attention, names
 from sclip_lab.errors import LabError
@@ -68,6 +68,25 @@ def test_differs_from_vanilla(
     expected = dense_features(backbone, images, load_attention("vanilla"))
     ours = dense_features(backbone, images, loaded(name, projection_file))
     assert (ours - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_prior_changes_the_features_or_is_warned_of(
+    name: str,
+    backbone: Backbone,
+    images: Tensor,
+    projection_file: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _warn_that_prior_is_ignored.cache_clear()
+    narrow = {"_target_": "sclip_lab.attention.prior.gaussian", "sigma": 1.0}
+    without, ours = (
+        dense_features(backbone, images, loaded(name, projection_file, prior=prior))
+        for prior in (None, narrow)
+    )
+    changed = not torch.equal(ours, without)
+    assert changed == (name != "maskclip")
+    assert changed != (f"'{name}': its prior changes nothing" in caplog.text)
 
 
 @pytest.mark.parametrize(("kind", "part"), PARTS)
