@@ -173,6 +173,19 @@ def test_file_tells_where_it_comes_from(backbone: Backbone, tmp_path: Path) -> N
     assert [p.name for p in path.parent.iterdir()] == ["w.safetensors"]
 
 
+def test_file_of_the_other_kind_is_refused(backbone: Backbone, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_projection(path, torch.eye(64), backbone, Stripes(), per_head=False)
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for per_head in (False, True):
+        attention = load_attention("csa_learned", projection_file=str(path), per_head=per_head)
+        if per_head:
+            with pytest.raises(LabError, match="learned with per_head=False, not True"):
+                dense_features(backbone, images, attention)
+        else:
+            assert dense_features(backbone, images, attention).isfinite().all()
+
+
 def test_folder_that_cannot_be_written(backbone: Backbone, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LabError, match="cannot write"):

@@ -107,9 +107,14 @@ def learned(
         (batch, heads, tokens, tokens); rows sum to 1.
 
     Raises:
-        LabError: the file is missing or its tensor does not fit this network.
+        LabError: the file is missing, its tensor does not fit this network, or it says that it
+            was learned with the other ``per_head``.
     """
-    matrix = load_projection(projection_file)
+    matrix, said = load_projection(projection_file)
+    if said.get("per_head", str(per_head)) != str(per_head):
+        raise LabError(
+            f"{projection_file} was learned with per_head={said['per_head']}, not {per_head}"
+        )
     width = ctx.block.width
     if matrix.shape != (width, width):
         raise LabError(
@@ -119,19 +124,20 @@ def learned(
     return self_attention(ctx, matrix, per_head, temperature)
 
 
-def load_projection(path: str) -> Tensor:
-    """The tensor ``projection`` of a safetensors file, float32."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def load_projection(path: str) -> tuple[Tensor, dict[str, str]]:
+    """The tensor ``projection`` of a safetensors file, float32, and what the file says of it."""
+    from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
         raise LabError(
             f"projection_file {path} does not exist; make it with 'sclip-lab learn-projection'"
         )
     try:
-        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            if "projection" not in file.keys():  # noqa: SIM118, it is no mapping
+                raise LabError(
+                    f"projection_file {path} has {sorted(file.keys())}, but no 'projection'"
+                )
+            return file.get_tensor("projection").float(), file.metadata() or {}
     except SafetensorError as error:
         raise LabError(f"projection_file {path} is not a safetensors file: {error}") from error
-    if "projection" not in tensors:
-        raise LabError(f"projection_file {path} has {sorted(tensors)}, but no 'projection'")
-    return tensors["projection"].float()
