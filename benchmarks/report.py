@@ -145,7 +145,10 @@ def write(figures: Mapping[str, Any], folder: Path) -> None:
         aim = {"+": "at least ", "-": "at most ", "": ""}[sign] + (f"{goal:.5g}" if sign else "")
         lines.append(f"| {key} | {words} | {text} | {aim} | {met(figures, key)} |")
     if "more" in figures:
-        words = "Reference / ours on one photo, and growth of memory (`benchmarks.run --more`)."
+        words = (
+            "Reference / ours on one photo (`benchmarks.run --more`), and growth of the process "
+            "beyond what earlier rows left it: 0 is no more than those."
+        )
         lines += ["", "## Other sizes", "", words]
         lines += ["", "| what | one variant | sweep fp32 | sweep bf16 | ours, sweep | reference |"]
         lines.append("|---|---|---|---|---|---|")
