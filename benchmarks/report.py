@@ -241,7 +241,7 @@ def figure(figures: Mapping[str, Any], path: Path) -> None:
         right.annotate(
             f"{total:.1f} s", (total, place), (4, 0), textcoords="offset points", va="center"
         )
-    right.set_xlim(0, 1.15 * max(start))
+    right.set_xlim(0, 1.25 * max(start))
     right.invert_yaxis()
     right.set_xlabel("seconds per photo, VOC20 names")
     right.legend(fontsize=8, loc="lower right")
