@@ -64,7 +64,11 @@ class Encoded:
         return Encoded(self.backbone, self.variant, self.images, self.grid, state, history)
 
     def part(self, windows: slice) -> Encoded:
-        """Some of the windows; what was derived from blocks' inputs is derived anew."""
+        """Some of the windows; what was derived from blocks' inputs is derived anew, unless all
+        are asked for."""
+        images = self.images[windows]
+        if len(images) == len(self.images):
+            return self
         dense, attention = self.state.dense, self.state.attention
         state = State(
             self.state.tokens[windows],
@@ -72,7 +76,6 @@ class Encoded:
             None if attention is None else attention[windows],
         )
         history = tuple(BlockInput(e.block, partial(_some, e, windows)) for e in self.history)
-        images = self.images[windows]
         return Encoded(self.backbone, self.variant, images, self.grid, state, history)
 
 

@@ -310,7 +310,7 @@ class _Pass:
                     if spec.key not in wanted[photo.sample.name]:
                         continue
                     own = slice(part.start, part.start + photo.plan.num_windows)
-                    mine = encoded if len(cut) == photo.plan.num_windows else encoded.part(own)
+                    mine = encoded.part(own)
                     with self.timings.measure("readout"):
                         mixed = logits[readout.logits_key][part]
                         laid_out = photo.plan.lay_out(views.average(mixed, spec.protocol.views))

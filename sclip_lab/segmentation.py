@@ -57,5 +57,5 @@ def segment(
     text = embed_vocabulary(backbone, class_names, protocol.templates)
     readout = Readout(protocol, text.to(backbone.device), torch.tensor(class_names.query_classes))
     laid_out = plan.lay_out(views.average(readout.patch_logits(encoded), protocol.views))
-    mine = encoded.part(slice(plan.num_windows)) if protocol.views else encoded
+    mine = encoded.part(slice(plan.num_windows))
     return readout.predict(plan, laid_out, network_input, mine).cpu().numpy()

@@ -78,6 +78,11 @@ class Block:
         if not self.prefix:
             raise LabError(f"{who} needs a class token; {self.network} has none; {instead}")
 
+    def among_tokens(self, matrix: Tensor) -> Tensor:
+        """(..., 1 + patches, 1 + patches), the class token first -> (..., tokens, tokens)."""
+        skip = 1 - self.prefix
+        return matrix[..., skip:, skip:]
+
     def norm(self, tokens: Tensor) -> Tensor:
         """LN1, the input of the three projections: (batch, tokens, width), same shape out."""
         return self.norm_1(tokens).to(self.dtype)

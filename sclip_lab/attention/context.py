@@ -152,11 +152,6 @@ class Context:
         """Whether patches are kept from a class token that exists."""
         return not self.class_token and self.block.prefix > 0
 
-    def among_tokens(self, matrix: Tensor) -> Tensor:
-        """(1 + patches, 1 + patches), the class token first -> (tokens, tokens) of this network."""
-        skip = 1 - self.block.prefix
-        return matrix[skip:, skip:]
-
     @property
     def query(self) -> Tensor:
         return self.input.projected("query")

@@ -74,7 +74,7 @@ def gaussian_norms(
         height = (a.mean(-1) * b.mean(-1)).mean(-1)[:, None, None, None]
     else:
         raise unknown("norms", norms, ("pairwise", "mean"))
-    return ctx.block.scale * height * ctx.among_tokens(gaussian(ctx.grid, sigma)).to(height)
+    return ctx.block.scale * height * ctx.block.among_tokens(gaussian(ctx.grid, sigma)).to(height)
 
 
 def window(grid: tuple[int, int], radius: int = 1) -> Tensor:

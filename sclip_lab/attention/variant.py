@@ -114,7 +114,7 @@ class Variant:
         """A prior as a function of the context; one of the grid alone is computed once."""
         if _first_parameter(prior) == "ctx":
             return prior
-        matrix = context.among_tokens(prior(context.grid)).to(context.tokens.device)
+        matrix = context.block.among_tokens(prior(context.grid)).to(context.tokens.device)
         return lambda _: matrix
 
 

@@ -73,8 +73,8 @@ def second_pass(
         probabilities = first_prediction(image, features, text, scale, steps, dilations)
         labels = patch_labels(probabilities, encoded.backbone.patch_size, threshold)
         matrices.append(feedback_matrix(labels))
-    skip = 1 - encoded.backbone.blocks[0].prefix  # the class token's row and column, without one
-    matrix = torch.stack(matrices)[:, None, skip:, skip:].to(encoded.patches.device)
+    matrix = encoded.backbone.blocks[0].among_tokens(torch.stack(matrices)[:, None])
+    matrix = matrix.to(encoded.patches.device)
     return encoded.again(Feedback(matrix, share, gain))
 
 
