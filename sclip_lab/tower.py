@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sclip_lab.attention.block import Block, TimmBlock
 from sclip_lab.attention.context import Grid, State
+from sclip_lab.attention.linear import Linear
 from sclip_lab.errors import LabError
 from sclip_lab.position_embedding import interpolate
 
@@ -79,6 +80,7 @@ class ClipTower(Tower):
 
     def __init__(self, name: str, visual: Any) -> None:
         self._visual = visual
+        self._project = Linear()
         self.modules = visual.transformer.resblocks
         _check_clip(name, visual)
         self.convolution = visual.conv1
@@ -109,7 +111,7 @@ class ClipTower(Tower):
         """LN_post and the final projection."""
         visual = self._visual
         embedded = visual.ln_post(tokens.to(visual.ln_post.weight.dtype))
-        return embedded if visual.proj is None else embedded @ visual.proj
+        return embedded if visual.proj is None else self._project(embedded, visual.proj.T, None)
 
     def embeddings(self, state: State) -> tuple[Tensor, Tensor]:
         embedded = self.head(torch.cat([state.tokens[:, :1], state.readout[:, 1:]], dim=1))

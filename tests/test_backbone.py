@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sclip_lab import tree
-from sclip_lab.backbone import Backbone, infer_architecture, load_backbone
+from sclip_lab.backbone import Backbone, _quick_gelu_to_silu, infer_architecture, load_backbone
 from sclip_lab.config import load_attention
 from sclip_lab.errors import LabError
 from sclip_lab.features import dense_features
@@ -278,6 +278,39 @@ def test_precision(precision: str, weights: dict[str, Tensor], backbone: Backbon
         low.encode_text(TEXTS), backbone.encode_text(TEXTS)
     )
     assert texts.min() > 0.999
+
+
+def test_bf16_spares_what_all_blocks_inherit(weights: dict[str, Tensor]) -> None:
+    dtypes = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        low = load_backbone(
+            architecture=ARCHITECTURE, state_dict=weights, precision=precision, device="cpu"
+        )
+        assert low.tower.convolution.weight.dtype == torch.float32
+        dtypes[precision] = [block.dtype for block in low.blocks]
+    single, brain, half = torch.float32, torch.bfloat16, torch.float16
+    rest = low.depth - 2
+    assert rest > 0
+    assert dtypes == {
+        "fp32": [single] * low.depth,
+        "bf16": [single] * 2 + [brain] * rest,
+        "fp16": [half] * low.depth,
+    }
+
+
+def test_quick_gelu_becomes_silu(weights: dict[str, Tensor], backbone: Backbone) -> None:
+    """In float64 the rewritten MLP is the same function."""
+    low = load_backbone(
+        architecture=ARCHITECTURE, state_dict=weights, precision="fp16", device="cpu"
+    )
+    mlp, exact = low.blocks[0].module.mlp, copy.deepcopy(backbone.blocks[0].module.mlp).double()
+    assert type(exact.gelu).__name__ == "QuickGELU"
+    assert isinstance(mlp.gelu, torch.nn.SiLU)
+    rewritten = copy.deepcopy(exact)
+    _quick_gelu_to_silu(rewritten)
+    x = torch.randn(5, exact.c_fc.in_features, dtype=torch.float64)
+    torch.testing.assert_close(rewritten(x), exact(x), atol=1e-14, rtol=0)
+    torch.testing.assert_close(mlp.c_fc.weight, rewritten.c_fc.weight.half())
 
 
 def test_layer_norm_eps(weights: dict[str, Tensor]) -> None:

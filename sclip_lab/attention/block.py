@@ -6,12 +6,14 @@ same between open_clip releases, and it is the only thing a rewritten block need
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sclip_lab.attention.linear import Linear
 from sclip_lab.errors import LabError
 
 PROJECTIONS = ("query", "key", "value")
@@ -43,6 +45,7 @@ class Block:
         self.head_dim = self.width // self.num_heads
         self.scale = self.head_dim**-0.5
         self.layer_scale_1, self.layer_scale_2 = self._layer_scales()
+        self._linear: defaultdict[str, Linear] = defaultdict(Linear)
 
     @property
     def packed(self) -> tuple[Tensor, Tensor | None]:
@@ -50,7 +53,7 @@ class Block:
         return self.module.attn.in_proj_weight, self.module.attn.in_proj_bias
 
     @property
-    def out_projection(self) -> nn.Module:
+    def out_projection(self) -> nn.Linear:
         return self.module.attn.out_proj
 
     def _norms(self) -> tuple[nn.Module, nn.Module]:
@@ -105,7 +108,8 @@ class Block:
         which = PROJECTIONS.index(name)
         rows = slice(which * self.width, (which + 1) * self.width)
         weight, bias = self.packed
-        return self.heads(F.linear(normed, weight[rows], None if bias is None else bias[rows]))
+        bias = None if bias is None else bias[rows]
+        return self.heads(self._linear[name](normed, weight[rows], bias))
 
     def output(self, weights: Tensor, value: Tensor) -> Tensor:
         """O(A): heads concatenated, output projection, layer scale.
@@ -121,8 +125,8 @@ class Block:
 
     def merge(self, per_head: Tensor) -> Tensor:
         """(batch, heads, tokens, head_dim) -> (batch, tokens, width), by the output projection."""
-        joined = per_head.transpose(1, 2).flatten(2)
-        return self.layer_scale_1(self.out_projection(joined))
+        joined, out = per_head.transpose(1, 2).flatten(2), self.out_projection
+        return self.layer_scale_1(self._linear["output"](joined, out.weight, out.bias))
 
     def mlp(self, tokens: Tensor) -> Tensor:
         """M(x) = MLP(LN2(x)), layer scale included: (batch, tokens, width), same shape out."""
@@ -130,19 +134,25 @@ class Block:
 
     def _mlp(self, normed: Tensor) -> Tensor:
         mlp = self.module.mlp
-        if type(mlp.gelu).__name__ != "QuickGELU" or torch.is_grad_enabled():
-            return mlp(normed)
-        # The same operations and bits as the module's own forward, without its three temporaries
-        # of the hidden size: a window at a time stays in the cache.
-        hidden = mlp.c_fc(normed)
-        for window in hidden.split(1 if hidden.device.type == "cpu" else len(hidden)):
-            window.mul_(torch.mul(window, 1.702).sigmoid_())
-        return mlp.c_proj(hidden)
+        return self._two_layers(normed, mlp.c_fc, mlp.gelu, mlp.c_proj)
+
+    def _two_layers(
+        self, x: Tensor, first: nn.Linear, activation: nn.Module, second: nn.Linear
+    ) -> Tensor:
+        if type(activation).__name__ == "QuickGELU" and not torch.is_grad_enabled():
+            hidden = self._linear["first"](x, first.weight, first.bias)
+            # The same operations and bits as the module's own forward, without its three
+            # temporaries of the hidden size: a window at a time stays in the cache.
+            for window in hidden.split(1 if hidden.device.type == "cpu" else len(hidden)):
+                window.mul_(torch.mul(window, 1.702).sigmoid_())
+        else:
+            hidden = self._linear["first"](x, first.weight, first.bias, activation)
+        return self._linear["second"](hidden, second.weight, second.bias)
 
     def plain(self, tokens: Tensor) -> Tensor:
         """The block as trained, with a fused attention: (batch, tokens, width), same shape out."""
-        packed = F.linear(self.norm(tokens), *self.packed)
-        query, key, value = (self.heads(part) for part in packed.chunk(3, dim=-1))
+        normed = self.norm(tokens)
+        query, key, value = (self.project(normed, name) for name in PROJECTIONS)
         tokens = tokens + self.merge(F.scaled_dot_product_attention(query, key, value))
         return tokens + self.mlp(tokens)
 
@@ -166,7 +176,7 @@ class TimmBlock(Block):
         return self.module.attn.qkv.weight, self.module.attn.qkv.bias
 
     @property
-    def out_projection(self) -> nn.Module:
+    def out_projection(self) -> nn.Linear:
         return self.module.attn.proj
 
     def _norms(self) -> tuple[nn.Module, nn.Module]:
@@ -176,7 +186,10 @@ class TimmBlock(Block):
         return self.module.ls1, self.module.ls2
 
     def _mlp(self, normed: Tensor) -> Tensor:
-        return self.module.mlp(normed)
+        mlp = self.module.mlp
+        if not isinstance(getattr(mlp, "norm", None), nn.Identity):
+            return mlp(normed)
+        return self._two_layers(normed, mlp.fc1, mlp.act, mlp.fc2)
 
 
 def _check_timm(module: Any, network: str) -> None:

@@ -73,7 +73,12 @@ class BlockInput:
 
 
 def scores(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """Attention scores scale * a b^T of (batch, heads, tokens, dim) operands."""
+    """Attention scores scale * a b^T of (batch, heads, tokens, dim) operands.
+
+    At least fp32: eight bits of a score of 16 would move its weight by several per cent.
+    """
+    if a.dtype.itemsize == 2:
+        a, b = a.float(), b.float()
     return (a * scale) @ b.transpose(-2, -1)
 
 
