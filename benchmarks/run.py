@@ -1,6 +1,6 @@
 """Our evaluator against a plain loop: same process, same weights, same photos, taken in turns.
 
-    python -m benchmarks.run [--quick | --more] [--out docs]
+    python -m benchmarks.run [--quick | --only bound | --only more] [--out docs]
 
 Both sides start from the decoded, resized and normalised photo and end at class ids of the
 photo's size. Weights are a random ViT-B/16 and text embeddings random unit rows: time does
@@ -32,6 +32,7 @@ from torch import Tensor
 from benchmarks import reference, report
 from sclip_lab import images, metrics, windows
 from sclip_lab.attention.context import BlockInput, Context, State
+from sclip_lab.attention.linear import Linear
 from sclip_lab.attention.variant import Variant
 from sclip_lab.backbone import Backbone, lower_precision
 from sclip_lab.config import load_attention, load_backbone, load_dataset, load_protocol
@@ -338,12 +339,14 @@ def block_operations(tokens: int, width: int) -> int:
     return 2 * (12 * tokens * width**2 + 2 * tokens**2 * width)
 
 
-def matrix_rate() -> float:
-    """Operations per second of the best of a few large fp32 products."""
+@torch.inference_mode()
+def matrix_rate(dtype: torch.dtype) -> float:
+    """Operations per second of the best of a few large products, weights laid out before."""
     best = 0.0
     for rows, inner, columns in ((2048, 2048, 2048), (1182, 768, 3072), (1182, 3072, 768)):
-        a, b = torch.randn(rows, inner), torch.randn(inner, columns)
-        seconds = min(timed(torch.mm, a, b)[0] for _ in range(8))
+        x, weight, layer = torch.randn(rows, inner), torch.randn(columns, inner), Linear()
+        arguments = (layer, x.to(dtype), weight.to(dtype), None)
+        seconds = min(timed(*arguments)[0] for _ in range(9))
         best = max(best, 2 * rows * inner * columns / seconds)
     return best
 
@@ -480,15 +483,10 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
     some = min(measured or 12, 3) if quick else measured
     second = compare(large, full, None, VARIANTS, photos or (2 if quick else 3), some)
     labels_equal, miou_change = trained(32 if quick else 64)
-    limit = bound(full, small, photos or (3 if quick else 9))
-    rate = matrix_rate()
-    plan = small.plan
-    tokens, width = 1 + plan.grid[0] * plan.grid[1], full.blocks[0].width
-    network = full.depth * block_operations(tokens, width) + 2 * tokens * 3 * 16**2 * width
     memory = {side: memory_in_child(side) for side in ("ours", "reference")}
-    slope = (limit["sweep"] - limit["single"]) / (len(VARIANTS) - 1)
     ratios, object_ratios = first.ratios(), second.ratios()
     figures: dict[str, Any] = {
+        **bounds(full, small, photos or (3 if quick else 9)),
         "single_fp32": ratios["single_fp32"],
         "sweep12_fp32": ratios["sweep_fp32"],
         "sweep12_bf16": ratios["sweep_bf16"],
@@ -496,10 +494,7 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
         "sweep12_object_fp32": object_ratios["sweep_fp32"],
         "separate_over_sweep12": ratios["separate_over_sweep"],
         "sweep12_over_cached": cached(full, small, photos or (3 if quick else 9)),
-        "slope_per_variant": round(slope / limit["trunk"], 4),
-        "sweep_over_bound": round(limit["sweep"] / (limit["trunk"] + limit["last_blocks"]), 4),
         "readout_memory_ratio": round(memory["ours"] / memory["reference"], 5),
-        "matrix_rate_share": round(plan.num_windows * network / limit["single"] / rate, 4),
         "labels_equal_fp32": round(min(first.equal, second.equal), 7),
         "labels_equal_bf16": round(labels_equal, 7),
         "miou_change_bf16": round(miou_change, 4),
@@ -508,16 +503,33 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
             "voc20": len(first.reference[0]),
             "coco_object": len(second.reference[0]),
         },
-        "seconds": {"voc20": first.seconds(), "coco_object": second.seconds(), "bound": limit},
+        "seconds": {"voc20": first.seconds(), "coco_object": second.seconds()},
         "memory_bytes": memory,
         "memory_growth_bytes": {"voc20": first.memory, "coco_object": second.memory},
-        "matrix_rate_gflops": round(rate / 1e9, 1),
-        "network_gflop": round(plan.num_windows * network / 1e9, 1),
         "classes_predicted": {"voc20": first.classes, "coco_object": second.classes},
     }
     if not quick:
         figures["more"] = more()
     return figures
+
+
+def bounds(full: Backbone, job: Task, repetitions: int) -> dict[str, Any]:
+    """What a variant costs, and what this machine could do at best."""
+    limit = bound(full, job, repetitions)
+    single, half = matrix_rate(torch.float32), matrix_rate(torch.bfloat16)
+    plan = job.plan
+    tokens, width = 1 + plan.grid[0] * plan.grid[1], full.blocks[0].width
+    network = full.depth * block_operations(tokens, width) + 2 * tokens * 3 * 16**2 * width
+    network *= plan.num_windows
+    slope = (limit["sweep"] - limit["single"]) / (len(VARIANTS) - 1)
+    return {
+        "slope_per_variant": round(slope / limit["trunk"], 4),
+        "sweep_over_bound": round(limit["sweep"] / (limit["trunk"] + limit["last_blocks"]), 4),
+        "matrix_rate_share": round(network / limit["single"] / single, 4),
+        "matrix_rate_gflops": {"fp32": round(single / 1e9, 1), "bf16": round(half / 1e9, 1)},
+        "network_gflop": round(network / 1e9, 1),
+        "bound_seconds": limit,
+    }
 
 
 def networks() -> tuple[Backbone, Backbone]:
@@ -555,7 +567,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the main figures, minutes")
     parser.add_argument(
-        "--more", action="store_true", help="only other sizes, added to the figures in --out"
+        "--only",
+        choices=("bound", "more"),
+        help="the bound of this machine or other sizes, put among the figures in --out",
     )
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of performance.*")
     parser.add_argument("--readout-memory", choices=("ours", "reference"), help=argparse.SUPPRESS)
@@ -575,8 +589,12 @@ def main() -> None:
         clock = time.process_time
         torch.set_num_threads(1)
     path = arguments.out / "performance.json"
-    if arguments.more:
-        figures = json.loads(path.read_text(encoding="utf-8")) | {"more": more()}
+    if arguments.only:
+        bounding = arguments.only == "bound"
+        part = (
+            bounds(networks()[0], voc20(), arguments.photos or 9) if bounding else {"more": more()}
+        )
+        figures = json.loads(path.read_text(encoding="utf-8")) | part
         path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         report.write(figures, arguments.out)
         return
