@@ -262,11 +262,10 @@ def compare(
         "ours_single_fp32": growth(sweep, *first, csa),
         "reference_single": growth(plain, *first, names[0]),
     }
-    if half is not None:
-        sweep(half, photos[0], job, text, variants)
     sides = {"single": (full, csa), "several": (full, variants)}
     if half is not None:
         sides["half"] = (half, variants)
+        sweep(half, photos[0], job, text, variants)
     ours: dict[str, list[float]] = {side: [] for side in ("single", "several", "half")}
     plains: list[dict[str, float]] = []
     equal, equal_half, classes = [], [], set()
@@ -280,8 +279,7 @@ def compare(
             # neighbours on a shared machine.
             if number % max(1, len(chosen) // 3) == 0:
                 for side, (backbone, several) in sides.items():
-                    arguments = (backbone, photo, job, text, several)
-                    seconds, labels[side] = timed(sweep, *arguments)
+                    seconds, labels[side] = timed(sweep, backbone, photo, job, text, several)
                     parts[side].append(seconds)
             taken[name], expected = timed(plain, full, photo, job, text, name)
             exact, rough = labels["several"][number], labels.get("half", labels["several"])[number]
@@ -481,9 +479,9 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
     small, large = voc20(), coco_object()
     # In quick mode the reference takes some: its variants differ little, and at COCO-Object's names
     # each has the same dense readout.
-    half_of_them, some = (min(measured or 12, n) if quick else measured for n in (6, 2))
-    first = compare(small, full, half, VARIANTS, photos or (2 if quick else 7), half_of_them)
-    second = compare(large, full, None, VARIANTS, photos or (2 if quick else 3), some)
+    few, fewer = (min(measured or 12, 6), min(measured or 12, 2)) if quick else (measured, measured)
+    first = compare(small, full, half, VARIANTS, photos or (2 if quick else 7), few)
+    second = compare(large, full, None, VARIANTS, photos or (2 if quick else 3), fewer)
     labels_equal, miou_change = trained(32 if quick else 64)
     memory = {side: memory_in_child(side) for side in ("ours", "reference")}
     ratios, object_ratios = first.ratios(), second.ratios()

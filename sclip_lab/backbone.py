@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sclip_lab import tower
 from sclip_lab.attention.context import State
+from sclip_lab.attention.linear import QUICK_GELU, is_quick_gelu
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.position_embedding import DEFAULT_RULE
 
@@ -370,11 +371,11 @@ def _quick_gelu_to_silu(mlp: Any) -> None:
     SiLU is one operation everywhere, and fused with the product before it, without rounding in
     between. To be done before weights are rounded.
     """
-    if type(getattr(mlp, "gelu", None)).__name__ == "QuickGELU":
+    if is_quick_gelu(getattr(mlp, "gelu", None)):
         mlp.gelu = nn.SiLU()
-        mlp.c_fc.weight.mul_(1.702)
-        mlp.c_fc.bias.mul_(1.702)
-        mlp.c_proj.weight.div_(1.702)
+        mlp.c_fc.weight.mul_(QUICK_GELU)
+        mlp.c_fc.bias.mul_(QUICK_GELU)
+        mlp.c_proj.weight.div_(QUICK_GELU)
 
 
 def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:

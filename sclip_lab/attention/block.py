@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sclip_lab.attention.linear import Linear
+from sclip_lab.attention.linear import QUICK_GELU, Linear, is_quick_gelu
 from sclip_lab.errors import LabError
 
 PROJECTIONS = ("query", "key", "value")
@@ -139,12 +139,12 @@ class Block:
     def _two_layers(
         self, x: Tensor, first: nn.Linear, activation: nn.Module, second: nn.Linear
     ) -> Tensor:
-        if type(activation).__name__ == "QuickGELU" and not torch.is_grad_enabled():
+        if is_quick_gelu(activation) and not torch.is_grad_enabled():
             hidden = self._linear["first"](x, first.weight, first.bias)
             # The same operations and bits as the module's own forward, without its three
             # temporaries of the hidden size: a window at a time stays in the cache.
             for window in hidden.split(1 if hidden.device.type == "cpu" else len(hidden)):
-                window.mul_(torch.mul(window, 1.702).sigmoid_())
+                window.mul_(torch.mul(window, QUICK_GELU).sigmoid_())
         else:
             hidden = self._linear["first"](x, first.weight, first.bias, activation)
         return self._linear["second"](hidden, second.weight, second.bias)

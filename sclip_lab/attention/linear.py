@@ -18,6 +18,9 @@ _AVAILABLE = torch.backends.mkldnn.is_available() and all(
     hasattr(_ops, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
 )
 
+# Quick GELU is x sigmoid(QUICK_GELU x).
+QUICK_GELU = 1.702
+
 
 class Linear:
     """``activation(x W^T + b)``, to be called with the same weight every time.
@@ -55,8 +58,13 @@ class Linear:
         old, version = self._weight, 0 if weight.is_inference() else weight._version
         if old is None or old.data_ptr() != weight.data_ptr() or version != self._version:
             self._weight, self._version = weight.detach(), version
-            self._blocks = _ops._reorder_linear_weight(weight.detach().contiguous())
+            self._blocks = _ops._reorder_linear_weight(self._weight.contiguous())
         return self._blocks
+
+
+def is_quick_gelu(activation: nn.Module | None) -> bool:
+    """Whether it is open_clip's Quick GELU, told by its name."""
+    return type(activation).__name__ == "QuickGELU"
 
 
 def _packs(x: Tensor) -> bool:
