@@ -10,9 +10,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import figures, paper, tables
-from sclip_lab import panels, results
+from sclip_lab import results
 from sclip_lab.errors import LabError
+from sclip_lab.report import figures, tables
+from sclip_lab.results import panels, paper
 
 
 def drawn(

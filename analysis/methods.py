@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sclip_lab.app.registry import conf_dir, load_group, names
 from sclip_lab.attention.variant import COMMON
-from sclip_lab.config import conf_dir, load_group, names
-from sclip_lab.targets import locate
+from sclip_lab.call import locate
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 TITLE = """# What each method changes

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.methods import call, header_of, markdown, shown
-from sclip_lab.config import conf_dir, load_group, names
+from sclip_lab.app.registry import conf_dir, load_group, names
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "protocols.md"
 TITLE = """# What each protocol fixes

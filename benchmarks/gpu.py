@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from benchmarks.run import VARIANTS, load_variants
-from sclip_lab.backbone import load_backbone
-from sclip_lab.datasets.folder import Folder
-from sclip_lab.evaluation import evaluate
-from sclip_lab.protocol import Protocol
-from sclip_lab.spec import Spec
+from sclip_lab.data.folder import Folder
+from sclip_lab.evaluation.loop import evaluate
+from sclip_lab.evaluation.spec import Spec
+from sclip_lab.network.backbone import load_backbone
+from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.timings import Timings
 
 GOAL_SECONDS = 60.0

@@ -30,20 +30,21 @@ import torch
 from torch import Tensor
 
 from benchmarks import reference, report
-from sclip_lab import images, metrics, windows
-from sclip_lab.attention.context import BlockInput, Context, State
-from sclip_lab.attention.linear import Linear
+from sclip_lab.app.registry import load_attention, load_backbone, load_dataset, load_protocol
 from sclip_lab.attention.variant import Variant
-from sclip_lab.backbone import Backbone, lower_precision
-from sclip_lab.config import load_attention, load_backbone, load_dataset, load_protocol
-from sclip_lab.datasets.decode import read_image
-from sclip_lab.encoded import encode, first_rewritten
-from sclip_lab.prompts import embed_vocabulary
-from sclip_lab.protocol import Protocol
-from sclip_lab.readout import Readout
-from sclip_lab.readouts.cosine import unit
-from sclip_lab.trunk_cache import TrunkCache
-from sclip_lab.vocabulary import Vocabulary
+from sclip_lab.data.decode import read_image
+from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.evaluation.trunk_cache import TrunkCache
+from sclip_lab.network.backbone import Backbone, lower_precision
+from sclip_lab.network.context import BlockInput, Context, State
+from sclip_lab.network.linear import Linear
+from sclip_lab.results import metrics
+from sclip_lab.segmentation import photos, windows
+from sclip_lab.segmentation.decoder import Readout
+from sclip_lab.segmentation.encoded import encode, first_rewritten
+from sclip_lab.segmentation.prompts import embed_vocabulary
+from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.segmentation.readouts.cosine import unit
 
 # Twelve last-block variants; the single variant is SCLIP's own. In an order in which the first six,
 # all that the quick mode gives the reference, take its mean time: maskclip among them is cheap.
@@ -121,7 +122,7 @@ def load_photos(backbone: Backbone, size: tuple[int, int], count: int) -> list[T
     pixels = [read_image(path) for path in paths] or [
         generator.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(count)
     ]
-    return [images.to_input(image, size, backbone) for image in pixels]
+    return [photos.to_input(image, size, backbone) for image in pixels]
 
 
 def random_text(queries: int, embed_dim: int, seed: int = 0) -> Tensor:
@@ -139,7 +140,7 @@ def sweep(
     variants: Variants,
     trunk: Callable[[], Tensor | None] = lambda: None,
 ) -> list[Tensor]:
-    """Labels of all variants on one photo, as `sclip_lab.evaluation` makes them."""
+    """Labels of all variants on one photo, as `sclip_lab.evaluation.loop` makes them."""
     plan = job.plan
     readout = Readout(job.protocol, text, job.query_classes)
     labels: list[Tensor] = [torch.empty(0)] * len(variants)
@@ -320,7 +321,7 @@ def trained(scenes: int) -> tuple[float, float]:
     equal = []
     for index in range(min(scenes, len(dataset))):
         sample = dataset[index]
-        plan, photo = images.prepare(sample.image, protocol, full)
+        plan, photo = photos.prepare(sample.image, protocol, full)
         job = Task("patchwork", plan.resized, plan.target, classes, protocol, full.patch_size)
         both = [sweep(backbone, photo, job, text, variants) for backbone in (full, half)]
         for side, labels in enumerate(both):

@@ -5,7 +5,7 @@ python experiments/evaluate.py -m attention=vanilla,csa,maskclip
 python experiments/evaluate.py -m experiment=temperature
 """
 
-from sclip_lab.hydra_app import main
+from sclip_lab.app.hydra_app import main
 
 if __name__ == "__main__":
     main()

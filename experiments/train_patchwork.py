@@ -23,8 +23,8 @@ import torch
 
 from sclip_lab import atomic
 from sclip_lab.errors import LabError
-from sclip_lab.patchwork_export import export
-from sclip_lab.patchwork_training import (
+from sclip_lab.training.export import export
+from sclip_lab.training.patchwork import (
     WINDOW,
     Captions,
     contrastive_loss,

@@ -16,29 +16,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sclip_lab import results as results
-    from sclip_lab.config import load_attention as load_attention
-    from sclip_lab.config import load_backbone as load_backbone
-    from sclip_lab.config import load_dataset as load_dataset
-    from sclip_lab.config import load_protocol as load_protocol
+    from sclip_lab.app.registry import load_attention as load_attention
+    from sclip_lab.app.registry import load_backbone as load_backbone
+    from sclip_lab.app.registry import load_dataset as load_dataset
+    from sclip_lab.app.registry import load_protocol as load_protocol
     from sclip_lab.errors import LabError as LabError
-    from sclip_lab.evaluation import evaluate as evaluate
-    from sclip_lab.features import dense_features as dense_features
-    from sclip_lab.protocol import Protocol as Protocol
-    from sclip_lab.segmentation import segment as segment
-    from sclip_lab.spec import Spec as Spec
+    from sclip_lab.evaluation.loop import evaluate as evaluate
+    from sclip_lab.evaluation.spec import Spec as Spec
+    from sclip_lab.segmentation.dense_features import dense_features as dense_features
+    from sclip_lab.segmentation.protocol import Protocol as Protocol
+    from sclip_lab.segmentation.segment import segment as segment
 
 _PUBLIC = {
     "LabError": "errors",
-    "Protocol": "protocol",
-    "Spec": "spec",
-    "dense_features": "features",
-    "evaluate": "evaluation",
-    "load_attention": "config",
-    "load_backbone": "config",
-    "load_dataset": "config",
-    "load_protocol": "config",
+    "Protocol": "segmentation.protocol",
+    "Spec": "evaluation.spec",
+    "dense_features": "segmentation.dense_features",
+    "evaluate": "evaluation.loop",
+    "load_attention": "app.registry",
+    "load_backbone": "app.registry",
+    "load_dataset": "app.registry",
+    "load_protocol": "app.registry",
     "results": "",
-    "segment": "segmentation",
+    "segment": "segmentation.segment",
 }
 __all__ = sorted(_PUBLIC)
 

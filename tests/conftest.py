@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sclip_lab.backbone import Backbone, load_backbone
-from sclip_lab.datasets.folder import Folder
-from sclip_lab.protocol import Protocol
+from sclip_lab.data.folder import Folder
+from sclip_lab.network.backbone import Backbone, load_backbone
+from sclip_lab.segmentation.protocol import Protocol
 from tests.photos import folder, write
 
 ARCHITECTURE: dict[str, Any] = {

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sclip_lab.datasets.folder import Folder
-from sclip_lab.vocabulary import Vocabulary
+from sclip_lab.data.folder import Folder
+from sclip_lab.data.vocabulary import Vocabulary
 
 CLASSES = Vocabulary("five", (("sky",), ("grass", "lawn"), ("dog", "puppy"), ("cat",), ("wall",)))
 SIZES = ((70, 100), (64, 64), (90, 66))  # height, width

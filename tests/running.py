@@ -35,17 +35,17 @@ class Outcome:
 
 def break_photo(monkeypatch: pytest.MonkeyPatch, broken: int) -> None:
     """The photo with this index raises an error when it is read."""
-    from sclip_lab import evaluation
     from sclip_lab.errors import LabError
+    from sclip_lab.evaluation import loop
 
-    load = evaluation._Pass._load
+    load = loop._Pass._load
 
-    def loaded(self: evaluation._Pass, index: int) -> evaluation.Photo:
+    def loaded(self: loop._Pass, index: int) -> loop.Photo:
         if index == broken:
             raise LabError(f"photo {index} is damaged")
         return load(self, index)
 
-    monkeypatch.setattr(evaluation._Pass, "_load", loaded)
+    monkeypatch.setattr(loop._Pass, "_load", loaded)
 
 
 def evaluate(folder: Path, *overrides: str) -> Outcome:
@@ -53,7 +53,7 @@ def evaluate(folder: Path, *overrides: str) -> Outcome:
 
     A sweep (``-m`` among the overrides) writes to <folder>/sweep, a single run to <folder>/run.
     """
-    from sclip_lab.hydra_app import main
+    from sclip_lab.app.hydra_app import main
 
     places = [f"hydra.run.dir={folder / 'run'}", f"hydra.sweep.dir={folder / 'sweep'}"]
     out, err = io.StringIO(), io.StringIO()

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import reference, run
-from sclip_lab.backbone import Backbone
-from sclip_lab.config import load_attention
-from sclip_lab.features import dense_features
-from sclip_lab.protocol import Protocol
+from sclip_lab.app.registry import load_attention
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.segmentation.dense_features import dense_features
+from sclip_lab.segmentation.protocol import Protocol
 from tests import toy, vectors
 
 LOGITS = 5e-5  # what official codes differ from themselves in another precision

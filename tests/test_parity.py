@@ -18,10 +18,10 @@ import yaml
 from torch import Tensor
 
 import sclip_lab as lab
-from sclip_lab import tree
-from sclip_lab.attention.context import State
 from sclip_lab.attention.variant import Variant
-from sclip_lab.backbone import Backbone
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.context import State
+from sclip_lab.segmentation import tree
 from tests import make_clip, toy, vectors
 
 CASES: dict[str, dict[str, Any]] = yaml.safe_load((vectors.HERE / "parity_cases.yaml").read_text())

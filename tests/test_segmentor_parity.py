@@ -14,15 +14,19 @@ import torch
 from torch import Tensor
 
 import sclip_lab as lab
-from sclip_lab import views, windows
-from sclip_lab.prompts import embed_vocabulary
-from sclip_lab.protocol import Protocol
-from sclip_lab.readout import Readout
-from sclip_lab.vocabulary import Vocabulary
+from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.segmentation import views, windows
+from sclip_lab.segmentation.decoder import Readout
+from sclip_lab.segmentation.prompts import embed_vocabulary
+from sclip_lab.segmentation.protocol import Protocol
 from tests import toy, vectors
 from tests.make_clip import make_text
 
-PAMR = {"_target_": "sclip_lab.refinements.pamr.pamr", "steps": 10, "dilations": [8, 16]}
+PAMR = {
+    "_target_": "sclip_lab.segmentation.refinements.pamr.pamr",
+    "steps": 10,
+    "dilations": [8, 16],
+}
 LOGITS = 1e-5
 PIXELS = 10
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.context import BlockInput, Context
 from sclip_lab.attention.variant import Variant
-from sclip_lab.backbone import Backbone, load_backbone
-from sclip_lab.encoded import Encoded, encode
+from sclip_lab.network.backbone import Backbone, load_backbone
+from sclip_lab.network.context import BlockInput, Context
+from sclip_lab.segmentation.encoded import Encoded, encode
 from tests import make_clip
 
 

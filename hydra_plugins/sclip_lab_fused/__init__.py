@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sclip_lab.launcher import FusedLauncher as _FusedLauncher
+from sclip_lab.app.launcher import FusedLauncher as _FusedLauncher
 
 
 class FusedLauncher(_FusedLauncher):
-    """See `sclip_lab.launcher`."""
+    """See `sclip_lab.app.launcher`."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sclip_lab.launcher import JobsLauncher as _JobsLauncher
+from sclip_lab.app.launcher import JobsLauncher as _JobsLauncher
 
 
 class JobsLauncher(_JobsLauncher):
-    """See `sclip_lab.launcher`."""
+    """See `sclip_lab.app.launcher`."""

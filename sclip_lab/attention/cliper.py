@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sclip_lab.attention.block import Block
-from sclip_lab.attention.context import Context, State
-from sclip_lab.attention.layers import Layer, resolve
 from sclip_lab.errors import LabError
+from sclip_lab.network.block import Block
+from sclip_lab.network.context import Context, State
+from sclip_lab.network.depth import Layer, resolve
 
 
 def cliper(ctx: Context, rounds: int | None = None) -> Tensor:

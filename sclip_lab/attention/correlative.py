@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sclip_lab.attention.context import Context
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.network.context import Context
 
 
 def combined(maps: Sequence[Tensor], combine: str) -> Tensor:

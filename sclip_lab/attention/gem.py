@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.attention.context import Context
 from sclip_lab.attention.correlative import combined
 from sclip_lab.errors import LabError
+from sclip_lab.network.context import Context
 
 
 def gem(

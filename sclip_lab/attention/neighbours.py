@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sclip_lab.attention.context import Context
+from sclip_lab.network.context import Context
 
 
 def neighbours(ctx: Context) -> Tensor:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.context import Context
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.network.context import Context
 
 
 def _positions(grid: tuple[int, int]) -> Tensor:

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.context import Context, scores
 from sclip_lab.attention.correlative import combined
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.network.context import Context, scores
 
 
 @cache

@@ -19,11 +19,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.block import Block
-from sclip_lab.attention.context import BlockInput, Context, State
-from sclip_lab.attention.layers import Layer, resolve
 from sclip_lab.attention.similarity import averaged, cosine, cut_below, with_similarity
 from sclip_lab.errors import LabError
+from sclip_lab.network.block import Block
+from sclip_lab.network.context import BlockInput, Context, State
+from sclip_lab.network.depth import Layer, resolve
 
 
 def scclip(

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.attention.context import Context
 from sclip_lab.attention.correlative import combined
-from sclip_lab.attention.layers import Layer
+from sclip_lab.network.context import Context
+from sclip_lab.network.depth import Layer
 
 
 def cosine(tokens: Tensor, prefix: int = 1) -> Tensor:

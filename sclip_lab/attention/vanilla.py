@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sclip_lab.attention.context import Context
 from sclip_lab.errors import LabError
+from sclip_lab.network.context import Context
 
 
 def vanilla(ctx: Context, temperature: float = 1.0) -> Tensor:

@@ -35,11 +35,12 @@ from typing import Any
 
 from torch import Tensor
 
-from sclip_lab.attention.block import Block
-from sclip_lab.attention.context import BlockInput, Context, State
-from sclip_lab.attention.layers import resolve_all
+from sclip_lab.call import bind, bind_config, locate
+from sclip_lab.canonical import digest, plain
 from sclip_lab.errors import LabError, unknown
-from sclip_lab.targets import bind, bind_config, digest, locate, plain
+from sclip_lab.network.block import Block
+from sclip_lab.network.context import BlockInput, Context, State
+from sclip_lab.network.depth import resolve_all
 
 log = logging.getLogger(__name__)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sclip_lab.attention.context import BlockInput, Context
 from sclip_lab.attention.correlative import combined, correlative
 from sclip_lab.attention.vanilla import vanilla
-from sclip_lab.backbone import Backbone
 from sclip_lab.errors import LabError
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.context import BlockInput, Context
 
 GRID = (3, 4)
 TOKENS = 13

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from sclip_lab import tree
+from sclip_lab.app.registry import load_attention
 from sclip_lab.attention.gem import gem
-from sclip_lab.config import load_attention
 from sclip_lab.errors import LabError
-from sclip_lab.features import dense_features
+from sclip_lab.segmentation import tree
+from sclip_lab.segmentation.dense_features import dense_features
 from tests import toy, vectors
 
 SETTINGS = {

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sclip_lab import tree
+from sclip_lab.app.registry import load_attention
 from sclip_lab.attention.neighbours import neighbours
 from sclip_lab.attention.prior import gaussian_norms
-from sclip_lab.config import load_attention
 from sclip_lab.errors import LabError
+from sclip_lab.segmentation import tree
 from tests import toy
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from sclip_lab.app.registry import load_attention
 from sclip_lab.attention.identity import identity
 from sclip_lab.attention.prior import gaussian, window
-from sclip_lab.backbone import Backbone
-from sclip_lab.config import load_attention
 from sclip_lab.errors import LabError
-from sclip_lab.features import dense_features
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.segmentation.dense_features import dense_features
 from tests import vectors
 
 

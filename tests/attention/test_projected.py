@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from sclip_lab.attention import projected
-from sclip_lab.attention.context import BlockInput, Context
 from sclip_lab.attention.correlative import correlative
-from sclip_lab.backbone import Backbone
 from sclip_lab.errors import LabError
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.context import BlockInput, Context
 
 
 @pytest.fixture

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from sclip_lab import tree
-from sclip_lab.attention import outliers
-from sclip_lab.attention.context import BlockInput
+from sclip_lab.app.registry import load_attention
+from sclip_lab.attention import repair
 from sclip_lab.attention.similarity import cosine, cut_below, with_similarity
-from sclip_lab.config import load_attention
 from sclip_lab.errors import LabError
-from sclip_lab.features import dense_features
+from sclip_lab.network.context import BlockInput
+from sclip_lab.segmentation import tree
+from sclip_lab.segmentation.dense_features import dense_features
 from tests import toy, vectors
 
-REPAIR = "sclip_lab.attention.outliers."
+REPAIR = "sclip_lab.attention.repair."
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "scclip": ("scclip", {}),
     "sfp": ("sfp", {}),
@@ -54,9 +54,9 @@ def test_official_attention_of_the_second_pass(name: str, own: list[str]) -> Non
         ctx = toy.context(toy.network(), toy.inputs()[image])
         with torch.inference_mode():
             if name == "scclip":
-                near = cosine(outliers.lof(ctx, ctx.after("9/12")))
+                near = cosine(repair.lof(ctx, ctx.after("9/12")))
             else:
-                fixed = outliers.class_attention(
+                fixed = repair.class_attention(
                     ctx, ctx.after("9/12"), source="11/12", isolated="zero"
                 )
                 near = cut_below(cosine(fixed), 0.4)

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sclip_lab import tree
-from sclip_lab.config import load_attention
-from sclip_lab.features import dense_features
+from sclip_lab.app.registry import load_attention
+from sclip_lab.segmentation import tree
+from sclip_lab.segmentation.dense_features import dense_features
 from tests import toy, vectors
 
 

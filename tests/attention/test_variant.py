@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sclip_lab import tree
+from sclip_lab.app.registry import conf_dir, load_attention, names
 from sclip_lab.attention.variant import Variant, _warn_that_prior_is_ignored, build
-from sclip_lab.backbone import Backbone
-from sclip_lab.config import conf_dir, load_attention, names
 from sclip_lab.errors import LabError
-from sclip_lab.features import dense_features
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.segmentation import tree
+from sclip_lab.segmentation.dense_features import dense_features
 
 ALL = names("attention")
 PARTS = [(kind, part) for kind in ("prior", "mix", "repair") for part in names(f"attention/{kind}")]

@@ -9,11 +9,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from sclip_lab import diagnostics, tree
-from sclip_lab.backbone import Backbone
-from sclip_lab.config import conf_dir, load_attention
+from sclip_lab import diagnostics
+from sclip_lab.app.registry import conf_dir, load_attention
 from sclip_lab.diagnostics import MEASURES, Observation, measure
 from sclip_lab.errors import LabError
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.segmentation import tree
 
 GRID = (6, 8)
 

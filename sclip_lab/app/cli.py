@@ -1,0 +1,142 @@
+"""``sclip-lab``: evaluate, data, segment, learn-projection."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sclip_lab.errors import LabError
+
+if TYPE_CHECKING:
+    from sclip_lab.network.backbone import Backbone
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; 0 when it went well, 1 with one line on stderr otherwise."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["evaluate"]:
+        # Everything behind the word is Hydra's, its --help included.
+        from sclip_lab.app.hydra_app import main as evaluate
+
+        sys.argv = ["sclip-lab evaluate", *arguments[1:]]
+        evaluate()
+        return 0
+    args = _parser().parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    from sclip_lab.app import data_cli
+
+    parser = argparse.ArgumentParser(prog="sclip-lab", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    commands.add_parser("evaluate", help="one variant, or with -m a sweep; takes Hydra overrides")
+    data_cli.add_parser(commands).set_defaults(run=data_cli.run)
+
+    segment = commands.add_parser("segment", help="label one photo and save a picture of it")
+    segment.add_argument("photo", type=Path)
+    segment.add_argument("names", nargs="+", help="a class each; synonyms separated by commas")
+    segment.add_argument("--attention", default="csa", help="a file of conf/attention")
+    segment.add_argument("--protocol", default="sclip", help="a file of conf/protocol")
+    segment.add_argument("--out", type=Path, default=Path("segmentation.png"))
+    segment.set_defaults(run=_segment)
+
+    learn = commands.add_parser(
+        "learn-projection", help="learn W_r for attention=csa_learned from the train split"
+    )
+    learn.add_argument("--dataset", default="patchwork", help="a file of conf/dataset")
+    learn.add_argument("--folder", help="another root for it, for example a train split")
+    learn.add_argument("--protocol", default="sclip", help="whose prompts are used")
+    learn.add_argument("--images", type=int, default=64)
+    learn.add_argument("--steps", type=int, default=100)
+    learn.add_argument("--lr", type=float, default=1e-3)
+    learn.add_argument("--full-width", action="store_true", help="one map for all heads")
+    learn.add_argument("--out", type=Path, default=Path("results/projection.safetensors"))
+    learn.set_defaults(run=_learn)
+
+    for command in (segment, learn):
+        command.add_argument("--backbone", default="patchwork_vit", help="a file of conf/backbone")
+        command.add_argument("--pretrained", help="open_clip's tag")
+        command.add_argument("--checkpoint", help="a local .safetensors or .pt file")
+        command.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _segment(args: argparse.Namespace) -> int:
+    import numpy as np
+    from PIL import Image
+
+    import sclip_lab as lab
+
+    protocol = lab.load_protocol(args.protocol, _natural_data(args.backbone))
+    labels = lab.segment(
+        _backbone(args), args.photo, args.names, lab.load_attention(args.attention), protocol
+    )
+    picture = Image.fromarray(labels.astype(np.uint8), mode="P")
+    hues = np.arange(256) * 0.618034 % 1
+    picture.putpalette(np.array([_colour(hue) for hue in hues], dtype=np.uint8).tobytes())
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(args.out)
+    for index, name in enumerate(args.names):
+        print(f"{index:3d}  {name:<30} {100 * (labels == index).mean():5.1f} % of the photo")
+    print(f"label map: {args.out}")
+    return 0
+
+
+def _learn(args: argparse.Namespace) -> int:
+    import sclip_lab as lab
+    from sclip_lab.segmentation.prompts import embed_vocabulary
+    from sclip_lab.training.projection import learn_projection, save_projection
+
+    overrides = {"root": args.folder} if args.folder else {}
+    if args.dataset == "patchwork":
+        overrides |= {"split": "train", "images": args.images}
+    dataset = lab.load_dataset(args.dataset, **overrides)
+    backbone = _backbone(args)
+    protocol = lab.load_protocol(args.protocol, args.dataset)
+    text = embed_vocabulary(backbone, dataset.vocabulary, protocol.templates, progress=True)
+    settings = {
+        "images": args.images,
+        "steps": args.steps,
+        "lr": args.lr,
+        "per_head": not args.full_width,
+        "seed": args.seed,
+    }
+    projection, losses = learn_projection(
+        backbone, dataset, text, dataset.vocabulary.query_classes, **settings
+    )
+    save_projection(args.out, projection, backbone, dataset, **settings)
+    print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f} in {len(losses)} steps: {args.out}")
+    print(f"use it: attention=csa_learned attention.projection_file={args.out}")
+    return 0
+
+
+def _backbone(args: argparse.Namespace) -> Backbone:
+    import sclip_lab as lab
+
+    return lab.load_backbone(
+        args.backbone, args.pretrained, checkpoint=args.checkpoint, seed=args.seed
+    )
+
+
+def _natural_data(backbone: str) -> str | None:
+    """Patchwork's own network has its own window; every other takes the protocol as it is."""
+    return "patchwork" if backbone == "patchwork_vit" else None
+
+
+def _colour(hue: float) -> tuple[int, int, int]:
+    import colorsys
+
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.6, 0.9)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""From a composed configuration to specs, results, and what a job leaves behind."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from sclip_lab import atomic, results
+from sclip_lab.app import tracking
+from sclip_lab.app.plain_config import plain_config
+from sclip_lab.app.registry import load_protocol, names, variant_label
+from sclip_lab.attention.variant import Variant, build
+from sclip_lab.call import locate
+from sclip_lab.data.base import Dataset
+from sclip_lab.errors import LabError
+from sclip_lab.evaluation.loop import Observer, evaluate
+from sclip_lab.evaluation.observers import Diagnostics, Pictures
+from sclip_lab.evaluation.spec import Spec
+from sclip_lab.network.backbone import Backbone, load_backbone
+from sclip_lab.results import expected
+from sclip_lab.results.store import Store
+from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.segmentation.protocol import build as build_protocol
+from sclip_lab.timings import Timings
+
+log = logging.getLogger(__name__)
+
+
+def compute(configs: Sequence[DictConfig]) -> None:
+    """Compute the cells of many jobs in as few passes as possible, and print the table.
+
+    A job whose configuration is wrong is left to fail on its own; the others are computed.
+    """
+    jobs: dict[str, list[tuple[Spec, DictConfig]]] = {}
+    for config in configs:
+        try:
+            spec = make_spec(config)
+        except LabError as error:
+            log.error("left out of the pass: %s", error)
+            continue
+        # What must be equal for jobs to be evaluated together besides what specs know.
+        keys = (
+            "paths",
+            "pictures",
+            "diagnostics",
+            "batch_images",
+            "trunk_cache",
+            "shard",
+            "progress",
+        )
+        how = json.dumps([plain_config(config[key]) for key in keys])
+        jobs.setdefault(how, []).append((spec, config))
+    for members in jobs.values():
+        config, timings = members[0][1], Timings()
+        try:
+            store = Store(config.paths.store)
+            df = _evaluate([spec for spec, _ in members], store, config, timings)
+        except LabError as error:
+            log.error("the pass stopped: %s", error)
+            continue
+        log.info("\n%s\n\n%s\n", table(df), timings.report())
+
+
+def run(config: DictConfig) -> float:
+    """One job: compute what is missing, write result.json, log to W&B.
+
+    Returns:
+        mIoU, a fraction.
+    """
+    spec = make_spec(config)
+    store = Store(config.paths.store)
+    df = _evaluate([spec], store, config, Timings())
+    summary = results.summary(df).iloc[0]
+    per_class = results.iou(df)
+    measured = store.diagnostics(spec).groupby("measure")["value"].mean()
+    output = Path(HydraConfig.get().runtime.output_dir)
+    outcome = {
+        "key": spec.key,
+        "label": spec.label,
+        "miou": float(summary["miou"]),
+        "low": float(summary["low"]),
+        "high": float(summary["high"]),
+        "pixel_accuracy": float(summary["pixel_accuracy"]),
+        "iou": dict(zip(per_class["class"].astype(str), per_class["iou"].tolist(), strict=True)),
+        "diagnostics": {str(name): float(value) for name, value in measured.items()},
+    }
+    atomic.write_text(output / "result.json", json.dumps(outcome, indent=1))
+    log.info(
+        "%s on %s: mIoU %.1f [%.1f, %.1f], store %s, cell %s",
+        spec.label,
+        spec.dataset.name,
+        *(100 * outcome[k] for k in ("miou", "low", "high")),  # type: ignore[operator]
+        store.root,
+        spec.key[:12],
+    )
+    if _is_preset(spec, config, int(summary["images"])):
+        entries = plain_config(config.protocol).get("expected") or ()
+        for line in expected.report(spec, float(summary["miou"]), entries):
+            log.info("%s", line)
+    tracking.log_run(config.tracking, spec, store, outcome, _group(config), output)
+    return float(summary["miou"])
+
+
+def _is_preset(spec: Spec, config: DictConfig, images: int) -> bool:
+    """Whether a published score can be expected: all images, and the protocol as in its file."""
+    name, counts = spec.protocol.name, plain_config(config.dataset).get("expected")
+    whole = images in (counts if isinstance(counts, list) else [counts])
+    known = name in names("protocol")
+    return whole and known and load_protocol(name, spec.dataset.name).key == spec.protocol.key
+
+
+def make_spec(config: DictConfig) -> Spec:
+    """The cell that a configuration describes."""
+    dataset = make_dataset(json.dumps(plain_config(config.dataset)))
+    backbone = make_backbone(json.dumps(plain_config(config.backbone)))
+    variant = make_variant(config)
+    protocol = make_protocol(config, dataset.name)
+    return Spec(variant, backbone, protocol, dataset, variant_label(variant))
+
+
+def make_variant(config: DictConfig) -> Variant:
+    """The variant, named after its file."""
+    chosen = OmegaConf.select(config, "hydra.runtime.choices.attention")
+    if chosen is None and HydraConfig.initialized():
+        chosen = HydraConfig.get().runtime.choices.get("attention")
+    return build(plain_config(config.attention), chosen)
+
+
+def make_protocol(config: DictConfig, dataset: str) -> Protocol:
+    """The protocol with its values for one data set.
+
+    What was typed on the command line (or swept by a preset) comes before the protocol's
+    ``per_dataset`` values: ``protocol.short_side=448`` means 448 on every data set. Likewise
+    ``refinement=none`` takes away a refinement that belongs to the protocol, ``readout=cosine`` a
+    readout.
+    """
+    given = plain_config(config.protocol)
+    typed = _typed(config)
+    for group in ("readout", "refinement"):
+        chosen = plain_config(config[group])
+        if chosen or any(key.split(".")[0] == group for key in typed):
+            given[group] = chosen or None
+            typed.add(f"protocol.{group}")
+    per_dataset = given.get("per_dataset") or {}
+    if per_dataset.get(dataset):
+        kept = {k: v for k, v in per_dataset[dataset].items() if f"protocol.{k}" not in typed}
+        given["per_dataset"] = {dataset: kept}
+    return build_protocol(given, dataset)
+
+
+def _typed(config: DictConfig) -> set[str]:
+    """Keys that this job's overrides set (those of the command line and of the sweep), to the
+    second level: "protocol.short_side", "refinement".
+
+    The launcher's configurations still hold Hydra's own section; within a job it is apart.
+    """
+    overrides = OmegaConf.select(config, "hydra.overrides.task")
+    if overrides is None and HydraConfig.initialized():
+        overrides = HydraConfig.get().overrides.task
+    keys = (override.partition("=")[0].lstrip("+~") for override in overrides or ())
+    return {".".join(key.split(".")[:2]) for key in keys}
+
+
+@cache
+def make_backbone(config: str) -> Backbone:
+    """One backbone per configuration, however many jobs use it."""
+    return load_backbone(**json.loads(config))
+
+
+@cache
+def make_dataset(config: str) -> Dataset:
+    """One data set per configuration, however many jobs use it."""
+    given = json.loads(config)
+    return locate(given.pop("_target_"))(**given)
+
+
+def table(df: pd.DataFrame) -> str:
+    """Scores with 95 % intervals, x100, as text; with a column for every protocol field that
+    differs (what differs in the attention, its label says)."""
+    summary = results.summary(df)
+    shown = summary[["attention", "backbone", "dataset", "protocol"]].astype(str)
+    for name in (str(n) for n in summary if str(n).startswith("protocol.")):
+        if name.endswith("._target_"):  # a readout or refinement, by its function
+            last = summary[name].astype(str).str.rpartition(".")[2]
+            shown[name.removesuffix("._target_")] = last.where(summary[name].notna(), "")
+        elif name.count(".") == 1 or summary[name].nunique() > 1:  # parameters of one that differ
+            shown[name] = summary[name].astype(str)
+    shown["mIoU"] = (100 * summary["miou"]).map("{:.1f}".format)
+    shown["95 % interval"] = [
+        f"[{100 * low:.1f}, {100 * high:.1f}]"
+        for low, high in zip(summary["low"], summary["high"], strict=True)
+    ]
+    shown["pixel accuracy"] = (100 * summary["pixel_accuracy"]).map("{:.1f}".format)
+    return shown.to_string(index=False)
+
+
+def _evaluate(
+    specs: Sequence[Spec], store: Store, config: DictConfig, timings: Timings
+) -> pd.DataFrame:
+    observers: list[Observer] = []
+    if config.pictures.images:
+        observers.append(Pictures(config.pictures.images, config.pictures.points))
+    if config.diagnostics.measures:
+        observers.append(Diagnostics(list(config.diagnostics.measures), config.diagnostics.images))
+    return evaluate(
+        specs,
+        store,
+        observers=observers,
+        shard=tuple(config.shard),
+        batch_images=config.batch_images,
+        trunk_cache_gb=config.trunk_cache,
+        progress=config.progress,
+        timings=timings,
+    )
+
+
+def _group(config: DictConfig) -> str | None:
+    if config.tracking.group is not None:
+        return str(config.tracking.group)
+    hydra = HydraConfig.get()
+    return (
+        Path(hydra.sweep.dir).as_posix() if hydra.mode and hydra.mode.name == "MULTIRUN" else None
+    )

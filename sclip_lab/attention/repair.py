@@ -1,0 +1,224 @@
+"""Outlier patches: three tests that find them, and a repair from their neighbours.
+
+Some patch tokens of a trained CLIP leave their place: their norm grows, the class token looks at
+them more than they look at themselves, and what they carry is global. The tests are
+
+- ``lof``, local outlier factor: SC-CLIP, arXiv 2411.15869, after Breunig et al. 2000;
+- ``class_attention``, A_cls,j > A_jj: SFP, Jin et al., "Feature Purification Matters", ICCV 2025,
+  pages 20291-20300, https://github.com/Kimsure/SFP;
+- ``norm``, the largest tokens: Darcet et al., arXiv 2309.16588, and SFP's baseline.
+
+Each is a *repair*, tokens in, tokens out, and goes before any attention:
+``+attention/repair=lof | norm | class_attention``.
+
+Shapes: ``patches`` = grid_h * grid_w; ``tokens`` = class token, if there is one, + patches.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.errors import LabError, unknown
+from sclip_lab.network.context import Context, Grid
+from sclip_lab.network.depth import Layer
+
+
+def lof_scores(patches: Tensor, neighbours: int = 30) -> Tensor:
+    """Local outlier factors with squared distances and each patch's own k-distance.
+
+    score_i = d_i * mean over the k nearest patches j of 1 / d_j, where d_i is the squared
+    Euclidean distance from patch i to its k-th nearest other patch. Breunig et al. use the
+    reachability distance max(d_j, |i - j|^2) in place of d_i; for k = 1 the two are the same.
+
+    Args:
+        patches: (batch, patches, width).
+        neighbours: k; at most patches - 1 are used.
+
+    Returns:
+        (batch, patches) float32; about 1 inside a cluster, more for an outlier, 1 where there is
+        no other patch.
+    """
+    if neighbours < 1:
+        raise LabError(f"neighbours {neighbours} must be at least 1")
+    count = patches.shape[1]
+    if count == 1:
+        return patches.new_ones(patches.shape[:2], dtype=torch.float32)
+    # Differences are what counts: taking the mean off keeps the expanded square from cancelling.
+    centred = patches.float() - patches.float().mean(1, keepdim=True)
+    square = centred.square().sum(-1)
+    distance = square[:, :, None] + square[:, None] - 2 * centred @ centred.transpose(1, 2)
+    distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    nearest, index = distance.topk(min(neighbours, count - 1), dim=-1, largest=False)
+    reach = nearest[..., -1].clamp_min(1e-12)  # equal patches have distance 0 and score 1
+    around = reach.reciprocal().gather(1, index.flatten(1)).view_as(nearest)
+    return reach * around.mean(-1)
+
+
+def lof_mask(patches: Tensor, neighbours: int = 30, quantile: float = 0.95) -> Tensor:
+    """Patches whose local outlier factor is above a quantile of their image's.
+
+    Args:
+        patches: (batch, patches, width).
+        neighbours: as in `lof_scores`.
+        quantile: 0 .. 1, linear between ranks; 0.95 makes about 5 % of the patches outliers.
+
+    Returns:
+        (batch, patches) bool.
+    """
+    if not 0 <= quantile <= 1:
+        raise LabError(f"quantile {quantile} must lie in 0 .. 1")
+    factor = lof_scores(patches, neighbours)
+    return factor > torch.quantile(factor, quantile, dim=1, keepdim=True)
+
+
+def norm_mask(patches: Tensor, count: int | None = 10, threshold: float = 0.0) -> Tensor:
+    """The ``count`` patches with the largest Euclidean norm, if above ``threshold``.
+
+    Args:
+        patches: (batch, patches, width).
+        count: at most so many an image; None: all above the threshold.
+        threshold: in units of the tokens; 30 separates outliers in OpenAI's ViT-B/16.
+
+    Returns:
+        (batch, patches) bool.
+    """
+    size = patches.float().norm(dim=-1)
+    return _largest(size, size > threshold, count)
+
+
+def class_attention_mask(attention: Tensor, factor: float = 1.5, count: int | None = 10) -> Tensor:
+    """Patches j that the class token attends to more than they do to themselves.
+
+    factor * A_cls,j > A_jj with A the mean over heads; of those, the ``count`` with the largest
+    A_cls,j.
+
+    Args:
+        attention: (batch, heads, tokens, tokens).
+        factor: > 0.
+        count: at most so many an image; None: all.
+
+    Returns:
+        (batch, patches) bool.
+    """
+    if factor <= 0:
+        raise LabError(f"factor {factor} must be above 0")
+    mean = attention.float().mean(1)
+    received, own = mean[:, 0, 1:], mean.diagonal(dim1=1, dim2=2)[:, 1:]
+    return _largest(received, factor * received > own, count)
+
+
+def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: str = "keep") -> Tensor:
+    """Each outlier replaced by the mean of those of its 8 neighbours that are none.
+
+    Args:
+        tokens: (batch, tokens, width).
+        outliers: (batch, grid_h * grid_w) bool.
+        grid: (grid_h, grid_w).
+        isolated: an outlier without such a neighbour stays (``keep``, SC-CLIP) or becomes
+            ``zero`` (SFP).
+
+    Returns:
+        the shape of ``tokens``; all others, the class token included, unchanged.
+    """
+    if isolated not in ("keep", "zero"):
+        raise unknown("isolated", isolated, ("keep", "zero"))
+    prefix = tokens.shape[1] - math.prod(grid)
+    if outliers.shape[1] != math.prod(grid) or prefix not in (0, 1):
+        raise LabError(
+            f"{tokens.shape[1]} tokens and {outliers.shape[1]} outlier flags do not belong to a "
+            f"{grid[0]} x {grid[1]} grid, with or without a class token"
+        )
+    patches = tokens[:, prefix:]
+    clean = (~outliers[..., None]).to(tokens.dtype)
+    # An outlier's own place in its 3 x 3 box is masked, so the box is the 8 neighbours.
+    total, number = _boxes(torch.where(outliers[..., None], 0, patches), grid), _boxes(clean, grid)
+    mean = total / number.clamp_min(1)
+    replace = outliers[..., None]
+    if isolated == "keep":
+        replace = replace & (number > 0)
+    return torch.cat([tokens[:, :prefix], torch.where(replace, mean, patches)], dim=1)
+
+
+def lof(
+    context: Context,
+    tokens: Tensor | None = None,
+    neighbours: int = 30,
+    quantile: float = 0.95,
+    isolated: str = "keep",
+) -> Tensor:
+    """Repair what `lof_mask` finds in the tokens that enter the block.
+
+    Args:
+        context: the block as the variant sees it.
+        tokens: (batch, tokens, width) to repair at the places found; None: those that enter.
+        neighbours, quantile: of the test.
+        isolated: as in `repaired`.
+    """
+    mask = context.input.once(
+        ("lof", neighbours, quantile),
+        lambda: lof_mask(context.tokens[:, context.block.prefix :], neighbours, quantile),
+    )
+    return repaired(context.tokens if tokens is None else tokens, mask, context.grid, isolated)
+
+
+def norm(
+    context: Context,
+    tokens: Tensor | None = None,
+    count: int | None = 10,
+    threshold: float = 0.0,
+    isolated: str = "keep",
+) -> Tensor:
+    """Repair what `norm_mask` finds in the tokens that enter the block.
+
+    Args:
+        context, tokens, isolated: as in `lof`.
+        count, threshold: of the test.
+    """
+    mask = norm_mask(context.tokens[:, context.block.prefix :], count, threshold)
+    return repaired(context.tokens if tokens is None else tokens, mask, context.grid, isolated)
+
+
+def class_attention(
+    context: Context,
+    tokens: Tensor | None = None,
+    source: Layer | None = None,
+    factor: float = 1.5,
+    count: int | None = 10,
+    isolated: str = "keep",
+) -> Tensor:
+    """Repair what `class_attention_mask` finds in an earlier block's attention.
+
+    Args:
+        context, tokens, isolated: as in `lof`.
+        source: the block whose trained attention is tested; None: the one before.
+        factor, count: of the test.
+
+    Raises:
+        LabError: a network without class token.
+    """
+    context.block.need_class_token("repair class_attention", "set repair to lof or norm")
+    layer = max(context.block.index - 1, 0) if source is None else source
+    mask = class_attention_mask(context.earlier(layer).attention(), factor, count)
+    return repaired(context.tokens if tokens is None else tokens, mask, context.grid, isolated)
+
+
+def _largest(score: Tensor, chosen: Tensor, count: int | None) -> Tensor:
+    """``chosen`` (batch, patches), cut to those with the ``count`` largest scores of an image."""
+    if count is None:
+        return chosen
+    if count < 0:
+        raise LabError(f"count {count} must be 0 or more")
+    candidates = score.masked_fill(~chosen, -torch.inf)
+    top = candidates.topk(min(count, score.shape[1]), dim=1).indices
+    return chosen & torch.zeros_like(chosen).scatter(1, top, True)
+
+
+def _boxes(patches: Tensor, grid: Grid) -> Tensor:
+    """Sums over 3 x 3 patches: (batch, patches, width), same shape out."""
+    image = patches.transpose(1, 2).unflatten(2, grid)
+    boxes = F.avg_pool2d(image, 3, stride=1, padding=1, divisor_override=1)
+    return boxes.flatten(2).transpose(1, 2)

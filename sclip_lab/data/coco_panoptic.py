@@ -1,0 +1,84 @@
+"""COCO panoptic annotations (png of segment ids + json) to masks of contiguous class ids.
+
+Format: Kirillov et al., Panoptic Segmentation, arXiv:1801.00868; a pixel's segment id is
+R + 256 G + 256^2 B, and the json gives each segment its category. Classes are numbered in the
+order of the json's categories (80 things, then 53 stuff); pixels of no segment are void.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from sclip_lab.data.decode import read_image
+from sclip_lab.errors import LabError
+
+VOID = 255
+
+
+def class_ids(categories: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    """{category id of the json: class id 0 .. n-1}, in the order of the json."""
+    return {int(category["id"]): index for index, category in enumerate(categories)}
+
+
+def panoptic_to_mask(
+    segment_png: np.ndarray, segments: Sequence[Mapping[str, Any]], classes: Mapping[int, int]
+) -> np.ndarray:
+    """Class ids of a panoptic png.
+
+    Args:
+        segment_png: (height, width, 3) uint8, RGB as stored.
+        segments: the annotation's ``segments_info``.
+        classes: {category id: class id}, see :func:`class_ids`.
+
+    Returns:
+        (height, width) uint8: class ids, and VOID (255) where the png is black.
+
+    Raises:
+        LabError: a segment or a category that the json does not describe.
+    """
+    if segment_png.ndim != 3 or segment_png.shape[2] != 3:
+        raise LabError(f"panoptic png: shape is {segment_png.shape}; it must be (height, width, 3)")
+    category = {int(segment["id"]): int(segment["category_id"]) for segment in segments}
+    numbers = segment_png.astype(np.int64) @ np.array([1, 256, 256**2])
+    present, inverse = np.unique(numbers, return_inverse=True)
+    values = np.full(len(present), VOID, np.uint8)
+    for index, number in enumerate(present.tolist()):
+        if number == 0:
+            continue
+        if category.get(number) not in classes:
+            raise LabError(
+                f"panoptic png: segment {number} with category {category.get(number)} is not in "
+                "the json; are the png and the json of the same release?"
+            )
+        values[index] = classes[category[number]]
+    return values[inverse].reshape(numbers.shape)
+
+
+def convert(annotations: Path, segment_folder: Path, mask_folder: Path) -> list[Mapping[str, Any]]:
+    """Write ``<mask_folder>/<stem>.png`` for every annotation of a panoptic json.
+
+    Returns:
+        The json's categories, in class order.
+    """
+    try:
+        content = json.loads(annotations.read_text(encoding="utf-8"))
+        categories, entries = content["categories"], content["annotations"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LabError(f"panoptic json {annotations}: cannot be read ({error!r})") from error
+    classes = class_ids(categories)
+    mask_folder.mkdir(parents=True, exist_ok=True)
+    for entry in tqdm(entries, desc="panoptic masks", unit="mask", delay=2, leave=False):
+        source = segment_folder / entry["file_name"]
+        try:
+            mask = panoptic_to_mask(read_image(source), entry["segments_info"], classes)
+        except LabError as error:
+            raise LabError(f"{source}: {error}") from None
+        Image.fromarray(mask).save((mask_folder / entry["file_name"]).with_suffix(".png"))
+    return categories

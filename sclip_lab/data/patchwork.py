@@ -1,0 +1,297 @@
+"""Patchwork: procedural scenes with exact masks, the world of the embedded model.
+
+Smooth regions of materials, shaped objects on top. A class is told by structure alone: colours,
+angles, offsets and scales are drawn anew for every region and object. A scene is a function of
+(split, index, height, width); the two splits draw from disjoint seeds.
+
+All randomness is integers and uniform floats of PCG64, and all fields are computed in float64 and
+rounded to bytes at the end, so that the last bit of a sine does not show between machines;
+``digest`` hashes the bytes themselves, in case it does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+
+from sclip_lab.data.base import Dataset, Sample
+from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.errors import LabError, unknown
+
+VERSION = 1
+SPLITS = {"train": 0, "test": 1}
+SMALLEST_SIDE = 64
+TABLE = 64  # side of the lattice of random values behind the noise textures
+
+Array = np.ndarray
+Rng = np.random.Generator
+Texture = Callable[[Rng, Array, Array], Array]
+Shape = Callable[[Array, Array, float], Array]
+
+
+def _wave(t: Array) -> Array:
+    """Triangle wave of period 1 in [-1, 1]."""
+    return 4.0 * np.abs(t - np.floor(t) - 0.5) - 1.0
+
+
+def _edge(distance: Array) -> Array:
+    """Signed distance in pixels to coverage in [0, 1], one pixel soft."""
+    return np.clip(distance + 0.5, 0.0, 1.0)
+
+
+def _lattice(u: Array, v: Array, period: float) -> Array:
+    """Distance in pixels to the nearest point of a square lattice."""
+    du = u - period * np.rint(u / period)
+    dv = v - period * np.rint(v / period)
+    return np.sqrt(du * du + dv * dv)
+
+
+def _noise(rng: Rng, u: Array, v: Array) -> Array:
+    """Value noise in [0, 1] with a lattice of step 1."""
+    table = rng.random((TABLE, TABLE))
+    iu, iv = np.floor(u), np.floor(v)
+    fu, fv = u - iu, v - iv
+    fu, fv = fu * fu * (3.0 - 2.0 * fu), fv * fv * (3.0 - 2.0 * fv)
+    a, b = iu.astype(np.int64) % TABLE, iv.astype(np.int64) % TABLE
+    a1, b1 = (a + 1) % TABLE, (b + 1) % TABLE
+    low = table[a, b] * (1.0 - fv) + table[a, b1] * fv
+    high = table[a1, b] * (1.0 - fv) + table[a1, b1] * fv
+    return low * (1.0 - fu) + high * fu
+
+
+def _stripes(rng: Rng, u: Array, v: Array) -> Array:
+    period = rng.uniform(6.0, 10.0)
+    return _edge(_wave(u / period) * period / 4.0)
+
+
+def _checks(rng: Rng, u: Array, v: Array) -> Array:
+    period = rng.uniform(9.0, 13.0)
+    return _edge(_wave(u / period) * _wave(v / period) * period / 2.0)
+
+
+def _dots(rng: Rng, u: Array, v: Array) -> Array:
+    period = rng.uniform(7.0, 10.0)
+    return _edge(0.3 * period - _lattice(u, v, period))
+
+
+def _bubbles(rng: Rng, u: Array, v: Array) -> Array:
+    period = rng.uniform(11.0, 14.0)
+    return _edge(1.0 - np.abs(_lattice(u, v, period) - 0.36 * period))
+
+
+def _grid(rng: Rng, u: Array, v: Array) -> Array:
+    period = rng.uniform(7.0, 10.0)
+    du = np.abs(u - period * np.rint(u / period))
+    dv = np.abs(v - period * np.rint(v / period))
+    return _edge(0.9 - np.minimum(du, dv))
+
+
+def _zigzag(rng: Rng, u: Array, v: Array) -> Array:
+    period, length = rng.uniform(6.0, 9.0), rng.uniform(12.0, 16.0)
+    return _edge(_wave((u + _wave(v / length) * length / 4.0) / period) * period / 5.0)
+
+
+def _speckle(rng: Rng, u: Array, v: Array) -> Array:
+    return rng.integers(0, 2, u.shape).astype(np.float64)
+
+
+def _clouds(rng: Rng, u: Array, v: Array) -> Array:
+    step = rng.uniform(12.0, 16.0)
+    return np.clip(1.4 * _noise(rng, u / step, v / step) - 0.2, 0.0, 1.0)
+
+
+def _blobs(rng: Rng, u: Array, v: Array) -> Array:
+    step = rng.uniform(5.0, 7.0)
+    return _edge((_noise(rng, u / step, v / step) - 0.5) * 2.0 * step)
+
+
+def _fur(rng: Rng, u: Array, v: Array) -> Array:
+    step = rng.uniform(1.2, 1.6)
+    return np.clip(1.8 * _noise(rng, u / step, v / (8.0 * step)) - 0.4, 0.0, 1.0)
+
+
+def _marble(rng: Rng, u: Array, v: Array) -> Array:
+    step = rng.uniform(14.0, 18.0)
+    return np.clip(_wave(4.0 * _noise(rng, u / step, v / step)) * 2.5 - 1.2, 0.0, 1.0)
+
+
+def _mosaic(rng: Rng, u: Array, v: Array) -> Array:
+    step = rng.uniform(4.5, 6.5)
+    table = rng.random((TABLE, TABLE))
+    return table[
+        np.floor(u / step).astype(np.int64) % TABLE, np.floor(v / step).astype(np.int64) % TABLE
+    ]
+
+
+def _disc(u: Array, v: Array, radius: float) -> Array:
+    return radius - np.sqrt(u * u + v * v)
+
+
+def _triangle(u: Array, v: Array, radius: float) -> Array:
+    sides = [u, -0.5 * u + 0.75**0.5 * v, -0.5 * u - 0.75**0.5 * v]
+    return 0.62 * radius - np.maximum(np.maximum(sides[0], sides[1]), sides[2])
+
+
+def _cross(u: Array, v: Array, radius: float) -> Array:
+    a, b = np.abs(u), np.abs(v)
+    return np.minimum(radius - np.maximum(a, b), 0.36 * radius - np.minimum(a, b))
+
+
+def _ring(u: Array, v: Array, radius: float) -> Array:
+    return 0.26 * radius - np.abs(np.sqrt(u * u + v * v) - 0.74 * radius)
+
+
+MATERIALS: dict[str, Texture] = {
+    "stripes": _stripes,
+    "checks": _checks,
+    "dots": _dots,
+    "bubbles": _bubbles,
+    "grid": _grid,
+    "zigzag": _zigzag,
+    "speckle": _speckle,
+    "clouds": _clouds,
+    "blobs": _blobs,
+    "fur": _fur,
+    "marble": _marble,
+    "mosaic": _mosaic,
+}
+OBJECTS: dict[str, Shape] = {
+    "disc": _disc,
+    "triangle": _triangle,
+    "cross": _cross,
+    "ring": _ring,
+}
+CLASSES = (*MATERIALS, *OBJECTS)
+
+
+def _frame(rng: Rng, y: Array, x: Array) -> tuple[Array, Array]:
+    """Coordinates turned by a random angle and moved by a random offset."""
+    angle = rng.uniform(0.0, 2.0 * np.pi)
+    cos, sin = np.cos(angle), np.sin(angle)
+    return cos * x + sin * y + rng.uniform(0, 64), cos * y - sin * x + rng.uniform(0, 64)
+
+
+def _colours(rng: Rng) -> tuple[Array, Array]:
+    """Two colours in [0, 255], the second the least alike in brightness of four draws."""
+    first, *rest = rng.uniform(0.0, 255.0, (5, 3))
+    return first, max(rest, key=lambda colour: abs(float(colour.sum() - first.sum())))
+
+
+@cache
+def _spline(length: int, step: float) -> Array:
+    """(length, nodes) weights of the uniform cubic B-spline with a node every ``step`` pixels."""
+    position = np.arange(length) / step
+    t = np.abs(position[:, None] - np.arange(-1, int(position[-1]) + 3)[None, :])
+    near, far = 2.0 / 3.0 - t * t + t**3 / 2.0, (2.0 - t) ** 3 / 6.0
+    return np.where(t < 1.0, near, np.where(t < 2.0, far, 0.0))
+
+
+REGION = 36.0  # pixels between the nodes of the fields that divide a scene into regions
+
+
+def scene(rng: Rng, height: int, width: int) -> tuple[Array, Array]:
+    """One scene.
+
+    Returns:
+        (height, width, 3) uint8 RGB, and (height, width) uint8 ids into ``CLASSES``.
+    """
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    rows, columns = _spline(height, REGION), _spline(width, REGION)
+    chosen = rng.permutation(len(MATERIALS))[: rng.integers(2, 5)]
+    fields = rng.uniform(-1.0, 1.0, (len(chosen), rows.shape[1], columns.shape[1]))
+    region = np.argmax(rows @ fields @ columns.T, axis=0)
+    mask = chosen[region].astype(np.uint8)
+    image = np.empty((height, width, 3))
+    for index, material in enumerate(chosen):
+        inside = region == index
+        texture = MATERIALS[CLASSES[material]](rng, *_frame(rng, y[inside], x[inside]))
+        first, second = _colours(rng)
+        image[inside] = first + texture[:, None] * (second - first)
+    _place_objects(rng, y, x, image, mask)
+    image += rng.integers(-8, 9, image.shape)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8), mask
+
+
+def _place_objects(rng: Rng, y: Array, x: Array, image: Array, mask: Array) -> None:
+    """Paint objects that do not touch each other into ``image`` and ``mask``."""
+    height, width = mask.shape
+    placed: list[tuple[float, float, float]] = []
+    for _ in range(rng.integers(1, 1 + height * width // 5000)):
+        radius = rng.uniform(14.0, 21.0)
+        cy, cx = rng.uniform(8, height - 8), rng.uniform(8, width - 8)
+        kind = int(rng.integers(len(OBJECTS)))
+        angle = rng.uniform(0.0, 2.0 * np.pi)
+        fill, outline = _colours(rng)
+        if any((cy - b) ** 2 + (cx - a) ** 2 < (radius + r) ** 2 for b, a, r in placed):
+            continue
+        placed.append((cy, cx, radius))
+        window = (
+            slice(max(0, int(cy - radius) - 2), int(cy + radius) + 3),
+            slice(max(0, int(cx - radius) - 2), int(cx + radius) + 3),
+        )
+        dy, dx = y[window] - cy, x[window] - cx
+        u, v = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx
+        distance = OBJECTS[CLASSES[len(MATERIALS) + kind]](u, v, radius)
+        paint = outline + _edge(distance - 2.0)[..., None] * (fill - outline)
+        cover = _edge(distance)[..., None]
+        image[window] += cover * (paint - image[window])
+        mask[window][distance > 0] = len(MATERIALS) + kind
+
+
+class Patchwork(Dataset):
+    """Procedural scenes, numbered from 0.
+
+    Args:
+        split: "train" or "test".
+        images: how many scenes.
+        height: pixels, at least 64.
+        width: pixels, at least 64.
+        name: what tables call it.
+
+    Raises:
+        LabError: unknown split, no images, or sides too small.
+    """
+
+    def __init__(
+        self,
+        split: str = "test",
+        images: int = 64,
+        height: int = 128,
+        width: int = 160,
+        name: str = "patchwork",
+    ) -> None:
+        if split not in SPLITS:
+            raise unknown("patchwork split", split, SPLITS)
+        if images < 1:
+            raise LabError(f"patchwork: images={images}; at least 1 is needed")
+        if min(height, width) < SMALLEST_SIDE:
+            raise LabError(
+                f"patchwork: height={height}, width={width}; "
+                f"both must be at least {SMALLEST_SIDE} pixels"
+            )
+        self.name = name
+        self.split, self.images, self.height, self.width = split, images, height, width
+        self.vocabulary = Vocabulary.named("patchwork")
+
+    @property
+    def names(self) -> list[str]:
+        return [f"{self.split}_{index:06d}" for index in range(self.images)]
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.images:
+            raise IndexError(f"patchwork has {self.images} images, there is no number {index}")
+        rng = np.random.Generator(np.random.PCG64([VERSION, SPLITS[self.split], index]))
+        image, mask = scene(rng, self.height, self.width)
+        return Sample(f"{self.split}_{index:06d}", image, mask)
+
+    def digest(self) -> str:
+        state = hashlib.sha256(self.vocabulary.digest().encode())
+        for index in range(self.images):
+            sample = self[index]
+            state.update(sample.name.encode())
+            state.update(np.array(sample.image.shape, dtype="<u4").tobytes())
+            state.update(sample.image.tobytes() + sample.mask.tobytes())
+        return state.hexdigest()

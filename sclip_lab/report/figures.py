@@ -1,0 +1,254 @@
+"""Charts of a results DataFrame: DataFrame in, matplotlib Figure out, nothing read or written.
+
+Scores are drawn x100. Colours are Okabe and Ito's, told apart with any colour vision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from textwrap import wrap
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sclip_lab import results
+from sclip_lab.errors import LabError, unknown
+from sclip_lab.report.labels import labels, without
+from sclip_lab.report.pictures import attention_maps, panel
+
+__all__ = ["attention_maps", "bars", "curve", "diagnostics", "panel", "per_class", "swept"]
+
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+STYLE = {
+    "axes.labelsize": 8,
+    "axes.titlesize": 9,
+    "font.size": 8,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+}
+_STRIP = 40  # classes side by side in `per_class`
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with sns.axes_style("ticks"), sns.plotting_context("paper", rc=STYLE):
+        yield
+
+
+def bars(df: pd.DataFrame, sort: bool = False, n: int = 2000, level: float = 0.95) -> Figure:
+    """mIoU of every spec with its bootstrap interval, one chart per data set.
+
+    Args:
+        df: from `results.load`.
+        sort: best first instead of in the order of the DataFrame.
+        n: bootstrap resamples. level: of the interval.
+    """
+    groups = list(results.summary(df, n, level).groupby("dataset", observed=True, sort=False))
+    rows = max(len(table) for _, table in groups)
+    with _style():
+        figure = Figure(figsize=(1.2 + 4.2 * len(groups), 0.9 + 0.22 * rows), layout="constrained")
+        axes = figure.subplots(1, len(groups), squeeze=False)[0]
+        for ax, (dataset, table) in zip(axes, groups, strict=True):
+            table = table.sort_values("miou", ascending=False) if sort else table
+            _bars(ax, table.reset_index(drop=True))
+            ax.set_title(f"{dataset}, {table['images'].iloc[0]} images")
+            ax.set_xlabel(f"mIoU x100, {level * 100:g} % interval")
+    return figure
+
+
+def _bars(ax: Axes, table: pd.DataFrame) -> None:
+    scaled = table[["miou", "low", "high"]] * 100
+    names = labels(table)
+    sns.barplot(x=scaled["miou"], y=names, color=COLORS[5], errorbar=None, width=0.7, ax=ax)
+    low, high = scaled["low"].to_numpy(), scaled["high"].to_numpy()
+    ax.errorbar(
+        (low + high) / 2,
+        range(len(names)),
+        xerr=(high - low) / 2,
+        fmt="none",
+        ecolor="black",
+        elinewidth=0.8,
+        capsize=2,
+    )
+    ends = np.fmax(high, scaled["miou"].to_numpy())
+    top = float(np.nanmax(ends))
+    for position, (score, end) in enumerate(zip(scaled["miou"], ends, strict=True)):
+        ax.text(end + 0.015 * top, position, f"{score:.1f}", va="center", fontsize=7)
+    ax.set_xlim(0, 1.12 * top if top > 0 else 1)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set_ylabel("")
+    sns.despine(ax=ax)
+
+
+def per_class(df: pd.DataFrame) -> Figure:
+    """Heatmap of IoU x100, variants by classes, in strips of at most 40 classes.
+
+    Classes without a pixel in the truth are left out: their IoU is 0 or nothing. The cells of up
+    to 25 classes hold their numbers.
+    """
+    scores = results.iou(df).astype({"spec": str})
+    strips: list[tuple[str, pd.DataFrame]] = []
+    for dataset, table in results.summary(df, n=1).groupby("dataset", observed=True, sort=False):
+        rows = dict(zip(table["spec"].astype(str), labels(table), strict=True))
+        met = df["true"][(df["dataset"] == dataset) & (df["pixels"] > 0)].unique()
+        mine = scores[scores["spec"].isin(rows) & scores["id"].isin(met)]
+        grid = mine.pivot(index="spec", columns="id", values="iou").loc[list(rows)] * 100
+        grid = grid.rename(index=rows)
+        grid.columns = mine.drop_duplicates("id").set_index("id")["class"].loc[grid.columns]
+        cuts = np.array_split(np.arange(grid.shape[1]), -(-grid.shape[1] // _STRIP))
+        strips += [("" if i else str(dataset), grid.iloc[:, c]) for i, c in enumerate(cuts)]
+    height = sum(1.35 + 0.17 * len(grid) for _, grid in strips)
+    widest = max(grid.shape[1] for _, grid in strips)
+    with _style():
+        figure = Figure(figsize=(2.4 + 0.21 * max(widest, 12), height), layout="constrained")
+        ratios = [len(grid) + 4.0 for _, grid in strips]
+        axes = figure.subplots(len(strips), 1, squeeze=False, height_ratios=ratios)[:, 0]
+        top = max(float(np.nanmax(grid.to_numpy())) for _, grid in strips)
+        for ax, (dataset, grid) in zip(axes, strips, strict=True):
+            sns.heatmap(
+                grid,
+                ax=ax,
+                vmin=0,
+                vmax=top,
+                cmap="viridis",
+                cbar=False,
+                annot=grid.shape[1] <= 25,
+                fmt=".0f",
+                annot_kws={"fontsize": 6},
+                xticklabels=True,
+                yticklabels=True,
+            )
+            ax.set(xlabel="", ylabel="", title=dataset)
+            ax.tick_params(length=0)
+            ax.tick_params(axis="x", rotation=90)
+            ax.tick_params(axis="y", rotation=0)
+        figure.colorbar(
+            axes[0].collections[0],
+            ax=list(axes),
+            label="IoU x100",
+            aspect=20,
+            fraction=0.03,
+            pad=0.01,
+            shrink=min(1.0, 2.5 / height),
+            anchor=(0.0, 1.0),
+        )
+    return figure
+
+
+def swept(df: pd.DataFrame) -> list[str]:
+    """The parameters with values in an order of which some variant has several, all else equal."""
+    table = df.drop_duplicates("spec")
+    names = [str(c) for c in table if "." in str(c) and not str(c).endswith("seed")]
+    return [name for name in names if _lines(table, name)]
+
+
+def _number(value: object) -> float:
+    """A parameter's place on an axis: numbers, fractions of depth ("3/12"), "last 2"; else NaN."""
+    try:
+        return float(Fraction(str(value).removeprefix("last ")))
+    except (ValueError, ZeroDivisionError):
+        return float("nan")
+
+
+def _lines(table: pd.DataFrame, x: str) -> list[pd.DataFrame]:
+    """The rows of ``table`` that differ in ``x`` alone, at least two values of it each.
+
+    Column "place" is the value's place on the axis, "line" the variant without this parameter.
+    """
+    group, _, parameter = x.partition(".")
+    names = [name for name in ("backbone", "dataset", "protocol") if name != group]
+    others = [c for c in table if "." in str(c) and c != x]
+    table = table.assign(place=[_number(value) for value in table[x]])
+    table["line"] = [without(str(label), parameter) for label in table["attention"]]
+    table = table.dropna(subset="place")
+    keys = ["line", *names, *others]
+    lines = [rows for _, rows in table.groupby(keys, observed=True, sort=False, dropna=False)]
+    return [rows.sort_values("place") for rows in lines if rows["place"].nunique() > 1]
+
+
+def curve(
+    df: pd.DataFrame,
+    x: str = "attention.temperature",
+    log: bool = False,
+    n: int = 2000,
+    level: float = 0.95,
+) -> Figure:
+    """mIoU against one parameter, with the interval as a band; one line per variant and setting.
+
+    Args:
+        df: from `results.load`.
+        x: a column such as "attention.temperature" or "protocol.short_side"; fractions of depth
+            ("3/12") and "last 2" count as numbers.
+        log: logarithmic x axis.
+
+    Raises:
+        LabError: if there is no such column, or no variant has two values of it.
+    """
+    if x not in df:
+        raise unknown("swept parameter", x, swept(df))
+    lines = _lines(results.summary(df, n, level), x)
+    if not lines:
+        raise LabError(f"no variant was run with two values of {x} and all else equal")
+    firsts = pd.concat([line.iloc[:1] for line in lines])
+    varying = ["line", *(c for c in ("backbone", "dataset", "protocol") if firsts[c].nunique() > 1)]
+    ticks = {row["place"]: row[x] for line in lines for _, row in line.iterrows()}
+    with _style():
+        figure = Figure(figsize=(3.5, 2.6), layout="constrained")
+        ax = figure.subplots()
+        for index, line in enumerate(lines):
+            color, places = COLORS[index % len(COLORS)], line["place"]
+            name = " · ".join(str(line.iloc[0][c]) for c in varying)
+            ax.fill_between(places, line["low"] * 100, line["high"] * 100, color=color, alpha=0.2)
+            ax.plot(places, line["miou"] * 100, "o-", color=color, markersize=3.5, label=name)
+        if log:
+            ax.set_xscale("log")
+        if len(ticks) <= 8:
+            texts = [f"{t:g}" if isinstance(t, int | float) else str(t) for t in ticks.values()]
+            ax.set_xticks(list(ticks), texts)
+            ax.minorticks_off()
+        ax.set_xlabel(x.split(".", 1)[1].replace("_", " "))
+        ax.set_ylabel(f"mIoU x100, {level * 100:g} % band")
+        ax.legend(frameon=False)
+        sns.despine(ax=ax)
+    return figure
+
+
+def diagnostics(df: pd.DataFrame) -> Figure:
+    """Mean of every measure per variant with a 95 % interval, and one dot per image.
+
+    Args:
+        df: tidy, with columns attention (or spec), image, measure, value: `results.diagnostics`.
+    """
+    by = next((name for name in ("attention", "spec") if name in df), None)
+    missing = [name for name in ("measure", "value") if name not in df]
+    if missing or by is None:
+        raise LabError(f"diagnostics need the columns {', '.join(missing) or 'attention or spec'}")
+    variant, measure = df[by].astype(str), df["measure"].astype(str)
+    if {"spec", "backbone", "protocol"} <= set(df):
+        table = df.drop_duplicates("spec")
+        variant = df["spec"].map(dict(zip(table["spec"], labels(table), strict=True))).astype(str)
+    if "dataset" in df and df["dataset"].nunique() > 1:
+        measure = measure + ", " + df["dataset"].astype(str)
+    facets, names = list(measure.unique()), list(variant.unique())
+    with _style():
+        size = (1.3 + 2.1 * len(facets), 0.8 + 0.22 * len(names))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(1, len(facets), squeeze=False, sharey=True)[0]
+        for ax, facet in zip(axes, facets, strict=True):
+            mine = measure == facet
+            places = {"x": df["value"][mine], "y": variant[mine], "order": names, "ax": ax}
+            sns.barplot(
+                **places, color=COLORS[5], width=0.7, errorbar=("ci", 95), seed=0,
+                err_kws={"linewidth": 0.9, "color": "black"},
+            )  # fmt: skip
+            sns.stripplot(**places, color="0.25", size=1.6, alpha=0.5, jitter=0.25, legend=False)
+            ax.set(xlabel="", ylabel="")
+            ax.set_title("\n".join(wrap(facet.replace("_", " "), 24)))
+            sns.despine(ax=ax)
+    return figure

@@ -1,0 +1,274 @@
+"""Figures made of photos: predictions beside the truth, and attention maps of chosen points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from sclip_lab.errors import LabError
+from sclip_lab.results.panels import Panel, Prediction
+
+# Okabe and Ito's colours, then further ones of Paul Tol's "muted" scheme
+PALETTE = [
+    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#332288",
+    "#882255", "#999933", "#117733", "#AA4499", "#DDCC77", "#661100", "#44AA99",
+]  # fmt: skip
+BACKGROUND, OTHER = "#CCCCCC", "#555555"
+FONT: Any = {"font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "legend.fontsize": 7}
+
+
+def panel(panels: Sequence[Panel], columns: int = 8, max_classes: int = len(PALETTE)) -> Figure:
+    """Photo, truth and the prediction of every variant, one block of rows per photo.
+
+    Args:
+        panels: from `sclip_lab.results.panels.load`.
+        columns: pictures side by side; more variants go on in the next row.
+        max_classes: the classes largest in truth, then in prediction, get a colour of their own
+            and a line of the legend; the rest are one grey. Ignored pixels are striped.
+    """
+    _check(panels)
+    colors = _class_colors(panels, min(max_classes, len(PALETTE)))
+    pictures = max(len(item.predictions) for item in panels) + 2
+    rows = -(-pictures // columns)
+    across = -(-pictures // rows)  # fill the rows evenly
+    titles = [["photo", "truth", *(_folded(p.label) for p in item.predictions)] for item in panels]
+    starts = [(block, row * across) for block in titles for row in range(rows)]
+    lines = [max(t.count("\n") for t in [*b[i : i + across], ""]) + 1 for b, i in starts]
+    width = 9.0 / max(across, 4)
+    heights = [width * p.image.shape[0] / p.image.shape[1] for p in panels for _ in range(rows)]
+    handles = _legend(panels, colors)
+    legend_columns = max(1, int(width * across / 1.5))
+    footer = 0.25 + 0.16 * -(-len(handles) // legend_columns)
+    with rc_context(FONT):
+        figure, grid = _grid(
+            heights, [width] * across, [0.13 * n + 0.03 for n in lines], bottom=footer
+        )
+        for number, item in enumerate(panels):
+            cells = grid[rows * number : rows * (number + 1)].ravel()
+            shown: list[npt.NDArray[np.uint8]] = [item.image, _paint(item.mask, item, colors)]
+            shown += [
+                _paint(prediction.prediction, item, colors) for prediction in item.predictions
+            ]
+            for ax, title, picture in zip(cells, titles[number], shown, strict=False):
+                ax.imshow(picture, interpolation="nearest")
+                ax.set_title(title, pad=2)
+            for ax in cells:
+                ax.set_axis_off()
+        figure.legend(
+            handles=handles,
+            loc="lower center",
+            ncols=legend_columns,
+            frameon=False,
+            handlelength=1.2,
+            columnspacing=1.2,
+        )
+    return figure
+
+
+def attention_maps(panels: Sequence[Panel]) -> Figure:
+    """Where the patch under each chosen point looks: a column per point, a row per variant.
+
+    The top row shows the photo, the point and the sliding window it was seen in. Maps are averaged
+    over heads and scaled to their own maximum. A variant that has no single map says so.
+
+    Raises:
+        LabError: if no panel holds points.
+    """
+    _check(panels)
+    columns = [(p, i) for p in panels for i in range(len(_points(p)))]
+    if not columns:
+        raise LabError("these panels hold no points; evaluate with points to look at attention")
+    names = ["photo", *dict.fromkeys(v.label for p in panels for v in p.predictions)]
+    height = min(0.85, 6.0 / len(columns))
+    widths = [height * p.image.shape[1] / p.image.shape[0] for p, _ in columns]
+    folded = [_folded(name) for name in names]
+    margin = 0.15 + 0.06 * max(len(line) for name in folded for line in name.split("\n"))
+    with rc_context(FONT):
+        rows = len(names)
+        figure, grid = _grid([height] * rows, widths, [0.0] * rows, left=margin, bottom=0.45)
+        for column, (item, index) in enumerate(columns):
+            _mark(grid[0, column], item, index)
+            found = {prediction.label: prediction for prediction in item.predictions}
+            for row, name in enumerate(names[1:], start=1):
+                _map(grid[row, column], item, found.get(name), index)
+        for row, name in enumerate(folded):
+            grid[row, 0].set_ylabel(name, rotation=0, ha="right", va="center")
+        _scale(figure, margin)
+    return figure
+
+
+def _grid(
+    heights: Sequence[float],
+    widths: Sequence[float],
+    above: Sequence[float],
+    left: float = 0.03,
+    bottom: float = 0.03,
+) -> tuple[Figure, npt.NDArray[Any]]:
+    """A figure of pictures of given sizes in inches, with room left, below and above each row.
+
+    Placed by hand: matplotlib's layout engine needs half a minute for some hundred pictures.
+    """
+    gap = 0.04
+    size = (
+        left + sum(widths) + gap * len(widths),
+        bottom + sum(heights) + sum(above) + gap * len(heights),
+    )
+    figure = Figure(figsize=size)
+    axes = np.empty((len(heights), len(widths)), object)
+    y = size[1]
+    for row, height in enumerate(heights):
+        y -= above[row] + height + gap
+        x = left
+        for column, width in enumerate(widths):
+            box = (x / size[0], y / size[1], width / size[0], height / size[1])
+            axes[row, column] = figure.add_axes(box)
+            x += width + gap
+    return figure, axes
+
+
+def _scale(figure: Figure, left: float) -> None:
+    """A colour bar below the maps."""
+    width, height = figure.get_size_inches()
+    box = (left / width, 0.3 / height, min(1.6, width - left - 0.1) / width, 0.08 / height)
+    bar = figure.add_axes(box)
+    bar.imshow(np.linspace(0, 1, 256)[None], cmap="inferno", aspect="auto", extent=(0, 1, 0, 1))
+    bar.set_yticks([])
+    bar.set_xticks([0, 1], ["0", "map's maximum"])
+    bar.tick_params(length=0, pad=2)
+
+
+def _check(panels: Sequence[Panel]) -> None:
+    if not panels or not any(item.predictions for item in panels):
+        raise LabError("no pictures to draw: the store holds no panels of these specs")
+
+
+def _folded(label: str) -> str:
+    """Parameters under the variant's name, one a line."""
+    name, bracket, rest = label.partition("(")
+    return f"{name}\n" + rest.rstrip(")").replace(", ", "\n") if bracket else name
+
+
+# ---------------------------------------------------------------- predictions
+
+
+def _class_colors(panels: Sequence[Panel], max_classes: int) -> dict[str, str]:
+    """Colours of the classes shown by themselves, in the order of the legend."""
+    truth: dict[str, int] = {}
+    guess: dict[str, int] = {}
+    for item in panels:
+        for area, maps in ((truth, [item.mask]), (guess, [p.prediction for p in item.predictions])):
+            for labels in maps:
+                ids, pixels = np.unique(labels, return_counts=True)
+                for index, count in zip(ids, pixels, strict=True):
+                    if index < len(item.class_names) and index != item.ignore_index:
+                        name = item.class_names[index]
+                        area[name] = area.get(name, 0) + int(count)
+    ranked = sorted(truth, key=lambda name: -truth[name])
+    ranked += sorted(guess.keys() - truth.keys(), key=lambda name: (-guess[name], name))
+    plain = [name for name in ranked if name == "background"]
+    colored = [name for name in ranked if name != "background"][:max_classes]
+    return dict.fromkeys(plain, BACKGROUND) | dict(zip(colored, PALETTE, strict=False))
+
+
+def _paint(
+    labels: npt.NDArray[np.uint8], item: Panel, colors: dict[str, str]
+) -> npt.NDArray[np.uint8]:
+    names = item.class_names
+    table = np.array([to_rgb(colors.get(name, OTHER)) for name in names] + [to_rgb(OTHER)])
+    picture = table[np.minimum(labels, len(names))]
+    rows, columns = np.indices(labels.shape)
+    period = max(2, max(labels.shape) // 60)
+    stripes = np.where((rows + columns) // period % 3 == 0, 0.55, 1.0)
+    ignored = labels == item.ignore_index
+    picture[ignored] = stripes[ignored][:, None]
+    return np.round(picture * 255).astype(np.uint8)
+
+
+def _legend(panels: Sequence[Panel], colors: dict[str, str]) -> list[Patch]:
+    handles = [Patch(color=color, label=name) for name, color in colors.items()]
+    seen = {
+        item.class_names[index]
+        for item in panels
+        for labels in (item.mask, *(p.prediction for p in item.predictions))
+        for index in np.unique(labels)
+        if index != item.ignore_index and index < len(item.class_names)
+    }
+    if seen - colors.keys():
+        handles.append(Patch(color=OTHER, label=f"{len(seen - colors.keys())} other classes"))
+    if any((item.mask == item.ignore_index).any() for item in panels):
+        handles.append(Patch(facecolor="white", edgecolor="0.6", hatch="/////", label="ignored"))
+    return handles
+
+
+# ---------------------------------------------------------------- attention
+
+
+def _points(item: Panel) -> npt.NDArray[np.int32]:
+    for prediction in item.predictions:
+        if prediction.points is not None:
+            return prediction.points
+    return np.zeros((0, 2), np.int32)
+
+
+def _mark(ax: Axes, item: Panel, index: int) -> None:
+    _photo(ax, item.image)
+    boxes = [p.attention_box for p in item.predictions if p.attention_box is not None]
+    if boxes:
+        top, left, height, width = boxes[0][index]
+        for color, line in (("black", 2.0), ("white", 1.0)):
+            corner = (left - 0.5, top - 0.5)
+            ax.add_patch(Rectangle(corner, width, height, fill=False, ec=color, lw=line))
+    _ring(ax, _points(item)[index])
+    _bare(ax, item)
+
+
+def _photo(ax: Axes, image: npt.NDArray[np.uint8]) -> None:
+    """A photo in its own pixels' coordinates, thinned to what a small picture can show."""
+    height, width = image.shape[:2]
+    step = max(1, min(height, width) // 200)
+    ax.imshow(image[::step, ::step], extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+
+
+def _map(ax: Axes, item: Panel, prediction: Prediction | None, index: int) -> None:
+    if prediction is None or prediction.attention is None or prediction.attention_box is None:
+        ax.text(0.5, 0.5, "no single\nmap", ha="center", va="center", transform=ax.transAxes,
+                color="0.4")  # fmt: skip
+        _bare(ax, item)
+        return
+    _photo(ax, (item.image.mean(2, keepdims=True) / 2 + 127.5).repeat(3, 2).astype(np.uint8))
+    top, left, height, width = prediction.attention_box[index]
+    weights = prediction.attention[index]
+    ax.imshow(
+        weights,
+        cmap="inferno",
+        vmin=0,
+        vmax=max(float(weights.max()), 1e-30),
+        alpha=0.85,
+        interpolation="nearest",
+        extent=(left - 0.5, left + width - 0.5, top + height - 0.5, top - 0.5),
+    )
+    _ring(ax, _points(item)[index])
+    _bare(ax, item)
+
+
+def _ring(ax: Axes, point: npt.NDArray[np.int32]) -> None:
+    """The point, without hiding the patch under it."""
+    ax.plot(point[1], point[0], "o", ms=6, mfc="none", mec="black", mew=2.4)
+    ax.plot(point[1], point[0], "o", ms=6, mfc="none", mec="#56B4E9", mew=1.2)
+
+
+def _bare(ax: Axes, item: Panel) -> None:
+    height, width = item.image.shape[:2]
+    ax.set(
+        xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal", xticks=[], yticks=[]
+    )
+    for spine in ax.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,182 @@
+"""Tables of a results DataFrame: numbers as fractions in DataFrames, x100 in markdown and LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from sclip_lab import results
+from sclip_lab.errors import LabError, unknown
+from sclip_lab.report.labels import labels
+from sclip_lab.results import paper as published
+from sclip_lab.results.expected import verdicts as verdicts
+
+SETTING = ["backbone", "dataset", "protocol"]
+
+
+def scores(
+    df: pd.DataFrame, paper: pd.DataFrame | None = None, n: int = 2000, level: float = 0.95
+) -> pd.DataFrame:
+    """`results.summary`, with the published number and its source beside ours if there is one.
+
+    Args:
+        df: from `results.load`.
+        paper: from `sclip_lab.results.paper.read`; None for a table of ours alone.
+        n: bootstrap resamples. level: of the interval.
+    """
+    table = results.summary(df, n, level)
+    return table if paper is None else published.beside(table, paper)
+
+
+def differences(
+    df: pd.DataFrame, baseline: str = "vanilla", n: int = 2000, level: float = 0.95
+) -> pd.DataFrame:
+    """Every variant against one, on the same images: see `results.difference`.
+
+    Args:
+        df: from `results.load`.
+        baseline: the label of the variant to compare with, in every setting that has it.
+    """
+    table = df.drop_duplicates("spec")
+    if baseline not in set(table["attention"]):
+        raise unknown("attention label", baseline, table["attention"].unique())
+    swept = [c for c in table if str(c).startswith(("backbone.", "dataset.", "protocol."))]
+    rows = []
+    for _, group in table.groupby([*SETTING, *swept], observed=True, sort=False, dropna=False):
+        start = group[group["attention"] == baseline]["spec"]
+        others = group[group["attention"] != baseline]["spec"]
+        rows += [results.difference(df, o, s, "miou", n, level) for s in start for o in others]
+    if not rows:
+        raise LabError(f"nothing to compare with '{baseline}': no other variant in its settings")
+    compared = pd.concat(rows, ignore_index=True)
+    compared.attrs = {"level": level}
+    return compared
+
+
+def to_markdown(table: pd.DataFrame, bold: bool = True) -> str:
+    """Markdown of `scores`, `differences` or `verdicts`, one table per data set, x100.
+
+    Args:
+        bold: mark the best mIoU of each table.
+    """
+    parts = []
+    for caption, cells in _shown(table, (lambda text: f"**{text}**") if bold else None):
+        cells = cells.map(lambda text: text.replace("|", "\\|"))
+        rule = ["---"] + ["---:"] * (cells.shape[1] - 1)
+        rows: list[list[str]] = [list(map(str, cells)), rule, *cells.to_numpy().tolist()]
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        parts.append("\n".join([caption, "", *lines]))
+    return "\n\n".join(parts) + "\n"
+
+
+def to_latex(table: pd.DataFrame, bold: bool = True) -> str:
+    """LaTeX (booktabs) of `scores`, `differences` or `verdicts`, one table per data set, x100."""
+    parts = []
+    for caption, cells in _shown(table, (lambda text: rf"\textbf{{{text}}}") if bold else None):
+        rows = [" & ".join(map(_escape, row)) + r" \\" for row in cells.to_numpy().tolist()]
+        head = " & ".join(_escape(str(name)) for name in cells) + r" \\"
+        parts.append(
+            "\n".join(
+                [
+                    r"\begin{table}",
+                    r"\centering",
+                    rf"\caption{{{_escape(caption)}}}",
+                    rf"\begin{{tabular}}{{l{'r' * (cells.shape[1] - 1)}}}",
+                    r"\toprule",
+                    head,
+                    r"\midrule",
+                    *rows,
+                    r"\bottomrule",
+                    r"\end{tabular}",
+                    r"\end{table}",
+                ]
+            )
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _escape(text: str) -> str:
+    """LaTeX's special characters, except in the commands put there by `to_latex` itself."""
+    prefix, suffix = "", ""
+    if text.startswith(r"\textbf{"):
+        prefix, text, suffix = r"\textbf{", text[len(r"\textbf{") : -1], "}"
+    text = text.replace("\\", r"\textbackslash ")
+    for sign in "&%$#_{}":
+        text = text.replace(sign, "\\" + sign)
+    return prefix + text.replace("·", r"$\cdot$").replace("<", "$<$") + suffix
+
+
+def _shown(
+    table: pd.DataFrame, emphasis: Callable[[str], str] | None
+) -> list[tuple[str, pd.DataFrame]]:
+    """Per data set a caption, which says what all rows share, and the cells as text."""
+    shown = []
+    level = f"{table.attrs.get('level', 0.95) * 100:g} % interval"
+    for dataset, group in table.groupby("dataset", observed=True, sort=False):
+        shared = [str(group[c].iloc[0]) for c in SETTING if c in group and group[c].nunique() == 1]
+        if "verdict" in group:
+            cells = _verdict_cells(group)
+        elif "difference" in group:
+            cells = _difference_cells(group, level)
+        else:
+            shared.append(f"{group['images'].iloc[0]} images")
+            cells = _score_cells(group, level)
+            if emphasis is not None and len(group) > 1 and group["miou"].notna().any():
+                best = int(np.nanargmax(group["miou"].to_numpy(float)))
+                texts = cells["mIoU"].to_list()
+                cells["mIoU"] = [*texts[:best], emphasis(texts[best]), *texts[best + 1 :]]
+        shown.append((f"{', '.join(shared or [str(dataset)])}; scores x100", cells))
+    return shown
+
+
+def _percent(value: float, sign: str = "") -> str:
+    return "" if np.isnan(value) else f"{value * 100:{sign}.1f}"
+
+
+def _interval(group: pd.DataFrame, sign: str = "") -> list[str]:
+    pairs = zip(group["low"], group["high"], strict=True)
+    return [f"[{_percent(low, sign)}, {_percent(high, sign)}]" for low, high in pairs]
+
+
+def _score_cells(group: pd.DataFrame, level: str) -> pd.DataFrame:
+    cells = {
+        "attention": labels(group),
+        "mIoU": [_percent(value) for value in group["miou"]],
+        level: _interval(group),
+        "pixel accuracy": [_percent(value) for value in group["pixel_accuracy"]],
+    }
+    if "published" in group and group["published"].notna().any():
+        cells["published"] = [_percent(value) for value in group["published"]]
+        facts = group[["published_protocol", "source", "mark"]].itertuples(index=False)
+        cells["protocol; source [mark]"] = [
+            f"{protocol}; {source.replace(';', ', ')} [{mark}]" if mark else ""
+            for protocol, source, mark in facts
+        ]
+    return pd.DataFrame(cells)
+
+
+def _difference_cells(group: pd.DataFrame, level: str) -> pd.DataFrame:
+    varying = [c for c in ("backbone", "protocol") if group[c].nunique() > 1]
+    return pd.DataFrame(
+        {
+            "a - b": [f"{a} - {b}" for a, b in zip(group["a"], group["b"], strict=True)],
+            **{name: group[name].astype(str).to_list() for name in varying},
+            "difference in mIoU": [_percent(value, "+") for value in group["difference"]],
+            level: _interval(group, "+"),
+            "p": ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in group["p"]],
+        }
+    )
+
+
+def _verdict_cells(group: pd.DataFrame) -> pd.DataFrame:
+    names = ["attention", *(c for c in ("backbone", "protocol") if c in group)]
+    cells = {name: group[name].astype(str).to_list() for name in names}
+    for name in ("ours", "theirs", "difference", "tolerance"):
+        sign = "+" if name == "difference" else ""
+        cells[name] = ["" if np.isnan(v) else f"{v * 100:{sign}.2f}" for v in group[name]]
+    cells["verdict"] = group["verdict"].to_list()
+    if "source" in group:
+        cells["source"] = group["source"].fillna("").astype(str).to_list()
+    return pd.DataFrame(cells)

@@ -1,0 +1,244 @@
+"""Reading a store: see `sclip_lab.results`."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from sclip_lab.errors import LabError, unknown
+from sclip_lab.results.scores import NAMES
+
+SHORT = 12
+
+
+class Kind(NamedTuple):
+    """A sort of file in a spec's folder: columns, their order, and what occurs once."""
+
+    files: str
+    types: dict[str, Any]
+    order: list[str]
+    once: list[str]
+
+
+COUNTS = Kind(
+    "rows-*.parquet",
+    {"image": str, "true": np.int16, "predicted": np.int16, "pixels": np.int64},
+    ["true", "predicted"],
+    ["image"],
+)
+MEASURES = Kind(
+    "diagnostics-*.parquet",
+    {"image": str, "measure": str, "value": np.float64},
+    ["measure"],
+    ["image", "measure"],
+)
+
+
+def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The spec.json of every spec in a store, oldest first.
+
+    Args:
+        path: the store's root.
+        keys: only these, each a key or the beginning of one; all if None.
+
+    Raises:
+        LabError: if there is no store, it cannot be read, or a key matches no spec or several.
+    """
+    found = []
+    for file in sorted(Path(path).glob("specs/*/spec.json")):
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            missing = {"key", "names", "label", "config", "class_names", "images"} - set(record)
+        except (OSError, ValueError, TypeError) as error:
+            raise LabError(f"{file} is no spec: {error}") from error
+        if missing:
+            raise LabError(f"{file} is no spec: it lacks {', '.join(sorted(missing))}")
+        found.append(record)
+    if not found:
+        raise LabError(f"no results in {path}: expected {Path(path) / 'specs'}/<key>/spec.json")
+    found.sort(key=lambda record: (str(_created(record)), record["key"]))
+    if keys is None:
+        return found
+    wanted = {_match_key(key, [record["key"] for record in found]) for key in keys}
+    return [record for record in found if record["key"] in wanted]
+
+
+def load(
+    path: str | Path, keys: Sequence[str] | None = None, *, partial: bool = False
+) -> pd.DataFrame:
+    """Read a store.
+
+    Args:
+        path: the store's root.
+        keys: only these specs, each a key or the beginning of one; all if None.
+        partial: also specs of which some images are missing. Without it they are left out, and
+            one warning names them.
+
+    Returns:
+        One row per (spec, image, true, predicted), in the order of the specs' creation and of
+        each spec's images, whatever the order in which the files were written. Columns: spec (the
+        key's first 12 digits), attention (its label), backbone, dataset, protocol, image
+        [categorical]; true, predicted [int16]; pixels [int64]; and one column, such as
+        "attention.temperature", per config value that differs between the specs loaded.
+        ``attrs["class_names"]`` is {dataset: [names]}, ``attrs["configs"]`` {spec: flat config}.
+    """
+    specs, frames, unfinished = [], [], []
+    for record in records(path, keys):
+        rows = _rows(Path(path), record, COUNTS)
+        if rows["image"].nunique() < len(record["images"]):
+            unfinished.append(f"{record['label']} ({record['key'][:SHORT]})")
+            if not partial or rows.empty:
+                continue
+        specs.append(record)
+        frames.append(rows)
+    if unfinished and not partial:
+        warnings.warn(
+            f"left out of {path}, unfinished: {', '.join(unfinished)}; "
+            "run them to the end, or load(..., partial=True)",
+            stacklevel=2,
+        )
+    if not specs:
+        raise LabError(f"no finished results in {path}; unfinished: {', '.join(unfinished)}")
+    names = _class_names(specs)
+    df = _tidy(specs, frames)
+    df.attrs["class_names"] = names
+    df.attrs["configs"] = {r["key"][:SHORT]: _flatten(r["config"]) for r in specs}
+    return df
+
+
+def diagnostics(path: str | Path, keys: Sequence[str] | None = None) -> pd.DataFrame:
+    """What was measured beside the scores: columns as in `load`, but measure and value.
+
+    Specs without diagnostics are left out; without any, the DataFrame is empty.
+    """
+    found = [(record, _rows(Path(path), record, MEASURES)) for record in records(path, keys)]
+    found = [(record, rows) for record, rows in found if len(rows)]
+    if not found:
+        return pd.DataFrame(columns=[*NAMES, *MEASURES.types])
+    return _tidy([record for record, _ in found], [rows for _, rows in found])
+
+
+def _tidy(specs: list[dict[str, Any]], frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """Frames below each other, with their spec's names before and parameters behind."""
+    images = pd.Index([image for record in specs for image in record["images"]]).unique()
+    rows = pd.concat(frames, ignore_index=True)
+    rows["image"] = pd.Categorical(rows["image"], images)
+    table = _spec_table(specs)
+    for name in NAMES:
+        table[name] = pd.Categorical(table[name], table[name].unique())
+    repeats = np.repeat(np.arange(len(specs)), [len(frame) for frame in frames])
+    columns = table.iloc[repeats].reset_index(drop=True)
+    return pd.concat([columns[NAMES], rows, columns.drop(columns=NAMES)], axis=1)
+
+
+def specs(path: str | Path) -> pd.DataFrame:
+    """One row per spec of a store: names, key, created, images, done (of them), whole config."""
+    found = records(path)
+    table = _spec_table(found, only_differing=False)
+    done = [_rows(Path(path), record, COUNTS)["image"].nunique() for record in found]
+    facts = pd.DataFrame(
+        {
+            "key": [record["key"] for record in found],
+            "created": [_created(record) for record in found],
+            "images": [len(record["images"]) for record in found],
+            "done": done,
+        }
+    )
+    return pd.concat([table[NAMES], facts, table.drop(columns=NAMES)], axis=1)
+
+
+def _created(record: dict[str, Any]) -> Any:
+    return record.get("created", record.get("provenance", {}).get("created", ""))
+
+
+def _match_key(key: str, known: list[str]) -> str:
+    matches = [name for name in known if key and name.startswith(key)]
+    if len(matches) > 1 and key not in matches:
+        raise LabError(f"spec key '{key}' begins {len(matches)} keys: {', '.join(matches)}")
+    if not matches:
+        raise unknown("spec key", key, known)
+    return key if key in matches else matches[0]
+
+
+def _rows(root: Path, record: dict[str, Any], kind: Kind) -> pd.DataFrame:
+    """One spec's rows, each image once, in the order of the spec's images."""
+    rows = _parts(root / "specs" / record["key"], kind)
+    place = {image: position for position, image in enumerate(record["images"])}
+    position = rows["image"].map(place)
+    if position.isna().any():
+        stranger = rows["image"][position.isna()].iloc[0]
+        raise LabError(f"spec {record['key']} has rows of image '{stranger}', not in its spec.json")
+    rows["position"] = position.astype(np.int64)
+    # two writers may have finished the same image; both found the same
+    rows = rows[rows["file"] == rows.groupby(kind.once)["file"].transform("min")]
+    rows = rows.sort_values(["position", *kind.order], ignore_index=True)
+    return rows[list(kind.types)].astype(kind.types)
+
+
+def _parts(folder: Path, kind: Kind) -> pd.DataFrame:
+    """All files of one kind. A writer may join them at that moment: then they are listed anew."""
+    for _ in range(3):
+        frames = [pd.DataFrame({name: [] for name in kind.types}).assign(file=0)]
+        try:
+            for number, file in enumerate(sorted(folder.glob(kind.files))):
+                frames.append(pd.read_parquet(file, columns=list(kind.types)).assign(file=number))
+            return pd.concat(frames[1:] or frames, ignore_index=True)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError) as error:
+            raise LabError(f"{file} cannot be read ({error}); delete it and run again") from error
+    raise LabError(f"{folder} changes while it is read; try again")
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _spec_table(specs: list[dict[str, Any]], only_differing: bool = True) -> pd.DataFrame:
+    """One row per spec: names, then config values, numbers as numbers and the rest as text."""
+    configs = [_flatten(record["config"]) for record in specs]
+    columns: dict[str, Any] = {
+        "spec": [record["key"][:SHORT] for record in specs],
+        "attention": [record["label"] for record in specs],
+    }
+    for name in NAMES[2:]:
+        columns[name] = [record["names"][name] for record in specs]
+    for name in dict.fromkeys(name for config in configs for name in config):
+        if name in ("backbone.name", "dataset.name"):  # columns of their own
+            continue
+        values = [config.get(name) for config in configs]
+        if only_differing and all(value == values[0] for value in values):
+            continue
+        present = [value for value in values if value is not None]
+        if present and all(type(value) in (int, float) for value in present):
+            columns[name] = pd.array([np.nan if v is None else v for v in values], dtype=float)
+        else:
+            texts = [
+                None if v is None else v if isinstance(v, str) else json.dumps(v) for v in values
+            ]
+            columns[name] = pd.Categorical(texts)
+    return pd.DataFrame(columns)
+
+
+def _class_names(specs: list[dict[str, Any]]) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for record in specs:
+        known = names.setdefault(record["names"]["dataset"], list(record["class_names"]))
+        if len(known) != len(record["class_names"]):
+            raise LabError(
+                f"data set '{record['names']['dataset']}' has {len(known)} classes in one spec and "
+                f"{len(record['class_names'])} in {record['key'][:SHORT]}; load them apart (keys=)"
+            )
+    return names

@@ -1,0 +1,224 @@
+"""Patch embeddings to a prediction: logits, synonyms, thresholds, in row bands.
+
+The softmax runs over all queries, and a class takes the largest probability among its synonyms;
+so a pixel's class is that of its largest query logit, and its probability follows from that logit
+and the sum of exponentials. Neither needs a [classes, queries, H, W] tensor, nor all rows at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.call import bind_config, bind_steps
+from sclip_lab.canonical import digest
+from sclip_lab.errors import LabError
+from sclip_lab.segmentation.encoded import Encoded
+from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.segmentation.readouts.cosine import cosine
+from sclip_lab.segmentation.windows import Plan
+from sclip_lab.segmentation.winner import winner
+
+# Arguments of refinements that are not parameters.
+_SUPPLIED = ("mask", "prediction", "image", "encoded")
+Bands = Iterator[tuple[slice, Tensor]]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The functions that a protocol names.
+
+    Attributes:
+        score: (encoded, text) -> patch logits.
+        of_logits: refinements that take the ``mask``, in order.
+        of_labels: refinements that take the ``prediction``, in order.
+    """
+
+    score: Callable[..., Tensor]
+    of_logits: list[Callable[..., Tensor]]
+    of_labels: list[Callable[..., Tensor]]
+
+
+def steps(protocol: Protocol) -> Steps:
+    """A protocol's functions with their parameters.
+
+    Raises:
+        LabError: an unknown function or parameter (did you mean), or a refinement that takes
+            neither logits nor labels, or both.
+    """
+    try:
+        score = bind_config(protocol.readout, ("encoded", "text")) or cosine
+    except LabError as error:
+        raise LabError(f"protocol.readout: {error}") from None
+    found = Steps(score, [], [])
+    try:
+        for step in bind_steps(protocol.refinement, _SUPPLIED):
+            taken = {"mask", "prediction"} & set(_wants(step))
+            if len(taken) != 1:
+                raise LabError(
+                    f"{step.func.__name__} takes {'both' if taken else 'neither'} of mask and "
+                    "prediction; it must refine either logits or labels"
+                )
+            (found.of_logits if "mask" in taken else found.of_labels).append(step)
+    except LabError as error:
+        raise LabError(f"protocol.refinement: {error}") from None
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """One protocol with its text embeddings.
+
+    Attributes:
+        protocol: readout, scale, thresholds, refinement.
+        text: (queries, embed_dim) float32, unit norm.
+        query_classes: (queries,) class of each query.
+    """
+
+    protocol: Protocol
+    text: Tensor
+    query_classes: Tensor
+
+    def __post_init__(self) -> None:
+        if self.text.ndim != 2 or len(self.text) != len(self.query_classes):
+            raise LabError(
+                f"text of shape {tuple(self.text.shape)} for {len(self.query_classes)} queries"
+            )
+
+    @cached_property
+    def num_classes(self) -> int:
+        return int(self.query_classes.max()) + 1
+
+    @cached_property
+    def _steps(self) -> Steps:
+        return steps(self.protocol)
+
+    @property
+    def logits_key(self) -> tuple[Any, ...]:
+        """Readouts with equal keys have the same patch logits on the same windows."""
+        return id(self.text), digest(self.protocol.readout)
+
+    def patch_logits(self, encoded: Encoded) -> Tensor:
+        """(windows, grid_h, grid_w, queries) float32: cosines, or the protocol's own readout."""
+        return self._steps.score(encoded, self.text.to(encoded.state.tokens.device))
+
+    def predict(
+        self,
+        plan: Plan,
+        laid_out: Tensor,
+        image: Tensor | None = None,
+        encoded: Encoded | None = None,
+    ) -> Tensor:
+        """Labels at the photo's size.
+
+        Args:
+            plan: window geometry.
+            laid_out: (queries, n_rows * grid_h, n_columns * grid_w) patch logits, from
+                `Plan.lay_out`.
+            image: (3, *plan.resized) normalised; only refinements look at it.
+            encoded: the photo's windows; only refinements look at them.
+
+        Returns:
+            (height, width) uint8 class ids (int16 beyond 256 classes).
+
+        Raises:
+            LabError: logits that are not finite.
+        """
+        _require_finite(laid_out, "patch logits")
+        seen: dict[str, Any] = {"encoded": encoded}
+        if image is not None and (self._steps.of_logits or self._steps.of_labels):
+            resized = F.interpolate(image[None].to(laid_out), size=plan.target, mode="bilinear")
+            seen["image"] = resized[0]
+        whole = plan.stitch(laid_out) if self._steps.of_logits else None
+        for step in self._steps.of_logits:
+            whole = _call(step, mask=whole, **seen)
+            _require_finite(whole, "refined logits")
+
+        def bands(queries: Tensor | None = None) -> Bands:
+            if whole is None:
+                yield from plan.bands(laid_out if queries is None else laid_out[queries])
+                return
+            chosen = whole if queries is None else whole[queries]
+            for rows in plan.row_bands(len(chosen), chosen.device):
+                yield rows, chosen[:, rows].clone()
+
+        prediction = self._decide(bands, plan.target, laid_out.device)
+        for step in self._steps.of_labels:
+            prediction = _call(step, prediction=prediction, **seen)
+        return prediction
+
+    def _decide(
+        self, bands: Callable[..., Bands], size: tuple[int, int], device: torch.device
+    ) -> Tensor:
+        protocol = self.protocol
+        dtype = torch.uint8 if self.num_classes <= 256 else torch.int16
+        classes = self.query_classes.to(device, dtype)
+        prediction = torch.empty(size, dtype=dtype, device=device)
+        # log of the sum of exponentials per pixel: only a probability threshold needs it.
+        normaliser = torch.empty(size, device=device) if protocol.prob_threshold else None
+        best = torch.empty(size, device=device) if protocol.prob_threshold else None
+        for rows, largest, query, below in _winners(bands()):
+            prediction[rows] = _looked_up(classes, query)
+            if normaliser is not None and best is not None:
+                best[rows] = largest
+                spread = below.mul_(protocol.logit_scale).exp_().sum(dim=0)
+                normaliser[rows] = spread.log_().add_(largest * protocol.logit_scale)
+        if protocol.area_threshold:
+            kept = self._large_enough(prediction)
+            queries = kept[classes.int()].nonzero()[:, 0]
+            if len(queries) < len(classes):
+                for rows, largest, query, _ in _winners(bands(queries)):
+                    prediction[rows] = _looked_up(classes[queries], query)
+                    if best is not None:
+                        best[rows] = largest
+        if normaliser is not None and best is not None:
+            probability = (best * protocol.logit_scale - normaliser).exp_()
+            prediction[probability < protocol.prob_threshold] = 0
+        return prediction
+
+    def _large_enough(self, prediction: Tensor) -> Tensor:
+        """(classes,) bool: background, and classes above the share of predicted foreground."""
+        area = torch.bincount(prediction.flatten().int(), minlength=self.num_classes)
+        kept = torch.ones(self.num_classes, dtype=torch.bool, device=prediction.device)
+        foreground = area[1:].sum()
+        if foreground > 0:
+            kept[1:] = area[1:] / foreground > self.protocol.area_threshold
+        return kept
+
+
+def _require_finite(values: Tensor, what: str) -> None:
+    if not bool(values.isfinite().all()):
+        raise LabError(f"{what} contain NaN or infinity; fp16 overflows where bf16 does not")
+
+
+def _winners(bands: Bands) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """(rows, largest, query, below) of each band, see `winner`; no later band is larger than the
+    first."""
+    scratch = None
+    for rows, logits in bands:
+        scratch = torch.empty_like(logits) if scratch is None else scratch
+        yield rows, *winner(logits, scratch)
+
+
+def _looked_up(table: Tensor, index: Tensor) -> Tensor:
+    return table.index_select(0, index.flatten()).view(index.shape)
+
+
+def _wants(step: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(step).parameters)
+
+
+def _call(step: Callable[..., Tensor], **available: Any) -> Tensor:
+    """``step`` with those of its arguments that are not bound yet."""
+    wanted = {name: available.get(name) for name in _wants(step) if name in _SUPPLIED}
+    for name, value in wanted.items():
+        if value is None:
+            raise LabError(f"protocol.refinement needs the {name}")
+    return step(**wanted)

@@ -1,0 +1,47 @@
+"""Dense features of one variant: the plain function under everything else."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sclip_lab.attention.variant import Variant
+from sclip_lab.errors import LabError
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.segmentation.encoded import encode
+from sclip_lab.segmentation.readouts.cosine import unit
+
+
+@torch.inference_mode()
+def dense_features(
+    backbone: Backbone,
+    images: Tensor | np.ndarray,
+    attention: Variant,
+    normalize: bool = False,
+    position_embedding: str | None = None,
+) -> Tensor:
+    """Patch embeddings in the space of text embeddings.
+
+    Args:
+        backbone: from `load_backbone`.
+        images: (batch, 3, height, width). Floating point: already normalised. uint8: RGB, gets
+            the backbone's channel statistics.
+        attention: from `load_attention`.
+        normalize: divide each embedding by its norm.
+        position_embedding: rule for grids of another size; the backbone's otherwise.
+
+    Returns:
+        (batch, grid_h, grid_w, embed_dim) float32; pixels beyond the last whole patch have none.
+
+    Raises:
+        LabError: shape, layer out of range, unknown rule.
+    """
+    images = torch.as_tensor(images)
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise LabError(f"images of shape {tuple(images.shape)}: (batch, 3, height, width) wanted")
+    if images.dtype == torch.uint8:
+        images = backbone.normalise(images)
+    [(_, encoded)] = encode(backbone, images, [attention], position_embedding)
+    patches = encoded.patches.float()
+    return unit(patches) if normalize else patches

@@ -1,0 +1,133 @@
+"""Windows behind the network, as one variant sees them: all that a readout may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from sclip_lab.attention.variant import Variant
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.context import BlockInput, Feedback, Grid, State
+from sclip_lab.segmentation import tree
+from sclip_lab.timings import Timings
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One variant on one batch of windows.
+
+    Attributes:
+        backbone, variant: which network, with which attention.
+        images: (windows, 3, height, width), normalised.
+        grid: (grid_h, grid_w) of each window.
+        state: behind the last block.
+        history: what entered each block, in order.
+    """
+
+    backbone: Backbone
+    variant: Variant
+    images: Tensor
+    grid: Grid
+    state: State
+    history: tuple[BlockInput, ...]
+
+    @cached_property
+    def _projected(self) -> tuple[Tensor, Tensor]:
+        return self.backbone.project(self.state, self.grid)
+
+    @property
+    def patches(self) -> Tensor:
+        """(windows, grid_h, grid_w, embed_dim) patch embeddings, not normalised."""
+        return self._projected[0]
+
+    @property
+    def class_embedding(self) -> Tensor:
+        """(windows, embed_dim), not normalised."""
+        return self._projected[1]
+
+    def again(self, feedback: Feedback) -> Encoded:
+        """The same windows once more, from the first rewritten block on, with feedback in the
+        scores of every rewritten block."""
+        first = first_rewritten(self.backbone, [self.variant])
+        [(_, state, history)] = tree.leaves(
+            self.backbone.blocks,
+            self.history[first],
+            self.grid,
+            [self.variant],
+            history=self.history[:first],
+            feedback=feedback,
+        )
+        return Encoded(self.backbone, self.variant, self.images, self.grid, state, history)
+
+    def part(self, windows: slice) -> Encoded:
+        """Some of the windows; what was derived from blocks' inputs is derived anew, unless all
+        are asked for."""
+        images = self.images[windows]
+        if len(images) == len(self.images):
+            return self
+        dense, attention = self.state.dense, self.state.attention
+        state = State(
+            self.state.tokens[windows],
+            None if dense is None else dense[windows],
+            None if attention is None else attention[windows],
+        )
+        history = tuple(BlockInput(e.block, partial(_some, e, windows)) for e in self.history)
+        return Encoded(self.backbone, self.variant, images, self.grid, state, history)
+
+
+@torch.inference_mode()
+def encode(
+    backbone: Backbone,
+    images: Tensor,
+    variants: Sequence[Variant],
+    position_embedding: str | None = None,
+    timings: Timings | None = None,
+    trunk: Tensor | None = None,
+) -> Iterator[tuple[int, Encoded]]:
+    """All variants on one batch of windows, sharing what they share.
+
+    Args:
+        backbone: from `load_backbone`.
+        images: (windows, 3, height, width), normalised.
+        variants: in any order.
+        position_embedding: rule for grids of another size; the backbone's otherwise.
+        timings: told the seconds of each branch, see `tree.leaves`.
+        trunk: (windows, tokens, width), what enters block `first_rewritten` if it is known already;
+            the blocks before it are run only for variants that look at them.
+
+    Yields:
+        (index into ``variants``, what that variant made), in the tree's order.
+    """
+    timings = timings or Timings()
+    grid = backbone.grid(*images.shape[-2:])
+    before: tuple[BlockInput, ...] = ()
+    if trunk is None:
+        with timings.measure("trunk"):
+            tokens = backbone.embed(images, position_embedding)
+    else:
+        tokens = trunk.to(backbone.device)
+        blocks = backbone.blocks[: first_rewritten(backbone, variants)]
+        embed = partial(backbone.embed, images, position_embedding)
+        for block in blocks:
+            entered = BlockInput(block, partial(_behind, before[-1]) if before else embed)
+            before = (*before, entered)
+    leaves = tree.leaves(backbone.blocks, tokens, grid, variants, timings, before)
+    for index, state, history in leaves:
+        yield index, Encoded(backbone, variants[index], images, grid, state, history)
+
+
+def first_rewritten(backbone: Backbone, variants: Sequence[Variant]) -> int:
+    """Index of the first block that any of the variants rewrites: all before it is their trunk."""
+    return min(variant.layers(backbone.depth)[0] for variant in variants)
+
+
+def _some(entered: BlockInput, windows: slice) -> Tensor:
+    return entered.tokens[windows]
+
+
+def _behind(entered: BlockInput) -> Tensor:
+    return entered.block.plain(entered.tokens)

@@ -1,0 +1,74 @@
+"""Class names to text embeddings: templates, averaged; cached on disk by digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from sclip_lab.atomic import write_tensors
+from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.errors import unknown
+from sclip_lab.network.backbone import TEMPLATE_SETS, Backbone
+
+log = logging.getLogger(__name__)
+
+
+def templates(choice: str | Sequence[str]) -> tuple[str, ...]:
+    """The prompts of a named set, or the given ones: text with one ``{}`` each."""
+    if not isinstance(choice, str):
+        return tuple(choice)
+    if choice not in TEMPLATE_SETS:
+        raise unknown("template set", choice, TEMPLATE_SETS)
+    return TEMPLATE_SETS[choice]
+
+
+def embed_vocabulary(
+    backbone: Backbone,
+    vocabulary: Vocabulary,
+    prompts: str | Sequence[str] = "openai_imagenet",
+    cache: Path | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """One unit text embedding per query: prompts normalised, averaged, normalised again.
+
+    Args:
+        backbone: whose text tower embeds.
+        vocabulary: its queries are embedded in order.
+        prompts: a template set's name, or templates.
+        cache: directory of finished embeddings, or None.
+        progress: show a bar.
+
+    Returns:
+        (queries, embed_dim) float32, unit norm.
+    """
+    chosen = templates(prompts)
+    identity = [backbone.text_digest, chosen, vocabulary.queries]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    path = None if cache is None else cache / f"{digest}.safetensors"
+    if path is not None and path.is_file():
+        try:
+            return load_file(path)["text"]
+        except SafetensorError as error:
+            log.warning("text cache %s is damaged (%s); embedding again", path, error)
+    rows = []
+    group = max(1, 2048 // len(chosen))
+    starts = range(0, len(vocabulary.queries), group)
+    for start in tqdm(starts, "text embeddings", disable=not progress or len(starts) < 3):
+        names = vocabulary.queries[start : start + group]
+        texts = [template.format(name) for name in names for template in chosen]
+        embedded = torch.nn.functional.normalize(backbone.encode_text(texts), dim=-1)
+        mean = embedded.view(len(names), len(chosen), -1).mean(dim=1)
+        rows.append(torch.nn.functional.normalize(mean, dim=-1))
+    text = torch.cat(rows)
+    if path is not None:
+        write_tensors(path, {"text": text})
+    return text

@@ -1,0 +1,128 @@
+"""Every choice that changes a number without changing the model, in one object."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sclip_lab.call import overridden
+from sclip_lab.canonical import plain
+from sclip_lab.errors import LabError, unknown
+from sclip_lab.segmentation import views
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a photo becomes a prediction.
+
+    Attributes:
+        name: for tables; not part of the identity.
+        short_side: photos are resized so that their shorter side has this many pixels (cv2
+            bilinear, aspect kept); None leaves them.
+        long_side: upper bound on the longer side after that.
+        crop_size: side of the sliding window in pixels; None: the whole image at once.
+        stride: pixels between windows.
+        views: changed copies of every window by names of their own, whose patch logits are
+            averaged: see `sclip_lab.segmentation.views`; None for the photo alone.
+        templates: prompts with one ``{}`` for the class name, or the name of a set in
+            `sclip_lab.segmentation.prompts`.
+        vocabulary: a vocabulary instead of the data set's own (same classes, other names).
+        logit_scale: factor on cosine similarities before the softmax.
+        prob_threshold: pixels whose largest class probability is below become class 0.
+        area_threshold: foreground classes that cover at most this share of the predicted
+            foreground are dropped (class 0 is background).
+        position_embedding: rule for grids of another size; None: the backbone's.
+        readout: a function of `sclip_lab.segmentation.readouts` under ``_target_``, with its
+            parameters; None for cosines.
+        refinement: a function of `sclip_lab.segmentation.refinements` likewise, or several by
+            names of their own, in order; None for none.
+    """
+
+    name: str = "custom"
+    short_side: int | None = 336
+    long_side: int = 2048
+    crop_size: int | None = 224
+    stride: int = 112
+    views: Mapping[str, Any] | None = None
+    templates: str | tuple[str, ...] = "openai_imagenet"
+    vocabulary: str | None = None
+    logit_scale: float = 40.0
+    prob_threshold: float = 0.0
+    area_threshold: float = 0.0
+    position_embedding: str | None = None
+    readout: Mapping[str, Any] | None = None
+    refinement: Mapping[str, Any] | None = None
+    key: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for key in ("prob_threshold", "area_threshold"):
+            if not 0 <= getattr(self, key) < 1:
+                raise LabError(f"protocol.{key} {getattr(self, key)} must lie in 0 .. 1")
+        if self.logit_scale <= 0:
+            raise LabError(f"protocol.logit_scale {self.logit_scale} must be above 0")
+        if not isinstance(self.templates, str):
+            object.__setattr__(self, "templates", tuple(self.templates))
+            for template in self.templates:
+                if template.count("{}") != 1:
+                    raise LabError(f"protocol.templates: '{template}' needs exactly one {{}}")
+        for key in ("readout", "refinement"):
+            value = getattr(self, key)
+            object.__setattr__(self, key, plain(value) if value else None)
+        object.__setattr__(self, "views", views.checked(self.views))
+        text = json.dumps(self.identity(), sort_keys=True)
+        object.__setattr__(self, "key", hashlib.sha256(text.encode()).hexdigest())
+
+    def identity(self) -> dict[str, Any]:
+        """Everything but the name, as plain values."""
+        skipped = ("name", "key")
+        return {
+            f.name: list(value) if isinstance(value, tuple) else value
+            for f in dataclasses.fields(self)
+            if f.name not in skipped
+            for value in [getattr(self, f.name)]
+        }
+
+    @property
+    def geometry(self) -> tuple[Any, ...]:
+        """What decides which windows the network sees: specs with equal geometry share a pass."""
+        return (
+            self.short_side,
+            self.long_side,
+            self.crop_size,
+            self.stride,
+            self.position_embedding,
+            json.dumps(views.looks(self.views), sort_keys=True),
+        )
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the photo in which windows are cut, rounded as mmcv does."""
+        if self.short_side is None:
+            return height, width
+        short, long = sorted((height, width))
+        factor = min(self.long_side / long, self.short_side / short)
+        return int(height * factor + 0.5), int(width * factor + 0.5)
+
+
+def build(config: Mapping[str, Any], dataset: str | None = None) -> Protocol:
+    """A protocol from its yaml.
+
+    Args:
+        config: fields of `Protocol`, and optionally ``per_dataset``: data set name -> fields that
+            this protocol changes for it, and ``expected``, see `sclip_lab.results.expected`.
+        dataset: the data set's name.
+
+    Raises:
+        LabError: unknown field (did you mean) or a value out of range.
+    """
+    config = {key: value for key, value in config.items() if key != "expected"}
+    per_dataset = config.pop("per_dataset", None) or {}
+    config = overridden(config, per_dataset.get(dataset, {}))
+    known = [f.name for f in dataclasses.fields(Protocol) if f.init]
+    for key in config:
+        if key not in known:
+            raise unknown("protocol field", key, known)
+    return Protocol(**config)

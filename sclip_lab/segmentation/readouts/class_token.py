@@ -1,0 +1,32 @@
+"""What the image as a whole says, put into the logits of its patches."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sclip_lab.errors import unknown
+from sclip_lab.segmentation.encoded import Encoded
+from sclip_lab.segmentation.readouts.cosine import cosine, unit
+
+
+def class_token(
+    encoded: Encoded, text: Tensor, combine: str = "add", weight: float = -0.3
+) -> Tensor:
+    """Cosines of the patches, with those of the window's class embedding added or multiplied.
+
+    SegEarth-OV (Li et al., CVPR 2025, arXiv 2410.01768, eq. 6) takes 0.3 of them off, against its
+    global bias; CLIPtrase (arXiv 2407.08268, code) multiplies by them on VOC20.
+
+    Args:
+        encoded, text: as for every readout. Without a class token it is the network's pooled
+            image embedding that joins.
+        combine: ``add`` weight times them, or ``multiply`` by them.
+        weight: of what is added.
+    """
+    patches = cosine(encoded, text)
+    whole = (unit(encoded.class_embedding.float()) @ text.T)[:, None, None]
+    if combine == "add":
+        return patches + weight * whole
+    if combine == "multiply":
+        return patches * whole
+    raise unknown("combine", combine, ("add", "multiply"))

@@ -1,0 +1,17 @@
+"""Cosines of patch and text embeddings: what every method reads out unless it says otherwise."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sclip_lab.segmentation.encoded import Encoded
+
+
+def cosine(encoded: Encoded, text: Tensor) -> Tensor:
+    """(windows, grid_h, grid_w, queries) float32 in -1 .. 1."""
+    return unit(encoded.patches.float()) @ text.T
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows divided by their norm, without an epsilon, as the official codes do."""
+    return x / x.norm(dim=-1, keepdim=True)

@@ -1,0 +1,182 @@
+"""Semantic feedback: a first prediction tells the attention of a second pass what belongs together.
+
+ResCLIP: Yang, Deng, Li, Duan, CVPR 2025, arXiv 2411.15851, "semantic feedback refinement".
+The first pass gives each patch a label. Patches of one label attend to each other, less so where
+the way between them leaves the label; with F that matrix, blurred and scaled to a maximum of 1,
+the second pass has the scores gain * ((1 - share) * s r r^T + share * F) before any prior.
+
+What the official code does and the paper does not say: only the first part of a way is looked at
+(c_ij / M of it), the blur runs along the row-major index of the key patches, and F is rounded to
+half precision. All of that is kept, since published numbers rest on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.errors import LabError
+from sclip_lab.network.context import Feedback
+from sclip_lab.segmentation.encoded import Encoded
+from sclip_lab.segmentation.readouts.cosine import cosine, unit
+from sclip_lab.segmentation.refinements.pamr import DILATIONS, pamr
+
+BLUR_SIGMA = 5.0
+BLUR_TAPS = 31
+
+
+def resclip(
+    encoded: Encoded,
+    text: Tensor,
+    share: float = 0.7,
+    gain: float = 2.2,
+    threshold: float = 0.5,
+    scale: float = 40.0,
+    steps: int = 10,
+    dilations: Sequence[int] = DILATIONS,
+) -> Tensor:
+    """Cosines of a second pass whose attention has seen the first one's prediction.
+
+    Each window gets its own feedback; blocks before the first rewritten one run once. Goes with
+    any variant; ResCLIP's are ``resclip``, ``resclip_clearclip`` and ``resclip_sclip``.
+
+    Args:
+        encoded, text: as for every readout; query 0 is what uncertain pixels become.
+        share: of the feedback in the scores, 0 .. 1 (lambda').
+        gain: factor on the scores (tau').
+        threshold: probability below which a pixel becomes query 0.
+        scale: factor on cosines before the softmax.
+        steps, dilations: PAMR of the first prediction.
+    """
+    settings = (share, gain, threshold, scale, steps, dilations)
+    return cosine(second_pass(encoded, text, *settings), text)
+
+
+def second_pass(
+    encoded: Encoded,
+    text: Tensor,
+    share: float,
+    gain: float,
+    threshold: float,
+    scale: float,
+    steps: int,
+    dilations: Sequence[int],
+) -> Encoded:
+    """The windows behind the network again; arguments as in `resclip`."""
+    if not 0 <= share <= 1:
+        raise LabError(f"share {share} must lie in 0 .. 1")
+    matrices = []
+    for image, features in zip(encoded.images, encoded.patches.float(), strict=True):
+        probabilities = first_prediction(image, features, text, scale, steps, dilations)
+        labels = patch_labels(probabilities, encoded.backbone.patch_size, threshold)
+        matrices.append(feedback_matrix(labels))
+    matrix = encoded.backbone.blocks[0].among_tokens(torch.stack(matrices)[:, None])
+    matrix = matrix.to(encoded.patches.device)
+    return encoded.again(Feedback(matrix, share, gain))
+
+
+def first_prediction(
+    image: Tensor,
+    features: Tensor,
+    text: Tensor,
+    scale: float = 40.0,
+    steps: int = 10,
+    dilations: Sequence[int] = DILATIONS,
+) -> Tensor:
+    """Probability of each query at each pixel; synonyms are not merged.
+
+    Args:
+        image: (3, height, width), normalised.
+        features: (grid_h, grid_w, embed_dim), any norm.
+        text: (queries, embed_dim) unit text embeddings.
+        scale, steps, dilations: as in `resclip`.
+
+    Returns:
+        (queries, height, width), sums to 1 over queries.
+    """
+    logits = (unit(features) @ text.to(features).T).permute(2, 0, 1)[None]
+    logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)[0]
+    if steps:
+        logits = pamr(image.to(logits.device), logits, steps, dilations)
+    return torch.softmax(scale * logits, dim=0)
+
+
+def patch_labels(probabilities: Tensor, patch_size: int, threshold: float) -> Tensor:
+    """The most frequent query among a patch's pixels, the smallest of several.
+
+    Args:
+        probabilities: (queries, height, width).
+        patch_size: in pixels; pixels beyond the last whole patch belong to none.
+        threshold: pixels whose best probability is below it count as query 0.
+
+    Returns:
+        (grid_h, grid_w) int64.
+    """
+    if probabilities.ndim != 3:
+        raise LabError(f"probabilities {tuple(probabilities.shape)}: (queries, height, width)")
+    best, label = probabilities.max(dim=0)
+    label[best < threshold] = 0
+    grid_h, grid_w = (side // patch_size for side in label.shape)
+    cells = label[: grid_h * patch_size, : grid_w * patch_size]
+    cells = cells.unflatten(0, (grid_h, patch_size)).unflatten(2, (grid_w, patch_size))
+    counts = F.one_hot(cells, len(probabilities)).sum(dim=(1, 3))
+    return counts.argmax(dim=-1)
+
+
+def label_affinity(labels: Tensor) -> Tensor:
+    """1 between patches of one label, exp(-c / M) where the way leaves it, 0 between labels.
+
+    c is the Chebyshev distance and M its maximum over the grid; the way from patch i is sampled at
+    (1 - t / M) p_i + t / M p_j for t = 0 .. c, rounded half to even.
+
+    Args:
+        labels: (grid_h, grid_w) integers.
+
+    Returns:
+        (patches, patches) float64, row i the way from patch i.
+    """
+    grid_h, grid_w = labels.shape
+    labels = labels.cpu()
+    flat = labels.flatten()
+    row, column = torch.meshgrid(torch.arange(grid_h), torch.arange(grid_w), indexing="ij")
+    row, column = row.flatten().float(), column.flatten().float()
+    distance = torch.maximum(
+        (row[None] - row[:, None]).abs(), (column[None] - column[:, None]).abs()
+    )
+    longest = max(grid_h, grid_w) - 1
+    leaves = torch.zeros(distance.shape, dtype=torch.bool)
+    # Many samples fall halfway between two patches, so that the rounding of exactly this
+    # interpolation in float32 decides which of them is looked at.
+    for t, share in enumerate(torch.linspace(0, 1, longest + 1)):
+        y = torch.round((1 - share) * row[:, None] + share * row[None]).long()
+        x = torch.round((1 - share) * column[:, None] + share * column[None]).long()
+        leaves |= (distance >= t) & (labels[y, x] != flat[:, None])
+    same = (flat[:, None] == flat[None]).double()
+    damping = torch.exp(-distance.double() / max(longest, 1))
+    return torch.where(leaves, same * damping, same)
+
+
+def feedback_weights(labels: Tensor) -> Tensor:
+    """`label_affinity`, blurred along the keys, rows summing to 1, with the class token's zeros.
+
+    Args:
+        labels: (grid_h, grid_w) integers.
+
+    Returns:
+        (1 + patches, 1 + patches) float64.
+    """
+    offset = torch.arange(BLUR_TAPS, dtype=torch.float64) - BLUR_TAPS // 2
+    kernel = torch.exp(-offset.square() / (2 * BLUR_SIGMA**2))
+    kernel = kernel / kernel.sum()
+    rows = label_affinity(labels)[:, None]
+    blurred = F.conv1d(rows, kernel[None, None], padding=BLUR_TAPS // 2)[:, 0]
+    return F.pad(blurred / (blurred.sum(dim=-1, keepdim=True) + 1e-8), (1, 0, 1, 0))
+
+
+def feedback_matrix(labels: Tensor) -> Tensor:
+    """F: `feedback_weights` over their maximum, (1 + patches, 1 + patches) in half precision."""
+    weights = feedback_weights(labels)
+    return (weights / weights.max()).half()

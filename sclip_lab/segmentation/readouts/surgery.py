@@ -1,0 +1,93 @@
+"""Feature surgery: CLIP Surgery's similarity without what all texts share.
+
+Li et al., arXiv 2304.05653. A patch's product with a text is a sum over channels; the
+part that it has with the average text, weighted by how much the image as a whole speaks for each
+text, is redundant and taken off.
+
+Shapes: ``tokens`` = 1 class token + patches; ``texts`` = classes or queries.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.errors import LabError
+from sclip_lab.segmentation.encoded import Encoded
+from sclip_lab.segmentation.readouts.cosine import unit
+
+
+def surgery(encoded: Encoded, text: Tensor, sharpness: float = 2.0) -> Tensor:
+    """`surgery_logits` of each window's patches.
+
+    Args:
+        encoded, text: as for every readout. Without a class token the network's pooled image
+            embedding says how much the image speaks for each text.
+        sharpness: > 0, of the weights of texts.
+    """
+    patches = encoded.patches.float().flatten(1, 2)
+    tokens = torch.cat([encoded.class_embedding.float()[:, None], patches], dim=1)
+    return surgery_logits(unit(tokens), text, sharpness)[:, 1:].unflatten(1, encoded.grid)
+
+
+def surgery_logits(image: Tensor, text: Tensor, sharpness: float = 2.0) -> Tensor:
+    """f . (T_n w_n - mean over n of T_n w_n), w = softmax(sharpness f_cls . T) over its mean.
+
+    The paper's sum over channels of the weighted products less their mean over texts, with the
+    sum taken first: no (tokens, texts, channels) array is made.
+
+    Args:
+        image: (batch, tokens, embed_dim) unit rows, the class embedding first.
+        text: (texts, embed_dim) unit rows.
+        sharpness: > 0, of the weights.
+
+    Returns:
+        (batch, tokens, texts); the texts of each token sum to 0.
+    """
+    _check(image, text)
+    weights = torch.softmax(sharpness * image[:, :1] @ text.T, dim=-1)
+    weighted = (image @ text.T) * (weights / weights.mean(-1, keepdim=True))
+    return weighted - weighted.mean(-1, keepdim=True)
+
+
+def less_redundant(image: Tensor, text: Tensor, redundant: Tensor | None = None) -> Tensor:
+    """f . (T_n - r): similarities less that with one redundant embedding.
+
+    Args:
+        image: (batch, tokens, embed_dim) unit rows.
+        text: (texts, embed_dim) unit rows.
+        redundant: r, (embed_dim,), for example of an empty prompt; None: the mean of the texts.
+
+    Returns:
+        (batch, tokens, texts).
+    """
+    _check(image, text)
+    return image @ (text - (text.mean(0) if redundant is None else redundant)).T
+
+
+def similarity_maps(
+    logits: Tensor, grid: tuple[int, int], size: tuple[int, int] | None = None
+) -> Tensor:
+    """Maps for the eye: each text's patches stretched to 0 .. 1.
+
+    Args:
+        logits: (batch, tokens, texts), the class token first; its row is dropped.
+        grid: (grid_h, grid_w).
+        size: (height, width) in pixels to resize to (bilinear); None: the grid's.
+
+    Returns:
+        (batch, texts, height, width) in 0 .. 1.
+    """
+    patches = logits[:, 1:].transpose(1, 2)
+    low, high = patches.amin(-1, keepdim=True), patches.amax(-1, keepdim=True)
+    maps = ((patches - low) / (high - low).clamp_min(1e-12)).unflatten(2, grid)
+    return maps if size is None else F.interpolate(maps, size, mode="bilinear")
+
+
+def _check(image: Tensor, text: Tensor) -> None:
+    if image.ndim != 3 or text.ndim != 2 or image.shape[-1] != text.shape[-1]:
+        raise LabError(
+            f"image {tuple(image.shape)} and text {tuple(text.shape)}: (batch, tokens, embed_dim) "
+            "and (texts, embed_dim) wanted"
+        )

@@ -1,0 +1,15 @@
+"""What happens to a photo's logits or labels after stitching, at the photo's size.
+
+A refinement is a function of what it names among
+
+========== ========================================================================================
+mask       (queries, height, width) stitched logits; it returns others of that shape
+prediction (height, width) class ids after all thresholds; it returns others
+image      (3, height, width) the normalised photo
+encoded    the photo's windows behind the network, `sclip_lab.segmentation.encoded.Encoded`
+========== ========================================================================================
+
+and of its own parameters: one that takes ``mask`` works on logits, one that takes ``prediction``
+on labels. Its yaml is a file of ``conf/refinement``, and a protocol names it or several of them:
+``protocol.refinement``.
+"""

@@ -1,0 +1,148 @@
+"""Regions from the network's own similarities, and one class for each of them.
+
+CLIPtrase: Shao, Tian, Zhao, Su, ECCV 2024, arXiv 2407.08268. Patches are clustered by how they
+correlate with all other patches in the last block but one, clusters become regions of pixels, and
+each region takes the class that most of its pixels were given. The attention that gives them is
+the variant ``cliptrase``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import median_filter
+from sklearn.cluster import DBSCAN
+from torch import Tensor
+
+from sclip_lab.errors import LabError
+from sclip_lab.network.context import BlockInput
+from sclip_lab.network.depth import Layer, resolve
+from sclip_lab.segmentation.encoded import Encoded
+
+NOISE = -1
+ENLARGED = 4  # patch maps are smoothed at four times their size
+MEDIAN = 7
+
+
+def self_correlation(entered: BlockInput) -> Tensor:
+    """Mean over heads and over q, k, v of the cosines between tokens.
+
+    Returns:
+        (batch, tokens, tokens), -1 .. 1.
+    """
+    total = torch.zeros(())
+    for name in ("query", "key", "value"):
+        unit = F.normalize(entered.projected(name), dim=-1)
+        total = total + unit @ unit.mT
+    return (total / 3).mean(dim=1)
+
+
+def affinity(correlation: Tensor) -> Tensor:
+    """How much more a patch correlates with another than the class token does, not below 0.
+
+    Args:
+        correlation: (tokens, tokens), the class token first.
+
+    Returns:
+        (patches, patches).
+    """
+    if correlation.ndim != 2 or correlation.shape[0] != correlation.shape[1]:
+        raise LabError(f"correlation {tuple(correlation.shape)}: (tokens, tokens) wanted")
+    return (correlation[1:, 1:] - correlation[:1, 1:]).clamp(min=0)
+
+
+def clusters(rows: Tensor, eps: float = 0.7, min_samples: int = 3) -> np.ndarray:
+    """DBSCAN of the patches, each described by its row of `affinity`.
+
+    Args:
+        rows: (patches, patches).
+        eps: largest Euclidean distance between neighbours.
+        min_samples: neighbours that make a patch a core, itself included.
+
+    Returns:
+        (patches,) cluster numbers from 0 on, `NOISE` for patches in none.
+    """
+    found = DBSCAN(eps=eps, min_samples=min_samples).fit(rows.cpu().numpy())
+    return found.labels_
+
+
+def regions(
+    rows: Tensor, labels: np.ndarray, grid: tuple[int, int], size: tuple[int, int]
+) -> Tensor:
+    """Clusters of patches as regions of pixels.
+
+    A cluster's map is the mean row of its patches, so that patches in no cluster get one as well;
+    it is enlarged four times (bilinear), median-filtered and enlarged to ``size``.
+
+    Args:
+        rows: (patches, patches) from `affinity`.
+        labels: (patches,) from `clusters`.
+        grid: (grid_h, grid_w).
+        size: (height, width) in pixels.
+
+    Returns:
+        (height, width) int64 cluster number of each pixel; all `NOISE` if there is no cluster.
+    """
+    number = int(labels.max(initial=NOISE)) + 1
+    if number == 0:
+        return torch.full(size, NOISE)
+    members = [torch.from_numpy(labels == cluster).to(rows.device) for cluster in range(number)]
+    maps = torch.stack([rows[member].mean(dim=0) for member in members]).unflatten(1, grid)
+    maps = F.interpolate(maps[None], scale_factor=ENLARGED, mode="bilinear")[0]
+    smooth = median_filter(maps.cpu().numpy(), size=(1, MEDIAN, MEDIAN), mode="reflect")
+    return F.interpolate(torch.from_numpy(smooth)[None], size, mode="bilinear")[0].argmax(dim=0)
+
+
+def vote(prediction: Tensor, region: Tensor) -> Tensor:
+    """The most frequent class of each region, the smallest of several; noise keeps its own.
+
+    Args:
+        prediction: (height, width) class ids, 0 or more.
+        region: (height, width) from `regions`.
+
+    Returns:
+        (height, width), the prediction's dtype.
+    """
+    if prediction.shape != region.shape:
+        raise LabError(f"prediction {tuple(prediction.shape)}, regions {tuple(region.shape)}")
+    result = prediction.clone()
+    for number in region.unique().tolist():
+        if number != NOISE:
+            inside = region.to(prediction.device) == number
+            result[inside] = prediction[inside].long().bincount().argmax().to(prediction.dtype)
+    return result
+
+
+def cliptrase(
+    prediction: Tensor,
+    encoded: Encoded,
+    eps: float = 0.7,
+    min_samples: int = 3,
+    layer: Layer = "11/12",
+) -> Tensor:
+    """Every region takes the class that most of its pixels have.
+
+    Args:
+        prediction: (height, width) class ids at the photo's size.
+        encoded: the photo as one window.
+        eps, min_samples: of `clusters`. The official code has 0.7 and 3 at 224 pixels, 1.1 and 7
+            beyond.
+        layer: whose correlations are clustered, index or fraction of depth.
+
+    Returns:
+        (height, width), the prediction's dtype.
+
+    Raises:
+        LabError: a photo cut into windows.
+    """
+    if len(encoded.images) != 1:
+        raise LabError(
+            f"refinement cliptrase clusters a photo as a whole, but it was cut into "
+            f"{len(encoded.images)} windows; set protocol.crop_size=null"
+        )
+    entered = encoded.history[resolve(layer, encoded.backbone.depth)]
+    entered.block.need_class_token("refinement cliptrase", "refine with pamr instead")
+    rows = affinity(self_correlation(entered)[0].float())
+    size = prediction.shape[0], prediction.shape[1]
+    return vote(prediction, regions(rows, clusters(rows, eps, min_samples), encoded.grid, size))

@@ -1,0 +1,92 @@
+"""Many variants, one pass: a prefix tree over blocks.
+
+Variants that have rewritten nothing yet are one branch, and so are those whose rewritten blocks
+are equal so far; every branch runs once. A variant's numbers are the same bits alone and in
+company, because no operation is ever fused across variants and the trunk does not know who
+follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from sclip_lab.attention.variant import Variant
+from sclip_lab.network.block import Block
+from sclip_lab.network.context import BlockInput, Context, Feedback, State
+from sclip_lab.timings import Timings
+
+
+def leaves(
+    blocks: Sequence[Block],
+    tokens: Tensor | BlockInput,
+    grid: tuple[int, int],
+    variants: Sequence[Variant],
+    timings: Timings | None = None,
+    history: tuple[BlockInput, ...] = (),
+    feedback: Feedback | None = None,
+) -> Iterator[tuple[int, State, tuple[BlockInput, ...]]]:
+    """Run all variants on one batch, sharing what they share.
+
+    Args:
+        blocks: the network's blocks in order.
+        tokens: (batch, tokens, width), the embedded windows; or what enters a later block, with
+            ``history``. A `BlockInput` brings what has been derived from it already.
+        grid: (grid_h, grid_w).
+        variants: in any order.
+        timings: told the seconds of each branch: ``trunk`` for blocks as trained, the variant's
+            name for rewritten ones (shared work counts for whoever comes first).
+        history: what entered the blocks that have been run already; no variant rewrites them.
+        feedback: for the scores of every rewritten block.
+
+    Yields:
+        (index into ``variants``, state behind the last block, what entered each block), one per
+        variant, in the tree's order. A consumer that is done with a state before it asks for the
+        next keeps one branch's memory alive at a time.
+
+    Raises:
+        LabError: a layer out of range.
+    """
+    timings = timings or Timings()
+    depth = len(blocks)
+    rewritten = [frozenset(variant.layers(depth)) for variant in variants]
+
+    def descend(
+        entered: BlockInput, state: State, history: tuple[BlockInput, ...], members: list[int]
+    ) -> Iterator[tuple[int, State, tuple[BlockInput, ...]]]:
+        level = entered.block.index
+        context = Context(entered, history, grid, feedback=feedback)
+        groups: dict[str | None, list[int]] = {}
+        for member in members:
+            edit = variants[member].edit_key if level in rewritten[member] else None
+            groups.setdefault(edit, []).append(member)
+        for edit, group in groups.items():
+            with timings.measure("trunk" if edit is None else variants[group[0]].name):
+                if edit is None:
+                    plain = entered.once("plain", lambda: entered.block.plain(state.tokens))
+                    after = State(plain, state.dense, state.attention)
+                else:
+                    after = variants[group[0]].apply(entered, state, context)
+            passed = (*history, entered)
+            if len(passed) < depth:
+                following = BlockInput(blocks[len(passed)], after.tokens)
+                yield from descend(following, after, passed, group)
+            else:
+                for member in group:
+                    yield member, after, passed
+
+    first = tokens if isinstance(tokens, BlockInput) else BlockInput(blocks[len(history)], tokens)
+    yield from descend(first, State(first.tokens), history, list(range(len(variants))))
+
+
+def cost(depth: int, variants: Sequence[Variant]) -> tuple[int, int]:
+    """(blocks run by the tree, blocks that separate runs would take) for a set of variants."""
+    paths = set()
+    for variant in variants:
+        rewritten = set(variant.layers(depth))
+        path: tuple[str | None, ...] = ()
+        for level in range(depth):
+            path = (*path, variant.edit_key if level in rewritten else None)
+            paths.add(path)
+    return len(paths), depth * len(variants)

@@ -1,0 +1,164 @@
+"""Changed copies of each window, whose patch logits are averaged.
+
+ITACLIP (Aydin et al., CVPRW 2025, arXiv 2411.12044, "image engineering") looks at a window in grey,
+blurred, and flipped in both directions as well. Every view is read out on its own; flips are undone
+on the logits; their average has a weight for each view:
+
+    logits = sum_v w_v unflip_v(readout(encode(change_v(window)))) / sum_v w_v
+
+A protocol states views by names of their own:
+``{grey: {change: {_target_: sclip_lab.segmentation.views.grey}, flip: null, weight: 1.0}}``.
+A change is any function ``(images, **parameters) -> images`` of (windows, 3, height, width)
+normalised windows that leaves things where they are. The first view is the photo itself:
+refinements and observers look at it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.call import bind_config
+from sclip_lab.canonical import plain
+from sclip_lab.errors import LabError, unknown
+
+DEFAULTS: Mapping[str, Any] = {"change": None, "flip": None, "weight": 1.0}
+# Which axis of (windows, grid_h, grid_w, queries) is turned round; in images it is one further on.
+FLIPS = {"vertical": 1, "horizontal": 2}
+# Shares of red, green and blue in luma, ITU-R BT.601.
+LUMA = (0.2989, 0.587, 0.114)
+Views = Mapping[str, Mapping[str, Any]]
+
+
+def grey(images: Tensor) -> Tensor:
+    """Luma in all three channels, of values that are normalised already."""
+    shares = torch.tensor(LUMA).to(images).view(3, 1, 1)
+    return (images * shares).sum(dim=1, keepdim=True).expand_as(images)
+
+
+def blur(images: Tensor, size: int = 11, sigma: float = 5.0) -> Tensor:
+    """Gaussian blur within each window, which is reflected at its border.
+
+    Args:
+        images: (windows, channels, height, width).
+        size: pixels in the kernel along either axis, odd.
+        sigma: in pixels.
+
+    Raises:
+        LabError: a kernel that is even or does not fit into the window, or a sigma of 0.
+    """
+    margin = size // 2
+    if size % 2 == 0 or not 0 <= margin < min(images.shape[-2:]):
+        raise LabError(f"blur of size {size}: odd wanted, at most twice a window's side")
+    if not sigma > 0:
+        raise LabError(f"blur of sigma {sigma}: above 0 wanted")
+    distance = torch.arange(-margin, margin + 1, dtype=torch.float64)
+    kernel = torch.exp(-(distance**2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).to(images)
+    padded = F.pad(images, (margin,) * 4, mode="reflect").flatten(0, 1)[:, None]
+    blurred = F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+    return blurred[:, 0].view_as(images)
+
+
+def checked(views: Views | None) -> dict[str, dict[str, Any]] | None:
+    """A protocol's views with defaults written out; None without any. A view that is null is off.
+
+    Raises:
+        LabError: an unknown key, function, parameter or flip, a weight below 0, weights that are
+            all 0, or a first view that is not the photo itself.
+    """
+    if not views:
+        return None
+    if not isinstance(views, Mapping):
+        raise LabError(f"protocol.views {views!r} must give every view a name")
+    result = {}
+    for name, given in views.items():
+        if given is None:
+            continue
+        where = f"protocol.views.{name}"
+        if not isinstance(given, Mapping):
+            raise LabError(f"{where} {given!r} must have some of the keys {', '.join(DEFAULTS)}")
+        for key in given:
+            if key not in DEFAULTS:
+                raise unknown(f"key of {where}", key, DEFAULTS)
+        view = {**DEFAULTS, **plain(given)}
+        if view["flip"] is not None and view["flip"] not in FLIPS:
+            raise unknown(f"{where}.flip", str(view["flip"]), FLIPS)
+        weight = view["weight"]
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < 1e9:
+            raise LabError(f"{where}.weight {weight!r} must be a number from 0 on")
+        view["weight"] = float(weight)
+        change = bind_config(view["change"], ("images",))
+        if change is not None:
+            view["change"] = {"_target_": view["change"]["_target_"], **change.keywords}
+        result[name] = view
+    if not result:
+        return None
+    first = next(iter(result))
+    if looks({first: result[first]}) != looks({first: dict(DEFAULTS)}):
+        raise LabError(
+            f"protocol.views: the first is the photo itself, but {first} changes or flips it; "
+            "give the photo the weight 0 to leave it out"
+        )
+    if math.fsum(view["weight"] for view in result.values()) == 0:
+        raise LabError("protocol.views: all weights are 0")
+    return result
+
+
+def looks(views: Views | None) -> list[list[Any]]:
+    """What the network sees of each window: everything but names and weights."""
+    return [[view["change"], view["flip"]] for view in (views or {}).values()]
+
+
+def see(windows: Tensor, views: Views | None) -> Tensor:
+    """All views of one photo's windows.
+
+    Args:
+        windows: (windows, 3, height, width), normalised.
+        views: from `checked`; None: only the windows themselves.
+
+    Returns:
+        (views * windows, 3, height, width), the first view's windows first.
+
+    Raises:
+        LabError: a change that gives another shape.
+    """
+    if not views:
+        return windows
+    made = []
+    for name, view in views.items():
+        change = bind_config(view["change"], ("images",))
+        seen = windows if change is None else change(windows)
+        if seen.shape != windows.shape:
+            raise LabError(
+                f"protocol.views.{name}: the change makes {tuple(seen.shape)} of windows of "
+                f"{tuple(windows.shape)}"
+            )
+        made.append(seen if view["flip"] is None else seen.flip(FLIPS[view["flip"]] + 1))
+    return torch.cat(made)
+
+
+def average(logits: Tensor, views: Views | None) -> Tensor:
+    """One photo's patch logits from those of all its views.
+
+    Args:
+        logits: (views * windows, grid_h, grid_w, queries), in the order of `see`.
+        views: from `checked`; None: nothing was added.
+
+    Returns:
+        (windows, grid_h, grid_w, queries).
+    """
+    if not views:
+        return logits
+    total = math.fsum(view["weight"] for view in views.values())
+    parts = logits.unflatten(0, (len(views), -1))
+    result = torch.zeros_like(parts[0])
+    for part, view in zip(parts, views.values(), strict=True):
+        upright = part if view["flip"] is None else part.flip(FLIPS[view["flip"]])
+        result += upright * (view["weight"] / total)
+    return result

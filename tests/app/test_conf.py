@@ -1,0 +1,180 @@
+"""Every file of conf/ composes, and builds as far as it needs neither data nor a download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+import sclip_lab as lab
+from sclip_lab import diagnostics
+from sclip_lab.app import experiment, registry, tracking
+from sclip_lab.attention.variant import build
+from sclip_lab.call import bind_config, locate
+from sclip_lab.data.folder import Folder
+from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.errors import LabError
+from sclip_lab.evaluation.observers import Diagnostics
+from sclip_lab.segmentation.decoder import Readout
+from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.segmentation.protocol import build as build_protocol
+from tests import toy
+
+NEEDS_A_FILE = {"csa_learned"}  # a projection that was learned first
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The whole configuration of one job, Hydra's own part included."""
+    with initialize_config_dir(str(registry.conf_dir()), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=True)
+
+
+def files(group: str) -> list[str]:
+    return registry.names(group)
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
+
+
+def test_every_file_says_what_it_is_in_its_first_line() -> None:
+    for path in registry.conf_dir().rglob("*.yaml"):
+        assert path.read_text(encoding="utf-8").startswith("# "), path
+
+
+@pytest.mark.parametrize("name", files("attention"))
+def test_attention(name: str) -> None:
+    if name in NEEDS_A_FILE:
+        with pytest.raises(LabError, match="projection_file"):
+            lab.load_attention(name)
+        return
+    variant = lab.load_attention(name)
+    assert variant.layers(8)  # the embedded model's depth
+    assert all(0 <= layer < 12 for layer in variant.layers(12))
+
+
+@pytest.mark.parametrize("name", ["csa", "naclip", "scclip"])
+def test_python_and_the_command_line_agree(name: str) -> None:
+    variant = build(plain(composed(f"attention={name}").attention), name)
+    assert variant.key == lab.load_attention(name).key
+    assert registry.variant_label(variant) == name
+
+
+@pytest.mark.parametrize("part", ["prior", "mix", "repair"])
+def test_parts_of_attention(part: str) -> None:
+    for name in registry.names(f"attention/{part}"):
+        from_line = build(plain(composed(f"+attention/{part}={name}").attention), "csa")
+        assert from_line.key == lab.load_attention("csa", **{part: name}).key
+        assert from_line.key != lab.load_attention("csa").key
+
+
+@pytest.mark.parametrize("name", files("backbone"))
+def test_backbone(name: str) -> None:
+    import inspect
+
+    from sclip_lab.network.backbone import load_backbone
+
+    overrides = [f"backbone={name}", "pretrained=null", "precision=bf16", "seed=3"]
+    if name == "open_clip":
+        overrides.append("backbone.name=ViT-B-16-plus-240")
+    given = plain(composed(*overrides).backbone)
+    assert set(given) <= set(inspect.signature(load_backbone).parameters)
+    assert given["precision"] == "bf16"
+    if name == "patchwork_vit":
+        assert Path(given["architecture"]).is_file()
+        assert Path(given["checkpoint"]).is_file()
+    else:
+        assert given["name"].startswith("ViT-")
+        assert given["pretrained"] is None
+        assert given["seed"] == 3
+
+
+def test_names_of_backbones_are_open_clips() -> None:
+    import open_clip
+
+    for name in set(files("backbone")) - {"patchwork_vit", "open_clip"}:
+        assert name in open_clip.list_models()
+
+
+@pytest.mark.parametrize("name", files("dataset"))
+def test_dataset(name: str, tmp_path: Path) -> None:
+    given = plain(composed(f"dataset={name}", f"paths.data={tmp_path}").dataset)
+    assert given["name"] == name
+    build_dataset = locate(given.pop("_target_"))
+    if build_dataset is not Folder:
+        assert len(build_dataset(**given)) == 64
+        return
+    assert Vocabulary.named(given["vocabulary"]).num_classes > 1
+    assert str(tmp_path) in given["root"]
+    with pytest.raises(LabError, match=r"paths\.data"):
+        build_dataset(**given)
+
+
+@pytest.mark.parametrize("name", files("protocol"))
+def test_protocol(name: str) -> None:
+    given = registry.load_group("protocol", name)
+    for dataset in files("dataset"):
+        built = build_protocol(given, dataset)
+        assert built.name == name
+        assert built.crop_size is None or built.stride <= built.crop_size
+
+
+@pytest.mark.parametrize("name", files("diagnostics"))
+def test_diagnostics(name: str) -> None:
+    given = composed(f"diagnostics={name}").diagnostics
+    Diagnostics(list(given.measures), given.images)
+    if name == "all":
+        assert set(given.measures) == set(diagnostics.MEASURES)
+
+
+@pytest.mark.parametrize("name", files("tracking"))
+def test_tracking(name: str) -> None:
+    given = composed(f"tracking={name}").tracking
+    assert given.mode in tracking.MODES
+    assert given.mode == name
+
+
+@pytest.mark.parametrize("name", files("refinement"))
+def test_refinement(name: str) -> None:
+    given = plain(composed(f"refinement={name}").refinement)
+    bound = bind_config(given, ("image", "mask", "prediction", "encoded"))
+    assert (bound is None) == (name == "none")
+
+
+@pytest.mark.parametrize("name", files("readout"))
+def test_readout(name: str) -> None:
+    """Every readout on every kind of attention gives finite logits on a grid that is not square."""
+    given = plain(composed(f"readout={name}").readout)
+    chosen = Readout(Protocol(readout=given), toy.text(), torch.arange(8))
+    for attention in ("vanilla", "scclip", "surgery"):
+        variant = lab.load_attention(attention)
+        encoded = toy.encoded(toy.network(), toy.inputs()["quirk112x448"], variant)
+        with torch.inference_mode():
+            logits = chosen.patch_logits(encoded)
+        assert logits.shape == (1, 7, 28, 8)
+        assert logits.dtype == torch.float32
+        assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", files("experiment"))
+def test_experiment(name: str) -> None:
+    hydra = composed(f"experiment={name}").hydra
+    params = plain(hydra.sweeper.params)
+    assert params
+    for group, choices in params.items():
+        if group in ("attention", "backbone", "dataset", "protocol", "readout"):
+            for choice in str(choices).split(","):
+                assert choice.strip() in files(group)
+
+
+def test_default_job_is_the_embedded_world() -> None:
+    job = composed()
+    spec = experiment.make_spec(job)
+    assert (spec.label, spec.backbone.name, spec.dataset.name) == (
+        "csa", "patchwork_vit", "patchwork"
+    )  # fmt: skip
+    assert job.hydra.launcher["_target_"].endswith("FusedLauncher")

@@ -1,0 +1,126 @@
+"""A multirun: computed at once, and every job still a Hydra job of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sclip_lab import results
+from sclip_lab.evaluation import loop
+from sclip_lab.network.backbone import Backbone
+from tests.running import break_photo, evaluate
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    outcome = evaluate(folder, "-m", "attention=vanilla,csa", "attention.temperature=1.0,2.0")
+    assert outcome.code == 0, outcome.err
+    assert "csa(temperature=2.0)" in outcome.out  # the table
+    return folder
+
+
+def test_every_job_has_its_own_folder(sweep: Path) -> None:
+    assert sorted(p.name for p in (sweep / "sweep").iterdir() if p.is_dir()) == list("0123")
+    labels = []
+    for number in range(4):
+        job = sweep / "sweep" / str(number)
+        overrides = yaml.safe_load((job / ".hydra/overrides.yaml").read_text())
+        assert "dataset.images=2" in overrides
+        config = yaml.safe_load((job / ".hydra/config.yaml").read_text())
+        hydra = yaml.safe_load((job / ".hydra/hydra.yaml").read_text())["hydra"]
+        assert hydra["job"]["num"] == number
+        outcome = json.loads((job / "result.json").read_text())
+        labels.append(outcome["label"])
+        assert f"temperature={config['attention']['temperature']}" in outcome["label"] or (
+            config["attention"]["temperature"] == 1.0
+        )
+        log = (job / "evaluate.log").read_text()
+        assert outcome["label"] in log
+        assert "mIoU" in log
+    assert labels == [
+        "vanilla", "vanilla(temperature=2.0)", "csa", "csa(temperature=2.0)"
+    ]  # fmt: skip
+
+
+def test_result_is_what_the_store_says(sweep: Path) -> None:
+    df = results.load(sweep / "store")
+    miou = results.miou(df)
+    for number in range(4):
+        outcome = json.loads((sweep / "sweep" / str(number) / "result.json").read_text())
+        assert outcome["miou"] == pytest.approx(miou[outcome["key"][:12]], abs=0)
+        assert outcome["low"] <= outcome["miou"] <= outcome["high"]
+        assert set(outcome["iou"]) == set(df.attrs["class_names"]["patchwork"])
+
+
+def test_one_pass_and_none_the_second_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    embed = Backbone.embed
+
+    def counting(self: Backbone, *args: object) -> object:
+        calls.append(1)
+        return embed(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Backbone, "embed", counting)
+    overrides = ("-m", "attention=vanilla,csa")
+    assert evaluate(tmp_path, *overrides).code == 0
+    assert len(calls) == 2  # photos, not photos times variants
+    first = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("sweep/*/result.json"))]
+    assert evaluate(tmp_path, *overrides).code == 0
+    assert len(calls) == 2
+    assert first == [
+        json.loads(p.read_text()) for p in sorted(tmp_path.glob("sweep/*/result.json"))
+    ]
+
+
+def test_a_bad_job_does_not_stop_the_others(tmp_path: Path) -> None:
+    outcome = evaluate(tmp_path, "-m", "attention=csa", "attention.layers=[-1],[99],[-2]")
+    assert outcome.code == 1
+    assert "Traceback" not in outcome.out + outcome.err
+    errors = [line for line in outcome.err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "99" in errors[0]
+    assert "attention 'csa'" in errors[0]
+    stored = sorted(p.parent.name for p in tmp_path.glob("sweep/*/result.json"))
+    assert stored == ["0", "2"]
+    assert results.load(tmp_path / "store")["spec"].nunique() == 2
+    assert "99" in (tmp_path / "sweep/1/evaluate.log").read_text()
+
+
+def test_jobs_fail_one_by_one_when_the_pass_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_photo(monkeypatch, 1)
+    monkeypatch.setattr(loop, "FLUSH_IMAGES", 1)
+    outcome = evaluate(tmp_path, "-m", "attention=vanilla,csa")
+    assert outcome.code == 1
+    assert "Traceback" not in outcome.out + outcome.err
+    assert "error: photo 1 is damaged" in outcome.err
+    assert results.load(tmp_path / "store", partial=True)["image"].nunique() == 1
+
+
+def test_single_run(tmp_path: Path) -> None:
+    outcome = evaluate(tmp_path, "attention=csa")
+    assert outcome.code == 0, outcome.err
+    assert json.loads((tmp_path / "run/result.json").read_text())["label"] == "csa"
+    assert (tmp_path / "run/.hydra/config.yaml").is_file()
+    assert "mIoU" in (tmp_path / "run/evaluate.log").read_text()
+
+
+def test_single_run_with_a_bad_value_is_one_line(tmp_path: Path) -> None:
+    outcome = evaluate(tmp_path, "attention=csa", "attention.layers=[99]")
+    assert outcome.code == 1
+    [line] = outcome.err.splitlines()
+    assert line.startswith("error: attention 'csa'")
+    assert "Traceback" not in outcome.out
+
+
+def test_unknown_variant_names_the_nearest(tmp_path: Path) -> None:
+    outcome = evaluate(tmp_path, "attention=cssa")
+    assert outcome.code == 1
+    assert "did you mean csa" in outcome.err
+    assert "csa_random" in outcome.err
+    assert "Traceback" not in outcome.err

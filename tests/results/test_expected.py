@@ -1,0 +1,109 @@
+"""Expected scores: they are those of analysis/paper_numbers.csv, and a run says how far it is."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from sclip_lab.app import experiment
+from sclip_lab.app import registry as registry
+from sclip_lab.errors import LabError
+from sclip_lab.results import expected, paper
+
+
+def listed(protocol: str) -> list[dict[str, Any]]:
+    return registry.load_group("protocol", protocol).get("expected") or []
+
+
+WITH_TARGETS = [name for name in registry.names("protocol") if listed(name)]
+
+
+def test_some_protocols_have_targets() -> None:
+    assert set(WITH_TARGETS) == {"sclip", "sclip_paper", "clearclip", "naclip_pamr"}
+
+
+@pytest.mark.parametrize("protocol", WITH_TARGETS)
+def test_targets_are_published_numbers_of_known_cells(protocol: str) -> None:
+    table = expected.table(listed(protocol))
+    assert not table.drop(columns="tolerance").isna().any().any()
+    if protocol == "sclip_paper":  # second-hand: reported, never a gate
+        assert table["tolerance"].isna().all()
+        return
+    assert table["tolerance"].between(0, 0.01, inclusive="right").all()
+    assert set(table["attention"]) <= set(registry.names("attention"))
+    assert set(table["dataset"]) <= set(registry.names("dataset"))
+    published = paper.read()
+    published = published[(published["protocol"] == protocol) & (published["mark"] == "F")]
+    keys = ["attention", "backbone", "pretrained", "dataset"]
+    found = table.merge(published, on=keys)
+    close = found[(found["miou"] - found["value"]).abs() < 1e-9]
+    assert len(close[keys].drop_duplicates()) == len(table)
+
+
+def test_an_incomplete_entry_is_named() -> None:
+    with pytest.raises(LabError, match=r"lacks backbone"):
+        expected.table([{"attention": "csa"}])
+
+
+def test_targets_are_no_part_of_the_identity() -> None:
+    given = registry.load_group("protocol", "sclip")
+    made = registry.build_protocol(given, "voc21")
+    del given["expected"]
+    assert registry.build_protocol(given, "voc21").key == made.key
+
+
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [(0.6, "within"), (0.602, "within"), (0.5979, "outside"), (float("nan"), "not run")],
+)
+def test_verdict(ours: float, said: str) -> None:
+    assert expected.verdict(ours, 0.6, 0.002) == said
+
+
+def test_no_verdict_without_a_tolerance() -> None:
+    assert expected.verdict(0.1, 0.6, float("nan")) == "no gate"
+
+
+def cell(label: str = "csa", **weights: Any) -> Any:
+    """What `report` looks at in a spec of CLIP on VOC21."""
+    backbone = SimpleNamespace(name="ViT-B-16-quickgelu", description=weights)
+    return SimpleNamespace(label=label, backbone=backbone, dataset=SimpleNamespace(name="voc21"))
+
+
+def test_report_of_a_cell_with_a_target() -> None:
+    line = "theirs 59.63 (SCLIP README), difference -0.13, tolerance 0.20: within"
+    for weights in ({"pretrained": "openai"}, {"pretrained": None, "checkpoint": "clip.pt"}):
+        [said] = expected.report(cell(**weights), 0.595, listed("sclip"))
+        assert said.endswith(f"ours 59.50, {line}")
+    assert "outside" in expected.report(cell(pretrained="openai"), 0.5, listed("sclip"))[0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        cell(pretrained=None),
+        cell(pretrained="laion2b_s34b_b88k"),
+        cell("csa(temperature=2.0)", pretrained="openai"),
+    ],
+)
+def test_nothing_is_expected_of_other_cells(other: Any) -> None:
+    assert expected.report(other, 0.595, listed("sclip")) == []
+    assert expected.report(cell(pretrained="openai"), 0.595, []) == []
+
+
+def test_a_changed_protocol_or_fewer_images_have_no_target() -> None:
+    def preset(images: int, *typed: str) -> bool:
+        with initialize_config_dir(str(registry.conf_dir()), version_base="1.3"):
+            config = compose("config", ["dataset=voc21", *typed], return_hydra_config=True)
+        protocol = experiment.make_protocol(config, "voc21")
+        spec: Any = SimpleNamespace(protocol=protocol, dataset=SimpleNamespace(name="voc21"))
+        return experiment._is_preset(spec, config, images)
+
+    assert preset(1449)
+    assert preset(1449, "protocol=naclip_pamr")
+    assert not preset(100)
+    assert not preset(1449, "protocol.logit_scale=40")
+    assert not preset(1449, "refinement=pamr")

@@ -1,0 +1,300 @@
+"""Oracles: closed forms, sums by hand, scipy.stats.bootstrap."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from sclip_lab import results
+from sclip_lab.errors import LabError
+from sclip_lab.results import metrics
+from tests.synthetic_store import CLASSES, SKILL, confusion_rows, labels, write_spec, write_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    write_store(tmp_path)
+    return tmp_path
+
+
+def test_load_is_tidy(store: Path) -> None:
+    df = results.load(store)
+    fixed = ["spec", "attention", "backbone", "dataset", "protocol", "image", "true", "predicted"]
+    assert list(df) == [*fixed, "pixels", "attention.temperature"]
+    assert list(df["attention"].unique()) == list(SKILL)
+    assert all(isinstance(df[name].dtype, pd.CategoricalDtype) for name in fixed[:6])
+    assert [str(df[name].dtype) for name in fixed[6:]] == ["int16", "int16"]
+    assert df["pixels"].dtype == np.int64
+    assert df["spec"].str.len().eq(12).all()
+    assert df.attrs["class_names"] == {"shapes": CLASSES}
+    temperatures = df.groupby("attention", observed=True, sort=False)[
+        "attention.temperature"
+    ].first()
+    np.testing.assert_array_equal(temperatures, [np.nan, 1.0, 2.0, np.nan])
+    pixels = df.groupby(["spec", "image"], observed=True)["pixels"].sum()
+    assert set(pixels) == {45 * 64}
+
+
+def test_scores_equal_the_summed_confusion_matrix(store: Path) -> None:
+    df = results.load(store)
+    scores, accuracy, per_class = results.miou(df), results.pixel_accuracy(df), results.iou(df)
+    for (label, skill), score, right in zip(SKILL.items(), scores, accuracy, strict=True):
+        matrix = np.zeros((5, 5), np.int64)
+        for index in range(6):
+            prediction, mask = labels(index, skill, (48, 64), 5)
+            matrix += metrics.confusion(*metrics.count(prediction, mask, 5), 5)
+        assert score == metrics.miou(matrix)
+        assert right == metrics.pixel_accuracy(matrix)
+        mine = per_class[per_class["attention"] == label]
+        assert list(mine["class"]) == CLASSES
+        np.testing.assert_array_equal(mine["iou"], metrics.iou(matrix))
+
+
+def test_groups_of_single_images(store: Path) -> None:
+    df = results.load(store)
+    scores = results.miou(df, by=["attention", "image"])
+    for index in range(6):
+        prediction, mask = labels(index, SKILL["csa"], (48, 64), 5)
+        expected = metrics.miou(metrics.confusion(*metrics.count(prediction, mask, 5), 5))
+        assert scores["csa", f"photo_{index}"] == expected
+    with pytest.raises(LabError, match="several specs"):
+        results.miou(df, by="image")
+    with pytest.raises(LabError, match="did you mean attention"):
+        results.miou(df, by="atention")
+
+
+def _rows(images: list[str], skill: float = 0.5) -> list[pd.DataFrame]:
+    return [
+        confusion_rows(image, *labels(index, skill, (24, 32), 5))
+        for index, image in enumerate(images)
+    ]
+
+
+def test_order_of_files_and_repeated_images_do_not_matter(tmp_path: Path) -> None:
+    images = ["b", "a", "d", "c"]
+    rows = _rows(images)
+    write_spec(tmp_path / "once", "csa", rows, images, chunk=1)
+    write_spec(tmp_path / "resumed", "csa", [rows[i] for i in (2, 0, 2, 1, 3, 0)], images, chunk=2)
+    expected = results.load(tmp_path / "once")
+    pd.testing.assert_frame_equal(results.load(tmp_path / "resumed"), expected)
+    assert list(expected["image"].unique()) == images
+
+
+def test_specs_come_in_order_of_creation_then_key(tmp_path: Path) -> None:
+    rows = _rows(["x"])
+    for label, created in [("late", "2026-02"), ("tie_b", "2026-01"), ("tie_a", "2026-01")]:
+        write_spec(tmp_path, label, rows, ["x"], created=created)
+    found = list(results.load(tmp_path)["spec"].unique())
+    table = results.specs(tmp_path)
+    assert list(table["attention"])[2] == "late"
+    assert list(table["key"])[:2] == sorted(table["key"][:2])
+    assert found == list(table["spec"])
+
+
+def test_unfinished_specs_are_left_out_unless_wanted(store: Path) -> None:
+    images = ["p", "q", "r"]
+    key = write_spec(store, "half", _rows(images)[:2], images, created="2027")
+    with pytest.warns(UserWarning, match=rf"unfinished: half \({key[:12]}\)"):
+        df = results.load(store)
+    assert "half" not in set(df["attention"])
+    df = results.load(store, partial=True)
+    assert set(df[df["attention"] == "half"]["image"]) == {"p", "q"}
+    table = results.specs(store).set_index("attention")
+    assert list(table.loc["half", ["images", "done"]]) == [3, 2]
+    with (
+        pytest.warns(UserWarning, match="half"),
+        pytest.raises(LabError, match="no finished results"),
+    ):
+        results.load(store, [key])
+
+
+def test_an_image_without_labelled_pixels_counts_as_done(tmp_path: Path) -> None:
+    empty = pd.DataFrame({"image": ["y"], "true": [0], "predicted": [0], "pixels": [0]})
+    write_spec(tmp_path, "csa", [*_rows(["x"]), empty], ["x", "y"])
+    df = results.load(tmp_path)
+    assert results.summary(df)["images"].item() == 2
+    assert results.miou(df).item() == results.miou(df[df["image"] == "x"]).item()
+
+
+def test_keys_choose_specs(store: Path) -> None:
+    keys = results.specs(store)["key"]
+    df = results.load(store, [keys[2], keys[0][:10]])
+    assert list(df["attention"].unique()) == ["vanilla", "csa(temperature=2.0)"]
+    with pytest.raises(LabError, match="unknown spec key 'zzz'"):
+        results.load(store, ["zzz"])
+
+
+def test_columns_only_for_what_differs(tmp_path: Path) -> None:
+    rows = _rows(["x"])
+    write_spec(tmp_path, "a", rows, ["x"], config={"attention": {"layers": [-1], "n": 1}})
+    write_spec(tmp_path, "b", rows, ["x"], config={"attention": {"layers": [-2, -1], "n": 1}})
+    df = results.load(tmp_path)
+    assert [name for name in df if "." in name] == ["attention.layers"]
+    assert set(df["attention.layers"]) == {"[-1]", "[-2, -1]"}
+    whole = results.specs(tmp_path)
+    assert list(whole["attention.n"]) == [1, 1]
+    assert set(whole["protocol.logit_scale"]) == {40.0}
+
+
+def test_broken_stores_are_named(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="no results in"):
+        results.load(tmp_path)
+    key = write_spec(tmp_path, "csa", _rows(["x", "y"]), ["x", "y"], chunk=1)
+    folder = tmp_path / "specs" / key
+    (folder / "rows-000001.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(LabError, match=r"rows-000001\.parquet cannot be read"):
+        results.load(tmp_path)
+    (folder / "rows-000001.parquet").unlink()
+    confusion_rows("z", *labels(0, 0.5, (24, 32), 5)).to_parquet(folder / "rows-9.parquet")
+    with pytest.raises(LabError, match=r"image 'z', not in its spec\.json"):
+        results.load(tmp_path)
+    (folder / "spec.json").write_text(json.dumps({"key": key}))
+    with pytest.raises(LabError, match=r"spec\.json is no spec: it lacks class_names, config"):
+        results.load(tmp_path)
+
+
+def test_one_data_set_name_with_two_vocabularies_is_refused(tmp_path: Path) -> None:
+    write_spec(tmp_path, "a", _rows(["x"]), ["x"])
+    write_spec(tmp_path, "b", _rows(["x"]), ["x"], class_names=[*CLASSES, "sea"], created="2027")
+    with pytest.raises(LabError, match=r"'shapes' has 5 classes .* 6"):
+        results.load(tmp_path)
+    assert len(results.load(tmp_path, [results.specs(tmp_path)["key"][0]]))
+
+
+@pytest.mark.parametrize("statistic", ["miou", "pixel_accuracy", "mean_accuracy"])
+def test_interval_agrees_with_scipy(tmp_path: Path, statistic: str) -> None:
+    images = [f"i{index}" for index in range(30)]
+    for label, skill in [("a", 0.5), ("b", 0.6)]:
+        write_spec(tmp_path, label, _rows(images, skill), images, created=label)
+    df = results.load(tmp_path)
+    stacks = []
+    for skill in (0.5, 0.6):
+        pairs = [labels(index, skill, (24, 32), 5) for index in range(30)]
+        stacks.append(np.stack([metrics.confusion(*metrics.count(*pair, 5), 5) for pair in pairs]))
+    score = getattr(metrics, statistic)
+
+    def scipy_interval(function):
+        return scipy.stats.bootstrap(
+            (np.arange(30),), function, n_resamples=4000, method="percentile", vectorized=False,
+            rng=np.random.default_rng(5),
+        ).confidence_interval  # fmt: skip
+
+    ours = results.bootstrap(df, statistic, n=4000).iloc[0]
+    theirs = scipy_interval(lambda drawn: score(stacks[0][drawn].sum(0)))
+    width = ours["high"] - ours["low"]
+    assert ours["estimate"] == pytest.approx(score(stacks[0].sum(0)))
+    np.testing.assert_allclose(ours[["low", "high"]].to_numpy(), theirs, atol=0.05 * width)
+
+    gap = results.difference(df, "b", "a", statistic, n=4000).iloc[0]
+    theirs = scipy_interval(
+        lambda drawn: score(stacks[1][drawn].sum(0)) - score(stacks[0][drawn].sum(0))
+    )
+    assert gap["difference"] == pytest.approx(score(stacks[1].sum(0)) - score(stacks[0].sum(0)))
+    np.testing.assert_allclose(gap[["low", "high"]].to_numpy(float), theirs, atol=0.05 * width)
+
+
+def test_equal_images_have_no_interval_and_chunks_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [f"i{index}" for index in range(7)]
+    same = [row.assign(image=image) for image, row in zip(images, _rows(["x"]) * 7, strict=True)]
+    write_spec(tmp_path, "same", same, images)
+    write_spec(tmp_path, "varied", _rows(images), images)
+    df = results.load(tmp_path)
+    interval = results.bootstrap(df, n=50).loc[df[df["attention"] == "same"]["spec"].iloc[0]]
+    assert interval["low"] == pytest.approx(interval["estimate"])
+    assert interval["high"] == pytest.approx(interval["estimate"])
+    whole = results.bootstrap(df, n=50)
+    monkeypatch.setattr("sclip_lab.results.uncertainty._CELLS", 21)
+    pd.testing.assert_frame_equal(results.bootstrap(df, n=50), whole)
+    assert not results.bootstrap(df, n=50, seed=1).equals(whole)
+
+
+def test_identical_specs_differ_by_nothing(tmp_path: Path) -> None:
+    images = [f"i{index}" for index in range(9)]
+    for label in ("a", "b"):
+        write_spec(tmp_path, label, _rows(images), images)
+    gap = results.difference(results.load(tmp_path), "a", "b", n=100).iloc[0]
+    assert list(gap[["difference", "low", "high", "p"]]) == [0, 0, 0, 1]
+
+
+def test_pairing_narrows_the_difference_and_p_finds_it(store: Path) -> None:
+    df = results.load(store)
+    gap = results.difference(df, "csa", "vanilla", n=500).iloc[0]
+    assert gap["low"] > 0
+    assert gap["p"] == pytest.approx(2 / 501)
+    assert gap["images"] == 6
+    swapped = results.difference(df, "vanilla", "csa", n=500).iloc[0]
+    assert swapped["low"] == pytest.approx(-gap["high"], abs=1e-12)
+
+
+def test_labels_pair_up_over_data_sets(store: Path) -> None:
+    images = ["x", "y", "z"]
+    for label, skill in [("csa", 0.8), ("vanilla", 0.3)]:
+        write_spec(store, label, _rows(images, skill), images, dataset="others")
+    df = results.load(store)
+    table = results.difference(df, "csa", "vanilla", n=50)
+    assert set(table["dataset"]) == {"shapes", "others"}
+    assert dict(zip(table["dataset"], table["images"], strict=True)) == {"shapes": 6, "others": 3}
+    first = df[(df["attention"] == "csa") & (df["dataset"] == "others")]["spec"].iloc[0]
+    with pytest.raises(LabError, match="same images"):
+        results.difference(df, first, "identity")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda df: results.difference(df, "cca", "vanilla"), "did you mean csa"),
+        (lambda df: results.bootstrap(df, "mIoU"), "did you mean miou"),
+        (lambda df: results.bootstrap(df, level=95), "level=95"),
+        (lambda df: results.bootstrap(df, n=0), "n=0"),
+    ],
+)
+def test_wrong_arguments_are_named(store: Path, call, message: str) -> None:
+    with pytest.raises(LabError, match=message):
+        call(results.load(store))
+
+
+def test_summary_has_one_row_a_spec(store: Path) -> None:
+    df = results.load(store)
+    table = results.summary(df, n=200)
+    assert list(table["attention"]) == list(SKILL)
+    assert (table["low"] <= table["miou"]).all()
+    assert (table["miou"] <= table["high"]).all()
+    np.testing.assert_array_equal(table["miou"], results.miou(df))
+    np.testing.assert_array_equal(table["images"], 6)
+    assert "attention.temperature" in table
+
+
+def test_a_class_missing_from_a_resample_is_left_out_of_its_mean(tmp_path: Path) -> None:
+    # each image holds one class, found but for 1 pixel of 4 taken for the other class
+    rows = [
+        pd.DataFrame(
+            {"image": image, "true": true, "predicted": [true, 1 - true], "pixels": [3, 1]}
+        )
+        for true, image in enumerate("xy")
+    ]
+    write_spec(tmp_path, "csa", rows, ["x", "y"], class_names=["a", "b"])
+    interval = results.bootstrap(results.load(tmp_path), n=400).iloc[0]
+    # either both images, 3 / 5 per class, or one of them twice, 3 / 4 for its only class
+    assert list(interval) == pytest.approx([3 / 5, 3 / 5, 3 / 4])
+
+
+def test_diagnostics_are_tidy_too(store: Path) -> None:
+    assert results.diagnostics(store).empty
+    key = results.specs(store)["key"][1]
+    values = pd.DataFrame(
+        {"image": ["photo_1", "photo_0"], "measure": "entropy", "value": [0.5, 0.25]}
+    )
+    for name in ("a", "b"):
+        values.to_parquet(store / "specs" / key / f"diagnostics-{name}.parquet")
+    df = results.diagnostics(store)
+    assert list(df) == ["spec", "attention", "backbone", "dataset", "protocol", *values]
+    assert list(df["attention"]) == ["csa", "csa"]
+    assert list(df["image"]) == ["photo_0", "photo_1"]
+    assert list(df["value"]) == [0.25, 0.5]

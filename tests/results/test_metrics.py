@@ -1,0 +1,116 @@
+"""Oracles: torchmetrics, scikit-learn, closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from sclip_lab.errors import LabError
+from sclip_lab.results import metrics
+
+
+def _images(seed: int, num_classes: int, shape: tuple[int, int] = (13, 17)):
+    rng = np.random.default_rng(seed)
+    prediction = rng.integers(num_classes, size=shape).astype(np.uint8)
+    mask = rng.integers(num_classes, size=shape).astype(np.uint8)
+    mask[rng.random(shape) < 0.2] = 255
+    return prediction, mask
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.integers(2, 150))
+def test_count_equals_sklearn(seed: int, num_classes: int) -> None:
+    prediction, mask = _images(seed, num_classes)
+    rows = metrics.count(prediction, mask, num_classes)
+    kept = mask != 255
+    expected = confusion_matrix(mask[kept], prediction[kept], labels=range(num_classes))
+    np.testing.assert_array_equal(metrics.confusion(*rows, num_classes), expected)
+    assert (rows.pixels > 0).all()
+    assert len({*zip(rows.true, rows.predicted, strict=True)}) == len(rows.pixels)
+
+
+@pytest.mark.parametrize("num_classes", [2, 21, 133])
+def test_iou_equals_torchmetrics_over_several_images(num_classes: int) -> None:
+    total = np.zeros((num_classes, num_classes), np.int64)
+    macro = MulticlassJaccardIndex(num_classes, average="macro", ignore_index=255)
+    per_class = MulticlassJaccardIndex(num_classes, average="none", ignore_index=255)
+    for seed in range(4):
+        prediction, mask = _images(seed, num_classes, (11, 19))
+        total += metrics.confusion(*metrics.count(prediction, mask, num_classes), num_classes)
+        both = torch.from_numpy(prediction).long(), torch.from_numpy(mask).long()
+        macro.update(*both)
+        per_class.update(*both)
+    np.testing.assert_allclose(metrics.miou(total), macro.compute().item(), rtol=1e-6)
+    ours = metrics.iou(total)
+    np.testing.assert_allclose(np.nan_to_num(ours), per_class.compute().numpy(), rtol=1e-6)
+
+
+def test_closed_form_with_an_absent_and_an_invented_class() -> None:
+    # class 0: 3 right of 4; class 1: 1 pixel, found, plus one of class 0; class 2 is predicted
+    # nowhere true; class 3 is nowhere at all
+    matrix = np.array([[3, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(metrics.iou(matrix), [3 / 4, 1 / 3, 0.0, np.nan])
+    assert metrics.miou(matrix) == pytest.approx((3 / 4 + 1 / 3 + 0) / 3)
+    assert metrics.pixel_accuracy(matrix) == pytest.approx(4 / 6)
+    assert metrics.mean_accuracy(matrix) == pytest.approx((3 / 4 + 1 / 2) / 2)
+
+
+def test_sums_over_the_data_set_and_not_over_images() -> None:
+    first, second = np.array([[1, 0], [0, 1]]), np.array([[8, 0], [2, 0]])
+    assert metrics.miou(first + second) == pytest.approx((9 / 11 + 1 / 3) / 2)
+    assert metrics.miou(first + second) != metrics.miou(np.stack([first, second])).mean()
+
+
+def test_a_stack_of_matrices_is_scored_one_by_one() -> None:
+    stack = np.random.default_rng(0).integers(0, 9, (5, 4, 4))
+    for score in (metrics.iou, metrics.miou, metrics.pixel_accuracy, metrics.mean_accuracy):
+        np.testing.assert_array_equal(score(stack), [score(matrix) for matrix in stack])
+
+
+def test_nothing_counted_is_nan_without_a_warning() -> None:
+    rows = metrics.count(np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8), 3)
+    matrix = metrics.confusion(*rows, 3)
+    assert matrix.sum() == 0
+    for score in (metrics.miou, metrics.pixel_accuracy, metrics.mean_accuracy):
+        assert np.isnan(score(matrix))
+
+
+@pytest.mark.parametrize("ignore_index", [0, 3, 254, -1, -100])
+def test_any_ignore_index(ignore_index: int) -> None:
+    rng = np.random.default_rng(1)
+    mask, prediction = rng.integers(0, 4, (6, 7)), rng.integers(0, 4, (6, 7))
+    mask[0] = ignore_index
+    rows = metrics.count(torch.from_numpy(prediction), mask, 4, ignore_index)
+    kept = mask != ignore_index
+    expected = confusion_matrix(mask[kept], prediction[kept], labels=range(4))
+    np.testing.assert_array_equal(metrics.confusion(*rows, 4), expected)
+
+
+GOOD = np.zeros((2, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "mask", "message"),
+    [
+        (GOOD, GOOD.T, r"\(2, 3\).*\(3, 2\)"),
+        (GOOD[None], GOOD[None], "height, width"),
+        (GOOD.astype(np.float32), GOOD, "integers"),
+        (GOOD + 2, GOOD, "prediction holds id 2; expected 0..1"),
+        (GOOD, GOOD + 7, "mask holds id 7; expected 0..1 .*or 255"),
+        (GOOD.astype(int), GOOD.astype(int) - 1, "mask holds id -1"),
+        (GOOD[:0], GOOD[:0], "no pixel"),
+    ],
+)
+def test_wrong_input_is_named(prediction, mask, message: str) -> None:
+    with pytest.raises(LabError, match=message):
+        metrics.count(prediction, mask, 2)
+
+
+def test_a_matrix_that_is_not_square_is_named() -> None:
+    with pytest.raises(LabError, match=r"\(2, 3\)"):
+        metrics.iou(np.zeros((2, 3)))

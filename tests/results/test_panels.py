@@ -1,0 +1,111 @@
+"""Oracle: what was written is read back, bit by bit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sclip_lab.errors import LabError
+from sclip_lab.results import panels
+from tests.synthetic_store import key_of, write_panels, write_spec, write_store
+
+DIGEST = key_of("shapes")
+IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+MASK = np.arange(24, dtype=np.uint8).reshape(4, 6)
+POINTS = np.array([[1, 2], [3, 0]], np.int32)
+MAPS = np.random.default_rng(0).random((2, 3, 5), np.float32)
+BOXES = np.array([[0, 0, 4, 4], [0, 2, 4, 4]], np.int32)
+
+
+def test_round_trip_in_the_data_sets_order(tmp_path: Path) -> None:
+    names = ["z/with slash", "a b%", "ü"]
+    key = write_spec(tmp_path, "csa", [], names)
+    for name in reversed(names):
+        panels.save_image(tmp_path, DIGEST, name, IMAGE, MASK)
+        panels.save_prediction(tmp_path, key, name, MASK + 1, POINTS, MAPS, BOXES)
+    found = panels.load(tmp_path)
+    assert [panel.name for panel in found] == names
+    for panel in found:
+        np.testing.assert_array_equal(panel.image, IMAGE)
+        np.testing.assert_array_equal(panel.mask, MASK)
+        assert (panel.dataset, panel.ignore_index) == ("shapes", 255)
+        (prediction,) = panel.predictions
+        np.testing.assert_array_equal(prediction.prediction, MASK + 1)
+        np.testing.assert_array_equal(prediction.points, POINTS)
+        np.testing.assert_array_equal(prediction.attention, MAPS)
+        np.testing.assert_array_equal(prediction.attention_box, BOXES)
+
+
+def test_variants_come_in_order_and_may_lack_attention(tmp_path: Path) -> None:
+    keys = write_store(tmp_path)
+    write_panels(tmp_path, keys)
+    first = panels.load(tmp_path)[0]
+    labels = [prediction.label for prediction in first.predictions]
+    assert labels == ["vanilla", "csa", "csa(temperature=2.0)", "identity"]
+    assert first.predictions[-1].attention is None
+    assert first.predictions[0].attention is not None
+    only = panels.load(tmp_path, [keys[1][:8]])[0]
+    assert [prediction.label for prediction in only.predictions] == ["csa"]
+
+
+def test_equal_labels_are_told_apart(tmp_path: Path) -> None:
+    for seed, backbone in enumerate(["B", "L"]):
+        key = write_spec(tmp_path, "csa", [], ["x"], seed=seed, names={"backbone": backbone})
+        panels.save_prediction(tmp_path, key, "x", MASK)
+    panels.save_image(tmp_path, DIGEST, "x", IMAGE, MASK)
+    (panel,) = panels.load(tmp_path)
+    assert {prediction.label for prediction in panel.predictions} == {"csa · B", "csa · L"}
+
+
+def test_an_interrupted_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = panels.save_image(tmp_path, DIGEST, "x", IMAGE, MASK)
+
+    def full(stream, **arrays) -> None:
+        stream.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    before = file.read_bytes()
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(LabError, match=r"cannot write .*x\.npz: No space left"):
+        panels.save_image(tmp_path, DIGEST, "x", IMAGE, MASK)
+    assert file.read_bytes() == before
+    assert os.listdir(file.parent) == ["x.npz"]
+
+
+def test_a_store_without_panels_has_none(tmp_path: Path) -> None:
+    write_store(tmp_path)
+    assert panels.load(tmp_path) == []
+
+
+def test_missing_or_broken_files_are_named(tmp_path: Path) -> None:
+    key = write_spec(tmp_path, "csa", [], ["x"])
+    file = panels.save_prediction(tmp_path, key, "x", MASK)
+    with pytest.raises(LabError, match=rf"{DIGEST[:12]}.x\.npz cannot be read"):
+        panels.load(tmp_path)
+    panels.save_image(tmp_path, DIGEST, "x", IMAGE, MASK)
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(LabError, match=r"panels.x\.npz cannot be read"):
+        panels.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"prediction": IMAGE}, r"prediction has shape \(4, 6, 3\)"),
+        ({"points": BOXES}, "points has shape"),
+        ({"points": POINTS, "attention": MAPS}, "come together"),
+        ({"points": POINTS, "attention": MAPS[:1], "attention_box": BOXES}, "attention has shape"),
+        ({"points": POINTS, "attention": MAPS, "attention_box": BOXES.T}, "attention_box has"),
+        ({"attention": MAPS, "attention_box": BOXES}, "for 0 points"),
+    ],
+)
+def test_wrong_shapes_are_named(tmp_path: Path, arrays, message: str) -> None:
+    with pytest.raises(LabError, match=message):
+        panels.save_prediction(tmp_path, "k", "x", **{"prediction": MASK} | arrays)
+    with pytest.raises(LabError, match="expected"):
+        panels.save_image(tmp_path, DIGEST, "x", IMAGE, MASK.T)

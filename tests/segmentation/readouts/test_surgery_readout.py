@@ -1,0 +1,90 @@
+"""Feature surgery: official similarities, the paper's sum over channels, batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.app.registry import load_attention
+from sclip_lab.errors import LabError
+from sclip_lab.segmentation.encoded import Encoded
+from sclip_lab.segmentation.readouts.surgery import (
+    less_redundant,
+    similarity_maps,
+    surgery,
+    surgery_logits,
+)
+from tests import toy, vectors
+
+
+def encoded(image: Tensor) -> Encoded:
+    return toy.encoded(toy.network(position_embedding="bilinear"), image, load_attention("surgery"))
+
+
+def embeddings(image: Tensor) -> Tensor:
+    """(batch, tokens, 64) unit embeddings, the class embedding first."""
+    one = encoded(image)
+    tokens = torch.cat([one.class_embedding[:, None], one.patches.flatten(1, 2)], dim=1)
+    return F.normalize(tokens, dim=-1)
+
+
+def test_readout_is_that_of_the_patches() -> None:
+    image = toy.inputs()["sq224_a"]
+    ours = surgery(encoded(image), toy.text()).flatten(1, 2)[0]
+    official = vectors.load("clip_surgery")["sq224_a__sim_surgery"]
+    np.testing.assert_allclose(ours, official[1:], atol=5e-6)
+
+
+@pytest.mark.parametrize("image", ["sq224_a", "sq224_b", "sq256"])
+def test_official_similarities(image: str) -> None:
+    official = vectors.load("clip_surgery")
+    f = embeddings(toy.inputs()[image])
+    for array, ours in {
+        "sim_plain": f @ toy.text().T,
+        "sim_surgery": surgery_logits(f, toy.text()),
+        "sim_redundant": less_redundant(f, toy.text()),
+    }.items():
+        np.testing.assert_allclose(ours[0], official[f"{image}__{array}"], atol=5e-6)
+
+
+def test_official_map() -> None:
+    f = embeddings(toy.inputs()["sq224_a"])
+    maps = similarity_maps(surgery_logits(f, toy.text()), (14, 14), (56, 40))
+    official = vectors.load("clip_surgery")["sq224_a__map_surgery_56x40"]
+    np.testing.assert_allclose(maps[0].permute(1, 2, 0), official, atol=1e-4)
+
+
+def test_equals_the_sum_over_channels() -> None:
+    f = embeddings(torch.cat([toy.inputs()["sq224_a"], toy.inputs()["sq224_b"]]))[:, :9].double()
+    text = toy.text().double()
+    ours = surgery_logits(f, text)
+    for image, row in zip(f, ours, strict=True):
+        w = np.exp(2 * (image[0] @ text.T).numpy())
+        products = image[:, None].numpy() * text[None].numpy() * (w / w.mean())[None, :, None]
+        expected = (products - products.mean(1, keepdims=True)).sum(-1)
+        np.testing.assert_allclose(row, expected, atol=1e-12)
+    torch.testing.assert_close(ours.sum(-1), torch.zeros_like(ours[..., 0]))
+
+
+def test_redundant_embedding_is_taken_off() -> None:
+    f, text = embeddings(toy.inputs()["sq224_a"]), toy.text()
+    given = less_redundant(f, text, text[3])
+    assert given[..., 3].abs().max() == 0
+    torch.testing.assert_close(less_redundant(f, text, text.mean(0)), less_redundant(f, text))
+
+
+def test_maps_reach_from_0_to_1_and_a_flat_one_is_0() -> None:
+    logits = torch.randn(2, 13, 3, generator=torch.Generator().manual_seed(0))
+    logits[0, :, 1] = 5.0
+    maps = similarity_maps(logits, (3, 4))
+    assert maps.shape == (2, 3, 3, 4)
+    assert maps.amax((2, 3)).tolist() == [[1, 0, 1], [1, 1, 1]]
+    assert not maps.amin((2, 3)).any()
+
+
+def test_shapes_are_checked() -> None:
+    with pytest.raises(LabError, match="embed_dim"):
+        surgery_logits(torch.zeros(1, 5, 4), torch.zeros(3, 5))

@@ -1,0 +1,69 @@
+"""Text embeddings: the field's averaging, and a cache that cannot lie."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.errors import LabError
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.segmentation.prompts import embed_vocabulary, templates
+
+PROMPTS = ("a photo of a {}.", "art of the {}.", "{}")
+VOCABULARY = Vocabulary("three", (("dog", "puppy"), ("blue sky",), ("grass",)))
+
+
+def test_normalised_averaged_normalised(backbone: Backbone) -> None:
+    text = embed_vocabulary(backbone, VOCABULARY, PROMPTS)
+    assert text.dtype == torch.float32
+    for row, name in zip(text, ["dog", "puppy", "blue sky", "grass"], strict=True):
+        tokens = backbone.tokenize([prompt.replace("{}", name) for prompt in PROMPTS])
+        with torch.inference_mode():
+            official = backbone.model.encode_text(tokens)  # open_clip's own text tower
+        wanted = F.normalize(F.normalize(official, dim=-1).mean(0), dim=-1)
+        torch.testing.assert_close(row, wanted, rtol=0, atol=2e-6)
+
+
+def test_template_sets() -> None:
+    assert len(templates("openai_imagenet")) == 80
+    assert len(set(templates("openai_imagenet"))) == 80
+    assert all(t.count("{}") == 1 for t in templates("openai_imagenet"))
+    assert templates(["{}"]) == ("{}",)
+    with pytest.raises(LabError, match="did you mean openai_imagenet"):
+        templates("openai_imagnet")
+
+
+def test_cache_is_used(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = embed_vocabulary(backbone, VOCABULARY, PROMPTS, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(backbone, "encode_text", None)  # must not be called
+    assert torch.equal(embed_vocabulary(backbone, VOCABULARY, PROMPTS, tmp_path), first)
+
+
+def test_cache_tells_prompts_and_names_apart(backbone: Backbone, tmp_path: Path) -> None:
+    other = Vocabulary("three", (("dog",), ("puppy",), ("blue sky",), ("lawn",)))
+    embed_vocabulary(backbone, VOCABULARY, PROMPTS, tmp_path)
+    embed_vocabulary(backbone, other, PROMPTS, tmp_path)
+    embed_vocabulary(backbone, VOCABULARY, PROMPTS[:2], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a safetensors file, but long enough to look at"])
+def test_damaged_cache_is_made_again(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
+    first = embed_vocabulary(backbone, VOCABULARY, PROMPTS, tmp_path)
+    [path] = tmp_path.iterdir()
+    path.write_bytes(damage)
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(embed_vocabulary(backbone, VOCABULARY, PROMPTS, tmp_path), first)
+    assert "damaged" in caplog.text
+    with caplog.at_level(logging.WARNING):
+        caplog.clear()
+        assert torch.equal(embed_vocabulary(backbone, VOCABULARY, PROMPTS, tmp_path), first)
+    assert not caplog.text

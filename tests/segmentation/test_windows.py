@@ -1,0 +1,199 @@
+"""Sliding windows against mmsegmentation's rule, and stitching against accumulate-and-divide."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sclip_lab.errors import LabError
+from sclip_lab.segmentation import windows
+
+# resized, target, crop, stride, patch
+CASES = [
+    ((336, 448), (375, 500), 224, 112, 16),  # the usual
+    ((336, 505), (333, 500), 224, 112, 16),  # last window shifted inward
+    ((200, 336), (120, 201), 224, 112, 16),  # one side smaller than the crop, and no whole patches
+    ((50, 61), (97, 103), 224, 112, 16),  # both smaller
+    ((97, 131), (97, 131), 64, 28, 16),  # odd everywhere, stride not a divisor
+    ((64, 64), (31, 47), 64, 64, 16),  # one window exactly
+    ((130, 97), (260, 50), 50, 33, 14),  # crop not a multiple of the patch
+    ((90, 140), (91, 139), None, 112, 16),  # the whole image at once
+]
+
+
+def boxes(size: tuple[int, int], crop: int, stride: int) -> list[tuple[int, int, int, int]]:
+    """y1, y2, x1, x2 of each window: the loop of mmseg's ``slide_inference``, from its rule."""
+    h_img, w_img = size
+    h_grids = max(h_img - crop + stride - 1, 0) // stride + 1
+    w_grids = max(w_img - crop + stride - 1, 0) // stride + 1
+    found = []
+    for h_idx in range(h_grids):
+        for w_idx in range(w_grids):
+            y2 = min(h_idx * stride + crop, h_img)
+            x2 = min(w_idx * stride + crop, w_img)
+            found.append((max(y2 - crop, 0), y2, max(x2 - crop, 0), x2))
+    return found
+
+
+def official(
+    patches: Tensor, resized: tuple[int, int], target: tuple[int, int], crop: int, stride: int
+) -> Tensor:
+    """Upsample each window's logits, add, divide by the count, resize: (channels, *target)."""
+    total = patches.new_zeros(patches.shape[-1], *resized)
+    count = patches.new_zeros(*resized)
+    for patch, (y1, y2, x1, x2) in zip(patches, boxes(resized, crop, stride), strict=True):
+        logits = patch.permute(2, 0, 1)[None]
+        up = F.interpolate(logits, size=(y2 - y1, x2 - x1), mode="bilinear")[0]
+        total[:, y1:y2, x1:x2] += up
+        count[y1:y2, x1:x2] += 1
+    assert count.min() > 0
+    return F.interpolate((total / count)[None], size=target, mode="bilinear")[0]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_positions_are_mmsegs(case: tuple) -> None:
+    resized, target, crop, stride, patch = case
+    plan = windows.plan(resized, target, crop, stride, patch)
+    wanted = boxes(resized, crop or max(resized), stride)
+    found = [
+        (y, y + plan.rows.crop, x, x + plan.columns.crop)
+        for y in plan.rows.starts
+        for x in plan.columns.starts
+    ]
+    assert found == wanted
+    assert plan.num_windows == len(wanted)
+    image = torch.arange(3 * resized[0] * resized[1]).view(3, *resized)
+    for cut, (y1, y2, x1, x2) in zip(plan.cut(image), wanted, strict=True):
+        assert torch.equal(cut, image[:, y1:y2, x1:x2])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stitch_is_accumulate_and_divide(case: tuple) -> None:
+    resized, target, crop, stride, patch = case
+    plan = windows.plan(resized, target, crop, stride, patch)
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.rand(plan.num_windows, *plan.grid, 5, generator=generator) * 2 - 1
+    wanted = official(patches.double(), resized, target, crop or max(resized), stride)
+    stitched = plan.stitch(plan.lay_out(patches))
+    assert stitched.dtype == torch.float32
+    assert tuple(stitched.shape) == (5, *target)
+    assert (stitched - wanted).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stitching_matrices_in_double(case: tuple) -> None:
+    resized, target, crop, stride, patch = case
+    plan = windows.plan(resized, target, crop, stride, patch)
+    patches = torch.randn(
+        plan.num_windows, *plan.grid, 2, dtype=torch.float64,
+        generator=torch.Generator().manual_seed(1),
+    )  # fmt: skip
+    by, bx = (windows.stitching_matrix(plan, axis).double() for axis in (0, 1))
+    wanted = official(patches, resized, target, crop or max(resized), stride)
+    assert (by @ plan.lay_out(patches) @ bx.T - wanted).abs().max() <= 1e-6
+    # Averages of bilinear interpolation: rows of weights that sum to one.
+    assert (by.sum(1) - 1).abs().max() <= 1e-6
+    assert by.min() >= 0
+
+
+@pytest.mark.parametrize("max_values", [1, 900, 12345])
+@pytest.mark.parametrize("case", CASES[:5])
+def test_bands_are_the_stitched_map(case: tuple, max_values: int) -> None:
+    resized, target, crop, stride, patch = case
+    plan = windows.plan(resized, target, crop, stride, patch)
+    laid_out = plan.lay_out(torch.randn(plan.num_windows, *plan.grid, 3))
+    whole = plan.stitch(laid_out)
+    seen = 0
+    for rows, band in plan.bands(laid_out, max_values):
+        assert rows.start == seen
+        assert band.numel() <= max(max_values, 3 * target[1])
+        torch.testing.assert_close(band, whole[:, rows], rtol=0, atol=2e-6)
+        seen = rows.stop
+    assert seen == target[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 90))
+def test_bilinear_matrix_is_interpolate(inputs: int, outputs: int) -> None:
+    identity = torch.eye(inputs, dtype=torch.float64)[None]
+    wanted = F.interpolate(identity, size=outputs, mode="linear", align_corners=False)[0].T
+    found = windows.bilinear_matrix(inputs, outputs)
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=0, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(st.integers(8, 70), st.integers(8, 70)), st.integers(8, 40), st.data())
+def test_windows_cover_every_pixel(
+    resized: tuple[int, int], crop: int, data: st.DataObject
+) -> None:
+    stride = data.draw(st.integers(1, crop))
+    plan = windows.plan(resized, resized, crop, stride, 8)
+    covered = torch.zeros(resized, dtype=torch.int32)
+    for y in plan.rows.starts:
+        for x in plan.columns.starts:
+            covered[y : y + plan.rows.crop, x : x + plan.columns.crop] += 1
+    assert covered.min() >= 1
+    assert [b[0::2] for b in boxes(resized, crop, stride)] == [
+        (y, x) for y in plan.rows.starts for x in plan.columns.starts
+    ]
+
+
+def test_lay_out_puts_patches_where_they_are() -> None:
+    plan = windows.plan((32, 64), (32, 64), 32, 32, 16)  # 1 x 2 windows of 2 x 2 patches
+    patches = torch.arange(8).view(2, 2, 2, 1)
+    assert plan.lay_out(patches)[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
+
+
+def test_patch_labels_of_halves() -> None:
+    plan = windows.plan((32, 32), (32, 32), 32, 32, 16)
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:, 16:] = 4
+    mask[16:] = 255
+    mask[31, :8] = 2  # the only pixels that vote in the lower left patch
+    assert windows.patch_labels(plan, mask, 255).tolist() == [[[0, 4], [2, -1]]]
+
+
+def test_patch_labels_vote_and_break_ties_low() -> None:
+    plan = windows.plan((4, 8), (4, 8), None, 1, 4)
+    mask = np.array([[3] * 4 + [9] * 4] * 2 + [[1] * 4 + [9, 9, 9, 2]] * 2, np.uint8)
+    assert windows.patch_labels(plan, mask, 255).tolist() == [[[1, 9]]]
+
+
+def test_patch_labels_follow_the_resize_and_the_windows() -> None:
+    plan = windows.plan((32, 48), (64, 96), 32, 16, 16)  # the photo is twice as large
+    mask = np.repeat(np.arange(3), 32)[None].repeat(64, 0).astype(np.uint8)
+    labels = windows.patch_labels(plan, mask, 255)
+    assert labels.tolist() == [[[0, 1]] * 2, [[1, 2]] * 2]
+
+
+def test_patch_labels_without_a_vote() -> None:
+    plan = windows.plan((20, 20), (20, 20), None, 1, 16)
+    labels = windows.patch_labels(plan, np.full((20, 20), 255, np.uint8), 255)
+    assert labels.tolist() == [[[-1]]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((64, 64), (64, 64), 32, 33, 16), "stride 33 must lie in 1 .. crop_size 32"),
+        (((64, 64), (64, 64), 32, 0, 16), "stride 0"),
+        (((64, 12), (64, 12), 32, 16, 16), "windows of 12 px"),
+        (((64, 64), (64, 64), 8, 8, 16), "smaller than a patch"),
+    ],
+)
+def test_impossible_plans(arguments: tuple, message: str) -> None:
+    with pytest.raises(LabError, match=message):
+        windows.plan(*arguments)
+
+
+def test_other_sizes_than_planned() -> None:
+    plan = windows.plan((64, 64), (64, 64), 32, 32, 16)
+    with pytest.raises(LabError, match="planned for"):
+        plan.cut(torch.zeros(3, 64, 65))
+    with pytest.raises(LabError, match="planned for"):
+        plan.lay_out(torch.zeros(3, 2, 2, 5))

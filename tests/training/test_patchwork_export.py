@@ -1,0 +1,147 @@
+"""Training pairs and loss of patchwork_vit, and the weights that are shipped."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sclip_lab.data.patchwork import CLASSES, Patchwork
+from sclip_lab.network.backbone import MEAN, STD
+from sclip_lab.training.export import measure, standard_input
+from sclip_lab.training.patchwork import (
+    Captions,
+    contrastive_loss,
+    draw_windows,
+    scene_pool,
+    to_tensor,
+    top1,
+)
+
+ASSETS = Path(__file__).parents[2] / "sclip_lab/assets/patchwork_vit"
+
+
+@pytest.fixture(scope="module")
+def config() -> dict[str, Any]:
+    return json.loads((ASSETS / "config.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def model(config: dict[str, Any]) -> Any:
+    model = open_clip.CLIP(**config)
+    model.load_state_dict(load_file(ASSETS / "model.safetensors"), strict=True)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def captions(config: dict[str, Any]) -> Captions:
+    text = config["text_cfg"]
+    encode = open_clip.SimpleTokenizer().encode
+    return Captions(encode, text["context_length"], text["vocab_size"])
+
+
+def test_caption_ids_are_the_tokenizers(captions: Captions) -> None:
+    tokenizer = open_clip.SimpleTokenizer(context_length=24)
+    for names in ([CLASSES[0]], CLASSES[4:9], CLASSES[::-3]):
+        assert torch.equal(captions.encode(list(names)), tokenizer([", ".join(names)])[0])
+
+
+def test_captions_name_what_is_there(captions: Captions) -> None:
+    rng = np.random.default_rng(0)
+    present = rng.random((400, len(CLASSES))) < 0.2
+    present[:, 3] = True
+    ids, named = captions.draw(present, 0.5, rng)
+    assert ids.shape == (400, 24)
+    assert not (named & ~present).any()
+    several = present.sum(axis=1) > 1
+    brief = (named.sum(axis=1) == 1)[several].mean()
+    assert brief == pytest.approx(0.5, abs=0.1)
+    assert (named == present).all(axis=1)[named.sum(axis=1) > 1].all()
+
+
+def test_windows_tell_what_covers_them() -> None:
+    """A mask of two halves, cut anywhere: the share of each class is known from the cut."""
+    image = np.zeros((1, 128, 160, 3), np.uint8)
+    mask = np.zeros((1, 128, 160), np.uint8)
+    mask[:, :, 80:] = 5
+    rng = np.random.default_rng(0)
+    pixels, present = draw_windows(image, mask, 200, rng)
+    assert pixels.shape == (200, 64, 64, 3)
+    assert present[:, [0, 5]].any(axis=1).all()
+    assert not np.delete(present, [0, 5], axis=1).any()
+    # left edge uniform on 0 .. 96: class 5 is there when 64 - (80 - left) >= 0.04 * 64
+    assert present[:, 5].mean() == pytest.approx(78 / 97, abs=0.1)
+
+
+def test_the_pool_is_the_train_split(tmp_path: Path) -> None:
+    images, masks = scene_pool(tmp_path, 3, workers=1)
+    world = Patchwork("train", images=3)
+    for index in range(3):
+        assert np.array_equal(images[index], world[index].image)
+        assert np.array_equal(masks[index], world[index].mask)
+
+
+def test_loss_with_one_positive_each_is_clips() -> None:
+    """Oracle: open_clip's own ClipLoss on pairs whose captions are true of one window only."""
+    generator = torch.Generator().manual_seed(0)
+    image, text = (
+        torch.nn.functional.normalize(torch.randn(6, 8, generator=generator), dim=1)
+        for _ in range(2)
+    )
+    one = np.eye(6, dtype=bool)
+    ours = contrastive_loss(image, text, torch.tensor(7.0), one, one)
+    theirs = open_clip.ClipLoss()(image, text, torch.tensor(7.0))
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)
+
+
+def test_loss_with_equal_features_is_log_of_the_batch() -> None:
+    same = torch.nn.functional.normalize(torch.ones(5, 4), dim=1)
+    present = np.ones((5, 2), bool)
+    loss = contrastive_loss(same, same, torch.tensor(3.0), present, present)
+    assert loss.item() == pytest.approx(math.log(5), abs=1e-6)
+
+
+def test_top1_counts_any_present_class() -> None:
+    names = torch.eye(3)
+    image = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 1.0, 0], [0, 0, 1.0]])
+    present = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 0], [0, 0, 1]], bool)
+    assert top1(image, names, present) == 0.75
+
+
+def test_folded_normalisation_gives_the_same_features(config: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    trained = open_clip.CLIP(**config).eval()
+    shipped = open_clip.CLIP(**config).eval()
+    shipped.load_state_dict(standard_input(trained.state_dict()))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    standard = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() - mean) / std
+    with torch.no_grad():
+        before, after = trained.encode_image(to_tensor(pixels)), shipped.encode_image(standard)
+    assert torch.allclose(before, after, atol=1e-5)
+
+
+def test_shipped_weights_fit_the_bars(model: Any, captions: Captions) -> None:
+    """At most 12 MB, finite, at least 8 blocks, and top-1 of at least 90 % on held-out scenes."""
+    assert sum(file.stat().st_size for file in ASSETS.iterdir()) <= 12e6
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+    assert len(model.visual.transformer.resblocks) >= 8
+    # `measure` feeds the input of training: undo the fold by folding the other way round.
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+    encode = model.encode_image
+
+    def from_training(x: torch.Tensor, normalize: bool) -> torch.Tensor:
+        return encode(((x * 127.5 + 127.5) - mean) / std, normalize)
+
+    model.encode_image = from_training
+    figures = measure(model, captions, scenes=200)
+    model.encode_image = encode
+    assert figures["top1"] >= 0.9
+    assert figures["chance"] < 0.25
