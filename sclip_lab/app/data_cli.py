@@ -6,19 +6,16 @@ import argparse
 import os
 import pydoc
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
-from sclip_lab.app.registry import conf_dir, names
-from sclip_lab.data import coco_panoptic20
-from sclip_lab.data.base import Dataset
-from sclip_lab.data.prepare import CONVERSIONS, prepare
-from sclip_lab.data.verify import verify
+from sclip_lab.app.conf import conf_dir, names
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError, unknown
+
+if TYPE_CHECKING:
+    from sclip_lab.data.base import Dataset
+
+# Whatever is heavy is imported where it is used: help and listings come at once.
 
 DATA_VARIABLE = "SCLIP_LAB_DATA"
 
@@ -44,7 +41,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     checking.add_argument("names", nargs="+", metavar="name", help="as in `sclip-lab data list`")
     preparing = command("prepare", "convert original downloads into the layout of conf/dataset")
-    preparing.add_argument("name", help=f"one of {', '.join(CONVERSIONS)}")
+    preparing.add_argument("name", help="as in `sclip-lab data list`")
     preparing.add_argument(
         "--from", dest="source", required=True, type=Path, metavar="DIR",
         help="folder the downloads were unpacked in",
@@ -73,6 +70,9 @@ def run(args: argparse.Namespace) -> int:
     if args.data_command == "list":
         print(listing(args.data))
         return 0
+    from sclip_lab.data import coco_panoptic20
+    from sclip_lab.data.prepare import CONVERSIONS, prepare
+
     if args.data_command == "verify":
         sound = [_verify(name, args.data) for name in args.names]
         return 0 if all(sound) else 1
@@ -93,6 +93,10 @@ def dataset_config(name: str, data: str | None = None) -> dict[str, Any]:
         name: a file of conf/dataset.
         data: folder of all data sets; by default $SCLIP_LAB_DATA, else ./data.
     """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
     folder = conf_dir() / "dataset"
     path = folder / f"{name}.yaml"
     if not path.is_file():
@@ -152,6 +156,8 @@ def _target(name: str, args: argparse.Namespace) -> Path:
 
 
 def _verify(name: str, data: str | None) -> bool:
+    from sclip_lab.data.verify import verify
+
     try:
         report = verify(load_dataset(name, data))
     except LabError as error:

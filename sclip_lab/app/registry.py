@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
@@ -12,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sclip_lab.app.conf import PACKAGE, conf_dir, names
 from sclip_lab.attention.variant import Variant, build
 from sclip_lab.call import locate, overridden
 from sclip_lab.data.base import Dataset
@@ -23,21 +23,9 @@ if TYPE_CHECKING:
     from sclip_lab.network.backbone import Backbone
 
 NESTED = ("prior", "mix", "repair")
-PACKAGE = Path(__file__).resolve().parents[1]
 
 # Files that come with the package, wherever it is installed: ${package:assets/...}
 OmegaConf.register_new_resolver("package", lambda path: str(PACKAGE / path), replace=True)
-
-
-def conf_dir() -> Path:
-    """The directory of yaml files: beside the package in a checkout, inside it in a wheel."""
-    inside = PACKAGE / "conf"
-    return inside if inside.is_dir() else PACKAGE.parent / "conf"
-
-
-def names(group: str) -> list[str]:
-    """The choices of a config group; files that start with an underscore are shared parts."""
-    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml") if p.stem[0] != "_")
 
 
 def load_group(

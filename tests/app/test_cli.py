@@ -110,3 +110,20 @@ def test_evaluate_as_a_process(tmp_path: Path, command: list[str]) -> None:
     assert bad.returncode == 1
     [line] = bad.stderr.splitlines()
     assert line.startswith("error: attention 'csa'")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["data", "--help"], ["data", "list"]])
+def test_help_and_listings_load_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from sclip_lab.app.cli import main\n"
+        "try:\n"
+        f"    main({arguments!r})\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "heavy = {'torch', 'pandas', 'hydra', 'wandb', 'matplotlib', 'open_clip'}\n"
+        "print('loaded:', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "loaded: []"
