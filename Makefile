@@ -9,7 +9,7 @@ TESTS ?= tests
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo figures test test-all lint format benchmark train-patchwork docs clean
+.PHONY: help setup demo figures test test-all test-versions lint format hooks benchmark train-patchwork docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ test: $(READY) ## the default tests: no network, no GPU, a few minutes on 2 core
 test-all: $(READY) ## all tests, slow, gpu and network ones included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto $(TESTS)
 
+test-versions: ## the default tests with the oldest and the newest versions; WHICH=oldest|newest|all
+	tools/test_versions.sh $(or $(WHICH),all)
+
 lint: $(READY) ## ruff, formatter, type checker, direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,6 +50,9 @@ lint: $(READY) ## ruff, formatter, type checker, direction of imports
 format: $(READY) ## apply the formatter and the linter's safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+hooks: $(READY) ## check every commit as `make lint` does
+	$(BIN)/pre-commit install
 
 benchmark: $(READY) ## measure against a plain reference loop; QUICK=1 for the main ratios
 	$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick) --out docs
@@ -59,4 +65,4 @@ docs: $(READY) ## the tables in docs/ that are generated from conf/
 	$(BIN)/python -m analysis.protocols
 
 clean: ## remove the environment and everything computed
-	rm -rf .venv results outputs multirun
+	rm -rf .venv .versions results outputs multirun

@@ -44,6 +44,10 @@ __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("sclip-lab")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'sclip_lab' has no attribute '{name}'")
     if not _PUBLIC[name]:

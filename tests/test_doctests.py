@@ -1,0 +1,29 @@
+"""Every example in a docstring does what it says."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+import sclip_lab
+
+PACKAGE = Path(sclip_lab.__file__).parent
+WITH_EXAMPLES = sorted(
+    str(path.relative_to(PACKAGE.parent).with_suffix("")).replace("/", ".")
+    for path in PACKAGE.rglob("*.py")
+    if ">>> " in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_examples_of(name: str) -> None:
+    found = doctest.testmod(importlib.import_module(name.removesuffix(".__init__")))
+    assert found.attempted
+    assert not found.failed
+
+
+def test_some_modules_have_examples() -> None:
+    assert len(WITH_EXAMPLES) > 1
