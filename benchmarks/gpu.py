@@ -25,7 +25,7 @@ from benchmarks.run import VARIANTS, load_variants
 from sclip_lab.data.folder import Folder
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.spec import Spec
-from sclip_lab.network.backbone import load_backbone
+from sclip_lab.network.loading import load_backbone
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.timings import Timings
 

@@ -35,9 +35,10 @@ from sclip_lab.attention.variant import Variant
 from sclip_lab.data.decode import read_image
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.evaluation.trunk_cache import TrunkCache
-from sclip_lab.network.backbone import Backbone, lower_precision
+from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Context, State
 from sclip_lab.network.linear import Linear
+from sclip_lab.network.precision import lower_precision
 from sclip_lab.results import metrics
 from sclip_lab.segmentation import photos, windows
 from sclip_lab.segmentation.decoder import Readout

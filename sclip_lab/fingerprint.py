@@ -17,6 +17,7 @@ CORE = (
     "sclip_lab.network.depth",
     "sclip_lab.attention.variant",
     "sclip_lab.network.backbone",
+    "sclip_lab.network.loading",
     "sclip_lab.segmentation.photos",
     "sclip_lab.results.metrics",
     "sclip_lab.network.position_embedding",

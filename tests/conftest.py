@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from sclip_lab.data.folder import Folder
-from sclip_lab.network.backbone import Backbone, load_backbone
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.loading import load_backbone
 from sclip_lab.segmentation.protocol import Protocol
 from tests.photos import folder, write
 

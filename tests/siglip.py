@@ -8,7 +8,8 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer
 
-from sclip_lab.network.backbone import Backbone, load_backbone
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.loading import load_backbone
 
 NAME = "vit_sclip_test"
 # timm finds this by its name; the statistics are those of its SigLIP towers.

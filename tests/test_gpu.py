@@ -7,7 +7,7 @@ import torch
 
 import sclip_lab as lab
 from benchmarks import gpu
-from sclip_lab.network.backbone import load_backbone
+from sclip_lab.network.loading import load_backbone
 from tests import toy
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
-from sclip_lab.network.backbone import Backbone, load_backbone
+from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Context
+from sclip_lab.network.loading import load_backbone
 from sclip_lab.segmentation.encoded import Encoded, encode
 from tests import make_clip
 

@@ -97,7 +97,7 @@ def load_dataset(name: str, **overrides: Any) -> Dataset:
 def load_backbone(
     name: str | None = None, pretrained: str | None = None, **options: Any
 ) -> Backbone:
-    """`sclip_lab.network.backbone.load_backbone`, which also knows backbones whose weights a
+    """`sclip_lab.network.loading.load_backbone`, which also knows backbones whose weights a
     file of ``conf/backbone`` names, such as ``load_backbone("patchwork_vit")``.
 
     Args:
@@ -108,7 +108,7 @@ def load_backbone(
     Raises:
         LabError: unknown name, or weights that do not fit.
     """
-    from sclip_lab.network import backbone  # torch and open_clip: too slow to load for a listing
+    from sclip_lab.network import loading  # torch and open_clip: too slow to load for a listing
 
     if name in names("backbone"):
         own = load_group("backbone", name)
@@ -116,10 +116,10 @@ def load_backbone(
             options["checkpoint"] = own["checkpoint"]
         options.setdefault("architecture", own.get("architecture"))
     elif name and ":" not in name and not options.get("architecture"):
-        known = [*backbone.architectures(), *names("backbone")]
+        known = [*loading.architectures(), *names("backbone")]
         if name not in known:
             raise unknown("backbone", name, known)
-    return backbone.load_backbone(name, pretrained, **options)
+    return loading.load_backbone(name, pretrained, **options)
 
 
 def load_protocol(name: str, dataset: str | None = None, **overrides: Any) -> Protocol:

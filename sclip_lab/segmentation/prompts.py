@@ -17,7 +17,8 @@ from tqdm import tqdm
 from sclip_lab.atomic import write_tensors
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import unknown
-from sclip_lab.network.backbone import TEMPLATE_SETS, Backbone
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.loading import TEMPLATE_SETS
 
 log = logging.getLogger(__name__)
 

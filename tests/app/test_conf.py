@@ -76,7 +76,7 @@ def test_parts_of_attention(part: str) -> None:
 def test_backbone(name: str) -> None:
     import inspect
 
-    from sclip_lab.network.backbone import load_backbone
+    from sclip_lab.network.loading import load_backbone
 
     overrides = [f"backbone={name}", "pretrained=null", "precision=bf16", "seed=3"]
     if name == "open_clip":

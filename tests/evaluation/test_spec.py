@@ -19,7 +19,8 @@ from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError
 from sclip_lab.evaluation.spec import Spec
-from sclip_lab.network.backbone import Backbone, load_backbone
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.loading import load_backbone
 from sclip_lab.segmentation.protocol import Protocol
 from tests import photos as photo_files
 

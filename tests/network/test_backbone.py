@@ -18,12 +18,10 @@ from torch import Tensor
 
 from sclip_lab.app.registry import load_attention
 from sclip_lab.errors import LabError
-from sclip_lab.network.backbone import (
-    Backbone,
-    _quick_gelu_to_silu,
-    infer_architecture,
-    load_backbone,
-)
+from sclip_lab.network.architecture import infer_architecture
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.loading import load_backbone
+from sclip_lab.network.precision import _quick_gelu_to_silu
 from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.dense_features import dense_features
 from tests import make_clip, vectors
@@ -248,23 +246,6 @@ def test_checkpoint_round_trip(
     )
     as_tag = load_backbone(pretrained=str(path), architecture=ARCHITECTURE, device="cpu")
     assert as_tag.digest == loaded.digest
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:.*TorchScript archive")
-def test_checkpoint_as_torchscript(weights: dict[str, Tensor], tmp_path: Path) -> None:
-    # OpenAI's own files are such archives.
-    class Holder(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.logit_scale = torch.nn.Parameter(weights["logit_scale"])
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x * self.logit_scale
-
-    path = tmp_path / "archive.pt"
-    torch.jit.script(Holder()).save(str(path))
-    with pytest.raises(LabError, match="weights missing, first ln_final"):
-        load_backbone(checkpoint=path, architecture=ARCHITECTURE, device="cpu")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

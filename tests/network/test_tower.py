@@ -20,8 +20,9 @@ from sclip_lab.attention.prior import gaussian
 from sclip_lab.attention.variant import Variant
 from sclip_lab.diagnostics.observation import Observation
 from sclip_lab.errors import LabError
-from sclip_lab.network.backbone import Backbone, load_backbone
+from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.block import TimmBlock
+from sclip_lab.network.loading import load_backbone
 from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.dense_features import dense_features

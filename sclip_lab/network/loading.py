@@ -1,0 +1,286 @@
+"""A frozen CLIP by name, from a checkpoint or from weights in memory.
+
+The only module that imports open_clip.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from sclip_lab.errors import LabError, unknown
+from sclip_lab.network import tower
+from sclip_lab.network.architecture import infer_architecture, read_architecture
+from sclip_lab.network.backbone import MEAN, STD, Backbone
+from sclip_lab.network.checkpoint import read_checkpoint
+from sclip_lab.network.position_embedding import DEFAULT_RULE
+from sclip_lab.network.precision import PRECISIONS, lower_precision
+
+# The prompt sets that come with open_clip, as text with one {}.
+TEMPLATE_SETS = {
+    "openai_imagenet": tuple(make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES),
+    "simple_imagenet": tuple(make("{}") for make in open_clip.SIMPLE_IMAGENET_TEMPLATES),
+}
+
+
+def architectures() -> list[str]:
+    """Names that open_clip knows."""
+    return open_clip.list_models()
+
+
+def load_backbone(
+    name: str | None = None,
+    pretrained: str | None = None,
+    *,
+    state_dict: Mapping[str, Any] | None = None,
+    checkpoint: str | Path | None = None,
+    architecture: Mapping[str, Any] | str | Path | None = None,
+    quick_gelu: bool | None = None,
+    precision: str = "fp32",
+    device: str = "auto",
+    seed: int = 0,
+    position_embedding: str = DEFAULT_RULE,
+    padding: str = "floor",
+    layer_norm_eps: float | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Backbone:
+    """A frozen CLIP.
+
+    Args:
+        name: an open_clip architecture such as ``ViT-B-16-quickgelu``. Not needed with
+            ``architecture``, nor with a state dict in OpenAI's layout, whose shapes tell.
+        pretrained: an open_clip tag (``openai``, downloaded by open_clip), a local file, or None
+            for random weights drawn from ``seed``.
+        state_dict: weights, in open_clip's or OpenAI's layout (tensors or arrays).
+        checkpoint: the same from a file: ``.safetensors``, or ``.pt`` read with weights_only.
+        architecture: open_clip's model config (``embed_dim``, ``vision_cfg``, ``text_cfg``,
+            optionally ``quick_gelu``, ``custom_text``, ``init_logit_bias``), as mapping or JSON
+            file.
+        quick_gelu: activation x sigmoid(1.702 x). None: what the name or architecture says, and
+            True for weights in OpenAI's layout without either.
+        precision: ``fp32``, ``bf16`` or ``fp16``, see `lower_precision`.
+        device: ``auto`` (CUDA where there is one), or a torch device.
+        seed: of random weights.
+        position_embedding: how a grid of another size gets its position embeddings.
+        padding: what happens to pixels beyond the last whole patch, ``floor`` or ``corner``.
+        layer_norm_eps: replaces the image tower's epsilon.
+        mean, std: channel statistics in 0 .. 255, RGB. None: CLIP's, or a timm tower's own
+            (SigLIP's are 127.5).
+
+    Raises:
+        LabError: unknown name or tag (did you mean), an image tower that
+            `sclip_lab.network.tower` does not know, weights of another architecture, or weights
+            that are not finite.
+    """
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    if padding not in ("floor", "corner"):
+        raise unknown("padding", padding, ("floor", "corner"))
+    if pretrained and checkpoint is None and Path(pretrained).is_file():
+        checkpoint, pretrained = pretrained, None
+    source = str(checkpoint) if checkpoint is not None else "state_dict"
+    if checkpoint is not None:
+        if state_dict is not None:
+            raise LabError("give either checkpoint or state_dict, not both")
+        state_dict = read_checkpoint(Path(checkpoint))
+    if state_dict is not None:
+        state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    if architecture is not None and not isinstance(architecture, Mapping):
+        architecture = read_architecture(Path(architecture))
+
+    if architecture is None and name is None:
+        if state_dict is None:
+            raise LabError("name an architecture, for example ViT-B-16-quickgelu")
+        architecture = infer_architecture(state_dict)
+        quick_gelu = True if quick_gelu is None else quick_gelu
+    torch_state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        if architecture is not None:
+            model, tokenize = _custom(dict(architecture), quick_gelu)
+            name = name or "custom"
+        else:
+            assert name is not None
+            model, tokenize = _named(
+                name, None if state_dict is not None else pretrained, quick_gelu
+            )
+    finally:
+        torch.random.set_rng_state(torch_state)
+    found = tower.find(name, model)
+    if quick_gelu and not found.prefix:
+        raise LabError(f"backbone {name}: timm's tower has its own activation; leave quick_gelu")
+    # open_clip knows the statistics of weights that it fetched itself.
+    fetched = state_dict is None and (pretrained is not None or ":" in name)
+    own_mean, own_std = _statistics(model.visual, fetched)
+    if state_dict is not None:
+        _load_weights(model, state_dict, source, name)
+    if layer_norm_eps is not None:
+        for module in model.visual.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = layer_norm_eps
+    _check_finite(model, source if state_dict is not None else f"{name} {pretrained}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device).eval().requires_grad_(False)
+    lower_precision(model, precision)
+    return Backbone(
+        name=name,
+        model=model,
+        tokenize=tokenize,
+        position_embedding=position_embedding,
+        padding=padding,
+        mean=own_mean if mean is None else tuple(mean),
+        std=own_std if std is None else tuple(std),
+        description={
+            "name": name,
+            "pretrained": pretrained,
+            "checkpoint": str(checkpoint) if checkpoint is not None else None,
+            "seed": seed if pretrained is None and state_dict is None else None,
+            "precision": precision,
+            "device": torch.device(device).type,
+        },
+    )
+
+
+def _custom(architecture: dict[str, Any], quick_gelu: bool | None) -> tuple[Any, Callable]:
+    wanted = {"embed_dim", "vision_cfg", "text_cfg"}
+    if not wanted <= set(architecture):
+        raise LabError(f"architecture lacks {', '.join(sorted(wanted - set(architecture)))}")
+    if quick_gelu is None:
+        quick_gelu = bool(architecture.get("quick_gelu", False))
+    text = dict(architecture["text_cfg"])
+    build = open_clip.CustomTextCLIP if architecture.get("custom_text") else open_clip.CLIP
+    try:
+        model = build(
+            architecture["embed_dim"],
+            dict(architecture["vision_cfg"]),
+            text,
+            quick_gelu,
+            init_logit_bias=architecture.get("init_logit_bias"),
+        )
+    except (TypeError, RuntimeError) as error:
+        raise LabError(f"architecture: {error}") from error
+    length = text.get("context_length", 77)
+    if "hf_tokenizer_name" not in text:
+        return model, open_clip.SimpleTokenizer(context_length=length)
+    hub, options = text["hf_tokenizer_name"], _no_remote_code(text, "architecture")
+    return model, _Tokenizer(hub, lambda: open_clip.tokenizer.HFTokenizer(hub, length, **options))
+
+
+def _no_remote_code(text: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The tokenizer's options. One that comes with code of its own is refused."""
+    options = dict(text.get("tokenizer_kwargs") or {})
+    if options.get("trust_remote_code"):
+        raise LabError(f"{source}: its tokenizer runs code of a stranger (trust_remote_code)")
+    return options
+
+
+class _Tokenizer:
+    """open_clip's, made when the first text asks: some come from a hub, and images need none."""
+
+    def __init__(self, name: str, make: Callable[[], Callable]) -> None:
+        self.name = name
+        self._make = make
+
+    @cached_property
+    def _made(self) -> Callable:
+        try:
+            with _quiet():
+                return self._make()
+        # A hub's client fails in many ways; whichever it is, there is no tokenizer.
+        except Exception as error:
+            raise LabError(
+                f"the tokenizer of {self.name} cannot be loaded ({error}); it comes from a hub "
+                "and needs the package transformers. Images go without it"
+            ) from error
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        return self._made(texts)
+
+
+def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> tuple[Any, Callable]:
+    # open_clip fetches any "hf-hub:org/model" itself; other names are its own architectures.
+    if ":" not in name and name not in open_clip.list_models():
+        raise unknown("backbone", name, open_clip.list_models())
+    known = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained and pretrained not in known:
+        raise unknown(f"pretrained tag of {name}", pretrained, known)
+    options = {} if quick_gelu is None else {"quick_gelu": quick_gelu}
+    try:
+        with _quiet():
+            if ":" not in name:
+                # Without memory for weights: what is not read is known before it is fetched.
+                with torch.device("meta"):
+                    tower.find(name, open_clip.create_model(name, device="meta", **options))
+            else:
+                _no_remote_code((open_clip.get_model_config(name) or {}).get("text_cfg", {}), name)
+            model = open_clip.create_model(name, pretrained=pretrained, **options)
+            return model, _Tokenizer(name, lambda: open_clip.get_tokenizer(name))
+    except OSError as error:
+        raise LabError(
+            f"{name} {pretrained}: open_clip could not fetch the weights ({error}); on a machine "
+            "without that network give checkpoint=<local file>"
+        ) from error
+    except (ImportError, RuntimeError) as error:
+        raise LabError(f"{name} {pretrained}: open_clip cannot build it: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without open_clip's progress notes, which go to the root logger; warnings are let through."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.INFO))
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _load_weights(model: Any, state_dict: Mapping[str, Any], source: str, name: str) -> None:
+    ignored = {"input_resolution", "context_length", "vocab_size"}  # OpenAI's archives have these
+    given = {
+        key: torch.as_tensor(np.asarray(value)) if not isinstance(value, Tensor) else value
+        for key, value in state_dict.items()
+        if key not in ignored
+    }
+    wanted = model.state_dict()
+    missing = sorted(set(wanted) - set(given))
+    extra = sorted(set(given) - set(wanted))
+    shapes = [
+        f"{key} is {tuple(given[key].shape)}, not {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in given and given[key].shape != wanted[key].shape
+    ]
+    problems = (
+        ([f"{len(missing)} weights missing, first {missing[0]}"] if missing else [])
+        + ([f"{len(extra)} unexpected, first {extra[0]}"] if extra else [])
+        + ([f"{len(shapes)} of another shape, first {shapes[0]}"] if shapes else [])
+    )
+    if problems:
+        raise LabError(f"{source} does not fit architecture {name}: {'; '.join(problems)}")
+    model.load_state_dict({key: value.float() for key, value in given.items()})
+
+
+def _statistics(visual: Any, fetched: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation in 0 .. 255: CLIP's, or those that a timm tower comes with."""
+    if not hasattr(visual, "trunk"):
+        return MEAN, STD
+    known = visual.preprocess_cfg if fetched else visual.trunk.pretrained_cfg
+    mean, std = (tuple(255 * value for value in known[key]) for key in ("mean", "std"))
+    return mean, std
+
+
+def _check_finite(model: Any, source: str) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise LabError(f"{source}: weight {name} contains NaN or infinity")
