@@ -36,16 +36,16 @@ class Outcome:
 def break_photo(monkeypatch: pytest.MonkeyPatch, broken: int) -> None:
     """The photo with this index raises an error when it is read."""
     from sclip_lab.errors import LabError
-    from sclip_lab.evaluation import loop
+    from sclip_lab.evaluation import loader
 
-    load = loop._Pass._load
+    load = loader.Loader.load
 
-    def loaded(self: loop._Pass, index: int) -> loop.Photo:
+    def loaded(self: loader.Loader, index: int) -> loader.Photo:
         if index == broken:
             raise LabError(f"photo {index} is damaged")
         return load(self, index)
 
-    monkeypatch.setattr(loop._Pass, "_load", loaded)
+    monkeypatch.setattr(loader.Loader, "load", loaded)
 
 
 def evaluate(folder: Path, *overrides: str) -> Outcome:

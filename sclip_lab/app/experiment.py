@@ -20,8 +20,9 @@ from sclip_lab.attention.variant import Variant, build
 from sclip_lab.call import locate
 from sclip_lab.data.base import Dataset
 from sclip_lab.errors import LabError
-from sclip_lab.evaluation.loop import Observer, evaluate
+from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.observers import Diagnostics, Pictures
+from sclip_lab.evaluation.recorder import Observer
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import load_backbone

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sclip_lab import diagnostics
 from sclip_lab.errors import LabError, unknown
-from sclip_lab.evaluation.loop import View
+from sclip_lab.evaluation.recorder import View
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.results import panels
 from sclip_lab.results.store import Store

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import logging
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,8 +18,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sclip_lab import atomic
+from sclip_lab import atomic, fingerprint
+from sclip_lab.attention.variant import Variant
+from sclip_lab.call import target_modules
+from sclip_lab.canonical import digest
+from sclip_lab.data.base import Dataset
 from sclip_lab.errors import LabError
+from sclip_lab.evaluation.loader import Batch, Photo
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.segmentation.encoded import Encoded, encode, first_rewritten
+from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.timings import Timings
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +74,8 @@ class TrunkCache:
     def save(self, key: str, tokens: Tensor) -> None:
         """Keep (windows, tokens, width) of one photo; files used longest ago make room."""
         tokens = tokens.detach().cpu().contiguous()
-        digest = torch.frombuffer(bytearray(_digest(tokens)), dtype=torch.uint8)
-        atomic.write_tensors(self._path(key), {"tokens": tokens, "sha256": digest})
+        checksum = torch.frombuffer(bytearray(_digest(tokens)), dtype=torch.uint8)
+        atomic.write_tensors(self._path(key), {"tokens": tokens, "sha256": checksum})
         self._make_room()
 
     def _path(self, key: str) -> Path:
@@ -83,6 +93,67 @@ class TrunkCache:
                 break
             path.unlink(missing_ok=True)
             total -= size
+
+
+class Encoder:
+    """All variants on batches of one data set's photos, from the cache's tokens where it has them.
+
+    Args:
+        backbone, dataset, protocol: what the trunk's tokens depend on, beside photo and block.
+        cache: None: everything is computed.
+        timings: told the seconds of each branch, and of the cache.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        dataset: Dataset,
+        protocol: Protocol,
+        cache: TrunkCache | None,
+        timings: Timings,
+    ) -> None:
+        self.backbone = backbone
+        self.rule = protocol.position_embedding
+        self.cache = cache
+        self.timings = timings
+        self._common = {
+            "backbone": backbone.digest,
+            "device": backbone.device.type,
+            "dataset": dataset.digest(),
+            "geometry": protocol.geometry,
+            "code": fingerprint.digest(target_modules(protocol.views)),
+        }
+
+    def encode(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[tuple[int, Encoded]]:
+        """As `sclip_lab.segmentation.encoded.encode`."""
+        level = first_rewritten(self.backbone, variants)
+        trunk = self._load(batch, level)
+        known = self.cache is None or trunk is not None
+        for index, encoded in encode(
+            self.backbone, batch.images, variants, self.rule, self.timings, trunk
+        ):
+            if not known:
+                self._save(batch, level, encoded.history[level].tokens)
+                known = True
+            yield index, encoded
+
+    def _load(self, batch: Batch, level: int) -> Tensor | None:
+        """What enters block ``level``, if the cache has it of every photo."""
+        if self.cache is None:
+            return None
+        with self.timings.measure("trunk cache"):
+            found = [self.cache.load(self._key(photo, level)) for photo in batch.photos]
+        present = [tokens for tokens in found if tokens is not None]
+        return torch.cat(present) if len(present) == len(found) else None
+
+    def _save(self, batch: Batch, level: int, tokens: Tensor) -> None:
+        assert self.cache is not None
+        with self.timings.measure("trunk cache"):
+            for photo, part in zip(batch.photos, batch.parts, strict=True):
+                self.cache.save(self._key(photo, level), tokens[part])
+
+    def _key(self, photo: Photo, level: int) -> str:
+        return digest({**self._common, "image": photo.sample.name, "level": level})
 
 
 def _digest(tokens: Tensor) -> bytes:

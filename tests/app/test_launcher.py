@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sclip_lab import results
-from sclip_lab.evaluation import loop
+from sclip_lab.evaluation import recorder
 from sclip_lab.network.backbone import Backbone
 from tests.running import break_photo, evaluate
 
@@ -94,7 +94,7 @@ def test_jobs_fail_one_by_one_when_the_pass_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_photo(monkeypatch, 1)
-    monkeypatch.setattr(loop, "FLUSH_IMAGES", 1)
+    monkeypatch.setattr(recorder, "FLUSH_IMAGES", 1)
     outcome = evaluate(tmp_path, "-m", "attention=vanilla,csa")
     assert outcome.code == 1
     assert "Traceback" not in outcome.out + outcome.err

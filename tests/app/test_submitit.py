@@ -18,7 +18,7 @@ import pytest
 from sclip_lab import results
 from sclip_lab.app import jobs, launcher
 from sclip_lab.errors import LabError
-from sclip_lab.evaluation import loop
+from sclip_lab.evaluation import recorder
 from sclip_lab.results.store import Store
 from tests import slurm
 from tests.running import Outcome, break_photo, evaluate
@@ -53,13 +53,13 @@ def test_shards_equal_one_pass(
     tmp_path: Path, fused: pd.DataFrame, shards: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    run = loop._Pass.run
+    start = recorder.Recorder.__init__
 
-    def recording(self: loop._Pass, progress: bool) -> None:
+    def recording(self: recorder.Recorder, *args: Any) -> None:
+        start(self, *args)
         seen.append({key: len(names) for key, names in self.uncounted.items()})
-        run(self, progress)
 
-    monkeypatch.setattr(loop._Pass, "run", recording)
+    monkeypatch.setattr(recorder.Recorder, "__init__", recording)
     outcome = evaluate(tmp_path, *SWEEP, *DEBUG, f"hydra.launcher.shards={shards}")
     check(outcome, tmp_path, fused)
     computing = [missing for missing in seen if any(missing.values())]

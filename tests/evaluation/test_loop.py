@@ -215,14 +215,14 @@ KILLED = """
 import sys, time
 from pathlib import Path
 import tests.evaluation.test_loop as test
-from sclip_lab.evaluation import loop
+from sclip_lab.evaluation import recorder
 
 embed = test.Backbone.embed
 def slow(*args):
     time.sleep(0.5)
     return embed(*args)
 test.Backbone.embed = slow
-evaluation.FLUSH_IMAGES = 1  # each photo is written at once
+recorder.FLUSH_IMAGES = 1  # each photo is written at once
 test.quiet(test.killed_cells(Path(sys.argv[1])), Path(sys.argv[2]))
 """
 

@@ -164,9 +164,9 @@ def test_disk_full_while_parquet_writes(
 
 
 def test_disk_full_during_a_run(store: Store, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sclip_lab.evaluation import loop
+    from sclip_lab.evaluation import recorder
 
-    monkeypatch.setattr(loop, "FLUSH_IMAGES", 1)
+    monkeypatch.setattr(recorder, "FLUSH_IMAGES", 1)
     append, calls = Store.append, []
 
     def full_later(self: Store, *args: object, **kwargs: object) -> None:

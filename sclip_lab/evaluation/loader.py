@@ -1,0 +1,131 @@
+"""Decoded photos, ahead of their use, in batches of one window size."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate, islice, pairwise
+
+import torch
+from torch import Tensor
+
+from sclip_lab.data.base import Dataset, Sample
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.segmentation import photos, views, windows
+from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.timings import Timings
+
+# A batch on a GPU unless a user says how many images: so many, or fewer with so many windows.
+GPU_IMAGES = 16
+GPU_WINDOWS = 96
+# Photos that wait for others of their size, in batches.
+BATCHES_WAITING = 4
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One sample, ready for the network.
+
+    Attributes:
+        sample: the photo as it was decoded, with its mask.
+        plan: its windows.
+        input: (3, *plan.resized) float32, normalised, on the CPU.
+    """
+
+    sample: Sample
+    plan: windows.Plan
+    input: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The windows of several photos in one tensor.
+
+    Attributes:
+        photos: whose windows are of one size.
+        images: (all windows, 3, height, width) float32, normalised, photo after photo; of each
+            photo view after view, see `sclip_lab.segmentation.views.see`.
+        parts: which of ``images`` belong to each photo.
+    """
+
+    photos: tuple[Photo, ...]
+    images: Tensor
+    parts: tuple[slice, ...]
+
+    @classmethod
+    def cut(cls, cut_from: Sequence[Photo], seen: views.Views | None) -> Batch:
+        """Cut the photos' windows, and add the protocol's views of them."""
+        cuts = [views.see(photo.plan.cut(photo.input), seen) for photo in cut_from]
+        bounds = accumulate(map(len, cuts), initial=0)
+        parts = tuple(slice(start, stop) for start, stop in pairwise(bounds))
+        return cls(tuple(cut_from), torch.cat(cuts), parts)
+
+
+class Loader:
+    """Photos of one data set as one protocol resizes and cuts them.
+
+    Args:
+        dataset, protocol, backbone: which photos, how they are prepared, and for which network.
+        batch_images: images per batch; None: 1 on a CPU, 16 on a GPU, fewer of many windows.
+        timings: told the seconds of waiting.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        protocol: Protocol,
+        backbone: Backbone,
+        batch_images: int | None,
+        timings: Timings,
+    ) -> None:
+        self.dataset = dataset
+        self.protocol = protocol
+        self.backbone = backbone
+        self.timings = timings
+        on_gpu = backbone.device.type == "cuda"
+        self.batch_images = batch_images or (GPU_IMAGES if on_gpu else 1)
+        self.batch_windows = math.inf if batch_images else GPU_WINDOWS
+
+    def load(self, index: int) -> Photo:
+        """Decode and prepare the sample at ``index``."""
+        sample = self.dataset[index]
+        return Photo(sample, *photos.prepare(sample.image, self.protocol, self.backbone))
+
+    def batches(self, indices: Sequence[int]) -> Iterator[list[Photo]]:
+        """Photos whose windows have one size.
+
+        A photo waits until its batch is full. When too many wait, the largest batch goes first.
+        """
+        views_each = max(1, len(self.protocol.views or ()))
+        buckets: dict[tuple[int, int], list[Photo]] = {}
+        for photo in self._photos(indices):
+            size = photo.plan.rows.crop, photo.plan.columns.crop
+            bucket = buckets.setdefault(size, [])
+            bucket.append(photo)
+            cut = views_each * sum(other.plan.num_windows for other in bucket)
+            if len(bucket) == self.batch_images or cut >= self.batch_windows:
+                yield buckets.pop(size)
+            elif sum(map(len, buckets.values())) >= BATCHES_WAITING * self.batch_images:
+                yield buckets.pop(max(buckets, key=lambda size: len(buckets[size])))
+        yield from buckets.values()
+
+    def _photos(self, indices: Sequence[int]) -> Iterator[Photo]:
+        """In order, decoded ahead of their use."""
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            ahead: deque[Future[Photo]] = deque()
+            remaining = iter(indices)
+            try:
+                while True:
+                    for following in islice(remaining, 2 * self.batch_images - len(ahead)):
+                        ahead.append(pool.submit(self.load, following))
+                    if not ahead:
+                        return
+                    with self.timings.measure("waiting for photos"):
+                        photo = ahead.popleft().result()
+                    yield photo
+            finally:
+                for future in ahead:
+                    future.cancel()
