@@ -1,33 +1,99 @@
-"""Functions named in yaml: ``_target_`` and parameters to a bound call, checked by name."""
+"""Functions named in yaml: ``_target_`` and parameters to a bound call, checked by name.
+
+A yaml may come from a stranger, so it names functions of a closed list of modules alone: those of
+this package that it is for, and modules that the user allowed (`sclip_lab.allow`, ``plugins=[...]``
+on the command line, or an installed package's entry point). No other module is even imported.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from functools import cache, partial
+from importlib import metadata
 from typing import Any
 
 from sclip_lab.canonical import plain
 from sclip_lab.errors import LabError, unknown
 
+ENTRY_POINTS = "sclip_lab.plugins"
+# Where the functions of this package are that a yaml may name.
+HOMES = ("sclip_lab.attention", "sclip_lab.segmentation")
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+_allowed: set[str] = set()
 
-def locate(target: str) -> Callable[..., Any]:
-    """The function that a dotted path names.
+
+def allow(*modules: str) -> None:
+    """Let yaml files name what is defined in these modules, or in modules below them.
+
+    >>> allow("my_package.attention")
+
+    Args:
+        modules: dotted names. They are imported when the first yaml names one.
 
     Raises:
-        LabError: no such module or function (did you mean).
+        LabError: not the name of a module.
     """
-    module_name, _, attribute = str(target).rpartition(".")
+    for module in modules:
+        if not isinstance(module, str) or not _DOTTED.fullmatch(f"{module}.x"):
+            raise LabError(f"plugins: {module!r} is not the name of a module")
+    _allowed.update(modules)
+
+
+def allowed() -> list[str]:
+    """Modules outside of this package whose functions a yaml may name."""
+    return sorted(_allowed | set(_installed()))
+
+
+def locate(target: str, homes: Collection[str] = HOMES) -> Callable[..., Any]:
+    """The function or class that a dotted path names.
+
+    Args:
+        target: from a yaml.
+        homes: modules of this package where it may be defined; `allowed` ones come to them.
+
+    Raises:
+        LabError: not of an allowed module (which is then not imported), no such module, nothing of
+            that name is defined there (did you mean).
+    """
+    if not isinstance(target, str) or not _DOTTED.fullmatch(target):
+        raise LabError(f"_target_ {target}: not the dotted path of a function")
+    module_name, _, attribute = target.rpartition(".")
+    own = module_name.split(".")[0] == __name__.split(".")[0]
+    if not _within(module_name, homes if own else allowed()):
+        names = ", ".join([*homes, *allowed()])
+        raise LabError(
+            f"_target_ {target}: '{module_name}' is none of the modules that a yaml may name here "
+            f"({names}); a module of your own takes part with plugins=[{module_name}] on the "
+            f'command line, or sclip_lab.allow("{module_name}") in Python'
+        )
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
-        raise LabError(f"_target_ {target}: {error}") from error
+    # A module of the user's may fail in any way.
+    except Exception as error:
+        raise LabError(f"_target_ {target}: {error or type(error).__name__}") from error
     function = getattr(module, attribute, None)
-    if function is None:
-        known = [n for n, f in vars(module).items() if inspect.isfunction(f) and n[0] != "_"]
+    if attribute.startswith("_") or not _defined(function, [*homes, *allowed()]):
+        known = [n for n, f in vars(module).items() if n[0] != "_" and inspect.isfunction(f)]
         raise unknown(f"function in {module_name}", attribute, known)
-    return function
+    return function  # type: ignore[return-value]
+
+
+def _defined(function: Any, modules: Collection[str]) -> bool:
+    """Whether it is a function or class of one of the modules, not one that they import."""
+    return callable(function) and _within(str(getattr(function, "__module__", "")), modules)
+
+
+def _within(module: str, packages: Collection[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    """Modules that installed packages name under the entry point group."""
+    return tuple(point.module for point in metadata.entry_points(group=ENTRY_POINTS))
 
 
 def bind(

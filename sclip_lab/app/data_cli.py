@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import pydoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,12 +118,12 @@ def data_folder(data: str | None = None) -> str:
 
 def load_dataset(name: str, data: str | None = None) -> Dataset:
     """The data set that conf/dataset/<name>.yaml describes."""
-    config = dataset_config(name, data)
-    target = config.pop("_target_", None)
-    build: Any = pydoc.locate(str(target))
-    if build is None:
-        raise LabError(f"conf/dataset/{name}.yaml: _target_ '{target}' cannot be imported")
-    return build(**config)
+    from sclip_lab.data.base import build
+
+    try:
+        return build(dataset_config(name, data))
+    except LabError as error:
+        raise LabError(f"conf/dataset/{name}.yaml: {error}") from None
 
 
 def listing(data: str | None = None) -> str:

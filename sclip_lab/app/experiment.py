@@ -17,8 +17,8 @@ from sclip_lab.app import tracking
 from sclip_lab.app.plain_config import plain_config
 from sclip_lab.app.registry import load_protocol, names, variant_label
 from sclip_lab.attention.variant import Variant, build
-from sclip_lab.call import locate
 from sclip_lab.data.base import Dataset
+from sclip_lab.data.base import build as build_dataset
 from sclip_lab.errors import LabError
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.observers import Diagnostics, Pictures
@@ -179,8 +179,7 @@ def make_backbone(config: str) -> Backbone:
 @cache
 def make_dataset(config: str) -> Dataset:
     """One data set per configuration, however many jobs use it."""
-    given = json.loads(config)
-    return locate(given.pop("_target_"))(**given)
+    return build_dataset(json.loads(config))
 
 
 def table(df: pd.DataFrame) -> str:

@@ -43,7 +43,7 @@ class FusedLauncher(BasicLauncher):
 
     def __init__(self, compute: str) -> None:
         super().__init__()
-        self.compute = locate(compute)
+        self.compute = locate(compute, ("sclip_lab.app.experiment",))
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

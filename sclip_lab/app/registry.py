@@ -13,8 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sclip_lab.app.conf import PACKAGE, conf_dir, names
 from sclip_lab.attention.variant import Variant, build
-from sclip_lab.call import locate, overridden
+from sclip_lab.call import overridden
 from sclip_lab.data.base import Dataset
+from sclip_lab.data.base import build as build_dataset
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.protocol import build as build_protocol
@@ -90,8 +91,7 @@ def load_dataset(name: str, **overrides: Any) -> Dataset:
     Raises:
         LabError: unknown name, or data that are not there.
     """
-    given = load_group("dataset", name, overrides)
-    return locate(given.pop("_target_"))(**given)
+    return build_dataset(load_group("dataset", name, overrides))
 
 
 def load_backbone(

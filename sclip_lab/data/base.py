@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from sclip_lab.call import locate
 from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.errors import LabError, unknown
 
 
 @dataclass(frozen=True)
@@ -47,3 +52,46 @@ class Dataset(ABC):
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+_NEEDED = ("name", "vocabulary", "ignore_index", "names", "digest", "__getitem__", "__len__")
+
+
+def build(config: Mapping[str, Any]) -> Dataset:
+    """A data set from the content of its yaml.
+
+    Args:
+        config: ``_target_``, a class of this package or whatever an allowed module has that gives
+            a data set, and its parameters.
+
+    Raises:
+        LabError: an unknown target or parameter (did you mean), one that is not allowed, or data
+            that are not there.
+    """
+    parameters = {key: value for key, value in config.items() if key != "_target_"}
+    if "_target_" not in config:
+        raise LabError(f"dataset {parameters.get('name', '')}: has no _target_; name its class")
+    make = locate(config["_target_"], ("sclip_lab.data",))
+    own = make.__module__.startswith("sclip_lab.")
+    if own and not (inspect.isclass(make) and issubclass(make, Dataset)):
+        raise LabError(f"_target_ {config['_target_']}: is no data set")
+    _check_parameters(make, parameters)
+    dataset = make(**parameters)
+    missing = [name for name in _NEEDED if not hasattr(dataset, name)]
+    if missing:
+        raise LabError(
+            f"_target_ {config['_target_']}: gives {type(dataset).__name__}, which is no data set; "
+            f"it lacks {', '.join(missing)}"
+        )
+    return dataset
+
+
+def _check_parameters(make: Callable[..., Any], parameters: Mapping[str, Any]) -> None:
+    signature = inspect.signature(make)
+    try:
+        signature.bind(**parameters)
+    except TypeError as error:
+        known = list(signature.parameters)
+        for name in set(parameters) - set(known):
+            raise unknown(f"parameter of {make.__name__}", str(name), known) from None
+        raise LabError(f"{make.__name__}: {error}") from None

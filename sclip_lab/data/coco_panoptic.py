@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sclip_lab.data.decode import read_image
+from sclip_lab.data.paths import below
 from sclip_lab.errors import LabError
 
 VOID = 255
@@ -75,10 +76,11 @@ def convert(annotations: Path, segment_folder: Path, mask_folder: Path) -> list[
     classes = class_ids(categories)
     mask_folder.mkdir(parents=True, exist_ok=True)
     for entry in tqdm(entries, desc="panoptic masks", unit="mask", delay=2, leave=False):
-        source = segment_folder / entry["file_name"]
+        source = below(segment_folder, entry["file_name"], annotations)
+        target = below(mask_folder, entry["file_name"], annotations).with_suffix(".png")
         try:
             mask = panoptic_to_mask(read_image(source), entry["segments_info"], classes)
         except LabError as error:
             raise LabError(f"{source}: {error}") from None
-        Image.fromarray(mask).save((mask_folder / entry["file_name"]).with_suffix(".png"))
+        Image.fromarray(mask).save(target)
     return categories

@@ -9,6 +9,7 @@ from pathlib import Path
 from sclip_lab.data import sdist
 from sclip_lab.data.coco_panoptic import convert
 from sclip_lab.data.digests import sha256
+from sclip_lab.data.paths import below
 from sclip_lab.errors import LabError
 
 PACKAGE, VERSION, BACKEND = "labelbox", "7.17.0", "hatchling.build"
@@ -61,7 +62,9 @@ def is_complete(target: Path) -> bool:
         return False
     entries = [line.split("  ", 1) for line in lines]
     return all(
-        len(entry) == 2 and (target / entry[1]).is_file() and sha256(target / entry[1]) == entry[0]
+        len(entry) == 2
+        and below(target, entry[1], target / MANIFEST).is_file()
+        and sha256(target / entry[1]) == entry[0]
         for entry in entries
     )
 

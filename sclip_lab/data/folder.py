@@ -14,6 +14,7 @@ import numpy as np
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.data.decode import read_image, read_mask
 from sclip_lab.data.digests import file_digests
+from sclip_lab.data.paths import below
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError
 
@@ -205,6 +206,8 @@ class Folder(Dataset):
                 f"data set '{self.name}': split list {split} (config key dataset.split): {error}"
             ) from error
         stems = [line.strip() for line in lines if line.strip()]
+        for stem in stems:
+            below(self.images, stem, f"data set '{self.name}': split list {split}")
         if not stems:
             raise LabError(f"data set '{self.name}': split list {split} is empty")
         twice = [stem for stem, count in Counter(stems).items() if count > 1]

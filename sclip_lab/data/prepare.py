@@ -23,6 +23,7 @@ from tqdm import tqdm
 from sclip_lab.data.coco_ids import CATEGORIES, THINGS
 from sclip_lab.data.coco_object import instances_to_mask
 from sclip_lab.data.decode import read_mask
+from sclip_lab.data.paths import below
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError, unknown
 
@@ -90,7 +91,8 @@ def coco_object(source: Path, root: Path) -> str:
 def coco_stuff10k(source: Path, root: Path) -> str:
     """annotations/*.mat (field S: category id, 0 unlabelled) of the test list to 0, 1..171."""
     table = {0: 0} | {category: index for index, category in enumerate(CATEGORIES, start=1)}
-    stems = _lines(_search(source, ("imageLists", "imagesLists"), "test.txt", "test list")[0])
+    listed = _search(source, ("imageLists", "imagesLists"), "test.txt", "test list")[0]
+    stems = _stems(listed)
     images = _search(source, ("images",), "*.jpg", "photos")[0].parent
     mats = _search(source, ("annotations",), "*.mat", "labels")[0].parent
 
@@ -117,7 +119,7 @@ def context(source: Path, root: Path) -> str:
         _check_context_names(labels[0])
     lists = [f"{v}/ImageSets/{k}" for k in ("SegmentationContext", "Main") for v in voc]
     split = _search(source, lists, "val.txt", "split list")[0]
-    stems = _lines(split)
+    stems = _stems(split)
     table = dict.fromkeys(range(460), 0) | {raw: i for i, raw in enumerate(CONTEXT_IDS, start=1)}
 
     def convert(stem: str) -> None:
@@ -258,7 +260,7 @@ def _coco_instances(source: Path, root: Path) -> str:
 
     def convert(image: Mapping[str, Any]) -> None:
         mask = instances_to_mask(by_image.get(image["id"], []), image["height"], image["width"])
-        stem = Path(image["file_name"]).stem
+        stem = below(photos[0].parent, image["file_name"], path).stem
         save_mask(mask, root / f"annotations/val2017/{stem}_instanceTrainIds.png")
 
     _each(convert, images, "masks")
@@ -305,6 +307,14 @@ def _search(
         return []
     looked = ", ".join(os.path.normpath(source / place_ / pattern) for place_ in places)
     raise LabError(f"no {what} found; looked for {looked}")
+
+
+def _stems(path: Path) -> list[str]:
+    """The names of a list, none of which leads out of a folder."""
+    stems = _lines(path)
+    for stem in stems:
+        below(path.parent, stem, path)
+    return stems
 
 
 def _lines(path: Path) -> list[str]:

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 from sclip_lab.data.digests import sha256
+from sclip_lab.data.paths import below
 from sclip_lab.errors import LabError
 
 # `pip download` asks an archive's build backend for its metadata: it installs that backend and
@@ -87,13 +88,12 @@ def extract(archive: Path, inside: str, target: Path) -> list[Path]:
                 m for m in tar if PurePosixPath(m.name).is_relative_to(prefix) and not m.isdir()
             ]
             for member in members:
-                parts = PurePosixPath(member.name).parts
-                if not member.isfile() or ".." in parts or PurePosixPath(member.name).is_absolute():
-                    raise LabError(
-                        f"{archive}: unsafe entry '{member.name}'; nothing was extracted"
-                    )
+                if not member.isfile():
+                    raise LabError(f"{archive}: '{member.name}' is no plain file")
+                below(target, member.name, archive)
             for member in members:
-                path = target / PurePosixPath(member.name).relative_to(prefix)
+                inner = PurePosixPath(member.name).relative_to(prefix).as_posix()
+                path = below(target, inner, archive)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 source = tar.extractfile(member)
                 assert source is not None  # a plain file, checked above

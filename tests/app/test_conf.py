@@ -104,7 +104,7 @@ def test_names_of_backbones_are_open_clips() -> None:
 def test_dataset(name: str, tmp_path: Path) -> None:
     given = plain(composed(f"dataset={name}", f"paths.data={tmp_path}").dataset)
     assert given["name"] == name
-    build_dataset = locate(given.pop("_target_"))
+    build_dataset = locate(given.pop("_target_"), ("sclip_lab.data",))
     if build_dataset is not Folder:
         assert len(build_dataset(**given)) == 64
         return

@@ -114,7 +114,7 @@ def test_extract_refuses_what_could_leave_the_folder(
     tmp_path: Path, bad: tuple[str, bytes | None]
 ) -> None:
     path = archive(tmp_path / "p.tar.gz", [("p-1/data/good", b"x"), bad])
-    with pytest.raises(LabError, match="unsafe entry"):
+    with pytest.raises(LabError, match=r"is not the name of a file below|is no plain file"):
         sdist.extract(path, "p-1/data", tmp_path / "to")
     assert not (tmp_path / "to").exists()
 

@@ -14,6 +14,7 @@ from scipy.io import savemat
 from sclip_lab.app import data_cli
 from sclip_lab.data import coco_panoptic20, prepare, sdist
 from sclip_lab.data.coco_ids import CATEGORIES, THINGS
+from sclip_lab.data.coco_panoptic import convert
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.verify import verify, vocabulary_faults
 from sclip_lab.data.vocabulary import Vocabulary
@@ -152,8 +153,7 @@ def test_coco_object_from_instances(tmp_path: Path) -> None:
         cli("prepare", "coco_object", "--from", str(source))
 
 
-def test_coco_stuff10k(tmp_path: Path) -> None:
-    source = tmp_path / "from"
+def stuff10k_download(source: Path) -> Path:
     (source / "imageLists").mkdir(parents=True)
     (source / "imageLists/test.txt").write_text("COCO_train2014_000000000002\n")
     (source / "annotations").mkdir()
@@ -162,6 +162,11 @@ def test_coco_stuff10k(tmp_path: Path) -> None:
         photo(source / f"images/{stem}.jpg")
         labels = grid([0, 1, 90, 92, 182], 13).astype(np.uint8)
         savemat(source / f"annotations/{stem}.mat", {"S": labels})
+    return source / "imageLists/test.txt"
+
+
+def test_coco_stuff10k(tmp_path: Path) -> None:
+    source = stuff10k_download(tmp_path / "from").parents[1]
     cli("prepare", "coco_stuff10k", "--from", str(source))
     dataset = load("coco_stuff10k")
     assert dataset.names == ["COCO_train2014_000000000002"]
@@ -304,6 +309,28 @@ def test_a_target_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LabError, match="file/to: cannot be written"):
         cli("prepare", "coco_object", "--from", f"{tmp_path}/from", "--to", f"{tmp_path}/file/to")
+
+
+@pytest.mark.parametrize("stem", ["../../../../x", "/tmp/x", "a/../../x", "..", "a\x1bb", "c:\\x"])
+@pytest.mark.parametrize("kind", ["10k", "context"])
+def test_a_list_that_leads_out_of_the_folder(tmp_path: Path, stem: str, kind: str) -> None:
+    if kind == "10k":
+        name, listed = "coco_stuff10k", stuff10k_download(tmp_path / "a/b/c/d/from")
+    else:
+        name, voc = "context60", context_download(tmp_path / "a/b/c/d/from")
+        listed = voc / "ImageSets/Main/val.txt"
+    listed.write_text(f"{listed.read_text()}{stem}\n")
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(LabError, match=r"\.txt: .* is not the name of a file below"):
+        cli("prepare", name, "--from", f"{tmp_path}/a/b/c/d/from", "--to", f"{tmp_path}/a/b/to")
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_names_in_a_json_that_lead_out_of_the_folder(tmp_path: Path) -> None:
+    content = {"categories": [], "annotations": [{"file_name": "../x.png", "segments_info": []}]}
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    with pytest.raises(LabError, match=r"panoptic\.json: '\.\./x\.png' is not the name of a file"):
+        convert(tmp_path / "panoptic.json", tmp_path / "png", tmp_path / "masks")
 
 
 # --- verify and list ------------------------------------------------------------------------

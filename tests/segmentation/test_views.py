@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import sclip_lab as lab
+from sclip_lab.call import allow
 from sclip_lab.data.folder import Folder
 from sclip_lab.errors import LabError
 from sclip_lab.evaluation.loop import evaluate
@@ -208,6 +209,7 @@ def test_views_that_are_refused(given: Any, message: str) -> None:
 
 
 def test_a_change_of_shape_is_refused() -> None:
+    allow("tests.segmentation.test_views")
     given = views.checked(
         {"photo": {}, "a": {"change": {"_target_": "tests.segmentation.test_views.half"}}}
     )
