@@ -8,12 +8,18 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab import results
-from sclip_lab.errors import LabError, unknown
 from sclip_lab.report.labels import labels
 from sclip_lab.results import paper as published
 from sclip_lab.results.expected import verdicts as verdicts
 
 SETTING = ["backbone", "dataset", "protocol"]
+P = {
+    "p": "p",
+    "p_permutation": "p, swapped",
+    "p_holm": "p, Holm",
+    "p_max_t": "p, max-T",
+    "p_bh": "p, Benjamini-Hochberg",
+}
 
 
 def scores(
@@ -31,35 +37,20 @@ def scores(
 
 
 def differences(
-    df: pd.DataFrame, baseline: str = "vanilla", n: int = 2000, level: float = 0.95
+    df: pd.DataFrame,
+    baseline: results.Choice = "vanilla",
+    n: int = 2000,
+    level: float = 0.95,
 ) -> pd.DataFrame:
-    """Every variant against one, on the same images: see `results.difference`.
-
-    Args:
-        df: from `results.load`.
-        baseline: the label of the variant to compare with, in every setting that has it.
-    """
-    table = df.drop_duplicates("spec")
-    if baseline not in set(table["attention"]):
-        raise unknown("attention label", baseline, table["attention"].unique())
-    swept = [c for c in table if str(c).startswith(("backbone.", "dataset.", "protocol."))]
-    rows = []
-    for _, group in table.groupby([*SETTING, *swept], observed=True, sort=False, dropna=False):
-        start = group[group["attention"] == baseline]["spec"]
-        others = group[group["attention"] != baseline]["spec"]
-        rows += [results.difference(df, o, s, "miou", n, level) for s in start for o in others]
-    if not rows:
-        raise LabError(f"nothing to compare with '{baseline}': no other variant in its settings")
-    compared = pd.concat(rows, ignore_index=True)
-    compared.attrs = {"level": level}
-    return compared
+    """Every variant against one, on the same images: `results.differences` in mIoU."""
+    return results.differences(df, baseline, "miou", n, level)
 
 
 def to_markdown(table: pd.DataFrame, bold: bool = True) -> str:
     """Markdown of `scores`, `differences` or `verdicts`, one table per data set, x100.
 
     Args:
-        bold: mark the best mIoU of each table.
+        bold: mark every mIoU that the best does not beat (`results.summary`).
     """
     parts = []
     for caption, cells in _shown(table, (lambda text: f"**{text}**") if bold else None):
@@ -123,12 +114,15 @@ def _shown(
         else:
             shared.append(f"{group['images'].iloc[0]} images")
             cells = _score_cells(group, level)
-            if emphasis is not None and len(group) > 1 and group["miou"].notna().any():
-                best = int(np.nanargmax(group["miou"].to_numpy(float)))
-                texts = cells["mIoU"].to_list()
-                cells["mIoU"] = [*texts[:best], emphasis(texts[best]), *texts[best + 1 :]]
+            if emphasis is not None and len(group) > 1:
+                marked = zip(cells["mIoU"], group["unbeaten"], strict=True)
+                cells["mIoU"] = [emphasis(text) if best else text for text, best in marked]
         shown.append((f"{', '.join(shared or [str(dataset)])}; scores x100", cells))
     return shown
+
+
+def _p(value: float) -> str:
+    return "" if np.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _percent(value: float, sign: str = "") -> str:
@@ -165,7 +159,7 @@ def _difference_cells(group: pd.DataFrame, level: str) -> pd.DataFrame:
             **{name: group[name].astype(str).to_list() for name in varying},
             "difference in mIoU": [_percent(value, "+") for value in group["difference"]],
             level: _interval(group, "+"),
-            "p": ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in group["p"]],
+            **{shown: [_p(p) for p in group[name]] for name, shown in P.items() if name in group},
         }
     )
 

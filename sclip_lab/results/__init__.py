@@ -1,17 +1,23 @@
 """The store as one tidy DataFrame: a row per (spec, image, true class, predicted class), pixels.
 
-Everything reported is a groupby of it: see `miou`, `iou`, `pixel_accuracy`, `summary`, `bootstrap`
-and `difference`. Scores are fractions in [0, 1]; x100 is for display.
+Everything reported is a groupby of it: scores (`miou`, `iou`, `pixel_accuracy`), their intervals
+(`summary`, `bootstrap`), comparisons (`difference`, `differences`, `all_pairs`), what they rest on
+(`support`). Scores are fractions in [0, 1]; x100 is for display.
 """
 
+from sclip_lab.results.comparisons import Choice, all_pairs, difference, differences
 from sclip_lab.results.loading import diagnostics, load, records, specs
 from sclip_lab.results.scores import iou, miou, pixel_accuracy
-from sclip_lab.results.uncertainty import bootstrap, difference, summary
+from sclip_lab.results.support import support
+from sclip_lab.results.uncertainty import bootstrap, summary
 
 __all__ = [
+    "Choice",
+    "all_pairs",
     "bootstrap",
     "diagnostics",
     "difference",
+    "differences",
     "iou",
     "load",
     "miou",
@@ -19,4 +25,5 @@ __all__ = [
     "records",
     "specs",
     "summary",
+    "support",
 ]

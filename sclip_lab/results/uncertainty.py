@@ -1,11 +1,8 @@
-"""Intervals and differences by a bootstrap over images.
+"""Intervals of scores, and the table of a store with them.
 
 Every spec of a data set is resampled with the same images, so that two of them can be compared by
-the difference of their resampled scores, which is far less uncertain than either score.
-
-A class of the data set of which a resample holds no pixel says nothing there, and is left out of
-that resample's mean. Counting it as 0, because it is predicted somewhere, would press the interval
-below the score itself where classes are many and images few (20 photos of 133 classes).
+the difference of their scores, which is far less uncertain than either score: see
+`sclip_lab.results.comparisons`.
 """
 
 from __future__ import annotations
@@ -14,24 +11,22 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from sclip_lab.errors import LabError, unknown
-from sclip_lab.results import metrics
+from sclip_lab.results import multiple
+from sclip_lab.results.intervals import METHODS, interval, p_value
+from sclip_lab.results.resampling import Design, Index, Sample, Scored, score
 from sclip_lab.results.scores import NAMES, STATISTICS, pixel_accuracy, spec_rows, totals_of
+from sclip_lab.results.support import FEW, few_classes
 
 
 class Resampled(NamedTuple):
-    """One spec's score, its (n,) scores on resampled images, and the codes of its images."""
+    """Specs of the same images: their keys, scores of one design, and counts."""
 
-    spec: str
-    estimate: float
-    scores: metrics.Array
-    images: npt.NDArray[np.integer]
-
-
-_CELLS = 2**22  # resampled image weights held at a time: 32 MiB
+    specs: list[str]
+    scores: list[Scored]
+    samples: list[Sample]
 
 
 def bootstrap(
@@ -40,153 +35,105 @@ def bootstrap(
     n: int = 2000,
     level: float = 0.95,
     seed: int = 0,
+    method: str = "corrected",
 ) -> pd.DataFrame:
-    """Percentile intervals by resampling images with replacement.
+    """Intervals by resampling images with replacement.
 
     Args:
         df: from `load`.
         statistic: miou, pixel_accuracy or mean_accuracy.
         n: resamples. level: coverage of the interval. seed: of the resamples.
+        method: corrected, percentile or bca; see `sclip_lab.results.intervals`.
 
     Returns:
-        Index spec, in order of appearance; columns estimate, low, high.
-    """
-    _check(statistic, n, level)
-    found = {}
-    for spec in _resample(df, statistic, n, seed):
-        found[spec.spec] = (spec.estimate, *_interval(spec.scores, level))
-    table = pd.DataFrame.from_dict(found, orient="index", columns=["estimate", "low", "high"])
-    return table.rename_axis("spec")
-
-
-def difference(
-    df: pd.DataFrame,
-    a: str,
-    b: str,
-    statistic: str = "miou",
-    n: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Is ``a`` better than ``b``, and by how much: score(a) - score(b) on the same images.
-
-    Args:
-        df: from `load`.
-        a, b: each a label ("csa") or a spec's key or its beginning. Labels are compared wherever
-            both occur with the same backbone, data set and protocol.
-        statistic, n, level, seed: as in `bootstrap`.
-
-    Returns:
-        One row per pair: a, b, backbone, dataset, protocol, difference, low, high, p (two-sided
-        bootstrap p-value of "no difference", at least 2 / (n + 1)), images.
+        Index spec, in order of appearance; columns estimate, low, high. NaN where an estimate has
+        no pixel, and for the bounds of a single image.
 
     Raises:
-        LabError: for an unknown or ambiguous name, or specs seen on different images.
+        LabError: unknown statistic or method, n or level out of range.
     """
-    _check(statistic, n, level)
-    table = spec_rows(df)
-    pairs = _pairs(table, _select(table, a), _select(table, b), a, b)
-    wanted = df[df["spec"].isin({spec for pair in pairs for spec in pair})]
-    found = {spec.spec: spec for spec in _resample(wanted, statistic, n, seed)}
-    facts = table.set_index("spec")
-    rows = []
-    for first, second in pairs:
-        one, other = found[first], found[second]
-        if not np.array_equal(one.images, other.images):
-            raise LabError(f"'{a}' and '{b}' were not evaluated on the same images: no pairs")
-        resampled = one.scores - other.scores
-        tail = min(np.sum(resampled <= 0), np.sum(resampled >= 0))
-        low, high = _interval(resampled, level)
-        rows.append(
-            {"a": facts.at[first, "attention"], "b": facts.at[second, "attention"]}
-            | {name: facts.at[first, name] for name in NAMES[2:]}
-            | {"difference": one.estimate - other.estimate, "low": low, "high": high}
-            | {"p": min(1.0, 2 * (tail + 1) / (n + 1)), "images": len(one.images)}
-        )
-    table = pd.DataFrame(rows)
-    table.attrs["level"] = level
-    return table
+    check(statistic, n, level)
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    found = {}
+    for group in resampled(df, statistic, n, seed):
+        for spec, scored in zip(group.specs, group.scores, strict=True):
+            found[spec] = (scored.estimate, *interval(scored, level, method))
+    table = pd.DataFrame.from_dict(found, orient="index", columns=["estimate", "low", "high"])
+    return table.loc[[str(spec) for spec in df["spec"].unique()]].rename_axis("spec")
 
 
 def summary(df: pd.DataFrame, n: int = 2000, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
-    """One row per spec: its columns, miou with `bootstrap` bounds, pixel_accuracy, images."""
+    """One row per spec: what it is, how well it scores, and how sure that is.
+
+    Returns:
+        Columns spec, attention, backbone, dataset, protocol; miou, low, high (`bootstrap`);
+        unbeaten (True where the best of the same images does not beat it: p of the paired
+        difference, adjusted by Holm over all of them, is 1 - level or more); pixel_accuracy,
+        images; few_classes (how many classes of the images' truth are on fewer than 50 of them);
+        and the config values that differ. ``attrs["level"]`` is the level.
+    """
+    check("miou", n, level)
+    facts = {}
+    for group in resampled(df, "miou", n, seed):
+        unbeaten = not_beaten(group.scores, level)
+        for spec, scored, free in zip(group.specs, group.scores, unbeaten, strict=True):
+            facts[spec] = (scored.estimate, *interval(scored, level), free)
     table = spec_rows(df)
-    scores = bootstrap(df, "miou", n, level, seed).rename(columns={"estimate": "miou"})
+    rows = [facts[spec] for spec in table["spec"]]
+    scores = pd.DataFrame(rows, columns=["miou", "low", "high", "unbeaten"])
     scores["pixel_accuracy"] = pixel_accuracy(df).to_numpy()
     images = df.groupby("spec", observed=True, sort=False)["image"].nunique()
     scores["images"] = images.to_numpy()
-    scores = scores.reset_index(drop=True)
+    scores["few_classes"] = few_classes(df, FEW).to_numpy()
     table = pd.concat([table[NAMES], scores, table.drop(columns=NAMES)], axis=1)
     table.attrs = {**df.attrs, "level": level}
     return table
 
 
-def _check(statistic: str, n: int, level: float) -> None:
+def not_beaten(scores: list[Scored], level: float = 0.95) -> list[bool]:
+    """Which scores the highest does not beat, by Holm's adjusted p; False where there is none."""
+    estimates = np.array([scored.estimate for scored in scores])
+    if np.isnan(estimates).all():
+        return [False] * len(scores)
+    best = int(np.nanargmax(estimates))
+    others = [k for k in range(len(scores)) if k != best]
+    adjusted = multiple.holm([p_value(scores[best] - scores[k]) for k in others])
+    # Of a single image nothing is known: no p, and nobody is beaten.
+    free = {
+        k: not p < 1 - level
+        for k, p in zip(others, adjusted, strict=True)
+        if not np.isnan(estimates[k])
+    }
+    return [k == best or free.get(k, False) for k in range(len(scores))]
+
+
+def check(statistic: str, n: int, level: float) -> None:
+    """Raises LabError for arguments that no bootstrap can have."""
     if statistic not in STATISTICS:
         raise unknown("statistic", statistic, STATISTICS)
     if n < 1 or not 0 < level < 1:
         raise LabError(f"n={n}, level={level}: expected n >= 1 and 0 < level < 1")
 
 
-def _interval(resampled: metrics.Array, level: float) -> tuple[float, float]:
-    kept = resampled[~np.isnan(resampled)]
-    if not kept.size:
-        return np.nan, np.nan
-    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def resampled(df: pd.DataFrame, statistic: str, n: int, seed: int) -> Iterator[Resampled]:
+    """Score specs on n resamples, those of one data set and the same images together."""
+    groups: dict[tuple[str, bytes], tuple[list[str], list[Sample]]] = {}
+    for spec, dataset, images, sample in samples(df):
+        specs, members = groups.setdefault((dataset, images.tobytes()), ([], []))
+        specs.append(spec)
+        members.append(sample)
+    for specs, members in groups.values():
+        design = Design.plain(len(members[0].photos), n, seed)
+        yield Resampled(specs, score(members, design, statistic), members)
 
 
-def _resample(df: pd.DataFrame, statistic: str, n: int, seed: int) -> Iterator[Resampled]:
-    """Score every spec on n resamples.
-
-    The resamples depend on the seed and the number of images alone, and images come in one order,
-    so specs that saw the same images are resampled alike.
-    """
-    score = STATISTICS[statistic]
+def samples(df: pd.DataFrame) -> Iterator[tuple[str, str, Index, Sample]]:
+    """Per spec its key, data set, sorted codes of its images in the column ``image``, and counts
+    per image in that order."""
     df = df.astype({"image": "category"})
     for spec, rows in df.groupby("spec", observed=True, sort=False):
         images, position = np.unique(rows["image"].cat.codes.to_numpy(), return_inverse=True)
         totals = totals_of(rows, position, len(images))
-        whole = totals.sum(0)
-        flat = totals.reshape(len(images), -1)
-        draw = np.random.default_rng(seed)
-        chunk = max(1, _CELLS // len(images))
-        scores = []
-        for start in range(0, n, chunk):
-            size = min(chunk, n - start)
-            drawn = draw.integers(len(images), size=(size, len(images)))
-            drawn += np.arange(size)[:, None] * len(images)
-            weights = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
-            resampled = (weights.astype(np.float64) @ flat).reshape(size, *totals.shape[1:])
-            true, predicted = resampled[:, 1], resampled[:, 2]
-            predicted[(true == 0) & (whole[1] > 0)] = 0  # a view: takes the class out of the mean
-            scores.append(score(resampled))
-        yield Resampled(str(spec), float(score(whole)), np.concatenate(scores), images)
-
-
-def _select(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    by_label = table[table["attention"] == name]
-    if len(by_label):
-        return by_label
-    by_key = table[
-        [bool(name) and (s.startswith(name) or name.startswith(s)) for s in table["spec"]]
-    ]
-    if len(by_key) > 1:
-        raise LabError(f"spec key '{name}' begins several: {', '.join(by_key['spec'])}")
-    if not len(by_key):
-        raise unknown("attention label or spec", name, [*table["attention"], *table["spec"]])
-    return by_key
-
-
-def _pairs(
-    table: pd.DataFrame, left: pd.DataFrame, right: pd.DataFrame, a: str, b: str
-) -> list[tuple[str, str]]:
-    if len(left) == len(right) == 1:
-        return [(left["spec"].iloc[0], right["spec"].iloc[0])]
-    shared = left.merge(right, on=NAMES[2:], suffixes=("_a", "_b"))
-    if shared.empty:
-        raise LabError(f"'{a}' and '{b}' share no backbone, data set and protocol")
-    if shared["spec_a"].duplicated().any() or shared["spec_b"].duplicated().any():
-        known = ", ".join(table[table["spec"].isin([*left["spec"], *right["spec"]])]["spec"])
-        raise LabError(f"'{a}' or '{b}' names several specs; give the keys of two ({known})")
-    return list(zip(shared["spec_a"], shared["spec_b"], strict=True))
+        dataset = str(rows["dataset"].iloc[0])
+        yield str(spec), dataset, images, Sample(totals, np.arange(len(images)))

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 
 from sclip_lab import results
 from sclip_lab.errors import LabError
@@ -164,125 +163,6 @@ def test_one_data_set_name_with_two_vocabularies_is_refused(tmp_path: Path) -> N
     with pytest.raises(LabError, match=r"'shapes' has 5 classes .* 6"):
         results.load(tmp_path)
     assert len(results.load(tmp_path, [results.specs(tmp_path)["key"][0]]))
-
-
-@pytest.mark.parametrize("statistic", ["miou", "pixel_accuracy", "mean_accuracy"])
-def test_interval_agrees_with_scipy(tmp_path: Path, statistic: str) -> None:
-    images = [f"i{index}" for index in range(30)]
-    for label, skill in [("a", 0.5), ("b", 0.6)]:
-        write_spec(tmp_path, label, _rows(images, skill), images, created=label)
-    df = results.load(tmp_path)
-    stacks = []
-    for skill in (0.5, 0.6):
-        pairs = [labels(index, skill, (24, 32), 5) for index in range(30)]
-        stacks.append(np.stack([metrics.confusion(*metrics.count(*pair, 5), 5) for pair in pairs]))
-    score = getattr(metrics, statistic)
-
-    def scipy_interval(function):
-        return scipy.stats.bootstrap(
-            (np.arange(30),), function, n_resamples=4000, method="percentile", vectorized=False,
-            rng=np.random.default_rng(5),
-        ).confidence_interval  # fmt: skip
-
-    ours = results.bootstrap(df, statistic, n=4000).iloc[0]
-    theirs = scipy_interval(lambda drawn: score(stacks[0][drawn].sum(0)))
-    width = ours["high"] - ours["low"]
-    assert ours["estimate"] == pytest.approx(score(stacks[0].sum(0)))
-    np.testing.assert_allclose(ours[["low", "high"]].to_numpy(), theirs, atol=0.05 * width)
-
-    gap = results.difference(df, "b", "a", statistic, n=4000).iloc[0]
-    theirs = scipy_interval(
-        lambda drawn: score(stacks[1][drawn].sum(0)) - score(stacks[0][drawn].sum(0))
-    )
-    assert gap["difference"] == pytest.approx(score(stacks[1].sum(0)) - score(stacks[0].sum(0)))
-    np.testing.assert_allclose(gap[["low", "high"]].to_numpy(float), theirs, atol=0.05 * width)
-
-
-def test_equal_images_have_no_interval_and_chunks_change_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = [f"i{index}" for index in range(7)]
-    same = [row.assign(image=image) for image, row in zip(images, _rows(["x"]) * 7, strict=True)]
-    write_spec(tmp_path, "same", same, images)
-    write_spec(tmp_path, "varied", _rows(images), images)
-    df = results.load(tmp_path)
-    interval = results.bootstrap(df, n=50).loc[df[df["attention"] == "same"]["spec"].iloc[0]]
-    assert interval["low"] == pytest.approx(interval["estimate"])
-    assert interval["high"] == pytest.approx(interval["estimate"])
-    whole = results.bootstrap(df, n=50)
-    monkeypatch.setattr("sclip_lab.results.uncertainty._CELLS", 21)
-    pd.testing.assert_frame_equal(results.bootstrap(df, n=50), whole)
-    assert not results.bootstrap(df, n=50, seed=1).equals(whole)
-
-
-def test_identical_specs_differ_by_nothing(tmp_path: Path) -> None:
-    images = [f"i{index}" for index in range(9)]
-    for label in ("a", "b"):
-        write_spec(tmp_path, label, _rows(images), images)
-    gap = results.difference(results.load(tmp_path), "a", "b", n=100).iloc[0]
-    assert list(gap[["difference", "low", "high", "p"]]) == [0, 0, 0, 1]
-
-
-def test_pairing_narrows_the_difference_and_p_finds_it(store: Path) -> None:
-    df = results.load(store)
-    gap = results.difference(df, "csa", "vanilla", n=500).iloc[0]
-    assert gap["low"] > 0
-    assert gap["p"] == pytest.approx(2 / 501)
-    assert gap["images"] == 6
-    swapped = results.difference(df, "vanilla", "csa", n=500).iloc[0]
-    assert swapped["low"] == pytest.approx(-gap["high"], abs=1e-12)
-
-
-def test_labels_pair_up_over_data_sets(store: Path) -> None:
-    images = ["x", "y", "z"]
-    for label, skill in [("csa", 0.8), ("vanilla", 0.3)]:
-        write_spec(store, label, _rows(images, skill), images, dataset="others")
-    df = results.load(store)
-    table = results.difference(df, "csa", "vanilla", n=50)
-    assert set(table["dataset"]) == {"shapes", "others"}
-    assert dict(zip(table["dataset"], table["images"], strict=True)) == {"shapes": 6, "others": 3}
-    first = df[(df["attention"] == "csa") & (df["dataset"] == "others")]["spec"].iloc[0]
-    with pytest.raises(LabError, match="same images"):
-        results.difference(df, first, "identity")
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda df: results.difference(df, "cca", "vanilla"), "did you mean csa"),
-        (lambda df: results.bootstrap(df, "mIoU"), "did you mean miou"),
-        (lambda df: results.bootstrap(df, level=95), "level=95"),
-        (lambda df: results.bootstrap(df, n=0), "n=0"),
-    ],
-)
-def test_wrong_arguments_are_named(store: Path, call, message: str) -> None:
-    with pytest.raises(LabError, match=message):
-        call(results.load(store))
-
-
-def test_summary_has_one_row_a_spec(store: Path) -> None:
-    df = results.load(store)
-    table = results.summary(df, n=200)
-    assert list(table["attention"]) == list(SKILL)
-    assert (table["low"] <= table["miou"]).all()
-    assert (table["miou"] <= table["high"]).all()
-    np.testing.assert_array_equal(table["miou"], results.miou(df))
-    np.testing.assert_array_equal(table["images"], 6)
-    assert "attention.temperature" in table
-
-
-def test_a_class_missing_from_a_resample_is_left_out_of_its_mean(tmp_path: Path) -> None:
-    # each image holds one class, found but for 1 pixel of 4 taken for the other class
-    rows = [
-        pd.DataFrame(
-            {"image": image, "true": true, "predicted": [true, 1 - true], "pixels": [3, 1]}
-        )
-        for true, image in enumerate("xy")
-    ]
-    write_spec(tmp_path, "csa", rows, ["x", "y"], class_names=["a", "b"])
-    interval = results.bootstrap(results.load(tmp_path), n=400).iloc[0]
-    # either both images, 3 / 5 per class, or one of them twice, 3 / 4 for its only class
-    assert list(interval) == pytest.approx([3 / 5, 3 / 5, 3 / 4])
 
 
 def test_diagnostics_are_tidy_too(store: Path) -> None:

@@ -1,0 +1,263 @@
+"""Oracles: scipy's bootstrap, Student's t, loops over photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from sclip_lab import results
+from sclip_lab.errors import LabError
+from sclip_lab.results import intervals, metrics, uncertainty
+from sclip_lab.results.resampling import Design, Sample, score
+from tests.synthetic_store import SKILL, confusion_rows, labels, write_spec, write_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    write_store(tmp_path)
+    return tmp_path
+
+
+def _rows(images: list[str], skill: float = 0.5) -> list[pd.DataFrame]:
+    return [
+        confusion_rows(image, *labels(index, skill, (24, 32), 5))
+        for index, image in enumerate(images)
+    ]
+
+
+def _two(folder: Path, count: int = 30) -> pd.DataFrame:
+    """Variants a and b on the same images of one size."""
+    images = [f"i{index:02}" for index in range(count)]
+    for label, skill in [("a", 0.5), ("b", 0.6)]:
+        write_spec(folder, label, _rows(images, skill), images, created=label)
+    return results.load(folder)
+
+
+def _stacks(count: int = 30) -> list[np.ndarray]:
+    """The same counts: (images, classes, classes) of a and of b."""
+    stacks = []
+    for skill in (0.5, 0.6):
+        pairs = [labels(index, skill, (24, 32), 5) for index in range(count)]
+        stacks.append(np.stack([metrics.confusion(*metrics.count(*pair, 5), 5) for pair in pairs]))
+    return stacks
+
+
+def _scored(stack: np.ndarray, statistic: str = "miou", n: int = 4000):
+    totals = np.stack([np.diagonal(stack, 0, 1, 2), stack.sum(2), stack.sum(1)], axis=1)
+    count = len(stack)
+    sample = Sample(totals.astype(float), np.arange(count))
+    return score([sample], Design.plain(count, n), statistic)[0]
+
+
+@pytest.mark.parametrize("method", ["percentile", "bca"])
+@pytest.mark.parametrize("statistic", ["miou", "pixel_accuracy", "mean_accuracy"])
+def test_interval_agrees_with_scipy(tmp_path: Path, statistic: str, method: str) -> None:
+    df, (stack, other) = _two(tmp_path), _stacks()
+    function = getattr(metrics, statistic)
+
+    def scipy_interval(of_drawn):
+        return scipy.stats.bootstrap(
+            (np.arange(30),), of_drawn, n_resamples=4000, method=method, vectorized=False,
+            rng=np.random.default_rng(5),
+        ).confidence_interval  # fmt: skip
+
+    ours = results.bootstrap(df, statistic, n=4000, method=method).iloc[0]
+    theirs = scipy_interval(lambda drawn: function(stack[drawn].sum(0)))
+    width = ours["high"] - ours["low"]
+    assert ours["estimate"] == pytest.approx(function(stack.sum(0)))
+    np.testing.assert_allclose(ours[["low", "high"]].to_numpy(), theirs, atol=0.08 * width)
+
+    gap = uncertainty.resampled(df, statistic, 4000, 0)
+    first, second = next(gap).scores
+    low, high = intervals.interval(second - first, method=method)
+    theirs = scipy_interval(
+        lambda drawn: function(other[drawn].sum(0)) - function(stack[drawn].sum(0))
+    )
+    np.testing.assert_allclose([low, high], theirs, atol=0.08 * (high - low))
+
+
+def test_of_a_plain_mean_it_is_students_interval(tmp_path: Path) -> None:
+    """Images of one size: pixel accuracy is the mean of theirs, and linear, so without a bias."""
+    df = _two(tmp_path)
+    one, two = (np.trace(s, axis1=1, axis2=2) / s.sum((1, 2)) for s in _stacks())
+    ours = results.bootstrap(df, "pixel_accuracy", n=200).iloc[0]
+    theirs = scipy.stats.ttest_1samp(one, 0).confidence_interval(0.95)
+    np.testing.assert_allclose(ours[["low", "high"]].to_numpy(), theirs, rtol=1e-10)
+
+    gap = results.difference(df, "b", "a", "pixel_accuracy", n=200, level=0.9).iloc[0]
+    test = scipy.stats.ttest_rel(two, one)
+    np.testing.assert_allclose(
+        gap[["low", "high"]].to_numpy(float), test.confidence_interval(0.9), rtol=1e-10
+    )
+    assert gap["p"] == pytest.approx(test.pvalue, rel=1e-9)
+    assert gap["difference"] == pytest.approx((two - one).mean())
+
+
+def test_the_standard_error_is_the_jackknife_by_a_loop() -> None:
+    stack = _stacks(12)[0]
+    without = [metrics.miou(np.delete(stack, k, axis=0).sum(0)) for k in range(12)]
+    expected = np.sqrt(11 / 12 * np.square(without - np.mean(without)).sum())
+    error, freedom = intervals.standard_error(_scored(stack))
+    assert (error, freedom) == pytest.approx((expected, 11))
+
+
+def test_the_bias_is_that_of_the_bootstrap_with_less_noise() -> None:
+    stack = _stacks(12)[0]
+    many = _scored(stack, n=100_000)
+    plain = many.resampled.mean() - many.centre
+    few = [intervals.bias(_scored(stack, n=500)), many.resampled[:500].mean() - many.centre]
+    assert intervals.bias(many) == pytest.approx(plain, abs=3 * many.resampled.std() / 300)
+    assert abs(few[0] - plain) < abs(few[1] - plain)
+    assert plain < 0  # a mean of ratios is too low on few photos
+
+
+def test_equal_images_have_no_interval_and_chunks_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [f"i{index}" for index in range(7)]
+    whole_vocabulary = confusion_rows("x", *labels(0, 0.5, (48, 64), 5))
+    assert set(whole_vocabulary["true"]) == set(range(5))
+    same = [whole_vocabulary.assign(image=image) for image in images]
+    write_spec(tmp_path, "same", same, images)
+    write_spec(tmp_path, "varied", _rows(images), images)
+    df = results.load(tmp_path)
+    interval = results.bootstrap(df, n=50).loc[df[df["attention"] == "same"]["spec"].iloc[0]]
+    assert interval["low"] == pytest.approx(interval["estimate"])
+    assert interval["high"] == pytest.approx(interval["estimate"])
+    whole = results.bootstrap(df, n=50)
+    monkeypatch.setattr("sclip_lab.results.resampling._CELLS", 21)
+    pd.testing.assert_frame_equal(results.bootstrap(df, n=50), whole, rtol=1e-12)
+    assert not results.bootstrap(df, n=50, seed=1).equals(whole)
+
+
+def test_identical_specs_differ_by_nothing(tmp_path: Path) -> None:
+    images = [f"i{index}" for index in range(9)]
+    for label in ("a", "b"):
+        write_spec(tmp_path, label, _rows(images), images)
+    gap = results.difference(results.load(tmp_path), "a", "b", n=100).iloc[0]
+    assert list(gap[["difference", "low", "high", "p", "p_permutation"]]) == [0, 0, 0, 1, 1]
+
+
+def test_a_difference_that_never_changes_has_the_p_of_swaps(tmp_path: Path) -> None:
+    images = [f"i{index}" for index in range(5)]
+    for label, skill in [("a", 0.3), ("b", 0.9)]:
+        [row] = _rows(["x"], skill)
+        write_spec(tmp_path, label, [row.assign(image=image) for image in images], images)
+    gap = results.difference(results.load(tmp_path), "b", "a", n=100).iloc[0]
+    assert gap["p"] == gap["p_permutation"] == 2 / 2**5
+
+
+def test_void_alone_has_neither_score_nor_p(tmp_path: Path) -> None:
+    images = ["x", "y", "z"]
+    for label in ("a", "b"):
+        void = [row.assign(pixels=0) for row in _rows(images)]
+        write_spec(tmp_path, label, void, images)
+    df = results.load(tmp_path)
+    gap = results.difference(df, "a", "b", n=50).iloc[0]
+    assert gap[["difference", "low", "high", "p", "p_permutation"]].isna().all()
+    assert not results.summary(df, n=50)["unbeaten"].any()
+
+
+def test_one_image_has_no_interval(tmp_path: Path) -> None:
+    df = _two(tmp_path, 1)
+    table = results.summary(df, n=50)
+    assert table["miou"].notna().all()
+    assert table[["low", "high"]].isna().all(axis=None)
+    assert table["unbeaten"].all()  # nobody is shown to be worse
+    assert np.isnan(results.difference(df, "b", "a", n=50)["p"].iloc[0])
+
+
+def test_pairing_narrows_the_difference_and_p_finds_it(store: Path) -> None:
+    df = results.load(store)
+    gap = results.difference(df, "csa", "vanilla", n=500).iloc[0]
+    assert gap["low"] > 0
+    assert gap["p"] < 0.01
+    assert gap["p_permutation"] == 2 / 2**6  # all 64 swaps: none but the two that change nothing
+    assert gap["images"] == 6
+    swapped = results.difference(df, "vanilla", "csa", n=500).iloc[0]
+    assert swapped["low"] == pytest.approx(-gap["high"], abs=1e-12)
+    apart = results.bootstrap(df, n=500)
+    assert gap["high"] - gap["low"] < (apart["high"] - apart["low"]).iloc[:2].sum()
+
+
+def test_p_is_below_alpha_where_the_interval_excludes_nothing(tmp_path: Path) -> None:
+    df = _two(tmp_path)
+    for level in (0.5, 0.9, 0.99, 0.9999):
+        gap = results.difference(df, "b", "a", n=200, level=level).iloc[0]
+        assert (gap["p"] < 1 - level) == (gap["low"] > 0 or gap["high"] < 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda df: results.difference(df, "cca", "vanilla"), "did you mean csa"),
+        (lambda df: results.bootstrap(df, "mIoU"), "did you mean miou"),
+        (lambda df: results.bootstrap(df, level=95), "level=95"),
+        (lambda df: results.bootstrap(df, n=0), "n=0"),
+        (lambda df: results.bootstrap(df, method="bcaa"), "did you mean bca"),
+    ],
+)
+def test_wrong_arguments_are_named(store: Path, call, message: str) -> None:
+    with pytest.raises(LabError, match=message):
+        call(results.load(store))
+
+
+def test_summary_has_one_row_a_spec(store: Path) -> None:
+    df = results.load(store)
+    table = results.summary(df, n=200)
+    assert list(table["attention"]) == list(SKILL)
+    assert (table["low"] <= table["miou"]).all()
+    assert (table["miou"] <= table["high"]).all()
+    np.testing.assert_array_equal(table["miou"], results.miou(df))
+    np.testing.assert_array_equal(table["images"], 6)
+    assert "attention.temperature" in table
+    interval = results.bootstrap(df, n=200)
+    np.testing.assert_array_equal(table[["miou", "low", "high"]], interval)
+
+
+def test_unbeaten_is_what_holms_p_does_not_reject(store: Path) -> None:
+    df = results.load(store)
+    table = results.summary(df, n=200, level=0.99).set_index("attention")
+    best = table["miou"].idxmax()
+    others = [label for label in SKILL if label != best]
+    gaps = [results.difference(df, best, label, n=200)["p"].iloc[0] for label in others]
+    ordered = sorted(range(len(gaps)), key=gaps.__getitem__)
+    beaten = set()
+    for step, k in enumerate(ordered):  # Holm: stop at the first that is kept
+        if gaps[k] * (len(gaps) - step) >= 0.01:
+            break
+        beaten.add(others[k])
+    assert set(table.index[~table["unbeaten"].to_numpy(bool)]) == beaten
+    assert beaten
+    assert len(beaten) < len(others)
+
+
+def test_a_class_missing_from_a_resample_is_left_out_of_its_mean(tmp_path: Path) -> None:
+    # each image holds one class, found but for 1 pixel of 4 taken for the other class
+    rows = [
+        pd.DataFrame(
+            {"image": image, "true": true, "predicted": [true, 1 - true], "pixels": [3, 1]}
+        )
+        for true, image in enumerate("xy")
+    ]
+    write_spec(tmp_path, "csa", rows, ["x", "y"], class_names=["a", "b"])
+    df = results.load(tmp_path)
+    interval = results.bootstrap(df, n=400, method="percentile").iloc[0]
+    # either both images, 3 / 5 per class, or one of them twice, 3 / 4 for its only class
+    assert list(interval) == pytest.approx([3 / 5, 3 / 5, 3 / 4])
+
+
+def test_a_class_that_no_image_holds_is_in_the_estimate_and_not_in_the_centre() -> None:
+    stack = _stacks(10)[0]
+    stack[:, 4] = 0  # predicted, never true
+    scored = _scored(stack, n=50)
+    per_class = metrics.iou(stack.sum(0))
+    assert per_class[4] == 0
+    assert scored.estimate == pytest.approx(per_class.mean())
+    assert scored.centre == pytest.approx(np.mean([per_class[k] for k in range(4)]), abs=1e-12)
+    low, high = intervals.corrected(scored)
+    assert low == scored.estimate < high
