@@ -5,11 +5,12 @@ BIN := .venv/bin
 STORE ?= results/demo/store
 FIGURES ?= results/demo/figures
 TESTS ?= tests
+VECTORS ?= ../shared/parity
 # Set up once, and again when the list of packages changes.
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo figures test test-all test-versions lint format hooks benchmark train-patchwork docs clean
+.PHONY: help setup demo figures test test-all test-versions lint format hooks parity benchmark train-patchwork docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -53,6 +54,9 @@ format: $(READY) ## apply the formatter and the linter's safe fixes
 
 hooks: $(READY) ## check every commit as `make lint` does
 	$(BIN)/pre-commit install
+
+parity: $(READY) ## every comparison with official outputs on the set in VECTORS, one line a file
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.parity_report $(VECTORS)
 
 benchmark: $(READY) ## measure against a plain reference loop; QUICK=1 for the main ratios
 	$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick) --out docs

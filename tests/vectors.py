@@ -10,13 +10,20 @@ import numpy as np
 import pytest
 
 HERE = Path(__file__).resolve().parent
+SHARED = HERE.parent.parent / "shared"
+
+
+def given() -> Path | None:
+    """The folder that the environment variable SCLIP_LAB_PARITY names."""
+    named = os.environ.get("SCLIP_LAB_PARITY")
+    return Path(named) if named else None
 
 
 def folders() -> list[Path]:
     """Folders that may hold vectors, the first one wins."""
-    given = os.environ.get("SCLIP_LAB_PARITY")
-    named = [Path(given)] if given else []
-    return [*named, HERE.parent.parent / "shared" / "parity", HERE / "vectors"]
+    named = given()
+    own = [] if named is None else [named]
+    return [*own, SHARED / "parity", SHARED / "parity2026", HERE / "vectors"]
 
 
 def find(file: str) -> Path:

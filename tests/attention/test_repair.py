@@ -19,7 +19,7 @@ from sclip_lab.attention.repair import (
 )
 from sclip_lab.errors import LabError
 from sclip_lab.segmentation.dense_features import dense_features
-from tests import toy, vectors
+from tests import toy
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -28,27 +28,6 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 def places(mask: Tensor) -> list[int]:
     return mask[0].nonzero().flatten().tolist()
-
-
-@pytest.mark.parametrize("name", ["scclip", "sfp", "sfp_l2", "sfp_lof"])
-def test_official_outliers(name: str) -> None:
-    official = vectors.load(name)
-    for key in [key for key in official if key.endswith("__outliers")]:
-        ctx = toy.context(toy.network(), toy.inputs()[key.removesuffix("__outliers")])
-        masks = {
-            "sfp": lambda ctx=ctx: class_attention_mask(ctx.earlier("11/12").attention()),
-            "sfp_l2": lambda ctx=ctx: norm_mask(ctx.tokens[:, 1:]),
-        }
-        mask = masks.get(name, lambda ctx=ctx: lof_mask(ctx.tokens[:, 1:]))()
-        assert places(mask) == sorted(official[key].tolist())
-
-
-def test_official_lof_scores() -> None:
-    official = vectors.load("scclip")
-    for image in ("sq224_a", "sq224_b", "sq256"):
-        ctx = toy.context(toy.network(), toy.inputs()[image])
-        ours = lof_scores(ctx.tokens[:, 1:])[0].numpy()
-        np.testing.assert_allclose(ours, official[f"{image}__lof_scores"], atol=1e-5)
 
 
 def test_lof_with_one_neighbour_is_scikit_learns() -> None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from sclip_lab.app.registry import load_attention
-from sclip_lab.attention import repair
-from sclip_lab.attention.similarity import cosine, cut_below, with_similarity
 from sclip_lab.errors import LabError
-from sclip_lab.network.context import BlockInput
 from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.dense_features import dense_features
-from tests import toy, vectors
+from tests import toy
 
 REPAIR = "sclip_lab.attention.repair."
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -25,45 +20,6 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "sfp_l2": ("sfp", {"repair": {"_target_": REPAIR + "norm", "isolated": "zero"}}),
     "sfp_lof": ("sfp", {"repair": {"_target_": REPAIR + "lof", "isolated": "zero"}}),
 }
-
-
-def official_rows(name: str, array: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(indices, rows) by image."""
-    found = vectors.load(name)
-    keys = [key for key in found if key.endswith(f"__{array}")]
-    return {key.partition("__")[0]: (found[f"{key}_index"], found[key]) for key in keys}
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_official_attention_of_the_first_pass(name: str) -> None:
-    attention, overrides = SETTINGS[name]
-    backbone, variant = toy.network(), load_attention(attention, **overrides)
-    for image, (index, rows) in official_rows(name, "main_attn_rows").items():
-        x = toy.inputs()[image]
-        grid = backbone.grid(*x.shape[-2:])
-        with torch.inference_mode():
-            [(_, state, _)] = tree.leaves(backbone.blocks, backbone.embed(x), grid, [variant])
-        assert state.attention is not None
-        assert not state.attention[0, :, 1:, 0].any()  # no patch looks at the class token
-        np.testing.assert_allclose(state.attention[0, :, 1:, 1:][:, index], rows, atol=1e-5)
-
-
-@pytest.mark.parametrize(("name", "own"), [("scclip", ["key"]), ("sfp", [])])
-def test_official_attention_of_the_second_pass(name: str, own: list[str]) -> None:
-    for image, (index, rows) in official_rows(name, "multi_attn_rows").items():
-        ctx = toy.context(toy.network(), toy.inputs()[image])
-        with torch.inference_mode():
-            if name == "scclip":
-                near = cosine(repair.lof(ctx, ctx.after("9/12")))
-            else:
-                fixed = repair.class_attention(
-                    ctx, ctx.after("9/12"), source="11/12", isolated="zero"
-                )
-                near = cut_below(cosine(fixed), 0.4)
-            summed = torch.stack([ctx.after(f"{i}/12") for i in range(4, 11)]).sum(0)
-            inner = replace(ctx, input=BlockInput(ctx.block, summed), class_token=False)
-            weights = with_similarity(inner, near, own, 3.0)[0, :, 1:, 1:][:, index]
-        np.testing.assert_allclose(weights, rows, atol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ["scclip", "sfp", "similarity"])

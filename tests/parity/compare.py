@@ -1,0 +1,106 @@
+"""Comparisons of official outputs with ours: which there are, and what they say of one file.
+
+A comparison is a generator ``(toy, name, arrays) -> Compared ...`` that its decorator registers for
+the files it is about. Adding a module to this folder adds its comparisons to the tests and to
+``make parity``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.parity.vector_set import Arrays, VectorSet
+
+# Suggested by the READMEs of the vectors: official codes differ from themselves in float64 by
+# 6e-6 (features).
+FEATURES = 5e-5
+HALF_FEATURES = 2e-3  # position embeddings rounded to half precision on the way
+WEIGHTS = 1e-5
+LOGITS = 1e-5
+PROBABILITIES = 1e-4
+PIXELS = 10  # labels that may differ: near-ties
+
+Comparison = Callable[[VectorSet, str, Arrays], "Iterator[Compared]"]
+_REGISTERED: dict[str, list[Comparison]] = {}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One array against ours.
+
+    Attributes:
+        array: its key.
+        error: largest absolute difference, or number of unequal entries; inf for another shape.
+        tolerance: what it may be.
+    """
+
+    array: str
+    error: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.tolerance
+
+    def __str__(self) -> str:
+        return f"{self.array}: {self.error:.2e} of {self.tolerance:.0e}"
+
+
+def comparison(*files: str) -> Callable[[Comparison], Comparison]:
+    """Register a comparison for files by name, without their ending."""
+
+    def register(function: Comparison) -> Comparison:
+        for name in files:
+            _REGISTERED.setdefault(name, []).append(function)
+        return function
+
+    return register
+
+
+@cache
+def _discover() -> None:
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if path.stem not in ("__init__", "compare", "vector_set"):
+            importlib.import_module(f"tests.parity.{path.stem}")
+
+
+def registered() -> dict[str, list[Comparison]]:
+    """Comparisons by file."""
+    _discover()
+    return _REGISTERED
+
+
+def compare(toy: VectorSet, name: str) -> tuple[list[Compared], list[str]]:
+    """All comparisons of one file, and the keys that none of them has looked at."""
+    arrays = toy.load(name)
+    found = [each for one in registered().get(name, []) for each in one(toy, name, arrays)]
+    return found, arrays.unread()
+
+
+def difference(ours: Any, official: np.ndarray) -> float:
+    """Largest absolute difference; infinite for another shape or NaN."""
+    ours = np.asarray(ours)
+    if ours.shape != official.shape:
+        return float("inf")
+    if not ours.size:
+        return 0.0
+    error = np.abs(ours.astype(np.float64) - official).max()
+    return float(error) if np.isfinite(error) else float("inf")
+
+
+def close(array: str, ours: Any, official: np.ndarray, tolerance: float) -> Compared:
+    return Compared(array, difference(ours, official), tolerance)
+
+
+def unequal(array: str, ours: Any, official: np.ndarray, tolerance: float = 0) -> Compared:
+    """Integers or labels: how many differ."""
+    ours = np.asarray(ours)
+    same = ours.shape == official.shape
+    return Compared(array, float((ours != official).sum()) if same else float("inf"), tolerance)
