@@ -13,9 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sclip_lab import sealed
 from sclip_lab.attention.correlative import combined
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.network.context import Context, scores
+
+# Where a learned projection belongs, for its seal; its network is named in the file.
+BELONGS = {"kind": "projection"}
 
 
 @cache
@@ -125,19 +129,23 @@ def learned(
 
 
 def load_projection(path: str) -> tuple[Tensor, dict[str, str]]:
-    """The tensor ``projection`` of a safetensors file, float32, and what the file says of it."""
-    from safetensors import SafetensorError, safe_open
+    """The tensor ``projection`` of a safetensors file, float32, and what the file says of it.
 
+    Raises:
+        LabError: no such file, no such tensor, values that are not finite, or a file that is not
+            what ``sclip-lab learn-projection`` wrote. One from elsewhere has no seal to check.
+    """
     if not Path(path).is_file():
         raise LabError(
             f"projection_file {path} does not exist; make it with 'sclip-lab learn-projection'"
         )
     try:
-        with safe_open(path, "pt") as file:
-            if "projection" not in file.keys():  # noqa: SIM118, it is no mapping
-                raise LabError(
-                    f"projection_file {path} has {sorted(file.keys())}, but no 'projection'"
-                )
-            return file.get_tensor("projection").float(), file.metadata() or {}
-    except SafetensorError as error:
-        raise LabError(f"projection_file {path} is not a safetensors file: {error}") from error
+        (tensors, _), said = sealed.read_tensors(Path(path), BELONGS)
+    except LabError as error:
+        raise LabError(f"projection_file {error}") from None
+    if "projection" not in tensors:
+        raise LabError(f"projection_file {path} has {sorted(tensors)}, but no 'projection'")
+    projection = tensors["projection"].float()
+    if not torch.isfinite(projection).all():
+        raise LabError(f"projection_file {path}: 'projection' has values that are not finite")
+    return projection, said

@@ -68,26 +68,30 @@ class Spec:
     @cached_property
     def key(self) -> str:
         """sha256 hex: equal keys are the same cell, whatever the names."""
+        return digest(self.identity)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the key is the digest of; kept in spec.json, where it is checked against the key."""
         modules = list(self.attention.modules)
         for part in (self.protocol.readout, self.protocol.refinement, self.protocol.views):
             modules += target_modules(part)
-        return digest(
-            {
-                "attention": self.attention.key,
-                "backbone": self.backbone.digest,
-                "device": self.backbone.device.type,
-                "protocol": self.protocol.key,
-                "vocabulary": self.vocabulary.digest(),
-                "dataset": self.dataset.digest(),
-                "ignore_index": self.dataset.ignore_index,
-                "code": fingerprint.digest(modules),
-            }
-        )
+        return {
+            "attention": self.attention.key,
+            "backbone": self.backbone.digest,
+            "device": self.backbone.device.type,
+            "protocol": self.protocol.key,
+            "vocabulary": self.vocabulary.digest(),
+            "dataset": self.dataset.digest(),
+            "ignore_index": self.dataset.ignore_index,
+            "code": fingerprint.digest(modules),
+        }
 
     def record(self) -> dict[str, Any]:
         """What spec.json holds: names, whole configuration, class names, images, provenance."""
         return {
             "key": self.key,
+            "identity": self.identity,
             "label": self.label,
             "names": {
                 "attention": self.attention.name,

@@ -7,18 +7,13 @@ sweep over the same photos with other variants would compute the same tokens aga
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from sclip_lab import atomic, fingerprint
+from sclip_lab import atomic, fingerprint, sealed
 from sclip_lab.attention.variant import Variant
 from sclip_lab.call import target_modules
 from sclip_lab.canonical import digest
@@ -29,8 +24,6 @@ from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation.encoded import Encoded, encode, first_rewritten
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.timings import Timings
-
-log = logging.getLogger(__name__)
 
 
 class TrunkCache:
@@ -52,30 +45,28 @@ class TrunkCache:
             raise LabError(f"trunk_cache {gigabytes} GB must be above 0")
         self.folder = Path(folder)
         self.limit = int(gigabytes * 1e9)
+        atomic.sweep(self.folder)
 
     def load(self, key: str) -> Tensor | None:
         """The tokens, or None where they are not there or not what was written."""
         path = self._path(key)
         try:
-            found = load_file(path)
+            (tensors, is_sealed), _ = sealed.read_tensors(path, _belongs(key))
+            if not is_sealed or "tokens" not in tensors:
+                raise sealed.Damaged(path, "has no seal or no tokens")
             os.utime(path)
-            tokens = found["tokens"]
-            whole = bytes(found["sha256"].numpy()) == _digest(tokens)
         except FileNotFoundError:
             return None
-        except (OSError, SafetensorError, KeyError):
-            whole = False
-        if whole:
-            return tokens
-        log.warning("%s is damaged; computed again", path)
-        path.unlink(missing_ok=True)
-        return None
+        except sealed.Damaged as damaged:
+            sealed.set_aside(self.folder.parent, damaged)
+            return None
+        except OSError:  # a cache that may be read only: what was used when stays unknown
+            pass
+        return tensors["tokens"]
 
     def save(self, key: str, tokens: Tensor) -> None:
         """Keep (windows, tokens, width) of one photo; files used longest ago make room."""
-        tokens = tokens.detach().cpu().contiguous()
-        checksum = torch.frombuffer(bytearray(_digest(tokens)), dtype=torch.uint8)
-        atomic.write_tensors(self._path(key), {"tokens": tokens, "sha256": checksum})
+        sealed.write_tensors(self._path(key), {"tokens": tokens}, _belongs(key))
         self._make_room()
 
     def _path(self, key: str) -> Path:
@@ -156,5 +147,5 @@ class Encoder:
         return digest({**self._common, "image": photo.sample.name, "level": level})
 
 
-def _digest(tokens: Tensor) -> bytes:
-    return hashlib.sha256(tokens.contiguous().view(torch.uint8).numpy().data).digest()
+def _belongs(key: str) -> dict[str, str]:
+    return {"kind": "trunk", "key": key}

@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.results import cells, chunks
+from sclip_lab.results.chunks import COUNTS, MEASURES, Kind
 from sclip_lab.results.scores import NAMES
 
+log = logging.getLogger(__name__)
 SHORT = 12
-
-
-class Kind(NamedTuple):
-    """A sort of file in a spec's folder: columns, their order, and what occurs once."""
-
-    files: str
-    types: dict[str, Any]
-    order: list[str]
-    once: list[str]
-
-
-COUNTS = Kind(
-    "rows-*.parquet",
-    {"image": str, "true": np.int16, "predicted": np.int16, "pixels": np.int64},
-    ["true", "predicted"],
-    ["image"],
-)
-MEASURES = Kind(
-    "diagnostics-*.parquet",
-    {"image": str, "measure": str, "value": np.float64},
-    ["measure"],
-    ["image", "measure"],
-)
 
 
 def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -45,28 +26,31 @@ def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[st
 
     Args:
         path: the store's root.
-        keys: only these, each a key or the beginning of one; all if None.
+        keys: only these, each a key or the beginning of one; all that can be read if None, and
+            one warning names those that cannot.
 
     Raises:
-        LabError: if there is no store, it cannot be read, or a key matches no spec or several.
+        LabError: if there is no store, nothing in it can be read, a key matches no spec or
+            several, or a spec that was asked for cannot be read.
     """
-    found = []
-    for file in sorted(Path(path).glob("specs/*/spec.json")):
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            missing = {"key", "names", "label", "config", "class_names", "images"} - set(record)
-        except (OSError, ValueError, TypeError) as error:
-            raise LabError(f"{file} is no spec: {error}") from error
-        if missing:
-            raise LabError(f"{file} is no spec: it lacks {', '.join(sorted(missing))}")
-        found.append(record)
-    if not found:
+    files = {file.parent.name: file for file in sorted(Path(path).glob("specs/*/spec.json"))}
+    if not files:
         raise LabError(f"no results in {path}: expected {Path(path) / 'specs'}/<key>/spec.json")
-    found.sort(key=lambda record: (str(_created(record)), record["key"]))
-    if keys is None:
-        return found
-    wanted = {_match_key(key, [record["key"] for record in found]) for key in keys}
-    return [record for record in found if record["key"] in wanted]
+    wanted = None if keys is None else {_match_key(key, list(files)) for key in keys}
+    found, damaged = [], []
+    for key in sorted(files if wanted is None else wanted):
+        try:
+            found.append(cells.read(files[key]))
+        except FileNotFoundError:
+            continue
+        except LabError as error:
+            if wanted is not None:
+                raise
+            damaged.append(str(error))
+    if damaged and not found:
+        raise LabError(f"no results in {path}: {damaged[0]}")
+    _warn_of_damage(path, damaged)
+    return sorted(found, key=lambda record: (str(_created(record)), record["key"]))
 
 
 def load(
@@ -76,7 +60,9 @@ def load(
 
     Args:
         path: the store's root.
-        keys: only these specs, each a key or the beginning of one; all if None.
+        keys: only these specs, each a key or the beginning of one; all if None. A damaged file
+            of one that was asked for is an error; otherwise a warning names it, and its images
+            are missing.
         partial: also specs of which some images are missing. Without it they are left out, and
             one warning names them.
 
@@ -89,14 +75,15 @@ def load(
         ``attrs["class_names"]`` is {dataset: [names]}, ``attrs["configs"]`` {spec: flat config}.
     """
     specs, frames, unfinished = [], [], []
-    for record in records(path, keys):
-        rows = _rows(Path(path), record, COUNTS)
+    found, damaged = _all_rows(path, keys, COUNTS)
+    for record, rows in found:
         if rows["image"].nunique() < len(record["images"]):
             unfinished.append(f"{record['label']} ({record['key'][:SHORT]})")
             if not partial or rows.empty:
                 continue
         specs.append(record)
         frames.append(rows)
+    _warn_of_damage(path, damaged)
     if unfinished and not partial:
         warnings.warn(
             f"left out of {path}, unfinished: {', '.join(unfinished)}; "
@@ -104,7 +91,8 @@ def load(
             stacklevel=2,
         )
     if not specs:
-        raise LabError(f"no finished results in {path}; unfinished: {', '.join(unfinished)}")
+        why = damaged + [f"unfinished: {', '.join(unfinished)}"] * bool(unfinished)
+        raise LabError(f"no finished results in {path}; {'; '.join(why)}")
     names = _class_names(specs)
     df = _tidy(specs, frames)
     df.attrs["class_names"] = names
@@ -117,7 +105,8 @@ def diagnostics(path: str | Path, keys: Sequence[str] | None = None) -> pd.DataF
 
     Specs without diagnostics are left out; without any, the DataFrame is empty.
     """
-    found = [(record, _rows(Path(path), record, MEASURES)) for record in records(path, keys)]
+    found, damaged = _all_rows(path, keys, MEASURES)
+    _warn_of_damage(path, damaged)
     found = [(record, rows) for record, rows in found if len(rows)]
     if not found:
         return pd.DataFrame(columns=[*NAMES, *MEASURES.types])
@@ -139,9 +128,11 @@ def _tidy(specs: list[dict[str, Any]], frames: list[pd.DataFrame]) -> pd.DataFra
 
 def specs(path: str | Path) -> pd.DataFrame:
     """One row per spec of a store: names, key, created, images, done (of them), whole config."""
-    found = records(path)
+    counted, damaged = _all_rows(path, None, COUNTS)
+    _warn_of_damage(path, damaged)
+    found = [record for record, _ in counted]
     table = _spec_table(found, only_differing=False)
-    done = [_rows(Path(path), record, COUNTS)["image"].nunique() for record in found]
+    done = [rows["image"].nunique() for _, rows in counted]
     facts = pd.DataFrame(
         {
             "key": [record["key"] for record in found],
@@ -166,34 +157,49 @@ def _match_key(key: str, known: list[str]) -> str:
     return key if key in matches else matches[0]
 
 
-def _rows(root: Path, record: dict[str, Any], kind: Kind) -> pd.DataFrame:
-    """One spec's rows, each image once, in the order of the spec's images."""
-    rows = _parts(root / "specs" / record["key"], kind)
+def _all_rows(
+    path: str | Path, keys: Sequence[str] | None, kind: Kind
+) -> tuple[list[tuple[dict[str, Any], pd.DataFrame]], list[str]]:
+    """Rows of every spec, and what was found damaged; an error where the specs were asked for."""
+    found, damaged, unsealed = [], [], 0
+    for record in records(path, keys):
+        folder = Path(path) / "specs" / record["key"]
+        chunk = chunks.read(folder, kind, record["key"])
+        unsealed += len(chunk.unsealed)
+        try:
+            if chunk.damaged and keys is not None:
+                raise chunk.damaged[0]
+            found.append((record, _in_order(chunk.frame, record, kind)))
+        except LabError as error:
+            if keys is not None:
+                raise
+            damaged.append(str(error))
+        damaged += map(str, chunk.damaged)
+    if unsealed:
+        log.info("%d files in %s have no seal: see sclip-lab store repair", unsealed, path)
+    return found, damaged
+
+
+def _in_order(rows: pd.DataFrame, record: dict[str, Any], kind: Kind) -> pd.DataFrame:
+    """Each image once, in the order of the spec's images."""
     place = {image: position for position, image in enumerate(record["images"])}
     position = rows["image"].map(place)
     if position.isna().any():
         stranger = rows["image"][position.isna()].iloc[0]
         raise LabError(f"spec {record['key']} has rows of image '{stranger}', not in its spec.json")
     rows["position"] = position.astype(np.int64)
-    # two writers may have finished the same image; both found the same
-    rows = rows[rows["file"] == rows.groupby(kind.once)["file"].transform("min")]
+    rows = chunks.each_once(rows, kind)
     rows = rows.sort_values(["position", *kind.order], ignore_index=True)
     return rows[list(kind.types)].astype(kind.types)
 
 
-def _parts(folder: Path, kind: Kind) -> pd.DataFrame:
-    """All files of one kind. A writer may join them at that moment: then they are listed anew."""
-    for _ in range(3):
-        frames = [pd.DataFrame({name: [] for name in kind.types}).assign(file=0)]
-        try:
-            for number, file in enumerate(sorted(folder.glob(kind.files))):
-                frames.append(pd.read_parquet(file, columns=list(kind.types)).assign(file=number))
-            return pd.concat(frames[1:] or frames, ignore_index=True)
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, KeyError) as error:
-            raise LabError(f"{file} cannot be read ({error}); delete it and run again") from error
-    raise LabError(f"{folder} changes while it is read; try again")
+def _warn_of_damage(path: str | Path, damaged: Sequence[str]) -> None:
+    if damaged:
+        warnings.warn(
+            f"left out of {path}, damaged: {'; '.join(damaged)}; evaluate again what you need of "
+            "it (this sets damaged files aside), or see sclip-lab store repair",
+            stacklevel=3,
+        )
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,9 +16,9 @@ A variant without one attention map (such as a parallel path over several blocks
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Sequence
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,12 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from sclip_lab import atomic, results
+from sclip_lab import results, sealed
 from sclip_lab.errors import LabError
 
 _DIGITS = 12
+_LONGEST = 200  # letters of a file's name; file systems take 255 with what is written beside it
+_OPTIONAL = ("points", "attention", "attention_box")
 
 
 @dataclass(frozen=True)
@@ -70,17 +72,20 @@ def save_image(
             f"image '{name}': photo {image.shape} and mask {mask.shape}; "
             "expected (height, width, 3) and (height, width)"
         )
-    return _write(_image_file(Path(root), digest, name), image=image, mask=mask)
+    file = _image_file(Path(root), digest, name)
+    sealed.write_arrays(file, {"image": image, "mask": mask}, _photo(digest, name))
+    return file
 
 
 def has_image(root: str | Path, digest: str, name: str) -> bool:
-    """Whether a photo has been kept."""
-    return _image_file(Path(root), digest, name).is_file()
+    """Whether a photo has been kept, and is whole; a damaged file is set aside."""
+    return _whole(Path(root), _image_file(Path(root), digest, name), _photo(digest, name))
 
 
 def has_prediction(root: str | Path, key: str, name: str) -> bool:
-    """Whether one spec's prediction for a photo has been kept."""
-    return _prediction_file(Path(root), key, name).is_file()
+    """Whether one spec's prediction for a photo has been kept, and is whole; a damaged file is set
+    aside."""
+    return _whole(Path(root), _prediction_file(Path(root), key, name), _prediction(key, name))
 
 
 def save_prediction(
@@ -105,7 +110,9 @@ def save_prediction(
         raise LabError(f"image '{name}': attention and attention_box come together or not at all")
     if prediction.ndim != 2:
         raise LabError(f"image '{name}': prediction has shape {prediction.shape}, not 2-d")
-    return _write(_prediction_file(Path(root), key, name), prediction=prediction, **arrays)
+    file = _prediction_file(Path(root), key, name)
+    sealed.write_arrays(file, {"prediction": prediction, **arrays}, _prediction(key, name))
+    return file
 
 
 def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
@@ -121,6 +128,7 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
     """
     root = Path(root)
     panels: dict[tuple[str, str], Panel] = {}
+    damaged: list[sealed.Damaged] = []
     kept = [
         r for r in results.records(root, keys) if (root / "specs" / r["key"] / "panels").is_dir()
     ]
@@ -131,8 +139,14 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
             if not file.is_file():
                 continue
             place = (config["digest"][:_DIGITS], name)
+            try:
+                arrays = _read(file, _prediction(record["key"], name), ["prediction"])
+                if place not in panels:
+                    photo = _read(_image_file(root, *place), _photo(*place), ["image", "mask"])
+            except sealed.Damaged as error:
+                damaged.append(error)
+                continue
             if place not in panels:
-                photo = _read(_image_file(root, *place))
                 panels[place] = Panel(
                     name=name,
                     dataset=record["names"]["dataset"],
@@ -142,8 +156,13 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
                     ignore_index=int(config.get("ignore_index", 255)),
                     predictions=[],
                 )
-            prediction = Prediction(label=_label(record, kept), **_read(file))
+            prediction = Prediction(label=_label(record, kept), **arrays)
             panels[place].predictions.append(prediction)
+    if damaged and (keys is not None or not panels):
+        raise damaged[0]
+    if damaged:
+        names = "; ".join(map(str, damaged))
+        warnings.warn(f"left out of {root}, damaged: {names}; evaluate again", stacklevel=2)
     return list(panels.values())
 
 
@@ -162,25 +181,45 @@ def _label(record: dict[str, Any], records: list[dict[str, Any]]) -> str:
 
 
 def _image_file(root: Path, digest: str, name: str) -> Path:
-    return root / "images" / digest[:_DIGITS] / f"{quote(name, safe='')}.npz"
+    return root / "images" / digest[:_DIGITS] / _file_name(name)
 
 
 def _prediction_file(root: Path, key: str, name: str) -> Path:
-    return root / "specs" / key / "panels" / f"{quote(name, safe='')}.npz"
+    return root / "specs" / key / "panels" / _file_name(name)
 
 
-def _write(file: Path, **arrays: npt.NDArray[Any]) -> Path:
-    def save(temporary: Path) -> None:
-        with temporary.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+def _file_name(name: str) -> str:
+    """A photo's name as that of a file; a long one is cut, and told from others by a digest."""
+    quoted = quote(name, safe="")
+    if len(quoted) > _LONGEST:
+        quoted = f"{quoted[: _LONGEST - 33]}-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+    return f"{quoted}.npz"
 
-    atomic.write(file, save)
-    return file
+
+def _photo(digest: str, name: str) -> dict[str, str]:
+    return {"kind": "photo", "dataset": digest[:_DIGITS], "image": name}
 
 
-def _read(file: Path) -> dict[str, npt.NDArray[Any]]:
+def _prediction(key: str, name: str) -> dict[str, str]:
+    return {"kind": "prediction", "cell": key, "image": name}
+
+
+def _whole(root: Path, file: Path, belongs: Mapping[str, str]) -> bool:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise LabError(f"{file} cannot be read ({error}); delete it and run again") from error
+        sealed.read_arrays(file, belongs)
+    except FileNotFoundError:
+        return False
+    except sealed.Damaged as damaged:
+        sealed.set_aside(root, damaged)
+        return False
+    return True
+
+
+def _read(file: Path, belongs: Mapping[str, str], wanted: Sequence[str]) -> dict[str, Any]:
+    try:
+        arrays = sealed.read_arrays(file, belongs).content
+    except FileNotFoundError:
+        raise sealed.Damaged(file, "cannot be read (no such file)") from None
+    if set(wanted) - set(arrays) or set(arrays) - {*wanted, *_OPTIONAL}:
+        raise sealed.Damaged(file, f"cannot be read (it holds {', '.join(sorted(arrays))})")
+    return dict(arrays)

@@ -4,30 +4,32 @@
     <root>/specs/<key>/rows-*.parquet           image, true, predicted, pixels
     <root>/specs/<key>/diagnostics-*.parquet    image, measure, value
     <root>/text/<digest>.safetensors            text embeddings
+    <root>/damaged/...                          what was found damaged, kept to be looked at
 
 Every file is written whole or not at all and never changed afterwards, so that readers, other
-writers and a killed process cannot see half of one. Two writers that finish the same image write
-the same rows into different files; `sclip_lab.results.loading` keeps one.
+writers and a killed process cannot see half of one; and it is sealed (`sclip_lab.sealed`), so that
+a changed or misplaced one is found, set aside and computed again. Two writers that finish the same
+image write the same rows into different files; readers keep one. What is promised when is written
+down in docs/reliability.md.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
 
-from sclip_lab import atomic
-from sclip_lab.errors import LabError
+from sclip_lab import atomic, sealed
+from sclip_lab.results import cells, chunks
+from sclip_lab.results.chunks import KINDS
 
-KINDS = {
-    "rows": {"image": "str", "true": "int16", "predicted": "int16", "pixels": "int64"},
-    "diagnostics": {"image": "str", "measure": "str", "value": "float64"},
-}
+log = logging.getLogger(__name__)
 
 
 class Cell(Protocol):
@@ -48,11 +50,24 @@ class Store:
         root: created if it does not exist.
 
     Raises:
-        LabError: the folder cannot be made or written.
+        LabError: the folder cannot be made. One that is there may be read-only: then only what is
+            missing cannot be computed.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        # Two threads let file systems join what several files ask of the disk.
+        self._syncing = ThreadPoolExecutor(2, "store-sync")
+        self._waiting: list[Future[None]] = []
+        if not (self.root / "specs").is_dir():
+            self.check_writable()
+
+    def check_writable(self) -> None:
+        """Find out before anything is computed whether its numbers can be kept.
+
+        Raises:
+            LabError: they cannot.
+        """
         probe = self.root / f".writable-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         atomic.write_text(probe, "")
         probe.unlink(missing_ok=True)
@@ -66,33 +81,31 @@ class Store:
 
     def open(self, spec: Cell) -> None:
         """Write down what the cell is, once: tables are in the order in which cells were opened,
-        which several processes that open the same cells must not shuffle."""
+        which several processes that open the same cells must not shuffle. A damaged record is set
+        aside and written again; temporary files of processes that died go away."""
         path = self.directory(spec) / "spec.json"
-        if not path.is_file():
-            atomic.write_text(path, json.dumps(spec.record(), indent=1), first=True)
+        atomic.sweep(path.parent)
+        try:
+            cells.read(path)
+        except FileNotFoundError:
+            pass
+        except sealed.Damaged as damaged:
+            sealed.set_aside(self.root, damaged)
+        else:
+            return
+        sealed.write_json(path, spec.record(), first=True)
 
     def done(self, spec: Cell, kind: str = "rows") -> set[str]:
-        """Names of the images that are finished.
+        """Names of the images that are finished. Damaged files are set aside, so that their
+        images are not among them.
 
         Raises:
-            LabError: a file that cannot be read.
+            LabError: a file that cannot be opened.
         """
-        for _ in range(3):
-            names: set[str] = set()
-            try:
-                for path in self._files(spec, kind):
-                    names.update(pd.read_parquet(path, columns=["image"])["image"].unique())
-                return names
-            except FileNotFoundError:  # another process has just joined the files
-                continue
-            except (OSError, ValueError, KeyError) as error:
-                raise LabError(
-                    f"{path} cannot be read ({error}); delete it and run again"
-                ) from error
-        raise LabError(f"{self.directory(spec)} changes while it is read; try again")
+        return set(self._read(spec, kind)["image"].unique())
 
     def append(self, spec: Cell, frames: Sequence[Mapping[str, Any]], kind: str = "rows") -> None:
-        """Add finished images in one atomic write.
+        """Add finished images in one atomic write. The disk is asked for it in the background.
 
         Args:
             spec: the cell.
@@ -101,42 +114,38 @@ class Store:
         """
         if not frames:
             return
-        columns = KINDS[kind]
-        frame = pd.concat([pd.DataFrame(f, columns=list(columns)) for f in frames])
-        frame = frame.astype({k: v for k, v in columns.items() if v != "str"})
-        name = f"{kind}-{os.getpid()}-{uuid.uuid4().hex[:12]}.parquet"
-        atomic.write(
-            self.directory(spec) / name,
-            lambda temporary: frame.to_parquet(temporary, index=False),
-        )
+        columns = list(KINDS[kind].types)
+        tables = [pd.DataFrame(frame, columns=columns) for frame in frames]
+        path = chunks.write(self.directory(spec), KINDS[kind], spec.key, tables)
+        self._waiting = [future for future in self._waiting if not future.done()]
+        self._waiting.append(self._syncing.submit(_sync, path))
 
     def compact(self, spec: Cell, kind: str = "rows") -> None:
-        """Join a finished cell's files into one. A crash in between only leaves duplicates."""
-        files = self._files(spec, kind)
+        """Join a finished cell's files into one. A crash in between only leaves duplicates, and
+        no file is removed before the joined one is on the disk."""
+        files = KINDS[kind].files(self.directory(spec))
         if len(files) < 2:
             return
-        keys = ["image"] if kind == "rows" else ["image", "measure"]
-        try:
-            parts = [pd.read_parquet(path).assign(part=i) for i, path in enumerate(files)]
-        except FileNotFoundError:  # another process is joining them
+        frame = chunks.each_once(self._read(spec, kind), KINDS[kind])
+        if frame.empty:
             return
-        joined = pd.concat(parts, ignore_index=True)
-        first = joined.groupby(keys)["part"].transform("min")
-        joined = joined[joined["part"] == first].drop(columns="part")
-        name = f"{kind}-all-{uuid.uuid4().hex[:12]}.parquet"
-        atomic.write(
-            self.directory(spec) / name,
-            lambda temporary: joined.to_parquet(temporary, index=False),
-        )
+        joined = chunks.write(self.directory(spec), KINDS[kind], spec.key, [frame], sync=True)
         for path in files:
-            path.unlink(missing_ok=True)
+            if path != joined:
+                path.unlink(missing_ok=True)
 
     def diagnostics(self, spec: Cell) -> pd.DataFrame:
         """All measured diagnostics of a cell: image, measure, value."""
-        frames = [pd.read_parquet(path) for path in self._files(spec, "diagnostics")]
-        if not frames:
-            return pd.DataFrame(columns=list(KINDS["diagnostics"]))
-        return pd.concat(frames, ignore_index=True).drop_duplicates(["image", "measure"])
+        found = self._read(spec, "diagnostics").drop(columns="file")
+        return found.drop_duplicates(["image", "measure"], ignore_index=True)
 
-    def _files(self, spec: Cell, kind: str) -> list[Path]:
-        return sorted(self.directory(spec).glob(f"{kind}-*.parquet"))
+    def _read(self, spec: Cell, kind: str) -> pd.DataFrame:
+        found = chunks.read(self.directory(spec), KINDS[kind], spec.key)
+        for damaged in found.damaged:
+            sealed.set_aside(self.root, damaged)
+        return found.frame
+
+
+def _sync(path: Path) -> None:
+    atomic.sync_file(path)
+    atomic.sync_file(path.parent)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from sclip_lab.atomic import write_tensors
+from sclip_lab import atomic, sealed
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import unknown
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import TEMPLATE_SETS
-
-log = logging.getLogger(__name__)
 
 
 def templates(choice: str | Sequence[str]) -> tuple[str, ...]:
@@ -55,11 +50,10 @@ def embed_vocabulary(
     identity = [backbone.text_digest, chosen, vocabulary.queries]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     path = None if cache is None else cache / f"{digest}.safetensors"
-    if path is not None and path.is_file():
-        try:
-            return load_file(path)["text"]
-        except SafetensorError as error:
-            log.warning("text cache %s is damaged (%s); embedding again", path, error)
+    shape = (len(vocabulary.queries), backbone.embed_dim)
+    known = None if path is None else _cached(path, digest, shape)
+    if known is not None:
+        return known
     rows = []
     group = max(1, 2048 // len(chosen))
     starts = range(0, len(vocabulary.queries), group)
@@ -71,5 +65,25 @@ def embed_vocabulary(
         rows.append(torch.nn.functional.normalize(mean, dim=-1))
     text = torch.cat(rows)
     if path is not None:
-        write_tensors(path, {"text": text})
+        atomic.sweep(path.parent)
+        sealed.write_tensors(path, {"text": text}, _belongs(digest))
     return text
+
+
+def _cached(path: Path, digest: str, shape: tuple[int, int]) -> Tensor | None:
+    """What was kept; None, and a damaged file set aside, where it cannot be used."""
+    try:
+        (tensors, _), _ = sealed.read_tensors(path, _belongs(digest))
+        text = tensors.get("text")
+        if text is None or text.shape != shape or not torch.isfinite(text).all():
+            raise sealed.Damaged(path, f"holds no finite text embeddings of shape {shape}")
+    except FileNotFoundError:
+        return None
+    except sealed.Damaged as damaged:
+        sealed.set_aside(path.parent.parent, damaged)
+        return None
+    return text
+
+
+def _belongs(digest: str) -> dict[str, str]:
+    return {"kind": "text", "key": digest}

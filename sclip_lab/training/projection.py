@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from sclip_lab import atomic
-from sclip_lab.attention.projected import self_attention
+from sclip_lab import sealed
+from sclip_lab.attention.projected import BELONGS, self_attention
 from sclip_lab.data.base import Dataset
 from sclip_lab.diagnostics.observation import VOID
 from sclip_lab.errors import LabError, unknown
@@ -127,7 +126,7 @@ def save_projection(
     metadata = {"backbone": backbone.digest, "dataset": dataset.digest()}
     metadata |= {key: str(value) for key, value in settings.items()}
     tensors = {"projection": projection.float().contiguous()}
-    atomic.write(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
+    sealed.write_tensors(Path(path), tensors, BELONGS, metadata)
 
 
 def _windows(

@@ -105,10 +105,16 @@ def test_diagnostics_are_kept_apart(store: Store, spec: Spec) -> None:
     assert store.done(spec) == set()
 
 
-def test_damaged_file_is_named(store: Store, spec: Spec) -> None:
-    (store.directory(spec) / "rows-1.parquet").write_bytes(b"PAR1")
-    with pytest.raises(LabError, match=r"rows-1\.parquet cannot be read"):
-        store.done(spec)
+def test_damaged_file_is_named_and_set_aside(
+    store: Store, spec: Spec, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = store.directory(spec) / "rows-1.parquet"
+    path.write_bytes(b"PAR1")
+    assert store.done(spec) == set()
+    assert f"{path} cannot be read" in caplog.text
+    assert not path.exists()
+    [kept] = (store.root / "damaged" / "specs" / spec.key).iterdir()
+    assert kept.read_bytes() == b"PAR1"
 
 
 @pytest.mark.parametrize("where", ["", "below"])
@@ -148,16 +154,17 @@ def test_disk_full(store: Store, spec: Spec, monkeypatch: pytest.MonkeyPatch) ->
     assert files(store) == before
 
 
-def test_disk_full_while_parquet_writes(
+def test_disk_full_while_rows_are_written(
     store: Store, spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files(store)
 
-    def full(frame: pd.DataFrame, path: Path, **kwargs: object) -> None:
-        Path(path).write_bytes(b"PAR1 half")
+    def full(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(LabError, match="No space left"):
         store.append(spec, [frame("1")])
     assert files(store) == before

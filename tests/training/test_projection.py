@@ -163,6 +163,7 @@ def test_file_tells_where_it_comes_from(backbone: Backbone, tmp_path: Path) -> N
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
         assert torch.equal(file.get_tensor("projection"), torch.eye(64))
+    assert len(metadata.pop("seal")) == 64
     assert metadata == {
         "backbone": backbone.digest,
         "dataset": "stripes 6",

@@ -1,0 +1,57 @@
+"""The spec.json of a cell: what it has to say, and whether it says it of this cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sclip_lab import sealed
+from sclip_lab.canonical import digest
+
+# What every record has; and what says, in records since there are seals, that there must be one.
+FIELDS = ("key", "names", "label", "config", "class_names", "images")
+IDENTITY = "identity"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The record in a cell's spec.json.
+
+    Raises:
+        Damaged: no record, one without its seal, another cell's, or one whose key is not that of
+            its identity.
+        FileNotFoundError: there is none.
+        LabError: it cannot be opened.
+    """
+    record, is_sealed = sealed.read_json(path)
+    missing = set(FIELDS) - set(record)
+    if missing:
+        raise sealed.Damaged(path, f"is no spec: it lacks {', '.join(sorted(missing))}")
+    if record["key"] != path.parent.name:
+        raise sealed.Damaged(path, f"belongs to cell {str(record['key'])[:12]}")
+    if IDENTITY in record:
+        if not is_sealed:
+            raise sealed.Damaged(path, "is not what was written: it has lost its seal")
+        if digest(record[IDENTITY]) != record["key"]:
+            raise sealed.Damaged(
+                path, "is not what was written: its key is not that of its identity"
+            )
+    fault = None if is_sealed else _fault(record)
+    if fault:
+        raise sealed.Damaged(path, f"is no spec: {fault}")
+    return record
+
+
+def _fault(record: dict[str, Any]) -> str | None:
+    """What keeps a record without a seal from being read as one."""
+    texts, maps = ("key", "label"), ("names", "config")
+    if not all(isinstance(record[name], str) for name in texts):
+        return f"{' and '.join(texts)} must be text"
+    if not all(isinstance(record[name], dict) for name in maps):
+        return f"{' and '.join(maps)} must be mappings"
+    if not {"attention", "backbone", "dataset", "protocol"} <= set(record["names"]):
+        return "names must be those of attention, backbone, dataset and protocol"
+    for name in ("class_names", "images"):
+        listed = record[name]
+        if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
+            return f"{name} must be a list of names"
+    return None

@@ -1,0 +1,116 @@
+"""The parquet files of one cell: what each sort holds, and reading all of one sort at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from sclip_lab import sealed
+from sclip_lab.errors import LabError
+
+
+class Kind(NamedTuple):
+    """A sort of file in a cell's folder: its columns, their order, and what occurs once."""
+
+    name: str
+    types: dict[str, Any]
+    order: list[str]
+    once: list[str]
+
+    def files(self, folder: Path) -> list[Path]:
+        return sorted(folder.glob(f"{self.name}-*.parquet"))
+
+    def empty(self) -> pd.DataFrame:
+        return pd.DataFrame({name: [] for name in self.types}).astype(self.types)
+
+
+COUNTS = Kind(
+    "rows",
+    {"image": str, "true": np.int16, "predicted": np.int16, "pixels": np.int64},
+    ["true", "predicted"],
+    ["image"],
+)
+MEASURES = Kind(
+    "diagnostics",
+    {"image": str, "measure": str, "value": np.float64},
+    ["measure"],
+    ["image", "measure"],
+)
+KINDS = {kind.name: kind for kind in (COUNTS, MEASURES)}
+
+
+class Chunks(NamedTuple):
+    """What the files of one sort hold.
+
+    Attributes:
+        frame: the kind's columns, and ``file``, a number per file.
+        damaged: files that were passed over.
+        unsealed: files of earlier versions, which carry no seal.
+    """
+
+    frame: pd.DataFrame
+    damaged: list[sealed.Damaged]
+    unsealed: list[Path]
+
+
+def read(folder: Path, kind: Kind, key: str) -> Chunks:
+    """All files of one kind in the folder of the cell with this key.
+
+    A writer may join them at that moment: then they are listed anew.
+
+    Raises:
+        LabError: a file that cannot be opened.
+    """
+    for _ in range(5):
+        frames, damaged, unsealed = [kind.empty().assign(file=0)], [], []
+        try:
+            for number, path in enumerate(kind.files(folder)):
+                try:
+                    found = read_one(path, kind, key)
+                except sealed.Damaged as error:
+                    damaged.append(error)
+                    continue
+                frames.append(found.content.assign(file=number))
+                if not found.sealed:
+                    unsealed.append(path)
+            return Chunks(pd.concat(frames[1:] or frames, ignore_index=True), damaged, unsealed)
+        except FileNotFoundError:
+            continue
+    raise LabError(f"{folder} changes while it is read; try again")
+
+
+def read_one(path: Path, kind: Kind, key: str) -> sealed.Read:
+    """One file, its columns in the kind's types.
+
+    Raises:
+        Damaged: see `sealed.read_table`; also values that cannot be.
+        FileNotFoundError: it is gone.
+    """
+    found = sealed.read_table(path, kind.name, {"cell": key}, list(kind.types))
+    frame = found.content
+    if "pixels" in frame and (frame["pixels"] < 0).any():
+        raise sealed.Damaged(path, "cannot be read (a count is negative)")
+    try:
+        frame = frame[list(kind.types)].astype(kind.types)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise sealed.Damaged(
+            path, f"cannot be read (not a table of {kind.name}: {error})"
+        ) from None
+    return sealed.Read(frame, found.sealed)
+
+
+def each_once(frame: pd.DataFrame, kind: Kind) -> pd.DataFrame:
+    """Without what a second writer found as well: it found the same."""
+    return frame[frame["file"] == frame.groupby(kind.once)["file"].transform("min")]
+
+
+def write(
+    folder: Path, kind: Kind, key: str, frames: Sequence[pd.DataFrame], *, sync: bool = False
+) -> Path:
+    """Add one file with the rows of several frames."""
+    frame = pd.concat(frames, ignore_index=True)[list(kind.types)].astype(kind.types)
+    return sealed.write_table(folder, kind.name, frame, {"cell": key}, sync=sync)
