@@ -244,8 +244,10 @@ def read_arrays(path: Path, belongs: Mapping[str, str]) -> Read:
         FileNotFoundError: there is no such file.
     """
     content = _bytes(path)
-    sealed = content[-64 - len(_COMMENT) : -64] == _COMMENT
-    if sealed and content[-64:] != seal(belongs, content[:-64]).encode():
+    place = content.rfind(_COMMENT, -128)
+    sealed = place >= 0
+    end = place + len(_COMMENT)
+    if sealed and content[end:] != seal(belongs, content[:end]).encode():
         raise Damaged(path, "is not what was written here: its seal is not that of its content")
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:

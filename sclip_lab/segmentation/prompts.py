@@ -73,8 +73,10 @@ def embed_vocabulary(
 def _cached(path: Path, digest: str, shape: tuple[int, int]) -> Tensor | None:
     """What was kept; None, and a damaged file set aside, where it cannot be used."""
     try:
-        (tensors, _), _ = sealed.read_tensors(path, _belongs(digest))
+        (tensors, is_sealed), _ = sealed.read_tensors(path, _belongs(digest))
         text = tensors.get("text")
+        if not is_sealed:
+            raise sealed.Damaged(path, "has no seal")
         if text is None or text.shape != shape or not torch.isfinite(text).all():
             raise sealed.Damaged(path, f"holds no finite text embeddings of shape {shape}")
     except FileNotFoundError:
