@@ -144,7 +144,9 @@ def test_damage_is_kept_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_temporary_files_of_dead_processes_are_lost(tmp_path: Path) -> None:
     def leave(save_path: Path) -> None:
         save_path.write_text("half")
-        (tmp_path / save_path.name.replace(".tmp", "0.tmp")).write_text("of an unknown writer")
+        (tmp_path / save_path.name.replace(".tmp", "-foreign.tmp")).write_text(
+            "of an unknown writer"
+        )
         left.append(save_path.name)
         raise OSError(28, "No space left on device")
 
@@ -160,4 +162,4 @@ def test_temporary_files_of_dead_processes_are_lost(tmp_path: Path) -> None:
     atomic.sweep(tmp_path)
     assert mine.exists()  # this process may still write it
     assert not dead.exists()
-    assert len(list(tmp_path.glob(".*0.tmp"))) == 1
+    assert len(list(tmp_path.glob(".*-foreign.tmp"))) == 1
