@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import tests.shapes  # noqa: F401  # isort: skip  # before what it checks is imported
 import pytest
 import torch
 from torch import Tensor

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.network.context import Context
+from sclip_lab.shapes import Weights
 
 
 def combined(maps: Sequence[Tensor], combine: str) -> Tensor:
@@ -37,7 +38,7 @@ def correlative(
     projections: Sequence[str] = ("query", "key"),
     combine: str = "sum",
     temperature: float = 1.0,
-) -> Tensor:
+) -> Weights:
     """sum over r of softmax(r r^T / (temperature * sqrt(head_dim))).
 
     Args:

@@ -6,13 +6,12 @@ ablation: early blocks attend more locally than the last one.
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from sclip_lab.network.context import Context
 from sclip_lab.network.depth import Layer
+from sclip_lab.shapes import Weights
 
 
-def early(ctx: Context, source: Layer = "3/12") -> Tensor:
+def early(ctx: Context, source: Layer = "3/12") -> Weights:
     """softmax(q k^T / sqrt(head_dim)) of block ``source``.
 
     Args:

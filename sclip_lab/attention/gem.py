@@ -15,6 +15,7 @@ from torch import Tensor
 from sclip_lab.attention.correlative import combined
 from sclip_lab.errors import LabError
 from sclip_lab.network.context import Context
+from sclip_lab.shapes import Weights
 
 
 def gem(
@@ -23,7 +24,7 @@ def gem(
     iterations: int = 1,
     inverse_temperature: float | None = None,
     combine: str = "mean",
-) -> Tensor:
+) -> Weights:
     """Mean over projections of the iterated, normalised self-self attention.
 
     Args:

@@ -7,12 +7,12 @@ and MLP; SCLIP calls the same thing a local window of one patch.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from sclip_lab.network.context import Context
+from sclip_lab.shapes import Weights
 
 
-def identity(ctx: Context) -> Tensor:
+def identity(ctx: Context) -> Weights:
     """The identity matrix for every head: (batch, heads, tokens, tokens)."""
     batch, tokens, _ = ctx.tokens.shape
     eye = torch.eye(tokens, dtype=ctx.tokens.dtype, device=ctx.tokens.device)

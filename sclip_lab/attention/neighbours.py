@@ -7,12 +7,11 @@ NACLIP: Hajimiri, Ben Ayed, Dolz, WACV 2025, arXiv 2404.08181, the ablation with
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from sclip_lab.network.context import Context
+from sclip_lab.shapes import Weights
 
 
-def neighbours(ctx: Context) -> Tensor:
+def neighbours(ctx: Context) -> Weights:
     """softmax(prior), no scores: (batch, heads, tokens, tokens); uniform without a prior."""
     batch, tokens, _ = ctx.tokens.shape
     return ctx.softmax(ctx.tokens.new_zeros(batch, ctx.block.num_heads, tokens, tokens))

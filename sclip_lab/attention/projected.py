@@ -17,6 +17,7 @@ from sclip_lab import sealed
 from sclip_lab.attention.correlative import combined
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.network.context import Context, scores
+from sclip_lab.shapes import Weights
 
 # Where a learned projection belongs, for its seal; its network is named in the file.
 BELONGS = {"kind": "projection"}
@@ -67,7 +68,7 @@ def random(
     per_head: bool = True,
     combine: str = "mean",
     temperature: float = 1.0,
-) -> Tensor:
+) -> Weights:
     """CSA through ``count`` random projections of LN1's output.
 
     Args:
@@ -97,7 +98,7 @@ def random(
 
 def learned(
     ctx: Context, projection_file: str, per_head: bool = True, temperature: float = 1.0
-) -> Tensor:
+) -> Weights:
     """CSA through a projection learned by ``sclip-lab learn-projection``.
 
     Args:

@@ -18,6 +18,7 @@ from torch import Tensor
 from sclip_lab.attention.correlative import combined
 from sclip_lab.network.context import Context
 from sclip_lab.network.depth import Layer
+from sclip_lab.shapes import Weights
 
 
 def cosine(tokens: Tensor, prefix: int = 1) -> Tensor:
@@ -100,7 +101,7 @@ def similarity(
     projections: Sequence[str] = ("key",),
     sharpness: float = 3.0,
     cut: float | None = None,
-) -> Tensor:
+) -> Weights:
     """SC-CLIP's attention alone, as a weights function: middle similarities beside CSA maps.
 
     Args:

@@ -8,13 +8,12 @@ depend on the position they belong to.
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from sclip_lab.errors import LabError
 from sclip_lab.network.context import Context
+from sclip_lab.shapes import Weights
 
 
-def vanilla(ctx: Context, temperature: float = 1.0) -> Tensor:
+def vanilla(ctx: Context, temperature: float = 1.0) -> Weights:
     """softmax(q k^T / (temperature * sqrt(head_dim))).
 
     Args:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sclip_lab.errors import LabError
 from sclip_lab.network.linear import QUICK_GELU, Linear, is_quick_gelu
+from sclip_lab.shapes import PerHead, Tokens, Weights
 
 PROJECTIONS = ("query", "key", "value")
 
@@ -86,16 +87,16 @@ class Block:
         skip = 1 - self.prefix
         return matrix[..., skip:, skip:]
 
-    def norm(self, tokens: Tensor) -> Tensor:
+    def norm(self, tokens: Tokens) -> Tokens:
         """LN1, the input of the three projections: (batch, tokens, width), same shape out."""
         return self.norm_1(tokens).to(self.dtype)
 
-    def heads(self, x: Tensor) -> Tensor:
+    def heads(self, x: Tokens) -> PerHead:
         """(batch, tokens, width) -> (batch, heads, tokens, head_dim)."""
         batch, tokens, _ = x.shape
         return x.view(batch, tokens, self.num_heads, self.head_dim).transpose(1, 2)
 
-    def project(self, normed: Tensor, name: str) -> Tensor:
+    def project(self, normed: Tokens, name: str) -> PerHead:
         """One of the block's own projections of LN1's output.
 
         Args:
@@ -111,7 +112,7 @@ class Block:
         bias = None if bias is None else bias[rows]
         return self.heads(self._linear[name](normed, weight[rows], bias))
 
-    def output(self, weights: Tensor, value: Tensor) -> Tensor:
+    def output(self, weights: Weights, value: PerHead) -> Tokens:
         """O(A): heads concatenated, output projection, layer scale.
 
         Args:
@@ -123,12 +124,12 @@ class Block:
         """
         return self.merge(weights.to(value.dtype) @ value)
 
-    def merge(self, per_head: Tensor) -> Tensor:
+    def merge(self, per_head: PerHead) -> Tokens:
         """(batch, heads, tokens, head_dim) -> (batch, tokens, width), by the output projection."""
         joined, out = per_head.transpose(1, 2).flatten(2), self.out_projection
         return self.layer_scale_1(self._linear["output"](joined, out.weight, out.bias))
 
-    def mlp(self, tokens: Tensor) -> Tensor:
+    def mlp(self, tokens: Tokens) -> Tokens:
         """M(x) = MLP(LN2(x)), layer scale included: (batch, tokens, width), same shape out."""
         return self.layer_scale_2(self._mlp(self.norm_2(tokens).to(self.dtype)))
 
@@ -149,7 +150,7 @@ class Block:
             hidden = self._linear["first"](x, first.weight, first.bias, activation)
         return self._linear["second"](hidden, second.weight, second.bias)
 
-    def plain(self, tokens: Tensor) -> Tensor:
+    def plain(self, tokens: Tokens) -> Tokens:
         """The block as trained, with a fused attention: (batch, tokens, width), same shape out."""
         normed = self.norm(tokens)
         query, key, value = (self.project(normed, name) for name in PROJECTIONS)

@@ -8,13 +8,16 @@ far below 0 for all others, plus a rank.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+from sclip_lab.shapes import Winner
 
 # Differences of 1e-35 are distinguished; larger ones may become -inf, which is as far below.
 STEEP = 1e38
 
 
-def winner(logits: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def winner(logits: Float[Tensor, "queries height width"], scratch: Tensor) -> Winner:
     """Largest value over the queries, the first query that has it, and how far all are below it.
 
     Args:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from sclip_lab.segmentation.encoded import Encoded
+from sclip_lab.shapes import Logits, TextEmbeddings
 
 
-def cosine(encoded: Encoded, text: Tensor) -> Tensor:
+def cosine(encoded: Encoded, text: TextEmbeddings) -> Logits:
     """(windows, grid_h, grid_w, queries) float32 in -1 .. 1."""
     return unit(encoded.patches.float()) @ text.T
 

@@ -1,0 +1,37 @@
+"""Shapes by name, for annotations. The tests check them at every call; see tests/shapes.py.
+
+Axes of one name have one size within a call. ``#`` marks an axis that may also be 1 and is then
+broadcast.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+__all__ = [
+    "Logits",
+    "PatchEmbeddings",
+    "PerHead",
+    "Positions",
+    "Prior",
+    "Tensor",
+    "TextEmbeddings",
+    "Tokens",
+    "Weights",
+    "Winner",
+]
+
+Tokens = Float[Tensor, "batch tokens width"]
+PerHead = Float[Tensor, "batch heads tokens head_dim"]
+Weights = Float[Tensor, "#batch #heads tokens tokens"]
+Prior = Float[Tensor, "tokens tokens"]
+Positions = Float[Tensor, "positions width"]
+PatchEmbeddings = Float[Tensor, "windows grid_h grid_w embed_dim"]
+TextEmbeddings = Float[Tensor, "queries embed_dim"]
+Logits = Float[Tensor, "windows grid_h grid_w queries"]
+Winner = tuple[
+    Float[Tensor, "height width"],
+    Int[Tensor, "height width"],
+    Float[Tensor, "queries height width"],
+]
