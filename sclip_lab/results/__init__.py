@@ -1,10 +1,12 @@
 """The store as one tidy DataFrame: a row per (spec, image, true class, predicted class), pixels.
 
 Everything reported is a groupby of it: scores (`miou`, `iou`, `pixel_accuracy`), their intervals
-(`summary`, `bootstrap`), comparisons (`difference`, `differences`, `all_pairs`), what they rest on
-(`support`). Scores are fractions in [0, 1]; x100 is for display.
+(`summary`, `bootstrap`), comparisons (`difference`, `differences`, `all_pairs`), several data sets
+(`mean_over_datasets`, `mean_differences`, `ranks`), what they rest on (`support`). Scores are
+fractions in [0, 1]; x100 is for display.
 """
 
+from sclip_lab.results.across import mean_differences, mean_over_datasets, ranks
 from sclip_lab.results.comparisons import Choice, all_pairs, difference, differences
 from sclip_lab.results.loading import diagnostics, load, records, specs
 from sclip_lab.results.scores import iou, miou, pixel_accuracy
@@ -20,8 +22,11 @@ __all__ = [
     "differences",
     "iou",
     "load",
+    "mean_differences",
+    "mean_over_datasets",
     "miou",
     "pixel_accuracy",
+    "ranks",
     "records",
     "specs",
     "summary",
