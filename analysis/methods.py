@@ -102,8 +102,9 @@ def paper(file: Path) -> str:
 
 
 def header_of(file: Path) -> str:
-    """The comment lines at the top of a yaml, without their marks."""
+    """The comment lines at the top of a yaml, without their marks and without Hydra's."""
     lines = file.read_text(encoding="utf-8").splitlines()
+    lines = [line for line in lines if not line.startswith("# @package")]
     end = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     return "\n".join(line.lstrip("# ") for line in lines[:end])
 

@@ -15,8 +15,8 @@ FILE = Path(__file__).resolve().parent.parent / "docs" / "protocols.md"
 TITLE = """# What each protocol fixes
 
 Generated from conf/protocol by `python -m analysis.protocols`; a test compares the two, so change
-the yaml files, not this one. Values of a data set come before those of its protocol, and what is
-typed on the command line before both: `protocol=clearclip protocol.logit_scale=40`. All use windows
+the yaml files, not this one. A value typed on the command line holds on every data set:
+`protocol=clearclip protocol.logit_scale=40`. All use windows
 shifted inward at the border, logits averaged where windows overlap, and 80 templates except on
 patchwork. In sources: F read in the official code or configs, 2 second-hand, G a guess.
 """
@@ -47,10 +47,14 @@ def document() -> str:
 
 
 def _section(name: str, config: dict[str, Any]) -> str:
-    changes = [
-        [f"`{dataset}`", ", ".join(f"{key} {_cell(key, value)}" for key, value in values.items())]
-        for dataset, values in config["per_dataset"].items()
-    ]
+    changes = []
+    for dataset in names("dataset"):
+        own = load_group("protocol", name, dataset=dataset)
+        differing = [
+            f"{key} {_cell(key, own[key])}" for key, usual in config.items() if own[key] != usual
+        ]
+        if differing:
+            changes.append([f"`{dataset}`", ", ".join(differing)])
     source = " ".join(header_of(conf_dir() / "protocol" / f"{name}.yaml").split())
     return f"## {name}\n\n{source}\n\n{markdown(['data set', 'values of its own'], changes)}"
 

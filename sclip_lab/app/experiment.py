@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sclip_lab import atomic, results
 from sclip_lab.app import tracking
+from sclip_lab.app.composition import PLACES
 from sclip_lab.app.plain_config import plain_config
 from sclip_lab.app.registry import load_protocol, names, variant_label
 from sclip_lab.attention.variant import Variant, build
@@ -123,7 +124,7 @@ def make_spec(config: DictConfig) -> Spec:
     dataset = make_dataset(json.dumps(plain_config(config.dataset)))
     backbone = make_backbone(json.dumps(plain_config(config.backbone)))
     variant = make_variant(config)
-    protocol = make_protocol(config, dataset.name)
+    protocol = make_protocol(config)
     return Spec(variant, backbone, protocol, dataset, variant_label(variant))
 
 
@@ -135,39 +136,18 @@ def make_variant(config: DictConfig) -> Variant:
     return build(plain_config(config.attention), chosen)
 
 
-def make_protocol(config: DictConfig, dataset: str) -> Protocol:
-    """The protocol with its values for one data set.
+def make_protocol(config: DictConfig) -> Protocol:
+    """The protocol, with the values that it has on the configuration's data set.
 
-    What was typed on the command line (or swept by a preset) comes before the protocol's
-    ``per_dataset`` values: ``protocol.short_side=448`` means 448 on every data set. Likewise
-    ``refinement=none`` takes away a refinement that belongs to the protocol, ``readout=cosine`` a
-    readout.
+    Raises:
+        LabError: unknown field or value; a readout or refinement outside the protocol.
     """
-    given = plain_config(config.protocol)
-    typed = _typed(config)
-    for group in ("readout", "refinement"):
-        chosen = plain_config(config[group])
-        if chosen or any(key.split(".")[0] == group for key in typed):
-            given[group] = chosen or None
-            typed.add(f"protocol.{group}")
-    per_dataset = given.get("per_dataset") or {}
-    if per_dataset.get(dataset):
-        kept = {k: v for k, v in per_dataset[dataset].items() if f"protocol.{k}" not in typed}
-        given["per_dataset"] = {dataset: kept}
-    return build_protocol(given, dataset)
-
-
-def _typed(config: DictConfig) -> set[str]:
-    """Keys that this job's overrides set (those of the command line and of the sweep), to the
-    second level: "protocol.short_side", "refinement".
-
-    The launcher's configurations still hold Hydra's own section; within a job it is apart.
-    """
-    overrides = OmegaConf.select(config, "hydra.overrides.task")
-    if overrides is None and HydraConfig.initialized():
-        overrides = HydraConfig.get().overrides.task
-    keys = (override.partition("=")[0].lstrip("+~") for override in overrides or ())
-    return {".".join(key.split(".")[:2]) for key in keys}
+    for group, place in PLACES.items():
+        if config.get(group) is not None:
+            raise LabError(
+                f"{group}: its yaml must say '# @package {place}', for it is a part of the protocol"
+            )
+    return build_protocol(plain_config(config.protocol))
 
 
 @cache

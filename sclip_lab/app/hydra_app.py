@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
-from collections.abc import Sequence
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -13,43 +11,29 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sclip_lab.app import experiment, registry
-from sclip_lab.errors import LabError, unknown
+from sclip_lab.app import experiment, overrides
+from sclip_lab.app.conf import conf_dir
+from sclip_lab.errors import LabError
 
 log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Check the names of choices, then hand over to Hydra."""
+    """Check names on the command line, then hand over to Hydra."""
     try:
-        check_choices(sys.argv[1:])
+        overrides.check(sys.argv[1:])
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     application()
 
 
-def check_choices(arguments: Sequence[str]) -> None:
-    """Hydra lists all choices of a group for an unknown one; this says which was meant.
-
-    Raises:
-        LabError: ``group=name`` where conf/group has no such file.
-    """
-    for argument in arguments:
-        group, equals, chosen = argument.lstrip("+").partition("=")
-        if not equals or not re.fullmatch(r"\w+(/\w+)*", group):
-            continue
-        known = registry.names(group)
-        for name in chosen.split(",") if known else ():
-            if re.fullmatch(r"[\w.-]+", name) and name not in (*known, "null"):
-                raise unknown(group, name, known)
-
-
-@hydra.main(config_path=str(registry.conf_dir()), config_name="config", version_base="1.3")
+@hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")
 def application(cfg: DictConfig) -> float:
     """One job. Bad input ends it with one line instead of a traceback and exit code 1; the other
     jobs of a multirun go on."""
     try:
+        _require_multirun()
         return experiment.run(cfg)
     except LabError as error:
         if HydraConfig.get().mode == RunMode.RUN:
@@ -59,3 +43,15 @@ def application(cfg: DictConfig) -> float:
         # prints no traceback for an exception of this kind.
         log.error("error: %s", error)
         raise CompactHydraException(f"error: {error}") from None
+
+
+def _require_multirun() -> None:
+    """A preset that sweeps would run one job of the defaults without -m."""
+    hydra_config = HydraConfig.get()
+    swept = hydra_config.sweeper.get("params")
+    if hydra_config.mode == RunMode.RUN and swept:
+        name = hydra_config.runtime.choices.get("experiment")
+        raise LabError(
+            f"experiment={name} sweeps over {', '.join(map(str, swept))}: "
+            f"add -m, as in 'sclip-lab evaluate -m experiment={name}'"
+        )

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sclip_lab.app.conf import PACKAGE, conf_dir, names
+from sclip_lab.app.composition import PLACES, composed
+from sclip_lab.app.conf import conf_dir as conf_dir
+from sclip_lab.app.conf import names
 from sclip_lab.attention.variant import Variant, build
 from sclip_lab.call import overridden
 from sclip_lab.data.base import Dataset
@@ -25,43 +24,44 @@ if TYPE_CHECKING:
 
 NESTED = ("prior", "mix", "repair")
 
-# Files that come with the package, wherever it is installed: ${package:assets/...}
-OmegaConf.register_new_resolver("package", lambda path: str(PACKAGE / path), replace=True)
-
 
 def load_group(
     group: str,
     name: str,
     overrides: Mapping[str, Any] | None = None,
+    *,
+    choices: Mapping[str, str] | None = None,
+    dataset: str | None = None,
 ) -> dict[str, Any]:
-    """One yaml of a group, defaults composed, overridden and resolved.
+    """One yaml of a group as the command line would compose it, overridden and resolved.
 
     Args:
         group: for example ``attention``.
         name: a file's stem in it.
         overrides: values to replace; mappings are merged.
+        choices: of other groups, such as ``{"attention/prior": "gaussian"}``.
+        dataset: the data set's name, for values that depend on it.
 
     Raises:
         LabError: unknown name (did you mean), or a yaml that does not compose.
     """
-    if name not in names(group):
-        raise unknown(group, name, names(group))
-    # Within a Hydra application Hydra is in use already, and would refuse a second one.
-    running = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
+    chosen = {group: name, **(choices or {})}
+    for kind, choice in chosen.items():
+        if choice not in names(kind):
+            raise unknown(kind.rpartition("/")[2], choice, names(kind))
+    config = composed(*(f"{kind}={choice}" for kind, choice in chosen.items()))
+    if group != "dataset":
+        with open_dict(config):
+            config.dataset = {"name": dataset}
+    # Weights of their own are an argument of the call, not the command line's default.
+    config.pretrained = None
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            config = compose(overrides=[f"+{group}={name}", "+paths=default"])
-        usual: dict[str, Any] = {"pretrained": None, "checkpoint": None, "seed": 0}
-        usual |= {"precision": "fp32", "device": "auto"}  # top-level keys that values refer to
-        context = {**usual, **OmegaConf.to_container(config)}  # type: ignore[dict-item]
-        container = OmegaConf.to_container(OmegaConf.create(context), resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+        node = OmegaConf.select(config, PLACES.get(group, group.replace("/", ".")))
+        container = OmegaConf.to_container(node, resolve=True) if node is not None else {}
+    except OmegaConfBaseException as error:
         raise LabError(f"{group} '{name}': {error}") from error
-    finally:
-        GlobalHydra.instance().hydra = running
     assert isinstance(container, dict)
-    return overridden(container[group], overrides or {})
+    return overridden({str(k): v for k, v in container.items()}, overrides or {})
 
 
 def load_attention(name: str, **overrides: Any) -> Variant:
@@ -78,11 +78,8 @@ def load_attention(name: str, **overrides: Any) -> Variant:
     Raises:
         LabError: unknown name, key or value.
     """
-    for key in NESTED:
-        part = overrides.get(key)
-        if isinstance(part, str):
-            overrides[key] = load_part(key, part)
-    return build(load_group("attention", name, overrides), name)
+    choices = {f"attention/{key}": _pop_name(overrides, key) for key in NESTED}
+    return build(load_group("attention", name, overrides, choices=_given(choices)), name)
 
 
 def load_dataset(name: str, **overrides: Any) -> Dataset:
@@ -125,23 +122,35 @@ def load_backbone(
 def load_protocol(name: str, dataset: str | None = None, **overrides: Any) -> Protocol:
     """A protocol of ``conf/protocol`` with its values for one data set.
 
+    >>> load_protocol("sclip", "voc21", short_side=448).logit_scale
+    65.0
+
+    Args:
+        name: a file of conf/protocol, without its ending.
+        dataset: the data set's name; None, or one that the protocol does not know: usual values.
+        **overrides: its fields with other values. ``readout`` and ``refinement`` also take the
+            name of a file in conf/readout and conf/refinement.
+
     Raises:
         LabError: unknown name, field or value.
     """
-    given = load_group("protocol", name)
-    per_dataset = (given.pop("per_dataset", None) or {}).get(dataset, {})
-    given.update(per_dataset | overrides)
-    return build_protocol(given, dataset)
+    choices = {kind: _pop_name(overrides, kind) for kind in PLACES}
+    given = load_group("protocol", name, overrides, choices=_given(choices), dataset=dataset)
+    return build_protocol(given)
 
 
 def load_part(kind: str, name: str) -> dict[str, Any]:
     """A file of conf/attention/prior, mix or repair."""
-    known = names(f"attention/{kind}")
-    if name not in known:
-        raise unknown(kind, name, known)
-    loaded = OmegaConf.load(conf_dir() / "attention" / kind / f"{name}.yaml")
-    assert isinstance(loaded, DictConfig)
-    return OmegaConf.to_container(loaded)  # type: ignore[return-value]
+    return load_group(f"attention/{kind}", name)
+
+
+def _pop_name(overrides: dict[str, Any], key: str) -> str | None:
+    """An override that names a file instead of giving values."""
+    return overrides.pop(key) if isinstance(overrides.get(key), str) else None
+
+
+def _given(choices: Mapping[str, str | None]) -> dict[str, str]:
+    return {kind: name for kind, name in choices.items() if name is not None}
 
 
 def variant_label(variant: Variant) -> str:

@@ -1,6 +1,6 @@
 """Mixing an attention map with those of middle blocks.
 
-Takes part in a variant after its weights function: ``+attention/mix=middle``.
+Takes part in a variant after its weights function: ``attention/mix=middle``.
 """
 
 from __future__ import annotations

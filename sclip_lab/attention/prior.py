@@ -4,7 +4,7 @@ A prior of ``grid`` is a fixed float32 (tokens, tokens) matrix. A prior of ``ctx
 entered the block, on its query and key norms for example, and broadcasts to (batch, heads, tokens,
 tokens). Row and column 0 belong to the class token; of a prior of ``grid`` a network without one
 drops them. Any of them goes with any weights function:
-``+attention/prior=gaussian``.
+``attention/prior=gaussian``.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ them more than they look at themselves, and what they carry is global. The tests
 - ``norm``, the largest tokens: Darcet et al., arXiv 2309.16588, and SFP's baseline.
 
 Each is a *repair*, tokens in, tokens out, and goes before any attention:
-``+attention/repair=lof | norm | class_attention``.
+``attention/repair=lof | norm | class_attention``.
 
 Shapes: ``patches`` = grid_h * grid_w; ``tokens`` = class token, if there is one, + patches.
 """

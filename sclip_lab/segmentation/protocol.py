@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sclip_lab.call import overridden
 from sclip_lab.canonical import plain
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.segmentation import views
@@ -107,20 +106,14 @@ class Protocol:
         return int(height * factor + 0.5), int(width * factor + 0.5)
 
 
-def build(config: Mapping[str, Any], dataset: str | None = None) -> Protocol:
-    """A protocol from its yaml.
-
-    Args:
-        config: fields of `Protocol`, and optionally ``per_dataset``: data set name -> fields that
-            this protocol changes for it, and ``expected``, see `sclip_lab.results.expected`.
-        dataset: the data set's name.
+def build(config: Mapping[str, Any]) -> Protocol:
+    """A protocol from its yaml: fields of `Protocol`, and optionally ``expected``, see
+    `sclip_lab.results.expected`.
 
     Raises:
         LabError: unknown field (did you mean) or a value out of range.
     """
     config = {key: value for key, value in config.items() if key != "expected"}
-    per_dataset = config.pop("per_dataset", None) or {}
-    config = overridden(config, per_dataset.get(dataset, {}))
     known = [f.name for f in dataclasses.fields(Protocol) if f.init]
     for key in config:
         if key not in known:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from analysis import methods, protocols
@@ -89,7 +88,9 @@ def test_experiment_says_how_to_run_it_and_its_cells_differ(name: str) -> None:
     assert set(swept["attention"]) <= set(registry.names("attention"))
     cells: list[object] = list(swept["attention"])
     if len(swept) > 1:
-        cells = [(label(job), job.protocol.short_side, str(job.readout)) for job in jobs(name)]
+        cells = [
+            (label(job), job.protocol.short_side, str(job.protocol.readout)) for job in jobs(name)
+        ]
     assert len(cells) == len(set(cells)) >= 5
 
 
@@ -133,7 +134,7 @@ def test_every_protocol_fits_the_embedded_world(name: str) -> None:
 
 def test_typed_values_come_before_those_of_the_data_set() -> None:
     def made(dataset: str, *typed: str) -> Protocol:
-        return make_protocol(composed(*typed), dataset)
+        return make_protocol(composed(f"dataset={dataset}", *typed))
 
     assert made("voc21").logit_scale == 65
     typed = made("voc21", "protocol.logit_scale=30", "protocol.short_side=448")
@@ -145,26 +146,20 @@ def test_typed_values_come_before_those_of_the_data_set() -> None:
     assert made("patchwork", "protocol.templates=simple_imagenet").templates == "simple_imagenet"
     kept = made("voc21", "protocol=clearclip", "protocol.vocabulary=voc21_plain")
     assert kept.vocabulary == "voc21_plain"
-    assert made("voc21", "protocol.per_dataset.voc21.logit_scale=20").logit_scale == 20
+    conditional = "protocol.logit_scale='${on_dataset:30,{voc21:20}}'"
+    assert made("voc21", conditional).logit_scale == 20
+    assert made("ade20k", conditional).logit_scale == 30
 
 
 def test_typed_refinement_comes_before_the_protocols() -> None:
     def steps(*typed: str) -> int | None:
-        refinement = make_protocol(composed("protocol=naclip_pamr", *typed), "voc21").refinement
+        refinement = make_protocol(composed("protocol=naclip_pamr", *typed)).refinement
         return None if refinement is None else refinement["steps"]
 
     assert steps() == 10
     assert steps("refinement=none") is None
-    assert steps("refinement=pamr", "refinement.steps=3") == 3
+    assert steps("refinement=pamr", "protocol.refinement.steps=3") == 3
     assert steps("protocol.refinement.steps=4") == 4
-
-
-def test_typed_values_are_known_within_a_job_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = composed("protocol.logit_scale=30")
-    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
-    HydraConfig.instance().set_config(config)
-    within = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    assert make_protocol(within, "voc21").logit_scale == 30
 
 
 def test_published_numbers_name_our_variants_as_tables_do() -> None:

@@ -6,7 +6,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from sclip_lab.app.registry import conf_dir, load_attention, load_group, load_part, names
+from sclip_lab.app.conf import names
+from sclip_lab.app.registry import conf_dir, load_attention, load_group, load_part
 from sclip_lab.errors import LabError
 
 

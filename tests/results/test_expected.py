@@ -50,9 +50,9 @@ def test_an_incomplete_entry_is_named() -> None:
 
 def test_targets_are_no_part_of_the_identity() -> None:
     given = registry.load_group("protocol", "sclip")
-    made = registry.build_protocol(given, "voc21")
+    made = registry.build_protocol(given)
     del given["expected"]
-    assert registry.build_protocol(given, "voc21").key == made.key
+    assert registry.build_protocol(given).key == made.key
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_changed_protocol_or_fewer_images_have_no_target() -> None:
     def preset(images: int, *typed: str) -> bool:
         with initialize_config_dir(str(registry.conf_dir()), version_base="1.3"):
             config = compose("config", ["dataset=voc21", *typed], return_hydra_config=True)
-        protocol = experiment.make_protocol(config, "voc21")
+        protocol = experiment.make_protocol(config)
         spec: Any = SimpleNamespace(protocol=protocol, dataset=SimpleNamespace(name="voc21"))
         return experiment._is_preset(spec, config, images)
 

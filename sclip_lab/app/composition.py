@@ -1,0 +1,72 @@
+"""Hydra composes conf/ here for a Python call as it does for a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sclip_lab.app.conf import PACKAGE, conf_dir
+from sclip_lab.errors import LabError
+
+CONFIG = "config"
+# Where a group's yaml stands in the configuration, if not under its own name.
+PLACES = {"readout": "protocol.readout", "refinement": "protocol.refinement"}
+
+
+def on_dataset(usual: Any, others: Mapping[str, Any], *, _root_: DictConfig) -> Any:
+    """``${on_dataset:40,{voc21:65}}`` in a yaml: 65 on the data set voc21, 40 on all others.
+
+    Args:
+        usual: any value.
+        others: data set name -> value.
+
+    Raises:
+        LabError: ``others`` is no mapping.
+    """
+    if not isinstance(others, Mapping):
+        raise LabError(f"on_dataset: {others!r} must map data sets to values, such as {{voc21:65}}")
+    name = OmegaConf.select(_root_, "dataset.name")
+    return others.get(name, usual)
+
+
+OmegaConf.register_new_resolver("on_dataset", on_dataset, replace=True)
+# Files that come with the package, wherever it is installed: ${package:assets/...}
+OmegaConf.register_new_resolver("package", lambda path: str(PACKAGE / path), replace=True)
+
+
+def loader(folders: Sequence[Path] = ()) -> ConfigLoaderImpl:
+    """Hydra's own loader of yaml files: conf/ and what plugins add, then further folders."""
+    search_path = create_config_search_path(f"file://{conf_dir()}")
+    for folder in folders:
+        search_path.append("command-line", f"file://{folder.resolve()}")
+    return ConfigLoaderImpl(search_path)
+
+
+def composed(*overrides: str) -> DictConfig:
+    """conf/config.yaml with overrides as one would type them; Hydra's own section included.
+
+    Raises:
+        LabError: what Hydra says is wrong.
+    """
+    stamps = tuple(sorted((p, p.stat().st_mtime_ns) for p in conf_dir().rglob("*.yaml")))
+    # A copy that has its own root: nobody changes the one that is kept.
+    return _composed(overrides, stamps).copy()
+
+
+@lru_cache(maxsize=256)
+def _composed(overrides: tuple[str, ...], stamps: object) -> DictConfig:
+    try:
+        return loader().load_configuration(
+            CONFIG, list(overrides), run_mode=RunMode.RUN, from_shell=False
+        )
+    except (HydraException, OmegaConfBaseException) as error:
+        raise LabError(f"{' '.join(overrides)}: {error}") from error
