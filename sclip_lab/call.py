@@ -17,6 +17,7 @@ from typing import Any
 
 from sclip_lab.canonical import plain
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.values import check_arguments
 
 ENTRY_POINTS = "sclip_lab.plugins"
 # Where the functions of this package are that a yaml may name.
@@ -111,7 +112,8 @@ def bind(
         also_known: further names to suggest for an unknown one.
 
     Raises:
-        LabError: a parameter that the function does not have, or one without a value.
+        LabError: a parameter that the function does not have, one without a value, or a value of
+            another type than the parameter's annotation says.
     """
     signature = inspect.signature(function).parameters
     own = {name: p for name, p in signature.items() if name not in supplied}
@@ -124,6 +126,7 @@ def bind(
     ]
     if missing:
         raise LabError(f"{function.__name__} needs a value for {', '.join(missing)}")
+    check_arguments(function, values)
     return partial(function, **plain(values))
 
 

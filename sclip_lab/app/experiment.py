@@ -17,7 +17,9 @@ from sclip_lab.app import tracking
 from sclip_lab.app.composition import PLACES
 from sclip_lab.app.plain_config import plain_config
 from sclip_lab.app.registry import load_protocol, names, variant_label
+from sclip_lab.app.settings import check_settings
 from sclip_lab.attention.variant import Variant, build
+from sclip_lab.call import bind
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.base import build as build_dataset
 from sclip_lab.errors import LabError
@@ -120,7 +122,12 @@ def _is_preset(spec: Spec, config: DictConfig, images: int) -> bool:
 
 
 def make_spec(config: DictConfig) -> Spec:
-    """The cell that a configuration describes."""
+    """The cell that a configuration describes.
+
+    Raises:
+        LabError: a value that cannot be meant, wherever in the configuration.
+    """
+    check_settings(config)
     dataset = make_dataset(json.dumps(plain_config(config.dataset)))
     backbone = make_backbone(json.dumps(plain_config(config.backbone)))
     variant = make_variant(config)
@@ -153,7 +160,10 @@ def make_protocol(config: DictConfig) -> Protocol:
 @cache
 def make_backbone(config: str) -> Backbone:
     """One backbone per configuration, however many jobs use it."""
-    return load_backbone(**json.loads(config))
+    try:
+        return bind(load_backbone, json.loads(config), ("state_dict",))()
+    except LabError as error:
+        raise LabError(f"backbone: {error}") from error
 
 
 @cache

@@ -13,6 +13,7 @@ import numpy as np
 from sclip_lab.call import locate
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.values import check_arguments
 
 
 @dataclass(frozen=True)
@@ -95,3 +96,4 @@ def _check_parameters(make: Callable[..., Any], parameters: Mapping[str, Any]) -
         for name in set(parameters) - set(known):
             raise unknown(f"parameter of {make.__name__}", str(name), known) from None
         raise LabError(f"{make.__name__}: {error}") from None
+    check_arguments(make, parameters, "dataset.")

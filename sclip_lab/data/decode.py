@@ -1,7 +1,27 @@
-"""Photos and masks from files to arrays, or one clear error naming the file."""
+"""Photos and masks from files to arrays, or one clear error naming the file.
+
+What is read how:
+
+============== =================================================================================
+orientation    photos are turned upright by their EXIF tag; a mask with such a tag is refused
+alpha          dropped
+palette        a photo's colours, a mask's indices
+CMYK, YCbCr    to RGB
+16 bit         of a grey photo the high byte; a mask's ids as they are
+2 and 4 bit    grey masks are refused: decoders stretch their ids to 0 .. 255
+frames         the first
+size           refused before memory is taken, beyond ``$SCLIP_LAB_MAX_MEGAPIXELS`` (179)
+============== =================================================================================
+"""
 
 from __future__ import annotations
 
+import io
+import os
+import re
+import stat
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,23 +31,39 @@ from PIL import Image, ImageOps
 
 from sclip_lab.errors import LabError
 
-PHOTO_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-MASK_MODES = ("1", "L", "P", "I;16", "I;16B", "I")
+SIZE_VARIABLE = "SCLIP_LAB_MAX_MEGAPIXELS"
+MEGAPIXELS = 179.0
+PHOTO_MODES = (
+    "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV",
+)  # fmt: skip
+MASK_MODES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
+SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
+# How PIL names stored forms of grey whose values it changes: fewer bits, or white as 0.
+_STRETCHED = re.compile(r"L;(2|4|I)")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_ORIENTATION = 0x0112
+# The limit below comes first, names the file and can be raised.
+Image.MAX_IMAGE_PIXELS = None
 
 
 def read_image(path: str | Path) -> np.ndarray:
     """A photo, turned upright by its EXIF orientation, as the field's loader (cv2) does.
 
     Returns:
-        (height, width, 3) uint8, RGB; an alpha channel is dropped.
+        (height, width, 3) uint8, RGB.
 
     Raises:
-        LabError: empty, truncated or damaged file, or more than 8 bits a channel.
+        LabError: no file, empty, truncated or damaged, too large, or not a photo (float values).
     """
     with _decoded(path, "photo") as image:
-        if image.mode not in PHOTO_MODES:
-            raise LabError(f"photo {path}: PIL mode '{image.mode}' is not an 8-bit photo")
         upright = ImageOps.exif_transpose(image)
+        if upright.mode in SIXTEEN_BIT or (upright.mode == "I" and image.format == "PNG"):
+            high = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255)
+            return np.repeat(high.astype(np.uint8)[..., None], 3, axis=2)
+        if upright.mode not in PHOTO_MODES:
+            raise LabError(f"photo {path}: PIL mode '{upright.mode}' is no photo of 8 or 16 bits")
+        if upright.mode in ("RGBa", "La"):
+            upright = upright.convert("RGBA" if upright.mode == "RGBa" else "LA")
         return np.array(upright.convert("RGB"))
 
 
@@ -38,7 +74,8 @@ def read_mask(path: str | Path) -> np.ndarray:
         (height, width) int32, the ids as stored.
 
     Raises:
-        LabError: empty, truncated or damaged file, or colours where ids are expected.
+        LabError: no file, empty, truncated or damaged, too large, colours where ids are expected,
+            or ids that a decoder changes (2 or 4 bits of grey, white as 0).
     """
     with _decoded(path, "mask") as image:
         if image.mode not in MASK_MODES:
@@ -49,20 +86,104 @@ def read_mask(path: str | Path) -> np.ndarray:
         return np.array(image).astype(np.int32)
 
 
+def regular_file(path: str | Path, what: str) -> int:
+    """A file's size in bytes.
+
+    Raises:
+        LabError: there is none, or it is a folder, pipe or device, whose reading may never end.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, FileNotFoundError):
+            reason = "no such file"
+        raise LabError(f"{what} {_short(path)}: {reason}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise LabError(f"{what} {_short(path)}: a folder, pipe or device, not a file")
+    return status.st_size
+
+
+def pixel_limit() -> int:
+    """Most pixels that a photo or mask may have.
+
+    Raises:
+        LabError: the environment variable is not a number above 0.
+    """
+    given = os.environ.get(SIZE_VARIABLE) or MEGAPIXELS
+    try:
+        limit = float(given)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < 1e6:
+        raise LabError(f"{SIZE_VARIABLE}={given}: a number above 0 is needed, in 10^6 pixels")
+    return int(limit * 1e6)
+
+
 @contextmanager
 def _decoded(path: str | Path, kind: str) -> Iterator[Image.Image]:
     """The opened and fully decoded file: a truncated one raises, it is never padded with grey."""
-    path = Path(path)
+    size, limit = regular_file(path, kind), pixel_limit()
+    if size == 0:
+        raise LabError(f"{kind} {path}: the file is empty (0 bytes); fetch it again")
+    if size > 16 * limit:
+        raise LabError(f"{kind} {path}: {size} bytes; {_more(size / 16)}")
     try:
-        if path.stat().st_size == 0:
-            raise LabError(f"{kind} {path}: the file is empty (0 bytes); fetch it again")
-        with path.open("rb") as file, Image.open(file) as image:
+        content = Path(path).read_bytes()
+        if content.startswith(_PNG):
+            _check_png(content)
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+            if width * height > limit:
+                raise LabError(f"{kind} {path}: {width} x {height} pixels; {_more(width * height)}")
+            if kind == "mask":
+                _check_stored_ids(path, image)
             image.load()
             yield image
     except LabError:
         raise
-    except FileNotFoundError as error:
-        raise LabError(f"{kind} {path}: no such file") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
         reason = "not an image file" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise LabError(f"{kind} {path}: truncated or damaged ({reason}); fetch it again") from error
+        line = str(reason).splitlines()[0] if str(reason) else type(error).__name__
+        raise LabError(f"{kind} {path}: truncated or damaged ({line}); fetch it again") from error
+
+
+def _more(pixels: float) -> str:
+    return (
+        f"at most {pixel_limit() / 1e6:g} megapixels are read; {SIZE_VARIABLE}="
+        f"{-(-int(pixels) // 1_000_000)} in the environment allows it"
+    )
+
+
+def _check_png(content: bytes) -> None:
+    """Checksums of all chunks up to the last one; PIL looks at those of the pixels only in part."""
+    place = len(_PNG)
+    while True:
+        length, name = struct.unpack_from(">I4s", content, place)
+        end = place + 8 + length
+        (stored,) = struct.unpack_from(">I", content, end)
+        if zlib.crc32(content[place + 4 : end]) != stored:
+            raise ValueError(f"checksum of chunk {name.decode('latin-1')!r} at byte {place}")
+        if name == b"IEND":
+            return
+        place = end + 4
+
+
+def _check_stored_ids(path: str | Path, image: Image.Image) -> None:
+    """Refuse a mask whose values PIL changes while it decodes them."""
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        raise LabError(f"mask {path}: has an EXIF orientation; store it upright, without the tag")
+    for tile in getattr(image, "tile", ()):
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        stretched = any(isinstance(a, str) and _STRETCHED.match(a) for a in arguments)
+        scaled = tile[0].startswith("ppm") and arguments[-1] not in (255, 65535)
+        if stretched or scaled:
+            raise LabError(
+                f"mask {path}: stored as grey of another form than 8 or 16 bits ({arguments[0]}), "
+                "which decoders stretch to 0 .. 255; save the ids as 8 bits, or with a palette"
+            )
+
+
+def _short(path: str | Path) -> str:
+    text = str(path)
+    return text if len(text) <= 300 else f"{text[:150]}...{text[-100:]}"

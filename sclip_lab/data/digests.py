@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,6 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sclip_lab import sealed
+from sclip_lab.data.decode import regular_file
 from sclip_lab.errors import LabError
 
 CACHE_VARIABLE = "SCLIP_LAB_CACHE"
@@ -28,7 +28,12 @@ def cache_file() -> Path:
 
 
 def sha256(path: str | Path) -> str:
-    """sha256 of a file's bytes, as hex."""
+    """sha256 of a file's bytes, as hex.
+
+    Raises:
+        LabError: it is no regular file, or cannot be read.
+    """
+    regular_file(path, "file")
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -45,11 +50,11 @@ def file_digests(paths: Sequence[Path], title: str = "hashing") -> list[str]:
     found = []
     changed = False
     for path in tqdm(paths, desc=title, unit="file", delay=2, leave=False):
-        path = path.resolve()
         try:
+            path = path.resolve()
             stat = path.stat()
-        except OSError as error:
-            raise LabError(f"{path}: {error.strerror}") from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+            raise LabError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
         stamp = [stat.st_size, stat.st_mtime_ns]
         known = cache.get(str(path))
         if known is None or known[:2] != stamp:
@@ -65,10 +70,11 @@ def file_digests(paths: Sequence[Path], title: str = "hashing") -> list[str]:
 
 def _load() -> dict[str, list]:
     try:
-        entries = json.loads(cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content, is_sealed = sealed.read_json(cache_file())
+    except (OSError, LabError):
         return {}
-    if not isinstance(entries, dict):
+    entries = content.get("files")
+    if not is_sealed or not isinstance(entries, dict):
         return {}
     return {
         path: entry
@@ -78,14 +84,5 @@ def _load() -> dict[str, list]:
 
 
 def _save(cache: dict[str, list]) -> None:
-    target = cache_file()
-    with suppress(OSError):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".json")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(cache, file)
-            os.replace(temporary, target)
-        except OSError:
-            os.unlink(temporary)
-            raise
+    with suppress(LabError):
+        sealed.write_json(cache_file(), {"files": cache})

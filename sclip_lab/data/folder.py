@@ -8,11 +8,12 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sclip_lab.data.base import Dataset, Sample
-from sclip_lab.data.decode import read_image, read_mask
+from sclip_lab.data.decode import read_image, read_mask, regular_file
 from sclip_lab.data.digests import file_digests
 from sclip_lab.data.paths import below
 from sclip_lab.data.vocabulary import Vocabulary
@@ -83,7 +84,7 @@ class Folder(Dataset):
         self.mask_name = mask_name
         self.ignore_index = ignore_index
         self.reduce_zero_label = reduce_zero_label
-        self.label_map = {int(raw): int(new) for raw, new in (label_map or {}).items()}
+        self.label_map = _ids(name, label_map or {})
         self.split = None if split is None else self.root / split
         self.recursive = recursive
         self.limit = limit
@@ -200,7 +201,8 @@ class Folder(Dataset):
 
     def _split_stems(self, split: Path) -> list[str]:
         try:
-            lines = split.read_text(encoding="utf-8").splitlines()
+            regular_file(split, f"data set '{self.name}': split list (config key dataset.split)")
+            lines = split.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise LabError(
                 f"data set '{self.name}': split list {split} (config key dataset.split): {error}"
@@ -263,6 +265,13 @@ class Folder(Dataset):
                 "(see dataset.reduce_zero_label and dataset.label_map)"
             )
         return ids.astype(np.uint8)
+
+
+def _ids(name: str, label_map: Mapping[Any, Any]) -> dict[int, int]:
+    try:
+        return {int(raw): int(new) for raw, new in label_map.items()}
+    except (TypeError, ValueError) as error:
+        raise LabError(f"data set '{name}': label_map holds what is no id: {error}") from None
 
 
 def _files(folder: Path, recursive: bool = True) -> list[str]:

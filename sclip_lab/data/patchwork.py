@@ -20,10 +20,13 @@ import numpy as np
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.values import check_arguments
 
 VERSION = 1
 SPLITS = {"train": 0, "test": 1}
 SMALLEST_SIDE = 64
+LARGEST_SIDE = 4096
+MOST_IMAGES = 100_000
 TABLE = 64  # side of the lattice of random values behind the noise textures
 
 Array = np.ndarray
@@ -265,8 +268,13 @@ class Patchwork(Dataset):
     ) -> None:
         if split not in SPLITS:
             raise unknown("patchwork split", split, SPLITS)
-        if images < 1:
-            raise LabError(f"patchwork: images={images}; at least 1 is needed")
+        check_arguments(Patchwork, {"images": images, "height": height, "width": width})
+        if not 1 <= images <= MOST_IMAGES:
+            raise LabError(f"patchwork: images={images}; at least 1 and at most {MOST_IMAGES}")
+        if max(height, width) > LARGEST_SIDE:
+            raise LabError(
+                f"patchwork: height={height}, width={width}; at most {LARGEST_SIDE} pixels"
+            )
         if min(height, width) < SMALLEST_SIDE:
             raise LabError(
                 f"patchwork: height={height}, width={width}; "

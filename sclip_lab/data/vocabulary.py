@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from sclip_lab.data.decode import regular_file
 from sclip_lab.errors import LabError, unknown
 
 DIRECTORY = Path(__file__).parent / "vocabularies"
+LARGEST = 4_000_000  # bytes of a file
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,30 @@ class Vocabulary:
                 raise LabError(
                     f"vocabulary '{self.name}', class {index}: empty name in {list(synonyms)}"
                 )
+            for name in synonyms:
+                _check_letters(f"vocabulary '{self.name}', class {index}", name)
+        seen: dict[str, int] = {}
+        for index, shown in enumerate(self.names):
+            if seen.setdefault(shown, index) != index:
+                raise LabError(
+                    f"vocabulary '{self.name}': classes {seen[shown]} and {index} are both "
+                    f"'{shown}'; give each class its own name"
+                )
 
     @classmethod
     def read(cls, path: str | Path) -> Vocabulary:
         """Read a text file. Only blanks before a name are dropped: the field's lists are kept
         letter for letter, and one of them has a blank behind a name."""
         path = Path(path)
+        if regular_file(path, "vocabulary file") > LARGEST:
+            raise LabError(f"vocabulary file {path}: more than {LARGEST} bytes is no list of names")
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            text = path.read_bytes().decode("utf-8-sig")  # Windows' editors write a mark in front
         except OSError as error:
             raise LabError(f"vocabulary file {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise LabError(f"vocabulary file {path}: not UTF-8 text ({error})") from error
+        lines = text.replace("\r\n", "\n").split("\n")
         while lines and not lines[-1].strip():
             lines.pop()
         classes = tuple(tuple(name.lstrip() for name in line.split(",")) for line in lines)
@@ -85,3 +102,13 @@ class Vocabulary:
         """sha256 over names and their order, independent of the file's name."""
         text = "\n".join(",".join(synonyms) for synonyms in self.classes)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_letters(where: str, name: str) -> None:
+    """Refuse what no reader sees but a text tower does: control characters and marks."""
+    for letter in name:
+        if unicodedata.category(letter) in ("Cc", "Cs", "Co", "Zl", "Zp") or letter == "\ufeff":
+            raise LabError(
+                f"{where}: {name[:60]!a} holds the character U+{ord(letter):04X}; "
+                "names are plain text, one class a line"
+            )

@@ -12,6 +12,9 @@ from typing import Any
 from sclip_lab.canonical import plain
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.segmentation import views
+from sclip_lab.values import check_arguments, within
+
+LONGEST_SIDE = 100_000  # pixels
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,15 @@ class Protocol:
     key: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+        check_arguments(Protocol, given, "protocol.")
         for key in ("prob_threshold", "area_threshold"):
-            if not 0 <= getattr(self, key) < 1:
-                raise LabError(f"protocol.{key} {getattr(self, key)} must lie in 0 .. 1")
-        if self.logit_scale <= 0:
-            raise LabError(f"protocol.logit_scale {self.logit_scale} must be above 0")
+            if not 0 <= given[key] < 1:
+                raise LabError(f"protocol.{key} {given[key]} must lie in 0 .. 1")
+        within("protocol.logit_scale", self.logit_scale, 0, 1e9, above=True)
+        for key in ("short_side", "long_side", "crop_size", "stride"):
+            if given[key] is not None:
+                within(f"protocol.{key}", given[key], 1, LONGEST_SIDE)
         if not isinstance(self.templates, str):
             object.__setattr__(self, "templates", tuple(self.templates))
             for template in self.templates:

@@ -258,7 +258,7 @@ def test_split_name_without_photo(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "No such file"), ("\n", "is empty"), ("a\nb\na\n", "more than once, e.g. 'a'")],
+    [(None, "no such file"), ("\n", "is empty"), ("a\nb\na\n", "more than once, e.g. 'a'")],
 )
 def test_bad_split(root: Path, content: str | None, message: str) -> None:
     if content is not None:
@@ -337,9 +337,14 @@ def test_colours_where_ids_are_expected(root: Path) -> None:
 
 
 def test_sixteen_bit_photo(root: Path) -> None:
-    Image.fromarray(np.zeros(SIZE, np.uint16)).save(root / "images/deep.png")
-    with pytest.raises(LabError, match="is not an 8-bit photo"):
-        read_image(root / "images/deep.png")
+    deep = np.full(SIZE, 0x1234, np.uint16)
+    Image.fromarray(deep).save(root / "images/deep.png")
+    photo = read_image(root / "images/deep.png")
+    assert photo.shape == (*SIZE, 3)
+    assert (photo == 0x12).all()
+    Image.fromarray(np.zeros(SIZE, np.float32)).save(root / "images/deep.tiff")
+    with pytest.raises(LabError, match="is no photo of 8 or 16 bits"):
+        read_image(root / "images/deep.tiff")
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_read_keeps_blanks_behind_and_drops_those_before(tmp_path: Path) -> None
         ("\n\n", "is empty"),
         ("cat\n\ndog\n", "class 1: empty name"),
         ("cat, \n", "class 0: empty name"),
-        (None, r"mine\.txt: No such file"),
+        (None, r"mine\.txt: no such file"),
     ],
 )
 def test_bad_lists(tmp_path: Path, content: str | None, message: str) -> None:

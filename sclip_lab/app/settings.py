@@ -1,0 +1,89 @@
+"""Values of the configuration that no object of their own checks: how a run is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from sclip_lab.app.plain_config import plain_config
+from sclip_lab.errors import LabError
+from sclip_lab.values import check, shown, within
+
+# Type, smallest and largest value, by key.
+_NUMBERS: dict[str, tuple[Any, float, float]] = {
+    "seed": (int, 0, 2**63 - 1),
+    "batch_images": (int | None, 1, 65_536),
+    "trunk_cache": (float, 0, 1e9),
+    "pictures.images": (int, 0, 1e9),
+    "pictures.points": (int, 0, 1_000),
+    "diagnostics.images": (int | None, 1, 1e9),
+    "tracking.images": (int, 0, 1e6),
+}
+_OTHERS: dict[str, Any] = {
+    "pretrained": str | None,
+    "checkpoint": str | None,
+    "precision": str,
+    "device": str,
+    "progress": bool,
+    "diagnostics.measures": Sequence[str] | None,
+    "paths.data": str,
+    "paths.store": str,
+    "tracking.mode": str,
+    "tracking.project": str | None,
+    "tracking.group": str | None,
+    "tracking.entity": str | None,
+}
+_GROUPS = ("attention", "backbone", "dataset", "protocol", "readout", "refinement", "diagnostics",
+           "tracking", "paths", "pictures")  # fmt: skip
+
+
+def check_settings(config: DictConfig) -> None:
+    """Refuse values of a composed configuration that cannot be meant.
+
+    Raises:
+        LabError: naming key, value and what would be right; also for a group that was replaced
+            by a single value, and an interpolation that leads nowhere.
+    """
+    for group in _GROUPS:
+        value = _found(config, group)
+        if value is not None and not isinstance(value, Mapping):
+            raise LabError(f"{group}: {shown(value)} must be a mapping, or a file of conf/{group}")
+    for key, (wanted, low, high) in _NUMBERS.items():
+        value = _found(config, key)
+        if value is _MISSING:
+            continue
+        check(key, value, wanted)
+        if value is not None:
+            within(key, value, low, high)
+    for key, wanted in _OTHERS.items():
+        value = _found(config, key)
+        if value is not _MISSING:
+            check(key, value, wanted)
+    for key in ("paths.data", "paths.store"):
+        value = _found(config, key)
+        if isinstance(value, str) and (not value.strip() or "\0" in value):
+            raise LabError(f"{key}: {shown(value)} must be the path of a folder")
+    shard = _found(config, "shard")
+    if shard is not _MISSING:
+        check("shard", shard, tuple[int, int])
+        within("shard[1]", shard[1], 1, 1e9)
+        within("shard[0]", shard[0], 0, shard[1], below=True)
+
+
+_MISSING: Any = {}
+
+
+def _found(config: DictConfig, key: str) -> Any:
+    """A plain value; `_MISSING` where there is none of that name."""
+    value: Any = config
+    try:
+        for part in key.split("."):
+            if not isinstance(value, Mapping | DictConfig) or part not in value:
+                return _MISSING
+            value = value[part]
+        return plain_config(value)
+    except OmegaConfBaseException as error:
+        raise LabError(f"{key}: {str(error).splitlines()[0]}") from error
