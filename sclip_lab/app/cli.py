@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sclip_lab import interrupts
 from sclip_lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; 0 when it went well, 1 with one line on stderr otherwise."""
+    """Run a subcommand; 0 when it went well, 1 with one line on stderr otherwise.
+
+    A signal ends it in one line too, see `sclip_lab.interrupts`.
+    """
+    with interrupts.one_line():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["evaluate"]:
         # Everything behind the word is Hydra's, its --help included.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
@@ -23,7 +25,7 @@ from sclip_lab.call import bind
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.base import build as build_dataset
 from sclip_lab.errors import LabError
-from sclip_lab.evaluation.loop import evaluate
+from sclip_lab.evaluation.loop import Unfinished, evaluate
 from sclip_lab.evaluation.observers import Diagnostics, Pictures
 from sclip_lab.evaluation.recorder import Observer
 from sclip_lab.evaluation.spec import Spec
@@ -38,17 +40,21 @@ from sclip_lab.timings import Timings
 log = logging.getLogger(__name__)
 
 
-def compute(configs: Sequence[DictConfig]) -> None:
+def compute(configs: Sequence[DictConfig]) -> list[str | None]:
     """Compute the cells of many jobs in as few passes as possible, and print the table.
 
-    A job whose configuration is wrong is left to fail on its own; the others are computed.
+    Returns:
+        for each job, why it could not be computed, or None. The others are computed.
     """
-    jobs: dict[str, list[tuple[Spec, DictConfig]]] = {}
-    for config in configs:
+    failed: list[str | None] = [None] * len(configs)
+    jobs: dict[str, list[tuple[int, Spec]]] = {}
+    for number, config in enumerate(configs):
         try:
             spec = make_spec(config)
-        except LabError as error:
-            log.error("left out of the pass: %s", error)
+            tracking.check(config.tracking)
+        except Exception as error:
+            failed[number] = _told(error)
+            log.error("left out of the pass: %s", failed[number])
             continue
         # What must be equal for jobs to be evaluated together besides what specs know.
         keys = (
@@ -58,19 +64,33 @@ def compute(configs: Sequence[DictConfig]) -> None:
             "batch_images",
             "trunk_cache",
             "shard",
+            "on_error",
             "progress",
         )
         how = json.dumps([plain_config(config[key]) for key in keys])
-        jobs.setdefault(how, []).append((spec, config))
+        jobs.setdefault(how, []).append((number, spec))
     for members in jobs.values():
-        config, timings = members[0][1], Timings()
+        config, timings = configs[members[0][0]], Timings()
+        specs = [spec for _, spec in members]
         try:
-            store = Store(config.paths.store)
-            df = _evaluate([spec for spec, _ in members], store, config, timings)
-        except LabError as error:
-            log.error("the pass stopped: %s", error)
+            df = _evaluate(specs, Store(config.paths.store), config, timings)
+        except Exception as error:
+            unexpected = None if isinstance(error, LabError) else error
+            log.error("the pass stopped: %s", _told(error), exc_info=unexpected)
+            known = error.failed if isinstance(error, Unfinished) else None
+            for number, spec in members:
+                if known is None or spec.key in known:
+                    failed[number] = _told(error if known is None else known[spec.key])
+            with contextlib.suppress(LabError):  # nothing was finished
+                df = results.load(config.paths.store, [spec.key for spec in specs], partial=True)
+                log.info("\n%s\n", table(df))
             continue
         log.info("\n%s\n\n%s\n", table(df), timings.report())
+    return failed
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
 
 
 def run(config: DictConfig) -> float:
@@ -80,12 +100,14 @@ def run(config: DictConfig) -> float:
         mIoU, a fraction.
     """
     spec = make_spec(config)
+    tracking.check(config.tracking)
     store = Store(config.paths.store)
     df = _evaluate([spec], store, config, Timings())
     summary = results.summary(df).iloc[0]
     per_class = results.iou(df)
     measured = store.diagnostics(spec).groupby("measure")["value"].mean()
     output = Path(HydraConfig.get().runtime.output_dir)
+    skipped: dict[str, str] = next(iter(df.attrs["skipped"].values()), {})
     outcome = {
         "key": spec.key,
         "label": spec.label,
@@ -93,24 +115,47 @@ def run(config: DictConfig) -> float:
         "low": float(summary["low"]),
         "high": float(summary["high"]),
         "pixel_accuracy": float(summary["pixel_accuracy"]),
+        "images": int(summary["images"]),
+        "of": int(summary["of"]),
+        "skipped": skipped,
         "iou": dict(zip(per_class["class"].astype(str), per_class["iou"].tolist(), strict=True)),
         "diagnostics": {str(name): float(value) for name, value in measured.items()},
     }
-    atomic.write_text(output / "result.json", json.dumps(outcome, indent=1))
     log.info(
-        "%s on %s: mIoU %.1f [%.1f, %.1f], store %s, cell %s",
+        "%s on %s%s: mIoU %.1f [%.1f, %.1f], store %s, cell %s",
         spec.label,
         spec.dataset.name,
+        _share(outcome),
         *(100 * outcome[k] for k in ("miou", "low", "high")),  # type: ignore[operator]
         store.root,
         spec.key[:12],
     )
+    for image, reason in skipped.items():
+        log.warning("skipped %s: %s", image, reason)
+    _keep(lambda: atomic.write_text(output / "result.json", json.dumps(outcome, indent=1)), store)
     if _is_preset(spec, config, int(summary["images"])):
         entries = plain_config(config.protocol).get("expected") or ()
         for line in expected.report(spec, float(summary["miou"]), entries):
             log.info("%s", line)
-    tracking.log_run(config.tracking, spec, store, outcome, _group(config), output)
+    _keep(
+        lambda: tracking.log_run(config.tracking, spec, store, outcome, _group(config), output),
+        store,
+    )
     return float(summary["miou"])
+
+
+def _share(outcome: Mapping[str, Any]) -> str:
+    """What a score over a part of the data says of itself."""
+    images, of = outcome["images"], outcome["of"]
+    return "" if images == of else f", over {images} of {of} images"
+
+
+def _keep(report: Callable[[], object], store: Store) -> None:
+    """Reports are copies: where one cannot be written, the numbers still are in the store."""
+    try:
+        report()
+    except (OSError, LabError) as error:
+        log.warning("%s; the numbers are in the store %s", error, store.root)
 
 
 def _is_preset(spec: Spec, config: DictConfig, images: int) -> bool:
@@ -189,7 +234,13 @@ def table(df: pd.DataFrame) -> str:
         for low, high in zip(summary["low"], summary["high"], strict=True)
     ]
     shown["pixel accuracy"] = (100 * summary["pixel_accuracy"]).map("{:.1f}".format)
-    return shown.to_string(index=False)
+    if (summary["images"] < summary["of"]).any():
+        shown["images"] = [f"{i} of {n}" for i, n in summary[["images", "of"]].to_numpy()]
+    lines = [shown.to_string(index=False)]
+    labels = dict(zip(summary["spec"], summary["attention"], strict=True))
+    for spec, images in df.attrs.get("skipped", {}).items():
+        lines += [f"skipped by {labels[spec]}: {image} ({why})" for image, why in images.items()]
+    return "\n".join(lines)
 
 
 def _evaluate(
@@ -207,6 +258,7 @@ def _evaluate(
         shard=tuple(config.shard),
         batch_images=config.batch_images,
         trunk_cache_gb=config.trunk_cache,
+        on_error=config.on_error,
         progress=config.progress,
         timings=timings,
     )

@@ -11,6 +11,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from sclip_lab import interrupts
 from sclip_lab.app import experiment, overrides
 from sclip_lab.app.conf import conf_dir
 from sclip_lab.errors import LabError
@@ -19,13 +20,14 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Check names on the command line, then hand over to Hydra."""
-    try:
-        overrides.check(sys.argv[1:])
-    except LabError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    application()
+    """Check names on the command line, then hand over to Hydra. A signal ends it in one line."""
+    with interrupts.one_line("what was finished is in the store, the same command goes on"):
+        try:
+            overrides.check(sys.argv[1:])
+        except LabError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        application()
 
 
 @hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")

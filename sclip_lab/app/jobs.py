@@ -11,10 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sclip_lab import interrupts
 from sclip_lab.errors import LabError, unknown
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ QUEUE_SECONDS = 15.0  # between two looks at Slurm's queue
 # A file that another node has written may become visible late on a shared file system.
 VISIBLE_SECONDS = 60.0
 LAST_LINES = 12
+# Local jobs that are cancelled are killed after a second.
+ENDING_SECONDS = 1.5
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def run(
     task: Callable[[int], T] = function
     if resources.executor != "debug":
         gpus = _local_gpus() if resources.executor == "local" and resources.gpus_per_node else []
-        task = partial(_prepared, function, os.getcwd(), resources, gpus)
+        task = _Task(function, os.getcwd(), resources, gpus)
     jobs: list[Any] = []
     try:
         try:
@@ -103,12 +105,21 @@ def run(
             log.info("waiting for %d jobs (%s); logs in %s", count, names, executor.folder)
         failures = _failures(jobs, resources.executor)
     except BaseException:  # Ctrl-C above all
-        for job in jobs:
-            job.cancel(check=False)
+        _cancel(jobs)
         raise
     if failures:
         raise LabError(_report(failures, count))
     return [job.result() for job in jobs]
+
+
+def _cancel(jobs: Sequence[Any]) -> None:
+    """End all jobs. Those of this machine have a moment to write what is finished."""
+    for job in jobs:
+        job.cancel(check=False)
+    deadline = time.monotonic() + ENDING_SECONDS
+    local = [job for job in jobs if getattr(job, "_process", None) is not None]
+    while any(not job.done() for job in local) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _executor(folder: str | Path, resources: Resources) -> Any:
@@ -142,23 +153,34 @@ def _executor(folder: str | Path, resources: Resources) -> Any:
     return executor
 
 
-def _prepared(
-    function: Callable[[int], T],
-    cwd: str,
-    resources: Resources,
-    gpus: Sequence[str],
-    index: int,
-) -> T:
+@dataclass(frozen=True)
+class _Task:
     """In the job: the launching process's working directory, the job's share of the machine."""
-    os.chdir(cwd)
-    if gpus:
-        own = _take_turns(gpus, resources.gpus_per_node, index)
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
-    import torch  # CUDA is not initialised before its first use, so that the line above counts
 
-    torch.set_num_threads(resources.cpus_per_task)
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s")
-    return function(index)
+    function: Callable[[int], Any]
+    cwd: str
+    resources: Resources
+    gpus: Sequence[str]
+
+    def __call__(self, index: int) -> Any:
+        # submitit ignores SIGTERM, with which Slurm ends and preempts.
+        with interrupts.one_line("what was finished is in the store"):
+            os.chdir(self.cwd)
+            if self.gpus:
+                own = _take_turns(self.gpus, self.resources.gpus_per_node, index)
+                os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+            import torch  # CUDA is not initialised before its first use: the line above counts
+
+            torch.set_num_threads(self.resources.cpus_per_task)
+            logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s")
+            return self.function(index)
+
+    def checkpoint(self, index: int) -> Any:
+        """What submitit queues again when Slurm preempts the job or its time is over: the same,
+        which goes on with what the store lacks."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, index)
 
 
 def _local_gpus() -> list[str]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, configure_log, setup_globals
 from hydra.errors import CompactHydraException
@@ -35,10 +35,11 @@ log = logging.getLogger(__name__)
 
 
 class FusedLauncher(BasicLauncher):
-    """Compute first, then launch.
+    """Compute first, then launch. Jobs that could not be computed fail without another try.
 
     Args:
-        compute: dotted path of a function that takes the jobs' configurations.
+        compute: dotted path of a function that takes the jobs' configurations, and returns for
+            each why it could not be computed, or None.
     """
 
     def __init__(self, compute: str) -> None:
@@ -48,7 +49,9 @@ class FusedLauncher(BasicLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        self.compute_together(self.compose(job_overrides, initial_job_idx))
+        configs = self.compose(job_overrides, initial_job_idx)
+        failed = self.compute(configs)
+        self._refuse({n: why for n, why in enumerate(failed, initial_job_idx) if why})
         return super().launch(job_overrides, initial_job_idx)
 
     def compose(
@@ -68,17 +71,30 @@ class FusedLauncher(BasicLauncher):
             configs.append(config)
         return configs
 
-    def compute_together(self, configs: Sequence[DictConfig]) -> None:
-        """Compute the cells of all jobs, wherever."""
-        self.compute(configs)
+    def _refuse(self, failed: Mapping[int, str]) -> None:
+        """Let Hydra's jobs with these numbers fail at once."""
+        task = self.task_function
+        assert task is not None
+
+        def guarded(config: DictConfig) -> Any:
+            reason = failed.get(HydraConfig.get().job.num)
+            if reason is None:
+                return task(config)
+            # The console has it from the pass.
+            record = log.makeRecord(log.name, logging.ERROR, "", 0, "error: %s", (reason,), None)
+            for handler in logging.getLogger().handlers:
+                if isinstance(handler, logging.FileHandler):
+                    handler.handle(record)
+            raise CompactHydraException(f"error: {reason}")
+
+        self.task_function = guarded if failed else task
 
 
 class JobsLauncher(FusedLauncher):
     """Compute in submitted jobs, wait for them, then launch.
 
     Args:
-        compute: dotted path of a function that takes the jobs' configurations. It logs an error
-            for what it could not compute.
+        compute: see `FusedLauncher`.
         folder: for submitit's files and the logs, on a file system that all nodes share.
         shards: number of submitted jobs: each computes all cells on its part of the images.
         finish: where Hydra's jobs then read their numbers: ``here``, or in one more submitted
@@ -109,16 +125,17 @@ class JobsLauncher(FusedLauncher):
             resources = jobs.Resources(**self.resources)
             self._check(configs)
             if self.finish == "job":
-                self._submit(configs, [None] * len(configs), resources)
+                failed = self._submit(configs, [None] * len(configs), resources)
                 state = Singleton.get_state()
-                task = partial(_launch, self, job_overrides, initial_job_idx, state)
+                task = partial(_launch, self, job_overrides, initial_job_idx, state, failed)
                 text, returns = jobs.run(task, 1, self.folder, resources)[0]
                 log.info("%s", text)
                 return returns
             cells = self.cells(configs)
             if cells:
-                self._submit([c for _, c in cells], [s.key for s, _ in cells], resources)
-                log.info("%s", self.report(cells))
+                keys = [spec.key for spec, _ in cells]
+                failed = self._submit([config for _, config in cells], keys, resources)
+                log.info("%s", self.report(cells, failed))
         except LabError as error:
             raise CompactHydraException(f"error: {error}") from error
         return BasicLauncher.launch(self, job_overrides, initial_job_idx)
@@ -129,13 +146,15 @@ class JobsLauncher(FusedLauncher):
         Raises:
             LabError: jobs that could not do their part are not submitted.
         """
+        from sclip_lab.app import tracking
         from sclip_lab.app.experiment import make_spec
 
         found = []
         for config in configs:
             try:
+                tracking.check(config.tracking)
                 found.append((make_spec(config), config))
-            except LabError as error:
+            except Exception as error:
                 log.error("left out of the jobs: %s", error)
         for spec, _ in found:
             if self.shards > len(spec.dataset):
@@ -151,24 +170,33 @@ class JobsLauncher(FusedLauncher):
                 )
         return found
 
-    def report(self, cells: Sequence[tuple[Spec, DictConfig]]) -> str:
-        """The table of all cells, once everything is there.
+    def report(self, cells: Sequence[tuple[Spec, DictConfig]], failed: Mapping[str, str]) -> str:
+        """The table of all cells, once everything is there. Hydra's jobs of the cells whose keys
+        have ``failed`` will fail.
 
         Raises:
             LabError: something is missing, and would silently be computed by Hydra's jobs.
         """
-        _require_finished(cells, self.folder)
-        return _table(cells)
+        self._refuse({c.hydra.job.num: failed[s.key] for s, c in cells if s.key in failed})
+        finished = [(spec, config) for spec, config in cells if spec.key not in failed]
+        _require_finished(finished, self.folder)
+        for reason in dict.fromkeys(failed.values()):
+            log.error("%s", reason)
+        return _table(finished)
 
     def _submit(
         self,
         configs: Sequence[DictConfig],
         keys: Sequence[str | None],
         resources: jobs.Resources,
-    ) -> None:
+    ) -> dict[str, str]:
+        """What the jobs could not compute: reasons by the cells' keys."""
         sent = [_resolved(config) for config in configs]
         task = partial(compute_shard, self.compute, sent, keys, self.shards)
-        jobs.run(task, self.shards, self.folder, resources)
+        failed: dict[str, str] = {}
+        for part in jobs.run(task, self.shards, self.folder, resources):
+            failed |= part
+        return failed
 
     def _check(self, configs: Sequence[DictConfig]) -> None:
         if self.finish not in ("here", "job"):
@@ -183,12 +211,12 @@ class JobsLauncher(FusedLauncher):
 
 
 def compute_shard(
-    compute: Callable[[Sequence[DictConfig]], object],
+    compute: Callable[[Sequence[DictConfig]], Sequence[str | None]],
     configs: Sequence[Mapping[str, Any]],
     keys: Sequence[str | None],
     count: int,
     index: int,
-) -> None:
+) -> dict[str, str]:
     """One submitted job.
 
     Args:
@@ -198,12 +226,15 @@ def compute_shard(
             wrong configuration is left out.
         count, index: which part of the images.
 
+    Returns:
+        why cells could not be computed, by their keys.
+
     Raises:
-        LabError: the cells are others here, or something could not be computed.
+        LabError: the cells are others here, or none could be computed.
     """
     from sclip_lab.app.experiment import make_spec
 
-    made = []
+    made, specs = [], []
     for config, key in zip(configs, keys, strict=True):
         part = {} if count == 1 else {"shard": [index, count]}
         own = OmegaConf.create({**config, **part})
@@ -221,10 +252,12 @@ def compute_shard(
                 "code, data, weights or kind of device differ"
             )
         made.append(own)
-    with _errors(compute.__module__) as errors:
-        compute(made)
-    if errors:
-        raise LabError("; ".join(errors))
+        specs.append(spec)
+    reasons = zip(specs, compute(made), strict=True)
+    failed = {spec.key: reason for spec, reason in reasons if reason}
+    if failed and len(failed) == len(specs):
+        raise LabError("; ".join(dict.fromkeys(failed.values())))
+    return failed
 
 
 def _launch(
@@ -232,6 +265,7 @@ def _launch(
     job_overrides: Sequence[Sequence[str]],
     initial_job_idx: int,
     state: Any,
+    failed: Mapping[str, str],
     index: int,
 ) -> tuple[str, Sequence[JobReturn]]:
     """Hydra's jobs within a submitted one: ``state`` is Hydra's of the launching process.
@@ -242,26 +276,8 @@ def _launch(
     Singleton.set_state(state)
     setup_globals()
     cells = launcher.cells(launcher.compose(job_overrides, initial_job_idx))
-    text = launcher.report(cells) if cells else ""
+    text = launcher.report(cells, failed) if cells else ""
     return text, BasicLauncher.launch(launcher, job_overrides, initial_job_idx)
-
-
-@contextmanager
-def _errors(module: str) -> Iterator[list[str]]:
-    """Errors that a function logs instead of raising them, so that others are computed."""
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            found.append(record.getMessage())
-
-    found: list[str] = []
-    handler = Collector(logging.ERROR)
-    logger = logging.getLogger(module)
-    logger.addHandler(handler)
-    try:
-        yield found
-    finally:
-        logger.removeHandler(handler)
 
 
 def _require_finished(cells: Sequence[tuple[Spec, DictConfig]], folder: str) -> None:

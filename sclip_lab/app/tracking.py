@@ -10,13 +10,32 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from sclip_lab.errors import unknown
+from sclip_lab.errors import LabError, unknown
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.results import panels
 from sclip_lab.results.store import Store
 
 log = logging.getLogger(__name__)
 MODES = ("offline", "online", "disabled")
+
+
+def check(config: DictConfig) -> None:
+    """Find out before anything is computed whether it can be logged.
+
+    Raises:
+        LabError: unknown mode, or ``online`` without a key.
+    """
+    if config.mode not in MODES:
+        raise unknown("tracking.mode", str(config.mode), MODES)
+    if config.mode != "online":
+        return
+    import wandb
+
+    if not wandb.api.api_key:
+        raise LabError(
+            "tracking=online needs a W&B key: type wandb login or set WANDB_API_KEY; "
+            "tracking=offline needs none"
+        )
 
 
 def log_run(
@@ -41,16 +60,30 @@ def log_run(
         the run's directory, or None when disabled.
 
     Raises:
-        LabError: unknown mode.
+        LabError: unknown mode, or W&B cannot write or send.
     """
-    if config.mode not in MODES:
-        raise unknown("tracking.mode", str(config.mode), MODES)
+    check(config)
     if config.mode == "disabled":
         return None
     # wandb takes a second to import, which a disabled run need not wait for.
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
+    try:
+        return _log(wandb, config, spec, store, outcome, group, output)
+    except (wandb.Error, OSError) as error:
+        raise LabError(f"W&B run in {output} cannot be written: {error}") from error
+
+
+def _log(
+    wandb: Any,
+    config: DictConfig,
+    spec: Spec,
+    store: Store,
+    outcome: Mapping[str, Any],
+    group: str | None,
+    output: Path,
+) -> Path:
     run = wandb.init(
         mode=config.mode,
         project=config.project,
@@ -63,7 +96,8 @@ def log_run(
             console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True
         ),
     )
-    scores = {k: outcome[k] for k in ("miou", "low", "high", "pixel_accuracy", "key")}
+    names = ("miou", "low", "high", "pixel_accuracy", "images", "of", "skipped", "key")
+    scores = {name: outcome[name] for name in names if name in outcome}
     scores |= {f"iou/{name}": value for name, value in outcome["iou"].items()}
     scores |= {f"diagnostics/{name}": value for name, value in outcome["diagnostics"].items()}
     run.summary.update(scores)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, islice, pairwise
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.data.base import Dataset, Sample
+from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation import photos, views, windows
 from sclip_lab.segmentation.protocol import Protocol
@@ -23,6 +24,20 @@ GPU_IMAGES = 16
 GPU_WINDOWS = 96
 # Photos that wait for others of their size, in batches.
 BATCHES_WAITING = 4
+
+
+class PhotoError(LabError):
+    """A photo or its mask cannot be used, whatever the variant.
+
+    Attributes:
+        image: its name in the data set.
+    """
+
+    def __init__(self, dataset: str, image: str, reason: Exception | str) -> None:
+        self.image = image
+        where = f"data set {dataset}, image {image}"
+        # What names a file of its own says more than the data set's name for it.
+        super().__init__(f"{reason}" if image in str(reason) else f"{where}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,8 @@ class Loader:
         dataset, protocol, backbone: which photos, how they are prepared, and for which network.
         batch_images: images per batch; None: 1 on a CPU, 16 on a GPU, fewer of many windows.
         timings: told the seconds of waiting.
+        failed: called with the name of a photo that cannot be used, and why. If it returns, the
+            photo is left out.
     """
 
     def __init__(
@@ -80,17 +97,23 @@ class Loader:
         backbone: Backbone,
         batch_images: int | None,
         timings: Timings,
+        failed: Callable[[str, PhotoError], None],
     ) -> None:
         self.dataset = dataset
         self.protocol = protocol
         self.backbone = backbone
         self.timings = timings
+        self.failed = failed
         on_gpu = backbone.device.type == "cuda"
         self.batch_images = batch_images or (GPU_IMAGES if on_gpu else 1)
         self.batch_windows = math.inf if batch_images else GPU_WINDOWS
 
     def load(self, index: int) -> Photo:
-        """Decode and prepare the sample at ``index``."""
+        """Decode and prepare the sample at ``index``.
+
+        Raises:
+            LabError: it cannot be used.
+        """
         sample = self.dataset[index]
         return Photo(sample, *photos.prepare(sample.image, self.protocol, self.backbone))
 
@@ -98,34 +121,49 @@ class Loader:
         """Photos whose windows have one size.
 
         A photo waits until its batch is full. When too many wait, the largest batch goes first.
+
+        Raises:
+            PhotoError: a photo cannot be used, once all photos before it were yielded.
         """
         views_each = max(1, len(self.protocol.views or ()))
         buckets: dict[tuple[int, int], list[Photo]] = {}
-        for photo in self._photos(indices):
-            size = photo.plan.rows.crop, photo.plan.columns.crop
-            bucket = buckets.setdefault(size, [])
-            bucket.append(photo)
-            cut = views_each * sum(other.plan.num_windows for other in bucket)
-            if len(bucket) == self.batch_images or cut >= self.batch_windows:
-                yield buckets.pop(size)
-            elif sum(map(len, buckets.values())) >= BATCHES_WAITING * self.batch_images:
-                yield buckets.pop(max(buckets, key=lambda size: len(buckets[size])))
+        try:
+            for photo in self._photos(indices):
+                size = photo.plan.rows.crop, photo.plan.columns.crop
+                bucket = buckets.setdefault(size, [])
+                bucket.append(photo)
+                cut = views_each * sum(other.plan.num_windows for other in bucket)
+                if len(bucket) == self.batch_images or cut >= self.batch_windows:
+                    yield buckets.pop(size)
+                elif sum(map(len, buckets.values())) >= BATCHES_WAITING * self.batch_images:
+                    yield buckets.pop(max(buckets, key=lambda size: len(buckets[size])))
+        except PhotoError:
+            yield from buckets.values()
+            raise
         yield from buckets.values()
 
     def _photos(self, indices: Sequence[int]) -> Iterator[Photo]:
         """In order, decoded ahead of their use."""
+        names = self.dataset.names
         with ThreadPoolExecutor(max_workers=2) as pool:
-            ahead: deque[Future[Photo]] = deque()
+            ahead: deque[tuple[int, Future[Photo]]] = deque()
             remaining = iter(indices)
             try:
                 while True:
                     for following in islice(remaining, 2 * self.batch_images - len(ahead)):
-                        ahead.append(pool.submit(self.load, following))
+                        ahead.append((following, pool.submit(self.load, following)))
                     if not ahead:
                         return
-                    with self.timings.measure("waiting for photos"):
-                        photo = ahead.popleft().result()
+                    index, future = ahead.popleft()
+                    try:
+                        with self.timings.measure("waiting for photos"):
+                            photo = future.result()
+                    except (LabError, OSError) as error:
+                        self.failed(
+                            names[index], PhotoError(self.dataset.name, names[index], error)
+                        )
+                        continue
                     yield photo
             finally:
-                for future in ahead:
+                for _, future in ahead:
                     future.cancel()

@@ -6,7 +6,7 @@ It knows no variant, data set or measure by name.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sclip_lab import results
-from sclip_lab.errors import LabError
-from sclip_lab.evaluation.loader import Batch, Loader, Photo
+from sclip_lab import interrupts, results
+from sclip_lab.errors import LabError, unknown
+from sclip_lab.evaluation.loader import Batch, Loader, Photo, PhotoError
 from sclip_lab.evaluation.recorder import Observer, Recorder, View
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.evaluation.trunk_cache import Encoder, TrunkCache
@@ -29,6 +29,7 @@ from sclip_lab.segmentation.prompts import embed_vocabulary
 from sclip_lab.timings import Timings
 
 log = logging.getLogger(__name__)
+ON_ERROR = ("stop", "skip")
 
 
 def evaluate(
@@ -39,6 +40,7 @@ def evaluate(
     shard: tuple[int, int] = (0, 1),
     batch_images: int | None = None,
     trunk_cache_gb: float = 0.0,
+    on_error: str = "stop",
     progress: bool = True,
     timings: Timings | None = None,
 ) -> pd.DataFrame:
@@ -58,6 +60,10 @@ def evaluate(
         batch_images: images per batch; None: 1 on a CPU, 16 on a GPU, fewer of many windows.
         trunk_cache_gb: size of a cache of tokens in front of the first rewritten block, in the
             store's folder, for repeated sweeps; 0 for none. The numbers are the same bits.
+        on_error: what to do when a photo cannot be used, or a spec cannot be computed on it.
+            "stop": a pass stops at the photo, or goes on without the spec, and the error is raised
+            when all other passes have ended. "skip": the photo is left out; the store says why,
+            so does ``attrs["skipped"]`` of the result, and the next run tries it again.
         progress: show a bar.
         timings: filled with seconds per stage.
 
@@ -66,7 +72,12 @@ def evaluate(
 
     Raises:
         LabError: bad input. Images finished before it stay in the store.
+        Unfinished: (a LabError) photos or specs failed.
+        Interrupted: (a KeyboardInterrupt) SIGINT, SIGTERM or SIGHUP came, if their handlers are
+            the default ones. Images finished before it are in the store.
     """
+    if on_error not in ON_ERROR:
+        raise unknown("on_error", str(on_error), ON_ERROR)
     store = store if isinstance(store, Store) else Store(store)
     timings = timings or Timings()
     unique = list({spec.key: spec for spec in specs}.values())
@@ -76,15 +87,37 @@ def evaluate(
     for spec in unique:
         store.open(spec)
     cache = TrunkCache(store.root / "trunk", trunk_cache_gb) if trunk_cache_gb else None
-    for group in groups:
-        names = list(group[0].dataset.names)
-        recorder = Recorder(group, store, observers, names[shard[0] :: shard[1]], timings)
-        indices = [i for i, name in enumerate(names) if recorder.wanted(name)]
-        if indices:
-            _run(group, indices, recorder, batch_images, cache, progress)
-        if shard == (0, 1):
-            recorder.compact()
+    failed: dict[str, LabError] = {}
+    with interrupts.raised():
+        for group in groups:
+            names = list(group[0].dataset.names)
+            mine = names[shard[0] :: shard[1]]
+            recorder = Recorder(group, store, observers, mine, timings, on_error == "skip")
+            indices = [i for i, name in enumerate(names) if recorder.wanted(name)]
+            if indices:
+                try:
+                    _run(group, indices, recorder, batch_images, cache, progress)
+                except PhotoError as error:
+                    failed |= {spec.key: error for spec in recorder.wanted(error.image)}
+            failed |= recorder.failures
+            if shard == (0, 1):
+                recorder.compact()
+    if failed:
+        raise Unfinished(failed) from next(iter(failed.values()))
     return results.load(store.root, [spec.key for spec in unique], partial=True)
+
+
+class Unfinished(LabError):
+    """Some specs could not be computed; the others are in the store.
+
+    Attributes:
+        failed: what happened to each, by its key.
+    """
+
+    def __init__(self, failed: Mapping[str, LabError]) -> None:
+        self.failed = dict(failed)
+        # Specs that share a pass have met the same photo.
+        super().__init__("; ".join(dict.fromkeys(map(str, failed.values()))))
 
 
 def _grouped(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
@@ -121,54 +154,76 @@ def _run(
     blocks, apart = tree.cost(backbone.depth, variants)
     log.info("%d variants run %d blocks per photo, apart %d", len(variants), blocks, apart)
     encoder = Encoder(backbone, dataset, protocol, cache, timings)
-    loader = Loader(dataset, protocol, backbone, batch_images, timings)
+    failed = recorder.fail_photo
+    loader = Loader(dataset, protocol, backbone, batch_images, timings, failed)
     title = f"{len(specs)} x {dataset.name}"
-    bar = tqdm(total=len(indices), desc=title, unit="img", disable=not progress)
-    try:
+    with recorder, tqdm(total=len(indices), desc=title, unit="img", disable=not progress) as bar:
         for photos in loader.batches(indices):
             with torch.inference_mode():
                 _run_batch(Batch.cut(photos, protocol.views), encoder, readouts, recorder)
             recorder.finish(len(photos))
             bar.update(len(photos))
-    finally:
-        bar.close()
-        recorder.flush()
+            if len(recorder.failures) == len(specs):
+                return
 
 
 def _run_batch(
     batch: Batch, encoder: Encoder, readouts: dict[str, Readout], recorder: Recorder
 ) -> None:
     """All that is missing of one batch of photos into the recorder."""
-    wanted = [{spec.key for spec in recorder.wanted(p.sample.name)} for p in batch.photos]
     by_variant: dict[str, list[Spec]] = {}
     for spec in recorder.specs:
-        if any(spec.key in keys for keys in wanted):
+        if any(recorder.needs(spec, photo.sample.name) for photo in batch.photos):
             by_variant.setdefault(spec.attention.key, []).append(spec)
-    variants = [specs[0].attention for specs in by_variant.values()]
-    for index, encoded in encoder.encode(batch, variants):
-        specs = by_variant[variants[index].key]
-        with recorder.timings.measure("readout"):
-            distinct = {readouts[s.key].logits_key: readouts[s.key] for s in specs}
-            logits = {key: readout.patch_logits(encoded) for key, readout in distinct.items()}
+    for specs, encoded in _encoded(batch, encoder, list(by_variant.values()), recorder):
+        logits: dict[Any, Tensor] = {}
         for spec in specs:
-            of_all = logits[readouts[spec.key].logits_key]
-            for photo, part, keys in zip(batch.photos, batch.parts, wanted, strict=True):
-                if spec.key not in keys:
+            readout = readouts[spec.key]
+            for photo, part in zip(batch.photos, batch.parts, strict=True):
+                if not recorder.needs(spec, photo.sample.name):
                     continue
                 # Refinements and observers look at the first view: the photo itself.
                 own = encoded.part(slice(part.start, part.start + photo.plan.num_windows))
-                with recorder.timings.measure("readout"):
-                    prediction = _label(spec, photo, readouts[spec.key], of_all[part], own)
-                recorder.record(View(spec, photo, prediction, own))
+                try:
+                    with recorder.timings.measure("readout"):
+                        if readout.logits_key not in logits:
+                            logits[readout.logits_key] = readout.patch_logits(encoded)
+                        of_photo = logits[readout.logits_key][part]
+                        prediction = _label(spec, photo, readout, of_photo, own)
+                    recorder.record(View(spec, photo, prediction, own))
+                except PhotoError as error:
+                    recorder.fail_photo(photo.sample.name, error)
+                except Exception as error:
+                    recorder.fail(spec, photo.sample.name, error)
+
+
+def _encoded(
+    batch: Batch, encoder: Encoder, groups: Sequence[list[Spec]], recorder: Recorder
+) -> Iterator[tuple[list[Spec], Encoded]]:
+    """The batch as each variant sees it, with its specs.
+
+    A variant that raises ends the tree of all; those that are left then run one by one.
+    """
+    left = {index: specs[0].attention for index, specs in enumerate(groups)}
+    try:
+        order = list(left)
+        for index, encoded in encoder.encode(batch, list(left.values())):
+            del left[order[index]]
+            yield groups[order[index]], encoded
+    except Exception as error:
+        if len(groups) > 1:
+            for index in left:
+                yield from _encoded(batch, encoder, [groups[index]], recorder)
+            return
+        for spec in groups[0]:
+            for photo in batch.photos:
+                recorder.fail(spec, photo.sample.name, error)
 
 
 def _label(spec: Spec, photo: Photo, readout: Readout, logits: Tensor, encoded: Encoded) -> Tensor:
     """(height, width) class ids of one photo from the patch logits of all its views."""
     laid_out = photo.plan.lay_out(views.average(logits, spec.protocol.views))
-    try:
-        return readout.predict(photo.plan, laid_out, photo.input, encoded)
-    except LabError as error:
-        raise LabError(f"{spec.label} on image {photo.sample.name}: {error}") from error
+    return readout.predict(photo.plan, laid_out, photo.input, encoded)
 
 
 def _make_readouts(specs: Sequence[Spec], recorder: Recorder, progress: bool) -> dict[str, Readout]:

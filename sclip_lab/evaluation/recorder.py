@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from sclip_lab import interrupts
 from sclip_lab.errors import LabError
-from sclip_lab.evaluation.loader import Photo
+from sclip_lab.evaluation.loader import Photo, PhotoError
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.results import metrics
 from sclip_lab.results.store import Store
@@ -20,8 +23,13 @@ from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.timings import Timings
 
+log = logging.getLogger(__name__)
 FLUSH_SECONDS = 10.0
 FLUSH_IMAGES = 64
+
+
+class SpecError(LabError):
+    """One spec cannot be computed, whatever the others do."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,19 @@ class Observer(Protocol):
 class Recorder:
     """Knows what is missing in the store, and writes it there a few images at a time.
 
+    As a context it writes what is left at its end, however that comes.
+
     Args:
         specs: of one data set.
         store: opened for all of them.
         observers: see `sclip_lab.evaluation.observers`.
         names: the images that are asked for.
         timings: told the seconds of counting, observing and writing.
+        skip: leave out what fails, image by image, and write down why. Otherwise a spec that
+            fails on one image is left alone from there on.
+
+    Attributes:
+        failures: what happened to the specs that failed, by their keys.
     """
 
     def __init__(
@@ -78,41 +93,85 @@ class Recorder:
         observers: Sequence[Observer],
         names: Sequence[str],
         timings: Timings,
+        skip: bool = False,
     ) -> None:
         self.specs = specs
         self.store = store
         self.observers = observers
         self.timings = timings
+        self.skip = skip
+        self.failures: dict[str, SpecError] = {}
         self.uncounted = {s.key: set(names) - store.done(s) for s in specs}
         self.unobserved = [
             {s.key: o.pending(store, s) & set(names) for s in specs} for o in observers
         ]
+        self._known_skips = {s.key: store.skipped(s) for s in specs} if skip else {}
         self._counts: dict[str, list[Mapping[str, Any]]] = {s.key: [] for s in specs}
+        self._skips: dict[str, list[Mapping[str, Any]]] = {s.key: [] for s in specs}
         self._flushed, self._waiting = time.monotonic(), 0
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.flush()
+        if kind is None:
+            interrupts.check()
 
     def wanted(self, name: str) -> list[Spec]:
         """The specs of which something is missing on this image."""
-        return [
-            spec
-            for spec in self.specs
-            if name in self.uncounted[spec.key]
-            or any(name in pending[spec.key] for pending in self.unobserved)
-        ]
+        return [spec for spec in self.specs if self.needs(spec, name)]
+
+    def needs(self, spec: Spec, name: str) -> bool:
+        """Whether something is missing of this spec on this image, and can be had."""
+        if spec.key in self.failures:
+            return False
+        sets = (self.uncounted, *self.unobserved)
+        return any(name in missing[spec.key] for missing in sets)
 
     def record(self, view: View) -> None:
         """Take what is missing of one spec on one image.
 
         Raises:
-            LabError: a mask that does not fit its photo or vocabulary.
+            PhotoError: a mask that does not fit its photo or vocabulary.
         """
         name, key = view.photo.sample.name, view.spec.key
         if name in self.uncounted[key]:
             with self.timings.measure("count"):
-                self._counts[key].append(_counted(view))
+                counted = _counted(view)
+            self._counts[key].append(counted)
         for observer, pending in zip(self.observers, self.unobserved, strict=True):
             if name in pending[key]:
                 with self.timings.measure("observers"):
                     observer.observe(self.store, view)
+
+    def fail(self, spec: Spec, name: str, error: Exception) -> None:
+        """One spec cannot be computed on one image; the others go on.
+
+        Raises:
+            Exception: what is no fault of the spec: the machine's memory, a disk.
+        """
+        causes = (error, error.__cause__)
+        if any(isinstance(e, OSError | MemoryError | torch.OutOfMemoryError) for e in causes):
+            raise error
+        failure = SpecError(f"{spec.label} on image {name}: {_told(error)}")
+        failure.__cause__ = error
+        log.debug("%s", failure, exc_info=error)
+        if self.skip:
+            self._leave_out(spec, name, error)
+        else:
+            self.failures.setdefault(spec.key, failure)
+
+    def fail_photo(self, name: str, error: PhotoError) -> None:
+        """No spec can be computed on one image; the other images follow.
+
+        Raises:
+            PhotoError: unless failures are to be skipped.
+        """
+        if not self.skip:
+            raise error
+        for spec in self.wanted(name):
+            self._leave_out(spec, name, error)
 
     def finish(self, images: int) -> None:
         """So many more images are complete; write them when it is time."""
@@ -121,13 +180,15 @@ class Recorder:
         late = time.monotonic() - self._flushed > FLUSH_SECONDS
         if late or self._waiting >= FLUSH_IMAGES:
             self.flush()
+        interrupts.check()
 
     def flush(self) -> None:
-        """Write what was taken."""
-        with self.timings.measure("store"):
+        """Write what was taken. A signal waits until it is written."""
+        with interrupts.held(), self.timings.measure("store"):
             for spec in self.specs:
-                self.store.append(spec, self._counts[spec.key])
-                self._counts[spec.key] = []
+                for kind, taken in (("rows", self._counts), ("skipped", self._skips)):
+                    self.store.append(spec, taken[spec.key], kind)
+                    taken[spec.key] = []
             for observer in self.observers:
                 observer.flush(self.store)
         self._flushed, self._waiting = time.monotonic(), 0
@@ -137,6 +198,18 @@ class Recorder:
         for spec in self.specs:
             self.store.compact(spec)
 
+    def _leave_out(self, spec: Spec, name: str, error: Exception) -> None:
+        self.uncounted[spec.key].discard(name)
+        for pending in self.unobserved:
+            pending[spec.key].discard(name)
+        reason = _told(error)
+        if self._known_skips[spec.key].get(name) != reason:
+            self._skips[spec.key].append({"image": [name], "reason": reason, "at": time.time()})
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
+
 
 def _counted(view: View) -> Mapping[str, Any]:
     """One image's rows for the store."""
@@ -145,8 +218,7 @@ def _counted(view: View) -> Mapping[str, Any]:
     try:
         rows = metrics.count(view.prediction, sample.mask, classes, ignored)
     except LabError as error:
-        where = f"data set {spec.dataset.name}, image {sample.name}"
-        raise LabError(f"{where}: {error}") from None
+        raise PhotoError(spec.dataset.name, sample.name, error) from None
     true, predicted, pixels = rows
     if not len(pixels):
         # An image of void alone is finished too: one row that counts nothing says so.

@@ -140,9 +140,13 @@ class Encoder:
 
     def _save(self, batch: Batch, level: int, tokens: Tensor) -> None:
         assert self.cache is not None
-        with self.timings.measure("trunk cache"):
-            for photo, part in zip(batch.photos, batch.parts, strict=True):
-                self.cache.save(self._key(photo, level), tokens[part])
+        try:
+            with self.timings.measure("trunk cache"):
+                for photo, part in zip(batch.photos, batch.parts, strict=True):
+                    self.cache.save(self._key(photo, level), tokens[part])
+        except LabError as error:
+            log.warning("%s; computed on without a trunk cache", error)
+            self.cache = None
 
     def _key(self, photo: Photo, level: int) -> str:
         return digest({**self._common, "image": photo.sample.name, "level": level})

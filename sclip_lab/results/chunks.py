@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +40,11 @@ MEASURES = Kind(
     ["measure"],
     ["image", "measure"],
 )
-KINDS = {kind.name: kind for kind in (COUNTS, MEASURES)}
+# Images that were left out, why, and when (seconds since 1970): the last one counts.
+SKIPPED = Kind(
+    "skipped", {"image": str, "reason": str, "at": np.float64}, ["at"], ["image", "reason"]
+)
+KINDS = {kind.name: kind for kind in (COUNTS, MEASURES, SKIPPED)}
 
 
 class Chunks(NamedTuple):
@@ -106,6 +110,13 @@ def read_one(path: Path, kind: Kind, key: str) -> sealed.Read:
 def each_once(frame: pd.DataFrame, kind: Kind) -> pd.DataFrame:
     """Without what a second writer found as well: it found the same."""
     return frame[frame["file"] == frame.groupby(kind.once)["file"].transform("min")]
+
+
+def skipped(frame: pd.DataFrame, done: Collection[str]) -> dict[str, str]:
+    """Why images were last left out, from rows of ``SKIPPED``; not those that are done since."""
+    frame = frame.sort_values("at")
+    last = dict(zip(frame["image"], frame["reason"], strict=True))
+    return {image: reason for image, reason in last.items() if image not in done}
 
 
 def write(

@@ -14,7 +14,7 @@ import pandas as pd
 
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.results import cells, chunks
-from sclip_lab.results.chunks import COUNTS, MEASURES, Kind
+from sclip_lab.results.chunks import COUNTS, MEASURES, SKIPPED, Kind
 from sclip_lab.results.scores import NAMES
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,9 @@ def load(
         key's first 12 digits), attention (its label), backbone, dataset, protocol, image
         [categorical]; true, predicted [int16]; pixels [int64]; and one column, such as
         "attention.temperature", per config value that differs between the specs loaded.
-        ``attrs["class_names"]`` is {dataset: [names]}, ``attrs["configs"]`` {spec: flat config}.
+        ``attrs["class_names"]`` is {dataset: [names]}, ``attrs["configs"]`` {spec: flat config},
+        ``attrs["of"]`` {spec: number of its data set's images}, and ``attrs["skipped"]``
+        {spec: {image: why}} of images that on_error=skip has left out.
     """
     specs, frames, unfinished = [], [], []
     found, damaged = _all_rows(path, keys, COUNTS)
@@ -97,6 +99,14 @@ def load(
     df = _tidy(specs, frames)
     df.attrs["class_names"] = names
     df.attrs["configs"] = {r["key"][:SHORT]: _flatten(r["config"]) for r in specs}
+    df.attrs["of"] = {r["key"][:SHORT]: len(r["images"]) for r in specs}
+    df.attrs["skipped"] = {}
+    for record, rows in zip(specs, frames, strict=True):
+        folder = Path(path) / "specs" / record["key"]
+        left_out = chunks.read(folder, SKIPPED, record["key"]).frame
+        if len(left_out):
+            why = chunks.skipped(left_out, set(rows["image"]))
+            df.attrs["skipped"] |= {record["key"][:SHORT]: why} if why else {}
     return df
 
 

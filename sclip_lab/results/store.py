@@ -3,6 +3,7 @@
     <root>/specs/<key>/spec.json                what the cell is
     <root>/specs/<key>/rows-*.parquet           image, true, predicted, pixels
     <root>/specs/<key>/diagnostics-*.parquet    image, measure, value
+    <root>/specs/<key>/skipped-*.parquet        image, reason, at
     <root>/text/<digest>.safetensors            text embeddings
     <root>/damaged/...                          what was found damaged, kept to be looked at
 
@@ -138,6 +139,10 @@ class Store:
         """All measured diagnostics of a cell: image, measure, value."""
         found = self._read(spec, "diagnostics").drop(columns="file")
         return found.drop_duplicates(["image", "measure"], ignore_index=True)
+
+    def skipped(self, spec: Cell) -> dict[str, str]:
+        """Images that were left out and are not done since, each with the last reason."""
+        return chunks.skipped(self._read(spec, "skipped"), self.done(spec))
 
     def _read(self, spec: Cell, kind: str) -> pd.DataFrame:
         found = chunks.read(self.directory(spec), KINDS[kind], spec.key)

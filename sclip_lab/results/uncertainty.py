@@ -70,7 +70,7 @@ def summary(df: pd.DataFrame, n: int = 2000, level: float = 0.95, seed: int = 0)
         Columns spec, attention, backbone, dataset, protocol; miou, low, high (`bootstrap`);
         unbeaten (True where the best of the same images does not beat it: p of the paired
         difference, adjusted by Holm over all of them, is 1 - level or more); pixel_accuracy,
-        images; few_classes (how many classes of the images' truth are on fewer than 50 of them);
+        images, and of how many in the data set; few_classes (how many classes of the images' truth are on fewer than 50 of them);
         and the config values that differ. ``attrs["level"]`` is the level.
     """
     check("miou", n, level)
@@ -85,6 +85,8 @@ def summary(df: pd.DataFrame, n: int = 2000, level: float = 0.95, seed: int = 0)
     scores["pixel_accuracy"] = pixel_accuracy(df).to_numpy()
     images = df.groupby("spec", observed=True, sort=False)["image"].nunique()
     scores["images"] = images.to_numpy()
+    known = df.attrs.get("of", {})
+    scores["of"] = [known.get(spec, found) for spec, found in images.items()]
     scores["few_classes"] = few_classes(df, FEW).to_numpy()
     table = pd.concat([table[NAMES], scores, table.drop(columns=NAMES)], axis=1)
     table.attrs = {**df.attrs, "level": level}

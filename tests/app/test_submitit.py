@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import operator
 import re
 import subprocess
@@ -157,14 +156,6 @@ def test_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LabError, match=r"slurm: .*srun"):
         jobs.run(print, 1, tmp_path, jobs.Resources("slurm"))
-
-
-def test_errors_of_other_modules_are_not_the_passes() -> None:
-    with launcher._errors("sclip_lab.app.experiment") as errors:
-        logging.getLogger("sclip_lab.app.experiment").error("the pass stopped: %s", "why")
-        logging.getLogger("sclip_lab.app.experiment").warning("slow")
-        logging.getLogger("elsewhere").error("unrelated")
-    assert errors == ["the pass stopped: why"]
 
 
 def test_cell_opened_twice_keeps_its_place(tmp_path: Path) -> None:
