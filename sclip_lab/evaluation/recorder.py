@@ -187,8 +187,9 @@ class Recorder:
         with interrupts.held(), self.timings.measure("store"):
             for spec in self.specs:
                 for kind, taken in (("rows", self._counts), ("skipped", self._skips)):
-                    self.store.append(spec, taken[spec.key], kind)
-                    taken[spec.key] = []
+                    if taken[spec.key]:
+                        self.store.append(spec, taken[spec.key], kind)
+                        taken[spec.key] = []
             for observer in self.observers:
                 observer.flush(self.store)
         self._flushed, self._waiting = time.monotonic(), 0

@@ -7,6 +7,7 @@ sweep over the same photos with other variants would compute the same tokens aga
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation.encoded import Encoded, encode, first_rewritten
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.timings import Timings
+
+log = logging.getLogger(__name__)
 
 
 class TrunkCache:
@@ -66,25 +69,36 @@ class TrunkCache:
         return tensors["tokens"]
 
     def save(self, key: str, tokens: Tensor) -> None:
-        """Keep (windows, tokens, width) of one photo; files used longest ago make room."""
-        sealed.write_tensors(self._path(key), {"tokens": tokens}, _belongs(key))
-        self._make_room()
+        """Keep (windows, tokens, width) of one photo, if there is or can be made room.
+
+        Args:
+            key: "<sweep>-<photo>", or a word. Files of other sweeps that were used longest ago
+                make room. Those of the same sweep stay: if each photo took the place of another
+                that comes again, a sweep larger than the cache would never find any.
+            tokens: any type.
+        """
+        if self._make_room(key.partition("-")[0], tokens.nbytes):
+            sealed.write_tensors(self._path(key), {"tokens": tokens}, _belongs(key))
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
 
-    def _make_room(self) -> None:
-        files = []
+    def _make_room(self, sweep: str, size: int) -> bool:
+        total, others = size, []
         for path in self.folder.glob("*.safetensors"):
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
-                files.append((status.st_mtime_ns, status.st_size, path))
-        total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
+                total += status.st_size
+                if path.stem.partition("-")[0] != sweep:
+                    others.append((status.st_mtime_ns, status.st_size, path))
+        if total - sum(taken for _, taken, _ in others) > self.limit:
+            return False
+        for _, taken, path in sorted(others):
             if total <= self.limit:
                 break
             path.unlink(missing_ok=True)
-            total -= size
+            total -= taken
+        return True
 
 
 class Encoder:
@@ -149,7 +163,8 @@ class Encoder:
             self.cache = None
 
     def _key(self, photo: Photo, level: int) -> str:
-        return digest({**self._common, "image": photo.sample.name, "level": level})
+        sweep = digest({**self._common, "level": level})
+        return f"{sweep[:16]}-{digest([sweep, photo.sample.name])}"
 
 
 def _belongs(key: str) -> dict[str, str]:

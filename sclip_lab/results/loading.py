@@ -105,8 +105,8 @@ def load(
         folder = Path(path) / "specs" / record["key"]
         left_out = chunks.read(folder, SKIPPED, record["key"]).frame
         if len(left_out):
-            why = chunks.skipped(left_out, set(rows["image"]))
-            df.attrs["skipped"] |= {record["key"][:SHORT]: why} if why else {}
+            reasons = chunks.skipped(left_out, set(rows["image"]))
+            df.attrs["skipped"] |= {record["key"][:SHORT]: reasons} if reasons else {}
     return df
 
 

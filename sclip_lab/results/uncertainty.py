@@ -70,8 +70,9 @@ def summary(df: pd.DataFrame, n: int = 2000, level: float = 0.95, seed: int = 0)
         Columns spec, attention, backbone, dataset, protocol; miou, low, high (`bootstrap`);
         unbeaten (True where the best of the same images does not beat it: p of the paired
         difference, adjusted by Holm over all of them, is 1 - level or more); pixel_accuracy,
-        images, and of how many in the data set; few_classes (how many classes of the images' truth are on fewer than 50 of them);
-        and the config values that differ. ``attrs["level"]`` is the level.
+        images, and of how many in the data set; few_classes (how many classes of the images'
+        truth are on fewer than 50 of them); and the config values that differ.
+        ``attrs["level"]`` is the level.
     """
     check("miou", n, level)
     facts = {}

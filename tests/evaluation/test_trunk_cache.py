@@ -103,6 +103,33 @@ def test_the_least_recently_used_makes_room(tmp_path: Path) -> None:
     assert {path.stem for path in tmp_path.iterdir()} == {"a", "c", "d"}
 
 
+def test_a_sweep_that_does_not_fit_finds_what_was_kept_first(tmp_path: Path) -> None:
+    tokens = torch.zeros(1, 100, 250)  # 100 kB
+    cache = TrunkCache(tmp_path, 0.002_05)  # room for 20
+    cache.save("before-1", tokens)
+    found = []
+    for _ in range(3):
+        hits = 0
+        for photo in range(24):
+            if cache.load(f"sweep-{photo}") is None:
+                cache.save(f"sweep-{photo}", tokens)
+            else:
+                hits += 1
+        found.append(hits)
+    assert found == [0, 20, 20]
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= cache.limit
+    assert not (tmp_path / "before-1.safetensors").exists()
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(
+    backbone: Backbone, photos: Folder, protocol: Protocol, tmp_path: Path
+) -> None:
+    (tmp_path / "trunk").write_text("not a folder")
+    spec = Spec(lab.load_attention("csa"), backbone, protocol, photos)
+    found = evaluate([spec], tmp_path, trunk_cache_gb=1, progress=False)
+    assert found["image"].nunique() == len(photos)
+
+
 def test_a_bound_is_above_zero(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="above 0"):
         TrunkCache(Store(tmp_path).root, -1)
