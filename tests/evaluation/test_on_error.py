@@ -85,7 +85,7 @@ def test_a_variant_that_raises_fails_alone(
     good = cells(backbone, photos, protocol, "csa", "naclip")
     bad = Spec(lab.load_attention("vanilla", temperature=-1.0), backbone, protocol, photos, "bad")
     whole = evaluate(good, tmp_path / "whole", progress=False)
-    with pytest.raises(Unfinished, match="^bad on image 0: .*temperature") as caught:
+    with pytest.raises(Unfinished, match=r"^bad on image 0: .*temperature") as caught:
         evaluate([good[0], bad, good[1]], tmp_path / "store", progress=False)
     assert list(caught.value.failed) == [bad.key]
     found = results.load(tmp_path / "store", [spec.key for spec in good])
@@ -108,7 +108,7 @@ def test_a_variant_that_yields_nan_fails_alone_on_the_image(
         return replace(made, tokens=made.tokens * torch.nan) if spoiled else made
 
     monkeypatch.setattr(Variant, "apply", sometimes)
-    with pytest.raises(Unfinished, match="^vanilla on image 1: .*NaN"):
+    with pytest.raises(Unfinished, match=r"^vanilla on image 1: .*NaN"):
         evaluate([good, bad], tmp_path / "store", progress=False)
     store = Store(tmp_path / "store")
     assert store.done(good) == set(photos.names)
