@@ -90,7 +90,7 @@ def test_a_bad_job_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "99" in (tmp_path / "sweep/1/evaluate.log").read_text()
 
 
-def test_jobs_fail_one_by_one_when_the_pass_stops(
+def test_jobs_fail_without_another_try_when_the_pass_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_photo(monkeypatch, 1)
@@ -98,8 +98,46 @@ def test_jobs_fail_one_by_one_when_the_pass_stops(
     outcome = evaluate(tmp_path, "-m", "attention=vanilla,csa")
     assert outcome.code == 1
     assert "Traceback" not in outcome.out + outcome.err
-    assert "error: photo 1 is damaged" in outcome.err
+    error = "data set patchwork, image test_000001: photo 1 is damaged"
+    assert f"error: {error}" in outcome.err
+    assert outcome.out.count(error) == 1  # where the pass stopped
+    for number in "01":
+        assert f"error: {error}" in (tmp_path / f"sweep/{number}/evaluate.log").read_text()
     assert results.load(tmp_path / "store", partial=True)["image"].nunique() == 1
+
+
+def test_one_bad_value_fails_alone(tmp_path: Path) -> None:
+    outcome = evaluate(tmp_path, "-m", "attention=vanilla", "attention.temperature=0.5,hot,-1,2.0")
+    assert outcome.code == 1
+    assert "Traceback" not in outcome.out + outcome.err
+    assert "hot" in outcome.out
+    stored = sorted(p.parent.name for p in tmp_path.glob("sweep/*/result.json"))
+    assert stored == ["0", "3"]
+    with pytest.warns(UserWarning, match="unfinished: .*hot.*-1"):
+        found = results.load(tmp_path / "store")
+    assert found.groupby("attention", observed=True)["image"].nunique().tolist() == [2, 2]
+    assert "vanilla(temperature=-1)" in (tmp_path / "sweep/2/evaluate.log").read_text()
+
+
+def test_skipped_photos_stand_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_photo(monkeypatch, 1)
+    outcome = evaluate(tmp_path, "-m", "attention=vanilla,csa", "on_error=skip")
+    assert outcome.code == 0, outcome.err
+    assert "1 of 2" in outcome.out
+    assert "skipped by csa: test_000001" in outcome.out
+    for number in "01":
+        told = json.loads((tmp_path / f"sweep/{number}/result.json").read_text())
+        assert (told["images"], told["of"]) == (1, 2)
+        assert "damaged" in told["skipped"]["test_000001"]
+        assert "over 1 of 2 images" in (tmp_path / f"sweep/{number}/evaluate.log").read_text()
+
+
+def test_a_part_of_the_data_says_so(tmp_path: Path) -> None:
+    outcome = evaluate(tmp_path, "-m", "attention=csa", "shard=[0,2]")
+    assert outcome.code == 0, outcome.err
+    assert "1 of 2" in outcome.out
+    told = json.loads((tmp_path / "sweep/0/result.json").read_text())
+    assert (told["images"], told["of"], told["skipped"]) == (1, 2, {})
 
 
 def test_single_run(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_results_that_do_not_arrive_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "VISIBLE_SECONDS", 0.0)
-    monkeypatch.setattr(launcher, "compute_shard", lambda *_: None)
+    monkeypatch.setattr(launcher, "compute_shard", lambda *_: {})
     outcome = evaluate(tmp_path, *SWEEP, *DEBUG)
     assert outcome.code == 1
     assert "results are missing here: vanilla, csa" in outcome.err
