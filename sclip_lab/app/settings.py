@@ -19,7 +19,7 @@ _NUMBERS: dict[str, tuple[Any, float, float]] = {
     "trunk_cache": (float, 0, 1e9),
     "pictures.images": (int, 0, 1e9),
     "pictures.points": (int, 0, 1_000),
-    "diagnostics.images": (int | None, 1, 1e9),
+    "diagnostics.images": (int | None, 0, 1e9),
     "tracking.images": (int, 0, 1e6),
 }
 _OTHERS: dict[str, Any] = {
