@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sclip_lab import results as results
+    from sclip_lab.app.explore import explore as explore
     from sclip_lab.app.registry import load_attention as load_attention
     from sclip_lab.app.registry import load_backbone as load_backbone
     from sclip_lab.app.registry import load_dataset as load_dataset
@@ -33,6 +34,7 @@ _PUBLIC = {
     "Spec": "evaluation.spec",
     "dense_features": "segmentation.dense_features",
     "evaluate": "evaluation.loop",
+    "explore": "app.explore",
     "load_attention": "app.registry",
     "load_backbone": "app.registry",
     "load_dataset": "app.registry",

@@ -1,4 +1,4 @@
-"""``sclip-lab``: evaluate, data, segment, learn-projection."""
+"""``sclip-lab``: evaluate, data, segment, explore, learn-projection."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from sclip_lab.app import data_cli
+    from sclip_lab.app import data_cli, explore
 
     parser = argparse.ArgumentParser(prog="sclip-lab", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -70,7 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument("--out", type=Path, default=Path("results/projection.safetensors"))
     learn.set_defaults(run=_learn)
 
-    for command in (segment, learn):
+    exploring = explore.add_parser(commands)
+    exploring.set_defaults(run=explore.run)
+
+    for command in (segment, exploring, learn):
         command.add_argument("--backbone", default="patchwork_vit", help="a file of conf/backbone")
         command.add_argument("--pretrained", help="open_clip's tag")
         command.add_argument("--checkpoint", help="a local .safetensors or .pt file")

@@ -1,0 +1,194 @@
+"""What the explorer shows of one photo: attention, similarity and labels of every patch.
+
+The photo is one window, so that every patch can look at every other. The evaluation cuts windows,
+so labels can differ from a prediction's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sclip_lab.attention.variant import Variant
+from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.errors import LabError
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.context import BlockInput
+from sclip_lab.segmentation.decoder import Readout
+from sclip_lab.segmentation.encoded import Encoded, encode
+from sclip_lab.segmentation.photos import resize, to_input
+from sclip_lab.segmentation.prompts import embed_vocabulary
+from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.segmentation.readouts.cosine import unit
+
+Floats = npt.NDArray[np.float32]
+TOP = 5
+
+
+@dataclass(frozen=True)
+class VariantMaps:
+    """One variant; P patches of grid_h x grid_w, row by row.
+
+    Attributes:
+        label: its name.
+        attention: (P, P) weights averaged over heads, row i is where patch i looks; rows over
+            patches alone, so they sum to at most the sum of the variant's rows. None where the
+            variant has no single map.
+        heads: (sampled P, heads, P) the same for each head, for every ``stride``-th patch along
+            both axes; None likewise.
+        similarity: (P, P) cosine of patch embeddings, -1 .. 1.
+        top: (P, up to 5) class ids, the most probable first.
+        probability: (P, up to 5) theirs, 0 .. 1.
+    """
+
+    label: str
+    attention: Floats | None
+    heads: Floats | None
+    similarity: Floats
+    top: npt.NDArray[np.int64]
+    probability: Floats
+
+
+@dataclass(frozen=True)
+class Maps:
+    """All that a page shows.
+
+    Attributes:
+        image: (height, width, 3) uint8, the photo as the network saw it.
+        grid: (grid_h, grid_w).
+        classes: a name for each class.
+        variants: in the order asked for.
+        layers: (sampled P, depth, P) attention weights of the trained blocks, averaged over heads.
+        stride: of the patches that ``layers`` and ``heads`` are kept for.
+        mask: (height, width) class ids of the truth, or None.
+        backbone: name of the network.
+    """
+
+    image: npt.NDArray[np.uint8]
+    grid: tuple[int, int]
+    classes: Sequence[str]
+    variants: Sequence[VariantMaps]
+    layers: Floats
+    stride: int
+    mask: npt.NDArray[np.int64] | None
+    backbone: str
+
+
+@torch.inference_mode()
+def look(
+    backbone: Backbone,
+    image: npt.NDArray[np.uint8],
+    attention: Mapping[str, Variant],
+    vocabulary: Vocabulary,
+    protocol: Protocol | None = None,
+    mask: npt.NDArray[np.integer] | None = None,
+    max_patches: int = 28 * 28,
+) -> Maps:
+    """Run all variants on one photo.
+
+    Args:
+        backbone: from `load_backbone`.
+        image: (height, width, 3) uint8 RGB.
+        attention: variants by label.
+        vocabulary: the classes to choose from.
+        protocol: resize, prompts, scale and readout; its windows are not used.
+        mask: (height, width) class ids, drawn as an outline.
+        max_patches: larger photos are made smaller until they have at most so many.
+
+    Raises:
+        LabError: no variant, a mask of another size, or an image that is not (h, w, 3) uint8.
+    """
+    if not attention:
+        raise LabError("name at least one attention variant to explore")
+    if mask is not None and mask.shape != image.shape[:2]:
+        raise LabError(f"mask of {mask.shape} pixels for a photo of {image.shape[:2]}")
+    protocol = protocol or Protocol()
+    size, grid = _fitted(protocol.resized(*image.shape[:2]), backbone.patch_size, max_patches)
+    window = to_input(image, size, backbone)[None]
+    text = embed_vocabulary(backbone, vocabulary, protocol.templates).to(backbone.device)
+    readout = Readout(protocol, text, torch.tensor(vocabulary.query_classes))
+    stride = max(1, -(-max(grid) // 14))
+    variants, labels = list(attention.values()), list(attention)
+    found: dict[int, VariantMaps] = {}
+    layers: Floats | None = None
+    for index, encoded in encode(backbone, window, variants, protocol.position_embedding):
+        found[index] = _maps(labels[index], encoded, readout, grid, stride)
+        if layers is None:
+            layers = _layers(encoded.history, grid, stride)
+    assert layers is not None
+    return Maps(
+        image=resize(image, size),
+        grid=grid,
+        classes=vocabulary.names,
+        variants=[found[index] for index in range(len(variants))],
+        layers=layers,
+        stride=stride,
+        mask=None if mask is None else _nearest(mask, size),
+        backbone=backbone.name,
+    )
+
+
+def sampled(grid: tuple[int, int], stride: int) -> npt.NDArray[np.int64]:
+    """Indices of every ``stride``-th patch along both axes, row by row."""
+    rows, columns = np.arange(0, grid[0], stride), np.arange(0, grid[1], stride)
+    return (rows[:, None] * grid[1] + columns).ravel()
+
+
+def _fitted(
+    size: tuple[int, int], patch: int, most: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """A size in whole patches, of about the same shape and at most so many; and its grid."""
+    grid = [max(1, round(side / patch)) for side in size]
+    while grid[0] * grid[1] > most:
+        longer = 0 if grid[0] / size[0] >= grid[1] / size[1] else 1
+        grid[longer] -= 1
+    return (grid[0] * patch, grid[1] * patch), (grid[0], grid[1])
+
+
+def _maps(
+    label: str, encoded: Encoded, readout: Readout, grid: tuple[int, int], stride: int
+) -> VariantMaps:
+    patches = unit(encoded.patches.float())[0].flatten(0, 1)
+    scaled = readout.protocol.logit_scale * readout.patch_logits(encoded)[0].flatten(0, 1)
+    queries = torch.softmax(scaled.float(), dim=-1)
+    classes = readout.query_classes.to(queries.device).expand(len(queries), -1)
+    of_class = torch.zeros(len(queries), readout.num_classes, device=queries.device)
+    of_class = of_class.scatter_reduce(1, classes, queries, "amax")
+    probability, top = of_class.topk(min(TOP, of_class.shape[1]), dim=-1)
+    mean = heads = None
+    weights = encoded.state.attention
+    if weights is not None:
+        own = _among_patches(weights[0].float(), grid)
+        mean = own.mean(0).cpu().numpy()
+        heads = own[:, torch.from_numpy(sampled(grid, stride))].transpose(0, 1).cpu().numpy()
+    return VariantMaps(
+        label=label,
+        attention=mean,
+        heads=heads,
+        similarity=(patches @ patches.T).cpu().numpy(),
+        top=top.cpu().numpy(),
+        probability=probability.cpu().numpy(),
+    )
+
+
+def _layers(history: Sequence[BlockInput], grid: tuple[int, int], stride: int) -> Floats:
+    kept = torch.from_numpy(sampled(grid, stride))
+    means = [_among_patches(entered.attention()[0], grid).mean(0)[kept] for entered in history]
+    return torch.stack(means, dim=1).float().cpu().numpy()
+
+
+def _among_patches(weights: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(heads, tokens, tokens) -> (heads, P, P): the patches are the last P tokens."""
+    count = grid[0] * grid[1]
+    return weights[:, -count:, -count:]
+
+
+def _nearest(mask: npt.NDArray[np.integer], size: tuple[int, int]) -> npt.NDArray[np.int64]:
+    rows = np.arange(size[0]) * mask.shape[0] // size[0]
+    columns = np.arange(size[1]) * mask.shape[1] // size[1]
+    return mask[rows][:, columns].astype(np.int64)

@@ -1,0 +1,149 @@
+"""Maps of one photo as one HTML file that needs no network and no server."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from jinja2 import Environment, StrictUndefined
+from matplotlib import colormaps
+from PIL import Image
+
+from sclip_lab import atomic
+from sclip_lab.report.explorer.maps import Maps, VariantMaps
+from sclip_lab.report.pictures import PALETTE
+
+# Steps of a map. Half of a byte's would be seen as bands; all of them are noise that does not pack.
+LEVELS = 63
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page; a notebook shows it by itself.
+
+    Attributes:
+        html: the whole file.
+    """
+
+    html: str
+
+    def save(self, path: str | Path) -> Path:
+        """Write it; raises LabError where that is impossible."""
+        atomic.write_text(Path(path), self.html)
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        style = "width:100%;height:720px;border:0"
+        return f'<iframe style="{style}" title="explorer" srcdoc="{escape(self.html)}"></iframe>'
+
+
+def page(maps: Maps, title: str = "photo") -> Page:
+    """The explorer of one photo.
+
+    Args:
+        maps: from `sclip_lab.report.explorer.maps.look`.
+        title: of the page; escaped.
+    """
+    html = _template().render(
+        title=title,
+        backbone=maps.backbone,
+        grid=maps.grid,
+        variants=[variant.label for variant in maps.variants],
+        data=_json(_content(maps)),
+        script=_asset("explorer.js"),
+        style=_asset("explorer.css"),
+    )
+    return Page(html)
+
+
+def _content(maps: Maps) -> dict[str, Any]:
+    height, width = maps.image.shape[:2]
+    inferno = (255 * colormaps["inferno"](np.linspace(0, 1, LEVELS + 1))[:, :3]).round()
+    return {
+        "grid": maps.grid,
+        "size": [height, width],
+        "stride": maps.stride,
+        "levels": LEVELS,
+        "classes": list(maps.classes),
+        "colors": [PALETTE[i % len(PALETTE)] for i in range(len(maps.classes))],
+        "ramp": inferno.astype(int).tolist(),
+        "photo": _photo(maps.image),
+        "mask": None if maps.mask is None else _packed(_boundary(maps.mask).astype(np.uint8)),
+        "layers": _stored(maps.layers),
+        "variants": [_variant(variant) for variant in maps.variants],
+    }
+
+
+def _variant(variant: VariantMaps) -> dict[str, Any]:
+    rows = np.tril_indices(len(variant.similarity))
+    return {
+        "label": variant.label,
+        "attention": None if variant.attention is None else _stored(variant.attention),
+        "heads": None if variant.heads is None else _stored(variant.heads),
+        # Symmetric: the lower triangle, row by row. -1 .. 1 to 0 .. LEVELS.
+        "similarity": _packed(_levels((variant.similarity[rows] + 1) / 2)),
+        "top": _packed(variant.top.astype("<u2").view(np.uint8)),
+        "probability": _packed((255 * variant.probability).round().astype(np.uint8)),
+        "topn": variant.top.shape[1],
+    }
+
+
+def _stored(maps: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """Maps (..., P), each as square roots relative to its own largest weight, and the largest
+    weights: small weights keep more steps that way."""
+    flat = maps.reshape(-1, maps.shape[-1])
+    largest = flat.max(axis=1)
+    relative = np.sqrt(np.clip(flat, 0, None) / np.maximum(largest, 1e-12)[:, None])
+    return {
+        "maps": _packed(_levels(relative)),
+        "largest": _packed(largest.astype("<f4").view(np.uint8)),
+        "per": list(maps.shape[1:-1]),
+    }
+
+
+def _levels(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+    return (LEVELS * np.clip(values, 0, 1)).round().astype(np.uint8)
+
+
+def _packed(values: npt.NDArray[np.uint8]) -> str:
+    return base64.b64encode(gzip.compress(values.tobytes(), 9, mtime=0)).decode()
+
+
+def _boundary(mask: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Pixels whose right or lower neighbour is of another class."""
+    edge = np.zeros(mask.shape, dtype=bool)
+    edge[:, :-1] |= mask[:, :-1] != mask[:, 1:]
+    edge[:-1] |= mask[:-1] != mask[1:]
+    return edge
+
+
+def _photo(image: npt.NDArray[np.uint8]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _json(content: dict[str, Any]) -> str:
+    """JSON that cannot close the script element it stands in."""
+    text = json.dumps(content, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+@cache
+def _template() -> Any:
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    return environment.from_string(_asset("explorer.html.j2"))
+
+
+def _asset(name: str) -> str:
+    return (files("sclip_lab.report.explorer") / name).read_text(encoding="utf-8")
