@@ -38,7 +38,7 @@ def to_input(image: np.ndarray, size: tuple[int, int], backbone: Backbone) -> Te
         raise LabError(
             f"image of shape {image.shape} and type {image.dtype}; (height, width, 3) uint8 wanted"
         )
-    resized = np.ascontiguousarray(resize(image, size))
+    resized = np.array(resize(image, size), order="C")  # a copy that torch may write to
     return backbone.normalise(torch.from_numpy(resized).permute(2, 0, 1)[None])[0]
 
 

@@ -63,11 +63,14 @@
     const r = Math.min(down - 1, Math.round(row / s)), c = Math.min(across - 1, Math.round(column / s));
     return { place: r * across + c, exact: r * s === row && c * s === column, row: r * s, column: c * s };
   }
-  function weights(stored, place, part) {
-    const index = place * stored.per + part, from = index * patches;
+  // Row `place`, head or block `part`; keys may have been averaged over squares of `pool`.
+  function weights(stored, place, part, pool) {
+    const across = Math.ceil(columns / pool), each = across * Math.ceil(rows / pool);
+    const index = place * stored.per + part, from = index * each;
     const most = stored.largest[index], out = new Float32Array(patches);
     for (let i = 0; i < patches; i++) {
-      const root = stored.maps[from + i] / data.levels;
+      const r = Math.floor(Math.floor(i / columns) / pool), c = Math.floor((i % columns) / pool);
+      const root = stored.maps[from + r * across + c] / data.levels;
       out[i] = most * root * root;
     }
     return out;
@@ -84,11 +87,11 @@
     const patch = row * columns + column, kind = element("kind").value;
     if (kind === "similarity") return similarity(v, patch);
     const layer = element("layer").value, head = element("head").value;
-    if (layer !== "own") return weights(layers, nearest().place, Number(layer));
+    if (layer !== "own") return weights(layers, nearest().place, Number(layer), data.pool);
     if (head !== "mean") {
-      return v.heads && head < v.heads.per ? weights(v.heads, nearest().place, Number(head)) : null;
+      return v.heads && head < v.heads.per ? weights(v.heads, nearest().place, Number(head), data.pool) : null;
     }
-    return v.attention ? weights(v.attention, patch, 0) : null;
+    return v.attention ? weights(v.attention, patch, 0, 1) : null;
   }
 
   function draw(canvas, paint) {
@@ -225,7 +228,7 @@
     else return;
     event.preventDefault();
   });
-  for (const id of [...controls, "strength", "outline"]) element(id).addEventListener("input", soon);
+  for (const kind of ["input", "change"]) element("controls").addEventListener(kind, soon);
   element("controls").addEventListener("submit", (event) => event.preventDefault());
 
   function fromAddress() {

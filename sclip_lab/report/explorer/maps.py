@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
@@ -39,8 +40,8 @@ class VariantMaps:
         attention: (P, P) weights averaged over heads, row i is where patch i looks; rows over
             patches alone, so they sum to at most the sum of the variant's rows. None where the
             variant has no single map.
-        heads: (sampled P, heads, P) the same for each head, for every ``stride``-th patch along
-            both axes; None likewise.
+        heads: (sampled P, heads, pooled P) the same for each head, for every ``stride``-th patch
+            along both axes, keys averaged over squares of ``pool`` x ``pool``; None likewise.
         similarity: (P, P) cosine of patch embeddings, -1 .. 1.
         top: (P, up to 5) class ids, the most probable first.
         probability: (P, up to 5) theirs, 0 .. 1.
@@ -63,8 +64,10 @@ class Maps:
         grid: (grid_h, grid_w).
         classes: a name for each class.
         variants: in the order asked for.
-        layers: (sampled P, depth, P) attention weights of the trained blocks, averaged over heads.
+        layers: (sampled P, depth, pooled P) attention weights of the trained blocks, averaged
+            over heads.
         stride: of the patches that ``layers`` and ``heads`` are kept for.
+        pool: side of the squares that ``heads`` and ``layers`` are averaged over.
         mask: (height, width) class ids of the truth, or None.
         backbone: name of the network.
     """
@@ -75,6 +78,7 @@ class Maps:
     variants: Sequence[VariantMaps]
     layers: Floats
     stride: int
+    pool: int
     mask: npt.NDArray[np.int64] | None
     backbone: str
 
@@ -112,14 +116,15 @@ def look(
     window = to_input(image, size, backbone)[None]
     text = embed_vocabulary(backbone, vocabulary, protocol.templates).to(backbone.device)
     readout = Readout(protocol, text, torch.tensor(vocabulary.query_classes))
-    stride = max(1, -(-max(grid) // 14))
+    # All pairs of patches for every head would be a hundred megabytes.
+    stride, pool = max(1, -(-max(grid) // 7)), max(1, -(-max(grid) // 14))
     variants, labels = list(attention.values()), list(attention)
     found: dict[int, VariantMaps] = {}
     layers: Floats | None = None
     for index, encoded in encode(backbone, window, variants, protocol.position_embedding):
-        found[index] = _maps(labels[index], encoded, readout, grid, stride)
+        found[index] = _maps(labels[index], encoded, readout, grid, stride, pool)
         if layers is None:
-            layers = _layers(encoded.history, grid, stride)
+            layers = _layers(encoded.history, grid, stride, pool)
     assert layers is not None
     return Maps(
         image=resize(image, size),
@@ -128,6 +133,7 @@ def look(
         variants=[found[index] for index in range(len(variants))],
         layers=layers,
         stride=stride,
+        pool=pool,
         mask=None if mask is None else _nearest(mask, size),
         backbone=backbone.name,
     )
@@ -151,7 +157,12 @@ def _fitted(
 
 
 def _maps(
-    label: str, encoded: Encoded, readout: Readout, grid: tuple[int, int], stride: int
+    label: str,
+    encoded: Encoded,
+    readout: Readout,
+    grid: tuple[int, int],
+    stride: int,
+    pool: int,
 ) -> VariantMaps:
     patches = unit(encoded.patches.float())[0].flatten(0, 1)
     scaled = readout.protocol.logit_scale * readout.patch_logits(encoded)[0].flatten(0, 1)
@@ -165,7 +176,8 @@ def _maps(
     if weights is not None:
         own = _among_patches(weights[0].float(), grid)
         mean = own.mean(0).cpu().numpy()
-        heads = own[:, torch.from_numpy(sampled(grid, stride))].transpose(0, 1).cpu().numpy()
+        kept = own[:, torch.from_numpy(sampled(grid, stride))].transpose(0, 1)
+        heads = _pooled(kept, grid, pool).cpu().numpy()
     return VariantMaps(
         label=label,
         attention=mean,
@@ -176,16 +188,23 @@ def _maps(
     )
 
 
-def _layers(history: Sequence[BlockInput], grid: tuple[int, int], stride: int) -> Floats:
+def _layers(history: Sequence[BlockInput], grid: tuple[int, int], stride: int, pool: int) -> Floats:
     kept = torch.from_numpy(sampled(grid, stride))
     means = [_among_patches(entered.attention()[0], grid).mean(0)[kept] for entered in history]
-    return torch.stack(means, dim=1).float().cpu().numpy()
+    return _pooled(torch.stack(means, dim=1).float(), grid, pool).cpu().numpy()
 
 
 def _among_patches(weights: Tensor, grid: tuple[int, int]) -> Tensor:
     """(heads, tokens, tokens) -> (heads, P, P): the patches are the last P tokens."""
     count = grid[0] * grid[1]
     return weights[:, -count:, -count:]
+
+
+def _pooled(maps: Tensor, grid: tuple[int, int], pool: int) -> Tensor:
+    """(..., P) averaged over squares of patches, cut at the lower and right border."""
+    flat = maps.flatten(0, -2).unflatten(1, grid)[:, None]
+    means = F.avg_pool2d(flat, pool, ceil_mode=True, count_include_pad=False)
+    return means.flatten(1).unflatten(0, maps.shape[:-1])
 
 
 def _nearest(mask: npt.NDArray[np.integer], size: tuple[int, int]) -> npt.NDArray[np.int64]:

@@ -24,7 +24,7 @@ from sclip_lab.report.explorer.maps import Maps, VariantMaps
 from sclip_lab.report.pictures import PALETTE
 
 # Steps of a map. Half of a byte's would be seen as bands; all of them are noise that does not pack.
-LEVELS = 63
+LEVELS = 31
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ def _content(maps: Maps) -> dict[str, Any]:
         "grid": maps.grid,
         "size": [height, width],
         "stride": maps.stride,
+        "pool": maps.pool,
         "levels": LEVELS,
         "classes": list(maps.classes),
         "colors": [PALETTE[i % len(PALETTE)] for i in range(len(maps.classes))],
