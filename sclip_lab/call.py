@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from functools import cache, partial
@@ -17,12 +18,16 @@ from typing import Any
 
 from sclip_lab.canonical import plain
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.own_code import recalled
 from sclip_lab.values import check_arguments
 
 ENTRY_POINTS = "sclip_lab.plugins"
+VARIABLE = "SCLIP_LAB_PLUGINS"  # names of allowed modules, separated by commas
 # Where the functions of this package are that a yaml may name.
 HOMES = ("sclip_lab.attention", "sclip_lab.segmentation")
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+_BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _allowed: set[str] = set()
 
 
@@ -44,8 +49,12 @@ def allow(*modules: str) -> None:
 
 
 def allowed() -> list[str]:
-    """Modules outside of this package whose functions a yaml may name."""
-    return sorted(_allowed | set(_installed()))
+    """Modules outside of this package whose functions a yaml may name.
+
+    The variable is how the processes of a job learn what the command named.
+    """
+    named = {name for name in os.environ.get(VARIABLE, "").split(",") if name}
+    return sorted(_allowed | named | set(installed()))
 
 
 def locate(target: str, homes: Collection[str] = HOMES) -> Callable[..., Any]:
@@ -59,6 +68,8 @@ def locate(target: str, homes: Collection[str] = HOMES) -> Callable[..., Any]:
         LabError: not of an allowed module (which is then not imported), no such module, nothing of
             that name is defined there (did you mean).
     """
+    if isinstance(target, str) and "#" in target:
+        return recalled(target)
     if not isinstance(target, str) or not _DOTTED.fullmatch(target):
         raise LabError(f"_target_ {target}: not the dotted path of a function")
     module_name, _, attribute = target.rpartition(".")
@@ -92,7 +103,7 @@ def _within(module: str, packages: Collection[str]) -> bool:
 
 
 @cache
-def _installed() -> tuple[str, ...]:
+def installed() -> tuple[str, ...]:
     """Modules that installed packages name under the entry point group."""
     return tuple(point.module for point in metadata.entry_points(group=ENTRY_POINTS))
 
@@ -100,23 +111,29 @@ def _installed() -> tuple[str, ...]:
 def bind(
     function: Callable[..., Any],
     parameters: Mapping[str, Any],
-    supplied: Collection[str],
+    supplied: Collection[str] = (),
     also_known: Collection[str] = (),
+    leading: int = 0,
 ) -> partial[Any]:
     """``function`` with its parameters, defaults written out so that they can enter a key.
 
     Args:
         function: any callable with a signature.
         parameters: values from the yaml.
-        supplied: names of arguments that the caller passes later.
+        supplied: names of arguments that the caller passes later by name.
         also_known: further names to suggest for an unknown one.
+        leading: how many arguments the caller passes later by place, whatever they are called.
 
     Raises:
         LabError: a parameter that the function does not have, one without a value, or a value of
             another type than the parameter's annotation says.
     """
     signature = inspect.signature(function).parameters
-    own = {name: p for name, p in signature.items() if name not in supplied}
+    by_place = [n for n, p in signature.items() if p.kind in _BY_PLACE and n not in supplied]
+    if len(by_place) < leading:
+        raise LabError(f"{function.__name__} must take {leading} arguments by place")
+    taken = {*supplied, *by_place[:leading]}
+    own = {n: p for n, p in signature.items() if n not in taken and p.kind not in _VARIADIC}
     for given in parameters:
         if given not in own:
             raise unknown("parameter", given, [*own, *also_known])
@@ -125,19 +142,24 @@ def bind(
         name for name, value in values.items() if value is inspect.Parameter.empty or value == "???"
     ]
     if missing:
-        raise LabError(f"{function.__name__} needs a value for {', '.join(missing)}")
+        raise LabError(
+            f"{function.__name__} needs a value for {', '.join(missing)} (arguments that it is "
+            "given depend on its kind, see sclip_lab.kinds)"
+        )
     check_arguments(function, values)
     return partial(function, **plain(values))
 
 
-def bind_config(config: Mapping[str, Any] | None, supplied: Collection[str]) -> partial[Any] | None:
-    """A bound function from a mapping with ``_target_``; None from an empty one."""
+def bind_config(
+    config: Mapping[str, Any] | None, supplied: Collection[str] = (), leading: int = 0
+) -> partial[Any] | None:
+    """A bound function from a mapping with ``_target_``; None from an empty one. See `bind`."""
     if not config:
         return None
     if not isinstance(config, Mapping) or "_target_" not in config:
         raise LabError(f"{config!r} is not a function; it needs a _target_")
     parameters = {key: value for key, value in config.items() if key != "_target_"}
-    return bind(locate(config["_target_"]), parameters, supplied)
+    return bind(locate(config["_target_"]), parameters, supplied, leading=leading)
 
 
 def overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,12 +176,16 @@ def overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[
     return result
 
 
-def bind_steps(config: Mapping[str, Any] | None, supplied: Collection[str]) -> list[partial[Any]]:
+def bind_steps(
+    config: Mapping[str, Any] | None, supplied: Collection[str] = (), leading: int = 0
+) -> list[partial[Any]]:
     """Bound functions from one mapping with ``_target_``, or from several by names of their own,
     in order."""
     if config and "_target_" not in config:
-        return [bind_config(step, supplied) for step in config.values() if step]  # type: ignore[misc]
-    return [step for step in [bind_config(config, supplied)] if step is not None]
+        steps = [bind_config(step, supplied, leading) for step in config.values()]
+    else:
+        steps = [bind_config(config, supplied, leading)]
+    return [step for step in steps if step is not None]
 
 
 def target_modules(config: Mapping[str, Any] | None) -> list[str]:

@@ -32,7 +32,7 @@ CORE = (
 
 def digest(modules: Iterable[str] = ()) -> str:
     """sha256 of the code of the core, of the given modules and of what they import from this
-    package; comments, docstrings and the layout of the text do not count."""
+    package or from their own; comments, docstrings and the layout of the text do not count."""
     total, found, waiting = hashlib.sha256(), set[str](), [*CORE, *modules]
     while waiting:
         module = waiting.pop()
@@ -53,7 +53,7 @@ def _code(module: str) -> tuple[str, tuple[str, ...]]:
     tree = ast.parse(source.read_text(encoding="utf-8"))
     imported = set()
     for node in ast.walk(tree):
-        imported.update(_imports(node))
+        imported.update(_imports(node, module))
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             first = body[0].value
@@ -63,15 +63,18 @@ def _code(module: str) -> tuple[str, tuple[str, ...]]:
     return code, tuple(sorted(imported))
 
 
-def _imports(node: ast.AST) -> list[str]:
-    """Modules of this package that a statement imports, or imports from."""
+def _imports(node: ast.AST, importer: str) -> list[str]:
+    """Modules of this package and of the importer's that a statement imports, or imports from."""
     if isinstance(node, ast.Import):
         named = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
-        named = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        above = importer.split(".")[: -node.level] if node.level else []
+        source = ".".join([*above, *([node.module] if node.module else [])])
+        named = [source, *(f"{source}.{alias.name}" for alias in node.names)]
     else:
         return []
-    return [name for name in named if name.startswith("sclip_lab.") and _source(name)]
+    packages = ("sclip_lab.", f"{importer.split('.')[0]}.")
+    return [name for name in named if name.startswith(packages) and _source(name)]
 
 
 def _source(module: str) -> Path | None:

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sclip_lab.app.conf import PACKAGE, conf_dir
+from sclip_lab.app.conf import PACKAGE, conf_dir, folders
 from sclip_lab.errors import LabError
 
 CONFIG = "config"
@@ -47,7 +47,8 @@ def loader(folders: Sequence[Path] = ()) -> ConfigLoaderImpl:
     """Hydra's own loader of yaml files: conf/ and what plugins add, then further folders."""
     search_path = create_config_search_path(f"file://{conf_dir()}")
     for folder in folders:
-        search_path.append("command-line", f"file://{folder.resolve()}")
+        # Hydra wants its schemas last.
+        search_path.prepend("command-line", f"file://{folder.resolve()}", "schema")
     return ConfigLoaderImpl(search_path)
 
 
@@ -57,7 +58,8 @@ def composed(*overrides: str) -> DictConfig:
     Raises:
         LabError: what Hydra says is wrong.
     """
-    stamps = tuple(sorted((p, p.stat().st_mtime_ns) for p in conf_dir().rglob("*.yaml")))
+    files = (path for folder in folders() for path in folder.rglob("*.yaml"))
+    stamps = tuple(sorted((path, path.stat().st_mtime_ns) for path in files))
     # A copy that has its own root: nobody changes the one that is kept.
     return _composed(overrides, stamps).copy()
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sclip_lab.app.conf import conf_dir, names
+from sclip_lab.app.conf import conf_dir, find, names
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError, unknown
 
@@ -96,9 +96,8 @@ def dataset_config(name: str, data: str | None = None) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    folder = conf_dir() / "dataset"
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
+    path = find("dataset", name)
+    if path is None:
         raise unknown("data set", name, names("dataset"))
     config = OmegaConf.create({"paths": {"data": data_folder(data)}})
     try:
@@ -130,7 +129,8 @@ def listing(data: str | None = None) -> str:
     """One line a data set: name, samples, classes, whether it is here, the yaml's first comment."""
     rows = [("name", "samples", "classes", "here", "what")]
     for name in names("dataset"):
-        path = conf_dir() / "dataset" / f"{name}.yaml"
+        path = find("dataset", name)
+        assert path is not None
         config = dataset_config(name, data)
         root, vocabulary = config.get("root"), config.get("vocabulary")
         expected = config.get("expected")

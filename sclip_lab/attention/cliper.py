@@ -16,6 +16,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sclip_lab.errors import LabError
+from sclip_lab.kinds import block_edit
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 from sclip_lab.network.depth import Layer, resolve
@@ -41,6 +42,7 @@ def cliper(ctx: Context, rounds: int | None = None) -> Tensor:
     return balanced(total, ctx.block.depth if rounds is None else rounds)
 
 
+@block_edit
 def level(block: Block, state: State, ctx: Context, source: Layer = -1) -> State:
     """The final features of one level of CLIPer's fusion.
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.kinds import prior_of_grid
 from sclip_lab.network.context import Context
 
 
@@ -28,6 +29,7 @@ def _with_class_token(patches: Tensor, fill: float) -> Tensor:
     return torch.nn.functional.pad(patches, (1, 0, 1, 0), value=fill)
 
 
+@prior_of_grid
 def gaussian(grid: tuple[int, int], sigma: float = 5.0) -> Tensor:
     """exp(-distance^2 / (2 sigma^2)) between patches, 0 for the class token.
 
@@ -77,6 +79,7 @@ def gaussian_norms(
     return ctx.block.scale * height * ctx.block.among_tokens(gaussian(ctx.grid, sigma)).to(height)
 
 
+@prior_of_grid
 def window(grid: tuple[int, int], radius: int = 1) -> Tensor:
     """0 within a square of ``2 radius + 1`` patches around each patch, -inf outside.
 

@@ -3,8 +3,7 @@
 A yaml of ``conf/attention`` names a function of this package under ``_target_``. A *weights
 function* ``(ctx, **parameters) -> weights`` only says how attention weights are computed; the
 common keys below say what becomes of them. A *block edit* ``(block, state, ctx, **parameters) ->
-state`` replaces the whole block. Which of the two a function is, its first parameter's name tells:
-``ctx`` or ``block``.
+state`` replaces the whole block and is declared by `sclip_lab.kinds.block_edit`.
 
 Common keys (see ``conf/attention/_variant.yaml`` for their defaults):
 
@@ -38,9 +37,11 @@ from torch import Tensor
 from sclip_lab.call import bind, bind_config, locate
 from sclip_lab.canonical import digest, plain
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.kinds import kind_of
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, State
 from sclip_lab.network.depth import resolve_all
+from sclip_lab.own_code import described
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,8 @@ COMMON: dict[str, Any] = {
     "mix": None,
     "repair": None,
 }
-# Arguments that the machinery passes to functions named in yaml.
-SUPPLIED = ("ctx", "context", "block", "state", "grid", "weights", "tokens", "repair")
+# How many arguments the machinery passes by place to the parts of a variant.
+LEADING = {"prior": 1, "mix": 2, "repair": 1}
 Edit = Callable[[Block, State, Context], State]
 
 
@@ -113,7 +114,7 @@ class Variant:
     @staticmethod
     def _term(prior: Callable[[Any], Tensor], context: Context) -> Callable[[Context], Tensor]:
         """A prior as a function of the context; one of the grid alone is computed once."""
-        if _first_parameter(prior) == "ctx":
+        if kind_of(prior) != "prior_of_grid":
             return prior
         matrix = context.block.among_tokens(prior(context.grid)).to(context.tokens.device)
         return lambda _: matrix
@@ -138,14 +139,40 @@ def build(config: Mapping[str, Any], name: str | None = None) -> Variant:
         raise LabError(f"attention '{name}': {error}") from None
 
 
+def variant(function: Callable[..., Any], name: str | None = None, **config: Any) -> Variant:
+    """A variant from a function of one's own, without a yaml.
+
+    >>> def sharp(ctx, temperature=1.0):
+    ...     return (ctx.scores() / temperature).softmax(-1)
+    >>> variant(sharp, temperature=0.5).config["temperature"]
+    0.5
+
+    Args:
+        function: a weights function, or a `sclip_lab.kinds.block_edit`. Its code is part of the
+            key, see `sclip_lab.own_code`: with other code it is another variant.
+        name: for tables; the function's own name otherwise.
+        **config: the function's parameters and the common keys; ``prior``, ``mix`` and ``repair``
+            also take a function, or a partial of one.
+
+    Raises:
+        LabError: an unknown parameter (did you mean), a value out of range, or a function that
+            uses what no key can be made of.
+    """
+    name = name or getattr(function, "__name__", "own").replace("<lambda>", "lambda_")
+    return build({**described(function), **config}, name)
+
+
 def _build(config: dict[str, Any], name: str) -> Variant:
     if "_target_" not in config:
         raise LabError("has no _target_; name a weights function or a block edit")
     function = locate(config["_target_"])
     parameters = {k: v for k, v in config.items() if k not in COMMON and k != "_target_"}
-    bound = bind(function, parameters, SUPPLIED, COMMON)
+    whole_block = kind_of(function) == "block_edit"
+    bound = bind(function, parameters, ("repair",), COMMON, leading=3 if whole_block else 1)
     config = {**config, **bound.keywords}
-    parts = {key: bind_config(config[key], SUPPLIED) for key in ("prior", "mix", "repair")}
+    for key in LEADING:
+        config[key] = described(config[key])
+    parts = {key: bind_config(config[key], leading=count) for key, count in LEADING.items()}
     functions = [bound, *(part for part in parts.values() if part is not None)]
     for key, part in parts.items():
         if part is not None:
@@ -154,7 +181,7 @@ def _build(config: dict[str, Any], name: str) -> Variant:
         if not isinstance(config[key], bool):
             raise LabError(f"{key}: {config[key]!r} must be true or false")
 
-    if _first_parameter(function) == "block":
+    if whole_block:
         untouched = {"residual", "mlp", "stream", "mix", "repair"}
         if "repair" in inspect.signature(function).parameters:
             untouched.remove("repair")
@@ -256,10 +283,6 @@ def _repaired(context: Context, repair: Callable[[Context], Tensor] | None) -> C
 @cache
 def _warn_that_prior_is_ignored(name: str) -> None:
     log.warning("attention '%s': its prior changes nothing; no softmax of scores is taken", name)
-
-
-def _first_parameter(function: Callable[..., Any]) -> str:
-    return next(iter(inspect.signature(function).parameters))
 
 
 def _content(config: Mapping[str, Any]) -> dict[str, Any]:

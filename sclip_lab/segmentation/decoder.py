@@ -8,9 +8,9 @@ and the sum of exponentials. Neither needs a [classes, queries, H, W] tensor, no
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,14 +20,15 @@ from torch import Tensor
 from sclip_lab.call import bind_config, bind_steps
 from sclip_lab.canonical import digest
 from sclip_lab.errors import LabError
+from sclip_lab.kinds import kind_of
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.readouts.cosine import cosine
 from sclip_lab.segmentation.windows import Plan
 from sclip_lab.segmentation.winner import winner
 
-# Arguments of refinements that are not parameters.
-_SUPPLIED = ("mask", "prediction", "image", "encoded")
+# Arguments that a refinement may ask for by name, besides what it refines.
+_SUPPLIED = ("image", "encoded")
 Bands = Iterator[tuple[slice, Tensor]]
 
 
@@ -37,36 +38,36 @@ class Steps:
 
     Attributes:
         score: (encoded, text) -> patch logits.
-        of_logits: refinements that take the ``mask``, in order.
-        of_labels: refinements that take the ``prediction``, in order.
+        of_logits: `sclip_lab.kinds.refines_logits`, in order.
+        of_labels: `sclip_lab.kinds.refines_labels`, in order.
     """
 
     score: Callable[..., Tensor]
-    of_logits: list[Callable[..., Tensor]]
-    of_labels: list[Callable[..., Tensor]]
+    of_logits: list[partial[Tensor]]
+    of_labels: list[partial[Tensor]]
 
 
 def steps(protocol: Protocol) -> Steps:
     """A protocol's functions with their parameters.
 
     Raises:
-        LabError: an unknown function or parameter (did you mean), or a refinement that takes
-            neither logits nor labels, or both.
+        LabError: an unknown function or parameter (did you mean), or a refinement that does not
+            say what it refines.
     """
     try:
-        score = bind_config(protocol.readout, ("encoded", "text")) or cosine
+        score = bind_config(protocol.readout, leading=2) or cosine
     except LabError as error:
         raise LabError(f"protocol.readout: {error}") from None
     found = Steps(score, [], [])
     try:
-        for step in bind_steps(protocol.refinement, _SUPPLIED):
-            taken = {"mask", "prediction"} & set(_wants(step))
-            if len(taken) != 1:
+        places = {"refines_logits": found.of_logits, "refines_labels": found.of_labels}
+        for step in bind_steps(protocol.refinement, _SUPPLIED, leading=1):
+            if kind_of(step) not in places:
                 raise LabError(
-                    f"{step.func.__name__} takes {'both' if taken else 'neither'} of mask and "
-                    "prediction; it must refine either logits or labels"
+                    f"{step.func.__name__} does not say what it refines; declare it with "
+                    "sclip_lab.kinds.refines_logits or refines_labels"
                 )
-            (found.of_logits if "mask" in taken else found.of_labels).append(step)
+            places[str(kind_of(step))].append(step)
     except LabError as error:
         raise LabError(f"protocol.refinement: {error}") from None
     return found
@@ -138,7 +139,7 @@ class Readout:
             seen["image"] = resized[0]
         whole = plan.stitch(laid_out) if self._steps.of_logits else None
         for step in self._steps.of_logits:
-            whole = _call(step, mask=whole, **seen)
+            whole = _refined(step, whole, seen)
             _require_finite(whole, "refined logits")
 
         def bands(queries: Tensor | None = None) -> Bands:
@@ -151,7 +152,7 @@ class Readout:
 
         prediction = self._decide(bands, plan.target, laid_out.device)
         for step in self._steps.of_labels:
-            prediction = _call(step, prediction=prediction, **seen)
+            prediction = _refined(step, prediction, seen)
         return prediction
 
     def _decide(
@@ -211,14 +212,15 @@ def _looked_up(table: Tensor, index: Tensor) -> Tensor:
     return table.index_select(0, index.flatten()).view(index.shape)
 
 
-def _wants(step: Callable[..., Any]) -> list[str]:
-    return list(inspect.signature(step).parameters)
+def _refined(step: partial[Tensor], refined: Tensor | None, seen: Mapping[str, Any]) -> Tensor:
+    """``step`` of logits or labels, with what it asks for by name.
 
-
-def _call(step: Callable[..., Tensor], **available: Any) -> Tensor:
-    """``step`` with those of its arguments that are not bound yet."""
-    wanted = {name: available.get(name) for name in _wants(step) if name in _SUPPLIED}
-    for name, value in wanted.items():
+    They go to its first argument that has no name of those.
+    """
+    names = list(inspect.signature(step.func).parameters)
+    given = {name: seen.get(name) for name in names if name in _SUPPLIED}
+    for name, value in given.items():
         if value is None:
             raise LabError(f"protocol.refinement needs the {name}")
-    return step(**wanted)
+    first = next(name for name in names if name not in _SUPPLIED)
+    return step(**{first: refined, **given})

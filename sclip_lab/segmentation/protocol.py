@@ -11,6 +11,7 @@ from typing import Any
 
 from sclip_lab.canonical import plain
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.own_code import described
 from sclip_lab.segmentation import views
 from sclip_lab.values import check_arguments, within
 
@@ -41,7 +42,8 @@ class Protocol:
         readout: a function of `sclip_lab.segmentation.readouts` under ``_target_``, with its
             parameters; None for cosines.
         refinement: a function of `sclip_lab.segmentation.refinements` likewise, or several by
-            names of their own, in order; None for none.
+            names of their own, in order; None for none. Both also take a function of one's own, or
+            a partial of it.
     """
 
     name: str = "custom"
@@ -56,8 +58,8 @@ class Protocol:
     prob_threshold: float = 0.0
     area_threshold: float = 0.0
     position_embedding: str | None = None
-    readout: Mapping[str, Any] | None = None
-    refinement: Mapping[str, Any] | None = None
+    readout: Any = None
+    refinement: Any = None
     key: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -77,7 +79,7 @@ class Protocol:
                     raise LabError(f"protocol.templates: '{template}' needs exactly one {{}}")
         for key in ("readout", "refinement"):
             value = getattr(self, key)
-            object.__setattr__(self, key, plain(value) if value else None)
+            object.__setattr__(self, key, plain(described(value)) if value else None)
         object.__setattr__(self, "views", views.checked(self.views))
         text = json.dumps(self.identity(), sort_keys=True)
         object.__setattr__(self, "key", hashlib.sha256(text.encode()).hexdigest())

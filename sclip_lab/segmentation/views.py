@@ -93,7 +93,7 @@ def checked(views: Views | None) -> dict[str, dict[str, Any]] | None:
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < 1e9:
             raise LabError(f"{where}.weight {weight!r} must be a number from 0 on")
         view["weight"] = float(weight)
-        change = bind_config(view["change"], ("images",))
+        change = bind_config(view["change"], leading=1)
         if change is not None:
             view["change"] = {"_target_": view["change"]["_target_"], **change.keywords}
         result[name] = view
@@ -132,7 +132,7 @@ def see(windows: Tensor, views: Views | None) -> Tensor:
         return windows
     made = []
     for name, view in views.items():
-        change = bind_config(view["change"], ("images",))
+        change = bind_config(view["change"], leading=1)
         seen = windows if change is None else change(windows)
         if seen.shape != windows.shape:
             raise LabError(

@@ -14,7 +14,7 @@ import sclip_lab as lab
 from sclip_lab import diagnostics
 from sclip_lab.app import experiment, registry, tracking
 from sclip_lab.attention.variant import build
-from sclip_lab.call import bind_config, locate
+from sclip_lab.call import bind_steps, locate
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError
@@ -139,8 +139,8 @@ def test_tracking(name: str) -> None:
 @pytest.mark.parametrize("name", files("refinement"))
 def test_refinement(name: str) -> None:
     given = plain(composed(f"refinement={name}").protocol)["refinement"]
-    bound = bind_config(given, ("image", "mask", "prediction", "encoded"))
-    assert (bound is None) == (name == "none")
+    bound = bind_steps(given, ("image", "encoded"), leading=1)
+    assert (not bound) == (name == "none")
 
 
 @pytest.mark.parametrize("name", files("readout"))

@@ -57,7 +57,7 @@ def test_the_same_content_has_the_same_key(spec: Spec) -> None:
         ),
         (
             {"refinement": {"_target_": "sclip_lab.segmentation.refinements.pamr.affinity"}},
-            r"protocol.refinement: affinity takes neither of mask and prediction",
+            r"protocol.refinement: affinity does not say what it refines",
         ),
     ],
 )

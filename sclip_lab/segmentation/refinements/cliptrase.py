@@ -16,6 +16,7 @@ from sklearn.cluster import DBSCAN
 from torch import Tensor
 
 from sclip_lab.errors import LabError
+from sclip_lab.kinds import refines_labels
 from sclip_lab.network.context import BlockInput
 from sclip_lab.network.depth import Layer, resolve
 from sclip_lab.segmentation.encoded import Encoded
@@ -114,6 +115,7 @@ def vote(prediction: Tensor, region: Tensor) -> Tensor:
     return result
 
 
+@refines_labels
 def cliptrase(
     prediction: Tensor,
     encoded: Encoded,

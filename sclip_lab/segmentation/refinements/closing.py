@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from sclip_lab.errors import LabError
+from sclip_lab.kinds import refines_labels
 
 
+@refines_labels
 def closing(prediction: Tensor, size: int = 3) -> Tensor:
     """Dilate the class ids, then erode them, with a square: gaps of low ids are closed.
 

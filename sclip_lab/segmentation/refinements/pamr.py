@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.errors import LabError
+from sclip_lab.kinds import refines_logits
 
 SHARPNESS = 0.1  # affinities fall to 1 / e at a tenth of the local standard deviation
 EPSILON = 1e-8
 DILATIONS = (8, 16)
 
 
+@refines_logits
 def pamr(
     image: Tensor, mask: Tensor, steps: int = 10, dilations: Sequence[int] = DILATIONS
 ) -> Tensor:

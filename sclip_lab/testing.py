@@ -1,0 +1,143 @@
+"""The contract of a variant, as a function that its author can run.
+
+>>> import sclip_lab as lab
+>>> lab.testing.check_variant(lab.load_attention("csa"))
+
+This package's own variants are tested with it too.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from sclip_lab.app.registry import load_attention
+from sclip_lab.attention.variant import Variant, build
+from sclip_lab.errors import LabError
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.loading import load_backbone
+from sclip_lab.segmentation import tree
+from sclip_lab.segmentation.dense_features import dense_features
+
+ARCHITECTURE = {
+    "embed_dim": 24,
+    "quick_gelu": True,
+    "vision_cfg": {
+        "image_size": 64, "patch_size": 16, "layers": 4, "width": 64, "head_width": 16,
+    },
+    "text_cfg": {
+        "context_length": 8, "vocab_size": 64, "width": 16, "heads": 1, "layers": 1,
+    },
+}  # fmt: skip
+# The grid it was trained on, higher and wider ones, one that is a row of patches, in pixels.
+SIZES = ((64, 64), (96, 128), (160, 48), (16, 112))
+ROUNDING = 5e-5
+
+
+@cache
+def small_backbone(precision: str = "fp32") -> Backbone:
+    """A random CLIP of 4 blocks with 4 heads; patches of 16 pixels, 4 x 4 of them trained on."""
+    backbone = load_backbone(architecture=ARCHITECTURE, seed=0, precision=precision, device="cpu")
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in backbone.model.named_parameters():
+        if name.endswith("bias"):
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return backbone
+
+
+def check_variant(
+    variant: Variant, backbone: Backbone | None = None, row_sum: float | None = None
+) -> None:
+    """That a variant does what the laboratory counts on.
+
+    Features of every grid have the right shape, are float32 and finite; a photo's features do not
+    depend on what it is batched with, nor on what else was computed before; two photos differ; the
+    same configuration has the same key; half precision runs; patches do not attend to the class
+    token where ``class_token`` is false.
+
+    Args:
+        variant: from `sclip_lab.variant`, `load_attention` or `build`.
+        backbone: a network to check it on; None: `small_backbone`.
+        row_sum: what each row of its attention weights sums to, where it always does.
+
+    Raises:
+        AssertionError: what is not so, with the variant's name.
+    """
+    network, who = backbone or small_backbone(), f"attention '{variant.name}'"
+    for height, width in SIZES:
+        grid = network.grid(height, width)
+        images = _images(height, width)
+        where = f"{who} on a grid of {grid[0]} x {grid[1]}"
+        features = _computed(network, images, variant, where)
+        _require(
+            features.shape == (2, *grid, network.embed_dim),
+            f"{where}: features have shape {tuple(features.shape)}, "
+            f"not {(2, *grid, network.embed_dim)}",
+        )
+        _require(features.dtype == torch.float32, f"{where}: features are {features.dtype}")
+        _require(bool(features.isfinite().all()), f"{where}: features are not finite")
+        alone = torch.cat([_computed(network, image[None], variant, where) for image in images])
+        off = float((features - alone).abs().max())
+        _require(off < ROUNDING, f"{where}: a photo's features change by {off:.1g} with its batch")
+        _require(
+            not torch.equal(features[0], features[1]), f"{where}: two photos have equal features"
+        )
+        _check_weights(network, images, variant, row_sum, where)
+    if backbone is None:
+        half = _computed(small_backbone("bf16"), _images(*SIZES[1]), variant, f"{who} in bf16")
+        _require(bool(half.isfinite().all()), f"{who} in bf16: features are not finite")
+        _require(half.dtype == torch.float32, f"{who} in bf16: features are {half.dtype}")
+    rebuilt = build(variant.config, variant.name)
+    _require(rebuilt.key == variant.key, f"{who}: its own configuration gives another key")
+
+
+def _check_weights(
+    network: Backbone, images: Tensor, variant: Variant, row_sum: float | None, where: str
+) -> None:
+    """The attention that the last rewritten block used, in company of the plain network."""
+    grid = network.grid(*images.shape[-2:])
+    tokens, vanilla = network.embed(images), load_attention("vanilla")
+    with torch.inference_mode():
+        [(_, alone, _)] = tree.leaves(network.blocks, tokens, grid, [vanilla])
+        both = tree.leaves(network.blocks, tokens, grid, [variant, vanilla])
+        states = {index: state for index, state, _ in both}
+    _require(
+        torch.equal(alone.tokens, states[1].tokens),
+        f"{where}: it writes into tokens that others use, or changes the network",
+    )
+    weights = states[0].attention
+    if weights is None:
+        return
+    count = tokens.shape[1]
+    _require(
+        weights.shape[-2:] == (count, count),
+        f"{where}: attention weights of shape {tuple(weights.shape)} for {count} tokens",
+    )
+    _require(bool(weights.isfinite().all()), f"{where}: attention weights are not finite")
+    if row_sum is not None:
+        off = float((weights.float().sum(-1) - row_sum).abs().max())
+        _require(off < 1e-3, f"{where}: rows of the weights sum to {row_sum} but for {off:.1g}")
+    if network.has_class_token and not variant.config["class_token"]:
+        seen = float(weights[..., 1:, 0].abs().max())
+        _require(seen == 0, f"{where}: patches attend to the class token ({seen:.1g})")
+
+
+def _images(height: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    return torch.randn(2, 3, height, width, generator=generator)
+
+
+def _computed(network: Backbone, images: Tensor, variant: Variant, where: str) -> Tensor:
+    try:
+        return dense_features(network, images, variant)
+    except LabError:
+        raise
+    except Exception as error:
+        raise AssertionError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)

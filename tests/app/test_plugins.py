@@ -1,0 +1,162 @@
+"""Variants, readouts and data sets from outside of this repository, and what is let in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+import sclip_lab as lab
+from sclip_lab import call, fingerprint, results
+from sclip_lab.app import cli, conf, plugins
+from sclip_lab.errors import LabError
+from tests import outside, running
+
+
+@pytest.fixture(autouse=True)
+def nothing_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call, "_allowed", set())
+    monkeypatch.setattr(conf, "_added", [])
+    for variable in (call.VARIABLE, conf.VARIABLE):
+        monkeypatch.setenv(variable, "")  # what the code adds to them goes with the test
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that can be imported, and that nobody allowed."""
+    root = outside.write(tmp_path, "somebody")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [n for n in sys.modules if n.split(".")[0] == "somebody"]:
+        monkeypatch.delitem(sys.modules, name)
+    return root
+
+
+def test_a_folder_and_a_module_in_python(package: Path) -> None:
+    with pytest.raises(LabError, match="unknown attention 'heated'"):
+        lab.load_attention("heated")
+    conf.add_folder(package / "conf")
+    with pytest.raises(LabError, match=r"plugins=\[somebody\.ideas\] on the command line"):
+        lab.load_attention("heated")
+    assert "somebody.ideas" not in sys.modules  # a yaml alone imports nothing
+    lab.allow("somebody")
+    variant = lab.load_attention("heated", heat=3.0)
+    assert variant.config["heat"] == 3.0
+    lab.testing.check_variant(variant, row_sum=1.0)
+    assert lab.load_dataset("squares", side=32)[1].image.shape == (32, 32, 3)
+    assert lab.load_attention("csa").name == "csa"
+    with pytest.raises(LabError, match="did you mean heated"):
+        lab.load_attention("heatd")
+
+
+def test_its_code_and_its_helpers_are_in_the_fingerprint(package: Path) -> None:
+    lab.allow("somebody", conf=package / "conf")
+    modules = lab.load_attention("heated").modules
+    before = fingerprint.digest(modules)
+    (package / "helpers.py").write_text(outside.HELPERS.replace("heat))", "2 * heat))"))
+    fingerprint._code.cache_clear()
+    assert fingerprint.digest(modules) != before
+
+
+def test_the_package_comes_first(package: Path) -> None:
+    (package / "conf/attention/csa.yaml").write_text("# a thief\n_target_: os.system\n")
+    before = lab.load_attention("csa").key
+    conf.add_folder(package / "conf")
+    assert lab.load_attention("csa").key == before
+
+
+WHOLE = ("attention=vanilla,csa,heated", "dataset=squares", "protocol=sclip", "readout=shifted")
+WHOLE += ("protocol.templates=['a photo of {}']",)
+# squares has none of the settings of patchwork that the tests' sweeps make small
+FREE = ("~dataset.images", "~dataset.height", "~dataset.width")
+
+
+@pytest.mark.parametrize("how", ["--config-dir", "hydra.searchpath", "environment"])
+def test_a_fused_sweep_with_a_folder(
+    how: str, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["plugins=[somebody]"]
+    if how == "--config-dir":
+        words.append(f"--config-dir={package / 'conf'}")
+    elif how == "hydra.searchpath":
+        words.append(f"hydra.searchpath=[file://{package / 'conf'}]")
+    else:
+        monkeypatch.setenv(conf.VARIABLE, str(package / "conf"))
+    outcome = sweep(tmp_path, *words, *WHOLE)
+    assert outcome.code == 0, outcome.err
+    scores = results.summary(results.load(tmp_path / "store")).set_index("attention")["miou"]
+    assert set(scores.index) == {"vanilla", "csa", "heated"}
+    assert "pass" not in os.environ.get(call.VARIABLE, "")
+
+
+def sweep(folder: Path, *words: str) -> running.Outcome:
+    """A sweep without the settings of patchwork, which other data sets do not have."""
+    with pytest.MonkeyPatch.context() as patch:
+        kept = [w for w in running.QUICK if not w.startswith("dataset")]
+        patch.setattr(running, "QUICK", kept)
+        return running.evaluate(folder, "-m", *words)
+
+
+def test_a_yaml_cannot_allow_itself(package: Path, tmp_path: Path) -> None:
+    preset = package / "conf/experiment/all.yaml"
+    preset.parent.mkdir()
+    preset.write_text("# @package _global_\nplugins: [somebody]\n")
+    outcome = sweep(
+        tmp_path,
+        f"--config-dir={package / 'conf'}", "+experiment=all", "attention=heated,csa",
+    )  # fmt: skip
+    assert "somebody.ideas" not in sys.modules
+    assert outcome.code != 0 or "named by a yaml" in outcome.out + outcome.err
+
+
+EVIL = "# evil\n_target_: os.system\ncommand: touch {mark}\nname: evil\n"
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """What the evil data set would leave behind; its yaml is in a folder that is searched."""
+    path = tmp_path / "conf/dataset/evil.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(EVIL.format(mark=tmp_path / "ran"))
+    os.environ[conf.VARIABLE] = str(tmp_path / "conf")
+    return tmp_path / "ran"
+
+
+def test_a_strangers_data_set_is_refused_by_all_commands(
+    mark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says = "_target_ os.system: 'os' is none of the modules that a yaml may name"
+    with pytest.raises(LabError, match=says):
+        lab.load_dataset("evil")
+    assert cli.main(["data", "verify", "evil"]) == 1
+    assert cli.main(["learn-projection", "--dataset", "evil"]) == 1
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count(says) == 2
+    with pytest.MonkeyPatch.context() as patch:
+        kept = [w for w in running.QUICK if not w.startswith("dataset")]
+        patch.setattr(running, "QUICK", kept)
+        outcome = running.evaluate(tmp_path, "dataset=evil")
+    assert outcome.code == 1
+    [line] = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+    assert says in line
+    assert not mark.exists()
+
+
+def test_words_of_a_command_line(tmp_path: Path) -> None:
+    words = ["-m", "plugins=[a.b, 'c']", "--config-dir", "x", "hydra.searchpath=[file://y,pkg://z]"]
+    assert plugins._typed(words) == (["a.b", "c"], [Path("x"), Path("y")])
+    with pytest.raises(LabError, match="'a;b' is not the name of a module"):
+        plugins.enter(["plugins=[a;b]"])
+    with pytest.raises(LabError, match="no such folder"):
+        lab.allow(conf=tmp_path / "none")
+
+
+def test_a_module_beside_the_user_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside.write(tmp_path, "beside_me")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "")
+    plugins.enter(["plugins=[beside_me.ideas]"])
+    assert call.locate("beside_me.ideas.heated").__name__ == "heated"
+    assert str(tmp_path) in os.environ["PYTHONPATH"]
