@@ -1,4 +1,4 @@
-"""``sclip-lab``: evaluate, data, segment, explore, learn-projection."""
+"""``sclip-lab``: evaluate, data, store, segment, explore, learn-projection."""
 
 from __future__ import annotations
 
@@ -42,12 +42,13 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from sclip_lab.app import data_cli, explore
+    from sclip_lab.app import data_cli, explore, store_cli
 
     parser = argparse.ArgumentParser(prog="sclip-lab", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     commands.add_parser("evaluate", help="one variant, or with -m a sweep; takes Hydra overrides")
     data_cli.add_parser(commands).set_defaults(run=data_cli.run)
+    store_cli.add_parser(commands).set_defaults(run=store_cli.run)
 
     segment = commands.add_parser("segment", help="label one photo and save a picture of it")
     segment.add_argument("photo", type=Path)

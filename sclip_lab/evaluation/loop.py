@@ -95,6 +95,7 @@ def evaluate(
             recorder = Recorder(group, store, observers, mine, timings, on_error == "skip")
             indices = [i for i, name in enumerate(names) if recorder.wanted(name)]
             if indices:
+                store.check_writable()
                 try:
                     _run(group, indices, recorder, batch_images, cache, progress)
                 except PhotoError as error:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,23 @@ def _photo(digest: str, name: str) -> dict[str, str]:
 
 def _prediction(key: str, name: str) -> dict[str, str]:
     return {"kind": "prediction", "cell": key, "image": name}
+
+
+def check_prediction(file: Path, key: str, names: Sequence[str]) -> bool:
+    """Whether a prediction's file is sealed; Damaged where it is not one photo's of these."""
+    return _check(file, names, lambda name: _prediction(key, name))
+
+
+def check_photo(file: Path, digest: str, names: Sequence[str]) -> bool:
+    """Whether a photo's file is sealed; Damaged where it is not one of these."""
+    return _check(file, names, lambda name: _photo(digest, name))
+
+
+def _check(file: Path, names: Sequence[str], belongs: Callable[[str], dict[str, str]]) -> bool:
+    for name in names:
+        if _file_name(name) == file.name:
+            return sealed.read_arrays(file, belongs(name)).sealed
+    raise sealed.Damaged(file, "belongs to no photo of the store's cells")
 
 
 def _whole(root: Path, file: Path, belongs: Mapping[str, str]) -> bool:
