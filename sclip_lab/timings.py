@@ -30,11 +30,15 @@ class Timings:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
     def report(self) -> str:
-        """Milliseconds per image and stage, in the order in which stages first came."""
+        """One line: images, milliseconds per image, and the share of the four largest stages."""
         if not self.images:
             return "nothing was computed: all cells were in the store"
-        lines = [f"{self.images} images, milliseconds per image:"]
-        for stage, seconds in self.seconds.items():
-            lines.append(f"  {stage:<36}{1000 * seconds / self.images:9.1f}")
-        total = 1000 * sum(self.seconds.values()) / self.images
-        return "\n".join([*lines, f"  {'sum':<36}{total:9.1f}"])
+        total = sum(self.seconds.values())
+        largest = sorted(self.seconds.items(), key=lambda item: -item[1])[:4]
+        shares = ", ".join(f"{stage} {100 * s / max(total, 1e-9):.0f} %" for stage, s in largest)
+        return f"{self.images} images, {1000 * total / self.images:.0f} ms each: {shares}"
+
+    def table(self) -> str:
+        """Milliseconds per image and stage, in the order in which stages first came."""
+        images = max(self.images, 1)
+        return "\n".join(f"  {n:<36}{1000 * s / images:9.1f} ms" for n, s in self.seconds.items())

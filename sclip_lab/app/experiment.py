@@ -86,6 +86,7 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
                 log.info("\n%s\n", table(df))
             continue
         log.info("\n%s\n\n%s\n", table(df), timings.report())
+        log.debug("%s", timings.table())
     return failed
 
 

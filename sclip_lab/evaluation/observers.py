@@ -96,6 +96,9 @@ class Diagnostics:
             patch_size=view.spec.backbone.patch_size,
         )
         values = diagnostics.measure(observation, self.measures)
+        for name, value in values.items():
+            if bool(value.isinf().any()):
+                raise LabError(f"measure {name} is infinite")
         frame = {
             "image": view.photo.sample.name,
             "measure": list(values),

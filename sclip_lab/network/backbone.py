@@ -23,6 +23,11 @@ MEAN = (122.771, 116.746, 104.094)
 STD = (68.501, 66.632, 70.323)
 
 
+def cells(side: int, patch: int, padding: str) -> int:
+    """Patches along a side of so many pixels: an incomplete last one counts where it is padded."""
+    return -(-side // patch) if padding == "corner" else side // patch
+
+
 @dataclass(eq=False)
 class Backbone:
     """A frozen CLIP with a ViT: open_clip's with a class token, or SigLIP's without.
@@ -106,8 +111,7 @@ class Backbone:
             LabError: smaller than one patch.
         """
         patch = self.patch_size
-        up = patch - 1 if self.padding == "corner" else 0
-        grid = (height + up) // patch, (width + up) // patch
+        grid = cells(height, patch, self.padding), cells(width, patch, self.padding)
         if min(grid) < 1:
             raise LabError(f"image of {height} x {width} pixels is smaller than a {patch} px patch")
         return grid

@@ -92,6 +92,7 @@ class Readout:
             raise LabError(
                 f"text of shape {tuple(self.text.shape)} for {len(self.query_classes)} queries"
             )
+        _require_finite(self.text, "text embeddings")
 
     @cached_property
     def num_classes(self) -> int:

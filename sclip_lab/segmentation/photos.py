@@ -69,5 +69,7 @@ def prepare(
             f"protocol.stride {stride} with crop_size {crop} cuts about {count} windows of a photo "
             f"of {resized[1]} x {resized[0]} pixels; at most {MOST_WINDOWS} are taken at once"
         )
-    plan = windows.plan(resized, size, protocol.crop_size, protocol.stride, backbone.patch_size)
+    plan = windows.plan(
+        resized, size, protocol.crop_size, protocol.stride, backbone.patch_size, backbone.padding
+    )
     return plan, to_input(image, resized, backbone)

@@ -16,13 +16,17 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import sparse
 from torch import Tensor
 
 from sclip_lab.errors import LabError
+from sclip_lab.network.backbone import cells
 
 Size = tuple[int, int]
 # Values in a band of rows.
 CPU_BAND, GPU_BAND = 1 << 20, 1 << 26
+# Up to so many pixels along a side of the photo, an axis is stitched by one dense matrix.
+LONG_SIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,13 @@ class Axis:
         starts: first pixel of each window in the resized image.
         crop: pixels in a window.
         cells: patches in a window.
+        patch: pixels in a patch.
     """
 
     starts: tuple[int, ...]
     crop: int
     cells: int
+    patch: int
 
 
 @dataclass(frozen=True)
@@ -106,18 +112,31 @@ class Plan:
             (rows of the target, (channels, rows, target width) float32). All bands share their
             memory: one is the caller's, to read or to overwrite, until the next is asked for.
         """
-        by, bx = (stitching_matrix(self, axis).to(laid_out.device) for axis in (0, 1))
-        # All of B_x, though a pixel lies in few of many windows: time goes into writing this.
-        wide = F.linear(laid_out, bx)  # (channels, n_rows * grid_h, target width)
+        wide = self._widened(laid_out)
         channels, _, width = wide.shape
         memory = None
         for rows in self.row_bands(channels, laid_out.device, max_values):
-            first, last = _support(self, rows)
+            first, by = stitching_part(self, 0, rows)
             shape = (channels, rows.stop - rows.start, width)
             if memory is None:
                 memory = wide.new_empty(math.prod(shape))
             band = memory[: math.prod(shape)].view(shape)
-            yield rows, torch.matmul(by[rows, first:last], wide[:, first:last], out=band)
+            used = wide[:, first : first + by.shape[1]]
+            yield rows, torch.matmul(by.to(wide.device), used, out=band)
+
+    def _widened(self, laid_out: Tensor) -> Tensor:
+        """Columns stitched, rows not yet: (channels, n_rows * grid_h, target width)."""
+        width = self.target[1]
+        if width <= LONG_SIDE:
+            # All of B_x, though a pixel lies in few of many windows: time goes into writing this.
+            return F.linear(laid_out, stitching_matrix(self, 1).to(laid_out.device))
+        wide = laid_out.new_empty(*laid_out.shape[:2], width)
+        for left in range(0, width, LONG_SIDE):
+            part = slice(left, min(left + LONG_SIDE, width))
+            first, bx = stitching_part(self, 1, part)
+            used = laid_out[:, :, first : first + bx.shape[1]]
+            wide[:, :, part] = F.linear(used, bx.to(laid_out.device))
+        return wide
 
     def row_bands(
         self, channels: int, device: torch.device, max_values: int | None = None
@@ -139,7 +158,9 @@ class Plan:
         return torch.cat([band for _, band in self.bands(laid_out, 1 << 62)], dim=1)
 
 
-def plan(resized: Size, target: Size, crop: int | None, stride: int, patch: int) -> Plan:
+def plan(
+    resized: Size, target: Size, crop: int | None, stride: int, patch: int, padding: str = "floor"
+) -> Plan:
     """Windows as mmsegmentation's slide inference cuts them.
 
     Steps of ``stride``; the last window is shifted inward; a side smaller than the crop is used
@@ -151,6 +172,7 @@ def plan(resized: Size, target: Size, crop: int | None, stride: int, patch: int)
         crop: side of a window in pixels; None takes the whole image as one window.
         stride: pixels between windows, 1 .. crop.
         patch: side of a patch.
+        padding: the backbone's, see `sclip_lab.network.backbone.cells`.
 
     Raises:
         LabError: a crop smaller than a patch, or a stride that leaves gaps.
@@ -160,15 +182,15 @@ def plan(resized: Size, target: Size, crop: int | None, stride: int, patch: int)
     axes = []
     for side in resized:
         size = side if crop is None else min(crop, side)
-        if size < patch:
+        if cells(size, patch, padding) < 1:
             raise LabError(f"windows of {size} px (image {resized}) are smaller than a patch")
         count = max(side - size + stride - 1, 0) // stride + 1
         starts = tuple(min(i * stride, side - size) for i in range(count))
-        axes.append(Axis(starts, size, size // patch))
+        axes.append(Axis(starts, size, cells(size, patch, padding), patch))
     return Plan((resized[0], resized[1]), (target[0], target[1]), *axes)
 
 
-def bilinear_matrix(inputs: int, outputs: int) -> np.ndarray:
+def bilinear_matrix(inputs: int, outputs: int) -> sparse.csr_array:
     """(outputs, inputs) float64: bilinear resampling of one axis, corners not aligned.
 
     The matrix of ``torch.nn.functional.interpolate(..., mode="bilinear", align_corners=False)``.
@@ -177,40 +199,58 @@ def bilinear_matrix(inputs: int, outputs: int) -> np.ndarray:
     low = np.minimum(source.astype(int), inputs - 1)
     high = np.minimum(low + 1, inputs - 1)
     share = source - low
-    matrix = np.zeros((outputs, inputs))
     rows = np.arange(outputs)
-    matrix[rows, low] += 1 - share
-    matrix[rows, high] += share
+    entries = np.concatenate([1 - share, share])
+    places = np.concatenate([rows, rows]), np.concatenate([low, high])
+    matrix = sparse.coo_array((entries, places), shape=(outputs, inputs)).tocsr()
+    matrix.eliminate_zeros()
     return matrix
 
 
 @lru_cache(maxsize=256)
-def stitching_matrix(plan: Plan, axis: int) -> Tensor:
-    """(target side, windows * cells) float32: upsample, average over overlaps, resize."""
+def _sparse_stitching(plan: Plan, axis: int) -> sparse.csr_array:
+    """(target side, windows * cells) float32: upsample, average over overlaps, resize.
+
+    Sparse, for a pixel lies in few windows, and a photo may be very long.
+    """
     windows = (plan.rows, plan.columns)[axis]
     side, target = plan.resized[axis], plan.target[axis]
-    up = bilinear_matrix(windows.cells, windows.crop)
-    placed = np.zeros((side, len(windows.starts) * windows.cells))
-    count = np.zeros(side)
-    for i, start in enumerate(windows.starts):
-        placed[start : start + windows.crop, i * windows.cells : (i + 1) * windows.cells] += up
-        count[start : start + windows.crop] += 1
-    averaged = placed / count[:, None]
-    return torch.from_numpy(bilinear_matrix(side, target) @ averaged).float()
+    up = bilinear_matrix(windows.cells, windows.crop).tocoo()
+    starts = np.asarray(windows.starts)
+    number = np.arange(len(starts))
+    rows = (starts[:, None] + up.row).ravel()
+    columns = (number[:, None] * windows.cells + up.col).ravel()
+    entries = np.tile(up.data, len(starts))
+    shape = side, len(starts) * windows.cells
+    placed = sparse.coo_array((entries, (rows, columns)), shape=shape).tocsr()
+    edges = np.zeros(side + 1, dtype=np.int64)
+    np.add.at(edges, starts, 1)
+    np.add.at(edges, starts + windows.crop, -1)
+    count = np.cumsum(edges[:side])
+    placed.data /= np.repeat(count, np.diff(placed.indptr))
+    stitching = (bilinear_matrix(side, target) @ placed).astype(np.float32)
+    stitching.sort_indices()
+    return stitching
 
 
-@lru_cache(maxsize=4096)
-def _rows_support(plan: Plan) -> tuple[tuple[int, int], ...]:
-    nonzero = stitching_matrix(plan, 0).numpy() != 0
-    first = nonzero.argmax(axis=1)
-    last = nonzero.shape[1] - nonzero[:, ::-1].argmax(axis=1)
-    return tuple(zip(first.tolist(), last.tolist(), strict=True))
+@lru_cache(maxsize=256)
+def stitching_matrix(plan: Plan, axis: int) -> Tensor:
+    """The whole matrix of one axis: (target side, windows * cells) float32."""
+    return torch.from_numpy(_sparse_stitching(plan, axis).toarray())
 
 
-def _support(plan: Plan, rows: slice) -> tuple[int, int]:
-    """Columns of B_y that are not all zero within a band."""
-    support = _rows_support(plan)[rows]
-    return min(low for low, _ in support), max(high for _, high in support)
+def stitching_part(plan: Plan, axis: int, rows: slice) -> tuple[int, Tensor]:
+    """Some rows of `stitching_matrix`, without the columns before and behind that are all zero.
+
+    Returns:
+        the first column, and (rows, columns) float32.
+    """
+    matrix = _sparse_stitching(plan, axis)
+    indices = matrix.indices[matrix.indptr[rows.start] : matrix.indptr[rows.stop]]
+    first, last = int(indices.min()), int(indices.max()) + 1
+    if plan.target[axis] <= LONG_SIDE:
+        return first, stitching_matrix(plan, axis)[rows, first:last]
+    return first, torch.from_numpy(matrix[rows, first:last].toarray())
 
 
 def patch_labels(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
@@ -228,13 +268,14 @@ def patch_labels(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
     rows = (torch.arange(plan.resized[0]) * plan.target[0]) // plan.resized[0]
     columns = (torch.arange(plan.resized[1]) * plan.target[1]) // plan.resized[1]
     cut = plan.cut(votes[rows][:, columns][None])[:, 0]
-    grid_h, grid_w = plan.grid
-    patch = plan.rows.crop // grid_h, plan.columns.crop // grid_w
-    cut = cut[:, : grid_h * patch[0], : grid_w * patch[1]]
-    cells = cut.unfold(1, patch[0], patch[0]).unfold(2, patch[1], patch[1]).flatten(3)
-    counts = torch.zeros(*cells.shape[:3], int(votes.max()) + 2, dtype=torch.int32)
-    counts.scatter_add_(3, cells + 1, torch.ones_like(cells, dtype=torch.int32))
+    high, wide = (axis.cells * axis.patch for axis in (plan.rows, plan.columns))
+    # Pixels beyond the last patch are dropped; what pads an incomplete one does not vote.
+    cut = F.pad(cut, (0, wide - plan.columns.crop, 0, high - plan.rows.crop), value=-1)
+    side = plan.rows.patch
+    patches = cut.unfold(1, side, side).unfold(2, side, side).flatten(3)
+    counts = torch.zeros(*patches.shape[:3], int(votes.max()) + 2, dtype=torch.int32)
+    counts.scatter_add_(3, patches + 1, torch.ones_like(patches, dtype=torch.int32))
     voting = counts[..., 1:]
     if voting.shape[-1] == 0:
-        return torch.full(cells.shape[:3], -1)
+        return torch.full(patches.shape[:3], -1)
     return torch.where(voting.sum(-1) > 0, voting.argmax(-1), -1)

@@ -13,7 +13,9 @@ from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.loading import load_backbone
 from sclip_lab.segmentation.protocol import Protocol
+from tests.conftest import ARCHITECTURE
 
 NAMES = ["sky", "grass, lawn", ["dog", "puppy"], "cat"]
 
@@ -65,3 +67,12 @@ def test_photo_that_is_none(backbone: Backbone, tmp_path: Path) -> None:
         lab.segment(backbone, tmp_path / "photo.jpg", ["sky"], lab.load_attention("csa"))
     with pytest.raises(LabError, match=r"nothing\.jpg"):
         lab.segment(backbone, tmp_path / "nothing.jpg", ["sky"], lab.load_attention("csa"))
+
+
+@pytest.mark.parametrize("padding", ["floor", "corner"])
+def test_windows_and_network_agree_on_the_grid(padding: str) -> None:
+    backbone = load_backbone(architecture=ARCHITECTURE, seed=0, device="cpu", padding=padding)
+    image = np.random.default_rng(0).integers(0, 256, (100, 150, 3), dtype=np.uint8)
+    protocol = Protocol(short_side=None, crop_size=None, templates=("{}",))
+    labels = lab.segment(backbone, image, NAMES, lab.load_attention("csa"), protocol)
+    assert labels.shape == (100, 150)

@@ -122,7 +122,7 @@ def test_bands_are_the_stitched_map(case: tuple, max_values: int) -> None:
 def test_bilinear_matrix_is_interpolate(inputs: int, outputs: int) -> None:
     identity = torch.eye(inputs, dtype=torch.float64)[None]
     wanted = F.interpolate(identity, size=outputs, mode="linear", align_corners=False)[0].T
-    found = windows.bilinear_matrix(inputs, outputs)
+    found = windows.bilinear_matrix(inputs, outputs).toarray()
     np.testing.assert_allclose(found, wanted.numpy(), rtol=0, atol=1e-12)
 
 
@@ -175,6 +175,35 @@ def test_patch_labels_without_a_vote() -> None:
     plan = windows.plan((20, 20), (20, 20), None, 1, 16)
     labels = windows.patch_labels(plan, np.full((20, 20), 255, np.uint8), 255)
     assert labels.tolist() == [[[-1]]]
+
+
+@pytest.mark.parametrize("size", [(64, 700), (700, 64)])
+def test_a_long_photo_is_stitched_in_parts(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = windows.plan(size, size, 64, 32, 16)
+    laid_out = plan.lay_out(torch.randn(plan.num_windows, *plan.grid, 3))
+    whole = plan.stitch(laid_out)
+    monkeypatch.setattr(windows, "LONG_SIDE", 100)
+    torch.testing.assert_close(plan.stitch(laid_out), whole, rtol=0, atol=2e-6)
+
+
+def test_a_very_long_photo_is_stitched_in_little_memory() -> None:
+    size = 64, 20_000  # a dense matrix of all columns would be 3.2 GB
+    plan = windows.plan(size, size, 64, 32, 16)
+    patches = torch.randn(plan.num_windows, *plan.grid, 1)
+    stitched = plan.stitch(plan.lay_out(patches))
+    wanted = official(patches.double(), size, size, 64, 32)
+    assert (stitched - wanted).abs().max() <= 1e-5
+    assert sum(windows.stitching_part(plan, 1, slice(0, 4096))[1].shape) < 2 * 4096
+
+
+def test_patch_labels_of_a_padded_patch() -> None:
+    plan = windows.plan((20, 16), (20, 16), None, 1, 16, "corner")
+    assert plan.grid == (2, 1)
+    mask = np.zeros((20, 16), np.uint8)
+    mask[16:] = 3
+    assert windows.patch_labels(plan, mask, 255).tolist() == [[[0], [3]]]
 
 
 @pytest.mark.parametrize(
