@@ -53,8 +53,9 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
             spec = make_spec(config)
             tracking.check(config.tracking)
         except Exception as error:
+            if _told(error) not in failed:
+                log.error("left out of the pass: %s", _told(error))
             failed[number] = _told(error)
-            log.error("left out of the pass: %s", failed[number])
             continue
         # What must be equal for jobs to be evaluated together besides what specs know.
         keys = (

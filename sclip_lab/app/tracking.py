@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import netrc
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from omegaconf import DictConfig
 
@@ -29,13 +31,25 @@ def check(config: DictConfig) -> None:
         raise unknown("tracking.mode", str(config.mode), MODES)
     if config.mode != "online":
         return
-    import wandb
-
-    if not wandb.api.api_key:
+    if not _has_key():
         raise LabError(
             "tracking=online needs a W&B key: type wandb login or set WANDB_API_KEY; "
             "tracking=offline needs none"
         )
+
+
+def _has_key() -> bool:
+    """Whether W&B would find a key without asking; wandb's own question for it is deprecated."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    import wandb
+
+    host = urlsplit(wandb.Settings().base_url).hostname
+    try:
+        found = netrc.netrc(os.environ.get("NETRC"))
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return host is not None and host in found.hosts
 
 
 def log_run(

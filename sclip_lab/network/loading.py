@@ -103,6 +103,7 @@ def load_backbone(
             raise LabError("name an architecture, for example ViT-B-16-quickgelu")
         architecture = infer_architecture(state_dict)
         quick_gelu = True if quick_gelu is None else quick_gelu
+    device = _available(device)
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
@@ -129,8 +130,6 @@ def load_backbone(
             if isinstance(module, nn.LayerNorm):
                 module.eps = layer_norm_eps
     _check_finite(model, source if state_dict is not None else f"{name} {pretrained}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device).eval().requires_grad_(False)
     lower_precision(model, precision)
     return Backbone(
@@ -278,6 +277,18 @@ def _statistics(visual: Any, fetched: bool) -> tuple[tuple[float, ...], tuple[fl
     known = visual.preprocess_cfg if fetched else visual.trunk.pretrained_cfg
     mean, std = (tuple(255 * value for value in known[key]) for key in ("mean", "std"))
     return mean, std
+
+
+def _available(device: str) -> str:
+    """The device that is meant, before anything is put there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise LabError(f"device {device} cannot be used here ({why}); device=cpu can") from None
+    return device
 
 
 def _check_finite(model: Any, source: str) -> None:
