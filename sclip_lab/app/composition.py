@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sclip_lab.app import guard
 from sclip_lab.app.conf import PACKAGE, conf_dir, folders
 from sclip_lab.errors import LabError
 
@@ -45,6 +46,7 @@ OmegaConf.register_new_resolver("package", lambda path: str(PACKAGE / path), rep
 
 def loader(folders: Sequence[Path] = ()) -> ConfigLoaderImpl:
     """Hydra's own loader of yaml files: conf/ and what plugins add, then further folders."""
+    guard.install()
     search_path = create_config_search_path(f"file://{conf_dir()}")
     for folder in folders:
         # Hydra wants its schemas last.
@@ -67,8 +69,10 @@ def composed(*overrides: str) -> DictConfig:
 @lru_cache(maxsize=256)
 def _composed(overrides: tuple[str, ...], stamps: object) -> DictConfig:
     try:
-        return loader().load_configuration(
+        config = loader().load_configuration(
             CONFIG, list(overrides), run_mode=RunMode.RUN, from_shell=False
         )
     except (HydraException, OmegaConfBaseException) as error:
         raise LabError(f"{' '.join(overrides)}: {error}") from error
+    guard.check_values(config)
+    return config

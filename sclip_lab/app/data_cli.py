@@ -96,12 +96,15 @@ def dataset_config(name: str, data: str | None = None) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    from sclip_lab.app.guard import check_values
+
     path = find("dataset", name)
     if path is None:
         raise unknown("data set", name, names("dataset"))
     config = OmegaConf.create({"paths": {"data": data_folder(data)}})
     try:
         config["dataset"] = OmegaConf.load(path)
+        check_values(config)
         content = OmegaConf.to_container(config["dataset"], resolve=True)
     except (OmegaConfBaseException, YAMLError) as error:
         raise LabError(f"{path}: {error}") from error

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from sclip_lab import atomic, results
-from sclip_lab.app import plugins, tracking
+from sclip_lab.app import guard, plugins, tracking
 from sclip_lab.app.composition import PLACES
 from sclip_lab.app.plain_config import plain_config
 from sclip_lab.app.registry import load_protocol, names, variant_label
@@ -174,6 +174,7 @@ def make_spec(config: DictConfig) -> Spec:
     Raises:
         LabError: a value that cannot be meant, wherever in the configuration.
     """
+    guard.check_values(config)
     check_settings(config)
     plugins.check(config.get("plugins") or ())
     dataset = make_dataset(json.dumps(plain_config(config.dataset)))

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sclip_lab import interrupts
-from sclip_lab.app import experiment, overrides, plugins
+from sclip_lab.app import experiment, guard, overrides, plugins
 from sclip_lab.app.conf import conf_dir
 from sclip_lab.errors import LabError
 
@@ -23,6 +23,7 @@ def main() -> None:
     """Check names on the command line, then hand over to Hydra. A signal ends it in one line."""
     with interrupts.one_line("what was finished is in the store, the same command goes on"):
         try:
+            guard.install()
             plugins.enter(sys.argv[1:])
             overrides.check(sys.argv[1:])
         except LabError as error:

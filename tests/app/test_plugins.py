@@ -10,7 +10,7 @@ import pytest
 
 import sclip_lab as lab
 from sclip_lab import call, fingerprint, results
-from sclip_lab.app import cli, conf, plugins
+from sclip_lab.app import cli, conf, guard, plugins
 from sclip_lab.errors import LabError
 from tests import outside, running
 
@@ -142,6 +142,54 @@ def test_a_strangers_data_set_is_refused_by_all_commands(
     [line] = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
     assert says in line
     assert not mark.exists()
+
+
+SECRET = "a secret of the user"
+HYDRA = {
+    "launcher": "hydra: {{launcher: {{_target_: os.system, command: touch {mark}}}}}",
+    "callback": "hydra: {{callbacks: {{x: {{_target_: os.system, command: touch {mark}}}}}}}",
+    "handler": 'hydra: {{job_logging: {{handlers: {{x: {{"()": os.system, command: x}}}}}}}}',
+    "config": 'hydra: {{job_logging: {{handlers: {{x: {{"()": logging.config.fileConfig}}}}}}}}',
+    "import": "hydra: {{job_logging: {{handlers: {{x: {{stream: 'ext://antigravity.x'}}}}}}}}",
+    "environment": "hydra: {{job: {{env_set: {{PYTHONSTARTUP: x}}}}}}",
+    "class": "hydra: {{launcher: {{_target_: hydra.utils.get_class, path: antigravity.x}}}}",
+    "variable": "protocol: {{name: '${{oc.env:SECRET_OF_MINE}}'}}",
+    "indirect": "protocol: {{name: '${{oc.${{device}}:SECRET_OF_MINE}}'}}",
+    "through": "hydra: {{job: {{name: '${{oc.env:SECRET_OF_MINE}}'}}}}\n"
+    "protocol: {{name: '${{hydra:job.name}}'}}",
+    "decoded": "protocol: {{name: '${{oc.decode:1}}'}}",
+}
+
+
+@pytest.mark.parametrize("multirun", [False, True])
+@pytest.mark.parametrize("kind", HYDRA)
+def test_a_strangers_preset_runs_and_reads_nothing(
+    kind: str, multirun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if multirun and kind not in ("launcher", "handler", "variable"):
+        return
+    monkeypatch.setenv("SECRET_OF_MINE", SECRET)
+    path = tmp_path / "theirs/experiment/evil.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("# @package _global_\n" + HYDRA[kind].format(mark=tmp_path / "ran") + "\n")
+    words = [f"--config-dir={tmp_path / 'theirs'}", "experiment=evil", *["-m"] * multirun]
+    outcome = running.evaluate(tmp_path, *words)
+    assert outcome.code == 1
+    assert not (tmp_path / "ran").exists()
+    assert "antigravity" not in sys.modules
+    text = outcome.out + outcome.err
+    assert "error: " in text
+    assert "Traceback" not in text
+    written = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert not [p for p in written if SECRET.encode() in p.read_bytes()]
+
+
+def test_own_references_are_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCLIP_LAB_X", "here")
+    guard.check_values({"a": "${b.c}", "b": "${package:x}", "c": "${oc.env:SCLIP_LAB_X,1}"})
+    for value in ("${oc.env:HOME}", "${ oc.env : HOME}", "x${oc.env:SCLIP_LAB_${x}}", "${hydra.a}"):
+        with pytest.raises(LabError, match=r"a\.0: "):
+            guard.check_values({"a": [value]})
 
 
 def test_words_of_a_command_line(tmp_path: Path) -> None:

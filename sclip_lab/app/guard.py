@@ -1,0 +1,114 @@
+"""What a yaml of a stranger may not do: read the environment, or have Hydra call what it likes.
+
+Values may refer to each other and use the laboratory's own resolvers. Of Hydra's own section the
+launchers, sweepers and handlers that Hydra brings or plug-ins install are let in, and what a job's
+processes run (shell lines, environment) only from Hydra's own groups or the command line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig, OmegaConf
+
+from sclip_lab.call import allowed
+from sclip_lab.errors import LabError
+
+RESOLVERS = ("package", "on_dataset", "oc.env")
+# What a value of Hydra's section is called that makes Python import something.
+_PLUGINS = re.compile(r"(hydra\._internal\.core_plugins|hydra\.experimental|hydra_plugins)\.[\w.]+")
+_LOGGING = re.compile(r"(logging\.(handlers\.)?\w*(Handler|Formatter)|colorlog\.ColoredFormatter)")
+_STREAM = re.compile(r"ext://sys\.std(out|err)")
+_CALLED = {"_target_": _PLUGINS, "()": _LOGGING, "class": _LOGGING}
+_RUN = ("hydra.job.env_set", "hydra.launcher.setup", "hydra.launcher.additional")
+_REFERENCE = re.compile(r"\$\{([^{}:$]*)(.)", re.DOTALL)
+_OWN_VARIABLE = re.compile(r"\s*SCLIP_LAB_\w+\s*[,}]")
+
+
+def check_values(config: Any) -> None:
+    """Every reference of a configuration but those of Hydra's own section.
+
+    Raises:
+        LabError: one that reads the environment, calls another resolver, or reaches into Hydra's
+            section, where a user's own settings may be.
+    """
+    content = OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
+    for key, value in _leaves(content):
+        if key.startswith("hydra."):
+            continue
+        for found in _REFERENCE.finditer(value):
+            name, end = found[1].strip(), found[2]
+            if end == "$":
+                raise LabError(f"{key}: {value!r} builds a reference from another; name it plainly")
+            if name.split(".")[0] == "hydra" or (end == ":" and name not in RESOLVERS):
+                raise LabError(
+                    f"{key}: {value!r} uses '{name}', which no yaml may; known: "
+                    f"{', '.join(RESOLVERS)} (the shell can put it in: {key}=$VARIABLE)"
+                )
+            if name == "oc.env" and not _OWN_VARIABLE.match(value, found.end()):
+                raise LabError(
+                    f"{key}: {value!r} reads the environment; only SCLIP_LAB_* are read "
+                    f"(the shell can put it in: {key}=$VARIABLE)"
+                )
+
+
+def check_hydra(config: DictConfig) -> None:
+    """That Hydra's section names nothing but what Hydra brings and plug-ins install.
+
+    Raises:
+        LabError: something else that Python would import or call.
+    """
+    section = OmegaConf.to_container(config.hydra)
+    for key, value in _leaves(section, "hydra."):
+        known = _STREAM if "ext:" in value else _CALLED.get(key.rpartition(".")[2])
+        mine = any(value.startswith(f"{module}.") for module in allowed())
+        if known and not mine and not known.fullmatch(value):
+            raise LabError(f"{key}: '{value}' is neither Hydra's nor of an allowed module")
+
+
+def install() -> None:
+    """Check every configuration that Hydra loads from here on, before it uses it."""
+    if not hasattr(ConfigLoaderImpl.load_configuration, "unchecked"):
+        ConfigLoaderImpl.load_configuration = _checked(  # type: ignore[method-assign]
+            ConfigLoaderImpl.load_configuration
+        )
+
+
+def _checked(load: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
+    def load_configuration(
+        self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *args: Any, **kw: Any
+    ) -> DictConfig:
+        config = load(self, config_name, overrides, *args, **kw)
+        try:
+            check_hydra(config)
+        except LabError as error:  # Hydra prints this kind without a traceback
+            raise CompactHydraException(f"error: {error}") from None
+        if running := [key for key in _RUN if OmegaConf.select(config, key)]:
+            hydras = [word for word in overrides if word.lstrip("+~").startswith("hydra")]
+            usual = load(self, config_name, hydras, *args, **kw)
+            for key in running:
+                if OmegaConf.select(config, key) != OmegaConf.select(usual, key):
+                    raise CompactHydraException(
+                        f"error: {key} is set by a yaml that is none of Hydra's; what a job runs "
+                        "is typed, or stands in a file of conf/hydra/launcher"
+                    )
+        return config
+
+    load_configuration.unchecked = load  # type: ignore[attr-defined]
+    return load_configuration
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, text) of every text in a configuration; keys are texts too."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}{key}.")
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _leaves(value, f"{prefix}{index}.")
+    elif isinstance(node, str):
+        yield prefix.removesuffix("."), node
