@@ -147,7 +147,21 @@ def bind(
             "given depend on its kind, see sclip_lab.kinds)"
         )
     check_arguments(function, values)
-    return partial(function, **plain(values))
+    return partial(
+        function, **{name: _whole(plain(v), own[name].annotation) for name, v in values.items()}
+    )
+
+
+def _whole(value: Any, annotation: Any) -> Any:
+    """1 where a float is meant as 1.0, and 1.0 where a whole number is as 1: one value, one key."""
+    kinds = {str(getattr(annotation, "__name__", annotation)), *str(annotation).split(" | ")}
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if "float" in kinds and "int" not in kinds:
+        return float(value)
+    if "int" in kinds and "float" not in kinds and float(value).is_integer():
+        return int(value)
+    return value
 
 
 def bind_config(

@@ -1,86 +1,128 @@
-"""A digest of the code that numbers come out of, so that a changed formula is a new cell."""
+"""A digest of the code that numbers come out of, so that a changed formula is a new cell.
+
+What counts is the syntax tree: no comment, docstring, layout, text of a message or branch for the
+type checker. The digest is the same under every Python version that reads the code alike.
+"""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import importlib.util
-from collections.abc import Iterable
-from functools import cache
+import sys
+from collections.abc import Iterable, Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
 # Everything between a photo and its confusion counts that is not named in a yaml.
 CORE = (
-    "sclip_lab.network.block",
-    "sclip_lab.network.context",
-    "sclip_lab.network.depth",
-    "sclip_lab.attention.variant",
+    "sclip_lab.evaluation.loop",
     "sclip_lab.network.backbone",
     "sclip_lab.network.loading",
-    "sclip_lab.segmentation.photos",
     "sclip_lab.results.metrics",
-    "sclip_lab.network.position_embedding",
-    "sclip_lab.segmentation.prompts",
-    "sclip_lab.segmentation.protocol",
     "sclip_lab.segmentation.decoder",
-    "sclip_lab.segmentation.tree",
-    "sclip_lab.segmentation.views",
-    "sclip_lab.segmentation.windows",
+    "sclip_lab.segmentation.photos",
+    "sclip_lab.segmentation.prompts",
 )
+# What those import, and what finds, names, keeps or shows numbers without making any.
+PACKAGE = __name__.rpartition(".")[0]
+OUTSIDE = (
+    PACKAGE,
+    *(f"{PACKAGE}.{name}" for name in ("atomic", "call", "canonical", "errors", "fingerprint")),
+    *(f"{PACKAGE}.{name}" for name in ("interrupts", "kinds", "own_code", "sealed", "shapes")),
+    *(f"{PACKAGE}.{name}" for name in ("testing", "timings", "values", "results")),
+    f"{PACKAGE}.data.digests",
+    f"{PACKAGE}.evaluation.spec",
+)
+COUNTED = (f"{PACKAGE}.results.metrics",)
+# Calls whose text a person reads: loggers' and warnings' methods, and errors that are returned.
+MESSAGES = ("LabError", "unknown", "print", "warn", "debug", "info", "warning", "error")
+_known: dict[str, tuple[Any, tuple[str, tuple[str, ...]]]] = {}
 
 
 def digest(modules: Iterable[str] = ()) -> str:
     """sha256 of the code of the core, of the given modules and of what they import from this
-    package or from their own; comments, docstrings and the layout of the text do not count."""
-    total, found, waiting = hashlib.sha256(), set[str](), [*CORE, *modules]
+    package or their own.
+
+    Args:
+        modules: dotted names, of this package or any other.
+    """
+    total = hashlib.sha256()
+    for module in reached([*CORE, *modules]):
+        total.update(f"{module} {_code(module)[0]}\n".encode())
+    return total.hexdigest()
+
+
+def reached(modules: Iterable[str]) -> list[str]:
+    """The modules that count among these and all that they import."""
+    found, waiting = set[str](), list(modules)
     while waiting:
         module = waiting.pop()
         if module not in found:
             found.add(module)
             waiting += _code(module)[1]
-    for module in sorted(found):
-        total.update(f"{module} {_code(module)[0]}".encode())
-    return total.hexdigest()
+    return sorted(found)
 
 
-@cache
+def of_text(text: str) -> str:
+    """Digest of one module's code, given as text."""
+    dumped = "".join(_dump(ast.parse(text)))
+    return hashlib.sha256(dumped.encode()).hexdigest()
+
+
 def _code(module: str) -> tuple[str, tuple[str, ...]]:
-    """Digest of a module's code, and the modules of this package that it imports from."""
-    source = _source(module)
-    if source is None:
+    """Digest of a module's code, and the modules that it imports and that count.
+
+    Read once as long as the module is not reloaded: what was edited since does not run yet.
+    """
+    loaded = getattr(sys.modules.get(module), "__spec__", None)
+    if module not in _known or _known[module][0] is not loaded:
+        _known[module] = loaded, _read(module)
+    return _known[module][1]
+
+
+def _read(module: str) -> tuple[str, tuple[str, ...]]:
+    path = _source(module)
+    if path is None:
         return "no source", ()
-    tree = ast.parse(source.read_text(encoding="utf-8"))
-    imported = set()
-    for node in ast.walk(tree):
-        imported.update(_imports(node, module))
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            first = body[0].value
-            if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                body[:1] = [] if len(body) > 1 else [ast.Pass()]
-    code = hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
-    return code, tuple(sorted(imported))
+    text = _text(path)
+    imported = {name for node in ast.walk(ast.parse(text)) for name in _imports(node, module)}
+    return of_text(text), tuple(sorted(filter(_counts, imported)))
 
 
-def _imports(node: ast.AST, importer: str) -> list[str]:
-    """Modules of this package and of the importer's that a statement imports, or imports from."""
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _counts(module: str) -> bool:
+    within = any(module == name or module.startswith(f"{name}.") for name in OUTSIDE[1:])
+    return module in COUNTED or not (within or module == PACKAGE)
+
+
+def _imports(node: ast.AST, module: str) -> list[str]:
+    """Modules of this package and of ``module``'s own that a statement imports, or imports from."""
     if isinstance(node, ast.Import):
         named = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
-        above = importer.split(".")[: -node.level] if node.level else []
-        source = ".".join([*above, *([node.module] if node.module else [])])
-        named = [source, *(f"{source}.{alias.name}" for alias in node.names)]
+        parent = ".".join(module.split(".")[: -node.level]) if node.level else ""
+        source = ".".join(part for part in (parent, node.module) if part)
+        below = {alias.name: f"{source}.{alias.name}" for alias in node.names}
+        # A module that is named itself does not run through the package that it lies in.
+        named = [path if _source(path) else source for path in below.values()]
     else:
         return []
-    packages = ("sclip_lab.", f"{importer.split('.')[0]}.")
-    return [name for name in named if name.startswith(packages) and _source(name)]
+    packages = PACKAGE, module.split(".")[0]
+    return [name for name in named if name.split(".")[0] in packages and _source(name)]
 
 
 def _source(module: str) -> Path | None:
     """A module's file, without importing anything; None for other names."""
     name, *below = module.split(".")
-    spec = importlib.util.find_spec(name)
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
     for part in below:
         if spec is None or spec.submodule_search_locations is None:
             return None
@@ -88,3 +130,48 @@ def _source(module: str) -> Path | None:
         spec = PathFinder.find_spec(name, spec.submodule_search_locations)
     origin = None if spec is None else spec.origin
     return Path(origin) if origin is not None and origin.endswith(".py") else None
+
+
+def _dump(node: Any, message: bool = False) -> Iterator[str]:
+    """A syntax tree as text: fields that are empty or say nothing of what runs are left out, so
+    that a field which a later Python version adds changes nothing before it is used."""
+    if isinstance(node, ast.AST):
+        if _for_the_type_checker(node):
+            return
+        message = message or isinstance(node, ast.Raise) or _is_message(node)
+        yield f"{type(node).__name__}("
+        for name in sorted(node._fields):
+            value = getattr(node, name, None)
+            if name == "body" and isinstance(value, list):
+                value = [child for child in value if not _is_text(child)]
+            if value not in (None, []) and name not in ("ctx", "kind", "type_comment"):
+                yield f"{name}="
+                yield from _dump(value, message)
+        yield ")"
+    elif isinstance(node, list):
+        for child in node:
+            yield from _dump(child, message)
+            yield ","
+    elif not (message and isinstance(node, str)):
+        yield f"{type(node).__name__}:{node!r}"
+
+
+def _is_text(node: Any) -> bool:
+    """A statement that is a text alone, such as a docstring."""
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _is_message(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    called = node.func
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return name in MESSAGES
+
+
+def _for_the_type_checker(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"

@@ -312,10 +312,13 @@ def _table(cells: Sequence[tuple[Spec, DictConfig]]) -> str:
     from sclip_lab import results
     from sclip_lab.app.experiment import table
 
-    stores: dict[str, list[str]] = {}
+    stores: dict[str, dict[str, str]] = {}
     for spec, config in cells:
-        stores.setdefault(str(config.paths.store), []).append(spec.key)
-    tables = [table(results.load(root, keys, partial=True)) for root, keys in stores.items()]
+        stores.setdefault(str(config.paths.store), {})[spec.key] = spec.label
+    tables = [
+        table(results.load(root, list(labels), partial=True, labels=labels))
+        for root, labels in stores.items()
+    ]
     return "\n" + "\n\n".join(tables) + "\n"
 
 

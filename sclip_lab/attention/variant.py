@@ -80,6 +80,9 @@ class Variant:
     _edit: Edit = field(repr=False, compare=False)
     _prior: Callable[[Any], Tensor] | None = field(repr=False, compare=False)
 
+    def __hash__(self) -> int:
+        return hash(self.key)
+
     def layers(self, depth: int) -> list[int]:
         """Sorted 0-based indices of the rewritten blocks.
 

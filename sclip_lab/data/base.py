@@ -47,15 +47,16 @@ class Dataset(ABC):
     def __getitem__(self, index: int) -> Sample:
         """The sample at ``index``; raises LabError naming the file when it cannot be used."""
 
+    @property
     @abstractmethod
-    def digest(self) -> str:
+    def key(self) -> str:
         """sha256 of everything here that can change a number: pixels, masks, order, ids."""
 
     def __len__(self) -> int:
         return len(self.names)
 
 
-_NEEDED = ("name", "vocabulary", "ignore_index", "names", "digest", "__getitem__", "__len__")
+_NEEDED = ("name", "vocabulary", "ignore_index", "names", "key", "__getitem__", "__len__")
 
 
 def build(config: Mapping[str, Any]) -> Dataset:

@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ class Folder(Dataset):
             )
         return Sample(name, image, mask)
 
-    def digest(self) -> str:
+    @cached_property
+    def key(self) -> str:
         """sha256 over photos, masks, their order, the way ids are read and the class count."""
         reading = {
             "classes": self.vocabulary.num_classes,

@@ -6,14 +6,14 @@ angles, offsets and scales are drawn anew for every region and object. A scene i
 
 All randomness is integers and uniform floats of PCG64, and all fields are computed in float64 and
 rounded to bytes at the end, so that the last bit of a sine does not show between machines;
-``digest`` hashes the bytes themselves, in case it does.
+``key`` hashes the bytes themselves, in case it does.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -295,8 +295,10 @@ class Patchwork(Dataset):
         image, mask = scene(rng, self.height, self.width)
         return Sample(f"{self.split}_{index:06d}", image, mask)
 
-    def digest(self) -> str:
-        state = hashlib.sha256(self.vocabulary.digest().encode())
+    @cached_property
+    def key(self) -> str:
+        """sha256 over the pixels of all scenes, their masks and the class names."""
+        state = hashlib.sha256(self.vocabulary.key.encode())
         for index in range(self.images):
             sample = self[index]
             state.update(sample.name.encode())

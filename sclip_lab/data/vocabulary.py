@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from sclip_lab.data.decode import regular_file
@@ -98,7 +99,8 @@ class Vocabulary:
         """For each query the id of its class (non-decreasing)."""
         return [index for index, synonyms in enumerate(self.classes) for _ in synonyms]
 
-    def digest(self) -> str:
+    @cached_property
+    def key(self) -> str:
         """sha256 over names and their order, independent of the file's name."""
         text = "\n".join(",".join(synonyms) for synonyms in self.classes)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -105,7 +105,8 @@ def evaluate(
                 recorder.compact()
     if failed:
         raise Unfinished(failed) from next(iter(failed.values()))
-    return results.load(store.root, [spec.key for spec in unique], partial=True)
+    labels = {spec.key: spec.label for spec in unique}
+    return results.load(store.root, list(labels), partial=True, labels=labels)
 
 
 class Unfinished(LabError):
@@ -133,7 +134,7 @@ def _grouped(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
                 f"shard {index} of {count}: data set '{spec.dataset.name}' has "
                 f"{len(spec.dataset)} images, use at most that many shards"
             )
-        key = (spec.backbone.digest, spec.dataset.digest(), *spec.protocol.geometry)
+        key = (spec.backbone.key, spec.dataset.key, spec.protocol.geometry)
         groups.setdefault(key, []).append(spec)
     return list(groups.values())
 
@@ -234,7 +235,7 @@ def _make_readouts(specs: Sequence[Spec], recorder: Recorder, progress: bool) ->
     with recorder.timings.measure("text"):
         for spec in specs:
             backbone, vocabulary, prompts = spec.backbone, spec.vocabulary, spec.protocol.templates
-            key = (vocabulary.digest(), prompts)
+            key = (vocabulary.key, prompts)
             if key not in texts:
                 text = embed_vocabulary(
                     backbone, vocabulary, prompts, recorder.store.text_cache, progress

@@ -41,7 +41,7 @@ class Pictures:
 
     def observe(self, store: Store, view: View) -> None:
         sample = view.photo.sample
-        digest = view.spec.dataset.digest()
+        digest = view.spec.dataset.key
         if not panels.has_image(store.root, digest, sample.name):
             panels.save_image(store.root, digest, sample.name, sample.image, sample.mask)
         points = region_points(sample.mask, view.spec.dataset.ignore_index, self.points)

@@ -59,6 +59,9 @@ class Spec:
                 f"classes, but data set '{self.dataset.name}' has {expected}"
             )
 
+    def __hash__(self) -> int:
+        return hash(self.key)
+
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The protocol's vocabulary, or the data set's own."""
@@ -73,18 +76,23 @@ class Spec:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What the key is the digest of; kept in spec.json, where it is checked against the key."""
-        modules = list(self.attention.modules)
+        modules = [*self.attention.modules, type(self.dataset).__module__]
         for part in (self.protocol.readout, self.protocol.refinement, self.protocol.views):
             modules += target_modules(part)
         return {
-            "attention": self.attention.key,
-            "backbone": self.backbone.digest,
+            "attention": self.attention.edit_key,
+            # "last 1", [-1] and [11] are one choice on twelve blocks.
+            "layers": self.attention.layers(self.backbone.depth),
+            "backbone": self.backbone.key,
             "device": self.backbone.device.type,
             "protocol": self.protocol.key,
-            "vocabulary": self.vocabulary.digest(),
-            "dataset": self.dataset.digest(),
+            "vocabulary": self.vocabulary.key,
+            "dataset": self.dataset.key,
             "ignore_index": self.dataset.ignore_index,
             "code": fingerprint.digest(modules),
+            # Another release's kernels may round otherwise; its local build (+cpu, +cu126) is not
+            # told apart, nor is the processor: see docs/identity.md.
+            "torch": torch.__version__.partition("+")[0],
         }
 
     def record(self) -> dict[str, Any]:
@@ -101,14 +109,14 @@ class Spec:
             },
             "config": {
                 "attention": dict(self.attention.config),
-                "backbone": {**self.backbone.description, "digest": self.backbone.digest},
-                "protocol": self.protocol.identity(),
+                "backbone": {**self.backbone.description, "digest": self.backbone.key},
+                "protocol": self.protocol.config,
                 "dataset": {
                     "name": self.dataset.name,
-                    "digest": self.dataset.digest(),
+                    "digest": self.dataset.key,
                     "ignore_index": self.dataset.ignore_index,
                     "vocabulary": self.vocabulary.name,
-                    "vocabulary_digest": self.vocabulary.digest(),
+                    "vocabulary_digest": self.vocabulary.key,
                 },
             },
             "class_names": self.vocabulary.names,

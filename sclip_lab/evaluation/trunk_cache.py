@@ -123,10 +123,10 @@ class Encoder:
         self.cache = cache
         self.timings = timings
         self._common = {
-            "backbone": backbone.digest,
+            "backbone": backbone.key,
             "device": backbone.device.type,
-            "dataset": dataset.digest(),
-            "geometry": protocol.geometry,
+            "dataset": dataset.key,
+            "geometry": protocol.geometry.key,
             "code": fingerprint.digest(target_modules(protocol.views)),
         }
 

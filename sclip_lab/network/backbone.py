@@ -86,7 +86,7 @@ class Backbone:
         return self.tower.embed_dim
 
     @cached_property
-    def digest(self) -> str:
+    def key(self) -> str:
         """sha256 of every weight (names, shapes, values as stored in memory) and the settings
         that change what the weights compute."""
         total = hashlib.sha256(
@@ -203,7 +203,7 @@ class Backbone:
         return x.float().cpu()
 
     @cached_property
-    def text_digest(self) -> str:
+    def text_key(self) -> str:
         """sha256 of the weights of the text tower alone, and of its settings."""
         weights = self.model.state_dict().items()
         text = {name: tensor for name, tensor in weights if not name.startswith("visual.")}

@@ -7,6 +7,7 @@ from typing import Any
 
 from sclip_lab import sealed
 from sclip_lab.canonical import digest
+from sclip_lab.errors import LabError
 
 # What every record has; and what says, in records since there are seals, that there must be one.
 FIELDS = ("key", "names", "label", "config", "class_names", "images")
@@ -38,7 +39,31 @@ def read(path: Path) -> dict[str, Any]:
     fault = None if is_sealed else _fault(record)
     if fault:
         raise sealed.Damaged(path, f"is no spec: {fault}")
-    return record
+    return {**record, "label": min([record["label"], *_labels(path.parent)], key=_shortest)}
+
+
+def add_label(folder: Path, label: str) -> None:
+    """Keep one more label under which the cell in ``folder`` was asked for."""
+    path = folder / f"label-{digest(label)[:12]}.json"
+    if label not in _labels(folder):
+        sealed.write_json(path, {"key": folder.name, "label": label}, first=True)
+
+
+def _labels(folder: Path) -> list[str]:
+    """Labels beside the record's own. A damaged one is passed over: it changes no number."""
+    found = []
+    for path in sorted(folder.glob("label-*.json")):
+        try:
+            record, is_sealed = sealed.read_json(path)
+        except (LabError, FileNotFoundError):
+            continue
+        if is_sealed and record.get("key") == folder.name:
+            found.append(str(record.get("label")))
+    return found
+
+
+def _shortest(label: str) -> tuple[int, str]:
+    return len(label), label
 
 
 def _fault(record: dict[str, Any]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,11 @@ def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[st
 
 
 def load(
-    path: str | Path, keys: Sequence[str] | None = None, *, partial: bool = False
+    path: str | Path,
+    keys: Sequence[str] | None = None,
+    *,
+    partial: bool = False,
+    labels: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Read a store.
 
@@ -65,6 +69,8 @@ def load(
             are missing.
         partial: also specs of which some images are missing. Without it they are left out, and
             one warning names them.
+        labels: key -> what to call the variant. Without it a cell has the shortest of the labels
+            under which it was asked for: vanilla rather than sharpened(temperature=1.0).
 
     Returns:
         One row per (spec, image, true, predicted), in the order of the specs' creation and of
@@ -79,6 +85,7 @@ def load(
     specs, frames, unfinished = [], [], []
     found, damaged = _all_rows(path, keys, COUNTS)
     for record, rows in found:
+        record["label"] = (labels or {}).get(record["key"], record["label"])
         if rows["image"].nunique() < len(record["images"]):
             unfinished.append(f"{record['label']} ({record['key'][:SHORT]})")
             if not partial or rows.empty:

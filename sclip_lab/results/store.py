@@ -87,12 +87,15 @@ class Store:
         path = self.directory(spec) / "spec.json"
         atomic.sweep(path.parent)
         try:
-            cells.read(path)
+            known = cells.read(path)
         except FileNotFoundError:
             pass
         except sealed.Damaged as damaged:
             sealed.set_aside(self.root, damaged)
         else:
+            label = str(spec.record()["label"])
+            if label != known["label"]:
+                cells.add_label(path.parent, label)
             return
         sealed.write_json(path, spec.record(), first=True)
 

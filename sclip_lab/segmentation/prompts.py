@@ -47,7 +47,7 @@ def embed_vocabulary(
         (queries, embed_dim) float32, unit norm.
     """
     chosen = templates(prompts)
-    identity = [backbone.text_digest, chosen, vocabulary.queries]
+    identity = [backbone.text_key, chosen, vocabulary.queries]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     path = None if cache is None else cache / f"{digest}.safetensors"
     shape = (len(vocabulary.queries), backbone.embed_dim)

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sclip_lab.canonical import plain
+from sclip_lab.canonical import digest, plain
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.own_code import described
 from sclip_lab.segmentation import views
 from sclip_lab.values import check_arguments, within
 
 LONGEST_SIDE = 100_000  # pixels
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Which windows of a photo the network sees, and how.
+
+    Attributes:
+        short_side, long_side, crop_size, stride, position_embedding: as in `Protocol`.
+        looks: a digest of change and flip for each view.
+    """
+
+    short_side: int | None
+    long_side: int
+    crop_size: int | None
+    stride: int
+    position_embedding: str | None
+    looks: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return digest(dataclasses.asdict(self))
 
 
 @dataclass(frozen=True)
@@ -81,11 +100,18 @@ class Protocol:
             value = getattr(self, key)
             object.__setattr__(self, key, plain(described(value)) if value else None)
         object.__setattr__(self, "views", views.checked(self.views))
-        text = json.dumps(self.identity(), sort_keys=True)
-        object.__setattr__(self, "key", hashlib.sha256(text.encode()).hexdigest())
+        for name in ("logit_scale", "prob_threshold", "area_threshold"):
+            value = getattr(self, name)
+            if type(value) is int:  # 40 and 40.0 are one value
+                object.__setattr__(self, name, float(value))
+        object.__setattr__(self, "key", digest(self.config))
 
-    def identity(self) -> dict[str, Any]:
-        """Everything but the name, as plain values."""
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything but the name, as plain values: what the key is the digest of."""
         skipped = ("name", "key")
         return {
             f.name: list(value) if isinstance(value, tuple) else value
@@ -95,15 +121,15 @@ class Protocol:
         }
 
     @property
-    def geometry(self) -> tuple[Any, ...]:
+    def geometry(self) -> Geometry:
         """What decides which windows the network sees: specs with equal geometry share a pass."""
-        return (
+        return Geometry(
             self.short_side,
             self.long_side,
             self.crop_size,
             self.stride,
             self.position_embedding,
-            json.dumps(views.looks(self.views), sort_keys=True),
+            tuple(digest(look) for look in views.looks(self.views)),
         )
 
     def resized(self, height: int, width: int) -> tuple[int, int]:

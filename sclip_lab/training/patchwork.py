@@ -40,7 +40,7 @@ def scene_pool(folder: Path, scenes: int, workers: int) -> tuple[np.ndarray, np.
         (scenes, 128, 160, 3) uint8 images and (scenes, 128, 160) uint8 masks.
     """
     done, image_file, mask_file = (folder / n for n in ("pool.json", "images.npy", "masks.npy"))
-    wanted = {"scenes": scenes, "first": Patchwork("train", 8, HEIGHT, WIDTH).digest()}
+    wanted = {"scenes": scenes, "first": Patchwork("train", 8, HEIGHT, WIDTH).key}
     if not done.is_file() or json.loads(done.read_text()) != wanted:
         shape = (scenes, HEIGHT, WIDTH)
         images = np.lib.format.open_memmap(image_file, "w+", np.uint8, (*shape, 3))

@@ -123,7 +123,7 @@ def save_projection(
         backbone, dataset: what it was learned with; their digests are kept in the file.
         **settings: steps, seed and the like, kept beside them as text.
     """
-    metadata = {"backbone": backbone.digest, "dataset": dataset.digest()}
+    metadata = {"backbone": backbone.key, "dataset": dataset.key}
     metadata |= {key: str(value) for key, value in settings.items()}
     tensors = {"projection": projection.float().contiguous()}
     sealed.write_tensors(Path(path), tensors, BELONGS, metadata)

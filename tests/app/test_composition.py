@@ -29,7 +29,7 @@ def by_hydra(*overrides: str) -> DictConfig:
 
 
 def plain(protocol: Any) -> dict[str, Any]:
-    return json.loads(json.dumps(protocol.identity()))
+    return json.loads(json.dumps(protocol.config))
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

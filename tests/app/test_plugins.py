@@ -56,7 +56,7 @@ def test_its_code_and_its_helpers_are_in_the_fingerprint(package: Path) -> None:
     modules = lab.load_attention("heated").modules
     before = fingerprint.digest(modules)
     (package / "helpers.py").write_text(outside.HELPERS.replace("heat))", "2 * heat))"))
-    fingerprint._code.cache_clear()
+    fingerprint._known.clear()
     assert fingerprint.digest(modules) != before
 
 

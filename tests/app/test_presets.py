@@ -16,7 +16,7 @@ from sclip_lab.app import registry as registry
 from sclip_lab.app.experiment import make_protocol
 from sclip_lab.attention.variant import build
 from sclip_lab.results import paper
-from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.segmentation.protocol import Geometry, Protocol
 
 EXPERIMENTS = registry.conf_dir() / "experiment"
 CARD = {
@@ -124,7 +124,9 @@ def test_protocol_has_the_published_values(name: str, dataset: str) -> None:
 def test_every_protocol_fits_the_embedded_world(name: str) -> None:
     made = registry.load_protocol(name, "patchwork")
     crop = None if name == "cliptrase" else 64
-    assert made.geometry[:5] == (None, 2048, crop, 32, None)
+    looks = made.geometry.looks
+    assert made.geometry == Geometry(None, 2048, crop, 32, None, looks)
+    assert len(looks) == (5 if name == "itaclip" else 0)
     assert (made.views is not None) == (name == "itaclip")
     assert made.templates == ("{}",)
     refined, read_out = ("naclip_pamr", "itaclip", "cliptrase"), ("segearth", "resclip")

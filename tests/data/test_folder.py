@@ -163,32 +163,32 @@ def test_other_photo_modes_become_rgb(tmp_path: Path, mode: str) -> None:
 
 
 def test_digest_follows_content_order_and_reading_not_place(root: Path, tmp_path: Path) -> None:
-    first = folder(root).digest()
+    first = folder(root).key
     assert len(first) == 64
-    assert folder(root, name="other name").digest() == first
+    assert folder(root, name="other name").key == first
     root.rename(tmp_path / "moved")
     root = tmp_path / "moved"
-    assert folder(root).digest() == first
+    assert folder(root).key == first
     (root / "val.txt").write_text("b\na\nc\n")
     four = Vocabulary("four", (*CLASSES.classes, ("d",)))
     changed = [
-        folder(root, split="val.txt").digest(),
-        folder(root, limit=2).digest(),
-        folder(root, ignore_index=254).digest(),
-        folder(root, reduce_zero_label=True).digest(),
-        folder(root, label_map={0: 1}).digest(),
-        folder(root, vocabulary=four).digest(),
+        folder(root, split="val.txt").key,
+        folder(root, limit=2).key,
+        folder(root, ignore_index=254).key,
+        folder(root, reduce_zero_label=True).key,
+        folder(root, label_map={0: 1}).key,
+        folder(root, vocabulary=four).key,
     ]
     assert len({first, *changed}) == 7
 
 
 @pytest.mark.parametrize("what", ["images/a.jpg", "masks/a.png"])
 def test_digest_sees_one_changed_byte(root: Path, what: str) -> None:
-    before = folder(root).digest()
+    before = folder(root).key
     content = bytearray((root / what).read_bytes())
     content[-20] ^= 1
     (root / what).write_bytes(content)
-    assert folder(root).digest() != before
+    assert folder(root).key != before
 
 
 def test_digests_are_remembered_until_a_file_changes(
@@ -206,21 +206,21 @@ def test_digests_are_remembered_until_a_file_changes(
 
 @pytest.mark.parametrize("content", ["", "not json", "[1]", '{"x": 1}'])
 def test_a_damaged_cache_is_passed_over(root: Path, cache: Path, content: str) -> None:
-    before = folder(root).digest()
+    before = folder(root).key
     cache.mkdir(exist_ok=True)
     (cache / "file_digests.json").write_text(content)
-    assert folder(root).digest() == before
+    assert folder(root).key == before
 
 
 def test_a_cache_that_cannot_be_written_is_passed_over(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = folder(root).digest()
+    before = folder(root).key
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(digests.CACHE_VARIABLE, str(tmp_path / "file" / "below"))
     for path in root.rglob("*.*"):
         os.utime(path, (1, 1))
-    assert folder(root).digest() == before
+    assert folder(root).key == before
 
 
 # --- bad input ------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ def test_empty_file_and_text_file(root: Path, kind: str, name: str) -> None:
     with pytest.raises(LabError, match=rf"{kind} .*{name}: no such file"):
         data[0]
     with pytest.raises(LabError, match=name):
-        data.digest()
+        _ = data.key
 
 
 def test_sizes_that_differ(root: Path) -> None:

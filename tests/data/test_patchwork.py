@@ -16,7 +16,7 @@ FIXED = "42f2fbe6ccdc40df9487b4a73218bd6a7b8732085e4b4d758566329da1defa5d"
 
 
 def test_the_world_is_the_one_the_committed_model_was_trained_on() -> None:
-    assert Patchwork("train", images=4).digest() == FIXED
+    assert Patchwork("train", images=4).key == FIXED
 
 
 def test_a_scene_depends_on_split_and_index_alone() -> None:
@@ -109,14 +109,14 @@ def test_colour_carries_no_class() -> None:
 
 def test_digest_sees_split_size_and_number() -> None:
     digests = {
-        Patchwork("test", images=2).digest(),
-        Patchwork("test", images=3).digest(),
-        Patchwork("train", images=2).digest(),
-        Patchwork("test", images=2, height=96).digest(),
-        Patchwork("test", images=2, width=96).digest(),
+        Patchwork("test", images=2).key,
+        Patchwork("test", images=3).key,
+        Patchwork("train", images=2).key,
+        Patchwork("test", images=2, height=96).key,
+        Patchwork("test", images=2, width=96).key,
     }
     assert len(digests) == 5
-    assert Patchwork("test", images=2).digest() in digests
+    assert Patchwork("test", images=2).key in digests
 
 
 @pytest.mark.parametrize(

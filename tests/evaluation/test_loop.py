@@ -182,8 +182,8 @@ def test_goes_on_after_an_abort(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     names = ["vanilla", "csa"]
-    whole = quiet(specs(backbone, photos, protocol, names), tmp_path / "whole")
     cells = specs(backbone, broken, protocol, names)
+    whole = quiet(cells, tmp_path / "whole")
     broken.at, broken.error = at, RuntimeError("the machine went away")
     with pytest.raises(RuntimeError, match="went away"):
         quiet(cells, tmp_path / "store")
@@ -308,7 +308,8 @@ class Wrong(Dataset):
     def __getitem__(self, index: int) -> Sample:
         return Sample("only", np.zeros((64, 64, 3), np.uint8), self.mask)
 
-    def digest(self) -> str:
+    @property
+    def key(self) -> str:
         return "0" * 64
 
 
@@ -368,7 +369,7 @@ def test_no_specs(tmp_path: Path) -> None:
 
 
 def _fields(protocol: Protocol) -> dict[str, object]:
-    return {**protocol.identity(), "name": "other"}
+    return {**protocol.config, "name": "other"}
 
 
 def _spy(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -151,13 +151,13 @@ def package(tmp_path: Path) -> Iterator[Path]:
     sclip_lab.__path__.append(str(tmp_path))
     yield tmp_path
     sclip_lab.__path__.remove(str(tmp_path))
-    fingerprint._code.cache_clear()
+    fingerprint._known.clear()
 
 
 def version(folder: Path, name: str, code: str) -> str:
     (folder / f"{name}.py").write_text(code)
     importlib.invalidate_caches()
-    fingerprint._code.cache_clear()
+    fingerprint._known.clear()
     return fingerprint.digest(["sclip_lab.trial"])
 
 
@@ -187,3 +187,65 @@ def test_imports_are_followed(package: Path, statement: str) -> None:
     first = version(package, "trial", f"{statement}\n")
     assert version(package, "helper", "g = 2\n") != first
     assert version(package, "helper", "g = 1  # one\n") == first
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"temperature": 1}, {"temperature": 1.0}),
+        ({"layers": "last 1"}, {"layers": [-1]}),
+        ({"layers": "last 2"}, {"layers": [3, 2]}),
+        ({"layers": "4/4"}, {"layers": [-1]}),
+    ],
+    ids=str,
+)
+def test_values_that_mean_the_same_are_one_cell(
+    spec: Spec, one: dict[str, object], other: dict[str, object]
+) -> None:
+    first = changed(spec, attention=lab.load_attention("csa", **one))
+    assert first.key == changed(spec, attention=lab.load_attention("csa", **other)).key
+
+
+def test_a_fraction_is_not_an_index(spec: Spec) -> None:
+    whole = changed(spec, attention=lab.load_attention("csa", layers=[1.0]))
+    assert whole.key == spec.key
+    assert changed(spec, attention=lab.load_attention("csa", layers=[1])).key != spec.key
+
+
+def test_whole_numbers_of_a_protocol(spec: Spec, protocol: Protocol) -> None:
+    whole = dataclasses.replace(protocol, logit_scale=50)
+    assert whole.key == dataclasses.replace(protocol, logit_scale=50.0).key
+
+
+def test_another_torch_is_another_cell(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    release = torch.__version__.partition("+")[0]
+    monkeypatch.setattr(torch, "__version__", f"{release}+other")
+    assert changed(spec).key == spec.key
+    monkeypatch.setattr(torch, "__version__", "99.0")
+    assert changed(spec).key != spec.key
+    assert spec.record()["provenance"]["processor"].split()[1]  # such as AVX2
+
+
+def test_equal_specs_are_one_member_of_a_set(spec: Spec) -> None:
+    assert len({spec, changed(spec), changed(spec, attention=lab.load_attention("csa_k"))}) == 2
+
+
+def test_a_data_set_is_hashed_once(
+    backbone: Backbone, photos: Folder, protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sclip_lab.data import folder
+
+    calls = []
+
+    def counted(paths: list[Path], title: str = "") -> list[str]:
+        calls.append(title)
+        return ["0"] * len(paths)
+
+    monkeypatch.setattr(folder, "file_digests", counted)
+    for name in ("vanilla", "csa", "csa_k", "csa_q"):
+        made = Spec(lab.load_attention(name), backbone, protocol, photos)
+        assert made.key
+        assert made.record()["config"]["dataset"]["digest"] == photos.key
+    assert len(calls) == 1

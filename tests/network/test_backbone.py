@@ -138,8 +138,8 @@ def test_seed_decides_random_weights() -> None:
     one, same, other = (
         load_backbone(architecture=ARCHITECTURE, seed=seed, device="cpu") for seed in (3, 3, 4)
     )
-    assert one.digest == same.digest
-    assert one.digest != other.digest
+    assert one.key == same.key
+    assert one.key != other.key
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
@@ -154,7 +154,7 @@ def test_digest_sees_weights_and_settings(weights: dict[str, Tensor]) -> None:
             given[changed] = given[changed] + 1e-6
         return load_backbone(
             architecture=ARCHITECTURE, state_dict=given, device="cpu", **settings
-        ).digest
+        ).key
 
     digests = [
         digest(),
@@ -174,7 +174,7 @@ def test_digest_sees_weights_and_settings(weights: dict[str, Tensor]) -> None:
 def test_text_digest_sees_the_text_tower_alone(weights: dict[str, Tensor]) -> None:
     def digest(changed: str) -> str:
         given = {**weights, changed: weights[changed] + 1}
-        return load_backbone(architecture=ARCHITECTURE, state_dict=given, device="cpu").text_digest
+        return load_backbone(architecture=ARCHITECTURE, state_dict=given, device="cpu").text_key
 
     assert digest("visual.proj") == digest("visual.ln_post.bias")
     assert digest("visual.proj") != digest("ln_final.bias")
@@ -203,7 +203,7 @@ def test_openai_layout_is_quick_gelu_and_tells_its_shape(
     assert toy.blocks[0].num_heads == 2
     wrapped = {f"module.{key}": value for key, value in openai_weights.items()}
     wrapped["input_resolution"] = np.array(224)
-    assert load_backbone(state_dict=wrapped, device="cpu").digest == toy.digest
+    assert load_backbone(state_dict=wrapped, device="cpu").key == toy.key
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -224,7 +224,7 @@ def test_checkpoint_round_trip(
         dense_features(loaded, square(), attention), dense_features(backbone, square(), attention)
     )
     as_tag = load_backbone(pretrained=str(path), architecture=ARCHITECTURE, device="cpu")
-    assert as_tag.digest == loaded.digest
+    assert as_tag.key == loaded.key
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -207,11 +207,11 @@ def test_digest_sees_weights_and_settings(headless: Backbone) -> None:
 
     def digest(pool: str = "map", **options: Any) -> str:
         given = siglip.architecture(timm_pool=pool)
-        return load_backbone(architecture=given, device="cpu", **options).digest
+        return load_backbone(architecture=given, device="cpu", **options).key
 
-    assert digest(state_dict=state) == headless.digest
+    assert digest(state_dict=state) == headless.key
     others = [digest(), digest(pool="avg"), digest(state_dict=state, layer_norm_eps=1e-2)]
-    assert len({headless.digest, *others}) == 4
+    assert len({headless.key, *others}) == 4
 
 
 def test_checkpoint_round_trip(headless: Backbone, tmp_path: Path) -> None:
@@ -221,8 +221,8 @@ def test_checkpoint_round_trip(headless: Backbone, tmp_path: Path) -> None:
         architecture=siglip.architecture(),
         device="cpu",
     )
-    assert loaded.digest == headless.digest
-    assert loaded.text_digest == headless.text_digest
+    assert loaded.key == headless.key
+    assert loaded.text_key == headless.text_key
 
 
 def test_texts_equal_open_clips(headless: Backbone) -> None:

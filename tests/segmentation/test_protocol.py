@@ -29,7 +29,7 @@ GEOMETRY = {"short_side", "long_side", "crop_size", "stride", "views", "position
 
 
 def test_every_field_is_listed_here() -> None:
-    assert set(Protocol().identity()) == set(CHANGES)
+    assert set(Protocol().config) == set(CHANGES)
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -48,7 +48,8 @@ class Stripes(Dataset):
         mask[48:] = self.ignore_index
         return Sample(str(index), image, np.full_like(mask, 255) if self.void else mask)
 
-    def digest(self) -> str:
+    @property
+    def key(self) -> str:
         return f"stripes {self.images}"
 
 
@@ -165,7 +166,7 @@ def test_file_tells_where_it_comes_from(backbone: Backbone, tmp_path: Path) -> N
         assert torch.equal(file.get_tensor("projection"), torch.eye(64))
     assert len(metadata.pop("seal")) == 64
     assert metadata == {
-        "backbone": backbone.digest,
+        "backbone": backbone.key,
         "dataset": "stripes 6",
         "steps": "5",
         "seed": "1",
