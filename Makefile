@@ -67,6 +67,7 @@ train-patchwork: $(READY) ## train the embedded backbone again (half an hour on 
 docs: $(READY) ## the tables in docs/ that are generated from conf/
 	$(BIN)/python -m analysis.methods
 	$(BIN)/python -m analysis.protocols
+	$(BIN)/python -m analysis.diagnostics
 
 clean: ## remove the environment and everything computed
 	rm -rf .venv .versions results outputs multirun

@@ -27,7 +27,7 @@ import re
 import uuid
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -141,9 +141,13 @@ def write_table(
 
 
 def read_table(
-    path: Path, kind: str, belongs: Mapping[str, str], columns: list[str] | None = None
+    path: Path,
+    kind: str,
+    belongs: Mapping[str, str],
+    columns: list[str] | None = None,
+    optional: Sequence[str] = (),
 ) -> Read:
-    """Columns of a parquet file; all if None.
+    """Columns of a parquet file; all if None. Optional ones where there are.
 
     Raises:
         Damaged: bytes that are not those of the name, another cell's or kind's file, no parquet,
@@ -158,8 +162,12 @@ def read_table(
     if named and named[1] != seal({}, content)[:_DIGITS]:
         raise Damaged(path, "is not what was written: its name is not that of its bytes")
     try:
+        there = pq.read_schema(pa.BufferReader(content)).names
+        chosen = None if columns is None else [*columns, *(c for c in optional if c in there)]
         table = pq.read_table(
-            pa.BufferReader(content), columns=columns, page_checksum_verification=True
+            pa.BufferReader(content),
+            columns=chosen,
+            page_checksum_verification=True,
         )
         if columns and set(columns) - set(table.column_names):
             raise ValueError(

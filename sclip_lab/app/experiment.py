@@ -107,7 +107,8 @@ def run(config: DictConfig) -> float:
     df = _evaluate([spec], store, config, Timings())
     summary = results.summary(df).iloc[0]
     per_class = results.iou(df)
-    measured = store.diagnostics(spec).groupby("measure")["value"].mean()
+    found = store.diagnostics(spec)
+    measured = found[found["layer"] < 0].dropna().groupby("measure")["value"].mean()
     output = Path(HydraConfig.get().runtime.output_dir)
     skipped: dict[str, str] = next(iter(df.attrs["skipped"].values()), {})
     outcome = {
@@ -254,7 +255,10 @@ def _evaluate(
     if config.pictures.images:
         observers.append(Pictures(config.pictures.images, config.pictures.points))
     if config.diagnostics.measures:
-        observers.append(Diagnostics(list(config.diagnostics.measures), config.diagnostics.images))
+        chosen = config.diagnostics
+        observers.append(
+            Diagnostics(list(chosen.measures), chosen.images, chosen.get("layers", False))
+        )
     return evaluate(
         specs,
         store,

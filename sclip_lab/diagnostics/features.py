@@ -9,6 +9,9 @@ from torch import Tensor
 from sclip_lab.diagnostics.attention import mean_cosine
 from sclip_lab.errors import LabError
 
+# A choice of this laboratory for token streams of ViT-B and ViT-L.
+HIGH_NORM = 75.0
+
 
 def class_similarity(features: Tensor, class_embedding: Tensor) -> Tensor:
     """Mean cosine of patch embeddings with the class embedding.
@@ -55,6 +58,23 @@ def outlier_fraction(features: Tensor, deviations: float = 3.0) -> Tensor:
     median = norms.quantile(0.5, dim=-1, keepdim=True)
     spread = (norms - median).abs().quantile(0.5, dim=-1, keepdim=True)
     return (norms > median + deviations * spread).float().mean(-1)
+
+
+def high_norm_rate(tokens: Tensor, threshold: float = HIGH_NORM) -> Tensor:
+    """Share of tokens whose norm exceeds a fixed threshold.
+
+    Darcet et al., ICLR 2024, arXiv 2309.16588, call tokens outliers above a fixed norm, chosen
+    for each network. Beside `outlier_fraction`, which moves with the median: between variants of
+    one network this one can be compared.
+
+    Args:
+        tokens: (batch, patches, width), not normalised.
+        threshold: in the stream's own units.
+
+    Returns:
+        (batch,) in 0 .. 1.
+    """
+    return (tokens.float().norm(dim=-1) > threshold).float().mean(-1)
 
 
 def linear_cka(x: Tensor, y: Tensor) -> Tensor:

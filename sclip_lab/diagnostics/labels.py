@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sclip_lab.diagnostics.curves import auroc, average_precision
 from sclip_lab.diagnostics.observation import VOID
 from sclip_lab.errors import LabError
 
@@ -74,43 +75,6 @@ def same_class_share(labels: Tensor) -> Tensor:
     """Share of pairs with one label: the average precision of a score that knows nothing."""
     flat = torch.zeros(*labels.shape, labels.shape[-1], device=labels.device)
     return same_class_ap(flat, labels)
-
-
-def auroc(scores: Tensor, positive: Tensor) -> Tensor:
-    """P(score of a positive > score of a negative) + P(equal) / 2.
-
-    Args:
-        scores: (samples,) float.
-        positive: (samples,) bool.
-
-    Returns:
-        scalar in 0 .. 1; NaN without a positive or without a negative.
-    """
-    hits, misses = _by_score(scores, positive)
-    below = misses.cumsum(0) - misses
-    return (hits * (below + misses / 2)).sum() / (hits.sum() * misses.sum())
-
-
-def average_precision(scores: Tensor, positive: Tensor) -> Tensor:
-    """Sum over thresholds of (recall_n - recall_{n-1}) * precision_n, equal scores together.
-
-    Args and returns: as `auroc`; NaN where that is.
-    """
-    hits, misses = (counts.flip(0) for counts in _by_score(scores, positive))
-    precision = hits.cumsum(0) / (hits + misses).cumsum(0)
-    value = (hits * precision).sum() / hits.sum()
-    return torch.where(misses.sum() > 0, value, torch.nan)
-
-
-def _by_score(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-    """Positives and negatives at each distinct score, lowest first, float64 counts."""
-    if scores.shape != positive.shape or scores.ndim != 1:
-        raise LabError(f"scores {tuple(scores.shape)} and labels {tuple(positive.shape)}")
-    distinct, place = scores.unique(return_inverse=True)
-    counts = torch.zeros(2, len(distinct), dtype=torch.float64, device=scores.device)
-    counts[0].index_add_(0, place, positive.double())
-    counts[1].index_add_(0, place, (~positive).double())
-    return counts[0], counts[1]
 
 
 def _pairs(scores: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:

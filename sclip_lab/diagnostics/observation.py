@@ -1,16 +1,40 @@
-"""What a diagnostic looks at: one batch of windows behind the last block."""
+"""What a diagnostic looks at: one variant on the windows of a photo, and what it made of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.errors import LabError
+from sclip_lab.segmentation.windows import Plan
+
+if TYPE_CHECKING:
+    from sclip_lab.diagnostics.layers import Layers
 
 VOID = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A whole photo, segmented.
+
+    Attributes:
+        prediction: (height, width) class ids.
+        mask: the same shape; ``ignore_index`` where a pixel does not count.
+        plan: the windows that it was cut into.
+        ignore_index: of the mask.
+    """
+
+    prediction: npt.NDArray[np.integer]
+    mask: npt.NDArray[np.integer]
+    plan: Plan
+    ignore_index: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +49,10 @@ class Observation:
         labels: (batch, grid_h, grid_w) integers, the majority label of each patch, -1 for void.
         grid: (grid_h, grid_w).
         patch_size: side of a patch in pixels.
+        similarity: (batch, grid_h, grid_w, classes) patch logits, the largest of each class's
+            names; None where there are no texts.
+        layers: the blocks of the network, None where only their end is known.
+        scene: the whole photo; None where windows belong to none, or to several.
 
     Raises:
         LabError: shapes that do not belong together.
@@ -36,6 +64,9 @@ class Observation:
     labels: Tensor
     grid: tuple[int, int]
     patch_size: int
+    similarity: Tensor | None = None
+    layers: Layers | None = None
+    scene: Scene | None = None
 
     def __post_init__(self) -> None:
         batch, *grid, dim = self.patches.shape
@@ -49,6 +80,8 @@ class Observation:
             shape = self.attention.shape
             fits &= len(shape) == 4 and shape[0] == batch
             fits &= shape[-1] == shape[-2] and shape[-1] in (count, count + 1)
+        if self.similarity is not None:
+            fits &= self.similarity.shape[:-1] == self.labels.shape
         if not fits:
             attention = None if self.attention is None else tuple(self.attention.shape)
             raise LabError(
@@ -71,6 +104,11 @@ class Observation:
     def features(self) -> Tensor:
         """(batch, patches, embed_dim) float32 of unit length."""
         return F.normalize(self.patches.flatten(1, 2).float(), dim=-1)
+
+    @cached_property
+    def cosines(self) -> Tensor:
+        """(batch, patches, patches) of two patches' features."""
+        return self.features @ self.features.mT
 
     @cached_property
     def flat_labels(self) -> Tensor:

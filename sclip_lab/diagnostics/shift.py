@@ -16,6 +16,9 @@ from torch import Tensor
 
 from sclip_lab.errors import LabError
 
+# Patches down and right.
+SHIFT = (1, 1)
+
 
 @dataclass(frozen=True, eq=False)
 class ShiftEquivariance:
@@ -37,7 +40,7 @@ def shift_equivariance(
     forward: Callable[[Tensor], Tensor],
     images: Tensor,
     patch_size: int,
-    shift: tuple[int, int] = (1, 1),
+    shift: tuple[int, int] = SHIFT,
     seed: int = 0,
 ) -> ShiftEquivariance:
     """Move images down and to the right, and see whether their features follow.
@@ -54,14 +57,28 @@ def shift_equivariance(
     Raises:
         LabError: a shift of nothing, or one that leaves no overlap.
     """
+    shifted = moved(images, patch_size, shift)
+    before, after = (forward(batch).float() for batch in (images, shifted))
+    return compare(before, after, shift, seed)
+
+
+def moved(images: Tensor, patch_size: int, shift: tuple[int, int] = SHIFT) -> Tensor:
+    """Images by whole patches further down and right; args and errors as `shift_equivariance`."""
     down, right = shift
     height, width = images.shape[-2:]
     grid = height // patch_size, width // patch_size
     if not (0 <= down < grid[0] and 0 <= right < grid[1] and down + right > 0):
         raise LabError(f"shift {shift} of a {grid} grid: not (0, 0), and within the grid")
     y, x = down * patch_size, right * patch_size
-    shifted = F.pad(images, (x, 0, y, 0))[..., :height, :width]
-    before, after = (forward(batch).float() for batch in (images, shifted))
+    return F.pad(images, (x, 0, y, 0))[..., :height, :width]
+
+
+def compare(
+    before: Tensor, after: Tensor, shift: tuple[int, int] = SHIFT, seed: int = 0
+) -> ShiftEquivariance:
+    """Features of images and of the same images moved: (batch, grid_h, grid_w, dim) each."""
+    down, right = shift
+    grid = before.shape[1:3]
     overlap = after[:, down:, right:].flatten(1, 2)
     same_pixels = before[:, : grid[0] - down, : grid[1] - right].flatten(1, 2)
     same_place = before[:, down:, right:].flatten(1, 2)

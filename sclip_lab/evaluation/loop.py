@@ -192,7 +192,8 @@ def _run_batch(
                             logits[readout.logits_key] = readout.patch_logits(encoded)
                         of_photo = logits[readout.logits_key][part]
                         prediction = _label(spec, photo, readout, of_photo, own)
-                    recorder.record(View(spec, photo, prediction, own))
+                    first_view = of_photo[: photo.plan.num_windows]
+                    recorder.record(View(spec, photo, prediction, own, first_view))
                 except PhotoError as error:
                     recorder.fail_photo(photo.sample.name, error)
                 except Exception as error:

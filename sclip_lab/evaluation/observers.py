@@ -7,10 +7,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
+import torch
 from torch import Tensor
 
 from sclip_lab import diagnostics
-from sclip_lab.errors import LabError, unknown
+from sclip_lab.errors import LabError
 from sclip_lab.evaluation.recorder import View
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.results import panels
@@ -67,51 +69,74 @@ class Diagnostics:
     Args:
         measures: their names.
         images: on how many images; None: all.
+        layers: also of every layer and head, where a measure has them.
     """
 
-    def __init__(self, measures: Sequence[str], images: int | None = 8) -> None:
+    def __init__(
+        self, measures: Sequence[str], images: int | None = 8, layers: bool = False
+    ) -> None:
         self.measures = list(measures)
-        for name in self.measures:
-            if name not in diagnostics.MEASURES:
-                raise unknown("measure", name, diagnostics.MEASURES)
+        diagnostics.check(self.measures)
         self.images = images
+        self.layers = layers
         self._buffer: list[tuple[Spec, Mapping[str, Any]]] = []
 
     def pending(self, store: Store, spec: Spec) -> set[str]:
         wanted = set(spec.dataset.names[: self.images])
         found = store.diagnostics(spec)
+        whole, single = found[found["layer"] < 0], found[found["layer"] >= 0]
         missing = set()
-        for measure in self.measures:
-            missing |= wanted - set(found.loc[found["measure"] == measure, "image"])
+        for name in self.measures:
+            missing |= wanted - set(whole.loc[whole["measure"] == name, "image"])
+            if self.layers and diagnostics.MEASURES[name].layered:
+                missing |= wanted - set(single.loc[single["measure"] == name, "image"])
         return missing
 
     def observe(self, store: Store, view: View) -> None:
-        plan = view.photo.plan
-        observation = diagnostics.Observation(
-            attention=view.encoded.state.attention,
-            patches=view.encoded.patches,
-            class_embedding=view.encoded.class_embedding,
-            labels=view.patch_labels.to(view.encoded.patches.device),
-            grid=plan.grid,
-            patch_size=view.spec.backbone.patch_size,
-        )
-        values = diagnostics.measure(observation, self.measures)
-        for name, value in values.items():
-            if bool(value.isinf().any()):
-                raise LabError(f"measure {name} is infinite")
-        frame = {
-            "image": view.photo.sample.name,
-            "measure": list(values),
-            # Windows in which a measure is not defined (one class, no map) do not count.
-            "value": [float(v.float().nanmean()) for v in values.values()],
-        }
-        self._buffer.append((view.spec, frame))
+        name = view.photo.sample.name
+        try:
+            rows = list(
+                diagnostics.values(
+                    diagnostics.MEASURES, self.measures, observation(view), self.layers
+                )
+            )
+        except LabError as error:
+            raise LabError(f"{view.spec.label} on image {name}: {error}") from error
+        frame = pd.DataFrame(rows, columns=list(diagnostics.Value._fields)).assign(image=name)
+        columns: dict[str, Any] = {str(column): frame[column] for column in frame}
+        self._buffer.append((view.spec, columns))
 
     def flush(self, store: Store) -> None:
         for key in {spec.key for spec, _ in self._buffer}:
             mine = [(spec, frame) for spec, frame in self._buffer if spec.key == key]
             store.append(mine[0][0], [frame for _, frame in mine], "diagnostics")
         self._buffer = []
+
+
+def observation(view: View) -> diagnostics.Observation:
+    """What diagnostics see of one spec on one photo."""
+    spec, sample, encoded = view.spec, view.photo.sample, view.encoded
+    queries = torch.tensor(spec.vocabulary.query_classes, device=view.logits.device)
+    similarity = view.logits.new_full(
+        (*view.logits.shape[:-1], spec.vocabulary.num_classes), -torch.inf
+    )
+    similarity.scatter_reduce_(-1, queries.expand_as(view.logits), view.logits, "amax")
+    return diagnostics.Observation(
+        attention=encoded.state.attention,
+        patches=encoded.patches,
+        class_embedding=encoded.class_embedding,
+        labels=view.patch_labels.to(encoded.patches.device),
+        grid=view.photo.plan.grid,
+        patch_size=spec.backbone.patch_size,
+        similarity=similarity,
+        layers=diagnostics.Layers(encoded, spec.protocol.position_embedding),
+        scene=diagnostics.Scene(
+            view.prediction.cpu().numpy(),
+            sample.mask,
+            view.photo.plan,
+            spec.dataset.ignore_index,
+        ),
+    )
 
 
 def region_points(mask: np.ndarray, ignore_index: int, count: int) -> np.ndarray:

@@ -40,12 +40,14 @@ class View:
         spec, photo: which.
         prediction: (height, width) class ids.
         encoded: the photo's windows behind the network, unchanged where the protocol has views.
+        logits: (windows, grid_h, grid_w, queries) patch logits of the same windows.
     """
 
     spec: Spec
     photo: Photo
     prediction: Tensor
     encoded: Encoded
+    logits: Tensor
 
     @cached_property
     def patch_labels(self) -> Tensor:

@@ -14,12 +14,14 @@ from sclip_lab.errors import LabError
 
 
 class Kind(NamedTuple):
-    """A sort of file in a cell's folder: its columns, their order, and what occurs once."""
+    """A sort of file in a cell's folder: its columns, their order, and what occurs once; and the
+    values of columns that older files do not have."""
 
     name: str
     types: dict[str, Any]
     order: list[str]
     once: list[str]
+    defaults: dict[str, Any] = {}  # noqa: RUF012
 
     def files(self, folder: Path) -> list[Path]:
         return sorted(folder.glob(f"{self.name}-*.parquet"))
@@ -36,9 +38,10 @@ COUNTS = Kind(
 )
 MEASURES = Kind(
     "diagnostics",
-    {"image": str, "measure": str, "value": np.float64},
-    ["measure"],
-    ["image", "measure"],
+    {"image": str, "measure": str, "layer": np.int16, "head": np.int16, "value": np.float64},
+    ["measure", "layer", "head"],
+    ["image", "measure", "layer", "head"],
+    {"layer": -1, "head": -1},
 )
 # Images that were left out, why, and when (seconds since 1970): the last one counts.
 SKIPPED = Kind(
@@ -94,8 +97,10 @@ def read_one(path: Path, kind: Kind, key: str) -> sealed.Read:
         Damaged: see `sealed.read_table`; also values that cannot be.
         FileNotFoundError: it is gone.
     """
-    found = sealed.read_table(path, kind.name, {"cell": key}, list(kind.types))
+    needed = [name for name in kind.types if name not in kind.defaults]
+    found = sealed.read_table(path, kind.name, {"cell": key}, needed, list(kind.defaults))
     frame = found.content
+    frame = frame.assign(**{k: v for k, v in kind.defaults.items() if k not in frame})
     if "pixels" in frame and (frame["pixels"] < 0).any():
         raise sealed.Damaged(path, "cannot be read (a count is negative)")
     try:

@@ -117,17 +117,38 @@ def load(
     return df
 
 
-def diagnostics(path: str | Path, keys: Sequence[str] | None = None) -> pd.DataFrame:
+def diagnostics(
+    path: str | Path, keys: Sequence[str] | None = None, *, layers: bool = False
+) -> pd.DataFrame:
     """What was measured beside the scores: columns as in `load`, but measure and value.
 
-    Specs without diagnostics are left out; without any, the DataFrame is empty.
+    Args:
+        path, keys: as in `load`.
+        layers: the numbers of single layers and heads instead, with the columns layer (0-based
+            block) and head (-1: the layer's own number).
+
+    Returns:
+        Specs without diagnostics are left out; without any, the DataFrame is empty. Images on
+        which a measure is not defined are left out too; ``attrs["undefined"]`` counts them,
+        {measure: number}.
     """
     found, damaged = _all_rows(path, keys, MEASURES)
     _warn_of_damage(path, damaged)
-    found = [(record, rows) for record, rows in found if len(rows)]
-    if not found:
-        return pd.DataFrame(columns=[*NAMES, *MEASURES.types])
-    return _tidy([record for record, _ in found], [rows for _, rows in found])
+    dropped = [] if layers else ["layer", "head"]
+    kept, undefined = [], pd.Series(dtype=int)
+    for record, rows in found:
+        rows = rows[(rows["layer"] >= 0) == layers].drop(columns=dropped)
+        known = rows["value"].notna()
+        undefined = undefined.add(rows["measure"][~known].value_counts(), fill_value=0)
+        if known.any():
+            kept.append((record, rows[known]))
+    if not kept:
+        columns = [*NAMES, *(name for name in MEASURES.types if name not in dropped)]
+        df = pd.DataFrame(columns=columns)
+    else:
+        df = _tidy([record for record, _ in kept], [rows for _, rows in kept])
+    df.attrs["undefined"] = {str(name): int(count) for name, count in undefined.items()}
+    return df
 
 
 def _tidy(specs: list[dict[str, Any]], frames: list[pd.DataFrame]) -> pd.DataFrame:

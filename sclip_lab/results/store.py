@@ -2,7 +2,7 @@
 
     <root>/specs/<key>/spec.json                what the cell is
     <root>/specs/<key>/rows-*.parquet           image, true, predicted, pixels
-    <root>/specs/<key>/diagnostics-*.parquet    image, measure, value
+    <root>/specs/<key>/diagnostics-*.parquet    image, measure, layer, head, value
     <root>/specs/<key>/skipped-*.parquet        image, reason, at
     <root>/text/<digest>.safetensors            text embeddings
     <root>/damaged/...                          what was found damaged, kept to be looked at
@@ -113,13 +113,14 @@ class Store:
 
         Args:
             spec: the cell.
-            frames: one mapping of equally long columns per image, as in ``KINDS``.
+            frames: one mapping of equally long columns per image, as in ``KINDS``; layer and head
+                may be left out.
             kind: which of ``KINDS``.
         """
         if not frames:
             return
-        columns = list(KINDS[kind].types)
-        tables = [pd.DataFrame(frame, columns=columns) for frame in frames]
+        columns, defaults = list(KINDS[kind].types), KINDS[kind].defaults
+        tables = [pd.DataFrame({**defaults, **frame}, columns=columns) for frame in frames]
         path = chunks.write(self.directory(spec), KINDS[kind], spec.key, tables)
         self._waiting = [future for future in self._waiting if not future.done()]
         self._waiting.append(self._syncing.submit(_sync, path))
@@ -139,9 +140,10 @@ class Store:
                 path.unlink(missing_ok=True)
 
     def diagnostics(self, spec: Cell) -> pd.DataFrame:
-        """All measured diagnostics of a cell: image, measure, value."""
+        """All measured diagnostics of a cell: image, measure, layer, head (-1 for none), value
+        (NaN where the measure is not defined)."""
         found = self._read(spec, "diagnostics").drop(columns="file")
-        return found.drop_duplicates(["image", "measure"], ignore_index=True)
+        return found.drop_duplicates(["image", "measure", "layer", "head"], ignore_index=True)
 
     def skipped(self, spec: Cell) -> dict[str, str]:
         """Images that were left out and are not done since, each with the last reason."""

@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from analysis import methods, protocols
+from analysis import diagnostics, methods, protocols
 from sclip_lab.app import registry as registry
 from sclip_lab.app.experiment import make_protocol
 from sclip_lab.attention.variant import build
@@ -174,7 +174,7 @@ def test_published_numbers_name_our_variants_as_tables_do() -> None:
             assert registry.variant_label(registry.load_attention(name, **overrides)) == published
 
 
-@pytest.mark.parametrize("module", [methods, protocols])
+@pytest.mark.parametrize("module", [methods, protocols, diagnostics])
 def test_generated_documents_are_up_to_date(module: object) -> None:
     file = module.FILE  # type: ignore[attr-defined]
     assert isinstance(file, Path)

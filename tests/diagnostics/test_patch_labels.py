@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
+from sclip_lab.diagnostics.curves import auroc, average_precision
 from sclip_lab.diagnostics.labels import (
-    auroc,
-    average_precision,
     inter_class_mass,
     inter_class_share,
     same_class_ap,

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -103,6 +104,23 @@ def test_diagnostics_are_kept_apart(store: Store, spec: Spec) -> None:
     store.append(spec, [values], "diagnostics")
     assert store.diagnostics(spec)["value"].tolist() == [0.5, 1.5]
     assert store.done(spec) == set()
+
+
+def test_diagnostics_of_layers_come_beside_older_ones(store: Store, spec: Spec) -> None:
+    """Files that know no layers are read as such, and are joined with those that do."""
+    store.open(spec)
+    old = pd.DataFrame({"image": ["0"], "measure": ["a"], "value": [0.5]})
+    old.to_parquet(store.directory(spec) / "diagnostics-old.parquet")
+    single = {"image": "0", "measure": "a", "layer": [0, 0], "head": [-1, 1]}
+    store.append(spec, [single | {"value": [0.1, np.nan]}], "diagnostics")
+    store.append(spec, [single | {"value": [0.1, np.nan]}], "diagnostics")
+    store.compact(spec, "diagnostics")
+    found = store.diagnostics(spec)
+    assert sorted(found[["layer", "head"]].to_numpy().tolist()) == [[-1, -1], [0, -1], [0, 1]]
+    assert results.diagnostics(store.root)["value"].tolist() == [0.5]
+    layers = results.diagnostics(store.root, layers=True)
+    assert layers[["layer", "head", "value"]].to_numpy().tolist() == [[0, -1, 0.1]]
+    assert layers.attrs["undefined"] == {"a": 1}
 
 
 def test_damaged_file_is_named_and_set_aside(

@@ -1,0 +1,78 @@
+"""How a prediction fares at borders: of objects, and of windows. Whole photos, not windows."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sclip_lab.segmentation.windows import Plan
+
+Labels = npt.NDArray[np.integer]
+
+
+def boundary_iou(
+    prediction: Labels, mask: Labels, ignore_index: int = 255, share: float = 0.02
+) -> float:
+    """Mean over the classes of the mask of the IoU of the two bands along their borders.
+
+    Cheng et al., CVPR 2021, arXiv 2103.16562, eq. 2: of each region only the pixels count that
+    are at most d from its border, d = 2 % of the photo's diagonal. The photo's edge is a border.
+
+    Args:
+        prediction, mask: (height, width) class ids.
+        ignore_index: pixels of the mask that count for neither.
+        share: of the diagonal.
+
+    Returns:
+        in 0 .. 1, high is good; NaN for a mask of void alone.
+    """
+    counted = mask != ignore_index
+    distance = max(1, round(share * float(np.hypot(*mask.shape))))
+    scores = []
+    for label in np.unique(mask[counted]):
+        true = band(mask == label, distance) & counted
+        found = band((prediction == label) & counted, distance) & counted
+        either = (true | found).sum()
+        scores.append((true & found).sum() / either)
+    return float(np.mean(scores)) if scores else float("nan")
+
+
+def band(region: npt.NDArray[np.bool_], distance: int) -> npt.NDArray[np.bool_]:
+    """Pixels of a region that ``distance`` erosions by 3 x 3 take away; outside the photo is not
+    the region."""
+    padded = np.pad(region.astype(np.uint8), 1)
+    eroded = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=distance)
+    return region & (eroded[1:-1, 1:-1] == 0)
+
+
+def window_border_error(
+    prediction: Labels, mask: Labels, plan: Plan, patch_size: int, ignore_index: int = 255
+) -> float:
+    """Error rate within a patch of a window's edge, less the error rate elsewhere.
+
+    A definition of this laboratory. Edges of windows that are the photo's own do not count.
+
+    Args:
+        prediction, mask: (height, width) class ids, of ``plan.target``.
+        plan: window geometry.
+        patch_size: in pixels of the photo as it was cut.
+        ignore_index: pixels that do not count.
+
+    Returns:
+        in -1 .. 1: above 0, seams show; NaN where there is one window, or no pixel on one side.
+    """
+    near = [np.zeros(side, bool) for side in plan.target]
+    for axis, (windows, flags) in enumerate(zip((plan.rows, plan.columns), near, strict=True)):
+        side = plan.resized[axis]
+        place = (np.arange(len(flags)) + 0.5) * side / len(flags)
+        for start in windows.starts:
+            for edge in (start, start + windows.crop):
+                if 0 < edge < side:
+                    flags |= np.abs(place - edge) < patch_size
+    close = near[0][:, None] | near[1]
+    counted = mask != ignore_index
+    wrong = prediction != mask
+    if not (close & counted).any() or not (~close & counted).any():
+        return float("nan")
+    return float(wrong[close & counted].mean() - wrong[~close & counted].mean())

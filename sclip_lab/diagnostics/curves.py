@@ -1,0 +1,51 @@
+"""Areas under curves of "is it positive?" as told by a score."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score
+from torch import Tensor
+
+from sclip_lab.errors import LabError
+
+
+def auroc(scores: Tensor, positive: Tensor) -> Tensor:
+    """P(score of a positive > score of a negative) + P(equal) / 2.
+
+    scikit-learn's ``roc_auc_score`` is the same number (the tests compare them) and takes ten to
+    twenty times as long on a window, most of it for checks.
+
+    Args:
+        scores: (samples,) float.
+        positive: (samples,) bool.
+
+    Returns:
+        float64 scalar in 0 .. 1; NaN without a positive or without a negative.
+    """
+    values, answers = _arrays(scores, positive)
+    hits, misses = np.sort(values[answers]), np.sort(values[~answers])
+    if not len(hits) or not len(misses):
+        return scores.new_tensor(torch.nan, dtype=torch.float64)
+    below = np.searchsorted(misses, hits, "left") + np.searchsorted(misses, hits, "right")
+    area = below.sum() / (2 * len(hits) * len(misses))
+    return scores.new_tensor(area, dtype=torch.float64)
+
+
+def average_precision(scores: Tensor, positive: Tensor) -> Tensor:
+    """Sum over thresholds of (recall_n - recall_{n-1}) * precision_n, equal scores together, by
+    scikit-learn.
+
+    Args and returns: as `auroc`.
+    """
+    values, answers = _arrays(scores, positive)
+    if not answers.any() or answers.all():
+        return scores.new_tensor(torch.nan, dtype=torch.float64)
+    area = average_precision_score(answers, values)
+    return scores.new_tensor(area, dtype=torch.float64)
+
+
+def _arrays(scores: Tensor, positive: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    if scores.shape != positive.shape or scores.ndim != 1:
+        raise LabError(f"scores {tuple(scores.shape)} and labels {tuple(positive.shape)}")
+    return scores.float().cpu().numpy(), positive.cpu().numpy()

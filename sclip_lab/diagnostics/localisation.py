@@ -1,0 +1,100 @@
+"""Does the similarity map of a class point at the class? Patch logits against patch labels.
+
+Maps are those of the classes that a window holds. All functions return one number per window,
+(batch,), the mean over its classes; NaN for a window whose labelled patches are of one class, or
+of none. Patches labelled -1 (void) do not take part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sclip_lab.diagnostics.curves import auroc
+from sclip_lab.diagnostics.observation import VOID
+from sclip_lab.errors import LabError
+
+
+def pointing_game(similarity: Tensor, labels: Tensor) -> Tensor:
+    """Share of classes whose highest patch is of the class.
+
+    Zhang et al., IJCV 2018, arXiv 1608.00507, section 4.2, without its tolerance: a patch is as
+    wide. Among equal patches the first counts.
+
+    Args:
+        similarity: (batch, patches, classes).
+        labels: (batch, patches).
+
+    Returns:
+        (batch,) in 0 .. 1; by chance the area of the class.
+    """
+    return _mean_over_classes(similarity, labels, lambda map_, own: own[map_.argmax()].float())
+
+
+def relevance_mass(similarity: Tensor, labels: Tensor) -> Tensor:
+    """Share of the map's mass that lies on the class.
+
+    Relevance mass accuracy of CLEVR-XAI: Arras et al., Information Fusion 2022, arXiv 2003.07258.
+    Relevance has to be positive: a map counts from its lowest patch.
+
+    Args and returns: as `pointing_game`. A map that is the same everywhere has no mass: 0.
+    """
+
+    def mass(map_: Tensor, own: Tensor) -> Tensor:
+        above = map_ - map_.min()
+        return above[own].sum() / above.sum().clamp_min(1e-12)
+
+    return _mean_over_classes(similarity, labels, mass)
+
+
+def rank_accuracy(similarity: Tensor, labels: Tensor) -> Tensor:
+    """Of the K highest patches of a map, where the class has K patches, the share that is its.
+
+    Relevance rank accuracy of CLEVR-XAI, as `relevance_mass`. Args and returns as `pointing_game`.
+    """
+
+    def ranked(map_: Tensor, own: Tensor) -> Tensor:
+        order = map_.argsort(descending=True, stable=True)
+        return own[order[: int(own.sum())]].float().mean()
+
+    return _mean_over_classes(similarity, labels, ranked)
+
+
+def localisation_auc(similarity: Tensor, labels: Tensor, shuffled: bool = False) -> Tensor:
+    """Area under the ROC of "this patch is of the class" as told by the class's map.
+
+    Args:
+        similarity, labels: as `pointing_game`.
+        shuffled: each class by the map of the next class of the window: what the maps of wrong
+            names reach, the control.
+
+    Returns:
+        (batch,) in 0 .. 1; 0.5 by chance.
+    """
+
+    return _mean_over_classes(similarity, labels, auroc, step=int(shuffled))
+
+
+def _mean_over_classes(
+    similarity: Tensor,
+    labels: Tensor,
+    score: Callable[[Tensor, Tensor], Tensor],
+    step: int = 0,
+) -> Tensor:
+    if similarity.shape[:-1] != labels.shape:
+        raise LabError(
+            f"similarity {tuple(similarity.shape)} does not belong to labels {tuple(labels.shape)}"
+        )
+    means = torch.full((len(labels),), torch.nan)
+    for window, (maps, names) in enumerate(zip(similarity.float(), labels, strict=True)):
+        counted = names != VOID
+        maps, names = maps[counted], names[counted]
+        present = names.unique()
+        if len(present) < 2:
+            continue
+        named = present.roll(-step)
+        found = [score(maps[:, m], names == c) for c, m in zip(present, named, strict=True)]
+        means[window] = torch.stack([value.cpu() for value in found]).float().mean()
+    return means.to(labels.device)

@@ -1,0 +1,153 @@
+"""What a measure is, and measuring: one number per window, or per layer and head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sclip_lab.diagnostics.layers import Layers
+from sclip_lab.diagnostics.observation import Observation
+from sclip_lab.errors import LabError
+
+NONE = -1  # the layer and head of a number that belongs to none
+Part = Literal["attention", "similarity", "layers", "scene"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number per window.
+
+    Attributes:
+        compute: from an observation, (batch,).
+        says: what the number is.
+        low, high: its range; None where there is no bound.
+        needs: parts of the observation without which it has no meaning.
+        better: whether a good variant has it "high" or "low"; "" where neither can be said.
+        source: paper, or "this laboratory".
+        undefined: where it has no meaning, beside missing parts; "" where it always has one.
+        control: the measure that says what this one would be by chance.
+        is_control: it does not depend on the variant, or not in a way of interest: a line to
+            compare with.
+        of_weights: the same of (batch, heads, patches, patches) weights of any layer, (batch,
+            heads).
+        of_tokens: the same of the tokens that enter a layer, (batch,).
+        of_layer: the same of a layer, (batch,); None where the layer has no such thing.
+    """
+
+    compute: Callable[[Observation], Tensor]
+    says: str
+    low: float | None = 0.0
+    high: float | None = 1.0
+    needs: tuple[Part, ...] = ()
+    better: Literal["high", "low", ""] = ""
+    source: str = "this laboratory"
+    undefined: str = ""
+    control: str | None = None
+    is_control: bool = False
+    of_weights: Callable[[Tensor, Observation], Tensor] | None = None
+    of_tokens: Callable[[Layers, int], Tensor] | None = None
+    of_layer: Callable[[Layers, int, Observation], Tensor | None] | None = None
+
+    @property
+    def needs_attention(self) -> bool:
+        return "attention" in self.needs
+
+    @property
+    def layered(self) -> bool:
+        """Whether it has values of single layers."""
+        return any((self.of_weights, self.of_tokens, self.of_layer))
+
+
+class Value(NamedTuple):
+    """A measured number: of a layer (0-based block) and a head, or of none (-1)."""
+
+    measure: str
+    layer: int
+    head: int
+    value: float
+
+
+@torch.inference_mode()
+def compute(measure: Measure, seen: Observation) -> Tensor:
+    """(batch,) float32; NaN where a part that it needs is missing."""
+    if any(getattr(seen, part) is None for part in measure.needs):
+        patches = seen.patches
+        return torch.full((len(patches),), torch.nan, device=patches.device)
+    return measure.compute(seen).float()
+
+
+@torch.inference_mode()
+def values(
+    measures: Mapping[str, Measure],
+    names: Iterable[str],
+    seen: Observation,
+    layers: bool = False,
+) -> Iterator[Value]:
+    """Means over windows, without those in which a measure has no meaning.
+
+    Args:
+        measures: by name.
+        names: which of them.
+        seen: one variant on one photo.
+        layers: also of every layer and head, where a measure has them.
+
+    Raises:
+        LabError: a value that is infinite, or NaN though the measure is always defined.
+    """
+    for name in names:
+        measure = measures[name]
+        missing = any(getattr(seen, part) is None for part in measure.needs)
+        found = compute(measure, seen)
+        _check(name, found, missing or bool(measure.undefined))
+        yield Value(name, NONE, NONE, float(found.nanmean()))
+        if not layers or seen.layers is None or not measure.layered:
+            continue
+        known = [
+            Value(name, layer, head, value)
+            for layer in range(seen.layers.depth)
+            for head, value in _of_layer(name, measure, seen, seen.layers, layer)
+        ]
+        # A variant of whose layers nothing is known has been measured too.
+        yield from known or [Value(name, 0, NONE, math.nan)]
+
+
+def _of_layer(
+    name: str, measure: Measure, seen: Observation, layers: Layers, layer: int
+) -> list[tuple[int, float]]:
+    """The layer's number, and those of its heads."""
+
+    def measured() -> list[tuple[int, float]]:
+        heads = None
+        if measure.of_layer is not None:
+            found = measure.of_layer(layers, layer, seen)
+        elif measure.of_tokens is not None:
+            found = measure.of_tokens(layers, layer)
+        else:
+            assert measure.of_weights is not None
+            weights = layers.rows(layer)
+            heads = None if weights is None else measure.of_weights(weights, seen).float()
+            found = None if heads is None else heads.mean(-1)
+        if found is None:
+            return []
+        _check(f"{name} of layer {layer}", found, bool(measure.undefined))
+        numbers = [(NONE, float(found.float().nanmean()))]
+        if heads is not None:
+            numbers += list(enumerate(heads.nanmean(0).tolist()))
+        return numbers
+
+    untouched = layer not in layers.rewritten
+    shared = bool(measure.of_tokens or (measure.of_weights and untouched))
+    # What does not depend on the variant is measured once for all that share the layer.
+    return layers.entered(layer).once(("measure", name), measured) if shared else measured()
+
+
+def _check(name: str, found: Tensor, may_be_undefined: bool) -> None:
+    if found.isinf().any():
+        raise LabError(f"measure '{name}' is infinite")
+    if not may_be_undefined and found.isnan().any():
+        raise LabError(f"measure '{name}' is NaN; it is defined everywhere")

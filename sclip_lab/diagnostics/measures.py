@@ -1,0 +1,371 @@
+"""The registry: every measure with its range, direction and source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sclip_lab.diagnostics import (
+    attention,
+    borders,
+    features,
+    labels,
+    localisation,
+    shift,
+    spectrum,
+)
+from sclip_lab.diagnostics.layers import Layers
+from sclip_lab.diagnostics.measure import Measure, Part
+from sclip_lab.diagnostics.observation import Observation, Scene
+
+ONE_CLASS = "windows of one class"
+ONE_PATCH = "grids of one patch"
+
+
+def _of_weights(function: Callable[[Tensor], Tensor]) -> Callable[[Observation], Tensor]:
+    return lambda seen: function(seen.weights).mean(-1)
+
+
+def _by_head(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Observation], Tensor]:
+    return lambda weights, _: function(weights)
+
+
+def _distance(weights: Tensor, seen: Observation) -> Tensor:
+    return attention.mean_attention_distance(weights, seen.grid, seen.patch_size)
+
+
+def _mass_by_head(weights: Tensor, seen: Observation) -> Tensor:
+    batch, heads = weights.shape[:2]
+    repeated = seen.flat_labels.repeat_interleave(heads, dim=0)
+    return labels.inter_class_mass(weights.flatten(0, 1), repeated).view(batch, heads)
+
+
+def _layers(seen: Observation) -> Layers:
+    assert seen.layers is not None
+    return seen.layers
+
+
+def _stream(seen: Observation) -> Tensor:
+    layers = _layers(seen)
+    return layers.patches(layers.stream)
+
+
+def _of_tokens(
+    function: Callable[[Tensor], Tensor],
+) -> Callable[[Layers, int], Tensor]:
+    return lambda layers, layer: function(layers.patches(layers.tokens(layer)))
+
+
+def _to_class_token(layers: Layers, tokens: Tensor) -> Tensor:
+    if tokens.shape[1] == layers.encoded.grid[0] * layers.encoded.grid[1]:
+        return torch.full((len(tokens),), torch.nan, device=tokens.device)  # there is none
+    return features.class_similarity(layers.patches(tokens), tokens[:, 0].float())
+
+
+def _residual_ratio(layers: Layers, layer: int, _: Observation) -> Tensor | None:
+    weights, entered = layers.attention(layer), layers.entered(layer)
+    if weights is None or weights.shape[-1] != entered.tokens.shape[1]:
+        return None
+    return features.residual_ratio(
+        entered.tokens, entered.block.output(weights, entered.projected("value"))
+    )
+
+
+def _last_residual_ratio(seen: Observation) -> Tensor:
+    found = _residual_ratio(_layers(seen), _layers(seen).last, seen)
+    if found is None:  # weights among patches alone
+        return torch.full((len(seen.patches),), torch.nan, device=seen.patches.device)
+    return found
+
+
+def _cka(layers: Layers, tokens: Tensor) -> Tensor:
+    return features.linear_cka(layers.patches(tokens), layers.patches(layers.stream))
+
+
+def _classes(seen: Observation) -> Tensor:
+    assert seen.similarity is not None
+    return seen.similarity.flatten(1, 2)
+
+
+def _localised(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Observation], Tensor]:
+    return lambda seen: function(_classes(seen), seen.flat_labels)
+
+
+def _moved(name: str) -> Callable[[Observation], Tensor]:
+    return lambda seen: getattr(
+        shift.compare(seen.patches.float(), _moved_features(seen).float()), name
+    )
+
+
+def _moved_features(seen: Observation) -> Tensor:
+    layers = _layers(seen)
+    if "moved" not in layers.memo:
+        layers.memo["moved"] = layers.moved_features()
+    return layers.memo["moved"]
+
+
+def _of_scene(function: Callable[[Scene, int], float]) -> Callable[[Observation], Tensor]:
+    """The photo's number for each of its windows."""
+
+    def of_windows(seen: Observation) -> Tensor:
+        assert seen.scene is not None
+        value = function(seen.scene, seen.patch_size)
+        return torch.full((len(seen.patches),), value, device=seen.patches.device)
+
+    return of_windows
+
+
+ATTENTION: tuple[Part, ...] = ("attention",)
+LAYERS: tuple[Part, ...] = ("layers",)
+SIMILARITY: tuple[Part, ...] = ("similarity",)
+SCENE: tuple[Part, ...] = ("scene",)
+
+MEASURES: dict[str, Measure] = {
+    "attention_entropy": Measure(
+        _of_weights(attention.attention_entropy),
+        "entropy of attention over that of a uniform one; 1: looks everywhere",
+        needs=ATTENTION,
+        source="arXiv 2303.06296",
+        undefined=ONE_PATCH,
+        of_weights=_by_head(attention.attention_entropy),
+    ),
+    "mean_attention_distance": Measure(
+        lambda seen: _distance(seen.weights, seen).mean(-1),
+        "distance attended over, in pixels of the network's input; high: global",
+        high=None,
+        needs=ATTENTION,
+        source="arXiv 2010.11929",
+        of_weights=_distance,
+    ),
+    "spatial_invariance": Measure(
+        _of_weights(attention.spatial_invariance),
+        "cosine of the maps of two patches; 1: all patches have one map",
+        needs=ATTENTION,
+        better="low",
+        source="after arXiv 2312.01597",
+        undefined=ONE_PATCH,
+        of_weights=_by_head(attention.spatial_invariance),
+    ),
+    "diagonal_mass": Measure(
+        _of_weights(attention.diagonal_mass),
+        "attention of a patch to itself",
+        needs=ATTENTION,
+        of_weights=_by_head(attention.diagonal_mass),
+    ),
+    "self_argmax_rate": Measure(
+        _of_weights(attention.self_argmax_rate),
+        "share of patches that attend to themselves most",
+        needs=ATTENTION,
+        of_weights=_by_head(attention.self_argmax_rate),
+    ),
+    "inter_class_mass": Measure(
+        lambda seen: labels.inter_class_mass(seen.weights.mean(1), seen.flat_labels),
+        "attention that goes to other classes",
+        needs=ATTENTION,
+        better="low",
+        source="after arXiv 2411.10086",
+        undefined=ONE_CLASS,
+        control="inter_class_share",
+        of_weights=_mass_by_head,
+    ),
+    "inter_class_share": Measure(
+        lambda seen: labels.inter_class_share(seen.flat_labels),
+        "inter_class_mass of uniform attention, the control",
+        undefined=ONE_CLASS,
+        is_control=True,
+    ),
+    "attention_same_class_auroc": Measure(
+        lambda seen: labels.same_class_auroc(seen.weights.mean(1), seen.flat_labels),
+        "ROC area of attention telling pairs of one class; 0.5 by chance",
+        needs=ATTENTION,
+        better="high",
+        source="after arXiv 2203.08414",
+        undefined=ONE_CLASS,
+    ),
+    "attention_same_class_ap": Measure(
+        lambda seen: labels.same_class_ap(seen.weights.mean(1), seen.flat_labels),
+        "average precision of the same; same_class_share by chance",
+        needs=ATTENTION,
+        better="high",
+        source="after arXiv 2203.08414",
+        undefined=ONE_CLASS,
+        control="same_class_share",
+    ),
+    "feature_same_class_auroc": Measure(
+        lambda seen: labels.same_class_auroc(seen.cosines, seen.flat_labels),
+        "ROC area of feature cosines telling pairs of one class; 0.5 by chance",
+        better="high",
+        source="after arXiv 2203.08414",
+        undefined=ONE_CLASS,
+    ),
+    "feature_same_class_ap": Measure(
+        lambda seen: labels.same_class_ap(seen.cosines, seen.flat_labels),
+        "average precision of the same; same_class_share by chance",
+        better="high",
+        source="after arXiv 2203.08414",
+        undefined=ONE_CLASS,
+        control="same_class_share",
+    ),
+    "same_class_share": Measure(
+        lambda seen: labels.same_class_share(seen.flat_labels),
+        "share of pairs of one class, the average precision of chance",
+        undefined=ONE_CLASS,
+        is_control=True,
+    ),
+    "class_similarity": Measure(
+        lambda seen: features.class_similarity(seen.features, seen.class_embedding),
+        "cosine of patch and class embeddings; high: patches say what the window says",
+        low=-1.0,
+        better="low",
+        source="after arXiv 2407.08268",
+    ),
+    "class_token_similarity": Measure(
+        lambda seen: _to_class_token(_layers(seen), _layers(seen).stream),
+        "cosine of patch tokens and the class token in the stream that is read out",
+        low=-1.0,
+        needs=LAYERS,
+        source="after arXiv 2410.01768",
+        undefined="networks without a class token",
+        of_tokens=lambda layers, layer: _to_class_token(layers, layers.tokens(layer)),
+    ),
+    "feature_invariance": Measure(
+        lambda seen: features.feature_invariance(seen.features),
+        "cosine of two patches' embeddings; 1: the window has one feature",
+        low=-1.0,
+        undefined=ONE_PATCH,
+        of_tokens=_of_tokens(features.feature_invariance),
+    ),
+    "effective_rank": Measure(
+        lambda seen: spectrum.effective_rank(seen.features),
+        "directions that a window's features use, 1 .. min(patches, dim); of a layer, its tokens",
+        low=1.0,
+        high=None,
+        source="arXiv 2210.02885",
+        of_tokens=_of_tokens(spectrum.effective_rank),
+    ),
+    "rank_one_residual": Measure(
+        lambda seen: spectrum.rank_one_residual(seen.patches.flatten(1, 2)),
+        "how far features are from all being one; 0: collapsed",
+        high=None,
+        source="arXiv 2103.03404",
+        of_tokens=_of_tokens(spectrum.rank_one_residual),
+    ),
+    "outlier_fraction": Measure(
+        lambda seen: features.outlier_fraction(seen.patches.flatten(1, 2)),
+        "share of patches with a norm above median + 3 MAD",
+        high=0.5,
+        better="low",
+        source="after arXiv 2309.16588",
+        of_tokens=_of_tokens(features.outlier_fraction),
+    ),
+    "high_norm_rate": Measure(
+        lambda seen: features.high_norm_rate(_stream(seen)),
+        f"share of patch tokens with a norm above {features.HIGH_NORM:g}",
+        needs=LAYERS,
+        better="low",
+        source="after arXiv 2309.16588",
+        of_tokens=_of_tokens(features.high_norm_rate),
+    ),
+    "residual_ratio": Measure(
+        _last_residual_ratio,
+        "norm of what enters the last rewritten block over that of its attention's output",
+        high=None,
+        needs=("attention", "layers"),
+        source="arXiv 2407.12442",
+        undefined="attention among patches alone",
+        of_layer=_residual_ratio,
+    ),
+    "cka_to_plain": Measure(
+        lambda seen: _cka(_layers(seen), _layers(seen).untouched()),
+        "likeness of the stream that is read out to the network's own; 1: nothing has changed",
+        needs=LAYERS,
+        source="arXiv 1905.00414",
+        undefined="windows whose tokens are all equal",
+    ),
+    "cka_to_output": Measure(
+        lambda seen: _cka(_layers(seen), _layers(seen).tokens(_layers(seen).last)),
+        "likeness of the stream that is read out to what enters the last rewritten block; of a "
+        "layer, to what enters it",
+        needs=LAYERS,
+        source="arXiv 1905.00414",
+        undefined="windows whose tokens are all equal",
+        of_layer=lambda layers, layer, _: _cka(layers, layers.tokens(layer)),
+    ),
+    "shift_equivariance": Measure(
+        _moved("moved"),
+        "cosine of the features of the same pixels in a window and in the window moved by a patch",
+        low=-1.0,
+        needs=LAYERS,
+        better="high",
+        source="after arXiv 2210.02984",
+        control="shift_shuffled",
+    ),
+    "shift_shuffled": Measure(
+        _moved("shuffled"),
+        "the same with the feature of another patch, the control",
+        low=-1.0,
+        needs=LAYERS,
+        is_control=True,
+    ),
+    "pointing_game": Measure(
+        _localised(localisation.pointing_game),
+        "share of classes whose most similar patch is of the class",
+        needs=SIMILARITY,
+        better="high",
+        source="arXiv 1608.00507",
+        undefined=ONE_CLASS,
+    ),
+    "relevance_mass": Measure(
+        _localised(localisation.relevance_mass),
+        "share of a class's similarity map that lies on the class",
+        needs=SIMILARITY,
+        better="high",
+        source="arXiv 2003.07258",
+        undefined=ONE_CLASS,
+    ),
+    "rank_accuracy": Measure(
+        _localised(localisation.rank_accuracy),
+        "share of the class among the most similar patches, as many as it has",
+        needs=SIMILARITY,
+        better="high",
+        source="arXiv 2003.07258",
+        undefined=ONE_CLASS,
+    ),
+    "localisation_auc": Measure(
+        _localised(localisation.localisation_auc),
+        "ROC area of a class's similarity map telling its patches; 0.5 by chance",
+        needs=SIMILARITY,
+        better="high",
+        undefined=ONE_CLASS,
+        control="localisation_auc_shuffled",
+    ),
+    "localisation_auc_shuffled": Measure(
+        _localised(lambda maps, names: localisation.localisation_auc(maps, names, shuffled=True)),
+        "the same with the map of another class of the window, the control",
+        needs=SIMILARITY,
+        undefined=ONE_CLASS,
+        is_control=True,
+    ),
+    "boundary_iou": Measure(
+        _of_scene(lambda s, _: borders.boundary_iou(s.prediction, s.mask, s.ignore_index)),
+        "IoU of the bands along the borders of true and predicted regions",
+        needs=SCENE,
+        better="high",
+        source="arXiv 2103.16562",
+        undefined="photos of void alone",
+    ),
+    "window_border_error": Measure(
+        _of_scene(
+            lambda s, patch: borders.window_border_error(
+                s.prediction, s.mask, s.plan, patch, s.ignore_index
+            )
+        ),
+        "error rate within a patch of a window's edge, less that elsewhere; above 0: seams show",
+        low=-1.0,
+        needs=SCENE,
+        better="low",
+        undefined="photos of one window",
+    ),
+}

@@ -1,0 +1,139 @@
+"""Layers and heads: against the blocks run by hand, and shared between variants."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.app.registry import load_attention
+from sclip_lab.diagnostics import MEASURES, NONE, Layers, Observation, attention, values
+from sclip_lab.diagnostics.shift import shift_equivariance
+from sclip_lab.errors import LabError
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.segmentation.dense_features import dense_features
+from sclip_lab.segmentation.encoded import encode
+
+GRID = (6, 8)
+NAMES = list(MEASURES)
+
+
+def observed(
+    backbone: Backbone, images: Tensor, *names: str, **options: object
+) -> list[Observation]:
+    variants = [load_attention(name, **options) for name in names]
+    found: list[Observation | None] = [None] * len(variants)
+    for index, encoded in encode(backbone, images, variants):
+        labels = torch.zeros(2, *GRID, dtype=torch.long)
+        labels[..., 4:] = 1
+        found[index] = Observation(
+            encoded.state.attention,
+            encoded.patches,
+            encoded.class_embedding,
+            labels,
+            GRID,
+            backbone.patch_size,
+            layers=Layers(encoded),
+        )
+    return found  # type: ignore[return-value]
+
+
+def layer_values(seen: Observation, name: str) -> dict[tuple[int, int], float]:
+    rows = values(MEASURES, [name], seen, layers=True)
+    return {(row.layer, row.head): row.value for row in rows}
+
+
+def plain_tokens(backbone: Backbone, images: Tensor) -> list[Tensor]:
+    tokens = [backbone.embed(images)]
+    for block in backbone.blocks:
+        tokens.append(block.plain(tokens[-1]))
+    return tokens
+
+
+def test_heads_of_a_plain_layer(backbone: Backbone, images: Tensor) -> None:
+    [seen] = observed(backbone, images, "csa")
+    found = layer_values(seen, "attention_entropy")
+    block, tokens = backbone.blocks[0], backbone.embed(images)
+    normed = block.norm(tokens)
+    query, key = (block.project(normed, name) for name in ("query", "key"))
+    weights = (query @ key.mT * block.scale).softmax(-1)[..., 1:, 1:]
+    weights = weights / weights.sum(-1, keepdim=True)
+    expected = attention.attention_entropy(weights).mean(0)
+    for head, value in enumerate(expected.tolist()):
+        assert found[0, head] == pytest.approx(value, rel=1e-5)
+    assert found[0, NONE] == pytest.approx(expected.mean().item(), rel=1e-5)
+    last = len(backbone.blocks) - 1
+    assert found[last, NONE] == pytest.approx(found[NONE, NONE], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if MEASURES[name].layered])
+def test_every_layered_measure(name: str, backbone: Backbone, images: Tensor) -> None:
+    first, second = observed(backbone, images, "vanilla", "csa")
+    one, other = layer_values(first, name), layer_values(second, name)
+    alone = layer_values(observed(backbone, images, "csa")[0], name)
+    assert other == pytest.approx(alone, rel=1e-5)  # shared layers change nothing
+    assert {layer for layer, _ in one} == {NONE, *range(len(backbone.blocks))}
+    if name != "cka_to_output":  # it compares with the end
+        assert one[0, NONE] == other[0, NONE]
+
+
+def test_weights_of_rewritten_layers_before_the_last_are_not_kept(
+    backbone: Backbone, images: Tensor
+) -> None:
+    depth = len(backbone.blocks)
+    [seen] = observed(backbone, images, "csa", layers=[-2, -1])
+    layers = {layer for layer, _ in layer_values(seen, "diagonal_mass")}
+    assert layers == {NONE, *range(depth)} - {depth - 2}
+    blind = replace(seen, attention=None)
+    assert (0, NONE) in layer_values(blind, "diagonal_mass")
+
+
+def test_likeness_to_the_plain_network(backbone: Backbone, images: Tensor) -> None:
+    vanilla, csa, two = (
+        *observed(backbone, images, "vanilla", "csa"),
+        *observed(backbone, images, "csa", layers=[-2, -1]),
+    )
+    assert layer_values(vanilla, "cka_to_plain")[NONE, NONE] == pytest.approx(1)
+    assert layer_values(csa, "cka_to_plain")[NONE, NONE] < 0.9999
+    expected = plain_tokens(backbone, images)[-1]
+    for seen in (csa, two):
+        assert seen.layers is not None
+        torch.testing.assert_close(seen.layers.untouched(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_residual_ratio_of_the_last_block(backbone: Backbone, images: Tensor) -> None:
+    [seen] = observed(backbone, images, "vanilla")
+    *_, entered, _ = plain_tokens(backbone, images)
+    block = backbone.blocks[-1]
+    normed = block.norm(entered)
+    parts = (block.project(normed, name) for name in ("query", "key", "value"))
+    output = block.merge(F.scaled_dot_product_attention(*parts))
+    expected = (entered.norm(dim=-1) / output.norm(dim=-1)).mean().item()
+    assert layer_values(seen, "residual_ratio")[NONE, NONE] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("layers", [[-1], [-2, -1]], ids=str)
+def test_moved_windows_equal_a_second_run(
+    layers: list[int], backbone: Backbone, images: Tensor
+) -> None:
+    _, seen = observed(backbone, images, "vanilla", "csa", layers=layers)
+    variant = load_attention("csa", layers=layers)
+    expected = shift_equivariance(
+        lambda x: dense_features(backbone, x, variant, normalize=False), images, backbone.patch_size
+    )
+    found = {name: layer_values(seen, name)[NONE, NONE] for name in NAMES if "shift" in name}
+    assert found["shift_equivariance"] == pytest.approx(expected.moved.mean().item(), abs=1e-5)
+    assert found["shift_shuffled"] == pytest.approx(expected.shuffled.mean().item(), abs=1e-5)
+
+
+def test_values_that_cannot_be(backbone: Backbone, images: Tensor) -> None:
+    [seen] = observed(backbone, images, "csa")
+    for bad, message in ((torch.inf, "infinite"), (torch.nan, "is NaN")):
+        broken = replace(
+            MEASURES["diagonal_mass"], compute=lambda _, bad=bad: torch.full((2,), bad)
+        )
+        with pytest.raises(LabError, match=message):
+            list(values({"broken": broken}, ["broken"], seen))
