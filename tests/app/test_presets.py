@@ -24,7 +24,7 @@ CARD = {
     *("csa_random_orthogonal", "csa_random_full", "csa_random_ensemble"),
     *("sharpened", "local", "early", "maskclip"),
 }
-# FIELD.md 2.4: short side, window, stride, logit scale, thresholds of probability and area.
+# docs/field.md 2.4: short side, window, stride, logit scale, thresholds of probability and area.
 PUBLISHED = {
     ("sclip", "voc21"): (336, 224, 112, 65, 0.1, 0.1),
     ("sclip", "context60"): (336, 224, 112, 50, 0.1, 0),

@@ -33,7 +33,7 @@ def test_every_list_is_usable(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "classes", "queries"),
-    [  # the counts of the released evaluation: FIELD.md 2.1
+    [  # the counts of the released evaluation: docs/field.md 2.1
         ("sclip_voc21", 21, 56),
         ("sclip_voc20", 20, 30),
         ("sclip_coco_object", 81, 113),

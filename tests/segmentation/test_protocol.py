@@ -68,7 +68,7 @@ def test_unknown_field() -> None:
 
 
 def test_values_of_one_data_set() -> None:
-    """SCLIP's configs: FIELD.md 2.1."""
+    """SCLIP's configs: docs/field.md 2.1."""
     assert lab.load_protocol("sclip").logit_scale == 40
     voc21 = lab.load_protocol("sclip", "voc21")
     assert (voc21.logit_scale, voc21.prob_threshold, voc21.area_threshold) == (65, 0.1, 0.1)
