@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sclip_lab.app.registry import load_attention as load_attention
     from sclip_lab.app.registry import load_backbone as load_backbone
     from sclip_lab.app.registry import load_dataset as load_dataset
+    from sclip_lab.app.registry import load_guidance as load_guidance
     from sclip_lab.app.registry import load_protocol as load_protocol
     from sclip_lab.attention.variant import variant as variant
     from sclip_lab.errors import LabError as LabError
@@ -51,6 +52,7 @@ _PUBLIC = {
     "load_attention": "app.registry",
     "load_backbone": "app.registry",
     "load_dataset": "app.registry",
+    "load_guidance": "app.registry",
     "load_protocol": "app.registry",
     "results": "",
     "segment": "segmentation.segment",

@@ -11,10 +11,10 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache, partial
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
 from sclip_lab.canonical import plain
 from sclip_lab.errors import LabError, unknown
@@ -29,6 +29,26 @@ _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _allowed: set[str] = set()
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def uses(*things: str) -> Callable[[Function], Function]:
+    """Marks a function by what it reads besides the blocks, so that a cell's key can know.
+
+    ``guidance``: features of a second network; a function without the mark cannot read them.
+    """
+
+    def mark(function: Function) -> Function:
+        function.__uses__ = frozenset(things)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def used(functions: Iterable[Callable[..., Any]]) -> frozenset[str]:
+    """Everything that functions are marked to read; bound ones as well."""
+    plain_ones = (getattr(function, "func", function) for function in functions)
+    return frozenset().union(*(getattr(one, "__uses__", ()) for one in plain_ones))
 
 
 def allow(*modules: str) -> None:

@@ -17,7 +17,9 @@ from sclip_lab.app.registry import load_attention
 from sclip_lab.attention.variant import Variant, build
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.guidance import Guide, load_guidance
 from sclip_lab.network.loading import load_backbone
+from sclip_lab.network.scene import Guidance, Scene
 from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.dense_features import dense_features
 
@@ -31,6 +33,8 @@ ARCHITECTURE = {
         "context_length": 8, "vocab_size": 64, "width": 16, "heads": 1, "layers": 1,
     },
 }  # fmt: skip
+# Of the second network, for variants that look at one: patches of 16 pixels as well.
+GUIDE = {"depth": 2, "embed_dim": 32, "num_heads": 2}
 # The grid it was trained on, higher and wider ones, one that is a row of patches, in pixels.
 SIZES = ((64, 64), (96, 128), (160, 48), (16, 112))
 ROUNDING = 5e-5
@@ -45,6 +49,12 @@ def small_backbone(precision: str = "fp32") -> Backbone:
         if name.endswith("bias"):
             parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
     return backbone
+
+
+@cache
+def small_guide() -> Guide:
+    """A random ViT of 2 blocks as the second network, patches of 16 pixels."""
+    return load_guidance("vit_tiny_patch16_224", device="cpu", options=GUIDE)
 
 
 def check_variant(
@@ -101,7 +111,10 @@ def _check_weights(
     tokens, vanilla = network.embed(images), load_attention("vanilla")
     with torch.inference_mode():
         [(_, alone, _)] = tree.leaves(network.blocks, tokens, grid, [vanilla])
-        both = tree.leaves(network.blocks, tokens, grid, [variant, vanilla])
+        scene = Scene()
+        if "guidance" in variant.uses:
+            scene = Scene(guidance=Guidance(lambda: small_guide().of_windows(images, network)))
+        both = tree.leaves(network.blocks, tokens, grid, [variant, vanilla], scene=scene)
         states = {index: state for index, state, _ in both}
     _require(
         torch.equal(alone.tokens, states[1].tokens),
@@ -131,7 +144,8 @@ def _images(height: int, width: int) -> Tensor:
 
 def _computed(network: Backbone, images: Tensor, variant: Variant, where: str) -> Tensor:
     try:
-        return dense_features(network, images, variant)
+        guide = small_guide() if "guidance" in variant.uses else None
+        return dense_features(network, images, variant, guidance=guide)
     except LabError:
         raise
     except Exception as error:

@@ -30,6 +30,7 @@ from sclip_lab.evaluation.observers import Diagnostics, Pictures
 from sclip_lab.evaluation.recorder import Observer
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.guidance import Guide, load_guidance
 from sclip_lab.network.loading import load_backbone
 from sclip_lab.results import expected
 from sclip_lab.results.store import Store
@@ -182,7 +183,8 @@ def make_spec(config: DictConfig) -> Spec:
     backbone = make_backbone(json.dumps(plain_config(config.backbone)))
     variant = make_variant(config)
     protocol = make_protocol(config)
-    return Spec(variant, backbone, protocol, dataset, variant_label(variant))
+    guide = make_guidance(json.dumps(plain_config(config.guidance)))
+    return Spec(variant, backbone, protocol, dataset, variant_label(variant), guide)
 
 
 def make_variant(config: DictConfig) -> Variant:
@@ -214,6 +216,13 @@ def make_backbone(config: str) -> Backbone:
         return bind(load_backbone, json.loads(config), ("state_dict",))()
     except LabError as error:
         raise LabError(f"backbone: {error}") from error
+
+
+@cache
+def make_guidance(config: str) -> Guide | None:
+    """One second network per configuration, however many jobs use it; None without a name."""
+    given = json.loads(config)
+    return load_guidance(**given) if given else None
 
 
 @cache

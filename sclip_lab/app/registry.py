@@ -21,6 +21,7 @@ from sclip_lab.segmentation.protocol import build as build_protocol
 
 if TYPE_CHECKING:
     from sclip_lab.network.backbone import Backbone
+    from sclip_lab.network.guidance import Guide
 
 NESTED = ("prior", "mix", "repair")
 
@@ -117,6 +118,24 @@ def load_backbone(
         if name not in known:
             raise unknown("backbone", name, known)
     return loading.load_backbone(name, pretrained, **options)
+
+
+def load_guidance(name: str, **options: Any) -> Guide:
+    """A second network: of ``conf/guidance``, or any that
+    `sclip_lab.network.guidance.load_guidance` knows by name.
+
+    Args:
+        name: a file of conf/guidance without its ending, or as there.
+        **options: as there. Those given replace the file's.
+
+    Raises:
+        LabError: unknown name, or weights that cannot be had or do not fit.
+    """
+    from sclip_lab.network import guidance  # torch and timm: too slow to load for a listing
+
+    if name in names("guidance"):
+        return guidance.load_guidance(**load_group("guidance", name, options))
+    return guidance.load_guidance(name, **options)
 
 
 def load_protocol(name: str, dataset: str | None = None, **overrides: Any) -> Protocol:

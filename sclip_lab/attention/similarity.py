@@ -50,20 +50,23 @@ def averaged(tokens: Tensor, similarities: Tensor) -> Tensor:
     return torch.cat([tokens[:, :prefix], rows.to(tokens.dtype) @ tokens[:, prefix:]], dim=1)
 
 
-def similarity_weights(ctx: Context, similarities: Tensor, sharpness: float = 3.0) -> Tensor:
-    """softmax(sharpness * (c - mean c)) over those patches that are at least as similar as the
-    mean over all pairs of the image.
+def similarity_weights(
+    ctx: Context, similarities: Tensor, sharpness: float = 3.0, beta: float = 1.0
+) -> Tensor:
+    """softmax(sharpness * (c - beta * mean c)) over those patches that are at least as similar as
+    beta times the mean over all pairs of the image.
 
     Args:
         ctx: the block as the variant sees it; its prior and class-token choice apply.
         similarities: (batch, patches, patches).
         sharpness: > 0.
+        beta: factor on the mean; 1 in SC-CLIP, 1.2 in ProxyCLIP.
 
     Returns:
         (batch, heads, tokens, tokens), equal for all heads; rows sum to 1. The class token attends
         to itself and no patch attends to it: it has no place among patch similarities.
     """
-    raw = sharpness * (similarities - similarities.mean((1, 2), keepdim=True))
+    raw = sharpness * (similarities - beta * similarities.mean((1, 2), keepdim=True))
     # A patch may always attend to itself, or a flat image could leave it nothing.
     own = torch.eye(raw.shape[-1], dtype=torch.bool, device=raw.device)
     raw = raw.masked_fill((raw < 0) & ~own, -torch.inf)

@@ -34,7 +34,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sclip_lab.call import bind, bind_config, locate
+from sclip_lab.call import bind, bind_config, locate, used
 from sclip_lab.canonical import digest, plain
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.kinds import kind_of
@@ -70,6 +70,7 @@ class Variant:
         key: digest of ``config`` and of the files it names; equal keys compute the same thing.
         edit_key: the same without ``layers``: equal edits on the same input share their work.
         modules: Python modules that its functions come from, for the code version.
+        uses: what its functions are marked to read, see `sclip_lab.call.uses`.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Variant:
     key: str
     edit_key: str
     modules: tuple[str, ...]
+    uses: frozenset[str]
     _edit: Edit = field(repr=False, compare=False)
     _prior: Callable[[Any], Tensor] | None = field(repr=False, compare=False)
 
@@ -100,7 +102,10 @@ class Variant:
         ``context`` is what all variants share here; the variant's prior and class-token choice
         are put in. A prior that the attention has no use for is warned of once.
         """
-        context = replace(context, class_token=self.config["class_token"])
+        scene = context.scene
+        if "guidance" not in self.uses and scene.guidance is not None:
+            scene = replace(scene, guidance=None)  # or the key of a cell would not know
+        context = replace(context, class_token=self.config["class_token"], scene=scene)
         if self._prior is None:
             return self._edit(entered.block, state, context)
         term, asked = self._term(self._prior, context), []
@@ -213,6 +218,7 @@ def _build(config: dict[str, Any], name: str) -> Variant:
         key=digest(identity),
         edit_key=digest({k: v for k, v in identity.items() if k != "layers"}),
         modules=tuple(sorted({f.func.__module__ for f in functions})),
+        uses=used(functions),
         _edit=edit,
         _prior=parts["prior"],
     )
@@ -246,7 +252,7 @@ def _replace(
         tokens = context.tokens + tokens
     if mlp:
         tokens = tokens + block.mlp(tokens)
-    return State(tokens, state.dense, attention)
+    return replace(state, tokens=tokens, attention=attention)
 
 
 def _parallel(
@@ -271,7 +277,8 @@ def _parallel(
         dense = repaired.tokens + dense
     if mlp:
         dense = dense + block.mlp(dense)
-    return State(context.input.once("plain", lambda: block.plain(state.tokens)), dense, attention)
+    plain_tokens = context.input.once("plain", lambda: block.plain(state.tokens))
+    return replace(state, tokens=plain_tokens, dense=dense, attention=attention)
 
 
 def _repaired(context: Context, repair: Callable[[Context], Tensor] | None) -> Context:

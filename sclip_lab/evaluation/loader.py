@@ -15,8 +15,11 @@ from torch import Tensor
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.guidance import Guide
+from sclip_lab.network.scene import Scene
 from sclip_lab.segmentation import photos, views, windows
 from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.segmentation.scenes import scene
 from sclip_lab.timings import Timings
 
 # A batch on a GPU unless a user says how many images: so many, or fewer with so many windows.
@@ -64,19 +67,36 @@ class Batch:
         images: (all windows, 3, height, width) float32, normalised, photo after photo; of each
             photo view after view, see `sclip_lab.segmentation.views.see`.
         parts: which of ``images`` belong to each photo.
+        scene: where they lie in the photos, and what a second network sees.
     """
 
     photos: tuple[Photo, ...]
     images: Tensor
     parts: tuple[slice, ...]
+    scene: Scene
 
     @classmethod
-    def cut(cls, cut_from: Sequence[Photo], seen: views.Views | None) -> Batch:
-        """Cut the photos' windows, and add the protocol's views of them."""
+    def cut(
+        cls,
+        cut_from: Sequence[Photo],
+        seen: views.Views | None,
+        backbone: Backbone,
+        guide: Guide | None = None,
+    ) -> Batch:
+        """Cut the photos' windows, and add the protocol's views of them.
+
+        Args:
+            cut_from: photos whose windows are of one size.
+            seen: the protocol's views.
+            backbone: for which they are normalised.
+            guide: a second network, which sees the same windows when it is asked.
+        """
         cuts = [views.see(photo.plan.cut(photo.input), seen) for photo in cut_from]
         bounds = accumulate(map(len, cuts), initial=0)
         parts = tuple(slice(start, stop) for start, stop in pairwise(bounds))
-        return cls(tuple(cut_from), torch.cat(cuts), parts)
+        images = torch.cat(cuts)
+        placed = scene(images, [(p.plan, p.input) for p in cut_from], parts, backbone, guide)
+        return cls(tuple(cut_from), images, parts, placed)
 
 
 class Loader:

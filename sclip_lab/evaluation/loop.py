@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,12 @@ class Unfinished(LabError):
 
 
 def _grouped(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
-    """Specs that see the same windows of the same photos with the same network."""
+    """Specs that see the same windows of the same photos with the same network, and with the same
+    second network if any."""
     index, count = shard
     if not 0 <= index < count:
         raise LabError(f"shard {index} of {count}: the index lies in 0 .. {count - 1}")
-    groups: dict[tuple[Any, ...], list[Spec]] = {}
+    groups: dict[tuple[Any, ...], dict[str | None, list[Spec]]] = {}
     for spec in specs:
         if index >= len(spec.dataset):
             raise LabError(
@@ -135,8 +137,14 @@ def _grouped(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
                 f"{len(spec.dataset)} images, use at most that many shards"
             )
         key = (spec.backbone.key, spec.dataset.key, spec.protocol.geometry)
-        groups.setdefault(key, []).append(spec)
-    return list(groups.values())
+        guide = None if spec.guidance is None else spec.guidance.key
+        groups.setdefault(key, {}).setdefault(guide, []).append(spec)
+    passes = []
+    for by_guide in groups.values():
+        unguided = by_guide.pop(None, [])
+        first, *others = by_guide.values() or [[]]
+        passes += [unguided + first, *others]
+    return passes
 
 
 def _run(
@@ -150,6 +158,7 @@ def _run(
     """One pass over the images of one data set."""
     # The same of all specs, but for the weights of views and for what comes behind the network.
     backbone, dataset, protocol = specs[0].backbone, specs[0].dataset, specs[0].protocol
+    guide = next((spec.guidance for spec in specs if spec.guidance is not None), None)
     timings = recorder.timings
     readouts = _make_readouts(specs, recorder, progress)
     variants = list({spec.attention.key: spec.attention for spec in specs}.values())
@@ -162,7 +171,8 @@ def _run(
     with recorder, tqdm(total=len(indices), desc=title, unit="img", disable=not progress) as bar:
         for photos in loader.batches(indices):
             with torch.inference_mode():
-                _run_batch(Batch.cut(photos, protocol.views), encoder, readouts, recorder)
+                batch = Batch.cut(photos, protocol.views, backbone, guide)
+                _run_batch(batch, encoder, readouts, recorder)
             recorder.finish(len(photos))
             bar.update(len(photos))
             if len(recorder.failures) == len(specs):
@@ -191,9 +201,10 @@ def _run_batch(
                         if readout.logits_key not in logits:
                             logits[readout.logits_key] = readout.patch_logits(encoded)
                         of_photo = logits[readout.logits_key][part]
-                        prediction = _label(spec, photo, readout, of_photo, own)
+                        on_grid = replace(photo, plan=photo.plan.on_grid(_grid(of_photo)))
+                        prediction = _label(spec, on_grid, readout, of_photo, own)
                     first_view = of_photo[: photo.plan.num_windows]
-                    recorder.record(View(spec, photo, prediction, own, first_view))
+                    recorder.record(View(spec, on_grid, prediction, own, first_view))
                 except PhotoError as error:
                     recorder.fail_photo(photo.sample.name, error)
                 except Exception as error:
@@ -221,6 +232,11 @@ def _encoded(
         for spec in groups[0]:
             for photo in batch.photos:
                 recorder.fail(spec, photo.sample.name, error)
+
+
+def _grid(logits: Tensor) -> tuple[int, int]:
+    """(grid_h, grid_w) of (windows, grid_h, grid_w, queries)."""
+    return logits.shape[1], logits.shape[2]
 
 
 def _label(spec: Spec, photo: Photo, readout: Readout, logits: Tensor, encoded: Encoded) -> Tensor:

@@ -21,6 +21,8 @@ from sclip_lab.data.base import Dataset
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.guidance import Guide
+from sclip_lab.network.scene import MISSING
 from sclip_lab.segmentation.decoder import steps
 from sclip_lab.segmentation.protocol import Protocol
 
@@ -35,10 +37,12 @@ class Spec:
         protocol: from photo to prediction.
         dataset: on which photos.
         label: what a table calls the variant; its name otherwise. Not part of the key.
+        guidance: a second network; dropped where neither variant nor protocol looks at one.
 
     Raises:
         LabError: a layer out of range for this backbone, a readout or refinement that does not
-            exist or fit, or a vocabulary of another number of classes.
+            exist or fit, a vocabulary of another number of classes, or no guidance where the
+            variant or the protocol looks at it.
     """
 
     attention: Variant
@@ -46,10 +50,15 @@ class Spec:
     protocol: Protocol
     dataset: Dataset
     label: str = field(default="", compare=False)
+    guidance: Guide | None = None
 
     def __post_init__(self) -> None:
         self.attention.layers(self.backbone.depth)
-        steps(self.protocol)
+        needs = "guidance" in self.attention.uses | steps(self.protocol).uses
+        if needs and self.guidance is None:
+            raise LabError(f"{self.attention.name} with protocol {self.protocol.name} {MISSING}")
+        if not needs:
+            object.__setattr__(self, "guidance", None)
         if not self.label:
             object.__setattr__(self, "label", self.attention.name)
         expected = self.dataset.vocabulary.num_classes
@@ -84,6 +93,7 @@ class Spec:
             # "last 1", [-1] and [11] are one choice on twelve blocks.
             "layers": self.attention.layers(self.backbone.depth),
             "backbone": self.backbone.key,
+            **({} if self.guidance is None else {"guidance": self.guidance.key}),
             "device": self.backbone.device.type,
             "protocol": self.protocol.key,
             "vocabulary": self.vocabulary.key,
@@ -94,6 +104,11 @@ class Spec:
             # told apart, nor is the processor: see docs/identity.md.
             "torch": torch.__version__.partition("+")[0],
         }
+
+    def _guidance_record(self) -> dict[str, Any]:
+        if self.guidance is None:
+            return {}
+        return {"guidance": {**self.guidance.description, "digest": self.guidance.key}}
 
     def record(self) -> dict[str, Any]:
         """What spec.json holds: names, whole configuration, class names, images, provenance."""
@@ -110,6 +125,7 @@ class Spec:
             "config": {
                 "attention": dict(self.attention.config),
                 "backbone": {**self.backbone.description, "digest": self.backbone.key},
+                **self._guidance_record(),
                 "protocol": self.protocol.config,
                 "dataset": {
                     "name": self.dataset.name,

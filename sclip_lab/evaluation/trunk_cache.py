@@ -136,7 +136,7 @@ class Encoder:
         trunk = self._load(batch, level)
         known = self.cache is None or trunk is not None
         for index, encoded in encode(
-            self.backbone, batch.images, variants, self.rule, self.timings, trunk
+            self.backbone, batch.images, variants, self.rule, self.timings, trunk, batch.scene
         ):
             if not known:
                 self._save(batch, level, encoded.history[level].tokens)

@@ -16,8 +16,7 @@ from torch import Tensor
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.network.block import PROJECTIONS, Block, softmax_scores
 from sclip_lab.network.depth import Layer, resolve
-
-Grid = tuple[int, int]
+from sclip_lab.network.scene import ALONE, Grid, Guidance, Placement, Scene, alone
 
 
 class BlockInput:
@@ -91,11 +90,13 @@ class State:
         dense: the same shape; an optional second stream that a method reads out instead.
         attention: (batch, heads, tokens or patches, same) weights that multiplied the values in
             the last rewritten block, for diagnostics; None where a method has no single map.
+        grid: (grid_h, grid_w) of the patches, where it is not that of the input.
     """
 
     tokens: Tensor
     dense: Tensor | None = None
     attention: Tensor | None = None
+    grid: Grid | None = None
 
     @property
     def readout(self) -> Tensor:
@@ -135,6 +136,7 @@ class Context:
         feedback: changes scores before anything is added to them, or None.
         prior: a term on the scores, or None: called with the context, gives anything that
             broadcasts to (batch, heads, tokens, tokens).
+        scene: the photos that the windows are of, and a second network's features of them.
     """
 
     input: BlockInput
@@ -143,6 +145,7 @@ class Context:
     class_token: bool = True
     prior: Callable[[Context], Tensor] | None = None
     feedback: Feedback | None = None
+    scene: Scene = ALONE
 
     @property
     def block(self) -> Block:
@@ -156,6 +159,17 @@ class Context:
     def closed(self) -> bool:
         """Whether patches are kept from a class token that exists."""
         return not self.class_token and self.block.prefix > 0
+
+    @property
+    def photos(self) -> tuple[Placement, ...]:
+        """Which windows of the batch are of one photo, and where they lie in it."""
+        return self.scene.photos or alone(len(self.tokens), self.grid)
+
+    @property
+    def guidance(self) -> Guidance:
+        """What a second network sees in the windows; for functions marked by
+        `sclip_lab.call.uses`."""
+        return self.scene.need_guidance("this attention")
 
     @property
     def query(self) -> Tensor:

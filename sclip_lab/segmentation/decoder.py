@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.call import bind_config, bind_steps
+from sclip_lab.call import bind_config, bind_steps, used
 from sclip_lab.canonical import digest
 from sclip_lab.errors import LabError
 from sclip_lab.kinds import kind_of
@@ -40,11 +40,16 @@ class Steps:
         score: (encoded, text) -> patch logits.
         of_logits: `sclip_lab.kinds.refines_logits`, in order.
         of_labels: `sclip_lab.kinds.refines_labels`, in order.
+        uses: what they are marked to read, see `sclip_lab.call.uses`.
     """
 
     score: Callable[..., Tensor]
     of_logits: list[partial[Tensor]]
     of_labels: list[partial[Tensor]]
+
+    @property
+    def uses(self) -> frozenset[str]:
+        return used([self.score, *self.of_logits, *self.of_labels])
 
 
 def steps(protocol: Protocol) -> Steps:

@@ -9,6 +9,8 @@ from torch import Tensor
 from sclip_lab.attention.variant import Variant
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.guidance import Guide
+from sclip_lab.network.scene import Guidance, Scene, alone
 from sclip_lab.segmentation.encoded import encode
 from sclip_lab.segmentation.readouts.cosine import unit
 
@@ -20,6 +22,7 @@ def dense_features(
     attention: Variant,
     normalize: bool = False,
     position_embedding: str | None = None,
+    guidance: Guide | None = None,
 ) -> Tensor:
     """Patch embeddings in the space of text embeddings.
 
@@ -30,9 +33,11 @@ def dense_features(
         attention: from `load_attention`.
         normalize: divide each embedding by its norm.
         position_embedding: rule for grids of another size; the backbone's otherwise.
+        guidance: a second network, for variants that look at one.
 
     Returns:
-        (batch, grid_h, grid_w, embed_dim) float32; pixels beyond the last whole patch have none.
+        (batch, grid_h, grid_w, embed_dim) float32, on the guidance's grid where the variant
+        takes that; pixels beyond the last whole patch have none.
 
     Raises:
         LabError: shape, layer out of range, unknown rule.
@@ -42,6 +47,10 @@ def dense_features(
         raise LabError(f"images of shape {tuple(images.shape)}: (batch, 3, height, width) wanted")
     if images.dtype == torch.uint8:
         images = backbone.normalise(images)
-    [(_, encoded)] = encode(backbone, images, [attention], position_embedding)
+    size = images.shape[-2], images.shape[-1]
+    placed = alone(len(images), size, backbone.patch_size)
+    seen = None if guidance is None else Guidance(lambda: guidance.of_windows(images, backbone))
+    scene = Scene(placed, seen)
+    [(_, encoded)] = encode(backbone, images, [attention], position_embedding, scene=scene)
     patches = encoded.patches.float()
     return unit(patches) if normalize else patches

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from sclip_lab.attention.variant import Variant
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Feedback, Grid, State
+from sclip_lab.network.scene import ALONE, Scene, alone
 from sclip_lab.segmentation import tree
 from sclip_lab.timings import Timings
 
@@ -23,9 +24,10 @@ class Encoded:
     Attributes:
         backbone, variant: which network, with which attention.
         images: (windows, 3, height, width), normalised.
-        grid: (grid_h, grid_w) of each window.
+        grid: (grid_h, grid_w) of each window, as it entered.
         state: behind the last block.
         history: what entered each block, in order.
+        scene: the photos that the windows are of.
     """
 
     backbone: Backbone
@@ -34,14 +36,16 @@ class Encoded:
     grid: Grid
     state: State
     history: tuple[BlockInput, ...]
+    scene: Scene = ALONE
 
     @cached_property
     def _projected(self) -> tuple[Tensor, Tensor]:
-        return self.backbone.project(self.state, self.grid)
+        return self.backbone.project(self.state, self.state.grid or self.grid)
 
     @property
     def patches(self) -> Tensor:
-        """(windows, grid_h, grid_w, embed_dim) patch embeddings, not normalised."""
+        """(windows, grid_h, grid_w, embed_dim) patch embeddings, not normalised; the grid is
+        ``state.grid`` where the variant has another than the input."""
         return self._projected[0]
 
     @property
@@ -60,8 +64,9 @@ class Encoded:
             [self.variant],
             history=self.history[:first],
             feedback=feedback,
+            scene=self.scene,
         )
-        return Encoded(self.backbone, self.variant, self.images, self.grid, state, history)
+        return replace(self, state=state, history=history)
 
     def part(self, windows: slice) -> Encoded:
         """Some of the windows; what was derived from blocks' inputs is derived anew, unless all
@@ -74,9 +79,11 @@ class Encoded:
             self.state.tokens[windows],
             None if dense is None else dense[windows],
             None if attention is None else attention[windows],
+            self.state.grid,
         )
         history = tuple(BlockInput(e.block, partial(_some, e, windows)) for e in self.history)
-        return Encoded(self.backbone, self.variant, images, self.grid, state, history)
+        scene = self.scene.part(windows)
+        return Encoded(self.backbone, self.variant, images, self.grid, state, history, scene)
 
 
 @torch.inference_mode()
@@ -87,6 +94,7 @@ def encode(
     position_embedding: str | None = None,
     timings: Timings | None = None,
     trunk: Tensor | None = None,
+    scene: Scene | None = None,
 ) -> Iterator[tuple[int, Encoded]]:
     """All variants on one batch of windows, sharing what they share.
 
@@ -98,12 +106,15 @@ def encode(
         timings: told the seconds of each branch, see `tree.leaves`.
         trunk: (windows, tokens, width), what enters block `first_rewritten` if it is known already;
             the blocks before it are run only for variants that look at them.
+        scene: the photos that the windows are of; None: each is a photo of its own.
 
     Yields:
         (index into ``variants``, what that variant made), in the tree's order.
     """
     timings = timings or Timings()
-    grid = backbone.grid(*images.shape[-2:])
+    size = images.shape[-2], images.shape[-1]
+    grid = backbone.grid(*size)
+    scene = scene or Scene(alone(len(images), size, backbone.patch_size))
     before: tuple[BlockInput, ...] = ()
     if trunk is None:
         with timings.measure("trunk"):
@@ -115,9 +126,9 @@ def encode(
         for block in blocks:
             entered = BlockInput(block, partial(_behind, before[-1]) if before else embed)
             before = (*before, entered)
-    leaves = tree.leaves(backbone.blocks, tokens, grid, variants, timings, before)
+    leaves = tree.leaves(backbone.blocks, tokens, grid, variants, timings, before, scene=scene)
     for index, state, history in leaves:
-        yield index, Encoded(backbone, variants[index], images, grid, state, history)
+        yield index, Encoded(backbone, variants[index], images, grid, state, history, scene)
 
 
 def first_rewritten(backbone: Backbone, variants: Sequence[Variant]) -> int:

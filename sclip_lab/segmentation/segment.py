@@ -13,11 +13,13 @@ from sclip_lab.attention.variant import Variant
 from sclip_lab.data.decode import read_image
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.guidance import Guide
 from sclip_lab.segmentation import photos, views
 from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.encoded import encode
 from sclip_lab.segmentation.prompts import embed_vocabulary
 from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.segmentation.scenes import scene
 
 
 @torch.inference_mode()
@@ -27,6 +29,7 @@ def segment(
     class_names: Sequence[str | Sequence[str]] | Vocabulary,
     attention: Variant,
     protocol: Protocol | None = None,
+    guidance: Guide | None = None,
 ) -> np.ndarray:
     """Label every pixel of one photo.
 
@@ -36,6 +39,7 @@ def segment(
         class_names: a name per class; several separated by commas, or a list, are synonyms.
         attention: from `load_attention`.
         protocol: how; SCLIP's default otherwise.
+        guidance: a second network, for attention or readouts that look at one.
 
     Returns:
         (height, width) class ids: indices into ``class_names``, uint8 (int16 beyond 256 classes).
@@ -53,9 +57,13 @@ def segment(
         image = np.array(image.convert("RGB"))
     plan, network_input = photos.prepare(image, protocol, backbone)
     cut = views.see(plan.cut(network_input), protocol.views)
-    [(_, encoded)] = encode(backbone, cut, [attention], protocol.position_embedding)
+    around = scene(cut, [(plan, network_input)], [slice(0, len(cut))], backbone, guidance)
+    rule = protocol.position_embedding
+    [(_, encoded)] = encode(backbone, cut, [attention], rule, scene=around)
     text = embed_vocabulary(backbone, class_names, protocol.templates)
     readout = Readout(protocol, text.to(backbone.device), torch.tensor(class_names.query_classes))
-    laid_out = plan.lay_out(views.average(readout.patch_logits(encoded), protocol.views))
+    logits = views.average(readout.patch_logits(encoded), protocol.views)
+    plan = plan.on_grid((logits.shape[1], logits.shape[2]))
+    laid_out = plan.lay_out(logits)
     mine = encoded.part(slice(plan.num_windows))
     return readout.predict(plan, laid_out, network_input, mine).cpu().numpy()

@@ -9,12 +9,14 @@ follows it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, Feedback, State
+from sclip_lab.network.scene import ALONE, Scene
 from sclip_lab.timings import Timings
 
 
@@ -26,6 +28,7 @@ def leaves(
     timings: Timings | None = None,
     history: tuple[BlockInput, ...] = (),
     feedback: Feedback | None = None,
+    scene: Scene | None = None,
 ) -> Iterator[tuple[int, State, tuple[BlockInput, ...]]]:
     """Run all variants on one batch, sharing what they share.
 
@@ -39,6 +42,7 @@ def leaves(
             name for rewritten ones (shared work counts for whoever comes first).
         history: what entered the blocks that have been run already; no variant rewrites them.
         feedback: for the scores of every rewritten block.
+        scene: the photos that the windows are of.
 
     Yields:
         (index into ``variants``, state behind the last block, what entered each block), one per
@@ -49,6 +53,7 @@ def leaves(
         LabError: a layer out of range.
     """
     timings = timings or Timings()
+    scene = scene or ALONE
     depth = len(blocks)
     rewritten = [frozenset(variant.layers(depth)) for variant in variants]
 
@@ -56,7 +61,8 @@ def leaves(
         entered: BlockInput, state: State, history: tuple[BlockInput, ...], members: list[int]
     ) -> Iterator[tuple[int, State, tuple[BlockInput, ...]]]:
         level = entered.block.index
-        context = Context(entered, history, grid, feedback=feedback)
+        now = state.grid or grid
+        context = Context(entered, history, now, feedback=feedback, scene=scene)
         groups: dict[str | None, list[int]] = {}
         for member in members:
             edit = variants[member].edit_key if level in rewritten[member] else None
@@ -65,7 +71,7 @@ def leaves(
             with timings.measure("trunk" if edit is None else variants[group[0]].name):
                 if edit is None:
                     plain = entered.once("plain", lambda: entered.block.plain(state.tokens))
-                    after = State(plain, state.dense, state.attention)
+                    after = replace(state, tokens=plain)
                 else:
                     after = variants[group[0]].apply(entered, state, context)
             passed = (*history, entered)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -70,16 +70,24 @@ class Plan:
     def num_windows(self) -> int:
         return len(self.rows.starts) * len(self.columns.starts)
 
+    @property
+    def corners(self) -> tuple[Size, ...]:
+        """(row, column) of the first pixel of each window, rows first."""
+        return tuple((y, x) for y in self.rows.starts for x in self.columns.starts)
+
+    def on_grid(self, grid: Size) -> Plan:
+        """The same windows with another number of cells each."""
+        if grid == self.grid:
+            return self
+        rows, columns = replace(self.rows, cells=grid[0]), replace(self.columns, cells=grid[1])
+        return replace(self, rows=rows, columns=columns)
+
     def cut(self, image: Tensor) -> Tensor:
         """(channels, height, width) -> (windows, channels, crop_h, crop_w), rows first."""
         if tuple(image.shape[-2:]) != self.resized:
             raise LabError(f"image of {tuple(image.shape[-2:])}, planned for {self.resized}")
         return torch.stack(
-            [
-                image[:, y : y + self.rows.crop, x : x + self.columns.crop]
-                for y in self.rows.starts
-                for x in self.columns.starts
-            ]
+            [image[:, y : y + self.rows.crop, x : x + self.columns.crop] for y, x in self.corners]
         )
 
     def lay_out(self, patches: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError
 from sclip_lab.evaluation.observers import Diagnostics
+from sclip_lab.network.scene import Guidance
 from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.protocol import Protocol
 from tests import toy
+from tests.second_network import guide
 
 NEEDS_A_FILE = {"csa_learned"}  # a projection that was learned first
 
@@ -99,6 +103,28 @@ def test_names_of_backbones_are_open_clips() -> None:
         assert name in open_clip.list_models()
 
 
+@pytest.mark.parametrize("name", files("guidance"))
+def test_guidance(name: str) -> None:
+    import inspect
+
+    from sclip_lab.network.guidance import HUB_NAMES, load_guidance
+
+    given = plain(composed(f"guidance={name}", "device=cpu").guidance)
+    if name == "none":
+        assert not given
+        return
+    assert set(given) <= set(inspect.signature(load_guidance).parameters)
+    assert given["device"] == "cpu"
+    if name == "timm":
+        with pytest.raises(LabError, match="name"):
+            experiment.make_guidance(json.dumps(given))
+    else:
+        assert given["name"] in HUB_NAMES
+        small = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+        options = {"pretrained": False, "options": small, "device": "cpu"}
+        assert lab.load_guidance(name, **options).description["name"] == given["name"]
+
+
 @pytest.mark.parametrize("name", files("dataset"))
 def test_dataset(name: str, tmp_path: Path) -> None:
     given = plain(composed(f"dataset={name}", f"paths.data={tmp_path}").dataset)
@@ -151,6 +177,9 @@ def test_readout(name: str) -> None:
     for attention in ("vanilla", "scclip", "surgery"):
         variant = lab.load_attention(attention)
         encoded = toy.encoded(toy.network(), toy.inputs()["quirk112x448"], variant)
+        seen = guide().of_windows(encoded.images, encoded.backbone)
+        scene = replace(encoded.scene, guidance=Guidance(lambda seen=seen: seen))
+        encoded = replace(encoded, scene=scene)
         with torch.inference_mode():
             logits = chosen.patch_logits(encoded)
         assert logits.shape == (1, 7, 28, 8)

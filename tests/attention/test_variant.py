@@ -20,10 +20,13 @@ from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.dense_features import dense_features
+from tests.second_network import seen
 
 ALL = names("attention")
 PARTS = [(kind, part) for kind in ("prior", "mix", "repair") for part in names(f"attention/{kind}")]
 VANILLA = "sclip_lab.attention.vanilla.vanilla"
+# Their weights come from elsewhere, so that a prior has no scores to be added to.
+WITHOUT_SCORES = ("maskclip", "proxyclip", "gla", "gla_proxy")
 CSA = "sclip_lab.attention.correlative.correlative"
 
 
@@ -60,7 +63,8 @@ def test_differs_from_vanilla(
     name: str, backbone: Backbone, images: Tensor, projection_file: str
 ) -> None:
     expected = dense_features(backbone, images, load_attention("vanilla"))
-    ours = dense_features(backbone, images, loaded(name, projection_file))
+    attention = loaded(name, projection_file)
+    ours = dense_features(backbone, images, attention, guidance=seen(attention))
     assert (ours - expected).abs().max() > 1e-3
 
 
@@ -75,11 +79,12 @@ def test_a_prior_changes_the_features_or_is_warned_of(
     _warn_that_prior_is_ignored.cache_clear()
     narrow = {"_target_": "sclip_lab.attention.prior.gaussian", "sigma": 1.0}
     without, ours = (
-        dense_features(backbone, images, loaded(name, projection_file, prior=prior))
+        dense_features(backbone, images, attention, guidance=seen(attention))
         for prior in (None, narrow)
+        for attention in [loaded(name, projection_file, prior=prior)]
     )
     changed = not torch.equal(ours, without)
-    assert changed == (name != "maskclip")
+    assert changed == (name not in WITHOUT_SCORES)
     assert changed != (f"'{name}': its prior changes nothing" in caplog.text)
 
 
@@ -90,7 +95,7 @@ def test_parts_go_with_a_plain_variant(
     plain = load_attention("csa")
     changed = load_attention("csa", **{kind: part})
     assert changed.key != plain.key
-    features = dense_features(backbone, images, changed)
+    features = dense_features(backbone, images, changed, guidance=seen(changed))
     assert features.shape == (2, 6, 8, backbone.embed_dim)
     assert torch.isfinite(features).all()
 

@@ -30,6 +30,7 @@ from sclip_lab.segmentation.encoded import encode
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.refinements.cliptrase import cliptrase
 from tests import siglip, toy
+from tests.second_network import seen
 
 NEED_A_CLASS_TOKEN = {"scclip", "sfp"}
 POOLS: dict[str, dict[str, str]] = {
@@ -141,14 +142,15 @@ def test_every_variant_runs_or_says_why_not(
         with pytest.raises(LabError, match=r"needs a class token; custom has none; set class_sh"):
             dense_features(headless, images, variant)
         return
-    features = dense_features(headless, images, variant)
+    features = dense_features(headless, images, variant, guidance=seen(variant))
     assert features.shape == (2, 6, 8, 64)
     assert torch.isfinite(features).all()
-    alone = torch.cat([dense_features(headless, image[None], variant) for image in images])
-    torch.testing.assert_close(features, alone, atol=2e-5, rtol=0)
+    each = [dense_features(headless, one[None], variant, guidance=seen(variant)) for one in images]
+    torch.testing.assert_close(features, torch.cat(each), atol=2e-5, rtol=0)
     # Where there is no class token, leaving it out changes nothing.
     other = load_attention(name, class_token=not variant.config["class_token"], **given)
-    assert torch.equal(dense_features(headless, images, other), features)
+    again = dense_features(headless, images, other, guidance=seen(other))
+    assert torch.equal(again, features)
 
 
 @pytest.mark.parametrize("kind", ["prior", "mix", "repair"])
@@ -159,7 +161,8 @@ def test_every_part_runs_or_says_why_not(kind: str, headless: Backbone) -> None:
             with pytest.raises(LabError, match=r"repair class_attention needs a class token.*lof"):
                 dense_features(headless, photos(48, 64), variant)
         else:
-            assert torch.isfinite(dense_features(headless, photos(48, 64), variant)).all()
+            found = dense_features(headless, photos(48, 64), variant, guidance=seen(variant))
+            assert torch.isfinite(found).all()
 
 
 @pytest.mark.parametrize("name", sorted(NEED_A_CLASS_TOKEN))

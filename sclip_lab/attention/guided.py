@@ -1,0 +1,233 @@
+"""Attention from a second network's features: ProxyCLIP, and the same map for other methods.
+
+ProxyCLIP: Lan, Chen, Ke, Wang, Feng, Zhang, ECCV 2024, arXiv 2408.04883, section 3. With u the
+unit feature vectors of a frozen second network on its own grid, and the mean over all pairs of a
+window:
+
+    A = softmax_j(gamma * (u_i . u_j - beta * mean(u . u)))   over the j where it is not negative
+
+CLIP's values are resized to that grid, so patch embeddings lie on it as well. On CLIP's own grid
+the same map is a weights function, a term on scores, a part of any other weights, or a repair of
+outliers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.attention.repair import lof_mask
+from sclip_lab.attention.similarity import similarity_weights
+from sclip_lab.call import uses
+from sclip_lab.errors import LabError, unknown
+from sclip_lab.kinds import block_edit
+from sclip_lab.network.block import Block
+from sclip_lab.network.context import Context, State
+from sclip_lab.network.scene import Grid
+
+
+@uses("guidance")
+@block_edit
+def proxyclip(
+    block: Block,
+    state: State,
+    ctx: Context,
+    beta: float = 1.2,
+    gamma: float = 3.0,
+    output_grid: str = "guidance",
+    swap_axes: bool = False,
+) -> State:
+    """ProxyCLIP's block: the second network's map on CLIP's values, no residual, no MLP.
+
+    The official code takes the mean over all windows of its batch, which is one window in its
+    evaluation; here it is always that of the window.
+
+    Args:
+        block, state, ctx: as for every block edit.
+        beta, gamma: of `similarity_softmax`.
+        output_grid: of the patch embeddings: that of the ``guidance``, or of the ``tokens``, to
+            which the guidance is resized.
+        swap_axes: see `resized`; without effect on square grids.
+
+    Returns:
+        the state with patches on that grid; the class token attends to itself.
+
+    Raises:
+        LabError: no guidance, an unknown grid, or a block that is not the last.
+    """
+    weights, wanted = guided_map(ctx, beta, gamma, output_grid)
+    value = resized(patch_values(ctx), ctx.grid, wanted, swap_axes)
+    weights = weights[:, None]
+    return on_grid(block, state, ctx, weights.to(value) @ value, wanted, weights)
+
+
+def guided_map(ctx: Context, beta: float, gamma: float, output_grid: str) -> tuple[Tensor, Grid]:
+    """ProxyCLIP's map (batch, patches, patches), and the grid of its patches; arguments as there.
+
+    Raises:
+        LabError: an unknown grid, or another grid in a block that is not the last.
+    """
+    if output_grid not in ("guidance", "tokens"):
+        raise unknown("output_grid", output_grid, ("guidance", "tokens"))
+    features = ctx.guidance.features
+    wanted = (features.shape[-2], features.shape[-1]) if output_grid == "guidance" else ctx.grid
+    if wanted != ctx.grid and ctx.block.index != ctx.block.depth - 1:
+        raise LabError(
+            f"block {ctx.block.index} is not the last, and blocks after it need the patches of "
+            "before: set output_grid=tokens"
+        )
+    unit = ctx.guidance.on(wanted)
+    return similarity_softmax(unit @ unit.mT, beta, gamma), wanted
+
+
+def patch_values(ctx: Context) -> Tensor:
+    """(batch, heads, patches, head_dim): values without the class token's."""
+    return ctx.value[:, :, ctx.block.prefix :]
+
+
+def on_grid(
+    block: Block,
+    state: State,
+    ctx: Context,
+    per_head: Tensor,
+    grid: Grid,
+    attention: Tensor | None = None,
+) -> State:
+    """O(A) of patches on a grid of their own, beside a class token that attends to itself.
+
+    Args:
+        block, state, ctx: as for every block edit.
+        per_head: (batch, heads, patches, head_dim), attention times values.
+        grid: of those patches.
+        attention: (batch, heads, patches, patches), for diagnostics.
+    """
+    joined = torch.cat([ctx.value[:, :, : block.prefix], per_head], dim=2)
+    own = None if grid == ctx.grid else grid
+    if attention is not None and block.prefix:
+        attention = F.pad(attention, (1, 0, 1, 0))
+        attention[..., 0, 0] = 1
+    return replace(state, tokens=block.merge(joined), attention=attention, grid=own)
+
+
+@uses("guidance")
+def guided(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
+    """ProxyCLIP's map on CLIP's grid, as a weights function: (batch, heads, tokens, tokens).
+
+    The variant's prior and class-token choice apply; the class token attends to itself.
+
+    Args:
+        ctx: the block as the variant sees it.
+        beta, gamma: of `similarity_softmax`.
+    """
+    unit = ctx.guidance.on(ctx.grid)
+    return similarity_weights(ctx, unit @ unit.mT, gamma, beta)
+
+
+@uses("guidance")
+def guidance_prior(ctx: Context, strength: float = 10.0, beta: float = 1.0) -> Tensor:
+    """A term on scores: strength * (c - beta * mean c) between patches, 0 for the class token.
+
+    Args:
+        ctx: the block as the variant sees it.
+        strength: in units of the scores.
+        beta: factor on the mean similarity c of a window.
+
+    Returns:
+        (batch, 1, tokens, tokens).
+    """
+    unit = ctx.guidance.on(ctx.grid)
+    similarities = unit @ unit.mT
+    term = strength * (similarities - beta * similarities.mean((1, 2), keepdim=True))
+    prefix = ctx.block.prefix
+    return F.pad(term, (prefix, 0, prefix, 0))[:, None]
+
+
+@uses("guidance")
+def guidance_mix(
+    ctx: Context, weights: Tensor, share: float = 0.5, beta: float = 1.2, gamma: float = 3.0
+) -> Tensor:
+    """(1 - share) * weights + share * the second network's map, see `guided`.
+
+    Args:
+        ctx: the block as the variant sees it.
+        weights: (batch, heads, tokens, tokens) of the weights function.
+        share: 0 .. 1.
+        beta, gamma: of `similarity_softmax`.
+    """
+    if not 0 <= share <= 1:
+        raise LabError(f"share {share} must lie in 0 .. 1")
+    return (1 - share) * weights + share * guided(ctx, beta, gamma).to(weights)
+
+
+@uses("guidance")
+def guidance_repair(
+    context: Context,
+    tokens: Tensor | None = None,
+    neighbours: int = 30,
+    quantile: float = 0.95,
+    beta: float = 1.2,
+    gamma: float = 3.0,
+) -> Tensor:
+    """Outliers become the mean of the clean patches that look like them to the second network.
+
+    Args:
+        context: the block as the variant sees it.
+        tokens: (batch, tokens, width) to repair at the places found; None: those that enter.
+        neighbours, quantile: of `sclip_lab.attention.repair.lof_mask`, which finds outliers.
+        beta, gamma: of `similarity_softmax`, taken over clean patches.
+
+    Returns:
+        the shape of ``tokens``.
+    """
+    prefix = context.block.prefix
+    outliers = lof_mask(context.tokens[:, prefix:], neighbours, quantile)
+    tokens = context.tokens if tokens is None else tokens
+    unit = context.guidance.on(context.grid)
+    raw = unit @ unit.mT
+    raw = gamma * (raw - beta * raw.mean((1, 2), keepdim=True))
+    raw = raw.masked_fill(outliers[:, None], -torch.inf)
+    # A patch that resembles no clean one takes the clean one that it resembles most.
+    raw = raw.masked_fill(raw < raw.amax(dim=-1, keepdim=True).clamp(max=0), -torch.inf)
+    patches = tokens[:, prefix:]
+    mean = torch.softmax(raw, dim=-1).to(patches) @ patches
+    patches = torch.where(outliers[..., None], mean, patches)
+    return torch.cat([tokens[:, :prefix], patches], dim=1)
+
+
+def similarity_softmax(similarities: Tensor, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
+    """softmax(gamma * (c - beta * mean c)) over the entries where that is not negative.
+
+    Args:
+        similarities: (batch, patches, patches), 1 on the diagonal.
+        beta: factor on each window's mean similarity; larger keeps fewer patches.
+        gamma: > 0, inverse temperature.
+
+    Returns:
+        the same shape; rows sum to 1. A patch may always attend to itself.
+    """
+    raw = gamma * (similarities - beta * similarities.mean((1, 2), keepdim=True))
+    own = torch.eye(raw.shape[-1], dtype=torch.bool, device=raw.device)
+    return torch.softmax(raw.masked_fill((raw < 0) & ~own, -torch.inf), dim=-1)
+
+
+def resized(per_head: Tensor, grid: Grid, wanted: Grid, swap_axes: bool = False) -> Tensor:
+    """Patches on another grid, bilinear (corners not aligned).
+
+    Args:
+        per_head: (batch, heads, patches, head_dim) on ``grid``.
+        grid, wanted: (grid_h, grid_w).
+        swap_axes: read the patches as if the grid were (grid_w, grid_h), as ProxyCLIP's code does
+            with windows that are not square.
+
+    Returns:
+        (batch, heads, wanted patches, head_dim).
+    """
+    if grid == wanted and not swap_axes:
+        return per_head
+    read_as = grid[::-1] if swap_axes else grid
+    maps = per_head.mT.unflatten(-1, read_as).flatten(0, 1)
+    maps = F.interpolate(maps, wanted, mode="bilinear", align_corners=False)
+    return maps.unflatten(0, per_head.shape[:2]).flatten(-2).mT

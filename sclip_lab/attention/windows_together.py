@@ -1,0 +1,258 @@
+"""All windows of a photo attend to each other: GLA-CLIP.
+
+GLA-CLIP: CVPR 2026, arXiv 2603.23030. Keys and values are the patches of all B windows of a photo,
+S each; queries of every window see all of them. With K unit features of all patches, one map for
+all heads:
+
+    A = softmax_j(gamma_i (sim_ij - beta mean_i))   over those j where it is not negative
+
+``sim`` = K K^T, or a K^T with *anchors* a: unit means over those patches whose similarity to the
+anchor before is above a threshold, so that a query stands for a whole region.
+
+Shapes: ``nodes`` = B * S, window by window, row-major within a window.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.call import uses
+from sclip_lab.errors import LabError, unknown
+from sclip_lab.kinds import block_edit
+from sclip_lab.network.block import Block
+from sclip_lab.network.context import Context, State
+from sclip_lab.network.scene import Grid, Placement
+
+# Added to the number of patches in a mean, as the official code does.
+EPSILON = 1e-6
+NORMS = ("token", "photo")
+STARTS = ("patch", "neighbourhood", "unit_neighbourhood")
+
+
+@block_edit
+def gla(
+    block: Block,
+    state: State,
+    ctx: Context,
+    source: str = "query",
+    norm: str = "token",
+    beta: float = 1.2,
+    gamma: float = 3.0,
+    dynamic_beta: float = 0.0,
+    dynamic_gamma: float = 0.0,
+    anchors: str | None = None,
+    rounds: int = 2,
+    threshold: float = 0.6,
+    include_self: bool = True,
+) -> State:
+    """GLA-CLIP's block, no residual, no MLP; patches do not see class tokens.
+
+    Args:
+        block, state, ctx: as for every block edit.
+        source: of K: a projection of the block, over its full width.
+        norm, beta, gamma, dynamic_beta, dynamic_gamma, anchors, rounds, threshold, include_self:
+            see `Across`.
+
+    Returns:
+        the state; no attention map, since rows are longer than a window.
+
+    Raises:
+        LabError: an unknown source, norm or start, or dynamic_gamma without anchors.
+    """
+    gather = Anchors(rounds, threshold)
+    dynamic = (dynamic_beta, dynamic_gamma)
+    attend = Across(norm, beta, gamma, *dynamic, anchors, gather, include_self)
+    return attend(block, state, ctx, full_width(ctx, source))
+
+
+@uses("guidance")
+@block_edit
+def gla_guided(
+    block: Block,
+    state: State,
+    ctx: Context,
+    norm: str = "token",
+    beta: float = 1.0,
+    gamma: float = 3.0,
+    dynamic_beta: float = 0.3,
+    dynamic_gamma: float = 30.0,
+    anchors: str | None = "patch",
+    rounds: int = 2,
+    threshold: float = 0.6,
+    include_self: bool = True,
+) -> State:
+    """GLA-CLIP on ProxyCLIP: K from a second network's features, resized to the patches.
+
+    Args and errors as in `gla`; and there must be guidance.
+    """
+    gather = Anchors(rounds, threshold)
+    dynamic = (dynamic_beta, dynamic_gamma)
+    attend = Across(norm, beta, gamma, *dynamic, anchors, gather, include_self)
+    return attend(block, state, ctx, ctx.guidance.on(ctx.grid))
+
+
+def full_width(ctx: Context, projection: str) -> Tensor:
+    """A projection of the patches with its heads side by side: (windows, patches, width)."""
+    heads = ctx.input.projected(projection)[:, :, ctx.block.prefix :]
+    return heads.transpose(1, 2).flatten(2)
+
+
+@dataclass(frozen=True)
+class Across:
+    """How patches of all windows of a photo attend to each other.
+
+    Attributes:
+        norm, beta, gamma: of `weights_across`.
+        dynamic_beta: times ln(1 + B), added to beta.
+        dynamic_gamma: gamma_i is 1 + dynamic_gamma over the number of patches of anchor i; 0:
+            ``gamma``. Needs anchors.
+        anchors: what gathering starts from: ``patch``, the ``neighbourhood`` of the raw source, or
+            ``unit_neighbourhood`` of its unit vectors; None: no anchors.
+        gather: its rounds and threshold.
+        include_self: count the patch itself in its neighbourhood.
+
+    Raises:
+        LabError: an unknown norm or start, or dynamic_gamma without anchors.
+    """
+
+    norm: str
+    beta: float
+    gamma: float
+    dynamic_beta: float
+    dynamic_gamma: float
+    anchors: str | None
+    gather: Anchors
+    include_self: bool
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise unknown("norm", self.norm, NORMS)
+        if self.anchors not in (None, *STARTS):
+            raise unknown("anchors", str(self.anchors), STARTS)
+        if self.dynamic_gamma and self.anchors is None:
+            raise LabError("dynamic_gamma needs anchors: it divides by how many patches each has")
+
+    def __call__(self, block: Block, state: State, ctx: Context, raw: Tensor) -> State:
+        """The block's output with K from ``raw``, (windows, patches, channels)."""
+        value = ctx.value[:, :, block.prefix :]
+        per_head = torch.empty_like(value)
+        for photo in ctx.photos:
+            weights = self.weights(raw[photo.windows], photo, ctx.grid)
+            all_values = value[photo.windows].transpose(0, 1).flatten(1, 2)
+            spread = (weights.to(all_values) @ all_values).unflatten(1, (len(photo), -1))
+            per_head[photo.windows] = spread.transpose(0, 1)
+        joined = torch.cat([ctx.value[:, :, : block.prefix], per_head], dim=2)
+        return replace(state, tokens=block.merge(joined), attention=None)
+
+    def weights(self, raw: Tensor, photo: Placement, grid: Grid) -> Tensor:
+        """Attention weights of one photo, (nodes, nodes), from (B, patches, channels)."""
+        start = raw.float().flatten(0, 1)
+        keys = F.normalize(start, dim=-1)
+        queries = keys
+        sharp: float | Tensor = self.gamma
+        if self.anchors is not None:
+            if self.anchors != "patch":
+                place = photo.first_pixels(grid) @ torch.tensor([photo.size[1], 1])
+                start = neighbourhood_mean(
+                    start if self.anchors == "neighbourhood" else keys,
+                    place.to(keys.device),
+                    len(photo),
+                    grid,
+                    self.include_self,
+                )
+            queries, count = self.gather(start, keys)
+            if self.dynamic_gamma:
+                sharp = 1 + self.dynamic_gamma / count[:, None]
+        centre = self.beta + self.dynamic_beta * math.log(1 + len(photo))
+        return weights_across(queries, keys, centre, sharp, self.norm)
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """How queries are gathered into regions.
+
+    Attributes:
+        rounds: of gathering, 1 or more.
+        threshold: cosine above which a patch belongs to an anchor, -1 .. 1.
+    """
+
+    rounds: int
+    threshold: float
+
+    def __call__(self, start: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Anchors gathered from ``start``.
+
+        Args:
+            start: (nodes, channels), any norm.
+            keys: (nodes, channels), unit norm.
+
+        Returns:
+            (nodes, channels) of unit norm, and (nodes,) how many patches the last round gathered.
+        """
+        anchors = start
+        own = torch.eye(len(keys), dtype=torch.bool, device=keys.device)
+        for _ in range(self.rounds):
+            hit = F.normalize(anchors, dim=-1) @ keys.T > self.threshold
+            hit |= own & ~hit.any(dim=-1, keepdim=True)
+            count = hit.sum(dim=-1)
+            anchors = F.normalize(hit.to(keys) @ keys / (count[:, None] + EPSILON), dim=-1)
+        return anchors, count
+
+
+def neighbourhood_mean(
+    features: Tensor, pixels: Tensor, windows: int, grid: Grid, include_self: bool
+) -> Tensor:
+    """Mean over the same place in other windows and the 8 neighbours in one's own.
+
+    Args:
+        features: (nodes, channels).
+        pixels: (nodes,) index of each patch's first pixel in the photo: equal ones are one place.
+        windows: B.
+        grid: (grid_h, grid_w) of a window.
+        include_self: count the patch itself too.
+
+    Returns:
+        (nodes, channels).
+    """
+    row, column = (torch.arange(side, device=features.device) for side in grid)
+    near_rows, near_columns = ((a[:, None] - a).abs() <= 1 for a in (row, column))
+    near = (near_rows[:, None, :, None] & near_columns[None, :, None, :]).flatten(2).flatten(0, 1)
+    members = torch.block_diag(*[near] * windows) | (pixels[:, None] == pixels)
+    if not include_self:
+        members &= ~torch.eye(len(features), dtype=torch.bool, device=features.device)
+    members = members.to(features)
+    return members @ features / members.sum(dim=-1, keepdim=True).clamp(min=1)
+
+
+def weights_across(
+    queries: Tensor,
+    keys: Tensor,
+    beta: float | Tensor,
+    gamma: float | Tensor,
+    norm: str = "token",
+) -> Tensor:
+    """softmax(gamma * (a K^T - beta * mean)) over the entries where that is not negative; a row
+    without any keeps its largest.
+
+    Args:
+        queries, keys: (nodes, channels), unit norm.
+        beta: factor on the mean similarity.
+        gamma: > 0, inverse temperature, or (nodes, 1) one for each query.
+        norm: ``token``: the mean of each row, at least 0; ``photo``: of all pairs.
+
+    Returns:
+        (nodes, nodes); rows sum to 1.
+    """
+    similarities = queries @ keys.T
+    if norm == "token":
+        mean = similarities.mean(dim=-1, keepdim=True).clamp(min=0)
+    else:
+        mean = similarities.mean()
+    raw = gamma * (similarities - beta * mean)
+    least = raw.amax(dim=-1, keepdim=True).clamp(max=0)
+    return torch.softmax(raw.masked_fill(raw < least, -torch.inf), dim=-1)

@@ -1,0 +1,127 @@
+"""What the windows of a batch are part of: their photos, and what a second network sees there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.errors import LabError
+
+Grid = tuple[int, int]
+MISSING = (
+    "needs guidance, features of a second network: guidance=dino_vitb16, or "
+    "guidance=timm guidance.name=<a ViT of timm>"
+)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the windows of one photo lie.
+
+    Attributes:
+        windows: of this photo in the batch, next to each other.
+        corners: (row, column) of each window's first pixel in the resized photo.
+        size: (height, width) of the resized photo.
+        patch: side of a patch in the same pixels.
+    """
+
+    windows: slice
+    corners: tuple[tuple[int, int], ...]
+    size: tuple[int, int]
+    patch: int = 1
+
+    def __len__(self) -> int:
+        return len(self.corners)
+
+    def first_pixels(self, grid: Grid) -> Tensor:
+        """(windows * patches, 2) int64: row and column of each patch's first pixel in the photo."""
+        rows, columns = (self.patch * torch.arange(side) for side in grid)
+        cells = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+        return (torch.tensor(self.corners)[:, None] + cells).flatten(0, 1)
+
+    def centres(self, grid: Grid) -> Tensor:
+        """(windows * patches, 2) float32: row and column of each patch's centre in the photo."""
+        return self.first_pixels(grid).float() + self.patch / 2
+
+
+class Guidance:
+    """Features of a second network for each window of a batch, computed when first asked for.
+
+    Args:
+        compute: () -> (windows, channels, grid_h, grid_w), on a grid of its own.
+    """
+
+    def __init__(self, compute: Callable[[], Tensor]) -> None:
+        self._compute = compute
+        self._features: Tensor | None = None
+        self._on: dict[Grid, Tensor] = {}
+
+    @property
+    def features(self) -> Tensor:
+        """(windows, channels, grid_h, grid_w)."""
+        if self._features is None:
+            self._features = self._compute()
+        return self._features
+
+    def on(self, grid: Grid) -> Tensor:
+        """The features on another grid (bilinear, corners not aligned): unit vectors, (windows,
+        patches, channels) float32."""
+        if grid not in self._on:
+            features = self.features.float()
+            if tuple(features.shape[-2:]) != tuple(grid):
+                features = F.interpolate(features, grid, mode="bilinear", align_corners=False)
+            self._on[grid] = F.normalize(features.flatten(2).mT, dim=-1)
+        return self._on[grid]
+
+    def part(self, windows: slice) -> Guidance:
+        """That of some of the windows."""
+        return Guidance(lambda: self.features[windows])
+
+
+def alone(windows: int, size: tuple[int, int], patch: int = 1) -> tuple[Placement, ...]:
+    """Each of so many windows of ``size`` = (height, width) as a photo of its own."""
+    return tuple(Placement(slice(i, i + 1), ((0, 0),), size, patch) for i in range(windows))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The same for all variants on one batch of windows.
+
+    Attributes:
+        photos: in the order of their windows; none: each window is a photo of its own.
+        guidance: or None without a second network.
+    """
+
+    photos: tuple[Placement, ...] = ()
+    guidance: Guidance | None = field(default=None, compare=False)
+
+    def part(self, windows: slice) -> Scene:
+        """That of the windows of one photo, or of several whole ones."""
+        photos = tuple(
+            Placement(
+                slice(p.windows.start - windows.start, p.windows.stop - windows.start),
+                p.corners,
+                p.size,
+                p.patch,
+            )
+            for p in self.photos
+            if windows.start <= p.windows.start and p.windows.stop <= windows.stop
+        )
+        return Scene(photos, None if self.guidance is None else self.guidance.part(windows))
+
+    def need_guidance(self, who: str) -> Guidance:
+        """The guidance.
+
+        Raises:
+            LabError: there is none, naming who asked.
+        """
+        if self.guidance is None:
+            raise LabError(f"{who} {MISSING}")
+        return self.guidance
+
+
+ALONE = Scene()

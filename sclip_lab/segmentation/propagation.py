@@ -1,0 +1,220 @@
+"""Label propagation over a graph of patches or pixels.
+
+Zhou et al., NeurIPS 2003, and its use in LPOSS, Stojnic et al., CVPR 2025, arXiv 2503.19777: with
+symmetric weights W, no self-loops, degrees D and Wn = D^-1/2 W D^-1/2, scores F solve
+
+    (I - alpha Wn) F = Y
+
+by a few steps of conjugate gradients for each class. Larger alpha spreads further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from sclip_lab.errors import LabError
+
+TOLERANCE = 1e-6  # of the residual, relative to the right-hand side
+
+
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor], wanted: Tensor, steps: int, tolerance: float = TOLERANCE
+) -> Tensor:
+    """Solutions of A f = y for each column of ``wanted``, from 0, in at most ``steps`` steps.
+
+    Args:
+        product: (nodes, columns) -> A times it, A symmetric and positive definite.
+        wanted: (nodes, columns), in the precision of the computation.
+        steps: 1 or more.
+        tolerance: a column whose residual is below this share of its norm is left as it is.
+
+    Returns:
+        (nodes, columns).
+    """
+    found = torch.zeros_like(wanted)
+    residual = wanted.clone()
+    direction = residual.clone()
+    squared = residual.square().sum(dim=0)
+    enough = tolerance * wanted.norm(dim=0)
+    for _ in range(steps):
+        going = squared.sqrt() >= enough.clamp(min=torch.finfo(wanted.dtype).tiny)
+        if not bool(going.any()):
+            break
+        along = product(direction)
+        step = torch.where(going, squared / (direction * along).sum(dim=0), 0)
+        found.addcmul_(direction, step)
+        residual.addcmul_(along, step, value=-1)
+        before, squared = squared, residual.square().sum(dim=0)
+        direction.mul_(torch.where(going, squared / before, 0)).add_(residual)
+    return found
+
+
+def patch_graph(
+    features: Tensor,
+    positions: Tensor,
+    neighbours: int = 400,
+    exponent: float = 3.0,
+    distance_scale: float = 0.01,
+    distance_power: float = 1.0,
+) -> sparse.csr_array:
+    """Wn of patches: alike in features and near in the photo.
+
+    Each node keeps its ``neighbours`` largest similarities, itself included:
+    W_ij = max(u_i . u_j, 0)^exponent * exp(-distance_scale * distance^distance_power), and then
+    W + W^T without the diagonal.
+
+    Args:
+        features: (nodes, channels), unit norm.
+        positions: (nodes, 2) row and column of each patch's centre, in pixels of the resized photo.
+        neighbours: 1 .. nodes; a larger number means all.
+        exponent, distance_scale, distance_power: >= 0.
+
+    Returns:
+        (nodes, nodes) float64.
+    """
+    nodes = len(features)
+    similarities, index = (features @ features.T).topk(min(neighbours, nodes), dim=-1)
+    offset = (positions[:, None].double() - positions[index].double()).square().sum(-1)
+    near = torch.exp(-distance_scale * offset.pow(distance_power / 2))
+    weights = similarities.double().clamp(min=0).pow(exponent) * near
+    rows = torch.arange(nodes).repeat_interleave(index.shape[1])
+    entries = (weights.flatten().cpu().numpy(), (rows.numpy(), index.flatten().cpu().numpy()))
+    graph = sparse.coo_array(entries, shape=(nodes, nodes)).tocsr()
+    graph = graph + graph.T
+    graph.setdiag(0)
+    graph.eliminate_zeros()
+    scale = sparse.diags_array(_inverse_root(torch.from_numpy(graph.sum(axis=1))).numpy())
+    return (scale @ graph @ scale).tocsr()
+
+
+def propagate_over_patches(
+    graph: sparse.csr_array, scores: Tensor, alpha: float = 0.95, steps: int = 10
+) -> Tensor:
+    """F of (I - alpha Wn) F = scores, (nodes, classes), float32 on the device of ``scores``.
+
+    Args:
+        graph: Wn, from `patch_graph`.
+        scores: (nodes, classes).
+        alpha: 0 .. 1, exclusive.
+        steps: of conjugate gradients.
+    """
+
+    def product(x: Tensor) -> Tensor:
+        return x - alpha * torch.from_numpy(graph @ x.numpy())
+
+    _check(alpha, steps)
+    return conjugate_gradients(product, scores.double().cpu(), steps).float().to(scores.device)
+
+
+def propagate_over_pixels(
+    colours: Tensor,
+    scores: Tensor,
+    radius: int = 6,
+    tau: float = 0.01,
+    alpha: float = 0.95,
+    steps: int = 10,
+) -> Tensor:
+    """The same on the graph of pixels at most ``radius`` rows and columns apart, with
+    W_ij = exp(-|colour_i - colour_j| / tau).
+
+    Each of the offsets is one plane of weights, so memory is ((2 radius + 1)^2 - 1) / 2 planes
+    beside five times the scores.
+
+    Args:
+        colours: (channels, height, width).
+        scores: (classes, height, width).
+        radius: in pixels, 1 or more.
+        tau: > 0, in units of the colours.
+        alpha, steps: as above.
+
+    Returns:
+        (classes, height, width) float32.
+    """
+    _check(alpha, steps)
+    if radius < 1 or tau <= 0:
+        raise LabError(f"radius {radius} must be 1 or more, tau {tau} above 0")
+    height, width = colours.shape[-2:]
+    colours = colours.double()
+    offsets = [
+        (y, x)
+        for y in range(radius + 1)
+        for x in range(-radius, radius + 1)
+        if (y, x) > (0, 0) and y < height and abs(x) < width
+    ]
+    degree = colours.new_zeros(height, width)
+    planes = []
+    for offset in offsets:
+        here, there = _pair(offset, height, width)
+        distance = (colours[:, *here] - colours[:, *there]).norm(dim=0)
+        plane = torch.exp(-distance / tau)
+        degree[here] += plane
+        degree[there] += plane
+        planes.append(plane)
+    scale = _inverse_root(degree)
+    for offset, plane in zip(offsets, planes, strict=True):
+        here, there = _pair(offset, height, width)
+        plane *= scale[here] * scale[there]
+
+    def product(x: Tensor) -> Tensor:
+        x = x.view(height, width, -1)
+        result = x.clone()
+        for offset, plane in zip(offsets, planes, strict=True):
+            here, there = _pair(offset, height, width)
+            result[here].addcmul_(x[there], plane[..., None], value=-alpha)
+            result[there].addcmul_(x[here], plane[..., None], value=-alpha)
+        return result.view(height * width, -1)
+
+    wanted = scores.double().flatten(1).T.contiguous()
+    return conjugate_gradients(product, wanted, steps).T.float().view_as(scores)
+
+
+def lab(rgb: Tensor) -> Tensor:
+    """CIE L*a*b* (D65) of sRGB, in units of (100, 128, 128).
+
+    Args:
+        rgb: (3, height, width) in 0 .. 1.
+
+    Returns:
+        (3, height, width), float64.
+    """
+    rgb = rgb.double().clamp(0, 1)
+    linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055).pow(2.4), rgb / 12.92)
+    to_xyz = torch.tensor(_SRGB_TO_XYZ, dtype=linear.dtype, device=linear.device)
+    white = torch.tensor(_D65, dtype=linear.dtype, device=linear.device)
+    xyz = torch.einsum("ij,jhw->ihw", to_xyz, linear) / white.view(3, 1, 1)
+    cube = torch.where(xyz > 0.008856, xyz.clamp(min=0.008856).pow(1 / 3), 7.787 * xyz + 4 / 29)
+    x, y, z = cube
+    return torch.stack([(116 * y - 16) / 100, 500 * (x - y) / 128, 200 * (y - z) / 128])
+
+
+# IEC 61966-2-1 primaries, and the D65 white point.
+_SRGB_TO_XYZ = (
+    (0.412453, 0.357580, 0.180423),
+    (0.212671, 0.715160, 0.072169),
+    (0.019334, 0.119193, 0.950227),
+)
+_D65 = (0.95047, 1.0, 1.08883)
+
+
+def _pair(offset: tuple[int, int], height: int, width: int) -> tuple[Sequence, Sequence]:
+    """Slices of the pixels that have a neighbour at ``offset``, and of those neighbours."""
+    y, x = offset
+    rows = slice(0, height - y), slice(y, height)
+    columns = slice(max(0, -x), width - max(0, x)), slice(max(0, x), width - max(0, -x))
+    return (rows[0], columns[0]), (rows[1], columns[1])
+
+
+def _inverse_root(degree: Tensor) -> Tensor:
+    """D^-1/2; a node without neighbours counts as having degree 1."""
+    return torch.where(degree > 0, degree, 1).rsqrt()
+
+
+def _check(alpha: float, steps: int) -> None:
+    if not 0 <= alpha < 1:
+        raise LabError(f"alpha {alpha} must lie in 0 .. 1, 1 excluded")
+    if steps < 1:
+        raise LabError(f"steps {steps} must be 1 or more")

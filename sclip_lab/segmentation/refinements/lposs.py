@@ -1,0 +1,46 @@
+"""LPOSS's second step: logits propagated over the pixels of the photo.
+
+Stojnic, Kalantidis, Matas, Tolias, CVPR 2025, arXiv 2503.19777. Here it runs at the photo's own
+size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sclip_lab.kinds import refines_logits
+from sclip_lab.segmentation.encoded import Encoded
+from sclip_lab.segmentation.propagation import lab, propagate_over_pixels
+
+
+@refines_logits
+def lposs(
+    mask: Tensor,
+    image: Tensor,
+    encoded: Encoded,
+    radius: int = 6,
+    tau: float = 0.01,
+    alpha: float = 0.95,
+    steps: int = 10,
+) -> Tensor:
+    """Logits propagated among pixels at most ``radius`` rows and columns apart that have the same
+    colour, in CIE L*a*b*.
+
+    Args:
+        mask: (queries, height, width) logits.
+        image: (3, height, width), normalised.
+        encoded: for the channel statistics.
+        radius, tau, alpha, steps: of
+            `sclip_lab.segmentation.propagation.propagate_over_pixels`.
+
+    Returns:
+        (queries, height, width) float32; values may be far above 1.
+    """
+    backbone = encoded.backbone
+    mean, std = (
+        torch.tensor(values, device=image.device).view(-1, 1, 1)
+        for values in (backbone.mean, backbone.std)
+    )
+    rgb = (image * std + mean) / 255
+    return propagate_over_pixels(lab(rgb), mask, radius, tau, alpha, steps)

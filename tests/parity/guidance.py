@@ -1,0 +1,205 @@
+"""Methods that look at a second network's features, or at all windows of a photo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import sclip_lab as lab
+from sclip_lab.attention.windows_together import Across, Anchors, full_width
+from sclip_lab.network.context import Context
+from sclip_lab.network.scene import Guidance, Placement, Scene, alone
+from sclip_lab.segmentation import windows
+from sclip_lab.segmentation.decoder import Readout
+from sclip_lab.segmentation.encoded import Encoded, encode
+from sclip_lab.segmentation.propagation import lab as lab_colours
+from sclip_lab.segmentation.propagation import (
+    patch_graph,
+    propagate_over_patches,
+    propagate_over_pixels,
+)
+from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.segmentation.readouts.lposs import propagated
+from sclip_lab.segmentation.windows import Plan
+from tests.parity.compare import (
+    FEATURES,
+    LOGITS,
+    PIXELS,
+    WEIGHTS,
+    Compared,
+    close,
+    comparison,
+    unequal,
+)
+from tests.parity.vector_set import Arrays, VectorSet
+
+GLA_WEIGHTS = 1e-6
+RULE = "bicubic_offset"
+# What each file of GLA-CLIP was run with.
+GLA: dict[str, tuple[str, dict[str, Any]]] = {
+    "gla_clearclip": ("gla", {"norm": "photo", "anchors": None}),
+    "gla_clearclip_tokennorm": ("gla", {"anchors": None}),
+    "gla_clearclip_proxy": ("gla", {}),
+    "gla_clearclip_noext": ("clearclip", {}),
+    "gla_proxy_release": ("gla_proxy", {}),
+    "gla_proxy_smooth": (
+        "gla_proxy",
+        {
+            "anchors": "unit_neighbourhood",
+            "include_self": False,
+            "rounds": 1,
+            "beta": 1.2,
+            "dynamic_beta": 0.0,
+            "dynamic_gamma": 0.0,
+        },
+    ),
+}
+
+
+def stored(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def one_photo(plan: Plan, guidance: Tensor | None, patch: int) -> Scene:
+    """All windows are of one photo."""
+    placed = Placement(slice(0, plan.num_windows), plan.corners, plan.resized, patch)
+    return Scene((placed,), None if guidance is None else Guidance(lambda: guidance))
+
+
+@comparison("proxyclip")
+@torch.inference_mode()
+def proxyclip(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    backbone = toy.network(position_embedding=RULE)
+    settings = {key: float(arrays[key]) for key in ("beta", "gamma")}
+    variant = lab.load_attention("proxyclip", **settings)
+    for one in arrays.inputs():
+        features = stored(arrays[f"{one}__guidance"])[None]
+        image = toy.inputs[one.rpartition("_g")[0]]
+        scene = Scene(guidance=Guidance(lambda features=features: features))
+        [(_, found)] = encode(backbone, image, [variant], scene=scene)
+        yield close(
+            f"{one}__feat", found.patches[0].flatten(0, 1), arrays[f"{one}__feat"], FEATURES
+        )
+        key = f"{one}__attn_rows"
+        rows = found.state.attention[0, 0, 1:, 1:][arrays.rows(key)]
+        yield close(key, rows, arrays[key], WEIGHTS)
+
+
+@comparison(*GLA)
+@torch.inference_mode()
+def gla(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    backbone = toy.network(position_embedding=RULE)
+    attention, changed = GLA[name]
+    given = {key: float(arrays[key]) for key in ("beta", "gamma") if key in arrays}
+    given = given if attention == "gla" else {}  # the others have none, or values of their own
+    variant = lab.load_attention(attention, **given, **changed)
+    guidance = stored(arrays["guidance"]) if "guidance" in arrays else None
+    for one in arrays.inputs("window_feats"):
+        image = toy.inputs[one][0]
+        size = (image.shape[-2], image.shape[-1])
+        plan = windows.plan(size, size, 224, 112, backbone.patch_size)
+        key = f"{one}__boxes_x1x2y1y2"
+        if key in arrays:
+            boxes = [(x, x + 224, y, y + 224) for y, x in plan.corners]
+            yield unequal(key, torch.tensor(boxes), arrays[key])
+        scene = one_photo(plan, guidance, backbone.patch_size)
+        [(_, found)] = encode(backbone, plan.cut(image), [variant], scene=scene)
+        official = arrays[f"{one}__window_feats"]
+        kept = found.patches.flatten(1, 2)
+        # Of many windows every third patch was kept.
+        kept = kept if official.shape[1] == kept.shape[1] else kept[:, ::3]
+        yield close(f"{one}__window_feats", kept, official, FEATURES)
+        key = f"{one}__attn_rows"
+        if key in arrays:
+            weights = gla_weights(found, variant.config)
+            rows = weights[: len(arrays[key])][:, arrays.rows(key)]
+            yield close(key, rows, arrays[key], GLA_WEIGHTS)
+            allowed = (weights > 0).sum(dim=-1)
+            key = f"{one}__allowed_keys_per_query"
+            yield unequal(key, allowed, arrays[key])
+        yield from segmented(arrays, one, found, plan)
+
+
+def gla_weights(found: Encoded, config: Mapping[str, Any]) -> Tensor:
+    """(windows, patches, all patches) of the last block."""
+    context = Context(found.history[-1], found.history[:-1], found.grid, scene=found.scene)
+    if found.scene.guidance is not None:
+        raw = found.scene.guidance.on(found.grid)
+    else:
+        raw = full_width(context, config["source"])
+    given = {k: config[k] for k in ("norm", "beta", "gamma", "dynamic_beta", "dynamic_gamma")}
+    gather = Anchors(config["rounds"], config["threshold"])
+    attend = Across(
+        **given, anchors=config["anchors"], gather=gather, include_self=config["include_self"]
+    )
+    [photo] = context.photos
+    return attend.weights(raw, photo, found.grid).unflatten(0, raw.shape[:2])
+
+
+def segmented(arrays: Arrays, one: str, found: Encoded, plan: Plan) -> Iterator[Compared]:
+    """Stitched cosines and labels: scale 40, pixels below 0.1 are background."""
+    text, classes = stored(arrays["text"]), torch.from_numpy(arrays["query_idx"])
+    protocol = Protocol(logit_scale=40.0, prob_threshold=0.1)
+    readout = Readout(protocol, text, classes)
+    laid_out = plan.lay_out(readout.patch_logits(found))
+    key = f"{one}__logits_s8"
+    yield close(key, plan.stitch(laid_out)[:, ::8, ::8], arrays[key], LOGITS)
+    key = f"{one}__seg_labels"
+    yield unequal(key, readout.predict(plan, laid_out), arrays[key], PIXELS)
+
+
+@comparison("lposs")
+@torch.inference_mode()
+def lposs(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    unit = F.normalize(stored(arrays["a__guidance"]), dim=-1)
+    scores = stored(arrays["a__preds_in"])
+    side = round(len(unit) ** 0.5)
+    centres = alone(1, (16 * side, 16 * side), 16)[0].centres((side, side))
+    for found, official in arrays.matching(r"(\w+)__cfg"):
+        scale, power, neighbours, exponent, alpha = official.tolist()
+        graph = patch_graph(unit, centres, round(neighbours), exponent, scale, power)
+        key = f"{found[1]}__laplacian_rows"
+        laplacian = np.eye(len(unit)) - alpha * graph.toarray()
+        rows = arrays[f"{found[1]}__rows_index"]
+        yield close(key, torch.from_numpy(laplacian[rows]), arrays[key], WEIGHTS)
+        key = f"{found[1]}__preds_out"
+        yield close(key, propagate_over_patches(graph, scores, alpha), arrays[key], LOGITS)
+    yield from lposs_windows(arrays)
+    yield from lposs_pixels(arrays)
+
+
+def lposs_windows(arrays: Arrays) -> Iterator[Compared]:
+    height, width, crop, stride, *target = arrays["b__input_hw_crop_stride_ori"].tolist()
+    plan = windows.plan((height, width), (target[0], target[1]), crop, stride, 16)
+    features = stored(arrays["b__guidance"]).permute(0, 3, 1, 2)
+    spread = _propagated(features, stored(arrays["b__clip_feats"]), arrays, plan, 150)
+    ours = plan.stitch(plan.lay_out(spread))[:, ::4, ::4]
+    yield close("b__out_s4", ours, arrays["b__out_s4"], LOGITS)
+
+
+def lposs_pixels(arrays: Arrays) -> Iterator[Compared]:
+    image = stored(arrays["c__image"])
+    size = (image.shape[1], image.shape[2])
+    plan = windows.plan(size, size, None, 1, 16)
+    features = stored(arrays["c__guidance"]).permute(2, 0, 1)[None]
+    # The number of neighbours is not in the file; 20 is what its output tells.
+    spread = _propagated(features, stored(arrays["c__clip_feats"])[None], arrays, plan, 20)
+    whole = plan.stitch(plan.lay_out(spread))
+    yield close("c_nopix__out", whole[:, ::4, ::4], arrays["c_nopix__out"], LOGITS)
+    ours = propagate_over_pixels(lab_colours(image), whole)
+    official = arrays["c__out"]
+    yield close("c__out", ours, official, 1e-4 * float(np.abs(official).max()))
+
+
+def _propagated(
+    features: Tensor, patches: Tensor, arrays: Arrays, plan: Plan, neighbours: int
+) -> Tensor:
+    """The readout's scores of stored features."""
+    logits = F.normalize(patches, dim=-1) @ stored(arrays["text"]).T
+    scene = one_photo(plan, features, 16)
+    return propagated(logits, scene, neighbours)
