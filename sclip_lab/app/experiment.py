@@ -213,7 +213,9 @@ def make_protocol(config: DictConfig) -> Protocol:
 def make_backbone(config: str) -> Backbone:
     """One backbone per configuration, however many jobs use it."""
     try:
-        return bind(load_backbone, json.loads(config), ("state_dict",))()
+        given = json.loads(config)
+        given.pop("usual", None)  # what its tag was unless one was typed
+        return bind(load_backbone, given, ("state_dict",))()
     except LabError as error:
         raise LabError(f"backbone: {error}") from error
 

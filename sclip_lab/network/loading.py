@@ -97,6 +97,11 @@ def load_backbone(
         state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
     if architecture is not None and not isinstance(architecture, Mapping):
         architecture = read_architecture(Path(architecture))
+    if architecture is not None and pretrained:
+        raise LabError(
+            f"{name or 'custom'}: pretrained={pretrained} is a tag of open_clip's "
+            "architectures and not of this one; leave it, or give checkpoint=<file>"
+        )
 
     if architecture is None and name is None:
         if state_dict is None:
@@ -142,7 +147,8 @@ def load_backbone(
         std=own_std if std is None else tuple(std),
         description={
             "name": name,
-            "pretrained": pretrained,
+            # Weights of a file or of the call take a tag's place.
+            "pretrained": pretrained if state_dict is None else None,
             "checkpoint": str(checkpoint) if checkpoint is not None else None,
             "seed": seed if pretrained is None and state_dict is None else None,
             "precision": precision,

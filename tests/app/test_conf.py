@@ -85,7 +85,7 @@ def test_backbone(name: str) -> None:
     if name == "open_clip":
         overrides.append("backbone.name=ViT-B-16-plus-240")
     given = plain(composed(*overrides).backbone)
-    assert set(given) <= set(inspect.signature(load_backbone).parameters)
+    assert set(given) - {"usual"} <= set(inspect.signature(load_backbone).parameters)
     assert given["precision"] == "bf16"
     if name == "patchwork_vit":
         assert Path(given["architecture"]).is_file()
@@ -205,3 +205,18 @@ def test_default_job_is_the_embedded_world() -> None:
         "csa", "patchwork_vit", "patchwork"
     )  # fmt: skip
     assert job.hydra.launcher["_target_"].endswith("FusedLauncher")
+
+
+def test_tags_and_files_of_weights(tmp_path: Path, architecture: dict[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    usual = composed()
+    assert usual.backbone.pretrained is None  # the embedded model has no tags
+    assert composed("backbone=ViT-B-16-quickgelu").backbone.pretrained == "openai"
+    with pytest.raises(LabError, match="backbone: patchwork_vit: pretrained=openai"):
+        experiment.make_spec(composed("pretrained=openai"))
+    weights = lab.load_backbone(None, architecture=architecture, device="cpu").model.state_dict()
+    file = tmp_path / "weights.safetensors"
+    save_file({k: v.clone() for k, v in weights.items()}, file)
+    made = lab.load_backbone(None, architecture=architecture, checkpoint=str(file), device="cpu")
+    assert made.description["pretrained"] is None
