@@ -2,13 +2,15 @@
 
 Everything reported is a groupby of it: scores (`miou`, `iou`, `pixel_accuracy`), their intervals
 (`summary`, `bootstrap`), comparisons (`difference`, `differences`, `all_pairs`), several data sets
-(`mean_over_datasets`, `mean_differences`, `ranks`), what they rest on (`support`). Scores are
+(`mean_over_datasets`, `mean_differences`, `ranks`), what they rest on (`support`), and what
+goes with them (`relations`, `points`, `layer_heads`). Scores are
 fractions in [0, 1]; x100 is for display.
 """
 
 from sclip_lab.results.across import mean_differences, mean_over_datasets, ranks
 from sclip_lab.results.comparisons import Choice, all_pairs, difference, differences
 from sclip_lab.results.loading import diagnostics, load, records, specs
+from sclip_lab.results.relations import layer_heads, points, relations
 from sclip_lab.results.scores import iou, miou, pixel_accuracy
 from sclip_lab.results.support import support
 from sclip_lab.results.uncertainty import bootstrap, summary
@@ -21,13 +23,16 @@ __all__ = [
     "difference",
     "differences",
     "iou",
+    "layer_heads",
     "load",
     "mean_differences",
     "mean_over_datasets",
     "miou",
     "pixel_accuracy",
+    "points",
     "ranks",
     "records",
+    "relations",
     "specs",
     "summary",
     "support",
