@@ -59,7 +59,7 @@ def write(
         if reason is None:
             raise
         raise LabError(
-            f"cannot write {path}: {reason}; free space or choose another place with paths.store"
+            f"cannot write {path}: {reason}; free space or name another folder than {path.parent}"
         ) from error
 
 
