@@ -1,0 +1,111 @@
+"""FreeCP: maps spread along attention, without the classes that are redundant or ambiguous.
+
+Chen et al., ICCV 2025: on top of any variant. Each class's probability map is passed on along the
+attention of the earlier blocks (`sclip_lab.segmentation.class_purification`); a class whose map
+changes much is redundant, and of classes whose maps end alike, the one is kept that matches crops
+of the photo best. Every window is treated by itself.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.errors import LabError
+from sclip_lab.network.context import State
+from sclip_lab.segmentation.class_purification import (
+    Box,
+    agreement,
+    ambiguous,
+    spread,
+    transition,
+    winners,
+)
+from sclip_lab.segmentation.encoded import Encoded
+from sclip_lab.segmentation.readouts.cosine import cosine, unit
+
+
+def freecp(
+    encoded: Encoded,
+    text: Tensor,
+    background: int = 0,
+    redundancy: float = 0.15,
+    ambiguity: float = 0.7,
+    box_threshold: float = 0.4,
+    crop_size: int = 112,
+) -> Tensor:
+    """Purified maps, 0 .. 1: (windows, grid_h, grid_w, queries).
+
+    Args:
+        encoded, text: as for every readout.
+        background: how many of the first queries are background; their maps are 0, and their score
+            is what the others leave.
+        redundancy: classes are kept if the agreement of their map before and after is above.
+        ambiguity: soft IoU from which two maps are alike.
+        box_threshold: share of a map's maximum that makes a box.
+        crop_size: side in pixels that crops are resized to.
+    """
+    limits = (background, redundancy, ambiguity, box_threshold, crop_size)
+    return torch.stack(
+        [purified(encoded, text, text, i, *limits)[0] for i in range(len(encoded.images))]
+    )
+
+
+def purified(
+    encoded: Encoded,
+    text: Tensor,
+    crop_text: Tensor,
+    window: int = 0,
+    background: int = 0,
+    redundancy: float = 0.15,
+    ambiguity: float = 0.7,
+    box_threshold: float = 0.4,
+    crop_size: int = 112,
+) -> tuple[Tensor, Tensor, list[int], list[int]]:
+    """One window's maps, with the steps before them.
+
+    Args:
+        crop_text: (queries, embed_dim) unit text embeddings that crops are compared with.
+        window: which.
+        others: as in `freecp`.
+
+    Returns:
+        (grid_h, grid_w, queries) maps of the classes that are kept, others 0; the spread maps of
+        all foreground classes (classes, grid_h, grid_w); and the classes that are kept after
+        redundancy and after ambiguity, without counting background.
+
+    Raises:
+        LabError: as many background queries as there are queries.
+    """
+    if not 0 <= background < len(text):
+        raise LabError(f"background {background}: fewer than all {len(text)} queries wanted")
+    one = encoded.part(slice(window, window + 1))
+    backbone, prefix = encoded.backbone, encoded.backbone.blocks[0].prefix
+    scale = float(backbone.model.logit_scale.exp())
+    probability = torch.softmax(scale * cosine(one, text)[0].permute(2, 0, 1), dim=0)
+    low, high = probability.amin(), probability.amax()
+    maps = ((probability - low) / (high - low))[background:]
+    attentions = [entered.attention().mean(dim=1)[0] for entered in one.history[:-1]]
+    passing = transition(torch.stack(attentions).mean(dim=0)[prefix:, prefix:].float())
+    refined = spread(maps, passing, box_threshold)
+    score = agreement(probability[background:], refined)
+    left = (score > redundancy).nonzero()[:, 0].tolist()
+    groups = [[left[i] for i in group] for group in ambiguous(refined[left], ambiguity)]
+
+    def of_crop(box: Box) -> Tensor | None:
+        top, left_side, bottom, right = (backbone.patch_size * side for side in box)
+        if bottom <= top or right <= left_side:
+            return None
+        crop = one.images[:, :, top:bottom, left_side:right]
+        crop = F.interpolate(crop, (crop_size, crop_size), mode="bilinear", align_corners=False)
+        tokens = backbone.embed(crop)
+        for block in backbone.blocks:
+            tokens = block.plain(tokens)
+        whole = backbone.project(State(tokens), backbone.grid(crop_size, crop_size))[1]
+        return unit(whole.float())[0] @ crop_text[background:].to(whole.device).T.float()
+
+    kept = winners(refined, groups, of_crop, box_threshold)
+    result = probability.new_zeros(probability.shape)
+    result[[background + index for index in kept]] = refined[kept]
+    return result.permute(1, 2, 0), refined, left, kept
