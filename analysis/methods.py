@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sclip_lab.app.registry import conf_dir, load_group, names
-from sclip_lab.attention.variant import COMMON
+from sclip_lab.attention.variant import COMMON, LEADING
 from sclip_lab.call import locate
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
@@ -38,6 +38,8 @@ COLUMNS = [
     "prior",
     "mix",
     "repair",
+    "entry",
+    "hidden",
     "class token",
 ]
 OTHERS = {
@@ -81,7 +83,7 @@ def row(name: str) -> list[str]:
     function = locate(config["_target_"])
     replaces = next(iter(inspect.signature(function).parameters)) == "block"
     kept = ["—" if replaces else shown(config[key]) for key in ("residual", "mlp", "stream")]
-    parts = [call(config[key]) if config[key] else "" for key in ("prior", "mix", "repair")]
+    parts = [call(config[key]) if config[key] else "" for key in LEADING]
     return [
         f"`{name}`",
         paper(conf_dir() / "attention" / f"{name}.yaml"),

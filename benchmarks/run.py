@@ -157,12 +157,13 @@ def plain(backbone: Backbone, photo: Tensor, job: Task, text: Tensor, variant: s
     logits = reference.slide(
         backbone.model, photo, job.target, text, variant, crop, job.protocol.stride
     )
-    protocol = job.protocol
+    protocol, threshold = job.protocol, job.protocol.prob_threshold
+    assert isinstance(threshold, int | float)
     return reference.decide(
         logits,
         job.query_classes,
         protocol.logit_scale,
-        protocol.prob_threshold,
+        threshold,
         protocol.area_threshold,
     )
 

@@ -21,6 +21,8 @@ from sclip_lab.errors import LabError, unknown
 from sclip_lab.own_code import recalled
 from sclip_lab.values import check_arguments
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 ENTRY_POINTS = "sclip_lab.plugins"
 VARIABLE = "SCLIP_LAB_PLUGINS"  # names of allowed modules, separated by commas
 # Where the functions of this package are that a yaml may name.
@@ -30,25 +32,6 @@ _BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _allowed: set[str] = set()
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def uses(*things: str) -> Callable[[Function], Function]:
-    """Marks a function by what it reads besides the blocks, so that a cell's key can know.
-
-    ``guidance``: features of a second network; a function without the mark cannot read them.
-    """
-
-    def mark(function: Function) -> Function:
-        function.__uses__ = frozenset(things)  # type: ignore[attr-defined]
-        return function
-
-    return mark
-
-
-def used(functions: Iterable[Callable[..., Any]]) -> frozenset[str]:
-    """Everything that functions are marked to read; bound ones as well."""
-    plain_ones = (getattr(function, "func", function) for function in functions)
-    return frozenset().union(*(getattr(one, "__uses__", ()) for one in plain_ones))
 
 
 def allow(*modules: str) -> None:
@@ -75,6 +58,26 @@ def allowed() -> list[str]:
     """
     named = {name for name in os.environ.get(VARIABLE, "").split(",") if name}
     return sorted(_allowed | named | set(installed()))
+
+
+def uses(*things: str) -> Callable[[Function], Function]:
+    """Marks a function by what it reads besides the blocks, so that a cell's key can know.
+
+    ``guidance``: features of a second network; ``text``: the protocol's texts. A function without
+    the mark cannot read them.
+    """
+
+    def mark(function: Function) -> Function:
+        function.__uses__ = frozenset(things)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def used(functions: Iterable[Callable[..., Any]]) -> frozenset[str]:
+    """Everything that functions are marked to read; bound ones as well."""
+    plain_ones = (getattr(function, "func", function) for function in functions)
+    return frozenset().union(*(getattr(one, "__uses__", ()) for one in plain_ones))
 
 
 def locate(target: str, homes: Collection[str] = HOMES) -> Callable[..., Any]:

@@ -6,14 +6,18 @@ A function of a yaml gets its first arguments by place, so their names are the a
 undecorated           ``(ctx)``                       weights function, prior or repair
                       ``(ctx, weights)``              mix
                       ``(encoded, text)``             readout
+                      ``(encoded, text)``             threshold of a photo's probabilities
                       ``(images)``                    change of a view
+                      ``(tokens)``                    entry: tokens beside a variant's patches
+                      ``(block, hidden, grid)``       hidden: an edit behind an MLP's activation
 `block_edit`          ``(block, state, ctx)``         an attention that replaces the whole block
 `prior_of_grid`       ``(grid)``                      prior of the grid alone, computed once a grid
 `refines_logits`      ``(mask)``                      refinement of logits at the photo's size
 `refines_labels`      ``(prediction)``                refinement of labels at the photo's size
 ===================== =============================== ============================================
 
-A refinement may further ask for ``image`` and ``encoded``, a block edit for ``repair``, by name.
+A refinement may further ask for ``image``, ``text`` and ``encoded``, a block edit for ``repair``,
+by name. What reads texts in a variant says so: `sclip_lab.call.uses`.
 """
 
 from __future__ import annotations

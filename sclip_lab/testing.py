@@ -20,6 +20,7 @@ from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.guidance import Guide, load_guidance
 from sclip_lab.network.loading import load_backbone
 from sclip_lab.network.scene import Guidance, Scene
+from sclip_lab.network.text import Text
 from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.dense_features import dense_features
 
@@ -76,6 +77,9 @@ def check_variant(
         AssertionError: what is not so, with the variant's name.
     """
     network, who = backbone or small_backbone(), f"attention '{variant.name}'"
+    rebuilt = build(variant.config, variant.name)
+    _require(rebuilt.key == variant.key, f"{who}: its own configuration gives another key")
+    variant = variant.given(_text(network))
     for height, width in SIZES:
         grid = network.grid(height, width)
         images = _images(height, width)
@@ -99,8 +103,6 @@ def check_variant(
         half = _computed(small_backbone("bf16"), _images(*SIZES[1]), variant, f"{who} in bf16")
         _require(bool(half.isfinite().all()), f"{who} in bf16: features are not finite")
         _require(half.dtype == torch.float32, f"{who} in bf16: features are {half.dtype}")
-    rebuilt = build(variant.config, variant.name)
-    _require(rebuilt.key == variant.key, f"{who}: its own configuration gives another key")
 
 
 def _check_weights(
@@ -123,18 +125,30 @@ def _check_weights(
     weights = states[0].attention
     if weights is None:
         return
-    count = tokens.shape[1]
+    count = weights.shape[-1]
+    # Of all tokens, or of the patches alone.
+    possible = {states[0].tokens.shape[1], tokens.shape[1] - network.blocks[0].prefix}
     _require(
-        weights.shape[-2:] == (count, count),
-        f"{where}: attention weights of shape {tuple(weights.shape)} for {count} tokens",
+        count in possible and weights.shape[-2] == count,
+        f"{where}: attention weights of shape {tuple(weights.shape)} for {max(possible)} tokens",
     )
     _require(bool(weights.isfinite().all()), f"{where}: attention weights are not finite")
     if row_sum is not None:
         off = float((weights.float().sum(-1) - row_sum).abs().max())
         _require(off < 1e-3, f"{where}: rows of the weights sum to {row_sum} but for {off:.1g}")
-    if network.has_class_token and not variant.config["class_token"]:
+    whole = count == states[0].tokens.shape[1]
+    if network.has_class_token and whole and not variant.config["class_token"]:
         seen = float(weights[..., 1:, 0].abs().max())
         _require(seen == 0, f"{where}: patches attend to the class token ({seen:.1g})")
+
+
+def _text(network: Backbone) -> Text:
+    """Five texts and two auxiliary words."""
+    generator = torch.Generator().manual_seed(7)
+    rows = torch.nn.functional.normalize(
+        torch.randn(7, network.embed_dim, generator=generator), dim=-1
+    )
+    return Text(rows[:5], rows[5:])
 
 
 def _images(height: int, width: int) -> Tensor:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sclip_lab.network.backbone import Backbone
     from sclip_lab.network.guidance import Guide
 
-NESTED = ("prior", "mix", "repair")
+NESTED = ("prior", "mix", "repair", "entry", "hidden")
 
 
 def load_group(

@@ -84,12 +84,12 @@ def scclip(
 
     total, attention = attend(averaged(entering, near_cut), ctx.tokens[:, :1], projections)
     if second_pass is not None:
-        summed = _sum_of_layers(ctx, second_pass)
+        summed = sum_of_layers(ctx, second_pass)
         total = total + attend(summed, summed[:, :1], second_projections)[0]
     return State(total, state.dense, attention)
 
 
-def _sum_of_layers(ctx: Context, ends: Sequence[Layer]) -> Tensor:
+def sum_of_layers(ctx: Context, ends: Sequence[Layer]) -> Tensor:
     """Sum of the token streams behind the blocks from ``ends[0]`` to ``ends[1]``."""
     if len(ends) != 2:
         raise LabError(f"second_pass {list(ends)} must name a first and a last layer")

@@ -18,6 +18,8 @@ prior        a term on the scores, see `prior`
 mix          a map from middle blocks, see `mix`
 repair       a correction of the tokens before attention, see `outliers`; a block edit that has a
              parameter ``repair`` gets it as a function
+entry        tokens beside class token and patches, from the first block on, see `registers`
+hidden       an edit of what every block's MLP has behind its activation, see `registers`
 ============ ===================================================================================
 """
 
@@ -26,12 +28,15 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.call import bind, bind_config, locate, used
@@ -39,8 +44,9 @@ from sclip_lab.canonical import digest, plain
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.kinds import kind_of
 from sclip_lab.network.block import Block
-from sclip_lab.network.context import BlockInput, Context, State
+from sclip_lab.network.context import BlockInput, Context, Grid, State
 from sclip_lab.network.depth import resolve_all
+from sclip_lab.network.text import Text
 from sclip_lab.own_code import described
 
 log = logging.getLogger(__name__)
@@ -54,9 +60,11 @@ COMMON: dict[str, Any] = {
     "prior": None,
     "mix": None,
     "repair": None,
+    "entry": None,
+    "hidden": None,
 }
 # How many arguments the machinery passes by place to the parts of a variant.
-LEADING = {"prior": 1, "mix": 2, "repair": 1}
+LEADING = {"prior": 1, "mix": 2, "repair": 1, "entry": 1, "hidden": 3}
 Edit = Callable[[Block, State, Context], State]
 
 
@@ -80,7 +88,8 @@ class Variant:
     modules: tuple[str, ...]
     uses: frozenset[str]
     _edit: Edit = field(repr=False, compare=False)
-    _prior: Callable[[Any], Tensor] | None = field(repr=False, compare=False)
+    _parts: Mapping[str, partial[Any] | None] = field(repr=False, compare=False)
+    _text: Text | None = field(default=None, repr=False, compare=False)
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -96,8 +105,49 @@ class Variant:
         except LabError as error:
             raise LabError(f"attention '{self.name}': {error}") from None
 
+    def given(self, text: Text) -> Variant:
+        """The variant with a protocol's texts; the same object if it does not read them.
+
+        Its keys know the texts: variants with equal keys still compute the same thing.
+        """
+        if "text" not in self.uses:
+            return self
+        key, edit_key = (digest([k, text.digest]) for k in (self.key, self.edit_key))
+        return replace(self, key=key, edit_key=edit_key, _text=text)
+
+    def first(self, depth: int) -> int:
+        """Index of the first block that does not run on the trunk's tokens as trained."""
+        early = self.entry_key is not None or self._hidden_key is not None
+        return 0 if early else self.layers(depth)[0]
+
+    @property
+    def entry_key(self) -> str | None:
+        """Equal keys bring in the same tokens; None: none."""
+        return digest(_content(self.config["entry"])) if self._parts["entry"] else None
+
+    @cached_property
+    def _hidden_key(self) -> str | None:
+        return digest(_content(self.config["hidden"])) if self._parts["hidden"] else None
+
+    def key_at(self, level: int, depth: int) -> str | None:
+        """Equal keys do the same to a block on the same input; None: it runs as trained."""
+        return self.edit_key if level in self.layers(depth) else self._hidden_key
+
+    def enter(self, tokens: Tensor, grid: Grid, block: Block) -> Tensor:
+        """Tokens that enter the first block with the variant's own behind them.
+
+        Args:
+            tokens: (batch, tokens, width); what has them already comes back as it is.
+            grid: (grid_h, grid_w).
+            block: the first one.
+        """
+        entry = self._parts["entry"]
+        if entry is None or tokens.shape[1] > block.prefix + math.prod(grid):
+            return tokens
+        return torch.cat([tokens, block.tower.first_norm(entry(tokens)).to(tokens)], dim=1)
+
     def apply(self, entered: BlockInput, state: State, context: Context) -> State:
-        """Run one rewritten block: ``state`` behind it.
+        """Run one block that is not as trained: ``state`` behind it.
 
         ``context`` is what all variants share here; the variant's prior and class-token choice
         are put in. A prior that the attention has no use for is warned of once.
@@ -105,16 +155,23 @@ class Variant:
         scene = context.scene
         if "guidance" not in self.uses and scene.guidance is not None:
             scene = replace(scene, guidance=None)  # or the key of a cell would not know
-        context = replace(context, class_token=self.config["class_token"], scene=scene)
-        if self._prior is None:
-            return self._edit(entered.block, state, context)
-        term, asked = self._term(self._prior, context), []
+        own = {"class_token": self.config["class_token"], "texts": self._text}
+        context = replace(context, scene=scene, **own)
+        block, hidden = entered.block, self._parts["hidden"]
+        if hidden is not None:
+            block = block.with_hidden(_behind_activation(hidden, context.grid), self._hidden_key)
+        if block.index not in self.layers(block.depth):
+            return replace(state, tokens=block.plain(state.tokens))
+        given = self._parts["prior"]
+        if given is None:
+            return self._edit(block, state, context)
+        term, asked = self._term(given, context), []
 
         def prior(ctx: Context) -> Tensor:
             asked.append(ctx.block.index)
             return term(ctx)
 
-        after = self._edit(entered.block, state, replace(context, prior=prior))
+        after = self._edit(block, state, replace(context, prior=prior))
         if not asked:
             _warn_that_prior_is_ignored(self.name)
         return after
@@ -125,6 +182,8 @@ class Variant:
         if kind_of(prior) != "prior_of_grid":
             return prior
         matrix = context.block.among_tokens(prior(context.grid)).to(context.tokens.device)
+        more = context.tokens.shape[1] - matrix.shape[-1]
+        matrix = F.pad(matrix, (0, more, 0, more)) if more else matrix
         return lambda _: matrix
 
 
@@ -220,7 +279,7 @@ def _build(config: dict[str, Any], name: str) -> Variant:
         modules=tuple(sorted({f.func.__module__ for f in functions})),
         uses=used(functions),
         _edit=edit,
-        _prior=parts["prior"],
+        _parts=parts,
     )
 
 
@@ -246,13 +305,15 @@ def _replace(
 ) -> State:
     """y = [x +] O(A), then y [+ M(y)], on the only stream."""
     context = _repaired(context, repair)
-    attention = _weights(context, weights, mix)
-    tokens = block.output(attention, context.value)
-    if residual:
-        tokens = context.tokens + tokens
-    if mlp:
-        tokens = tokens + block.mlp(tokens)
-    return replace(state, tokens=tokens, attention=attention)
+
+    def finish(attention: Tensor) -> Tensor:
+        tokens = block.output(attention, context.value)
+        if residual:
+            tokens = context.tokens + tokens
+        return tokens + block.mlp(tokens) if mlp else tokens
+
+    attention = _weights(replace(context, finish=finish), weights, mix)
+    return replace(state, tokens=finish(attention), attention=attention)
 
 
 def _parallel(
@@ -269,16 +330,19 @@ def _parallel(
     """The trained stream goes on; a dense stream collects O(A) (CLIP Surgery, GEM, ClearCLIP's
     last n). It starts from the first rewritten block's input, or from zero without residual."""
     repaired = _repaired(context, repair)
-    attention = _weights(repaired, weights, mix)
-    dense = block.output(attention, repaired.value)
-    if state.dense is not None:
-        dense = state.dense + dense
-    elif residual:
-        dense = repaired.tokens + dense
-    if mlp:
-        dense = dense + block.mlp(dense)
-    plain_tokens = context.input.once("plain", lambda: block.plain(state.tokens))
-    return replace(state, tokens=plain_tokens, dense=dense, attention=attention)
+
+    def finish(attention: Tensor) -> Tensor:
+        dense = block.output(attention, repaired.value)
+        if state.dense is not None:
+            dense = state.dense + dense
+        elif residual:
+            dense = repaired.tokens + dense
+        return dense + block.mlp(dense) if mlp else dense
+
+    attention = _weights(replace(repaired, finish=finish), weights, mix)
+    key = ("plain", block.hidden_key)
+    plain_tokens = context.input.once(key, lambda: block.plain(state.tokens))
+    return replace(state, tokens=plain_tokens, dense=finish(attention), attention=attention)
 
 
 def _repaired(context: Context, repair: Callable[[Context], Tensor] | None) -> Context:
@@ -288,6 +352,10 @@ def _repaired(context: Context, repair: Callable[[Context], Tensor] | None) -> C
     key = ("repaired", repair.func, digest(plain(repair.keywords)))  # type: ignore[attr-defined]
     entered = context.input.once(key, lambda: BlockInput(context.block, repair(context)))
     return replace(context, input=entered)
+
+
+def _behind_activation(hidden: partial[Any], grid: Grid) -> Callable[[Block, Tensor], Tensor]:
+    return lambda block, activation: hidden(block, activation, grid)
 
 
 @cache

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sclip_lab import interrupts, results
+from sclip_lab.attention.variant import Variant
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.evaluation.loader import Batch, Loader, Photo, PhotoError
 from sclip_lab.evaluation.recorder import Observer, Recorder, View
@@ -161,7 +162,8 @@ def _run(
     guide = next((spec.guidance for spec in specs if spec.guidance is not None), None)
     timings = recorder.timings
     readouts = _make_readouts(specs, recorder, progress)
-    variants = list({spec.attention.key: spec.attention for spec in specs}.values())
+    given = [spec.attention.given(readouts[spec.key].texts) for spec in specs]
+    variants = list({variant.key: variant for variant in given}.values())
     blocks, apart = tree.cost(backbone.depth, variants)
     log.info("%d variants run %d blocks per photo, apart %d", len(variants), blocks, apart)
     encoder = Encoder(backbone, dataset, protocol, cache, timings)
@@ -184,10 +186,14 @@ def _run_batch(
 ) -> None:
     """All that is missing of one batch of photos into the recorder."""
     by_variant: dict[str, list[Spec]] = {}
+    variants: dict[str, Variant] = {}
     for spec in recorder.specs:
         if any(recorder.needs(spec, photo.sample.name) for photo in batch.photos):
-            by_variant.setdefault(spec.attention.key, []).append(spec)
-    for specs, encoded in _encoded(batch, encoder, list(by_variant.values()), recorder):
+            variant = spec.attention.given(readouts[spec.key].texts)
+            variants.setdefault(variant.key, variant)
+            by_variant.setdefault(variant.key, []).append(spec)
+    groups = [(variants[key], group) for key, group in by_variant.items()]
+    for specs, encoded in _encoded(batch, encoder, groups, recorder):
         logits: dict[Any, Tensor] = {}
         for spec in specs:
             readout = readouts[spec.key]
@@ -212,24 +218,27 @@ def _run_batch(
 
 
 def _encoded(
-    batch: Batch, encoder: Encoder, groups: Sequence[list[Spec]], recorder: Recorder
+    batch: Batch,
+    encoder: Encoder,
+    groups: Sequence[tuple[Variant, list[Spec]]],
+    recorder: Recorder,
 ) -> Iterator[tuple[list[Spec], Encoded]]:
     """The batch as each variant sees it, with its specs.
 
     A variant that raises ends the tree of all; those that are left then run one by one.
     """
-    left = {index: specs[0].attention for index, specs in enumerate(groups)}
+    left = {index: variant for index, (variant, _) in enumerate(groups)}
     try:
         order = list(left)
         for index, encoded in encoder.encode(batch, list(left.values())):
             del left[order[index]]
-            yield groups[order[index]], encoded
+            yield groups[order[index]][1], encoded
     except Exception as error:
         if len(groups) > 1:
             for index in left:
                 yield from _encoded(batch, encoder, [groups[index]], recorder)
             return
-        for spec in groups[0]:
+        for spec in groups[0][1]:
             for photo in batch.photos:
                 recorder.fail(spec, photo.sample.name, error)
 
@@ -251,13 +260,21 @@ def _make_readouts(specs: Sequence[Spec], recorder: Recorder, progress: bool) ->
     readouts = {}
     with recorder.timings.measure("text"):
         for spec in specs:
-            backbone, vocabulary, prompts = spec.backbone, spec.vocabulary, spec.protocol.templates
-            key = (vocabulary.key, prompts)
-            if key not in texts:
-                text = embed_vocabulary(
-                    backbone, vocabulary, prompts, recorder.store.text_cache, progress
-                )
-                texts[key] = text.to(backbone.device)
-            classes = torch.tensor(vocabulary.query_classes)
-            readouts[spec.key] = Readout(spec.protocol, texts[key], classes)
+            backbone, prompts = spec.backbone, spec.protocol.templates
+            both: list[Tensor | None] = []
+            for vocabulary in (spec.vocabulary, spec.auxiliary):
+                if vocabulary is None:
+                    both.append(None)
+                    continue
+                key = (vocabulary.key, prompts)
+                if key not in texts:
+                    text = embed_vocabulary(
+                        backbone, vocabulary, prompts, recorder.store.text_cache, progress
+                    )
+                    texts[key] = text.to(backbone.device)
+                both.append(texts[key])
+            targets, auxiliary = both
+            assert targets is not None
+            classes = torch.tensor(spec.vocabulary.query_classes)
+            readouts[spec.key] = Readout(spec.protocol, targets, classes, auxiliary)
     return readouts

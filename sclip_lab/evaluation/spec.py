@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -78,6 +79,11 @@ class Spec:
         return self.dataset.vocabulary if named is None else Vocabulary.named(named)
 
     @cached_property
+    def auxiliary(self) -> Vocabulary | None:
+        """The protocol's auxiliary names, one a class; None for none."""
+        return self.protocol.auxiliary_vocabulary()
+
+    @cached_property
     def key(self) -> str:
         """sha256 hex: equal keys are the same cell, whatever the names."""
         return digest(self.identity)
@@ -86,7 +92,9 @@ class Spec:
     def identity(self) -> dict[str, Any]:
         """What the key is the digest of; kept in spec.json, where it is checked against the key."""
         modules = [*self.attention.modules, type(self.dataset).__module__]
-        for part in (self.protocol.readout, self.protocol.refinement, self.protocol.views):
+        protocol, threshold = self.protocol, self.protocol.prob_threshold
+        parts = [protocol.readout, protocol.refinement, protocol.views]
+        for part in [*parts, threshold if isinstance(threshold, Mapping) else None]:
             modules += target_modules(part)
         return {
             "attention": self.attention.edit_key,
@@ -97,6 +105,7 @@ class Spec:
             "device": self.backbone.device.type,
             "protocol": self.protocol.key,
             "vocabulary": self.vocabulary.key,
+            "auxiliary": None if self.auxiliary is None else self.auxiliary.key,
             "dataset": self.dataset.key,
             "ignore_index": self.dataset.ignore_index,
             "code": fingerprint.digest(modules),

@@ -6,7 +6,9 @@ same between open_clip releases, and it is the only thing a rewritten block need
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,6 +49,21 @@ class Block:
         self.scale = self.head_dim**-0.5
         self.layer_scale_1, self.layer_scale_2 = self._layer_scales()
         self._linear: defaultdict[str, Linear] = defaultdict(Linear)
+        # The network that it belongs to, put in by it: its head, and its norm before the blocks.
+        self.tower: Any = None
+        self._hidden: Callable[[Block, Tensor], Tensor] | None = None
+        self.hidden_key: str | None = None
+
+    def with_hidden(self, edit: Callable[[Block, Tensor], Tensor], key: str | None) -> Block:
+        """The same block with an edit of what its MLP has behind the activation.
+
+        Args:
+            edit: (block, (batch, tokens, hidden)) -> the same shape.
+            key: equal keys compute the same thing.
+        """
+        edited = copy.copy(self)
+        edited._hidden, edited.hidden_key = edit, key
+        return edited
 
     @property
     def packed(self) -> tuple[Tensor, Tensor | None]:
@@ -148,6 +165,8 @@ class Block:
                 window.mul_(torch.mul(window, QUICK_GELU).sigmoid_())
         else:
             hidden = self._linear["first"](x, first.weight, first.bias, activation)
+        if self._hidden is not None:
+            hidden = self._hidden(self, hidden)
         return self._linear["second"](hidden, second.weight, second.bias)
 
     def plain(self, tokens: Tokens) -> Tokens:

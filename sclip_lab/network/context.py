@@ -17,6 +17,7 @@ from sclip_lab.errors import LabError, unknown
 from sclip_lab.network.block import PROJECTIONS, Block, softmax_scores
 from sclip_lab.network.depth import Layer, resolve
 from sclip_lab.network.scene import ALONE, Grid, Guidance, Placement, Scene, alone
+from sclip_lab.network.text import Text
 
 
 class BlockInput:
@@ -137,6 +138,9 @@ class Context:
         prior: a term on the scores, or None: called with the context, gives anything that
             broadcasts to (batch, heads, tokens, tokens).
         scene: the photos that the windows are of, and a second network's features of them.
+        texts: the protocol's, or None where nobody gave any.
+        finish: attention weights to the tokens behind this block, with the variant's own residual
+            and MLP; None for a block edit.
     """
 
     input: BlockInput
@@ -146,6 +150,8 @@ class Context:
     prior: Callable[[Context], Tensor] | None = None
     feedback: Feedback | None = None
     scene: Scene = ALONE
+    texts: Text | None = None
+    finish: Callable[[Tensor], Tensor] | None = None
 
     @property
     def block(self) -> Block:
@@ -170,6 +176,31 @@ class Context:
         """What a second network sees in the windows; for functions marked by
         `sclip_lab.call.uses`."""
         return self.scene.need_guidance("this attention")
+
+    @property
+    def text(self) -> Text:
+        """The protocol's texts; for functions marked by `sclip_lab.call.uses`.
+
+        Raises:
+            LabError: nobody gave any.
+        """
+        if self.texts is None:
+            raise LabError("this attention reads texts: give class names, or text=...")
+        return self.texts
+
+    def head(self, tokens: Tensor) -> Tensor:
+        """What follows the last block, for each token alone: (..., width) -> (..., embed_dim)."""
+        return self.block.tower.head(tokens)
+
+    def finished(self, weights: Tensor) -> Tensor:
+        """Tokens behind this block, if it ended with these weights: (batch, tokens, width).
+
+        Raises:
+            LabError: in a block edit, which has its own end.
+        """
+        if self.finish is None:
+            raise LabError("only a weights function's block can be finished with other weights")
+        return self.finish(weights)
 
     @property
     def query(self) -> Tensor:

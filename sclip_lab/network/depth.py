@@ -50,6 +50,8 @@ def resolve_all(layers: Layer | Sequence[Layer], depth: int) -> list[int]:
     Raises:
         LabError: nothing named, or out of range.
     """
+    if layers == "all":
+        return list(range(depth))
     if isinstance(layers, str) and layers.startswith("last"):
         last = layers.removeprefix("last").strip()
         count = int(last) if last.isdigit() else resolve(last, depth) + 1

@@ -51,6 +51,11 @@ class Tower(ABC):
     def embed_dim(self) -> int: ...
 
     @abstractmethod
+    def first_norm(self, tokens: Tensor) -> Tensor:
+        """The norm between position embeddings and the first block, of each token by itself:
+        (batch, tokens, width), same shape out."""
+
+    @abstractmethod
     def embed(self, patches: Tensor, grid: Grid, rule: str) -> Tensor:
         """Position embedding, class token and first norm.
 
@@ -93,10 +98,15 @@ class ClipTower(Tower):
             "eps": visual.ln_post.eps,
             "heads": self.blocks[0].num_heads,
         }
+        for block in self.blocks:
+            block.tower = self
 
     @property
     def embed_dim(self) -> int:
         return self._visual.output_dim
+
+    def first_norm(self, tokens: Tensor) -> Tensor:
+        return self._visual.ln_pre(tokens)
 
     def embed(self, patches: Tensor, grid: Grid, rule: str) -> Tensor:
         visual = self._visual
@@ -148,12 +158,17 @@ class TimmTower(Tower):
             "heads": self.blocks[0].num_heads,
             "pool": visual.trunk.global_pool,
         }
+        for block in self.blocks:
+            block.tower = self
 
     @cached_property
     def embed_dim(self) -> int:
         # The last layer that has a width may be any of four; the head knows.
         with torch.inference_mode():
             return self.head(torch.zeros_like(self._trunk.pos_embed[0, :1])).shape[-1]
+
+    def first_norm(self, tokens: Tensor) -> Tensor:
+        return self._trunk.norm_pre(tokens)
 
     def embed(self, patches: Tensor, grid: Grid, rule: str) -> Tensor:
         trunk = self._trunk

@@ -21,6 +21,7 @@ from sclip_lab.call import bind_config, bind_steps, used
 from sclip_lab.canonical import digest
 from sclip_lab.errors import LabError
 from sclip_lab.kinds import kind_of
+from sclip_lab.network.text import Text
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.readouts.cosine import cosine
@@ -28,7 +29,7 @@ from sclip_lab.segmentation.windows import Plan
 from sclip_lab.segmentation.winner import winner
 
 # Arguments that a refinement may ask for by name, besides what it refines.
-_SUPPLIED = ("image", "encoded")
+_SUPPLIED = ("image", "encoded", "text")
 Bands = Iterator[tuple[slice, Tensor]]
 
 
@@ -41,11 +42,13 @@ class Steps:
         of_logits: `sclip_lab.kinds.refines_logits`, in order.
         of_labels: `sclip_lab.kinds.refines_labels`, in order.
         uses: what they are marked to read, see `sclip_lab.call.uses`.
+        threshold: (encoded, text) -> the photo's own probability threshold; None: the protocol's.
     """
 
     score: Callable[..., Tensor]
     of_logits: list[partial[Tensor]]
     of_labels: list[partial[Tensor]]
+    threshold: Callable[..., float] | None = None
 
     @property
     def uses(self) -> frozenset[str]:
@@ -63,7 +66,13 @@ def steps(protocol: Protocol) -> Steps:
         score = bind_config(protocol.readout, leading=2) or cosine
     except LabError as error:
         raise LabError(f"protocol.readout: {error}") from None
-    found = Steps(score, [], [])
+    threshold = None
+    if isinstance(protocol.prob_threshold, Mapping):
+        try:
+            threshold = bind_config(protocol.prob_threshold, leading=2)
+        except LabError as error:
+            raise LabError(f"protocol.prob_threshold: {error}") from None
+    found = Steps(score, [], [], threshold)
     try:
         places = {"refines_logits": found.of_logits, "refines_labels": found.of_labels}
         for step in bind_steps(protocol.refinement, _SUPPLIED, leading=1):
@@ -86,11 +95,13 @@ class Readout:
         protocol: readout, scale, thresholds, refinement.
         text: (queries, embed_dim) float32, unit norm.
         query_classes: (queries,) class of each query.
+        auxiliary: (words, embed_dim) of the protocol's auxiliary names, unit norm; None for none.
     """
 
     protocol: Protocol
     text: Tensor
     query_classes: Tensor
+    auxiliary: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.text.ndim != 2 or len(self.text) != len(self.query_classes):
@@ -98,6 +109,11 @@ class Readout:
                 f"text of shape {tuple(self.text.shape)} for {len(self.query_classes)} queries"
             )
         _require_finite(self.text, "text embeddings")
+
+    @cached_property
+    def texts(self) -> Text:
+        """What a variant that reads texts is given."""
+        return Text.of(self.text, self.auxiliary)
 
     @cached_property
     def num_classes(self) -> int:
@@ -139,7 +155,7 @@ class Readout:
             LabError: logits that are not finite.
         """
         _require_finite(laid_out, "patch logits")
-        seen: dict[str, Any] = {"encoded": encoded}
+        seen: dict[str, Any] = {"encoded": encoded, "text": self.text.to(laid_out.device)}
         if image is not None and (self._steps.of_logits or self._steps.of_labels):
             resized = F.interpolate(image[None].to(laid_out), size=plan.target, mode="bilinear")
             seen["image"] = resized[0]
@@ -156,21 +172,34 @@ class Readout:
             for rows in plan.row_bands(len(chosen), chosen.device):
                 yield rows, chosen[:, rows].clone()
 
-        prediction = self._decide(bands, plan.target, laid_out.device)
+        threshold = self._threshold(encoded)
+        prediction = self._decide(bands, plan.target, laid_out.device, threshold)
         for step in self._steps.of_labels:
             prediction = _refined(step, prediction, seen)
         return prediction
 
+    def _threshold(self, encoded: Encoded | None) -> float:
+        given = self.protocol.prob_threshold
+        if not isinstance(given, Mapping):
+            return given
+        if encoded is None or self._steps.threshold is None:
+            raise LabError("protocol.prob_threshold needs the photo's windows")
+        return self._steps.threshold(encoded, self.text.to(encoded.state.tokens.device))
+
     def _decide(
-        self, bands: Callable[..., Bands], size: tuple[int, int], device: torch.device
+        self,
+        bands: Callable[..., Bands],
+        size: tuple[int, int],
+        device: torch.device,
+        threshold: float,
     ) -> Tensor:
         protocol = self.protocol
         dtype = torch.uint8 if self.num_classes <= 256 else torch.int16
         classes = self.query_classes.to(device, dtype)
         prediction = torch.empty(size, dtype=dtype, device=device)
         # log of the sum of exponentials per pixel: only a probability threshold needs it.
-        normaliser = torch.empty(size, device=device) if protocol.prob_threshold else None
-        best = torch.empty(size, device=device) if protocol.prob_threshold else None
+        normaliser = torch.empty(size, device=device) if threshold else None
+        best = torch.empty(size, device=device) if threshold else None
         for rows, largest, query, below in _winners(bands()):
             prediction[rows] = _looked_up(classes, query)
             if normaliser is not None and best is not None:
@@ -187,7 +216,7 @@ class Readout:
                         best[rows] = largest
         if normaliser is not None and best is not None:
             probability = (best * protocol.logit_scale - normaliser).exp_()
-            prediction[probability < protocol.prob_threshold] = 0
+            prediction[probability < threshold] = 0
         return prediction
 
     def _large_enough(self, prediction: Tensor) -> Tensor:

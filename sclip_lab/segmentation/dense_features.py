@@ -11,6 +11,7 @@ from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.guidance import Guide
 from sclip_lab.network.scene import Guidance, Scene, alone
+from sclip_lab.network.text import Text
 from sclip_lab.segmentation.encoded import encode
 from sclip_lab.segmentation.readouts.cosine import unit
 
@@ -23,6 +24,7 @@ def dense_features(
     normalize: bool = False,
     position_embedding: str | None = None,
     guidance: Guide | None = None,
+    text: Text | Tensor | None = None,
 ) -> Tensor:
     """Patch embeddings in the space of text embeddings.
 
@@ -34,6 +36,8 @@ def dense_features(
         normalize: divide each embedding by its norm.
         position_embedding: rule for grids of another size; the backbone's otherwise.
         guidance: a second network, for variants that look at one.
+        text: for variants that read texts: (texts, embed_dim) unit embeddings, or these with
+            auxiliary words.
 
     Returns:
         (batch, grid_h, grid_w, embed_dim) float32, on the guidance's grid where the variant
@@ -47,6 +51,8 @@ def dense_features(
         raise LabError(f"images of shape {tuple(images.shape)}: (batch, 3, height, width) wanted")
     if images.dtype == torch.uint8:
         images = backbone.normalise(images)
+    if text is not None:
+        attention = attention.given(text if isinstance(text, Text) else Text.of(text))
     size = images.shape[-2], images.shape[-1]
     placed = alone(len(images), size, backbone.patch_size)
     seen = None if guidance is None else Guidance(lambda: guidance.of_windows(images, backbone))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -53,6 +54,11 @@ class Encoded:
         """(windows, embed_dim), not normalised."""
         return self._projected[1]
 
+    @cached_property
+    def whole_class_embedding(self) -> Tensor:
+        """(windows, embed_dim): that of the photo which each window is of, seen as one window."""
+        return self.class_embedding
+
     def again(self, feedback: Feedback) -> Encoded:
         """The same windows once more, from the first rewritten block on, with feedback in the
         scores of every rewritten block."""
@@ -66,6 +72,9 @@ class Encoded:
             feedback=feedback,
             scene=self.scene,
         )
+        if self.variant.entry_key is not None:
+            prefix = self.backbone.blocks[0].prefix
+            state, history = _without_entry(state, history, prefix, self.grid)
         return replace(self, state=state, history=history)
 
     def part(self, windows: slice) -> Encoded:
@@ -128,12 +137,34 @@ def encode(
             before = (*before, entered)
     leaves = tree.leaves(backbone.blocks, tokens, grid, variants, timings, before, scene=scene)
     for index, state, history in leaves:
+        if variants[index].entry_key is not None:
+            state, history = _without_entry(state, history, backbone.blocks[0].prefix, grid)
         yield index, Encoded(backbone, variants[index], images, grid, state, history, scene)
 
 
 def first_rewritten(backbone: Backbone, variants: Sequence[Variant]) -> int:
     """Index of the first block that any of the variants rewrites: all before it is their trunk."""
-    return min(variant.layers(backbone.depth)[0] for variant in variants)
+    return min(variant.first(backbone.depth) for variant in variants)
+
+
+def _without_entry(
+    state: State, history: tuple[BlockInput, ...], prefix: int, grid: Grid
+) -> tuple[State, tuple[BlockInput, ...]]:
+    """Class token and patches alone: readouts and measures know no other tokens."""
+    rows = slice(prefix + math.prod(grid))
+    attention, dense = state.attention, state.dense
+    kept = replace(
+        state,
+        tokens=state.tokens[:, rows],
+        dense=None if dense is None else dense[:, rows],
+        attention=None if attention is None else attention[..., rows, rows],
+    )
+    cut = (BlockInput(e.block, partial(_rows, e, rows)) for e in history)
+    return kept, tuple(cut)
+
+
+def _rows(entered: BlockInput, rows: slice) -> Tensor:
+    return entered.tokens[:, rows]
 
 
 def _some(entered: BlockInput, windows: slice) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sclip_lab.canonical import digest, plain
+from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.own_code import described
 from sclip_lab.segmentation import views
@@ -53,8 +54,12 @@ class Protocol:
         templates: prompts with one ``{}`` for the class name, or the name of a set in
             `sclip_lab.segmentation.prompts`.
         vocabulary: a vocabulary instead of the data set's own (same classes, other names).
+        auxiliary: names that no pixel is labelled with, for methods that tell patches apart by
+            texts: a list, or a vocabulary whose names they are; None for none.
         logit_scale: factor on cosine similarities before the softmax.
-        prob_threshold: pixels whose largest class probability is below become class 0.
+        prob_threshold: pixels whose largest class probability is below become class 0; or a
+            function of `sclip_lab.segmentation.thresholds` under ``_target_`` that finds it for
+            each photo.
         area_threshold: foreground classes that cover at most this share of the predicted
             foreground are dropped (class 0 is background).
         position_embedding: rule for grids of another size; None: the backbone's.
@@ -73,8 +78,9 @@ class Protocol:
     views: Mapping[str, Any] | None = None
     templates: str | tuple[str, ...] = "openai_imagenet"
     vocabulary: str | None = None
+    auxiliary: str | tuple[str, ...] | None = None
     logit_scale: float = 40.0
-    prob_threshold: float = 0.0
+    prob_threshold: float | Mapping[str, Any] = 0.0
     area_threshold: float = 0.0
     position_embedding: str | None = None
     readout: Any = None
@@ -85,12 +91,18 @@ class Protocol:
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
         check_arguments(Protocol, given, "protocol.")
         for key in ("prob_threshold", "area_threshold"):
-            if not 0 <= given[key] < 1:
-                raise LabError(f"protocol.{key} {given[key]} must lie in 0 .. 1")
+            value = given[key]
+            found = key == "prob_threshold" and isinstance(value, Mapping)
+            if not found and not 0 <= value < 1:
+                raise LabError(f"protocol.{key} {value} must lie in 0 .. 1")
         within("protocol.logit_scale", self.logit_scale, 0, 1e9, above=True)
         for key in ("short_side", "long_side", "crop_size", "stride"):
             if given[key] is not None:
                 within(f"protocol.{key}", given[key], 1, LONGEST_SIDE)
+        if isinstance(self.prob_threshold, Mapping):
+            object.__setattr__(self, "prob_threshold", plain(self.prob_threshold))
+        if self.auxiliary is not None and not isinstance(self.auxiliary, str):
+            object.__setattr__(self, "auxiliary", tuple(map(str, self.auxiliary)))
         if not isinstance(self.templates, str):
             object.__setattr__(self, "templates", tuple(self.templates))
             for template in self.templates:
@@ -119,6 +131,18 @@ class Protocol:
             if f.name not in skipped
             for value in [getattr(self, f.name)]
         }
+
+    def auxiliary_vocabulary(self) -> Vocabulary | None:
+        """The auxiliary names, one a class; None for none.
+
+        Raises:
+            LabError: a vocabulary of that name does not exist (did you mean).
+        """
+        if self.auxiliary is None:
+            return None
+        named = self.auxiliary
+        words = Vocabulary.named(named).queries if isinstance(named, str) else named
+        return Vocabulary("auxiliary", tuple((word,) for word in words))
 
     @property
     def geometry(self) -> Geometry:

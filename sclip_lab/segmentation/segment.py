@@ -57,11 +57,16 @@ def segment(
         image = np.array(image.convert("RGB"))
     plan, network_input = photos.prepare(image, protocol, backbone)
     cut = views.see(plan.cut(network_input), protocol.views)
+    text = embed_vocabulary(backbone, class_names, protocol.templates)
+    words, auxiliary = protocol.auxiliary_vocabulary(), None
+    if words is not None:
+        auxiliary = embed_vocabulary(backbone, words, protocol.templates).to(backbone.device)
+    classes = torch.tensor(class_names.query_classes)
+    readout = Readout(protocol, text.to(backbone.device), classes, auxiliary)
+    attention = attention.given(readout.texts)
     around = scene(cut, [(plan, network_input)], [slice(0, len(cut))], backbone, guidance)
     rule = protocol.position_embedding
     [(_, encoded)] = encode(backbone, cut, [attention], rule, scene=around)
-    text = embed_vocabulary(backbone, class_names, protocol.templates)
-    readout = Readout(protocol, text.to(backbone.device), torch.tensor(class_names.query_classes))
     logits = views.average(readout.patch_logits(encoded), protocol.views)
     plan = plan.on_grid((logits.shape[1], logits.shape[2]))
     laid_out = plan.lay_out(logits)

@@ -55,7 +55,6 @@ def leaves(
     timings = timings or Timings()
     scene = scene or ALONE
     depth = len(blocks)
-    rewritten = [frozenset(variant.layers(depth)) for variant in variants]
 
     def descend(
         entered: BlockInput, state: State, history: tuple[BlockInput, ...], members: list[int]
@@ -65,13 +64,14 @@ def leaves(
         context = Context(entered, history, now, feedback=feedback, scene=scene)
         groups: dict[str | None, list[int]] = {}
         for member in members:
-            edit = variants[member].edit_key if level in rewritten[member] else None
+            edit = variants[member].key_at(level, depth)
             groups.setdefault(edit, []).append(member)
         for edit, group in groups.items():
             with timings.measure("trunk" if edit is None else variants[group[0]].name):
                 if edit is None:
-                    plain = entered.once("plain", lambda: entered.block.plain(state.tokens))
-                    after = replace(state, tokens=plain)
+                    plain = ("plain", None)  # None: without an edit of the MLP
+                    plain_tokens = entered.once(plain, lambda: entered.block.plain(state.tokens))
+                    after = replace(state, tokens=plain_tokens)
                 else:
                     after = variants[group[0]].apply(entered, state, context)
             passed = (*history, entered)
@@ -83,16 +83,23 @@ def leaves(
                     yield member, after, passed
 
     first = tokens if isinstance(tokens, BlockInput) else BlockInput(blocks[len(history)], tokens)
-    yield from descend(first, State(first.tokens), history, list(range(len(variants))))
+    entries: dict[str | None, list[int]] = {}
+    for member, variant in enumerate(variants):
+        entries.setdefault(variant.entry_key, []).append(member)
+    for entry, members in entries.items():
+        start = first
+        if entry is not None:
+            extended = variants[members[0]].enter(first.tokens, grid, first.block)
+            start = BlockInput(first.block, extended)
+        yield from descend(start, State(start.tokens), history, members)
 
 
 def cost(depth: int, variants: Sequence[Variant]) -> tuple[int, int]:
     """(blocks run by the tree, blocks that separate runs would take) for a set of variants."""
     paths = set()
     for variant in variants:
-        rewritten = set(variant.layers(depth))
-        path: tuple[str | None, ...] = ()
+        path: tuple[str | None, ...] = (variant.entry_key,)
         for level in range(depth):
-            path = (*path, variant.edit_key if level in rewritten else None)
+            path = (*path, variant.key_at(level, depth))
             paths.add(path)
     return len(paths), depth * len(variants)

@@ -67,7 +67,7 @@ def test_python_and_the_command_line_agree(name: str) -> None:
     assert registry.variant_label(variant) == name
 
 
-@pytest.mark.parametrize("part", ["prior", "mix", "repair"])
+@pytest.mark.parametrize("part", ["prior", "mix", "repair", "entry", "hidden"])
 def test_parts_of_attention(part: str) -> None:
     for name in registry.names(f"attention/{part}"):
         from_line = build(plain(composed(f"attention/{part}={name}").attention), "csa")
@@ -165,7 +165,7 @@ def test_tracking(name: str) -> None:
 @pytest.mark.parametrize("name", files("refinement"))
 def test_refinement(name: str) -> None:
     given = plain(composed(f"refinement={name}").protocol)["refinement"]
-    bound = bind_steps(given, ("image", "encoded"), leading=1)
+    bound = bind_steps(given, ("image", "encoded", "text"), leading=1)
     assert (not bound) == (name == "none")
 
 

@@ -6,6 +6,7 @@ A refinement is a function of what it names among
 mask       (queries, height, width) stitched logits; it returns others of that shape
 prediction (height, width) class ids after all thresholds; it returns others
 image      (3, height, width) the normalised photo
+text       (queries, embed_dim) unit text embeddings
 encoded    the photo's windows behind the network, `sclip_lab.segmentation.encoded.Encoded`
 ========== ========================================================================================
 

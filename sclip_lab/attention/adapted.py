@@ -1,0 +1,113 @@
+"""FSA, feedback self-adaptive attention: class distributions that a map leads to change the map.
+
+arXiv 2508.20265. With A a map between patches, v its values and T the texts:
+
+    p = softmax over texts of (20 cos(O(A v), T) - 35 cos(O(mean v), T))
+    s_ij = 1 / (1 + KL(p_i | p_j)); a row's largest s are kept, up to a share of their softmax
+    B = softmax over the kept of s exp(lambda s);  E = (B A + A B + B) / 3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sclip_lab.call import uses
+from sclip_lab.errors import LabError
+from sclip_lab.network.block import Block
+from sclip_lab.network.context import Context
+
+EPSILON = 1e-10
+
+
+@uses("text")
+def adapted(
+    ctx: Context,
+    weights: Tensor,
+    scale: float = 20.0,
+    uniform_scale: float = 35.0,
+    share: float = 0.45,
+    sharpness: float = 3.0,
+) -> Tensor:
+    """E above, as the ``mix`` of any variant whose patches do not attend to the class token.
+
+    Args:
+        ctx: the block as the variant sees it.
+        weights: (batch, heads, tokens, tokens) of the weights function; between patches it is A.
+        scale, uniform_scale: factors on the cosines of A's output, and of the uniform map's.
+        share: of the softmax of a row's similarities that is kept, 0 .. 1.
+        sharpness: lambda.
+
+    Returns:
+        the same shape; the class token's row as it was, and no patch attends to it.
+    """
+    prefix = ctx.block.prefix
+    value, text = ctx.value[:, :, prefix:], ctx.text.targets
+    between = weights[:, :, prefix:, prefix:]
+    distributions = class_distributions(
+        between, value, ctx.block, ctx.head, text, scale, uniform_scale
+    )
+    result = weights.clone()
+    result[:, :, prefix:, :prefix] = 0
+    new = agreement(distributions, share, sharpness)[:, None].to(between)
+    result[:, :, prefix:, prefix:] = self_adapted(between, new)
+    return result
+
+
+def class_distributions(
+    attention: Tensor,
+    value: Tensor,
+    block: Block,
+    head: Callable[[Tensor], Tensor],
+    text: Tensor,
+    scale: float = 20.0,
+    uniform_scale: float = 35.0,
+) -> Tensor:
+    """p above: (batch, patches, texts).
+
+    Args:
+        attention: (batch, heads or 1, patches, patches).
+        value: (batch, heads, patches, head_dim).
+        block: whose output projection.
+        head: tokens into the space of texts.
+        text: (texts, embed_dim) unit rows.
+        scale, uniform_scale: as in `adapted`.
+    """
+
+    def cosines(tokens: Tensor) -> Tensor:
+        features = head(tokens).float()
+        return features / features.norm(dim=-1, keepdim=True) @ text.to(features).T
+
+    of_map = scale * cosines(block.output(attention, value))
+    uniform = uniform_scale * cosines(block.merge(value.mean(dim=2, keepdim=True)))
+    return torch.softmax(of_map - uniform, dim=-1)
+
+
+def agreement(distributions: Tensor, share: float = 0.45, sharpness: float = 3.0) -> Tensor:
+    """B above.
+
+    Args:
+        distributions: (batch, patches, texts), rows sum to 1.
+        share, sharpness: as in `adapted`.
+
+    Returns:
+        (batch, patches, patches); rows sum to 1.
+    """
+    if not 0 <= share <= 1:
+        raise LabError(f"share {share} must lie in 0 .. 1")
+    logs = torch.log(distributions + EPSILON)
+    own = (distributions * logs).sum(-1, keepdim=True)
+    divergence = (own - distributions @ logs.mT).clamp_min(0)
+    similar = 1 / (1 + divergence)
+    ordered, index = similar.sort(dim=-1, descending=True, stable=True)
+    kept = torch.softmax(ordered, dim=-1).cumsum(-1) <= share
+    kept[..., 0] = True
+    raw = (ordered * torch.exp(sharpness * ordered)).masked_fill(~kept, -torch.inf)
+    return torch.zeros_like(similar).scatter(-1, index, torch.softmax(raw, dim=-1))
+
+
+def self_adapted(attention: Tensor, agreed: Tensor) -> Tensor:
+    """E = (B A + A B + B) / 3 of (batch, heads or 1, patches, patches) maps."""
+    return (agreed @ attention + attention @ agreed + agreed) / 3

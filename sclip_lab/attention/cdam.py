@@ -1,0 +1,120 @@
+"""CDAM: a second pass whose map says how alike the class distributions of patches are.
+
+Kang et al., "Class distribution-induced attention map", ICLR 2025 (openreview CMqOfvD3tO). With
+p_i the softmax over texts (targets and auxiliary words) of a patch's cosines in the first pass, and
+J_ij the Jensen-Shannon divergence of p_i and p_j,
+
+    W = mean over scales of sharpen(J of the cosines resized to that scale)
+
+multiplies the values of the second pass. Its rows are not normalised, and the class token has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.call import uses
+from sclip_lab.errors import LabError
+from sclip_lab.network.context import Context, Grid
+
+EPSILON = 1e-8
+SCALES = (1.0, 0.25, 0.37, 0.5, 0.63, 0.75, 0.87)
+
+
+@uses("text")
+def cdam(
+    ctx: Context,
+    weights: Tensor,
+    temperature: float = 0.1,
+    sharpness: float = 10.0,
+    scales: Sequence[float] = SCALES,
+) -> Tensor:
+    """W above, as the ``mix`` of any weights function: its weights are the first pass.
+
+    Args:
+        ctx: the block as the variant sees it; the variant's residual and MLP end both passes.
+        weights: (batch, heads, tokens, tokens) of the weights function.
+        temperature: > 0, of the softmax over texts.
+        sharpness: factor on 1 - J before the softmax of a row.
+        scales: shares of the grid's sides, each in (0, 1].
+
+    Returns:
+        the shape of ``weights``, equal for all heads; rows sum to anything.
+    """
+    if temperature <= 0:
+        raise LabError(f"temperature {temperature} must be above 0")
+    prefix, text = ctx.block.prefix, ctx.text.all
+    features = ctx.head(ctx.finished(weights)[:, prefix:]).float()
+    cosines = features / features.norm(dim=-1, keepdim=True) @ text.to(features).T
+    maps = class_distribution_map(cosines, ctx.grid, temperature, sharpness, scales)
+    return F.pad(maps, (prefix, 0, prefix, 0))[:, None].expand_as(weights).to(weights)
+
+
+def class_distribution_map(
+    cosines: Tensor,
+    grid: Grid,
+    temperature: float = 0.1,
+    sharpness: float = 10.0,
+    scales: Sequence[float] = SCALES,
+) -> Tensor:
+    """W between patches.
+
+    Args:
+        cosines: (batch, grid_h * grid_w, texts).
+        grid: (grid_h, grid_w).
+        temperature, sharpness, scales: as in `cdam`.
+
+    Returns:
+        (batch, patches, patches) in 0 .. 1, not symmetric.
+    """
+    if not scales or not all(0 < scale <= 1 for scale in scales):
+        raise LabError(f"scales {list(scales)}: at least one, each in (0, 1]")
+    # In double: where patches are alike, J is the small difference of large numbers, and what is
+    # left of it is stretched to 0 .. 1.
+    maps = cosines.mT.unflatten(-1, grid).double()
+    total = maps.new_zeros(len(cosines), cosines.shape[1], cosines.shape[1])
+    for scale in scales:
+        size = max(1, int(grid[0] * scale)), max(1, int(grid[1] * scale))
+        small = F.interpolate(maps, size, mode="bilinear") if size != grid else maps
+        p = torch.softmax(small.flatten(2).mT / temperature, dim=-1)
+        total += sharpened(enlarged(divergence(p), size, grid), sharpness)
+    return (total / len(scales)).to(cosines)
+
+
+def divergence(p: Tensor) -> Tensor:
+    """Jensen-Shannon divergences in nats: (batch, n, texts) -> (batch, n, n).
+
+    One text at a time, so that no (n, n, texts) array is made.
+    """
+    own = (p * torch.log(p + EPSILON)).sum(-1)
+    result = (own[:, :, None] + own[:, None]) / 2
+    for column in p.unbind(-1):
+        mean = (column[:, :, None] + column[:, None]) / 2
+        result -= mean * torch.log(mean + EPSILON)
+    return result
+
+
+def enlarged(between: Tensor, size: Grid, grid: Grid) -> Tensor:
+    """A map between all cells of one grid, bilinear on another, in both of its places:
+    (batch, cells, cells) -> (batch, patches, patches)."""
+    if size == grid:
+        return between
+    for _ in range(2):
+        maps = between.unflatten(-1, size)
+        between = F.interpolate(maps, grid, mode="bilinear").flatten(2).mT
+    return between
+
+
+def sharpened(divergences: Tensor, sharpness: float = 10.0) -> Tensor:
+    """softmax(sharpness * (1 - J)) of each row, stretched to 0 .. 1 before and after."""
+    stretched = _stretched(1 - divergences)
+    return _stretched(torch.softmax(sharpness * stretched, dim=-1))
+
+
+def _stretched(rows: Tensor) -> Tensor:
+    low, high = rows.amin(-1, keepdim=True), rows.amax(-1, keepdim=True)
+    return (rows - low) / (high - low + EPSILON)

@@ -1,0 +1,129 @@
+"""DiH-CLIP: heads chosen by the entropy of their maps, each mixing all channels.
+
+Duan et al., "Diversity in Heads", ICCV 2025. SC-CLIP's passes (`sclip_lab.attention.scclip`)
+without the repair of outliers, and with head selection: of maps B_1 .. B_H the ``heads`` with the
+lowest E_h = - sum of all entries B log2(B + 1e-6). A chosen map multiplies the values of the full
+width, not its head's share of them. With x_l the stream behind block l of twelve and c_l cosines
+between patches:
+
+    z_9 = x_9 + out_proj(sum over heads chosen by A_qk of A_kk,h V)        c_9 of z_9, c_4 of x_4
+    W_h = (softmax(3 (c_9 - mean c_9)) above the mean + A_kk,h) / 2
+    last(u) = out_proj(sum over chosen W_h V / H)
+    y = Agg_4(last(Agg_9(x_11)) + 0.3 x_11,cls) + Agg_4(last(r) + 0.3 r_cls),  r = x_4 + ... + x_10
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sclip_lab.attention.scclip import sum_of_layers
+from sclip_lab.attention.similarity import averaged, cosine, cut_below, similarity_weights
+from sclip_lab.errors import LabError
+from sclip_lab.kinds import block_edit
+from sclip_lab.network.block import Block
+from sclip_lab.network.context import BlockInput, Context, State
+from sclip_lab.network.depth import Layer
+
+
+@block_edit
+def dih(
+    block: Block,
+    state: State,
+    ctx: Context,
+    heads: int = 4,
+    similarity_layer: Layer = "9/12",
+    average_layer: Layer = "4/12",
+    cut: float = 0.4,
+    sharpness: float = 3.0,
+    class_share: float = 0.3,
+    second_pass: Sequence[Layer] | None = ("4/12", "10/12"),
+) -> State:
+    """The block edit of DiH-CLIP.
+
+    Args:
+        block, state, ctx: as for every block edit.
+        heads: chosen of each map; a network with fewer has all of them.
+        similarity_layer, average_layer: l of c_9 and of c_4 above.
+        cut: similarities below become 0 where patches are averaged.
+        sharpness: factor on the centred similarities.
+        class_share: of the class token, added to every output; 0 where there is none.
+        second_pass: first and last layer of the sum r; None: one pass.
+
+    Returns:
+        the state with the sum of the passes; ``attention`` is W of the first.
+
+    Raises:
+        LabError: a class_share in a network without class token, or no head to choose.
+    """
+    if class_share:
+        block.need_class_token(f"class_share {class_share}", "set class_share=0")
+    if heads < 1:
+        raise LabError(f"heads {heads} must be 1 or more")
+    prefix = block.prefix
+    near = cosine(by_heads(ctx, similarity_layer, heads), prefix)
+    near_cut = cut_below(near, cut)
+    far_cut = cut_below(cosine(ctx.after(average_layer), prefix), cut)
+
+    def attend(tokens: Tensor, class_token: Tensor) -> tuple[Tensor, Tensor]:
+        inner = BlockInput(block, tokens)
+        weights = last_weights(replace(ctx, input=inner), near, sharpness)
+        chosen = lowest_entropy(weights[:, :, prefix:, prefix:], heads)
+        mixed = (weights * chosen[..., None, None]).sum(1) / block.num_heads
+        output = full_width(block, mixed, inner.projected("value"))
+        if class_share:
+            output = output + class_share * class_token
+        return averaged(output, far_cut), weights
+
+    total, attention = attend(averaged(ctx.tokens, near_cut), ctx.tokens[:, :1])
+    if second_pass is not None:
+        summed = sum_of_layers(ctx, second_pass)
+        total = total + attend(summed, summed[:, :1])[0]
+    return replace(state, tokens=total, attention=attention)
+
+
+def last_weights(inner: Context, similarities: Tensor, sharpness: float) -> Tensor:
+    """W above of the tokens in ``inner``: (batch, heads, tokens, tokens)."""
+    own = inner.attention("key", "key")
+    return (similarity_weights(inner, similarities, sharpness) + own) / 2
+
+
+def by_heads(ctx: Context, layer: Layer, heads: int) -> Tensor:
+    """z = x + out_proj(sum over heads chosen by A_qk of A_kk,h V): (batch, tokens, width).
+
+    Args:
+        ctx: the block as the variant sees it.
+        layer: the earlier block behind which x is, and whose maps and values are taken.
+        heads: how many are chosen.
+    """
+    entered = ctx.earlier(layer)
+    chosen = lowest_entropy(entered.attention("query", "key"), heads)
+    mixed = (entered.attention("key", "key") * chosen[..., None, None]).sum(1)
+    return ctx.after(layer) + full_width(entered.block, mixed, entered.projected("value"))
+
+
+def full_width(block: Block, weights: Tensor, value: Tensor) -> Tensor:
+    """out_proj(W V) with one map for all channels: (batch, tokens, width).
+
+    Args:
+        block: whose output projection.
+        weights: (batch, tokens, tokens).
+        value: (batch, heads, tokens, head_dim).
+    """
+    return block.output(weights[:, None], value)
+
+
+def entropies(maps: Tensor) -> Tensor:
+    """- sum of all entries B log2(B + 1e-6) in bits: (batch, heads, n, n) -> (batch, heads)."""
+    maps = maps.float()
+    return -(maps * torch.log2(maps + 1e-6)).sum((-2, -1))
+
+
+def lowest_entropy(maps: Tensor, heads: int) -> Tensor:
+    """The ``heads`` heads whose maps have the lowest entropy: (batch, heads) of 1 and 0."""
+    energy = entropies(maps)
+    index = energy.topk(min(heads, energy.shape[1]), dim=1, largest=False).indices
+    return torch.zeros_like(energy).scatter(1, index, 1.0).to(maps.dtype)

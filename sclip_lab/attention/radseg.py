@@ -1,0 +1,37 @@
+"""RADSeg's self-correlating recursive attention (SCRA), on CLIP.
+
+RADSeg, arXiv 2511.19704. What ordinary attention puts out tells which tokens belong together, head
+by head, and its similarities are the attention of a second look at the same values:
+
+    y = out_proj(A_qk v),  B_h = softmax_j(t cos(y_ih, y_jh)) over the j where it is not negative
+
+The global half of the paper (SCGA) works on finished features: `readouts.radseg.scga`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.errors import LabError
+from sclip_lab.network.context import Context
+
+
+def scra(ctx: Context, scaling: float = 10.0) -> Tensor:
+    """B above, of all tokens.
+
+    Args:
+        ctx: the block as the variant sees it; a prior acts on the scores of both looks.
+        scaling: t > 0, factor on the cosines.
+
+    Returns:
+        (batch, heads, tokens, tokens); rows sum to 1.
+    """
+    if scaling <= 0:
+        raise LabError(f"scaling {scaling} must be above 0")
+    first = ctx.block.output(ctx.attention(), ctx.value)
+    unit = F.normalize(ctx.block.heads(first).float(), dim=-1)
+    raw = scaling * unit @ unit.mT
+    # A token's cosine with itself is 1, so no row is left empty.
+    return ctx.softmax(raw.masked_fill(raw < 0, -torch.inf))

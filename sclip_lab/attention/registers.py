@@ -1,0 +1,194 @@
+"""Test-time registers: what makes outlier patches goes to tokens of its own.
+
+Jiang et al., "Vision transformers don't need trained registers", NeurIPS 2025, arXiv 2506.08010. A
+few MLP neurons of early blocks write the large norms of outlier patches. Tokens of zeros are added
+before the first norm; behind the activation of each of those neurons they get its largest value,
+and the patches nothing. They stay keys and queries to the end and are never read out.
+
+Two parts of any variant: ``entry`` (`zeros`) and ``hidden`` (`moved`). `find` looks for the neurons
+of a network.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sclip_lab.errors import LabError, unknown
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.block import Block
+from sclip_lab.network.context import Grid
+from sclip_lab.network.depth import Layer, resolve
+
+PATCHES = ("zero", "mean", "only_outliers", "keep")
+Neurons = Sequence[Sequence[int]]
+
+
+def zeros(tokens: Tensor, count: int = 1) -> Tensor:
+    """So many tokens of zeros: (batch, count, width).
+
+    Args:
+        tokens: (batch, tokens, width) that they are put behind.
+        count: 1 or more.
+    """
+    if count < 1:
+        raise LabError(f"count {count} must be 1 or more")
+    return tokens.new_zeros(len(tokens), count, tokens.shape[-1])
+
+
+def moved(
+    block: Block,
+    hidden: Tensor,
+    grid: Grid,
+    neurons: Neurons = (),
+    neurons_file: str | None = None,
+    scale: float | Sequence[float] = 1.0,
+    patches: str = "zero",
+) -> Tensor:
+    """What the neurons of this block say, said by the registers alone.
+
+    Each neuron gets scale * t at the registers, t the entry of largest magnitude, with its sign,
+    over all tokens and all of the block's neurons. The official code edits the first image of a
+    batch only; here every image has a t of its own.
+
+    Args:
+        block: whose MLP it is.
+        hidden: (batch, tokens, hidden) behind the activation; registers come after the patches.
+        grid: (grid_h, grid_w) of the patches.
+        neurons: (block, neuron) pairs, both from 0.
+        neurons_file: a JSON file with such pairs in their place, as `find` gives them.
+        scale: one, or one for each register; t is found anew after each.
+        patches: what the neurons say at patches: ``zero``, their ``mean`` over patches, the mean at
+            ``only_outliers`` (entries above mean plus standard deviation), or ``keep`` as it is.
+            The class token keeps its own.
+
+    Returns:
+        the same shape.
+    """
+    if patches not in PATCHES:
+        raise unknown("patches", patches, PATCHES)
+    chosen = neurons_of(block.index, neurons, neurons_file)
+    if not chosen:
+        return hidden
+    if max(chosen) >= hidden.shape[-1]:
+        raise LabError(f"neuron {max(chosen)} of block {block.index}: it has {hidden.shape[-1]}")
+    first, end = block.prefix, block.prefix + math.prod(grid)
+    count = hidden.shape[1] - end
+    scales = [scale] * count if isinstance(scale, int | float) else list(scale)
+    if len(scales) != count:
+        raise LabError(f"scale {scale}: one number, or one for each of {count} registers")
+    said = hidden[..., chosen]
+    for register, factor in enumerate(scales):
+        flat = said.flatten(1)
+        largest = flat.gather(1, flat.abs().argmax(1, keepdim=True))
+        said[:, end + register] = factor * largest
+    said[:, first:end] = _of_patches(said[:, first:end], patches)
+    result = hidden.clone()
+    result[..., chosen] = said
+    return result
+
+
+def _of_patches(said: Tensor, patches: str) -> Tensor:
+    if patches == "zero":
+        return torch.zeros_like(said)
+    mean = said.mean(1, keepdim=True)
+    if patches == "mean":
+        return mean.expand_as(said)
+    if patches == "keep":
+        return said
+    return torch.where(said > mean + said.std(1, keepdim=True), mean, said)
+
+
+def neurons_of(index: int, neurons: Neurons, neurons_file: str | None = None) -> list[int]:
+    """The neurons of one block; other arguments as in `moved`."""
+    if neurons_file is not None:
+        try:
+            neurons = json.loads(Path(neurons_file).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise LabError(f"neurons_file {neurons_file}: {error}") from None
+    pairs = [tuple(pair) for pair in neurons] if isinstance(neurons, list | tuple) else [()]
+    for pair in pairs:
+        if len(pair) != 2 or not all(isinstance(n, int) and n >= 0 for n in pair):
+            raise LabError(f"neurons {neurons}: pairs of block and neuron wanted, both from 0")
+    return [neuron for layer, neuron in pairs if layer == index]
+
+
+@torch.inference_mode()
+def find(
+    backbone: Backbone,
+    images: Iterable[Tensor],
+    threshold: float = 30.0,
+    detect_layer: Layer = -1,
+    highest_layer: Layer | None = None,
+    top: int = 10,
+    sparse: bool = False,
+) -> tuple[list[tuple[int, int]], list[float]]:
+    """The neurons that are most active where tokens have large norms.
+
+    score(l, n) = mean over outlier tokens of the neuron's |activation|, averaged over those images
+    that have such tokens.
+
+    Args:
+        backbone: as trained.
+        images: each (1, 3, height, width), normalised.
+        threshold: tokens with a larger norm behind ``detect_layer`` are outliers; 30 for OpenAI's
+            ViT-B/16. The class token takes part.
+        detect_layer: where norms are taken.
+        highest_layer: neurons of later blocks are left out; None: none is. The paper's ViT-B/16
+            stops at 5.
+        top: how many are returned.
+        sparse: a neuron scores 0 on an image where its activation is below 0.5 at fewer than half
+            of the tokens.
+
+    Returns:
+        (block, neuron) pairs in falling order of their scores, and the scores.
+
+    Raises:
+        LabError: no image has an outlier.
+    """
+    detect = resolve(detect_layer, backbone.depth)
+    total: Tensor | None = None
+    seen = 0
+    for image in images:
+        activations, outliers = _activations(backbone, image, detect, threshold)
+        if not bool(outliers.any()):
+            continue
+        score = activations[:, outliers].abs().mean(1)
+        if sparse:
+            quiet = (activations < 0.5).float().mean(1) >= 0.5
+            score = torch.where(quiet, score, 0.0)
+        total = score if total is None else total + score
+        seen += 1
+    if total is None:
+        raise LabError(f"no image has a token with a norm above {threshold}")
+    total = total / seen
+    if highest_layer is not None:
+        total = total[: resolve(highest_layer, backbone.depth) + 1]
+    scores, index = total.flatten().sort(descending=True, stable=True)
+    width = total.shape[1]
+    pairs = [divmod(i, width) for i in index[:top].tolist()]
+    return pairs, scores[:top].tolist()
+
+
+def _activations(
+    backbone: Backbone, image: Tensor, detect: int, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """(blocks, tokens, hidden) behind the activations, and (tokens,) whether each is an outlier."""
+    found: list[Tensor] = []
+
+    def keep(block: Block, hidden: Tensor) -> Tensor:
+        found.append(hidden[0].float())
+        return hidden
+
+    tokens = backbone.embed(image)
+    outliers = torch.zeros(tokens.shape[1], dtype=torch.bool)
+    for block in backbone.blocks:
+        tokens = block.with_hidden(keep, "kept").plain(tokens)
+        if block.index == detect:
+            outliers = tokens[0].float().norm(dim=-1) > threshold
+    return torch.stack(found), outliers

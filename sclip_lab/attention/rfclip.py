@@ -1,0 +1,174 @@
+"""RF-CLIP: distracting patches smoothed after every block, one map, the mean over all blocks.
+
+Li et al., "Rectify and focus", AAAI 2026, arXiv 2511.16170, as released: without the refocusing of
+attention, which `refocus_threshold` switches on. With Rp the repair below, x_l the repaired stream
+behind block l of twelve, K_l = softmax(s k k^T) of block l, g the mean of x_1 .. x_12, and c the
+cosines between g's patches, 0 below a cut:
+
+    A(u) = mean of K_1 .. K_11 and K_12(u);  o(u) = out_proj(A(u) v(u)) between patches
+    patches = (o(c x_11) + o(c g)) / 2, without residual and MLP
+
+Rp: a patch is distracting if the share that one of some channels has of it (its channels less
+their minimum, over their sum) is above sigma / width. It becomes, with a share 1 - keep, the mean
+of the nine patches around it; beyond the border they are 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.attention.similarity import cosine, cut_below
+from sclip_lab.errors import LabError
+from sclip_lab.kinds import block_edit
+from sclip_lab.network.block import Block
+from sclip_lab.network.context import BlockInput, Context, Grid, State
+
+CHANNELS = (4, 162, 189, 326, 429, 474, 633, 713)
+
+
+@block_edit
+def rfclip(
+    block: Block,
+    state: State,
+    ctx: Context,
+    channels: Sequence[int] = CHANNELS,
+    of_width: int | None = 768,
+    sigma: float = 5.0,
+    keep: float = 0.6,
+    cut: float = 0.4,
+    refocus_threshold: float | None = None,
+    refocus_share: float = 0.6,
+) -> State:
+    """One block of RF-CLIP: for ``layers: all``.
+
+    Args:
+        block, state, ctx: as for every block edit.
+        channels: where distracting patches are large, in a network of ``of_width`` channels.
+        of_width: another width takes the channels at the same share of it; None: as they are.
+        sigma: a patch distracts if a channel has more than sigma / width of it.
+        keep: share of a distracting patch that stays, 0 .. 1.
+        cut: cosines of the guide below become 0.
+        refocus_threshold: of `refocused`; None: off, as released.
+        refocus_share: of `refocused`, its beta.
+
+    Returns:
+        the stream, repaired; behind the last block also the decoded patches as ``dense``, and the
+        first decode's map between patches.
+
+    Raises:
+        LabError: a channel that the network does not have, or a share that is none.
+    """
+    if not 0 <= keep <= 1:
+        raise LabError(f"keep {keep} must lie in 0 .. 1")
+    chosen = channels_of(channels, of_width, block.width)
+    last = block.index == block.depth - 1
+    if refocus_threshold is None or last:
+        tokens = block.plain(state.tokens)
+    else:
+        prefix = block.prefix
+        weights = refocused(ctx.input.attention(), refocus_threshold, refocus_share, prefix)
+        tokens = ctx.tokens + block.output(weights, ctx.value)
+        tokens = tokens + block.mlp(tokens)
+    tokens = repaired(tokens, ctx.grid, chosen, sigma, keep, block.prefix)
+    if not last:
+        return replace(state, tokens=tokens)
+
+    behind = [*(entered.tokens for entered in (*ctx.history, ctx.input)[1:]), tokens]
+    guide = torch.stack(behind).mean(0)
+    near = cut_below(cosine(guide, block.prefix), cut).to(guide.dtype)
+    earlier = sum_of_self_attention(ctx)
+    decodes = [decode(block, u, near, earlier) for u in (ctx.tokens, guide)]
+    patches = (decodes[0][0] + decodes[1][0]) / 2
+    dense = torch.cat([tokens[:, : block.prefix], patches], dim=1)
+    return replace(state, tokens=tokens, dense=dense, attention=decodes[0][1])
+
+
+def sum_of_self_attention(ctx: Context) -> Tensor | float:
+    """Sum of softmax(s k k^T) of all earlier blocks: (batch, heads, tokens, tokens), or 0."""
+    total: Tensor | float = 0.0
+    for entered in ctx.history:
+        total = total + entered.attention("key", "key")
+    return total
+
+
+def decode(
+    block: Block, tokens: Tensor, near: Tensor, earlier: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """o(c u) above, and its map.
+
+    Args:
+        block: the last one.
+        tokens: u, (batch, tokens, width).
+        near: c, (batch, patches, patches), not normalised.
+        earlier: `sum_of_self_attention`.
+
+    Returns:
+        (batch, patches, width) and (batch, heads, patches, patches), whose rows lack what the class
+        token takes.
+    """
+    prefix = block.prefix
+    inner = BlockInput(block, torch.cat([tokens[:, :prefix], near @ tokens[:, prefix:]], dim=1))
+    weights = (earlier + inner.attention("key", "key")) / block.depth
+    weights = weights[:, :, prefix:, prefix:]
+    return block.output(weights, inner.projected("value")[:, :, prefix:]), weights
+
+
+def channels_of(channels: Sequence[int], of_width: int | None, width: int) -> list[int]:
+    """The channels in a network of this width; arguments as in `rfclip`."""
+    scale = 1.0 if of_width is None else width / of_width
+    found = sorted({int(channel * scale) for channel in channels})
+    if not found or found[0] < 0 or found[-1] >= width:
+        raise LabError(f"channels {list(channels)}: at least one, each below {of_width or width}")
+    return found
+
+
+def distracting(patches: Tensor, channels: Sequence[int], sigma: float) -> Tensor:
+    """(batch, patches, width) -> (batch, patches) bool, by the test above."""
+    above = patches - patches.amin(-1, keepdim=True)
+    share = above[..., list(channels)] / above.sum(-1, keepdim=True)
+    return share.amax(-1) > sigma / patches.shape[-1]
+
+
+def repaired(
+    tokens: Tensor, grid: Grid, channels: Sequence[int], sigma: float, keep: float, prefix: int
+) -> Tensor:
+    """Rp above: (batch, tokens, width), same shape out, the class token as it was."""
+    patches = tokens[:, prefix:]
+    image = patches.mT.unflatten(2, grid)
+    # Nine in the divisor, at the border as well.
+    mean = F.avg_pool2d(image, 3, stride=1, padding=1).flatten(2).mT
+    mixed = keep * patches + (1 - keep) * mean
+    mask = distracting(patches, channels, sigma)[..., None]
+    return torch.cat([tokens[:, :prefix], torch.where(mask, mixed, patches)], dim=1)
+
+
+def refocused(weights: Tensor, threshold: float, share: float, prefix: int) -> Tensor:
+    """Attention of patches moved away from patches that all patches look at.
+
+    A patch's column is such a sink if the sum of it over patch queries, over all tokens, is above
+    the threshold. Sinks keep ``share`` of what they had; the rest goes to the other patches of the
+    row, as their own shares are.
+
+    Args:
+        weights: (batch, heads, tokens, tokens).
+        threshold: > 0.
+        share: beta, 0 .. 1.
+        prefix: tokens before the patches.
+
+    Returns:
+        the same shape; the class token's row and column as they were.
+    """
+    between = weights[:, :, prefix:, prefix:]
+    sinks = (between.sum(-2, keepdim=True) / weights.shape[-1] > threshold).to(weights.dtype)
+    taken = (between * sinks).sum(-1, keepdim=True)
+    others = between * (1 - sinks)
+    shares = others / others.sum(-1, keepdim=True)
+    moved = between * (1 - (1 - share) * sinks) + taken * (1 - share) * shares
+    result = weights.clone()
+    result[:, :, prefix:, prefix:] = moved
+    return result

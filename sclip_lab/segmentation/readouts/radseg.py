@@ -1,0 +1,33 @@
+"""RADSeg's self-correlating global aggregation (SCGA): patch features averaged by likeness.
+
+RADSeg, arXiv 2511.19704. With c the cosines between a window's patch embeddings f,
+
+    f <- softmax(10 (c - mean c)) f   over the pairs above the mean
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sclip_lab.segmentation.encoded import Encoded
+from sclip_lab.segmentation.readouts.cosine import unit
+
+
+def scga(encoded: Encoded, text: Tensor, sharpness: float = 10.0) -> Tensor:
+    """Cosines of aggregated patches with texts, for any variant; RADSeg's is ``scra``.
+
+    Args:
+        encoded, text: as for every readout.
+        sharpness: > 0, factor on the centred cosines.
+    """
+    patches = aggregated(encoded.patches.float().flatten(1, 2), sharpness)
+    return (unit(patches) @ text.T).unflatten(1, encoded.patches.shape[1:3])
+
+
+def aggregated(patches: Tensor, sharpness: float = 10.0) -> Tensor:
+    """(windows, patches, embed_dim), same shape out."""
+    cosines = unit(patches) @ unit(patches).mT
+    raw = sharpness * (cosines - cosines.mean((1, 2), keepdim=True))
+    own = torch.eye(raw.shape[-1], dtype=torch.bool, device=raw.device)
+    return torch.softmax(raw.masked_fill((raw < 0) & ~own, -torch.inf), dim=-1) @ patches

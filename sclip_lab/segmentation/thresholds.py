@@ -1,0 +1,44 @@
+"""Probability thresholds that a photo finds for itself.
+
+A function ``(encoded, text, **parameters) -> threshold`` of the photo's windows; a protocol names
+it in place of a number: ``protocol.prob_threshold``. It may exceed 1: then all is class 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sclip_lab.errors import unknown
+from sclip_lab.segmentation.encoded import Encoded
+from sclip_lab.segmentation.readouts.cosine import cosine
+
+
+def entropy(
+    encoded: Encoded,
+    text: Tensor,
+    scale: float = 50.0,
+    factor: float = 1.25,
+    window: str = "last",
+) -> float:
+    """CDAM's: factor / ((min + max of the patches' entropies in bits) / 2).
+
+    Args:
+        encoded: the photo's windows.
+        text: (queries, embed_dim) unit text embeddings.
+        scale: factor on cosines before the softmax over queries.
+        factor: > 0.
+        window: whose threshold counts: of the ``last`` window, as in the official code, or the
+            ``mean`` over windows.
+    """
+    if window not in ("last", "mean"):
+        raise unknown("window", window, ("last", "mean"))
+    found = entropy_thresholds(cosine(encoded, text).flatten(1, 2), scale, factor)
+    return float(found[-1] if window == "last" else found.mean())
+
+
+def entropy_thresholds(cosines: Tensor, scale: float = 50.0, factor: float = 1.25) -> Tensor:
+    """(windows, patches, queries) -> (windows,); other arguments as in `entropy`."""
+    p = torch.softmax(scale * cosines, dim=-1)
+    bits = torch.special.entr(p).sum(-1) / torch.log(torch.tensor(2.0))
+    return 2 * factor / (bits.amin(-1) + bits.amax(-1))

@@ -1,0 +1,479 @@
+"""The methods of 2026 that need no second network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import sclip_lab as lab
+from sclip_lab.attention import adapted, dih, registers, rfclip
+from sclip_lab.attention.variant import Variant
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.context import BlockInput, Context, State
+from sclip_lab.network.text import Text
+from sclip_lab.segmentation import tree
+from sclip_lab.segmentation.dense_features import dense_features
+from sclip_lab.segmentation.encoded import encode
+from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.segmentation.readouts import rfclip as rf_readout
+from sclip_lab.segmentation.readouts.cosine import unit
+from sclip_lab.segmentation.readouts.radseg import aggregated
+from sclip_lab.segmentation.refinements.laplacian import propagation, text_affinity
+from sclip_lab.segmentation.thresholds import entropy_thresholds
+from tests.parity.compare import (
+    FEATURES,
+    LOGITS,
+    PIXELS,
+    WEIGHTS,
+    Compared,
+    close,
+    comparison,
+    unequal,
+)
+from tests.parity.features import last_block, run
+from tests.parity.segmentors import CROP, STRIDE, Run, best_input, probabilities
+from tests.parity.vector_set import Arrays, VectorSet
+
+PEARL: dict[str, dict[str, Any]] = {
+    "pearl": {},
+    "pearl_keep": {"residual": True, "mlp": True},
+    "pearl_svd": {"rounds": None},
+    "pearl_nokk": {"key_share": 0.0},
+    "pearl_polar10": {"rounds": 10},
+}
+SCGA = {"_target_": "sclip_lab.segmentation.readouts.radseg.scga"}
+TLP = {"_target_": "sclip_lab.segmentation.refinements.laplacian.propagation"}
+FULL_MAP = 2e-5
+PROPAGATED = 2e-4
+SOLVED_PROBABILITIES = 1e-3  # 25 unconverged steps amplify noise
+MAPS = 1e-6
+STEP_16 = 16
+
+
+def of_input(
+    toy: VectorSet, arrays: Arrays, one: str, backbone: Backbone, variant: Variant, limit: float
+) -> Iterator[Compared]:
+    """``feat``, ``cls``, and rows of attention of one input."""
+    image = toy.inputs[one]
+    ours = dense_features(backbone, image, variant)[0].flatten(0, 1)
+    yield close(f"{one}__feat", ours[arrays.rows(f"{one}__feat")], arrays[f"{one}__feat"], limit)
+    state, class_embedding = run(backbone, variant, image)
+    if f"{one}__cls" in arrays:
+        yield close(f"{one}__cls", class_embedding[0], arrays[f"{one}__cls"], limit)
+    for key in (f"{one}__attn", f"{one}__attn_rows"):
+        if key in arrays:
+            rows = arrays.rows(key) if key.endswith("rows") else slice(None)
+            yield close(key, state.attention[0][:, rows], arrays[key], WEIGHTS)
+
+
+@comparison(*PEARL)
+def pearl(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    variant = lab.load_attention("pearl", **PEARL[name])
+    limit = 2e-4 if name == "pearl_polar10" else FEATURES
+    for one in arrays.inputs():
+        yield from of_input(toy, arrays, one, toy.network(), variant, limit)
+
+
+@comparison("scra", "scra_s3")
+@torch.inference_mode()
+def scra(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    backbone, scaling = toy.network(), float(arrays["scaling"])
+    variant = lab.load_attention("scra", scaling=scaling)
+    keep = lab.load_attention("scra", scaling=scaling, residual=True, mlp=True)
+    for one in arrays.inputs():
+        yield from of_input(toy, arrays, one, backbone, variant, FEATURES)
+        patches = dense_features(backbone, toy.inputs[one], keep).flatten(1, 2)
+        key = f"{one}__feat_keep"
+        yield close(key, patches[0][arrays.rows(key)], arrays[key], FEATURES)
+        key = f"{one}__scga_feat"
+        if key in arrays:
+            yield close(key, aggregated(patches)[0][arrays.rows(key)], arrays[key], FEATURES)
+
+
+@comparison("dih_h8top4", "dih_h2top1", "dih_h2top4")
+@torch.inference_mode()
+def heads_by_entropy(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    heads, chosen = int(arrays["heads"]), int(arrays["topk"])
+    backbone = with_heads(toy, heads)
+    variant = lab.load_attention("dih", heads=chosen)
+    for one in arrays.inputs():
+        image = float(arrays[f"{one}__gain"]) * toy.inputs[one]
+        key = f"{one}__feat"
+        ours = dense_features(backbone, image, variant)[0].flatten(0, 1)
+        yield close(key, ours[arrays.rows(key)], arrays[key], FEATURES)
+        ctx = replace(last_block(backbone, image), class_token=False)
+        plain = [dih.entropies(entered.attention()) for entered in ctx.history]
+        ours = torch.cat([*plain, *entropies_of_passes(ctx, chosen)])
+        yield close(f"{one}__entropies", ours, arrays[f"{one}__entropies"], 5e-3)
+
+
+def entropies_of_passes(ctx: Context, chosen: int) -> list[Tensor]:
+    near = dih.cosine(dih.by_heads(ctx, "9/12", chosen))
+    entering = dih.averaged(ctx.tokens, dih.cut_below(near, 0.4))
+    found = []
+    for tokens in (entering, dih.sum_of_layers(ctx, ("4/12", "10/12"))):
+        inner = replace(ctx, input=BlockInput(ctx.block, tokens))
+        weights = dih.last_weights(inner, near, 3.0)
+        found.append(dih.entropies(weights[:, :, 1:, 1:]))
+    return found
+
+
+def with_heads(toy: VectorSet, heads: int) -> Backbone:
+    """The toy's weights read as so many heads of the image tower."""
+    from sclip_lab.network.architecture import infer_architecture
+
+    architecture = infer_architecture(toy.weights)
+    vision = architecture["vision_cfg"]
+    vision["head_width"] = vision["width"] // heads
+    return toy.network(architecture=architecture, quick_gelu=True)
+
+
+@comparison("fsa_qq", "fsa_kk")
+@torch.inference_mode()
+def self_adaptive(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    backbone, sharpness = toy.network(), float(arrays["lambda"])
+    text = torch.from_numpy(arrays["text"])
+    variant = lab.load_attention(name, mix={"sharpness": sharpness})
+    base = lab.load_attention(name, mix=None)
+    for one in arrays.inputs():
+        image = toy.inputs[one]
+        for key, of in ((f"{one}__base_feat", base), (f"{one}__feat", variant)):
+            ours = dense_features(backbone, image, of, text=text)[0].flatten(0, 1)
+            limit = 2e-4 if of is variant else FEATURES
+            yield close(key, ours[arrays.rows(key)], arrays[key], limit)
+        state, _ = run(backbone, base, image)
+        ctx = last_block(backbone, image)
+        between, value = state.attention[:, :, 1:, 1:], ctx.value[:, :, 1:]
+        p = adapted.class_distributions(between, value, ctx.block, ctx.head, text)
+        new = adapted.agreement(p, sharpness=sharpness)[0]
+        key, rows = f"{one}__fsa_rows", arrays[f"{one}__rows_index"]
+        yield close(key, new[rows], arrays[key], WEIGHTS)
+
+
+CDAM = {"cdam_maskclip": "cdam", "cdam_sclip": "cdam_sclip", "cdam_vanilla": "cdam_vanilla"}
+
+
+@comparison(*CDAM)
+@torch.inference_mode()
+def class_distribution_maps(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    backbone, every, targets = toy.network(), *texts_of(arrays)
+    text = Text(targets, every[len(targets) :])
+    variant = lab.load_attention(CDAM[name]).given(text)
+    base = lab.load_attention(CDAM[name], mix=None)
+    for one in arrays.inputs():
+        image = toy.inputs[one]
+        for key, of in ((f"{one}__base_feat", base), (f"{one}__feat", variant)):
+            features = dense_features(backbone, image, of)[0]
+            ours = features.flatten(0, 1)
+            yield close(key, ours[arrays.rows(key)], arrays[key], FEATURES)
+        state, _ = run(backbone, variant, image)
+        key = f"{one}__attn_rows"
+        yield close(key, state.attention[0, 0][arrays.rows(key)], arrays[key], WEIGHTS)
+        if f"{one}__attn" in arrays:
+            yield close(f"{one}__attn", state.attention[0, 0], arrays[f"{one}__attn"], FULL_MAP)
+        cosines = unit(features) @ targets.T
+        threshold = entropy_thresholds(cosines.flatten(0, 1)[None])[0]
+        yield close(f"{one}__prob_thd", threshold, arrays[f"{one}__prob_thd"], WEIGHTS)
+        key = f"{one}__logits_s16"
+        if key in arrays:
+            whole = F.interpolate(cosines.permute(2, 0, 1)[None], image.shape[-2:], mode="bilinear")
+            yield close(key, whole[0, :, ::STEP_16, ::STEP_16], arrays[key], LOGITS)
+
+
+def texts_of(arrays: Arrays) -> tuple[Tensor, Tensor]:
+    """(all rows, those that pixels are labelled with)."""
+    every = torch.from_numpy(arrays["text"])
+    return every, every[: int(arrays["num_target"])]
+
+
+@comparison("cdam_segmentor")
+def cdam_segmentor(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    """a, b: targets and auxiliary words; c: all rows are targets, in classes of two."""
+    backbone, every, targets = toy.network(), *texts_of(arrays)
+    size = tuple(arrays["ori_shape"].tolist())
+    for case in sorted({key[0] for key in arrays if "__seg_labels" in key}):
+        key = f"{case}__seg_labels"
+        official, scale = arrays[key], float(arrays[f"{case}__logit_scale"])
+        own = [k for k in arrays if k.startswith(f"{case}__seg_probs_s")]
+        two = bool(own) and len(arrays[own[0]]) > len(set(arrays["query_idx"].tolist()))
+        text = Text.of(every) if two else Text(targets, every[len(targets) :])
+        classes = np.arange(len(every)) // 2 if two else arrays["query_idx"]
+        variant = lab.load_attention("cdam").given(text)
+        threshold = {"_target_": "sclip_lab.segmentation.thresholds.entropy"}
+        protocol = Protocol(logit_scale=scale, prob_threshold=threshold)
+
+        def of(one: str, variant: Variant = variant, text: Text = text) -> Run:
+            image = toy.inputs[one][0]
+            return Run(backbone, variant, image, size, CROP, STRIDE, text.targets)
+
+        def error(
+            one: str,
+            of: Any = of,
+            official: Any = official,
+            classes: Any = classes,
+            protocol: Protocol = protocol,
+        ) -> float:
+            return float((of(one).labels(classes, protocol) != official).sum())
+
+        found = of(best_input(toy, toy.meta(name).get("input"), error))
+        yield unequal(key, found.labels(classes, protocol), official, PIXELS)
+        cosines = unit(found.encoded.patches).flatten(1, 2) @ text.targets.T
+        thd = float(entropy_thresholds(cosines)[-1])
+        key = f"{case}__last_window_thd"
+        yield close(key, thd, arrays[key], WEIGHTS)
+        for probs in own:
+            step = int(probs.rpartition("_s")[2])
+            maps = probabilities(found.stitched, classes, scale)
+            yield close(probs, maps[:, ::step, ::step], arrays[probs], 1e-4)
+
+
+@comparison("pearl_tlp")
+def propagated(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    text = torch.from_numpy(arrays["text"])
+    yield close("S", text_affinity(text, "full"), arrays["S"], 1e-6)
+    image, logits = (torch.from_numpy(arrays[f"a__{key}"]) for key in ("image", "logits"))
+    size = image.shape[-2:]
+    yield close("a__out", propagation(logits, image, text), arrays["a__out"], PROPAGATED)
+    pooled = [round(side / 20) for side in size]
+    yield unequal("b__scale", np.array(pooled), arrays["b__scale"])
+    yield close("b__out", propagation(logits, image, text, side=20), arrays["b__out"], PROPAGATED)
+    yield close("d__out_notext", propagation(logits, image), arrays["d__out_notext"], PROPAGATED)
+    for match, official in arrays.matching(r"e__out_(\d+)classes"):
+        few = int(match[1])
+        ours = propagation(logits[:few], image, text[:few])
+        yield close(match[0], ours, official, PROPAGATED)
+    if "c__out_s4" not in arrays:
+        return
+    coarse, official = torch.from_numpy(arrays["c__logits_coarse"]), arrays["c__out_s4"]
+
+    def ours(one: str) -> np.ndarray:
+        image = toy.inputs[one][0]
+        whole = F.interpolate(coarse[None], image.shape[-2:], mode="bilinear")[0]
+        return propagation(whole, image, text)[:, ::4, ::4].numpy()
+
+    def error(one: str) -> float:
+        return close("", ours(one), official, 0).error
+
+    one = best_input(toy, toy.meta(name).get("c input"), error)
+    pooled = [max(1, round(side / 80)) for side in toy.inputs[one].shape[-2:]]
+    yield unequal("c__scale", np.array(pooled), arrays["c__scale"])
+    yield close("c__out_s4", ours(one), official, PROPAGATED)
+
+
+@comparison("pearl_segmentor")
+def pearl_segmentor(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    backbone, text, classes = toy.network(), torch.from_numpy(arrays["text"]), arrays["query_idx"]
+    variant = lab.load_attention("pearl")
+    for found in arrays.inputs("cfg"):
+        crop, refine, scale, threshold, *size = arrays[f"{found}__cfg"].tolist()
+        target = int(size[0]), int(size[1])
+        fields = {"logit_scale": scale, "prob_threshold": round(threshold, 6)}
+        protocol = Protocol(**fields, refinement=TLP if refine else None)
+        official = arrays[f"{found}__seg_labels"]
+
+        def of(one: str, crop: float = crop, target: Any = target) -> Run:
+            image = toy.inputs[one][0]
+            return Run(backbone, variant, image, target, int(crop) or None, STRIDE, text)
+
+        def error(
+            one: str, of: Any = of, protocol: Protocol = protocol, official: Any = official
+        ) -> float:
+            return float((of(one).labels(classes, protocol) != official).sum())
+
+        one = of(best_input(toy, toy.meta(name).get("input"), error))
+        key = f"{found}__seg_labels"
+        yield unequal(key, one.labels(classes, protocol), official, PIXELS)
+        key = f"{found}__seg_probs_s4"
+        if key in arrays:
+            maps = torch.from_numpy(one.stitched)
+            if refine:
+                image = F.interpolate(one.image[None], target, mode="bilinear")[0]
+                maps = propagation(maps, image, text)
+            maps = probabilities(maps.numpy(), classes, scale)
+            maps = maps / maps.sum(0)
+            yield close(key, maps[:, ::4, ::4], arrays[key], SOLVED_PROBABILITIES)
+
+
+RFCLIP = ("rfclip", "rfclip_nosink", "rfclip_refocus")
+
+
+def rf_variant(arrays: Arrays, sigma: float) -> Variant:
+    options: dict[str, Any] = {
+        "channels": arrays["sink_channels"].tolist(),
+        "of_width": None,
+        "sigma": sigma,
+    }
+    if "alpha" in arrays:
+        options["keep"] = 1 - float(arrays["alpha"])
+    if "refocus_threshold" in arrays:
+        options["refocus_threshold"] = float(arrays["refocus_threshold"])
+        options["refocus_share"] = float(arrays["refocus_beta"])
+    return lab.load_attention("rfclip", **options)
+
+
+@comparison(*RFCLIP)
+@torch.inference_mode()
+def repaired_everywhere(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    backbone = toy.network()
+    for one in arrays.inputs():
+        sigma, image = float(arrays[f"{one}__sigma"]), toy.inputs[one]
+        variant = rf_variant(arrays, sigma)
+        key = f"{one}__feat"
+        [(_, found)] = encode(backbone, image, [variant])
+        ours = found.patches[0].flatten(0, 1)
+        yield close(key, ours[arrays.rows(key)], arrays[key], FEATURES)
+        yield close(f"{one}__cls", found.class_embedding[0], arrays[f"{one}__cls"], FEATURES)
+        key, rows = f"{one}__attn_rows_1", arrays[f"{one}__attn_rows_index"]
+        yield close(key, found.state.attention[0][:, rows], arrays[key], MAPS)
+        ctx = Context(found.history[-1], found.history[:-1], found.grid)
+        behind = [e.tokens for e in found.history[1:]] + [found.state.tokens]
+        guide = torch.stack(behind).mean(0)
+        near = rfclip.cut_below(rfclip.cosine(guide), variant.config["cut"])
+        weights = rfclip.decode(ctx.block, guide, near, rfclip.sum_of_self_attention(ctx))[1]
+        key = f"{one}__attn_rows_2"
+        yield close(key, weights[0][:, rows], arrays[key], MAPS)
+        flagged = [sinks(e, found.grid, variant) for e in found.history]
+        yield unequal(f"{one}__sinks", torch.stack(flagged), arrays[f"{one}__sinks"])
+
+
+def sinks(entered: BlockInput, grid: tuple[int, int], variant: Variant) -> Tensor:
+    """(patches,) bool: what a block's output has flagged, before it is repaired."""
+    config, block = variant.config, entered.block
+    tokens = block.plain(entered.tokens)
+    threshold = config["refocus_threshold"]
+    if threshold is not None and block.index < block.depth - 1:
+        weights = rfclip.refocused(entered.attention(), threshold, config["refocus_share"], 1)
+        tokens = entered.tokens + block.output(weights, entered.projected("value"))
+        tokens = tokens + block.mlp(tokens)
+    return rfclip.distracting(tokens[:, 1:], config["channels"], config["sigma"])[0]
+
+
+@comparison("rfclip_readout")
+@torch.inference_mode()
+def drawn_texts(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    """Whole images, and a window with the class embedding of the whole image."""
+    backbone, text = toy.network(), torch.from_numpy(arrays["text"])
+    group = rf_readout.groups(text, float(arrays["cluster_distance"]))
+    official = arrays["clusters"]
+    same = official[:, None] == official[None]
+    ours = (group[:, None] == group[None]).numpy()
+    yield unequal("clusters", ours, same)
+    for key in ("global_weight", "mean_weight"):
+        arrays.get(key)  # the first case's, which has its own as well
+    meta = toy.meta(name)
+    for case in arrays.inputs("adjusted_text"):
+        share, draw = arrays[f"{case}__weights"].tolist()
+        variant = rf_variant(arrays, float(arrays[f"{case}__sigma"]))
+        image, window = input_of(toy, arrays, case, meta.get(case))
+        whole = run(backbone, variant, image)[1][0]
+        whole = unit(whole)
+        features = dense_features(backbone, window, variant, normalize=True)[0]
+        drawn = rf_readout.adjusted(features.flatten(0, 1), whole, text, group, draw)
+        logits = (1 - share) * features @ drawn.T + share * (text @ whole)
+        logits = F.interpolate(logits.permute(2, 0, 1)[None], window.shape[-2:], mode="bilinear")
+        yield close(f"{case}__adjusted_text", drawn, arrays[f"{case}__adjusted_text"], FEATURES)
+        yield close(f"{case}__global_sim", text @ whole, arrays[f"{case}__global_sim"], LOGITS)
+        key = f"{case}__logits_s8"
+        if key in arrays:
+            yield close(key, logits[0, :, ::8, ::8], arrays[key], LOGITS)
+
+
+def input_of(
+    toy: VectorSet, arrays: Arrays, case: str, said: list[str] | None
+) -> tuple[Tensor, Tensor]:
+    """(whole image, window) of a case as its meta.json words it."""
+    import re
+
+    if said is None:
+        raise LookupError(f"meta.json does not say which input case {case} is about")
+    image = toy.inputs[said[0]]
+    found = re.search(r"rows \((\d+), (\d+)\) cols \((\d+), (\d+)\)", said[1])
+    if found is None:
+        return image, image
+    top, bottom, left, right = map(int, found.groups())
+    return image, image[..., top:bottom, left:right]
+
+
+TTR = ("ttr", "ttr_2reg", "ttr_mean", "ttr_outliers", "ttr_tokenonly")
+AT_PATCHES = {"ttr_mean": "mean", "ttr_outliers": "only_outliers"}
+
+
+@comparison(*TTR)
+@torch.inference_mode()
+def with_registers(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    backbone, count = toy.network(), int(arrays["num_registers"])
+    neurons, scale = arrays["neurons"].tolist(), arrays["scale"].tolist()
+    said = toy.meta(name).get("normal_values") or AT_PATCHES.get(name, "zero")
+    hidden = {"neurons": neurons, "scale": scale, "patches": said}
+    variant = lab.load_attention("registers", entry={"count": count}, hidden=hidden)
+    for one in arrays.inputs():
+        image = toy.inputs[one]
+        key = f"{one}__feat"
+        [(_, found)] = encode(backbone, image, [variant])
+        ours = found.patches[0].flatten(0, 1)
+        yield close(key, ours[arrays.rows(key)], arrays[key], FEATURES)
+        yield close(f"{one}__cls", found.class_embedding[0], arrays[f"{one}__cls"], FEATURES)
+        state, _ = run_whole(backbone, variant, image)
+        embedded = backbone.head(state.tokens)[0, -count:]
+        yield close(f"{one}__reg", embedded, arrays[f"{one}__reg"], FEATURES)
+        key = f"{one}__attn_rows"
+        yield close(key, state.attention[0][:, arrays.rows(key)], arrays[key], WEIGHTS)
+        key = f"{one}__neuron_at_registers"
+        if key in arrays:
+            ours = at_registers(backbone, variant, image, neurons, count)
+            yield close(key, ours, arrays[key], FEATURES)
+
+
+def run_whole(backbone: Backbone, variant: Variant, image: Tensor) -> tuple[State, Any]:
+    """The state with all its tokens."""
+    grid = backbone.grid(*image.shape[-2:])
+    [(_, state, _)] = tree.leaves(backbone.blocks, backbone.embed(image), grid, [variant])
+    return state, grid
+
+
+def at_registers(
+    backbone: Backbone, variant: Variant, image: Tensor, neurons: Any, count: int
+) -> Tensor:
+    """(neurons, registers): what each neuron says there after the edit."""
+    grid = backbone.grid(*image.shape[-2:])
+    [(_, _, history)] = tree.leaves(backbone.blocks, backbone.embed(image), grid, [variant])
+    options = {k: v for k, v in variant.config["hidden"].items() if k != "_target_"}
+    rows = []
+    for layer, neuron in neurons:
+        kept: list[Tensor] = []
+
+        def keep(block: Any, hidden: Tensor, kept: list[Tensor] = kept) -> Tensor:
+            kept.append(registers.moved(block, hidden, grid, **options))
+            return hidden
+
+        history[layer].block.with_hidden(keep, "kept").plain(history[layer].tokens)
+        rows.append(kept[0][0, -count:, neuron])
+    return torch.stack(rows)
+
+
+@comparison("ttr_find")
+def found_neurons(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    side = toy.clip.GRID * toy.clip.PATCH
+    images = [
+        torch.from_numpy(toy.clip.make_image(side, side, int(seed)))
+        for seed in arrays["image_seeds"]
+    ]
+    for case in arrays.inputs("threshold"):
+        wanted = arrays[f"{case}__ranking_layer_neuron"]
+        pairs, scores = registers.find(
+            toy.network(),
+            images,
+            float(arrays[f"{case}__threshold"]),
+            int(arrays[f"{case}__detect_layer"]),
+            top=len(wanted),
+            sparse=bool(toy.meta(name).get(case, {}).get("apply_sparsity_filter", case == "c")),
+        )
+        key = f"{case}__ranking_score"
+        yield close(key, np.array(scores), arrays[key], 1e-5)
+        yield unequal(f"{case}__ranking_layer_neuron", np.array(pairs), wanted)
