@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,12 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
                 log.info("\n%s\n", table(df))
             continue
         log.info("\n%s\n\n%s\n", table(df), timings.report())
+        if len(members) > 1:
+            group, folder = _group(config, config.hydra), Path(config.hydra.sweep.dir)
+            write = partial(
+                tracking.log_sweep, config.tracking, config.paths.store, df, group, folder
+            )
+            tracking.later(write)
         log.debug("%s", timings.table())
     return failed
 
@@ -109,7 +115,7 @@ def run(config: DictConfig) -> float:
     summary = results.summary(df).iloc[0]
     per_class = results.iou(df)
     found = store.diagnostics(spec)
-    measured = found[found["layer"] < 0].dropna().groupby("measure")["value"].mean()
+    measured = found[found["layer"] < 0].dropna().groupby("measure")["value"]
     output = Path(HydraConfig.get().runtime.output_dir)
     skipped: dict[str, str] = next(iter(df.attrs["skipped"].values()), {})
     outcome = {
@@ -123,7 +129,8 @@ def run(config: DictConfig) -> float:
         "of": int(summary["of"]),
         "skipped": skipped,
         "iou": dict(zip(per_class["class"].astype(str), per_class["iou"].tolist(), strict=True)),
-        "diagnostics": {str(name): float(value) for name, value in measured.items()},
+        "diagnostics": {str(name): float(value) for name, value in measured.mean().items()},
+        "spread": {str(name): float(value) for name, value in measured.std().dropna().items()},
     }
     log.info(
         "%s on %s%s: mIoU %.1f [%.1f, %.1f], store %s, cell %s",
@@ -141,10 +148,8 @@ def run(config: DictConfig) -> float:
         entries = plain_config(config.protocol).get("expected") or ()
         for line in expected.report(spec, float(summary["miou"]), entries):
             log.info("%s", line)
-    _keep(
-        lambda: tracking.log_run(config.tracking, spec, store, outcome, _group(config), output),
-        store,
-    )
+    group = _group(config, HydraConfig.get())
+    tracking.later(lambda: tracking.log_run(config.tracking, spec, store, outcome, group, output))
     return float(summary["miou"])
 
 
@@ -283,10 +288,12 @@ def _evaluate(
     )
 
 
-def _group(config: DictConfig) -> str | None:
+def _group(config: DictConfig, hydra: Any) -> str | None:
+    """The sweep's name: its preset, and its folder, which is named by the time."""
     if config.tracking.group is not None:
         return str(config.tracking.group)
-    hydra = HydraConfig.get()
-    return (
-        Path(hydra.sweep.dir).as_posix() if hydra.mode and hydra.mode.name == "MULTIRUN" else None
-    )
+    if not hydra.mode or hydra.mode.name != "MULTIRUN":
+        return None
+    preset = hydra.runtime.choices.get("experiment")
+    folder = Path(hydra.sweep.dir).as_posix()
+    return f"{preset} {folder}" if preset else folder

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sclip_lab import interrupts
-from sclip_lab.app import experiment, guard, overrides, plugins
+from sclip_lab.app import experiment, guard, overrides, plugins, tracking
 from sclip_lab.app.conf import conf_dir
 from sclip_lab.errors import LabError
 
@@ -29,7 +29,14 @@ def main() -> None:
         except LabError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
-        application()
+        try:
+            application()
+        except KeyboardInterrupt:  # there is no time for W&B
+            raise
+        except BaseException:
+            tracking.finish()
+            raise
+        tracking.finish()
 
 
 @hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")

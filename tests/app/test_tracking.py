@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 import sclip_lab as lab
-from sclip_lab.app.tracking import log_run
+from sclip_lab.app.tracking import _id, log_run, log_sweep, per_image
 from sclip_lab.data.folder import Folder
 from sclip_lab.errors import LabError
 from sclip_lab.evaluation.loop import evaluate
@@ -72,10 +73,20 @@ def records(file: Path) -> Iterator[bytes]:
 
 
 def read_back(directory: Path) -> dict[str, Any]:
-    """Run, config, summary and history of an offline run, from its .wandb file."""
+    """Run, config, summary and history of an offline run, from its .wandb file. W&B's own process
+    may still be writing it when the run has ended here."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     [file] = directory.glob("run-*.wandb")
+    for _ in range(100):
+        kinds = []
+        for data in records(file):
+            record = Record()
+            record.ParseFromString(data)
+            kinds.append(record.WhichOneof("record_type"))
+        if "exit" in kinds:
+            break
+        time.sleep(0.2)
     found: dict[str, Any] = {"config": {}, "summary": {}, "history": {}}
 
     def take(kind: str, items: Any) -> None:
@@ -110,10 +121,21 @@ def test_offline_run_holds_what_was_logged(spec: Spec, store: Store, tmp_path: P
     assert summary["miou"] == 0.25
     assert summary["iou/grass"] == 0.125
     assert summary["diagnostics/attention_entropy"] == 0.75
-    table = directory / "files" / found["history"]["iou per class/path"]
+    table = directory / "files" / found["history"]["iou_per_class/path"]
     content = json.loads(table.read_text())
     assert content["columns"] == ["class", "iou"]
     assert content["data"][:4] == [["sky", 0.5], ["grass", 0.125], ["dog", 0.25], ["cat", 0.0]]
+    assert found["run"].run_id == _id(spec.key)
+    assert found["run"].job_type == "cell"
+    assert "five" in found["run"].tags
+    assert found["config"]["images"] == len(spec.dataset)
+    assert found["history"]["miou"] == 0.25
+    assert not [key for key in (*summary, *found["history"]) if " " in key]
+    file = directory / "files" / found["history"]["per_image/path"]
+    images = json.loads(file.read_text())
+    assert images["columns"] == ["image", "pixel_accuracy", "miou"]
+    assert [row[0] for row in images["data"]] == spec.dataset.names
+    assert (directory / "files" / found["history"]["attention_maps/path"]).is_file()
     picture = "predictions/0"
     assert found["history"][f"{picture}/caption"] == "0"
     for part in (picture, f"{picture}/masks/prediction", f"{picture}/masks/truth"):
@@ -129,3 +151,26 @@ def test_disabled_writes_nothing(spec: Spec, tmp_path: Path) -> None:
 def test_unknown_mode(spec: Spec, tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"unknown tracking\.mode 'ofline'.*did you mean offline"):
         log_run(settings("ofline"), spec, None, OUTCOME, None, tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_sweep_run_holds_the_table(spec: Spec, store: Store, tmp_path: Path) -> None:
+    df = lab.results.load(store.root)
+    directory = log_sweep(settings("offline"), store.root, df, "demo 1", tmp_path / "sweep")
+    assert directory is not None
+    found = read_back(directory)
+    assert found["run"].job_type == "sweep"
+    content = json.loads((directory / "files" / found["history"]["scores/path"]).read_text())
+    [row] = [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
+    assert row["miou"] == pytest.approx(float(lab.results.miou(df).iloc[0]))
+
+
+def test_scores_of_each_image_equal_the_stores(store: Store) -> None:
+    df = lab.results.load(store.root)
+    table = per_image(df)
+    for _, row in table.iterrows():
+        one = df[df["image"] == row["image"]]
+        assert row["pixel_accuracy"] == pytest.approx(
+            float(lab.results.pixel_accuracy(one).iloc[0])
+        )
+        assert row["miou"] == pytest.approx(float(lab.results.miou(one).iloc[0]))
