@@ -10,7 +10,7 @@ VECTORS ?= ../shared/parity
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo figures test test-all test-versions lint format hooks parity benchmark train-patchwork docs clean
+.PHONY: help setup demo figures test test-all test-versions lint format hooks parity benchmark torture train-patchwork docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ parity: $(READY) ## every comparison with official outputs on the set in VECTORS
 
 benchmark: $(READY) ## measure against a plain reference loop; QUICK=1 for the main ratios
 	$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick) --out docs
+
+torture: $(READY) ## kills, flips and malformed input on purpose (about 20 minutes): docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture --out docs
 
 train-patchwork: $(READY) ## train the embedded backbone again (half an hour on 2 cores, resumable)
 	$(BIN)/python experiments/train_patchwork.py

@@ -39,8 +39,7 @@ def write(
     Raises:
         LabError: the disk is full or the folder cannot be written; nothing is left behind.
     """
-    name = f".{_place()}-{os.getpid()}-{uuid.uuid4().hex[:12]}.tmp"
-    temporary = path.with_name(name)
+    temporary = path.with_name(_temporary_name())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save(temporary)
@@ -61,6 +60,17 @@ def write(
         raise LabError(
             f"cannot write {path}: {reason}; free space or name another folder than {path.parent}"
         ) from error
+
+
+def probe(folder: Path) -> None:
+    """Find out whether a folder can be made and written.
+
+    Raises:
+        LabError: it cannot.
+    """
+    path = folder / _temporary_name()
+    write_text(path, "")
+    path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, *, first: bool = False) -> None:
@@ -108,6 +118,10 @@ def sweep(folder: Path) -> None:
         for path in list(folder.glob(".*.tmp")):
             if is_lost(path):
                 path.unlink(missing_ok=True)
+
+
+def _temporary_name() -> str:
+    return f".{_place()}-{os.getpid()}-{uuid.uuid4().hex[:12]}.tmp"
 
 
 def _refused(error: BaseException) -> str | None:

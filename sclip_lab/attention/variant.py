@@ -48,6 +48,7 @@ from sclip_lab.network.context import BlockInput, Context, Grid, State
 from sclip_lab.network.depth import resolve_all
 from sclip_lab.network.text import Text
 from sclip_lab.own_code import described
+from sclip_lab.values import check
 
 log = logging.getLogger(__name__)
 
@@ -244,6 +245,7 @@ def _build(config: dict[str, Any], name: str) -> Variant:
     for key, part in parts.items():
         if part is not None:
             config[key] = {"_target_": config[key]["_target_"], **part.keywords}
+    check("layers", config["layers"], Any)
     for key in ("residual", "mlp", "class_token"):
         if not isinstance(config[key], bool):
             raise LabError(f"{key}: {config[key]!r} must be true or false")

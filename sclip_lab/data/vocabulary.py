@@ -107,9 +107,11 @@ class Vocabulary:
 
 
 def _check_letters(where: str, name: str) -> None:
-    """Refuse what no reader sees but a text tower does: control characters and marks."""
+    """Refuse what no reader sees but a text tower does. Two marks that join letters or keep them
+    apart belong to the spelling of some languages."""
     for letter in name:
-        if unicodedata.category(letter) in ("Cc", "Cs", "Co", "Zl", "Zp") or letter == "\ufeff":
+        visible = letter.isprintable() or unicodedata.category(letter) == "Zs"
+        if not visible and letter not in "\u200c\u200d":
             raise LabError(
                 f"{where}: {name[:60]!a} holds the character U+{ord(letter):04X}; "
                 "names are plain text, one class a line"

@@ -27,7 +27,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from sclip_lab import results, sealed
+from sclip_lab import atomic, results, sealed
 from sclip_lab.errors import LabError
 
 _DIGITS = 12
@@ -73,6 +73,7 @@ def save_image(
             "expected (height, width, 3) and (height, width)"
         )
     file = _image_file(Path(root), digest, name)
+    atomic.sweep(file.parent)
     sealed.write_arrays(file, {"image": image, "mask": mask}, _photo(digest, name))
     return file
 

@@ -17,8 +17,6 @@ down in docs/reliability.md.
 from __future__ import annotations
 
 import logging
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -60,6 +58,7 @@ class Store:
         # Two threads let file systems join what several files ask of the disk.
         self._syncing = ThreadPoolExecutor(2, "store-sync")
         self._waiting: list[Future[None]] = []
+        atomic.sweep(self.root)
         if not (self.root / "specs").is_dir():
             self.check_writable()
 
@@ -69,9 +68,7 @@ class Store:
         Raises:
             LabError: they cannot.
         """
-        probe = self.root / f".writable-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        atomic.write_text(probe, "")
-        probe.unlink(missing_ok=True)
+        atomic.probe(self.root)
 
     def directory(self, spec: Cell) -> Path:
         return self.root / "specs" / spec.key
@@ -85,7 +82,8 @@ class Store:
         which several processes that open the same cells must not shuffle. A damaged record is set
         aside and written again; temporary files of processes that died go away."""
         path = self.directory(spec) / "spec.json"
-        atomic.sweep(path.parent)
+        for folder in (path.parent, path.parent / "panels"):
+            atomic.sweep(folder)
         try:
             known = cells.read(path)
         except FileNotFoundError:

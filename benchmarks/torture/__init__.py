@@ -1,0 +1,1 @@
+"""What may happen to a store, done to it on purpose: ``python -m benchmarks.torture``."""

@@ -1,0 +1,335 @@
+"""Processes that die while they write: at every point at which something changes on the disk, at
+random times, beside each other, with a full disk and with one that cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet  # noqa: F401, before any fork: a child would import it anew each time
+
+from sclip_lab import results
+from sclip_lab.canonical import digest
+from sclip_lab.errors import LabError
+from sclip_lab.results import panels
+from sclip_lab.results.store import Store
+
+IMAGES = [f"photo {number}" for number in range(6)]
+LIMIT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell as the store knows it, with numbers that follow from its name."""
+
+    name: str
+
+    @property
+    def identity(self) -> dict[str, str]:
+        return {"attention": self.name}
+
+    @property
+    def key(self) -> str:
+        return digest(self.identity)
+
+    def record(self) -> dict[str, Any]:
+        parts = ("attention", "backbone", "dataset", "protocol")
+        return {
+            "key": self.key,
+            "identity": self.identity,
+            "label": self.name,
+            "names": {part: self.name if part == "attention" else part for part in parts},
+            "config": {part: {"digest": part} for part in parts},
+            "class_names": ["sky", "grass"],
+            "images": IMAGES,
+            "created": self.name,
+        }
+
+    def rows(self, image: str) -> dict[str, Any]:
+        pixels = [len(self.name) * 100 + IMAGES.index(image), 7]
+        return {"image": image, "true": [0, 1], "predicted": [0, 0], "pixels": pixels}
+
+
+CELLS = [Cell(f"variant {letter}") for letter in "ab"]
+
+
+def work(root: Path, done: Callable[[str], object] = lambda line: None) -> None:
+    """An evaluation without its arithmetic: what is missing is written, two images at a time."""
+    store = Store(root)
+    for cell in CELLS:
+        store.open(cell)
+    for cell in CELLS:
+        finished, measured = store.done(cell), store.done(cell, "diagnostics")
+        missing = [name for name in IMAGES if name not in finished]
+        for start in range(0, len(missing), 2):
+            chunk = missing[start : start + 2]
+            store.append(cell, [cell.rows(name) for name in chunk])
+            for name in chunk:
+                done(f"{cell.key}\t{name}\n")
+        for name in IMAGES[:2]:
+            if name not in measured:
+                values = {"image": name, "measure": ["entropy"], "value": [0.5]}
+                store.append(cell, [values], "diagnostics")
+            if not panels.has_prediction(root, cell.key, name):
+                panels.save_prediction(root, cell.key, name, np.zeros((4, 4), np.uint8))
+        store.compact(cell)
+        store.compact(cell, "diagnostics")
+
+
+def state(root: Path) -> dict[str, Any]:
+    """What a finished store holds, to be compared."""
+    frame = results.load(root)
+    counted = frame.groupby(["spec", "image", "true"], observed=True)["pixels"]
+    measured = results.diagnostics(root)
+    return {
+        "pixels": int(frame["pixels"].sum()),
+        "images": int(frame.groupby("spec", observed=True)["image"].nunique().sum()),
+        "doubled": int((counted.size() > 1).sum() + (measured.groupby(["spec", "image"],
+                       observed=True).size() > 1).sum()),
+        "measured": len(measured),
+        "panels": len(list(root.glob("specs/*/panels/*.npz"))),
+        "temporary": len(list(root.rglob(".*.tmp"))),
+    }  # fmt: skip
+
+
+def forked(task: Callable[[Callable[[str], object]], object], seconds: float = LIMIT_SECONDS,
+           kill_after: float | None = None) -> tuple[int, str]:  # fmt: skip
+    """Run a task in a process of its own.
+
+    Returns:
+        its exit status (negative: the signal that ended it; -1000: it hung), and what it said.
+    """
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        code = 1
+        try:
+            task(lambda line: os.write(write, line.encode()))
+            code = 0
+        except BaseException as error:
+            os.write(write, f"{type(error).__name__}: {error}".encode())
+        os._exit(code)
+    os.close(write)
+    end = time.monotonic() + (seconds if kill_after is None else kill_after)
+    status = None
+    while status is None and time.monotonic() < end:
+        found, raw = os.waitpid(child, os.WNOHANG)
+        status = os.waitstatus_to_exitcode(raw) if found else None
+        if not found:
+            time.sleep(0.002)
+    if status is None:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        status = -1000 if kill_after is None else -signal.SIGKILL
+    with os.fdopen(read, "rb") as pipe:
+        return status, pipe.read().decode(errors="replace")
+
+
+def die_at(point: int) -> list[int]:
+    """Make this process end at the ``point``-th time that it touches the disk; counts them."""
+    count = [0]
+
+    def tick() -> None:
+        count[0] += 1
+        if count[0] == point:
+            os._exit(77)
+
+    def around(name: str) -> None:
+        original = getattr(os, name)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            tick()
+            result = original(*args, **kwargs)
+            tick()
+            return result
+
+        setattr(os, name, wrapped)
+
+    def write_bytes(path: Path, content: bytes) -> int:
+        tick()
+        with open(path, "wb") as file:
+            tick()
+            file.write(content[: len(content) // 2])
+            file.flush()
+            tick()
+            file.write(content[len(content) // 2 :])
+        tick()
+        return len(content)
+
+    for name in ("replace", "link", "unlink", "fsync", "mkdir"):
+        around(name)
+    Path.write_bytes = write_bytes  # type: ignore[method-assign,assignment]
+    Path.write_text = lambda path, text, **_: write_bytes(path, text.encode())  # type: ignore
+    return count
+
+
+def recovered(root: Path, acknowledged: str, wanted: dict[str, Any]) -> dict[str, int]:
+    """Go on where a killed process stopped, and count what is wrong then."""
+
+    def finish(say: Callable[[str], object]) -> None:
+        store = Store(root)
+        kept = {(cell.key, name) for cell in CELLS for name in store.done(cell)}
+        told = {tuple(line.split("\t")) for line in acknowledged.splitlines() if "\t" in line}
+        work(root)
+        say(json.dumps([len(told - kept), state(root)]))
+
+    status, said = forked(finish)
+    if status != 0:
+        return {"lost": 0, "doubled": 0, "wrong": 1}
+    lost, found = json.loads(said)
+    return {"lost": lost, "doubled": found["doubled"], "wrong": int(found != wanted)}
+
+
+def half(root: Path) -> None:
+    """A store as an earlier version or a killed process leaves it: several files per cell, one of
+    them damaged, one that two writers wrote, and a temporary file of a process that is gone."""
+    store = Store(root)
+    for cell in CELLS:
+        store.open(cell)
+        for start in (0, 1, 3):
+            store.append(cell, [cell.rows(name) for name in IMAGES[start : start + 2]])
+    damaged = sorted(store.directory(CELLS[0]).glob("rows-*"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:-9] + b"not wrote")
+    (store.directory(CELLS[1]) / "spec.json").write_text("{")
+
+
+def at_every_point(
+    folder: Path, limit: int | None = None, before: Callable[[Path], None] = lambda root: None
+) -> dict[str, int]:
+    """A kill at each point of `work`, and going on after it.
+
+    Args:
+        folder: for the stores.
+        limit: about so many points, evenly chosen; None: all.
+        before: makes the store that the work finds.
+    """
+    wanted = _wanted(folder, before)
+
+    def counted(say: Callable[[str], object]) -> None:
+        with _store(folder) as root:
+            before(root)
+            points = die_at(-1)
+            work(root)
+            say(str(points[0]))
+
+    points = int(forked(counted)[1])
+    chosen = range(1, points + 1)
+    if limit is not None and limit < points:
+        chosen = range(1, points + 1, -(-points // limit))
+    total = {"kill_points": 0, "lost": 0, "doubled": 0, "wrong": 0}
+    for point in chosen:
+        with _store(folder) as root:
+
+            def killed(say: Callable[[str], object], point: int = point, root: Path = root) -> None:
+                before(root)
+                die_at(point)
+                work(root, say)
+
+            _, said = forked(killed)
+            _add(total, {"kill_points": 1, **recovered(root, said, wanted)})
+    return total
+
+
+def at_random(folder: Path, times: int, generator: random.Random) -> dict[str, int]:
+    """SIGKILL at random times of `work`, and going on."""
+    wanted = _wanted(folder)
+    began = time.monotonic()
+    forked(lambda say: work(folder / "timed", say))
+    usual = time.monotonic() - began
+    total = {"random_kills": 0, "lost": 0, "doubled": 0, "wrong": 0}
+    for _ in range(times):
+        with _store(folder) as root:
+            after = generator.uniform(0.0, usual)
+            _, said = forked(lambda say, root=root: work(root, say), kill_after=after)  # type: ignore[misc]
+            _add(total, {"random_kills": 1, **recovered(root, said, wanted)})
+    return total
+
+
+def together(folder: Path, rounds: int, writers: int = 3) -> dict[str, int]:
+    """Several writers on one store at the same time."""
+    wanted = _wanted(folder)
+    total = {"rounds_of_writers": 0, "lost": 0, "doubled": 0, "wrong": 0}
+    for _ in range(rounds):
+        with _store(folder) as root:
+            children = []
+            for _ in range(writers):
+                child = os.fork()
+                if child == 0:
+                    with contextlib.suppress(BaseException):
+                        work(root)
+                        os._exit(0)
+                    os._exit(1)
+                children.append(child)
+            failed = sum(os.waitpid(child, 0)[1] != 0 for child in children)
+            _add(total, {"rounds_of_writers": 1, **recovered(root, "", wanted)})
+            total["wrong"] += failed
+    return total
+
+
+def without_room(folder: Path) -> dict[str, Any]:
+    """A disk that is full, then one that is read-only, on a file system of 40 kB in memory."""
+    place = folder / "small"
+    place.mkdir()
+    if not _run("mount", "-t", "tmpfs", "-o", "size=40k,nr_inodes=400", "none", str(place)):
+        return {"skipped": "disk full, read-only: mounting a file system needs root"}
+    root, wanted, wrong = place / "store", _wanted(folder), 0
+    try:
+        status, said = forked(lambda say: work(root, say))
+        wrong += int(status != 1 or "LabError: cannot write" not in said)
+        _run("mount", "-o", "remount,size=10m,nr_inodes=4000", str(place))
+        wrong += recovered(root, said, wanted)["wrong"]
+        _run("mount", "-o", "remount,ro", str(place))
+        status, said = forked(lambda say: work(root, say))  # finished: needs no writing
+        wrong += int(status != 0)
+        status, said = forked(lambda say: Store(root).open(Cell("new")))
+        wrong += int(status != 1 or "LabError: cannot write" not in said)
+    finally:
+        _run("umount", str(place))
+    return {"disk_full_and_read_only": 4, "wrong": wrong}
+
+
+def _wanted(folder: Path, before: Callable[[Path], None] = lambda root: None) -> dict[str, Any]:
+    """The state of a store that nothing happened to."""
+
+    def whole(say: Callable[[str], object]) -> None:
+        root = Path(tempfile.mkdtemp(dir=folder)) / "store"
+        before(root)
+        work(root)
+        say(json.dumps(state(root)))
+
+    status, said = forked(whole)
+    if status != 0:
+        raise LabError(f"the store's work fails by itself: {said}")
+    return dict(json.loads(said))
+
+
+@contextlib.contextmanager
+def _store(folder: Path) -> Iterator[Path]:
+    root = Path(tempfile.mkdtemp(dir=folder)) / "store"
+    yield root
+    shutil.rmtree(root.parent, ignore_errors=True)
+
+
+def _add(total: dict[str, int], more: dict[str, int]) -> None:
+    for key, value in more.items():
+        total[key] += value
+
+
+def _run(*command: str) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False

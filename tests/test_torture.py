@@ -1,0 +1,51 @@
+"""A short version of ``make torture``: some kills, flips and malformed files, in this process."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.torture import flips, fuzz
+
+
+def test_flips_are_found_or_change_no_number(tmp_path: Path) -> None:
+    found = flips.flip(tmp_path, 12, random.Random(0))
+    assert found["flips"] == 96
+    assert found["flips_undetected"] == 0
+
+
+def test_malformed_input_gets_a_clear_error_or_a_right_answer(tmp_path: Path) -> None:
+    outcomes = fuzz.Outcomes()
+    for sort, cases in (
+        (fuzz.pictures, 60), (fuzz.vocabularies, 60), (fuzz.protocols, 80), (fuzz.attentions, 10),
+        (fuzz.projections, 20), (fuzz.stores, 4), (fuzz.command_lines, 10),
+    ):  # fmt: skip
+        (tmp_path / sort.__name__).mkdir()
+        sort(outcomes, tmp_path / sort.__name__, cases, random.Random(0))
+    assert outcomes.wrong == []
+    assert outcomes.counts["right"] > 0
+    assert outcomes.counts["clear error"] > 0
+
+
+KILLS = """
+import json, sys
+from pathlib import Path
+from benchmarks.torture import kills
+root = Path(sys.argv[1])
+found = [kills.at_every_point(root, 4), kills.at_every_point(root, 3, kills.half)]
+print(json.dumps(found))
+"""
+
+
+def test_killed_writers_lose_and_double_nothing(tmp_path: Path) -> None:
+    # In a process of its own: this one has threads, which do not live on in a fork.
+    run = subprocess.run(
+        [sys.executable, "-c", KILLS, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    for found in json.loads(run.stdout):
+        assert found["kill_points"] >= 3
+        assert (found["lost"], found["doubled"], found["wrong"]) == (0, 0, 0)
