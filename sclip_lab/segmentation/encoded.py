@@ -57,7 +57,17 @@ class Encoded:
     @cached_property
     def whole_class_embedding(self) -> Tensor:
         """(windows, embed_dim): that of the photo which each window is of, seen as one window."""
-        return self.class_embedding
+        found = self.class_embedding.clone()
+        for photo in self.scene.photos:
+            if len(photo) == 1:
+                continue
+            whole = self.images.new_zeros(3, *photo.size)
+            for window, (y, x) in zip(self.images[photo.windows], photo.corners, strict=True):
+                place = whole[:, y : y + window.shape[1], x : x + window.shape[2]]
+                place.copy_(window[:, : place.shape[1], : place.shape[2]])
+            [(_, one)] = encode(self.backbone, whole[None], [self.variant])
+            found[photo.windows] = one.class_embedding
+        return found
 
     def again(self, feedback: Feedback) -> Encoded:
         """The same windows once more, from the first rewritten block on, with feedback in the
