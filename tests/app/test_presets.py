@@ -98,7 +98,9 @@ def test_experiments_cover_what_they_name() -> None:
     assert set(axes("card")["attention"]) == CARD
     assert len(axes("demo")["attention"]) >= 14
     every = set(registry.names("attention"))
-    assert set(axes("methods")["attention"]) == every - {"csa_learned", "cliper_level"}
+    guided = {"gla_proxy", "guided", "proxyclip"}
+    apart = {"csa_learned", "cliper_level", *guided}
+    assert set(axes("methods")["attention"]) == every - apart
     assert {"0", "1"} <= set(axes("window")["attention.prior.radius"])
     assert axes("resolution")["protocol.short_side"] == ["224", "336", "448"]
 
