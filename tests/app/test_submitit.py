@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sclip_lab.errors import LabError
 from sclip_lab.evaluation import recorder
 from sclip_lab.results.store import Store
 from tests import slurm
-from tests.running import Outcome, break_photo, evaluate
+from tests.running import QUICK, Outcome, break_photo, evaluate
 
 SWEEP = ("-m", "attention=vanilla,csa", "dataset.images=3")
 DEBUG = ("hydra/launcher=local_jobs", "hydra.launcher.executor=debug")
@@ -252,3 +253,47 @@ def test_slurm(tmp_path: Path, fused: pd.DataFrame) -> None:
         assert outcome.code == 1
         assert "error: slurm does not take the job" in outcome.err
         assert "partition" in outcome.err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(slurm.MISSING), reason=slurm.SKIP)
+def test_slurm_queues_a_preempted_job_again_and_it_goes_on(tmp_path: Path) -> None:
+    sweep = [
+        "-m", "attention=vanilla,csa", "dataset.images=150", "hydra/launcher=slurm",
+        "hydra.launcher.partition=test", "hydra.launcher.timeout_min=10",
+        "hydra.launcher.cpus_per_task=1",
+        f"paths.store={tmp_path}/store", f"hydra.sweep.dir={tmp_path}/sweep", *QUICK,
+    ]  # fmt: skip
+    sweep.remove("dataset.images=2")
+    command = [sys.executable, "-m", "sclip_lab.app.cli", "evaluate", *sweep]
+    deadline = time.monotonic() + 330
+
+    def wait(ready: Callable[[], bool]) -> None:
+        while not ready():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.2)
+
+    def state(what: str) -> str:
+        told = ["squeue", "--me", "--noheader", f"--format={what}"]
+        return subprocess.run(told, capture_output=True, text=True).stdout.strip()
+
+    with slurm.running(), (tmp_path / "out").open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+        try:
+            wait(lambda: bool(list(tmp_path.glob("store/specs/*/rows-*"))))
+            job = state("%A")
+            # What --signal sends before Slurm preempts a job or ends its time.
+            subprocess.run(["scancel", "--signal=USR2", job], check=True)
+            wait(lambda: state("%T") == "PENDING")
+            stored = results.load(tmp_path / "store", partial=True)["image"].nunique()
+            # Slurm lets a job wait two minutes before it starts again.
+            subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now"], check=True)
+            assert process.wait(max(1, deadline - time.monotonic())) == 0
+        finally:
+            process.kill()
+    assert 0 < stored < 150
+    assert results.load(tmp_path / "store")["image"].nunique() == 150
+    [log] = tmp_path.glob("sweep/submitit/*_log.err")
+    assert "Requeued" in log.read_text()
+    assert len(list(tmp_path.glob("sweep/*/result.json"))) == 2
