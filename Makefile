@@ -10,7 +10,7 @@ VECTORS ?= ../shared/parity
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo figures test test-all test-versions lint format hooks parity benchmark torture train-patchwork docs clean
+.PHONY: help setup demo figures test test-all test-versions audit lint format hooks parity benchmark torture train-patchwork docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ test-all: $(READY) ## all tests, slow, gpu and network ones included
 
 test-versions: ## the default tests with the oldest and the newest versions; WHICH=oldest|newest|all
 	tools/test_versions.sh $(or $(WHICH),all)
+
+audit: $(READY) ## known vulnerabilities of the installed packages; says so where it cannot ask
+	@tools/audit.sh
 
 lint: $(READY) ## ruff, formatter, type checker, direction of imports
 	$(BIN)/ruff check .

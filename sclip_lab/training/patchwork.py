@@ -52,7 +52,11 @@ def scene_pool(folder: Path, scenes: int, workers: int) -> tuple[np.ndarray, np.
         images.flush()
         masks.flush()
         write_text(done, json.dumps(wanted))
-    return np.load(image_file, mmap_mode="r"), np.load(mask_file, mmap_mode="r")
+    return _mapped(image_file), _mapped(mask_file)
+
+
+def _mapped(file: Path) -> np.ndarray:
+    return np.load(file, mmap_mode="r", allow_pickle=False)
 
 
 def draw_windows(
