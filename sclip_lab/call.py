@@ -31,7 +31,6 @@ _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _allowed: set[str] = set()
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def allow(*modules: str) -> None:
