@@ -4,13 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 STORE ?= results/demo/store
 FIGURES ?= results/demo/figures
+PAPER ?= results/paper
 TESTS ?= tests
 VECTORS ?= ../shared/parity
 # Set up once, and again when the list of packages changes.
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo figures test test-all test-versions audit lint format hooks parity benchmark torture train-patchwork docs clean
+.PHONY: help setup demo demo-clip figures paper test test-all test-versions audit lint format hooks parity benchmark torture train-patchwork docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -24,14 +25,23 @@ $(READY): pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable . --group dev
 	@touch $(READY)
 
-demo: $(READY) ## the fused sweep on the embedded world, then its table and figures
+demo: $(READY) ## the fused sweep on the embedded world, then its report
 	@echo "-- every variant of the card, one pass over 64 patchwork scenes"
 	$(BIN)/python experiments/evaluate.py -m experiment=demo paths.store=$(STORE)
 	@$(MAKE) --no-print-directory figures
 
-figures: $(READY) ## tables and figures of STORE (default: the demo's) into FIGURES
-	$(BIN)/python -m analysis.make --results $(STORE) --out $(FIGURES)
-	@echo "-- look at $(FIGURES)/scores.md, bars.png, panel.png and attention.png; then README.md, Recipes"
+figures: $(READY) ## the report of STORE (default: the demo's) into FIGURES
+	$(BIN)/sclip-lab report $(STORE) --out $(FIGURES)
+	@echo "-- open $(FIGURES)/index.html; then README.md, Recipes"
+
+paper: $(READY) ## the paper study by study on the embedded world: results/paper/index.html
+	$(BIN)/sclip-lab paper $(STUDIES) --out $(PAPER) $(KEYS)
+	@echo "-- open $(PAPER)/index.html"
+
+demo-clip: $(READY) ## the same with CLIP's weights on 20 photos, for machines that reach both
+	$(BIN)/sclip-lab data coco_panoptic20
+	$(BIN)/sclip-lab paper main alternatives layers attention qualitative --out results/demo-clip \
+	    backbone=ViT-B-16-quickgelu pretrained=openai dataset=coco_panoptic20 $(KEYS)
 
 test: $(READY) ## the default tests: no network, no GPU, a few minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m "not slow and not gpu and not network" $(TESTS)

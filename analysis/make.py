@@ -33,15 +33,21 @@ def drawn(
         yield "diagnostics", figures.diagnostics(measured)
 
 
-def make(store: Path, out: Path, baseline: str = "vanilla", images: int = 4) -> list[Path]:
-    """Write tables and figures of ``store`` to ``out``; returns the files."""
+def make(store: Path, out: Path, baseline: str | None = None, images: int = 4) -> list[Path]:
+    """Write tables and figures of ``store`` to ``out``; returns the files.
+
+    Raises:
+        LabError: no store, or a baseline that it does not have (did you mean).
+    """
     df = results.load(store)
     out.mkdir(parents=True, exist_ok=True)
     table = tables.scores(df, paper.read())
     table.to_csv(out / "scores.csv", index=False)
     texts = {"scores.md": tables.to_markdown(table), "scores.tex": tables.to_latex(table)}
-    if df["spec"].nunique() > 1 and baseline in set(df["attention"]):
-        texts["differences.md"] = tables.to_markdown(tables.differences(df, baseline))
+    usual = df["spec"].nunique() > 1 and "vanilla" in set(df["attention"])
+    if baseline or usual:
+        compared = tables.differences(df, baseline or "vanilla")
+        texts["differences.md"] = tables.to_markdown(compared)
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
     files = [out / "scores.csv", *(out / name for name in texts)]
@@ -57,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Tables and figures of a results store.")
     parser.add_argument("--results", type=Path, required=True, help="the store's folder")
     parser.add_argument("--out", type=Path, required=True, help="where to write")
-    parser.add_argument("--baseline", default="vanilla", help="label to compare the others with")
+    parser.add_argument("--baseline", help="label to compare the others with")
     parser.add_argument("--images", type=int, default=4, help="photos in panel and attention maps")
     options = parser.parse_args(arguments)
     try:

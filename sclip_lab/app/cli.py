@@ -1,4 +1,4 @@
-"""``sclip-lab``: evaluate, data, store, segment, explore, learn-projection."""
+"""``sclip-lab``: evaluate, paper, report, explore, data, store, segment, learn-projection."""
 
 from __future__ import annotations
 
@@ -33,8 +33,16 @@ def _main(argv: Sequence[str] | None) -> int:
         sys.argv = ["sclip-lab evaluate", *arguments[1:]]
         evaluate()
         return 0
-    args = _parser().parse_args(arguments)
     try:
+        if arguments[:1] == ["paper"]:  # options may stand between studies and keys
+            from sclip_lab.app import paper_cli
+
+            return paper_cli.run(paper_cli.parser().parse_intermixed_args(arguments[1:]))
+        if arguments[:1] == ["report"]:
+            from sclip_lab.app import report_cli
+
+            return report_cli.run(report_cli.parser().parse_args(arguments[1:]))
+        args = _parser().parse_args(arguments)
         return int(args.run(args))
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -49,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("evaluate", help="one variant, or with -m a sweep; takes Hydra overrides")
     data_cli.add_parser(commands).set_defaults(run=data_cli.run)
     store_cli.add_parser(commands).set_defaults(run=store_cli.run)
+    commands.add_parser("report", help="tables and figures of a store as one page and as files")
+    commands.add_parser("paper", help="the paper study by study: evaluate, then write a report")
 
     segment = commands.add_parser("segment", help="label one photo and save a picture of it")
     segment.add_argument("photo", type=Path)
@@ -87,16 +97,25 @@ def _segment(args: argparse.Namespace) -> int:
     from PIL import Image
 
     import sclip_lab as lab
+    from sclip_lab.report.labelled import labelled
 
+    if _natural_data(args.backbone):
+        _warn_of_unknown_words(args.names)
     protocol = lab.load_protocol(args.protocol, _natural_data(args.backbone))
     labels = lab.segment(
         _backbone(args), args.photo, args.names, lab.load_attention(args.attention), protocol
     )
     picture = Image.fromarray(labels.astype(np.uint8), mode="P")
     hues = np.arange(256) * 0.618034 % 1
-    picture.putpalette(np.array([_colour(hue) for hue in hues], dtype=np.uint8).tobytes())
+    palette = np.array([_colour(hue) for hue in hues], dtype=np.uint8)
+    picture.putpalette(palette.tobytes())
     args.out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(args.out)
+    photo = np.array(Image.open(args.photo).convert("RGB"))
+    if photo.shape[:2] == labels.shape:  # else turned by its EXIF data
+        overlay = args.out.with_name(f"{args.out.stem}_legend.png")
+        labelled(photo, labels, args.names, palette).savefig(overlay, dpi=150)
+        print(f"with legend: {overlay}")
     for index, name in enumerate(args.names):
         print(f"{index:3d}  {name:<30} {100 * (labels == index).mean():5.1f} % of the photo")
     print(f"label map: {args.out}")
@@ -142,6 +161,22 @@ def _backbone(args: argparse.Namespace) -> Backbone:
 def _natural_data(backbone: str) -> str | None:
     """Patchwork's own network has its own window; every other takes the protocol as it is."""
     return "patchwork" if backbone == "patchwork_vit" else None
+
+
+def _warn_of_unknown_words(names: Sequence[str]) -> None:
+    """The embedded network answers to any word, but has seen few."""
+    from sclip_lab.data.vocabulary import Vocabulary
+
+    known = Vocabulary.named("patchwork").names
+    words = [word.strip() for name in names for word in name.split(",")]
+    strange = [word for word in words if word not in known]
+    if strange:
+        print(
+            f"warning: patchwork_vit knows {len(known)} words, not {', '.join(strange)}: what it "
+            f"says of them means nothing. It knows {', '.join(known)}; --backbone "
+            "ViT-B-16-quickgelu --pretrained openai is CLIP",
+            file=sys.stderr,
+        )
 
 
 def _colour(hue: float) -> tuple[int, int, int]:

@@ -59,7 +59,9 @@ def application(cfg: DictConfig) -> float:
 def _require_multirun() -> None:
     """A preset that sweeps would run one job of the defaults without -m."""
     hydra_config = HydraConfig.get()
-    swept = hydra_config.sweeper.get("params")
+    grids = hydra_config.sweeper.get("grids") or []
+    keys = dict.fromkeys(key for grid in grids for key in grid)
+    swept = [*(hydra_config.sweeper.get("params") or ()), *keys]
     if hydra_config.mode == RunMode.RUN and swept:
         name = hydra_config.runtime.choices.get("experiment")
         raise LabError(

@@ -213,6 +213,9 @@ class _Tokenizer:
         return self._made(texts)
 
 
+UNREACHED = "Failed to download"  # how open_clip says it
+
+
 def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> tuple[Any, Callable]:
     # open_clip fetches any "hf-hub:org/model" itself; other names are its own architectures.
     if ":" not in name and name not in open_clip.list_models():
@@ -231,13 +234,19 @@ def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> tuple[
                 _no_remote_code((open_clip.get_model_config(name) or {}).get("text_cfg", {}), name)
             model = open_clip.create_model(name, pretrained=pretrained, **options)
             return model, _Tokenizer(name, lambda: open_clip.get_tokenizer(name))
-    except OSError as error:
-        raise LabError(
-            f"{name} {pretrained}: open_clip could not fetch the weights ({error}); on a machine "
-            "without that network give checkpoint=<local file>"
-        ) from error
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, OSError, RuntimeError) as error:
+        if isinstance(error, OSError) or UNREACHED in str(error):
+            raise LabError(
+                f"{name} {pretrained}: the weights cannot be fetched from here. Run where the "
+                "network reaches them, or give checkpoint=<local file>; pretrained=null is random "
+                "weights, for timing and layout"
+            ) from error
         raise LabError(f"{name} {pretrained}: open_clip cannot build it: {error}") from error
+
+
+def _told_by_us(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return UNREACHED not in text and not text.startswith("No pretrained weights")
 
 
 @contextmanager
@@ -245,9 +254,16 @@ def _quiet() -> Iterator[None]:
     """Without open_clip's progress notes, which go to the root logger; warnings are let through."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.INFO))
+    # A host that cannot be reached is told once, by us, not once per attempt.
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.CRITICAL)
+    logging.root.addFilter(_told_by_us)
     try:
         yield
     finally:
+        hub.setLevel(level)
+        logging.root.removeFilter(_told_by_us)
         logging.disable(before)
 
 

@@ -36,22 +36,31 @@ _STRIP = 40  # classes side by side in `per_class`
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
+    """Fonts and axes of all charts."""
     with sns.axes_style("ticks"), sns.plotting_context("paper", rc=STYLE):
         yield
 
 
-def bars(df: pd.DataFrame, sort: bool = False, n: int = 2000, level: float = 0.95) -> Figure:
+def bars(
+    df: pd.DataFrame,
+    sort: bool = False,
+    n: int = 2000,
+    level: float = 0.95,
+    table: pd.DataFrame | None = None,
+) -> Figure:
     """mIoU of every spec with its bootstrap interval, one chart per data set.
 
     Args:
         df: from `results.load`.
         sort: best first instead of in the order of the DataFrame.
         n: bootstrap resamples. level: of the interval.
+        table: the `results.summary` of ``df`` if there is one already.
     """
-    groups = list(results.summary(df, n, level).groupby("dataset", observed=True, sort=False))
+    table = results.summary(df, n, level) if table is None else table
+    groups = list(table.groupby("dataset", observed=True, sort=False))
     rows = max(len(table) for _, table in groups)
-    with _style():
+    with style():
         figure = Figure(figsize=(1.2 + 4.2 * len(groups), 0.9 + 0.22 * rows), layout="constrained")
         axes = figure.subplots(1, len(groups), squeeze=False)[0]
         for ax, (dataset, table) in zip(axes, groups, strict=True):
@@ -65,7 +74,8 @@ def bars(df: pd.DataFrame, sort: bool = False, n: int = 2000, level: float = 0.9
 def _bars(ax: Axes, table: pd.DataFrame) -> None:
     scaled = table[["miou", "low", "high"]] * 100
     names = labels(table)
-    sns.barplot(x=scaled["miou"], y=names, color=COLORS[5], errorbar=None, width=0.7, ax=ax)
+    ax.barh(range(len(names)), scaled["miou"], height=0.7, color=COLORS[5])
+    ax.set_yticks(range(len(names)), names)
     low, high = scaled["low"].to_numpy(), scaled["high"].to_numpy()
     ax.errorbar(
         (low + high) / 2,
@@ -86,26 +96,30 @@ def _bars(ax: Axes, table: pd.DataFrame) -> None:
     sns.despine(ax=ax)
 
 
-def per_class(df: pd.DataFrame) -> Figure:
+def per_class(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
     """Heatmap of IoU x100, variants by classes, in strips of at most 40 classes.
 
     Classes without a pixel in the truth are left out: their IoU is 0 or nothing. The cells of up
     to 25 classes hold their numbers.
+
+    Args:
+        df: from `results.load`. summary: its `results.summary` if there is one already.
     """
     scores = results.iou(df).astype({"spec": str})
     strips: list[tuple[str, pd.DataFrame]] = []
-    for dataset, table in results.summary(df, n=1).groupby("dataset", observed=True, sort=False):
+    summary = results.summary(df, n=1) if summary is None else summary
+    for dataset, table in summary.groupby("dataset", observed=True, sort=False):
         rows = dict(zip(table["spec"].astype(str), labels(table), strict=True))
         met = df["true"][(df["dataset"] == dataset) & (df["pixels"] > 0)].unique()
         mine = scores[scores["spec"].isin(rows) & scores["id"].isin(met)]
         grid = mine.pivot(index="spec", columns="id", values="iou").loc[list(rows)] * 100
-        grid = grid.rename(index=rows)
+        grid.index = list(rows.values())
         grid.columns = mine.drop_duplicates("id").set_index("id")["class"].loc[grid.columns]
         cuts = np.array_split(np.arange(grid.shape[1]), -(-grid.shape[1] // _STRIP))
         strips += [("" if i else str(dataset), grid.iloc[:, c]) for i, c in enumerate(cuts)]
     height = sum(1.35 + 0.17 * len(grid) for _, grid in strips)
     widest = max(grid.shape[1] for _, grid in strips)
-    with _style():
+    with style():
         figure = Figure(figsize=(2.4 + 0.21 * max(widest, 12), height), layout="constrained")
         ratios = [len(grid) + 4.0 for _, grid in strips]
         axes = figure.subplots(len(strips), 1, squeeze=False, height_ratios=ratios)[:, 0]
@@ -178,6 +192,7 @@ def curve(
     log: bool = False,
     n: int = 2000,
     level: float = 0.95,
+    table: pd.DataFrame | None = None,
 ) -> Figure:
     """mIoU against one parameter, with the interval as a band; one line per variant and setting.
 
@@ -186,19 +201,20 @@ def curve(
         x: a column such as "attention.temperature" or "protocol.short_side"; fractions of depth
             ("3/12") and "last 2" count as numbers.
         log: logarithmic x axis.
+        table: the `results.summary` of ``df`` if there is one already.
 
     Raises:
         LabError: if there is no such column, or no variant has two values of it.
     """
     if x not in df:
         raise unknown("swept parameter", x, swept(df))
-    lines = _lines(results.summary(df, n, level), x)
+    lines = _lines(results.summary(df, n, level) if table is None else table, x)
     if not lines:
         raise LabError(f"no variant was run with two values of {x} and all else equal")
     firsts = pd.concat([line.iloc[:1] for line in lines])
     varying = ["line", *(c for c in ("backbone", "dataset", "protocol") if firsts[c].nunique() > 1)]
     ticks = {row["place"]: row[x] for line in lines for _, row in line.iterrows()}
-    with _style():
+    with style():
         figure = Figure(figsize=(3.5, 2.6), layout="constrained")
         ax = figure.subplots()
         for index, line in enumerate(lines):
@@ -219,36 +235,46 @@ def curve(
     return figure
 
 
-def diagnostics(df: pd.DataFrame) -> Figure:
+def diagnostics(df: pd.DataFrame, per_row: int = 3) -> Figure:
     """Mean of every measure per variant with a 95 % interval, and one dot per image.
 
     Args:
         df: tidy, with columns attention (or spec), image, measure, value: `results.diagnostics`.
+        per_row: measures side by side.
     """
-    by = next((name for name in ("attention", "spec") if name in df), None)
+    by = next((name for name in ("spec", "attention") if name in df), None)
     missing = [name for name in ("measure", "value") if name not in df]
     if missing or by is None:
         raise LabError(f"diagnostics need the columns {', '.join(missing) or 'attention or spec'}")
+    known = {"spec", "backbone", "protocol"} <= set(df)
+    names = _variants(df) if known else {name: name for name in df[by].astype(str).unique()}
     variant, measure = df[by].astype(str), df["measure"].astype(str)
-    if {"spec", "backbone", "protocol"} <= set(df):
-        table = df.drop_duplicates("spec")
-        variant = df["spec"].map(dict(zip(table["spec"], labels(table), strict=True))).astype(str)
     if "dataset" in df and df["dataset"].nunique() > 1:
         measure = measure + ", " + df["dataset"].astype(str)
-    facets, names = list(measure.unique()), list(variant.unique())
-    with _style():
-        size = (1.3 + 2.1 * len(facets), 0.8 + 0.22 * len(names))
+    facets, order = list(measure.unique()), list(names)
+    rows, columns = -(-len(facets) // per_row), min(per_row, len(facets))
+    with style():
+        size = (1.3 + 2.4 * columns, rows * (0.7 + 0.17 * len(order)))
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(1, len(facets), squeeze=False, sharey=True)[0]
-        for ax, facet in zip(axes, facets, strict=True):
+        axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+        for ax, facet in zip(axes, facets, strict=False):
             mine = measure == facet
-            places = {"x": df["value"][mine], "y": variant[mine], "order": names, "ax": ax}
+            places = {"x": df["value"][mine], "y": variant[mine], "order": order, "ax": ax}
             sns.barplot(
-                **places, color=COLORS[5], width=0.7, errorbar=("ci", 95), seed=0,
+                **places, color=COLORS[5], width=0.7, errorbar=("ci", 95), seed=0, n_boot=200,
                 err_kws={"linewidth": 0.9, "color": "black"},
             )  # fmt: skip
             sns.stripplot(**places, color="0.25", size=1.6, alpha=0.5, jitter=0.25, legend=False)
             ax.set(xlabel="", ylabel="")
-            ax.set_title("\n".join(wrap(facet.replace("_", " "), 24)))
+            ax.set_title("\n".join(wrap(facet.replace("_", " "), 28)))
             sns.despine(ax=ax)
+        axes[0].set_yticks(range(len(order)), names.values())
+        for ax in axes[len(facets) :]:
+            ax.set_axis_off()
     return figure
+
+
+def _variants(df: pd.DataFrame) -> dict[str, str]:
+    """Unique names by spec, in order: specs are never told apart by their label."""
+    table = df.drop_duplicates("spec")
+    return dict(zip(table["spec"].astype(str), labels(table), strict=True))

@@ -25,7 +25,12 @@ BACKGROUND, OTHER = "#CCCCCC", "#555555"
 FONT: Any = {"font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "legend.fontsize": 7}
 
 
-def panel(panels: Sequence[Panel], columns: int = 8, max_classes: int = len(PALETTE)) -> Figure:
+def panel(
+    panels: Sequence[Panel],
+    columns: int = 8,
+    max_classes: int = len(PALETTE),
+    named: bool = False,
+) -> Figure:
     """Photo, truth and the prediction of every variant, one block of rows per photo.
 
     Args:
@@ -33,13 +38,18 @@ def panel(panels: Sequence[Panel], columns: int = 8, max_classes: int = len(PALE
         columns: pictures side by side; more variants go on in the next row.
         max_classes: the classes largest in truth, then in prediction, get a colour of their own
             and a line of the legend; the rest are one grey. Ignored pixels are striped.
+        named: write each photo's name above it.
     """
     _check(panels)
     colors = _class_colors(panels, min(max_classes, len(PALETTE)))
     pictures = max(len(item.predictions) for item in panels) + 2
     rows = -(-pictures // columns)
     across = -(-pictures // rows)  # fill the rows evenly
-    titles = [["photo", "truth", *(_folded(p.label) for p in item.predictions)] for item in panels]
+    titles = [
+        [item.name.replace(": ", "\n") if named else "photo", "truth"]
+        + [_folded(p.label) for p in item.predictions]
+        for item in panels
+    ]
     starts = [(block, row * across) for block in titles for row in range(rows)]
     lines = [max(t.count("\n") for t in [*b[i : i + across], ""]) + 1 for b, i in starts]
     width = 9.0 / max(across, 4)

@@ -156,7 +156,7 @@ def _tidy(specs: list[dict[str, Any]], frames: list[pd.DataFrame]) -> pd.DataFra
     images = pd.Index([image for record in specs for image in record["images"]]).unique()
     rows = pd.concat(frames, ignore_index=True)
     rows["image"] = pd.Categorical(rows["image"], images)
-    table = _spec_table(specs)
+    table = spec_table(specs)
     for name in NAMES:
         table[name] = pd.Categorical(table[name], table[name].unique())
     repeats = np.repeat(np.arange(len(specs)), [len(frame) for frame in frames])
@@ -169,7 +169,7 @@ def specs(path: str | Path) -> pd.DataFrame:
     counted, damaged = _all_rows(path, None, COUNTS)
     _warn_of_damage(path, damaged)
     found = [record for record, _ in counted]
-    table = _spec_table(found, only_differing=False)
+    table = spec_table(found, only_differing=False)
     done = [rows["image"].nunique() for _, rows in counted]
     facts = pd.DataFrame(
         {
@@ -250,7 +250,7 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _spec_table(specs: list[dict[str, Any]], only_differing: bool = True) -> pd.DataFrame:
+def spec_table(specs: list[dict[str, Any]], only_differing: bool = True) -> pd.DataFrame:
     """One row per spec: names, then config values, numbers as numbers and the rest as text."""
     configs = [_flatten(record["config"]) for record in specs]
     columns: dict[str, Any] = {

@@ -29,6 +29,8 @@ import numpy.typing as npt
 
 from sclip_lab import atomic, results, sealed
 from sclip_lab.errors import LabError
+from sclip_lab.results.labels import labels
+from sclip_lab.results.loading import SHORT, spec_table
 
 _DIGITS = 12
 _LONGEST = 200  # letters of a file's name; file systems take 255 with what is written beside it
@@ -44,6 +46,7 @@ class Prediction:
     points: npt.NDArray[np.int32] | None = None
     attention: npt.NDArray[np.float32] | None = None
     attention_box: npt.NDArray[np.int32] | None = None
+    spec: str = ""  # beginning of the key, as in a results DataFrame
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
 
     Returns:
         One panel per photo of a data set, photos in the data set's order, predictions in the
-        order of the specs' creation. Labels that would occur twice get the backbone and protocol.
+        order of the specs' creation. Labels are unique: see `sclip_lab.results.labels`.
     """
     root = Path(root)
     panels: dict[tuple[str, str], Panel] = {}
@@ -133,6 +136,7 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
     kept = [
         r for r in results.records(root, keys) if (root / "specs" / r["key"] / "panels").is_dir()
     ]
+    labelled = _labels(kept)
     for record in kept:
         config = record["config"]["dataset"]
         for name in record["images"]:
@@ -157,8 +161,8 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
                     ignore_index=int(config.get("ignore_index", 255)),
                     predictions=[],
                 )
-            prediction = Prediction(label=_label(record, kept), **arrays)
-            panels[place].predictions.append(prediction)
+            key = record["key"][:SHORT]
+            panels[place].predictions.append(Prediction(labelled[key], **arrays, spec=key))
     if damaged and (keys is not None or not panels):
         raise damaged[0]
     if damaged:
@@ -167,18 +171,13 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
     return list(panels.values())
 
 
-def _label(record: dict[str, Any], records: list[dict[str, Any]]) -> str:
-    """The variant's label, with what else is needed to tell it from the others of its data set."""
-    label, names = record["label"], record["names"]
-    twins = [
-        other["names"]
-        for other in records
-        if other["label"] == label and other["names"]["dataset"] == names["dataset"]
-    ]
-    for part in ("backbone", "protocol"):
-        if len({twin[part] for twin in twins}) > 1:
-            label += f" · {names[part]}"
-    return str(label)
+def _labels(records: list[dict[str, Any]]) -> dict[str, str]:
+    """Unique labels by the beginning of the key, within each data set."""
+    found: dict[str, str] = {}
+    for dataset in dict.fromkeys(record["names"]["dataset"] for record in records):
+        table = spec_table([r for r in records if r["names"]["dataset"] == dataset])
+        found |= dict(zip(table["spec"], labels(table), strict=True))
+    return found
 
 
 def _image_file(root: Path, digest: str, name: str) -> Path:

@@ -16,9 +16,11 @@ refinements and observers look at it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,6 +34,9 @@ DEFAULTS: Mapping[str, Any] = {"change": None, "flip": None, "weight": 1.0}
 FLIPS = {"vertical": 1, "horizontal": 2}
 # Shares of red, green and blue in luma, ITU-R BT.601.
 LUMA = (0.2989, 0.587, 0.114)
+# Normalisation of CLIP's and of the embedded network's input; SigLIP's is 0.5 throughout.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Views = Mapping[str, Mapping[str, Any]]
 
 
@@ -63,6 +68,77 @@ def blur(images: Tensor, size: int = 11, sigma: float = 5.0) -> Tensor:
     padded = F.pad(images, (margin,) * 4, mode="reflect").flatten(0, 1)[:, None]
     blurred = F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
     return blurred[:, 0].view_as(images)
+
+
+def noise(images: Tensor, sigma: float, seed: int = 0, std: Sequence[float] = CLIP_STD) -> Tensor:
+    """Gaussian noise, the same in every window, so that it does not depend on the others.
+
+    Args:
+        images: (windows, 3, height, width), normalised.
+        sigma: of the noise in grey levels, 0 .. 255. Values are not clipped.
+        seed: of the noise.
+        std: (3,) by which the network's input was divided, for pixels in 0 .. 1.
+
+    Raises:
+        LabError: a sigma below 0.
+    """
+    if not sigma >= 0:
+        raise LabError(f"noise of sigma {sigma}: from 0 on wanted")
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(images.shape[1:], generator=generator) * (sigma / 255)
+    return images + (drawn / torch.tensor(std).view(3, 1, 1)).to(images)
+
+
+def brightness(
+    images: Tensor,
+    factor: float,
+    mean: Sequence[float] = CLIP_MEAN,
+    std: Sequence[float] = CLIP_STD,
+) -> Tensor:
+    """Pixels times ``factor``, clipped at white.
+
+    Args:
+        images: (windows, 3, height, width), normalised.
+        factor: above 0; below 1 darkens.
+        mean, std: (3,) of the network's input, for pixels in 0 .. 1.
+
+    Raises:
+        LabError: a factor that is not above 0.
+    """
+    if not factor > 0:
+        raise LabError(f"brightness of factor {factor}: above 0 wanted")
+    center, spread = (torch.tensor(values).to(images).view(3, 1, 1) for values in (mean, std))
+    return (((images * spread + center) * factor).clamp(max=1) - center) / spread
+
+
+def jpeg(
+    images: Tensor,
+    quality: int,
+    mean: Sequence[float] = CLIP_MEAN,
+    std: Sequence[float] = CLIP_STD,
+) -> Tensor:
+    """Each window as JPEG and back.
+
+    Args:
+        images: (windows, 3, height, width), normalised.
+        quality: libjpeg's, 1 .. 100.
+        mean, std: (3,) of the network's input, for pixels in 0 .. 1.
+
+    Raises:
+        LabError: a quality out of range.
+    """
+    if not 1 <= quality <= 100:
+        raise LabError(f"jpeg of quality {quality}: 1 .. 100 wanted")
+    center, spread = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    pixels = (images.float().cpu() * spread + center).clamp(0, 1) * 255
+    made = []
+    for window in pixels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy():
+        _, code = cv2.imencode(".jpg", window[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        decoded = cv2.imdecode(code, cv2.IMREAD_COLOR)
+        assert decoded is not None  # it was encoded just now
+        made.append(decoded[..., ::-1].copy())
+    back = torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).float() / 255
+    return ((back - center) / spread).to(images)
 
 
 def checked(views: Views | None) -> dict[str, dict[str, Any]] | None:

@@ -21,6 +21,17 @@ def photo(tmp_path: Path) -> Path:
     return photo_files.write(tmp_path / "photos", [(64, 80)]) / "images/0.jpg"
 
 
+def test_segment_warns_of_words_that_the_embedded_network_never_saw(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "labels.png"
+    assert main(["segment", str(photo), "stripes", "grass,lawn", "--out", str(out)]) == 0
+    told = capsys.readouterr()
+    assert "knows 16 words, not grass, lawn:" in told.err
+    assert "stripes" not in told.err.partition("It knows")[0]
+    assert (tmp_path / "labels_legend.png").is_file()
+
+
 def test_segment(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new/folder/map.png"
     names = ["stripes", "dots, points", "checks"]

@@ -190,9 +190,10 @@ def test_readout(name: str) -> None:
 @pytest.mark.parametrize("name", files("experiment"))
 def test_experiment(name: str) -> None:
     hydra = composed(f"experiment={name}").hydra
-    params = plain(hydra.sweeper.params)
-    assert params
-    for group, choices in params.items():
+    params = plain(hydra.sweeper).get("params") or {}
+    grids = plain(hydra.sweeper).get("grids") or [{}]
+    assert params or any(grids)
+    for group, choices in ((g, c) for grid in grids for g, c in {**params, **grid}.items()):
         if group in ("attention", "backbone", "dataset", "protocol", "readout"):
             for choice in str(choices).split(","):
                 assert choice.strip() in files(group)

@@ -253,6 +253,23 @@ def test_make_writes_everything(store: Path, tmp_path: Path, capsys) -> None:
     assert len(pd.read_csv(tmp_path / "out" / "scores.csv")) == 4
 
 
+def test_an_unknown_baseline_is_an_error(store: Path, tmp_path: Path, capsys) -> None:
+    arguments = ["--results", str(store), "--out", str(tmp_path), "--baseline", "csaa"]
+    assert make.main(arguments) == 1
+    assert "did you mean csa" in capsys.readouterr().err
+
+
+def test_bars_never_merge_specs_of_one_label(tmp_path: Path) -> None:
+    rows = [confusion_rows("x", *labels(0, skill, (24, 32), 5)) for skill in (0.9, 0.2)]
+    for seed, row in enumerate(rows):
+        write_spec(tmp_path, "csa", [row], ["x"], seed=seed, created=f"2026-01-0{seed + 1}")
+    df = results.load(tmp_path)
+    (ax,) = figures.bars(df, n=20).axes
+    scores = results.miou(df).to_numpy() * 100
+    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], scores)
+    assert len({tick.get_text() for tick in ax.get_yticklabels()}) == 2
+
+
 def test_make_without_a_store_is_one_line(tmp_path: Path, capsys) -> None:
     assert make.main(["--results", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.startswith("error: no results in")

@@ -1,0 +1,241 @@
+"""``sclip-lab paper``: evaluate what the studies lack, then write their report."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sclip_lab.app import registry
+from sclip_lab.errors import LabError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from sclip_lab.evaluation.recorder import Observer, View
+    from sclip_lab.evaluation.spec import Spec
+    from sclip_lab.report.found import Found
+    from sclip_lab.results.store import Store
+
+EMBEDDED = "patchwork_vit"
+BENCHMARKS = (
+    "voc21,context60,coco_object,voc20,cityscapes,context59,ade20k,coco_stuff164k,coco_panoptic20"
+)
+log = logging.getLogger(__name__)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``sclip-lab paper``."""
+    made = argparse.ArgumentParser(
+        prog="sclip-lab paper",
+        description="Evaluate the cells that the studies lack in as few passes as possible, and "
+        "write a report. Without a backbone: the embedded world. Any key of `sclip-lab evaluate` "
+        "may follow, such as dataset=voc21,context60 backbone=ViT-B-16-quickgelu.",
+    )
+    made.add_argument("words", nargs="*", metavar="STUDY | KEY=VALUE", help="default: all studies")
+    made.add_argument("--out", type=Path, default=Path("results/paper"), help="the report's folder")
+    made.add_argument("--image", help="attention study: a photo's name in the data set")
+    made.add_argument("--points", nargs="+", metavar="Y,X", help="attention study: pixels")
+    return made
+
+
+def run(args: argparse.Namespace) -> int:
+    """0; what could not be evaluated is named in the report and on stderr.
+
+    Raises:
+        LabError: unknown study or key, or nothing could be evaluated.
+    """
+    from sclip_lab.report import page, paper, studies
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    wanted = studies.chosen([word for word in args.words if "=" not in word])
+    overrides = with_data([word for word in args.words if "=" in word])
+    cells = {name: cells_of(name, overrides) for name in wanted}
+    if not any(part.specs for part in cells.values()):
+        raise LabError(next(iter(cells.values())).missing[0])
+    options = {"image": args.image, "points": points(args.points or [])}
+    found = evaluated(cells, wanted, options)
+    sections = []
+    for name, study in wanted.items():
+        if name in found:
+            sections.append(paper.section(name, study, found[name], cells[name].missing))
+        else:
+            sections.append(page.Section(name, name, study.question, cells[name].missing))
+    for line in dict.fromkeys(line for part in cells.values() for line in part.missing):
+        print(f"not evaluated: {line}", file=sys.stderr)
+    embedded = any(s.backbone.name == EMBEDDED for part in cells.values() for s in part.specs)
+    notes = [f"sclip-lab paper {' '.join(args.words)}", *([paper.EMBEDDED] if embedded else [])]
+    title = "SCLIP's paper, study by study"
+    files = page.write([paper.overview(sections), *sections], args.out, title, notes)
+    (args.out / "verdicts.md").write_text(paper.markdown(sections), encoding="utf-8")
+    print(f"{len(files)} files, the report: {files[0]}")
+    return 0
+
+
+def with_data(overrides: Sequence[str]) -> list[str]:
+    """All benchmarks where neither the data set is said nor the embedded network is meant."""
+    keys = dict(word.split("=", 1) for word in overrides)
+    if "dataset" in keys or keys.get("backbone", EMBEDDED) == EMBEDDED:
+        return list(overrides)
+    return [*overrides, f"dataset={BENCHMARKS}"]
+
+
+def points(texts: Sequence[str]) -> list[tuple[int, int]]:
+    """Pixels from "y,x".
+
+    Raises:
+        LabError: anything else.
+    """
+    try:
+        return [(int(y), int(x)) for y, x in (text.split(",") for text in texts)]
+    except ValueError:
+        raise LabError(
+            f"--points {' '.join(texts)}: row,column in pixels wanted, as 40,60"
+        ) from None
+
+
+@dataclass
+class Cells:
+    """One study's cells: configurations with their specs, and what could not be made."""
+
+    config: DictConfig | None = None
+    specs: list[Spec] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def cells_of(study: str, overrides: Sequence[str]) -> Cells:
+    """The cells of one study; those that cannot be made are named, each reason once."""
+    from sclip_lab.app.composing import sweep
+    from sclip_lab.app.experiment import make_spec
+
+    cells = Cells()
+    reasons: dict[str, None] = {}
+    absent: set[str] = set()
+    for config in sweep([f"experiment={study}", *overrides]):
+        part = f"{config.dataset.name}" if _absent(config, absent) else None
+        if part is not None:
+            continue
+        try:
+            cells.specs.append(make_spec(config))
+            cells.config = cells.config or config
+        except LabError as error:
+            absent.add(str(config.dataset.name))
+            reasons[f"{error}{how_to_get(str(config.dataset.name), str(error))}"] = None
+    cells.missing = list(reasons)
+    return cells
+
+
+def _absent(config: DictConfig, absent: set[str]) -> bool:
+    return str(config.dataset.name) in absent
+
+
+def how_to_get(dataset: str, error: str) -> str:
+    """What conf/dataset says about obtaining it, if the data are what is missing."""
+    file = registry.conf_dir() / "dataset" / f"{dataset}.yaml"
+    if (dataset not in error and "paths.data" not in error) or not file.is_file():
+        return ""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    header = " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
+    _, obtain, how = header.partition("Obtain: ")
+    return f" ({obtain}{how})" if obtain else ""
+
+
+def evaluated(
+    cells: Mapping[str, Cells], wanted: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Found]:
+    """Evaluate the union of all cells, then the photos that studies choose by their results."""
+    from sclip_lab.evaluation.loop import evaluate
+    from sclip_lab.evaluation.observers import Diagnostics, Pictures
+    from sclip_lab.results.store import Store
+    from sclip_lab.timings import Timings
+
+    configs = {name: part.config for name, part in cells.items() if part.config is not None}
+    first = next(iter(configs.values()))
+    store, timings = Store(first.paths.store), Timings()
+    settings = {"batch_images": first.batch_images, "trunk_cache_gb": first.trunk_cache}
+    settings |= {"progress": first.progress, "timings": timings}
+    observers: list[Observer] = []
+    shards: dict[tuple[int, ...], list[Spec]] = {}
+    for name, config in configs.items():
+        specs = cells[name].specs
+        keys = {spec.key for spec in specs}
+        if config.pictures.images:
+            pictures = Pictures(config.pictures.images, config.pictures.points)
+            observers.append(Only(pictures, keys))
+        if config.diagnostics.measures:
+            measures = list(config.diagnostics.measures)
+            observers.append(Only(Diagnostics(measures, config.diagnostics.images), keys))
+        shards.setdefault(tuple(config.shard), []).extend(specs)
+    for shard, specs in shards.items():
+        evaluate(specs, store, observers=observers, shard=shard, **settings)  # type: ignore[arg-type]
+    found = {name: read(store, cells[name].specs, options) for name in configs}
+    for name, part in found.items():
+        for _, setting in wanted[name].settings(part):
+            photos = wanted[name].photos(setting)
+            if photos:
+                specs = list(setting.specs.values())
+                shard = tuple(configs[name].shard)
+                evaluate(specs, store, observers=[Chosen(photos)], shard=shard, **settings)  # type: ignore[arg-type]
+                found[name] = read(store, cells[name].specs, options)
+    log.info("%s", timings.report())
+    return found
+
+
+def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Found:
+    """What a store has of these specs, which were just evaluated."""
+    from sclip_lab import results
+    from sclip_lab.report.found import Found
+    from sclip_lab.results import panels
+
+    keys = list(dict.fromkeys(spec.key for spec in specs))
+    df = results.load(store.root, keys, partial=True)
+    return Found(
+        df=df,
+        measured=results.diagnostics(store.root, keys),
+        panels=panels.load(store.root, keys),
+        specs={spec.key[:12]: spec for spec in specs},
+        options=options,
+        whole={spec.dataset.name: len(spec.dataset) for spec in specs},
+    )
+
+
+class Chosen:
+    """An observer that keeps the predictions of photos with these names."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        from sclip_lab.evaluation.observers import Pictures
+
+        self.names = set(names)
+        self.pictures = Pictures(points=0)
+
+    def pending(self, store: Store, spec: Spec) -> set[str]:
+        from sclip_lab.results.panels import has_prediction
+
+        return {name for name in self.names if not has_prediction(store.root, spec.key, name)}
+
+    def observe(self, store: Store, view: View) -> None:
+        self.pictures.observe(store, view)
+
+    def flush(self, store: Store) -> None:
+        """Every picture was written when it was taken."""
+
+
+class Only:
+    """An observer of some cells."""
+
+    def __init__(self, observer: Observer, keys: set[str]) -> None:
+        self.observer = observer
+        self.keys = keys
+
+    def pending(self, store: Store, spec: Spec) -> set[str]:
+        return self.observer.pending(store, spec) if spec.key in self.keys else set()
+
+    def observe(self, store: Store, view: View) -> None:
+        self.observer.observe(store, view)
+
+    def flush(self, store: Store) -> None:
+        self.observer.flush(store)

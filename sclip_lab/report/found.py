@@ -1,0 +1,126 @@
+"""What is known of a set of cells: scores, intervals, pictures; and where it was just computed,
+the cells themselves. All studies and reports are functions of this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from sclip_lab import results
+from sclip_lab.results.labels import labels
+from sclip_lab.results.panels import Panel
+
+if TYPE_CHECKING:
+    from sclip_lab.evaluation.spec import Spec
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Cells of one or several settings.
+
+    Attributes:
+        df: rows of `results.load`, on images that all cells of a data set have.
+        measured: rows of `results.diagnostics`.
+        panels: pictures of `results.panels.load`.
+        specs: the cells by the beginning of their key, as in ``df["spec"]``; empty where only a
+            store is at hand, and what needs the network is left out.
+        options: what was typed for a study, such as ``image`` and ``points``.
+        whole: how many images each data set has.
+    """
+
+    df: pd.DataFrame
+    measured: pd.DataFrame = field(default_factory=pd.DataFrame)
+    panels: Sequence[Panel] = ()
+    specs: Mapping[str, Spec] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    whole: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """`results.summary`: the one bootstrap of all tables and figures."""
+        return results.summary(self.df)
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """The summary with a unique ``name``, the ``variant`` (its file's name), and the value of
+        every configuration key, whether it differs or not; index: spec."""
+        table = self.summary
+        configs = table.attrs.get("configs", {})
+        flat = pd.DataFrame(
+            [configs.get(str(spec), {}) for spec in table["spec"]], index=table.index, dtype=object
+        )
+        new = flat[[c for c in flat if c not in table or "." in str(c)]]
+        table = table.drop(columns=[c for c in table if c in new]).join(new)
+        table["name"] = labels(self.summary)
+        table["variant"] = table["attention"].astype(str).str.partition("(")[0]
+        table["spec"] = table["spec"].astype(str)
+        return table.set_index("spec", drop=False)
+
+    def score(self, spec: str) -> float:
+        """mIoU of one cell, a fraction."""
+        return float(self.cells["miou"].loc[spec])
+
+    def name(self, spec: str) -> str:
+        """The unique name of one cell."""
+        return str(self.cells["name"].loc[spec])
+
+    def difference(self, a: str, b: str) -> pd.Series:
+        """The row of `results.difference` of two specs: difference, low, high, p, images."""
+        if (a, b) not in self._differences:
+            self._differences[a, b] = results.difference(self.df, a, b).iloc[0]
+        return self._differences[a, b]
+
+    @cached_property
+    def _differences(self) -> dict[tuple[str, str], pd.Series]:
+        return {}
+
+    def only(self, **chosen: str) -> Found:
+        """The part with these values of columns such as dataset and backbone."""
+        rows = pd.Series(True, index=self.df.index)
+        for name, value in chosen.items():
+            rows &= self.df[name].astype(str) == value
+        df = self.df[rows]
+        df.attrs = self.df.attrs
+        return self.of(sorted(set(df["spec"].astype(str))))
+
+    def of(self, specs: Sequence[str]) -> Found:
+        """The part with these specs."""
+        wanted = set(specs)
+        df = self.df[self.df["spec"].astype(str).isin(wanted)]
+        df.attrs = self.df.attrs
+        measured = self.measured
+        if len(measured):
+            measured = measured[measured["spec"].astype(str).isin(wanted)]
+        pictures = [
+            Panel(**{**vars(panel), "predictions": kept})
+            for panel in self.panels
+            for kept in [[p for p in panel.predictions if p.spec in wanted]]
+            if kept
+        ]
+        specs_kept = {key: spec for key, spec in self.specs.items() if key in wanted}
+        return Found(df, measured, pictures, specs_kept, self.options, self.whole)
+
+    @property
+    def part(self) -> str:
+        """ "16 of 64 images" where a score is over part of a data set, else ""."""
+        parts = []
+        for dataset, rows in self.df.groupby("dataset", observed=True, sort=False):
+            seen, all_of_it = rows["image"].nunique(), self.whole.get(str(dataset))
+            if all_of_it and seen < all_of_it:
+                parts.append(f"{seen} of {all_of_it} images of {dataset}")
+        return "; ".join(parts)
+
+
+def on_common_images(df: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the images that all specs of a data set have, so that each pair can be compared."""
+    kept = []
+    for _, rows in df.groupby("dataset", observed=True, sort=False):
+        seen = rows.groupby("image", observed=True)["spec"].nunique()
+        kept.append(rows[rows["image"].isin(seen[seen == rows["spec"].nunique()].index)])
+    common = pd.concat(kept) if len(kept) > 1 else kept[0]
+    common.attrs = df.attrs
+    return common

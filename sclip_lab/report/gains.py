@@ -1,0 +1,74 @@
+"""Where one cell gains over another: per class, per size of regions, per photo."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from sclip_lab import results
+from sclip_lab.report.found import Found
+
+# Shares of the photo that a class covers in it.
+SIZES = [(0.0, 0.05), (0.05, 0.2), (0.2, 0.5), (0.5, 1.01)]
+
+
+def per_class(found: Found, a: str, b: str) -> pd.DataFrame:
+    """IoU of both cells and the difference, one row per class that occurs, largest gain first."""
+    pair = found.of([a, b])
+    iou = results.iou(pair.df)
+    grid = iou.assign(spec=iou["spec"].astype(str)).pivot(index="id", columns="spec", values="iou")
+    names = iou.drop_duplicates("id").set_index("id")["class"]
+    truth = pair.df[(pair.df["spec"].astype(str) == a) & (pair.df["pixels"] > 0)]
+    photos = truth.groupby("true")["image"].nunique()
+    table = pd.DataFrame(
+        {
+            "class": names.loc[photos.index].to_list(),
+            "photos": photos.to_list(),
+            found.name(a): grid.loc[photos.index, a].to_list(),
+            found.name(b): grid.loc[photos.index, b].to_list(),
+        }
+    )
+    table["gain"] = (grid.loc[photos.index, a] - grid.loc[photos.index, b]).to_list()
+    table = table.sort_values("gain", ascending=False, ignore_index=True)
+    table.attrs["caption"] = "IoU x100 per class, and in how many photos it occurs"
+    return table
+
+
+def per_size(found: Found, a: str, b: str) -> pd.DataFrame:
+    """Share of pixels that are right, by how much of its photo the pixel's class covers.
+
+    A cell's counts are per photo and class, so a region here is all of a class in one photo.
+    """
+    pair = found.of([a, b]).df
+    pair = pair[pair["pixels"] > 0]
+    pair = pair.assign(
+        spec=pair["spec"].astype(str), right=pair["pixels"].where(pair["true"] == pair["predicted"])
+    )
+    regions = pair.groupby(["spec", "image", "true"], observed=True)[["pixels", "right"]].sum()
+    regions["share"] = regions["pixels"] / regions.groupby(["spec", "image"])["pixels"].transform(
+        "sum"
+    )
+    rows = []
+    for low, high in SIZES:
+        mine = regions[(regions["share"] >= low) & (regions["share"] < high)]
+        if mine.empty:
+            continue
+        sums = mine.groupby("spec")[["pixels", "right"]].sum()
+        recall = sums["right"] / sums["pixels"]
+        rows.append(
+            {"class covers": f"{100 * low:.0f} to {min(100, 100 * high):.0f} % of the photo"}
+            | {"regions": len(mine) // 2}
+            | {found.name(s): recall.get(s, np.nan) for s in (a, b)}
+            | {"gain": recall.get(a, np.nan) - recall.get(b, np.nan)}
+        )
+    table = pd.DataFrame(rows)
+    table.attrs["caption"] = "pixels that are right, x100, by the size of the region they lie in"
+    return table
+
+
+def per_photo(found: Found, a: str, b: str) -> pd.DataFrame:
+    """mIoU of both cells on each photo by itself; index image, columns a, b, gain; worst first."""
+    scores = results.miou(found.of([a, b]).df, ["spec", "image"]).unstack("spec")
+    scores.columns = scores.columns.astype(str)
+    table = pd.DataFrame({"a": scores[a], "b": scores[b], "gain": scores[a] - scores[b]})
+    return table.dropna().sort_values("gain", kind="stable")

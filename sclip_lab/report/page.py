@@ -1,0 +1,165 @@
+"""A report as files: one self-contained index.html, and each figure and table by itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from sclip_lab import atomic
+from sclip_lab.report.verdicts import FAILS, HOLDS, Verdict
+
+PDF_DPI = 200  # of photos within a PDF; lines have none
+PNG_DPI = 150
+PLAIN = ("p", "rho", "seconds")  # columns that are no fractions
+WIDE = 1600  # pixels: what a screen shows of a picture
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report.
+
+    Attributes:
+        name: of its files and its anchor. title, question: in words.
+        notes: lines below the question, such as which part of the data was seen.
+        verdicts: claims. tables, figures: by file name.
+        files_only: names of tables that the page does not show.
+    """
+
+    name: str
+    title: str
+    question: str = ""
+    notes: Sequence[str] = ()
+    verdicts: Sequence[Verdict] = ()
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    files_only: Sequence[str] = ()
+
+
+def write(
+    sections: Sequence[Section], out: Path, title: str, notes: Sequence[str] = ()
+) -> list[Path]:
+    """Write index.html, and below ``out`` every figure as PNG and PDF, every table as CSV and TeX.
+
+    Args:
+        sections: in order. out: made if it is not there.
+        title: of the page. notes: lines below it.
+
+    Returns:
+        the files, index.html first.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    files, shown = [], []
+    for section in sections:
+        pictures = {}
+        for name, figure in section.figures.items():
+            png, pdf = drawn(figure)
+            for suffix, content in (("png", png), ("pdf", pdf)):
+                files.append(out / f"{_file(name)}.{suffix}")
+                files[-1].write_bytes(content)
+            pictures[name] = base64.b64encode(png).decode("ascii")
+        tables = {}
+        for name, table in section.tables.items():
+            files.append(out / f"{_file(name)}.csv")
+            table.to_csv(files[-1], index=False)
+            files.append(out / f"{_file(name)}.tex")
+            files[-1].write_text(latex(table), encoding="utf-8")
+            if name not in section.files_only:
+                tables[name] = html(table)
+        shown.append({"section": section, "pictures": pictures, "tables": tables})
+    environment = Environment(
+        loader=PackageLoader("sclip_lab.report"), autoescape=True, undefined=StrictUndefined
+    )
+    marks = {HOLDS: "holds", FAILS: "fails"}
+    text = environment.get_template("page.html.j2").render(
+        title=title, notes=notes, sections=shown, marks=marks
+    )
+    atomic.write_text(out / "index.html", text)
+    return [out / "index.html", *files]
+
+
+def drawn(figure: Figure) -> tuple[bytes, bytes]:
+    """PNG and PDF of one figure, which is laid out once."""
+    FigureCanvasAgg(figure)
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+    dpi = min(PNG_DPI, WIDE / figure.get_size_inches()[0])
+    pictures = []
+    for kind, resolution in (("png", dpi), ("pdf", PDF_DPI)):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, dpi=resolution)
+        pictures.append(buffer.getvalue())
+    return pictures[0], pictures[1]
+
+
+def html(table: pd.DataFrame) -> str:
+    """A table as HTML: names escaped, fractions x100 (see `style`)."""
+    return style(table, "html").to_html(table_attributes='class="numbers"')
+
+
+def latex(table: pd.DataFrame) -> str:
+    """A table as LaTeX with booktabs, special characters escaped (see `style`)."""
+    numeric = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
+    columns = "".join("r" if number else "l" for number in numeric)
+    return style(table, "latex").to_latex(hrules=True, column_format=columns)
+
+
+def style(table: pd.DataFrame, escape: str) -> Styler:
+    """Numbers as a reader wants them.
+
+    Floats are fractions and shown x100 with one decimal, differences with their sign, except in
+    columns named in ``table.attrs["plain"]``; ``table.attrs["bold"]`` is a column whose largest
+    value is bold; ``table.attrs["caption"]`` is printed above.
+    """
+    plain = table.attrs.get("plain", PLAIN)
+    shown = table.copy()
+    shown.columns = [_escaped(str(name), escape) for name in table]
+    styler = shown.style.hide(axis="index")
+    for old, new in zip(table, shown, strict=True):
+        if not pd.api.types.is_float_dtype(table[old].dtype):
+            styler = styler.format(str, subset=[new], escape=escape, na_rep="")
+            continue
+        signed = "+" if str(old).startswith(("difference", "gain")) else ""
+        pattern = "{:.3g}" if old in plain else f"{{:{signed}.1f}}"
+        factor = 1 if old in plain else 100
+
+        def text(value: Any, pattern: str = pattern, factor: int = factor) -> str:
+            return pattern.format(factor * value)
+
+        styler = styler.format(text, subset=[new], na_rep="")
+    bold = str(table.attrs.get("bold", ""))
+    if bold in table and table[bold].notna().any():
+        best = table[bold] == table[bold].max()
+        css = "font-weight: bold;" if escape == "html" else "textbf:--rwrap;"
+        column = _escaped(bold, escape)
+        styler = styler.apply(
+            lambda values: [css if b else "" for b in best], subset=[column], axis=0
+        )
+    if table.attrs.get("caption"):
+        styler = styler.set_caption(_escaped(table.attrs["caption"], escape))
+    return styler
+
+
+_LATEX = {"\\": r"\textbackslash ", "~": r"\textasciitilde ", "^": r"\textasciicircum "}
+_LATEX |= {sign: "\\" + sign for sign in "&%$#_{}"}
+_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
+
+
+def _escaped(text: str, kind: str) -> str:
+    signs = _LATEX if kind == "latex" else _HTML
+    return "".join(signs.get(sign, sign) for sign in text)
+
+
+def _file(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)

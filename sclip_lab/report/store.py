@@ -1,0 +1,142 @@
+"""Any store, or a selection of it, as a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sclip_lab import results
+from sclip_lab.errors import LabError, unknown
+from sclip_lab.report import figures, published
+from sclip_lab.report.found import Found
+from sclip_lab.report.page import Section
+from sclip_lab.results import panels
+
+PAGE = 20  # variants in one chart of diagnostics
+SHEET = 8  # variants on one sheet of attention maps
+USUAL = "vanilla"
+
+
+def select(store: Path, where: Mapping[str, Sequence[str]]) -> list[str] | None:
+    """Keys of the cells that fit; None for all.
+
+    Args:
+        store: the folder.
+        where: column of `results.specs` -> patterns such as ``csa*``, one of which has to fit.
+
+    Raises:
+        LabError: an unknown column, a pattern that fits nothing (did you mean), or no cell left.
+    """
+    if not where:
+        return None
+    table = results.specs(store)
+    for column, patterns in where.items():
+        if column not in table:
+            raise unknown("column", column, map(str, table.columns))
+        values = table[column].astype(str)
+        for pattern in patterns:
+            if not any(fnmatchcase(value, pattern) for value in values):
+                raise unknown(column, pattern, values.unique())
+        fits = [any(fnmatchcase(value, p) for p in patterns) for value in values]
+        table = table[fits]
+    if table.empty:
+        raise LabError(f"no cell of {store} fits all of {', '.join(where)}")
+    return table["key"].to_list()
+
+
+def found(store: Path, where: Mapping[str, Sequence[str]] | None = None) -> Found:
+    """What a store has of a selection."""
+    keys = select(store, where or {})
+    return Found(
+        results.load(store, keys), results.diagnostics(store, keys), panels.load(store, keys)
+    )
+
+
+def sections(part: Found, baseline: str | None = None, images: int = 4) -> list[Section]:
+    """Scores, differences to a baseline, curves, diagnostics and pictures.
+
+    Args:
+        part: the cells. baseline: a label; None: vanilla where it is among them.
+        images: photos in pictures.
+
+    Raises:
+        LabError: an unknown baseline (did you mean).
+    """
+    made = [_scores(part)]
+    labels = set(part.df["attention"].astype(str))
+    if baseline is not None or (USUAL in labels and part.df["spec"].nunique() > 1):
+        made.append(_differences(part, baseline or USUAL))
+    curves: dict[str, Figure] = {}
+    for parameter in figures.swept(part.df):
+        log = parameter.endswith("temperature")
+        curves[f"curve_{parameter}"] = figures.curve(part.df, parameter, log, table=part.summary)
+    if curves:
+        made.append(Section("curves", "curves", figures=curves))
+    if len(part.measured):
+        made.append(_diagnostics(part))
+    pictures = _pictures(part, images)
+    if pictures:
+        made.append(Section("pictures", "photos", figures=pictures))
+    return made
+
+
+def _scores(part: Found) -> Section:
+    drawn = {"bars": figures.bars(part.df, table=part.summary)}
+    drawn["per_class"] = figures.per_class(part.df, part.summary)
+    return Section("scores", "scores", tables={"scores": published.scores(part)}, figures=drawn)
+
+
+def _differences(part: Found, baseline: str) -> Section:
+    table = results.differences(part.df, baseline)
+    shown = pd.DataFrame(
+        {
+            "compared": [f"{a} - {b}" for a, b in zip(table["a"], table["b"], strict=True)],
+            "data set": table["dataset"].astype(str),
+            "difference": table["difference"].to_numpy(float),
+            "95 % interval": [
+                f"{100 * low:+.1f} to {100 * high:+.1f}"
+                for low, high in zip(table["low"], table["high"], strict=True)
+            ],
+        }
+    )
+    for column in ("p", "p_holm", "p_permutation"):
+        if column in table:
+            shown[column] = table[column].to_numpy(float)
+    shown.attrs = {"plain": ("p", "p_holm", "p_permutation")}
+    shown.attrs["caption"] = "differences in mIoU x100 on the same photos"
+    return Section("differences", f"differences to {baseline}", tables={"differences": shown})
+
+
+def _diagnostics(part: Found) -> Section:
+    specs = list(part.measured["spec"].astype(str).unique())
+    pages = [specs[start : start + PAGE] for start in range(0, len(specs), PAGE)]
+    drawn = {}
+    for number, page in enumerate(pages):
+        rows = part.measured[part.measured["spec"].astype(str).isin(page)]
+        drawn[_paged("diagnostics", number, len(pages))] = figures.diagnostics(rows)
+    return Section("diagnostics", "diagnostics", figures=drawn)
+
+
+def _pictures(part: Found, images: int) -> dict[str, Figure]:
+    shown = list(part.panels)[:images]
+    if not shown:
+        return {}
+    drawn = {"panel": figures.panel(shown)}
+    with_points = [p for p in shown if any(q.points is not None for q in p.predictions)][:2]
+    longest = max((len(p.predictions) for p in with_points), default=0)
+    pages = range(0, longest, SHEET)
+    for number, start in enumerate(pages):
+        some = [
+            type(p)(**{**vars(p), "predictions": p.predictions[start : start + SHEET]})
+            for p in with_points
+        ]
+        drawn[_paged("attention", number, len(pages))] = figures.attention_maps(some)
+    return drawn
+
+
+def _paged(name: str, number: int, pages: int) -> str:
+    return name if pages == 1 else f"{name}_{number + 1}"

@@ -1,0 +1,81 @@
+"""What class names, prompts and thresholds are worth, beside the choice of attention."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sclip_lab.report.bars import grouped
+from sclip_lab.report.found import Found
+from sclip_lab.report.studies import Study
+from sclip_lab.report.verdicts import Verdict, higher, nothing, told
+
+CHANGED = ("vocabulary", "templates", "prob_threshold")
+
+
+def _setting(cell: pd.Series, usual: pd.Series) -> str:
+    """What differs from the usual cell; "as published" for nothing."""
+    parts = []
+    for name in CHANGED:
+        value, before = cell.get(f"protocol.{name}"), usual.get(f"protocol.{name}")
+        if str(value) != str(before):
+            parts.append(f"{name.replace('prob_', '')} {value}")
+    return ", ".join(parts) or "as published"
+
+
+def _grid(found: Found) -> dict[str, dict[str, str]]:
+    """Setting -> variant -> spec."""
+    grid: dict[str, dict[str, str]] = {}
+    for variant, rows in found.cells.groupby("variant", sort=False):
+        for spec, cell in rows.iterrows():
+            grid.setdefault(_setting(cell, rows.iloc[0]), {})[str(variant)] = str(spec)
+    return grid
+
+
+def _verdicts(found: Found) -> list[Verdict]:
+    grid = _grid(found)
+    usual = grid.pop("as published", {})
+    judged = []
+    csa, vanilla = usual.get("csa"), usual.get("vanilla")
+    if not csa or not vanilla or not grid:
+        return [nothing("The vocabulary matters more than attention", "cells are missing")]
+    for setting, variants in grid.items():
+        if "csa" in variants and "vanilla" in variants:
+            claim = f"CSA stays better than vanilla attention: {setting}"
+            judged.append(higher(found, variants["csa"], variants["vanilla"], claim,
+                                 tests=len(grid)))  # fmt: skip
+    scores = {s: found.score(v["csa"]) for s, v in grid.items() if "csa" in v}
+    worst, best = min(scores, key=scores.__getitem__), max(scores, key=scores.__getitem__)
+    spread = max(scores[best], found.score(csa)) - min(scores[worst], found.score(csa))
+    gain = found.score(csa) - found.score(vanilla)
+    judged.append(Verdict(
+        "Names, prompts and thresholds move CSA's score more than CSA moves vanilla's",
+        "holds" if spread > gain else "does not hold",
+        f"between settings {100 * spread:.1f} points, CSA over vanilla {100 * gain:.1f}; worst: "
+        f"{told(found, grid[worst]['csa'], csa)}",
+    ))  # fmt: skip
+    return judged
+
+
+def _figures(found: Found) -> dict[str, Figure]:
+    return {"vocabulary": grouped(found, _grid(found))}
+
+
+def _tables(found: Found) -> dict[str, pd.DataFrame]:
+    rows = [
+        {"setting": setting, **{name: found.score(spec) for name, spec in variants.items()}}
+        for setting, variants in _grid(found).items()
+    ]
+    table = pd.DataFrame(rows)
+    table.attrs["caption"] = "mIoU x100"
+    return {"vocabulary": table}
+
+
+STUDY = Study(
+    question="How much do class names, prompt templates and thresholds move the score, compared "
+    "with the choice of attention?",
+    verdicts=_verdicts,
+    figures=_figures,
+    tables=_tables,
+    order=9,
+)

@@ -1,0 +1,135 @@
+"""The registry of studies, their claims on made-up results, and the page they become."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sclip_lab import results
+from sclip_lab.app import registry
+from sclip_lab.app.composing import sweep
+from sclip_lab.errors import LabError
+from sclip_lab.report import page, paper, studies, verdicts
+from sclip_lab.report.found import Found, on_common_images
+from tests.synthetic_store import confusion_rows, labels, write_spec
+
+SKILLS = {"vanilla": 0.2, "csa": 0.8, "csa_q": 0.78, "maskclip": 0.5}
+
+
+def write(root: Path, skills: dict[str, float] = SKILLS, count: int = 12) -> Found:
+    images = [f"photo_{index}" for index in range(count)]
+    for label, skill in skills.items():
+        rows = [confusion_rows(n, *labels(i, skill, (48, 64), 5)) for i, n in enumerate(images)]
+        write_spec(root, label, rows, images, config={"attention": {"residual": True, "mlp": True}})
+    return Found(results.load(root))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    return write(tmp_path_factory.mktemp("store"))
+
+
+def named(found: Found, label: str) -> str:
+    return str(found.cells.index[found.cells["attention"] == label][0])
+
+
+# ---------------------------------------------------------------- the registry
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_a_study_is_one_file_and_one_yaml(name: str) -> None:
+    study = studies.load(name)
+    assert study.question.endswith("?")
+    assert name in registry.names("experiment")
+    assert sweep([f"experiment={name}"])
+
+
+def test_nothing_else_knows_a_study_by_name() -> None:
+    root = Path(studies.__file__).parents[2]
+    own = Path(studies.__file__).parent
+    for path in root.rglob("*.py"):
+        if own not in path.parents:
+            assert "report.studies." not in path.read_text(encoding="utf-8"), path
+
+
+def test_an_unknown_study_is_suggested() -> None:
+    with pytest.raises(LabError, match="did you mean layers"):
+        studies.load("layer")
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def test_higher_follows_the_paired_test(found: Found) -> None:
+    csa, vanilla, query = (named(found, name) for name in ("csa", "vanilla", "csa_q"))
+    assert verdicts.higher(found, csa, vanilla, "").answer == verdicts.HOLDS
+    assert verdicts.higher(found, vanilla, csa, "").answer == verdicts.FAILS
+    row = results.difference(found.df, csa, query).iloc[0]
+    sure = row["p"] < 0.05
+    expected = (verdicts.HOLDS if row["difference"] > 0 else verdicts.FAILS) if sure else None
+    assert verdicts.higher(found, csa, query, "").answer == (expected or verdicts.OPEN)
+    why = verdicts.higher(found, csa, vanilla, "").why
+    scores = results.summary(found.df).set_index("attention")["miou"]
+    assert f"csa {100 * scores['csa']:.1f} against vanilla {100 * scores['vanilla']:.1f}" in why
+
+
+def test_more_comparisons_need_more_evidence(found: Found) -> None:
+    csa, vanilla = named(found, "csa"), named(found, "vanilla")
+    many = int(1 / results.difference(found.df, csa, vanilla).iloc[0]["p"]) + 1
+    assert verdicts.higher(found, csa, vanilla, "", tests=many).answer == verdicts.OPEN
+
+
+def test_best_and_alike(found: Found) -> None:
+    everything = list(found.cells.index)
+    csa, vanilla = named(found, "csa"), named(found, "vanilla")
+    assert verdicts.best(found, vanilla, everything, "").answer == verdicts.FAILS
+    assert verdicts.best(found, csa, [vanilla, named(found, "maskclip")], "").answer == "holds"
+    assert verdicts.alike(found, everything, csa, 0.99, "").answer == verdicts.HOLDS
+    assert verdicts.alike(found, [vanilla], csa, 0.01, "").answer == verdicts.FAILS
+    assert verdicts.alike(found, [named(found, "csa_q")], csa, 1e-6, "").answer != verdicts.HOLDS
+
+
+def test_pairs_are_compared_on_the_images_that_both_have(tmp_path: Path) -> None:
+    write(tmp_path, {"csa": 0.8}, count=6)
+    images = [f"photo_{index}" for index in range(6)]
+    rows = [confusion_rows(n, *labels(i, 0.2, (48, 64), 5)) for i, n in enumerate(images[:4])]
+    write_spec(tmp_path, "vanilla", rows, images)
+    df = on_common_images(results.load(tmp_path, partial=True))
+    assert set(df["image"]) == set(images[:4])
+    part = Found(df, whole={"shapes": 6})
+    assert part.part == "4 of 6 images of shapes"
+    assert (
+        verdicts.higher(part, *(named(part, n) for n in ("csa", "vanilla")), "").answer == "holds"
+    )
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_a_page_is_one_file_that_escapes_names(found: Found, tmp_path: Path) -> None:
+    study = studies.load("main")
+    bad = verdicts.Verdict("<script>alert(1)</script>", verdicts.HOLDS, "a & b")
+    table = pd.DataFrame({"variant": ["a_b <i>", "50 %"], "mIoU": [0.25, np.nan]})
+    table.attrs["bold"] = "mIoU"
+    section = page.Section("odd", "odd & even", verdicts=[bad], tables={"odd": table})
+    sections = [paper.section("main", study, found), section]
+    files = page.write([paper.overview(sections), *sections], tmp_path, "a title")
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "a_b &lt;i&gt;" in text
+    assert not re.search(r"(?:src|href)=\"(?!data:|#)", text)
+    latex = (tmp_path / "odd.tex").read_text(encoding="utf-8")
+    assert r"a\_b" in latex
+    assert r"50 \%" in latex
+    assert r"\textbf{25.0}" in latex
+    suffixes = {path.suffix for path in files}
+    assert suffixes == {".html", ".png", ".pdf", ".csv", ".tex"}
+    assert all(path.stat().st_size for path in files)
+    assert pd.read_csv(tmp_path / "odd.csv")["mIoU"][0] == 0.25
+    judged = pd.read_csv(tmp_path / "verdicts.csv")
+    assert set(judged["study"]) == {"main", "odd"}
+    assert "CSA is better than vanilla attention" in paper.markdown(sections)
