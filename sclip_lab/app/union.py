@@ -46,7 +46,15 @@ class UnionSweeper(BasicSweeper):
         params: dict[str, str] | None = None,
         max_batch_size: int | None = None,
     ) -> None:
-        super().__init__(max_batch_size, params)
+        # Not by super(): Hydra loads its plugins' files again, and the class that its __init__
+        # names is then another one.
+        self.overrides = None
+        self.batch_index = 0
+        self.max_batch_size = max_batch_size
+        self.params = dict(params or {})
+        self.hydra_context = None
+        self.config = None
+        self.launcher = None
         self.grids = plain_config(grids)
 
     def split_arguments(  # type: ignore[override]
@@ -82,8 +90,9 @@ def _union(
         (product,) = BasicSweeper.split_arguments([*parser.parse_overrides(texts), *given], None)
         for job in product:
             words = dict(text.split("=", 1) for text in job)
-            asked = {o.get_key_element() for o in given}
-            chosen = {**choices, **{key: words[key] for key in asked}}
+            own = {o.get_key_element(): str(o.input_line).partition("=")[2] for o in typed}
+            asked = {key: value if key in kept else words[key] for key, value in own.items()}
+            chosen = {**choices, **asked}
             fits = all(_matches(chosen, key, value) for key, value in grid.get("when", {}).items())
             ruled_out = any(
                 _matches(chosen, key, value) for key, value in grid.get("unless", {}).items()

@@ -54,6 +54,8 @@ def _tells(column: str) -> bool:
 
 def _value(column: str, value: object) -> str:
     """A value in as few words as possible; a function is its own name, one that is missing ""."""
+    if column in FACTS:
+        return str(value)
     path = column.split(".")
     missing = value is None or (isinstance(value, float) and math.isnan(value))
     if path[-1] == "_target_" or (len(path) == 2 and path[-1] in PLAIN):
