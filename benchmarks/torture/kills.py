@@ -62,7 +62,7 @@ class Cell:
         return {"image": image, "true": [0, 1], "predicted": [0, 0], "pixels": pixels}
 
 
-CELLS = [Cell(f"variant {letter}") for letter in "ab"]
+CELLS = [Cell(f"variant {letter}") for letter in "abc"]
 
 
 def work(root: Path, done: Callable[[str], object] = lambda line: None) -> None:
