@@ -191,13 +191,19 @@ def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Fou
     from sclip_lab.report.found import Found
     from sclip_lab.results import panels
 
+    asked = {spec.key: spec for spec in reversed(specs)}  # of equal cells the first one's names
     keys = list(dict.fromkeys(spec.key for spec in specs))
-    df = results.load(store.root, keys, partial=True)
+    labels = {key: spec.label for key, spec in asked.items()}
+    df = results.load(store.root, keys, partial=True, labels=labels)
+    protocols = {key[:12]: spec.protocol.name for key, spec in asked.items()}
+    attributes = df.attrs
+    df["protocol"] = df["spec"].astype(str).map(protocols).astype("category")
+    df.attrs = attributes
     return Found(
         df=df,
         measured=results.diagnostics(store.root, keys),
         panels=panels.load(store.root, keys),
-        specs={spec.key[:12]: spec for spec in specs},
+        specs={key[:12]: spec for key, spec in asked.items()},
         options=options,
         whole={spec.dataset.name: len(spec.dataset) for spec in specs},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -11,6 +12,7 @@ from sclip_lab.results.scores import NAMES
 FACTS = ("backbone", "dataset", "protocol")  # columns of names
 PLAIN = {"readout": "cosine"}  # what a part is called that is not there
 DIGITS = 6
+VIEWS, WEIGHT = "protocol.views.", ".weight"
 
 
 def labels(table: pd.DataFrame) -> list[str]:
@@ -27,8 +29,14 @@ def labels(table: pd.DataFrame) -> list[str]:
     names = [str(name) for name in table["attention"]]
     varying = [name for name in FACTS if name in table and table[name].nunique() > 1]
     varying += [name for name in map(str, table) if _tells(name)]
-    for column in varying:
-        values = [_value(column, value) for value in table[column]]
+    told = {column: [_value(column, value) for value in table[column]] for column in varying}
+    weights = [column for column in varying if column.startswith(VIEWS) and column.endswith(WEIGHT)]
+    if weights:  # which views count says more than every weight
+        views = {
+            column.removeprefix(VIEWS).removesuffix(WEIGHT): table[column] for column in weights
+        }
+        told = {VIEWS: _counting(views), **told}
+    for values in told.values():
         met: dict[str, set[str]] = {}
         for name, value in zip(names, values, strict=True):
             met.setdefault(name, set()).add(value)
@@ -45,6 +53,12 @@ def labels(table: pd.DataFrame) -> list[str]:
             for name, clash, key in zip(names, twice, keys, strict=True)
         ] or names
     return names
+
+
+def _counting(views: Mapping[str, pd.Series]) -> list[str]:
+    """Per row the names of the views whose weight is above 0."""
+    rows = zip(*views.values(), strict=True)
+    return [" + ".join(n for n, w in zip(views, row, strict=True) if w > 0) for row in rows]
 
 
 def _tells(column: str) -> bool:

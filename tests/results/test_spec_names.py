@@ -39,6 +39,12 @@ def test_readouts_are_named_by_their_function_and_never_nan() -> None:
     ]
 
 
+def test_views_that_count_are_named() -> None:
+    weights = {"photo": [1.0, 0.0, 0.0], "blur": [0.0, 1.0, 0.5], "noise": [0.0, 0.0, 0.5]}
+    columns = {f"protocol.views.{name}.weight": values for name, values in weights.items()}
+    assert labels(table(**columns)) == ["csa · photo", "csa · blur", "csa · blur + noise"]
+
+
 def test_specs_that_nothing_tells_apart_get_their_keys() -> None:
     names = labels(table(attention=["csa", "csa", "vanilla"]))
     assert names[2] == "vanilla"

@@ -61,7 +61,7 @@ def _figures(found: Found) -> dict[str, Figure]:
         return {}
     table = ranks(one.df).sort_values("rank", ignore_index=True)
     with style():
-        size = (4.2, 0.8 + 0.15 * len(table))
+        size = (5.0, 0.8 + 0.15 * len(table))
         figure = Figure(figsize=size, layout="constrained")
         ax = figure.subplots()
         rows = range(len(table))
@@ -71,7 +71,7 @@ def _figures(found: Found) -> dict[str, Figure]:
                                                          strict=True)]  # fmt: skip
         ax.set_yticks(rows, scores)
         ax.invert_yaxis()
-        ax.set_xlabel("rank by mIoU under one protocol (1 is best), 95 % of resampled photos")
+        ax.set_xlabel("rank by mIoU, 1 is best; bars: 95 % of resamples")
         sns.despine(ax=ax)
     return {"methods": figure}
 
