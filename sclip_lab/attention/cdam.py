@@ -22,6 +22,10 @@ from sclip_lab.errors import LabError
 from sclip_lab.network.context import Context, Grid
 
 EPSILON = 1e-8
+# A row with a smaller range is constant. Two stretches by 1 / EPSILON make 0.5 of a range of 1e-16,
+# as on a 1 x 7 grid: with two cells, the middle patch is equally far from all. Rounded cosines
+# (1e-7) cannot tell divergences below this apart.
+CONSTANT = 1e-10
 SCALES = (1.0, 0.25, 0.37, 0.5, 0.63, 0.75, 0.87)
 
 
@@ -65,7 +69,8 @@ def class_distribution_map(
 
     Args:
         cosines: (batch, grid_h * grid_w, texts).
-        grid: (grid_h, grid_w).
+        grid: (grid_h, grid_w). A scale leaves at least one row and one column; one cell, or a patch
+            that is equally far from all others, gives zeros.
         temperature, sharpness, scales: as in `cdam`.
 
     Returns:
@@ -116,5 +121,7 @@ def sharpened(divergences: Tensor, sharpness: float = 10.0) -> Tensor:
 
 
 def _stretched(rows: Tensor) -> Tensor:
+    """Each row to 0 .. 1; a constant row to zeros."""
     low, high = rows.amin(-1, keepdim=True), rows.amax(-1, keepdim=True)
-    return (rows - low) / (high - low + EPSILON)
+    stretched = (rows - low) / (high - low + EPSILON)
+    return stretched.masked_fill(high - low < CONSTANT, 0)

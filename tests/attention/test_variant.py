@@ -51,8 +51,6 @@ def test_contract(name: str, projection_file: str) -> None:
     attention = loaded(name, projection_file)
     assert attention.name == name
     assert attention.key == loaded(name, projection_file).key
-    if name in ("cdam_sclip", "cdam_vanilla"):
-        pytest.skip("its map stretches differences of nearly equal patches: one row of them is")
     testing.check_variant(attention)
 
 

@@ -1,0 +1,34 @@
+"""CDAM's map where official outputs say nothing: grids of one row, and rows that are constant."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from sclip_lab.attention.cdam import class_distribution_map
+
+
+def cosines(patches: int, seed: int = 0) -> Tensor:
+    return torch.rand(1, patches, 5, generator=torch.Generator().manual_seed(seed)) / 2
+
+
+@pytest.mark.parametrize("grid", [(1, 7), (7, 1), (1, 1), (2, 3), (5, 4)])
+def test_rounding_of_cosines_does_not_change_the_map(grid: tuple[int, int]) -> None:
+    """On a 1 x 7 grid, the middle of two enlarged cells is equally far from all patches."""
+    given = cosines(grid[0] * grid[1])
+    for seed in range(8):
+        noise = torch.randn(given.shape, generator=torch.Generator().manual_seed(seed))
+        moved = class_distribution_map(given + 1e-7 * noise, grid)
+        torch.testing.assert_close(moved, class_distribution_map(given, grid), atol=1e-4, rtol=0)
+
+
+def test_a_patch_equally_far_from_all_has_zeros() -> None:
+    found = class_distribution_map(cosines(7), (1, 7), scales=[0.37])[0]  # two cells
+    assert torch.equal(found[3], torch.zeros(7))
+    assert (found[[0, 1, 2, 4, 5, 6]].amax(-1) > 0.99).all()
+
+
+def test_equal_patches_give_zeros() -> None:
+    given = cosines(1).expand(1, 12, 5)
+    assert torch.equal(class_distribution_map(given, (3, 4)), torch.zeros(1, 12, 12))
