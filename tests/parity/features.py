@@ -189,7 +189,7 @@ def second_pass(ctx: Context, variant: Variant) -> Tensor:
     """SC-CLIP's or SFP's weights on the sum of the middle layers."""
     config = variant.config
     find = config["repair"]["_target_"].rpartition(".")[2]
-    options = {k: v for k, v in config["repair"].items() if k != "_target_"}
+    options = {k: v for k, v in config["repair"].items() if k not in ("_target_", "tokens")}
     fixed = getattr(repair, find)(ctx, tokens=ctx.after(config["similarity_layer"]), **options)
     near = cosine(fixed)
     if config["cut_scores"]:
