@@ -71,7 +71,7 @@ class Run:
         [(_, everything)] = encode(backbone, seen, [variant])
         readout = Readout(protocol, text, torch.arange(len(text)))
         logits = views.average(readout.patch_logits(everything), protocol.views)
-        self.encoded: Encoded = everything.part(slice(self.plan.num_windows))
+        self.encoded: Encoded = everything.part(slice(0, self.plan.num_windows))
         self.laid_out, self.image, self.text = self.plan.lay_out(logits), image, text
 
     @property
