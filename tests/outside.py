@@ -46,7 +46,8 @@ class Squares:
         mask[:, self.side // 2 :] = 1
         return Sample(self.names[index], image, mask)
 
-    def digest(self):
+    @property
+    def key(self):
         return f"squares {{self.side}}"
 '''
 HELPERS = """def softened(ctx, heat):

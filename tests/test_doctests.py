@@ -21,7 +21,10 @@ WITH_EXAMPLES = sorted(
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_of(name: str) -> None:
     found = doctest.testmod(importlib.import_module(name.removesuffix(".__init__")))
-    assert found.attempted
+    source = Path(
+        importlib.import_module(name.removesuffix(".__init__")).__file__ or ""
+    ).read_text()
+    assert found.attempted or "+SKIP" in source
     assert not found.failed
 
 

@@ -6,10 +6,23 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
 from sclip_lab import interrupts
+
+
+@pytest.fixture(autouse=True)
+def default_handlers() -> Iterator[None]:
+    """A signal that this process was told to ignore (nohup, a job in the background) would be
+    ignored in here as well."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
 
 SHOWS = """
 import os, signal, sys

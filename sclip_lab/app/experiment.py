@@ -88,7 +88,8 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
                 log.info("\n%s\n", table(df))
             continue
         log.info("\n%s\n\n%s\n", table(df), timings.report())
-        if len(members) > 1:
+        # A submitted job computes a part, and knows nothing of the sweep's folder.
+        if len(members) > 1 and OmegaConf.select(config, "hydra.sweep.dir") is not None:
             group, folder = _group(config, config.hydra), Path(config.hydra.sweep.dir)
             write = partial(
                 tracking.log_sweep, config.tracking, config.paths.store, df, group, folder

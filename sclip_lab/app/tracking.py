@@ -47,8 +47,8 @@ def finish() -> None:
     while _written:
         try:
             _written.pop(0).result()
-        except LabError as error:
-            log.warning("%s", error)
+        except (LabError, OSError) as error:
+            log.warning("%s; the numbers are in the store", error)
 
 
 def check(config: DictConfig) -> None:

@@ -101,6 +101,7 @@ class Scene:
 
     def part(self, windows: slice) -> Scene:
         """That of the windows of one photo, or of several whole ones."""
+        windows = slice(windows.start or 0, windows.stop)
         photos = tuple(
             Placement(
                 slice(p.windows.start - windows.start, p.windows.stop - windows.start),

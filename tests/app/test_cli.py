@@ -132,7 +132,7 @@ def test_help_and_listings_load_nothing_heavy(arguments: list[str]) -> None:
         f"    main({arguments!r})\n"
         "except SystemExit:\n"
         "    pass\n"
-        "heavy = {'torch', 'pandas', 'hydra', 'wandb', 'matplotlib', 'open_clip'}\n"
+        "heavy = {'torch', 'pandas', 'wandb', 'matplotlib', 'open_clip'}\n"
         "print('loaded:', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

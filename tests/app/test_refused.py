@@ -34,7 +34,7 @@ def test_online_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_reports_that_cannot_be_written_lose_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*args: object) -> None:
+    def full(*args: object, **given: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tracking, "_log", full)

@@ -93,7 +93,7 @@ def test_weights_from_a_file_at_another_grid(tmp_path: Path) -> None:
 
 
 def test_the_digest_knows_weights_and_settings() -> None:
-    assert guide().key == load_guidance("vit_tiny_patch16_224", device="cpu", options=SMALL).digest
+    assert guide().key == load_guidance("vit_tiny_patch16_224", device="cpu", options=SMALL).key
     digests = {guide(**options).key for options in ({}, {"seed": 1}, {"facet": "key"})}
     digests |= {guide(**options).key for options in ({"scale": 2.0}, {"scope": "photo"})}
     assert len(digests) == 5

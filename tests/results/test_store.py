@@ -138,14 +138,14 @@ def test_damaged_file_is_named_and_set_aside(
 @pytest.mark.parametrize("where", ["", "below"])
 def test_blocked_root(tmp_path: Path, where: str) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(LabError, match=r"cannot write .*file.*paths\.store"):
+    with pytest.raises(LabError, match=r"cannot write .*file.*another folder"):
         Store(tmp_path / "file" / where)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
 def test_read_only_root(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(LabError, match=r"Permission denied.*paths\.store"):
+    with pytest.raises(LabError, match=r"Permission denied.*another folder"):
         Store(tmp_path)
 
 
@@ -154,7 +154,7 @@ def test_read_only_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(Path, "write_text", refuse)
-    with pytest.raises(LabError, match=r"Read-only file system.*paths\.store"):
+    with pytest.raises(LabError, match=r"Read-only file system.*another folder"):
         Store(tmp_path)
 
 
