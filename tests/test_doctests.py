@@ -20,10 +20,9 @@ WITH_EXAMPLES = sorted(
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_of(name: str) -> None:
-    found = doctest.testmod(importlib.import_module(name.removesuffix(".__init__")))
-    source = Path(
-        importlib.import_module(name.removesuffix(".__init__")).__file__ or ""
-    ).read_text()
+    module = importlib.import_module(name.removesuffix(".__init__"))
+    found = doctest.testmod(module)
+    source = Path(module.__file__ or "").read_text(encoding="utf-8")
     assert found.attempted or "+SKIP" in source
     assert not found.failed
 
