@@ -18,6 +18,7 @@ CHANGES: dict[str, Any] = {
     "views": {"photo": {}, "mirrored": {"flip": "horizontal"}},
     "templates": "simple_imagenet",
     "vocabulary": "sclip_voc21",
+    "auxiliary": ("sky", "wall"),
     "logit_scale": 50.0,
     "prob_threshold": 0.1,
     "area_threshold": 0.1,
