@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 from PIL import Image
@@ -189,19 +188,9 @@ def log_sweep(
 def per_image(df: pd.DataFrame) -> pd.DataFrame:
     """One row per image of one cell: image, pixel_accuracy, miou over the classes that occur in
     its truth or prediction (fractions; NaN for an image of void alone)."""
-    rows = []
-    for image, counts in df.groupby("image", observed=True, sort=False):
-        true, predicted, pixels = (counts[c].to_numpy() for c in ("true", "predicted", "pixels"))
-        size = int(max(true.max(), predicted.max())) + 1
-        of_true = np.bincount(true, pixels, size)
-        union = of_true + np.bincount(predicted, pixels, size)
-        hit = np.bincount(true[true == predicted], pixels[true == predicted], size)
-        union -= hit
-        occurs, total = union > 0, pixels.sum()
-        accuracy = hit.sum() / total if total else np.nan
-        iou = (hit[occurs] / union[occurs]).mean() if occurs.any() else np.nan
-        rows.append((str(image), accuracy, iou))
-    return pd.DataFrame(rows, columns=["image", "pixel_accuracy", "miou"])
+    scores = {"pixel_accuracy": results.pixel_accuracy(df, "image")}
+    scores["miou"] = results.miou(df, "image")
+    return pd.DataFrame(scores).rename_axis("image").reset_index().astype({"image": str})
 
 
 def _log(
