@@ -89,7 +89,9 @@ class Protocol:
 
     def __post_init__(self) -> None:
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
-        check_arguments(Protocol, given, "protocol.")
+        # Of views, `views.checked` says more exactly what is wrong.
+        flat = {name: value for name, value in given.items() if name != "views"}
+        check_arguments(Protocol, flat, "protocol.")
         for key in ("prob_threshold", "area_threshold"):
             value = given[key]
             found = key == "prob_threshold" and isinstance(value, Mapping)

@@ -187,12 +187,12 @@ def test_observers_see_the_photo(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["grey"], "must be a mapping"),
+        (["grey"], "must give every view a name"),
         ({"photo": "grey"}, "must have some of the keys change, flip, weight"),
         ({"photo": {}, "a": {"flips": None}}, "unknown key of protocol.views.a 'flips'.*flip"),
         ({"photo": {}, "a": {"flip": "horizontl"}}, "protocol.views.a.flip.*mean horizontal"),
         ({"photo": {}, "a": {"weight": -1}}, "protocol.views.a.weight -1 must be a number from 0"),
-        ({"photo": {}, "a": {"weight": float("nan")}}, "nan"),
+        ({"photo": {}, "a": {"weight": float("nan")}}, "weight nan"),
         ({"photo": {}, "a": {"change": "grey"}}, "needs a _target_"),
         (
             {"photo": {}, "a": {"change": {"_target_": "sclip_lab.segmentation.views.gray"}}},
