@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,8 @@ def evaluate(folder: Path, *overrides: str) -> Outcome:
 
     A sweep (``-m`` among the overrides) writes to <folder>/sweep, a single run to <folder>/run.
     """
+    from sclip_lab import call
+    from sclip_lab.app import conf
     from sclip_lab.app.hydra_app import main
 
     places = [f"hydra.run.dir={folder / 'run'}", f"hydra.sweep.dir={folder / 'sweep'}"]
@@ -68,6 +71,10 @@ def evaluate(folder: Path, *overrides: str) -> Outcome:
         )
         patch.setattr(sys, "argv", ["evaluate.py", *flags, *QUICK, store, *places, *rest])
         patch.chdir(folder)
+        # What a command line allows or adds is meant for its own process.
+        patch.setattr(call, "_allowed", set(call._allowed))
+        for variable in (call.VARIABLE, conf.VARIABLE):
+            patch.setenv(variable, os.environ.get(variable, ""))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 main()
