@@ -14,10 +14,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sclip_lab.attention.guided import guided_map, on_grid, patch_values, resized
 from sclip_lab.call import uses
 from sclip_lab.errors import LabError
+from sclip_lab.kinds import block_edit
 from sclip_lab.network.block import Block
-from sclip_lab.network.context import Context
+from sclip_lab.network.context import Context, State
 
 EPSILON = 1e-10
 
@@ -65,7 +67,7 @@ def class_distributions(
     scale: float = 20.0,
     uniform_scale: float = 35.0,
 ) -> Tensor:
-    """p above: (batch, patches, texts).
+    """p above: (batch, patches, texts) float64.
 
     Args:
         attention: (batch, heads or 1, patches, patches).
@@ -82,7 +84,9 @@ def class_distributions(
 
     of_map = scale * cosines(block.output(attention, value))
     uniform = uniform_scale * cosines(block.merge(value.mean(dim=2, keepdim=True)))
-    return torch.softmax(of_map - uniform, dim=-1)
+    # Patches that look alike differ by less than what fp32 leaves of a row's sum, and rounding
+    # would decide which of them a row keeps.
+    return torch.softmax((of_map - uniform).double(), dim=-1)
 
 
 def agreement(distributions: Tensor, share: float = 0.45, sharpness: float = 3.0) -> Tensor:
@@ -93,10 +97,11 @@ def agreement(distributions: Tensor, share: float = 0.45, sharpness: float = 3.0
         share, sharpness: as in `adapted`.
 
     Returns:
-        (batch, patches, patches); rows sum to 1.
+        (batch, patches, patches) float64; rows sum to 1.
     """
     if not 0 <= share <= 1:
         raise LabError(f"share {share} must lie in 0 .. 1")
+    distributions = distributions.double()
     logs = torch.log(distributions + EPSILON)
     own = (distributions * logs).sum(-1, keepdim=True)
     divergence = (own - distributions @ logs.mT).clamp_min(0)
@@ -111,3 +116,40 @@ def agreement(distributions: Tensor, share: float = 0.45, sharpness: float = 3.0
 def self_adapted(attention: Tensor, agreed: Tensor) -> Tensor:
     """E = (B A + A B + B) / 3 of (batch, heads or 1, patches, patches) maps."""
     return (agreed @ attention + attention @ agreed + agreed) / 3
+
+
+@uses("guidance", "text")
+@block_edit
+def adapted_proxy(
+    block: Block,
+    state: State,
+    ctx: Context,
+    beta: float = 1.2,
+    gamma: float = 3.0,
+    output_grid: str = "guidance",
+    scale: float = 20.0,
+    uniform_scale: float = 35.0,
+    share: float = 0.45,
+    sharpness: float = 3.0,
+) -> State:
+    """E above with a second network's map as A, the form that is published: no residual, no MLP.
+
+    Args:
+        block, state, ctx: as for every block edit.
+        beta, gamma, output_grid: of `sclip_lab.attention.guided.proxyclip`, whose map is A.
+        scale, uniform_scale, share, sharpness: of `adapted`.
+
+    Returns:
+        the state with patches on the chosen grid; the class token attends to itself.
+
+    Raises:
+        LabError: no guidance, an unknown grid, or a block that is not the last.
+    """
+    base, wanted = guided_map(ctx, beta, gamma, output_grid)
+    base, value = base[:, None], resized(patch_values(ctx), ctx.grid, wanted)
+    distributions = class_distributions(
+        base.to(value), value, block, ctx.head, ctx.text.targets, scale, uniform_scale
+    )
+    new = agreement(distributions, share, sharpness)[:, None].to(base)
+    attention = self_adapted(base, new)
+    return on_grid(block, state, ctx, attention.to(value) @ value, wanted, attention)

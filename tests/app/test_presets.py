@@ -92,7 +92,7 @@ def test_experiments_cover_what_they_name() -> None:
     assert set(axes("card")["attention"]) == CARD
     assert len(axes("demo")["attention"]) >= 14
     every = set(registry.names("attention"))
-    guided = {"gla_proxy", "guided", "proxyclip"}
+    guided = {"fsa_proxy", "gla_proxy", "guided", "proxyclip"}
     apart = {"csa_learned", "cliper_level", *guided}
     unified = [job for job in jobs("methods") if job.protocol.name == "unified"]
     attentions = {job.hydra.runtime.choices.attention for job in unified}

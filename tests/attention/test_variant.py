@@ -28,7 +28,16 @@ PARTS = [(kind, part) for kind in KINDS for part in names(f"attention/{kind}") i
 TEXT = torch.nn.functional.normalize(torch.randn(5, 24, generator=torch.Generator().manual_seed(3)))
 VANILLA = "sclip_lab.attention.vanilla.vanilla"
 # Their weights come from elsewhere, so that a prior has no scores to be added to.
-WITHOUT_SCORES = ("maskclip", "cdam", "rfclip", "rfclip_refocus", "proxyclip", "gla", "gla_proxy")
+WITHOUT_SCORES = (
+    "maskclip",
+    "cdam",
+    "rfclip",
+    "rfclip_refocus",
+    "proxyclip",
+    "gla",
+    "gla_proxy",
+    "fsa_proxy",
+)
 CSA = "sclip_lab.attention.correlative.correlative"
 
 

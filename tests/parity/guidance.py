@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sclip_lab as lab
+from sclip_lab.attention import adapted
+from sclip_lab.attention.guided import guided_map, patch_values, resized
 from sclip_lab.attention.windows_together import Across, Anchors, full_width
 from sclip_lab.network.context import Context
 from sclip_lab.network.scene import Guidance, Placement, Scene, alone
+from sclip_lab.network.text import Text
 from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.encoded import Encoded, encode
@@ -88,6 +91,37 @@ def proxyclip(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
         key = f"{one}__attn_rows"
         rows = found.state.attention[0, 0, 1:, 1:][arrays.rows(key)]
         yield close(key, rows, arrays[key], WEIGHTS)
+
+
+@comparison("fsa_proxy")
+@torch.inference_mode()
+def self_adaptive(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    backbone = toy.network(position_embedding=RULE)
+    text = Text.of(stored(arrays["text"]))
+    settings = {key: float(arrays[key]) for key in ("beta", "gamma")}
+    base = lab.load_attention("proxyclip", **settings)
+    variant = lab.load_attention("fsa_proxy", sharpness=float(arrays["lambda"]), **settings)
+    for one in arrays.inputs():
+        features = stored(arrays[f"{one}__guidance"])[None]
+        image, rows = toy.inputs[one.rpartition("_g")[0]], arrays[f"{one}__rows_index"]
+        grid = (features.shape[-2], features.shape[-1])
+        scene = Scene(guidance=Guidance(lambda features=features: features))
+        for key, of in ((f"{one}__base_feat", base), (f"{one}__feat", variant.given(text))):
+            [(_, found)] = encode(backbone, image, [of], scene=scene)
+            if key in arrays:
+                # Near-ties at the cut of a row's share move some rows of a grid finer than CLIP's.
+                limit = FEATURES if of is base else 2e-4 if grid == found.grid else 2e-3
+                yield close(key, found.patches[0].flatten(0, 1), arrays[key], limit)
+        ctx = Context(found.history[-1], found.history[:-1], found.grid, scene=scene)
+        between, wanted = guided_map(ctx, settings["beta"], settings["gamma"], "guidance")
+        key = f"{one}__base_rows"
+        yield close(key, between[0, rows], arrays[key], WEIGHTS)
+        value = resized(patch_values(ctx), ctx.grid, wanted)
+        maps = between[:, None]
+        p = adapted.class_distributions(maps, value, ctx.block, ctx.head, text.targets)
+        new = adapted.agreement(p, sharpness=float(arrays["lambda"]))[0]
+        key = f"{one}__fsa_rows"
+        yield close(key, new[rows], arrays[key], WEIGHTS)
 
 
 @comparison(*GLA)
