@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from fractions import Fraction
 from functools import cache, partial
 from importlib import metadata
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from sclip_lab.own_code import recalled
 from sclip_lab.values import check_arguments
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Named = Mapping[str, Any] | None  # a function with parameters, as a yaml writes it
 
 ENTRY_POINTS = "sclip_lab.plugins"
 VARIABLE = "SCLIP_LAB_PLUGINS"  # names of allowed modules, separated by commas
@@ -170,12 +172,15 @@ def bind(
         )
     check_arguments(function, values)
     return partial(
-        function, **{name: _whole(plain(v), own[name].annotation) for name, v in values.items()}
+        function, **{name: _one_form(plain(v), own[name].annotation) for name, v in values.items()}
     )
 
 
-def _whole(value: Any, annotation: Any) -> Any:
-    """1 where a float is meant as 1.0, and 1.0 where a whole number is as 1: one value, one key."""
+def _one_form(value: Any, annotation: Any) -> Any:
+    """Equal values in one form, so that they are one key: 1 where a float is meant as 1.0, 1.0
+    where a whole number is meant as 1, and 3/12 as 1/4 where a layer is."""
+    if re.search(r"\bLayer\b", str(annotation)):
+        return [_share(v) for v in value] if isinstance(value, list) else _share(value)
     kinds = {str(getattr(annotation, "__name__", annotation)), *str(annotation).split(" | ")}
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
@@ -186,8 +191,20 @@ def _whole(value: Any, annotation: Any) -> Any:
     return value
 
 
+def _share(layer: Any) -> Any:
+    """A share of a network's depth in lowest terms, see `sclip_lab.network.depth`; an index, or
+    what is no short fraction, as it is."""
+    if isinstance(layer, int) or not isinstance(layer, float | str):
+        return layer
+    try:
+        share = Fraction(layer)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        return layer
+    return str(share) if 0 < share <= 1 and share.denominator < 1000 else layer
+
+
 def bind_config(
-    config: Mapping[str, Any] | None, supplied: Collection[str] = (), leading: int = 0
+    config: Named, supplied: Collection[str] = (), leading: int = 0
 ) -> partial[Any] | None:
     """A bound function from a mapping with ``_target_``; None from an empty one. See `bind`."""
     if not config:
@@ -196,6 +213,17 @@ def bind_config(
         raise LabError(f"{config!r} is not a function; it needs a _target_")
     parameters = {key: value for key, value in config.items() if key != "_target_"}
     return bind(locate(config["_target_"]), parameters, supplied, leading=leading)
+
+
+def written_out(
+    config: Named, supplied: Collection[str] = (), leading: int = 0
+) -> dict[str, Any] | None:
+    """A mapping with ``_target_`` and the defaults of all parameters that it leaves out; None from
+    an empty one. See `bind`."""
+    bound = bind_config(config, supplied, leading)
+    return (
+        None if bound is None or not config else {"_target_": config["_target_"], **bound.keywords}
+    )
 
 
 def overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,15 +240,19 @@ def overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[
     return result
 
 
+def named_steps(config: Named) -> dict[str, Mapping[str, Any]]:
+    """Functions by names of their own, in order, from one mapping with ``_target_`` or from
+    several; those that are null are left out."""
+    if not isinstance(config, Mapping) or "_target_" in config:
+        config = {"": config}
+    return {name: step for name, step in config.items() if step}
+
+
 def bind_steps(
-    config: Mapping[str, Any] | None, supplied: Collection[str] = (), leading: int = 0
+    config: Named, supplied: Collection[str] = (), leading: int = 0
 ) -> list[partial[Any]]:
-    """Bound functions from one mapping with ``_target_``, or from several by names of their own,
-    in order."""
-    if config and "_target_" not in config:
-        steps = [bind_config(step, supplied, leading) for step in config.values()]
-    else:
-        steps = [bind_config(config, supplied, leading)]
+    """The functions of `named_steps`, bound."""
+    steps = [bind_config(step, supplied, leading) for step in named_steps(config).values()]
     return [step for step in steps if step is not None]
 
 

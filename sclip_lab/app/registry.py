@@ -180,7 +180,8 @@ def variant_label(variant: Variant) -> str:
     """
     if variant.name not in names("attention"):
         return variant.name
-    changed = _differences(load_group("attention", variant.name), variant.config)
+    usual = build(load_group("attention", variant.name), variant.name)
+    changed = _differences(usual.config, variant.config)
     return f"{variant.name}({', '.join(changed)})" if changed else variant.name
 
 

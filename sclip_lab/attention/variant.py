@@ -39,7 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.call import bind, bind_config, locate, used
+from sclip_lab.call import bind, bind_config, locate, used, written_out
 from sclip_lab.canonical import digest, plain
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.kinds import kind_of
@@ -242,9 +242,9 @@ def _build(config: dict[str, Any], name: str) -> Variant:
         config[key] = described(config[key])
     parts = {key: bind_config(config[key], leading=count) for key, count in LEADING.items()}
     functions = [bound, *(part for part in parts.values() if part is not None)]
-    for key, part in parts.items():
-        if part is not None:
-            config[key] = {"_target_": config[key]["_target_"], **part.keywords}
+    for key, count in LEADING.items():
+        if parts[key] is not None:
+            config[key] = written_out(config[key], leading=count)
     check("layers", config["layers"], Any)
     for key in ("residual", "mlp", "class_token"):
         if not isinstance(config[key], bool):

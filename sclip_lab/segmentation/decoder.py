@@ -23,13 +23,11 @@ from sclip_lab.errors import LabError
 from sclip_lab.kinds import kind_of
 from sclip_lab.network.text import Text
 from sclip_lab.segmentation.encoded import Encoded
-from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.segmentation.protocol import SUPPLIED, Protocol
 from sclip_lab.segmentation.readouts.cosine import cosine
 from sclip_lab.segmentation.windows import Plan
 from sclip_lab.segmentation.winner import winner
 
-# Arguments that a refinement may ask for by name, besides what it refines.
-_SUPPLIED = ("image", "encoded", "text")
 Bands = Iterator[tuple[slice, Tensor]]
 
 
@@ -59,31 +57,23 @@ def steps(protocol: Protocol) -> Steps:
     """A protocol's functions with their parameters.
 
     Raises:
-        LabError: an unknown function or parameter (did you mean), or a refinement that does not
-            say what it refines.
+        LabError: a refinement that does not say what it refines.
     """
-    try:
-        score = bind_config(protocol.readout, leading=2) or cosine
-    except LabError as error:
-        raise LabError(f"protocol.readout: {error}") from None
-    threshold = None
-    if isinstance(protocol.prob_threshold, Mapping):
-        try:
-            threshold = bind_config(protocol.prob_threshold, leading=2)
-        except LabError as error:
-            raise LabError(f"protocol.prob_threshold: {error}") from None
-    found = Steps(score, [], [], threshold)
-    try:
-        places = {"refines_logits": found.of_logits, "refines_labels": found.of_labels}
-        for step in bind_steps(protocol.refinement, _SUPPLIED, leading=1):
-            if kind_of(step) not in places:
-                raise LabError(
-                    f"{step.func.__name__} does not say what it refines; declare it with "
-                    "sclip_lab.kinds.refines_logits or refines_labels"
-                )
-            places[str(kind_of(step))].append(step)
-    except LabError as error:
-        raise LabError(f"protocol.refinement: {error}") from None
+    threshold = protocol.prob_threshold
+    found = Steps(
+        bind_config(protocol.readout, leading=2) or cosine,
+        [],
+        [],
+        bind_config(threshold, leading=2) if isinstance(threshold, Mapping) else None,
+    )
+    places = {"refines_logits": found.of_logits, "refines_labels": found.of_labels}
+    for step in bind_steps(protocol.refinement, SUPPLIED, leading=1):
+        if kind_of(step) not in places:
+            raise LabError(
+                f"protocol.refinement: {step.func.__name__} does not say what it refines; declare "
+                "it with sclip_lab.kinds.refines_logits or refines_labels"
+            )
+        places[str(kind_of(step))].append(step)
     return found
 
 
@@ -253,9 +243,9 @@ def _refined(step: partial[Tensor], refined: Tensor | None, seen: Mapping[str, A
     They go to its first argument that has no name of those.
     """
     names = list(inspect.signature(step.func).parameters)
-    given = {name: seen.get(name) for name in names if name in _SUPPLIED}
+    given = {name: seen.get(name) for name in names if name in SUPPLIED}
     for name, value in given.items():
         if value is None:
             raise LabError(f"protocol.refinement needs the {name}")
-    first = next(name for name in names if name not in _SUPPLIED)
+    first = next(name for name in names if name not in SUPPLIED)
     return step(**{first: refined, **given})

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sclip_lab.call import named_steps, written_out
 from sclip_lab.canonical import digest, plain
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError, unknown
@@ -15,6 +16,8 @@ from sclip_lab.segmentation import views
 from sclip_lab.values import check_arguments, within
 
 LONGEST_SIDE = 100_000  # pixels
+# Arguments that a refinement may ask for by name, besides what it refines.
+SUPPLIED = ("image", "encoded", "text")
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,11 @@ class Protocol:
         refinement: a function of `sclip_lab.segmentation.refinements` likewise, or several by
             names of their own, in order; None for none. Both also take a function of one's own, or
             a partial of it.
+        key: digest of the settings, defaults of the named functions written out. Refinements count
+            in their order; their names do not count.
+
+    Raises:
+        LabError: a value out of range, an unknown function or parameter (did you mean).
     """
 
     name: str = "custom"
@@ -101,8 +109,6 @@ class Protocol:
         for key in ("short_side", "long_side", "crop_size", "stride"):
             if given[key] is not None:
                 within(f"protocol.{key}", given[key], 1, LONGEST_SIDE)
-        if isinstance(self.prob_threshold, Mapping):
-            object.__setattr__(self, "prob_threshold", plain(self.prob_threshold))
         if self.auxiliary is not None and not isinstance(self.auxiliary, str):
             object.__setattr__(self, "auxiliary", tuple(map(str, self.auxiliary)))
         if not isinstance(self.templates, str):
@@ -110,22 +116,25 @@ class Protocol:
             for template in self.templates:
                 if template.count("{}") != 1:
                     raise LabError(f"protocol.templates: '{template}' needs exactly one {{}}")
-        for key in ("readout", "refinement"):
-            value = getattr(self, key)
-            object.__setattr__(self, key, plain(described(value)) if value else None)
+        object.__setattr__(self, "readout", _function("readout", self.readout, 2))
+        object.__setattr__(self, "refinement", _refinement(self.refinement))
+        if isinstance(self.prob_threshold, Mapping):
+            found = _function("prob_threshold", self.prob_threshold, 2)
+            object.__setattr__(self, "prob_threshold", found)
         object.__setattr__(self, "views", views.checked(self.views))
         for name in ("logit_scale", "prob_threshold", "area_threshold"):
             value = getattr(self, name)
             if type(value) is int:  # 40 and 40.0 are one value
                 object.__setattr__(self, name, float(value))
-        object.__setattr__(self, "key", digest(self.config))
+        in_order = list(named_steps(self.refinement).values())
+        object.__setattr__(self, "key", digest({**self.config, "refinement": in_order}))
 
     def __hash__(self) -> int:
         return hash(self.key)
 
     @property
     def config(self) -> dict[str, Any]:
-        """Everything but the name, as plain values: what the key is the digest of."""
+        """Everything but the name, as plain values."""
         skipped = ("name", "key")
         return {
             f.name: list(value) if isinstance(value, tuple) else value
@@ -165,6 +174,23 @@ class Protocol:
         short, long = sorted((height, width))
         factor = min(self.long_side / long, self.short_side / short)
         return int(height * factor + 0.5), int(width * factor + 0.5)
+
+
+def _function(field: str, given: Any, leading: int, supplied: tuple[str, ...] = ()) -> Any:
+    """A function of a protocol as a yaml names it, with all its parameters; None for none."""
+    try:
+        found = plain(described(given)) if given else None
+        return written_out(found, supplied, leading)
+    except LabError as error:
+        raise LabError(f"protocol.{field}: {error}") from None
+
+
+def _refinement(given: Any) -> dict[str, Any] | None:
+    """One refinement, or several by names of their own, with all their parameters."""
+    if callable(given) or not given or "_target_" in given:
+        return _function("refinement", given, 1, SUPPLIED)
+    steps = named_steps(given)
+    return {n: _function("refinement", step, 1, SUPPLIED) for n, step in steps.items()} or None
 
 
 def build(config: Mapping[str, Any]) -> Protocol:

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.call import bind_config
+from sclip_lab.call import bind_config, written_out
 from sclip_lab.canonical import plain
 from sclip_lab.errors import LabError, unknown
 
@@ -169,9 +169,7 @@ def checked(views: Views | None) -> dict[str, dict[str, Any]] | None:
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < 1e9:
             raise LabError(f"{where}.weight {weight!r} must be a number from 0 on")
         view["weight"] = float(weight)
-        change = bind_config(view["change"], leading=1)
-        if change is not None:
-            view["change"] = {"_target_": view["change"]["_target_"], **change.keywords}
+        view["change"] = written_out(view["change"], leading=1)
         result[name] = view
     if not result:
         return None
