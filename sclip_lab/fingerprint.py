@@ -10,7 +10,7 @@ import ast
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,13 @@ def digest(modules: Iterable[str] = ()) -> str:
     Args:
         modules: dotted names, of this package or any other.
     """
+    return of_modules([*CORE, *modules])
+
+
+def of_modules(modules: Iterable[str]) -> str:
+    """sha256 of the code of modules and of what they import from this package or their own."""
     total = hashlib.sha256()
-    for module in reached([*CORE, *modules]):
+    for module in reached(modules):
         total.update(f"{module} {_code(module)[0]}\n".encode())
     return total.hexdigest()
 
@@ -69,6 +74,21 @@ def of_text(text: str) -> str:
     """Digest of one module's code, given as text."""
     dumped = "".join(_dump(ast.parse(text)))
     return hashlib.sha256(dumped.encode()).hexdigest()
+
+
+def of_lines(module: str, lines: Collection[int]) -> str:
+    """Digest of the functions of a module that begin in these lines; of nothing, without a file."""
+    path = _source(module)
+    found = [] if path is None else ast.walk(ast.parse(_text(path)))
+    dumped = ["".join(_dump(node)) for node in found if _begins(node) in lines]
+    return hashlib.sha256("\n".join(dumped).encode()).hexdigest()
+
+
+def _begins(node: ast.AST) -> int | None:
+    """The line in which a function begins, as Python counts; None for other nodes."""
+    if not isinstance(node, ast.FunctionDef | ast.Lambda):
+        return None
+    return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
 
 
 def _code(module: str) -> tuple[str, tuple[str, ...]]:

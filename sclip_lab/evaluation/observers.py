@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab import diagnostics
+from sclip_lab.diagnostics import code
 from sclip_lab.errors import LabError
 from sclip_lab.evaluation.recorder import View
 from sclip_lab.evaluation.spec import Spec
@@ -103,6 +104,7 @@ class Diagnostics:
         except LabError as error:
             raise LabError(f"{view.spec.label} on image {name}: {error}") from error
         frame = pd.DataFrame(rows, columns=list(diagnostics.Value._fields)).assign(image=name)
+        frame["code"] = frame["measure"].map({name: code.of(name) for name in self.measures})
         columns: dict[str, Any] = {str(column): frame[column] for column in frame}
         self._buffer.append((view.spec, columns))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab import sealed
+from sclip_lab.diagnostics import code
 from sclip_lab.errors import LabError
 
 
@@ -36,13 +37,17 @@ COUNTS = Kind(
     ["true", "predicted"],
     ["image"],
 )
+# ``code`` says by which code a value was measured ("": older files did not say).
 MEASURES = Kind(
     "diagnostics",
-    {"image": str, "measure": str, "layer": np.int16, "head": np.int16, "value": np.float64},
+    {
+        "image": str, "measure": str, "code": str, "layer": np.int16, "head": np.int16,
+        "value": np.float64,
+    },
     ["measure", "layer", "head"],
-    ["image", "measure", "layer", "head"],
-    {"layer": -1, "head": -1},
-)
+    ["image", "measure", "code", "layer", "head"],
+    {"code": "", "layer": -1, "head": -1},
+)  # fmt: skip
 # Images that were left out, why, and when (seconds since 1970): the last one counts.
 SKIPPED = Kind(
     "skipped", {"image": str, "reason": str, "at": np.float64}, ["at"], ["image", "reason"]
@@ -115,6 +120,12 @@ def read_one(path: Path, kind: Kind, key: str) -> sealed.Read:
 def each_once(frame: pd.DataFrame, kind: Kind) -> pd.DataFrame:
     """Without what a second writer found as well: it found the same."""
     return frame[frame["file"] == frame.groupby(kind.once)["file"].transform("min")]
+
+
+def of_today(frame: pd.DataFrame) -> pd.Series:
+    """Which rows of ``MEASURES`` the code of today measured; a measure that is no more counts."""
+    today = frame["measure"].map({name: code.of(name) for name in frame["measure"].unique()})
+    return (frame["code"] == today) | (today == "")
 
 
 def skipped(frame: pd.DataFrame, done: Collection[str]) -> dict[str, str]:

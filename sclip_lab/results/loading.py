@@ -130,11 +130,13 @@ def diagnostics(
     Returns:
         Specs without diagnostics are left out; without any, the DataFrame is empty. Images on
         which a measure is not defined are left out too; ``attrs["undefined"]`` counts them,
-        {measure: number}.
+        {measure: number}. A measure whose code changed between two cells would compare what
+        cannot be compared: only its values by the code of today are kept, with a warning.
     """
     found, damaged = _all_rows(path, keys, MEASURES)
     _warn_of_damage(path, damaged)
-    dropped = [] if layers else ["layer", "head"]
+    found = _of_one_code(path, found)
+    dropped = ["code"] if layers else ["code", "layer", "head"]
     kept, undefined = [], pd.Series(dtype=int)
     for record, rows in found:
         rows = rows[(rows["layer"] >= 0) == layers].drop(columns=dropped)
@@ -149,6 +151,27 @@ def diagnostics(
         df = _tidy([record for record, _ in kept], [rows for _, rows in kept])
     df.attrs["undefined"] = {str(name): int(count) for name, count in undefined.items()}
     return df
+
+
+def _of_one_code(
+    path: str | Path, found: list[tuple[dict[str, Any], pd.DataFrame]]
+) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """Each measure by one code: that of today where there are several."""
+    if not found:
+        return found
+    codes = pd.concat([rows[["measure", "code"]] for _, rows in found]).drop_duplicates()
+    mixed = codes["measure"][codes["measure"].duplicated()].unique()
+    if not len(mixed):
+        return found
+    warnings.warn(
+        f"left out of {path}, measured before the code of the measure changed: some values of "
+        f"{', '.join(mixed)}; evaluate their cells with diagnostics again",
+        stacklevel=3,
+    )
+    return [
+        (record, rows[~rows["measure"].isin(mixed) | chunks.of_today(rows)])
+        for record, rows in found
+    ]
 
 
 def _tidy(specs: list[dict[str, Any]], frames: list[pd.DataFrame]) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
     <root>/specs/<key>/spec.json                what the cell is
     <root>/specs/<key>/rows-*.parquet           image, true, predicted, pixels
-    <root>/specs/<key>/diagnostics-*.parquet    image, measure, layer, head, value
+    <root>/specs/<key>/diagnostics-*.parquet    image, measure, code, layer, head, value
     <root>/specs/<key>/skipped-*.parquet        image, reason, at
     <root>/text/<digest>.safetensors            text embeddings
     <root>/damaged/...                          what was found damaged, kept to be looked at
@@ -138,9 +138,10 @@ class Store:
                 path.unlink(missing_ok=True)
 
     def diagnostics(self, spec: Cell) -> pd.DataFrame:
-        """All measured diagnostics of a cell: image, measure, layer, head (-1 for none), value
-        (NaN where the measure is not defined)."""
-        found = self._read(spec, "diagnostics").drop(columns="file")
+        """Diagnostics of a cell that were measured by the code of today: image, measure, layer,
+        head (-1 for none), value (NaN where the measure is not defined)."""
+        found = self._read(spec, "diagnostics")
+        found = found[chunks.of_today(found)].drop(columns=["file", "code"])
         return found.drop_duplicates(["image", "measure", "layer", "head"], ignore_index=True)
 
     def skipped(self, spec: Cell) -> dict[str, str]:

@@ -18,6 +18,8 @@ from sclip_lab.values import check_arguments, within
 LONGEST_SIDE = 100_000  # pixels
 # Arguments that a refinement may ask for by name, besides what it refines.
 SUPPLIED = ("image", "encoded", "text")
+# The readout of protocols that name none.
+COSINE = {"_target_": "sclip_lab.segmentation.readouts.cosine.cosine"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ class Protocol:
             for template in self.templates:
                 if template.count("{}") != 1:
                     raise LabError(f"protocol.templates: '{template}' needs exactly one {{}}")
-        object.__setattr__(self, "readout", _function("readout", self.readout, 2))
+        readout = _function("readout", self.readout, 2)
+        object.__setattr__(self, "readout", None if readout == COSINE else readout)
         object.__setattr__(self, "refinement", _refinement(self.refinement))
         if isinstance(self.prob_threshold, Mapping):
             found = _function("prob_threshold", self.prob_threshold, 2)

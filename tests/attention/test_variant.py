@@ -199,6 +199,18 @@ def test_layers_are_not_part_of_the_edit() -> None:
     assert load_attention("csa", prior=prior).key == load_attention("csa", prior="gaussian").key
 
 
+def test_a_share_of_the_depth_has_one_spelling() -> None:
+    early = [load_attention("early", source=source).key for source in ("3/12", 0.25, "1/4", "6/24")]
+    assert len(set(early)) == 1
+    assert load_attention("early", source="4/12").key not in early
+    assert load_attention("early", source=3).key not in early  # an index is no share
+    mixed = [
+        load_attention("csa", mix={"_target_": "sclip_lab.attention.mix.middle", "layers": layers})
+        for layers in (["6/12", 0.75], ["1/2", "3/4"])
+    ]
+    assert mixed[0].key == mixed[1].key
+
+
 def test_a_files_content_is_the_key_not_its_path(tmp_path: Path) -> None:
     paths = [str(tmp_path / f"{name}.safetensors") for name in "abc"]
     for path, value in zip(paths, (1.0, 1.0, 2.0), strict=True):

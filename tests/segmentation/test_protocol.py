@@ -44,6 +44,44 @@ def test_the_name_does_not_change_the_key() -> None:
     assert Protocol(name="a").key == Protocol(name="b").key
 
 
+READOUTS, REFINEMENTS = "sclip_lab.segmentation.readouts", "sclip_lab.segmentation.refinements"
+CLASS_TOKEN = {"_target_": f"{READOUTS}.class_token.class_token"}
+PAMR = {"_target_": f"{REFINEMENTS}.pamr.pamr"}
+CLOSING = {"_target_": f"{REFINEMENTS}.closing.closing"}
+CLIPTRASE = {"_target_": f"{REFINEMENTS}.cliptrase.cliptrase"}
+
+
+@pytest.mark.parametrize(
+    ("field", "short", "long", "other"),
+    [
+        ("readout", CLASS_TOKEN, CLASS_TOKEN | {"weight": -0.3}, CLASS_TOKEN | {"weight": -0.2}),
+        ("readout", None, {"_target_": f"{READOUTS}.cosine.cosine"}, CLASS_TOKEN),
+        ("refinement", PAMR, PAMR | {"steps": 10}, PAMR | {"steps": 9}),
+        ("refinement", PAMR, {"mine": PAMR | {"steps": 10}, "none": None}, None),
+        ("refinement", CLIPTRASE, CLIPTRASE | {"layer": "22/24"}, CLIPTRASE | {"layer": "5/6"}),
+    ],
+)
+def test_two_spellings_of_a_function_are_one_key(
+    field: str, short: Any, long: Any, other: Any
+) -> None:
+    one, two, three = (build({field: value}) for value in (short, long, other))
+    assert one.key == two.key
+    assert one.key != three.key
+
+
+def test_refinements_count_in_their_order_and_without_their_names() -> None:
+    one = Protocol(refinement={"a": PAMR, "b": CLOSING})
+    assert one.key == Protocol(refinement={"x": PAMR, "y": CLOSING}).key
+    assert one.key != Protocol(refinement={"b": CLOSING, "a": PAMR}).key
+
+
+def test_a_function_is_checked_when_the_protocol_is_made() -> None:
+    with pytest.raises(LabError, match=r"protocol\.readout: .*did you mean weight"):
+        Protocol(readout=CLASS_TOKEN | {"wieght": 1.0})
+    with pytest.raises(LabError, match=r"protocol\.refinement: .*did you mean steps"):
+        Protocol(refinement={"a": PAMR | {"step": 3}})
+
+
 def test_lists_and_tuples_are_the_same_templates() -> None:
     assert Protocol(templates=["a {}"]).key == Protocol(templates=("a {}",)).key  # type: ignore[arg-type]
 
