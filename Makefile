@@ -11,7 +11,7 @@ VECTORS ?= ../shared/parity
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-clip figures paper test test-all test-versions audit lint format hooks parity benchmark torture train-patchwork docs clean
+.PHONY: help setup demo demo-clip figures paper test test-all test-versions audit lint format hooks parity benchmark torture train-patchwork docs notebooks clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -84,6 +84,14 @@ docs: $(READY) ## the tables in docs/ that are generated from conf/
 	$(BIN)/python -m analysis.methods
 	$(BIN)/python -m analysis.protocols
 	$(BIN)/python -m analysis.diagnostics
+
+notebooks: $(READY) ## analysis/notebooks/*.ipynb from the .py beside them, and their pages in docs/notebooks
+	$(BIN)/python -m jupytext --quiet --update --set-kernel python3 --opt cell_metadata_filter=tags \
+	    --to ipynb analysis/notebooks/*.py
+	rm -rf docs/notebooks
+	PYTHONWARNINGS="ignore:IProgress not found" $(BIN)/python -m nbconvert --execute --to markdown \
+	    --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_all_outputs_tags="{'page'}" \
+	    --output-dir docs/notebooks analysis/notebooks/*.ipynb
 
 clean: ## remove the environment and everything computed
 	rm -rf .venv .versions results outputs multirun

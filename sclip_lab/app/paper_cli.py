@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sclip_lab.evaluation.recorder import Observer, View
     from sclip_lab.evaluation.spec import Spec
     from sclip_lab.report.found import Found
+    from sclip_lab.report.page import Section
     from sclip_lab.results.store import Store
 
 EMBEDDED = "patchwork_vit"
@@ -49,31 +50,74 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: unknown study or key, or nothing could be evaluated.
     """
-    from sclip_lab.report import page, paper, studies
+    from sclip_lab.report import page, paper
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    wanted = studies.chosen([word for word in args.words if "=" not in word])
-    overrides = with_data([word for word in args.words if "=" in word])
-    cells = {name: cells_of(name, overrides) for name in wanted}
-    if not any(part.specs for part in cells.values()):
-        raise LabError(next(iter(cells.values())).missing[0])
-    options = {"image": args.image, "points": points(args.points or [])}
-    found = evaluated(cells, wanted, options)
-    sections = []
-    for name, study in wanted.items():
-        if name in found:
-            sections.append(paper.section(name, study, found[name], cells[name].missing))
-        else:
-            sections.append(page.Section(name, name, study.question, cells[name].missing))
+    keys = [word for word in args.words if "=" in word]
+    chosen = [word for word in args.words if "=" not in word]
+    cells = cells_of_all(chosen, keys)
+    made = sections_of(cells, {"image": args.image, "points": points(args.points or [])})
     for line in dict.fromkeys(line for part in cells.values() for line in part.missing):
         print(f"not evaluated: {line}", file=sys.stderr)
     embedded = any(s.backbone.name == EMBEDDED for part in cells.values() for s in part.specs)
     notes = [f"sclip-lab paper {' '.join(args.words)}", *([paper.EMBEDDED] if embedded else [])]
     title = "SCLIP's paper, study by study"
-    files = page.write([paper.overview(sections), *sections], args.out, title, notes)
-    (args.out / "verdicts.md").write_text(paper.markdown(sections), encoding="utf-8")
+    files = page.write([paper.overview(made), *made], args.out, title, notes)
+    (args.out / "verdicts.md").write_text(paper.markdown(made), encoding="utf-8")
     print(f"{len(files)} files, the report: {files[0]}")
     return 0
+
+
+def sections(
+    wanted: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    *,
+    image: str | None = None,
+    points: Sequence[tuple[int, int]] = (),
+) -> list[Section]:
+    """Studies evaluated, judged and drawn, for Python and notebooks.
+
+    Args:
+        wanted: their names; all for none.
+        overrides: keys of ``sclip-lab evaluate``, such as "dataset=voc21".
+        image, points: of the study of attention: a photo's name, and (row, column) of its pixels.
+
+    Returns:
+        one section each, with ``tables``, ``figures`` and ``verdicts``, in the order asked for.
+
+    Raises:
+        LabError: unknown study or key, or nothing could be evaluated.
+    """
+    return sections_of(cells_of_all(wanted, overrides), {"image": image, "points": points})
+
+
+def cells_of_all(wanted: Sequence[str], overrides: Sequence[str]) -> dict[str, Cells]:
+    """The cells of several studies.
+
+    Raises:
+        LabError: unknown study or key, or not one cell can be made.
+    """
+    from sclip_lab.report import studies
+
+    keys = with_data(overrides)
+    cells = {name: cells_of(name, keys) for name in studies.chosen(wanted)}
+    if not any(part.specs for part in cells.values()):
+        raise LabError(next(iter(cells.values())).missing[0])
+    return cells
+
+
+def sections_of(cells: Mapping[str, Cells], options: Mapping[str, Any]) -> list[Section]:
+    """The sections of studies by their cells, which are evaluated where that is missing."""
+    from sclip_lab.report import page, paper, studies
+
+    wanted = studies.chosen(list(cells))
+    found = evaluated(cells, wanted, options)
+    return [
+        paper.section(name, study, found[name], cells[name].missing)
+        if name in found
+        else page.Section(name, name, study.question, cells[name].missing)
+        for name, study in wanted.items()
+    ]
 
 
 def with_data(overrides: Sequence[str]) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import seaborn as sns
-from matplotlib.figure import Figure
 
+from sclip_lab.report.figure import Figure
 from sclip_lab.report.figures import COLORS, style
 from sclip_lab.report.found import Found
 

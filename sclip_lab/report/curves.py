@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from sclip_lab.report.figure import Figure
 from sclip_lab.report.figures import COLORS, style
 from sclip_lab.report.found import Found
 

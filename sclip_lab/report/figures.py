@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from sclip_lab import results
 from sclip_lab.errors import LabError, unknown
+from sclip_lab.report.figure import Figure
 from sclip_lab.report.labels import labels, without
 from sclip_lab.report.pictures import attention_maps, panel
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from sclip_lab.report.figure import Figure
 from sclip_lab.report.pictures import FONT
 
 

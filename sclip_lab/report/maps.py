@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
+from sclip_lab.report.figure import Figure
 from sclip_lab.report.figures import style
 from sclip_lab.report.found import Found
 

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from sclip_lab.errors import LabError
+from sclip_lab.report.figure import Figure
 from sclip_lab.results.panels import Panel, Prediction
 
 # Okabe and Ito's colours, then further ones of Paul Tol's "muted" scheme

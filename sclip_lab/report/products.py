@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
+from sclip_lab.report.figure import Figure
 from sclip_lab.report.figures import COLORS, style
 
 if TYPE_CHECKING:

@@ -121,7 +121,7 @@ def _diagnostics(part: Found) -> Section:
     return Section("diagnostics", "diagnostics", figures=drawn)
 
 
-def _pictures(part: Found, images: int) -> dict[str, Figure]:
+def _pictures(part: Found, images: int) -> Mapping[str, Figure]:
     shown = list(part.panels)[:images]
     if not shown:
         return {}

@@ -7,7 +7,7 @@ figures, and claims as functions of the results. Nothing else knows it; a new st
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class Study:
 
     question: str
     verdicts: Callable[[Found], list[Verdict]]
-    figures: Callable[[Found], dict[str, Figure]] = no_figures
+    figures: Callable[[Found], Mapping[str, Figure]] = no_figures
     tables: Callable[[Found], dict[str, pd.DataFrame]] = no_tables
     photos: Callable[[Found], list[str]] = no_photos
     across: tuple[str, ...] = ()

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.report.curves import spec
+from sclip_lab.report.figure import Figure
 from sclip_lab.report.found import Found
 from sclip_lab.report.overlay import attention_over_photo
 from sclip_lab.report.pictures import FONT

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -74,7 +76,7 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def _figures(found: Found) -> dict[str, Figure]:
+def _figures(found: Found) -> Mapping[str, Figure]:
     drawn = {"main_bars": charts.bars(found.df, table=found.summary)}
     drawn["main_per_class"] = charts.per_class(found.df, found.summary)
     return drawn

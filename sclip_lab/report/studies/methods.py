@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
 from sclip_lab.report import published
+from sclip_lab.report.figure import Figure
 from sclip_lab.report.figures import COLORS, style
 from sclip_lab.report.found import Found
 from sclip_lab.report.studies import Study

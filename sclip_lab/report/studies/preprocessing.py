@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
 from sclip_lab.report.curves import pick
+from sclip_lab.report.figure import Figure
 from sclip_lab.report.figures import COLORS, style
 from sclip_lab.report.found import Found
 from sclip_lab.report.studies import Study
