@@ -260,11 +260,15 @@ def _make_readouts(specs: Sequence[Spec], recorder: Recorder, progress: bool) ->
     readouts = {}
     with recorder.timings.measure("text"):
         for spec in specs:
-            backbone, prompts = spec.backbone, spec.protocol.templates
-            both: list[Tensor | None] = []
-            for vocabulary in (spec.vocabulary, spec.auxiliary):
-                if vocabulary is None:
-                    both.append(None)
+            backbone, protocol = spec.backbone, spec.protocol
+            wanted = {
+                "text": (spec.vocabulary, protocol.templates),
+                "auxiliary": (spec.auxiliary, protocol.templates),
+                "second": (spec.vocabulary, protocol.second_templates),
+            }
+            found: dict[str, Any] = {}
+            for name, (vocabulary, prompts) in wanted.items():
+                if vocabulary is None or prompts is None:
                     continue
                 key = (vocabulary.key, prompts)
                 if key not in texts:
@@ -272,9 +276,7 @@ def _make_readouts(specs: Sequence[Spec], recorder: Recorder, progress: bool) ->
                         backbone, vocabulary, prompts, recorder.store.text_cache, progress
                     )
                     texts[key] = text.to(backbone.device)
-                both.append(texts[key])
-            targets, auxiliary = both
-            assert targets is not None
+                found[name] = texts[key]
             classes = torch.tensor(spec.vocabulary.query_classes)
-            readouts[spec.key] = Readout(spec.protocol, targets, classes, auxiliary)
+            readouts[spec.key] = Readout(protocol, query_classes=classes, **found)
     return readouts

@@ -23,7 +23,7 @@ from sclip_lab.errors import LabError
 from sclip_lab.kinds import kind_of
 from sclip_lab.network.text import Text
 from sclip_lab.segmentation.encoded import Encoded
-from sclip_lab.segmentation.protocol import SUPPLIED, Protocol
+from sclip_lab.segmentation.protocol import SECOND, SUPPLIED, Protocol
 from sclip_lab.segmentation.readouts.cosine import cosine
 from sclip_lab.segmentation.windows import Plan
 from sclip_lab.segmentation.winner import winner
@@ -61,7 +61,7 @@ def steps(protocol: Protocol) -> Steps:
     """
     threshold = protocol.prob_threshold
     found = Steps(
-        bind_config(protocol.readout, leading=2) or cosine,
+        bind_config(protocol.readout, (SECOND,), leading=2) or cosine,
         [],
         [],
         bind_config(threshold, leading=2) if isinstance(threshold, Mapping) else None,
@@ -86,12 +86,14 @@ class Readout:
         text: (queries, embed_dim) float32, unit norm.
         query_classes: (queries,) class of each query.
         auxiliary: (words, embed_dim) of the protocol's auxiliary names, unit norm; None for none.
+        second: (queries, embed_dim) of the second templates, unit norm; None for none.
     """
 
     protocol: Protocol
     text: Tensor
     query_classes: Tensor
     auxiliary: Tensor | None = None
+    second: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.text.ndim != 2 or len(self.text) != len(self.query_classes):
@@ -116,11 +118,14 @@ class Readout:
     @property
     def logits_key(self) -> tuple[Any, ...]:
         """Readouts with equal keys have the same patch logits on the same windows."""
-        return id(self.text), digest(self.protocol.readout)
+        return id(self.text), id(self.second), digest(self.protocol.readout)
 
     def patch_logits(self, encoded: Encoded) -> Tensor:
         """(windows, grid_h, grid_w, queries) float32: cosines, or the protocol's own readout."""
-        return self._steps.score(encoded, self.text.to(encoded.state.tokens.device))
+        device, score = encoded.state.tokens.device, self._steps.score
+        asked = SECOND in inspect.signature(getattr(score, "func", score)).parameters
+        second = {SECOND: None if self.second is None else self.second.to(device)} if asked else {}
+        return score(encoded, self.text.to(device), **second)
 
     def predict(
         self,

@@ -18,6 +18,7 @@ from sclip_lab.values import check_arguments, within
 LONGEST_SIDE = 100_000  # pixels
 # Arguments that a refinement may ask for by name, besides what it refines.
 SUPPLIED = ("image", "encoded", "text")
+SECOND = "second_text"  # what a readout may ask for by name
 # The readout of protocols that name none.
 COSINE = {"_target_": "sclip_lab.segmentation.readouts.cosine.cosine"}
 
@@ -61,6 +62,9 @@ class Protocol:
         vocabulary: a vocabulary instead of the data set's own (same classes, other names).
         auxiliary: names that no pixel is labelled with, for methods that tell patches apart by
             texts: a list, or a vocabulary whose names they are; None for none.
+        second_templates: prompts of a second set of texts with the same names, for a readout that
+            compares something else than patches with texts, such as FreeCP's crops; None: it sees
+            the first set there.
         logit_scale: factor on cosine similarities before the softmax.
         prob_threshold: pixels whose largest class probability is below become class 0; or a
             function of `sclip_lab.segmentation.thresholds` under ``_target_`` that finds it for
@@ -89,6 +93,7 @@ class Protocol:
     templates: str | tuple[str, ...] = "openai_imagenet"
     vocabulary: str | None = None
     auxiliary: str | tuple[str, ...] | None = None
+    second_templates: str | tuple[str, ...] | None = None
     logit_scale: float = 40.0
     prob_threshold: float | Mapping[str, Any] = 0.0
     area_threshold: float = 0.0
@@ -113,12 +118,15 @@ class Protocol:
                 within(f"protocol.{key}", given[key], 1, LONGEST_SIDE)
         if self.auxiliary is not None and not isinstance(self.auxiliary, str):
             object.__setattr__(self, "auxiliary", tuple(map(str, self.auxiliary)))
-        if not isinstance(self.templates, str):
-            object.__setattr__(self, "templates", tuple(self.templates))
-            for template in self.templates:
+        for key in ("templates", "second_templates"):
+            prompts = getattr(self, key)
+            if prompts is None or isinstance(prompts, str):
+                continue
+            object.__setattr__(self, key, tuple(prompts))
+            for template in prompts:
                 if template.count("{}") != 1:
-                    raise LabError(f"protocol.templates: '{template}' needs exactly one {{}}")
-        readout = _function("readout", self.readout, 2)
+                    raise LabError(f"protocol.{key}: '{template}' needs exactly one {{}}")
+        readout = _function("readout", self.readout, 2, (SECOND,))
         object.__setattr__(self, "readout", None if readout == COSINE else readout)
         object.__setattr__(self, "refinement", _refinement(self.refinement))
         if isinstance(self.prob_threshold, Mapping):

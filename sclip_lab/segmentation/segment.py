@@ -61,8 +61,11 @@ def segment(
     words, auxiliary = protocol.auxiliary_vocabulary(), None
     if words is not None:
         auxiliary = embed_vocabulary(backbone, words, protocol.templates).to(backbone.device)
+    second = None
+    if protocol.second_templates is not None:
+        second = embed_vocabulary(backbone, class_names, protocol.second_templates)
     classes = torch.tensor(class_names.query_classes)
-    readout = Readout(protocol, text.to(backbone.device), classes, auxiliary)
+    readout = Readout(protocol, text.to(backbone.device), classes, auxiliary, second)
     attention = attention.given(readout.texts)
     around = scene(cut, [(plan, network_input)], [slice(0, len(cut))], backbone, guidance)
     rule = protocol.position_embedding

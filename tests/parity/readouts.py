@@ -97,6 +97,20 @@ def cliper_fusion(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compare
         yield close(found[0], ours[0], official, PROBABILITIES)
 
 
+@comparison("cliper")
+@torch.inference_mode()
+def cliper_windows(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
+    """Windows that count half; texts and settings are those of the file's other maps."""
+    backbone, variant = setup(toy, CASES[name])
+    others = arrays.matching(r"(.+)__seg_(\d+)fg_(\d+)bg_scale([\d.]+)_thr([\d.]+)")
+    _, names, background, *settings = next(others)[0].groups()
+    for found, official in arrays.matching(r"(.+)__seg_sliding(\d+)"):
+        text, count = toy.text(int(names) + int(background)), len(official)
+        one = encoded(backbone, toy.inputs[found[1]], variant)
+        ours = cliper_maps(one, text[:count], text[count:], *map(float, settings), int(found[2]))
+        yield close(found[0], ours[0], official, PROBABILITIES)
+
+
 @comparison("maskclip_original", "maskclip_original_quickgelu")
 @torch.inference_mode()
 def maskclip_head(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:

@@ -19,6 +19,7 @@ CHANGES: dict[str, Any] = {
     "templates": "simple_imagenet",
     "vocabulary": "sclip_voc21",
     "auxiliary": ("sky", "wall"),
+    "second_templates": ("a crop of a {}.",),
     "logit_scale": 50.0,
     "prob_threshold": 0.1,
     "area_threshold": 0.1,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
 import sclip_lab as lab
 from sclip_lab.data.folder import Folder
@@ -14,6 +16,7 @@ from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import load_backbone
+from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.protocol import Protocol
 from tests.conftest import ARCHITECTURE
 
@@ -76,3 +79,25 @@ def test_windows_and_network_agree_on_the_grid(padding: str) -> None:
     protocol = Protocol(short_side=None, crop_size=None, templates=("{}",))
     labels = lab.segment(backbone, image, NAMES, lab.load_attention("csa"), protocol)
     assert labels.shape == (100, 150)
+
+
+def of_second_texts(encoded: Encoded, text: Tensor, second_text: Tensor | None = None) -> Tensor:
+    texts = text if second_text is None else second_text
+    return encoded.patches.float() @ texts.T
+
+
+def test_second_templates_reach_the_readout_that_asks_for_them(
+    backbone: Backbone, photos: Folder, protocol: Protocol
+) -> None:
+    csa, photo = lab.load_attention("csa"), photos[0].image
+
+    def labels(**fields: object) -> np.ndarray:
+        return lab.segment(backbone, photo, NAMES, csa, replace(protocol, **fields))
+
+    usual, second = labels(readout=of_second_texts), ("the weather: {}",)
+    assert (usual != labels(readout=of_second_texts, second_templates=second)).any()
+    np.testing.assert_array_equal(labels(), labels(second_templates=second))
+    with pytest.raises(LabError, match="second_templates: 'sky' needs exactly one"):
+        labels(second_templates=("sky",))
+    several = {"readout": {"_target_": "sclip_lab.segmentation.readouts.freecp.freecp"}}
+    assert labels(**several, second_templates=second).shape == usual.shape

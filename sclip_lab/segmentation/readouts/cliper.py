@@ -7,17 +7,27 @@ diffusion refinement. The levels below the last differ from it in the last block
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from sclip_lab.attention.cliper import level
 from sclip_lab.errors import LabError
 from sclip_lab.network.context import Context, State
-from sclip_lab.segmentation.encoded import Encoded
+from sclip_lab.segmentation import windows
+from sclip_lab.segmentation.encoded import Encoded, encode
 from sclip_lab.segmentation.readouts.cosine import unit
 
 
-def cliper(encoded: Encoded, text: Tensor, scale: float = 50.0, threshold: float = 0.2) -> Tensor:
+def cliper(
+    encoded: Encoded,
+    text: Tensor,
+    scale: float = 50.0,
+    threshold: float = 0.2,
+    window: int | None = None,
+    stride: int = 112,
+) -> Tensor:
     """CLIPer's fused maps, for any variant: the levels below the last are CLIPer's own.
 
     The official code drops the maps of background names, which only compete; here they are kept,
@@ -28,8 +38,12 @@ def cliper(encoded: Encoded, text: Tensor, scale: float = 50.0, threshold: float
             rule ``bilinear_half``.
         scale: factor on cosines before the softmax over texts.
         threshold: share of its maximum below which the last level's map is set to 0.
+        window: side in pixels of windows that are encoded besides, as for Cityscapes, see
+            `of_windows`; their probabilities count half. None: none.
+        stride: pixels between those windows.
     """
-    return cliper_maps(encoded, text, text[:0], scale, threshold).permute(0, 2, 3, 1)
+    maps = cliper_maps(encoded, text, text[:0], scale, threshold, window, stride)
+    return maps.permute(0, 2, 3, 1)
 
 
 def cliper_maps(
@@ -38,6 +52,8 @@ def cliper_maps(
     background: Tensor,
     scale: float = 50.0,
     threshold: float = 0.2,
+    window: int | None = None,
+    stride: int = 112,
 ) -> Tensor:
     """CLIPer's score of each foreground class at each patch.
 
@@ -45,7 +61,7 @@ def cliper_maps(
         encoded: windows with a variant that keeps one attention map.
         foreground: (classes, embed_dim) unit text embeddings.
         background: (names, embed_dim) unit text embeddings; they only compete.
-        scale, threshold: as in `cliper`.
+        scale, threshold, window, stride: as in `cliper`.
 
     Returns:
         (windows, classes, grid_h, grid_w) float32, not negative.
@@ -55,26 +71,81 @@ def cliper_maps(
     """
     if foreground.ndim != 2 or background.ndim != 2:
         raise LabError("foreground and background must be (names, embed_dim)")
+    text = _text(foreground, background).to(encoded.patches.device)
+    levels = torch.softmax(logits_of_levels(encoded, text, scale), dim=2)
+    if window is not None:
+        inner = [of_windows(encoded, i, text, scale, window, stride) for i in range(len(levels[0]))]
+        levels = (levels + torch.softmax(torch.stack(inner, dim=1), dim=2)) / 2
+    attention = among_patches(encoded)
+    maps = fused(levels[:, :, : len(foreground)], attention, threshold)
+    return maps.unflatten(-1, encoded.grid)
+
+
+def logits_of_levels(encoded: Encoded, text: Tensor, scale: float) -> Tensor:
+    """scale * cosines of every level: (levels, windows, texts, patches), the last level last."""
+    backbone, entered = encoded.backbone, encoded.history[-1]
+    context = Context(entered, encoded.history[:-1], encoded.grid)
+
+    def logits(patches: Tensor) -> Tensor:
+        return (scale * unit(patches.float().flatten(1, 2)) @ text.T).mT
+
+    levels = []
+    for source in range(backbone.depth - 1):
+        state = level(entered.block, State(entered.tokens), context, source)
+        levels.append(logits(backbone.project(state, encoded.grid)[0]))
+    return torch.stack([*levels, logits(encoded.patches)])
+
+
+def among_patches(encoded: Encoded) -> Tensor:
+    """(windows, patches, patches): the last block's attention, mean over heads.
+
+    Raises:
+        LabError: a variant without a single attention map of patches there.
+    """
     if encoded.state.attention is None:
         raise LabError(
             f"readout cliper: attention '{encoded.variant.name}' has no single map to spread along"
         )
-    backbone, entered = encoded.backbone, encoded.history[-1]
-    text = _text(foreground, background).to(encoded.patches.device)
+    patches = math.prod(encoded.grid)
+    return encoded.state.attention.float().mean(dim=1)[:, -patches:, -patches:]
 
-    def probabilities(patches: Tensor) -> Tensor:
-        cosines = unit(patches.float().flatten(1, 2)) @ text.T
-        return torch.softmax(scale * cosines, dim=-1)[..., : len(foreground)]
 
-    levels = []
-    context = Context(entered, encoded.history[:-1], encoded.grid)
-    for source in range(backbone.depth - 1):
-        state = level(entered.block, State(entered.tokens), context, source)
-        levels.append(probabilities(backbone.project(state, encoded.grid)[0]))
-    levels.append(probabilities(encoded.patches))
-    patches = levels[-1].shape[1]
-    attention = encoded.state.attention.float().mean(dim=1)[:, -patches:, -patches:]
-    return fused(torch.stack(levels).mT, attention, threshold).unflatten(-1, encoded.grid)
+def of_windows(
+    encoded: Encoded, image: int, text: Tensor, scale: float, window: int, stride: int
+) -> Tensor:
+    """Every level's logits from windows of one image, spread along the windows' attention.
+
+    Logits, and weights of pairs of patches, are means over the windows that have them; a pair that
+    no window has weighs 0, and rows are divided by their sums. A sum over the pairs spreads logits.
+
+    Args:
+        encoded: the images.
+        image: index of one.
+        text, scale: of `logits_of_levels`.
+        window, stride: pixels; the last window of a side is shifted inward.
+
+    Returns:
+        (levels, texts, patches) of the whole image.
+    """
+    picture, patch = encoded.images[image], encoded.backbone.patch_size
+    size = (picture.shape[-2], picture.shape[-1])
+    plan = windows.plan(size, size, window, stride, patch, encoded.backbone.padding)
+    [(_, found)] = encode(encoded.backbone, plan.cut(picture), [encoded.variant])
+    places = torch.arange(math.prod(encoded.grid), device=text.device).view(encoded.grid)
+    total = text.new_zeros(encoded.backbone.depth, len(text), places.numel())
+    pairs, count = text.new_zeros(2, places.numel(), places.numel())
+    seen = text.new_zeros(places.numel())
+    logits, attention = logits_of_levels(found, text, scale), among_patches(found)
+    height, width = found.grid
+    for index, (top, left) in enumerate(plan.corners):
+        top, left = top // patch, left // patch
+        at = places[top : top + height, left : left + width].flatten()
+        total[..., at] += logits[:, index]
+        seen[at] += 1
+        pairs[at[:, None], at] += attention[index]
+        count[at[:, None], at] += 1
+    pairs = pairs / (count + 1e-5)
+    return total / seen @ (pairs / pairs.sum(dim=-1, keepdim=True))
 
 
 def fused(levels: Tensor, attention: Tensor, threshold: float) -> Tensor:

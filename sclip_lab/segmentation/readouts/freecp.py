@@ -29,6 +29,7 @@ from sclip_lab.segmentation.readouts.cosine import cosine, unit
 def freecp(
     encoded: Encoded,
     text: Tensor,
+    second_text: Tensor | None = None,
     background: int = 0,
     redundancy: float = 0.15,
     ambiguity: float = 0.7,
@@ -39,6 +40,8 @@ def freecp(
 
     Args:
         encoded, text: as for every readout.
+        second_text: (queries, embed_dim) unit text embeddings that crops are compared with: the
+            protocol's ``second_templates``; None: ``text``.
         background: how many of the first queries are background; their maps are 0, and their score
             is what the others leave.
         redundancy: classes are kept if the agreement of their map before and after is above.
@@ -47,9 +50,9 @@ def freecp(
         crop_size: side in pixels that crops are resized to.
     """
     limits = (background, redundancy, ambiguity, box_threshold, crop_size)
-    return torch.stack(
-        [purified(encoded, text, text, i, *limits)[0] for i in range(len(encoded.images))]
-    )
+    crop_text = text if second_text is None else second_text
+    windows = range(len(encoded.images))
+    return torch.stack([purified(encoded, text, crop_text, i, *limits)[0] for i in windows])
 
 
 def purified(
@@ -66,9 +69,10 @@ def purified(
     """One window's maps, with the steps before them.
 
     Args:
+        encoded, text: as in `freecp`.
         crop_text: (queries, embed_dim) unit text embeddings that crops are compared with.
         window: which.
-        others: as in `freecp`.
+        background, redundancy, ambiguity, box_threshold, crop_size: as in `freecp`.
 
     Returns:
         (grid_h, grid_w, queries) maps of the classes that are kept, others 0; the spread maps of
