@@ -11,7 +11,7 @@ VECTORS ?= ../shared/parity
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-clip figures paper test test-all test-versions audit lint format hooks parity benchmark torture train-patchwork docs notebooks clean
+.PHONY: help setup demo demo-clip figures paper verdicts test test-all test-versions audit lint format hooks parity benchmark torture train-patchwork docs notebooks clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ figures: $(READY) ## the report of STORE (default: the demo's) into FIGURES
 paper: $(READY) ## the paper study by study on the embedded world: results/paper/index.html
 	$(BIN)/sclip-lab paper $(STUDIES) --out $(PAPER) $(KEYS)
 	@echo "-- open $(PAPER)/index.html"
+
+verdicts: paper ## docs/verdicts.md anew, from the paper's studies on the embedded world
+	cp $(PAPER)/verdicts.md docs/verdicts.md
 
 demo-clip: $(READY) ## the same with CLIP's weights on 20 photos, for machines that reach both
 	$(BIN)/sclip-lab data coco_panoptic20

@@ -22,6 +22,9 @@ network's own; in its last rewritten block it is the variant's; those of other r
 not kept. Photos on which a measure is not defined are left out and counted
 (`attrs["undefined"]`); any other NaN, and infinity, is an error.
 
+`patch_retrieval_miou` is said of all measured photos together: of 256 patches of each, and in the
+pass that sees all of them, so not by shards that see some.
+
 Which of them goes with the score: `results.relations(df, measured)`.
 
 """

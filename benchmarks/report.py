@@ -33,6 +33,18 @@ KEYS: dict[str, tuple[str, str, float]] = {
         "",
         0,
     ),
+    "diagnostics_share": (
+        "time that the default diagnostics add on a photo that is measured (by default 8 of a data "
+        "set), over a sweep of 12 without",
+        "-",
+        0.3,
+    ),
+    "diagnostics_share_patchwork": (
+        "the same of a whole `evaluate` with the default set: patchwork_vit, 64 scenes, 8 of them "
+        "measured",
+        "-",
+        0.3,
+    ),
     "slope_per_variant": (
         "seconds per further variant, its readout included, over those of the trunk "
         "(embedding and 11 blocks)",

@@ -1,6 +1,6 @@
 """Our evaluator against a plain loop: same process, same weights, same photos, taken in turns.
 
-    python -m benchmarks.run [--quick | --only bound | --only more] [--out docs]
+    python -m benchmarks.run [--quick | --only bound|more|diagnostics] [--out docs]
 
 Both sides start from the decoded, resized and normalised photo and end at class ids of the
 photo's size. Weights are a random ViT-B/16 and text embeddings random unit rows: time does
@@ -27,13 +27,25 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
 from benchmarks import reference, report
-from sclip_lab.app.registry import load_attention, load_backbone, load_dataset, load_protocol
+from sclip_lab import diagnostics
+from sclip_lab.app.registry import (
+    conf_dir,
+    load_attention,
+    load_backbone,
+    load_dataset,
+    load_protocol,
+)
 from sclip_lab.attention.variant import Variant
 from sclip_lab.data.decode import read_image
 from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.evaluation.loop import evaluate
+from sclip_lab.evaluation.observers import Diagnostics
+from sclip_lab.evaluation.recorder import Observer
+from sclip_lab.evaluation.spec import Spec
 from sclip_lab.evaluation.trunk_cache import TrunkCache
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Context, State
@@ -411,6 +423,68 @@ def cached(backbone: Backbone, job: Task, repetitions: int) -> dict[str, float]:
     return spread(ratios[1:])
 
 
+@torch.inference_mode()
+def diagnosed(backbone: Backbone, job: Task, repetitions: int) -> dict[str, float]:
+    """Share of a sweep's time that the default diagnostics add where a photo is measured.
+
+    Both sides in turns on one photo. Labels are blocks of four classes, as many per window as a
+    photo has.
+    """
+    photo = load_photos(backbone, job.resized, 1)[0]
+    text = random_text(len(job.query_classes), backbone.embed_dim)
+    variants = load_variants(VARIANTS)
+    plan = job.plan
+    rows, columns = (torch.arange(side) * 2 // side for side in plan.grid)
+    labels = (2 * rows[:, None] + columns).expand(plan.num_windows, -1, -1)
+
+    def measured() -> None:
+        readout = Readout(job.protocol, text, job.query_classes)
+        for _, encoded in encode(backbone, plan.cut(photo), variants):
+            readout.predict(plan, plan.lay_out(readout.patch_logits(encoded)), photo, encoded)
+            seen = diagnostics.Observation(
+                encoded.state.attention,
+                encoded.patches,
+                encoded.class_embedding,
+                labels,
+                plan.grid,
+                backbone.patch_size,
+            )
+            list(diagnostics.values(diagnostics.MEASURES, default_diagnostics()["measures"], seen))
+
+    shares = []
+    for _ in range(repetitions + 1):
+        alone = timed(sweep, backbone, photo, job, text, variants)[0]
+        shares.append(timed(measured)[0] / alone - 1)
+    return spread(shares[1:])
+
+
+def diagnosed_world(repetitions: int) -> dict[str, float]:
+    """The same of `evaluate` as a user runs it: the embedded world, all of its photos, and as
+    many of them measured as conf/diagnostics/default.yaml says; reading and writing included."""
+    backbone, dataset = load_backbone("patchwork_vit"), load_dataset("patchwork")
+    protocol = load_protocol("sclip", dataset.name)
+    specs = [Spec(v, backbone, protocol, dataset) for v in load_variants(VARIANTS)]
+    chosen = default_diagnostics()
+
+    def run(observers: Sequence[Observer]) -> None:
+        with tempfile.TemporaryDirectory() as store:
+            evaluate(specs, store, observers=observers, progress=False)
+
+    shares = []
+    for _ in range(repetitions + 1):
+        alone = timed(run, [])[0]
+        measured = timed(run, [Diagnostics(chosen["measures"], chosen["images"])])[0]
+        shares.append(measured / alone - 1)
+    return spread(shares[1:])
+
+
+def default_diagnostics() -> dict[str, Any]:
+    """What conf/diagnostics/default.yaml says: measures, images."""
+    text = (conf_dir() / "diagnostics" / "default.yaml").read_text(encoding="utf-8")
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
 def memory_in_use(peak: bool = False, reset_peak: bool = False) -> int:
     """Resident bytes of this process, now or at their peak, by Linux's own account.
 
@@ -497,6 +571,7 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
         "sweep12_object_fp32": object_ratios["sweep_fp32"],
         "separate_over_sweep12": ratios["separate_over_sweep"],
         "sweep12_over_cached": cached(full, small, photos or (3 if quick else 9)),
+        **diagnostics_shares(full, photos or (3 if quick else 9)),
         "readout_memory_ratio": round(memory["ours"] / memory["reference"], 5),
         "labels_equal_fp32": round(min(first.equal, second.equal), 7),
         "labels_equal_bf16": round(labels_equal, 7),
@@ -532,6 +607,14 @@ def bounds(full: Backbone, job: Task, repetitions: int) -> dict[str, Any]:
         "matrix_rate_gflops": {"fp32": round(single / 1e9, 1), "bf16": round(half / 1e9, 1)},
         "network_gflop": round(network / 1e9, 1),
         "bound_seconds": limit,
+    }
+
+
+def diagnostics_shares(full: Backbone, repetitions: int) -> dict[str, Any]:
+    """What the default diagnostics add to a sweep of twelve."""
+    return {
+        "diagnostics_share": diagnosed(full, voc20(), repetitions),
+        "diagnostics_share_patchwork": diagnosed_world(min(3, repetitions)),
     }
 
 
@@ -571,8 +654,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the main figures, minutes")
     parser.add_argument(
         "--only",
-        choices=("bound", "more"),
-        help="the bound of this machine or other sizes, put among the figures in --out",
+        choices=("bound", "more", "diagnostics"),
+        help="the bound of this machine, other sizes or the diagnostics, put among the figures "
+        "in --out",
     )
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of performance.*")
     parser.add_argument("--readout-memory", choices=("ours", "reference"), help=argparse.SUPPRESS)
@@ -593,10 +677,13 @@ def main() -> None:
         torch.set_num_threads(1)
     path = arguments.out / "performance.json"
     if arguments.only:
-        bounding = arguments.only == "bound"
-        part = (
-            bounds(networks()[0], voc20(), arguments.photos or 9) if bounding else {"more": more()}
-        )
+        photos = arguments.photos or 9
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "bound": lambda: bounds(networks()[0], voc20(), photos),
+            "diagnostics": lambda: diagnostics_shares(networks()[0], photos),
+            "more": lambda: {"more": more()},
+        }
+        part = parts[arguments.only]()
         figures = json.loads(path.read_text(encoding="utf-8")) | part
         path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         report.write(figures, arguments.out)

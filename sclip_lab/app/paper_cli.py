@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: unknown study or key, or nothing could be evaluated.
     """
+    from sclip_lab import atomic
     from sclip_lab.report import page, paper
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     notes = [f"sclip-lab paper {' '.join(args.words)}", *([paper.EMBEDDED] if embedded else [])]
     title = "SCLIP's paper, study by study"
     files = page.write([paper.overview(made), *made], args.out, title, notes)
-    (args.out / "verdicts.md").write_text(paper.markdown(made), encoding="utf-8")
+    atomic.write_text(args.out / "verdicts.md", paper.markdown(made, embedded))
     print(f"{len(files)} files, the report: {files[0]}")
     return 0
 
@@ -211,8 +212,9 @@ def evaluated(
             pictures = Pictures(config.pictures.images, config.pictures.points)
             observers.append(Only(pictures, keys))
         if config.diagnostics.measures:
-            measures = list(config.diagnostics.measures)
-            observers.append(Only(Diagnostics(measures, config.diagnostics.images), keys))
+            chosen = config.diagnostics
+            measured = Diagnostics(list(chosen.measures), chosen.images, chosen.layers)
+            observers.append(Only(measured, keys))
         shards.setdefault(tuple(config.shard), []).extend(specs)
     for shard, specs in shards.items():
         evaluate(specs, store, observers=observers, shard=shard, **settings)  # type: ignore[arg-type]

@@ -31,7 +31,8 @@ def of(name: str) -> str:
 @cache
 def _of(measure: Measure) -> str:
     seen: dict[int, Any] = {}
-    for start in (measure.compute, measure.of_weights, measure.of_tokens, measure.of_layer):
+    starts = (measure.compute, measure.of_weights, measure.of_tokens, measure.of_layer)
+    for start in (*starts, measure.pool):
         _follow(start, seen)
     functions = [thing for thing in seen.values() if isinstance(thing, FunctionType)]
     own = sorted({f.__code__.co_firstlineno for f in functions if f.__module__ == _HOME})

@@ -23,13 +23,24 @@ def auroc(scores: Tensor, positive: Tensor) -> Tensor:
     Returns:
         float64 scalar in 0 .. 1; NaN without a positive or without a negative.
     """
-    values, answers = _arrays(scores, positive)
-    hits, misses = np.sort(values[answers]), np.sort(values[~answers])
+    if scores.shape != positive.shape or scores.ndim != 1:
+        raise LabError(f"scores {tuple(scores.shape)} and labels {tuple(positive.shape)}")
+    return area(scores[positive], scores[~positive])
+
+
+def area(positives: Tensor, negatives: Tensor) -> Tensor:
+    """`auroc` of scores that are already apart, (count,) each."""
+    hits, misses = (np.sort(side.float().cpu().numpy()) for side in (positives, negatives))
     if not len(hits) or not len(misses):
-        return scores.new_tensor(torch.nan, dtype=torch.float64)
-    below = np.searchsorted(misses, hits, "left") + np.searchsorted(misses, hits, "right")
-    area = below.sum() / (2 * len(hits) * len(misses))
-    return scores.new_tensor(area, dtype=torch.float64)
+        return positives.new_tensor(torch.nan, dtype=torch.float64)
+    few, many = sorted((hits, misses), key=len)
+    below = np.searchsorted(many, few, "left")
+    # Equal scores are rare: only where one is met, their number is looked for.
+    tied = few == many[np.minimum(below, len(many) - 1)]
+    ties = np.searchsorted(many, few[tied], "right") - below[tied]
+    lower = 2 * int(below.sum()) + int(ties.sum())
+    share = lower / (2 * len(hits) * len(misses))
+    return positives.new_tensor(share if few is hits else 1 - share, dtype=torch.float64)
 
 
 def average_precision(scores: Tensor, positive: Tensor) -> Tensor:

@@ -7,10 +7,12 @@ one.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
-from sclip_lab.diagnostics.curves import auroc, average_precision
+from sclip_lab.diagnostics.curves import area, average_precision
 from sclip_lab.diagnostics.observation import VOID
 from sclip_lab.errors import LabError
 
@@ -47,7 +49,7 @@ def inter_class_share(labels: Tensor) -> Tensor:
     return inter_class_mass(uniform, labels)
 
 
-def same_class_auroc(scores: Tensor, labels: Tensor) -> Tensor:
+def same_class_auroc(scores: Tensor, labels: Tensor, symmetric: bool = False) -> Tensor:
     """Area under the ROC of "patches i and j have one label" as told by a score.
 
     Over all ordered pairs of different patches of a window. In the spirit of STEGO's
@@ -56,19 +58,25 @@ def same_class_auroc(scores: Tensor, labels: Tensor) -> Tensor:
     Args:
         scores: (batch, patches, patches), attention averaged over heads or cosines of features.
         labels: (batch, patches).
+        symmetric: the score of (i, j) is that of (j, i), so that looking at one of them will do.
 
     Returns:
         (batch,) in 0 .. 1; 0.5 by chance, 1 when every pair of one class scores above all others.
     """
-    return torch.stack([auroc(*pairs) for pairs in _pairs(scores, labels)])
+    found = [area(*pairs) for pairs in _pairs(scores, labels, symmetric)]
+    return torch.stack(found).to(scores.device)
 
 
-def same_class_ap(scores: Tensor, labels: Tensor) -> Tensor:
+def same_class_ap(scores: Tensor, labels: Tensor, symmetric: bool = False) -> Tensor:
     """Average precision of the same question; by chance, `same_class_share`.
 
     Args and returns: as `same_class_auroc`.
     """
-    return torch.stack([average_precision(*pairs) for pairs in _pairs(scores, labels)])
+    found = []
+    for same, other in _pairs(scores, labels, symmetric):
+        both = torch.cat([same, other])
+        found.append(average_precision(both, torch.arange(len(both)) < len(same)))
+    return torch.stack(found).to(scores.device)
 
 
 def same_class_share(labels: Tensor) -> Tensor:
@@ -77,13 +85,31 @@ def same_class_share(labels: Tensor) -> Tensor:
     return same_class_ap(flat, labels)
 
 
-def _pairs(scores: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Scores and answers of all ordered pairs of different, labelled patches, per window."""
+def _pairs(scores: Tensor, labels: Tensor, symmetric: bool) -> list[tuple[Tensor, Tensor]]:
+    """Per window, on the CPU, the scores of pairs of one label and of pairs of two: all ordered
+    pairs of different, labelled patches, or each once."""
     if scores.shape != (*labels.shape, labels.shape[-1]):
         raise LabError(f"scores {tuple(scores.shape)} do not belong to labels {labels.shape}")
+    labels = labels.cpu()
+    places = _places(labels.numpy().tobytes(), tuple(labels.shape), str(labels.dtype), symmetric)
+    windows = zip(scores.float().cpu().flatten(1), places, strict=True)
+    return [(score[same], score[other]) for score, (same, other) in windows]
+
+
+@lru_cache(maxsize=4)
+def _places(
+    content: bytes, shape: tuple[int, ...], dtype: str, symmetric: bool
+) -> list[tuple[Tensor, Tensor]]:
+    """Where these pairs lie in (patches * patches,) scores: found once for all variants."""
+    kind = getattr(torch, dtype.removeprefix("torch."))
+    labels = torch.frombuffer(bytearray(content), dtype=kind).view(shape)
     valid = labels != VOID
     compared = valid[:, :, None] & valid[:, None]
-    compared &= ~torch.eye(labels.shape[-1], dtype=torch.bool, device=labels.device)
+    compared &= ~torch.eye(shape[-1], dtype=torch.bool)
+    if symmetric:
+        compared = compared.triu()
     same = labels[:, :, None] == labels[:, None]
-    windows = zip(scores, same, compared, strict=True)
-    return [(score[chosen], answer[chosen]) for score, answer, chosen in windows]
+    return [
+        ((s & c).flatten().nonzero()[:, 0], (~s & c).flatten().nonzero()[:, 0])
+        for s, c in zip(same, compared, strict=True)
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -37,6 +37,8 @@ class Measure:
             heads).
         of_tokens: the same of the tokens that enter a layer, (batch,).
         of_layer: the same of a layer, (batch,); None where the layer has no such thing.
+        pool: of features, (patches, dim), and labels, (patches,), of several photos, a number for
+            each: what can be said of photos together only. `compute` then has nothing to say.
     """
 
     compute: Callable[[Observation], Tensor]
@@ -52,6 +54,7 @@ class Measure:
     of_weights: Callable[[Tensor, Observation], Tensor] | None = None
     of_tokens: Callable[[Layers, int], Tensor] | None = None
     of_layer: Callable[[Layers, int, Observation], Tensor | None] | None = None
+    pool: Callable[[Sequence[Tensor], Sequence[Tensor]], list[float]] | None = None
 
     @property
     def needs_attention(self) -> bool:

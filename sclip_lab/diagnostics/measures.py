@@ -13,6 +13,7 @@ from sclip_lab.diagnostics import (
     features,
     labels,
     localisation,
+    retrieval,
     shift,
     spectrum,
 )
@@ -161,7 +162,7 @@ MEASURES: dict[str, Measure] = {
         of_weights=_by_head(attention.self_argmax_rate),
     ),
     "inter_class_mass": Measure(
-        lambda seen: labels.inter_class_mass(seen.weights.mean(1), seen.flat_labels),
+        lambda seen: labels.inter_class_mass(seen.mean_weights, seen.flat_labels),
         "attention that goes to other classes",
         needs=ATTENTION,
         better="low",
@@ -177,7 +178,7 @@ MEASURES: dict[str, Measure] = {
         is_control=True,
     ),
     "attention_same_class_auroc": Measure(
-        lambda seen: labels.same_class_auroc(seen.weights.mean(1), seen.flat_labels),
+        lambda seen: labels.same_class_auroc(seen.mean_weights, seen.flat_labels),
         "ROC area of attention telling pairs of one class; 0.5 by chance",
         needs=ATTENTION,
         better="high",
@@ -185,7 +186,7 @@ MEASURES: dict[str, Measure] = {
         undefined=ONE_CLASS,
     ),
     "attention_same_class_ap": Measure(
-        lambda seen: labels.same_class_ap(seen.weights.mean(1), seen.flat_labels),
+        lambda seen: labels.same_class_ap(seen.mean_weights, seen.flat_labels),
         "average precision of the same; same_class_share by chance",
         needs=ATTENTION,
         better="high",
@@ -194,14 +195,14 @@ MEASURES: dict[str, Measure] = {
         control="same_class_share",
     ),
     "feature_same_class_auroc": Measure(
-        lambda seen: labels.same_class_auroc(seen.cosines, seen.flat_labels),
+        lambda seen: labels.same_class_auroc(seen.cosines, seen.flat_labels, symmetric=True),
         "ROC area of feature cosines telling pairs of one class; 0.5 by chance",
         better="high",
         source="after arXiv 2203.08414",
         undefined=ONE_CLASS,
     ),
     "feature_same_class_ap": Measure(
-        lambda seen: labels.same_class_ap(seen.cosines, seen.flat_labels),
+        lambda seen: labels.same_class_ap(seen.cosines, seen.flat_labels, symmetric=True),
         "average precision of the same; same_class_share by chance",
         better="high",
         source="after arXiv 2203.08414",
@@ -367,5 +368,13 @@ MEASURES: dict[str, Measure] = {
         needs=SCENE,
         better="low",
         undefined="photos of one window",
+    ),
+    "patch_retrieval_miou": Measure(
+        lambda seen: torch.full((len(seen.patches),), torch.nan),
+        "mIoU of labels taken over from the nearest patches of the other measured photos",
+        better="high",
+        source="after arXiv 2306.01667",
+        undefined="photos measured alone",
+        pool=retrieval.patch_retrieval,
     ),
 }

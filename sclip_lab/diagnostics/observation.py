@@ -101,6 +101,11 @@ class Observation:
         return patch_rows(self.attention, self.grid)
 
     @cached_property
+    def mean_weights(self) -> Tensor:
+        """(batch, patches, patches) `weights`, averaged over heads."""
+        return self.weights.mean(1)
+
+    @cached_property
     def features(self) -> Tensor:
         """(batch, patches, embed_dim) float32 of unit length."""
         return F.normalize(self.patches.flatten(1, 2).float(), dim=-1)

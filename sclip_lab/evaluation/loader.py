@@ -6,8 +6,9 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, islice, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,11 +52,20 @@ class Photo:
         sample: the photo as it was decoded, with its mask.
         plan: its windows.
         input: (3, *plan.resized) float32, normalised, on the CPU.
+        memo: what all variants find alike on this photo.
     """
 
     sample: Sample
     plan: windows.Plan
     input: Tensor
+    memo: dict[Any, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def patch_labels(self, ignore_index: int) -> Tensor:
+        """(windows, grid_h, grid_w) int64: majority class of each patch, -1 where it is void."""
+        key = self.plan, ignore_index
+        if key not in self.memo:
+            self.memo[key] = windows.patch_labels(self.plan, self.sample.mask, ignore_index)
+        return self.memo[key]
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from sclip_lab import diagnostics
-from sclip_lab.diagnostics import code
+from sclip_lab.diagnostics import code, retrieval
 from sclip_lab.errors import LabError
 from sclip_lab.evaluation.recorder import View
 from sclip_lab.evaluation.spec import Spec
@@ -67,6 +66,9 @@ class Pictures:
 class Diagnostics:
     """Measures of `sclip_lab.diagnostics` on the first images of a data set.
 
+    Those of several photos together (`Measure.pool`) are taken in the pass that sees all of these
+    images; a shard that sees some of them leaves these measures to a later run.
+
     Args:
         measures: their names.
         images: on how many images; None: all.
@@ -76,11 +78,14 @@ class Diagnostics:
     def __init__(
         self, measures: Sequence[str], images: int | None = 8, layers: bool = False
     ) -> None:
-        self.measures = list(measures)
-        diagnostics.check(self.measures)
+        diagnostics.check(measures)
+        known = diagnostics.MEASURES
+        self.measures = [name for name in measures if known[name].pool is None]
+        self.pooled = [name for name in measures if known[name].pool is not None]
         self.images = images
         self.layers = layers
         self._buffer: list[tuple[Spec, Mapping[str, Any]]] = []
+        self._pools: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
 
     def pending(self, store: Store, spec: Spec) -> set[str]:
         wanted = set(spec.dataset.names[: self.images])
@@ -91,22 +96,41 @@ class Diagnostics:
             missing |= wanted - set(whole.loc[whole["measure"] == name, "image"])
             if self.layers and diagnostics.MEASURES[name].layered:
                 missing |= wanted - set(single.loc[single["measure"] == name, "image"])
+        for name in self.pooled:
+            if wanted - set(whole.loc[whole["measure"] == name, "image"]):
+                self._pools[spec.key] = {}
+                return wanted
         return missing
 
     def observe(self, store: Store, view: View) -> None:
-        name = view.photo.sample.name
+        name, seen = view.photo.sample.name, observation(view)
+        if view.spec.key in self._pools:
+            kept = retrieval.some(seen.labels.numel())
+            features = seen.features.flatten(0, 1)[kept].half().cpu()
+            self._pools[view.spec.key][name] = features, seen.flat_labels.flatten()[kept].cpu()
         try:
-            rows = list(
-                diagnostics.values(
-                    diagnostics.MEASURES, self.measures, observation(view), self.layers
-                )
-            )
+            rows = list(diagnostics.values(diagnostics.MEASURES, self.measures, seen, self.layers))
         except LabError as error:
             raise LabError(f"{view.spec.label} on image {name}: {error}") from error
-        frame = pd.DataFrame(rows, columns=list(diagnostics.Value._fields)).assign(image=name)
-        frame["code"] = frame["measure"].map({name: code.of(name) for name in self.measures})
-        columns: dict[str, Any] = {str(column): frame[column] for column in frame}
-        self._buffer.append((view.spec, columns))
+        columns = dict(zip(diagnostics.Value._fields, zip(*rows, strict=True), strict=True))
+        if rows:
+            codes = [code.of(measure) for measure in columns["measure"]]
+            self._buffer.append((view.spec, {"image": name, "code": codes, **columns}))
+        self._pool(view.spec)
+
+    def _pool(self, spec: Spec) -> None:
+        """What is said of all wanted photos together, once the last of them has been seen."""
+        photos = self._pools.get(spec.key)
+        if photos is None or set(photos) != set(spec.dataset.names[: self.images]):
+            return
+        features, labels = zip(*photos.values(), strict=True)
+        for name in self.pooled:
+            pool = diagnostics.MEASURES[name].pool
+            assert pool is not None
+            for image, value in zip(photos, pool(features, labels), strict=True):
+                row = {"image": image, "measure": name, "value": value, "code": code.of(name)}
+                self._buffer.append((spec, row))
+        del self._pools[spec.key]
 
     def flush(self, store: Store) -> None:
         for key in {spec.key for spec, _ in self._buffer}:
@@ -127,7 +151,7 @@ def observation(view: View) -> diagnostics.Observation:
         attention=encoded.state.attention,
         patches=encoded.patches,
         class_embedding=encoded.class_embedding,
-        labels=view.patch_labels.to(encoded.patches.device),
+        labels=view.photo.patch_labels(spec.dataset.ignore_index).to(encoded.patches.device),
         grid=view.photo.plan.grid,
         patch_size=spec.backbone.patch_size,
         similarity=similarity,

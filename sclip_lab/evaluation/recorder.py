@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +18,6 @@ from sclip_lab.evaluation.loader import Photo, PhotoError
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.results import metrics
 from sclip_lab.results.store import Store
-from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.timings import Timings
 
@@ -48,13 +46,6 @@ class View:
     prediction: Tensor
     encoded: Encoded
     logits: Tensor
-
-    @cached_property
-    def patch_labels(self) -> Tensor:
-        """(windows, grid_h, grid_w) int64: majority class of each patch, -1 where it is void."""
-        return windows.patch_labels(
-            self.photo.plan, self.photo.sample.mask, self.spec.dataset.ignore_index
-        )
 
 
 class Observer(Protocol):

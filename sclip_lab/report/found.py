@@ -68,14 +68,15 @@ class Found:
         """The unique name of one cell."""
         return str(self.cells["name"].loc[spec])
 
-    def difference(self, a: str, b: str) -> pd.Series:
+    def difference(self, a: str, b: str, level: float = 0.95) -> pd.Series:
         """The row of `results.difference` of two specs: difference, low, high, p, images."""
-        if (a, b) not in self._differences:
-            self._differences[a, b] = results.difference(self.df, a, b).iloc[0]
-        return self._differences[a, b]
+        if (a, b, level) not in self._differences:
+            found = results.difference(self.df, a, b, level=level).iloc[0]
+            self._differences[a, b, level] = found
+        return self._differences[a, b, level]
 
     @cached_property
-    def _differences(self) -> dict[tuple[str, str], pd.Series]:
+    def _differences(self) -> dict[tuple[str, str, float], pd.Series]:
         return {}
 
     def only(self, **chosen: str) -> Found:

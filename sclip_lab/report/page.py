@@ -76,7 +76,9 @@ def write(
             files[-1].write_text(latex(table), encoding="utf-8")
             if name not in section.files_only:
                 tables[name] = html(table)
-        shown.append({"section": section, "pictures": pictures, "tables": tables})
+        published = any(verdict.published for verdict in section.verdicts)
+        part = {"section": section, "pictures": pictures, "tables": tables}
+        shown.append({**part, "published": published})
     environment = Environment(
         loader=PackageLoader("sclip_lab.report"), autoescape=True, undefined=StrictUndefined
     )
@@ -119,8 +121,8 @@ def style(table: pd.DataFrame, escape: str) -> Styler:
     """Numbers as a reader wants them.
 
     Floats are fractions and shown x100 with one decimal, differences with their sign, except in
-    columns named in ``table.attrs["plain"]``; ``table.attrs["bold"]`` is a column whose largest
-    value is bold; ``table.attrs["caption"]`` is printed above.
+    columns named in ``table.attrs["plain"]``; ``table.attrs["bold"]`` says by column which entries
+    are bold; ``table.attrs["caption"]`` is printed above.
     """
     plain = table.attrs.get("plain", PLAIN)
     shown = table.copy()
@@ -138,14 +140,10 @@ def style(table: pd.DataFrame, escape: str) -> Styler:
             return pattern.format(factor * value)
 
         styler = styler.format(text, subset=[new], na_rep="")
-    bold = str(table.attrs.get("bold", ""))
-    if bold in table and table[bold].notna().any():
-        best = table[bold] == table[bold].max()
-        css = "font-weight: bold;" if escape == "html" else "textbf:--rwrap;"
-        column = _escaped(bold, escape)
-        styler = styler.apply(
-            lambda values: [css if b else "" for b in best], subset=[column], axis=0
-        )
+    css = "font-weight: bold;" if escape == "html" else "textbf:--rwrap;"
+    for name, marked in table.attrs.get("bold", {}).items():
+        bold = [css if mark else "" for mark in marked]
+        styler = styler.apply(lambda _, bold=bold: bold, subset=[_escaped(name, escape)], axis=0)
     if table.attrs.get("caption"):
         styler = styler.set_caption(_escaped(table.attrs["caption"], escape))
     return styler

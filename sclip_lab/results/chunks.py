@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,9 +135,19 @@ def skipped(frame: pd.DataFrame, done: Collection[str]) -> dict[str, str]:
     return {image: reason for image, reason in last.items() if image not in done}
 
 
-def write(
-    folder: Path, kind: Kind, key: str, frames: Sequence[pd.DataFrame], *, sync: bool = False
-) -> Path:
-    """Add one file with the rows of several frames."""
-    frame = pd.concat(frames, ignore_index=True)[list(kind.types)].astype(kind.types)
+def joined(frames: Sequence[Mapping[str, Any]], kind: Kind) -> pd.DataFrame:
+    """The rows of several mappings of columns, equally long or one value for all rows."""
+    given = [{**kind.defaults, **frame} for frame in frames]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in kind.types}
+    for frame in given:
+        columns = {name: np.atleast_1d(np.asarray(frame[name])) for name in kind.types}
+        rows = max(map(len, columns.values()))
+        for name, values in columns.items():
+            parts[name].append(np.broadcast_to(values, rows))
+    return pd.DataFrame({name: np.concatenate(values) for name, values in parts.items()})
+
+
+def write(folder: Path, kind: Kind, key: str, frame: pd.DataFrame, *, sync: bool = False) -> Path:
+    """Add one file with these rows."""
+    frame = frame[list(kind.types)].astype(kind.types)
     return sealed.write_table(folder, kind.name, frame, {"cell": key}, sync=sync)

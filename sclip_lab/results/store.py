@@ -111,15 +111,14 @@ class Store:
 
         Args:
             spec: the cell.
-            frames: one mapping of equally long columns per image, as in ``KINDS``; layer and head
-                may be left out.
+            frames: one mapping of columns per image, as in ``KINDS``, equally long or one value
+                for all rows; layer and head may be left out.
             kind: which of ``KINDS``.
         """
         if not frames:
             return
-        columns, defaults = list(KINDS[kind].types), KINDS[kind].defaults
-        tables = [pd.DataFrame({**defaults, **frame}, columns=columns) for frame in frames]
-        path = chunks.write(self.directory(spec), KINDS[kind], spec.key, tables)
+        frame = chunks.joined(frames, KINDS[kind])
+        path = chunks.write(self.directory(spec), KINDS[kind], spec.key, frame)
         self._waiting = [future for future in self._waiting if not future.done()]
         self._waiting.append(self._syncing.submit(_sync, path))
 
@@ -132,7 +131,7 @@ class Store:
         frame = chunks.each_once(self._read(spec, kind), KINDS[kind])
         if frame.empty:
             return
-        joined = chunks.write(self.directory(spec), KINDS[kind], spec.key, [frame], sync=True)
+        joined = chunks.write(self.directory(spec), KINDS[kind], spec.key, frame, sync=True)
         for path in files:
             if path != joined:
                 path.unlink(missing_ok=True)

@@ -194,7 +194,7 @@ def _seal(root: Path, path: Path) -> bool:
                 reason = f"has rows of image '{min(strangers)}', not in its spec.json"
                 sealed.set_aside(root, sealed.Damaged(path, reason))
                 return True
-            chunks.write(path.parent, kind, inside[1], [frame], sync=True)
+            chunks.write(path.parent, kind, inside[1], frame, sync=True)
             path.unlink(missing_ok=True)
             return True
     return False

@@ -79,8 +79,28 @@ def test_higher_follows_the_paired_test(found: Found) -> None:
 
 def test_more_comparisons_need_more_evidence(found: Found) -> None:
     csa, vanilla = named(found, "csa"), named(found, "vanilla")
-    many = int(1 / results.difference(found.df, csa, vanilla).iloc[0]["p"]) + 1
-    assert verdicts.higher(found, csa, vanilla, "", tests=many).answer == verdicts.OPEN
+    part = Found(found.df)
+    row = found.difference(csa, vanilla)
+    part._differences[csa, vanilla, 0.95] = row.where(row.index != "p", 0.012)
+    family = [(f"other {k}", vanilla) for k in range(4)]
+    part._differences.update({(*pair, 0.95): pd.Series({"p": 0.9}) for pair in family})
+    assert verdicts.higher(part, csa, vanilla, "").answer == verdicts.HOLDS
+    judged = verdicts.higher(part, csa, vanilla, "", family)
+    assert judged.answer == verdicts.OPEN
+    assert f"(Holm, {len(family) + 1} comparisons)" in judged.why
+
+
+def test_the_page_says_where_results_depart_from_what_is_published(found: Found) -> None:
+    csa, vanilla = named(found, "csa"), named(found, "vanilla")
+    worse = verdicts.higher(found, vanilla, csa, "Less is more", published="1.6")
+    assert worse.departs
+    assert worse.beside_published == "departs (1.6)"
+    assert not verdicts.higher(found, vanilla, csa, "Nobody says so").departs
+    part = page.Section("layers", "layers", verdicts=[worse])
+    assert "1 published claims do not hold here: Less is more." in paper.overview([part]).notes
+    text = paper.markdown([part], embedded=True)
+    assert "| departs (1.6) |" in text
+    assert "embedded world" in text
 
 
 def test_best_and_alike(found: Found) -> None:
@@ -114,7 +134,7 @@ def test_a_page_is_one_file_that_escapes_names(found: Found, tmp_path: Path) -> 
     study = studies.load("main")
     bad = verdicts.Verdict("<script>alert(1)</script>", verdicts.HOLDS, "a & b")
     table = pd.DataFrame({"variant": ["a_b <i>", "50 %"], "mIoU": [0.25, np.nan]})
-    table.attrs["bold"] = "mIoU"
+    table.attrs["bold"] = {"mIoU": [True, False]}
     section = page.Section("odd", "odd & even", verdicts=[bad], tables={"odd": table})
     sections = [paper.section("main", study, found), section]
     files = page.write([paper.overview(sections), *sections], tmp_path, "a title")

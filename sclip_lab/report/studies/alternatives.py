@@ -46,19 +46,19 @@ def _verdicts(found: Found) -> list[Verdict]:
         others = [key for key in places.values() if key != csa]
         if csa:
             claim = f"CSA is better than {name} attention at any setting"
-            judged.append(best(found, csa, others, claim))
+            judged.append(best(found, csa, others, claim, published="1.5"))
     if vanilla and "sharpened" in lines:
         sharper = {t: key for t, key in lines["sharpened"].items() if t < 1}
         if sharper:
             judged.append(higher(found, _top(found, sharper), vanilla, (
                 "Sharpening repairs vanilla attention: the best temperature is better"
-            ), tests=len(sharper)))  # fmt: skip
+            ), family=[(key, vanilla) for key in sharper.values()]))  # fmt: skip
     for name in ("local", "early"):
         if vanilla and name in lines:
             inner = {p: key for p, key in lines[name].items() if key != vanilla}
             judged.append(higher(found, _top(found, inner), vanilla, (
                 f"{name.capitalize()} attention repairs part: its best setting is above vanilla"
-            ), tests=len(inner)))  # fmt: skip
+            ), family=[(key, vanilla) for key in inner.values()], published="1.5"))  # fmt: skip
     return judged
 
 

@@ -55,11 +55,11 @@ def _verdicts(found: Found) -> list[Verdict]:
     }
     for claim, name in claims.items():
         if not small or not large or name not in small or name not in large:
-            judged.append(nothing(claim, NEEDED))
+            judged.append(nothing(claim, NEEDED, "1.6"))
         elif name == "CSA":
-            judged.append(higher(found, small[name], large[name], claim))
+            judged.append(higher(found, small[name], large[name], claim, published="1.6"))
         else:
-            judged.append(higher(found, large[name], small[name], claim))
+            judged.append(higher(found, large[name], small[name], claim, published="1.6"))
     return judged
 
 

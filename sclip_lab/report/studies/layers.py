@@ -39,7 +39,9 @@ def _verdicts(found: Found) -> list[Verdict]:
     for name, places in lines.items():
         if 1.0 in places and len(places) > 1:
             claim = f"CSA in the last block alone is best ({name})"
-            judged.append(best(found, places[1.0], list(places.values()), claim))
+            usual = name == "residual and MLP kept"
+            judged.append(best(found, places[1.0], list(places.values()), claim,
+                               published="1.6" if usual else ""))  # fmt: skip
     ends = ("residual and MLP kept", "both dropped")
     kept, dropped = (lines.get(name, {}).get(1.0) for name in ends)
     if kept and dropped:
@@ -49,10 +51,10 @@ def _verdicts(found: Found) -> list[Verdict]:
     maskclip = spec(found, variant="maskclip", attention__residual=True)
     if kept and maskclip:
         claim = "CSA is better than MaskCLIP, residual and MLP kept"
-        judged.append(higher(found, kept, maskclip, claim))
+        judged.append(higher(found, kept, maskclip, claim, published="1.2"))
     if dropped and bare:
         claim = "CSA is better than MaskCLIP, residual and MLP dropped"
-        judged.append(higher(found, dropped, bare, claim))
+        judged.append(higher(found, dropped, bare, claim, published="1.2"))
     return judged
 
 

@@ -36,13 +36,13 @@ def _verdicts(found: Found) -> list[Verdict]:
             ("CSA is better than vanilla attention", csa, vanilla),
             ("CSA is better than MaskCLIP", csa, maskclip),
             ("MaskCLIP is better than vanilla attention", maskclip, vanilla),
-            ("PAMR improves CSA", _cell(part, "csa", True), csa),
+            ("Refinement by PAMR improves CSA", _cell(part, "csa", True), csa),
         ]
         for claim, a, b in pairs:
             if a is None or b is None:
-                judged.append(nothing(claim, f"not computed on {dataset}"))
+                judged.append(nothing(claim, f"not computed on {dataset}", "1.2"))
             else:
-                judged.append(higher(part, a, b, f"{claim} ({dataset})"))
+                judged.append(higher(part, a, b, f"{claim} ({dataset})", published="1.2"))
     return judged
 
 
@@ -53,13 +53,18 @@ def wide(found: Found) -> pd.DataFrame:
         f"{row['attention']}{' + PAMR' if _refined(row) else ''}" for _, row in cells.iterrows()
     ]
     table = cells.assign(method=method, dataset=cells["dataset"].astype(str))
-    grid = table.pivot_table(
-        index="method", columns="dataset", values="miou", sort=False, aggfunc="first"
+    grid, unbeaten = (
+        table.pivot_table(
+            index="method", columns="dataset", values=name, sort=False, aggfunc="first"
+        ).rename_axis(None, axis=1)
+        for name in ("miou", "unbeaten")
     )
+    bold = {str(dataset): unbeaten[dataset].eq(True).to_list() for dataset in unbeaten}
+    grid = grid.astype(float)
     if grid.shape[1] > 1:
         grid["average"] = grid.mean(axis=1, skipna=False)
-    grid = grid.astype(float).rename_axis(None, axis=1).reset_index()
-    grid.attrs = {"caption": "mIoU x100", "bold": "average" if "average" in grid else ""}
+    grid = grid.reset_index()
+    grid.attrs = {"caption": published.BOLD, "bold": bold}
     return grid
 
 

@@ -14,6 +14,7 @@ from sclip_lab.report.verdicts import Verdict, best, higher, nothing
 from sclip_lab.results.across import ranks
 
 ONE = "unified"
+RIVALS = ("clearclip", "naclip", "scclip", "resclip")
 
 
 def _unified(found: Found) -> Found:
@@ -41,15 +42,15 @@ def _verdicts(found: Found) -> list[Verdict]:
                            f"{one.name(specs[0])}, is surely ahead of all others"))  # fmt: skip
         first = next((s for s in specs if one.name(s) == "csa"), None)
         if first:
-            for rival in ("clearclip", "naclip", "scclip", "resclip"):
-                other = next((s for s in specs if one.name(s) == rival), None)
-                if other:
-                    claim = f"{rival} is better than CSA under one protocol"
-                    judged.append(higher(one, other, first, claim, tests=4))
+            rivals = {one.name(s): s for s in specs if one.name(s) in RIVALS}
+            family = [(spec, first) for spec in rivals.values()]
+            for rival, spec in rivals.items():
+                claim = f"{rival} is better than CSA under one protocol"
+                judged.append(higher(one, spec, first, claim, family))
     pairs = _pairs(found)
     for name, (own, shared) in pairs.items():
         claim = f"{name} is better under its own protocol than under the one of all"
-        judged.append(higher(found, own, shared, claim, tests=len(pairs)))
+        judged.append(higher(found, own, shared, claim, list(pairs.values())))
     if not pairs:
         judged.append(nothing("Methods are better under their own protocols", "none was computed"))
     return judged

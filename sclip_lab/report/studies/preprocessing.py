@@ -64,7 +64,7 @@ def _verdicts(found: Found) -> list[Verdict]:
             claim = f"CSA is better at short side {large} than at {small}, windows as before"
             setting = pair[0]
             larger = csa[(large, setting[1], setting[2])]
-            judged.append(higher(found, larger, csa[setting], claim))
+            judged.append(higher(found, larger, csa[setting], claim, published="1.6"))
     side, crop, _ = next(iter(csa))
     strides = sorted({s for a, c, s in csa if (a, c) == (side, crop)})
     if len(strides) > 1:

@@ -34,7 +34,7 @@ def _verdicts(found: Found) -> list[Verdict]:
     if csa and singles:
         judged.append(alike(found, [*singles, *randoms], csa, MARGIN, (
             "CSA is insensitive to the projection: any single one lies within 3 points of q and k"
-        )))  # fmt: skip
+        ), "1.4"))  # fmt: skip
     if mean and singles:
         judged.append(alike(found, [*singles, *randoms], mean, MARGIN, (
             "Among maps of the same weight it is: any single projection lies within 3 points of "
@@ -46,7 +46,7 @@ def _verdicts(found: Found) -> list[Verdict]:
     if vanilla and randoms:
         worst = min(randoms, key=lambda key: found.score(key))
         judged.append(higher(found, worst, vanilla, "Even the worst random projection is better "
-                             "than vanilla attention"))  # fmt: skip
+                             "than vanilla attention", published="1.4"))  # fmt: skip
     many = _seeds(found, variant="csa_random", attention__count=16)
     if many and randoms:
         ranked = sorted(randoms, key=lambda key: found.score(key))
@@ -55,10 +55,14 @@ def _verdicts(found: Found) -> list[Verdict]:
                              "better than the median single one"))  # fmt: skip
     learned = _first(found, "csa_learned")
     if learned is None:
-        judged.append(nothing("A learned projection is best", "none was given: sclip-lab "
-                              "learn-projection, then attention.projection_file=..."))  # fmt: skip
+        how = "none was given: sclip-lab learn-projection, then attention.projection_file=..."
+        judged.append(nothing("A learned projection is best", how, "1.4"))
     elif csa:
-        judged.append(higher(found, learned, csa, "A learned projection is better than q and k"))
+        judged.append(
+            higher(
+                found, learned, csa, "A learned projection is better than q and k", published="1.4"
+            )
+        )
     return judged
 
 

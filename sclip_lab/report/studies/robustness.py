@@ -45,13 +45,16 @@ def _grid(found: Found) -> dict[str, dict[str, dict[float, str]]]:
 
 
 def _verdicts(found: Found) -> list[Verdict]:
-    judged = []
+    pairs = {}
     for kind, variants in _grid(found).items():
         csa, vanilla = variants.get("csa", {}), variants.get("vanilla", {})
         for strength in sorted(set(csa) & set(vanilla) - {0.0}):
-            claim = f"CSA is better than vanilla attention under {kind}, strength {strength:g} of 3"
-            judged.append(higher(found, csa[strength], vanilla[strength], claim, tests=12))
-    return judged
+            pairs[f"{kind}, strength {strength:g} of 3"] = (csa[strength], vanilla[strength])
+    family = list(pairs.values())
+    return [
+        higher(found, *pair, f"CSA is better than vanilla attention under {change}", family)
+        for change, pair in pairs.items()
+    ]
 
 
 def _tables(found: Found) -> dict[str, pd.DataFrame]:

@@ -39,11 +39,11 @@ def _verdicts(found: Found) -> list[Verdict]:
     csa, vanilla = usual.get("csa"), usual.get("vanilla")
     if not csa or not vanilla or not grid:
         return [nothing("The vocabulary matters more than attention", "cells are missing")]
-    for setting, variants in grid.items():
-        if "csa" in variants and "vanilla" in variants:
-            claim = f"CSA stays better than vanilla attention: {setting}"
-            judged.append(higher(found, variants["csa"], variants["vanilla"], claim,
-                                 tests=len(grid)))  # fmt: skip
+    both = {s: v for s, v in grid.items() if {"csa", "vanilla"} <= v.keys()}
+    family = [(v["csa"], v["vanilla"]) for v in both.values()]
+    for setting, pair in zip(both, family, strict=True):
+        claim = f"CSA stays better than vanilla attention: {setting}"
+        judged.append(higher(found, *pair, claim, family))
     scores = {s: found.score(v["csa"]) for s, v in grid.items() if "csa" in v}
     worst, best = min(scores, key=scores.__getitem__), max(scores, key=scores.__getitem__)
     spread = max(scores[best], found.score(csa)) - min(scores[worst], found.score(csa))

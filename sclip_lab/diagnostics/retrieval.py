@@ -1,0 +1,81 @@
+"""Do patches of other photos know what a patch is? Nearest neighbours among labelled patches.
+
+Balazevic et al., NeurIPS 2023, arXiv 2306.01667 (dense nearest neighbour retrieval), on the photos
+of one data set, each asked of all the others. The memory holds some patches of each photo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.diagnostics.observation import VOID
+from sclip_lab.errors import LabError
+
+NEIGHBOURS = 30
+TEMPERATURE = 0.02
+PATCHES = 256
+
+
+def patch_retrieval(
+    features: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    neighbours: int = NEIGHBOURS,
+    temperature: float = TEMPERATURE,
+) -> list[float]:
+    """mIoU of the labels that a photo's patches take over from the patches of all other photos.
+
+    A patch asks its ``neighbours`` nearest by cosine; they vote with softmax(cosine /
+    temperature). Patches labelled -1 (void) neither ask nor answer.
+
+    Args:
+        features: per photo (patches, dim), of any length. labels: per photo (patches,).
+        neighbours, temperature: of the vote; the paper has 30 neighbours and 0.02.
+
+    Returns:
+        per photo the mean IoU over the classes of its patches, 0 .. 1; NaN where no patch has a
+        label, or no other photo has one.
+
+    Raises:
+        LabError: lengths that do not belong together.
+    """
+    if [len(f) for f in features] != [len(names) for names in labels]:
+        raise LabError("patch retrieval: as many labels as features in every photo wanted")
+    known = [names != VOID for names in labels]
+    sides = [F.normalize(f[k].float(), dim=-1) for f, k in zip(features, known, strict=True)]
+    truths = [names[k].long() for names, k in zip(labels, known, strict=True)]
+    found = []
+    for photo, (asked, truth) in enumerate(zip(sides, truths, strict=True)):
+        others = [k for k in range(len(sides)) if k != photo and len(sides[k])]
+        if not len(asked) or not others:
+            found.append(float("nan"))
+            continue
+        memory, answers = (
+            torch.cat([sides[k] for k in others]),
+            torch.cat([truths[k] for k in others]),
+        )
+        near = (asked @ memory.mT).topk(min(neighbours, len(memory)), dim=-1)
+        weights = (near.values / temperature).softmax(-1)
+        votes = weights.new_zeros(len(asked), int(answers.max()) + 1)
+        votes.scatter_add_(1, answers[near.indices], weights)
+        found.append(_mean_iou(votes.argmax(-1), truth))
+    return found
+
+
+def some(count: int, wanted: int = PATCHES) -> np.ndarray:
+    """Which of ``count`` patches are kept: at most ``wanted``, in equal steps."""
+    if count <= wanted:
+        return np.arange(count)
+    return np.linspace(0, count - 1, wanted).round().astype(int)
+
+
+def _mean_iou(guess: Tensor, truth: Tensor) -> float:
+    scores = []
+    for label in truth.unique():
+        one, other = guess == label, truth == label
+        scores.append(float((one & other).sum() / (one | other).sum()))
+    return float(np.mean(scores))
