@@ -39,7 +39,29 @@ def on_dataset(usual: Any, others: Mapping[str, Any], *, _root_: DictConfig) -> 
     return others.get(name, usual)
 
 
+def on_protocol(usual: Any, others: Mapping[str, Mapping[str, Any]], *, _root_: DictConfig) -> Any:
+    """``${on_protocol:0.3,{resclip:{cityscapes:0.2}}}`` in a yaml of a variant: 0.2 under the
+    protocol resclip on the data set cityscapes, 0.3 in all other cases.
+
+    Args:
+        usual: any value.
+        others: protocol name -> data set name -> value.
+
+    Raises:
+        LabError: ``others`` is no mapping of mappings.
+    """
+    given = others.values() if isinstance(others, Mapping) else [None]
+    if not all(isinstance(each, Mapping) for each in given):
+        raise LabError(
+            f"on_protocol: {others!r} must map protocols to values on data sets, such as "
+            "{resclip:{cityscapes:0.2}}"
+        )
+    name = OmegaConf.select(_root_, "protocol.name")
+    return on_dataset(usual, others.get(name, {}), _root_=_root_)
+
+
 OmegaConf.register_new_resolver("on_dataset", on_dataset, replace=True)
+OmegaConf.register_new_resolver("on_protocol", on_protocol, replace=True)
 # Files that come with the package, wherever it is installed: ${package:assets/...}
 OmegaConf.register_new_resolver("package", lambda path: str(PACKAGE / path), replace=True)
 

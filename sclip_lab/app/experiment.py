@@ -190,7 +190,8 @@ def make_spec(config: DictConfig) -> Spec:
     variant = make_variant(config)
     protocol = make_protocol(config)
     guide = make_guidance(json.dumps(plain_config(config.guidance)))
-    return Spec(variant, backbone, protocol, dataset, variant_label(variant), guide)
+    label = variant_label(variant, protocol.name, dataset.name)
+    return Spec(variant, backbone, protocol, dataset, label, guide)
 
 
 def make_variant(config: DictConfig) -> Variant:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from sclip_lab.call import allowed
 from sclip_lab.errors import LabError
 
-RESOLVERS = ("package", "on_dataset", "oc.env")
+RESOLVERS = ("package", "on_dataset", "on_protocol", "oc.env")
 # What a value of Hydra's section is called that makes Python import something.
 _PLUGINS = re.compile(r"(hydra\._internal\.core_plugins|hydra\.experimental|hydra_plugins)\.[\w.]+")
 _LOGGING = re.compile(r"(logging\.(handlers\.)?\w*(Handler|Formatter)|colorlog\.ColoredFormatter)")

@@ -33,6 +33,7 @@ def load_group(
     *,
     choices: Mapping[str, str] | None = None,
     dataset: str | None = None,
+    protocol: str | None = None,
 ) -> dict[str, Any]:
     """One yaml of a group as the command line would compose it, overridden and resolved.
 
@@ -42,6 +43,7 @@ def load_group(
         overrides: values to replace; mappings are merged.
         choices: of other groups, such as ``{"attention/prior": "gaussian"}``.
         dataset: the data set's name, for values that depend on it.
+        protocol: the protocol's name, likewise.
 
     Raises:
         LabError: unknown name (did you mean), or a yaml that does not compose.
@@ -54,6 +56,8 @@ def load_group(
     if group != "dataset":
         with open_dict(config):
             config.dataset = {"name": dataset}
+    if group != "protocol":
+        config.protocol.name = protocol or ""
     # Weights of their own are an argument of the call, not the command line's default.
     config.pretrained = None
     try:
@@ -65,7 +69,9 @@ def load_group(
     return overridden({str(k): v for k, v in container.items()}, overrides or {})
 
 
-def load_attention(name: str, **overrides: Any) -> Variant:
+def load_attention(
+    name: str, *, protocol: str | None = None, dataset: str | None = None, **overrides: Any
+) -> Variant:
     """A variant of ``conf/attention``.
 
     >>> load_attention("csa", temperature=0.5, residual=False).config["temperature"]
@@ -73,6 +79,8 @@ def load_attention(name: str, **overrides: Any) -> Variant:
 
     Args:
         name: a file of conf/attention, without its ending.
+        protocol, dataset: names, for values that a variant has on one data set under the protocol
+            of its own paper, such as ResCLIP's share.
         **overrides: its keys with other values. ``prior``, ``mix`` and ``repair`` also take the
             name of a file in conf/attention/prior, mix and repair.
 
@@ -80,7 +88,10 @@ def load_attention(name: str, **overrides: Any) -> Variant:
         LabError: unknown name, key or value.
     """
     choices = {f"attention/{key}": _pop_name(overrides, key) for key in NESTED}
-    return build(load_group("attention", name, overrides, choices=_given(choices)), name)
+    given = load_group(
+        "attention", name, overrides, choices=_given(choices), dataset=dataset, protocol=protocol
+    )
+    return build(given, name)
 
 
 def load_dataset(name: str, **overrides: Any) -> Dataset:
@@ -172,16 +183,17 @@ def _given(choices: Mapping[str, str | None]) -> dict[str, str]:
     return {kind: name for kind, name in choices.items() if name is not None}
 
 
-def variant_label(variant: Variant) -> str:
-    """What a table calls a variant: its file's name, and the values that differ from the file.
+def variant_label(variant: Variant, protocol: str | None = None, dataset: str | None = None) -> str:
+    """What a table calls a variant: its file's name, and the values that differ from those that
+    the file has on this data set under this protocol.
 
     >>> variant_label(load_attention("csa", temperature=2.0))
     'csa(temperature=2.0)'
     """
     if variant.name not in names("attention"):
         return variant.name
-    usual = build(load_group("attention", variant.name), variant.name)
-    changed = _differences(usual.config, variant.config)
+    usual = load_group("attention", variant.name, dataset=dataset, protocol=protocol)
+    changed = _differences(build(usual, variant.name).config, variant.config)
     return f"{variant.name}({', '.join(changed)})" if changed else variant.name
 
 

@@ -157,7 +157,7 @@ class Across:
         sharp: float | Tensor = self.gamma
         if self.anchors is not None:
             if self.anchors != "patch":
-                place = photo.first_pixels(grid) @ torch.tensor([photo.size[1], 1])
+                place = photo.pixel_numbers(grid)
                 start = neighbourhood_mean(
                     start if self.anchors == "neighbourhood" else keys,
                     place.to(keys.device),

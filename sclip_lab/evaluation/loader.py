@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice, pairwise
 from typing import Any
 
@@ -30,6 +30,14 @@ GPU_WINDOWS = 96
 BATCHES_WAITING = 4
 
 
+def framed(sample: Sample, protocol: Protocol) -> Sample:
+    """The sample, cropped as the protocol says."""
+    if protocol.centre_crop is None:
+        return sample
+    image = photos.centre(sample.image, protocol)
+    return replace(sample, image=image, mask=photos.centre(sample.mask, protocol))
+
+
 class PhotoError(LabError):
     """A photo or its mask cannot be used, whatever the variant.
 
@@ -49,7 +57,8 @@ class Photo:
     """One sample, ready for the network.
 
     Attributes:
-        sample: the photo as it was decoded, with its mask.
+        sample: the photo as it was decoded, with its mask; the middle of both, if the protocol
+            crops photos.
         plan: its windows.
         input: (3, *plan.resized) float32, normalised, on the CPU.
         memo: what all variants find alike on this photo.
@@ -144,7 +153,7 @@ class Loader:
         Raises:
             LabError: it cannot be used.
         """
-        sample = self.dataset[index]
+        sample = framed(self.dataset[index], self.protocol)
         return Photo(sample, *photos.prepare(sample.image, self.protocol, self.backbone))
 
     def batches(self, indices: Sequence[int]) -> Iterator[list[Photo]]:
@@ -159,7 +168,7 @@ class Loader:
         buckets: dict[tuple[int, int], list[Photo]] = {}
         try:
             for photo in self._photos(indices):
-                size = photo.plan.rows.crop, photo.plan.columns.crop
+                size = photo.plan.rows.seen, photo.plan.columns.seen
                 bucket = buckets.setdefault(size, [])
                 bucket.append(photo)
                 cut = views_each * sum(other.plan.num_windows for other in bucket)

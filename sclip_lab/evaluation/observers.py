@@ -38,6 +38,8 @@ class Pictures:
         self.points = points
 
     def pending(self, store: Store, spec: Spec) -> set[str]:
+        if spec.protocol.centre_crop is not None:
+            return set()  # panels of all protocols share the whole photo
         wanted = set(spec.dataset.names[: self.images])
         return {name for name in wanted if not panels.has_prediction(store.root, spec.key, name)}
 
@@ -197,10 +199,12 @@ def attention_at(
         place = (pixel + 0.5) / factor
         distances = [abs(start + axis.crop / 2 - place) for start in axis.starts]
         window = int(np.argmin(distances))
-        cell = int((place - axis.starts[window]) * axis.cells / axis.crop)
+        within = place - axis.starts[window] + axis.before
+        cell = int(within * axis.cells / axis.seen)
         chosen.append(window)
         cells.append(min(max(cell, 0), axis.cells - 1))
-        box.append((round(axis.starts[window] * factor), round(axis.crop * factor)))
+        first = axis.starts[window] - axis.before
+        box.append((round(first * factor), round(axis.seen * factor)))
     window = chosen[0] * len(plan.columns.starts) + chosen[1]
     grid_h, grid_w = plan.grid
     weights = attention[window].float().mean(dim=0)

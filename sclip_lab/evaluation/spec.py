@@ -68,6 +68,11 @@ class Spec:
                 f"protocol.vocabulary '{self.vocabulary.name}' has {self.vocabulary.num_classes} "
                 f"classes, but data set '{self.dataset.name}' has {expected}"
             )
+        if self.protocol.background >= expected:
+            raise LabError(
+                f"protocol.background {self.protocol.background} is none of the {expected} classes "
+                f"of data set '{self.dataset.name}'"
+            )
 
     def __hash__(self) -> int:
         return hash(self.key)

@@ -24,7 +24,8 @@ class Placement:
 
     Attributes:
         windows: of this photo in the batch, next to each other.
-        corners: (row, column) of each window's first pixel in the resized photo.
+        corners: (row, column) of each window's first pixel in the resized photo; of its padding,
+            where windows are padded, which may lie outside.
         size: (height, width) of the resized photo.
         patch: side of a patch in the same pixels.
     """
@@ -42,6 +43,13 @@ class Placement:
         rows, columns = (self.patch * torch.arange(side) for side in grid)
         cells = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
         return (torch.tensor(self.corners)[:, None] + cells).flatten(0, 1)
+
+    def pixel_numbers(self, grid: Grid) -> Tensor:
+        """(windows * patches,) int64: the number of each patch's first pixel in the photo, row
+        after row; 0 in the padding outside of it."""
+        found, size = self.first_pixels(grid), torch.tensor(self.size)
+        inside = ((found >= 0) & (found < size)).all(dim=1)
+        return torch.where(inside, found @ torch.tensor([self.size[1], 1]), 0)
 
     def centres(self, grid: Grid) -> Tensor:
         """(windows * patches, 2) float32: row and column of each patch's centre in the photo."""

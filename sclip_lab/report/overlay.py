@@ -50,9 +50,9 @@ def attention_over_photo(
                 (plan.rows, top, point[0], scale[0], height),
                 (plan.columns, left, point[1], scale[1], width),
             ):
-                step = axis.crop / axis.cells
-                cell.append(int(np.floor(((pixel + 0.5) / factor - start) / step)))
-                centres = (np.arange(size) + 0.5) / factor - start
+                step, first = axis.seen / axis.cells, start - axis.before
+                cell.append(int(np.floor(((pixel + 0.5) / factor - first) / step)))
+                centres = (np.arange(size) + 0.5) / factor - first
                 box.append(np.floor(centres / step).astype(int))
             if not (0 <= cell[0] < grid_h and 0 <= cell[1] < grid_w):
                 continue

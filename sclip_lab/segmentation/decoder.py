@@ -100,6 +100,11 @@ class Readout:
             raise LabError(
                 f"text of shape {tuple(self.text.shape)} for {len(self.query_classes)} queries"
             )
+        if self.protocol.background >= self.num_classes:
+            raise LabError(
+                f"protocol.background {self.protocol.background} must be one of the classes "
+                f"0 .. {self.num_classes - 1}"
+            )
         _require_finite(self.text, "text embeddings")
 
     @cached_property
@@ -211,16 +216,18 @@ class Readout:
                         best[rows] = largest
         if normaliser is not None and best is not None:
             probability = (best * protocol.logit_scale - normaliser).exp_()
-            prediction[probability < threshold] = 0
+            prediction[probability < threshold] = protocol.background
         return prediction
 
     def _large_enough(self, prediction: Tensor) -> Tensor:
         """(classes,) bool: background, and classes above the share of predicted foreground."""
         area = torch.bincount(prediction.flatten().int(), minlength=self.num_classes)
-        kept = torch.ones(self.num_classes, dtype=torch.bool, device=prediction.device)
-        foreground = area[1:].sum()
-        if foreground > 0:
-            kept[1:] = area[1:] / foreground > self.protocol.area_threshold
+        area[self.protocol.background] = 0
+        foreground = area.sum()
+        if foreground == 0:
+            return torch.ones_like(area, dtype=torch.bool)
+        kept = area / foreground > self.protocol.area_threshold
+        kept[self.protocol.background] = True
         return kept
 
 

@@ -63,8 +63,10 @@ class Encoded:
                 continue
             whole = self.images.new_zeros(3, *photo.size)
             for window, (y, x) in zip(self.images[photo.windows], photo.corners, strict=True):
-                place = whole[:, y : y + window.shape[1], x : x + window.shape[2]]
-                place.copy_(window[:, : place.shape[1], : place.shape[2]])
+                top, left = max(y, 0), max(x, 0)  # what lies outside of the photo is padding
+                place = whole[:, top : y + window.shape[1], left : x + window.shape[2]]
+                inside = window[:, top - y :, left - x :]
+                place.copy_(inside[:, : place.shape[1], : place.shape[2]])
             [(_, one)] = encode(self.backbone, whole[None], [self.variant])
             found[photo.windows] = one.class_embedding
         return found

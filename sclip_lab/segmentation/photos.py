@@ -1,4 +1,4 @@
-"""Photos to network input: resize, normalise."""
+"""Photos to network input: crop, resize, normalise."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sclip_lab.data.decode import SIZE_VARIABLE, pixel_limit
@@ -18,17 +19,44 @@ from sclip_lab.segmentation.protocol import Protocol
 MOST_WINDOWS = 5_000
 
 
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(height, width, 3) uint8 to ``size`` = (height, width), as mmcv's default backend does.
+def resize(image: np.ndarray, size: tuple[int, int], resampling: str = "bilinear") -> np.ndarray:
+    """(height, width, 3) uint8 to ``size`` = (height, width).
 
-    cv2's bilinear does not smooth before it shrinks; PIL's does, and differs by up to 34 levels.
+    ``bilinear`` is mmcv's default backend, cv2's, which does not smooth before it shrinks; PIL's
+    differs by up to 34 levels. ``bicubic`` is PIL's, which does.
     """
     if image.shape[:2] == tuple(size):
         return image
+    if resampling == "bicubic":
+        return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
     return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
 
 
-def to_input(image: np.ndarray, size: tuple[int, int], backbone: Backbone) -> Tensor:
+def centre(pixels: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """The middle of a photo, (height, width, 3) uint8, or of its mask, (height, width).
+
+    Resized to the protocol's ``short_side`` (the longer side truncated; masks by nearest
+    neighbours, as PIL does), then ``centre_crop`` pixels around the middle, as torchvision's
+    Resize and CenterCrop place them.
+    """
+    short, crop = protocol.short_side, protocol.centre_crop
+    assert short is not None
+    assert crop is not None
+    height, width = pixels.shape[:2]
+    size = short * height // min(height, width), short * width // min(height, width)
+    if pixels.ndim == 3:
+        pixels = resize(pixels, size, protocol.resampling)
+    else:
+        ids = Image.fromarray(pixels.astype(np.int32))
+        nearest = ids.resize((size[1], size[0]), Image.Resampling.NEAREST)
+        pixels = np.array(nearest).astype(pixels.dtype)
+    top, left = (round((side - crop) / 2) for side in size)
+    return np.ascontiguousarray(pixels[top : top + crop, left : left + crop])
+
+
+def to_input(
+    image: np.ndarray, size: tuple[int, int], backbone: Backbone, resampling: str = "bilinear"
+) -> Tensor:
     """(height, width, 3) uint8 RGB -> (3, *size) float32, normalised, on the CPU.
 
     Raises:
@@ -38,7 +66,8 @@ def to_input(image: np.ndarray, size: tuple[int, int], backbone: Backbone) -> Te
         raise LabError(
             f"image of shape {image.shape} and type {image.dtype}; (height, width, 3) uint8 wanted"
         )
-    resized = np.array(resize(image, size), order="C")  # a copy that torch may write to
+    # A copy that torch may write to.
+    resized = np.array(resize(image, size, resampling), order="C")
     return backbone.normalise(torch.from_numpy(resized).permute(2, 0, 1)[None])[0]
 
 
@@ -55,7 +84,7 @@ def prepare(
             many windows that memory would not hold them.
     """
     size = image.shape[0], image.shape[1]
-    resized = protocol.resized(*size)
+    resized = protocol.resized(*size, backbone.patch_size)
     if resized[0] * resized[1] > pixel_limit():
         raise LabError(
             f"protocol.short_side {protocol.short_side} and long_side {protocol.long_side} make a "
@@ -69,7 +98,8 @@ def prepare(
             f"protocol.stride {stride} with crop_size {crop} cuts about {count} windows of a photo "
             f"of {resized[1]} x {resized[0]} pixels; at most {MOST_WINDOWS} are taken at once"
         )
-    plan = windows.plan(
-        resized, size, protocol.crop_size, protocol.stride, backbone.patch_size, backbone.padding
-    )
-    return plan, to_input(image, resized, backbone)
+    patch = backbone.patch_size
+    multiple = patch if protocol.padding == "centre" else protocol.padding
+    assert not isinstance(multiple, str)
+    plan = windows.plan(resized, size, crop, stride, patch, backbone.padding, multiple)
+    return plan, to_input(image, resized, backbone, protocol.resampling)

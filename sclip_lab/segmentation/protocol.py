@@ -21,6 +21,7 @@ SUPPLIED = ("image", "encoded", "text")
 SECOND = "second_text"  # what a readout may ask for by name
 # The readout of protocols that name none.
 COSINE = {"_target_": "sclip_lab.segmentation.readouts.cosine.cosine"}
+RESAMPLINGS = ("bilinear", "bicubic")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Geometry:
     """Which windows of a photo the network sees, and how.
 
     Attributes:
-        short_side, long_side, crop_size, stride, position_embedding: as in `Protocol`.
+        short_side, long_side, crop_size, stride, position_embedding, padding, resampling,
+            whole_patches, centre_crop: as in `Protocol`.
         looks: a digest of change and flip for each view.
     """
 
@@ -38,6 +40,10 @@ class Geometry:
     stride: int
     position_embedding: str | None
     looks: tuple[str, ...] = ()
+    padding: str | int | None = None
+    resampling: str = "bilinear"
+    whole_patches: bool = False
+    centre_crop: int | None = None
 
     @property
     def key(self) -> str:
@@ -55,6 +61,16 @@ class Protocol:
         long_side: upper bound on the longer side after that.
         crop_size: side of the sliding window in pixels; None: the whole image at once.
         stride: pixels between windows.
+        padding: ``centre`` pads windows with zeros (the mean colour) on both sides to whole
+            patches, the odd pixel at the bottom and right; a number likewise, to a multiple of so
+            many pixels; None leaves incomplete patches to the backbone, which drops them as a
+            rule.
+        resampling: ``bilinear`` (cv2's, without smoothing), or ``bicubic`` (PIL's, which smooths
+            when it shrinks).
+        whole_patches: resized sides are rounded to whole patches.
+        centre_crop: photo and mask are first resized to ``short_side``, the mask by nearest
+            neighbours, and so many pixels around their middle are the photo from there on; None
+            for the whole photo. Sides are truncated, as torchvision does it.
         views: changed copies of every window by names of their own, whose patch logits are
             averaged: see `sclip_lab.segmentation.views`; None for the photo alone.
         templates: prompts with one ``{}`` for the class name, or the name of a set in
@@ -66,11 +82,13 @@ class Protocol:
             compares something else than patches with texts, such as FreeCP's crops; None: it sees
             the first set there.
         logit_scale: factor on cosine similarities before the softmax.
-        prob_threshold: pixels whose largest class probability is below become class 0; or a
+        prob_threshold: pixels whose largest class probability is below become background; or a
             function of `sclip_lab.segmentation.thresholds` under ``_target_`` that finds it for
             each photo.
         area_threshold: foreground classes that cover at most this share of the predicted
-            foreground are dropped (class 0 is background).
+            foreground are dropped.
+        background: the class that pixels below ``prob_threshold`` become, and the only one that
+            ``area_threshold`` does not count as foreground.
         position_embedding: rule for grids of another size; None: the backbone's.
         readout: a function of `sclip_lab.segmentation.readouts` under ``_target_``, with its
             parameters; None for cosines.
@@ -97,6 +115,11 @@ class Protocol:
     logit_scale: float = 40.0
     prob_threshold: float | Mapping[str, Any] = 0.0
     area_threshold: float = 0.0
+    background: int = 0
+    padding: str | int | None = None
+    resampling: str = "bilinear"
+    whole_patches: bool = False
+    centre_crop: int | None = None
     position_embedding: str | None = None
     readout: Any = None
     refinement: Any = None
@@ -113,9 +136,19 @@ class Protocol:
             if not found and not 0 <= value < 1:
                 raise LabError(f"protocol.{key} {value} must lie in 0 .. 1")
         within("protocol.logit_scale", self.logit_scale, 0, 1e9, above=True)
-        for key in ("short_side", "long_side", "crop_size", "stride"):
-            if given[key] is not None:
+        for key in ("short_side", "long_side", "crop_size", "stride", "padding", "centre_crop"):
+            if isinstance(given[key], int):
                 within(f"protocol.{key}", given[key], 1, LONGEST_SIDE)
+        within("protocol.background", self.background, 0, 2**15 - 1)
+        if isinstance(self.padding, str) and self.padding != "centre":
+            raise unknown("protocol.padding", self.padding, ["centre"])
+        if self.resampling not in RESAMPLINGS:
+            raise unknown("protocol.resampling", self.resampling, RESAMPLINGS)
+        if self.centre_crop is not None and self.centre_crop > (self.short_side or 0):
+            raise LabError(
+                f"protocol.centre_crop {self.centre_crop} must lie within short_side "
+                f"{self.short_side}"
+            )
         if self.auxiliary is not None and not isinstance(self.auxiliary, str):
             object.__setattr__(self, "auxiliary", tuple(map(str, self.auxiliary)))
         for key in ("templates", "second_templates"):
@@ -155,7 +188,7 @@ class Protocol:
         }
 
     def auxiliary_vocabulary(self) -> Vocabulary | None:
-        """The auxiliary names, one a class; None for none.
+        """The auxiliary names, all of one class, for a list may say one twice; None for none.
 
         Raises:
             LabError: a vocabulary of that name does not exist (did you mean).
@@ -164,7 +197,7 @@ class Protocol:
             return None
         named = self.auxiliary
         words = Vocabulary.named(named).queries if isinstance(named, str) else named
-        return Vocabulary("auxiliary", tuple((word,) for word in words))
+        return Vocabulary("auxiliary", (tuple(words),))
 
     @property
     def geometry(self) -> Geometry:
@@ -176,15 +209,22 @@ class Protocol:
             self.stride,
             self.position_embedding,
             tuple(digest(look) for look in views.looks(self.views)),
+            self.padding,
+            self.resampling,
+            self.whole_patches,
+            self.centre_crop,
         )
 
-    def resized(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the photo in which windows are cut, rounded as mmcv does."""
-        if self.short_side is None:
-            return height, width
-        short, long = sorted((height, width))
-        factor = min(self.long_side / long, self.short_side / short)
-        return int(height * factor + 0.5), int(width * factor + 0.5)
+    def resized(self, height: int, width: int, patch: int = 1) -> tuple[int, int]:
+        """(height, width) of the photo in which windows are cut, rounded as mmcv does; with
+        ``whole_patches`` to whole patches of so many pixels."""
+        factor = 1.0
+        if self.short_side is not None:
+            short, long = sorted((height, width))
+            factor = min(self.long_side / long, self.short_side / short)
+        unit = patch if self.whole_patches else 1
+        sides = [unit * int(side * factor / unit + 0.5) for side in (height, width)]
+        return max(unit, sides[0]), max(unit, sides[1])
 
 
 def _function(field: str, given: Any, leading: int, supplied: tuple[str, ...] = ()) -> Any:

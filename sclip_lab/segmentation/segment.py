@@ -42,7 +42,8 @@ def segment(
         guidance: a second network, for attention or readouts that look at one.
 
     Returns:
-        (height, width) class ids: indices into ``class_names``, uint8 (int16 beyond 256 classes).
+        (height, width) class ids: indices into ``class_names``, uint8 (int16 beyond 256 classes);
+        of the photo's middle, if the protocol crops photos.
 
     Raises:
         LabError: an image that cannot be read, or no class names.
@@ -55,6 +56,8 @@ def segment(
         image = read_image(image)
     elif not isinstance(image, np.ndarray):
         image = np.array(image.convert("RGB"))
+    if protocol.centre_crop is not None:
+        image = photos.centre(image, protocol)
     plan, network_input = photos.prepare(image, protocol, backbone)
     cut = views.see(plan.cut(network_input), protocol.views)
     text = embed_vocabulary(backbone, class_names, protocol.templates)

@@ -38,12 +38,20 @@ class Axis:
         crop: pixels in a window.
         cells: patches in a window.
         patch: pixels in a patch.
+        before, after: pixels of padding that the network sees on either side of it.
     """
 
     starts: tuple[int, ...]
     crop: int
     cells: int
     patch: int
+    before: int = 0
+    after: int = 0
+
+    @property
+    def seen(self) -> int:
+        """Pixels that the network sees."""
+        return self.before + self.crop + self.after
 
 
 @dataclass(frozen=True)
@@ -72,8 +80,12 @@ class Plan:
 
     @property
     def corners(self) -> tuple[Size, ...]:
-        """(row, column) of the first pixel of each window, rows first."""
-        return tuple((y, x) for y in self.rows.starts for x in self.columns.starts)
+        """(row, column) of the first pixel of each window, rows first; of its padding, if it has
+        any, which may lie outside of the image."""
+        rows, columns = self.rows, self.columns
+        return tuple(
+            (y - rows.before, x - columns.before) for y in rows.starts for x in columns.starts
+        )
 
     def on_grid(self, grid: Size) -> Plan:
         """The same windows with another number of cells each."""
@@ -82,13 +94,21 @@ class Plan:
         rows, columns = replace(self.rows, cells=grid[0]), replace(self.columns, cells=grid[1])
         return replace(self, rows=rows, columns=columns)
 
-    def cut(self, image: Tensor) -> Tensor:
-        """(channels, height, width) -> (windows, channels, crop_h, crop_w), rows first."""
+    def cut(self, image: Tensor, fill: float = 0) -> Tensor:
+        """(channels, height, width) -> (windows, channels, crop_h, crop_w), rows first, padded
+        with ``fill``."""
         if tuple(image.shape[-2:]) != self.resized:
             raise LabError(f"image of {tuple(image.shape[-2:])}, planned for {self.resized}")
-        return torch.stack(
-            [image[:, y : y + self.rows.crop, x : x + self.columns.crop] for y, x in self.corners]
+        rows, columns = self.rows, self.columns
+        cut = torch.stack(
+            [
+                image[:, y : y + rows.crop, x : x + columns.crop]
+                for y in rows.starts
+                for x in columns.starts
+            ]
         )
+        sides = (columns.before, columns.after, rows.before, rows.after)
+        return F.pad(cut, sides, value=fill) if any(sides) else cut
 
     def lay_out(self, patches: Tensor) -> Tensor:
         """Patch maps of all windows side by side.
@@ -167,7 +187,13 @@ class Plan:
 
 
 def plan(
-    resized: Size, target: Size, crop: int | None, stride: int, patch: int, padding: str = "floor"
+    resized: Size,
+    target: Size,
+    crop: int | None,
+    stride: int,
+    patch: int,
+    padding: str = "floor",
+    multiple: int | None = None,
 ) -> Plan:
     """Windows as mmsegmentation's slide inference cuts them.
 
@@ -181,20 +207,25 @@ def plan(
         stride: pixels between windows, 1 .. crop.
         patch: side of a patch.
         padding: the backbone's, see `sclip_lab.network.backbone.cells`.
+        multiple: zeros on both sides of a window, the odd one behind it, make its sides a
+            multiple of so many pixels; None: no such padding.
 
     Raises:
         LabError: a crop smaller than a patch, or a stride that leaves gaps.
     """
+
     if crop is not None and not 1 <= stride <= crop:
         raise LabError(f"stride {stride} must lie in 1 .. crop_size {crop}; larger leaves gaps")
     axes = []
     for side in resized:
         size = side if crop is None else min(crop, side)
-        if cells(size, patch, padding) < 1:
+        added = -size % multiple if multiple else 0
+        inside = cells(size + added, patch, padding)
+        if inside < 1:
             raise LabError(f"windows of {size} px (image {resized}) are smaller than a patch")
         count = max(side - size + stride - 1, 0) // stride + 1
         starts = tuple(min(i * stride, side - size) for i in range(count))
-        axes.append(Axis(starts, size, cells(size, patch, padding), patch))
+        axes.append(Axis(starts, size, inside, patch, added // 2, added - added // 2))
     return Plan((resized[0], resized[1]), (target[0], target[1]), *axes)
 
 
@@ -223,7 +254,8 @@ def _sparse_stitching(plan: Plan, axis: int) -> sparse.csr_array:
     """
     windows = (plan.rows, plan.columns)[axis]
     side, target = plan.resized[axis], plan.target[axis]
-    up = bilinear_matrix(windows.cells, windows.crop).tocoo()
+    up = bilinear_matrix(windows.cells, windows.seen)
+    up = up[windows.before : windows.before + windows.crop].tocoo()
     starts = np.asarray(windows.starts)
     number = np.arange(len(starts))
     rows = (starts[:, None] + up.row).ravel()
@@ -275,10 +307,10 @@ def patch_labels(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
     votes = torch.from_numpy(np.where(mask == ignore_index, -1, mask.astype(np.int64)))
     rows = (torch.arange(plan.resized[0]) * plan.target[0]) // plan.resized[0]
     columns = (torch.arange(plan.resized[1]) * plan.target[1]) // plan.resized[1]
-    cut = plan.cut(votes[rows][:, columns][None])[:, 0]
+    cut = plan.cut(votes[rows][:, columns][None], fill=-1)[:, 0]
     high, wide = (axis.cells * axis.patch for axis in (plan.rows, plan.columns))
     # Pixels beyond the last patch are dropped; what pads an incomplete one does not vote.
-    cut = F.pad(cut, (0, wide - plan.columns.crop, 0, high - plan.rows.crop), value=-1)
+    cut = F.pad(cut, (0, wide - plan.columns.seen, 0, high - plan.rows.seen), value=-1)
     side = plan.rows.patch
     patches = cut.unfold(1, side, side).unfold(2, side, side).flatten(3)
     counts = torch.zeros(*patches.shape[:3], int(votes.max()) + 2, dtype=torch.int32)

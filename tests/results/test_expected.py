@@ -18,29 +18,38 @@ def listed(protocol: str) -> list[dict[str, Any]]:
     return registry.load_group("protocol", protocol).get("expected") or []
 
 
+ATTENTIONS = set(registry.names("attention"))
+GEM_IN = {"gem": "clearclip"}  # GEM's table is of ClearCLIP's code
 WITH_TARGETS = [name for name in registry.names("protocol") if listed(name)]
 
 
 def test_some_protocols_have_targets() -> None:
-    assert set(WITH_TARGETS) == {"sclip", "sclip_paper", "clearclip", "naclip_pamr"}
+    without = {"fsa", "lposs", "lposs_plus", "radseg"}  # their tables were not found
+    without |= {"itaclip", "naclip", "segearth", "unified"}
+    assert set(WITH_TARGETS) == set(registry.names("protocol")) - without
 
 
 @pytest.mark.parametrize("protocol", WITH_TARGETS)
 def test_targets_are_published_numbers_of_known_cells(protocol: str) -> None:
     table = expected.table(listed(protocol))
     assert not table.drop(columns="tolerance").isna().any().any()
+    assert table["tolerance"].dropna().between(0, 0.01, inclusive="right").all()
     if protocol == "sclip_paper":  # second-hand: reported, never a gate
         assert table["tolerance"].isna().all()
-        return
-    assert table["tolerance"].between(0, 0.01, inclusive="right").all()
-    assert set(table["attention"]) <= set(registry.names("attention"))
+    assert {label.partition("(")[0] for label in table["attention"]} <= ATTENTIONS
     assert set(table["dataset"]) <= set(registry.names("dataset"))
     published = paper.read()
-    published = published[(published["protocol"] == protocol) & (published["mark"] == "F")]
-    keys = ["attention", "backbone", "pretrained", "dataset"]
-    found = table.merge(published, on=keys)
-    close = found[(found["miou"] - found["value"]).abs() < 1e-9]
-    assert len(close[keys].drop_duplicates()) == len(table)
+    keys = ["backbone", "pretrained", "dataset"]
+    for _, row in table.iterrows():
+        same = published[(published[keys] == row[keys]).all(axis=1)]
+        # What is published of a readout bears no variant's name.
+        same = same[same["attention"].isin([row["attention"], ""])]
+        if row["tolerance"] == row["tolerance"]:  # only what was read at first hand may fail a run
+            own = same["protocol"].isin(
+                [protocol, GEM_IN[protocol]] if protocol in GEM_IN else [protocol]
+            )
+            same = same[own & (same["mark"] == "F")]
+        assert ((same["value"] - row["miou"]).abs() < 1e-9).any(), dict(row)
 
 
 def test_an_incomplete_entry_is_named() -> None:

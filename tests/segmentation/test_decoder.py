@@ -29,7 +29,7 @@ def dense(logits: Tensor, protocol: Protocol, classes: Tensor = CLASSES) -> Tens
     """The field's post-processing, all at once and in double precision.
 
     Softmax over queries, largest probability among a class's synonyms, small foreground classes
-    set to zero, pixels below the probability threshold set to class 0.
+    set to zero, pixels below the probability threshold set to background.
     """
     probability = (logits.double() * protocol.logit_scale).softmax(dim=0)
     count = int(classes.max()) + 1
@@ -37,12 +37,12 @@ def dense(logits: Tensor, protocol: Protocol, classes: Tensor = CLASSES) -> Tens
     label = per_class.argmax(dim=0)
     if protocol.area_threshold:
         area = torch.bincount(label.flatten(), minlength=count)
-        foreground = area[1:].sum()
-        for c in range(1, count):
+        foreground = area.sum() - area[protocol.background]
+        for c in set(range(count)) - {protocol.background}:
             if foreground > 0 and area[c] / foreground <= protocol.area_threshold:
                 per_class[c] = 0
     best, label = per_class.max(dim=0)
-    return torch.where(best < protocol.prob_threshold, 0, label)
+    return torch.where(best < protocol.prob_threshold, protocol.background, label)
 
 
 @pytest.fixture(scope="module")

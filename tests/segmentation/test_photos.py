@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
@@ -27,6 +28,36 @@ def test_size_rule(size: tuple[int, int], wanted: tuple[int, int]) -> None:
 
 def test_size_is_left_alone_without_a_short_side() -> None:
     assert Protocol(short_side=None).resized(123, 457) == (123, 457)
+
+
+@pytest.mark.parametrize("size", [(375, 500), (333, 500), (640, 361)])
+def test_whole_patches_are_nearest(size: tuple[int, int]) -> None:
+    for patch in (14, 16):
+        found = Protocol(whole_patches=True).resized(*size, patch)
+        for side, got in zip(size, found, strict=True):
+            exact = side * 336 / min(size)
+            assert got % patch == 0
+            assert abs(got - exact) <= patch / 2
+
+
+def test_bicubic_is_pils() -> None:
+    photo = make_photo("public", 90, 70)
+    wanted = Image.fromarray(photo).resize((45, 57), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(photos.resize(photo, (57, 45), "bicubic"), np.array(wanted))
+    assert np.abs(photos.resize(photo, (57, 45)).astype(int) - np.array(wanted)).max() > 10
+
+
+@pytest.mark.parametrize("size", [(375, 500), (99, 64), (64, 64), (43, 121)])
+def test_centre_crop_is_torchvisions(size: tuple[int, int]) -> None:
+    transforms = pytest.importorskip("torchvision.transforms", reason="torchvision is not here")
+    photo = make_photo("public", *size)
+    mask = np.random.default_rng(0).integers(0, 21, size, dtype=np.uint8)
+    protocol = Protocol(short_side=64, centre_crop=64, resampling="bicubic")
+    modes = transforms.InterpolationMode.BICUBIC, transforms.InterpolationMode.NEAREST
+    for pixels, mode in zip((photo, mask), modes, strict=True):
+        official = transforms.Compose([transforms.Resize(64, mode), transforms.CenterCrop(64)])
+        wanted = np.array(official(Image.fromarray(pixels)))
+        np.testing.assert_array_equal(photos.centre(pixels, protocol), wanted)
 
 
 def test_equal_size_is_not_resampled() -> None:

@@ -23,11 +23,19 @@ CHANGES: dict[str, Any] = {
     "logit_scale": 50.0,
     "prob_threshold": 0.1,
     "area_threshold": 0.1,
+    "background": 1,
+    "padding": "centre",
+    "resampling": "bicubic",
+    "whole_patches": True,
+    "centre_crop": 224,
     "readout": {"_target_": "sclip_lab.segmentation.readouts.class_token.class_token"},
     "position_embedding": "bilinear",
     "refinement": {"_target_": "sclip_lab.segmentation.refinements.pamr.pamr"},
 }
-GEOMETRY = {"short_side", "long_side", "crop_size", "stride", "views", "position_embedding"}
+GEOMETRY = {
+    *("short_side", "long_side", "crop_size", "stride", "views", "position_embedding"),
+    *("padding", "resampling", "whole_patches", "centre_crop"),
+}
 
 
 def test_every_field_is_listed_here() -> None:

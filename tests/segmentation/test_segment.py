@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -16,7 +18,8 @@ from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import load_backbone
-from sclip_lab.segmentation.encoded import Encoded
+from sclip_lab.segmentation.encoded import Encoded, encode
+from sclip_lab.segmentation.prompts import embed_vocabulary
 from sclip_lab.segmentation.protocol import Protocol
 from tests.conftest import ARCHITECTURE
 
@@ -70,6 +73,45 @@ def test_photo_that_is_none(backbone: Backbone, tmp_path: Path) -> None:
         lab.segment(backbone, tmp_path / "photo.jpg", ["sky"], lab.load_attention("csa"))
     with pytest.raises(LabError, match=r"nothing\.jpg"):
         lab.segment(backbone, tmp_path / "nothing.jpg", ["sky"], lab.load_attention("csa"))
+
+
+@pytest.mark.parametrize("size", [(100, 151), (43, 90)])
+def test_centred_padding_is_the_official_loop(backbone: Backbone, size: tuple[int, int]) -> None:
+    """Windows padded one by one, cut out again behind the upsampling, averaged: ClearCLIP's."""
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    patch, variant = backbone.patch_size, lab.load_attention("clearclip")
+    crop = 3 * patch + 5
+    protocol = Protocol(
+        short_side=None, crop_size=crop, stride=29, templates=("{}",), padding="centre"
+    )
+    words = [
+        f"{a} {b}" for a in ("red", "old", "tall", "one") for b in ("cat", "car", "sky", "sea")
+    ]
+    names = Vocabulary("v", tuple((word,) for word in words))
+    text = embed_vocabulary(backbone, names, ("{}",))
+    whole = backbone.normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
+    total, count = torch.zeros(len(words), *size), torch.zeros(size)
+    tops, lefts = (
+        [min(29 * i, max(side - crop, 0)) for i in range(max(side - crop + 28, 0) // 29 + 1)]
+        for side in size
+    )
+    for y in tops:
+        for x in lefts:
+            window = whole[:, :, y : y + crop, x : x + crop]
+            high, wide = window.shape[-2:]
+            more = [-side % patch for side in (high, wide)]
+            top, left = more[0] // 2, more[1] // 2
+            padded = F.pad(window, (left, more[1] - left, top, more[0] - top))
+            [(_, encoded)] = encode(backbone, padded, [variant])
+            logits = F.normalize(encoded.patches, dim=-1) @ text.T
+            up = F.interpolate(logits.permute(0, 3, 1, 2), padded.shape[-2:], mode="bilinear")[0]
+            total[:, y : y + high, x : x + wide] += up[:, top : top + high, left : left + wide]
+            count[y : y + high, x : x + wide] += 1
+    wanted = (total / count).argmax(0).numpy()
+    found = lab.segment(backbone, image, names, variant, protocol)
+    assert (found != wanted).sum() <= 2  # near-ties
+    plainly = lab.segment(backbone, image, names, variant, replace(protocol, padding=None))
+    assert (plainly != wanted).mean() > 0.02
 
 
 @pytest.mark.parametrize("padding", ["floor", "corner"])

@@ -101,6 +101,42 @@ def test_stitching_matrices_in_double(case: tuple) -> None:
     assert by.min() >= 0
 
 
+@pytest.mark.parametrize("multiple", [16, 56])
+@pytest.mark.parametrize("case", [c for c in CASES if c[4] == 16])
+def test_centred_padding_against_the_loop_that_pads_each_window(case: tuple, multiple: int) -> None:
+    resized, target, crop, stride, patch = case
+    plan = windows.plan(resized, target, crop, stride, patch, multiple=multiple)
+    image = torch.rand(3, *resized, generator=torch.Generator().manual_seed(2))
+    cuts = plan.cut(image)
+    total, count = torch.zeros(2, *resized, dtype=torch.float64), torch.zeros(*resized)
+    patches = torch.rand(plan.num_windows, *plan.grid, 2, dtype=torch.float64)
+    wanted = boxes(resized, crop or max(resized), stride)
+    for cut, logits, (y1, y2, x1, x2) in zip(cuts, patches, wanted, strict=True):
+        high, wide = y2 - y1, x2 - x1
+        more = [-side % multiple for side in (high, wide)]
+        top, left = more[0] // 2, more[1] // 2
+        padded = F.pad(image[:, y1:y2, x1:x2], (left, more[1] - left, top, more[0] - top))
+        assert torch.equal(cut, padded)
+        up = F.interpolate(logits.permute(2, 0, 1)[None], size=padded.shape[1:], mode="bilinear")[0]
+        total[:, y1:y2, x1:x2] += up[:, top : top + high, left : left + wide]
+        count[y1:y2, x1:x2] += 1
+    official = F.interpolate((total / count)[None], size=target, mode="bilinear")[0]
+    assert (plan.stitch(plan.lay_out(patches.float())) - official).abs().max() <= 1e-6
+    assert plan.grid == tuple(side // patch for side in cuts.shape[-2:])
+    assert plan.corners[0] == (-plan.rows.before, -plan.columns.before)
+
+
+def test_padding_does_not_vote() -> None:
+    plan = windows.plan((20, 16), (20, 16), None, 1, 16, multiple=16)
+    mask = np.ones((20, 16), np.uint8)
+    mask[:4] = 0
+    labels = windows.patch_labels(plan, mask, 255)[0, :, 0]
+    # 6 rows above, 4 of class 0 and 6 of class 1; then 10 of class 1 and 6 below.
+    assert labels.tolist() == [1, 1]
+    mask[:6] = 0
+    assert windows.patch_labels(plan, mask, 255)[0, :, 0].tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("max_values", [1, 900, 12345])
 @pytest.mark.parametrize("case", CASES[:5])
 def test_bands_are_the_stitched_map(case: tuple, max_values: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.attention.cliper import level
@@ -27,11 +28,9 @@ def cliper(
     threshold: float = 0.2,
     window: int | None = None,
     stride: int = 112,
+    background: int = 0,
 ) -> Tensor:
     """CLIPer's fused maps, for any variant: the levels below the last are CLIPer's own.
-
-    The official code drops the maps of background names, which only compete; here they are kept,
-    since background is a class like the others.
 
     Args:
         encoded, text: as for every readout. The official code runs with the position-embedding
@@ -41,9 +40,17 @@ def cliper(
         window: side in pixels of windows that are encoded besides, as for Cityscapes, see
             `of_windows`; their probabilities count half. None: none.
         stride: pixels between those windows.
+        background: how many of the first queries only compete, as in the official code: their
+            maps are 0. With 0 of them, background is a class like the others.
+
+    Raises:
+        LabError: as many background queries as there are queries.
     """
-    maps = cliper_maps(encoded, text, text[:0], scale, threshold, window, stride)
-    return maps.permute(0, 2, 3, 1)
+    if not 0 <= background < len(text):
+        raise LabError(f"background {background} must be 0 .. {len(text) - 1} queries")
+    shown, competing = text[background:], text[:background]
+    maps = cliper_maps(encoded, shown, competing, scale, threshold, window, stride)
+    return F.pad(maps.permute(0, 2, 3, 1), (background, 0))
 
 
 def cliper_maps(

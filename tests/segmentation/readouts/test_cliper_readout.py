@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from sclip_lab.app.registry import load_attention
-from sclip_lab.segmentation.readouts.cliper import cliper
+from sclip_lab.errors import LabError
+from sclip_lab.segmentation.readouts.cliper import cliper, cliper_maps
 from tests import toy
 from tests.test_parity import CASES, setup
 
@@ -22,3 +24,16 @@ def test_maps_of_a_batch_are_those_of_its_images() -> None:
         together = cliper(toy.encoded(backbone, torch.cat(images), CLIPER), text)
         alone = [cliper(toy.encoded(backbone, image, CLIPER), text) for image in images]
     np.testing.assert_allclose(together.numpy(), torch.cat(alone).numpy(), atol=1e-5)
+
+
+def test_background_only_competes() -> None:
+    backbone, _ = setup(CASES["cliper"])
+    text = toy.text()
+    with torch.inference_mode():
+        one = toy.encoded(backbone, toy.inputs()["sq224_a"], CLIPER)
+        maps = cliper(one, text, background=3)
+        official = cliper_maps(one, text[3:], text[:3])
+    assert not maps[..., :3].any()
+    assert torch.equal(maps[..., 3:], official.permute(0, 2, 3, 1))
+    with pytest.raises(LabError, match=r"background 8 must be 0 \.\. 7 queries"):
+        cliper(one, text, background=8)
