@@ -5,6 +5,7 @@ python -m analysis.protocols
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ the yaml files, not this one. A value typed on the command line holds on every d
 shifted inward at the border, logits averaged where windows overlap, and 80 templates except on
 patchwork. In sources: F read in the official code or configs, 2 second-hand, G a guess.
 """
+TABLES = re.compile(r"\$\{on_dataset:[^{]*\{(\w+:[\w.:,-]*)\}\}")
+KEYS = re.compile(r"(\w+):")
 FIELDS = [
     "short_side",
     "crop_size",
@@ -36,9 +39,9 @@ FIELDS = [
 def document() -> str:
     """The whole of docs/protocols.md."""
     loaded = {name: load_group("protocol", name) for name in names("protocol")}
-    columns = ["protocol", *(field.replace("_", " ") for field in FIELDS)]
+    columns = ["protocol", *(field.replace("_", " ") for field in FIELDS), "others"]
     values = [
-        [f"`{name}`", *(_cell(field, config[field]) for field in FIELDS)]
+        [f"`{name}`", *(_cell(field, config[field]) for field in FIELDS), _others(config)]
         for name, config in loaded.items()
     ]
     return "\n".join(
@@ -48,7 +51,10 @@ def document() -> str:
 
 def _section(name: str, config: dict[str, Any]) -> str:
     changes = []
-    for dataset in names("dataset"):
+    text = (conf_dir() / "protocol" / f"{name}.yaml").read_text(encoding="utf-8")
+    # Data sets of one's own that a protocol has values for come behind those with a yaml.
+    keys = {key for table in TABLES.findall(text) for key in KEYS.findall(table)}
+    for dataset in [*names("dataset"), *sorted(keys - set(names("dataset")))]:
         own = load_group("protocol", name, dataset=dataset)
         differing = [
             f"{key} {_cell(key, own[key])}" for key, usual in config.items() if own[key] != usual
@@ -57,6 +63,14 @@ def _section(name: str, config: dict[str, Any]) -> str:
             changes.append([f"`{dataset}`", ", ".join(differing)])
     source = " ".join(header_of(conf_dir() / "protocol" / f"{name}.yaml").split())
     return f"## {name}\n\n{source}\n\n{markdown(['data set', 'values of its own'], changes)}"
+
+
+def _others(config: dict[str, Any]) -> str:
+    """Fields without a column whose usual value is not that of every protocol."""
+    usual = load_group("protocol", "unified")
+    skipped = {"name", "expected", *FIELDS}
+    found = [f"{k} {_cell(k, v)}" for k, v in config.items() if k not in skipped and v != usual[k]]
+    return ", ".join(found)
 
 
 def _cell(field: str, value: Any) -> str:

@@ -74,8 +74,8 @@ def jobs(experiment: str, **replaced: str) -> list[DictConfig]:
 
 def label(config: DictConfig) -> str:
     chosen = config.hydra.runtime.choices.attention
-    given: Any = OmegaConf.to_container(config.attention)
-    return registry.variant_label(build(given, chosen))
+    variant = build(plain_config(config.attention), chosen)
+    return registry.variant_label(variant, config.protocol.name, config.dataset.name)
 
 
 @pytest.mark.parametrize("name", registry.names("experiment"))
