@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec as Spec
     from sclip_lab.kinds import block_edit as block_edit
     from sclip_lab.kinds import prior_of_grid as prior_of_grid
+    from sclip_lab.kinds import reads_others as reads_others
     from sclip_lab.kinds import refines_labels as refines_labels
     from sclip_lab.kinds import refines_logits as refines_logits
     from sclip_lab.segmentation.dense_features import dense_features as dense_features
@@ -40,6 +41,7 @@ _PUBLIC = {
     "allow": "app.plugins",
     "block_edit": "kinds",
     "prior_of_grid": "kinds",
+    "reads_others": "kinds",
     "refines_labels": "kinds",
     "refines_logits": "kinds",
     "testing": "",

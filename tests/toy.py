@@ -12,6 +12,7 @@ from sclip_lab.attention.variant import Variant
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Context
 from sclip_lab.network.loading import load_backbone
+from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.encoded import Encoded, encode
 from tests import make_clip
 
@@ -44,6 +45,18 @@ def encoded(backbone: Backbone, images: Tensor, variant: Variant) -> Encoded:
     with torch.inference_mode():
         [(_, one)] = encode(backbone, images, [variant])
     return one
+
+
+@torch.inference_mode()
+def logits(readout: Readout, encoded: Encoded) -> Tensor:
+    """(windows, grid_h, grid_w, queries); a readout that reads other photos is shown these windows
+    as another photo, with masks of all classes in turn."""
+    if readout.summary is None:
+        return readout.patch_logits(encoded)
+    labels = torch.arange(encoded.patches[..., 0].numel()) % readout.num_classes
+    labels = labels.view(encoded.patches.shape[:3])
+    others = [readout.summary(encoded, labels, readout.num_classes)]
+    return readout.patch_logits(encoded, [(slice(0, len(encoded.images)), others)])
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from sclip_lab import atomic, results
 from sclip_lab.app import guard, plugins, tracking
 from sclip_lab.app.composition import PLACES
 from sclip_lab.app.plain_config import plain_config
-from sclip_lab.app.registry import load_protocol, names, variant_label
+from sclip_lab.app.registry import backbone_loader, load_protocol, names, variant_label
 from sclip_lab.app.settings import check_settings
 from sclip_lab.attention.variant import Variant, build
 from sclip_lab.call import bind
@@ -31,7 +31,6 @@ from sclip_lab.evaluation.recorder import Observer
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.guidance import Guide, load_guidance
-from sclip_lab.network.loading import load_backbone
 from sclip_lab.results import expected
 from sclip_lab.results.store import Store
 from sclip_lab.segmentation.protocol import Protocol
@@ -222,7 +221,7 @@ def make_backbone(config: str) -> Backbone:
     try:
         given = json.loads(config)
         given.pop("usual", None)  # what its tag was unless one was typed
-        return bind(load_backbone, given, ("state_dict",))()
+        return bind(backbone_loader(given.pop("_target_", None)), given, ("state_dict",))()
     except LabError as error:
         raise LabError(f"backbone: {error}") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf, open_dict
@@ -12,7 +12,7 @@ from sclip_lab.app.composition import PLACES, composed
 from sclip_lab.app.conf import conf_dir as conf_dir
 from sclip_lab.app.conf import names
 from sclip_lab.attention.variant import Variant, build
-from sclip_lab.call import overridden
+from sclip_lab.call import bind, locate, overridden
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.base import build as build_dataset
 from sclip_lab.errors import LabError, unknown
@@ -121,6 +121,10 @@ def load_backbone(
 
     if name in names("backbone"):
         own = load_group("backbone", name)
+        if "_target_" in own:
+            load = backbone_loader(own.pop("_target_"))
+            del own["usual"]
+            return bind(load, own | options | {"pretrained": pretrained})()
         if not options.get("checkpoint") and options.get("state_dict") is None:
             options["checkpoint"] = own["checkpoint"]
         options.setdefault("architecture", own.get("architecture"))
@@ -129,6 +133,17 @@ def load_backbone(
         if name not in known:
             raise unknown("backbone", name, known)
     return loading.load_backbone(name, pretrained, **options)
+
+
+def backbone_loader(target: str | None) -> Callable[..., Backbone]:
+    """The function that a file of conf/backbone names under ``_target_``; open_clip's otherwise.
+
+    Raises:
+        LabError: not a function that a yaml may name.
+    """
+    from sclip_lab.network import loading
+
+    return loading.load_backbone if target is None else locate(target, ("sclip_lab.network",))
 
 
 def load_guidance(name: str, **options: Any) -> Guide:

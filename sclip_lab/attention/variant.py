@@ -106,12 +106,13 @@ class Variant:
         except LabError as error:
             raise LabError(f"attention '{self.name}': {error}") from None
 
-    def given(self, text: Text) -> Variant:
-        """The variant with a protocol's texts; the same object if it does not read them.
+    def given(self, text: Text | None) -> Variant:
+        """The variant with a protocol's texts; the same object if it does not read them, or there
+        are none.
 
         Its keys know the texts: variants with equal keys still compute the same thing.
         """
-        if "text" not in self.uses:
+        if text is None or "text" not in self.uses:
             return self
         key, edit_key = (digest([k, text.digest]) for k in (self.key, self.edit_key))
         return replace(self, key=key, edit_key=edit_key, _text=text)

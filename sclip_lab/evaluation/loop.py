@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sclip_lab.attention.variant import Variant
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.evaluation.loader import Batch, Loader, Photo, PhotoError
 from sclip_lab.evaluation.recorder import Observer, Recorder, View
+from sclip_lab.evaluation.references import References
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.evaluation.trunk_cache import Encoder, TrunkCache
 from sclip_lab.results.store import Store
@@ -170,30 +172,32 @@ def _run(
     failed = recorder.fail_photo
     loader = Loader(dataset, protocol, backbone, batch_images, timings, failed)
     title = f"{len(specs)} x {dataset.name}"
+    missing = [spec for spec in specs if any(map(partial(recorder.needs, spec), dataset.names))]
+    references = References(missing, readouts)
+    if references.specs:
+        with tqdm(total=len(dataset), desc="other photos", unit="img", disable=not progress) as bar:
+            for photos in loader.batches(range(len(dataset))):
+                with torch.inference_mode():
+                    batch = Batch.cut(photos, protocol.views, backbone, guide)
+                    _refer(batch, encoder, references, recorder)
+                interrupts.check()
+                bar.update(len(photos))
     with recorder, tqdm(total=len(indices), desc=title, unit="img", disable=not progress) as bar:
         for photos in loader.batches(indices):
             with torch.inference_mode():
                 batch = Batch.cut(photos, protocol.views, backbone, guide)
-                _run_batch(batch, encoder, readouts, recorder)
+                _run_batch(batch, encoder, references, recorder)
             recorder.finish(len(photos))
             bar.update(len(photos))
             if len(recorder.failures) == len(specs):
                 return
 
 
-def _run_batch(
-    batch: Batch, encoder: Encoder, readouts: dict[str, Readout], recorder: Recorder
-) -> None:
+def _run_batch(batch: Batch, encoder: Encoder, references: References, recorder: Recorder) -> None:
     """All that is missing of one batch of photos into the recorder."""
-    by_variant: dict[str, list[Spec]] = {}
-    variants: dict[str, Variant] = {}
-    for spec in recorder.specs:
-        if any(recorder.needs(spec, photo.sample.name) for photo in batch.photos):
-            variant = spec.attention.given(readouts[spec.key].texts)
-            variants.setdefault(variant.key, variant)
-            by_variant.setdefault(variant.key, []).append(spec)
-    groups = [(variants[key], group) for key, group in by_variant.items()]
-    for specs, encoded in _encoded(batch, encoder, groups, recorder):
+    readouts, names = references.readouts, [photo.sample.name for photo in batch.photos]
+    wanted = [s for s in recorder.specs if any(map(partial(recorder.needs, s), names))]
+    for specs, encoded in _encoded(batch, encoder, _by_variant(wanted, readouts), recorder):
         logits: dict[Any, Tensor] = {}
         for spec in specs:
             readout = readouts[spec.key]
@@ -205,7 +209,7 @@ def _run_batch(
                 try:
                     with recorder.timings.measure("readout"):
                         if readout.logits_key not in logits:
-                            logits[readout.logits_key] = readout.patch_logits(encoded)
+                            logits[readout.logits_key] = references.logits(spec, encoded, batch)
                         of_photo = logits[readout.logits_key][part]
                         on_grid = replace(photo, plan=photo.plan.on_grid(_grid(of_photo)))
                         prediction = _label(spec, on_grid, readout, of_photo, own)
@@ -215,6 +219,31 @@ def _run_batch(
                     recorder.fail_photo(photo.sample.name, error)
                 except Exception as error:
                     recorder.fail(spec, photo.sample.name, error)
+
+
+def _refer(batch: Batch, encoder: Encoder, references: References, recorder: Recorder) -> None:
+    """One batch of photos into the summaries of readouts that read other photos."""
+    wanted = [spec for spec in references.specs if spec.key not in recorder.failures]
+    groups = _by_variant(wanted, references.readouts)
+    for specs, encoded in _encoded(batch, encoder, groups, recorder):
+        for photo, part in zip(batch.photos, batch.parts, strict=True):
+            own = encoded.part(slice(part.start, part.start + photo.plan.num_windows))
+            for spec in specs:
+                try:
+                    references.add(spec, photo, own)
+                except Exception as error:
+                    recorder.fail(spec, photo.sample.name, error)
+
+
+def _by_variant(
+    specs: Sequence[Spec], readouts: Mapping[str, Readout]
+) -> list[tuple[Variant, list[Spec]]]:
+    """Each variant once, with its specs."""
+    groups: dict[str, tuple[Variant, list[Spec]]] = {}
+    for spec in specs:
+        variant = spec.attention.given(readouts[spec.key].texts)
+        groups.setdefault(variant.key, (variant, []))[1].append(spec)
+    return list(groups.values())
 
 
 def _encoded(
@@ -266,9 +295,9 @@ def _make_readouts(specs: Sequence[Spec], recorder: Recorder, progress: bool) ->
                 "auxiliary": (spec.auxiliary, protocol.templates),
                 "second": (spec.vocabulary, protocol.second_templates),
             }
-            found: dict[str, Any] = {}
+            found: dict[str, Any] = {"text": None}
             for name, (vocabulary, prompts) in wanted.items():
-                if vocabulary is None or prompts is None:
+                if vocabulary is None or prompts is None or not backbone.has_text:
                     continue
                 key = (vocabulary.key, prompts)
                 if key not in texts:

@@ -60,6 +60,8 @@ class Spec:
             raise LabError(f"{self.attention.name} with protocol {self.protocol.name} {MISSING}")
         if not needs:
             object.__setattr__(self, "guidance", None)
+        if not self.backbone.has_text:
+            self._need_no_text()
         if not self.label:
             object.__setattr__(self, "label", self.attention.name)
         expected = self.dataset.vocabulary.num_classes
@@ -72,6 +74,19 @@ class Spec:
             raise LabError(
                 f"protocol.background {self.protocol.background} is none of the {expected} classes "
                 f"of data set '{self.dataset.name}'"
+            )
+
+    def _need_no_text(self) -> None:
+        reader = None
+        if "text" in self.attention.uses:
+            reader = f"attention {self.attention.name}"
+        elif steps(self.protocol).reads_text or self.protocol.auxiliary is not None:
+            reader = f"protocol {self.protocol.name}"
+        if reader:
+            raise LabError(
+                f"backbone {self.backbone.name} has no text tower, and {reader} reads texts; a "
+                "readout that learns classes from the masks of other photos does not, such as "
+                "readout=prototypes"
             )
 
     def __hash__(self) -> int:

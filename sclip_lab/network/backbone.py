@@ -30,11 +30,12 @@ def cells(side: int, patch: int, padding: str) -> int:
 
 @dataclass(eq=False)
 class Backbone:
-    """A frozen CLIP with a ViT: open_clip's with a class token, or SigLIP's without.
+    """A frozen CLIP with a ViT, open_clip's with a class token or SigLIP's without; or a ViT alone.
 
     Attributes:
         name: for tables.
-        model: the open_clip model, in evaluation mode.
+        model: the open_clip model, or timm's ViT, in evaluation mode.
+        tokenize: texts to tokens; None where there is no text tower.
         position_embedding: default rule of `sclip_lab.network.position_embedding`.
         padding: ``floor`` drops pixels beyond the last whole patch, ``corner`` pads with zeros
             at the bottom and right (original MaskCLIP).
@@ -43,7 +44,7 @@ class Backbone:
 
     name: str
     model: Any
-    tokenize: Callable[[Sequence[str]], Tensor]
+    tokenize: Callable[[Sequence[str]], Tensor] | None
     position_embedding: str = DEFAULT_RULE
     padding: str = "floor"
     mean: tuple[float, ...] = MEAN
@@ -177,7 +178,12 @@ class Backbone:
 
         With a causal text tower, positions behind the end of text change nothing, so batches are
         sorted by length and cut there.
+
+        Raises:
+            LabError: a network without text tower.
         """
+        if self.tokenize is None:
+            raise LabError(f"backbone {self.name} has no text tower: it cannot read class names")
         tokens = self.tokenize(list(texts))
         ends = tokens.argmax(dim=-1)
         order = torch.argsort(ends, stable=True)
@@ -201,6 +207,11 @@ class Backbone:
         elif projection is not None:
             x = x @ projection
         return x.float().cpu()
+
+    @property
+    def has_text(self) -> bool:
+        """Whether it can embed class names."""
+        return self.tokenize is not None
 
     @cached_property
     def text_key(self) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.network.backbone import Backbone, _add_weights
 from sclip_lab.network.checkpoint import read_checkpoint
-from sclip_lab.network.loading import _check_finite
+from sclip_lab.network.loading import check_finite
 from sclip_lab.network.scene import Placement
 
 # The names of torch.hub entries and of SAM's own registry -> timm's names, with their tags.
@@ -206,10 +206,11 @@ def load_guidance(
     if not scale > 0:
         raise LabError(f"guidance.scale {scale} must be above 0")
     pretrained = pretrained and checkpoint is None
-    model, source = _built(HUB_NAMES.get(name, name), name, pretrained, seed, dict(options or {}))
+    timm_name, more = HUB_NAMES.get(name, name), dict(options or {})
+    model, source = build_timm(timm_name, name, pretrained, seed, more, "guidance")
     if checkpoint is not None:
         source = str(checkpoint)
-        _load(model, read_checkpoint(Path(checkpoint)), source, name)
+        load_timm_weights(model, read_checkpoint(Path(checkpoint)), source, name, "guidance")
     depth = len(model.blocks)
     if not -depth <= layer < depth:
         raise LabError(f"guidance.layer {layer}: {name} has {depth} blocks")
@@ -217,7 +218,7 @@ def load_guidance(
     in_a_row = hasattr(model, "num_prefix_tokens") and hasattr(model.blocks[layer].attn, "qkv")
     if facet != "token" and not in_a_row:
         raise LabError(f"guidance.facet {facet}: {name} has its tokens only; set facet=token")
-    _check_finite(model, source)
+    check_finite(model, source)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     statistics = model.pretrained_cfg
@@ -242,13 +243,22 @@ def load_guidance(
     )
 
 
-def _built(
-    timm_name: str, name: str, pretrained: bool, seed: int, options: dict[str, Any]
+def build_timm(
+    timm_name: str, name: str, pretrained: bool, seed: int, options: dict[str, Any], role: str
 ) -> tuple[Any, str]:
-    """timm's model without head, for images of any size, and where its weights are from."""
+    """timm's ViT without head, for images of any size, and where its weights are from.
+
+    Args:
+        timm_name: with the tag of its weights. name: what the user called it.
+        pretrained: let timm fetch its weights. seed: of random ones.
+        options: more arguments. role: what it is for, in messages: a key of the configuration.
+
+    Raises:
+        LabError: unknown name (did you mean), no ViT, or weights that cannot be fetched.
+    """
     architecture = timm_name.partition(".")[0]
     if architecture not in timm.list_models():
-        raise unknown("guidance", name, [*HUB_NAMES, *timm.list_models("*vit*")])
+        raise unknown(role, name, [*HUB_NAMES, *timm.list_models("*vit*")])
     generator = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
@@ -262,28 +272,34 @@ def _built(
             )
     except (OSError, ImportError) as error:
         raise LabError(
-            f"guidance {name}: timm could not fetch its weights ({error}); on a machine without "
-            "that network give guidance.checkpoint=<local file>"
+            f"{role} {name}: timm could not fetch its weights ({error}); on a machine without "
+            f"that network give {role}.checkpoint=<local file>"
         ) from error
     except (TypeError, RuntimeError, ValueError) as error:
-        raise LabError(f"guidance {name}: timm cannot build it: {error}") from error
+        raise LabError(f"{role} {name}: timm cannot build it: {error}") from error
     finally:
         torch.random.set_rng_state(generator)
     patches = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if not hasattr(model, "blocks") or not patches or not hasattr(model, "forward_intermediates"):
-        raise LabError(f"guidance {name} is a {type(model).__name__}; a ViT is needed")
+        raise LabError(f"{role} {name} is a {type(model).__name__}; a ViT is needed")
     return model, f"timm {timm_name}" if pretrained else f"random, seed {seed}"
 
 
-def _load(model: Any, weights: Mapping[str, Tensor], source: str, name: str) -> None:
+def load_timm_weights(
+    model: Any, weights: Mapping[str, Tensor], source: str, name: str, role: str
+) -> None:
     """Weights by name, of the network alone; a grid of another size gets its position embedding
-    resampled by timm."""
+    resampled by timm.
+
+    Raises:
+        LabError: they do not fit.
+    """
     weights = {
         key.removeprefix("module.").removeprefix("backbone."): value.float()
         for key, value in weights.items()
     }
-    weights = {key: value for key, value in weights.items() if not key.startswith(UNUSED)}
     wanted = model.state_dict()
+    weights = {k: v for k, v in weights.items() if k in wanted or not k.startswith(UNUSED)}
     position = weights.get("pos_embed")
     if position is not None and position.ndim == 3 and position.shape != wanted["pos_embed"].shape:
         prefix = 0 if model.no_embed_class else model.num_prefix_tokens
@@ -298,7 +314,7 @@ def _load(model: Any, weights: Mapping[str, Tensor], source: str, name: str) -> 
         + ([f"{len(shapes)} of another shape, first {shapes[0]}"] if shapes else [])
     )
     if problems:
-        raise LabError(f"{source} does not fit guidance {name}: {'; '.join(problems)}")
+        raise LabError(f"{source} does not fit {role} {name}: {'; '.join(problems)}")
     model.load_state_dict(weights)
 
 

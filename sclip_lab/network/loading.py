@@ -108,7 +108,7 @@ def load_backbone(
             raise LabError("name an architecture, for example ViT-B-16-quickgelu")
         architecture = infer_architecture(state_dict)
         quick_gelu = True if quick_gelu is None else quick_gelu
-    device = _available(device)
+    device = check_device(device)
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
@@ -134,7 +134,7 @@ def load_backbone(
         for module in model.visual.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = layer_norm_eps
-    _check_finite(model, source if state_dict is not None else f"{name} {pretrained}")
+    check_finite(model, source if state_dict is not None else f"{name} {pretrained}")
     model = model.to(device).eval().requires_grad_(False)
     lower_precision(model, precision)
     return Backbone(
@@ -301,7 +301,7 @@ def _statistics(visual: Any, fetched: bool) -> tuple[tuple[float, ...], tuple[fl
     return mean, std
 
 
-def _available(device: str) -> str:
+def check_device(device: str) -> str:
     """The device that is meant, before anything is put there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -313,7 +313,7 @@ def _available(device: str) -> str:
     return device
 
 
-def _check_finite(model: Any, source: str) -> None:
+def check_finite(model: Any, source: str) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise LabError(f"{source}: weight {name} contains NaN or infinity")

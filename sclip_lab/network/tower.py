@@ -1,8 +1,8 @@
 """An image tower as the backbone uses it, whichever library's class it is.
 
-Two kinds: open_clip's own ViT, and timm's ViT without class token that open_clip wraps, which is
-what SigLIP has (Zhai et al., ICCV 2023, arXiv 2303.15343). Both are read by the names of their
-weights; neither library is imported.
+Three kinds: open_clip's own ViT; timm's ViT without class token that open_clip wraps, which is what
+SigLIP has (Zhai et al., ICCV 2023, arXiv 2303.15343); and timm's ViT alone, with a class token or
+without. All are read by the names of their weights; neither library is imported.
 
 Shapes: ``tokens`` = prefix + grid_h * grid_w, where ``prefix`` is 1 with a class token, 0 without.
 """
@@ -196,12 +196,66 @@ class TimmTower(Tower):
         return self.head(state.readout), self._visual.head(pooled)
 
 
+class VitTower(Tower):
+    """timm's ``VisionTransformer`` alone: its embeddings are the tokens behind the last norm."""
+
+    def __init__(self, name: str, model: Any) -> None:
+        _check_vit(name, model)
+        self._model = model
+        self.prefix = model.num_prefix_tokens
+        self.modules = model.blocks
+        self.convolution = model.patch_embed.proj
+        count, prefix = len(self.modules), self.prefix
+        self.blocks = [TimmBlock(m, i, count, prefix, name) for i, m in enumerate(self.modules)]
+        self.patch_size = model.patch_embed.patch_size[0]
+        self.image_size = model.patch_embed.img_size[0]
+        self.settings = {
+            "activation": str(self.modules[0].mlp.act),
+            "eps": self.modules[0].norm1.eps,
+            "heads": self.blocks[0].num_heads,
+            "class token has a place": prefix > 0 and not model.no_embed_class,
+        }
+        for block in self.blocks:
+            block.tower = self
+
+    @property
+    def embed_dim(self) -> int:
+        return self._model.embed_dim
+
+    def first_norm(self, tokens: Tensor) -> Tensor:
+        return self._model.norm_pre(tokens)
+
+    def embed(self, patches: Tensor, grid: Grid, rule: str) -> Tensor:
+        model, placed = self._model, self._model.pos_embed[0]
+        patches = model.patch_embed.norm(patches.to(placed.dtype))
+        trained = model.patch_embed.grid_size
+        if len(placed) == trained[0] * trained[1]:  # the rules keep a class token's row first
+            placed = F.pad(placed, (0, 0, 1, 0))
+        position = interpolate(placed, trained, grid, rule)
+        tokens = patches + position[1:]
+        if self.prefix:
+            first = (model.cls_token[0] + position[:1]).expand(len(patches), 1, -1)
+            tokens = torch.cat([first, tokens], dim=1)
+        return model.norm_pre(tokens)
+
+    def head(self, tokens: Tensor) -> Tensor:
+        """The last norm, which timm calls fc_norm where it pools by the mean."""
+        model = self._model
+        return model.fc_norm(model.norm(tokens.to(model.pos_embed.dtype)))
+
+    def embeddings(self, state: State) -> tuple[Tensor, Tensor]:
+        patches, whole = self.head(state.readout)[:, self.prefix :], self.head(state.tokens)
+        return patches, whole[:, 0] if self.prefix else whole.mean(1)
+
+
 def find(name: str, model: Any) -> Tower:
-    """The image tower of an open_clip model.
+    """The image tower of an open_clip model, or a ViT of timm.
 
     Raises:
         LabError: a tower that is neither, naming the assumption that fails.
     """
+    if type(model).__name__ == "VisionTransformer" and hasattr(model, "patch_embed"):
+        return VitTower(name, model)
     visual = getattr(model, "visual", None)
     if hasattr(getattr(visual, "transformer", None), "resblocks"):
         return ClipTower(name, visual)
@@ -249,3 +303,16 @@ def _check_timm(name: str, trunk: Any) -> None:
         )
     if trunk.attn_pool is not None and trunk.attn_pool.pos_embed is not None:
         raise refuse("pools with position embeddings; a patch alone has no place there")
+
+
+def _check_vit(name: str, model: Any) -> None:
+    if model.num_reg_tokens or model.num_prefix_tokens > 1:
+        what = "has register tokens; a class token and patches are supported"
+    elif type(model.patch_embed).__name__ != "PatchEmbed":
+        kind = type(model.patch_embed).__name__
+        what = f"embeds patches by a {kind}; one convolution is needed"
+    elif model.pos_embed is None:
+        what = "has no learned position embedding"
+    else:
+        return
+    raise LabError(f"backbone {name}: this ViT of timm {what}")

@@ -8,7 +8,7 @@ and the sum of exponentials. Neither needs a [classes, queries, H, W] tensor, no
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 from sclip_lab.call import bind_config, bind_steps, used
 from sclip_lab.canonical import digest
 from sclip_lab.errors import LabError
-from sclip_lab.kinds import kind_of
+from sclip_lab.kinds import kind_of, summary_of
 from sclip_lab.network.text import Text
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.protocol import SECOND, SUPPLIED, Protocol
@@ -36,17 +36,27 @@ class Steps:
     """The functions that a protocol names.
 
     Attributes:
-        score: (encoded, text) -> patch logits.
+        score: (encoded, text) -> patch logits; or (encoded, others) with a ``summary``.
         of_logits: `sclip_lab.kinds.refines_logits`, in order.
         of_labels: `sclip_lab.kinds.refines_labels`, in order.
         uses: what they are marked to read, see `sclip_lab.call.uses`.
         threshold: (encoded, text) -> the photo's own probability threshold; None: the protocol's.
+        summary: what ``score`` wants to know of other photos, see `sclip_lab.kinds.reads_others`;
+            None where it reads texts.
     """
 
     score: Callable[..., Tensor]
     of_logits: list[partial[Tensor]]
     of_labels: list[partial[Tensor]]
     threshold: Callable[..., float] | None = None
+    summary: Callable[..., Any] | None = None
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether any of them is given the text embeddings."""
+        refining = [step.func for step in [*self.of_logits, *self.of_labels]]
+        by_name = any("text" in inspect.signature(function).parameters for function in refining)
+        return self.summary is None or self.threshold is not None or by_name
 
     @property
     def uses(self) -> frozenset[str]:
@@ -60,11 +70,13 @@ def steps(protocol: Protocol) -> Steps:
         LabError: a refinement that does not say what it refines.
     """
     threshold = protocol.prob_threshold
+    score = bind_config(protocol.readout, (SECOND,), leading=2) or cosine
     found = Steps(
-        bind_config(protocol.readout, (SECOND,), leading=2) or cosine,
+        score,
         [],
         [],
         bind_config(threshold, leading=2) if isinstance(threshold, Mapping) else None,
+        summary_of(score),
     )
     places = {"refines_logits": found.of_logits, "refines_labels": found.of_labels}
     for step in bind_steps(protocol.refinement, SUPPLIED, leading=1):
@@ -83,19 +95,21 @@ class Readout:
 
     Attributes:
         protocol: readout, scale, thresholds, refinement.
-        text: (queries, embed_dim) float32, unit norm.
+        text: (queries, embed_dim) float32, unit norm; None of a network without text tower.
         query_classes: (queries,) class of each query.
         auxiliary: (words, embed_dim) of the protocol's auxiliary names, unit norm; None for none.
         second: (queries, embed_dim) of the second templates, unit norm; None for none.
     """
 
     protocol: Protocol
-    text: Tensor
+    text: Tensor | None
     query_classes: Tensor
     auxiliary: Tensor | None = None
     second: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if self.text is None:
+            return
         if self.text.ndim != 2 or len(self.text) != len(self.query_classes):
             raise LabError(
                 f"text of shape {tuple(self.text.shape)} for {len(self.query_classes)} queries"
@@ -108,9 +122,9 @@ class Readout:
         _require_finite(self.text, "text embeddings")
 
     @cached_property
-    def texts(self) -> Text:
+    def texts(self) -> Text | None:
         """What a variant that reads texts is given."""
-        return Text.of(self.text, self.auxiliary)
+        return None if self.text is None else Text.of(self.text, self.auxiliary)
 
     @cached_property
     def num_classes(self) -> int:
@@ -125,12 +139,41 @@ class Readout:
         """Readouts with equal keys have the same patch logits on the same windows."""
         return id(self.text), id(self.second), digest(self.protocol.readout)
 
-    def patch_logits(self, encoded: Encoded) -> Tensor:
-        """(windows, grid_h, grid_w, queries) float32: cosines, or the protocol's own readout."""
+    @property
+    def summary(self) -> Callable[..., Any] | None:
+        """What the readout wants to know of other photos; None: it reads texts."""
+        return self._steps.summary
+
+    def patch_logits(
+        self, encoded: Encoded, others: Sequence[tuple[slice, Sequence[Any]]] | None = None
+    ) -> Tensor:
+        """(windows, grid_h, grid_w, queries) float32: cosines, or the protocol's own readout.
+
+        Args:
+            encoded: windows of any photos.
+            others: for a readout with a ``summary``: the windows of each photo, and the summaries
+                of all other photos. Synonyms all have the logit of their class.
+
+        Raises:
+            LabError: no others, or no text, where the readout reads them.
+        """
         device, score = encoded.state.tokens.device, self._steps.score
-        asked = SECOND in inspect.signature(getattr(score, "func", score)).parameters
-        second = {SECOND: None if self.second is None else self.second.to(device)} if asked else {}
-        return score(encoded, self.text.to(device), **second)
+        if self.summary is None:
+            asked = SECOND in inspect.signature(getattr(score, "func", score)).parameters
+            second = None if self.second is None else self.second.to(device)
+            return score(encoded, self._text_on(device), **({SECOND: second} if asked else {}))
+        if others is None:
+            raise LabError(
+                "protocol.readout learns classes from the masks of other photos: it needs a data "
+                "set, see sclip_lab.evaluate"
+            )
+        parts = [score(encoded.part(part), of_others) for part, of_others in others]
+        return torch.cat(parts)[..., self.query_classes.to(device)]
+
+    def _text_on(self, device: torch.device) -> Tensor:
+        if self.text is None:
+            raise LabError("this network has no text tower, and protocol.readout reads texts")
+        return self.text.to(device)
 
     def predict(
         self,
@@ -155,7 +198,8 @@ class Readout:
             LabError: logits that are not finite.
         """
         _require_finite(laid_out, "patch logits")
-        seen: dict[str, Any] = {"encoded": encoded, "text": self.text.to(laid_out.device)}
+        text = None if self.text is None else self.text.to(laid_out.device)
+        seen: dict[str, Any] = {"encoded": encoded, "text": text}
         if image is not None and (self._steps.of_logits or self._steps.of_labels):
             resized = F.interpolate(image[None].to(laid_out), size=plan.target, mode="bilinear")
             seen["image"] = resized[0]
@@ -184,7 +228,7 @@ class Readout:
             return given
         if encoded is None or self._steps.threshold is None:
             raise LabError("protocol.prob_threshold needs the photo's windows")
-        return self._steps.threshold(encoded, self.text.to(encoded.state.tokens.device))
+        return self._steps.threshold(encoded, self._text_on(encoded.state.tokens.device))
 
     def _decide(
         self,

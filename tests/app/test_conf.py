@@ -79,19 +79,18 @@ def test_parts_of_attention(part: str) -> None:
 def test_backbone(name: str) -> None:
     import inspect
 
-    from sclip_lab.network.loading import load_backbone
-
     overrides = [f"backbone={name}", "pretrained=null", "precision=bf16", "seed=3"]
     if name == "open_clip":
         overrides.append("backbone.name=ViT-B-16-plus-240")
     given = plain(composed(*overrides).backbone)
-    assert set(given) - {"usual"} <= set(inspect.signature(load_backbone).parameters)
+    load = registry.backbone_loader(given.pop("_target_", None))
+    assert set(given) - {"usual"} <= set(inspect.signature(load).parameters)
     assert given["precision"] == "bf16"
     if name == "patchwork_vit":
         assert Path(given["architecture"]).is_file()
         assert Path(given["checkpoint"]).is_file()
     else:
-        assert given["name"].startswith("ViT-")
+        assert given["name"].startswith("ViT-" if name != "timm" else "vit_")
         assert given["pretrained"] is None
         assert given["seed"] == 3
 
@@ -99,7 +98,7 @@ def test_backbone(name: str) -> None:
 def test_names_of_backbones_are_open_clips() -> None:
     import open_clip
 
-    for name in set(files("backbone")) - {"patchwork_vit", "open_clip"}:
+    for name in set(files("backbone")) - {"patchwork_vit", "open_clip", "timm"}:
         assert name in open_clip.list_models()
 
 
@@ -180,8 +179,7 @@ def test_readout(name: str) -> None:
         seen = guide().of_windows(encoded.images, encoded.backbone)
         scene = replace(encoded.scene, guidance=Guidance(lambda seen=seen: seen))
         encoded = replace(encoded, scene=scene)
-        with torch.inference_mode():
-            logits = chosen.patch_logits(encoded)
+        logits = toy.logits(chosen, encoded)
         assert logits.shape == (1, 7, 28, 8)
         assert logits.dtype == torch.float32
         assert torch.isfinite(logits).all()

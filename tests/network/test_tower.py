@@ -289,8 +289,7 @@ def test_every_readout_runs_without_a_class_token(name: str, headless: Backbone)
     texts = F.normalize(torch.randn(5, headless.embed_dim), dim=-1)
     chosen = Readout(Protocol(readout=given), texts, torch.arange(5))
     encoded = toy.encoded(headless, torch.randn(2, 3, 48, 80), load_attention("csa"))
-    with torch.inference_mode():
-        logits = chosen.patch_logits(encoded)
+    logits = toy.logits(chosen, encoded)
     assert logits.shape == (2, 3, 5, 5)
     assert torch.isfinite(logits).all()
 

@@ -1,0 +1,74 @@
+"""What readouts learn from the other photos of a data set and their masks.
+
+A readout that is declared with `sclip_lab.kinds.reads_others` names a function that summarises one
+photo. All photos of the data set are summarised in one pass for all variants, before the pass over
+the photos that are asked for; a photo's logits then come from the summaries of all photos but
+itself. Which photos those are, the cell's key knows from the data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from sclip_lab.errors import LabError
+from sclip_lab.evaluation.loader import Batch, Photo
+from sclip_lab.evaluation.spec import Spec
+from sclip_lab.segmentation import windows
+from sclip_lab.segmentation.decoder import Readout
+from sclip_lab.segmentation.encoded import Encoded
+
+
+class References:
+    """Summaries of photos, for each spec whose readout reads other photos.
+
+    Args:
+        specs: of one data set.
+        readouts: of all specs, by their keys.
+
+    Attributes:
+        specs: those whose readouts read other photos.
+    """
+
+    def __init__(self, specs: Iterable[Spec], readouts: Mapping[str, Readout]) -> None:
+        self.readouts = readouts
+        self.specs = [spec for spec in specs if readouts[spec.key].summary is not None]
+        self._kept: dict[str, dict[str, Any]] = {spec.key: {} for spec in self.specs}
+
+    def add(self, spec: Spec, photo: Photo, encoded: Encoded) -> None:
+        """Summarise one photo as one spec's variant sees it.
+
+        Args:
+            encoded: the photo's own windows, without further views.
+        """
+        summary, patches = self.readouts[spec.key].summary, encoded.patches
+        assert summary is not None
+        plan = photo.plan.on_grid((patches.shape[1], patches.shape[2]))
+        labels = windows.patch_labels(plan, photo.sample.mask, spec.dataset.ignore_index)
+        found = summary(encoded, labels.to(patches.device), spec.vocabulary.num_classes)
+        self._kept[spec.key][photo.sample.name] = found
+
+    def logits(self, spec: Spec, encoded: Encoded, batch: Batch) -> Tensor:
+        """(windows, grid_h, grid_w, queries): what the spec's readout makes of a batch.
+
+        Raises:
+            LabError: a readout that reads other photos, and there is none.
+        """
+        readout = self.readouts[spec.key]
+        if readout.summary is None:
+            return readout.patch_logits(encoded)
+        others = [self._others(spec, photo.sample.name) for photo in batch.photos]
+        return readout.patch_logits(encoded, list(zip(batch.parts, others, strict=True)))
+
+    def _others(self, spec: Spec, photo: str) -> list[Any]:
+        """In the order of the data set, so that sums are the same bits every time."""
+        kept = self._kept[spec.key]
+        others = [kept[name] for name in spec.dataset.names if name in kept and name != photo]
+        if not others:
+            raise LabError(
+                f"data set {spec.dataset.name} has no photo beside {photo}; protocol.readout "
+                "learns its classes from the masks of other photos"
+            )
+        return others
