@@ -140,7 +140,8 @@ def log_sweep(
     group: str | None,
     output: Path,
 ) -> Path | None:
-    """Log a sweep as a whole: its table, and every diagnostic against the score.
+    """Log a sweep as a whole: its table, every diagnostic against the score, and the report that
+    ``sclip-lab report`` draws of it, which stays below ``output`` too.
 
     Args:
         config: the ``tracking`` group.
@@ -152,7 +153,9 @@ def log_sweep(
     keys = list(df["spec"].astype(str).unique())
 
     def content(wandb: Any) -> dict[str, Any]:
-        from sclip_lab.report import figures
+        from sclip_lab.report import figures, page
+        from sclip_lab.report.found import Found
+        from sclip_lab.report.store import sections
 
         summary = results.summary(df)
         flat = summary.astype({c: str for c in summary if summary[c].dtype == "category"})
@@ -170,6 +173,10 @@ def log_sweep(
                 title = f"{measure} against mIoU"
                 plot = wandb.plot.scatter(scatter, measure, "miou", title=title)
                 logged[f"scatter/{_key(str(measure))}"] = plot
+        found = Found(df, measured, panels.load(store, keys))
+        title = group or f"sweep of {len(keys)} cells"
+        report, *_ = page.write(sections(found), output / "report", title)
+        logged["report"] = wandb.Html(str(report), inject=False)
         return logged
 
     return _log(

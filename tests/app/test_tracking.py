@@ -17,7 +17,7 @@ from sclip_lab.app.tracking import _id, log_run, log_sweep, per_image
 from sclip_lab.data.folder import Folder
 from sclip_lab.errors import LabError
 from sclip_lab.evaluation.loop import evaluate
-from sclip_lab.evaluation.observers import Pictures
+from sclip_lab.evaluation.observers import Diagnostics, Pictures
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.results.store import Store
@@ -154,7 +154,10 @@ def test_unknown_mode(spec: Spec, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sweep_run_holds_the_table(spec: Spec, store: Store, tmp_path: Path) -> None:
+def test_sweep_run_holds_table_scatter_and_report(spec: Spec, store: Store, tmp_path: Path) -> None:
+    """Slow for W&B's own process, and for a report."""
+    measures = ["spatial_invariance"]
+    evaluate([spec], store, observers=[Diagnostics(measures)], progress=False)
     df = lab.results.load(store.root)
     directory = log_sweep(settings("offline"), store.root, df, "demo 1", tmp_path / "sweep")
     assert directory is not None
@@ -163,6 +166,14 @@ def test_sweep_run_holds_the_table(spec: Spec, store: Store, tmp_path: Path) -> 
     content = json.loads((directory / "files" / found["history"]["scores/path"]).read_text())
     [row] = [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
     assert row["miou"] == pytest.approx(float(lab.results.miou(df).iloc[0]))
+    history = found["history"]
+    joined = directory / "files" / history["diagnostics_against_miou/path"]
+    assert measures[0] in json.loads(joined.read_text())["columns"]
+    assert any(key.startswith(f"scatter/{measures[0]}") for key in history)
+    report = (directory / "files" / history["report/path"]).read_text()
+    assert "</html>" in report
+    assert "csa(2)" in report
+    assert not [key for key in history if " " in key]
 
 
 def test_scores_of_each_image_equal_the_stores(store: Store) -> None:
