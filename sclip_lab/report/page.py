@@ -93,10 +93,11 @@ def write(
 def drawn(figure: Figure) -> tuple[bytes, bytes]:
     """PNG and PDF of one figure, which is laid out once."""
     FigureCanvasAgg(figure)
+    dpi = min(PNG_DPI, WIDE / figure.get_size_inches()[0])
+    figure.set_dpi(dpi)  # a layout for other pixels cuts long labels: letters are whole pixels wide
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-    dpi = min(PNG_DPI, WIDE / figure.get_size_inches()[0])
     pictures = []
     for kind, resolution in (("png", dpi), ("pdf", PDF_DPI)):
         buffer = io.BytesIO()

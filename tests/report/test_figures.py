@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,11 +15,12 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from PIL import Image
 
 from analysis import make
 from sclip_lab import results
 from sclip_lab.errors import LabError
-from sclip_lab.report import figures, pictures
+from sclip_lab.report import figures, page, pictures
 from sclip_lab.results import panels
 from tests.synthetic_store import (
     CLASSES,
@@ -284,3 +286,14 @@ def test_make_runs_as_a_script_and_as_a_module(command: list[str]) -> None:
         [sys.executable, *command, "--help"], cwd=root, capture_output=True, text=True, check=True
     )
     assert "--results" in run.stdout
+
+
+def test_long_labels_are_not_cut_in_a_report() -> None:
+    with figures.style():
+        figure = Figure(figsize=(5.6, 1.86), layout="constrained")
+        ax = figure.subplots()
+        ax.barh([0], [1])
+        ax.set_yticks([0], ["vit_tiny_patch16_224"])
+    png, _ = page.drawn(figure)
+    edge = np.asarray(Image.open(io.BytesIO(png)).convert("L"))[:, :3]
+    assert edge.min() == 255
