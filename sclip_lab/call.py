@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from sclip_lab.canonical import plain
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.own_code import recalled
-from sclip_lab.values import check_arguments
+from sclip_lab.values import check_arguments, shown
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Named = Mapping[str, Any] | None  # a function with parameters, as a yaml writes it
@@ -95,7 +95,7 @@ def locate(target: str, homes: Collection[str] = HOMES) -> Callable[..., Any]:
     if isinstance(target, str) and "#" in target:
         return recalled(target)
     if not isinstance(target, str) or not _DOTTED.fullmatch(target):
-        raise LabError(f"_target_ {target}: not the dotted path of a function")
+        raise LabError(f"_target_ {shown(target)}: not the dotted path of a function")
     module_name, _, attribute = target.rpartition(".")
     own = module_name.split(".")[0] == __name__.split(".")[0]
     if not _within(module_name, homes if own else allowed()):
@@ -210,7 +210,7 @@ def bind_config(
     if not config:
         return None
     if not isinstance(config, Mapping) or "_target_" not in config:
-        raise LabError(f"{config!r} is not a function; it needs a _target_")
+        raise LabError(f"{shown(config)} is not a function; it needs a _target_")
     parameters = {key: value for key, value in config.items() if key != "_target_"}
     return bind(locate(config["_target_"]), parameters, supplied, leading=leading)
 

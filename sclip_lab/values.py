@@ -23,6 +23,7 @@ _WORDS = {
     type(None): "null",
 }
 _LONGEST = 80
+LARGEST_SEED = 2**63 - 1  # of torch's generators
 
 
 def check(key: str, value: Any, wanted: Any) -> None:

@@ -12,6 +12,7 @@ import argparse
 import json
 import logging
 import random
+import resource
 import shutil
 import tempfile
 import time
@@ -20,6 +21,7 @@ from typing import Any
 
 from benchmarks.torture import kills
 
+MEMORY = 12 << 30
 BEGIN, END = "<!-- figures: make torture -->", "<!-- end of figures -->"
 
 
@@ -30,6 +32,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("docs"))
     args = parser.parse_args()
+    # What takes all memory is a fault too, and is to be found as one.
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     logging.disable(logging.WARNING)  # the store says of every damaged file where it went
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))

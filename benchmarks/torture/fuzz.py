@@ -7,116 +7,40 @@ import io
 import json
 import os
 import random
-import signal
-import traceback
 import unicodedata
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
 import sclip_lab as lab
+from benchmarks.torture import configs, files, lines
 from benchmarks.torture.kills import CELLS, work
+from benchmarks.torture.outcomes import BAD, Outcomes, examples, mutated
 from sclip_lab import results, sealed
-from sclip_lab.app import cli
 from sclip_lab.app.registry import load_attention, load_protocol, names
 from sclip_lab.attention.projected import load_projection
 from sclip_lab.data.decode import read_image, read_mask
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError
 from sclip_lab.segmentation.protocol import Protocol
-
-SECONDS = 20  # of one case, beyond which it hangs
-BAD: list[Any] = [
-    float("nan"), float("inf"), -float("inf"), -1, 0, 1, 2, -0.0, 0.5, 1e-300, 1e308, 2**31, 2**63,
-    10**30, "", "abc", "nan", "x" * 3000, "a\x00b", "\ud800", [], [1], [float("nan")], {}, {"a": 1},
-    {"_target_": "os.system"}, {"_target_": 5}, None, True, False, [[]], [None], "${oc.env:HOME}",
-]  # fmt: skip
-
-
-class Hang(BaseException):
-    """A case that took too long; no `Exception`, so that nothing catches it."""
-
-
-class Outcomes:
-    """What became of the cases.
-
-    Attributes:
-        counts: right answers, clear errors, and what is wrong: tracebacks, hangs, silent numbers,
-            errors without the culprit's name.
-        wrong: a few words on each wrong one.
-    """
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.wrong: list[str] = []
-
-    def case(self, what: str, culprit: str, run: Callable[[], object]) -> None:
-        """Run one case. ``run`` raises AssertionError where it got a number it should not have."""
-        try:
-            with _limit(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                run()
-        except LabError as error:
-            text = str(error)
-            if "\n" in text.strip():
-                self._wrong("more than one line", what, text)
-            elif culprit and culprit not in text:
-                self._wrong("unnamed", what, text)
-            else:
-                self.counts["clear error"] += 1
-        except AssertionError as error:
-            self._wrong("silent", what, str(error))
-        except Hang:
-            self._wrong("hang", what, "")
-        except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{Path(last.filename).name}:{last.lineno}"
-            self._wrong("traceback", what, f"{type(error).__name__} in {place}: {error}")
-        else:
-            self.counts["right"] += 1
-
-    def _wrong(self, kind: str, what: str, text: str) -> None:
-        self.counts[kind] += 1
-        self.wrong.append(f"{kind}: {what}: {text}"[:300])
 
 
 def fuzz(folder: Path, cases: int, generator: random.Random) -> Outcomes:
     """About so many cases, shared out over all sorts."""
     outcomes = Outcomes()
     share: dict[Callable[[Outcomes, Path, int, random.Random], None], float] = {
-        pictures: 0.4, vocabularies: 0.24, protocols: 0.22, attentions: 0.05, projections: 0.05,
-        stores: 0.02, command_lines: 0.02,
+        pictures: 0.25, vocabularies: 0.1, protocols: 0.15, attentions: 0.05, projections: 0.04,
+        stores: 0.03, files.checkpoints: 0.06, files.yamls: 0.05, configs.values: 0.12,
+        lines.commands: 0.11, lines.evaluations: 0.04,
     }  # fmt: skip
     for sort, part in share.items():
         place = folder / sort.__name__
         place.mkdir(parents=True)
         sort(outcomes, place, max(1, round(part * cases)), generator)
     return outcomes
-
-
-def mutated(content: bytes, generator: random.Random) -> bytes:
-    """A file with bits changed, cut, doubled or with other bytes put in."""
-    changed = bytearray(content)
-    for _ in range(generator.choice([1, 1, 2, 8])):
-        place = generator.randrange(max(1, len(changed)))
-        how = generator.randrange(4)
-        if how == 0 and changed:
-            changed[place % len(changed)] ^= 1 << generator.randrange(8)
-        elif how == 1:
-            del changed[place:]
-        elif how == 2:
-            changed[place:place] = generator.randbytes(generator.randrange(1, 30))
-        else:
-            del changed[place : place + generator.randrange(1, 30)]
-    return bytes(changed)
 
 
 def pictures(outcomes: Outcomes, folder: Path, cases: int, generator: random.Random) -> None:
@@ -190,7 +114,7 @@ def vocabularies(outcomes: Outcomes, folder: Path, cases: int, generator: random
 
         outcomes.case("vocabulary", path.name, run)
 
-    _examples(contents, one, cases, generator)
+    examples(contents, one, cases, generator)
 
 
 def protocols(outcomes: Outcomes, folder: Path, cases: int, generator: random.Random) -> None:
@@ -209,7 +133,7 @@ def protocols(outcomes: Outcomes, folder: Path, cases: int, generator: random.Ra
 
         outcomes.case(f"protocol.{key}={value!r}"[:90], key, run)
 
-    _examples(st.tuples(st.sampled_from(sorted(usual)), values), one, cases, generator)
+    examples(st.tuples(st.sampled_from(sorted(usual)), values), one, cases, generator)
 
 
 def attentions(outcomes: Outcomes, folder: Path, cases: int, generator: random.Random) -> None:
@@ -270,66 +194,3 @@ def stores(outcomes: Outcomes, folder: Path, cases: int, generator: random.Rando
         path.write_bytes(mutated(whole, generator))
         outcomes.case(f"store {path.name[:12]}", "", run)
         path.write_bytes(whole)
-
-
-def command_lines(outcomes: Outcomes, folder: Path, cases: int, generator: random.Random) -> None:
-    """``sclip-lab`` with words that make no sense; status 0, 1 or 2 and no traceback."""
-    words = ["store", "data", "list", "verify", "gc", "repair", "export", "--store", "--to",
-             "--from", str(folder), "nothing",
-             "", "\ud800", "x" * 300, "--dry-run", "prepare", "voc21", "-1",
-             "nan", "--data", "\x00", "../..", "patchwork"]  # fmt: skip
-    for _ in range(cases):
-        line = [generator.choice(["store", "data"])]
-        line += [generator.choice(words) for _ in range(generator.randrange(1, 5))]
-
-        def run(line: list[str] = line) -> None:
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                try:
-                    code = cli.main(line)
-                except SystemExit as stop:
-                    code = stop.code  # type: ignore[assignment]
-            assert code in (0, 1, 2), f"status {code}"
-
-        outcomes.case(f"command line {line}"[:120], "", run)
-
-
-def _examples(
-    strategy: Any, one: Callable[[Any], None], cases: int, generator: random.Random
-) -> None:
-    """Give so many of hypothesis's examples to a function."""
-    done = 0
-    while done < cases:
-        count = min(cases - done, 2000)
-        seen: list[Any] = []
-
-        keep = _keeper(seen)
-        test = hypothesis.given(example=strategy)(keep)
-        test = hypothesis.settings(
-            max_examples=count, database=None, deadline=None, phases=[hypothesis.Phase.generate],
-            suppress_health_check=list(hypothesis.HealthCheck),
-        )(test)  # fmt: skip
-        hypothesis.seed(generator.randrange(2**32))(test)()
-        for example in seen[:count]:
-            one(example)
-        done += max(1, len(seen[:count]))
-
-
-def _keeper(seen: list[Any]) -> Callable[[Any], None]:
-    def keep(example: Any) -> None:
-        seen.append(example)
-
-    return keep
-
-
-@contextmanager
-def _limit() -> Iterator[None]:
-    def hang(*_: object) -> None:
-        raise Hang
-
-    before = signal.signal(signal.SIGALRM, hang)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)

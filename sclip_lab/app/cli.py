@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sclip_lab import interrupts
+from sclip_lab.app import ending
 from sclip_lab.errors import LabError
 
 if TYPE_CHECKING:
     from sclip_lab.network.backbone import Backbone
+
+# Kinds of pictures with a palette whose indices stay as they are.
+PICTURES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+MOST_NAMES = 256
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,12 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A signal ends it in one line too, see `sclip_lab.interrupts`.
     """
-    with interrupts.one_line():
-        return _main(argv)
-
-
-def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
+    ending.readable_output()
+    with interrupts.one_line():
+        return ending.in_one_line(lambda: _main(arguments), " ".join(["sclip-lab", *arguments]))
+
+
+def _main(arguments: list[str]) -> int:
     if arguments[:1] == ["evaluate"]:
         # Everything behind the word is Hydra's, its --help included.
         from sclip_lab.app.hydra_app import main as evaluate
@@ -33,20 +39,16 @@ def _main(argv: Sequence[str] | None) -> int:
         sys.argv = ["sclip-lab evaluate", *arguments[1:]]
         evaluate()
         return 0
-    try:
-        if arguments[:1] == ["paper"]:  # options may stand between studies and keys
-            from sclip_lab.app import paper_cli
+    if arguments[:1] == ["paper"]:  # options may stand between studies and keys
+        from sclip_lab.app import paper_cli
 
-            return paper_cli.run(paper_cli.parser().parse_intermixed_args(arguments[1:]))
-        if arguments[:1] == ["report"]:
-            from sclip_lab.app import report_cli
+        return paper_cli.run(paper_cli.parser().parse_intermixed_args(arguments[1:]))
+    if arguments[:1] == ["report"]:
+        from sclip_lab.app import report_cli
 
-            return report_cli.run(report_cli.parser().parse_args(arguments[1:]))
-        args = _parser().parse_args(arguments)
-        return int(args.run(args))
-    except LabError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return report_cli.run(report_cli.parser().parse_args(arguments[1:]))
+    args = _parser().parse_args(arguments)
+    return int(args.run(args))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,29 +99,46 @@ def _segment(args: argparse.Namespace) -> int:
     from PIL import Image
 
     import sclip_lab as lab
+    from sclip_lab import atomic
+    from sclip_lab.data.decode import read_image
     from sclip_lab.report.labelled import labelled
 
+    _check_picture(args)
     if _natural_data(args.backbone):
         _warn_of_unknown_words(args.names)
     protocol = lab.load_protocol(args.protocol, _natural_data(args.backbone))
+    photo = read_image(args.photo)
     labels = lab.segment(
-        _backbone(args), args.photo, args.names, lab.load_attention(args.attention), protocol
+        _backbone(args), photo, args.names, lab.load_attention(args.attention), protocol
     )
     picture = Image.fromarray(labels.astype(np.uint8), mode="P")
     hues = np.arange(256) * 0.618034 % 1
     palette = np.array([_colour(hue) for hue in hues], dtype=np.uint8)
     picture.putpalette(palette.tobytes())
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(args.out)
-    photo = np.array(Image.open(args.photo).convert("RGB"))
-    if photo.shape[:2] == labels.shape:  # else turned by its EXIF data
-        overlay = args.out.with_name(f"{args.out.stem}_legend.png")
-        labelled(photo, labels, args.names, palette).savefig(overlay, dpi=150)
-        print(f"with legend: {overlay}")
+    kind = PICTURES[args.out.suffix.lower()]
+    atomic.write(args.out, lambda path: picture.save(path, kind))
+    overlay = args.out.with_name(f"{args.out.stem}_legend.png")
+    figure = labelled(photo, labels, args.names, palette)
+    atomic.write(overlay, lambda path: figure.savefig(path, dpi=150, format="png"))
+    print(f"with legend: {overlay}")
     for index, name in enumerate(args.names):
         print(f"{index:3d}  {name:<30} {100 * (labels == index).mean():5.1f} % of the photo")
     print(f"label map: {args.out}")
     return 0
+
+
+def _check_picture(args: argparse.Namespace) -> None:
+    """That the label map can be written as asked for, before anything is computed."""
+    if args.out.suffix.lower() not in PICTURES:
+        raise LabError(
+            f"--out {args.out}: the label map keeps its ids as one of {', '.join(PICTURES)}"
+        )
+    if args.out.is_dir():
+        raise LabError(f"--out {args.out}: is a folder, not the name of a picture")
+    if args.out.exists() and args.photo.exists() and args.out.samefile(args.photo):
+        raise LabError(f"--out {args.out}: is the photo itself, which is not overwritten")
+    if len(args.names) > MOST_NAMES:
+        raise LabError(f"{len(args.names)} names: a label map holds {MOST_NAMES} classes at most")
 
 
 def _learn(args: argparse.Namespace) -> int:

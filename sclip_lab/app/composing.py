@@ -45,7 +45,7 @@ def sweep(arguments: Sequence[str]) -> list[DictConfig]:
         jobs = expand(grids, lines, plain_config(base.runtime.choices))
         return [_job(presets, parser.parse_overrides(job)) for job in jobs]
     except (HydraException, OmegaConfBaseException) as error:
-        raise LabError(f"{' '.join(arguments)}: {error}") from error
+        raise LabError(f"{' '.join(arguments)}: {' '.join(str(error).split())}") from error
 
 
 def _job(presets: list[str], overrides: list[Override]) -> DictConfig:

@@ -95,6 +95,6 @@ def _composed(overrides: tuple[str, ...], stamps: object) -> DictConfig:
             CONFIG, list(overrides), run_mode=RunMode.RUN, from_shell=False
         )
     except (HydraException, OmegaConfBaseException) as error:
-        raise LabError(f"{' '.join(overrides)}: {error}") from error
+        raise LabError(f"{' '.join(overrides)}: {' '.join(str(error).split())}") from error
     guard.check_values(config)
     return config

@@ -96,18 +96,21 @@ def dataset_config(name: str, data: str | None = None) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from sclip_lab.app.guard import check_values
+    from sclip_lab.app.guard import check_file, check_values
 
     path = find("dataset", name)
     if path is None:
         raise unknown("data set", name, names("dataset"))
     config = OmegaConf.create({"paths": {"data": data_folder(data)}})
     try:
+        check_file(path)
         config["dataset"] = OmegaConf.load(path)
         check_values(config)
         content = OmegaConf.to_container(config["dataset"], resolve=True)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise LabError(f"{path}: {error}") from error
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        if isinstance(error, LabError):
+            raise
+        raise LabError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise LabError(f"{path}: must be a mapping of settings")
     return {str(key): value for key, value in content.items()}

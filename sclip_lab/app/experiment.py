@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from sclip_lab import atomic, results
 from sclip_lab.app import guard, plugins, tracking
 from sclip_lab.app.composition import PLACES
+from sclip_lab.app.ending import asked_for, told
 from sclip_lab.app.plain_config import plain_config
 from sclip_lab.app.registry import backbone_loader, load_protocol, names, variant_label
 from sclip_lab.app.settings import check_settings
@@ -53,9 +54,9 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
             spec = make_spec(config)
             tracking.check(config.tracking)
         except Exception as error:
-            if _told(error) not in failed:
-                log.error("left out of the pass: %s", _told(error))
-            failed[number] = _told(error)
+            if told(error) not in failed:
+                log.error("left out of the pass: %s", told(error))
+            failed[number] = told(error)
             continue
         # What must be equal for jobs to be evaluated together besides what specs know.
         keys = (
@@ -76,12 +77,11 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
         try:
             df = _evaluate(specs, Store(config.paths.store), config, timings)
         except Exception as error:
-            unexpected = None if isinstance(error, LabError) else error
-            log.error("the pass stopped: %s", _told(error), exc_info=unexpected)
+            log.error("the pass stopped: %s", told(error), exc_info=asked_for() and error)
             known = error.failed if isinstance(error, Unfinished) else None
             for number, spec in members:
                 if known is None or spec.key in known:
-                    failed[number] = _told(error if known is None else known[spec.key])
+                    failed[number] = told(error if known is None else known[spec.key])
             with contextlib.suppress(LabError):  # nothing was finished
                 df = results.load(config.paths.store, [spec.key for spec in specs], partial=True)
                 log.info("\n%s\n", table(df))
@@ -96,10 +96,6 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
             tracking.later(write)
         log.debug("%s", timings.table())
     return failed
-
-
-def _told(error: Exception) -> str:
-    return str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
 
 
 def run(config: DictConfig) -> float:
@@ -230,7 +226,10 @@ def make_backbone(config: str) -> Backbone:
 def make_guidance(config: str) -> Guide | None:
     """One second network per configuration, however many jobs use it; None without a name."""
     given = json.loads(config)
-    return load_guidance(**given) if given else None
+    try:
+        return bind(load_guidance, given)() if given else None
+    except LabError as error:
+        raise LabError(f"guidance: {error}") from error
 
 
 @cache

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.errors import CompactHydraException
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
+from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sclip_lab.call import allowed
 from sclip_lab.errors import LabError
 
+LARGEST, DEEPEST, REPEATED = 1_000_000, 50, 20  # of a yaml: bytes, levels, anchors and aliases
+_NESTED = re.compile(rf"(- |\? ){{{DEEPEST}}}|^[ ]{{400}}", re.MULTILINE)
+_REPEATED = re.compile(r"(?:^|[\s\[,{])[&*]\w")
 RESOLVERS = ("package", "on_dataset", "on_protocol", "oc.env")
 # What a value of Hydra's section is called that makes Python import something.
 _PLUGINS = re.compile(r"(hydra\._internal\.core_plugins|hydra\.experimental|hydra_plugins)\.[\w.]+")
@@ -72,17 +79,66 @@ def check_hydra(config: DictConfig) -> None:
 
 def install() -> None:
     """Check every configuration that Hydra loads from here on, before it uses it."""
+    # Hydra loads its plug-ins' files again: the class that it uses is only to be had from it.
+    Plugins.instance()
+    source: Any = SourcesRegistry.instance().resolve("file")
+    if not hasattr(source.load_config, "unchecked"):
+        source.load_config = _bounded(source.load_config)
     if not hasattr(ConfigLoaderImpl.load_configuration, "unchecked"):
         ConfigLoaderImpl.load_configuration = _checked(  # type: ignore[method-assign]
             ConfigLoaderImpl.load_configuration
         )
 
 
+def check_file(path: Path) -> None:
+    """That a yaml can be parsed in a moment, whatever is in it.
+
+    Raises:
+        LabError: no file of a size that yaml has, not UTF-8, or nested or repeated so much that
+            parsing would not end.
+    """
+    if not path.is_file() or path.stat().st_size > LARGEST:
+        raise LabError(f"{path}: no yaml file of at most {LARGEST} bytes")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(f"{path}: {error}") from error
+    depth = deepest = 0
+    for sign in re.findall(r"[\[\]{}]", text):
+        depth += 1 if sign in "[{" else -1
+        deepest = max(deepest, depth)
+    if deepest > DEEPEST or _NESTED.search(text):
+        raise LabError(f"{path}: nested more than {DEEPEST} levels deep")
+    if len(_REPEATED.findall(text)) > REPEATED:
+        raise LabError(f"{path}: more than {REPEATED} anchors (&) and aliases (*)")
+
+
+def _bounded(load: Callable[..., Any]) -> Callable[..., Any]:
+    def load_config(self: Any, config_path: str) -> Any:
+        path = Path(self.path) / self._normalize_file_name(config_path)
+        if path.exists():
+            try:
+                check_file(path)
+            except LabError as error:
+                raise CompactHydraException(f"error: {error}") from None
+        return load(self, config_path)
+
+    load_config.unchecked = load  # type: ignore[attr-defined]
+    return load_config
+
+
 def _checked(load: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
     def load_configuration(
         self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *args: Any, **kw: Any
     ) -> DictConfig:
-        config = load(self, config_name, overrides, *args, **kw)
+        try:
+            config = load(self, config_name, overrides, *args, **kw)
+        except (HydraException, OmegaConfBaseException):
+            raise
+        # A yaml that is none, or whose values are of other types than Hydra's code expects.
+        except Exception as error:
+            told = " ".join(f"{error or type(error).__name__}".split())
+            raise CompactHydraException(f"error: {' '.join(overrides)}: {told}") from error
         try:
             check_hydra(config)
         except LabError as error:  # Hydra prints this kind without a traceback

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sclip_lab import interrupts
-from sclip_lab.app import experiment, guard, overrides, plugins, tracking
+from sclip_lab.app import ending, experiment, guard, overrides, plugins, tracking
 from sclip_lab.app.conf import conf_dir
 from sclip_lab.errors import LabError
 
@@ -22,21 +22,24 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Check names on the command line, then hand over to Hydra. A signal ends it in one line."""
     with interrupts.one_line("what was finished is in the store, the same command goes on"):
-        try:
-            guard.install()
-            plugins.enter(sys.argv[1:])
-            overrides.check(sys.argv[1:])
-        except LabError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-        try:
-            application()
-        except KeyboardInterrupt:  # there is no time for W&B
-            raise
-        except BaseException:
-            tracking.finish()
-            raise
+        if code := ending.in_one_line(_run, " ".join(sys.argv)):
+            sys.exit(code)
+
+
+def _run() -> int:
+    ending.install_in_hydra()
+    guard.install()
+    plugins.enter(sys.argv[1:])
+    overrides.check(sys.argv[1:])
+    try:
+        application()
+    except KeyboardInterrupt:  # there is no time for W&B
+        raise
+    except BaseException:
         tracking.finish()
+        raise
+    tracking.finish()
+    return 0
 
 
 @hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")

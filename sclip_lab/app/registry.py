@@ -64,7 +64,7 @@ def load_group(
         node = OmegaConf.select(config, PLACES.get(group, group.replace("/", ".")))
         container = OmegaConf.to_container(node, resolve=True) if node is not None else {}
     except OmegaConfBaseException as error:
-        raise LabError(f"{group} '{name}': {error}") from error
+        raise LabError(f"{group} '{name}': {' '.join(str(error).split())}") from error
     assert isinstance(container, dict)
     return overridden({str(k): v for k, v in container.items()}, overrides or {})
 
@@ -220,7 +220,7 @@ def _differences(usual: Mapping[str, Any], given: Mapping[str, Any], prefix: str
             found += _differences(before, value, f"{prefix}{key}.")
         elif isinstance(value, Mapping) and "_target_" in value:
             own = ", ".join(f"{k}={v}" for k, v in value.items() if k != "_target_")
-            found.append(f"{prefix}{key}={value['_target_'].rpartition('.')[2]}[{own}]")
+            found.append(f"{prefix}{key}={str(value['_target_']).rpartition('.')[2]}[{own}]")
         elif value != before:
             found.append(f"{prefix}{key}={value}")
     return found

@@ -29,6 +29,7 @@ _OTHERS: dict[str, Any] = {
     "device": str,
     "progress": bool,
     "diagnostics.measures": Sequence[str] | None,
+    "plugins": Sequence[str] | None,
     "paths.data": str,
     "paths.store": str,
     "tracking.mode": str,
@@ -36,8 +37,12 @@ _OTHERS: dict[str, Any] = {
     "tracking.group": str | None,
     "tracking.entity": str | None,
 }
-_GROUPS = ("attention", "backbone", "dataset", "protocol", "readout", "refinement", "diagnostics",
-           "tracking", "paths", "pictures")  # fmt: skip
+_GROUPS = ("attention", "backbone", "dataset", "protocol", "guidance", "readout", "refinement",
+           "diagnostics", "tracking", "paths", "pictures")  # fmt: skip
+_OPTIONAL = ("guidance", "readout", "refinement")
+_NEEDED = ("attention", "backbone", "dataset", "protocol", "paths.store", "pictures.images",
+           "pictures.points", "diagnostics.measures", "diagnostics.images", "tracking.mode",
+           "tracking.group", "tracking.images")  # fmt: skip
 
 
 def check_settings(config: DictConfig) -> None:
@@ -49,8 +54,14 @@ def check_settings(config: DictConfig) -> None:
     """
     for group in _GROUPS:
         value = _found(config, group)
-        if value is not None and not isinstance(value, Mapping):
+        if value is _MISSING:
+            continue
+        empty = value is None and group not in _OPTIONAL
+        if empty or (value is not None and not isinstance(value, Mapping)):
             raise LabError(f"{group}: {shown(value)} must be a mapping, or a file of conf/{group}")
+    for key in _NEEDED:
+        if _found(config, key) is _MISSING:
+            raise LabError(f"{key}: needs a value")
     for key, (wanted, low, high) in _NUMBERS.items():
         value = _found(config, key)
         if value is _MISSING:
@@ -73,7 +84,7 @@ def check_settings(config: DictConfig) -> None:
         within("shard[0]", shard[0], 0, shard[1], below=True)
 
 
-_MISSING: Any = {}
+_MISSING: Any = object()
 
 
 def _found(config: DictConfig, key: str) -> Any:

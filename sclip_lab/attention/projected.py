@@ -90,7 +90,7 @@ def random(
         raise LabError(f"temperature {temperature} must be above 0")
     maps = []
     for i in range(count):
-        draw = (seed * 1009 + ctx.block.index) * 1009 + i
+        draw = ((seed * 1009 + ctx.block.index) * 1009 + i) % 2**63
         matrix = _matrix(ctx.block.width, distribution, draw)
         maps.append(self_attention(ctx, matrix, per_head, temperature))
     return combined(maps, combine)

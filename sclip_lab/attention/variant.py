@@ -241,7 +241,7 @@ def _build(config: dict[str, Any], name: str) -> Variant:
     config = {**config, **bound.keywords}
     for key in LEADING:
         config[key] = described(config[key])
-    parts = {key: bind_config(config[key], leading=count) for key, count in LEADING.items()}
+    parts = {key: _part(key, config[key], count) for key, count in LEADING.items()}
     functions = [bound, *(part for part in parts.values() if part is not None)]
     for key, count in LEADING.items():
         if parts[key] is not None:
@@ -284,6 +284,13 @@ def _build(config: dict[str, Any], name: str) -> Variant:
         _edit=edit,
         _parts=parts,
     )
+
+
+def _part(key: str, config: Any, leading: int) -> partial[Any] | None:
+    try:
+        return bind_config(config, leading=leading)
+    except LabError as error:
+        raise LabError(f"{key}: {error}") from error
 
 
 def _weights(

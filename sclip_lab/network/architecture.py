@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sclip_lab.errors import LabError
+from sclip_lab.values import within
+
+LARGEST = 1_000_000  # bytes of a file
+MOST = {"layers": 1000}  # other sizes are smaller than 2^21
+HUB = ("hf_model_name", "hf_model_pretrained", "timm_model_pretrained")
 
 
 def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +31,9 @@ def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         vocab_size = shape["token_embedding.weight"][0]
         context_length = shape["positional_embedding"][0]
         embed_dim = shape["text_projection"][1]
-    except (KeyError, ValueError) as error:
+        if min(width, patch, text_width, vocab_size, context_length, embed_dim) < 1:
+            raise ValueError("a size of 0")
+    except (KeyError, ValueError, IndexError) as error:
         raise LabError(
             f"the state dict is not that of a ViT in OpenAI's layout: {error} is missing or of "
             "another rank; name its architecture"
@@ -36,8 +43,13 @@ def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         raise LabError(f"visual.positional_embedding has {positions} patches, not a square grid")
 
     def layers(prefix: str) -> int:
-        indices = [key.split(".resblocks.")[1] for key in shape if key.startswith(prefix)]
-        return 1 + max((int(index.split(".")[0]) for index in indices), default=-1)
+        found = {key.removeprefix(prefix).split(".")[0] for key in shape if key.startswith(prefix)}
+        odd = found - {str(index) for index in range(len(found))}
+        if odd:
+            raise LabError(
+                f"weights of {prefix}{min(odd)[:40]!a}: blocks are numbered from 0 without a gap"
+            )
+        return len(found)
 
     return {
         "embed_dim": embed_dim,
@@ -59,7 +71,41 @@ def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_architecture(path: Path) -> dict[str, Any]:
+    """open_clip's model config from a JSON file.
+
+    Raises:
+        LabError: no file, one that is too large for it, or no JSON mapping.
+    """
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            raise ValueError(f"no file of at most {LARGEST} bytes")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise LabError(f"architecture file {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise LabError(f"architecture file {path}: must be a mapping, as open_clip's configs are")
+    return found
+
+
+def check_architecture(given: Mapping[str, Any], source: str) -> None:
+    """That a stranger's description builds a network from numbers alone.
+
+    Raises:
+        LabError: a part is missing or no mapping, or names a model of a hub: its files are not
+            read as carefully as a checkpoint here.
+    """
+    wanted = {"embed_dim", "vision_cfg", "text_cfg"}
+    if not wanted <= set(given):
+        raise LabError(f"{source} lacks {', '.join(sorted(wanted - set(given)))}")
+    for part in ("vision_cfg", "text_cfg"):
+        if not isinstance(given[part], Mapping):
+            raise LabError(f"{source}: {part} {given[part]!r} must be a mapping")
+        for key, value in given[part].items():
+            if isinstance(value, int | float):
+                within(f"{source}: {part}.{key}", value, -1, MOST.get(key, 2**21))
+            hub = key.endswith("model_name") and isinstance(value, str) and {*":/"} & {*value}
+            if value and (hub or key in HUB):
+                raise LabError(
+                    f"{source}: {part}.{key} {value!r} loads a model of a hub; give its weights "
+                    "as checkpoint=<file>"
+                )

@@ -62,8 +62,19 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
         raise LabError(f"checkpoint {path} holds no state dict (weights by name)")
     odd = [n for n, t in loaded.items() if t.layout != torch.strided or t.device.type != "cpu"]
     if odd:
-        raise LabError(f"checkpoint {path}: weight {odd[0]} is no plain tensor of numbers")
+        raise LabError(f"checkpoint {path}: weight {_short(odd[0])} is no plain tensor of numbers")
+    # A view may claim any size over one stored number.
+    large = [n for n, t in loaded.items() if t.nbytes > t.untyped_storage().nbytes()]
+    if large:
+        shape = tuple(loaded[large[0]].shape)
+        raise LabError(
+            f"checkpoint {path}: weight {_short(large[0])} of shape {shape} has fewer numbers"
+        )
     return loaded
+
+
+def _short(name: str) -> str:
+    return ascii(name)[1:-1][:80]
 
 
 def _check_sizes(path: Path, archive: zipfile.ZipFile) -> None:

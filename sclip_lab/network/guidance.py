@@ -24,8 +24,9 @@ from torch import Tensor
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.network.backbone import Backbone, _add_weights
 from sclip_lab.network.checkpoint import read_checkpoint
-from sclip_lab.network.loading import check_finite
+from sclip_lab.network.loading import check_device, check_finite
 from sclip_lab.network.scene import Placement
+from sclip_lab.values import LARGEST_SEED, shown, within
 
 # The names of torch.hub entries and of SAM's own registry -> timm's names, with their tags.
 HUB_NAMES = {
@@ -45,6 +46,9 @@ HUB_NAMES = {
 }
 FACETS = ("token", "query", "key", "value")
 SCOPES = ("windows", "photo")
+# Arguments of timm that name files or hosts.
+MOST = {"depth": 1000}  # blocks; other numbers are smaller than 2^16
+FROM_ELSEWHERE = ("pretrained", "checkpoint", "cache_dir")
 # Weights of other heads and of training, which features do not need.
 UNUSED = ("head.", "mask_token", "fc_norm.", "head_dist.")
 
@@ -203,8 +207,7 @@ def load_guidance(
         raise unknown("guidance.facet", facet, FACETS)
     if scope not in SCOPES:
         raise unknown("guidance.scope", scope, SCOPES)
-    if not scale > 0:
-        raise LabError(f"guidance.scale {scale} must be above 0")
+    within("guidance.scale", scale, 0, 1e6, above=True)
     pretrained = pretrained and checkpoint is None
     timm_name, more = HUB_NAMES.get(name, name), dict(options or {})
     model, source = build_timm(timm_name, name, pretrained, seed, more, "guidance")
@@ -219,8 +222,7 @@ def load_guidance(
     if facet != "token" and not in_a_row:
         raise LabError(f"guidance.facet {facet}: {name} has its tokens only; set facet=token")
     check_finite(model, source)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = check_device(device)
     statistics = model.pretrained_cfg
     return Guide(
         name=name,
@@ -254,11 +256,21 @@ def build_timm(
         options: more arguments. role: what it is for, in messages: a key of the configuration.
 
     Raises:
-        LabError: unknown name (did you mean), no ViT, or weights that cannot be fetched.
+        LabError: unknown name (did you mean), no ViT, options that cannot be meant or name files,
+            or weights that cannot be fetched.
     """
     architecture = timm_name.partition(".")[0]
     if architecture not in timm.list_models():
         raise unknown(role, name, [*HUB_NAMES, *timm.list_models("*vit*")])
+    within(f"{role}.seed", seed, 0, LARGEST_SEED)
+    for key, value in options.items():
+        if isinstance(value, int | float):
+            within(f"{role}.options.{key}", value, -1, MOST.get(key, 65_536))
+        if key.startswith(FROM_ELSEWHERE):
+            raise LabError(
+                f"{role}.options.{key} loads what may run code; weights are given as "
+                f"{role}.checkpoint=<file>"
+            )
     generator = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
@@ -275,8 +287,10 @@ def build_timm(
             f"{role} {name}: timm could not fetch its weights ({error}); on a machine without "
             f"that network give {role}.checkpoint=<local file>"
         ) from error
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise LabError(f"{role} {name}: timm cannot build it: {error}") from error
+    # Options that cannot be meant break a network's code in many ways.
+    except Exception as error:
+        given = f" with {role}.options {shown(options)}" if options else ""
+        raise LabError(f"{role} {name}: timm cannot build it{given}: {error}") from error
     finally:
         torch.random.set_rng_state(generator)
     patches = getattr(getattr(model, "patch_embed", None), "patch_size", None)

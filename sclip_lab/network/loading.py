@@ -19,12 +19,18 @@ from torch import Tensor, nn
 
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.network import tower
-from sclip_lab.network.architecture import infer_architecture, read_architecture
+from sclip_lab.network.architecture import (
+    check_architecture,
+    infer_architecture,
+    read_architecture,
+)
 from sclip_lab.network.backbone import MEAN, STD, Backbone
 from sclip_lab.network.checkpoint import read_checkpoint
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.precision import PRECISIONS, lower_precision
+from sclip_lab.values import LARGEST_SEED, check, shown, within
 
+MOST_NUMBERS = 10**10  # weights of a network that a file describes
 # The prompt sets that come with open_clip, as text with one {}.
 TEMPLATE_SETS = {
     "openai_imagenet": tuple(make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES),
@@ -82,6 +88,7 @@ def load_backbone(
             `sclip_lab.network.tower` does not know, weights of another architecture, or weights
             that are not finite.
     """
+    _check_numbers(seed, layer_norm_eps, mean, std)
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
     if padding not in ("floor", "corner"):
@@ -113,7 +120,7 @@ def load_backbone(
     torch.manual_seed(seed)
     try:
         if architecture is not None:
-            model, tokenize = _custom(dict(architecture), quick_gelu)
+            model, tokenize = _custom(dict(architecture), quick_gelu, state_dict, source)
             name = name or "custom"
         else:
             assert name is not None
@@ -157,24 +164,58 @@ def load_backbone(
     )
 
 
-def _custom(architecture: dict[str, Any], quick_gelu: bool | None) -> tuple[Any, Callable]:
-    wanted = {"embed_dim", "vision_cfg", "text_cfg"}
-    if not wanted <= set(architecture):
-        raise LabError(f"architecture lacks {', '.join(sorted(wanted - set(architecture)))}")
+def _check_numbers(
+    seed: int,
+    layer_norm_eps: float | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> None:
+    check("seed", seed, int)
+    within("seed", seed, 0, LARGEST_SEED)
+    check("layer_norm_eps", layer_norm_eps, float | None)
+    if layer_norm_eps is not None:
+        within("layer_norm_eps", layer_norm_eps, 0, 1, above=True)
+    for name, values in (("mean", mean), ("std", std)):
+        check(name, values, tuple[float, float, float] | None)
+        for value in values or ():
+            within(name, value, 0, 1e3, above=name == "std")
+
+
+def _custom(
+    architecture: dict[str, Any],
+    quick_gelu: bool | None,
+    state_dict: Mapping[str, Any] | None,
+    source: str,
+) -> tuple[Any, Callable]:
+    check_architecture(architecture, "architecture")
     if quick_gelu is None:
         quick_gelu = bool(architecture.get("quick_gelu", False))
     text = dict(architecture["text_cfg"])
     build = open_clip.CustomTextCLIP if architecture.get("custom_text") else open_clip.CLIP
-    try:
-        model = build(
+
+    def built() -> Any:
+        return build(
             architecture["embed_dim"],
             dict(architecture["vision_cfg"]),
             text,
             quick_gelu,
             init_logit_bias=architecture.get("init_logit_bias"),
         )
-    except (TypeError, RuntimeError) as error:
-        raise LabError(f"architecture: {error}") from error
+
+    try:
+        with torch.device("meta"):  # without memory, whatever sizes a stranger has written
+            planned = built()
+        numbers = sum(weight.numel() for weight in planned.state_dict().values())
+        if numbers > MOST_NUMBERS:
+            raise LabError(f"architecture: {numbers} weights; at most {MOST_NUMBERS} are made")
+        if state_dict is not None:
+            _check_fit(planned, state_dict, source, "custom")
+        model = built()
+    except LabError:
+        raise
+    # Values that cannot be meant break a network's code in many ways.
+    except Exception as error:
+        raise LabError(f"architecture: {type(error).__name__}: {error}") from error
     length = text.get("context_length", 77)
     if "hf_tokenizer_name" not in text:
         return model, open_clip.SimpleTokenizer(context_length=length)
@@ -231,7 +272,9 @@ def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> tuple[
                 with torch.device("meta"):
                     tower.find(name, open_clip.create_model(name, device="meta", **options))
             else:
-                _no_remote_code((open_clip.get_model_config(name) or {}).get("text_cfg", {}), name)
+                if config := open_clip.get_model_config(name):
+                    check_architecture(config, name)
+                    _no_remote_code(config["text_cfg"], name)
             model = open_clip.create_model(name, pretrained=pretrained, **options)
             return model, _Tokenizer(name, lambda: open_clip.get_tokenizer(name))
     except (ImportError, OSError, RuntimeError) as error:
@@ -268,9 +311,21 @@ def _quiet() -> Iterator[None]:
 
 
 def _load_weights(model: Any, state_dict: Mapping[str, Any], source: str, name: str) -> None:
+    given = _check_fit(model, state_dict, source, name)
+    model.load_state_dict({key: value.float() for key, value in given.items()})
+
+
+def _check_fit(
+    model: Any, state_dict: Mapping[str, Any], source: str, name: str
+) -> dict[str, Tensor]:
+    """The weights without what is none.
+
+    Raises:
+        LabError: they are not those of the model by name, shape and type.
+    """
     ignored = {"input_resolution", "context_length", "vocab_size"}  # OpenAI's archives have these
     given = {
-        key: torch.as_tensor(np.asarray(value)) if not isinstance(value, Tensor) else value
+        key: _as_tensor(key, value, source)
         for key, value in state_dict.items()
         if key not in ignored
     }
@@ -289,7 +344,17 @@ def _load_weights(model: Any, state_dict: Mapping[str, Any], source: str, name: 
     )
     if problems:
         raise LabError(f"{source} does not fit architecture {name}: {'; '.join(problems)}")
-    model.load_state_dict({key: value.float() for key, value in given.items()})
+    return given
+
+
+def _as_tensor(key: str, value: Any, source: str) -> Tensor:
+    try:
+        found = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise LabError(f"{source}: weight {key!a} is no array of numbers ({error})") from error
+    if found.is_complex() or found.is_quantized or found.layout != torch.strided:
+        raise LabError(f"{source}: weight {key!a} of type {found.dtype} is no plain array of reals")
+    return found
 
 
 def _statistics(visual: Any, fetched: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -309,7 +374,9 @@ def check_device(device: str) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]
-        raise LabError(f"device {device} cannot be used here ({why}); device=cpu can") from None
+        raise LabError(
+            f"device {shown(device)} cannot be used here ({why}); device=cpu can"
+        ) from None
     return device
 
 

@@ -119,6 +119,7 @@ def curves(
             places = sorted({place for line in lines.values() for place in line})
             if title in log:
                 ax.set_xscale("log", base=2)
+                ax.xaxis.set_major_formatter("{x:g}")
             shown = (ticks or {}).get(title, places)
             if len(shown) <= 8:
                 ax.set_xticks(list(shown), [f"{value:.3g}" for value in shown])

@@ -13,13 +13,14 @@ from textwrap import wrap
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from sclip_lab import results
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.report.figure import Figure
 from sclip_lab.report.labels import labels, without
-from sclip_lab.report.pictures import attention_maps, panel
+from sclip_lab.report.pictures import PLAIN, attention_maps, panel
 
 __all__ = ["attention_maps", "bars", "curve", "diagnostics", "panel", "per_class", "swept"]
 
@@ -38,7 +39,8 @@ _STRIP = 40  # classes side by side in `per_class`
 @contextmanager
 def style() -> Iterator[None]:
     """Fonts and axes of all charts."""
-    with sns.axes_style("ticks"), sns.plotting_context("paper", rc=STYLE):
+    ticks, paper = sns.axes_style("ticks"), sns.plotting_context("paper", rc=STYLE)
+    with ticks, paper, rc_context(PLAIN):
         yield
 
 
@@ -224,6 +226,8 @@ def curve(
             ax.plot(places, line["miou"] * 100, "o-", color=color, markersize=3.5, label=name)
         if log:
             ax.set_xscale("log")
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.minorticks_off()
         if len(ticks) <= 8:
             texts = [f"{t:g}" if isinstance(t, int | float) else str(t) for t in ticks.values()]
             ax.set_xticks(list(ticks), texts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from sclip_lab import atomic
+from sclip_lab.report import escaping
 from sclip_lab.report.verdicts import FAILS, HOLDS, Verdict
 
 PDF_DPI = 200  # of photos within a PDF; lines have none
@@ -65,14 +65,14 @@ def write(
         for name, figure in section.figures.items():
             png, pdf = drawn(figure)
             for suffix, content in (("png", png), ("pdf", pdf)):
-                files.append(out / f"{_file(name)}.{suffix}")
+                files.append(out / f"{escaping.file_name(name)}.{suffix}")
                 files[-1].write_bytes(content)
             pictures[name] = base64.b64encode(png).decode("ascii")
         tables = {}
         for name, table in section.tables.items():
-            files.append(out / f"{_file(name)}.csv")
+            files.append(out / f"{escaping.file_name(name)}.csv")
             table.to_csv(files[-1], index=False)
-            files.append(out / f"{_file(name)}.tex")
+            files.append(out / f"{escaping.file_name(name)}.tex")
             files[-1].write_text(latex(table), encoding="utf-8")
             if name not in section.files_only:
                 tables[name] = html(table)
@@ -131,7 +131,7 @@ def style(table: pd.DataFrame, escape: str) -> Styler:
     styler = shown.style.hide(axis="index")
     for old, new in zip(table, shown, strict=True):
         if not pd.api.types.is_float_dtype(table[old].dtype):
-            styler = styler.format(str, subset=[new], escape=escape, na_rep="")
+            styler = styler.format(_line, subset=[new], escape=escape, na_rep="")
             continue
         signed = "+" if str(old).startswith(("difference", "gain")) else ""
         pattern = "{:.3g}" if old in plain else f"{{:{signed}.1f}}"
@@ -150,15 +150,9 @@ def style(table: pd.DataFrame, escape: str) -> Styler:
     return styler
 
 
-_LATEX = {"\\": r"\textbackslash ", "~": r"\textasciitilde ", "^": r"\textasciicircum "}
-_LATEX |= {sign: "\\" + sign for sign in "&%$#_{}"}
-_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
+def _line(value: Any) -> str:
+    return escaping.one_line(str(value))
 
 
 def _escaped(text: str, kind: str) -> str:
-    signs = _LATEX if kind == "latex" else _HTML
-    return "".join(signs.get(sign, sign) for sign in text)
-
-
-def _file(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+    return escaping.latex(text) if kind == "latex" else escaping.html(text)

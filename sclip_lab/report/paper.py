@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sclip_lab.report import verdicts
+from sclip_lab.report import escaping, verdicts
 from sclip_lab.report.found import Found, on_common_images
 from sclip_lab.report.page import Section
 from sclip_lab.report.studies import Study
@@ -102,5 +102,5 @@ def markdown(sections: Sequence[Section], embedded: bool = False) -> str:
     for study, rows in judged.items():
         for v in rows:
             cells = [study, v.claim, f"**{v.answer}**", v.beside_published, v.why, v.setting]
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            lines.append("| " + " | ".join(map(escaping.markdown, cells)) + " |")
     return "\n".join(lines) + "\n"

@@ -22,7 +22,15 @@ PALETTE = [
     "#882255", "#999933", "#117733", "#AA4499", "#DDCC77", "#661100", "#44AA99",
 ]  # fmt: skip
 BACKGROUND, OTHER = "#CCCCCC", "#555555"
-FONT: Any = {"font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "legend.fontsize": 7}
+# Names are drawn as they are: "$5" is no formula.
+PLAIN: Any = {"text.parse_math": False}
+FONT: Any = {
+    **PLAIN,
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "legend.fontsize": 7,
+}
 
 
 def panel(

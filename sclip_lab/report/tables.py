@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab import results
+from sclip_lab.report import escaping
 from sclip_lab.report.labels import labels
 from sclip_lab.results import paper as published
 from sclip_lab.results.expected import verdicts as verdicts
@@ -54,11 +55,11 @@ def to_markdown(table: pd.DataFrame, bold: bool = True) -> str:
     """
     parts = []
     for caption, cells in _shown(table, (lambda text: f"**{text}**") if bold else None):
-        cells = cells.map(lambda text: text.replace("|", "\\|"))
+        cells = cells.map(escaping.markdown)
         rule = ["---"] + ["---:"] * (cells.shape[1] - 1)
         rows: list[list[str]] = [list(map(str, cells)), rule, *cells.to_numpy().tolist()]
         lines = ["| " + " | ".join(row) + " |" for row in rows]
-        parts.append("\n".join([caption, "", *lines]))
+        parts.append("\n".join([escaping.markdown(caption), "", *lines]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -93,9 +94,7 @@ def _escape(text: str) -> str:
     prefix, suffix = "", ""
     if text.startswith(r"\textbf{"):
         prefix, text, suffix = r"\textbf{", text[len(r"\textbf{") : -1], "}"
-    text = text.replace("\\", r"\textbackslash ")
-    for sign in "&%$#_{}":
-        text = text.replace(sign, "\\" + sign)
+    text = escaping.latex(text)
     return prefix + text.replace("·", r"$\cdot$").replace("<", "$<$") + suffix
 
 

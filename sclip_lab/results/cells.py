@@ -36,7 +36,7 @@ def read(path: Path) -> dict[str, Any]:
             raise sealed.Damaged(
                 path, "is not what was written: its key is not that of its identity"
             )
-    fault = None if is_sealed else _fault(record)
+    fault = _fault(record)  # a seal is no signature
     if fault:
         raise sealed.Damaged(path, f"is no spec: {fault}")
     return {**record, "label": min([record["label"], *_labels(path.parent)], key=_shortest)}
@@ -67,13 +67,14 @@ def _shortest(label: str) -> tuple[int, str]:
 
 
 def _fault(record: dict[str, Any]) -> str | None:
-    """What keeps a record without a seal from being read as one."""
+    """What keeps a record from being read as one."""
     texts, maps = ("key", "label"), ("names", "config")
     if not all(isinstance(record[name], str) for name in texts):
         return f"{' and '.join(texts)} must be text"
     if not all(isinstance(record[name], dict) for name in maps):
         return f"{' and '.join(maps)} must be mappings"
-    if not {"attention", "backbone", "dataset", "protocol"} <= set(record["names"]):
+    names = [record["names"].get(n) for n in ("attention", "backbone", "dataset", "protocol")]
+    if not all(isinstance(name, str) for name in names):
         return "names must be those of attention, backbone, dataset and protocol"
     for name in ("class_names", "images"):
         listed = record[name]

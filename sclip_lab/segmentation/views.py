@@ -84,7 +84,7 @@ def noise(images: Tensor, sigma: float, seed: int = 0, std: Sequence[float] = CL
     """
     if not sigma >= 0:
         raise LabError(f"noise of sigma {sigma}: from 0 on wanted")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed % 2**63)
     drawn = torch.randn(images.shape[1:], generator=generator) * (sigma / 255)
     return images + (drawn / torch.tensor(std).view(3, 1, 1)).to(images)
 

@@ -30,6 +30,7 @@ from sclip_lab.network.depth import resolve
 from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.photos import to_input
 from sclip_lab.segmentation.readouts.cosine import unit
+from sclip_lab.values import LARGEST_SEED, check, within
 
 
 def learn_projection(
@@ -76,7 +77,7 @@ def learn_projection(
         LabError: nothing labelled to learn from, a label without a query, shapes that do not fit,
             or a loss that is no longer finite.
     """
-    _check(backbone, text_embeddings, query_classes, images, steps, lr, batch, initial)
+    _check(backbone, text_embeddings, query_classes, images, steps, lr, batch, initial, seed)
     index = resolve(block, backbone.depth)
     generator = torch.Generator().manual_seed(seed)
     # An application may run in inference mode; nothing made there can be learned from.
@@ -109,6 +110,8 @@ def learn_projection(
             optimiser.step()
             losses.append(loss.item())
             bar.set_postfix(loss=f"{losses[-1]:.4f}")
+        if not torch.isfinite(matrix).all():
+            raise LabError(f"the projection is no longer finite after {steps} steps; lower lr {lr}")
         return matrix.detach().cpu(), losses
 
 
@@ -203,15 +206,17 @@ def _check(
     lr: float,
     batch: int,
     initial: str,
+    seed: int,
 ) -> None:
     if text_embeddings.shape != (len(query_classes), backbone.embed_dim) or not query_classes:
         raise LabError(
             f"text embeddings {tuple(text_embeddings.shape)}: ({len(query_classes)} queries, "
             f"{backbone.embed_dim}) wanted, and at least one query"
         )
-    if min(images, steps, batch) < 1 or lr <= 0:
-        raise LabError(
-            f"images {images}, steps {steps} and batch {batch} must be at least 1, lr {lr} above 0"
-        )
+    for name, number in (("images", images), ("steps", steps), ("batch", batch)):
+        within(name, number, 1, 1e7)
+    check("lr", lr, float)
+    within("lr", lr, 0, 1e3, above=True)
+    within("seed", seed, 0, LARGEST_SEED)
     if initial not in ("identity", "gaussian"):
         raise unknown("initial", initial, ("identity", "gaussian"))

@@ -100,6 +100,8 @@ def _figures(found: Found) -> dict[str, Figure]:
                     ax.annotate("/".join(map(str, sizes)), (x, y), fontsize=5, xytext=(2, 3),
                                 textcoords="offset points")  # fmt: skip
         ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter("{x:g}")
         ax.set_xlabel("seconds per photo, measured now (short side / window / stride)")
         ax.set_ylabel("mIoU x100; lines: none is cheaper and better")
         ax.legend(frameon=False)

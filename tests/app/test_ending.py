@@ -1,0 +1,97 @@
+"""Whatever goes wrong, a command ends in one line; what is written is what was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sclip_lab.app import cli, ending
+from tests.running import evaluate
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "photo.png"
+    Image.fromarray(np.full((16, 24, 3), 90, np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(28, "No space left on device", "a/b"), "a/b: No space left on device"),
+        (MemoryError(), "not enough memory"),
+        ("\ud800", "holds letters that cannot be written"),
+        (KeyError("x\ny"), "unexpected KeyError: "),
+    ],
+)
+def test_errors_of_other_kinds_are_one_line(error: object, text: str) -> None:
+    if isinstance(error, str):
+        with pytest.raises(UnicodeEncodeError) as found:
+            error.encode()
+        error = found.value
+    assert isinstance(error, BaseException)
+    told = ending.told(error)
+    assert text in told
+    assert "\n" not in told
+
+
+def test_a_fault_names_the_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault() -> int:
+        raise TypeError("no such thing")
+
+    assert ending.in_one_line(fault, "sclip-lab segment x") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "unexpected TypeError in test_ending.py:" in line
+    assert "'sclip-lab segment x'" in line
+    monkeypatch.setenv(ending.VARIABLE, "1")
+    ending.in_one_line(fault, "sclip-lab")
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--out", "map.jpg"], "--out map.jpg: the label map keeps its ids as one of .png"),
+        (["--out", "map"], "--out map: the label map"),
+        (["--out", "PHOTO"], "is the photo itself"),
+        ([f"c{number}" for number in range(257)], "256 classes at most"),
+        (["--seed", "-1"], "seed -1 must be at least 0"),
+        (["--seed", "9" * 30], "seed 9999"),
+    ],
+)
+def test_segment_refuses_before_it_computes(
+    photo: Path, words: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["segment", str(photo), "sky", *[str(photo) if w == "PHOTO" else w for w in words]]
+    before = photo.read_bytes()
+    assert cli.main(line) == 1
+    assert text in capsys.readouterr().err.splitlines()[-1]
+    assert photo.read_bytes() == before
+
+
+@pytest.mark.parametrize("lr", ["nan", "inf", "-1", "1e30"])
+def test_learning_rates_that_cannot_be_meant(lr: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["learn-projection", "--images", "1", "--steps", "1", "--lr", lr]) == 1
+    assert "lr" in capsys.readouterr().err
+
+
+def test_hydras_own_errors_are_one_line(tmp_path: Path) -> None:
+    for word in (
+        "attention=[",
+        "=",
+        "hydra.run.dir=/dev/null/x",
+        "attention=null",
+        "tracking=null",
+    ):
+        outcome = evaluate(tmp_path, word)
+        assert outcome.code == 1, word
+        errors = [line for line in outcome.err.splitlines() if line.strip()]
+        assert len(errors) == 1, outcome.err
+        assert errors[0].startswith("error: "), outcome.err
+        assert ending.UNEXPECTED not in errors[0]

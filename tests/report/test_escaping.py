@@ -1,0 +1,59 @@
+"""A name of a stranger's is text in a page, in a table, in a figure and in a file's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from sclip_lab.report import escaping, page, paper, tables
+from sclip_lab.report.figures import style
+
+NAME = "a<script>alert(1)</script>\n|$x$_\"'`\\~^\u2028[b](c)"
+
+
+def test_page_and_files(tmp_path: Path) -> None:
+    table = pd.DataFrame({NAME: [NAME], "mIoU": [0.5]})
+    table.attrs["caption"] = NAME
+    with style():
+        figure = Figure()
+        figure.subplots().set_title("$\\frac$ of $5")
+    section = page.Section("s", NAME, NAME, [NAME], tables={NAME: table}, figures={NAME: figure})
+    files = page.write([section], tmp_path / "out", NAME, [NAME])
+    text = files[0].read_text()
+    assert "<script>alert" not in text
+    assert 'alt="a<' not in text
+    assert {file.parent for file in files} == {tmp_path / "out"}
+    tex = next(file for file in files if file.suffix == ".tex").read_text()
+    assert "\\$x\\$\\_" in tex
+    assert "\u2028" not in tex
+    assert len([line for line in tex.splitlines() if "script" in line]) == 3
+
+
+def test_tables_keep_their_rows() -> None:
+    frame = pd.DataFrame(
+        {
+            "dataset": ["d"], "attention": [NAME], "verdict": ["holds"], "backbone": [NAME],
+            "protocol": ["p"], "ours": [0.1], "theirs": [0.1], "difference": [0.0],
+            "tolerance": [0.1],
+        }
+    )  # fmt: skip
+    lines = tables.to_markdown(frame).splitlines()
+    assert len([line for line in lines if line.startswith("|")]) == 3
+    assert "<script>" not in "".join(lines)
+    assert len([line for line in tables.to_latex(frame).splitlines() if "script" in line]) == 2
+    verdict = page.Verdict(NAME, "holds", NAME)
+    made = paper.markdown([page.Section(NAME, "t", verdicts=[verdict])])
+    assert "<script>" not in made
+    assert sum(line.startswith("|") for line in made.splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["../../x", "", ".", "a/b", "x" * 500, "\ud800", "con\0"])
+def test_file_names_stay_in_their_folder(name: str) -> None:
+    made = escaping.file_name(name)
+    assert made
+    assert len(made.encode()) <= 120
+    assert not {"/", "\\", "\0"} & set(made)
+    assert not made.startswith(".")
