@@ -142,8 +142,8 @@ def find(
         highest_layer: neurons of later blocks are left out; None: none is. The paper's ViT-B/16
             stops at 5.
         top: how many are returned.
-        sparse: a neuron scores 0 on an image where its activation is below 0.5 at fewer than half
-            of the tokens.
+        sparse: a neuron scores 0 on an image where its activation, with its sign, is below 0.5 at
+            fewer than half of all tokens. The official code does so image by image, before the mean.
 
     Returns:
         (block, neuron) pairs in falling order of their scores, and the scores.

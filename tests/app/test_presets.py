@@ -96,6 +96,8 @@ def test_experiments_cover_what_they_name() -> None:
     unified = [job for job in jobs("methods") if job.protocol.name == "unified"]
     attentions = {job.hydra.runtime.choices.attention for job in unified}
     assert attentions == every - apart
+    random = [j for j in jobs("methods", pretrained="null") if j.protocol.name == "unified"]
+    assert {job.hydra.runtime.choices.attention for job in random} == every - apart | guided
     assert {"0", "1"} <= set(axes("window")["attention.prior.radius"])
     sides = [job.protocol.short_side for job in jobs("resolution", backbone="ViT-B-16")]
     assert sorted(set(sides)) == [224, 336, 448]
