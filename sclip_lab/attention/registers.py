@@ -143,7 +143,7 @@ def find(
             stops at 5.
         top: how many are returned.
         sparse: a neuron scores 0 on an image where its activation, with its sign, is below 0.5 at
-            fewer than half of all tokens. The official code does so image by image, before the mean.
+            fewer than half of all tokens: image by image, before the mean, as in the official code.
 
     Returns:
         (block, neuron) pairs in falling order of their scores, and the scores.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,13 @@ class Compared:
         array: its key.
         error: largest absolute difference, or number of unequal entries; inf for another shape.
         tolerance: what it may be.
+        ours: our array.
     """
 
     array: str
     error: float
     tolerance: float
+    ours: Any = field(default=None, repr=False, compare=False)
 
     @property
     def ok(self) -> bool:
@@ -96,11 +98,12 @@ def difference(ours: Any, official: np.ndarray) -> float:
 
 
 def close(array: str, ours: Any, official: np.ndarray, tolerance: float) -> Compared:
-    return Compared(array, difference(ours, official), tolerance)
+    return Compared(array, difference(ours, official), tolerance, ours)
 
 
 def unequal(array: str, ours: Any, official: np.ndarray, tolerance: float = 0) -> Compared:
     """Integers or labels: how many differ."""
     ours = np.asarray(ours)
     same = ours.shape == official.shape
-    return Compared(array, float((ours != official).sum()) if same else float("inf"), tolerance)
+    error = float((ours != official).sum()) if same else float("inf")
+    return Compared(array, error, tolerance, ours)

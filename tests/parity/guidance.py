@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -62,6 +63,8 @@ GLA: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+# What meta.json says of one, in the official code's words, is taken from there.
+GLA_SAID = {"mini_iters": "rounds", "initial_crit_pos": "threshold"}
 
 
 def stored(array: np.ndarray) -> Tensor:
@@ -82,7 +85,7 @@ def proxyclip(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     variant = lab.load_attention("proxyclip", **settings)
     for one in arrays.inputs():
         features = stored(arrays[f"{one}__guidance"])[None]
-        image = toy.inputs[one.rpartition("_g")[0]]
+        image = toy.image(one)
         scene = Scene(guidance=Guidance(lambda features=features: features))
         [(_, found)] = encode(backbone, image, [variant], scene=scene)
         yield close(
@@ -103,7 +106,7 @@ def self_adaptive(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compare
     variant = lab.load_attention("fsa_proxy", sharpness=float(arrays["lambda"]), **settings)
     for one in arrays.inputs():
         features = stored(arrays[f"{one}__guidance"])[None]
-        image, rows = toy.inputs[one.rpartition("_g")[0]], arrays[f"{one}__rows_index"]
+        image, rows = toy.image(one), arrays[f"{one}__rows_index"]
         grid = (features.shape[-2], features.shape[-1])
         scene = Scene(guidance=Guidance(lambda features=features: features))
         for key, of in ((f"{one}__base_feat", base), (f"{one}__feat", variant.given(text))):
@@ -131,7 +134,10 @@ def gla(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     attention, changed = GLA[name]
     given = {key: float(arrays[key]) for key in ("beta", "gamma") if key in arrays}
     given = given if attention == "gla" else {}  # the others have none, or values of their own
-    variant = lab.load_attention(attention, **given, **changed)
+    said = toy.meta(name).get("cfg") or {}
+    if attention != "clearclip" and changed.get("anchors", "") is not None:
+        given |= {GLA_SAID[key]: value for key, value in said.items() if key in GLA_SAID}
+    variant = lab.load_attention(attention, **{**changed, **given})
     guidance = stored(arrays["guidance"]) if "guidance" in arrays else None
     for one in arrays.inputs("window_feats"):
         image = toy.inputs[one][0]
@@ -181,8 +187,10 @@ def segmented(arrays: Arrays, one: str, found: Encoded, plan: Plan) -> Iterator[
     protocol = Protocol(logit_scale=40.0, prob_threshold=0.1)
     readout = Readout(protocol, text, classes)
     laid_out = plan.lay_out(readout.patch_logits(found))
-    key = f"{one}__logits_s8"
-    yield close(key, plan.stitch(laid_out)[:, ::8, ::8], arrays[key], LOGITS)
+    for match, official in arrays.matching(rf"{re.escape(one)}__logits_s(\d+)"):
+        step = int(match[1])
+        ours = plan.stitch(laid_out)[:, ::step, ::step]
+        yield close(match[0], ours, official, LOGITS)
     key = f"{one}__seg_labels"
     yield unequal(key, readout.predict(plan, laid_out), arrays[key], PIXELS)
 
@@ -191,9 +199,9 @@ def segmented(arrays: Arrays, one: str, found: Encoded, plan: Plan) -> Iterator[
 @torch.inference_mode()
 def lposs(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     unit = F.normalize(stored(arrays["a__guidance"]), dim=-1)
-    scores = stored(arrays["a__preds_in"])
+    scores, patch = stored(arrays["a__preds_in"]), toy.clip.PATCH
     side = round(len(unit) ** 0.5)
-    centres = alone(1, (16 * side, 16 * side), 16)[0].centres((side, side))
+    centres = alone(1, (patch * side, patch * side), patch)[0].centres((side, side))
     for found, official in arrays.matching(r"(\w+)__cfg"):
         scale, power, neighbours, exponent, alpha = official.tolist()
         graph = patch_graph(unit, centres, round(neighbours), exponent, scale, power)
@@ -203,37 +211,62 @@ def lposs(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
         yield close(key, torch.from_numpy(laplacian[rows]), arrays[key], WEIGHTS)
         key = f"{found[1]}__preds_out"
         yield close(key, propagate_over_patches(graph, scores, alpha), arrays[key], LOGITS)
-    yield from lposs_windows(arrays)
-    yield from lposs_pixels(arrays)
+    yield from lposs_windows(arrays, patch)
+    yield from lposs_pixels(arrays, patch)
 
 
-def lposs_windows(arrays: Arrays) -> Iterator[Compared]:
+def lposs_windows(arrays: Arrays, patch: int) -> Iterator[Compared]:
     height, width, crop, stride, *target = arrays["b__input_hw_crop_stride_ori"].tolist()
-    plan = windows.plan((height, width), (target[0], target[1]), crop, stride, 16)
+    plan = windows.plan((height, width), (target[0], target[1]), crop, stride, patch)
     features = stored(arrays["b__guidance"]).permute(0, 3, 1, 2)
-    spread = _propagated(features, stored(arrays["b__clip_feats"]), arrays, plan, 150)
-    ours = plan.stitch(plan.lay_out(spread))[:, ::4, ::4]
-    yield close("b__out_s4", ours, arrays["b__out_s4"], LOGITS)
+    patches = stored(arrays["b__clip_feats"])
+    for match, official in arrays.matching(r"b__out_s(\d+)"):
+        step = int(match[1])
+        whole = best_spread(plan, features, patches, arrays, step, official)
+        yield close(match[0], whole[:, ::step, ::step], official, LOGITS)
 
 
-def lposs_pixels(arrays: Arrays) -> Iterator[Compared]:
+def lposs_pixels(arrays: Arrays, patch: int) -> Iterator[Compared]:
     image = stored(arrays["c__image"])
     size = (image.shape[1], image.shape[2])
-    plan = windows.plan(size, size, None, 1, 16)
+    plan = windows.plan(size, size, None, 1, patch)
     features = stored(arrays["c__guidance"]).permute(2, 0, 1)[None]
-    # The number of neighbours is not in the file; 20 is what its output tells.
-    spread = _propagated(features, stored(arrays["c__clip_feats"])[None], arrays, plan, 20)
-    whole = plan.stitch(plan.lay_out(spread))
-    yield close("c_nopix__out", whole[:, ::4, ::4], arrays["c_nopix__out"], LOGITS)
+    patches, official = stored(arrays["c__clip_feats"])[None], arrays["c_nopix__out"]
+    step = round(size[0] / official.shape[1])
+    whole = best_spread(plan, features, patches, arrays, step, official)
+    yield close("c_nopix__out", whole[:, ::step, ::step], official, LOGITS)
     ours = propagate_over_pixels(lab_colours(image), whole)
     official = arrays["c__out"]
     yield close("c__out", ours, official, 1e-4 * float(np.abs(official).max()))
 
 
-def _propagated(
-    features: Tensor, patches: Tensor, arrays: Arrays, plan: Plan, neighbours: int
+def best_spread(
+    plan: Plan,
+    features: Tensor,
+    patches: Tensor,
+    arrays: Arrays,
+    step: int,
+    official: np.ndarray,
 ) -> Tensor:
-    """The readout's scores of stored features."""
+    """The readout's stitched scores of stored features, with a's settings.
+
+    How many neighbours each patch keeps is in no array. So the counts that the README's set was
+    run with come first, and then all others; that which fits best is taken.
+    """
     logits = F.normalize(patches, dim=-1) @ stored(arrays["text"]).T
-    scene = one_photo(plan, features, 16)
-    return propagated(logits, scene, neighbours)
+    scene = one_photo(plan, features, plan.rows.patch)
+    scale, power, _, exponent, alpha = arrays["a__cfg"].tolist()
+    nodes = logits[..., 0].numel()
+    best = None
+    for count in dict.fromkeys((150, 20, *range(10, nodes + 1, 10))):
+        if count > nodes:
+            continue
+        spread = propagated(logits, scene, count, exponent, scale, power, alpha)
+        whole = plan.stitch(plan.lay_out(spread))
+        error = close("", whole[:, ::step, ::step], official, LOGITS).error
+        if best is None or error < best[0]:
+            best = error, whole
+        if error <= LOGITS:
+            break
+    assert best is not None
+    return best[1]

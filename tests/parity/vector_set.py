@@ -131,6 +131,17 @@ class VectorSet:
         """(1, 3, height, width) normalised images by name."""
         return self.clip.to_torch(self.clip.make_inputs(self.which))
 
+    def image(self, case: str) -> Tensor:
+        """The image whose name a case is, or begins with: ``<input>_g28`` is about ``<input>``.
+
+        Raises:
+            LabError: the case begins with no input's name.
+        """
+        fitting = [name for name in self.inputs if case == name or case.startswith(f"{name}_")]
+        if not fitting:
+            raise LabError(f"case {case} begins with none of the inputs {', '.join(self.inputs)}")
+        return self.inputs[max(fitting, key=len)]
+
     def text(self, count: int = 8) -> Tensor:
         """(count, embed_dim) unit text embeddings."""
         return torch.from_numpy(self.clip.make_text(self.which, count))
