@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.parity.vector_set import Arrays, VectorSet
+from tests.parity.vector_set import Arrays, Kept, VectorSet
 
 # Suggested by the READMEs of the vectors: official codes differ from themselves in float64 by
 # 6e-6 (features).
@@ -88,7 +88,7 @@ def compare(toy: VectorSet, name: str) -> tuple[list[Compared], list[str]]:
 
 def difference(ours: Any, official: np.ndarray) -> float:
     """Largest absolute difference; infinite for another shape or NaN."""
-    ours = np.asarray(ours)
+    ours = _seen(ours, official)
     if ours.shape != official.shape:
         return float("inf")
     if not ours.size:
@@ -103,7 +103,14 @@ def close(array: str, ours: Any, official: np.ndarray, tolerance: float) -> Comp
 
 def unequal(array: str, ours: Any, official: np.ndarray, tolerance: float = 0) -> Compared:
     """Integers or labels: how many differ."""
-    ours = np.asarray(ours)
+    ours = _seen(ours, official)
     same = ours.shape == official.shape
     error = float((ours != official).sum()) if same else float("inf")
     return Compared(array, error, tolerance, ours)
+
+
+def _seen(ours: Any, official: np.ndarray) -> np.ndarray:
+    """Ours, or what was kept of the official array of it."""
+    ours = np.asarray(ours)
+    index = getattr(official, "index", None) if isinstance(official, Kept) else None
+    return ours if index is None else np.take(ours, index, official.axis)  # type: ignore[attr-defined]

@@ -26,12 +26,33 @@ from sclip_lab.network.loading import load_backbone
 from tests import make_clip, vectors
 
 
+class Kept(np.ndarray):
+    """A part of an official array: what ``index`` takes of its ``axis``."""
+
+    index: np.ndarray
+    axis: int
+
+    @classmethod
+    def of(cls, array: np.ndarray, index: np.ndarray, axis: int) -> Kept:
+        kept = array.view(cls)
+        kept.index, kept.axis = index, axis
+        return kept
+
+
 class Arrays(Mapping[str, np.ndarray]):
-    """The arrays of one file, which remembers those that were looked at."""
+    """The arrays of one file, which remembers those that were looked at.
+
+    ``<key>__kept<axis>`` says which places of an array's axis are left of it, where it was trimmed.
+    """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self._arrays = dict(arrays)
         self.read: set[str] = set()
+        for key in arrays:
+            of = re.fullmatch(r"(.+)__kept(\d)", key)
+            if of:
+                index = self._arrays.pop(key)
+                self._arrays[of[1]] = Kept.of(arrays[of[1]], index, int(of[2]))
 
     def __getitem__(self, key: str) -> np.ndarray:
         array = self._arrays[key]

@@ -1,0 +1,63 @@
+"""`make parity` on a set of other weights, images, sizes and names, and on a wrong one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import parity_report, parity_set, vectors
+
+# About one image each, about windows of one, and about seeds.
+FILES = ("clearclip_keep", "gla_proxy_smooth", "ttr_find")
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = tmp_path_factory.mktemp("public")
+    for path in (vectors.HERE / "make_clip.py", vectors.HERE / "vectors" / "meta.json"):
+        shutil.copy(path, source)
+    for name in FILES:
+        shutil.copy(vectors.HERE / "vectors" / f"{name}.npz", source)
+    target = tmp_path_factory.mktemp("second") / "set"
+    parity_set.make(source, target)
+    return target
+
+
+def report(folder: Path, monkeypatch: pytest.MonkeyPatch, *only: str) -> int:
+    chosen = ["--only", *only] if only else []
+    monkeypatch.setattr("sys.argv", ["parity_report", str(folder), *chosen])
+    return parity_report.main()
+
+
+def test_another_set_is_compared_by_what_it_says_itself(
+    second: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load(second / "clearclip_keep.npz") as arrays:
+        assert "north__feat" in arrays.files
+    assert report(second, monkeypatch) == 0
+    assert f"{len(FILES)} of {len(FILES)} files ok" in capsys.readouterr().out
+
+
+def test_a_wrong_array_and_a_file_without_comparison_fail(
+    second: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    shutil.copy(second / "make_clip.py", wrong)
+    with np.load(second / "clearclip_keep.npz") as stored:
+        arrays = {key: stored[key] for key in stored.files}
+    arrays["east__feat"] = arrays["east__feat"] + 1e-3
+    np.savez(wrong / "clearclip_keep.npz", **arrays)
+    assert report(wrong, monkeypatch) == 1
+    assert "NOT OK" in capsys.readouterr().out
+    shutil.copy(second / "clearclip_keep.npz", wrong)
+    assert report(wrong, monkeypatch) == 0
+    np.savez(wrong / "a_new_method.npz", east__feat=arrays["east__feat"])
+    assert report(wrong, monkeypatch) == 1
+    assert "a_new_method                 NO COMPARISON" in capsys.readouterr().out
