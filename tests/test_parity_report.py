@@ -10,8 +10,8 @@ import pytest
 
 from tests import parity_report, parity_set, vectors
 
-# About one image each, about windows of one, and about seeds.
-FILES = ("clearclip_keep", "gla_proxy_smooth", "ttr_find")
+# About one image each, and about windows of one.
+FILES = ("clearclip_keep", "gla_proxy_smooth")
 
 
 @pytest.fixture(scope="module")

@@ -128,3 +128,20 @@ def test_outliers_become_what_looks_like_them(backbone: Backbone, images: Tensor
                 expected = clean[~outliers[image] & (kind == kind[patch])].mean(0)
             torch.testing.assert_close(found[image, 1 + patch], expected, atol=1e-5, rtol=1e-5)
     assert outliers.any()
+
+
+def test_combinations_that_no_paper_tried_are_yaml_alone(
+    backbone: Backbone, images: Tensor
+) -> None:
+    features = torch.randn(2, 32, 6, 8, generator=torch.Generator().manual_seed(5))
+    parts = {"prior": "guidance", "mix": "guidance", "repair": "guidance"}
+    [plain] = run(backbone, images, None, "csa")
+    seen = [plain.patches]
+    for chosen in ({"prior": "guidance"}, {"mix": "guidance"}, {"repair": "guidance"}, parts):
+        [found] = run(backbone, images, features, "csa", **chosen)
+        assert torch.isfinite(found.patches).all()
+        assert all(not torch.equal(found.patches, before) for before in seen)
+        seen.append(found.patches)
+    [repaired] = run(backbone, images, features, "scclip", repair="guidance")
+    [usual] = run(backbone, images, None, "scclip")
+    assert not torch.equal(repaired.patches, usual.patches)

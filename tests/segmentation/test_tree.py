@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
-from sclip_lab.app.registry import load_attention
+import sclip_lab
+from sclip_lab.app.registry import load_attention, names
 from sclip_lab.attention.variant import Variant
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.block import Block
@@ -103,3 +107,16 @@ def test_cost_is_what_runs(
     variants = [v for v in company() if v.config["mlp"] and v.config["stream"] == "replace"]
     run(backbone, images, variants)
     assert len(calls) == tree.cost(backbone.depth, variants)[0]
+
+
+def test_loop_tree_and_store_name_no_method() -> None:
+    """What only one method needs stands in that method's files."""
+    root = Path(sclip_lab.__file__).parent
+    words = {"early", "local", "similarity", "vanilla", "guided", "surgery"}  # of everyday English
+    named = {re.split(r"_", name)[0] for name in names("attention")} - words
+    named |= {"freecp", "lposs", "radseg"}
+    files = [*(root / "evaluation").glob("*.py"), root / "results" / "store.py"]
+    files += [root / "segmentation" / f"{name}.py" for name in ("tree", "encoded", "scenes")]
+    for path in files:
+        found = named & set(re.findall(r"[a-z]+", path.read_text().lower()))
+        assert not found, f"{path.name} names {', '.join(sorted(found))}"
