@@ -44,6 +44,7 @@ from tests.parity.vector_set import Arrays, VectorSet
 
 GLA_WEIGHTS = 1e-6
 MANY_PATCHES = 800
+CROP, STRIDE, PADDED_TO = 224, 112, 56
 RULE = "bicubic_offset"
 # What each file of GLA-CLIP was run with.
 GLA: dict[str, tuple[str, dict[str, Any]]] = {
@@ -143,10 +144,10 @@ def gla(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     for one in arrays.inputs("window_feats"):
         image = toy.inputs[one][0]
         size = (image.shape[-2], image.shape[-1])
-        plan = windows.plan(size, size, 224, 112, backbone.patch_size)
+        plan = windows.plan(size, size, CROP, STRIDE, backbone.patch_size, multiple=PADDED_TO)
         key = f"{one}__boxes_x1x2y1y2"
         if key in arrays:
-            boxes = [(x, x + 224, y, y + 224) for y, x in plan.corners]
+            boxes = [(x, x + CROP, y, y + CROP) for y, x in plan.corners]
             yield unequal(key, torch.tensor(boxes), arrays[key])
         scene = one_photo(plan, guidance, backbone.patch_size)
         [(_, found)] = encode(backbone, plan.cut(image), [variant], scene=scene)
