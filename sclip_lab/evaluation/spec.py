@@ -100,7 +100,7 @@ class Spec:
 
     @cached_property
     def auxiliary(self) -> Vocabulary | None:
-        """The protocol's auxiliary names, one a class; None for none."""
+        """The protocol's auxiliary names, all of one class; None for none."""
         return self.protocol.auxiliary_vocabulary()
 
     @cached_property

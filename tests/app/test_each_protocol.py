@@ -1,0 +1,40 @@
+"""Every protocol labels a photo: its windows, texts, readout and refinement fit together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import sclip_lab as lab
+from sclip_lab.app.conf import names
+from sclip_lab.app.registry import load_group
+from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.network.backbone import Backbone
+from tests.make_clip import make_photo
+
+# The variant that a protocol's readout, threshold or words want.
+ATTENTION = {"cdam": "cdam", "cliper": "cliper", "cliptrase": "cliptrase", "itaclip": "itaclip"}
+# A second network makes what lposs looks at: tests/network/test_guidance.py.
+GUIDED = ("lposs", "lposs_plus")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["voc21", "cityscapes"])
+@pytest.mark.parametrize("name", [n for n in names("protocol") if n not in GUIDED])
+def test_one_photo(backbone: Backbone, name: str, dataset: str) -> None:
+    # Smaller photos and windows than published: the network of tests has seen 64 pixels.
+    sides = {"short_side": 112, "stride": 56, "templates": ("{}",)}
+    usual = lab.load_protocol(name, dataset)
+    if usual.crop_size is not None:
+        sides["crop_size"] = 64
+    if usual.centre_crop is not None:
+        sides["centre_crop"] = 112
+    protocol = lab.load_protocol(name, dataset, **sides)
+    named = protocol.vocabulary or load_group("dataset", dataset)["vocabulary"]
+    words = Vocabulary.named(named)
+    variant = lab.load_attention(ATTENTION.get(name, "csa"), protocol=name, dataset=dataset)
+    photo = make_photo("public", 120, 150)
+    labels = lab.segment(backbone, photo, words, variant, protocol)
+    assert labels.shape == ((112, 112) if protocol.centre_crop else (120, 150))
+    assert labels.max() < words.num_classes
+    assert np.array_equal(labels, lab.segment(backbone, photo, words, variant, protocol))
