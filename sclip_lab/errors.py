@@ -10,11 +10,16 @@ class LabError(ValueError):
     """Bad input. The message names the file, key or value and what would be right."""
 
 
+def printable(name: str) -> str:
+    """A name in one line of bounded length: line breaks and the like as escapes."""
+    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name[:200])
+    return shown if len(name) <= 200 else f"{shown[:197]}..."
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> LabError:
     """An error for a name that is not in ``known``, with the nearest ones as a suggestion."""
     known = sorted(known)
-    name = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
-    name = name if len(name) <= 200 else f"{name[:197]}..."
+    name = printable(name)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     # A list longer than a screen hides the suggestion.

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.torture import flips, fuzz
+from benchmarks.torture import files, flips, fuzz, lines
+from benchmarks.torture.outcomes import Outcomes
 
 
 def test_flips_are_found_or_change_no_number(tmp_path: Path) -> None:
@@ -20,10 +21,10 @@ def test_flips_are_found_or_change_no_number(tmp_path: Path) -> None:
 
 
 def test_malformed_input_gets_a_clear_error_or_a_right_answer(tmp_path: Path) -> None:
-    outcomes = fuzz.Outcomes()
+    outcomes = Outcomes()
     for sort, cases in (
         (fuzz.pictures, 40), (fuzz.vocabularies, 40), (fuzz.protocols, 40), (fuzz.projections, 20),
-        (fuzz.command_lines, 8),
+        (files.checkpoints, 40), (files.yamls, 3), (lines.commands, 4),
     ):  # fmt: skip
         (tmp_path / sort.__name__).mkdir()
         sort(outcomes, tmp_path / sort.__name__, cases, random.Random(0))

@@ -238,7 +238,7 @@ def _function(field: str, given: Any, leading: int, supplied: tuple[str, ...] = 
 
 def _refinement(given: Any) -> dict[str, Any] | None:
     """One refinement, or several by names of their own, with all their parameters."""
-    if callable(given) or not given or "_target_" in given:
+    if not isinstance(given, Mapping) or not given or "_target_" in given:
         return _function("refinement", given, 1, SUPPLIED)
     steps = named_steps(given)
     return {n: _function("refinement", step, 1, SUPPLIED) for n, step in steps.items()} or None
