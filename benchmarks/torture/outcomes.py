@@ -69,7 +69,7 @@ class Outcomes:
 
     def _wrong(self, kind: str, what: str, text: str) -> None:
         self.counts[kind] += 1
-        self.wrong.append(f"{kind}: {what}: {text}"[:300])
+        self.wrong.append(f"{kind}: {what[-400:]}: {text[-400:]}")
 
 
 def mutated(content: bytes, generator: random.Random) -> bytes:
