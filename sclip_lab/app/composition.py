@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import create_config_search_path
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -86,6 +88,23 @@ def composed(*overrides: str) -> DictConfig:
     stamps = tuple(sorted((path, path.stat().st_mtime_ns) for path in files))
     # A copy that has its own root: nobody changes the one that is kept.
     return _composed(overrides, stamps).copy()
+
+
+def alone(group: str, name: str) -> DictConfig:
+    """One file of a group with what its own defaults name, without the rest of conf/.
+
+    Raises:
+        LabError: what Hydra says is wrong.
+    """
+    own = loader()
+    repository = CachingConfigRepository(own.repository)
+    try:
+        found = create_defaults_list(repository, f"{group}/{name}", [], False, False)
+        config = own._compose_config_from_defaults_list(found.defaults, repository)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise LabError(f"{group}={name}: {error}") from error
+    guard.check_values(config)
+    return config
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
@@ -33,12 +33,45 @@ from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.guidance import Guide, load_guidance
 from sclip_lab.results import expected
+from sclip_lab.results.loading import SHORT
 from sclip_lab.results.store import Store
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.protocol import build as build_protocol
 from sclip_lab.timings import Timings
 
 log = logging.getLogger(__name__)
+
+
+class Cell(NamedTuple):
+    """What a job tells of its cell.
+
+    Attributes:
+        spec: the cell.
+        summary: its row of `results.summary`.
+        iou: class -> IoU.
+        skipped: image -> why it was left out.
+    """
+
+    spec: Spec
+    summary: Mapping[str, Any]
+    iou: dict[str, float]
+    skipped: dict[str, str]
+
+    @classmethod
+    def of(cls, spec: Spec, df: pd.DataFrame, summary: pd.DataFrame, iou: pd.DataFrame) -> Cell:
+        """From the tables of a pass over several cells."""
+        short = spec.key[:SHORT]
+        mine = iou[iou["spec"].astype(str) == short]
+        return cls(
+            spec,
+            summary[summary["spec"].astype(str) == short].iloc[0].to_dict(),
+            dict(zip(mine["class"].astype(str), mine["iou"].tolist(), strict=True)),
+            df.attrs["skipped"].get(short, {}),
+        )
+
+
+# What the pass over all jobs found; each job takes its own, instead of asking the store again.
+_computed: dict[str, Cell] = {}
 
 
 def compute(configs: Sequence[DictConfig]) -> list[str | None]:
@@ -86,7 +119,10 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
                 df = results.load(config.paths.store, [spec.key for spec in specs], partial=True)
                 log.info("\n%s\n", table(df))
             continue
-        log.info("\n%s\n\n%s\n", table(df), timings.report())
+        summary, per_class = results.summary(df), results.iou(df)
+        for number, spec in members:
+            _computed[_text(configs[number])] = Cell.of(spec, df, summary, per_class)
+        log.info("\n%s\n\n%s\n", table(df, summary), timings.report())
         # A submitted job computes a part, and knows nothing of the sweep's folder.
         if len(members) > 1 and OmegaConf.select(config, "hydra.sweep.dir") is not None:
             group, folder = _group(config, config.hydra), Path(config.hydra.sweep.dir)
@@ -104,16 +140,12 @@ def run(config: DictConfig) -> float:
     Returns:
         mIoU, a fraction.
     """
-    spec = make_spec(config)
-    tracking.check(config.tracking)
     store = Store(config.paths.store)
-    df = _evaluate([spec], store, config, Timings())
-    summary = results.summary(df).iloc[0]
-    per_class = results.iou(df)
+    cell = _computed.pop(_text(config), None) or _compute_alone(config, store)
+    spec, summary, skipped = cell.spec, cell.summary, cell.skipped
     found = store.diagnostics(spec)
     measured = found[found["layer"] < 0].dropna().groupby("measure")["value"]
     output = Path(HydraConfig.get().runtime.output_dir)
-    skipped: dict[str, str] = next(iter(df.attrs["skipped"].values()), {})
     outcome = {
         "key": spec.key,
         "label": spec.label,
@@ -124,7 +156,7 @@ def run(config: DictConfig) -> float:
         "images": int(summary["images"]),
         "of": int(summary["of"]),
         "skipped": skipped,
-        "iou": dict(zip(per_class["class"].astype(str), per_class["iou"].tolist(), strict=True)),
+        "iou": cell.iou,
         "diagnostics": {str(name): float(value) for name, value in measured.mean().items()},
         "spread": {str(name): float(value) for name, value in measured.std().dropna().items()},
     }
@@ -147,6 +179,19 @@ def run(config: DictConfig) -> float:
     group = _group(config, HydraConfig.get())
     tracking.later(lambda: tracking.log_run(config.tracking, spec, store, outcome, group, output))
     return float(summary["miou"])
+
+
+def _compute_alone(config: DictConfig, store: Store) -> Cell:
+    spec = make_spec(config)
+    tracking.check(config.tracking)
+    df = _evaluate([spec], store, config, Timings())
+    return Cell.of(spec, df, results.summary(df), results.iou(df))
+
+
+def _text(config: DictConfig) -> str:
+    """The same for a job in the pass over all of them and in its own turn."""
+    values = {str(key): plain_config(config[key]) for key in config if key != "hydra"}
+    return json.dumps([_chosen(config), values])
 
 
 def _share(outcome: Mapping[str, Any]) -> str:
@@ -191,10 +236,15 @@ def make_spec(config: DictConfig) -> Spec:
 
 def make_variant(config: DictConfig) -> Variant:
     """The variant, named after its file."""
+    return build(plain_config(config.attention), _chosen(config))
+
+
+def _chosen(config: DictConfig) -> Any:
+    """The file of conf/attention that a job chose."""
     chosen = OmegaConf.select(config, "hydra.runtime.choices.attention")
     if chosen is None and HydraConfig.initialized():
         chosen = HydraConfig.get().runtime.choices.get("attention")
-    return build(plain_config(config.attention), chosen)
+    return chosen
 
 
 def make_protocol(config: DictConfig) -> Protocol:
@@ -238,10 +288,10 @@ def make_dataset(config: str) -> Dataset:
     return build_dataset(json.loads(config))
 
 
-def table(df: pd.DataFrame) -> str:
+def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
     """Scores with 95 % intervals, x100, as text; with a column for every protocol field that
-    differs (what differs in the attention, its label says)."""
-    summary = results.summary(df)
+    differs (what differs in the attention, its label says). ``summary`` where it is known."""
+    summary = results.summary(df) if summary is None else summary
     shown = summary[["attention", "backbone", "dataset", "protocol"]].astype(str)
     for name in (str(n) for n in summary if str(n).startswith("protocol.")):
         if name.endswith("._target_"):  # a readout or refinement, by its function

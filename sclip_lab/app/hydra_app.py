@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sclip_lab import interrupts
-from sclip_lab.app import ending, experiment, guard, overrides, plugins, tracking
+from sclip_lab.app import ending, experiment, guard, overrides, plugins, reuse, tracking
 from sclip_lab.app.conf import conf_dir
 from sclip_lab.errors import LabError
 
@@ -29,6 +29,7 @@ def main() -> None:
 def _run() -> int:
     ending.install_in_hydra()
     guard.install()
+    reuse.install()
     plugins.enter(sys.argv[1:])
     overrides.check(sys.argv[1:])
     try:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sclip_lab.app.composition import PLACES, composed
+from sclip_lab.app.composition import PLACES, alone, composed
 from sclip_lab.app.conf import conf_dir as conf_dir
 from sclip_lab.app.conf import names
+from sclip_lab.app.plain_config import plain_config
 from sclip_lab.attention.variant import Variant, build
 from sclip_lab.call import bind, locate, overridden
 from sclip_lab.data.base import Dataset
@@ -207,9 +208,18 @@ def variant_label(variant: Variant, protocol: str | None = None, dataset: str | 
     """
     if variant.name not in names("attention"):
         return variant.name
-    usual = load_group("attention", variant.name, dataset=dataset, protocol=protocol)
-    changed = _differences(build(usual, variant.name).config, variant.config)
+    usual = build(_usual(variant.name, protocol, dataset), variant.name)
+    changed = _differences(usual.config, variant.config)
     return f"{variant.name}({', '.join(changed)})" if changed else variant.name
+
+
+def _usual(name: str, protocol: str | None, dataset: str | None) -> dict[str, Any]:
+    """A variant's file as `load_group` gives it, five times as fast: for labels, one a job."""
+    config = alone("attention", name)
+    if "attention" not in config:  # a file that says where it stands
+        return load_group("attention", name, dataset=dataset, protocol=protocol)
+    config.dataset, config.protocol = {"name": dataset}, {"name": protocol or ""}
+    return plain_config(config.attention)
 
 
 def _differences(usual: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:
