@@ -62,6 +62,7 @@ def write_spec(
     class_names: Sequence[str] = CLASSES,
     chunk: int = 2,
     seed: int = 0,
+    provenance: dict[str, str] | None = None,
 ) -> str:
     """Write one spec with its rows in chunks of a few images; returns its key."""
     key = key_of(label, dataset, seed)
@@ -78,6 +79,7 @@ def write_spec(
             "dataset": {"digest": key_of(dataset), "ignore_index": 255},
         },
         "class_names": list(class_names),
+        "provenance": provenance or {},
         "images": list(images),
         "created": created,
     }

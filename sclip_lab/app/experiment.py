@@ -32,7 +32,7 @@ from sclip_lab.evaluation.recorder import Observer
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.guidance import Guide, load_guidance
-from sclip_lab.results import expected
+from sclip_lab.results import expected, machines
 from sclip_lab.results.loading import SHORT
 from sclip_lab.results.store import Store
 from sclip_lab.segmentation.protocol import Protocol
@@ -80,6 +80,7 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
     Returns:
         for each job, why it could not be computed, or None. The others are computed.
     """
+    _computed.clear()
     failed: list[str | None] = [None] * len(configs)
     jobs: dict[str, list[tuple[int, Spec]]] = {}
     for number, config in enumerate(configs):
@@ -308,6 +309,8 @@ def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
     if (summary["images"] < summary["of"]).any():
         shown["images"] = [f"{i} of {n}" for i, n in summary[["images", "of"]].to_numpy()]
     lines = [shown.to_string(index=False)]
+    mixed = machines.told(df)
+    lines += [f"beware: {mixed}"] if mixed else []
     labels = dict(zip(summary["spec"], summary["attention"], strict=True))
     for spec, images in df.attrs.get("skipped", {}).items():
         lines += [f"skipped by {labels[spec]}: {image} ({why})" for image, why in images.items()]

@@ -32,10 +32,13 @@ def run(args: argparse.Namespace) -> int:
         LabError: no store, nothing selected, or an unknown column, value or baseline.
     """
     from sclip_lab.report import page, store
+    from sclip_lab.results import machines
 
     part = store.found(args.store, conditions(args.where))
     made = store.sections(part, args.baseline, args.images)
     notes = [f"store {args.store}", *(f"only {word}" for word in args.where)]
+    mixed = machines.told(part.df)
+    notes += [f"Beware: {mixed}."] if mixed else []
     files = page.write(made, args.out, f"Results of {args.store.name}", notes)
     print(f"{len(files)} files, the report: {files[0]}")
     return 0

@@ -179,8 +179,10 @@ def _lines(table: pd.DataFrame, x: str) -> list[pd.DataFrame]:
     """
     group, _, parameter = x.partition(".")
     names = [name for name in ("backbone", "dataset", "protocol") if name != group]
-    others = [c for c in table if "." in str(c) and c != x]
     table = table.assign(place=[_number(value) for value in table[x]])
+    if table["place"].nunique() < 2:
+        return []
+    others = [c for c in table if "." in str(c) and c != x and table[c].nunique(dropna=False) > 1]
     table["line"] = [without(str(label), parameter) for label in table["attention"]]
     table = table.dropna(subset="place")
     keys = ["line", *names, *others]

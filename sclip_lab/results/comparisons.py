@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab.errors import LabError, unknown
-from sclip_lab.results import multiple
+from sclip_lab.results import machines, multiple
 from sclip_lab.results.intervals import interval, p_value
 from sclip_lab.results.permutation import permutation_p
 from sclip_lab.results.resampling import Scored
@@ -164,8 +164,10 @@ def _compared(
     family: bool = False,
     groups: Sequence[Resampled] | None = None,
 ) -> pd.DataFrame:
+    specs = {spec for pair in pairs for spec in pair}
+    machines.warn(df, specs)
     if groups is None:
-        wanted = df[df["spec"].isin({spec for pair in pairs for spec in pair})]
+        wanted = df[df["spec"].isin(specs)]
         groups = list(resampled(wanted, statistic, n, seed))
     place = {spec: (g, k) for g, group in enumerate(groups) for k, spec in enumerate(group.specs)}
     facts = {str(row["spec"]): row for _, row in table.iterrows()}

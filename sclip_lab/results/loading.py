@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab.errors import LabError, unknown
-from sclip_lab.results import cells, chunks
+from sclip_lab.results import cells, chunks, machines
 from sclip_lab.results.chunks import COUNTS, MEASURES, SKIPPED, Kind
 from sclip_lab.results.scores import NAMES
 
@@ -79,8 +79,9 @@ def load(
         [categorical]; true, predicted [int16]; pixels [int64]; and one column, such as
         "attention.temperature", per config value that differs between the specs loaded.
         ``attrs["class_names"]`` is {dataset: [names]}, ``attrs["configs"]`` {spec: flat config},
-        ``attrs["of"]`` {spec: number of its data set's images}, and ``attrs["skipped"]``
-        {spec: {image: why}} of images that on_error=skip has left out.
+        ``attrs["of"]`` {spec: number of its data set's images}, ``attrs["processors"]``
+        {spec: instruction set or GPU}, and ``attrs["skipped"]`` {spec: {image: why}} of images
+        that on_error=skip has left out.
     """
     specs, frames, unfinished = [], [], []
     found, damaged = _all_rows(path, keys, COUNTS)
@@ -107,6 +108,7 @@ def load(
     df.attrs["class_names"] = names
     df.attrs["configs"] = {r["key"][:SHORT]: _flatten(r["config"]) for r in specs}
     df.attrs["of"] = {r["key"][:SHORT]: len(r["images"]) for r in specs}
+    df.attrs["processors"] = {r["key"][:SHORT]: machines.processor(r) for r in specs}
     df.attrs["skipped"] = {}
     for record, rows in zip(specs, frames, strict=True):
         folder = Path(path) / "specs" / record["key"]

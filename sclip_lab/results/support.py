@@ -38,8 +38,10 @@ def support(df: pd.DataFrame, few: int = FEW) -> pd.DataFrame:
 
 def few_classes(df: pd.DataFrame, few: int = FEW) -> pd.Series:
     """Per spec, in order of appearance: classes on at least one, but fewer than ``few`` photos."""
-    groups = df.groupby("spec", observed=True, sort=False)
-    return groups[list(df.columns)].apply(lambda rows: int((_truth(rows)["photos"] < few).sum()))
+    counted = df.loc[df["pixels"] > 0, ["spec", "true", "image"]].drop_duplicates()
+    photos = counted.groupby(["spec", "true"], observed=True, sort=False).size()
+    found = (photos < few).groupby("spec", observed=True, sort=False).sum()
+    return found.reindex(df["spec"].unique(), fill_value=0).rename_axis("spec")
 
 
 def _truth(rows: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sclip_lab import results
+from sclip_lab.app.cli import main
+from sclip_lab.app.experiment import table
 from sclip_lab.errors import LabError
 from sclip_lab.results import multiple
 from sclip_lab.results.intervals import p_value
@@ -44,6 +46,27 @@ def grid(tmp_path: Path) -> pd.DataFrame:
             }
             write(tmp_path, label, skill + k / 10, seed=k, names=names, config=config)
     return results.load(tmp_path)
+
+
+def test_cells_of_two_machines_are_compared_with_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    for label, kind in (("vanilla", "AVX2"), ("csa", "AVX2"), ("naclip", "AVX512"), ("old", "")):
+        made = {"processor": f"x86_64 {kind}"} if kind else {}
+        write(tmp_path, label, 0.5, seed=len(label), provenance=made)
+    df = results.load(tmp_path)
+    results.difference(df, "csa", "vanilla", n=20)
+    results.difference(df, "csa", "old", n=20)  # it does not say
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"sets: x86_64 AVX2 \(\w+\); x86_64 AVX512 \(\w+\); "):
+        results.difference(df, "naclip", "csa", n=20)
+    with pytest.warns(UserWarning, match="different instruction sets"):
+        results.differences(df, "vanilla", n=20)
+    assert "beware: cells were computed with different instruction sets" in table(df)
+    out = tmp_path / "report"
+    with pytest.warns(UserWarning, match="different instruction sets"):
+        assert main(["report", str(tmp_path), "--out", str(out)]) == 0
+    assert "Beware: cells were computed with different" in (out / "index.html").read_text()
 
 
 def test_labels_pair_up_over_data_sets(tmp_path: Path) -> None:

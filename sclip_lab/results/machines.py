@@ -1,0 +1,53 @@
+"""On which processors the cells of a table were computed.
+
+A key promises equal numbers on one machine. Kernels for other instruction sets round otherwise and
+move a few labels in a hundred thousand (docs/identity.md), so a comparison says where cells come
+from different ones.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+
+def processor(record: Mapping[str, Any]) -> str:
+    """Instruction set or GPU that a cell's record names: the one that began the cell; "" for
+    records of earlier versions."""
+    made = record.get("provenance") or {}
+    return str(made.get("gpu") or made.get("processor") or "")
+
+
+def told(df: pd.DataFrame, specs: Collection[str] | None = None) -> str | None:
+    """One sentence where cells come from different processors; None where they do not.
+
+    Args:
+        df: from `results.load`.
+        specs: only these; None: all.
+    """
+    found: dict[str, list[str]] = {}
+    for spec, name in df.attrs.get("processors", {}).items():
+        if name and (specs is None or spec in specs):
+            found.setdefault(name, []).append(spec)
+    if len(found) < 2:
+        return None
+    parts = [f"{name} ({_few(cells)})" for name, cells in found.items()]
+    return (
+        f"cells were computed with different instruction sets: {'; '.join(parts)}; "
+        "these round otherwise, so differences of a few pixels mean nothing"
+    )
+
+
+def warn(df: pd.DataFrame, specs: Collection[str]) -> None:
+    """One warning where the cells that are compared come from different processors."""
+    text = told(df, specs)
+    if text is not None:
+        warnings.warn(text, stacklevel=4)
+
+
+def _few(cells: Sequence[str]) -> str:
+    more = f" and {len(cells) - 2} more" if len(cells) > 2 else ""
+    return ", ".join(cells[:2]) + more
