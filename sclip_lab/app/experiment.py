@@ -61,10 +61,11 @@ class Cell(NamedTuple):
     def of(cls, spec: Spec, df: pd.DataFrame, summary: pd.DataFrame, iou: pd.DataFrame) -> Cell:
         """From the tables of a pass over several cells."""
         short = spec.key[:SHORT]
+        row = summary[summary["spec"].astype(str) == short].iloc[0]
         mine = iou[iou["spec"].astype(str) == short]
         return cls(
             spec,
-            summary[summary["spec"].astype(str) == short].iloc[0].to_dict(),
+            {str(k): v for k, v in row.items()},
             dict(zip(mine["class"].astype(str), mine["iou"].tolist(), strict=True)),
             df.attrs["skipped"].get(short, {}),
         )
@@ -141,8 +142,8 @@ def run(config: DictConfig) -> float:
     Returns:
         mIoU, a fraction.
     """
+    cell = _computed.pop(_text(config), None) or _compute_alone(config)
     store = Store(config.paths.store)
-    cell = _computed.pop(_text(config), None) or _compute_alone(config, store)
     spec, summary, skipped = cell.spec, cell.summary, cell.skipped
     found = store.diagnostics(spec)
     measured = found[found["layer"] < 0].dropna().groupby("measure")["value"]
@@ -182,10 +183,10 @@ def run(config: DictConfig) -> float:
     return float(summary["miou"])
 
 
-def _compute_alone(config: DictConfig, store: Store) -> Cell:
+def _compute_alone(config: DictConfig) -> Cell:
     spec = make_spec(config)
     tracking.check(config.tracking)
-    df = _evaluate([spec], store, config, Timings())
+    df = _evaluate([spec], Store(config.paths.store), config, Timings())
     return Cell.of(spec, df, results.summary(df), results.iou(df))
 
 
