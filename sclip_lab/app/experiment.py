@@ -142,7 +142,8 @@ def run(config: DictConfig) -> float:
     Returns:
         mIoU, a fraction.
     """
-    cell = _computed.pop(_text(config), None) or _compute_alone(config)
+    known = _computed.pop(_text(config), None) if _computed else None
+    cell = known or _compute_alone(config)
     store = Store(config.paths.store)
     spec, summary, skipped = cell.spec, cell.summary, cell.skipped
     found = store.diagnostics(spec)
