@@ -31,7 +31,7 @@ def check(arguments: Sequence[str]) -> None:
         return
     configs = loader([Path(args.config_dir)] if args.config_dir else [])
     try:
-        overrides = OverridesParser.create(configs).parse_overrides(args.overrides)
+        overrides = _parsed(OverridesParser.create(configs), args.overrides)
         found = _Options(configs, overrides)
         choices = [o for o in overrides if found.of(o.key_or_group)]
         for override in choices:
@@ -46,6 +46,16 @@ def check(arguments: Sequence[str]) -> None:
                     _check_key(config, override.key_or_group, found.groups)
     except (HydraException, OmegaConfBaseException):
         return
+
+
+def _parsed(parser: OverridesParser, words: Sequence[str]) -> list[Override]:
+    try:
+        return parser.parse_overrides(list(words))
+    except HydraException:
+        raise
+    except ValueError as error:  # a number of more digits than Python reads
+        longest = max(words, key=len)
+        raise LabError(f"{longest[:60]}...: {error}") from error
 
 
 class _Options:
