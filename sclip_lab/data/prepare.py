@@ -79,7 +79,7 @@ def coco_stuff164k(source: Path, root: Path) -> str:
 def coco_object(source: Path, root: Path) -> str:
     """stuffthingmaps, else instances_val2017.json, to 0 background and 1..80 objects.
 
-    The maps are what SCLIP, TCL and GroupViT convert; the json is there for who has no maps.
+    The maps are what SCLIP, TCL and GroupViT convert; the json serves those who have no maps.
     """
     objects = {category - 1: index for index, category in enumerate(THINGS, start=1)}
     stuff = {category - 1: 0 for category in CATEGORIES if category not in THINGS}

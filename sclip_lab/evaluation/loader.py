@@ -124,7 +124,7 @@ class Loader:
     Args:
         dataset, protocol, backbone: which photos, how they are prepared, and for which network.
         batch_images: images per batch; None: 1 on a CPU, 16 on a GPU, fewer of many windows.
-        timings: told the seconds of waiting.
+        timings: takes the seconds of waiting.
         failed: called with the name of a photo that cannot be used, and why. If it returns, the
             photo is left out.
     """

@@ -71,7 +71,7 @@ class Recorder:
         store: opened for all of them.
         observers: see `sclip_lab.evaluation.observers`.
         names: the images that are asked for.
-        timings: told the seconds of counting, observing and writing.
+        timings: takes the seconds of counting, observing and writing.
         skip: leave out what fails, image by image, and write down why. Otherwise a spec that
             fails on one image is left alone from there on.
 

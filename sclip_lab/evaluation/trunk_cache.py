@@ -107,7 +107,7 @@ class Encoder:
     Args:
         backbone, dataset, protocol: what the trunk's tokens depend on, beside photo and block.
         cache: None: everything is computed.
-        timings: told the seconds of each branch, and of the cache.
+        timings: takes the seconds of each branch, and of the cache.
     """
 
     def __init__(

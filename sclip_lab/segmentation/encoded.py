@@ -124,7 +124,7 @@ def encode(
         images: (windows, 3, height, width), normalised.
         variants: in any order.
         position_embedding: rule for grids of another size; the backbone's otherwise.
-        timings: told the seconds of each branch, see `tree.leaves`.
+        timings: takes the seconds of each branch, see `tree.leaves`.
         trunk: (windows, tokens, width), what enters block `first_rewritten` if it is known already;
             the blocks before it are run only for variants that look at them.
         scene: the photos that the windows are of; None: each is a photo of its own.

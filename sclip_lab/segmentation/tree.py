@@ -38,7 +38,7 @@ def leaves(
             ``history``. A `BlockInput` brings what has been derived from it already.
         grid: (grid_h, grid_w).
         variants: in any order.
-        timings: told the seconds of each branch: ``trunk`` for blocks as trained, the variant's
+        timings: takes the seconds of each branch: ``trunk`` for blocks as trained, the variant's
             name for rewritten ones (shared work counts for whoever comes first).
         history: what entered the blocks that have been run already; no variant rewrites them.
         feedback: for the scores of every rewritten block.
