@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -136,6 +137,13 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
     return failed
 
 
+def _without_nan(value: Any) -> Any:
+    """null for what is not known: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def run(config: DictConfig) -> float:
     """One job: compute what is missing, write result.json, log to W&B.
 
@@ -174,7 +182,8 @@ def run(config: DictConfig) -> float:
     )
     for image, reason in skipped.items():
         log.warning("skipped %s: %s", image, reason)
-    _keep(lambda: atomic.write_text(output / "result.json", json.dumps(outcome, indent=1)), store)
+    text = json.dumps(_without_nan(outcome), indent=1, allow_nan=False)
+    _keep(lambda: atomic.write_text(output / "result.json", text), store)
     if _is_preset(spec, config, int(summary["images"])):
         entries = plain_config(config.protocol).get("expected") or ()
         for line in expected.report(spec, float(summary["miou"]), entries):

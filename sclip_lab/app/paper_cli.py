@@ -248,6 +248,7 @@ def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Fou
     return Found(
         df=df,
         measured=results.diagnostics(store.root, keys),
+        layers=results.diagnostics(store.root, keys, layers=True),
         panels=panels.load(store.root, keys),
         specs={key[:12]: spec for key, spec in asked.items()},
         options=options,

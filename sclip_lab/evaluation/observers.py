@@ -114,8 +114,8 @@ class Diagnostics:
             rows = list(diagnostics.values(diagnostics.MEASURES, self.measures, seen, self.layers))
         except LabError as error:
             raise LabError(f"{view.spec.label} on image {name}: {error}") from error
-        columns = dict(zip(diagnostics.Value._fields, zip(*rows, strict=True), strict=True))
         if rows:
+            columns = dict(zip(diagnostics.Value._fields, zip(*rows, strict=True), strict=True))
             codes = [code.of(measure) for measure in columns["measure"]]
             self._buffer.append((view.spec, {"image": name, "code": codes, **columns}))
         self._pool(view.spec)

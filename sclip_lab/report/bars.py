@@ -41,6 +41,8 @@ def grouped(found: Found, grid: Mapping[str, Mapping[str, str]]) -> Figure:
         ax.set_yticks(range(len(grid)), list(grid))
         ax.invert_yaxis()
         ax.set_xlabel("mIoU x100, 95 % interval")
-        figure.legend(loc="outside lower center", ncols=4, frameon=False)
+        longest = max(len(name) for name in variants)
+        columns = max(1, int(size[0] / (0.55 + 0.065 * longest)))
+        figure.legend(loc="outside lower center", ncols=columns, frameon=False)
         sns.despine(ax=ax)
     return figure

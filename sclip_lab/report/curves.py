@@ -34,7 +34,8 @@ def line(found: Found, parameter: str, **fixed: object) -> dict[float, str]:
         **fixed: variant, or configuration keys with "__" for dots, and the value that is wanted.
     """
     table = pick(found, **fixed)
-    places = {spec: number(value) for spec, value in table[parameter].items()}
+    known = table.get(parameter, pd.Series(dtype=object))  # no cell has such a parameter
+    places = {spec: number(value) for spec, value in known.items()}
     ordered = sorted((place, str(spec)) for spec, place in places.items() if place == place)
     return dict(ordered)
 
@@ -109,7 +110,7 @@ def curves(
         ticks: places of ticks by title; by default those of the lines.
     """
     with style():
-        columns = min(3, len(panels))
+        columns = 2 if len(panels) == 4 else min(3, len(panels))
         rows = -(-len(panels) // columns)
         figure = Figure(figsize=(0.8 + 2.9 * columns, 0.7 + 2.5 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()

@@ -21,6 +21,7 @@ from sclip_lab.errors import LabError, unknown
 from sclip_lab.report.figure import Figure
 from sclip_lab.report.labels import labels, without
 from sclip_lab.report.pictures import PLAIN, attention_maps, panel
+from sclip_lab.results.support import FEW
 
 __all__ = ["attention_maps", "bars", "curve", "diagnostics", "panel", "per_class", "swept"]
 
@@ -101,13 +102,13 @@ def _bars(ax: Axes, table: pd.DataFrame) -> None:
 def per_class(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
     """Heatmap of IoU x100, variants by classes, in strips of at most 40 classes.
 
-    Classes without a pixel in the truth are left out: their IoU is 0 or nothing. The cells of up
-    to 25 classes hold their numbers.
+    Behind each class stands on how many photos it is. Classes without a pixel in the truth are
+    left out: their IoU is 0 or nothing. The cells of up to 25 classes hold their numbers.
 
     Args:
         df: from `results.load`. summary: its `results.summary` if there is one already.
     """
-    scores = results.iou(df).astype({"spec": str})
+    scores, seen = results.iou(df).astype({"spec": str}), results.support(df)
     strips: list[tuple[str, pd.DataFrame]] = []
     summary = results.summary(df, n=1) if summary is None else summary
     for dataset, table in summary.groupby("dataset", observed=True, sort=False):
@@ -116,7 +117,13 @@ def per_class(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
         mine = scores[scores["spec"].isin(rows) & scores["id"].isin(met)]
         grid = mine.pivot(index="spec", columns="id", values="iou").loc[list(rows)] * 100
         grid.index = list(rows.values())
-        grid.columns = mine.drop_duplicates("id").set_index("id")["class"].loc[grid.columns]
+        names = mine.drop_duplicates("id").set_index("id")["class"].loc[grid.columns]
+        here = seen[seen["dataset"] == dataset]
+        photos = dict(zip(here["id"], here["photos"], strict=True))
+        grid.columns = [
+            f"{name} {'*' if photos[index] < FEW else ''}{photos[index]}"
+            for index, name in zip(grid.columns, names, strict=True)
+        ]
         cuts = np.array_split(np.arange(grid.shape[1]), -(-grid.shape[1] // _STRIP))
         strips += [("" if i else str(dataset), grid.iloc[:, c]) for i, c in enumerate(cuts)]
     height = sum(1.35 + 0.17 * len(grid) for _, grid in strips)
@@ -144,6 +151,7 @@ def per_class(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
             ax.tick_params(length=0)
             ax.tick_params(axis="x", rotation=90)
             ax.tick_params(axis="y", rotation=0)
+        figure.set_label(f"IoU by class; behind each class its photos, * where below {FEW}")
         figure.colorbar(
             axes[0].collections[0],
             ax=list(axes),

@@ -24,7 +24,7 @@ class Found:
 
     Attributes:
         df: rows of `results.load`, on images that all cells of a data set have.
-        measured: rows of `results.diagnostics`.
+        measured: rows of `results.diagnostics`. layers: the same by layer and head.
         panels: pictures of `results.panels.load`.
         specs: the cells by the beginning of their key, as in ``df["spec"]``; empty where only a
             store is at hand, and what needs the network is left out.
@@ -38,6 +38,7 @@ class Found:
     specs: Mapping[str, Spec] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     whole: Mapping[str, int] = field(default_factory=dict)
+    layers: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -93,9 +94,10 @@ class Found:
         wanted = set(specs)
         df = self.df[self.df["spec"].astype(str).isin(wanted)]
         df.attrs = self.df.attrs
-        measured = self.measured
-        if len(measured):
-            measured = measured[measured["spec"].astype(str).isin(wanted)]
+        measured, layers = (
+            rows[rows["spec"].astype(str).isin(wanted)] if len(rows) else rows
+            for rows in (self.measured, self.layers)
+        )
         pictures = [
             Panel(**{**vars(panel), "predictions": kept})
             for panel in self.panels
@@ -103,7 +105,7 @@ class Found:
             if kept
         ]
         specs_kept = {key: spec for key, spec in self.specs.items() if key in wanted}
-        return Found(df, measured, pictures, specs_kept, self.options, self.whole)
+        return Found(df, measured, pictures, specs_kept, self.options, self.whole, layers)
 
     @property
     def part(self) -> str:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from sclip_lab import results
 from sclip_lab.report.found import Found
+from sclip_lab.results.support import FEW
 
 # Shares of the photo that a class covers in it.
 SIZES = [(0.0, 0.05), (0.05, 0.2), (0.2, 0.5), (0.5, 1.01)]
@@ -23,14 +24,16 @@ def per_class(found: Found, a: str, b: str) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "class": names.loc[photos.index].to_list(),
-            "photos": photos.to_list(),
+            "photos": [f"{n} (few)" if n < FEW else str(n) for n in photos],
             found.name(a): grid.loc[photos.index, a].to_list(),
             found.name(b): grid.loc[photos.index, b].to_list(),
         }
     )
     table["gain"] = (grid.loc[photos.index, a] - grid.loc[photos.index, b]).to_list()
     table = table.sort_values("gain", ascending=False, ignore_index=True)
-    table.attrs["caption"] = "IoU x100 per class, and in how many photos it occurs"
+    table.attrs["caption"] = (
+        f"IoU x100 per class, and in how many photos it occurs; few: below {FEW}, an anecdote"
+    )
     return table
 
 

@@ -61,13 +61,14 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     files, shown = [], []
     for section in sections:
-        pictures = {}
+        pictures: dict[str, str] = {}
         for name, figure in section.figures.items():
             png, pdf = drawn(figure)
             for suffix, content in (("png", png), ("pdf", pdf)):
                 files.append(out / f"{escaping.file_name(name)}.{suffix}")
                 files[-1].write_bytes(content)
-            pictures[name] = base64.b64encode(png).decode("ascii")
+            caption = str(figure.get_label() or name.replace("_", " "))
+            pictures[caption] = base64.b64encode(png).decode("ascii")
         tables = {}
         for name, table in section.tables.items():
             files.append(out / f"{escaping.file_name(name)}.csv")
@@ -96,7 +97,8 @@ def drawn(figure: Figure) -> tuple[bytes, bytes]:
     dpi = min(PNG_DPI, WIDE / figure.get_size_inches()[0])
     figure.set_dpi(dpi)  # a layout for other pixels cuts long labels: letters are whole pixels wide
     if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
+        for _ in range(2):  # one round leaves long labels of the axes cut
+            figure.draw_without_rendering()
         figure.set_layout_engine("none")
     pictures = []
     for kind, resolution in (("png", dpi), ("pdf", PDF_DPI)):

@@ -220,7 +220,9 @@ def _legend(panels: Sequence[Panel], colors: dict[str, str]) -> list[Patch]:
         if index != item.ignore_index and index < len(item.class_names)
     }
     if seen - colors.keys():
-        handles.append(Patch(color=OTHER, label=f"{len(seen - colors.keys())} other classes"))
+        others = len(seen - colors.keys())
+        label = f"{others} other class{'es' if others > 1 else ''}"
+        handles.append(Patch(color=OTHER, label=label))
     if any((item.mask == item.ignore_index).any() for item in panels):
         handles.append(Patch(facecolor="white", edgecolor="0.6", hatch="/////", label="ignored"))
     return handles

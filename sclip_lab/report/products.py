@@ -77,5 +77,5 @@ def preserved_figure(spec: Spec) -> Figure:
         ax.set_xticks(dims, [str(dim) for dim in dims])
         ax.set_xlabel("dimension of the random projection")
         ax.set_ylabel("correlation of inner products\nbefore and after (1 is best)")
-        ax.legend(frameon=False)
+        ax.legend(frameon=False, loc="lower right")
     return figure

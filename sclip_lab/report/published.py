@@ -37,7 +37,7 @@ def scores(found: Found) -> pd.DataFrame:
     ]
     plain = [_as_published(row) for _, row in cells.iterrows()]
     elsewhere = [
-        _reference(str(label)) if same else None
+        reference(str(label)) if same else None
         for label, same in zip(table["attention"], plain, strict=True)
     ]
     own = table["published"].notna() & np.array(plain)
@@ -73,7 +73,13 @@ def _as_published(cell: pd.Series) -> bool:
     )
 
 
-def _reference(label: str) -> pd.Series | None:
+def described(number: pd.Series) -> str:
+    """A published number's score and kind of source, as a picture prints them."""
+    kind = paper.kind(str(number["source"]), str(number["mark"]))
+    return f"{100 * float(number['value']):.1f} on {str(number['dataset']).upper()}, {kind}"
+
+
+def reference(label: str) -> pd.Series | None:
     """The published number of ViT-B/16 on VOC21 by the SCLIP paper's variants."""
     table = paper.read()
     same = table[

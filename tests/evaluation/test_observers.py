@@ -100,6 +100,17 @@ def test_diagnostics_are_kept_once(spec: Spec, tmp_path: Path) -> None:
     assert len(store.diagnostics(spec)) == 3 + 2 + 3
 
 
+def test_what_is_said_of_photos_together_needs_all_of_them(spec: Spec, tmp_path: Path) -> None:
+    store, name = Store(tmp_path / "store"), "patch_retrieval_miou"
+    evaluate([spec], store, observers=[Diagnostics([name], 3)], shard=(0, 2), progress=False)
+    assert store.diagnostics(spec).empty  # half of the photos says nothing
+    observer = Diagnostics([name, "attention_entropy"], images=3)
+    evaluate([spec], store, observers=[observer], progress=False)
+    found = store.diagnostics(spec).groupby("measure")["image"].agg(sorted)
+    assert found.to_dict() == {n: ["0", "1", "2"] for n in (name, "attention_entropy")}
+    assert observer.pending(store, spec) == set()
+
+
 def test_a_variant_without_a_map(
     backbone: Backbone, photos: Folder, protocol: Protocol, tmp_path: Path
 ) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis import make
 from sclip_lab import results
 from sclip_lab.errors import LabError
 from sclip_lab.report import figures, page, pictures
@@ -97,7 +94,9 @@ def test_per_class_is_a_grid_of_variants_and_classes(df: pd.DataFrame) -> None:
     figure = figures.per_class(df)
     ax, _ = figure.axes
     assert [tick.get_text() for tick in ax.get_yticklabels()] == list(SKILL)
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == CLASSES
+    photos = results.support(df)["photos"]
+    expected = [f"{name} *{n}" for name, n in zip(CLASSES, photos, strict=True)]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == expected
     expected = results.iou(df).pivot(index="spec", columns="id", values="iou")
     expected = expected.loc[df["spec"].unique()].to_numpy() * 100
     np.testing.assert_allclose(ax.collections[0].get_array().reshape(4, 5), expected)
@@ -112,7 +111,7 @@ def test_per_class_breaks_long_lists_and_leaves_out_absent_classes(tmp_path: Pat
     write_spec(tmp_path, "csa", rows, ["x"], class_names=names)
     *strips, _ = figures.per_class(results.load(tmp_path)).axes
     shown = [tick.get_text() for ax in strips for tick in ax.get_xticklabels()]
-    assert shown == names[:90]
+    assert shown == [f"{name} *1" for name in names[:90]]  # on one photo: few
     assert len(strips) == 3
 
 
@@ -238,29 +237,6 @@ def test_pictures_say_what_they_lack(photos: list[panels.Panel]) -> None:
         figures.attention_maps([replace(photos[0], predictions=bare)])
 
 
-# ---------------------------------------------------------------- the command
-
-
-def test_make_writes_everything(store: Path, tmp_path: Path, capsys) -> None:
-    assert make.main(["--results", str(store), "--out", str(tmp_path / "out")]) == 0
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    drawn = ["bars", "per_class", "panel", "attention", "curve_attention.temperature"]
-    assert names == {
-        *("scores.md", "scores.tex", "scores.csv", "differences.md"),
-        *(f"{name}.{suffix}" for name in drawn for suffix in ("png", "pdf")),
-    }
-    printed = capsys.readouterr().out.split()
-    assert {Path(line).name for line in printed} == names
-    assert all((tmp_path / "out" / name).stat().st_size for name in names)
-    assert len(pd.read_csv(tmp_path / "out" / "scores.csv")) == 4
-
-
-def test_an_unknown_baseline_is_an_error(store: Path, tmp_path: Path, capsys) -> None:
-    arguments = ["--results", str(store), "--out", str(tmp_path), "--baseline", "csaa"]
-    assert make.main(arguments) == 1
-    assert "did you mean csa" in capsys.readouterr().err
-
-
 def test_bars_never_merge_specs_of_one_label(tmp_path: Path) -> None:
     rows = [confusion_rows("x", *labels(0, skill, (24, 32), 5)) for skill in (0.9, 0.2)]
     for seed, row in enumerate(rows):
@@ -270,22 +246,6 @@ def test_bars_never_merge_specs_of_one_label(tmp_path: Path) -> None:
     scores = results.miou(df).to_numpy() * 100
     np.testing.assert_allclose([bar.get_width() for bar in ax.patches], scores)
     assert len({tick.get_text() for tick in ax.get_yticklabels()}) == 2
-
-
-def test_make_without_a_store_is_one_line(tmp_path: Path, capsys) -> None:
-    assert make.main(["--results", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
-    assert capsys.readouterr().err.startswith("error: no results in")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", [["analysis/make.py"], ["-m", "analysis.make"]])
-def test_make_runs_as_a_script_and_as_a_module(command: list[str]) -> None:
-    root = Path(__file__).parents[2]
-    run = subprocess.run(
-        [sys.executable, *command, "--help"], cwd=root, capture_output=True, text=True, check=True
-    )
-    assert "--results" in run.stdout
 
 
 def test_long_labels_are_not_cut_in_a_report() -> None:

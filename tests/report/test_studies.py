@@ -61,6 +61,20 @@ def test_an_unknown_study_is_suggested() -> None:
         studies.load("layer")
 
 
+@pytest.mark.parametrize("name", studies.names())
+@pytest.mark.parametrize("skills", [{"vanilla": 0.2}, {"vanilla": 0.2, "csa": 0.8}])
+def test_a_store_that_lacks_cells_is_no_error(
+    name: str, skills: dict[str, float], tmp_path: Path
+) -> None:
+    images = ["a", "b", "c"]
+    for label, skill in skills.items():
+        rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate(images)]
+        write_spec(tmp_path, label, rows, images)  # and no parameter of any attention is known
+    section = paper.section(name, studies.load(name), Found(results.load(tmp_path)))
+    assert all(v.answer in (verdicts.HOLDS, verdicts.FAILS, verdicts.OPEN)
+               for v in section.verdicts)  # fmt: skip
+
+
 # ---------------------------------------------------------------- verdicts
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.report.curves import spec
@@ -120,6 +122,13 @@ def _drawn(sample: Sample, points: list[tuple[int, int]], specs: dict[str, Spec]
                 ax.plot(x, y, "o", ms=7, mfc="none", mec=color, mew=1.4)
                 ax.set_xticks([])
                 ax.set_yticks([])
+        shades = ScalarMappable(Normalize(0, 1), "inferno")
+        bar = figure.colorbar(shades, ax=axes[1:], shrink=0.6, aspect=30, pad=0.01)
+        bar.set_ticks([0, 1], labels=["0", "map's\nmaximum"])
+        figure.set_label(
+            f"{sample.name}: where the patch under each point looks, mean over heads; grey: no "
+            "window holds both the point and the place"
+        )
         for row, name in enumerate(["photo", *specs]):
             axes[row, 0].set_ylabel(name)
     return figure

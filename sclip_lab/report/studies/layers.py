@@ -29,7 +29,8 @@ def _lines(found: Found) -> dict[str, dict[float, str]]:
     lines = {}
     for name, (residual, mlp) in KEPT.items():
         table = pick(found, variant="csa", attention__residual=residual, attention__mlp=mlp)
-        places = {_blocks(value): str(key) for key, value in table["attention.layers"].items()}
+        known = table.get("attention.layers", pd.Series(dtype=object))
+        places = {_blocks(value): str(key) for key, value in known.items()}
         lines[name] = dict(sorted(places.items()))
     return {name: places for name, places in lines.items() if places}
 

@@ -82,7 +82,7 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
 
 
 def _figures(found: Found) -> Mapping[str, Figure]:
-    drawn = {"main_bars": charts.bars(found.df, table=found.summary)}
+    drawn: dict[str, Figure] = {"main_bars": charts.bars(found.df, table=found.summary)}
     drawn["main_per_class"] = charts.per_class(found.df, found.summary)
     return drawn
 

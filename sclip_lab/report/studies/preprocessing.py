@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import seaborn as sns
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from sclip_lab.report.annotate import label_points
 from sclip_lab.report.curves import pick
 from sclip_lab.report.figure import Figure
 from sclip_lab.report.figures import COLORS, style
@@ -25,6 +27,8 @@ REPEATS = 3
 
 def _settings(found: Found, variant: str) -> dict[tuple[int, int, int], str]:
     table = pick(found, variant=variant)
+    if not {f"protocol.{name}" for name in SIZES} <= set(table):
+        return {}  # cells of another program do not say
     columns = [table[f"protocol.{name}"] for name in SIZES]
     settings = {tuple(int(v) for v in row[1:]): str(row[0])
                 for row in zip(table.index, *columns, strict=True)}  # fmt: skip
@@ -86,6 +90,7 @@ def _figures(found: Found) -> dict[str, Figure]:
     with style():
         figure = Figure(figsize=(4.6, 3.2), layout="constrained")
         ax = figure.subplots()
+        shown: tuple[list[float], list[float], list[str]] = ([], [], [])
         for index, variant in enumerate(("csa", "vanilla")):
             settings = {s: spec for s, spec in _settings(found, variant).items() if s in cost}
             if not settings:
@@ -96,14 +101,18 @@ def _figures(found: Found) -> dict[str, Figure]:
             front = _front(list(zip(places, scores, strict=True)))
             ax.plot(*zip(*front, strict=True), "-", color=COLORS[index], lw=1, alpha=0.6)
             if variant == "csa":
-                for sizes, x, y in zip(settings, places, scores, strict=True):
-                    ax.annotate("/".join(map(str, sizes)), (x, y), fontsize=5, xytext=(2, 3),
-                                textcoords="offset points")  # fmt: skip
+                shown = places, scores, ["/".join(map(str, sizes)) for sizes in settings]
         ax.set_xscale("log")
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_formatter("{x:g}")
+        ax.margins(0.12)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlim(ax.get_xlim())
+        ax.set_ylim(ax.get_ylim())
+        label_points(ax, *shown, size=(3.9, 2.7), fontsize=5)
         ax.set_xlabel("seconds per photo, measured now (short side / window / stride)")
-        ax.set_ylabel("mIoU x100; lines: none is cheaper and better")
+        ax.set_ylabel("mIoU x100")
+        figure.set_label("up and left is good; lines join the settings that none beats at its cost")
         ax.legend(frameon=False)
         sns.despine(ax=ax)
     return {"preprocessing": figure}

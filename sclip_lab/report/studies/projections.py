@@ -67,7 +67,8 @@ def _verdicts(found: Found) -> list[Verdict]:
 
 
 def _ensemble(found: Found) -> Figure | None:
-    counts = sorted({int(v) for v in pick(found, variant="csa_random")["attention.count"]})
+    table = pick(found, variant="csa_random")
+    counts = sorted({int(v) for v in table.get("attention.count", ())})
     groups = [_seeds(found, variant="csa_random", attention__count=n) for n in counts]
     if len(counts) < 2:
         return None
@@ -80,7 +81,12 @@ def _ensemble(found: Found) -> Figure | None:
     ax = figure.axes[0]
     for count, keys in zip(counts, groups, strict=True):
         scores = 100 * found.cells.loc[keys, "miou"]
-        ax.plot([count] * len(scores), scores, "_", color="black", markersize=7, zorder=3)
+        label = "single seeds" if count == counts[0] else None
+        ax.plot([count] * len(scores), scores, "_", color="black", markersize=7, zorder=3,
+                label=label)  # fmt: skip
+    ax.legend(frameon=False, loc="center right")
+    for legend in figure.legends:
+        legend.remove()
     return figure
 
 
@@ -100,6 +106,8 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
     rows = []
     for variant in ("csa_random", "csa_random_orthogonal", "csa_random_full"):
         table = pick(found, variant=variant)
+        if table.empty:
+            continue
         for count, group in table.groupby("attention.count", sort=True):
             scores = group["miou"].to_numpy(float)
             rows.append(

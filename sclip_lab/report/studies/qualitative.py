@@ -72,7 +72,12 @@ def _figures(found: Found) -> dict[str, Figure]:
                     for p in panel.predictions
                 ]
                 shown.append(replace(panel, name=f"{kind}: {name}", predictions=labelled))
-    return {"qualitative": pictures.panel(shown, named=True)} if shown else {}
+    if not shown:
+        return {}
+    figure = pictures.panel(shown, named=True)
+    figure.set_label("photos by the gain of CSA over vanilla attention; numbers: mIoU x100 on the "
+                     "photo by itself")  # fmt: skip
+    return {"qualitative": figure}
 
 
 def _tables(found: Found) -> dict[str, pd.DataFrame]:
