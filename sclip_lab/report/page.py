@@ -97,7 +97,7 @@ def drawn(figure: Figure) -> tuple[bytes, bytes]:
     dpi = min(PNG_DPI, WIDE / figure.get_size_inches()[0])
     figure.set_dpi(dpi)  # a layout for other pixels cuts long labels: letters are whole pixels wide
     if figure.get_layout_engine() is not None:
-        for _ in range(2):  # one round leaves long labels of the axes cut
+        for _ in range(2):
             figure.draw_without_rendering()
         figure.set_layout_engine("none")
     pictures = []

@@ -84,7 +84,7 @@ def _ensemble(found: Found) -> Figure | None:
         label = "single seeds" if count == counts[0] else None
         ax.plot([count] * len(scores), scores, "_", color="black", markersize=7, zorder=3,
                 label=label)  # fmt: skip
-    ax.legend(frameon=False, loc="center right")
+    ax.legend(frameon=False, fontsize=7, loc="upper right", bbox_to_anchor=(1, 0.92))
     for legend in figure.legends:
         legend.remove()
     return figure
