@@ -95,3 +95,10 @@ def test_hydras_own_errors_are_one_line(tmp_path: Path) -> None:
         assert len(errors) == 1, outcome.err
         assert errors[0].startswith("error: "), outcome.err
         assert ending.UNEXPECTED not in errors[0]
+
+
+def test_numbers_of_more_digits_than_python_reads(tmp_path: Path) -> None:
+    outcome = evaluate(tmp_path, "seed=" + "9" * 5000)
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: seed=999")
+    assert ending.UNEXPECTED not in outcome.err
