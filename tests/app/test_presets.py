@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,7 @@ def axes(experiment: str) -> dict[str, list[str]]:
     return {key: [value.strip() for value in str(values).split(",")] for key, values in params}
 
 
+@cache
 def jobs(experiment: str, **replaced: str) -> list[DictConfig]:
     """The configurations of a preset's jobs, with what is typed in the place of its values."""
     return sweep([f"experiment={experiment}", *(f"{k}={v}" for k, v in replaced.items())])
