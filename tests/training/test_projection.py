@@ -18,6 +18,7 @@ from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation.dense_features import dense_features
+from sclip_lab.training import projection
 from sclip_lab.training.projection import learn_projection, save_projection
 
 QUERY_CLASSES = [0, 1, 1, 2]
@@ -199,16 +200,25 @@ def test_folder_that_cannot_be_written(backbone: Backbone, tmp_path: Path) -> No
     [
         ({"steps": 0}, "steps 0"),
         ({"images": 0}, "images 0"),
-        ({"lr": 0.0}, "lr 0.0 above 0"),
+        ({"lr": 0.0}, "lr 0.0 must be above 0"),
         ({"initial": "identiti"}, "did you mean identity"),
         ({"block": 4}, "layer 4 is out of range"),
         ({"dataset": Stripes(void=True)}, "none of 6 photos has a label"),
         ({"query_classes": [0, 1, 1, 1]}, r"label 2, but the text has classes 0 \.\. 1"),
         ({"query_classes": [0, 1]}, r"text embeddings \(4, 24\): \(2 queries, 24\)"),
-        ({"lr": 1e30, "steps": 5}, "lower lr"),
+        ({"lr": 1e30}, "lr 1e.30 must be above 0 and at most 1000"),
     ],
 )
 def test_bad_input(options: dict, says: str, backbone: Backbone, text: Tensor) -> None:
     given = {"dataset": Stripes(), "query_classes": QUERY_CLASSES, **options}
     with pytest.raises(LabError, match=says):
+        learn_projection(backbone, text_embeddings=text, progress=False, **given)
+
+
+def test_a_loss_without_a_value_stops(
+    backbone: Backbone, text: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "_loss", lambda *_: torch.tensor(float("nan")))
+    given = {"dataset": Stripes(), "query_classes": QUERY_CLASSES}
+    with pytest.raises(LabError, match="loss is nan at step 0; lower lr"):
         learn_projection(backbone, text_embeddings=text, progress=False, **given)
