@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.run import VARIANTS, load_variants
+from benchmarks.tasks import VARIANTS, load_variants
 from sclip_lab.data.folder import Folder
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.spec import Spec

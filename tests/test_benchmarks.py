@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import reference, run
+from benchmarks import costs, memory, reference, tasks
 from sclip_lab.app.registry import load_attention
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation.dense_features import dense_features
@@ -77,10 +77,10 @@ def test_ours_has_the_labels_of_the_reference(
     photo = torch.randn(3, 96, 140, generator=generator)
     classes = torch.tensor([0, 0, 1, 2, 2, 2, 3])
     text = text_of_patches(backbone, photo, 7)
-    variants = run.load_variants(run.VARIANTS)
-    task = run.Task("tiny", (96, 140), (110, 150), classes, protocol)
-    ours = run.sweep(backbone, photo, task, text, variants)
-    for name, labels in zip(run.VARIANTS, ours, strict=True):
+    variants = tasks.load_variants(tasks.VARIANTS)
+    task = tasks.Task("tiny", (96, 140), (110, 150), classes, protocol)
+    ours = tasks.sweep(backbone, photo, task, text, variants)
+    for name, labels in zip(tasks.VARIANTS, ours, strict=True):
         logits = reference.slide(backbone.model, photo, task.target, text, name, 64, 32)
         expected = reference.decide(
             logits,
@@ -96,17 +96,17 @@ def test_ours_has_the_labels_of_the_reference(
 def test_counted_operations_by_hand() -> None:
     # One block of width 2 on 3 tokens: 12 w^2 per token in linear maps, 2 products with 3 x 3
     # weights; a multiply-add is two operations.
-    assert run.block_operations(tokens=3, width=2) == 2 * (3 * 12 * 4 + 2 * 3 * 3 * 2)
+    assert costs.block_operations(tokens=3, width=2) == 2 * (3 * 12 * 4 + 2 * 3 * 3 * 2)
 
 
 def test_benchmarked_photos_are_as_large_as_said() -> None:
-    photo = run.load_photos(toy.network(), (336, 448), 1)[0]
+    photo = tasks.load_photos(toy.network(), (336, 448), 1)[0]
     assert photo.shape == (3, 336, 448)
 
 
 def test_peak_memory_is_that_of_this_process_alone() -> None:
-    before = run.memory_in_use(reset_peak=True)
+    before = memory.memory_in_use(reset_peak=True)
     np.ones(64 << 20, dtype=np.uint8).sum()  # touched, and given back at once
-    assert run.memory_in_use(peak=True) - before == pytest.approx(64 << 20, rel=0.1)
-    run.memory_in_use(reset_peak=True)
-    assert run.memory_in_use(peak=True) - before < 32 << 20
+    assert memory.memory_in_use(peak=True) - before == pytest.approx(64 << 20, rel=0.1)
+    memory.memory_in_use(reset_peak=True)
+    assert memory.memory_in_use(peak=True) - before < 32 << 20
