@@ -1,6 +1,6 @@
 """Our evaluator against a plain loop: same process, same weights, same photos, taken in turns.
 
-    python -m benchmarks.run [--quick | --only bound|more|diagnostics] [--out docs]
+    python -m benchmarks.run [--quick | --only bound|more|diagnostics|sweeps] [--out docs]
 
 Both sides start from the decoded, resized and normalised photo and end at class ids of the
 photo's size. Weights are a random ViT-B/16 and text embeddings random unit rows: time does
@@ -34,6 +34,7 @@ from benchmarks.costs import (
     matrix_rate,
 )
 from benchmarks.memory import memory_in_child, readout_memory
+from benchmarks.sweeps import sweeps
 from benchmarks.tasks import (
     VARIANTS,
     Task,
@@ -77,6 +78,7 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
         "separate_over_sweep12": ratios["separate_over_sweep"],
         "sweep12_over_cached": cached(full, small, photos or (3 if quick else 9)),
         **diagnostics_shares(full, photos or (3 if quick else 9)),
+        **sweeps(1 if quick else 3),
         "readout_memory_ratio": round(memory["ours"] / memory["reference"], 5),
         "labels_equal_fp32": round(min(first.equal, second.equal), 7),
         "labels_equal_bf16": round(labels_equal, 7),
@@ -158,9 +160,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the main figures, minutes")
     parser.add_argument(
         "--only",
-        choices=("bound", "more", "diagnostics"),
-        help="the bound of this machine, other sizes or the diagnostics, put among the figures "
-        "in --out",
+        choices=("bound", "more", "diagnostics", "sweeps"),
+        help="the bound of this machine, other sizes, the diagnostics or whole commands, put "
+        "among the figures in --out",
     )
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of performance.*")
     parser.add_argument("--readout-memory", choices=("ours", "reference"), help=argparse.SUPPRESS)
@@ -186,6 +188,7 @@ def main() -> None:
             "bound": lambda: bounds(networks()[0], voc20(), photos),
             "diagnostics": lambda: diagnostics_shares(networks()[0], photos),
             "more": lambda: {"more": more()},
+            "sweeps": lambda: sweeps(min(3, photos)),
         }
         part = parts[arguments.only]()
         figures = json.loads(path.read_text(encoding="utf-8")) | part
