@@ -53,6 +53,14 @@ def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[st
     return sorted(found, key=lambda record: (str(_created(record)), record["key"]))
 
 
+class Shared(dict[str, Any]):
+    """Facts of a frame that its copies share: pandas copies ``attrs`` deeply at every step, which
+    took minutes for the configurations of two hundred cells."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
+        return self
+
+
 def load(
     path: str | Path,
     keys: Sequence[str] | None = None,
@@ -105,8 +113,8 @@ def load(
         raise LabError(f"no finished results in {path}; {'; '.join(why)}")
     names = _class_names(specs)
     df = _tidy(specs, frames)
-    df.attrs["class_names"] = names
-    df.attrs["configs"] = {r["key"][:SHORT]: _flatten(r["config"]) for r in specs}
+    df.attrs["class_names"] = Shared(names)
+    df.attrs["configs"] = Shared({r["key"][:SHORT]: _flatten(r["config"]) for r in specs})
     df.attrs["of"] = {r["key"][:SHORT]: len(r["images"]) for r in specs}
     df.attrs["processors"] = {r["key"][:SHORT]: machines.processor(r) for r in specs}
     df.attrs["skipped"] = {}
