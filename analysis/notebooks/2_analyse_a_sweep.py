@@ -12,6 +12,7 @@ import sclip_lab as lab
 from sclip_lab.app.registry import variant_label
 from sclip_lab.evaluation.observers import Diagnostics
 from sclip_lab.report import figures
+from sclip_lab.report.measured import diagnostics
 
 folder = tempfile.TemporaryDirectory()
 store = os.environ.get("SCLIP_LAB_STORE", folder.name)
@@ -59,7 +60,7 @@ figures.curve(df, parameters[0]) if parameters else "this store varies no number
 
 # %%
 measured = lab.results.diagnostics(store)
-figures.diagnostics(measured) if len(measured) else "this store holds no diagnostics"
+diagnostics(measured) if len(measured) else "this store holds no diagnostics"
 
 # %% [markdown]
 # Raw counts answer what no table shows, for instance the largest confusions of one variant.

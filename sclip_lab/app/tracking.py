@@ -155,6 +155,7 @@ def log_sweep(
     def content(wandb: Any) -> dict[str, Any]:
         from sclip_lab.report import figures, page
         from sclip_lab.report.found import Found
+        from sclip_lab.report.measured import diagnostics
         from sclip_lab.report.store import sections
 
         summary = results.summary(df)
@@ -163,7 +164,7 @@ def log_sweep(
         logged["bars"] = wandb.Image(_drawn(figures.bars(df)))
         measured = results.diagnostics(store, keys)
         if len(measured):
-            logged["diagnostics"] = wandb.Image(_drawn(figures.diagnostics(measured)))
+            logged["diagnostics"] = wandb.Image(_drawn(diagnostics(measured)))
             means = measured.groupby(["spec", "measure"], observed=True)["value"].mean().unstack()
             joined = summary[["spec", "attention", "miou"]].merge(means.reset_index(), on="spec")
             joined = joined.astype({"spec": str, "attention": str})

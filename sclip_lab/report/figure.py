@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import matplotlib.figure
 
@@ -17,3 +18,10 @@ class Figure(matplotlib.figure.Figure):
         file = io.BytesIO()
         self.savefig(file, format="png", dpi=110)
         return file.getvalue()
+
+
+def paged(name: str, drawn: Sequence[Figure]) -> dict[str, Figure]:
+    """Figures by file name: numbered where there are several."""
+    if len(drawn) == 1:
+        return {name: drawn[0]}
+    return {f"{name}_{number}": figure for number, figure in enumerate(drawn, start=1)}

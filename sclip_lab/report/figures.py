@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from textwrap import wrap
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ from sclip_lab.report.labels import labels, without
 from sclip_lab.report.pictures import PLAIN, attention_maps, panel
 from sclip_lab.results.support import FEW
 
-__all__ = ["attention_maps", "bars", "curve", "diagnostics", "panel", "per_class", "swept"]
+__all__ = ["attention_maps", "bars", "curve", "panel", "per_class", "swept"]
 
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 STYLE = {
@@ -34,7 +33,10 @@ STYLE = {
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
 }
+TALL = 9.0  # inches: about what a screen shows
 _STRIP = 40  # classes side by side in `per_class`
+_ROWS = 40  # variants below each other in one picture
+_CHARTS = 3  # charts of bars side by side
 
 
 @contextmanager
@@ -61,22 +63,49 @@ def bars(
         table: the `results.summary` of ``df`` if there is one already.
     """
     table = results.summary(df, n, level) if table is None else table
-    groups = list(table.groupby("dataset", observed=True, sort=False))
-    rows = max(len(table) for _, table in groups)
+    return _bar_charts(list(_by_dataset(table, sort).items()), level)
+
+
+def bar_pages(table: pd.DataFrame) -> list[Figure]:
+    """`bars` of a `results.summary`, as many variants in a picture as a screen can show."""
+    groups, level = _by_dataset(table), float(table.attrs.get("level", 0.95))
+    longest = max(len(rows) for rows in groups.values())
+    found = []
+    for start in range(0, longest, _ROWS):
+        page = [(name, rows.iloc[start : start + _ROWS]) for name, rows in groups.items()]
+        found.append(_bar_charts([(name, rows) for name, rows in page if len(rows)], level))
+    return found
+
+
+def _by_dataset(table: pd.DataFrame, sort: bool = False) -> dict[str, pd.DataFrame]:
+    """The rows of each data set with names that are unique there."""
+    found = {}
+    for dataset, rows in table.groupby("dataset", observed=True, sort=False):
+        rows = rows.assign(name=labels(rows))
+        found[str(dataset)] = rows.sort_values("miou", ascending=False) if sort else rows
+    return found
+
+
+def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
+    columns = min(_CHARTS, len(groups))
+    lines = [groups[start : start + columns] for start in range(0, len(groups), columns)]
+    heights = [0.9 + 0.22 * max(len(rows) for _, rows in line) for line in lines]
     with style():
-        figure = Figure(figsize=(1.2 + 4.2 * len(groups), 0.9 + 0.22 * rows), layout="constrained")
-        axes = figure.subplots(1, len(groups), squeeze=False)[0]
-        for ax, (dataset, table) in zip(axes, groups, strict=True):
-            table = table.sort_values("miou", ascending=False) if sort else table
-            _bars(ax, table.reset_index(drop=True))
-            ax.set_title(f"{dataset}, {table['images'].iloc[0]} images")
+        size = (1.2 + 4.2 * columns, sum(heights))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(len(lines), columns, squeeze=False, height_ratios=heights).ravel()
+        for ax, (dataset, rows) in zip(axes, groups, strict=False):
+            _bars(ax, rows)
+            ax.set_title(f"{dataset}, {rows['images'].iloc[0]} images")
             ax.set_xlabel(f"mIoU x100, {level * 100:g} % interval")
+        for ax in axes[len(groups) :]:
+            ax.set_axis_off()
     return figure
 
 
 def _bars(ax: Axes, table: pd.DataFrame) -> None:
     scaled = table[["miou", "low", "high"]] * 100
-    names = labels(table)
+    names = list(table["name"])
     ax.barh(range(len(names)), scaled["miou"], height=0.7, color=COLORS[5])
     ax.set_yticks(range(len(names)), names)
     low, high = scaled["low"].to_numpy(), scaled["high"].to_numpy()
@@ -108,9 +137,30 @@ def per_class(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
     Args:
         df: from `results.load`. summary: its `results.summary` if there is one already.
     """
+    strips = _strips(df, results.summary(df, n=1) if summary is None else summary)
+    return _heat_maps(strips, _top(strips))
+
+
+def per_class_pages(df: pd.DataFrame, summary: pd.DataFrame) -> list[Figure]:
+    """`per_class` in pictures that a screen can show."""
+    pages: list[list[tuple[str, pd.DataFrame]]] = []
+    room, strips = 0.0, _strips(df, summary)
+    for dataset, strip in strips:
+        for start in range(0, len(strip), _ROWS):
+            part = dataset, strip.iloc[start : start + _ROWS]
+            room -= _height(part[1])
+            if room < 0:
+                pages.append([])
+                room = TALL - _height(part[1])
+            pages[-1].append(part)
+    top = _top(strips)
+    return [_heat_maps(page, top) for page in pages]
+
+
+def _strips(df: pd.DataFrame, summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Data set, and IoU x100 of its variants by at most so many of its classes."""
     scores, seen = results.iou(df).astype({"spec": str}), results.support(df)
     strips: list[tuple[str, pd.DataFrame]] = []
-    summary = results.summary(df, n=1) if summary is None else summary
     for dataset, table in summary.groupby("dataset", observed=True, sort=False):
         rows = dict(zip(table["spec"].astype(str), labels(table), strict=True))
         met = df["true"][(df["dataset"] == dataset) & (df["pixels"] > 0)].unique()
@@ -125,14 +175,26 @@ def per_class(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
             for index, name in zip(grid.columns, names, strict=True)
         ]
         cuts = np.array_split(np.arange(grid.shape[1]), -(-grid.shape[1] // _STRIP))
-        strips += [("" if i else str(dataset), grid.iloc[:, c]) for i, c in enumerate(cuts)]
-    height = sum(1.35 + 0.17 * len(grid) for _, grid in strips)
+        strips += [(str(dataset), grid.iloc[:, cut]) for cut in cuts]
+    return strips
+
+
+def _height(strip: pd.DataFrame) -> float:
+    return 1.35 + 0.17 * len(strip)
+
+
+def _top(strips: list[tuple[str, pd.DataFrame]]) -> float:
+    return max(float(np.nanmax(grid.to_numpy())) for _, grid in strips)
+
+
+def _heat_maps(strips: list[tuple[str, pd.DataFrame]], top: float) -> Figure:
+    height = sum(_height(grid) for _, grid in strips)
     widest = max(grid.shape[1] for _, grid in strips)
     with style():
         figure = Figure(figsize=(2.4 + 0.21 * max(widest, 12), height), layout="constrained")
         ratios = [len(grid) + 4.0 for _, grid in strips]
         axes = figure.subplots(len(strips), 1, squeeze=False, height_ratios=ratios)[:, 0]
-        top = max(float(np.nanmax(grid.to_numpy())) for _, grid in strips)
+        shown = ""
         for ax, (dataset, grid) in zip(axes, strips, strict=True):
             sns.heatmap(
                 grid,
@@ -147,7 +209,8 @@ def per_class(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
                 xticklabels=True,
                 yticklabels=True,
             )
-            ax.set(xlabel="", ylabel="", title=dataset)
+            ax.set(xlabel="", ylabel="", title="" if dataset == shown else dataset)
+            shown = dataset
             ax.tick_params(length=0)
             ax.tick_params(axis="x", rotation=90)
             ax.tick_params(axis="y", rotation=0)
@@ -247,48 +310,3 @@ def curve(
         ax.legend(frameon=False)
         sns.despine(ax=ax)
     return figure
-
-
-def diagnostics(df: pd.DataFrame, per_row: int = 3) -> Figure:
-    """Mean of every measure per variant with a 95 % interval, and one dot per image.
-
-    Args:
-        df: tidy, with columns attention (or spec), image, measure, value: `results.diagnostics`.
-        per_row: measures side by side.
-    """
-    by = next((name for name in ("spec", "attention") if name in df), None)
-    missing = [name for name in ("measure", "value") if name not in df]
-    if missing or by is None:
-        raise LabError(f"diagnostics need the columns {', '.join(missing) or 'attention or spec'}")
-    known = {"spec", "backbone", "protocol"} <= set(df)
-    names = _variants(df) if known else {name: name for name in df[by].astype(str).unique()}
-    variant, measure = df[by].astype(str), df["measure"].astype(str)
-    if "dataset" in df and df["dataset"].nunique() > 1:
-        measure = measure + ", " + df["dataset"].astype(str)
-    facets, order = list(measure.unique()), list(names)
-    rows, columns = -(-len(facets) // per_row), min(per_row, len(facets))
-    with style():
-        size = (1.3 + 2.4 * columns, rows * (0.7 + 0.17 * len(order)))
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-        for ax, facet in zip(axes, facets, strict=False):
-            mine = measure == facet
-            places = {"x": df["value"][mine], "y": variant[mine], "order": order, "ax": ax}
-            sns.barplot(
-                **places, color=COLORS[5], width=0.7, errorbar=("ci", 95), seed=0, n_boot=200,
-                err_kws={"linewidth": 0.9, "color": "black"},
-            )  # fmt: skip
-            sns.stripplot(**places, color="0.25", size=1.6, alpha=0.5, jitter=0.25, legend=False)
-            ax.set(xlabel="", ylabel="")
-            ax.set_title("\n".join(wrap(facet.replace("_", " "), 28)))
-            sns.despine(ax=ax)
-        axes[0].set_yticks(range(len(order)), names.values())
-        for ax in axes[len(facets) :]:
-            ax.set_axis_off()
-    return figure
-
-
-def _variants(df: pd.DataFrame) -> dict[str, str]:
-    """Unique names by spec, in order: specs are never told apart by their label."""
-    table = df.drop_duplicates("spec")
-    return dict(zip(table["spec"].astype(str), labels(table), strict=True))

@@ -61,14 +61,14 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     files, shown = [], []
     for section in sections:
-        pictures: dict[str, str] = {}
+        pictures: list[tuple[str, str]] = []  # several may have one caption
         for name, figure in section.figures.items():
             png, pdf = drawn(figure)
             for suffix, content in (("png", png), ("pdf", pdf)):
                 files.append(out / f"{escaping.file_name(name)}.{suffix}")
                 files[-1].write_bytes(content)
             caption = str(figure.get_label() or name.replace("_", " "))
-            pictures[caption] = base64.b64encode(png).decode("ascii")
+            pictures.append((caption, base64.b64encode(png).decode("ascii")))
         tables = {}
         for name, table in section.tables.items():
             files.append(out / f"{escaping.file_name(name)}.csv")

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from sclip_lab import results
 from sclip_lab.errors import LabError, unknown
-from sclip_lab.report import figures, published
+from sclip_lab.report import figures, measured, published
+from sclip_lab.report.figure import Figure, paged
 from sclip_lab.report.found import Found
 from sclip_lab.report.page import Section
 from sclip_lab.results import panels
+from sclip_lab.results.panels import Panel
 
-PAGE = 20  # variants in one chart of diagnostics
 SHEET = 8  # variants on one sheet of attention maps
+PANEL = 22  # variants beside photo and truth on one sheet
+ACROSS, LINE = 8, 1.5  # pictures side by side, and inches from one line of them to the next
 USUAL = "vanilla"
 
 
@@ -77,7 +80,8 @@ def sections(part: Found, baseline: str | None = None, images: int = 4) -> list[
     if curves:
         made.append(Section("curves", "curves", figures=curves))
     if len(part.measured):
-        made.append(_diagnostics(part))
+        drawn = paged("diagnostics", measured.pages(part.measured))
+        made.append(Section("diagnostics", "diagnostics", figures=drawn))
     pictures = _pictures(part, images)
     if pictures:
         made.append(Section("pictures", "photos", figures=pictures))
@@ -85,8 +89,8 @@ def sections(part: Found, baseline: str | None = None, images: int = 4) -> list[
 
 
 def _scores(part: Found) -> Section:
-    drawn = {"bars": figures.bars(part.df, table=part.summary)}
-    drawn["per_class"] = figures.per_class(part.df, part.summary)
+    drawn = paged("bars", figures.bar_pages(part.summary))
+    drawn |= paged("per_class", figures.per_class_pages(part.df, part.summary))
     return Section("scores", "scores", tables={"scores": published.scores(part)}, figures=drawn)
 
 
@@ -111,32 +115,31 @@ def _differences(part: Found, baseline: str) -> Section:
     return Section("differences", f"differences to {baseline}", tables={"differences": shown})
 
 
-def _diagnostics(part: Found) -> Section:
-    specs = list(part.measured["spec"].astype(str).unique())
-    pages = [specs[start : start + PAGE] for start in range(0, len(specs), PAGE)]
-    drawn = {}
-    for number, page in enumerate(pages):
-        rows = part.measured[part.measured["spec"].astype(str).isin(page)]
-        drawn[_paged("diagnostics", number, len(pages))] = figures.diagnostics(rows)
-    return Section("diagnostics", "diagnostics", figures=drawn)
-
-
 def _pictures(part: Found, images: int) -> Mapping[str, Figure]:
     shown = list(part.panels)[:images]
     if not shown:
         return {}
-    drawn = {"panel": figures.panel(shown)}
     with_points = [p for p in shown if any(q.points is not None for q in p.predictions)][:2]
-    longest = max((len(p.predictions) for p in with_points), default=0)
-    pages = range(0, longest, SHEET)
-    for number, start in enumerate(pages):
-        some = [
-            type(p)(**{**vars(p), "predictions": p.predictions[start : start + SHEET]})
-            for p in with_points
-        ]
-        drawn[_paged("attention", number, len(pages))] = figures.attention_maps(some)
+    maps = [figures.attention_maps(page) for page in _sheets(with_points, SHEET)]
+    return paged("panel", _panels(shown)) | paged("attention", maps)
+
+
+def _panels(shown: Sequence[Panel]) -> list[Figure]:
+    """As many photos in a picture as a screen can show, all variants of a photo together."""
+    drawn = []
+    for sheet in _sheets(shown, PANEL):
+        lines = -(-(max(len(p.predictions) for p in sheet) + 2) // ACROSS)
+        photos = max(1, int(figures.TALL / (LINE * lines)))
+        starts = range(0, len(sheet), photos)
+        drawn += [figures.panel(sheet[start : start + photos], ACROSS) for start in starts]
     return drawn
 
 
-def _paged(name: str, number: int, pages: int) -> str:
-    return name if pages == 1 else f"{name}_{number + 1}"
+def _sheets(shown: Sequence[Panel], variants: int) -> list[list[Panel]]:
+    """The same photos with so many variants at a time."""
+    longest = max((len(p.predictions) for p in shown), default=0)
+    sheets = [
+        [replace(p, predictions=p.predictions[start : start + variants]) for p in shown]
+        for start in range(0, longest, variants)
+    ]
+    return [[p for p in sheet if p.predictions] for sheet in sheets]

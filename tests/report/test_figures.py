@@ -17,7 +17,7 @@ from PIL import Image
 
 from sclip_lab import results
 from sclip_lab.errors import LabError
-from sclip_lab.report import figures, page, pictures
+from sclip_lab.report import figures, measured, page, pictures
 from sclip_lab.results import panels
 from tests.synthetic_store import (
     CLASSES,
@@ -160,7 +160,7 @@ def test_diagnostics_show_means_and_every_image() -> None:
         ],
         columns=["attention", "image", "measure", "value"],
     )
-    figure = figures.diagnostics(table)
+    figure = measured.diagnostics(table)
     first, second = figure.axes
     assert [ax.get_title() for ax in figure.axes] == ["attention entropy", "outlier share"]
     np.testing.assert_allclose([bar.get_width() for bar in first.patches], [1.5, 4.5])
@@ -169,7 +169,7 @@ def test_diagnostics_show_means_and_every_image() -> None:
     assert sorted(dots) == [1, 2, 4, 5]
     _inside(figure)
     with pytest.raises(LabError, match="value"):
-        figures.diagnostics(table.drop(columns="value"))
+        measured.diagnostics(table.drop(columns="value"))
 
 
 # ---------------------------------------------------------------- pictures

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from sclip_lab.report import figures as charts
 from sclip_lab.report import published
 from sclip_lab.report.curves import pick
+from sclip_lab.report.figure import Figure, paged
 from sclip_lab.report.found import Found
 from sclip_lab.report.gains import per_class, per_size
 from sclip_lab.report.studies import Study
@@ -82,9 +82,8 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
 
 
 def _figures(found: Found) -> Mapping[str, Figure]:
-    drawn: dict[str, Figure] = {"main_bars": charts.bars(found.df, table=found.summary)}
-    drawn["main_per_class"] = charts.per_class(found.df, found.summary)
-    return drawn
+    classes = charts.per_class_pages(found.df, found.summary)
+    return paged("main_bars", charts.bar_pages(found.summary)) | paged("main_per_class", classes)
 
 
 STUDY = Study(

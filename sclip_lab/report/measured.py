@@ -1,0 +1,123 @@
+"""Charts of diagnostics: what each variant has of every measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from textwrap import wrap
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from sclip_lab.diagnostics import MEASURES
+from sclip_lab.errors import LabError
+from sclip_lab.report.figure import Figure
+from sclip_lab.report.figures import COLORS, TALL, style
+from sclip_lab.report.labels import labels
+
+GOOD = {"high": "right is good", "low": "left is good"}
+ROW, BAR = 0.85, 0.17  # inches: of a row of charts beside its bars, and of a bar
+
+
+def diagnostics(df: pd.DataFrame, per_row: int = 3) -> Figure:
+    """Mean of every measure per variant with a 95 % interval, and one dot per image.
+
+    The axis says which direction is good, where that is known. A measure that is the control of
+    another is the dotted line in its chart, not a chart.
+
+    Args:
+        df: tidy, with columns attention (or spec), image, measure, value: `results.diagnostics`.
+        per_row: measures side by side.
+
+    Raises:
+        LabError: a column is missing.
+    """
+    by = next((name for name in ("spec", "attention") if name in df), None)
+    missing = [name for name in ("measure", "value") if name not in df]
+    if missing or by is None:
+        raise LabError(f"diagnostics need the columns {', '.join(missing) or 'attention or spec'}")
+    known = {"spec", "backbone", "protocol"} <= set(df)
+    names = _variants(df) if known else {name: name for name in df[by].astype(str).unique()}
+    return _drawn(df.assign(variant=df[by].astype(str), chart=_charts(df)), names, per_row)
+
+
+def _drawn(df: pd.DataFrame, names: Mapping[str, str], per_row: int) -> Figure:
+    """Args: rows of `diagnostics` with their ``variant`` and ``chart``."""
+    drawn = [rows for name, rows in df.groupby("chart", sort=False) if name]
+    rows, columns = -(-len(drawn) // per_row), min(per_row, len(drawn))
+    with style():
+        size = (1.3 + 2.4 * columns, rows * (ROW + BAR * len(names)))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+        for ax, mine in zip(axes, drawn, strict=False):
+            _chart(ax, mine, list(names))
+            _control(ax, df, mine)
+        axes[0].set_yticks(range(len(names)), names.values())
+        for ax in axes[len(drawn) :]:
+            ax.set_axis_off()
+    return figure
+
+
+def pages(df: pd.DataFrame, variants: int = 20, per_row: int = 3) -> list[Figure]:
+    """`diagnostics` in pictures that a screen can show.
+
+    Args:
+        df: from `results.diagnostics`.
+        variants: in one picture.
+    """
+    names = list(_variants(df).items())
+    df = df.assign(variant=df["spec"].astype(str), chart=_charts(df))
+    found, shown = [], [name for name in df["chart"].unique() if name]
+    for start in range(0, len(names), variants):
+        page = dict(names[start : start + variants])
+        several = per_row * max(1, int(TALL / (ROW + BAR * len(page))))
+        for first in range(0, len(shown), several):
+            here = df["chart"].isin(["", *shown[first : first + several]])
+            mine = df[df["variant"].isin(page) & here]
+            if mine["chart"].any():
+                found.append(_drawn(mine, page, per_row))
+    return found
+
+
+def _charts(df: pd.DataFrame) -> pd.Series:
+    """Per row the title of the chart that it belongs in: the measure, and its data set where
+    there are several; "" for a control of another measure that is there too."""
+    measure = df["measure"].astype(str)
+    met = set(measure)
+    controls = {MEASURES[name].control for name in met if name in MEASURES}
+    title = measure.str.replace("_", " ")
+    if "dataset" in df and df["dataset"].nunique() > 1:
+        title = title + ", " + df["dataset"].astype(str)
+    return title.where(~measure.isin(controls), "")
+
+
+def _chart(ax: Axes, mine: pd.DataFrame, order: list[str]) -> None:
+    places = {"x": mine["value"], "y": mine["variant"], "order": order, "ax": ax}
+    sns.barplot(
+        **places, color=COLORS[5], width=0.7, errorbar=("ci", 95), seed=0, n_boot=200,
+        err_kws={"linewidth": 0.9, "color": "black"},
+    )  # fmt: skip
+    sns.stripplot(**places, color="0.25", size=1.6, alpha=0.5, jitter=0.25, legend=False)
+    measure = MEASURES.get(str(mine["measure"].iloc[0]))
+    ax.set(xlabel=GOOD.get(measure.better, "") if measure else "", ylabel="")
+    ax.set_title("\n".join(wrap(str(mine["chart"].iloc[0]), 28)))
+    sns.despine(ax=ax)
+
+
+def _control(ax: Axes, df: pd.DataFrame, mine: pd.DataFrame) -> None:
+    """The mean of a measure's control as a line."""
+    measure = MEASURES.get(str(mine["measure"].iloc[0]))
+    if measure is None or measure.control is None:
+        return
+    same = df["measure"] == measure.control
+    if "dataset" in df:
+        same &= df["dataset"].astype(str) == str(mine["dataset"].iloc[0])
+    if same.any():
+        ax.axvline(df.loc[same, "value"].mean(), color="black", ls=":", lw=1)
+        ax.set_xlabel(" · ".join(filter(None, [ax.get_xlabel(), "dotted: control"])))
+
+
+def _variants(df: pd.DataFrame) -> dict[str, str]:
+    """Unique names by spec, in order: specs are never told apart by their label."""
+    table = df.drop_duplicates("spec")
+    return dict(zip(table["spec"].astype(str), labels(table), strict=True))

@@ -1,0 +1,112 @@
+"""A large store is drawn in pictures that a screen can show, and nothing of it is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from sclip_lab import results
+from sclip_lab.report import figures, page, store
+from sclip_lab.report.found import Found
+from sclip_lab.results import panels
+from tests.synthetic_store import confusion_rows, labels, write_panels, write_spec, write_store
+
+VARIANTS, CLASSES = 45, 90
+OTHERS = ["x", "y", "z"]
+LIMIT = 11.0  # inches: 1650 pixels in a report
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """Forty-five variants on ninety classes, pictures of two photos, five measures."""
+    root = tmp_path_factory.mktemp("large")
+    names = [f"a class with quite a name {index}" for index in range(CLASSES)]
+    mask = np.arange(CLASSES).astype(np.uint8).reshape(9, 10)
+    for index in range(VARIANTS):
+        guess = np.where(mask % (index + 2), mask, 0).astype(np.uint8)
+        label = f"variant_{index}(temperature={index})"
+        write_spec(root, label, [confusion_rows("x", guess, mask)], ["x"], class_names=names)
+    df = results.load(root)
+    small = tmp_path_factory.mktemp("pictures")
+    write_panels(small, write_store(small))
+    pictures = [
+        replace(panel, predictions=[replace(panel.predictions[0], label=f"v{k}")
+                                    for k in range(VARIANTS)])
+        for panel in panels.load(small)
+    ]  # fmt: skip
+    rows = df.drop_duplicates("spec").drop(columns=["true", "predicted", "pixels"])
+    chosen = ["inter_class_mass", "inter_class_share", "rank_accuracy", *OTHERS]
+    diagnosed = pd.concat([rows.assign(measure=name, value=0.5) for name in chosen])
+    return Found(df, diagnosed, pictures)
+
+
+@pytest.fixture(scope="module")
+def drawn(large: Found) -> dict[str, Mapping[str, Figure]]:
+    """The report's figures by section."""
+    return {part.name: part.figures for part in store.sections(large)}
+
+
+def test_every_picture_of_a_large_store_fits_a_screen(
+    drawn: dict[str, Mapping[str, Figure]],
+) -> None:
+    assert set(drawn) >= {"scores", "diagnostics", "pictures"}
+    found = [figure for part in drawn.values() for figure in part.values()]
+    assert max(figure.get_size_inches()[1] for figure in found) <= LIMIT
+    names = {name.rpartition("_")[0] for part in drawn.values() for name in part}
+    assert names == {"bars", "per_class", "diagnostics", "panel", "attention"}  # numbered
+
+
+def test_nothing_is_lost_between_pages(drawn: dict[str, Mapping[str, Figure]]) -> None:
+    bars = [ax for name, f in drawn["scores"].items() if name.startswith("bars") for ax in f.axes]
+    shown = [tick.get_text() for ax in bars for tick in ax.get_yticklabels()]
+    assert len(shown) == len(set(shown)) == VARIANTS
+    cells = sum(
+        ax.collections[0].get_array().size
+        for name, figure in drawn["scores"].items() if name.startswith("per_class")
+        for ax in figure.axes if ax.get_yticklabels() and ax.get_ylabel() != "IoU x100"
+    )  # fmt: skip
+    assert cells == VARIANTS * CLASSES
+    titles = [ax.get_title() for figure in drawn["diagnostics"].values() for ax in figure.axes]
+    assert sorted(titles) == sorted(
+        3 * [*OTHERS, "inter class mass", "rank accuracy"] + [""] * titles.count("")
+    )
+    maps = [f for name, f in drawn["pictures"].items() if name.startswith("attention")]
+    rows = [ax.get_ylabel() for figure in maps for ax in figure.axes if ax.get_ylabel()]
+    assert [row for row in rows if row != "photo"] == [f"v{k}" for k in range(VARIANTS)]
+
+
+def test_axes_say_what_is_good_and_controls_are_lines(
+    drawn: dict[str, Mapping[str, Figure]],
+) -> None:
+    first = drawn["diagnostics"]["diagnostics_1"]
+    charts = {ax.get_title(): ax for ax in first.axes}
+    assert "inter class share" not in charts
+    assert charts["inter class mass"].get_xlabel() == "left is good · dotted: control"
+    assert [line.get_linestyle() for line in charts["inter class mass"].lines][-1] == ":"
+    assert charts["rank accuracy"].get_xlabel() == "right is good"
+    assert charts["x"].get_xlabel() == ""
+
+
+def test_charts_of_many_data_sets_go_on_in_the_next_line(tmp_path: Path) -> None:
+    for index in range(8):
+        rows = [confusion_rows("x", *labels(0, 0.5, (24, 32), 5))]
+        write_spec(tmp_path, "csa", rows, ["x"], dataset=f"set {index}")
+    figure = figures.bars(results.load(tmp_path), n=20)
+    assert figure.get_size_inches()[0] <= 14
+    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    assert sorted(titles) == [f"set {index}, 1 images" for index in range(8)]
+
+
+def test_pictures_of_one_caption_are_all_on_the_page(tmp_path: Path) -> None:
+    drawn = {}
+    for name in ("first", "second"):
+        drawn[name] = Figure(figsize=(1, 1))
+        drawn[name].set_label("one caption for both")
+    page.write([page.Section("s", "s", figures=drawn)], tmp_path, "title")
+    assert (tmp_path / "index.html").read_text(encoding="utf-8").count("<figure>") == 2
