@@ -3,14 +3,15 @@ the cells themselves. All studies and reports are functions of this."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from sclip_lab import results
+from sclip_lab.results.comparisons import Comparisons
 from sclip_lab.results.labels import labels
 from sclip_lab.results.panels import Panel
 
@@ -30,6 +31,7 @@ class Found:
             store is at hand, and what needs the network is left out.
         options: what was typed for a study, such as ``image`` and ``points``.
         whole: how many images each data set has.
+        bootstrap: of ``df``, or of all that it is a part of; made when it is needed.
     """
 
     df: pd.DataFrame
@@ -39,11 +41,18 @@ class Found:
     options: Mapping[str, Any] = field(default_factory=dict)
     whole: Mapping[str, int] = field(default_factory=dict)
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    bootstrap: Callable[[], Comparisons] | None = None
+
+    @cached_property
+    def comparisons(self) -> Comparisons:
+        """The one bootstrap of all tables, figures and claims."""
+        return Comparisons(self.df) if self.bootstrap is None else self.bootstrap()
 
     @cached_property
     def summary(self) -> pd.DataFrame:
-        """`results.summary`: the one bootstrap of all tables and figures."""
-        return results.summary(self.df)
+        """`results.summary`."""
+        specs = set(self.df["spec"].astype(str))
+        return results.summary(self.df, groups=self.comparisons.only(specs))
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -72,8 +81,7 @@ class Found:
     def difference(self, a: str, b: str, level: float = 0.95) -> pd.Series:
         """The row of `results.difference` of two specs: difference, low, high, p, images."""
         if (a, b, level) not in self._differences:
-            found = results.difference(self.df, a, b, level=level).iloc[0]
-            self._differences[a, b, level] = found
+            self._differences[a, b, level] = self.comparisons.of([(a, b)], level).iloc[0]
         return self._differences[a, b, level]
 
     @cached_property
@@ -105,7 +113,19 @@ class Found:
             if kept
         ]
         specs_kept = {key: spec for key, spec in self.specs.items() if key in wanted}
-        return Found(df, measured, pictures, specs_kept, self.options, self.whole, layers)
+        return replace(
+            self,
+            df=df,
+            measured=measured,
+            panels=pictures,
+            specs=specs_kept,
+            layers=layers,
+            bootstrap=lambda: self.comparisons,
+        )
+
+    def on_common_images(self) -> Found:
+        """On the images that all specs of a data set have, so that each pair can be compared."""
+        return replace(self, df=on_common_images(self.df), bootstrap=None)
 
     @property
     def part(self) -> str:

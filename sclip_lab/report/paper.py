@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sclip_lab.report import escaping, verdicts
-from sclip_lab.report.found import Found, on_common_images
+from sclip_lab.report.found import Found
 from sclip_lab.report.page import Section
 from sclip_lab.report.studies import Study
 
@@ -36,7 +36,7 @@ def section(name: str, study: Study, found: Found, missing: Sequence[str] = ()) 
     figures: dict[str, Figure] = {}
     parts = list(study.settings(found))
     for setting, part in parts:
-        part = replace(part, df=on_common_images(part.df))
+        part = part.on_common_images()
         tail = f"_{setting.replace(', ', '_')}" if len(parts) > 1 else ""
         seen = [text for text in (setting, part.part) if text]
         judged += [replace(v, setting=", ".join(seen)) for v in study.verdicts(part)]

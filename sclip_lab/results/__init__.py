@@ -8,7 +8,8 @@ fractions in [0, 1]; x100 is for display.
 """
 
 from sclip_lab.results.across import mean_differences, mean_over_datasets, ranks
-from sclip_lab.results.comparisons import Choice, all_pairs, difference, differences
+from sclip_lab.results.choices import Choice
+from sclip_lab.results.comparisons import all_pairs, difference, differences
 from sclip_lab.results.loading import diagnostics, load, records, specs
 from sclip_lab.results.relations import layer_heads, points, relations
 from sclip_lab.results.scores import iou, miou, pixel_accuracy

@@ -16,7 +16,7 @@ import pandas as pd
 
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.results import multiple
-from sclip_lab.results.comparisons import Choice, choose, names
+from sclip_lab.results.choices import Choice, choose, names
 from sclip_lab.results.intervals import interval, p_value
 from sclip_lab.results.permutation import permutation_p
 from sclip_lab.results.resampling import Design, Sample, Scored, score
@@ -139,7 +139,7 @@ def mean_differences(
     """Every variant's mean over data sets against one.
 
     Args:
-        baseline: a choice that names one variant, see `sclip_lab.results.comparisons`.
+        baseline: a choice that names one variant, see `sclip_lab.results.choices`.
         df, statistic, n, level, seed, apart: as `mean_over_datasets`.
 
     Returns:

@@ -1,40 +1,36 @@
 """Differences between specs, whatever varies: attention, backbone, protocol, readout, a parameter.
 
-Two specs are compared on the same images. Which ones is said by a *choice*: a label ("csa"), the
-beginning of a spec's key, or a mapping of columns to values, such as ``{"protocol": "naclip"}``,
-``{"protocol.readout._target_": "maskclip"}`` or ``{"attention.temperature": 1.0}``. What a choice
-names may differ between the two; everything else has to agree.
+Two specs are compared on the same images; `sclip_lab.results.choices` says how they are named.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sclip_lab.errors import LabError, unknown
+from sclip_lab.errors import LabError
 from sclip_lab.results import machines, multiple
+from sclip_lab.results.choices import (
+    GROUPS,
+    Choice,
+    Chosen,
+    choose,
+    described,
+    keys_of,
+    names,
+    said,
+)
 from sclip_lab.results.intervals import interval, p_value
 from sclip_lab.results.permutation import permutation_p
 from sclip_lab.results.resampling import Scored
 from sclip_lab.results.scores import spec_rows
 from sclip_lab.results.uncertainty import Resampled, check, resampled
 
-Choice = str | Mapping[str, Any]
-GROUPS = ("attention", "backbone", "protocol", "dataset")
-
-
-@dataclass(frozen=True, eq=False)
-class Chosen:
-    """Rows of a table of specs that a choice names, and the columns in which others may differ."""
-
-    rows: pd.DataFrame
-    free: frozenset[str]
+__all__ = ["Choice", "Comparisons", "all_pairs", "difference", "differences"]
 
 
 def difference(
@@ -50,7 +46,7 @@ def difference(
 
     Args:
         df: from `load`.
-        a, b: choices, see the module. They are compared wherever both occur with everything else
+        a, b: see `choices`. They are compared wherever both occur with everything else
             equal.
         statistic, n, level, seed: as in `bootstrap`.
 
@@ -65,7 +61,7 @@ def difference(
     check(statistic, n, level)
     table = spec_rows(df)
     pairs = _pairs(table, choose(table, a), choose(table, b), a, b)
-    return _compared(df, table, pairs, statistic, n, level, seed, permuted=True)
+    return Comparisons(_only(df, pairs), statistic, n, seed).of(pairs, level, permuted=True)
 
 
 def differences(
@@ -80,7 +76,7 @@ def differences(
 
     Args:
         df: from `load`.
-        baseline: a choice, see the module.
+        baseline: see `choices`.
         statistic, n, level, seed: as in `bootstrap`.
 
     Returns:
@@ -94,27 +90,28 @@ def differences(
     check(statistic, n, level)
     table = spec_rows(df)
     chosen = choose(table, baseline)
-    fixed = [c for c in _described(table) if c not in chosen.free]
+    fixed = [c for c in described(table) if c not in chosen.free]
     starts: dict[tuple[Any, ...], list[str]] = {}
-    for spec, key in zip(chosen.rows["spec"], _keys(chosen.rows, fixed), strict=True):
+    for spec, key in zip(chosen.rows["spec"], keys_of(chosen.rows, fixed), strict=True):
         starts.setdefault(key, []).append(str(spec))
     pairs, left_out = [], []
     others = table[~table["spec"].isin(chosen.rows["spec"])]
-    for spec, key in zip(others["spec"], _keys(others, fixed), strict=True):
+    for spec, key in zip(others["spec"], keys_of(others, fixed), strict=True):
         found = starts.get(key, [])
         if len(found) > 1:
             raise LabError(
-                f"baseline {_said(baseline)} is {len(found)} specs ({', '.join(found)}) that "
+                f"baseline {said(baseline)} is {len(found)} specs ({', '.join(found)}) that "
                 f"{spec} could be compared with; name what tells them apart"
             )
         pairs += [(str(spec), start) for start in found]
         left_out += [] if found else [str(spec)]
     if not pairs:
         raise LabError(
-            f"nothing to compare with {_said(baseline)}: no other spec is equal in "
+            f"nothing to compare with {said(baseline)}: no other spec is equal in "
             f"{', '.join(fixed)}"
         )
-    compared = _compared(df, table, pairs, statistic, n, level, seed, permuted=True, family=True)
+    comparisons = Comparisons(_only(df, pairs), statistic, n, seed)
+    compared = comparisons.of(pairs, level, permuted=True, family=True)
     compared.attrs["left_out"] = left_out
     return compared
 
@@ -136,65 +133,98 @@ def all_pairs(
         LabError: no two specs of the same images.
     """
     check(statistic, n, level)
-    table = spec_rows(df)
-    groups = list(resampled(df, statistic, n, seed))
+    comparisons = Comparisons(df, statistic, n, seed)
     pairs = []
-    for group in groups:
+    for group in comparisons.groups:
         order = sorted(range(len(group.specs)), key=lambda k: -group.scores[k].estimate)
         named = [group.specs[k] for k in order]
         pairs += list(itertools.combinations(named, 2))
     if not pairs:
         raise LabError("no two specs of one data set were evaluated on the same images")
-    compared = _compared(df, table, pairs, statistic, n, level, seed, groups=groups)
+    compared = comparisons.of(pairs, level)
     by = compared.groupby("dataset", sort=False)["p"]
     compared["p_bh"] = by.transform(lambda p: multiple.benjamini_hochberg(p.to_numpy()))
     return compared
 
 
-def _compared(
-    df: pd.DataFrame,
-    table: pd.DataFrame,
-    pairs: Sequence[tuple[str, str]],
-    statistic: str,
-    n: int,
-    level: float,
-    seed: int,
-    *,
-    permuted: bool = False,
-    family: bool = False,
-    groups: Sequence[Resampled] | None = None,
-) -> pd.DataFrame:
-    specs = {spec for pair in pairs for spec in pair}
-    machines.warn(df, specs)
-    if groups is None:
-        wanted = df[df["spec"].isin(specs)]
-        groups = list(resampled(wanted, statistic, n, seed))
-    place = {spec: (g, k) for g, group in enumerate(groups) for k, spec in enumerate(group.specs)}
-    facts = {str(row["spec"]): row for _, row in table.iterrows()}
-    rows, gaps = [], []
-    for first, second in pairs:
-        (g, k), (other, m) = place[first], place[second]
-        one, two = facts[first], facts[second]
-        a, b = names(one, two)
-        if g != other:
-            raise LabError(f"'{a}' and '{b}' were not evaluated on the same images: no pairs")
-        group = groups[g]
-        gap = group.scores[k] - group.scores[m]
-        gaps.append((g, gap))
-        low, high = interval(gap, level)
-        row: dict[str, Any] = {"a": a, "b": b, "spec_a": first, "spec_b": second}
-        for column in GROUPS[1:]:
-            row[column] = ", ".join(dict.fromkeys([str(one[column]), str(two[column])]))
-        row |= {"difference": gap.estimate, "low": low, "high": high, "p": p_value(gap)}
-        if permuted:
-            both = (group.samples[k], group.samples[m])
-            row["p_permutation"] = permutation_p([both], len(both[0].photos), statistic, n, seed)
-        rows.append(row | {"images": len(group.samples[k].photos)})
-    compared = pd.DataFrame(rows)
-    if family:
-        compared["p_holm"], compared["p_max_t"] = _families(compared, gaps)
-    compared.attrs["level"] = level
-    return compared
+class Comparisons:
+    """Differences between any two specs, by one bootstrap of all.
+
+    Args:
+        df: from `load`.
+        statistic, n, seed: as in `bootstrap`.
+
+    Attributes:
+        groups: the specs of the same images, scored on the same resamples.
+    """
+
+    def __init__(
+        self, df: pd.DataFrame, statistic: str = "miou", n: int = 2000, seed: int = 0
+    ) -> None:
+        self.df, self.statistic, self.n, self.seed = df, statistic, n, seed
+        self.groups = list(resampled(df, statistic, n, seed))
+        self._place = {spec: (g, k) for g, group in enumerate(self.groups)
+                       for k, spec in enumerate(group.specs)}  # fmt: skip
+        self._facts = {str(row["spec"]): row for _, row in spec_rows(df).iterrows()}
+
+    def only(self, specs: Collection[str]) -> list[Resampled]:
+        """The groups without all other specs."""
+        groups = []
+        for group in self.groups:
+            kept = [row for row in zip(*group, strict=True) if row[0] in specs]
+            if kept:
+                names, scores, samples = (list(column) for column in zip(*kept, strict=True))
+                groups.append(Resampled(names, scores, samples))
+        return groups
+
+    def of(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        level: float = 0.95,
+        *,
+        permuted: bool = False,
+        family: bool = False,
+    ) -> pd.DataFrame:
+        """The rows of `difference`, without p_permutation unless ``permuted``; with p_holm and
+        p_max_t over all of them for a ``family``.
+
+        Raises:
+            LabError: two specs that were seen on different images.
+        """
+        machines.warn(self.df, {spec for pair in pairs for spec in pair})
+        rows, gaps = [], []
+        for first, second in pairs:
+            (g, k), (other, m) = self._place[first], self._place[second]
+            one, two = self._facts[first], self._facts[second]
+            a, b = names(one, two)
+            if g != other:
+                raise LabError(f"'{a}' and '{b}' were not evaluated on the same images: no pairs")
+            group = self.groups[g]
+            gap = group.scores[k] - group.scores[m]
+            gaps.append((g, gap))
+            low, high = interval(gap, level)
+            row: dict[str, Any] = {"a": a, "b": b, "spec_a": first, "spec_b": second}
+            for column in GROUPS[1:]:
+                row[column] = ", ".join(dict.fromkeys([str(one[column]), str(two[column])]))
+            row |= {"difference": gap.estimate, "low": low, "high": high, "p": p_value(gap)}
+            images = len(group.samples[k].photos)
+            if permuted:
+                both = [(group.samples[k], group.samples[m])]
+                row["p_permutation"] = permutation_p(
+                    both, images, self.statistic, self.n, self.seed
+                )
+            rows.append(row | {"images": images})
+        compared = pd.DataFrame(rows)
+        if family:
+            compared["p_holm"], compared["p_max_t"] = _families(compared, gaps)
+        compared.attrs["level"] = level
+        return compared
+
+
+def _only(df: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    rows = df[df["spec"].isin({spec for pair in pairs for spec in pair})]
+    rows.attrs = df.attrs
+    return rows
 
 
 def _families(
@@ -211,140 +241,26 @@ def _families(
     return adjusted, pd.Series(largest, compared.index)
 
 
-def choose(table: pd.DataFrame, choice: Choice) -> Chosen:
-    """The specs that a choice names.
-
-    Args:
-        table: from `scores.spec_rows`.
-
-    Raises:
-        LabError: an unknown label, key, column or value; the beginning of several keys.
-    """
-    if isinstance(choice, str):
-        rows = table[table["attention"] == choice]
-        if len(rows):
-            return Chosen(rows, _freed(table, ["attention"]))
-        return Chosen(_by_key(table, choice), frozenset(_described(table)) - {"dataset"})
-    if not choice:
-        raise LabError("an empty choice names no spec; give a label, or columns with values")
-    rows, known = table, [c for c in table if c in GROUPS or "." in str(c)]
-    for column, value in choice.items():
-        if column not in known:
-            raise unknown("column", column, map(str, known))
-        kept = rows[[_is(found, value) for found in rows[column]]]
-        if kept.empty:
-            present = [str(found) for found in rows[column].drop_duplicates()]
-            raise unknown(column, str(value), present)
-        rows = kept
-    return Chosen(rows, _freed(table, [c for c in choice if c != "dataset"]))
-
-
-def names(one: pd.Series, two: pd.Series) -> tuple[str, str]:
-    """Names of two specs: their labels, and of the rest what tells them apart."""
-    first, second = [str(one["attention"])], [str(two["attention"])]
-    for group in GROUPS:
-        columns = [group] if group != "attention" else []
-        if str(one[group]) == str(two[group]):
-            columns = [c for c in one.index if str(c).startswith(f"{group}.")]
-        targets = [c for c in columns if str(c).endswith("._target_") and not _is(one[c], two[c])]
-        for column in targets or columns:
-            if not _is(one[column], two[column]) and not _is_digest(column):
-                first.append(_value(column, one[column]))
-                second.append(_value(column, two[column]))
-    return " · ".join(first), " · ".join(second)
-
-
-def _value(column: str, value: Any) -> str:
-    leaf = column.split(".")[-1]
-    if _absent(value):
-        text = "none"
-    else:
-        text = f"{value:g}" if isinstance(value, int | float) else str(value)
-    if leaf == "_target_":
-        return text.split(".")[-1]
-    return text if column in GROUPS else f"{leaf} {text}"
-
-
-def _is_digest(column: str) -> bool:
-    return column.split(".")[-1].endswith("digest")
-
-
-def _described(table: pd.DataFrame) -> list[str]:
-    """The columns in which two specs can differ, without digests, which follow from the others
-    but for a data set's, where equal names may be different photos."""
-    return [c for c in map(str, table) if c in GROUPS or ("." in c and not _is_digest(c))]
-
-
-def _freed(table: pd.DataFrame, columns: Sequence[str]) -> frozenset[str]:
-    """The columns named, all below them, and the label that changes with them."""
-    free = set()
-    for column in columns:
-        stem = column.removesuffix("._target_")
-        free |= {c for c in map(str, table) if c == stem or c.startswith(f"{stem}.")}
-        group = column.split(".")[0]
-        free |= {group} if group != "dataset" else set()
-    return frozenset(free)
-
-
-def _keys(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-    return [
-        tuple(None if _absent(value) else value for value in row)
-        for row in rows[list(columns)].itertuples(index=False, name=None)
-    ]
-
-
-def _absent(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and np.isnan(value))
-
-
-def _is(found: Any, wanted: Any) -> bool:
-    """Whether a column's value is the one wanted: numbers by value, a target also by its last
-    name, lists by their JSON."""
-    if _absent(found) or _absent(wanted):
-        return _absent(found) and _absent(wanted)
-    if isinstance(found, str):
-        text = wanted if isinstance(wanted, str) else json.dumps(wanted)
-        return found == text or found.endswith(f".{text}")
-    return bool(found == wanted)
-
-
-def _said(choice: Choice) -> str:
-    if isinstance(choice, str):
-        return f"'{choice}'"
-    return ", ".join(f"{column}={value}" for column, value in choice.items())
-
-
-def _by_key(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    rows = table[[bool(name) and (s.startswith(name) or name.startswith(s)) for s in table["spec"]]]
-    if len(rows) > 1:
-        raise LabError(f"spec key '{name}' begins several: {', '.join(rows['spec'])}")
-    if not len(rows):
-        raise unknown("attention label or spec", name, [*table["attention"], *table["spec"]])
-    return rows
-
-
 def _pairs(
     table: pd.DataFrame, left: Chosen, right: Chosen, a: Choice, b: Choice
 ) -> list[tuple[str, str]]:
     if len(left.rows) == len(right.rows) == 1:
         return [(left.rows["spec"].iloc[0], right.rows["spec"].iloc[0])]
-    fixed = [c for c in _described(table) if c not in left.free | right.free]
+    fixed = [c for c in described(table) if c not in left.free | right.free]
     others: dict[tuple[Any, ...], list[str]] = {}
-    for spec, key in zip(right.rows["spec"], _keys(right.rows, fixed), strict=True):
+    for spec, key in zip(right.rows["spec"], keys_of(right.rows, fixed), strict=True):
         others.setdefault(key, []).append(str(spec))
     pairs = [
         (str(spec), other)
-        for spec, key in zip(left.rows["spec"], _keys(left.rows, fixed), strict=True)
+        for spec, key in zip(left.rows["spec"], keys_of(left.rows, fixed), strict=True)
         for other in others.get(key, [])
         if other != spec
     ]
     if not pairs:
-        raise LabError(
-            f"{_said(a)} and {_said(b)} share no spec that is equal in {', '.join(fixed)}"
-        )
+        raise LabError(f"{said(a)} and {said(b)} share no spec that is equal in {', '.join(fixed)}")
     if any(len({p[side] for p in pairs}) < len(pairs) for side in (0, 1)):
         known = ", ".join(dict.fromkeys([*left.rows["spec"], *right.rows["spec"]]))
         raise LabError(
-            f"{_said(a)} or {_said(b)} names several specs; give the keys of two ({known})"
+            f"{said(a)} or {said(b)} names several specs; give the keys of two ({known})"
         )
     return pairs

@@ -7,7 +7,7 @@ the difference of their scores, which is far less uncertain than either score: s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -63,8 +63,19 @@ def bootstrap(
     return table.loc[[str(spec) for spec in df["spec"].unique()]].rename_axis("spec")
 
 
-def summary(df: pd.DataFrame, n: int = 2000, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+def summary(
+    df: pd.DataFrame,
+    n: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    groups: Iterable[Resampled] | None = None,
+) -> pd.DataFrame:
     """One row per spec: what it is, how well it scores, and how sure that is.
+
+    Args:
+        df: from `load`.
+        n, level, seed: as in `bootstrap`.
+        groups: its specs as `resampled` gives them, if they are resampled already.
 
     Returns:
         Columns spec, attention, backbone, dataset, protocol; miou, low, high (`bootstrap`);
@@ -76,7 +87,7 @@ def summary(df: pd.DataFrame, n: int = 2000, level: float = 0.95, seed: int = 0)
     """
     check("miou", n, level)
     facts = {}
-    for group in resampled(df, "miou", n, seed):
+    for group in resampled(df, "miou", n, seed) if groups is None else groups:
         unbeaten = not_beaten(group.scores, level)
         for spec, scored, free in zip(group.specs, group.scores, unbeaten, strict=True):
             facts[spec] = (scored.estimate, *interval(scored, level), free)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from sclip_lab.app import registry
 from sclip_lab.errors import LabError
 from sclip_lab.report import page, paper, studies, verdicts
 from sclip_lab.report.found import Found, on_common_images
+from sclip_lab.results import comparisons, uncertainty
 from tests.synthetic_store import confusion_rows, labels, write_spec
 
 SKILLS = {"vanilla": 0.2, "csa": 0.8, "csa_q": 0.78, "maskclip": 0.5}
@@ -147,6 +149,26 @@ def test_pairs_are_compared_on_the_images_that_both_have(tmp_path: Path) -> None
     assert (
         verdicts.higher(part, *(named(part, n) for n in ("csa", "vanilla")), "").answer == "holds"
     )
+
+
+def test_one_bootstrap_serves_all_claims_of_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, made = write(tmp_path), []
+
+    def counted(*args: Any) -> Any:
+        made.append(args)
+        return uncertainty.resampled(*args)
+
+    monkeypatch.setattr(comparisons, "resampled", counted)
+    part = whole.of([named(whole, name) for name in ("csa", "csa_q", "vanilla")])
+    row = part.difference(*(named(whole, name) for name in ("csa", "vanilla")))
+    part.of([named(whole, "csa")]).score(named(whole, "csa"))
+    assert len(made) == 1
+    monkeypatch.undo()
+    apart = results.difference(part.df, "csa", "vanilla").iloc[0]
+    pd.testing.assert_series_equal(row, apart[row.index], check_names=False)
+    pd.testing.assert_frame_equal(part.summary, results.summary(part.df))
 
 
 # ---------------------------------------------------------------- the page

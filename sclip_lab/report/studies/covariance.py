@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -27,6 +29,7 @@ MAPPED = ("spatial_invariance", "inter_class_mass", "attention_entropy")
 BETTER = {"high": "right is good", "low": "left is good"}
 
 
+@lru_cache(maxsize=1)  # for claims, table and figures of one part
 def correlations(found: Found) -> pd.DataFrame:
     """`results.relations` of these cells, strongest first: measure, Spearman, its interval over
     photos, variants, photos, which direction is good, and whether that is what was found."""
