@@ -26,6 +26,7 @@ EMBEDDED = "patchwork_vit"
 BENCHMARKS = (
     "voc21,context60,coco_object,voc20,cityscapes,context59,ade20k,coco_stuff164k,coco_panoptic20"
 )
+MOST = 4  # processes, unless more are asked for
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +42,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, default=Path("results/paper"), help="the report's folder")
     made.add_argument("--image", help="attention study: a photo's name in the data set")
     made.add_argument("--points", nargs="+", metavar="Y,X", help="attention study: pixels")
+    made.add_argument(
+        "--processes", type=int, metavar="N",
+        help="copies of this process that share the images, on a CPU; default: as many as cores, "
+        f"at most {MOST}, for the embedded network, which is too small for threads, else 1",
+    )  # fmt: skip
     return made
 
 
@@ -57,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     keys = [word for word in args.words if "=" in word]
     chosen = [word for word in args.words if "=" not in word]
     cells = cells_of_all(chosen, keys)
-    made = sections_of(cells, {"image": args.image, "points": points(args.points or [])})
+    options = {"image": args.image, "points": points(args.points or [])}
+    made = sections_of(cells, options, args.processes)
     for line in dict.fromkeys(line for part in cells.values() for line in part.missing):
         print(f"not evaluated: {line}", file=sys.stderr)
     embedded = any(s.backbone.name == EMBEDDED for part in cells.values() for s in part.specs)
@@ -75,6 +82,7 @@ def sections(
     *,
     image: str | None = None,
     points: Sequence[tuple[int, int]] = (),
+    processes: int | None = 1,
 ) -> list[Section]:
     """Studies evaluated, judged and drawn, for Python and notebooks.
 
@@ -82,6 +90,7 @@ def sections(
         wanted: their names; all for none.
         overrides: keys of ``sclip-lab evaluate``, such as "dataset=voc21".
         image, points: of the study of attention: a photo's name, and (row, column) of its pixels.
+        processes: as of ``sclip-lab paper``; None: its default.
 
     Returns:
         one section each, with ``tables``, ``figures`` and ``verdicts``, in the order asked for.
@@ -89,7 +98,8 @@ def sections(
     Raises:
         LabError: unknown study or key, or nothing could be evaluated.
     """
-    return sections_of(cells_of_all(wanted, overrides), {"image": image, "points": points})
+    options = {"image": image, "points": points}
+    return sections_of(cells_of_all(wanted, overrides), options, processes)
 
 
 def cells_of_all(wanted: Sequence[str], overrides: Sequence[str]) -> dict[str, Cells]:
@@ -107,12 +117,14 @@ def cells_of_all(wanted: Sequence[str], overrides: Sequence[str]) -> dict[str, C
     return cells
 
 
-def sections_of(cells: Mapping[str, Cells], options: Mapping[str, Any]) -> list[Section]:
+def sections_of(
+    cells: Mapping[str, Cells], options: Mapping[str, Any], processes: int | None = 1
+) -> list[Section]:
     """The sections of studies by their cells, which are evaluated where that is missing."""
     from sclip_lab.report import page, paper, studies
 
     wanted = studies.chosen(list(cells))
-    found = evaluated(cells, wanted, options)
+    found = evaluated(cells, wanted, options, processes)
     return [
         paper.section(name, study, found[name], cells[name].missing)
         if name in found
@@ -190,9 +202,13 @@ def how_to_get(dataset: str, error: str) -> str:
 
 
 def evaluated(
-    cells: Mapping[str, Cells], wanted: Mapping[str, Any], options: Mapping[str, Any]
+    cells: Mapping[str, Cells],
+    wanted: Mapping[str, Any],
+    options: Mapping[str, Any],
+    processes: int | None = 1,
 ) -> dict[str, Found]:
     """Evaluate the union of all cells, then the photos that studies choose by their results."""
+    from sclip_lab.evaluation.forked import evaluate_forked
     from sclip_lab.evaluation.loop import evaluate
     from sclip_lab.evaluation.observers import Diagnostics, Pictures
     from sclip_lab.results.store import Store
@@ -216,8 +232,9 @@ def evaluated(
             measured = Diagnostics(list(chosen.measures), chosen.images, chosen.layers)
             observers.append(Only(measured, keys))
         shards.setdefault(tuple(config.shard), []).extend(specs)
+    copies = _copies(cells, processes)
     for shard, specs in shards.items():
-        evaluate(specs, store, observers=observers, shard=shard, **settings)  # type: ignore[arg-type]
+        evaluate_forked(specs, store, copies, observers=observers, shard=shard, **settings)  # type: ignore[arg-type]
     found = {name: read(store, cells[name].specs, options) for name in configs}
     for name, part in found.items():
         for _, setting in wanted[name].settings(part):
@@ -227,8 +244,27 @@ def evaluated(
                 shard = tuple(configs[name].shard)
                 evaluate(specs, store, observers=[Chosen(photos)], shard=shard, **settings)  # type: ignore[arg-type]
                 found[name] = read(store, cells[name].specs, options)
-    log.info("%s", timings.report())
+    if timings.images or copies == 1:
+        log.info("%s", timings.report())
     return found
+
+
+def _copies(cells: Mapping[str, Cells], asked: int | None) -> int:
+    """How many processes evaluate.
+
+    Raises:
+        LabError: none, or several of which not all are on a CPU.
+    """
+    import torch
+
+    backbones = [spec.backbone for part in cells.values() for spec in part.specs]
+    on_cpu = all(backbone.device.type == "cpu" for backbone in backbones)
+    if asked is not None:
+        if asked < 1 or (asked > 1 and not on_cpu):
+            raise LabError(f"--processes {asked}: 1 or more on a CPU, 1 on a GPU")
+        return asked
+    small = any(backbone.name == EMBEDDED for backbone in backbones)
+    return min(torch.get_num_threads(), MOST) if on_cpu and small else 1
 
 
 def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Found:

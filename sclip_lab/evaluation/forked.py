@@ -1,0 +1,90 @@
+"""The loop on several processor cores: copies of this process, each on a share of the images.
+
+A small network leaves all but one core idle, however many threads it may use. The copies share
+weights and specs with this process, and each takes one thread: no thread of OpenMP survives a fork.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from sclip_lab import interrupts
+from sclip_lab.evaluation.loop import evaluate
+from sclip_lab.evaluation.spec import Spec
+from sclip_lab.results.store import Store
+from sclip_lab.timings import Timings
+
+log = logging.getLogger(__name__)
+
+
+def evaluate_forked(
+    specs: Sequence[Spec],
+    store: Store,
+    processes: int,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    progress: bool = True,
+    timings: Timings | None = None,
+    **settings: Any,
+) -> pd.DataFrame:
+    """`evaluate` by so many processes, all of which write to the store.
+
+    What they leave is done here: what is said of several photos together, the share of a copy that
+    was killed, and the errors of photos and specs, which this process then meets itself.
+
+    Args:
+        specs, store, shard, progress, settings: as of `evaluate`; all on a CPU.
+        processes: how many; 1 is `evaluate`.
+        timings: of what is done here.
+    """
+    index, count = shard
+    mine = [set(spec.dataset.names[index::count]) for spec in specs]
+    copies = min(processes, *map(len, mine))
+    if copies > 1 and all(n <= store.done(s) for n, s in zip(mine, specs, strict=True)):
+        copies = 1
+    children = []
+    if copies > 1:
+        for spec in specs:
+            store.open(spec)  # in the order in which one process opens them
+        fork = multiprocessing.get_context("fork")
+        for k in range(copies):
+            share = index + count * k, count * copies
+            how = {"shard": share, "progress": progress and k == 0, **settings}
+            children.append(fork.Process(target=_share, args=(specs, store.root, how, k == 0)))
+    with interrupts.raised():
+        try:
+            for child in children:
+                child.start()
+            for child in children:
+                child.join()
+        finally:
+            for child in children:
+                if child.is_alive():
+                    child.terminate()
+                    child.join()
+    return evaluate(specs, store, shard=shard, progress=progress, timings=timings, **settings)
+
+
+def _share(specs: Sequence[Spec], root: Path, how: dict[str, Any], tells: bool) -> None:
+    """One copy's work. A store of its own: threads of the first one's did not come along."""
+    torch.set_num_threads(1)
+    if not tells:
+        logging.disable(logging.INFO)
+    code, timings = 0, Timings()
+    try:
+        evaluate(specs, Store(root), timings=timings, **how)
+        if timings.images:
+            log.info("one of several processes: %s", timings.report())
+    except BaseException as error:  # the process that waits meets it again, and says so
+        log.debug("a share ended: %s", error)
+        code = 1
+    finally:
+        os._exit(code)  # nothing of the first process's own end
