@@ -12,6 +12,7 @@ multiplies the values of the second pass. Its rows are not normalised, and the c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ EPSILON = 1e-8
 # as on a 1 x 7 grid: with two cells, the middle patch is equally far from all. Rounded cosines
 # (1e-7) cannot tell divergences below this apart.
 CONSTANT = 1e-10
+ROWS = 64  # of a divergence map at once
 SCALES = (1.0, 0.25, 0.37, 0.5, 0.63, 0.75, 0.87)
 
 
@@ -93,13 +95,23 @@ def class_distribution_map(
 def divergence(p: Tensor) -> Tensor:
     """Jensen-Shannon divergences in nats: (batch, n, texts) -> (batch, n, n).
 
-    One text at a time, so that no (n, n, texts) array is made.
+    One text and some rows at a time, so that no (n, n, texts) array is made and what is made stays
+    in the cache of a CPU. J is symmetric: what is left of the diagonal is copied from the right.
     """
     own = (p * torch.log(p + EPSILON)).sum(-1)
-    result = (own[:, :, None] + own[:, None]) / 2
-    for column in p.unbind(-1):
-        mean = (column[:, :, None] + column[:, None]) / 2
-        result -= mean * torch.log(mean + EPSILON)
+    batch, count = own.shape
+    result = p.new_empty(batch, count, count)
+    images, rows = (1, ROWS) if p.device.type == "cpu" else (batch, count)
+    for first, top in product(range(0, batch, images), range(0, count, rows)):
+        some, here, right = slice(first, first + images), slice(top, top + rows), slice(top, None)
+        part = (own[some, here, None] + own[some, None, right]) / 2
+        mean, log = torch.empty_like(part), torch.empty_like(part)
+        for text in p[some].unbind(-1):
+            torch.add(text[:, here, None], text[:, None, right], out=mean).div_(2)
+            torch.add(mean, EPSILON, out=log).log_()
+            part.addcmul_(mean, log, value=-1)
+        result[some, here, right] = part
+        result[some, right, here] = part.mT
     return result
 
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.attention.repair import lof_mask
-from sclip_lab.attention.similarity import similarity_weights
+from sclip_lab.attention.similarity import above_mean, similarity_weights
 from sclip_lab.call import uses
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.kinds import block_edit
@@ -139,8 +139,7 @@ def guidance_prior(ctx: Context, strength: float = 10.0, beta: float = 1.0) -> T
         (batch, 1, tokens, tokens).
     """
     unit = ctx.guidance.on(ctx.grid)
-    similarities = unit @ unit.mT
-    term = strength * (similarities - beta * similarities.mean((1, 2), keepdim=True))
+    term = strength * above_mean(unit @ unit.mT, beta)
     prefix = ctx.block.prefix
     return F.pad(term, (prefix, 0, prefix, 0))[:, None]
 
@@ -186,8 +185,7 @@ def guidance_repair(
     outliers = lof_mask(context.tokens[:, prefix:], neighbours, quantile)
     tokens = context.tokens if tokens is None else tokens
     unit = context.guidance.on(context.grid)
-    raw = unit @ unit.mT
-    raw = gamma * (raw - beta * raw.mean((1, 2), keepdim=True))
+    raw = gamma * above_mean(unit @ unit.mT, beta)
     raw = raw.masked_fill(outliers[:, None], -torch.inf)
     # A patch that resembles no clean one takes the clean one that it resembles most.
     raw = raw.masked_fill(raw < raw.amax(dim=-1, keepdim=True).clamp(max=0), -torch.inf)
@@ -208,7 +206,7 @@ def similarity_softmax(similarities: Tensor, beta: float = 1.2, gamma: float = 3
     Returns:
         the same shape; rows sum to 1. A patch may always attend to itself.
     """
-    raw = gamma * (similarities - beta * similarities.mean((1, 2), keepdim=True))
+    raw = gamma * above_mean(similarities, beta)
     own = torch.eye(raw.shape[-1], dtype=torch.bool, device=raw.device)
     return torch.softmax(raw.masked_fill((raw < 0) & ~own, -torch.inf), dim=-1)
 

@@ -152,7 +152,8 @@ def refocused(weights: Tensor, threshold: float, share: float, prefix: int) -> T
 
     A patch's column is such a sink if the sum of it over patch queries, over all tokens, is above
     the threshold. Sinks keep ``share`` of what they had; the rest goes to the other patches of the
-    row, as their own shares are.
+    row, as their own shares are. A row whose patches are all sinks, as on a grid of a few patches,
+    stays as it was.
 
     Args:
         weights: (batch, heads, tokens, tokens).
@@ -167,8 +168,8 @@ def refocused(weights: Tensor, threshold: float, share: float, prefix: int) -> T
     sinks = (between.sum(-2, keepdim=True) / weights.shape[-1] > threshold).to(weights.dtype)
     taken = (between * sinks).sum(-1, keepdim=True)
     others = between * (1 - sinks)
-    shares = others / others.sum(-1, keepdim=True)
-    moved = between * (1 - (1 - share) * sinks) + taken * (1 - share) * shares
+    left = others.sum(-1, keepdim=True)
+    moved = between * (1 - (1 - share) * sinks) + taken * (1 - share) * (others / left)
     result = weights.clone()
-    result[:, :, prefix:, prefix:] = moved
+    result[:, :, prefix:, prefix:] = torch.where(left > 0, moved, between)
     return result

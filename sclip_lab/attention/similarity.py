@@ -50,6 +50,12 @@ def averaged(tokens: Tensor, similarities: Tensor) -> Tensor:
     return torch.cat([tokens[:, :prefix], rows.to(tokens.dtype) @ tokens[:, prefix:]], dim=1)
 
 
+def above_mean(similarities: Tensor, beta: float) -> Tensor:
+    """c - beta * mean c, the mean over all pairs of an image: (batch, patches, patches), same shape
+    out."""
+    return similarities - beta * similarities.mean((1, 2), keepdim=True)
+
+
 def similarity_weights(
     ctx: Context, similarities: Tensor, sharpness: float = 3.0, beta: float = 1.0
 ) -> Tensor:
@@ -66,7 +72,7 @@ def similarity_weights(
         (batch, heads, tokens, tokens), equal for all heads; rows sum to 1. The class token attends
         to itself and no patch attends to it: it has no place among patch similarities.
     """
-    raw = sharpness * (similarities - beta * similarities.mean((1, 2), keepdim=True))
+    raw = sharpness * above_mean(similarities, beta)
     # A patch may always attend to itself, or a flat image could leave it nothing.
     own = torch.eye(raw.shape[-1], dtype=torch.bool, device=raw.device)
     raw = raw.masked_fill((raw < 0) & ~own, -torch.inf)

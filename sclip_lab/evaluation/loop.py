@@ -92,6 +92,7 @@ def evaluate(
         store.open(spec)
     cache = TrunkCache(store.root / "trunk", trunk_cache_gb) if trunk_cache_gb else None
     failed: dict[str, LabError] = {}
+    rows: dict[Any, Tensor] = {}  # text embeddings by query: many vocabularies share their words
     with interrupts.raised():
         for group in groups:
             names = list(group[0].dataset.names)
@@ -101,7 +102,7 @@ def evaluate(
             if indices:
                 store.check_writable()
                 try:
-                    _run(group, indices, recorder, batch_images, cache, progress)
+                    _run(group, indices, recorder, batch_images, cache, progress, rows)
                 except PhotoError as error:
                     failed |= {spec.key: error for spec in recorder.wanted(error.image)}
             failed |= recorder.failures
@@ -157,13 +158,14 @@ def _run(
     batch_images: int | None,
     cache: TrunkCache | None,
     progress: bool,
+    rows: dict[Any, Tensor],
 ) -> None:
     """One pass over the images of one data set."""
     # The same of all specs, but for the weights of views and for what comes behind the network.
     backbone, dataset, protocol = specs[0].backbone, specs[0].dataset, specs[0].protocol
     guide = next((spec.guidance for spec in specs if spec.guidance is not None), None)
     timings = recorder.timings
-    readouts = _make_readouts(specs, recorder, progress)
+    readouts = _make_readouts(specs, recorder, progress, rows)
     given = [spec.attention.given(readouts[spec.key].texts) for spec in specs]
     variants = list({variant.key: variant for variant in given}.values())
     blocks, apart = tree.cost(backbone.depth, variants)
@@ -283,7 +285,9 @@ def _label(spec: Spec, photo: Photo, readout: Readout, logits: Tensor, encoded: 
     return readout.predict(photo.plan, laid_out, photo.input, encoded)
 
 
-def _make_readouts(specs: Sequence[Spec], recorder: Recorder, progress: bool) -> dict[str, Readout]:
+def _make_readouts(
+    specs: Sequence[Spec], recorder: Recorder, progress: bool, rows: dict[Any, Tensor]
+) -> dict[str, Readout]:
     """A readout for each spec's key; specs of one vocabulary and prompts share their text."""
     texts: dict[Any, Tensor] = {}
     readouts = {}
@@ -302,7 +306,7 @@ def _make_readouts(specs: Sequence[Spec], recorder: Recorder, progress: bool) ->
                 key = (vocabulary.key, prompts)
                 if key not in texts:
                     text = embed_vocabulary(
-                        backbone, vocabulary, prompts, recorder.store.text_cache, progress
+                        backbone, vocabulary, prompts, recorder.store.text_cache, progress, rows
                     )
                     texts[key] = text.to(backbone.device)
                 found[name] = texts[key]

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ def embed_vocabulary(
     prompts: str | Sequence[str] = "openai_imagenet",
     cache: Path | None = None,
     progress: bool = False,
+    rows: dict[Any, Tensor] | None = None,
 ) -> Tensor:
     """One unit text embedding per query: prompts normalised, averaged, normalised again.
 
@@ -42,9 +44,11 @@ def embed_vocabulary(
         prompts: a template set's name, or templates.
         cache: directory of finished embeddings, or None.
         progress: show a bar.
+        rows: embeddings that are known, by text tower, templates and query; those of this
+            vocabulary are put in, for the next one that shares queries.
 
     Returns:
-        (queries, embed_dim) float32, unit norm.
+        (queries, embed_dim) float32, unit norm. A query's does not depend on its company.
     """
     chosen = templates(prompts)
     identity = [backbone.text_key, chosen, vocabulary.queries]
@@ -54,20 +58,23 @@ def embed_vocabulary(
     known = None if path is None else _cached(path, digest, shape)
     if known is not None:
         return known
-    rows = []
-    group = max(1, 2048 // len(chosen))
-    starts = range(0, len(vocabulary.queries), group)
-    for start in tqdm(starts, "text embeddings", disable=not progress or len(starts) < 3):
-        names = vocabulary.queries[start : start + group]
-        texts = [template.format(name) for name in names for template in chosen]
-        embedded = torch.nn.functional.normalize(backbone.encode_text(texts), dim=-1)
-        mean = embedded.view(len(names), len(chosen), -1).mean(dim=1)
-        rows.append(torch.nn.functional.normalize(mean, dim=-1))
-    text = torch.cat(rows)
+    rows = {} if rows is None else rows
+    queries = tqdm(vocabulary.queries, "text embeddings", disable=not progress)
+    for query in queries:
+        key = backbone.text_key, chosen, query
+        if key not in rows:
+            rows[key] = _embed(backbone, chosen, query)
+    text = torch.stack([rows[backbone.text_key, chosen, query] for query in vocabulary.queries])
     if path is not None:
         atomic.sweep(path.parent)
         sealed.write_tensors(path, {"text": text}, _belongs(digest))
     return text
+
+
+def _embed(backbone: Backbone, templates: Sequence[str], query: str) -> Tensor:
+    texts = [template.format(query) for template in templates]
+    embedded = torch.nn.functional.normalize(backbone.encode_text(texts), dim=-1)
+    return torch.nn.functional.normalize(embedded.mean(dim=0), dim=-1)
 
 
 def _cached(path: Path, digest: str, shape: tuple[int, int]) -> Tensor | None:

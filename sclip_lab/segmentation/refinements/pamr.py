@@ -30,7 +30,8 @@ def pamr(
 
     mask <- sum over n of affinity_n * mask_n, ``steps`` times, over the 8 neighbours at each
     dilation. One shifted view of the mask is alive at a time, so memory is three masks and one
-    plane per neighbour, whatever the number of queries.
+    plane per neighbour, whatever the number of queries. On a CPU a query is refined to its end
+    before the next, so that what is read again and again stays in the cache.
 
     Args:
         image: (3, height, width) float, normalised RGB.
@@ -59,12 +60,15 @@ def pamr(
     weights = affinity(image, dilations)
     shifts = _shifts(dilations)
     margin = max(dilations)
-    for _ in range(steps):
-        padded = F.pad(mask[None], (margin,) * 4, mode="replicate")[0]
-        mask = torch.zeros_like(mask)
-        for weight, (y, x) in zip(weights, shifts, strict=True):
-            mask.addcmul_(weight, _shifted(padded, y, x, margin))
-    return mask
+    refined = []
+    for part in mask.split(1 if mask.device.type == "cpu" else len(mask)):
+        for _ in range(steps):
+            padded = F.pad(part[None], (margin,) * 4, mode="replicate")[0]
+            part = torch.zeros_like(part)
+            for weight, (y, x) in zip(weights, shifts, strict=True):
+                part.addcmul_(weight, _shifted(padded, y, x, margin))
+        refined.append(part)
+    return torch.cat(refined)
 
 
 def affinity(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
