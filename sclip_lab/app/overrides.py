@@ -118,7 +118,7 @@ def _check_key(config: DictConfig, key: str, groups: Sequence[str]) -> None:
     if first in PLACES:
         raise LabError(f"unknown key '{key}'; did you mean {PLACES[first]}{dot}{rest}?")
     for part in key.replace("/", ".").split("."):
-        if part not in node:
+        if part not in list(node):  # "in node" is false of a value that is ???
             known = {passed + str(name) for name in node} | set(() if passed else groups)
             raise unknown("key", f"{passed}{part}", known - {"hydra"})
         below = node._get_node(part)

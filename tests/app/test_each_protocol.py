@@ -11,16 +11,16 @@ from sclip_lab.app.registry import load_group
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
 from tests.make_clip import make_photo
+from tests.second_network import guide
 
 # The variant that a protocol's readout, threshold or words want.
 ATTENTION = {"cdam": "cdam", "cliper": "cliper", "cliptrase": "cliptrase", "itaclip": "itaclip"}
-# A second network makes what lposs looks at: tests/network/test_guidance.py.
 GUIDED = ("lposs", "lposs_plus")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["voc21", "cityscapes"])
-@pytest.mark.parametrize("name", [n for n in names("protocol") if n not in GUIDED])
+@pytest.mark.parametrize("name", names("protocol"))
 def test_one_photo(backbone: Backbone, name: str, dataset: str) -> None:
     # Smaller photos and windows than published: the network of tests has seen 64 pixels.
     sides = {"short_side": 112, "stride": 56, "templates": ("{}",)}
@@ -34,7 +34,9 @@ def test_one_photo(backbone: Backbone, name: str, dataset: str) -> None:
     words = Vocabulary.named(named)
     variant = lab.load_attention(ATTENTION.get(name, "csa"), protocol=name, dataset=dataset)
     photo = make_photo("public", 120, 150)
-    labels = lab.segment(backbone, photo, words, variant, protocol)
+    second = guide() if name in GUIDED else None
+    labels = lab.segment(backbone, photo, words, variant, protocol, second)
     assert labels.shape == ((112, 112) if protocol.centre_crop else (120, 150))
     assert labels.max() < words.num_classes
-    assert np.array_equal(labels, lab.segment(backbone, photo, words, variant, protocol))
+    again = lab.segment(backbone, photo, words, variant, protocol, second)
+    assert np.array_equal(labels, again)

@@ -48,6 +48,8 @@ def test_unknown_names(typed: str, said: str) -> None:
         ["attention.layers=[-1],[99]"],
         ["++mine=1", "+attention.extra=2", "~pictures.points"],
         ["-m", "experiment=card", "attention=vanilla"],
+        ["backbone=open_clip", "backbone.name=ViT-S-32-alt"],
+        ["guidance=timm", "guidance.name=vit_tiny_patch16_224"],
         ["experiment=null"],
         ["--help"],
         ["this is no override"],

@@ -5,6 +5,8 @@ Walks the directory: a new yaml is tested the moment it exists.
 
 from __future__ import annotations
 
+import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from sclip_lab.app.registry import conf_dir, load_attention, names
 from sclip_lab.attention.variant import Variant, _warn_that_prior_is_ignored, build
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.loading import load_backbone
 from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.dense_features import dense_features
+from tests.conftest import ARCHITECTURE
 from tests.second_network import seen
 
 ALL = names("attention")
@@ -38,6 +42,8 @@ WITHOUT_SCORES = (
     "gla_proxy",
     "fsa_proxy",
 )
+# A network of one block has none before it.
+READS_BLOCKS_BEFORE = {"cliper", "cliper_level", "dih", "scclip", "sfp", "similarity"}
 CSA = "sclip_lab.attention.correlative.correlative"
 
 
@@ -61,6 +67,24 @@ def test_contract(name: str, projection_file: str) -> None:
     assert attention.name == name
     assert attention.key == loaded(name, projection_file).key
     testing.check_variant(attention)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_small_depths(depth: int, images: Tensor, projection_file: str) -> None:
+    architecture = copy.deepcopy(ARCHITECTURE)
+    architecture["vision_cfg"]["layers"] = depth
+    small = load_backbone(architecture=architecture, seed=0, device="cpu")
+    refused = set()
+    for name in ALL:
+        attention = loaded(name, projection_file)
+        try:
+            found = dense_features(small, images, attention, text=TEXT, guidance=seen(attention))
+        except LabError as error:
+            assert re.search(r"block -?\d|earlier attention", str(error)), name
+            refused.add(name)
+        else:
+            assert found.isfinite().all(), name
+    assert refused == (READS_BLOCKS_BEFORE if depth == 1 else set())
 
 
 @pytest.mark.parametrize("name", ALL)
