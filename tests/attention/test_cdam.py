@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
-from sclip_lab.attention.cdam import class_distribution_map
+from sclip_lab.attention.cdam import ROWS, class_distribution_map, divergence
 
 
 def cosines(patches: int, seed: int = 0) -> Tensor:
@@ -32,3 +33,10 @@ def test_a_patch_equally_far_from_all_has_zeros() -> None:
 def test_equal_patches_give_zeros() -> None:
     given = cosines(1).expand(1, 12, 5)
     assert torch.equal(class_distribution_map(given, (3, 4)), torch.zeros(1, 12, 12))
+
+
+def test_divergence_is_scipys_across_blocks_of_rows() -> None:
+    """scipy's distance is the root of it; its logarithms have no epsilon."""
+    p = torch.softmax(8 * torch.cat([cosines(ROWS + 6), cosines(ROWS + 6, seed=1)]), -1).double()
+    wanted = jensenshannon(p.numpy()[:, :, None], p.numpy()[:, None], axis=-1) ** 2
+    torch.testing.assert_close(divergence(p), torch.from_numpy(wanted), atol=1e-7, rtol=0)

@@ -53,6 +53,17 @@ def test_cache_tells_prompts_and_names_apart(backbone: Backbone, tmp_path: Path)
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_vocabularies_share_queries(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = Vocabulary("other", (("blue sky",), ("lawn",)))
+    alone, rows = embed_vocabulary(backbone, both, PROMPTS), {}
+    embed_vocabulary(backbone, VOCABULARY, PROMPTS, rows=rows)
+    encode, asked = backbone.encode_text, []
+    monkeypatch.setattr(backbone, "encode_text", lambda texts: asked.append(texts) or encode(texts))
+    text = embed_vocabulary(backbone, both, PROMPTS, rows=rows)
+    assert asked == [["a photo of a lawn.", "art of the lawn.", "lawn"]]
+    assert torch.equal(text, alone)  # the same bits in any company
+
+
 @pytest.mark.parametrize("damage", [b"", b"not a safetensors file, but long enough to look at"])
 def test_damaged_cache_is_made_again(
     backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes
