@@ -84,10 +84,14 @@ def composed(*overrides: str) -> DictConfig:
     Raises:
         LabError: what Hydra says is wrong.
     """
-    files = (path for folder in folders() for path in folder.rglob("*.yaml"))
-    stamps = tuple(sorted((path, path.stat().st_mtime_ns) for path in files))
     # A copy that has its own root: nobody changes the one that is kept.
-    return _composed(overrides, stamps).copy()
+    return _composed(overrides, _stamps()).copy()
+
+
+def _stamps() -> tuple[tuple[Path, int], ...]:
+    """What changes when a file of conf/ does."""
+    files = (path for folder in folders() for path in folder.rglob("*.yaml"))
+    return tuple(sorted((path, path.stat().st_mtime_ns) for path in files))
 
 
 def alone(group: str, name: str) -> DictConfig:
@@ -96,6 +100,11 @@ def alone(group: str, name: str) -> DictConfig:
     Raises:
         LabError: what Hydra says is wrong.
     """
+    return _alone(group, name, _stamps()).copy()
+
+
+@lru_cache(maxsize=256)
+def _alone(group: str, name: str, stamps: object) -> DictConfig:
     own = loader()
     repository = CachingConfigRepository(own.repository)
     try:

@@ -310,7 +310,7 @@ def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
             last = summary[name].astype(str).str.rpartition(".")[2]
             shown[name.removesuffix("._target_")] = last.where(summary[name].notna(), "")
         elif name.count(".") == 1 or summary[name].nunique() > 1:  # parameters of one that differ
-            shown[name] = summary[name].astype(str)
+            shown[name] = summary[name].astype(str).where(summary[name].notna(), "")
     shown["mIoU"] = (100 * summary["miou"]).map("{:.1f}".format)
     shown["95 % interval"] = [
         f"[{100 * low:.1f}, {100 * high:.1f}]"

@@ -100,6 +100,7 @@ def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
             ax.set_xlabel(f"mIoU x100, {level * 100:g} % interval")
         for ax in axes[len(groups) :]:
             ax.set_axis_off()
+        figure.set_label(f"mIoU x100 with its {level * 100:g} % interval over photos")
     return figure
 
 

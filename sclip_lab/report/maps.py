@@ -57,4 +57,5 @@ def correlation_figure(correlations: pd.DataFrame) -> Figure:
         ax.tick_params(length=0)
         ax.tick_params(axis="x", rotation=90)
         ax.tick_params(axis="y", rotation=0)
+        figure.set_label("how alike the maps of two variants are; 1: they look at the same places")
     return figure

@@ -98,7 +98,10 @@ def _differences(part: Found, baseline: str) -> Section:
     table = results.differences(part.df, baseline)
     shown = pd.DataFrame(
         {
-            "compared": [f"{a} - {b}" for a, b in zip(table["a"], table["b"], strict=True)],
+            "compared": [
+                f"{part.name(a)} - {part.name(b)}"
+                for a, b in zip(table["spec_a"], table["spec_b"], strict=True)
+            ],
             "data set": table["dataset"].astype(str),
             "difference": table["difference"].to_numpy(float),
             "95 % interval": [

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from sclip_lab import results
 from sclip_lab.app import paper_cli
 from sclip_lab.app.cli import main
+from sclip_lab.app.experiment import table
 from sclip_lab.errors import LabError
-from tests.synthetic_store import write_panels, write_store
+from tests.synthetic_store import confusion_rows, labels, write_panels, write_spec, write_store
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,27 @@ def test_report_draws_a_selection(store: Path, tmp_path: Path) -> None:
     names = {path.name for path in out.iterdir()}
     assert {"index.html", "bars.pdf", "panel.png", "attention.png", "differences.tex"} <= names
     assert "curve_attention.temperature.png" in names
+
+
+def test_differences_say_what_else_varies(tmp_path: Path) -> None:
+    for side in (64, 128):
+        for label, skill in (("vanilla", 0.3), ("csa", 0.7)):
+            rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate("ab")]
+            config = {"protocol": {"short_side": side}}
+            write_spec(tmp_path / "s", label, rows, list("ab"), config=config, seed=side)
+    assert main(["report", str(tmp_path / "s"), "--out", str(tmp_path / "out")]) == 0
+    compared = pd.read_csv(tmp_path / "out/differences.csv")["compared"]
+    assert set(compared) == {
+        f"csa · short_side {side} - vanilla · short_side {side}" for side in (64, 128)
+    }
+
+
+def test_the_table_of_a_run_leaves_out_what_a_cell_does_not_have(tmp_path: Path) -> None:
+    for readout in ({}, {"readout": {"_target_": "a.b.cliper", "scale": 50.0}}):
+        rows = [confusion_rows(n, *labels(i, 0.5, (24, 32), 5)) for i, n in enumerate("abc")]
+        config = {"protocol": readout}
+        write_spec(tmp_path, "csa", rows, list("abc"), config=config, seed=len(readout))
+    assert "nan" not in table(results.load(tmp_path)).lower()
 
 
 @pytest.mark.parametrize(

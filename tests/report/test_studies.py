@@ -171,6 +171,41 @@ def test_one_bootstrap_serves_all_claims_of_a_study(
     pd.testing.assert_frame_equal(part.summary, results.summary(part.df))
 
 
+def test_the_page_says_that_unknown_words_are_one_to_the_embedded_network(tmp_path: Path) -> None:
+    images = ["a", "b", "c"]
+    for backbone in ("patchwork_vit", "ViT-B-16"):
+        for label, skill in SKILLS.items():
+            rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate(images)]
+            write_spec(tmp_path, label, rows, images, names={"backbone": backbone},
+                       seed=len(backbone))  # fmt: skip
+    found, study = Found(results.load(tmp_path)), studies.load("vocabulary")
+    for setting, part in study.settings(found):
+        told = study.figures(part)["vocabulary"].get_label()
+        assert ("one and the same token" in told) == setting.startswith("patchwork_vit")
+
+
+def test_random_projections_are_drawn_with_their_seeds_and_forms(tmp_path: Path) -> None:
+    images, counts = ["a", "b", "c"], {"csa_random": (1, 2), "csa_random_full": (1,)}
+    for variant, sizes in counts.items():
+        for count in sizes:
+            for seed in range(5):
+                rows = [confusion_rows(n, *labels(i, 0.5 + 0.01 * seed, (24, 32), 5))
+                        for i, n in enumerate(images)]  # fmt: skip
+                config = {"attention": {"count": count, "seed": seed}}
+                write_spec(tmp_path, f"{variant}(count={count}, seed={seed})", rows, images,
+                           config=config, names={"attention": variant})  # fmt: skip
+    found, study = Found(results.load(tmp_path)), studies.load("projections")
+    (ax,) = study.figures(found)["projections_ensemble"].axes
+    drawn = {str(line.get_label()): line for line in ax.lines}
+    crosses = drawn["one of full width, 5 seeds"]
+    summary = results.summary(found.df)
+    full = summary["miou"][summary["attention"].astype(str).str.startswith("csa_random_full")]
+    np.testing.assert_allclose(sorted(crosses.get_ydata()), sorted(100 * full))
+    assert [len(line.get_xdata()) for line in ax.lines if line.get_marker() == "_"] == [5, 5]
+    table = study.tables(found)["projections_random"]
+    assert table[["matrices", "seeds"]].to_numpy().tolist() == [[1, 5], [2, 5], [1, 5]]
+
+
 # ---------------------------------------------------------------- the page
 
 

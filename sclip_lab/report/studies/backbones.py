@@ -64,7 +64,9 @@ def _verdicts(found: Found) -> list[Verdict]:
 
 
 def _figures(found: Found) -> dict[str, Figure]:
-    return {"backbones": grouped(found, _grid(found))}
+    figure = grouped(found, _grid(found))
+    figure.set_label("variants by network; residual and MLP dropped in the last block")
+    return {"backbones": figure}
 
 
 def _tables(found: Found) -> dict[str, pd.DataFrame]:

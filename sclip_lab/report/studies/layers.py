@@ -63,7 +63,9 @@ def _figures(found: Found) -> dict[str, Figure]:
     references = {"vanilla": spec(found, variant="vanilla")}
     references["MaskCLIP"] = spec(found, variant="maskclip", attention__residual=True)
     lines = _lines(found)
-    return {"layers": curves(found, {"CSA in the last n blocks": lines}, references)}
+    figure = curves(found, {"CSA in the last n blocks": lines}, references)
+    figure.set_label("CSA in the last n blocks; band: 95 % interval over photos")
+    return {"layers": figure}
 
 
 def _tables(found: Found) -> dict[str, pd.DataFrame]:

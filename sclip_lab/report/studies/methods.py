@@ -98,7 +98,7 @@ def _own(found: Found, pairs: dict[str, tuple[str, str]]) -> Figure:
         ticks = [f"{name}   {score:.1f}" for name, score in zip(names, own, strict=True)]
         ax.set_yticks(range(len(names)), ticks)
         ax.set_ylim(len(names) - 0.4, -0.6)
-        ax.set_xlabel("gain in mIoU x100 over the one protocol, 95 % interval (right is good)")
+        ax.set_xlabel("gain in mIoU x100 over the one protocol,\n95 % interval (right is good)")
         sns.despine(ax=ax)
     figure.set_label("each method under the protocol of its own code, with its score there")
     return figure

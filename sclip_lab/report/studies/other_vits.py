@@ -51,7 +51,9 @@ def _verdicts(found: Found) -> list[Verdict]:
 
 
 def _figures(found: Found) -> Mapping[str, Figure]:
-    return {"other_vits": grouped(found, _grid(found))}
+    figure = grouped(found, _grid(found))
+    figure.set_label("classes read by prototypes from the masks of all other photos")
+    return {"other_vits": figure}
 
 
 def _tables(found: Found) -> dict[str, pd.DataFrame]:

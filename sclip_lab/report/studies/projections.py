@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from sclip_lab.report import published
 from sclip_lab.report.curves import curves, line, pick, spec
+from sclip_lab.report.figures import COLORS
 from sclip_lab.report.found import Found
 from sclip_lab.report.maps import correlation_figure, map_correlations
 from sclip_lab.report.products import preserved_figure
@@ -15,6 +16,7 @@ from sclip_lab.report.studies import Study
 from sclip_lab.report.verdicts import Verdict, alike, higher, nothing
 
 SINGLE = ("csa_identity", "csa_q", "csa_k", "csa_v")
+FORMS = {"orthogonal": "csa_random_orthogonal", "of full width": "csa_random_full"}
 MARGIN = 0.03  # the paper's rows lie between 57.1 and 60.4 on VOC21
 
 
@@ -84,7 +86,17 @@ def _ensemble(found: Found) -> Figure | None:
         label = "single seeds" if count == counts[0] else None
         ax.plot([count] * len(scores), scores, "_", color="black", markersize=7, zorder=3,
                 label=label)  # fmt: skip
-    ax.legend(frameon=False, fontsize=7, loc="upper right", bbox_to_anchor=(1, 0.92))
+    for place, (name, variant) in enumerate(FORMS.items(), start=1):
+        keys = _seeds(found, variant=variant, attention__count=1)
+        if keys:
+            scores = 100 * found.cells.loc[keys, "miou"]
+            ax.plot([1.0 + 0.1 * place] * len(keys), scores, "x", color=COLORS[place],
+                    markersize=4, label=f"one {name}, {len(keys)} seeds")  # fmt: skip
+    ax.legend(frameon=False, fontsize=6, loc="upper right", bbox_to_anchor=(1, 0.95))
+    figure.set_label(
+        "ensembles of n random projections (gaussian, of head_dim) over seeds; band: 95 % interval "
+        "over photos of seed 0; crosses: single orthogonal ones, and ones of the full width"
+    )
     for legend in figure.legends:
         legend.remove()
     return figure

@@ -76,7 +76,11 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
 def _figures(found: Found) -> dict[str, Figure]:
     grid = _grid(found)
     panels = {f"{kind}, strength": variants for kind, variants in grid.items()}
-    return {"robustness": curves(found, panels)} if panels else {}
+    if not panels:
+        return {}
+    figure = curves(found, panels)
+    figure.set_label("changed photos by strength, 0 is the photo itself; band: 95 % interval")
+    return {"robustness": figure}
 
 
 STUDY = Study(

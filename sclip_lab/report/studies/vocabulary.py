@@ -11,6 +11,11 @@ from sclip_lab.report.studies import Study
 from sclip_lab.report.verdicts import Verdict, higher, nothing, told
 
 CHANGED = ("vocabulary", "templates", "prob_threshold")
+EMBEDDED = "patchwork_vit"
+ONE_TOKEN = (
+    "reads every word that it never saw as one and the same token, so synonyms and distractors are "
+    "one more text to it, whatever they say, and score alike"
+)
 
 
 def _setting(cell: pd.Series, usual: pd.Series) -> str:
@@ -58,7 +63,12 @@ def _verdicts(found: Found) -> list[Verdict]:
 
 
 def _figures(found: Found) -> dict[str, Figure]:
-    return {"vocabulary": grouped(found, _grid(found))}
+    figure = grouped(found, _grid(found))
+    words = ("names, prompts and thresholds, each changed alone from the published setting",)
+    if EMBEDDED in set(found.df["backbone"].astype(str)):
+        words += (f"{EMBEDDED} {ONE_TOKEN}",)
+    figure.set_label("; ".join(words))
+    return {"vocabulary": figure}
 
 
 def _tables(found: Found) -> dict[str, pd.DataFrame]:
