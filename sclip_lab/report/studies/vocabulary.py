@@ -64,9 +64,9 @@ def _verdicts(found: Found) -> list[Verdict]:
 
 def _figures(found: Found) -> dict[str, Figure]:
     figure = grouped(found, _grid(found))
-    words = ("names, prompts and thresholds, each changed alone from the published setting",)
+    words = ["names, prompts and thresholds, each changed alone from the published setting"]
     if EMBEDDED in set(found.df["backbone"].astype(str)):
-        words += (f"{EMBEDDED} {ONE_TOKEN}",)
+        words.append(f"{EMBEDDED} {ONE_TOKEN}")
     figure.set_label("; ".join(words))
     return {"vocabulary": figure}
 
