@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ def panel(
     columns: int = 8,
     max_classes: int = len(PALETTE),
     named: bool = False,
+    colors: Mapping[str, str] | None = None,
 ) -> Figure:
     """Photo, truth and the prediction of every variant, one block of rows per photo.
 
@@ -47,9 +48,10 @@ def panel(
         max_classes: the classes largest in truth, then in prediction, get a colour of their own
             and a line of the legend; the rest are one grey. Ignored pixels are striped.
         named: write each photo's name above it.
+        colors: of classes, where several pictures share them; see `class_colors`.
     """
     _check(panels)
-    colors = _class_colors(panels, min(max_classes, len(PALETTE)))
+    colors = colors or class_colors(panels, max_classes)
     pictures = max(len(item.predictions) for item in panels) + 2
     rows = -(-pictures // columns)
     across = -(-pictures // rows)  # fill the rows evenly
@@ -177,8 +179,9 @@ def _folded(label: str) -> str:
 # ---------------------------------------------------------------- predictions
 
 
-def _class_colors(panels: Sequence[Panel], max_classes: int) -> dict[str, str]:
+def class_colors(panels: Sequence[Panel], max_classes: int = len(PALETTE)) -> dict[str, str]:
     """Colours of the classes shown by themselves, in the order of the legend."""
+    max_classes = min(max_classes, len(PALETTE))
     truth: dict[str, int] = {}
     guess: dict[str, int] = {}
     for item in panels:
@@ -197,7 +200,7 @@ def _class_colors(panels: Sequence[Panel], max_classes: int) -> dict[str, str]:
 
 
 def _paint(
-    labels: npt.NDArray[np.uint8], item: Panel, colors: dict[str, str]
+    labels: npt.NDArray[np.uint8], item: Panel, colors: Mapping[str, str]
 ) -> npt.NDArray[np.uint8]:
     names = item.class_names
     table = np.array([to_rgb(colors.get(name, OTHER)) for name in names] + [to_rgb(OTHER)])
@@ -210,7 +213,7 @@ def _paint(
     return np.round(picture * 255).astype(np.uint8)
 
 
-def _legend(panels: Sequence[Panel], colors: dict[str, str]) -> list[Patch]:
+def _legend(panels: Sequence[Panel], colors: Mapping[str, str]) -> list[Patch]:
     handles = [Patch(color=color, label=name) for name, color in colors.items()]
     seen = {
         item.class_names[index]

@@ -15,6 +15,7 @@ from sclip_lab.report import figures, measured, published
 from sclip_lab.report.figure import Figure, paged
 from sclip_lab.report.found import Found
 from sclip_lab.report.page import Section
+from sclip_lab.report.pictures import class_colors
 from sclip_lab.results import panels
 from sclip_lab.results.panels import Panel
 
@@ -129,12 +130,14 @@ def _pictures(part: Found, images: int) -> Mapping[str, Figure]:
 
 def _panels(shown: Sequence[Panel]) -> list[Figure]:
     """As many photos in a picture as a screen can show, all variants of a photo together."""
-    drawn = []
+    drawn, colors = [], class_colors(shown)
     for sheet in _sheets(shown, PANEL):
         lines = -(-(max(len(p.predictions) for p in sheet) + 2) // ACROSS)
         photos = max(1, int(figures.TALL / (LINE * lines)))
         starts = range(0, len(sheet), photos)
-        drawn += [figures.panel(sheet[start : start + photos], ACROSS) for start in starts]
+        drawn += [
+            figures.panel(sheet[start : start + photos], ACROSS, colors=colors) for start in starts
+        ]
     return drawn
 
 

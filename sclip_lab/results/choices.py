@@ -138,5 +138,6 @@ def _by_key(table: pd.DataFrame, name: str) -> pd.DataFrame:
     if len(rows) > 1:
         raise LabError(f"spec key '{name}' begins several: {', '.join(rows['spec'])}")
     if not len(rows):
-        raise unknown("attention label or spec", name, [*table["attention"], *table["spec"]])
+        names = [*table["attention"], *table["spec"]]
+        raise unknown("attention label or spec", name, dict.fromkeys(names))
     return rows

@@ -71,8 +71,10 @@ def test_one_pass_and_none_the_second_time(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Backbone, "embed", counting)
     overrides = ("-m", "attention=vanilla,csa")
-    assert evaluate(tmp_path, *overrides).code == 0
+    outcome = evaluate(tmp_path, *overrides)
+    assert outcome.code == 0
     assert len(calls) == 2  # photos, not photos times variants
+    assert outcome.out.count(" ms") == 1  # one line says where the time went
     first = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("sweep/*/result.json"))]
     assert evaluate(tmp_path, *overrides).code == 0
     assert len(calls) == 2

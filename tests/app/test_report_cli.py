@@ -58,7 +58,7 @@ def test_the_table_of_a_run_leaves_out_what_a_cell_does_not_have(tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (["--baseline", "csaa"], "did you mean csa"),
+        (["--baseline", "csaa"], "did you mean csa"),  # each name once
         (["--where", "atention=csa"], "did you mean attention"),
         (["--where", "attention=csaa"], "did you mean csa"),
         (["--where", "attention"], "COLUMN=PATTERN"),
@@ -68,7 +68,9 @@ def test_report_says_what_was_meant(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str
 ) -> None:
     assert main(["report", str(store), "--out", str(tmp_path), *arguments]) == 1
-    assert hint in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert hint in said
+    assert "csa or csa" not in said
 
 
 def test_paper_takes_studies_keys_and_points() -> None:

@@ -248,6 +248,15 @@ def test_bars_never_merge_specs_of_one_label(tmp_path: Path) -> None:
     assert len({tick.get_text() for tick in ax.get_yticklabels()}) == 2
 
 
+def test_diagnostics_never_pool_specs_of_one_label() -> None:
+    facts = {"attention": "csa", "backbone": "b", "dataset": "d", "protocol": "p", "measure": "m"}
+    rows = [{**facts, "spec": s, "image": i, "value": v} for s, i, v in [
+        ("aaa111", "x", 1.0), ("bbb222", "x", 3.0)]]  # fmt: skip
+    (ax,) = measured.diagnostics(pd.DataFrame(rows)).axes
+    assert [bar.get_width() for bar in ax.patches] == [1.0, 3.0]
+    assert len({tick.get_text() for tick in ax.get_yticklabels()}) == 2
+
+
 def test_long_labels_are_not_cut_in_a_report() -> None:
     with figures.style():
         figure = Figure(figsize=(5.6, 1.86), layout="constrained")

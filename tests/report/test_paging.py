@@ -76,6 +76,12 @@ def test_nothing_is_lost_between_pages(drawn: dict[str, Mapping[str, Figure]]) -
     assert sorted(titles) == sorted(
         3 * [*OTHERS, "inter class mass", "rank accuracy"] + [""] * titles.count("")
     )
+    legends = {
+        tuple((t.get_text(), p.get_facecolor()) for t, p in zip(
+            f.legends[0].get_texts(), f.legends[0].get_patches(), strict=True))
+        for name, f in drawn["pictures"].items() if name.startswith("panel")
+    }  # fmt: skip
+    assert len(legends) == 1  # a class has one colour on all pages
     maps = [f for name, f in drawn["pictures"].items() if name.startswith("attention")]
     rows = [ax.get_ylabel() for figure in maps for ax in figure.axes if ax.get_ylabel()]
     assert [row for row in rows if row != "photo"] == [f"v{k}" for k in range(VARIANTS)]
