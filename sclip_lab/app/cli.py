@@ -100,12 +100,13 @@ def _segment(args: argparse.Namespace) -> int:
 
     import sclip_lab as lab
     from sclip_lab import atomic
+    from sclip_lab.app import known_words
     from sclip_lab.data.decode import read_image
     from sclip_lab.report.labelled import labelled
 
     _check_picture(args)
     if _natural_data(args.backbone):
-        _warn_of_unknown_words(args.names)
+        known_words.warn(args.names)
     protocol = lab.load_protocol(args.protocol, _natural_data(args.backbone))
     photo = read_image(args.photo)
     labels = lab.segment(
@@ -180,22 +181,6 @@ def _backbone(args: argparse.Namespace) -> Backbone:
 def _natural_data(backbone: str) -> str | None:
     """Patchwork's own network has its own window; every other takes the protocol as it is."""
     return "patchwork" if backbone == "patchwork_vit" else None
-
-
-def _warn_of_unknown_words(names: Sequence[str]) -> None:
-    """The embedded network answers to any word, but has seen few."""
-    from sclip_lab.data.vocabulary import Vocabulary
-
-    known = Vocabulary.named("patchwork").names
-    words = [word.strip() for name in names for word in name.split(",")]
-    strange = [word for word in words if word not in known]
-    if strange:
-        print(
-            f"warning: patchwork_vit knows {len(known)} words, not {', '.join(strange)}: what it "
-            f"says of them means nothing. It knows {', '.join(known)}; --backbone "
-            "ViT-B-16-quickgelu --pretrained openai is CLIP",
-            file=sys.stderr,
-        )
 
 
 def _colour(hue: float) -> tuple[int, int, int]:

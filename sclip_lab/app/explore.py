@@ -105,12 +105,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Write the page and say where it is."""
     import sclip_lab as lab
+    from sclip_lab.app import known_words
 
     if args.patches < 1:
         raise LabError(f"--patches {args.patches} must be 1 or more")
     backbone = lab.load_backbone(
         args.backbone, args.pretrained, checkpoint=args.checkpoint, seed=args.seed
     )
+    if args.names and args.backbone == "patchwork_vit":
+        known_words.warn([name for name in args.names.split(";") if name.strip()])
     chosen = [name.strip() for name in args.attention.split(",") if name.strip()]
     made = explore(
         args.photo, args.names, chosen, backbone, args.protocol, args.mask,

@@ -167,7 +167,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     arguments = ["explore", str(tmp_path / "a.png"), "--attention", "csa", "--out", str(out)]
     assert main([*arguments, "--names", "dots; stripes,zebra"]) == 0
     assert content(out.read_text())["classes"] == ["dots", "stripes"]
-    assert str(out) in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert str(out) in told.out
+    assert "knows 16 words, not zebra:" in told.err
 
 
 @pytest.fixture(scope="module")
