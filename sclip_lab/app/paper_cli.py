@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     keys = [word for word in args.words if "=" in word]
     chosen = [word for word in args.words if "=" not in word]
-    cells = cells_of_all(chosen, keys)
+    cells = cells_of_all(chosen, keys, args.processes or cores())
     options = {"image": args.image, "points": points(args.points or [])}
     made = sections_of(cells, options, args.processes)
     for line in dict.fromkeys(line for part in cells.values() for line in part.missing):
@@ -102,8 +104,10 @@ def sections(
     return sections_of(cells_of_all(wanted, overrides), options, processes)
 
 
-def cells_of_all(wanted: Sequence[str], overrides: Sequence[str]) -> dict[str, Cells]:
-    """The cells of several studies.
+def cells_of_all(
+    wanted: Sequence[str], overrides: Sequence[str], processes: int = 1
+) -> dict[str, Cells]:
+    """The cells of several studies, whose configurations so many processes compose.
 
     Raises:
         LabError: unknown study or key, or not one cell can be made.
@@ -111,7 +115,14 @@ def cells_of_all(wanted: Sequence[str], overrides: Sequence[str]) -> dict[str, C
     from sclip_lab.report import studies
 
     keys = with_data(overrides)
-    cells = {name: cells_of(name, keys) for name in studies.chosen(wanted)}
+    names = list(studies.chosen(wanted))
+    processes = min(processes, len(names))
+    if processes > 1:
+        with multiprocessing.get_context("fork").Pool(processes) as pool:
+            composed = pool.map(partial(jobs, overrides=keys), names, chunksize=1)
+    else:
+        composed = [jobs(name, keys) for name in names]
+    cells = {name: cells_of(configs) for name, configs in zip(names, composed, strict=True)}
     if not any(part.specs for part in cells.values()):
         raise LabError(next(iter(cells.values())).missing[0])
     return cells
@@ -164,15 +175,21 @@ class Cells:
     missing: list[str] = field(default_factory=list)
 
 
-def cells_of(study: str, overrides: Sequence[str]) -> Cells:
-    """The cells of one study; those that cannot be made are named, each reason once."""
+def jobs(study: str, overrides: Sequence[str]) -> list[DictConfig]:
+    """The configurations of one study's sweep."""
     from sclip_lab.app.composing import sweep
+
+    return sweep([f"experiment={study}", *overrides])
+
+
+def cells_of(configs: Sequence[DictConfig]) -> Cells:
+    """The cells of one study; those that cannot be made are named, each reason once."""
     from sclip_lab.app.experiment import make_spec
 
     cells = Cells()
     reasons: dict[str, None] = {}
     absent: set[str] = set()
-    for config in sweep([f"experiment={study}", *overrides]):
+    for config in configs:
         part = f"{config.dataset.name}" if _absent(config, absent) else None
         if part is not None:
             continue
@@ -255,8 +272,6 @@ def _copies(cells: Mapping[str, Cells], asked: int | None) -> int:
     Raises:
         LabError: none, or several of which not all are on a CPU.
     """
-    import torch
-
     backbones = [spec.backbone for part in cells.values() for spec in part.specs]
     on_cpu = all(backbone.device.type == "cpu" for backbone in backbones)
     if asked is not None:
@@ -264,7 +279,14 @@ def _copies(cells: Mapping[str, Cells], asked: int | None) -> int:
             raise LabError(f"--processes {asked}: 1 or more on a CPU, 1 on a GPU")
         return asked
     small = any(backbone.name == EMBEDDED for backbone in backbones)
-    return min(torch.get_num_threads(), MOST) if on_cpu and small else 1
+    return cores() if on_cpu and small else 1
+
+
+def cores() -> int:
+    """Processor cores of this process, as torch counts them, at most `MOST`."""
+    import torch
+
+    return min(torch.get_num_threads(), MOST)
 
 
 def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Found:

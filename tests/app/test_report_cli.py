@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import pandas as pd
@@ -87,6 +88,18 @@ def test_paper_takes_all_benchmarks_for_another_network() -> None:
     assert paper_cli.with_data(["seed=1"]) == ["seed=1"]
     assert paper_cli.with_data(["backbone=ViT-B-16", "dataset=ade20k"])[1:] == ["dataset=ade20k"]
     assert "voc21" in paper_cli.with_data(["backbone=ViT-B-16"])[1]
+
+
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"
+)
+def test_several_processes_compose_the_same_cells() -> None:
+    asked = ["attention", "qualitative"], ["dataset.images=2"]
+    one, two = paper_cli.cells_of_all(*asked), paper_cli.cells_of_all(*asked, processes=2)
+    assert {name: [spec.key for spec in cells.specs] for name, cells in one.items()} == {
+        name: [spec.key for spec in cells.specs] for name, cells in two.items()
+    }
+    assert [len(cells.specs) for cells in two.values()] == [2, 4]
 
 
 def test_paper_says_how_to_get_what_is_missing(
