@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from sclip_lab.app.registry import conf_dir, load_group, names
 from sclip_lab.attention.variant import COMMON, LEADING
 from sclip_lab.call import locate
+from sclip_lab.results import paper as paper_numbers
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 TITLE = """# What each method changes
@@ -26,6 +29,9 @@ Layers are indices (-1 is the last block) or fractions of depth. *Residual* and 
 the rewritten block keeps them; *stream* whether it takes the trained block's place or adds to a
 parallel one; *class token* whether patches may attend to it. A dash: the function replaces the
 whole block, and none of this applies.
+
+Formulas, sources, quirks and published numbers follow the tables, in a section for each module:
+[variants](#variants), [readouts](#readouts), [refinements](#refinements).
 """
 COLUMNS = [
     "variant",
@@ -41,6 +47,23 @@ COLUMNS = [
     "entry",
     "hidden",
     "class token",
+]
+VARIANTS = """## Variants
+
+In the order of their modules. Published numbers are mIoU in points, by the protocol of whoever
+published them; the mark says how they were read: F in primary code, README, issue or figure, 2
+second-hand, C computed, G a guess. `sclip_lab/results/paper_sources.csv` has the sources.
+"""
+DATASETS = [
+    "voc21",
+    "context60",
+    "coco_object",
+    "voc20",
+    "cityscapes",
+    "context59",
+    "ade20k",
+    "coco_stuff164k",
+    "average8",
 ]
 OTHERS = {
     "readout": """## Readouts
@@ -61,7 +84,12 @@ PAPER = re.compile(r".*?(?:arXiv \d{4}\.\d{5}|(?:ICCV|CVPR|ECCV|WACV) 20\d\d$)",
 
 def document() -> str:
     """The whole of docs/methods.md."""
-    parts = [f"{TITLE}\n{markdown(COLUMNS, map(row, names('attention')))}"]
+    parts = [f"{TITLE}\n{markdown(COLUMNS, map(row, names('attention')))}", VARIANTS]
+    by_module: dict[Any, list[str]] = {}
+    for name in names("attention"):
+        by_module.setdefault(idea(name), []).append(name)
+    for module in sorted(by_module, key=lambda found: found.__name__):
+        parts += [section(module), *map(variant_text, by_module[module])]
     for group, words in OTHERS.items():
         rows = [
             [
@@ -73,7 +101,90 @@ def document() -> str:
             for config in [load_group(group, name)]
         ]
         parts.append(words + markdown([group, "what, and whose", "function"], rows))
+        parts += [section(module) for module in modules(group)]
     return "\n".join(parts)
+
+
+def idea(name: str) -> ModuleType:
+    """The module that says what is a variant's own: that of a function that replaces the block, or
+    else of the last part that it adds to its weights."""
+    config = load_group("attention", name)
+    function = locate(config["_target_"])
+    if next(iter(inspect.signature(function).parameters)) != "block":
+        added = [config[key]["_target_"] for key in LEADING if config.get(key)]
+        function = locate(added[-1]) if added else function
+    return sys.modules[function.__module__]
+
+
+def modules(group: str) -> list[ModuleType]:
+    """Modules of the functions in a group, each once."""
+    configs = [load_group(group, name) for name in names(group)]
+    steps = [step for config in configs for step in (config, *config.values())]
+    found = [
+        locate(step["_target_"])
+        for step in steps
+        if isinstance(step, Mapping) and "_target_" in step
+    ]
+    return list(dict.fromkeys(sys.modules[function.__module__] for function in found))
+
+
+def section(module: ModuleType) -> str:
+    """A module's own words, with its formulas."""
+    first, *rest = linked(inspect.cleandoc(module.__doc__ or "")).split("\n")
+    text = "\n".join(rest).strip("\n")
+    path = module.__name__.replace(".", "/")
+    return f"### {first.rstrip('.')}\n\n`{path}.py`\n" + (f"\n{text}\n" if text else "")
+
+
+def variant_text(name: str) -> str:
+    """A variant's header, what its parts do, its presets and its published numbers."""
+    config = load_group("attention", name)
+    own = idea(name)
+    header = " ".join(linked(header_of(conf_dir() / "attention" / f"{name}.yaml")).split())
+    lines = [f"**`{name}`** {header}", ""]
+    for key in ("_target_", *LEADING):
+        target = config[key] if key == "_target_" else (config.get(key) or {}).get("_target_")
+        if target and locate(target).__module__ != own.__name__:
+            function = locate(target)
+            said = " ".join(inspect.cleandoc(function.__doc__ or "").split("\n\n")[0].split())
+            what = "weights" if key == "_target_" else key
+            lines.append(f"- {what}: `{function.__name__}`: {linked(said)}")
+    presets = [p for p in names("protocol") if name in expected(p)]
+    if presets:
+        links = ", ".join(f"[{p}](protocols.md#{p})" for p in presets)
+        lines.append(f"- presets with its published numbers: {links}")
+    numbers = published(name)
+    if numbers:
+        lines += ["", numbers]
+    return "\n".join(lines).strip() + "\n"
+
+
+def expected(protocol: str) -> set[str]:
+    """The variants that a protocol has expected scores for, without what is changed in them."""
+    return {e["attention"].partition("(")[0] for e in load_group("protocol", protocol)["expected"]}
+
+
+def published(name: str) -> str:
+    """A table of the published mIoU of one variant, in points; empty where there is none."""
+    table = paper_numbers.read()
+    mine = table[(table["attention"].str.partition("(")[0] == name) & (table["metric"] == "miou")]
+    mine = mine[mine["dataset"].isin(DATASETS)]
+    if mine.empty:
+        return ""
+    rows = []
+    for keys, group in mine.groupby(
+        ["method", "attention", "backbone", "protocol", "source", "mark"], sort=False
+    ):
+        values = dict(zip(group["dataset"], group["value"].astype(float), strict=False))
+        cells = [f"{100 * values[d]:.1f}" if d in values else "" for d in DATASETS]
+        rows.append([keys[0], *keys[2:], *cells])
+    columns = ["as", "network", "protocol", "source", "mark", *DATASETS]
+    return markdown(columns, rows)
+
+
+def linked(text: str) -> str:
+    """arXiv numbers as links."""
+    return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
 
 
 def row(name: str) -> list[str]:
@@ -99,8 +210,7 @@ def paper(file: Path) -> str:
     """The first statement of a yaml's header comment, arXiv numbers as links."""
     header = header_of(file)
     stated = PAPER.match(header)
-    text = " ".join((stated.group() if stated else header).split())
-    return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+    return linked(" ".join((stated.group() if stated else header).split()))
 
 
 def header_of(file: Path) -> str:

@@ -41,6 +41,9 @@ def cdam(
 ) -> Tensor:
     """W above, as the ``mix`` of any weights function: its weights are the first pass.
 
+    Where several blocks are rewritten, those before the last keep the weights of the function: what
+    a token of theirs means as a class is for the last block to say.
+
     Args:
         ctx: the block as the variant sees it; the variant's residual and MLP end both passes.
         weights: (batch, heads, tokens, tokens) of the weights function.
@@ -49,10 +52,12 @@ def cdam(
         scales: shares of the grid's sides, each in (0, 1].
 
     Returns:
-        the shape of ``weights``, equal for all heads; rows sum to anything.
+        the shape of ``weights``; in the last block equal for all heads, rows sum to anything.
     """
     if temperature <= 0:
         raise LabError(f"temperature {temperature} must be above 0")
+    if ctx.block.index < ctx.block.depth - 1:
+        return weights
     prefix, text = ctx.block.prefix, ctx.text.all
     features = ctx.head(ctx.finished(weights)[:, prefix:]).float()
     cosines = features / features.norm(dim=-1, keepdim=True) @ text.to(features).T
