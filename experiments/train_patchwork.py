@@ -24,6 +24,7 @@ import torch
 from sclip_lab import atomic
 from sclip_lab.errors import LabError
 from sclip_lab.training.export import export
+from sclip_lab.training.muon import Muon
 from sclip_lab.training.patchwork import (
     WINDOW,
     Captions,
@@ -103,7 +104,7 @@ def build_optimizers(model: torch.nn.Module, args: argparse.Namespace) -> list[A
     inner = [n for n, p in named.items() if "resblocks" in n and p.ndim == 2]
     outer = [p for n, p in named.items() if n not in inner]
     return [
-        torch.optim.Muon([named[n] for n in inner], lr=args.muon, weight_decay=args.weight_decay),
+        Muon([named[n] for n in inner], lr=args.muon, weight_decay=args.weight_decay),
         torch.optim.AdamW(outer, lr=args.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0),
     ]
 
