@@ -177,7 +177,7 @@ def published(name: str) -> str:
     ):
         values = dict(zip(group["dataset"], group["value"].astype(float), strict=False))
         cells = [f"{100 * values[d]:.1f}" if d in values else "" for d in DATASETS]
-        rows.append([keys[0], *keys[2:], *cells])
+        rows.append([str(key) for key in (keys[0], *keys[2:], *cells)])
     columns = ["as", "network", "protocol", "source", "mark", *DATASETS]
     return markdown(columns, rows)
 
