@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+# Line breaks and other control letters, and what is no letter at all.
+_NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
 
 
 class LabError(ValueError):
-    """Bad input. The message names the file, key or value and what would be right."""
+    """Bad input. The message names the file, key or value and what would be right, in one line
+    whatever the names hold."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
+
+
+def one_line(text: str) -> str:
+    """Text with line breaks, control letters and lone surrogates as escapes.
+
+    >>> print(one_line("a\\nb"))
+    a\\nb
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        ascii(sign)[1:-1] if unicodedata.category(sign) in _NO_TEXT else sign for sign in text
+    )
 
 
 def printable(name: str) -> str:

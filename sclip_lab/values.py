@@ -42,8 +42,12 @@ def check(key: str, value: Any, wanted: Any) -> None:
     Raises:
         LabError: naming key, value and what would be right.
     """
-    if not _is(value, wanted):
-        raise LabError(f"{key}: {shown(value)} must be {_described(wanted)}")
+    if _is(value, wanted):
+        return
+    inner = _endless(value) if isinstance(value, Mapping | list | tuple) else None
+    if inner is not None:  # not the whole mapping around it
+        raise LabError(f"{key}{inner[0]}: {inner[1]} must be a finite number")
+    raise LabError(f"{key}: {shown(value)} must be {_described(wanted)}")
 
 
 def check_arguments(
@@ -144,13 +148,20 @@ def _is_sequence(value: Any, kind: type, arguments: tuple[Any, ...]) -> bool:
 
 def _finite(value: Any) -> bool:
     """Whether all numbers in a value are."""
+    return _endless(value) is None
+
+
+def _endless(value: Any, key: str = "") -> tuple[str, float] | None:
+    """The first number in a value that is not finite, behind the key that leads to it."""
     if isinstance(value, float):
-        return math.isfinite(value)
+        return None if math.isfinite(value) else (key, value)
+    parts: Any = ()
     if isinstance(value, Mapping):
-        return all(map(_finite, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_finite, value))
-    return True
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    found = (_endless(part, f"{key}.{name}") for name, part in parts)
+    return next((one for one in found if one is not None), None)
 
 
 def _described(wanted: Any) -> str:

@@ -38,7 +38,7 @@ import json, sys
 from pathlib import Path
 from benchmarks.torture import kills
 root = Path(sys.argv[1])
-found = [kills.at_every_point(root, 4), kills.at_every_point(root, 3, kills.half)]
+found = [kills.at_points(root, [5, 50, 150, 250]), kills.at_points(root, [9, 99, 199], kills.half)]
 print(json.dumps(found))
 """
 

@@ -39,7 +39,7 @@ def test_right_values(value: Any, wanted: Any) -> None:
         ("abc", Sequence[str], "key: 'abc' must be a list of text"),
         ([1, "a"], Sequence[int], "a list of a whole number"),
         ([1], tuple[int, int], "a list of 2"),
-        ({"a": {"b": [NAN]}}, Mapping[str, Any], "must be a mapping"),
+        ({"a": {"b": [NAN]}}, Mapping[str, Any], r"key\.a\.b\.0: nan must be a finite"),
         ({"a": "x"}, Mapping[int, int], "a mapping to a whole number"),
         (NAN, Any, "must be finite"),
         (3, str | Path, "key: 3 must be text or a Path"),
@@ -68,3 +68,8 @@ def test_ranges() -> None:
         within("a", 1, 1, 2, above=True)
     with pytest.raises(LabError, match="a nan must be at least 0"):
         within("a", NAN, 0)
+
+
+def test_an_error_is_one_line_whatever_the_names_hold() -> None:
+    error = LabError("file a\nb\x1b[31m\ud800 is not \u00e9")
+    assert str(error) == r"file a\nb\x1b[31m\ud800 is not " + "\u00e9"

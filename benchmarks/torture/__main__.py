@@ -1,6 +1,6 @@
 """Kills, flips and malformed input on purpose, and what came of it.
 
-    python -m benchmarks.torture [--quick] [--seed N] [--out docs]
+    python -m benchmarks.torture [--quick] [--seed N] [--only PART,...] [--out docs]
 
 About 20 minutes on 2 cores. Writes <out>/reliability.json, and the figures between the marks of
 <out>/reliability.md. Ends with 1 if anything went wrong.
@@ -11,18 +11,24 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import random
 import resource
-import shutil
-import tempfile
+import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.torture import kills
+from benchmarks.torture import confine, kills
+from benchmarks.torture.shares import Share, shared_out, timed
 
 MEMORY = 12 << 30
+KILLS_EACH, CASES_EACH, FLIPS = 40, 150, 150
 BEGIN, END = "<!-- figures: make torture -->", "<!-- end of figures -->"
+FOUND = "found: "  # begins the line in which the run inside hands over its figures
 
 
 def main() -> int:
@@ -30,20 +36,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a small part of each")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", type=int, help="fuzzed ones; 10,000 unless told")
+    parser.add_argument("--only", help="parts, separated by commas; nothing is written then")
+    parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument("--out", type=Path, default=Path("docs"))
     args = parser.parse_args()
-    # What takes all memory is a fault too, and is to be found as one.
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    logging.disable(logging.WARNING)  # the store says of every damaged file where it went
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
-    print(f"seed {args.seed}", flush=True)
-    try:
-        found = measured(folder, args.seed, args.quick)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    if confine.inside():
+        return _inside(args)
+    status, said, outside = confine.start(sys.argv[1:], FOUND)
+    if said is None:
+        print(f"the run itself failed, status {status}", file=sys.stderr)
+        return 1
+    found = json.loads(said)
+    found["outside"] = outside
+    found["wrong_outcomes"] += len(outside)
     print(json.dumps(found, indent=1))
-    if not args.quick:
+    if not args.quick and not args.only:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "reliability.json").write_text(json.dumps(found, indent=1) + "\n")
         _into_page(args.out / "reliability.md", found)
@@ -51,56 +59,105 @@ def main() -> int:
     return int(any(found[key] for key in zeros))
 
 
-def measured(folder: Path, seed: int, quick: bool) -> dict[str, Any]:
-    """Everything in one record. Processes are forked before torch is loaded."""
-    began, generator = time.monotonic(), random.Random(seed)
-    limit = 6 if quick else None
-    parts: dict[str, dict[str, Any]] = {}
+def _inside(args: argparse.Namespace) -> int:
+    # What takes all memory is a fault too, and is to be found as one.
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    logging.disable(logging.WARNING)  # the store says of every damaged file where it went
+    folder = confine.enter()
+    print(f"seed {args.seed}; the root is {confine.loose() or 'read-only'}", flush=True)
+    found = measured(folder, args)
+    print(FOUND + json.dumps(found), flush=True)
+    return 0
 
-    def part(name: str, found: dict[str, Any]) -> None:
-        parts[name] = found
-        print(f"{time.monotonic() - began:7.0f} s  {name}: {found}", flush=True)
 
-    part("new store", kills.at_every_point(folder, limit))
-    part("damaged store", kills.at_every_point(folder, limit, kills.half))
-    part("random times", kills.at_random(folder, 6 if quick else 200, generator))
-    part("writers together", kills.together(folder, 2 if quick else 20))
-    part("no room", kills.without_room(folder))
-    from benchmarks.torture import flips, fuzz
-
-    part("flips", flips.flip(folder / "flips", 10 if quick else 150, generator))
-    outcomes = fuzz.fuzz(folder / "fuzz", 300 if quick else 10_000, generator)
-    part("fuzz", dict(outcomes.counts))
+def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Everything in one record."""
+    began = time.monotonic()
+    parts: dict[str, Counter[str]] = {}
+    took: Counter[str] = Counter()
+    wrong: list[str] = []
+    skipped: dict[str, str] = {}
+    # Writers are forked before torch is loaded, the rest behind it.
+    for makers in (_kills, _flips_and_cases):
+        shares = [s for s in makers(folder, args) if not args.only or s.name in args.only]
+        for name, found in shared_out(shares, folder / makers.__name__, args.processes):
+            wrong += [f"{name}: {text}" for text in found.pop("wrong_cases", [])]
+            took[name] += found.pop("milliseconds", 0)
+            skipped |= {name: found.pop("skipped")} if "skipped" in found else {}
+            parts.setdefault(name, Counter()).update(found)
+            print(f"{time.monotonic() - began:7.0f} s  {name}: {dict(parts[name])}", flush=True)
+    for text in wrong:
+        print(f"wrong: {text!a}", flush=True)
+    total: Counter[str] = sum(parts.values(), Counter())
     right = ("right", "clear error")
-    wrong = sum(count for name, count in outcomes.counts.items() if name not in right)
+    faults = ("wrong", "traceback", "hang", "silent", "unnamed", "more than one line", "let in")
     return {
-        "seed": seed,
-        "kill_points": sum(found.get("kill_points", 0) for found in parts.values()),
-        "random_kills": parts["random times"]["random_kills"],
-        "images_lost": sum(found.get("lost", 0) for found in parts.values()),
-        "images_doubled": sum(found.get("doubled", 0) for found in parts.values()),
-        "fuzz_cases": sum(outcomes.counts.values()),
-        "wrong_outcomes": wrong + sum(found.get("wrong", 0) for found in parts.values()),
-        "wrong": outcomes.wrong[:50],
-        "flips": parts["flips"]["flips"],
-        "flips_undetected": parts["flips"]["flips_undetected"],
-        "skipped": parts["no room"].get("skipped"),
-        "parts": parts,
+        "seed": args.seed,
+        "kill_points": total["kill_points"],
+        "random_kills": total["random_kills"],
+        "rounds_of_writers": total["rounds_of_writers"],
+        "images_lost": total["lost"],
+        "images_doubled": total["doubled"],
+        "fuzz_cases": sum(total[key] for key in (*right, *faults[1:])),
+        "wrong_outcomes": sum(total[key] for key in faults),
+        "wrong": wrong[:50],
+        "flips": total["flips"],
+        "flips_undetected": total["flips_undetected"],
+        "skipped": skipped,
+        "confined": confine.loose() or "read-only root",
+        "parts": {name: dict(found) for name, found in parts.items()},
+        "seconds_of_parts": {name: round(spent / 1000, 1) for name, spent in took.items()},
+        "processes": args.processes,
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
+def _kills(folder: Path, args: argparse.Namespace) -> Iterator[Share]:
+    """Writers that die, meet, and have no room."""
+    yield Share("no room", timed(partial(kills.without_room, folder)))
+    for name, before in (("new store", kills.nothing), ("damaged store", kills.half)):
+        if args.only and name not in args.only:
+            continue
+        last = kills.points(folder, before)
+        chosen = list(range(1, last + 1, -(-last // 6) if args.quick else 1))
+        for start in range(0, len(chosen), KILLS_EACH):
+            these = chosen[start : start + KILLS_EACH]
+            yield Share(name, timed(partial(kills.at_points, folder, these, before)))
+    for number in range(1 if args.quick else 5):
+        generator = random.Random(f"{args.seed} random times {number}")
+        times = 6 if args.quick else 40
+        yield Share("random times", timed(partial(kills.at_random, folder, times, generator)))
+    for rounds, writers in ((1, 3),) if args.quick else ((10, 3), (10, 4), (2, 20)):
+        yield Share("writers together", timed(partial(kills.together, folder, rounds, writers)))
+
+
+def _flips_and_cases(folder: Path, args: argparse.Namespace) -> Iterator[Share]:
+    """Changed bits, and malformed input of all sorts."""
+    from benchmarks.torture import flips, fuzz
+
+    generator = random.Random(f"{args.seed} flips")
+    each = 10 if args.quick else FLIPS
+    yield Share("flips", timed(partial(flips.flip, folder / "flips", each, generator)))
+    cases = args.cases or (300 if args.quick else 10_000)
+    yield from fuzz.shares_of(folder, cases, CASES_EACH, args.seed)
+
+
 def _into_page(page: Path, found: dict[str, Any]) -> None:
     """The figures into the page, between its marks."""
-    lines = ["| what | how often |", "|---|---|"]
-    keys = ("kill_points", "random_kills", "images_lost", "images_doubled", "flips",
-            "flips_undetected", "fuzz_cases", "wrong_outcomes", "seconds", "seed")  # fmt: skip
+    keys = ("kill_points", "random_kills", "rounds_of_writers", "images_lost", "images_doubled",
+            "flips", "flips_undetected", "fuzz_cases", "wrong_outcomes", "confined", "seconds",
+            "processes", "seed")  # fmt: skip
+    lines = ["", "", "| what | how often |", "|---|---|"]
     lines += [f"| {key.replace('_', ' ')} | {found[key]} |" for key in keys]
-    table = "\n".join([BEGIN, *lines, END])
+    lines += ["", "| part | what came of it |", "|---|---|"]
+    for name, counts in found["parts"].items():
+        told = ", ".join(f"{key.replace('_', ' ')} {count}" for key, count in counts.items())
+        lines.append(f"| {name} | {told} |")
     text = (
         page.read_text(encoding="utf-8") if page.is_file() else f"# Reliability\n\n{BEGIN}{END}\n"
     )
     before, _, rest = text.partition(BEGIN)
+    table = "\n".join([BEGIN, *lines[1:], "", END])
     page.write_text(before + table + rest.partition(END)[2], encoding="utf-8")
 
 

@@ -18,13 +18,18 @@ from sclip_lab.app import experiment, tracking
 from sclip_lab.app.composing import sweep
 from sclip_lab.errors import LabError
 
+SECOND = [
+    "guidance=dino_vitb16",
+    "guidance.name=vit_tiny_patch16_224",
+    "guidance.pretrained=false",
+    "guidance.options={depth: 2}",
+]
 STARTS: list[list[str]] = [
     [], ["attention=naclip", "protocol=naclip"], ["attention=resclip"], ["refinement=pamr"],
     ["protocol=unified", "attention=gem"], ["attention=scclip", "readout=maskclip"],
     ["attention=csa_random"], ["protocol=segearth"], ["readout=surgery", "attention=surgery"],
-    ["attention=cliptrase", "readout=cliptrase"], ["attention=registers"], ["readout=lposs"],
-    ["attention=proxyclip", "guidance=dino_vitb16", "guidance.name=vit_tiny_patch16_224",
-     "guidance.pretrained=false", "guidance.options={depth: 2}"],
+    ["attention=cliptrase", "readout=cliptrase"], ["attention=registers"],
+    ["readout=lposs", *SECOND], ["attention=proxyclip", *SECOND],
 ]  # fmt: skip
 TOO_DEEP: Any = "deep"
 for _ in range(60):
@@ -75,7 +80,7 @@ def values(outcomes: Outcomes, folder: Path, cases: int, generator: random.Rando
 def _value(value: Any) -> str:
     """What an error has to say of it."""
     value = next(iter(value.values()), value) if isinstance(value, dict) else value
-    return str(value)[:20] if isinstance(value, str) else repr(value)[:20]
+    return ascii(value)[1:-1][:20] if isinstance(value, str) else repr(value)[:20]
 
 
 def _small(start: list[str]) -> list[str]:

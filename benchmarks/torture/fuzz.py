@@ -8,7 +8,8 @@ import json
 import os
 import random
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import sclip_lab as lab
 from benchmarks.torture import configs, files, lines
 from benchmarks.torture.kills import CELLS, work
 from benchmarks.torture.outcomes import BAD, Outcomes, examples, mutated
+from benchmarks.torture.shares import Share, timed
 from sclip_lab import results, sealed
 from sclip_lab.app.registry import load_attention, load_protocol, names
 from sclip_lab.attention.projected import load_projection
@@ -27,20 +29,41 @@ from sclip_lab.data.decode import read_image, read_mask
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.segmentation.protocol import Protocol
 
+Sort = Callable[[Outcomes, Path, int, random.Random], None]
+# Whose first cases are made by hand: all in one share.
+WHOLE = ("checkpoints",)
 
-def fuzz(folder: Path, cases: int, generator: random.Random) -> Outcomes:
-    """About so many cases, shared out over all sorts."""
-    outcomes = Outcomes()
-    share: dict[Callable[[Outcomes, Path, int, random.Random], None], float] = {
-        pictures: 0.25, vocabularies: 0.1, protocols: 0.15, attentions: 0.05, projections: 0.04,
-        stores: 0.03, files.checkpoints: 0.06, files.yamls: 0.05, configs.values: 0.12,
-        lines.commands: 0.11, lines.evaluations: 0.04,
+
+def sorts() -> dict[Sort, float]:
+    """Each sort of input, and its part of all cases."""
+    return {
+        pictures: 0.2, vocabularies: 0.08, protocols: 0.15, attentions: 0.06, projections: 0.04,
+        stores: 0.03, files.checkpoints: 0.06, files.yamls: 0.09, configs.values: 0.14,
+        lines.commands: 0.1, lines.evaluations: 0.05,
     }  # fmt: skip
-    for sort, part in share.items():
-        place = folder / sort.__name__
-        place.mkdir(parents=True)
-        sort(outcomes, place, max(1, round(part * cases)), generator)
-    return outcomes
+
+
+def shares_of(folder: Path, cases: int, each: int, seed: int) -> Iterator[Share]:
+    """About so many cases in shares of ``each``, the slow ones first."""
+    for sort, part in reversed(sorts().items()):
+        left, number = max(1, round(part * cases)), 0
+        size = left if sort.__name__ in WHOLE else each
+        while left > 0:
+            place = folder / f"{sort.__name__}{number}"
+            generator = random.Random(f"{seed} {sort.__name__} {number}")
+            yield Share(
+                sort.__name__, timed(partial(made, sort, place, min(size, left), generator))
+            )
+            left, number = left - size, number + 1
+
+
+def made(sort: Sort, place: Path, cases: int, generator: random.Random) -> dict[str, Any]:
+    """So many cases of a sort, in a folder of their own."""
+    outcomes = Outcomes()
+    place.mkdir(parents=True)
+    os.chdir(place)
+    sort(outcomes, place, cases, generator)
+    return {**outcomes.counts, "wrong_cases": outcomes.wrong}
 
 
 def pictures(outcomes: Outcomes, folder: Path, cases: int, generator: random.Random) -> None:

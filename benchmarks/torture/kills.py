@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet  # noqa: F401, before any fork: a child would import it anew each time
 
+from benchmarks.torture import shares
 from sclip_lab import results
 from sclip_lab.canonical import digest
 from sclip_lab.errors import LabError
@@ -28,6 +29,7 @@ from sclip_lab.results.store import Store
 
 IMAGES = [f"photo {number}" for number in range(6)]
 LIMIT_SECONDS = 60
+KILLED = 77  # the exit status of a process that was made to die
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,10 @@ def forked(task: Callable[[Callable[[str], object]], object], seconds: float = L
         return status, pipe.read().decode(errors="replace")
 
 
+def nothing(root: Path) -> None:
+    """A store that is not there yet."""
+
+
 def die_at(point: int) -> list[int]:
     """Make this process end at the ``point``-th time that it touches the disk; counts them."""
     count = [0]
@@ -145,7 +151,7 @@ def die_at(point: int) -> list[int]:
     def tick() -> None:
         count[0] += 1
         if count[0] == point:
-            os._exit(77)
+            os._exit(KILLED)
 
     def around(name: str) -> None:
         original = getattr(os, name)
@@ -206,31 +212,32 @@ def half(root: Path) -> None:
     (store.directory(CELLS[1]) / "spec.json").write_text("{")
 
 
-def at_every_point(
-    folder: Path, limit: int | None = None, before: Callable[[Path], None] = lambda root: None
-) -> dict[str, int]:
-    """A kill at each point of `work`, and going on after it.
+def points(folder: Path, before: Callable[[Path], None] = nothing) -> int:
+    """How often `work` touches the disk.
 
     Args:
-        folder: for the stores.
-        limit: about so many points, evenly chosen; None: all.
+        folder: for the store.
         before: makes the store that the work finds.
     """
-    wanted = _wanted(folder, before)
 
     def counted(say: Callable[[str], object]) -> None:
         with _store(folder) as root:
             before(root)
-            points = die_at(-1)
+            count = die_at(-1)
             work(root)
-            say(str(points[0]))
+            say(str(count[0]))
 
-    points = int(forked(counted)[1])
-    chosen = range(1, points + 1)
-    if limit is not None and limit < points:
-        chosen = range(1, points + 1, -(-points // limit))
+    return int(forked(counted)[1])
+
+
+def at_points(
+    folder: Path, chosen: Sequence[int], before: Callable[[Path], None] = nothing
+) -> dict[str, int]:
+    """A kill at each of these points of `work`, and going on after it. See `points`."""
+    wanted = _wanted(folder, before)
     total = {"kill_points": 0, "lost": 0, "doubled": 0, "wrong": 0}
     for point in chosen:
+        shares.say(f"killed at point {point}")
         with _store(folder) as root:
 
             def killed(say: Callable[[str], object], point: int = point, root: Path = root) -> None:
@@ -238,8 +245,10 @@ def at_every_point(
                 die_at(point)
                 work(root, say)
 
-            _, said = forked(killed)
-            _add(total, {"kill_points": 1, **recovered(root, said, wanted)})
+            status, said = forked(killed)
+            # A thread asks the disk, and may be one point short when the work is done.
+            _add(total, {"kill_points": int(status == KILLED), **recovered(root, said, wanted)})
+            total["wrong"] += status not in (KILLED, 0)
     return total
 
 
@@ -250,7 +259,8 @@ def at_random(folder: Path, times: int, generator: random.Random) -> dict[str, i
     forked(lambda say: work(folder / "timed", say))
     usual = time.monotonic() - began
     total = {"random_kills": 0, "lost": 0, "doubled": 0, "wrong": 0}
-    for _ in range(times):
+    for number in range(times):
+        shares.say(f"killed at random, {number}")
         with _store(folder) as root:
             after = generator.uniform(0.0, usual)
             _, said = forked(lambda say, root=root: work(root, say), kill_after=after)  # type: ignore[misc]
@@ -262,7 +272,8 @@ def together(folder: Path, rounds: int, writers: int = 3) -> dict[str, int]:
     """Several writers on one store at the same time."""
     wanted = _wanted(folder)
     total = {"rounds_of_writers": 0, "lost": 0, "doubled": 0, "wrong": 0}
-    for _ in range(rounds):
+    for number in range(rounds):
+        shares.say(f"round {number} of writers")
         with _store(folder) as root:
             children = []
             for _ in range(writers):
@@ -284,7 +295,7 @@ def without_room(folder: Path) -> dict[str, Any]:
     place = folder / "small"
     place.mkdir()
     if not _run("mount", "-t", "tmpfs", "-o", "size=40k,nr_inodes=400", "none", str(place)):
-        return {"skipped": "disk full, read-only: mounting a file system needs root"}
+        return {"skipped": "mounting a file system needs root"}
     root, wanted, wrong = place / "store", _wanted(folder), 0
     try:
         status, said = forked(lambda say: work(root, say))
@@ -301,7 +312,7 @@ def without_room(folder: Path) -> dict[str, Any]:
     return {"disk_full_and_read_only": 4, "wrong": wrong}
 
 
-def _wanted(folder: Path, before: Callable[[Path], None] = lambda root: None) -> dict[str, Any]:
+def _wanted(folder: Path, before: Callable[[Path], None] = nothing) -> dict[str, Any]:
     """The state of a store that nothing happened to."""
 
     def whole(say: Callable[[str], object]) -> None:

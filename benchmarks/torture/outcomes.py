@@ -14,8 +14,10 @@ from typing import Any
 
 import hypothesis
 
+from benchmarks.torture import shares
 from sclip_lab.errors import LabError
 
+MADE = "evil"  # the file, beside the process, that code in hostile files tries to make
 SECONDS = 60  # of one case, beyond which it hangs
 BAD: list[Any] = [
     float("nan"), float("inf"), -float("inf"), -1, 0, 1, 2, -0.0, 0.5, 1e-300, 1e308, 2**31, 2**63,
@@ -33,7 +35,7 @@ class Outcomes:
 
     Attributes:
         counts: right answers, clear errors, and what is wrong: tracebacks, hangs, silent numbers,
-            errors without the culprit's name.
+            errors without the culprit's name, and code that was let in.
         wrong: a few words on each wrong one.
     """
 
@@ -44,6 +46,7 @@ class Outcomes:
     def case(self, what: str, culprit: str, run: Callable[[], object], value: str = "") -> None:
         """Run one case, whose error has to name the culprit, or its value. ``run`` raises
         AssertionError where it got a number it should not have."""
+        shares.say(what)
         try:
             with _limit(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -66,6 +69,9 @@ class Outcomes:
             self._wrong("traceback", what, f"{type(error).__name__} in {place}: {error}")
         else:
             self.counts["right"] += 1
+        if Path(MADE).exists():
+            Path(MADE).unlink()
+            self._wrong("let in", what, "code of the file was run")
 
     def _wrong(self, kind: str, what: str, text: str) -> None:
         self.counts[kind] += 1

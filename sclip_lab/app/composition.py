@@ -110,8 +110,10 @@ def _alone(group: str, name: str, stamps: object) -> DictConfig:
     try:
         found = create_defaults_list(repository, f"{group}/{name}", [], False, False)
         config = own._compose_config_from_defaults_list(found.defaults, repository)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise LabError(f"{group}={name}: {error}") from error
+    # A yaml that is none raises what it likes in Hydra's code, AssertionError included.
+    except Exception as error:
+        told = " ".join(str(error).split()) or f"{type(error).__name__} in its yaml"
+        raise LabError(f"{group}={name}: {told}") from error
     guard.check_values(config)
     return config
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sclip_lab.app.plain_config import plain_config
 from sclip_lab.errors import LabError
 from sclip_lab.values import check, shown, within
 
+LONGEST_NAME = 255  # bytes of a file's or folder's name
 # Type, smallest and largest value, by key.
 _NUMBERS: dict[str, tuple[Any, float, float]] = {
     "seed": (int, 0, 2**63 - 1),
@@ -39,6 +41,8 @@ _OTHERS: dict[str, Any] = {
 }
 _GROUPS = ("attention", "backbone", "dataset", "protocol", "guidance", "readout", "refinement",
            "diagnostics", "tracking", "paths", "pictures")  # fmt: skip
+# Whose missing values those say that know what they are for.
+_PARTS = ("attention", "backbone", "dataset", "protocol", "guidance")
 _OPTIONAL = ("guidance", "readout", "refinement")
 _NEEDED = ("attention", "backbone", "dataset", "protocol", "paths.store", "pictures.images",
            "pictures.points", "diagnostics.measures", "diagnostics.images", "tracking.mode",
@@ -52,6 +56,10 @@ def check_settings(config: DictConfig) -> None:
         LabError: naming key, value and what would be right; also for a group that was replaced
             by a single value, and an interpolation that leads nowhere.
     """
+    for group in _GROUPS:  # before references to their values are followed
+        node = config._get_node(group, validate_access=False)
+        if isinstance(node, ListConfig) or (isinstance(node, AnyNode) and node._is_missing()):
+            raise LabError(f"{group}: must be a mapping, or a file of conf/{group}")
     for group in _GROUPS:
         value = _found(config, group)
         if value is _MISSING:
@@ -59,6 +67,10 @@ def check_settings(config: DictConfig) -> None:
         empty = value is None and group not in _OPTIONAL
         if empty or (value is not None and not isinstance(value, Mapping)):
             raise LabError(f"{group}: {shown(value)} must be a mapping, or a file of conf/{group}")
+    parts = ("hydra", *_PARTS)
+    for key in sorted(OmegaConf.missing_keys(config)):
+        if key.split(".")[0] not in parts:
+            raise LabError(f"{key}: '???' stands for a value that is still to be given")
     for key in _NEEDED:
         if _found(config, key) is _MISSING:
             raise LabError(f"{key}: needs a value")
@@ -75,13 +87,22 @@ def check_settings(config: DictConfig) -> None:
             check(key, value, wanted)
     for key in ("paths.data", "paths.store"):
         value = _found(config, key)
-        if isinstance(value, str) and (not value.strip() or "\0" in value):
+        if isinstance(value, str) and not _is_path(value):
             raise LabError(f"{key}: {shown(value)} must be the path of a folder")
     shard = _found(config, "shard")
     if shard is not _MISSING:
         check("shard", shard, tuple[int, int])
         within("shard[1]", shard[1], 1, 1e9)
         within("shard[0]", shard[0], 0, shard[1], below=True)
+
+
+def _is_path(text: str) -> bool:
+    """Whether a file system could have it."""
+    try:
+        parts = os.fsencode(text).split(os.sep.encode())
+    except UnicodeEncodeError:
+        return False
+    return bool(text.strip()) and "\0" not in text and max(map(len, parts)) <= LONGEST_NAME
 
 
 _MISSING: Any = object()

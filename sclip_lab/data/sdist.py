@@ -56,9 +56,9 @@ def download(name: str, version: str, digest: str, backend: str, folder: Path) -
     archive = folder / f"{name}-{version}.tar.gz"
     if result.returncode or not archive.is_file():
         lines = (result.stderr or result.stdout).strip().splitlines()
-        reason = "\n".join([line for line in lines if "ERROR" in line] or lines[-3:])
+        reason = "; ".join([line for line in lines if "ERROR" in line] or lines[-3:])
         raise LabError(
-            f"could not fetch {name}=={version} with `{command[0]} ... download`:\n{reason}\n"
+            f"could not fetch {name}=={version} with `{command[0]} ... download`: {reason}. "
             f"Without a network, fetch {archive.name} elsewhere and pass it with --from."
         )
     check_digest(archive, digest)

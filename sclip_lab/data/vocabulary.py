@@ -75,10 +75,10 @@ class Vocabulary:
         """A vocabulary that comes with the package, or a path to one's own text file."""
         if name.endswith(".txt"):
             return cls.read(name)
-        path = DIRECTORY / f"{name}.txt"
-        if not path.is_file():
-            raise unknown("vocabulary", name, (p.stem for p in DIRECTORY.glob("*.txt")))
-        return cls.read(path)
+        known = {path.stem: path for path in DIRECTORY.glob("*.txt")}
+        if name not in known:
+            raise unknown("vocabulary", name, known)
+        return cls.read(known[name])
 
     @property
     def num_classes(self) -> int:

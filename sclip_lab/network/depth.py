@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from sclip_lab.errors import LabError
+from sclip_lab.values import shown
 
 Layer = int | float | str
 
@@ -62,4 +63,7 @@ def resolve_all(layers: Layer | Sequence[Layer], depth: int) -> list[int]:
         layers = [layers]
     if not layers:
         raise LabError("layers is empty; name at least one block, as in [-1]")
-    return sorted({resolve(layer, depth) for layer in layers})
+    try:
+        return sorted({resolve(layer, depth) for layer in layers})
+    except LabError as error:
+        raise LabError(f"layers {shown(list(layers))}: {error}") from None

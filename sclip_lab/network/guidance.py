@@ -290,7 +290,8 @@ def build_timm(
     # Options that cannot be meant break a network's code in many ways.
     except Exception as error:
         given = f" with {role}.options {shown(options)}" if options else ""
-        raise LabError(f"{role} {name}: timm cannot build it{given}: {error}") from error
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LabError(f"{role} {name}: timm cannot build it{given}: {why}") from error
     finally:
         torch.random.set_rng_state(generator)
     patches = getattr(getattr(model, "patch_embed", None), "patch_size", None)
