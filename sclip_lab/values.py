@@ -45,7 +45,7 @@ def check(key: str, value: Any, wanted: Any) -> None:
     if _is(value, wanted):
         return
     inner = _endless(value) if isinstance(value, Mapping | list | tuple) else None
-    if inner is not None:  # not the whole mapping around it
+    if inner is not None and _is(_finite_ones(value), wanted):  # not the whole mapping around it
         raise LabError(f"{key}{inner[0]}: {inner[1]} must be a finite number")
     raise LabError(f"{key}: {shown(value)} must be {_described(wanted)}")
 
@@ -149,6 +149,15 @@ def _is_sequence(value: Any, kind: type, arguments: tuple[Any, ...]) -> bool:
 def _finite(value: Any) -> bool:
     """Whether all numbers in a value are."""
     return _endless(value) is None
+
+
+def _finite_ones(value: Any) -> Any:
+    """A value with 0 for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: _finite_ones(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_finite_ones, value))
+    return value if _finite(value) else 0.0
 
 
 def _endless(value: Any, key: str = "") -> tuple[str, float] | None:

@@ -81,13 +81,13 @@ def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     for makers in (_kills, _flips_and_cases):
         shares = [s for s in makers(folder, args) if not args.only or s.name in args.only]
         for name, found in shared_out(shares, folder / makers.__name__, args.processes):
-            wrong += [f"{name}: {text}" for text in found.pop("wrong_cases", [])]
+            for text in found.pop("wrong_cases", []):
+                wrong.append(f"{name}: {text}")
+                print(f"wrong: {wrong[-1]!a}", flush=True)
             took[name] += found.pop("milliseconds", 0)
             skipped |= {name: found.pop("skipped")} if "skipped" in found else {}
             parts.setdefault(name, Counter()).update(found)
             print(f"{time.monotonic() - began:7.0f} s  {name}: {dict(parts[name])}", flush=True)
-    for text in wrong:
-        print(f"wrong: {text!a}", flush=True)
     total: Counter[str] = sum(parts.values(), Counter())
     right = ("right", "clear error")
     faults = ("wrong", "traceback", "hang", "silent", "unnamed", "more than one line", "let in")

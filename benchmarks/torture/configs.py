@@ -42,10 +42,10 @@ def values(outcomes: Outcomes, folder: Path, cases: int, generator: random.Rando
     """Made into a cell, and some evaluated on one small photo."""
     own = f"paths.store={folder / 'store'}"
     bases = [sweep([*start, *_small(start), own])[0] for start in STARTS]
-    leaves = [[key for key, _ in _leaves(OmegaConf.to_container(base))] for base in bases]
+    keys = [list(leaves(base)) for base in bases]
     for number in range(cases):
         which = number % len(bases)
-        key, value = generator.choice(leaves[which]), generator.choice(VALUES)
+        key, value = generator.choice(keys[which]), generator.choice(VALUES)
 
         def run(
             base: Any = bases[which],
@@ -86,6 +86,11 @@ def _value(value: Any) -> str:
 def _small(start: list[str]) -> list[str]:
     patchwork = not any(word.startswith("dataset=") for word in start)
     return [word for word in SMALL if patchwork or not word.startswith("dataset.")]
+
+
+def leaves(config: Any) -> Iterator[str]:
+    """Every dotted key of a configuration but those of Hydra's own section."""
+    return (key for key, _ in _leaves(OmegaConf.to_container(config)))
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

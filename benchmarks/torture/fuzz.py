@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sclip_lab as lab
-from benchmarks.torture import configs, files, lines
+from benchmarks.torture import configs, files, lines, wholes
 from benchmarks.torture.kills import CELLS, work
 from benchmarks.torture.outcomes import BAD, Outcomes, examples, mutated
 from benchmarks.torture.shares import Share, timed
@@ -37,9 +37,10 @@ WHOLE = ("checkpoints",)
 def sorts() -> dict[Sort, float]:
     """Each sort of input, and its part of all cases."""
     return {
-        pictures: 0.2, vocabularies: 0.08, protocols: 0.15, attentions: 0.06, projections: 0.04,
-        stores: 0.03, files.checkpoints: 0.06, files.yamls: 0.09, configs.values: 0.14,
-        lines.commands: 0.1, lines.evaluations: 0.05,
+        pictures: 0.18, vocabularies: 0.07, protocols: 0.1, attentions: 0.05, projections: 0.03,
+        stores: 0.03, files.checkpoints: 0.06, files.yamls: 0.05, configs.values: 0.12,
+        wholes.sealed_stores: 0.04, wholes.projection_files: 0.01, wholes.sweeps: 0.02,
+        wholes.folders: 0.04, wholes.overrides: 0.06, lines.commands: 0.1, lines.evaluations: 0.04,
     }  # fmt: skip
 
 

@@ -233,6 +233,13 @@ def cheap(folder: Path) -> Iterator[None]:
         experiment.make_dataset.cache_clear()
 
 
+@contextlib.contextmanager
+def own_folder(folder: Path) -> Iterator[None]:
+    """A folder of yaml files as the environment names it."""
+    with mock.patch.dict(os.environ, {conf.VARIABLE: str(folder)}):
+        yield
+
+
 def _case(outcomes: Outcomes, line: list[str], culprit: str, option: str) -> None:
     shown = [ascii(culprit)[1:-1][:20].strip(), option.lstrip("-")] if culprit.strip() else []
 

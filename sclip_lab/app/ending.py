@@ -7,6 +7,7 @@ whole.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -33,6 +34,8 @@ def told(error: BaseException) -> str:
     if type(error).__module__.startswith("omegaconf"):
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return f"configuration: {_short('; '.join(lines[:2]))}"
+    if isinstance(error, ValueError) and isinstance(error.__cause__, OSError):
+        return told(error.__cause__)  # logging's words for a log that cannot be opened
     if isinstance(error, MemoryError):
         return f"not enough memory{_place(error)}"
     if isinstance(error, UnicodeEncodeError):
@@ -66,7 +69,9 @@ def asked_for() -> bool:
 
 
 def readable_output() -> None:
-    """Let names that are no text (a file's of another encoding) be printed as escapes."""
+    """Let names that are no text (a file's of another encoding) be printed as escapes, and a log
+    that cannot be written (a full disk) be cut short without a traceback a line."""
+    logging.raiseExceptions = asked_for()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -99,6 +104,11 @@ def _reported(usual: Callable[[Any], Any]) -> Callable[[Any], Any]:
             sys.exit(1)
         except BrokenPipeError:
             raise
+        except OSError as error:
+            # Hydra's own files: what it could not write has no name.
+            where = "" if error.filename else "the run's folder (hydra.run.dir, hydra.sweep.dir): "
+            print(f"error: {where}{_of_command(error, ' '.join(sys.argv))}", file=sys.stderr)
+            sys.exit(1)
         except Exception as error:
             print(f"error: {_of_command(error, ' '.join(sys.argv))}", file=sys.stderr)
             sys.exit(1)

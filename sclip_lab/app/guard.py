@@ -21,8 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sclip_lab.call import allowed
 from sclip_lab.errors import LabError
+from sclip_lab.values import shown
 
 LARGEST, DEEPEST, REPEATED = 1_000_000, 50, 20  # of a yaml: bytes, levels, anchors and aliases
+LONGEST_NAME = 200  # bytes of a file's name, with room for an ending
 _NESTED = re.compile(rf"(- |\? ){{{DEEPEST}}}|^[ ]{{400}}", re.MULTILINE)
 _REPEATED = re.compile(r"(?:^|[\s\[,{])[&*]\w")
 RESOLVERS = ("package", "on_dataset", "on_protocol", "oc.env")
@@ -69,6 +71,9 @@ def check_hydra(config: DictConfig) -> None:
     Raises:
         LabError: something else that Python would import or call.
     """
+    name = OmegaConf.select(config, "hydra.job.name")  # of the log's file
+    if name is not None and not _is_file_name(str(name)):
+        raise LabError(f"hydra.job.name: {shown(name)} must be the name of a file, without folders")
     section = OmegaConf.to_container(config.hydra)
     for key, value in _leaves(section, "hydra."):
         known = _STREAM if "ext:" in value else _CALLED.get(key.rpartition(".")[2])
@@ -156,6 +161,10 @@ def _checked(load: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
 
     load_configuration.unchecked = load  # type: ignore[attr-defined]
     return load_configuration
+
+
+def _is_file_name(text: str) -> bool:
+    return text.isprintable() and "/" not in text and 0 < len(text.encode()) <= LONGEST_NAME
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Check names on the command line, then hand over to Hydra. A signal ends it in one line."""
+    ending.readable_output()
     with interrupts.one_line("what was finished is in the store, the same command goes on"):
         if code := ending.in_one_line(_run, " ".join(sys.argv)):
             sys.exit(code)

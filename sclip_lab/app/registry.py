@@ -19,6 +19,7 @@ from sclip_lab.data.base import build as build_dataset
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.protocol import build as build_protocol
+from sclip_lab.values import shown
 
 if TYPE_CHECKING:
     from sclip_lab.network.backbone import Backbone
@@ -66,7 +67,8 @@ def load_group(
         container = OmegaConf.to_container(node, resolve=True) if node is not None else {}
     except OmegaConfBaseException as error:
         raise LabError(f"{group} '{name}': {' '.join(str(error).split())}") from error
-    assert isinstance(container, dict)
+    if not isinstance(container, dict):
+        raise LabError(f"{group} '{name}': its yaml holds {shown(container)}, not a mapping")
     return overridden({str(k): v for k, v in container.items()}, overrides or {})
 
 

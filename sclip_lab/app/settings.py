@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf
@@ -67,10 +67,8 @@ def check_settings(config: DictConfig) -> None:
         empty = value is None and group not in _OPTIONAL
         if empty or (value is not None and not isinstance(value, Mapping)):
             raise LabError(f"{group}: {shown(value)} must be a mapping, or a file of conf/{group}")
-    parts = ("hydra", *_PARTS)
-    for key in sorted(OmegaConf.missing_keys(config)):
-        if key.split(".")[0] not in parts:
-            raise LabError(f"{key}: '???' stands for a value that is still to be given")
+    for key in _still_missing(config):
+        raise LabError(f"{key}: '???' stands for a value that is still to be given")
     for key in _NEEDED:
         if _found(config, key) is _MISSING:
             raise LabError(f"{key}: needs a value")
@@ -94,6 +92,21 @@ def check_settings(config: DictConfig) -> None:
         check("shard", shard, tuple[int, int])
         within("shard[1]", shard[1], 1, 1e9)
         within("shard[0]", shard[0], 0, shard[1], below=True)
+
+
+def _still_missing(config: DictConfig) -> Iterator[str]:
+    """Keys with ``???``; of the parts of a cell, those say so that know what they are for."""
+    for key, value in OmegaConf.to_container(config).items():  # type: ignore[union-attr]
+        if key not in ("hydra", *_PARTS) and "???" in _flat(value):
+            yield str(key)
+
+
+def _flat(value: Any) -> list[Any]:
+    """What a nested value holds in the end."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return [one for part in inner for one in _flat(part)]
+    return [value]
 
 
 def _is_path(text: str) -> bool:

@@ -27,6 +27,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from sclip_lab.app.plain_config import plain_config
+from sclip_lab.errors import LabError
+from sclip_lab.values import shown
 
 ABOUT = ("when", "unless", "keep")  # keys of a grid that are no overrides
 
@@ -81,6 +83,7 @@ def expand(
 def _union(
     grids: Sequence[Mapping[str, Any]], typed: list[Override], choices: Mapping[str, Any]
 ) -> list[list[str]]:
+    _check(grids)
     parser = OverridesParser.create()
     jobs: dict[tuple[str, ...], None] = {}
     for grid in grids or [{}]:
@@ -100,6 +103,24 @@ def _union(
             if fits and not ruled_out:
                 jobs[tuple(job)] = None
     return [list(job) for job in jobs]
+
+
+def _check(grids: Any) -> None:
+    """That a preset's grids are what the top of this file says."""
+    if not isinstance(grids, list | tuple | type(None)):
+        raise LabError(f"hydra.sweeper.grids: {shown(grids)} must be a list of mappings")
+    for number, grid in enumerate(grids or []):
+        where = f"hydra.sweeper.grids.{number}"
+        if not isinstance(grid, Mapping):
+            raise LabError(f"{where}: {shown(grid)} must map keys to values")
+        for key in ("when", "unless"):
+            if not isinstance(grid.get(key, {}), Mapping):
+                raise LabError(f"{where}.{key}: {shown(grid[key])} must map groups to patterns")
+        for key, value in grid.items():
+            if not isinstance(key, str) or not key.strip() or "=" in key:
+                raise LabError(f"{where}: {shown(key)} is no key")
+            if key not in ABOUT and isinstance(value, dict):
+                raise LabError(f"{where}.{key}: {shown(value)} must be text, commas between values")
 
 
 def _matches(chosen: Mapping[str, Any], key: str, pattern: str) -> bool:

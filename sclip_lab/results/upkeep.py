@@ -112,6 +112,8 @@ def export(root: Path, target: Path, keys: Sequence[str] | None = None) -> tuple
     Raises:
         LabError: nothing to export, or the files cannot be written.
     """
+    if not target.name:
+        raise LabError(f"{target}: give the export a name in it, as in {target / 'export'}")
     frame = load(root, keys, partial=True)
     chosen = [record["key"] for record in records(root, keys)]
     plain_frame = frame.astype(

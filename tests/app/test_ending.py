@@ -102,3 +102,16 @@ def test_numbers_of_more_digits_than_python_reads(tmp_path: Path) -> None:
     assert outcome.code == 1
     assert outcome.err.startswith("error: seed=999")
     assert ending.UNEXPECTED not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("hydra.job.name=a/b", "hydra.job.name: 'a/b' must be the name of a file"),
+        ("on_error=???", "on_error: '???' stands for a value"),
+    ],
+)
+def test_values_that_only_hydra_reads(tmp_path: Path, word: str, text: str) -> None:
+    outcome = evaluate(tmp_path, "attention=csa", word)
+    assert outcome.code == 1
+    assert text in outcome.err

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from sclip_lab.app import registry
 from sclip_lab.app.composing import sweep
 from sclip_lab.app.experiment import make_spec
 from sclip_lab.app.union import expand
+from sclip_lab.errors import LabError
 from tests.running import evaluate
 
 GRIDS = [
@@ -58,3 +61,18 @@ def test_composed_jobs_are_those_that_hydra_launches(tmp_path: Path) -> None:
 
 def test_presets_of_the_union_are_listed() -> None:
     assert "union" in registry.names("hydra/sweeper")
+
+
+@pytest.mark.parametrize(
+    ("grids", "text"),
+    [
+        (5, "hydra.sweeper.grids: 5 must be a list"),
+        ([None], r"grids\.0: None must map keys"),
+        ([{"when": "csa"}], r"grids\.0\.when: 'csa' must map groups"),
+        ([{"a=b": 1}], "'a=b' is no key"),
+        ([{"attention": {"a": 1}}], r"grids\.0\.attention: .* must be text"),
+    ],
+)
+def test_grids_that_are_none(grids: object, text: str) -> None:
+    with pytest.raises(LabError, match=text):
+        expand(grids, [], {})  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ from sclip_lab.errors import LabError
          "anchors"),
         (b"a: \xff\xfe", "utf-8"),
         (b"a: [", "case.yaml"),
+        (b"[1, 2]", "attention 'case': its yaml holds \\[1, 2\\], not a mapping"),
         (b"_target_: sclip_lab.attention.vanilla.self_attention\nx: \"a\nb", "case.yaml"),
     ],
 )  # fmt: skip
