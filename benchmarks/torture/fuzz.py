@@ -37,10 +37,11 @@ WHOLE = ("checkpoints",)
 def sorts() -> dict[Sort, float]:
     """Each sort of input, and its part of all cases."""
     return {
-        pictures: 0.18, vocabularies: 0.07, protocols: 0.1, attentions: 0.05, projections: 0.03,
-        stores: 0.03, files.checkpoints: 0.06, files.yamls: 0.05, configs.values: 0.12,
-        wholes.sealed_stores: 0.04, wholes.projection_files: 0.01, wholes.sweeps: 0.02,
-        wholes.folders: 0.04, wholes.overrides: 0.06, lines.commands: 0.1, lines.evaluations: 0.04,
+        pictures: 0.23, vocabularies: 0.1, protocols: 0.16, attentions: 0.05, projections: 0.04,
+        stores: 0.03, files.checkpoints: 0.06, files.yamls: 0.03, configs.values: 0.1,
+        wholes.sealed_stores: 0.04, wholes.projection_files: 0.005, wholes.sweeps: 0.005,
+        wholes.folders: 0.015, wholes.overrides: 0.02, lines.commands: 0.09,
+        lines.evaluations: 0.025,
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import time
@@ -61,9 +62,10 @@ def say(text: str) -> None:
 
 
 def shared_out(
-    shares: Sequence[Share], folder: Path, processes: int
+    shares: Sequence[Share], folder: Path, processes: int, until: float = math.inf
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Run the shares, so many at a time.
+    """Run the shares, so many at a time; those not begun at the time ``until`` (monotonic) are
+    counted as ``shares_not_run``.
 
     Yields:
         the name of each finished share and its counts.
@@ -72,6 +74,8 @@ def shared_out(
     running: list[_Running] = []
     folder.mkdir(parents=True, exist_ok=True)
     while waiting or running:
+        while waiting and time.monotonic() > until:
+            yield waiting.popleft().name, {"shares_not_run": 1}
         while waiting and len(running) < processes:
             running.append(_begin(waiting.popleft(), folder / str(number)))
             number += 1

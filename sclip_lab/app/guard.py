@@ -74,6 +74,9 @@ def check_hydra(config: DictConfig) -> None:
     name = OmegaConf.select(config, "hydra.job.name")  # of the log's file
     if name is not None and not _is_file_name(str(name)):
         raise LabError(f"hydra.job.name: {shown(name)} must be the name of a file, without folders")
+    for key in ("hydra.sweeper", "hydra.launcher", "hydra.run", "hydra.sweep", "hydra.job"):
+        if not isinstance(part := OmegaConf.select(config, key), DictConfig):
+            raise LabError(f"{key}: {shown(part)} must be a mapping")
     section = OmegaConf.to_container(config.hydra)
     for key, value in _leaves(section, "hydra."):
         known = _STREAM if "ext:" in value else _CALLED.get(key.rpartition(".")[2])

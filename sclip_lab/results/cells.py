@@ -73,7 +73,10 @@ def _fault(record: dict[str, Any]) -> str | None:
         return f"{' and '.join(texts)} must be text"
     if not all(isinstance(record[name], dict) for name in maps):
         return f"{' and '.join(maps)} must be mappings"
-    names = [record["names"].get(n) for n in ("attention", "backbone", "dataset", "protocol")]
+    parts = ("attention", "backbone", "dataset", "protocol")
+    if not all(isinstance(record["config"].get(part, {}), dict) for part in parts):
+        return f"config must map {', '.join(parts)} to mappings"
+    names = [record["names"].get(part) for part in parts]
     if not all(isinstance(name, str) for name in names):
         return "names must be those of attention, backbone, dataset and protocol"
     for name in ("class_names", "images"):

@@ -106,15 +106,31 @@ def read_one(path: Path, kind: Kind, key: str) -> sealed.Read:
     found = sealed.read_table(path, kind.name, {"cell": key}, needed, list(kind.defaults))
     frame = found.content
     frame = frame.assign(**{k: v for k, v in kind.defaults.items() if k not in frame})
-    if "pixels" in frame and (frame["pixels"] < 0).any():
-        raise sealed.Damaged(path, "cannot be read (a count is negative)")
     try:
-        frame = frame[list(kind.types)].astype(kind.types)
+        typed = frame[list(kind.types)].astype(kind.types)
+        fault = _fault(frame, typed, kind)
     except (ValueError, TypeError, OverflowError) as error:
-        raise sealed.Damaged(
-            path, f"cannot be read (not a table of {kind.name}: {error})"
-        ) from None
+        fault = f"not a table of {kind.name}: {error}"
+    if fault:
+        raise sealed.Damaged(path, f"cannot be read ({fault})")
+    frame = typed
     return sealed.Read(frame, found.sealed)
+
+
+def _fault(given: pd.DataFrame, typed: pd.DataFrame, kind: Kind) -> str | None:
+    """What cannot be in a table of this kind; a seal is no signature."""
+    for name, wanted in kind.types.items():
+        if wanted is str:
+            if not all(isinstance(value, str) for value in given[name].astype(object)):
+                return f"{name} holds what is no text"
+        elif not pd.api.types.is_numeric_dtype(given[name].dtype):
+            return f"{name} holds what is no number"
+        elif np.issubdtype(wanted, np.integer) and not (typed[name] == given[name]).all():
+            return f"{name} holds a number that is none of {np.dtype(wanted)}"
+        elif np.isinf(typed[name]).any():
+            return f"{name} holds a number that is not finite"
+    counts = [name for name in ("true", "predicted", "pixels") if name in typed]
+    return "a count or a class id is negative" if (typed[counts] < 0).any(axis=None) else None
 
 
 def each_once(frame: pd.DataFrame, kind: Kind) -> pd.DataFrame:

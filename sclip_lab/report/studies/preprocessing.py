@@ -30,8 +30,10 @@ def _settings(found: Found, variant: str) -> dict[tuple[int, int, int], str]:
     if not {f"protocol.{name}" for name in SIZES} <= set(table):
         return {}  # cells of another program do not say
     columns = [table[f"protocol.{name}"] for name in SIZES]
+    # A side of null (the photo as it is, or the whole photo as one window) is none to compare.
     settings = {tuple(int(v) for v in row[1:]): str(row[0])
-                for row in zip(table.index, *columns, strict=True)}  # fmt: skip
+                for row in zip(table.index, *columns, strict=True)
+                if not any(pd.isna(v) for v in row[1:])}  # fmt: skip
     return dict(sorted(settings.items()))  # type: ignore[arg-type]
 
 
