@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 
 import sclip_lab as lab
-from sclip_lab import results
+from sclip_lab import results, sealed
 from sclip_lab.data.folder import Folder
 from sclip_lab.errors import LabError
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.results import chunks
 from sclip_lab.results.store import Store
 from sclip_lab.segmentation.protocol import Protocol
 
@@ -216,3 +217,23 @@ def _raise(error: OSError):  # type: ignore[no-untyped-def]
         raise error
 
     return replace
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "fault"),
+    [
+        ("pixels", ["a", "b"], "pixels holds what is no number|not a table of rows"),
+        ("pixels", [0.5, 1.0], "pixels holds a number that is none of int64"),
+        ("pixels", [float("nan"), 1.0], "not a table of rows"),
+        ("true", [40_000, 0], "true holds a number that is none of int16"),
+        ("predicted", [-1, 0], "a class id is negative"),
+        ("image", [None, "a"], "image holds what is no text"),
+    ],
+)
+def test_a_sealed_table_of_what_cannot_be(
+    tmp_path: Path, column: str, values: list[object], fault: str
+) -> None:
+    table = pd.DataFrame(frame("a") | {"image": ["a", "a"], column: values})
+    path = sealed.write_table(tmp_path, "rows", table, {"cell": "key"})
+    with pytest.raises(sealed.Damaged, match=fault):
+        chunks.read_one(path, chunks.COUNTS, "key")
