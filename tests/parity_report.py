@@ -1,7 +1,9 @@
 """All comparisons with official outputs on the set in a folder: ``python -m tests.parity_report``.
 
 One line a file: the comparison that comes closest to its tolerance, ok or not. Exit status 1 if
-one is not, or if a file has no comparison. ``make parity VECTORS=<folder>`` runs it.
+one is not, if a file has no comparison, or if one asks for an array that its file lacks. An array
+that no comparison looks at is named in its file's line and changes nothing: sets may hold facts
+about their run. ``make parity VECTORS=<folder>`` runs it.
 """
 
 from __future__ import annotations
