@@ -51,15 +51,24 @@ class Cell(NamedTuple):
         summary: its row of `results.summary`.
         iou: class -> IoU.
         skipped: image -> why it was left out.
+        sweep: id of the W&B run of the cells that were computed with it; "" alone.
     """
 
     spec: Spec
     summary: Mapping[str, Any]
     iou: dict[str, float]
     skipped: dict[str, str]
+    sweep: str
 
     @classmethod
-    def of(cls, spec: Spec, df: pd.DataFrame, summary: pd.DataFrame, iou: pd.DataFrame) -> Cell:
+    def of(
+        cls,
+        spec: Spec,
+        df: pd.DataFrame,
+        summary: pd.DataFrame,
+        iou: pd.DataFrame,
+        sweep: str = "",
+    ) -> Cell:
         """From the tables of a pass over several cells."""
         short = spec.key[:SHORT]
         row = summary[summary["spec"].astype(str) == short].iloc[0]
@@ -69,11 +78,13 @@ class Cell(NamedTuple):
             {str(k): v for k, v in row.items()},
             dict(zip(mine["class"].astype(str), mine["iou"].tolist(), strict=True)),
             df.attrs["skipped"].get(short, {}),
+            sweep,
         )
 
 
-# What the pass over all jobs found; each job takes its own, instead of asking the store again.
-_computed: dict[str, Cell] = {}
+# What the pass over a sweep's jobs found, by their numbers; each job takes its own, instead of
+# asking the store again.
+_computed: dict[int, Cell] = {}
 
 
 def compute(configs: Sequence[DictConfig]) -> list[str | None]:
@@ -123,16 +134,17 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
                 log.info("\n%s\n", table(df))
             continue
         summary, per_class = results.summary(df), results.iou(df)
+        sweep = tracking.sweep_id(summary["spec"].astype(str)) if len(members) > 1 else ""
         for number, spec in members:
-            _computed[_text(configs[number])] = Cell.of(spec, df, summary, per_class)
+            place = OmegaConf.select(configs[number], "hydra.job.num")
+            if place is not None:  # not in a submitted job, which runs no job of Hydra's
+                _computed[place] = Cell.of(spec, df, summary, per_class, sweep)
         log.info("\n%s\n\n%s\n", table(df, summary), timings.report())
         # A submitted job computes a part, and knows nothing of the sweep's folder.
         if len(members) > 1 and OmegaConf.select(config, "hydra.sweep.dir") is not None:
             group, folder = _group(config, config.hydra), Path(config.hydra.sweep.dir)
-            write = partial(
-                tracking.log_sweep, config.tracking, config.paths.store, df, group, folder
-            )
-            tracking.later(write)
+            write = partial(tracking.log_sweep, config.tracking, config.paths.store, df, group)
+            tracking.later(partial(write, folder, summary))
         log.debug("%s", timings.table())
     return failed
 
@@ -150,8 +162,8 @@ def run(config: DictConfig) -> float:
     Returns:
         mIoU, a fraction.
     """
-    known = _computed.pop(_text(config), None) if _computed else None
-    cell = known or _compute_alone(config)
+    cell = _computed.pop(HydraConfig.get().job.num, None) if _computed else None
+    cell = cell or _compute_alone(config)
     store = Store(config.paths.store)
     spec, summary, skipped = cell.spec, cell.summary, cell.skipped
     found = store.diagnostics(spec)
@@ -189,7 +201,8 @@ def run(config: DictConfig) -> float:
         for line in expected.report(spec, float(summary["miou"]), entries):
             log.info("%s", line)
     group = _group(config, HydraConfig.get())
-    tracking.later(lambda: tracking.log_run(config.tracking, spec, store, outcome, group, output))
+    write = partial(tracking.log_run, config.tracking, spec, store, outcome, group, output)
+    tracking.later(partial(write, cell.sweep))
     return float(summary["miou"])
 
 
@@ -198,12 +211,6 @@ def _compute_alone(config: DictConfig) -> Cell:
     tracking.check(config.tracking)
     df = _evaluate([spec], Store(config.paths.store), config, Timings())
     return Cell.of(spec, df, results.summary(df), results.iou(df))
-
-
-def _text(config: DictConfig) -> str:
-    """The same for a job in the pass over all of them and in its own turn."""
-    values = {str(key): plain_config(config[key]) for key in config if key != "hydra"}
-    return json.dumps([_chosen(config), values])
 
 
 def _share(outcome: Mapping[str, Any]) -> str:

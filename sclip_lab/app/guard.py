@@ -7,6 +7,7 @@ processes run (shell lines, environment) only from Hydra's own groups or the com
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,14 +123,23 @@ def check_file(path: Path) -> None:
 
 
 def _bounded(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Check a file before it is parsed. What was parsed is kept: each job of a sweep reads some
+    twenty files, most of them the same."""
+    kept: dict[tuple[Any, ...], Any] = {}
+
     def load_config(self: Any, config_path: str) -> Any:
         path = Path(self.path) / self._normalize_file_name(config_path)
-        if path.exists():
+        if not path.exists():
+            return load(self, config_path)
+        stamp = path.stat()
+        key = (type(self), self.provider, str(path), config_path, stamp.st_mtime_ns, stamp.st_size)
+        if key not in kept:
             try:
                 check_file(path)
             except LabError as error:
                 raise CompactHydraException(f"error: {error}") from None
-        return load(self, config_path)
+            kept[key] = load(self, config_path)
+        return copy.deepcopy(kept[key])  # Hydra changes what it gets
 
     load_config.unchecked = load  # type: ignore[attr-defined]
     return load_config

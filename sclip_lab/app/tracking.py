@@ -1,7 +1,8 @@
 """One W&B run per cell and one per sweep, mirroring what the store holds.
 
 The only module that imports wandb. A run's id is made from the cell's key, so that a repeated job
-updates its run. Runs are written in the background: see `later` and `finish`.
+updates its run; what would be the same again is not written again, see `sclip_lab.app.written`.
+Runs are written in the background: see `later` and `finish`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import netrc
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from sclip_lab import results
+from sclip_lab.app import written
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.results import panels
@@ -31,23 +33,28 @@ from sclip_lab.results.store import Store
 log = logging.getLogger(__name__)
 MODES = ("offline", "online", "disabled")
 # A run mostly waits for W&B's own process.
-_writers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="wandb")
-_written: list[Future[Any]] = []
+_writers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="wandb")
+_begun: list[Future[Any]] = []
+_known: list[Path] = []  # directories of runs that need not be written again
 
 
 def later(write: Callable[[], object]) -> None:
     """Let a run be written while the next job goes on."""
-    _written.append(_writers.submit(write))
+    _begun.append(_writers.submit(write))
 
 
 def finish() -> None:
     """Wait for all runs; one warning for each that could not be written. Numbers are in the store
     all the same."""
-    while _written:
+    while _begun:
         try:
-            _written.pop(0).result()
+            _begun.pop(0).result()
         except (LabError, OSError) as error:
             log.warning("%s; the numbers are in the store", error)
+    if _known:
+        many = f"{len(_known)} runs are" if len(_known) > 1 else "the run is"
+        log.info("W&B: %s as written before, such as %s", many, _known[0])
+    _known.clear()
 
 
 def check(config: DictConfig) -> None:
@@ -65,6 +72,11 @@ def check(config: DictConfig) -> None:
             "tracking=online needs a W&B key: type wandb login or set WANDB_API_KEY; "
             "tracking=offline needs none"
         )
+
+
+def _wanted(config: DictConfig) -> bool:
+    check(config)
+    return bool(config.mode != "disabled")
 
 
 def _has_key() -> bool:
@@ -88,6 +100,7 @@ def log_run(
     outcome: Mapping[str, Any],
     group: str | None,
     output: Path,
+    sweep: str = "",
 ) -> Path | None:
     """Log one cell.
 
@@ -98,13 +111,17 @@ def log_run(
         outcome: result.json's content: miou, interval, iou per class, diagnostics.
         group: the sweep's name, or None.
         output: the job's directory; offline runs are written below it.
+        sweep: the run's id of the sweep that it is a part of (`sweep_id`).
 
     Returns:
-        the run's directory, or None when disabled.
+        the run's directory, which is that of an earlier time where nothing is new; None when
+        disabled.
 
     Raises:
         LabError: unknown mode, or W&B cannot write or send.
     """
+    if not _wanted(config):
+        return None
     names = ("miou", "low", "high", "pixel_accuracy", "images", "of", "skipped")
     logged: dict[str, Any] = {n: outcome[n] for n in names if n in outcome}
     for kind in ("iou", "diagnostics", "spread"):
@@ -120,10 +137,16 @@ def log_run(
     record = spec.record()
     record["images"] = len(record["images"])
     names_of = record["names"]
+    decides = {
+        "outcome": outcome,
+        "sweep": config.group or sweep,
+        "beside": written.stamps(store.root, spec.key),
+    }
     return _log(
         config,
         content,
         output,
+        (store.root, decides),
         id=_id(spec.key),
         group=group,
         job_type="cell",
@@ -139,6 +162,7 @@ def log_sweep(
     df: pd.DataFrame,
     group: str | None,
     output: Path,
+    summary: pd.DataFrame | None = None,
 ) -> Path | None:
     """Log a sweep as a whole: its table, every diagnostic against the score, and the report that
     ``sclip-lab report`` draws of it, which stays below ``output`` too.
@@ -149,24 +173,27 @@ def log_sweep(
         df: the sweep's rows, as `results.load` gives them.
         group: the sweep's name.
         output: its directory.
+        summary: `results.summary` of ``df`` if there is one already.
+
+    Returns:
+        as `log_run`.
     """
+    if not _wanted(config):
+        return None
     keys = list(df["spec"].astype(str).unique())
+    table = results.summary(df) if summary is None else summary
 
     def content(wandb: Any) -> dict[str, Any]:
-        from sclip_lab.report import figures, page
+        from sclip_lab.report import page
         from sclip_lab.report.found import Found
-        from sclip_lab.report.measured import diagnostics
         from sclip_lab.report.store import sections
 
-        summary = results.summary(df)
-        flat = summary.astype({c: str for c in summary if summary[c].dtype == "category"})
+        flat = table.astype({c: str for c in table if table[c].dtype == "category"})
         logged: dict[str, Any] = {"scores": wandb.Table(dataframe=flat)}
-        logged["bars"] = wandb.Image(_drawn(figures.bars(df)))
         measured = results.diagnostics(store, keys)
         if len(measured):
-            logged["diagnostics"] = wandb.Image(_drawn(diagnostics(measured)))
             means = measured.groupby(["spec", "measure"], observed=True)["value"].mean().unstack()
-            joined = summary[["spec", "attention", "miou"]].merge(means.reset_index(), on="spec")
+            joined = table[["spec", "attention", "miou"]].merge(means.reset_index(), on="spec")
             joined = joined.astype({"spec": str, "attention": str})
             scatter = wandb.Table(dataframe=joined)
             logged["diagnostics_against_miou"] = scatter
@@ -174,23 +201,40 @@ def log_sweep(
                 title = f"{measure} against mIoU"
                 plot = wandb.plot.scatter(scatter, measure, "miou", title=title)
                 logged[f"scatter/{_key(str(measure))}"] = plot
-        found = Found(df, measured, panels.load(store, keys))
+        found = Found(df, measured, panels.load(store, keys), known=table)
         title = group or f"sweep of {len(keys)} cells"
-        report, *_ = page.write(sections(found), output / "report", title)
+        report, *files = page.write(sections(found), output / "report", title)
         logged["report"] = wandb.Html(str(report), inject=False)
+        drawn = {file.stem: file for file in files if file.suffix == ".png"}
+        for name in ("bars", "diagnostics"):
+            if name in drawn:
+                logged[name] = wandb.Image(str(drawn[name]))
         return logged
 
+    shown = ["spec", "attention", "miou", "low", "high", "images"]
+    decides = {
+        "scores": table[shown].astype(str).to_numpy().tolist(),
+        "sweep": config.group,
+        "beside": [written.stamps(Path(store), key) for key in keys],
+    }
     return _log(
         config,
         content,
         output,
-        id=_id("sweep", *sorted(keys)),
+        (Path(store), decides),
+        id=sweep_id(keys),
         group=group,
         job_type="sweep",
         name=f"sweep of {len(keys)} cells",
         tags=["sweep"],
         config={"cells": keys},
     )
+
+
+def sweep_id(specs: Iterable[str]) -> str:
+    """The id of a sweep's run: the same for the same cells (beginnings of keys, as in a results
+    DataFrame)."""
+    return _id("sweep", *sorted(specs))
 
 
 def per_image(df: pd.DataFrame) -> pd.DataFrame:
@@ -205,11 +249,18 @@ def _log(
     tracking: DictConfig,
     content: Callable[[Any], dict[str, Any]],
     output: Path,
+    decides: tuple[Path, Mapping[str, Any]],
     **run: Any,
-) -> Path | None:
-    check(tracking)
-    if tracking.mode == "disabled":
-        return None
+) -> Path:
+    """Write a run, unless it was written before: ``decides`` is the store's root, and what the
+    run's content depends on besides its name and configuration."""
+    root, content_of = decides
+    where = [str(tracking[name]) for name in ("mode", "project", "entity", "images")]
+    whole = {**content_of, "where": where, "name": run["name"]}
+    again = written.Run(root, run["id"], whole)
+    if (directory := again.before()) is not None:
+        _known.append(directory)
+        return directory
     # wandb takes a second to import, which a disabled run need not wait for.
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
@@ -224,7 +275,13 @@ def _log(
             # Offline there is nothing to resume; `wandb sync` updates the run of that id.
             resume="allow" if tracking.mode == "online" else None,
             settings=wandb.Settings(
-                console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True
+                console="off",
+                x_disable_stats=True,
+                x_disable_meta=True,
+                disable_git=True,
+                # W&B looks the list of packages up for each run, a second each: a sweep's own
+                # run has it.
+                x_save_requirements=run["group"] is None or run["job_type"] == "sweep",
             ),
             **run,
         )
@@ -234,6 +291,7 @@ def _log(
         started.finish()
     except (wandb.Error, OSError) as error:
         raise LabError(f"W&B run in {output} cannot be written: {error}") from error
+    again.remember(directory)
     return directory
 
 

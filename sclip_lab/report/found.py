@@ -32,6 +32,7 @@ class Found:
         options: what was typed for a study, such as ``image`` and ``points``.
         whole: how many images each data set has.
         bootstrap: of ``df``, or of all that it is a part of; made when it is needed.
+        known: `results.summary` of ``df`` if there is one already.
     """
 
     df: pd.DataFrame
@@ -42,6 +43,7 @@ class Found:
     whole: Mapping[str, int] = field(default_factory=dict)
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
     bootstrap: Callable[[], Comparisons] | None = None
+    known: pd.DataFrame | None = None
 
     @cached_property
     def comparisons(self) -> Comparisons:
@@ -51,6 +53,8 @@ class Found:
     @cached_property
     def summary(self) -> pd.DataFrame:
         """`results.summary`."""
+        if self.known is not None:
+            return self.known
         specs = set(self.df["spec"].astype(str))
         return results.summary(self.df, groups=self.comparisons.only(specs))
 

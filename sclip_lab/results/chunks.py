@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab import sealed
-from sclip_lab.diagnostics import code
 from sclip_lab.errors import LabError
 
 
@@ -140,6 +139,8 @@ def each_once(frame: pd.DataFrame, kind: Kind) -> pd.DataFrame:
 
 def of_today(frame: pd.DataFrame) -> pd.Series:
     """Which rows of ``MEASURES`` the code of today measured; a measure that is no more counts."""
+    from sclip_lab.diagnostics import code  # imports torch, which most readers never need
+
     today = frame["measure"].map({name: code.of(name) for name in frame["measure"].unique()})
     return (frame["code"] == today) | (today == "")
 

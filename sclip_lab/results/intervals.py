@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from sclip_lab.errors import unknown
 from sclip_lab.results.resampling import Scored
@@ -69,7 +69,7 @@ def corrected(scored: Scored, level: float = 0.95) -> Interval:
     if np.isnan(scored.estimate):
         return np.nan, np.nan
     error, freedom = standard_error(scored)
-    reach = error * stats.t.ppf((1 + level) / 2, freedom)
+    reach = error * special.stdtrit(freedom, (1 + level) / 2)
     middle = scored.centre - bias(scored)
     low, high = np.clip([middle - reach, middle + reach], *scored.bounds)
     # np.minimum keeps NaN: the interval of one photo.
@@ -83,14 +83,16 @@ def percentile(scored: Scored, level: float = 0.95) -> Interval:
 
 def bca(scored: Scored, level: float = 0.95) -> Interval:
     """Bias-corrected and accelerated (Efron, JASA 82, 1987)."""
+    from scipy import stats  # takes half a second, and is asked for rarely
+
     kept = scored.resampled[~np.isnan(scored.resampled)]
     away = np.nanmean(scored.without) - scored.without
     below = stats.percentileofscore(kept, scored.centre, kind="mean") / 100 if kept.size else np.nan
     with np.errstate(invalid="ignore", divide="ignore"):
         skew = np.nansum(away**3) / (6 * np.nansum(away**2) ** 1.5)
-        shift = stats.norm.ppf(below)
-        ends = shift + stats.norm.ppf([(1 - level) / 2, (1 + level) / 2])
-        low, high = stats.norm.cdf(shift + ends / (1 - skew * ends))
+        shift = special.ndtri(below)
+        ends = shift + special.ndtri([(1 - level) / 2, (1 + level) / 2])
+        low, high = special.ndtr(shift + ends / (1 - skew * ends))
     if np.isnan(low):  # resamples that are all equal
         return percentile(scored, level)
     return _quantiles(scored, low, high)
@@ -136,7 +138,7 @@ def p_value(scored: Scored) -> float:
     statistic, freedom = studentised(scored)
     if np.isinf(statistic):
         return float(2.0 ** (1 - len(scored.design.strata)))
-    return float(2 * stats.t.sf(abs(statistic), freedom))
+    return float(2 * special.stdtr(freedom, -abs(statistic)))
 
 
 def _quantiles(scored: Scored, low: float, high: float) -> Interval:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from sclip_lab.results.intervals import studentised
 from sclip_lab.results.metrics import Array
@@ -41,6 +40,8 @@ def benjamini_hochberg(p: npt.ArrayLike) -> Array:
     asked = ~np.isnan(p)
     adjusted = np.full(len(p), np.nan)
     if asked.any():
+        from scipy import stats  # takes half a second, and is asked for rarely
+
         adjusted[asked] = stats.false_discovery_control(p[asked])
     return adjusted
 

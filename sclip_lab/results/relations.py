@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from sclip_lab.diagnostics import MEASURES
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.results.metrics import Array, divide
 from sclip_lab.results.resampling import Design
@@ -29,6 +27,8 @@ def points(df: pd.DataFrame, measured: pd.DataFrame, statistic: str = "miou") ->
         (mean over the measured photos), photos (how many), score, better ("high", "low" or ""),
         is_control.
     """
+    from sclip_lab.diagnostics import MEASURES  # imports torch, which most results never need
+
     check(statistic, 1, 0.95)
     means = measured.groupby(["spec", "measure"], observed=True, sort=False)["value"]
     table = pd.DataFrame({"value": means.mean(), "photos": means.size()}).reset_index()
@@ -72,6 +72,8 @@ def relations(
     Raises:
         LabError: fewer than three variants, none of which says anything about a rank.
     """
+    from sclip_lab.diagnostics import MEASURES
+
     check(statistic, n, level)
     rows = []
     for group in resampled(df, statistic, n, seed):
@@ -159,6 +161,8 @@ def layer_heads(measured: pd.DataFrame, attention: str, measure: str) -> pd.Data
 def spearman(x: Array, y: Array) -> Array:
     """Rank correlation of each row of (rows, variants) with the same row of the other; NaN where
     a row is constant or holds a NaN."""
+    from scipy import stats  # takes half a second
+
     ranks = [stats.rankdata(z, axis=1) for z in (x, y)]
     one, two = (r - r.mean(1, keepdims=True) for r in ranks)
     found = divide((one * two).sum(1), np.sqrt((one**2).sum(1) * (two**2).sum(1)))

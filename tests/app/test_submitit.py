@@ -65,9 +65,8 @@ def test_shards_equal_one_pass(
     computing = [missing for missing in seen if any(missing.values())]
     assert len(computing) == shards  # whole fused groups,
     assert all(len(missing) == 2 for missing in computing)
-    # And nothing is left for the two Hydra jobs: they look into the store, or take what was found
-    # by a pass in this process that was theirs.
-    assert len(seen) == (1 if shards == 1 else shards + 2)
+    # And nothing is left for the two Hydra jobs, which look into the store.
+    assert len(seen) == shards + 2
 
 
 def test_diagnostics_and_pictures_are_not_left_to_the_launching_process(tmp_path: Path) -> None:

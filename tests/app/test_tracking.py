@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import time
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 import sclip_lab as lab
-from sclip_lab.app.tracking import _id, log_run, log_sweep, per_image
+from sclip_lab.app.tracking import _id, finish, log_run, log_sweep, per_image
+from sclip_lab.app.written import Run
 from sclip_lab.data.folder import Folder
 from sclip_lab.errors import LabError
 from sclip_lab.evaluation.loop import evaluate
@@ -140,6 +142,42 @@ def test_offline_run_holds_what_was_logged(spec: Spec, store: Store, tmp_path: P
     assert found["history"][f"{picture}/caption"] == "0"
     for part in (picture, f"{picture}/masks/prediction", f"{picture}/masks/truth"):
         assert (directory / "files" / found["history"][f"{part}/path"]).is_file()
+
+
+@pytest.mark.slow
+def test_what_was_written_before_is_not_written_again(
+    spec: Spec, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def log(outcome: dict[str, Any], folder: str, sweep: str = "") -> Path | None:
+        return log_run(settings("offline"), spec, store, outcome, None, tmp_path / folder, sweep)
+
+    first = log(OUTCOME, "1")
+    assert first is not None
+    assert log(OUTCOME, "2") == first
+    assert not (tmp_path / "2").exists()
+    with caplog.at_level("INFO"):
+        finish()
+    assert str(first) in caplog.text
+    of_a_sweep = log(OUTCOME, "3", "some sweep")  # its group is another
+    other = log(OUTCOME | {"miou": 0.5}, "4")
+    assert other is not None
+    assert len({first, of_a_sweep, other}) == 3
+    shutil.rmtree(other)
+    assert log(OUTCOME | {"miou": 0.5}, "5") != other  # nothing is left of it to be sent
+
+
+def test_a_run_is_known_by_its_content(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    run = Run(tmp_path / "store", "abc", {"miou": 0.5})
+    assert run.before() is None
+    run.remember(directory)
+    assert run.before() == directory
+    assert Run(run.root, "abc", {"miou": 0.25}).before() is None
+    assert Run(run.root, "abd", run.content).before() is None
+    (file,) = (tmp_path / "store/tracking").iterdir()
+    file.write_text("[]")
+    assert run.before() is None
 
 
 def test_disabled_writes_nothing(spec: Spec, tmp_path: Path) -> None:
