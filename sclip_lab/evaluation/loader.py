@@ -153,7 +153,13 @@ class Loader:
         Raises:
             LabError: it cannot be used.
         """
-        sample = framed(self.dataset[index], self.protocol)
+        sample, name = self.dataset[index], self.dataset.names[index]
+        if sample.name != name:
+            raise LabError(
+                f"data set {self.dataset.name}, image {name}: its sample is named "
+                f"{sample.name!r}, which must be equal to that entry of `names`"
+            )
+        sample = framed(sample, self.protocol)
         return Photo(sample, *photos.prepare(sample.image, self.protocol, self.backbone))
 
     def batches(self, indices: Sequence[int]) -> Iterator[list[Photo]]:

@@ -302,11 +302,11 @@ class Wrong(Dataset):
     vocabulary = photo_files.CLASSES
     names = property(lambda self: ["only"])  # type: ignore[assignment]
 
-    def __init__(self, mask: np.ndarray) -> None:
-        self.mask = mask
+    def __init__(self, mask: np.ndarray, sample: str = "only") -> None:
+        self.mask, self.sample = mask, sample
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample("only", np.zeros((64, 64, 3), np.uint8), self.mask)
+        return Sample(self.sample, np.zeros((64, 64, 3), np.uint8), self.mask)
 
     @property
     def key(self) -> str:
@@ -319,6 +319,15 @@ def test_bad_mask_of_a_data_set_in_code(
 ) -> None:
     with pytest.raises(LabError, match="data set wrong, image only"):
         quiet(specs(backbone, Wrong(mask.astype(np.uint8)), protocol, ["csa"]), tmp_path)
+
+
+def test_names_of_samples_that_differ_from_names(
+    backbone: Backbone, protocol: Protocol, tmp_path: Path
+) -> None:
+    other = Wrong(np.zeros((64, 64), np.uint8), "only.png")
+    says = "data set wrong, image only: its sample is named 'only.png'"
+    with pytest.raises(LabError, match=says):
+        quiet(specs(backbone, other, protocol, ["csa"]), tmp_path)
 
 
 def test_image_of_void_alone_is_finished(
