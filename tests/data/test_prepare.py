@@ -1,8 +1,7 @@
-"""Conversions on small directories in each original format, and what verify finds."""
+"""Conversions on small directories in each original format."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -15,56 +14,26 @@ from sclip_lab.app import data_cli
 from sclip_lab.data import coco_panoptic20, prepare, sdist
 from sclip_lab.data.coco_ids import CATEGORIES, THINGS
 from sclip_lab.data.coco_panoptic import convert
-from sclip_lab.data.folder import Folder
-from sclip_lab.data.verify import verify, vocabulary_faults
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError
-
-SHARED = Path(__file__).parents[3] / "shared/data"
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the real photos and masks of ../shared/data are not here"
+from tests.data.originals import (
+    SHARED,
+    SIZE,
+    cli,
+    coco_download,
+    first_ids,
+    grid,
+    load,
+    needs_shared,
+    photo,
+    png,
 )
-SIZE = (6, 8)  # height, width
 
 
 @pytest.fixture(autouse=True)
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(data_cli.DATA_VARIABLE, str(tmp_path / "data"))
     return tmp_path / "data"
-
-
-def cli(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    data_cli.add_parser(parser.add_subparsers())
-    return data_cli.run(parser.parse_args(["data", *words]))
-
-
-def photo(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
-    Image.fromarray(values).save(path)
-
-
-def grid(ids: list[int], rest: int) -> np.ndarray:
-    """A mask whose first pixels are ``ids`` and whose others are ``rest``."""
-    values = np.full(SIZE[0] * SIZE[1], rest)
-    values[: len(ids)] = ids
-    return values.reshape(SIZE)
-
-
-def png(path: Path, ids: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(ids.astype(np.uint8)).save(path)
-
-
-def first_ids(dataset: Folder, count: int) -> list[int]:
-    return dataset[0].mask.ravel()[:count].tolist()
-
-
-def load(name: str) -> Folder:
-    dataset = data_cli.load_dataset(name)
-    assert isinstance(dataset, Folder)
-    return dataset
 
 
 # --- facts ----------------------------------------------------------------------------------
@@ -91,12 +60,6 @@ def test_context_ids_are_as_many_and_as_ordered_as_the_names() -> None:
 
 
 # --- conversions ----------------------------------------------------------------------------
-
-
-def coco_download(source: Path, maps: str = "stuffthingmaps/val2017") -> None:
-    photo(source / "val2017/000000000001.jpg")
-    # raw ids are category id - 1: person, toothbrush, banner (stuff), wood (stuff), unlabelled
-    png(source / maps / "000000000001.png", grid([0, 89, 91, 181, 255], 12))
 
 
 @pytest.mark.parametrize("maps", ["stuffthingmaps/val2017", "annotations/val2017", "val2017"])
@@ -331,86 +294,6 @@ def test_names_in_a_json_that_lead_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "panoptic.json").write_text(json.dumps(content))
     with pytest.raises(LabError, match=r"panoptic\.json: '\.\./x\.png' is not the name of a file"):
         convert(tmp_path / "panoptic.json", tmp_path / "png", tmp_path / "masks")
-
-
-# --- verify and list ------------------------------------------------------------------------
-
-
-def small(root: Path, **settings: object) -> Folder:
-    for stem in ("a", "b"):
-        photo(root / f"images/{stem}.jpg")
-        png(root / f"masks/{stem}.png", grid([1, 255], 0))
-    words = Vocabulary("three", (("a",), ("b",), ("c",)))
-    return Folder("small", root, "images", "masks", words, **settings)  # type: ignore[arg-type]
-
-
-def test_verify_of_a_sound_folder(tmp_path: Path) -> None:
-    report = verify(small(tmp_path, expected=2))
-    assert report.problems == []
-    assert report.warnings == ["1 classes occur in no mask: c"]
-    assert any(fact.startswith("2 samples, 3 classes") for fact in report.facts)
-    assert any(f"{1 / 48:.1%} of pixels" in fact for fact in report.facts)
-
-
-def test_verify_lists_everything_that_is_wrong(tmp_path: Path) -> None:
-    dataset = small(tmp_path, expected=[5, 6])
-    png(tmp_path / "masks/alone.png", grid([], 0))
-    png(tmp_path / "masks/a.png", grid([9], 0))
-    png(tmp_path / "masks/b.png", grid([], 0)[:, 1:])
-    problems = verify(dataset).problems
-    assert len(problems) == 4
-    assert problems[0] == "2 samples, the whole data set has 5 or 6"
-    assert problems[1] == "1 masks have no photo: alone.png"
-    assert "a.png: id 9" in problems[2]
-    assert "they must be equal" in problems[3]
-
-
-def test_vocabulary_faults() -> None:
-    assert vocabulary_faults(Vocabulary.named("sclip_coco_object")) == [
-        "vocabulary 'sclip_coco_object': 'bed' names classes 0 and 60"
-    ]
-    assert vocabulary_faults(Vocabulary.named("sclip_context60")) == [
-        "vocabulary 'sclip_context60': blank behind 'wood '"
-    ]
-    assert vocabulary_faults(Vocabulary.named("sclip_coco_object_fixed")) == []
-    twice = Vocabulary("twice", (("cat", "Cat"), ("dog",)))
-    assert vocabulary_faults(twice) == ["vocabulary 'twice': 'cat' names classes 0 and 0"]
-
-
-@needs_shared
-@pytest.mark.parametrize("name", ["coco_panoptic20", "coco_object_val2017"])
-def test_the_real_folders_verify(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli("verify", name, "--data", str(SHARED)) == 0
-    out = capsys.readouterr().out
-    assert f"{name}: ok" in out
-    assert ("'bed' names classes 0 and 60" in out) == (name == "coco_object_val2017")
-
-
-def test_verify_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli("verify", "voc21") == 1
-    assert "no folder" in capsys.readouterr().out
-    coco_download(tmp_path / "from")
-    cli("prepare", "coco_object", "--from", str(tmp_path / "from"))
-    assert cli("verify", "coco_object") == 1
-    assert "1 samples, the whole data set has 5000" in capsys.readouterr().out
-
-
-def test_list_names_every_yaml(capsys: pytest.CaptureFixture[str], data: Path) -> None:
-    (data / "coco_object").mkdir(parents=True)
-    assert cli("list") == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
-    for path in (data_cli.conf_dir() / "dataset").glob("[!_]*.yaml"):
-        assert path.stem in lines
-    assert lines["coco_object"].split()[1:4] == ["5000", "81", "yes"]
-    assert lines["cityscapes"].split()[1:4] == ["500", "19", "no"]
-
-
-@pytest.mark.parametrize("name", sorted(prepare.CONVERSIONS))
-def test_every_conversion_has_its_yaml(name: str) -> None:
-    config = data_cli.dataset_config(name, "/somewhere")
-    assert config["name"] == name
-    assert config["root"].startswith("/somewhere/")
-    Vocabulary.named(config["vocabulary"])
 
 
 @pytest.mark.network
