@@ -24,6 +24,7 @@ import json
 import logging
 import os
 import re
+import stat
 import uuid
 import zipfile
 import zlib
@@ -46,6 +47,8 @@ log = logging.getLogger(__name__)
 SEAL = "seal"
 BELONGS = b"sclip_lab.belongs"
 DAMAGED = "damaged"  # the folder of a store in which damaged files are set aside
+LARGEST, LARGEST_TENSORS = 2 << 30, 8 << 30  # bytes of a file, packed and unpacked
+MOST_ROWS = 1 << 27  # of a table; 164,000 photos with 100 pairs of classes each have 2^24
 _DIGITS = 40  # of the seal in a parquet file's name
 _SEALED_NAME = re.compile(rf"-([0-9a-f]{{{_DIGITS}}})\.parquet$")
 _COMMENT = b"seal:"
@@ -162,7 +165,10 @@ def read_table(
     if named and named[1] != seal({}, content)[:_DIGITS]:
         raise Damaged(path, "is not what was written: its name is not that of its bytes")
     try:
-        there = pq.read_schema(pa.BufferReader(content)).names
+        file = pq.read_metadata(pa.BufferReader(content))
+        if file.num_rows > MOST_ROWS:
+            raise ValueError(f"{file.num_rows} rows, more than {MOST_ROWS}")
+        there = file.schema.to_arrow_schema().names
         chosen = None if columns is None else [*columns, *(c for c in optional if c in there)]
         table = pq.read_table(
             pa.BufferReader(content),
@@ -215,6 +221,7 @@ def read_tensors(path: Path, belongs: Mapping[str, str]) -> tuple[Read, dict[str
     from safetensors import SafetensorError, safe_open
 
     try:
+        _check_file(path, LARGEST_TENSORS)
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -222,7 +229,9 @@ def read_tensors(path: Path, belongs: Mapping[str, str]) -> tuple[Read, dict[str
         raise
     except OSError as error:
         raise LabError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (SafetensorError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+    except (
+        SafetensorError, ValueError, RuntimeError, KeyError, AttributeError, MemoryError
+    ) as error:  # fmt: skip
         raise Damaged(path, f"is not a safetensors file: {_line(error)}") from None
     said = metadata.pop(SEAL, None)
     if said is not None and said != _tensor_seal(tensors, metadata, belongs):
@@ -258,6 +267,10 @@ def read_arrays(path: Path, belongs: Mapping[str, str]) -> Read:
     if sealed and content[end:] != seal(belongs, content[:end]).encode():
         raise Damaged(path, "is not what was written here: its seal is not that of its content")
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > LARGEST:
+            raise ValueError(f"it unpacks to {unpacked} bytes, more than {LARGEST}")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return Read(dict(arrays), sealed)
     except (
@@ -309,8 +322,18 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
 
 
+def _check_file(path: Path, most: int) -> None:
+    """Refuse what cannot be a file of ours before it is opened: a pipe's reading never ends."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise Damaged(path, "is a pipe or device, not a file")
+    if found.st_size > most:
+        raise Damaged(path, f"has {found.st_size} bytes; no file of this kind has more than {most}")
+
+
 def _bytes(path: Path) -> bytes:
     try:
+        _check_file(path, LARGEST)
         return path.read_bytes()
     except FileNotFoundError:
         raise

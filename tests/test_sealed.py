@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,36 @@ def test_a_changed_bit_is_found_or_changes_nothing(make, tmp_path: Path) -> None
             continue
     path.write_bytes(whole[:-7])
     with pytest.raises(sealed.Damaged, match=path.name):
+        read()
+
+
+@pytest.mark.parametrize("make", FILES)
+@pytest.mark.parametrize("odd", ["pipe", "device", "huge"])
+def test_what_never_ends_is_damaged_at_once(make, odd: str, tmp_path: Path) -> None:
+    path, read = make(tmp_path)
+    if odd == "huge":
+        os.truncate(path, 1 << 40)  # sparse: takes no room
+    else:
+        path.unlink()
+        os.mkfifo(path) if odd == "pipe" else path.symlink_to("/dev/zero")
+    text = "has 1099511627776 bytes" if odd == "huge" else "is a pipe or device, not a file"
+    with pytest.raises(sealed.Damaged, match=text) as found:
+        read()
+    assert str(path) in str(found.value)
+
+
+def test_small_files_that_unpack_to_more_than_there_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = array_file(tmp_path)
+    sealed.write_arrays(path, {"x": np.zeros(100_000, np.uint8)}, HERE)
+    monkeypatch.setattr(sealed, "LARGEST", path.stat().st_size)
+    with pytest.raises(sealed.Damaged, match="it unpacks to 1001"):
+        read()
+    _, read = table_file(tmp_path)
+    monkeypatch.setattr(sealed, "MOST_ROWS", 2)
+    monkeypatch.setattr(sealed, "LARGEST", 1 << 20)
+    with pytest.raises(sealed.Damaged, match="3 rows, more than 2"):
         read()
 
 

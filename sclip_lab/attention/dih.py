@@ -27,6 +27,7 @@ from sclip_lab.kinds import block_edit
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, State
 from sclip_lab.network.depth import Layer
+from sclip_lab.values import within
 
 
 @block_edit
@@ -50,15 +51,17 @@ def dih(
         similarity_layer, average_layer: l of c_9 and of c_4 above.
         cut: similarities below become 0 where patches are averaged.
         sharpness: factor on the centred similarities.
-        class_share: of the class token, added to every output; 0 where there is none.
+        class_share: 0 .. 1, of the class token, added to every output; 0 where there is none.
         second_pass: first and last layer of the sum r; None: one pass.
 
     Returns:
         the state with the sum of the passes; ``attention`` is W of the first.
 
     Raises:
-        LabError: a class_share in a network without class token, or no head to choose.
+        LabError: a class_share out of its range, or in a network without class token; no head to
+            choose.
     """
+    within("class_share", class_share, 0, 1)
     if class_share:
         block.need_class_token(f"class_share {class_share}", "set class_share=0")
     if heads < 1:

@@ -25,6 +25,7 @@ from sclip_lab.kinds import block_edit
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, State
 from sclip_lab.network.depth import Layer, resolve
+from sclip_lab.values import within
 
 
 @block_edit
@@ -54,7 +55,7 @@ def scclip(
         cut_scores: cut them in attention scores as well (SFP).
         sharpness: factor on the centred similarities, 3 above.
         projections: whose self-attention is averaged with the similarity map.
-        class_share: of the class token, added to every output; 0 where there is none.
+        class_share: 0 .. 1, of the class token, added to every output; 0 where there is none.
         second_pass: first and last layer of the sum r; None: one pass.
         second_projections: the same as ``projections`` for W'.
 
@@ -62,8 +63,9 @@ def scclip(
         the state with the sum of the passes; ``attention`` is W.
 
     Raises:
-        LabError: a class_share in a network without class token.
+        LabError: a class_share out of its range, or in a network without class token.
     """
+    within("class_share", class_share, 0, 1)
     if class_share:
         block.need_class_token(f"class_share {class_share}", "set class_share=0")
     middle = ctx.after(similarity_layer)

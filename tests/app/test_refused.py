@@ -46,3 +46,18 @@ def test_reports_that_cannot_be_written_lose_nothing(
     assert "No space left" in outcome.out
     assert "the numbers are in the store" in outcome.out
     assert results.load(tmp_path / "store")["image"].nunique() == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("guidance=5", "unknown guidance '5'"),
+        ("plugins=5", "plugins: '5' is not the name of a module"),
+        ("protocol.templates=[nan]", "protocol.templates: [nan] must be text"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_named(typed: str, message: str, tmp_path: Path) -> None:
+    outcome = evaluate(tmp_path, *typed.split())
+    assert outcome.code == 1
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) == 1

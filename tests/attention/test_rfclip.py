@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import pytest
 import torch
 
 from sclip_lab.attention.rfclip import refocused
+from sclip_lab.errors import LabError
+from sclip_lab.segmentation.readouts.rfclip import rfclip as readout
 
 
 def test_a_row_of_sinks_alone_stays() -> None:
@@ -19,3 +24,10 @@ def test_rows_keep_their_sum_and_sinks_their_share() -> None:
     torch.testing.assert_close(found.sum(-1), weights.sum(-1))
     torch.testing.assert_close(found[0, 0, 1:, 1], 0.6 * weights[0, 0, 1:, 1])
     torch.testing.assert_close(found[0, 0, 1:, 2], 0.15 + 0.28 * 0.75 * torch.ones(3))
+
+
+@pytest.mark.parametrize("share", ["class_share", "text_share"])
+def test_shares_of_the_readout_are_between_0_and_1(share: str) -> None:
+    given: dict[str, Any] = {share: 2}
+    with pytest.raises(LabError, match=f"{share} 2 must be at least 0 and at most 1"):
+        readout(cast(Any, None), torch.ones(2, 4), **given)

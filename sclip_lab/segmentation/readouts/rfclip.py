@@ -17,6 +17,7 @@ from torch import Tensor
 from sclip_lab.errors import LabError
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import unit
+from sclip_lab.values import within
 
 
 def rfclip(
@@ -38,7 +39,12 @@ def rfclip(
         cluster_distance: texts farther apart than this are of different groups.
         nearest: patches that make m, 1 or more.
         whole_photo: the class embedding of the photo as one window, or of each window.
+
+    Raises:
+        LabError: a share out of its range.
     """
+    within("class_share", class_share, 0, 1)
+    within("text_share", text_share, 0, 1)
     whole = encoded.whole_class_embedding if whole_photo else encoded.class_embedding
     patches, whole = unit(encoded.patches.float()), unit(whole.float())
     group = groups(text, cluster_distance)
