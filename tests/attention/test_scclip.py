@@ -23,7 +23,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("attention", ["scclip", "dih"])
-@pytest.mark.parametrize("share", [2, -0.1])
+@pytest.mark.parametrize("share", [2.0, -0.1])
 def test_a_share_of_the_class_token_is_between_0_and_1(attention: str, share: float) -> None:
     with pytest.raises(LabError, match=f"class_share {share} must be at least 0 and at most 1"):
         dense_features(
