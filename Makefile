@@ -92,9 +92,12 @@ notebooks: $(READY) ## analysis/notebooks/*.ipynb from the .py beside them, and 
 	$(BIN)/python -m jupytext --quiet --update --set-kernel python3 --opt cell_metadata_filter=tags \
 	    --to ipynb analysis/notebooks/*.py
 	rm -rf docs/notebooks
-	PYTHONWARNINGS="ignore:IProgress not found" $(BIN)/python -m nbconvert --execute --to markdown \
+	@# Outputs are taken out by their tags after the run; nbconvert would do it before.
+	PYTHONWARNINGS="ignore:IProgress not found" $(BIN)/python -m nbconvert --execute --to notebook \
+	    --output-dir results/notebooks analysis/notebooks/*.ipynb
+	$(BIN)/python -m nbconvert --to markdown \
 	    --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_all_outputs_tags="{'page'}" \
-	    --output-dir docs/notebooks analysis/notebooks/*.ipynb
+	    --output-dir docs/notebooks results/notebooks/*.ipynb
 
 clean: ## remove the environment and everything computed
 	rm -rf .venv .versions results outputs multirun
