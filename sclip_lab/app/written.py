@@ -6,6 +6,7 @@ again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 from sclip_lab import atomic
 from sclip_lab.canonical import digest
+from sclip_lab.errors import LabError
 
 FOLDER = "tracking"
 
@@ -44,13 +46,11 @@ class Run:
         return directory if same and directory.is_dir() else None
 
     def remember(self, directory: Path) -> None:
-        """It has been written.
-
-        Raises:
-            LabError: the store cannot be written.
-        """
+        """It has been written. A store that cannot be written forgets it, and the run is written
+        again the next time."""
         told = {"content": digest(self.content), "directory": str(directory.absolute())}
-        atomic.write_text(self._file, json.dumps(told, indent=1))
+        with contextlib.suppress(LabError):
+            atomic.write_text(self._file, json.dumps(told, indent=1))
 
     @property
     def _file(self) -> Path:

@@ -178,6 +178,9 @@ def test_a_run_is_known_by_its_content(tmp_path: Path) -> None:
     (file,) = (tmp_path / "store/tracking").iterdir()
     file.write_text("[]")
     assert run.before() is None
+    nowhere = Run(file, "abc", run.content)  # a file where the store's folder would be
+    nowhere.remember(directory)
+    assert nowhere.before() is None
 
 
 def test_disabled_writes_nothing(spec: Spec, tmp_path: Path) -> None:
