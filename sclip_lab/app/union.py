@@ -63,6 +63,10 @@ class UnionSweeper(BasicSweeper):
         self, overrides: list[Override], max_batch_size: int | None
     ) -> list[list[list[str]]]:
         assert self.config is not None
+        if max_batch_size is not None and (type(max_batch_size) is not int or max_batch_size < 1):
+            raise LabError(
+                f"hydra.sweeper.max_batch_size: {shown(max_batch_size)} must be 1 or more, or null"
+            )
         jobs = _union(self.grids, overrides, plain_config(self.config.hydra.runtime.choices))
         return [list(chunk) for chunk in self.split_overrides_to_chunks(jobs, max_batch_size)]
 

@@ -74,8 +74,9 @@ def _fault(record: dict[str, Any]) -> str | None:
     if not all(isinstance(record[name], dict) for name in maps):
         return f"{' and '.join(maps)} must be mappings"
     parts = ("attention", "backbone", "dataset", "protocol")
-    if not all(isinstance(record["config"].get(part, {}), dict) for part in parts):
-        return f"config must map {', '.join(parts)} to mappings"
+    values = [record["config"].get(part) for part in parts]
+    if not all(isinstance(value, dict) and value for value in values):
+        return f"config must map {', '.join(parts)} to what they were made of"
     names = [record["names"].get(part) for part in parts]
     if not all(isinstance(name, str) for name in names):
         return "names must be those of attention, backbone, dataset and protocol"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from sclip_lab.app import registry
 from sclip_lab.app.composing import sweep
 from sclip_lab.app.experiment import make_spec
-from sclip_lab.app.union import expand
+from sclip_lab.app.union import UnionSweeper, expand
 from sclip_lab.errors import LabError
 from tests.running import evaluate
 
@@ -76,3 +77,11 @@ def test_presets_of_the_union_are_listed() -> None:
 def test_grids_that_are_none(grids: object, text: str) -> None:
     with pytest.raises(LabError, match=text):
         expand(grids, [], {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [0, -1, True, [{"keep": 5}], "2"])
+def test_a_batch_of_jobs_is_one_or_more(size: object) -> None:
+    sweeper = UnionSweeper([{"attention": "csa"}])
+    sweeper.config = OmegaConf.create({"hydra": {"runtime": {"choices": {}}}})
+    with pytest.raises(LabError, match=r"max_batch_size: .* must be 1 or more, or null"):
+        sweeper.split_arguments([], size)  # type: ignore[arg-type]

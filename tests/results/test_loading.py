@@ -157,6 +157,15 @@ def test_broken_stores_are_named(tmp_path: Path) -> None:
         results.load(tmp_path)
 
 
+def test_a_record_without_what_its_cell_was_made_of_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "specs" / write_spec(tmp_path, "csa", _rows(["x"]), ["x"]) / "spec.json"
+    record = json.loads(path.read_text())
+    for config in ({**record["config"], "backbone": {}}, {"backbone": {"name": "a"}}):
+        path.write_text(json.dumps({**record, "config": config}))
+        with pytest.raises(LabError, match="is no spec: config must map attention, backbone"):
+            results.load(tmp_path)
+
+
 def test_one_data_set_name_with_two_vocabularies_is_refused(tmp_path: Path) -> None:
     write_spec(tmp_path, "a", _rows(["x"]), ["x"])
     write_spec(tmp_path, "b", _rows(["x"]), ["x"], class_names=[*CLASSES, "sea"], created="2027")
