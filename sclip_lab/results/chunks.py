@@ -112,8 +112,7 @@ def read_one(path: Path, kind: Kind, key: str) -> sealed.Read:
         fault = f"not a table of {kind.name}: {error}"
     if fault:
         raise sealed.Damaged(path, f"cannot be read ({fault})")
-    frame = typed
-    return sealed.Read(frame, found.sealed)
+    return sealed.Read(typed, found.sealed)
 
 
 def _fault(given: pd.DataFrame, typed: pd.DataFrame, kind: Kind) -> str | None:
