@@ -104,13 +104,11 @@ def _reported(usual: Callable[[Any], Any]) -> Callable[[Any], Any]:
             sys.exit(1)
         except BrokenPipeError:
             raise
-        except OSError as error:
-            # Hydra's own files: what it could not write has no name.
-            where = "" if error.filename else "the run's folder (hydra.run.dir, hydra.sweep.dir): "
-            print(f"error: {where}{_of_command(error, ' '.join(sys.argv))}", file=sys.stderr)
-            sys.exit(1)
         except Exception as error:
-            print(f"error: {_of_command(error, ' '.join(sys.argv))}", file=sys.stderr)
+            # Hydra's own files: what it could not write has no name.
+            nameless = isinstance(error, OSError) and not error.filename
+            where = "the run's folder (hydra.run.dir, hydra.sweep.dir): " if nameless else ""
+            print(f"error: {where}{_of_command(error, ' '.join(sys.argv))}", file=sys.stderr)
             sys.exit(1)
 
     run_and_report.usual = usual  # type: ignore[attr-defined]

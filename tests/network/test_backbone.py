@@ -36,11 +36,6 @@ def openai_weights() -> dict[str, np.ndarray]:
     return make_clip.make_state_dict(make_clip.SEEDS["public"]["weights"])
 
 
-@pytest.fixture(scope="module")
-def weights(backbone: Backbone) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in backbone.model.state_dict().items()}
-
-
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     # open_clip warns about every model without pretrained weights.

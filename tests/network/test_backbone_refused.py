@@ -19,11 +19,6 @@ from sclip_lab.network.loading import load_backbone
 from tests.conftest import ARCHITECTURE
 
 
-@pytest.fixture(scope="module")
-def weights(backbone: Backbone) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in backbone.model.state_dict().items()}
-
-
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     # open_clip warns about every model without pretrained weights.
