@@ -52,7 +52,7 @@ class TrunkCache:
         atomic.sweep(self.folder)
 
     def load(self, key: str) -> Tensor | None:
-        """The tokens, or None where they are not there or not what was written."""
+        """The tokens, or None where they cannot be read or are not what was written."""
         path = self._path(key)
         try:
             (tensors, is_sealed), _ = sealed.read_tensors(path, _belongs(key))
@@ -63,6 +63,8 @@ class TrunkCache:
             return None
         except sealed.Damaged as damaged:
             sealed.set_aside(self.folder.parent, damaged)
+            return None
+        except LabError:  # it cannot be opened; where nothing can be written either, saving says so
             return None
         except OSError:  # a cache that may be read only: what was used when stays unknown
             pass
