@@ -1,4 +1,4 @@
-"""Tables of a results DataFrame: numbers as fractions in DataFrames, x100 in markdown and LaTeX."""
+"""Tables of a results DataFrame: numbers as fractions in DataFrames, x100 in markdown."""
 
 from __future__ import annotations
 
@@ -61,41 +61,6 @@ def to_markdown(table: pd.DataFrame, bold: bool = True) -> str:
         lines = ["| " + " | ".join(row) + " |" for row in rows]
         parts.append("\n".join([escaping.markdown(caption), "", *lines]))
     return "\n\n".join(parts) + "\n"
-
-
-def to_latex(table: pd.DataFrame, bold: bool = True) -> str:
-    """LaTeX (booktabs) of `scores`, `differences` or `verdicts`, one table per data set, x100."""
-    parts = []
-    for caption, cells in _shown(table, (lambda text: rf"\textbf{{{text}}}") if bold else None):
-        rows = [" & ".join(map(_escape, row)) + r" \\" for row in cells.to_numpy().tolist()]
-        head = " & ".join(_escape(str(name)) for name in cells) + r" \\"
-        parts.append(
-            "\n".join(
-                [
-                    r"\begin{table}",
-                    r"\centering",
-                    rf"\caption{{{_escape(caption)}}}",
-                    rf"\begin{{tabular}}{{l{'r' * (cells.shape[1] - 1)}}}",
-                    r"\toprule",
-                    head,
-                    r"\midrule",
-                    *rows,
-                    r"\bottomrule",
-                    r"\end{tabular}",
-                    r"\end{table}",
-                ]
-            )
-        )
-    return "\n\n".join(parts) + "\n"
-
-
-def _escape(text: str) -> str:
-    """LaTeX's special characters, except in the commands put there by `to_latex` itself."""
-    prefix, suffix = "", ""
-    if text.startswith(r"\textbf{"):
-        prefix, text, suffix = r"\textbf{", text[len(r"\textbf{") : -1], "}"
-    text = escaping.latex(text)
-    return prefix + text.replace("·", r"$\cdot$").replace("<", "$<$") + suffix
 
 
 def _shown(

@@ -39,6 +39,12 @@ def test_the_same_content_has_the_same_key(spec: Spec) -> None:
     assert len(spec.key) == 64
 
 
+def test_equal_specs_are_one_in_a_set(spec: Spec) -> None:
+    same = changed(spec, attention=lab.load_attention("csa"))
+    other = changed(spec, attention=lab.load_attention("vanilla"))
+    assert len({spec, same, other}) == 2
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

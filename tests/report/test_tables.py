@@ -120,18 +120,6 @@ def test_best_is_bold(df: pd.DataFrame) -> None:
     best = table["attention"][table["miou"].idxmax()]
     (line,) = [line for line in tables.to_markdown(table).split("\n") if "**" in line]
     assert line.startswith(f"| {best} |")
-    assert tables.to_latex(table).count(r"\textbf") == 1
-
-
-def test_latex_escapes_and_has_rules(tmp_path: Path) -> None:
-    rows = [confusion_rows("x", *images_of(0, 0.5, (24, 32), 5))]
-    write_spec(tmp_path, "csa_q", rows, ["x"], dataset="coco_object")
-    text = tables.to_latex(tables.scores(results.load(tmp_path), n=20))
-    assert r"csa\_q" in text
-    assert r"coco\_object" in text
-    assert r"95 \% interval" in text
-    assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
-    assert "{lrrr}" in text
 
 
 def test_one_table_per_data_set(tmp_path: Path) -> None:
