@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.torture import files, flips, fuzz, lines
+from benchmarks.torture import __main__ as torture
+from benchmarks.torture import confine, files, flips, fuzz, lines, wholes
 from benchmarks.torture.outcomes import Outcomes
 
 
@@ -31,6 +32,29 @@ def test_malformed_input_gets_a_clear_error_or_a_right_answer(tmp_path: Path) ->
     assert outcomes.wrong == []
     assert outcomes.counts["right"] > 0
     assert outcomes.counts["clear error"] > 0
+
+
+def test_a_run_that_stops_short_fails_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = dict.fromkeys(
+        ("images_lost", "images_doubled", "wrong_outcomes", "flips_undetected", "shares_not_run"), 0
+    )
+    assert torture._verdict(whole, 30) == 0
+    assert capsys.readouterr().err == ""
+    assert torture._verdict(whole | {"shares_not_run": 7}, 30) == 1
+    assert "stopped short after 30 minutes: 7 shares" in capsys.readouterr().err
+    assert all(torture._verdict(whole | {key: 1}, 30) == 1 for key in whole)
+
+
+def test_outside_of_the_room_no_case_names_a_path_that_leads_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert confine.loose()  # these tests run without a room
+    for made in (lines.WORDS, wholes.TYPED):
+        assert not [word for word in made if word.startswith(("/", "~"))]
+    odd = ["/", "~", "../../x", "../../../x", "/dev/zero", "name", 5]
+    assert confine.nameable(odd) == ["../../x", "name", 5]
+    monkeypatch.setenv(confine.CONFINED, "")
+    assert confine.nameable(odd) == odd
 
 
 KILLS = """

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from benchmarks.torture.confine import nameable
 from benchmarks.torture.lines import SMALL
 from benchmarks.torture.outcomes import BAD, Outcomes
 from sclip_lab import results
@@ -34,8 +35,10 @@ STARTS: list[list[str]] = [
 TOO_DEEP: Any = "deep"
 for _ in range(60):
     TOO_DEEP = [TOO_DEEP]
-VALUES = [*BAD, TOO_DEEP, {"_target_": "sclip_lab.attention.nothing.at_all"}, "???", "a\nb", "<b>",
-          [0, 0], [1, 0], [-1, -1], [[1, 2], [3]], "/dev/zero", "$x$"]  # fmt: skip
+VALUES = nameable([
+    *BAD, TOO_DEEP, {"_target_": "sclip_lab.attention.nothing.at_all"}, "???", "a\nb", "<b>",
+    [0, 0], [1, 0], [-1, -1], [[1, 2], [3]], "/dev/zero", "$x$",
+])  # fmt: skip
 
 
 def values(outcomes: Outcomes, folder: Path, cases: int, generator: random.Random) -> None:

@@ -20,13 +20,14 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 import sclip_lab as lab
+from benchmarks.torture.confine import nameable
 from benchmarks.torture.kills import work
 from benchmarks.torture.outcomes import Outcomes
 from sclip_lab import call
 from sclip_lab.app import cli, conf, ending, experiment, paper_cli, report_cli
 from sclip_lab.errors import LabError
 
-WORDS = [
+WORDS = nameable([
     "", " ", "nan", "inf", "-inf", "-1", "0", "1e400", "2.5", "9" * 30, "9" * 5000, "0x10",
     "x" * 300,
     "x" * 5000, "\ud800", "caf\udce9", "a\nb", "<script>", "$\\frac", "../..", "~", "*", "'", '"',
@@ -36,7 +37,7 @@ WORDS = [
     "vanilla",
     "PIPE", "CIRCLE", "FOLDER", "EMPTY", "TEXT", "DAMAGED", "PHOTO", "MASK", "DANGLING", "STORE",
     "LOCKED",
-]  # fmt: skip
+])  # fmt: skip
 NUMBERS = {"--seed", "--images", "--steps", "--lr", "--patches"}
 NO_NUMBERS = {"nan", "inf", "-inf", "-1", "1e400", "9" * 30, "9" * 5000, "", "x" * 300}
 SMALL = ["dataset.images=1", "dataset.height=64", "dataset.width=96", "progress=false",

@@ -19,6 +19,7 @@ from PIL import Image
 
 from benchmarks.torture import lines
 from benchmarks.torture.configs import STARTS, leaves
+from benchmarks.torture.confine import nameable
 from benchmarks.torture.kills import CELLS, IMAGES, work
 from benchmarks.torture.outcomes import Outcomes
 from sclip_lab import results, sealed
@@ -27,13 +28,13 @@ from sclip_lab.errors import LabError
 from sclip_lab.results import chunks
 from sclip_lab.results.store import Store
 
-TYPED = [
+TYPED = nameable([
     "nan", "inf", "-inf", "-1", "0", "1", "2", "5", "0.5", "-0.5", "1e400", "1e9", "9" * 25,
     "null", "true", "text", "a b", "''", "[]", "[nan]", "[0]", "[-1]", "[1,2,3]", "[text]",
     "{}", "{a:1}", "{a:nan}", "{a:{b:nan}}", "[[1]]", "[{a:nan}]", "???", "${nothing}",
     "${seed}", "\\${oc.env:HOME}", "${oc.env:HOME}", "/", "..", "/dev/zero", "x" * 300,
     "'a\nb'", "{_target_:os.system}", "{_target_:5}",
-]  # fmt: skip
+])  # fmt: skip
 
 
 def overrides(outcomes: Outcomes, folder: Path, cases: int, generator: random.Random) -> None:
@@ -111,10 +112,10 @@ def sealed_stores(outcomes: Outcomes, folder: Path, cases: int, generator: rando
             shutil.rmtree(folder / place, ignore_errors=True)
 
 
-ODD: list[Any] = [
+ODD: list[Any] = nameable([
     None, float("nan"), float("inf"), -1, 0, 40_000, 2**40, 2**63 - 1, "text", "", "a\nb",
     "<script>", "../../x", b"bytes", True, [1], 0.5,
-]  # fmt: skip
+])  # fmt: skip
 
 
 def _other_rows(root: Path, generator: random.Random) -> str:
@@ -240,9 +241,10 @@ def _data_set(root: Path, file: Path, generator: random.Random) -> tuple[str, bo
         key = generator.choice([*values, "mask_suffix", "mask_name", "ignore_index", "label_map",
                                 "reduce_zero_label", "split", "recursive", "limit", "expected",
                                 "nothing"])  # fmt: skip
-        value = generator.choice([None, -1, 0, 1, 300, 2**40, 0.5, float("nan"), "", "text", "..",
-                                  "/dev", "a\nb", "x" * 300, [], [1], {}, {1: 2}, {0: 70000},
-                                  {"a": "b"}, {1: float("nan")}, True, "../../x"])  # fmt: skip
+        odd: list[Any] = [None, -1, 0, 1, 300, 2**40, 0.5, float("nan"), "", "text", "..", "/dev",
+                          "a\nb", "x" * 300, [], [1], {}, {1: 2}, {0: 70000}, {"a": "b"},
+                          {1: float("nan")}, True, "../../x"]  # fmt: skip
+        value = generator.choice(nameable(odd))
         values[key] = value
         what = f"{key}={value!r}"[:60]
     elif how == 1:
