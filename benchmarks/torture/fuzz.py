@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sclip_lab as lab
-from benchmarks.torture import configs, files, lines, wholes
+from benchmarks.torture import configs, data_sets, files, lines, wholes
 from benchmarks.torture.kills import CELLS, work
 from benchmarks.torture.outcomes import BAD, Outcomes, examples, mutated
 from benchmarks.torture.shares import Share, timed
@@ -40,7 +40,7 @@ def sorts() -> dict[Sort, float]:
         pictures: 0.23, vocabularies: 0.1, protocols: 0.16, attentions: 0.05, projections: 0.04,
         stores: 0.03, files.checkpoints: 0.06, files.yamls: 0.03, configs.values: 0.1,
         wholes.sealed_stores: 0.04, wholes.projection_files: 0.005, wholes.sweeps: 0.005,
-        wholes.folders: 0.015, wholes.overrides: 0.02, lines.commands: 0.09,
+        data_sets.folders: 0.015, wholes.overrides: 0.02, lines.commands: 0.09,
         lines.evaluations: 0.025,
     }  # fmt: skip
 
