@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 # Line breaks and other control letters, and what is no letter at all.
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
@@ -35,6 +36,17 @@ def printable(name: str) -> str:
     """A name in one line of bounded length: line breaks and the like as escapes."""
     shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name[:200])
     return shown if len(name) <= 200 else f"{shown[:197]}..."
+
+
+@contextmanager
+def about(name: object) -> Iterator[None]:
+    """Put a name before the errors within that do not say it, such as a photo's."""
+    try:
+        yield
+    except LabError as error:
+        if str(LabError(name)) in str(error):
+            raise
+        raise LabError(f"{name}: {error}") from error
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> LabError:

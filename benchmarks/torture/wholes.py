@@ -239,23 +239,24 @@ def projection_files(
     """Learned projections with a right seal and other content, evaluated."""
     file = folder / "projection.safetensors"
     tensors: list[Any] = [
-        torch.eye(64), torch.eye(8), torch.eye(256), torch.full((64, 64), float("nan")),
-        torch.full((64, 64), float("inf")), torch.zeros(64, 64), torch.zeros(0),
-        torch.zeros(64, 64, dtype=torch.int64), torch.eye(64).half(), torch.zeros(64),
-        torch.zeros(4, 64, 64), torch.eye(64).to(torch.complex64), torch.full((64, 64), 1e38),
+        torch.eye(96), torch.eye(8), torch.eye(256), torch.full((96, 96), float("nan")),
+        torch.full((96, 96), float("inf")), torch.zeros(96, 96), torch.zeros(0),
+        torch.zeros(96, 96, dtype=torch.int64), torch.eye(96).half(), torch.zeros(96),
+        torch.zeros(4, 96, 96), torch.eye(96).to(torch.complex64), torch.full((96, 96), 1e38),
     ]  # fmt: skip
+    start = ["evaluate", *lines.SMALL, "attention=csa_learned", f"paths.store={folder / 'store'}",
+             f"attention.projection_file={file}", f"hydra.run.dir={folder / 'run'}"]  # fmt: skip
     metadata: list[dict[str, str]] = [{"per_head": "True"}, {"per_head": "False"}, {},
                                       {"per_head": "nan"}, {"per_head": ""}]  # fmt: skip
     with lines.cheap(folder):
+        sealed.write_tensors(file, {"projection": torch.eye(96)}, {"kind": "projection"})
+        assert lines.run(start)[0] == 0, "a sound projection cannot be evaluated"
         for _ in range(cases):
             tensor, said = generator.choice(tensors), generator.choice(metadata)
             name = "projection" if generator.random() < 0.9 else "other"
             belongs = {"kind": "projection" if generator.random() < 0.9 else "text"}
             sealed.write_tensors(file, {name: tensor}, belongs, said)
-            line = ["evaluate", *lines.SMALL, "attention=csa_learned",
-                    f"attention.projection_file={file}", f"paths.store={folder / 'store'}",
-                    f"hydra.run.dir={folder / 'run'}",
-                    f"attention.per_head={generator.choice(['true', 'false'])}"]  # fmt: skip
+            line = [*start, f"attention.per_head={generator.choice(['true', 'false'])}"]
             if generator.random() < 0.2:
                 line = ["explore", str(folder / "photo.png"), "--attention", "csa_learned"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sclip_lab import interrupts
 from sclip_lab.app import ending
-from sclip_lab.errors import LabError
+from sclip_lab.errors import LabError, about
 
 if TYPE_CHECKING:
     from sclip_lab.network.backbone import Backbone
@@ -109,9 +109,9 @@ def _segment(args: argparse.Namespace) -> int:
         known_words.warn(args.names)
     protocol = lab.load_protocol(args.protocol, _natural_data(args.backbone))
     photo = read_image(args.photo)
-    labels = lab.segment(
-        _backbone(args), photo, args.names, lab.load_attention(args.attention), protocol
-    )
+    attention, backbone = lab.load_attention(args.attention), _backbone(args)
+    with about(args.photo):
+        labels = lab.segment(backbone, photo, args.names, attention, protocol)
     picture = Image.fromarray(labels.astype(np.uint8), mode="P")
     hues = np.arange(256) * 0.618034 % 1
     palette = np.array([_colour(hue) for hue in hues], dtype=np.uint8)

@@ -12,11 +12,12 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sclip_lab.errors import LabError
+from sclip_lab.errors import LabError, one_line
 
 VARIABLE = "SCLIP_LAB_TRACEBACK"
 UNEXPECTED = "unexpected"
@@ -69,12 +70,18 @@ def asked_for() -> bool:
 
 
 def readable_output() -> None:
-    """Let names that are no text (a file's of another encoding) be printed as escapes, and a log
-    that cannot be written (a full disk) be cut short without a traceback a line."""
+    """Let names that are no text (a file's of another encoding) be printed as escapes, warnings in
+    one line without a place in the code, and a log that cannot be written (a full disk) be cut
+    short without a traceback a line."""
     logging.raiseExceptions = asked_for()
+    warnings.formatwarning = _one_line
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _one_line(message: Warning | str, *_: object, **__: object) -> str:
+    return f"warning: {one_line(str(message))}\n"
 
 
 def install_in_hydra() -> None:
@@ -97,8 +104,8 @@ def _reported(usual: Callable[[Any], Any]) -> Callable[[Any], Any]:
         except (HydraException, OmegaConfBaseException) as error:
             # Their texts are of several lines, and the cause may be the one that names the key.
             texts = [str(error), str(error.__cause__ or "")]
-            lines = dict.fromkeys(" ".join(text.split()) for text in texts if text.strip())
-            text = "; ".join(lines)
+            whole, cause = (" ".join(text.split()) for text in texts)
+            text = whole if cause in whole else f"{whole}; {cause}"
             start = "" if text.startswith("error: ") else "error: "
             print(f"{start}{text}", file=sys.stderr)
             sys.exit(1)

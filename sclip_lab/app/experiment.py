@@ -149,6 +149,11 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
     return failed
 
 
+def _interval(form: str, low: float, high: float) -> str:
+    """Its ends x100; nothing for one image, which has no interval."""
+    return "" if math.isnan(low) else form.format(100 * low, 100 * high)
+
+
 def _without_nan(value: Any) -> Any:
     """null for what is not known: JSON has no NaN."""
     if isinstance(value, dict):
@@ -184,11 +189,12 @@ def run(config: DictConfig) -> float:
         "spread": {str(name): float(value) for name, value in measured.std().dropna().items()},
     }
     log.info(
-        "%s on %s%s: mIoU %.1f [%.1f, %.1f], store %s, cell %s",
+        "%s on %s%s: mIoU %.1f%s, store %s, cell %s",
         spec.label,
         spec.dataset.name,
         _share(outcome),
-        *(100 * outcome[k] for k in ("miou", "low", "high")),  # type: ignore[operator]
+        100 * float(summary["miou"]),
+        _interval(" [{:.1f}, {:.1f}]", float(summary["low"]), float(summary["high"])),
         store.root,
         spec.key[:12],
     )
@@ -320,7 +326,7 @@ def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
             shown[name] = summary[name].astype(str).where(summary[name].notna(), "")
     shown["mIoU"] = (100 * summary["miou"]).map("{:.1f}".format)
     shown["95 % interval"] = [
-        f"[{100 * low:.1f}, {100 * high:.1f}]"
+        _interval("[{:.1f}, {:.1f}]", low, high)
         for low, high in zip(summary["low"], summary["high"], strict=True)
     ]
     shown["pixel accuracy"] = (100 * summary["pixel_accuracy"]).map("{:.1f}".format)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sclip_lab.errors import LabError
+from sclip_lab.errors import LabError, about
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,9 @@ def explore(
     if isinstance(mask, str | Path):
         mask = read_mask(mask)
     labelled = {variant_label(variant): variant for variant in variants}
-    return page(look(backbone, image, labelled, vocabulary, protocol, mask, max_patches), title)
+    with about(title):
+        maps = look(backbone, image, labelled, vocabulary, protocol, mask, max_patches)
+    return page(maps, title)
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:

@@ -210,8 +210,11 @@ def variant_label(variant: Variant, protocol: str | None = None, dataset: str | 
     """
     if variant.name not in names("attention"):
         return variant.name
-    usual = build(_usual(variant.name, protocol, dataset), variant.name)
-    changed = _differences(usual.config, variant.config)
+    usual = _usual(variant.name, protocol, dataset)
+    # What the file leaves to the user has no usual value, and differs from any.
+    left = {key: variant.config.get(key) for key, value in usual.items() if value == "???"}
+    before = {**build({**usual, **left}, variant.name).config, **dict.fromkeys(left)}
+    changed = _differences(before, variant.config)
     return f"{variant.name}({', '.join(changed)})" if changed else variant.name
 
 

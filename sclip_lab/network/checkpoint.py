@@ -16,6 +16,7 @@ from sclip_lab.network.torchscript import is_torchscript, read_torchscript
 
 # What a zip may unpack to beyond its own size: tensors are stored as they are, only code is packed.
 MAX_UNPACKED = 64 << 20
+LARGEST = 64 << 30  # bytes; ViT-bigG has 10 GB in fp32
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
@@ -29,6 +30,8 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     """
     if not path.is_file():
         raise LabError(f"checkpoint {path} does not exist")
+    if path.stat().st_size > LARGEST:
+        raise LabError(f"checkpoint {path} has {path.stat().st_size} bytes, more than {LARGEST}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

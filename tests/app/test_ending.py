@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +75,30 @@ def test_segment_refuses_before_it_computes(
     assert cli.main(line) == 1
     assert text in capsys.readouterr().err.splitlines()[-1]
     assert photo.read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [["segment", "sky"], ["explore", "--mask", "MASK"]])
+def test_a_photo_of_a_size_that_does_not_fit_is_named(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = tmp_path / "small.png"
+    Image.fromarray(np.full((1, 3), 2, np.uint8)).save(small)
+    line = [*words[:1], str(small), *words[1:], "--out", str(tmp_path / "out.png")]
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.full((5, 7), 2, np.uint8)).save(mask)
+    assert cli.main([str(mask) if word == "MASK" else word for word in line]) == 1
+    assert "small.png: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_warnings_are_one_line_without_a_place_in_the_code() -> None:
+    code = (
+        "import warnings\n"
+        "from sclip_lab.app import ending\n"
+        "ending.readable_output()\n"
+        "warnings.warn('left out: a\\nb')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.stderr == "warning: left out: a\\nb\n"
 
 
 @pytest.mark.parametrize("lr", ["nan", "inf", "-1", "1e30"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import pickle
 import struct
 import zipfile
@@ -279,6 +280,15 @@ def test_a_safetensors_header_longer_than_its_file(tmp_path: Path) -> None:
     path = tmp_path / "long.safetensors"
     path.write_bytes(struct.pack("<Q", 1 << 40) + b"{}")
     with pytest.raises(LabError, match=r"long\.safetensors cannot be read"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["large.safetensors", "large.pt"])
+def test_a_file_of_a_terabyte(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    torch.save({"w": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    os.truncate(path, 1 << 40)  # sparse: takes no room
+    with pytest.raises(LabError, match=rf"{name} has 1099511627776 bytes, more than"):
         read_checkpoint(path)
 
 
