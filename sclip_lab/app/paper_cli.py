@@ -112,11 +112,12 @@ def cells_of_all(
     Raises:
         LabError: unknown study or key, or not one cell can be made.
     """
+    from sclip_lab.evaluation.forked import can_fork
     from sclip_lab.report import studies
 
     keys = with_data(overrides)
     names = list(studies.chosen(wanted))
-    processes = min(processes, len(names))
+    processes = min(processes, len(names)) if can_fork() else 1
     if processes > 1:
         with multiprocessing.get_context("fork").Pool(processes) as pool:
             composed = pool.map(partial(jobs, overrides=keys), names, chunksize=1)

@@ -25,6 +25,11 @@ from sclip_lab.timings import Timings
 log = logging.getLogger(__name__)
 
 
+def can_fork() -> bool:
+    """Whether this system makes copies of a process; Windows does not."""
+    return "fork" in multiprocessing.get_all_start_methods()
+
+
 def evaluate_forked(
     specs: Sequence[Spec],
     store: Store,
@@ -42,12 +47,15 @@ def evaluate_forked(
 
     Args:
         specs, store, shard, progress, settings: as of `evaluate`; all on a CPU.
-        processes: how many; 1 is `evaluate`.
+        processes: how many; 1 is `evaluate`, as is any number where processes cannot be copied.
         timings: of what is done here.
     """
     index, count = shard
     mine = [set(spec.dataset.names[index::count]) for spec in specs]
     copies = min(processes, *map(len, mine))
+    if copies > 1 and not can_fork():
+        log.warning("one process evaluates, not %d: this system makes no copies of one", copies)
+        copies = 1
     if copies > 1 and all(n <= store.done(s) for n, s in zip(mine, specs, strict=True)):
         copies = 1
     children = []
