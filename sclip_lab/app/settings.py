@@ -87,6 +87,12 @@ def check_settings(config: DictConfig) -> None:
         value = _found(config, key)
         if isinstance(value, str) and not _is_path(value):
             raise LabError(f"{key}: {shown(value)} must be the path of a folder")
+    weights, used = _found(config, "checkpoint"), _found(config, "backbone.checkpoint")
+    if weights not in (_MISSING, None) and used != weights:
+        raise LabError(
+            f"checkpoint={shown(weights)}: this backbone has a file of its own; "
+            "backbone.checkpoint=<file> takes its place"
+        )
     shard = _found(config, "shard")
     if shard is not _MISSING:
         check("shard", shard, tuple[int, int])

@@ -215,6 +215,8 @@ def test_tags_and_files_of_weights(tmp_path: Path, architecture: dict[str, Any])
     assert composed("backbone=ViT-B-16-quickgelu").backbone.pretrained == "openai"
     with pytest.raises(LabError, match="backbone: patchwork_vit: pretrained=openai"):
         experiment.make_spec(composed("pretrained=openai"))
+    with pytest.raises(LabError, match="this backbone has a file of its own"):
+        experiment.make_spec(composed("checkpoint=trained.safetensors"))
     weights = lab.load_backbone(None, architecture=architecture, device="cpu").model.state_dict()
     file = tmp_path / "weights.safetensors"
     save_file({k: v.clone() for k, v in weights.items()}, file)
