@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"not evaluated: {line}", file=sys.stderr)
     embedded = any(s.backbone.name == EMBEDDED for part in cells.values() for s in part.specs)
     notes = [f"sclip-lab paper {' '.join(args.words)}", *([paper.EMBEDDED] if embedded else [])]
+    seeds = [s.backbone.description.get("seed") for part in cells.values() for s in part.specs]
+    notes += [paper.RANDOM] if seeds and None not in seeds else []
     title = "SCLIP's paper, study by study"
     files = page.write([paper.overview(made), *made], args.out, title, notes)
     atomic.write_text(args.out / "verdicts.md", paper.markdown(made, embedded))
@@ -125,7 +127,9 @@ def cells_of_all(
         composed = [jobs(name, keys) for name in names]
     cells = {name: cells_of(configs) for name, configs in zip(names, composed, strict=True)}
     if not any(part.specs for part in cells.values()):
-        raise LabError(next(iter(cells.values())).missing[0])
+        lines = [line for part in cells.values() for line in part.missing]
+        # Weights that cannot be had matter more than one of many data sets.
+        raise LabError(min(lines, key=lambda line: "paths.data" in line))
     return cells
 
 

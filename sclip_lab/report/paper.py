@@ -22,6 +22,7 @@ EMBEDDED = (
     "This is the embedded world: patchwork_vit, a small CLIP trained on procedural scenes, on such "
     "scenes. It is a model organism. What it shows is no statement about CLIP."
 )
+RANDOM = "Weights are random: pictures and tables show the layout, numbers say nothing."
 
 
 def section(name: str, study: Study, found: Found, missing: Sequence[str] = ()) -> Section:
@@ -80,8 +81,8 @@ def overview(sections: Sequence[Section]) -> Section:
     table = verdict_table(judged)
     told = [replace(v, claim=f"{study}: {v.claim}") for study, rows in judged.items() for v in rows]
     counts = table["verdict"].value_counts()
-    text = ", ".join(f"{count} {answer}" for answer, count in counts.items())
-    notes = [f"{len(table)} claims: {text}.", departures(judged), verdicts.RULE, verdicts.LEGEND]
+    text = ", ".join(f"{answer}: {count}" for answer, count in counts.items())
+    notes = [f"{len(table)} claims; {text}.", departures(judged), verdicts.RULE, verdicts.LEGEND]
     question = "What became of each claim?"
     tables = {"verdicts": table}
     return Section(

@@ -108,3 +108,23 @@ def test_paper_says_how_to_get_what_is_missing(
     arguments = ["dataset=ade20k", f"paths.data={tmp_path}", f"paths.store={tmp_path / 'store'}"]
     assert main(["paper", "main", *arguments, "--out", str(tmp_path / "out")]) == 1
     assert "ADEChallengeData2016.zip" in capsys.readouterr().err
+
+
+def test_paper_names_missing_weights_before_one_of_many_data_sets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "weights.pt"
+    arguments = ["dataset=ade20k,patchwork", f"paths.data={tmp_path}",
+                 f"backbone.checkpoint={missing}"]  # fmt: skip
+    assert main(["paper", "attention", *arguments, "--out", str(tmp_path / "out")]) == 1
+    assert str(missing) in capsys.readouterr().err
+
+
+def test_random_weights_of_large_networks_are_not_made() -> None:
+    asked = ["backbone=ViT-B-16-quickgelu", "dataset=patchwork"]
+    sizes = [
+        {str(config.backbone.name) for config in paper_cli.jobs("backbones", [*asked, *more])}
+        for more in ([], ["pretrained=null"])
+    ]
+    assert sizes[0] >= {"ViT-L-14-quickgelu", "ViT-H-14", "ViT-B-16-SigLIP"}
+    assert sizes[1] == {"ViT-B-32-quickgelu", "ViT-B-16-quickgelu"}
