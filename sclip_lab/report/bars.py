@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import seaborn as sns
 
 from sclip_lab.report.figure import Figure
-from sclip_lab.report.figures import COLORS, style
+from sclip_lab.report.figures import color, style
 from sclip_lab.report.found import Found
 
 
@@ -35,8 +35,7 @@ def grouped(found: Found, grid: Mapping[str, Mapping[str, str]]) -> Figure:
                     low.append(100 * (cell["miou"] - cell["low"]))
                     high.append(100 * (cell["high"] - cell["miou"]))
             error = [[max(0.0, v) for v in low], [max(0.0, v) for v in high]]
-            color = COLORS[index % len(COLORS)]
-            ax.barh(places, scores, height, xerr=error, color=color, label=variant,
+            ax.barh(places, scores, height, xerr=error, color=color(variant, index), label=variant,
                     error_kw={"elinewidth": 0.7, "capsize": 1.5})  # fmt: skip
         ax.set_yticks(range(len(grid)), list(grid))
         ax.invert_yaxis()

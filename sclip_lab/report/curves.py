@@ -12,9 +12,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from sclip_lab.report.figure import Figure
-from sclip_lab.report.figures import COLORS, style
+from sclip_lab.report.figures import color, style
 from sclip_lab.report.found import Found
 
+DASHES = {"CSA": "--", "CSA (q + k)": "--", "vanilla": ":"}  # of reference lines, else "-."
 Line = Mapping[float, str]  # place on the axis -> spec
 
 
@@ -80,16 +81,16 @@ def plot(
     cells = found.cells
     for index, (name, places) in enumerate(lines.items()):
         table = cells.loc[list(places.values())]
-        x, color = list(places), COLORS[index % len(COLORS)]
-        ax.fill_between(x, table["low"] * 100, table["high"] * 100, color=color, alpha=0.15, lw=0)
-        ax.plot(x, table["miou"] * 100, "o-", color=color, markersize=3.5, label=name)
+        x, shade = list(places), color(name, index)
+        ax.fill_between(x, table["low"] * 100, table["high"] * 100, color=shade, alpha=0.15, lw=0)
+        ax.plot(x, table["miou"] * 100, "o-", color=shade, markersize=3.5, label=name)
         for place, others in zip(places, (spread or {}).get(name, ()), strict=False):
             scores = cells.loc[list(others), "miou"] * 100
-            ax.plot([place] * len(scores), scores, "_", color=color, markersize=6)
-    shades = ["0.15", "0.45", "0.65"]
-    for index, (name, key) in enumerate((references or {}).items()):
+            ax.plot([place] * len(scores), scores, "_", color=shade, markersize=6)
+    for name, key in (references or {}).items():
         if key is not None:
-            ax.axhline(100 * found.score(key), color=shades[index % 3], lw=1, ls="--", label=name)
+            dashes = DASHES.get(name, "-.")
+            ax.axhline(100 * found.score(key), color="0.15", lw=1, ls=dashes, label=name)
     ax.set_ylabel("mIoU x100, 95 % band")
     sns.despine(ax=ax)
 

@@ -25,6 +25,7 @@ from sclip_lab.results.support import FEW
 __all__ = ["attention_maps", "bars", "curve", "panel", "per_class", "swept"]
 
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+_OWN = {"vanilla": 0, "maskclip": 1, "csa": 2}  # one colour each in all charts
 STYLE = {
     "axes.labelsize": 8,
     "axes.titlesize": 9,
@@ -37,6 +38,11 @@ TALL = 9.0  # inches: about what a screen shows
 _STRIP = 40  # classes side by side in `per_class`
 _ROWS = 40  # variants below each other in one picture
 _CHARTS = 3  # charts of bars side by side
+
+
+def color(name: str, index: int) -> str:
+    """The colour of a line or bar: the paper's variants have their own, others the index-th."""
+    return COLORS[_OWN.get(name.lower(), index) % len(COLORS)]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ A claim about several differences is judged over the whole family: p values are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -27,6 +27,7 @@ LEGEND = (
     "and says of which kind its source is. Empty: no such claim is known."
 )
 Pair = tuple[str, str]
+Names = Mapping[str, str]  # of specs
 
 
 @dataclass(frozen=True)
@@ -64,33 +65,39 @@ def higher(
     claim: str,
     family: Sequence[Pair] = (),
     published: str = "",
+    names: Names | None = None,
 ) -> Verdict:
     """Claim: spec ``a`` scores higher than spec ``b``.
 
     Args:
         found: has both. a, b: specs. claim: in words.
         family: all pairs that are compared for the question, (a, b) among them or not.
-        published: see `Verdict`.
+        published: see `Verdict`. names: see `told`.
     """
     row = found.difference(a, b)
     p, tests = _adjusted(found, (a, b), family)
     sure = p < LEVEL
     answer = HOLDS if sure and row["low"] > 0 else FAILS if sure and row["high"] < 0 else OPEN
-    return Verdict(claim, answer, told(found, a, b, p, tests), published=published)
+    return Verdict(claim, answer, told(found, a, b, p, tests, names), published=published)
 
 
 def best(
-    found: Found, spec: str, others: Sequence[str], claim: str, published: str = ""
+    found: Found,
+    spec: str,
+    others: Sequence[str],
+    claim: str,
+    published: str = "",
+    names: Names | None = None,
 ) -> Verdict:
     """Claim: ``spec`` scores highest. One other that is surely higher refutes it; it holds where
-    all others are surely lower."""
+    all others are surely lower. The rest as for `higher`."""
     others = [other for other in others if other != spec]
     if not others:
         return nothing(claim, "nothing to compare with", published)
     rows = [found.difference(spec, other) for other in others]
     adjusted = multiple.holm([row["p"] for row in rows])
     rival = max(range(len(others)), key=lambda k: found.score(others[k]))
-    why = told(found, spec, others[rival], float(adjusted[rival]), len(rows))
+    why = told(found, spec, others[rival], float(adjusted[rival]), len(rows), names)
     gaps = [(row["difference"], p < LEVEL) for row, p in zip(rows, adjusted, strict=True)]
     if any(sure and gap < 0 for gap, sure in gaps):
         return Verdict(claim, FAILS, why, published=published)
@@ -127,12 +134,26 @@ def nothing(claim: str, reason: str, published: str = "") -> Verdict:
     return Verdict(claim, OPEN, reason, published=published)
 
 
-def told(found: Found, a: str, b: str, p: float | None = None, tests: int = 1) -> str:
-    """A difference in words: scores, difference with interval, p (adjusted for ``tests``)."""
+def told(
+    found: Found,
+    a: str,
+    b: str,
+    p: float | None = None,
+    tests: int = 1,
+    names: Names | None = None,
+) -> str:
+    """A difference in words: scores, difference with interval, p (adjusted for ``tests``).
+
+    Args:
+        names: what specs are called here, where the claim says the rest; else `Found.name`.
+    """
     row = found.difference(a, b)
+    first, second = (
+        f"{(names or {}).get(spec) or found.name(spec)} at {score(found.score(spec))}"
+        for spec in (a, b)
+    )
     return (
-        f"{found.name(a)} {score(found.score(a))} against {found.name(b)} "
-        f"{score(found.score(b))}: {100 * row['difference']:+.1f} "
+        f"{first} against {second}: {100 * row['difference']:+.1f} "
         f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}], "
         f"{p_value(row['p'] if p is None else p, tests)}"
     )

@@ -14,6 +14,7 @@ from sclip_lab import results
 from sclip_lab.app import registry
 from sclip_lab.errors import LabError
 from sclip_lab.report import page, paper, studies, verdicts
+from sclip_lab.report.figures import COLORS
 from sclip_lab.report.found import Found, on_common_images
 from sclip_lab.results import comparisons, uncertainty
 from tests.synthetic_store import confusion_rows, labels, write_spec
@@ -98,7 +99,12 @@ def test_higher_follows_the_paired_test(found: Found) -> None:
     assert verdicts.higher(found, csa, query, "").answer == (expected or verdicts.OPEN)
     why = verdicts.higher(found, csa, vanilla, "").why
     scores = results.summary(found.df).set_index("attention")["miou"]
-    assert f"csa {100 * scores['csa']:.1f} against vanilla {100 * scores['vanilla']:.1f}" in why
+    told = f"at {100 * scores['csa']:.1f} against {{}} at {100 * scores['vanilla']:.1f}"
+    assert f"csa {told.format('vanilla')}" in why
+    names = {csa: "ours", vanilla: "theirs"}
+    assert (
+        f"ours {told.format('theirs')}" in verdicts.higher(found, csa, vanilla, "", names=names).why
+    )
 
 
 def test_more_comparisons_need_more_evidence(found: Found) -> None:
@@ -182,6 +188,42 @@ def test_the_page_says_that_unknown_words_are_one_to_the_embedded_network(tmp_pa
     for setting, part in study.settings(found):
         told = study.figures(part)["vocabulary"].get_label()
         assert ("one and the same token" in told) == setting.startswith("patchwork_vit")
+
+
+def test_a_method_may_have_several_protocols_of_its_own(tmp_path: Path) -> None:
+    images = ["a", "b", "c"]
+    cells = [("csa", "unified"), *(("clearclip", p) for p in ("unified", "clearclip", "freecp"))]
+    for number, (variant, protocol) in enumerate(cells):
+        rows = [confusion_rows(n, *labels(i, 0.2 + 0.2 * number, (24, 32), 5))
+                for i, n in enumerate(images)]  # fmt: skip
+        write_spec(tmp_path, variant, rows, images, names={"protocol": protocol}, seed=number)
+    found, study = Found(results.load(tmp_path)), studies.load("methods")
+    claims = {v.claim: v.why for v in study.verdicts(found)}
+    for protocol in ("clearclip", "freecp"):
+        claim = f"clearclip is better under protocol {protocol} than under the one that all share"
+        assert f"clearclip · {protocol} at" in claims[claim]
+        assert "(Holm, 2 comparisons)" in claims[claim]
+    ticks = study.figures(found)["methods_own"].axes[0].get_yticklabels()
+    assert {tick.get_text().split("   ")[0] for tick in ticks} == {
+        "clearclip, clearclip", "clearclip, freecp"
+    }  # fmt: skip
+
+
+def test_strengths_of_changed_photos_are_told(tmp_path: Path) -> None:
+    images, sigmas = ["a", "b", "c"], {1: 0.7, 2: 1.5, 3: 3.0}
+    views = {f"blur_{n}": {"weight": 0, "change": {"sigma": s}} for n, s in sigmas.items()}
+    for chosen in ("photo", *views):
+        config = {"protocol": {"views": {**views, "photo": {"weight": 0}}}}
+        config["protocol"]["views"][chosen] = {**config["protocol"]["views"][chosen], "weight": 1}
+        for variant in ("vanilla", "csa"):
+            rows = [confusion_rows(n, *labels(i, SKILLS[variant], (24, 32), 5))
+                    for i, n in enumerate(images)]  # fmt: skip
+            write_spec(tmp_path, variant, rows, images, config=config)
+    study = studies.load("robustness")
+    figure = study.figures(Found(results.load(tmp_path)))["robustness"]
+    assert "blur of sigma 0.7, 1.5, 3 pixels" in figure.get_label()
+    lines = {line.get_label(): line.get_color() for line in figure.axes[0].lines}
+    assert lines == {"vanilla": COLORS[0], "csa": COLORS[2]}  # as in every chart
 
 
 def test_random_projections_are_drawn_with_their_seeds_and_forms(tmp_path: Path) -> None:

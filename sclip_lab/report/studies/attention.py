@@ -27,7 +27,7 @@ POINTS = 3
 CLAIMS = {
     "spatial_invariance": ("CSA's maps depend on where they look from more than vanilla's", -1),
     "inter_class_mass": ("Less of CSA's attention falls on other classes than of vanilla's", -1),
-    "attention_same_class_auroc": ("CSA's weights tell patches of the same class better", 1),
+    "attention_same_class_auroc": ("CSA's weights tell the same class from others better", 1),
 }
 
 

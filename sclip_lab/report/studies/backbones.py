@@ -51,7 +51,7 @@ def _verdicts(found: Found) -> list[Verdict]:
     large = next((cells for name, cells in grid.items() if name.startswith(LARGE)), None)
     claims = {
         "CSA collapses on L/14: it is better on B/16": "CSA",
-        "Without residual and MLP it does not: L/14 is better": DROPPED,
+        "CSA without residual and MLP does not collapse: it is better on L/14": DROPPED,
     }
     for claim, name in claims.items():
         if not small or not large or name not in small or name not in large:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from sclip_lab import results
 from sclip_lab.diagnostics import MEASURES
@@ -82,7 +83,7 @@ def _verdicts(found: Found) -> list[Verdict]:
         top = table.iloc[0]
         judged.append(Verdict(
             f"One diagnostic, {str(table.index[0]).replace('_', ' ')}, orders variants nearly as "
-            "their score does: its correlation is above 0.8",
+            "their score does: its correlation with it is above 0.8 in size",
             HOLDS if min(abs(top["low"]), abs(top["high"])) > 0.8 and top["low"] * top["high"] > 0
             else FAILS if max(abs(top["low"]), abs(top["high"])) < 0.8 else OPEN,
             f"Spearman {top['rho']:+.2f} [{top['low']:+.2f}, {top['high']:+.2f}], the strongest "
@@ -103,7 +104,7 @@ def _scatter(ax: Axes, found: Found, points: pd.DataFrame, measure: str, size: f
         ax.axvline(chance.mean(), color="0.6", ls=":", lw=1)
         ax.annotate("control", (chance.mean(), 1), (2, -6), ("data", "axes fraction"),
                     "offset points", fontsize=5, color="0.4")  # fmt: skip
-    ax.margins(0.12)
+    ax.margins(0.2, 0.12)
     ax.set_xlim(ax.get_xlim())
     ax.set_ylim(ax.get_ylim())
     label_points(ax, x, y, [found.name(s) for s in mine["spec"].astype(str)], (size, size), 4.5)
@@ -119,7 +120,8 @@ def _scatters(found: Found, table: pd.DataFrame) -> dict[str, Figure]:
         rows = -(-len(page) // columns)
         with style():
             size = (0.6 + 2.9 * columns, 0.3 + 2.7 * rows)
-            figure = Figure(figsize=size, layout="constrained")
+            apart = ConstrainedLayoutEngine(h_pad=0.12)  # inches: titles keep off the axis above
+            figure = Figure(figsize=size, layout=apart)
             axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
             for ax, measure in zip(axes, page, strict=False):
                 _scatter(ax, found, points, measure, 2.2)

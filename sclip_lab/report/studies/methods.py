@@ -22,13 +22,16 @@ def _unified(found: Found) -> Found:
     return found.of(list(found.cells.index[protocols == ONE]))
 
 
-def _pairs(found: Found) -> dict[str, tuple[str, str]]:
-    """Variant -> (spec under its own protocol, spec under the one of all)."""
+def _pairs(found: Found) -> dict[tuple[str, str], tuple[str, str]]:
+    """Variant and another protocol -> (spec under that one, spec under the one that all share).
+
+    A variant may have several: FreeCP's protocol is for ClearCLIP and GEM, which have their own.
+    """
     cells = found.cells
     same = cells[cells["protocol"].astype(str) == ONE]
     shared = {str(cell["attention"]): str(spec) for spec, cell in same.iterrows()}
     return {
-        str(cell["attention"]): (str(spec), shared[str(cell["attention"])])
+        (str(cell["attention"]), str(cell["protocol"])): (str(spec), shared[str(cell["attention"])])
         for spec, cell in cells.iterrows()
         if str(cell["protocol"]) != ONE and str(cell["attention"]) in shared
     }
@@ -48,8 +51,8 @@ def _verdicts(found: Found) -> list[Verdict]:
                 claim = f"{rival} is better than CSA under one protocol"
                 judged.append(higher(one, spec, first, claim, family))
     pairs = _pairs(found)
-    for name, (own, shared) in pairs.items():
-        claim = f"{name} is better under its own protocol than under the one of all"
+    for (name, protocol), (own, shared) in pairs.items():
+        claim = f"{name} is better under protocol {protocol} than under the one that all share"
         judged.append(higher(found, own, shared, claim, list(pairs.values())))
     if not pairs:
         judged.append(nothing("Methods are better under their own protocols", "none was computed"))
@@ -82,7 +85,7 @@ def _figures(found: Found) -> dict[str, Figure]:
     return {"methods": figure} | ({"methods_own": _own(found, pairs)} if pairs else {})
 
 
-def _own(found: Found, pairs: dict[str, tuple[str, str]]) -> Figure:
+def _own(found: Found, pairs: dict[tuple[str, str], tuple[str, str]]) -> Figure:
     """What each method gains by its own protocol."""
     rows = {name: found.difference(*pair) for name, pair in pairs.items()}
     names = sorted(rows, key=lambda name: -rows[name]["difference"])
@@ -95,12 +98,16 @@ def _own(found: Found, pairs: dict[str, tuple[str, str]]) -> Figure:
             ax.plot([100 * row["low"], 100 * row["high"]], [place, place], color=COLORS[5], lw=4)
             ax.plot(100 * row["difference"], place, "o", color=COLORS[0], markersize=4)
         own = [100 * found.score(pairs[name][0]) for name in names]
-        ticks = [f"{name}   {score:.1f}" for name, score in zip(names, own, strict=True)]
+        ticks = [f"{name}, {protocol}   {score:.1f}"
+                 for (name, protocol), score in zip(names, own, strict=True)]  # fmt: skip
         ax.set_yticks(range(len(names)), ticks)
         ax.set_ylim(len(names) - 0.4, -0.6)
-        ax.set_xlabel("gain in mIoU x100 over the one protocol,\n95 % interval (right is good)")
+        ax.set_xlabel("gain in mIoU x100 over the shared protocol,\n95 % interval (right is good)")
         sns.despine(ax=ax)
-    figure.set_label("each method under the protocol of its own code, with its score there")
+    figure.set_label(
+        "each method with a protocol of its own code, and its score under that; gain over its "
+        "score under the protocol that all share"
+    )
     return figure
 
 

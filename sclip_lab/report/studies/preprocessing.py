@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from sclip_lab.report.annotate import label_points
 from sclip_lab.report.curves import pick
 from sclip_lab.report.figure import Figure
-from sclip_lab.report.figures import COLORS, style
+from sclip_lab.report.figures import color, style
 from sclip_lab.report.found import Found
 from sclip_lab.report.studies import Study
 from sclip_lab.report.verdicts import Verdict, best, higher, nothing
@@ -35,6 +35,10 @@ def _settings(found: Found, variant: str) -> dict[tuple[int, int, int], str]:
                 for row in zip(table.index, *columns, strict=True)
                 if not any(pd.isna(v) for v in row[1:])}  # fmt: skip
     return dict(sorted(settings.items()))  # type: ignore[arg-type]
+
+
+def _told(sizes: tuple[int, int, int]) -> str:
+    return "/".join(map(str, sizes))
 
 
 def seconds(spec: Spec) -> float:
@@ -63,25 +67,29 @@ def _verdicts(found: Found) -> list[Verdict]:
     if len(csa) < 2:
         return [nothing("Larger photos are better for CSA", "only one setting was computed")]
     judged = []
+    names = {spec: f"{variant} {_told(sizes)}" for variant, settings in (("csa", csa),
+             ("vanilla", vanilla)) for sizes, spec in settings.items()}  # fmt: skip
     sides = sorted({side for side, _, _ in csa})
     for small, large in pairwise(sides):
         pair = [(small, c, s) for a, c, s in csa if a == large and (small, c, s) in csa]
         if pair:
-            claim = f"CSA is better at short side {large} than at {small}, windows as before"
+            claim = f"CSA is better at short side {large} than at {small}, with equal windows"
             setting = pair[0]
             larger = csa[(large, setting[1], setting[2])]
-            judged.append(higher(found, larger, csa[setting], claim, published="1.6"))
+            judged.append(higher(found, larger, csa[setting], claim,
+                                 published="1.6", names=names))  # fmt: skip
     side, crop, _ = next(iter(csa))
     strides = sorted({s for a, c, s in csa if (a, c) == (side, crop)})
     if len(strides) > 1:
-        claim = f"Windows that overlap are better: stride {strides[0]} than {strides[-1]}"
+        claim = f"Windows that overlap are better: stride {strides[0]} beats {strides[-1]}"
         dense, sparse = csa[(side, crop, strides[0])], csa[(side, crop, strides[-1])]
-        judged.append(higher(found, dense, sparse, claim))
+        judged.append(higher(found, dense, sparse, claim, names=names))
     top = max(csa, key=lambda sizes: found.score(csa[sizes]))
-    claim = f"The most costly setting is best: {' x '.join(map(str, top))} is ahead of all others"
-    judged.append(best(found, csa[top], list(csa.values()), claim.partition(": ")[2]))
+    claim = f"Short side / window / stride {_told(top)} is better than all others"
+    judged.append(best(found, csa[top], list(csa.values()), claim, names=names))
     if top in vanilla:
-        judged.append(higher(found, csa[top], vanilla[top], "CSA's gain survives at its best size"))
+        claim = "CSA is better than vanilla attention at the sizes that are best for CSA"
+        judged.append(higher(found, csa[top], vanilla[top], claim, names=names))
     return judged
 
 
@@ -93,17 +101,18 @@ def _figures(found: Found) -> dict[str, Figure]:
         figure = Figure(figsize=(4.6, 3.2), layout="constrained")
         ax = figure.subplots()
         shown: tuple[list[float], list[float], list[str]] = ([], [], [])
-        for index, variant in enumerate(("csa", "vanilla")):
+        for variant in ("csa", "vanilla"):
             settings = {s: spec for s, spec in _settings(found, variant).items() if s in cost}
             if not settings:
                 continue
             places = [cost[sizes] for sizes in settings]
             scores = [100 * found.score(spec) for spec in settings.values()]
-            ax.plot(places, scores, "o", color=COLORS[index], markersize=4, label=variant)
+            shade = color(variant, 0)
+            ax.plot(places, scores, "o", color=shade, markersize=4, label=variant)
             front = _front(list(zip(places, scores, strict=True)))
-            ax.plot(*zip(*front, strict=True), "-", color=COLORS[index], lw=1, alpha=0.6)
+            ax.plot(*zip(*front, strict=True), "-", color=shade, lw=1, alpha=0.6)
             if variant == "csa":
-                shown = places, scores, ["/".join(map(str, sizes)) for sizes in settings]
+                shown = places, scores, [_told(sizes) for sizes in settings]
         ax.set_xscale("log")
         ax.margins(0.12)
         ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -112,9 +121,12 @@ def _figures(found: Found) -> dict[str, Figure]:
         ax.set_xlim(ax.get_xlim())
         ax.set_ylim(ax.get_ylim())
         label_points(ax, *shown, size=(3.9, 2.7), fontsize=5)
-        ax.set_xlabel("seconds per photo, measured now (short side / window / stride)")
+        ax.set_xlabel("seconds per photo, measured now")
         ax.set_ylabel("mIoU x100")
-        figure.set_label("up and left is good; lines join the settings that none beats at its cost")
+        figure.set_label(
+            "short side / window / stride in pixels; up and left is good; lines join the "
+            "settings that no cheaper one beats"
+        )
         ax.legend(frameon=False)
         sns.despine(ax=ax)
     return {"preprocessing": figure}
@@ -135,7 +147,9 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
         for variant in ("vanilla", "csa")
         for sizes, spec in _settings(found, variant).items()
     ]
-    return {"preprocessing": pd.DataFrame(rows)}
+    table = pd.DataFrame(rows)
+    table.attrs["caption"] = "mIoU x100; short side, window and stride in pixels"
+    return {"preprocessing": table}
 
 
 STUDY = Study(

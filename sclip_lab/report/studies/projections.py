@@ -39,8 +39,8 @@ def _verdicts(found: Found) -> list[Verdict]:
         ), "1.4"))  # fmt: skip
     if mean and singles:
         judged.append(alike(found, [*singles, *randoms], mean, MARGIN, (
-            "Among maps of the same weight it is: any single projection lies within 3 points of "
-            "the mean of q and k"
+            "CSA is insensitive to the projection where all maps have one weight: any single one "
+            "lies within 3 points of the mean of q and k"
         )))  # fmt: skip
     if csa and mean:
         judged.append(higher(found, csa, mean, "The sum's doubled weight against the residual "

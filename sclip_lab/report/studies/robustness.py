@@ -12,6 +12,12 @@ from sclip_lab.report.verdicts import Verdict, higher
 
 WEIGHT = ".weight"
 PREFIX = "protocol.views."
+MEANING = {  # parameter of a change, and its unit
+    "blur": ("sigma", "of sigma {} pixels"),
+    "noise": ("sigma", "of sigma {} in 0 .. 255"),
+    "jpeg": ("quality", "of quality {}"),
+    "brightness": ("factor", "times {}"),
+}
 VARIANTS = ("vanilla", "maskclip", "csa")
 
 
@@ -51,8 +57,11 @@ def _verdicts(found: Found) -> list[Verdict]:
         for strength in sorted(set(csa) & set(vanilla) - {0.0}):
             pairs[f"{kind}, strength {strength:g} of 3"] = (csa[strength], vanilla[strength])
     family = list(pairs.values())
+    names = {
+        spec: name for pair in family for spec, name in zip(pair, ("csa", "vanilla"), strict=True)
+    }
     return [
-        higher(found, *pair, f"CSA is better than vanilla attention under {change}", family)
+        higher(found, *pair, f"CSA is better than vanilla attention: {change}", family, names=names)
         for change, pair in pairs.items()
     ]
 
@@ -73,13 +82,32 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
     return {"robustness": table} if rows else {}
 
 
+def _strengths(found: Found, kinds: list[str]) -> list[str]:
+    """What the strengths of each change are, as its views say."""
+    told = []
+    for kind in kinds:
+        name, words = MEANING.get(kind, ("", ""))
+        columns = sorted(c for c in map(str, found.cells) if _is_view(c, kind, name))
+        values = [found.cells[column].dropna().iloc[0] for column in columns]
+        if values:
+            told.append(f"{kind} {words.format(', '.join(f'{value:g}' for value in values))}")
+    return told
+
+
+def _is_view(column: str, kind: str, parameter: str) -> bool:
+    return column.startswith(f"{PREFIX}{kind}_") and column.endswith(f".change.{parameter}")
+
+
 def _figures(found: Found) -> dict[str, Figure]:
     grid = _grid(found)
     panels = {f"{kind}, strength": variants for kind, variants in grid.items()}
     if not panels:
         return {}
     figure = curves(found, panels)
-    figure.set_label("changed photos by strength, 0 is the photo itself; band: 95 % interval")
+    figure.set_label(
+        "changed photos by strength, 0 is the photo itself; band: 95 % interval. "
+        f"Strengths 1 to 3: {'; '.join(_strengths(found, list(grid)))}"
+    )
     return {"robustness": figure}
 
 

@@ -48,16 +48,19 @@ def _verdicts(found: Found) -> list[Verdict]:
     family = [(v["csa"], v["vanilla"]) for v in both.values()]
     for setting, pair in zip(both, family, strict=True):
         claim = f"CSA stays better than vanilla attention: {setting}"
-        judged.append(higher(found, *pair, claim, family))
+        names = dict(zip(pair, ("csa", "vanilla"), strict=True))
+        judged.append(higher(found, *pair, claim, family, names=names))
     scores = {s: found.score(v["csa"]) for s, v in grid.items() if "csa" in v}
     worst, best = min(scores, key=scores.__getitem__), max(scores, key=scores.__getitem__)
     spread = max(scores[best], found.score(csa)) - min(scores[worst], found.score(csa))
     gain = found.score(csa) - found.score(vanilla)
+    names = {grid[worst]["csa"]: f"csa, {worst},", csa: "csa, as published,"}
     judged.append(Verdict(
-        "Names, prompts and thresholds move CSA's score more than CSA moves vanilla's",
+        "Names, prompts and thresholds move CSA's score more than CSA in place of vanilla "
+        "attention does",
         "holds" if spread > gain else "does not hold",
         f"between settings {100 * spread:.1f} points, CSA over vanilla {100 * gain:.1f}; worst: "
-        f"{told(found, grid[worst]['csa'], csa)}",
+        f"{told(found, grid[worst]['csa'], csa, names=names)}",
     ))  # fmt: skip
     return judged
 
