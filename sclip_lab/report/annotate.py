@@ -71,7 +71,7 @@ def _free(
             box = (left, low, left + width, low + line)
             out = max(0.0, -box[0], box[2] - 1, -box[1], box[3] - 1)
             covered = sum(_overlap(box, other) for other in taken)
-            cost = 50 * out + 400 * covered / (width * line) + abs(step) + (side == "right")
+            cost = 300 * out + 400 * covered / (width * line) + abs(step) + (side == "right")
             if cost < least:
                 best, least = (box, side), cost
     assert best is not None

@@ -65,7 +65,9 @@ def per_size(found: Found, a: str, b: str) -> pd.DataFrame:
             | {"gain": recall.get(a, np.nan) - recall.get(b, np.nan)}
         )
     table = pd.DataFrame(rows)
-    table.attrs["caption"] = "pixels that are right, x100, by the size of the region they lie in"
+    table.attrs["caption"] = (
+        "share of pixels that are right, x100, by how much of its photo the class covers"
+    )
     return table
 
 

@@ -55,6 +55,7 @@ def _drawn(df: pd.DataFrame, names: Mapping[str, str], per_row: int) -> Figure:
         axes[0].set_yticks(range(len(names)), names.values())
         for ax in axes[len(drawn) :]:
             ax.set_axis_off()
+    figure.set_label("diagnostics: mean over photos with its 95 % interval; dots: single photos")
     return figure
 
 

@@ -17,11 +17,12 @@ from pandas.io.formats.style import Styler
 
 from sclip_lab import atomic
 from sclip_lab.report import escaping
+from sclip_lab.report.tables import P, p_value
 from sclip_lab.report.verdicts import FAILS, HOLDS, Verdict
 
 PDF_DPI = 200  # of photos within a PDF; lines have none
 PNG_DPI = 150
-PLAIN = ("p", "rho", "seconds")  # columns that are no fractions
+PLAIN = ("rho", "seconds")  # columns that are no fractions
 WIDE = 1600  # pixels: what a screen shows of a picture
 
 
@@ -123,9 +124,10 @@ def latex(table: pd.DataFrame) -> str:
 def style(table: pd.DataFrame, escape: str) -> Styler:
     """Numbers as a reader wants them.
 
-    Floats are fractions and shown x100 with one decimal, differences with their sign, except in
-    columns named in ``table.attrs["plain"]``; ``table.attrs["bold"]`` says by column which entries
-    are bold; ``table.attrs["caption"]`` is printed above.
+    Columns of `tables.P` are p-values. Other floats are fractions and shown x100 with one decimal,
+    differences with their sign, except in columns named in ``table.attrs["plain"]``;
+    ``table.attrs["bold"]`` says by column which entries are bold; ``table.attrs["caption"]`` is
+    printed above.
     """
     plain = table.attrs.get("plain", PLAIN)
     shown = table.copy()
@@ -134,6 +136,9 @@ def style(table: pd.DataFrame, escape: str) -> Styler:
     for old, new in zip(table, shown, strict=True):
         if not pd.api.types.is_float_dtype(table[old].dtype):
             styler = styler.format(_line, subset=[new], escape=escape, na_rep="")
+            continue
+        if old in P.values():
+            styler = styler.format(_p, subset=[new], escape=escape)
             continue
         signed = "+" if str(old).startswith(("difference", "gain")) else ""
         pattern = "{:.3g}" if old in plain else f"{{:{signed}.1f}}"
@@ -150,6 +155,10 @@ def style(table: pd.DataFrame, escape: str) -> Styler:
     if table.attrs.get("caption"):
         styler = styler.set_caption(_escaped(table.attrs["caption"], escape))
     return styler
+
+
+def _p(value: Any) -> str:
+    return p_value(float(value))
 
 
 def _line(value: Any) -> str:

@@ -90,6 +90,7 @@ def panel(
             handlelength=1.2,
             columnspacing=1.2,
         )
+    figure.set_label("photo, truth, and the class of every pixel by variant")
     return figure
 
 
@@ -122,6 +123,10 @@ def attention_maps(panels: Sequence[Panel]) -> Figure:
         for row, name in enumerate(folded):
             grid[row, 0].set_ylabel(name, rotation=0, ha="right", va="center")
         _scale(figure, margin)
+    figure.set_label(
+        "where the patch under the ring looks within its window (the frame), mean over heads; each "
+        "map has its own scale"
+    )
     return figure
 
 

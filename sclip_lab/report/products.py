@@ -77,7 +77,7 @@ def preserved_figure(spec: Spec) -> Figure:
         ax.set_xticks(dims, [str(dim) for dim in dims])
         ax.set_xlabel("dimension of the random projection")
         ax.set_ylabel("correlation of inner products\nbefore and after (1 is best)")
-        ax.legend(frameon=False, loc="lower right")
+        ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         figure.set_label(
             "inner products of the last tokens before and after a random projection, by its "
             f"dimension; dots: {SEEDS} matrices each"

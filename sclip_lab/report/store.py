@@ -16,6 +16,7 @@ from sclip_lab.report.figure import Figure, paged
 from sclip_lab.report.found import Found
 from sclip_lab.report.page import Section
 from sclip_lab.report.pictures import class_colors
+from sclip_lab.report.tables import P
 from sclip_lab.results import panels
 from sclip_lab.results.panels import Panel
 
@@ -113,8 +114,7 @@ def _differences(part: Found, baseline: str) -> Section:
     )
     for column in ("p", "p_holm", "p_permutation"):
         if column in table:
-            shown[column] = table[column].to_numpy(float)
-    shown.attrs = {"plain": ("p", "p_holm", "p_permutation")}
+            shown[P[column]] = table[column].to_numpy(float)
     shown.attrs["caption"] = "differences in mIoU x100 on the same photos"
     return Section("differences", f"differences to {baseline}", tables={"differences": shown})
 

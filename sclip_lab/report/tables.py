@@ -85,7 +85,8 @@ def _shown(
     return shown
 
 
-def _p(value: float) -> str:
+def p_value(value: float) -> str:
+    """A p as tables print it: "< 0.001" or three decimals; "" for NaN."""
     return "" if np.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -123,7 +124,11 @@ def _difference_cells(group: pd.DataFrame, level: str) -> pd.DataFrame:
             **{name: group[name].astype(str).to_list() for name in varying},
             "difference in mIoU": [_percent(value, "+") for value in group["difference"]],
             level: _interval(group, "+"),
-            **{shown: [_p(p) for p in group[name]] for name, shown in P.items() if name in group},
+            **{
+                shown: [p_value(p) for p in group[name]]
+                for name, shown in P.items()
+                if name in group
+            },
         }
     )
 
