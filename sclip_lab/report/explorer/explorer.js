@@ -161,17 +161,19 @@
         element("head").value !== "mean") ? nearest() : { row, column };
       box(brush, drawn.row, drawn.column);
       scale.textContent = kind === "labels" ? "most probable class of each patch"
-        : values ? low.toPrecision(2) + " to " + high.toPrecision(2)
+        : values ? (kind === "similarity" ? "cosine " : "weights ") + low.toPrecision(2) +
+          " to " + high.toPrecision(2)
         : "this variant has no single map";
       const list = figure.querySelector(".top");
       list.replaceChildren();
       for (let t = 0; t < v.topn; t++) {
         const share = v.probability[patch * v.topn + t] / 255;
         const item = document.createElement("li"), name = document.createElement("span");
-        const value = document.createElement("span");
-        name.textContent = data.classes[v.top[patch * v.topn + t]];
+        const value = document.createElement("span"), id = v.top[patch * v.topn + t];
+        name.textContent = data.classes[id];
         value.textContent = Math.round(100 * share) + " %";
         item.style.setProperty("--share", 100 * share + "%");
+        item.style.borderColor = kind === "labels" ? data.colors[id] : "transparent";
         item.append(name, value);
         list.append(item);
         if (t === 0) spoken.push(v.label + ": " + name.textContent + " " + value.textContent);
@@ -181,7 +183,7 @@
     const sampledOnly = kind === "attention" &&
       (element("layer").value !== "own" || element("head").value !== "mean");
     note.textContent = sampledOnly && !near.exact
-      ? "Heads and layers are kept for every " + data.stride + ". patch; this is the nearest, row " +
+      ? "Heads and layers are kept for one row and column in " + data.stride + "; this is the nearest: row " +
         (near.row + 1) + ", column " + (near.column + 1) + "."
       : "";
     for (const cell of grid.querySelectorAll("[aria-selected]")) cell.removeAttribute("aria-selected");
