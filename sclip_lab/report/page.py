@@ -141,7 +141,7 @@ def style(table: pd.DataFrame, escape: str) -> Styler:
             styler = styler.format(_p, subset=[new], escape=escape)
             continue
         signed = "+" if str(old).startswith(("difference", "gain")) else ""
-        pattern = "{:.3g}" if old in plain else f"{{:{signed}.1f}}"
+        pattern = "{:#.3g}" if old in plain else f"{{:{signed}.1f}}"
         factor = 1 if old in plain else 100
 
         def text(value: Any, pattern: str = pattern, factor: int = factor) -> str:

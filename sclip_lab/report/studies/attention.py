@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
 
 POINTS = 3
+CAPTION = "mean of each diagnostic over photos; docs/diagnostics.md says what they are"
 CLAIMS = {
     "spatial_invariance": ("CSA's maps depend on where they look from more than vanilla's", -1),
     "inter_class_mass": ("Less of CSA's attention falls on other classes than of vanilla's", -1),
@@ -126,8 +127,8 @@ def _drawn(sample: Sample, points: list[tuple[int, int]], specs: dict[str, Spec]
         bar = figure.colorbar(shades, ax=axes[1:], shrink=0.6, aspect=30, pad=0.01)
         bar.set_ticks([0, 1], labels=["0", "map's\nmaximum"])
         figure.set_label(
-            f"{sample.name}: where the patch under each point looks, mean over heads; grey: no "
-            "window holds both the point and the place"
+            f"{sample.name}: where the patch under each point looks, mean over heads; points are "
+            "row,column in pixels; grey: no window holds both the point and the place"
         )
         for row, name in enumerate(["photo", *specs]):
             axes[row, 0].set_ylabel(name)
@@ -144,7 +145,7 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
         index="measure", columns="variant", values="value", observed=True
     )
     table = grid.rename_axis(None, axis=1).reset_index()
-    table.attrs = {"plain": tuple(names.values()), "caption": "mean of each diagnostic over photos"}
+    table.attrs = {"plain": tuple(names.values()), "caption": CAPTION}
     return {"attention": table}
 
 
