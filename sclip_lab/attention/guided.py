@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.attention.repair import lof_mask
-from sclip_lab.attention.similarity import above_mean, similarity_weights
+from sclip_lab.attention.similarity import above_mean, centred, similarity_weights
 from sclip_lab.call import uses
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.kinds import block_edit
@@ -79,8 +79,13 @@ def guided_map(ctx: Context, beta: float, gamma: float, output_grid: str) -> tup
             f"block {ctx.block.index} is not the last, and blocks after it need the patches of "
             "before: set output_grid=tokens"
         )
-    unit = ctx.guidance.on(wanted)
-    return similarity_softmax(unit @ unit.mT, beta, gamma), wanted
+    return similarity_softmax(cosines(ctx, wanted), beta, gamma), wanted
+
+
+def cosines(ctx: Context, grid: Grid) -> Tensor:
+    """Of the second network's features on a grid: (batch, patches, patches)."""
+    unit = ctx.guidance.on(grid)
+    return unit @ unit.mT
 
 
 def patch_values(ctx: Context) -> Tensor:
@@ -122,8 +127,7 @@ def guided(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
         ctx: the block as the variant sees it.
         beta, gamma: of `similarity_softmax`.
     """
-    unit = ctx.guidance.on(ctx.grid)
-    return similarity_weights(ctx, unit @ unit.mT, gamma, beta)
+    return similarity_weights(ctx, cosines(ctx, ctx.grid), gamma, beta)
 
 
 @uses("guidance")
@@ -138,9 +142,7 @@ def guidance_prior(ctx: Context, strength: float = 10.0, beta: float = 1.0) -> T
     Returns:
         (batch, 1, tokens, tokens).
     """
-    unit = ctx.guidance.on(ctx.grid)
-    term = strength * above_mean(unit @ unit.mT, beta)
-    prefix = ctx.block.prefix
+    term, prefix = centred(cosines(ctx, ctx.grid), beta, strength), ctx.block.prefix
     return F.pad(term, (prefix, 0, prefix, 0))[:, None]
 
 
@@ -184,8 +186,7 @@ def guidance_repair(
     prefix = context.block.prefix
     outliers = lof_mask(context.tokens[:, prefix:], neighbours, quantile)
     tokens = context.tokens if tokens is None else tokens
-    unit = context.guidance.on(context.grid)
-    raw = gamma * above_mean(unit @ unit.mT, beta)
+    raw = centred(cosines(context, context.grid), beta, gamma)
     raw = raw.masked_fill(outliers[:, None], -torch.inf)
     # A patch that resembles no clean one takes the clean one that it resembles most.
     raw = raw.masked_fill(raw < raw.amax(dim=-1, keepdim=True).clamp(max=0), -torch.inf)
@@ -206,9 +207,7 @@ def similarity_softmax(similarities: Tensor, beta: float = 1.2, gamma: float = 3
     Returns:
         the same shape; rows sum to 1. A patch may always attend to itself.
     """
-    raw = gamma * above_mean(similarities, beta)
-    own = torch.eye(raw.shape[-1], dtype=torch.bool, device=raw.device)
-    return torch.softmax(raw.masked_fill((raw < 0) & ~own, -torch.inf), dim=-1)
+    return torch.softmax(above_mean(similarities, beta, gamma), dim=-1)
 
 
 def resized(per_head: Tensor, grid: Grid, wanted: Grid, swap_axes: bool = False) -> Tensor:

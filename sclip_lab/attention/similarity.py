@@ -50,10 +50,18 @@ def averaged(tokens: Tensor, similarities: Tensor) -> Tensor:
     return torch.cat([tokens[:, :prefix], rows.to(tokens.dtype) @ tokens[:, prefix:]], dim=1)
 
 
-def above_mean(similarities: Tensor, beta: float) -> Tensor:
-    """c - beta * mean c, the mean over all pairs of an image: (batch, patches, patches), same shape
-    out."""
-    return similarities - beta * similarities.mean((1, 2), keepdim=True)
+def centred(similarities: Tensor, beta: float, sharpness: float) -> Tensor:
+    """sharpness * (c - beta * mean c), the mean over all pairs of an image: (batch, patches,
+    patches), same shape out."""
+    return sharpness * (similarities - beta * similarities.mean((1, 2), keepdim=True))
+
+
+def above_mean(similarities: Tensor, beta: float, sharpness: float) -> Tensor:
+    """`centred`, with -inf where it is negative: scores for a softmax over similar patches."""
+    scores = centred(similarities, beta, sharpness)
+    # A patch may always attend to itself, or a flat image could leave it nothing.
+    own = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
+    return scores.masked_fill((scores < 0) & ~own, -torch.inf)
 
 
 def similarity_weights(
@@ -72,11 +80,8 @@ def similarity_weights(
         (batch, heads, tokens, tokens), equal for all heads; rows sum to 1. The class token attends
         to itself and no patch attends to it: it has no place among patch similarities.
     """
-    raw = sharpness * above_mean(similarities, beta)
-    # A patch may always attend to itself, or a flat image could leave it nothing.
-    own = torch.eye(raw.shape[-1], dtype=torch.bool, device=raw.device)
-    raw = raw.masked_fill((raw < 0) & ~own, -torch.inf)
     prefix = ctx.block.prefix
+    raw = above_mean(similarities, beta, sharpness)
     raw = F.pad(raw, (prefix, 0, prefix, 0), value=-torch.inf)
     raw[:, :prefix, :prefix] = 0.0
     weights = ctx.softmax(raw[:, None].to(ctx.tokens.dtype))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sclip_lab.attention.similarity import above_mean
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import unit
 
@@ -28,6 +29,4 @@ def scga(encoded: Encoded, text: Tensor, sharpness: float = 10.0) -> Tensor:
 def aggregated(patches: Tensor, sharpness: float = 10.0) -> Tensor:
     """(windows, patches, embed_dim), same shape out."""
     cosines = unit(patches) @ unit(patches).mT
-    raw = sharpness * (cosines - cosines.mean((1, 2), keepdim=True))
-    own = torch.eye(raw.shape[-1], dtype=torch.bool, device=raw.device)
-    return torch.softmax(raw.masked_fill((raw < 0) & ~own, -torch.inf), dim=-1) @ patches
+    return torch.softmax(above_mean(cosines, 1.0, sharpness), dim=-1) @ patches
