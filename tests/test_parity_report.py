@@ -41,6 +41,38 @@ def test_another_set_is_compared_by_what_it_says_itself(
     assert f"{len(FILES)} of {len(FILES)} files ok" in capsys.readouterr().out
 
 
+def test_an_array_that_nobody_compares_and_nan_fail(
+    second: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    shutil.copy(second / "make_clip.py", tmp_path)
+    with np.load(second / "clearclip_keep.npz") as stored:
+        arrays = {key: stored[key] for key in stored.files}
+    np.savez(tmp_path / "clearclip_keep.npz", **arrays, east__depth=np.zeros(3))
+    assert report(tmp_path, monkeypatch) == 1
+    assert "east__depth (not compared): inf" in capsys.readouterr().out
+    arrays["north__feat"] = np.full_like(arrays["north__feat"], np.nan)
+    np.savez(tmp_path / "clearclip_keep.npz", **arrays)
+    assert report(tmp_path, monkeypatch) == 1
+    assert "north__feat (not finite): inf" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_every_comparison_runs_on_another_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Outputs are our own: none depends on the public set's names, seeds, photos or sizes."""
+    source = vectors.HERE / "vectors"
+    shutil.copytree(source, tmp_path / "public")
+    shutil.copy(vectors.HERE / "make_clip.py", tmp_path / "public")
+    parity_set.make(tmp_path / "public", tmp_path / "set")
+    assert report(tmp_path / "set", monkeypatch) == 0
+    count = len(list(source.glob("*.npz")))
+    assert f"{count} of {count} files ok" in capsys.readouterr().out
+
+
 def test_a_wrong_array_and_a_file_without_comparison_fail(
     second: Path,
     monkeypatch: pytest.MonkeyPatch,

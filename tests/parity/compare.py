@@ -2,12 +2,14 @@
 
 A comparison is a generator ``(toy, name, arrays) -> Compared ...`` that its decorator registers for
 the files it is about. Adding a module to this folder adds its comparisons to the tests and to
-``make parity``.
+``make parity``. An array that no comparison compares and none declares as what it starts from is
+wrong.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,6 +31,9 @@ PIXELS = 10  # labels that may differ: near-ties
 
 Comparison = Callable[[VectorSet, str, Arrays], "Iterator[Compared]"]
 _REGISTERED: dict[str, list[Comparison]] = {}
+# What comparisons start from, by file: patterns of keys. Everywhere: which rows were kept.
+_INPUTS: dict[str, list[str]] = {}
+INDEX = r".+_index"
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,19 @@ class Compared:
         return f"{self.array}: {self.error:.2e} of {self.tolerance:.0e}"
 
 
-def comparison(*files: str) -> Callable[[Comparison], Comparison]:
-    """Register a comparison for files by name, without their ending."""
+def comparison(*files: str, inputs: str | None = None) -> Callable[[Comparison], Comparison]:
+    """Register a comparison.
+
+    Args:
+        files: by name, without their ending.
+        inputs: a pattern of the keys that it starts from instead of comparing them: texts, maps,
+            settings, facts about the run.
+    """
 
     def register(function: Comparison) -> Comparison:
         for name in files:
             _REGISTERED.setdefault(name, []).append(function)
+            _INPUTS.setdefault(name, [INDEX]).extend([inputs] if inputs else [])
         return function
 
     return register
@@ -79,22 +91,29 @@ def registered() -> dict[str, list[Comparison]]:
     return _REGISTERED
 
 
-def compare(toy: VectorSet, name: str) -> tuple[list[Compared], list[str]]:
-    """All comparisons of one file, and the keys that none of them has looked at."""
+def compare(toy: VectorSet, name: str) -> list[Compared]:
+    """All comparisons of one file; infinitely wrong is an array that none is about, or with NaN."""
     arrays = toy.load(name)
     found = [each for one in registered().get(name, []) for each in one(toy, name, arrays)]
-    return found, arrays.unread()
+    known = {one.array for one in found}
+    for key in arrays:
+        if key not in known and not any(re.fullmatch(p, key) for p in _INPUTS.get(name, [])):
+            found.append(Compared(f"{key} (not compared)", float("inf"), 0))
+        elif not _finite(arrays[key]):
+            found.append(Compared(f"{key} (not finite)", float("inf"), 0))
+    return found
 
 
 def difference(ours: Any, official: np.ndarray) -> float:
-    """Largest absolute difference; infinite for another shape or NaN."""
+    """Largest absolute difference; infinite for another shape, NaN or infinity."""
     ours = _seen(ours, official)
-    if ours.shape != official.shape:
+    if ours.shape != official.shape or not _finite(ours) or not _finite(official):
         return float("inf")
-    if not ours.size:
-        return 0.0
-    error = np.abs(ours.astype(np.float64) - official).max()
-    return float(error) if np.isfinite(error) else float("inf")
+    return float(np.abs(ours.astype(np.float64) - official).max()) if ours.size else 0.0
+
+
+def _finite(array: np.ndarray) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
 def close(array: str, ours: Any, official: np.ndarray, tolerance: float) -> Compared:
@@ -104,7 +123,7 @@ def close(array: str, ours: Any, official: np.ndarray, tolerance: float) -> Comp
 def unequal(array: str, ours: Any, official: np.ndarray, tolerance: float = 0) -> Compared:
     """Integers or labels: how many differ."""
     ours = _seen(ours, official)
-    same = ours.shape == official.shape
+    same = ours.shape == official.shape and _finite(ours)
     error = float((ours != official).sum()) if same else float("inf")
     return Compared(array, error, tolerance, ours)
 

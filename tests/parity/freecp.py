@@ -25,7 +25,7 @@ BASES = {
 }
 
 
-@comparison(*BASES)
+@comparison(*BASES, inputs="text|text_for_crops|num_background|rp|ap")
 @torch.inference_mode()
 def freecp(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone = toy.network(position_embedding="bicubic_offset")
@@ -44,7 +44,8 @@ def freecp(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
         limits = (background, float(arrays["rp"]), float(arrays["ap"]))
         maps, refined, left, kept = purified(found[0], text, crops, 0, *limits)
         key = f"{one}__refined"
-        yield close(key, refined, arrays[key][background:], REFINED)
+        whole = F.pad(refined, (0, 0, 0, 0, background, 0))  # background stays 0
+        yield close(key, whole, arrays[key], REFINED)
         key = f"{one}__kept_after_redundancy"
         yield unequal(key, torch.tensor(left), arrays[key])
         yield unequal(f"{one}__kept", torch.tensor(kept), arrays[f"{one}__kept"])

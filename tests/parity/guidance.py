@@ -46,6 +46,7 @@ GLA_WEIGHTS = 1e-6
 MANY_PATCHES = 800
 CROP, STRIDE, PADDED_TO = 224, 112, 56
 RULE = "bicubic_offset"
+LPOSS = r"text|\w+__(cfg|guidance|preds_in|clip_feats|image|input_hw_crop_stride_ori)"
 # What each file of GLA-CLIP was run with.
 GLA: dict[str, tuple[str, dict[str, Any]]] = {
     "gla_clearclip": ("gla", {"norm": "photo", "anchors": None}),
@@ -79,7 +80,7 @@ def one_photo(plan: Plan, guidance: Tensor | None, patch: int) -> Scene:
     return Scene((placed,), None if guidance is None else Guidance(lambda: guidance))
 
 
-@comparison("proxyclip")
+@comparison("proxyclip", inputs="beta|gamma|.+__guidance")
 @torch.inference_mode()
 def proxyclip(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone = toy.network(position_embedding=RULE)
@@ -98,7 +99,7 @@ def proxyclip(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
         yield close(key, rows, arrays[key], WEIGHTS)
 
 
-@comparison("fsa_proxy")
+@comparison("fsa_proxy", inputs="text|lambda|beta|gamma|.+__guidance")
 @torch.inference_mode()
 def self_adaptive(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone = toy.network(position_embedding=RULE)
@@ -129,7 +130,7 @@ def self_adaptive(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compare
         yield close(key, new[rows], arrays[key], WEIGHTS)
 
 
-@comparison(*GLA)
+@comparison(*GLA, inputs="text|query_idx|guidance|beta|gamma")
 @torch.inference_mode()
 def gla(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone = toy.network(position_embedding=RULE)
@@ -197,7 +198,7 @@ def segmented(arrays: Arrays, one: str, found: Encoded, plan: Plan) -> Iterator[
     yield unequal(key, readout.predict(plan, laid_out), arrays[key], PIXELS)
 
 
-@comparison("lposs")
+@comparison("lposs", inputs=LPOSS)
 @torch.inference_mode()
 def lposs(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     unit = F.normalize(stored(arrays["a__guidance"]), dim=-1)

@@ -77,7 +77,7 @@ def pearl(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
         yield from of_input(toy, arrays, one, toy.network(), variant, limit)
 
 
-@comparison("scra", "scra_s3")
+@comparison("scra", "scra_s3", inputs="scaling")
 @torch.inference_mode()
 def scra(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone, scaling = toy.network(), float(arrays["scaling"])
@@ -93,7 +93,7 @@ def scra(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
             yield close(key, aggregated(patches)[0][arrays.rows(key)], arrays[key], FEATURES)
 
 
-@comparison("dih_h8top4", "dih_h2top1", "dih_h2top4")
+@comparison("dih_h8top4", "dih_h2top1", "dih_h2top4", inputs="heads|topk|.+__gain")
 @torch.inference_mode()
 def heads_by_entropy(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     heads, chosen = int(arrays["heads"]), int(arrays["topk"])
@@ -131,7 +131,7 @@ def with_heads(toy: VectorSet, heads: int) -> Backbone:
     return toy.network(architecture=architecture, quick_gelu=True)
 
 
-@comparison("fsa_qq", "fsa_kk")
+@comparison("fsa_qq", "fsa_kk", inputs="text|lambda")
 @torch.inference_mode()
 def self_adaptive(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone, sharpness = toy.network(), float(arrays["lambda"])
@@ -156,7 +156,7 @@ def self_adaptive(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compare
 CDAM = {"cdam_maskclip": "cdam", "cdam_sclip": "cdam_sclip", "cdam_vanilla": "cdam_vanilla"}
 
 
-@comparison(*CDAM)
+@comparison(*CDAM, inputs="text|num_target")
 @torch.inference_mode()
 def class_distribution_maps(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone, every, targets = toy.network(), *texts_of(arrays)
@@ -189,7 +189,7 @@ def texts_of(arrays: Arrays) -> tuple[Tensor, Tensor]:
     return every, every[: int(arrays["num_target"])]
 
 
-@comparison("cdam_segmentor")
+@comparison("cdam_segmentor", inputs="text|num_target|query_idx|ori_shape|.+__logit_scale")
 def cdam_segmentor(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     """a, b: targets and auxiliary words; c: all rows are targets, in classes of two."""
     backbone, every, targets = toy.network(), *texts_of(arrays)
@@ -230,7 +230,7 @@ def cdam_segmentor(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compar
             yield close(probs, maps[:, ::step, ::step], arrays[probs], 1e-4)
 
 
-@comparison("pearl_tlp")
+@comparison("pearl_tlp", inputs="text|a__image|a__logits|c__logits_coarse")
 def propagated(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     text = torch.from_numpy(arrays["text"])
     yield close("S", text_affinity(text, "full"), arrays["S"], 1e-6)
@@ -268,7 +268,7 @@ def of_one_photo(arrays: Arrays, text: Tensor) -> Iterator[Compared]:
         yield close(match[0], ours, official, PROPAGATED)
 
 
-@comparison("pearl_segmentor")
+@comparison("pearl_segmentor", inputs="text|query_idx|.+__cfg")
 def pearl_segmentor(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone, text, classes = toy.network(), torch.from_numpy(arrays["text"]), arrays["query_idx"]
     variant = lab.load_attention("pearl")

@@ -69,11 +69,11 @@ def feature_surgery(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compa
         tokens = torch.cat([found.class_embedding[:, None], found.patches.flatten(1, 2)], dim=1)
         f = F.normalize(tokens, dim=-1)
         logits = surgery_logits(f, text)
-        official = arrays[f"{one}__sim_surgery"]
         yield close(f"{one}__sim_plain", (f @ text.T)[0], arrays[f"{one}__sim_plain"], SIMILARITIES)
-        yield close(f"{one}__sim_surgery", logits[0], official, SIMILARITIES)
-        by_readout = surgery(found, text).flatten(1, 2)[0]
-        yield close(f"{one}__sim_surgery", by_readout, official[1:], SIMILARITIES)
+        key = f"{one}__sim_surgery"
+        yield close(key, logits[0], arrays[key], SIMILARITIES)
+        by_readout = torch.cat([logits[0, :1], surgery(found, text).flatten(1, 2)[0]])
+        yield close(key, by_readout, arrays[key], SIMILARITIES)
         redundant = less_redundant(f, text)[0]
         key = f"{one}__sim_redundant"
         yield close(key, redundant, arrays[key], SIMILARITIES)
@@ -199,11 +199,11 @@ def clusters_and_votes(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Co
         yield unequal(found[0], voted.clamp(max=foreground), official, PIXELS)
 
 
-@comparison("pamr")
+@comparison("pamr", inputs="image|mask_.+")
 def refined(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     image = torch.from_numpy(arrays["image"])[0]
     for found, official in arrays.matching(r"out_(.+)_it(\d+)_d([\d-]+)"):
         mask = torch.from_numpy(arrays[f"mask_{found[1]}"])[0].float()
         dilations = [int(d) for d in found[3].split("-")]
         ours = pamr(image, mask, int(found[2]), dilations)
-        yield close(found[0], ours, official[0], 2e-5)
+        yield close(found[0], ours[None], official, 2e-5)

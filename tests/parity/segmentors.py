@@ -113,7 +113,7 @@ def best_input(toy: VectorSet, named: str | None, error: Callable[[str], float])
     return named if named in toy.inputs else min(toy.inputs, key=error)
 
 
-@comparison("sclip_segmentor")
+@comparison("sclip_segmentor", inputs="query_idx|text_tokens")
 def sclip(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone, csa, text = toy.network(), lab.load_attention("csa"), toy.text()
     classes = arrays["query_idx"]
@@ -198,7 +198,7 @@ def sclip_text(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
 NAMES = ["sky, wall, tree", "aeroplane", "person, person in shirt", "dog", "sofa"]
 
 
-@comparison("naclip_segmentor")
+@comparison("naclip_segmentor", inputs="query_idx|ori_shape")
 def naclip(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     """Whole images and windows, of a size that is no multiple of the patch."""
     backbone, variant, text = toy.network(), lab.load_attention("naclip"), toy.text()
@@ -234,7 +234,7 @@ def without(fields: dict[str, Any], what: str) -> dict[str, Any]:
     return {k: v for k, v in fields.items() if not (what and k == "refinement")}
 
 
-@comparison("itaclip_segmentor")
+@comparison("itaclip_segmentor", inputs="query_idx|ori_shape")
 def itaclip(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     """Five views; and VOC21's preset from end to end: PAMR, thresholds, closing."""
     backbone, variant, text = toy.network(), lab.load_attention("itaclip"), toy.text()

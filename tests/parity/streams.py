@@ -34,6 +34,8 @@ from tests.parity.vector_set import Arrays, VectorSet
 
 MAPS = 1e-6
 
+# Each case has weights of its own; the two beside them are the first case's.
+DRAWN = "text|sink_channels|cluster_distance|global_weight|mean_weight|.+__(sigma|weights)"
 RFCLIP = ("rfclip", "rfclip_nosink", "rfclip_refocus")
 
 
@@ -51,7 +53,7 @@ def rf_variant(arrays: Arrays, sigma: float) -> Variant:
     return lab.load_attention("rfclip", **options)
 
 
-@comparison(*RFCLIP)
+@comparison(*RFCLIP, inputs="sink_channels|alpha|refocus_threshold|refocus_beta|.+__sigma")
 @torch.inference_mode()
 def repaired_everywhere(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone = toy.network()
@@ -88,7 +90,7 @@ def sinks(entered: BlockInput, grid: tuple[int, int], variant: Variant) -> Tenso
     return rfclip.distracting(tokens[:, 1:], config["channels"], config["sigma"])[0]
 
 
-@comparison("rfclip_readout")
+@comparison("rfclip_readout", inputs=DRAWN)
 @torch.inference_mode()
 def drawn_texts(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     """Whole images, and a window with the class embedding of the whole image."""
@@ -98,8 +100,6 @@ def drawn_texts(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]
     same = official[:, None] == official[None]
     ours = (group[:, None] == group[None]).numpy()
     yield Compared("clusters", float((ours != same).sum()), 0)
-    for key in ("global_weight", "mean_weight"):
-        arrays.get(key)  # the first case's, which has its own as well
     for case in arrays.inputs("adjusted_text"):
         share, draw = arrays[f"{case}__weights"].tolist()
         variant = rf_variant(arrays, float(arrays[f"{case}__sigma"]))
@@ -170,7 +170,7 @@ TTR = ("ttr", "ttr_2reg", "ttr_mean", "ttr_outliers", "ttr_tokenonly")
 AT_PATCHES = {"ttr_mean": "mean", "ttr_outliers": "only_outliers"}
 
 
-@comparison(*TTR)
+@comparison(*TTR, inputs="num_registers|neurons|scale")
 @torch.inference_mode()
 def with_registers(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone, count = toy.network(), int(arrays["num_registers"])
@@ -223,7 +223,7 @@ def at_registers(
     return torch.stack(rows)
 
 
-@comparison("ttr_find")
+@comparison("ttr_find", inputs="image_seeds|.+__(threshold|detect_layer)")
 def found_neurons(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     side = toy.clip.GRID * toy.clip.PATCH
     images = [

@@ -40,14 +40,13 @@ class Kept(np.ndarray):
 
 
 class Arrays(Mapping[str, np.ndarray]):
-    """The arrays of one file, which remembers those that were looked at.
+    """The arrays of one file.
 
     ``<key>__kept<axis>`` says which places of an array's axis are left of it, where it was trimmed.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self._arrays = dict(arrays)
-        self.read: set[str] = set()
         for key in arrays:
             of = re.fullmatch(r"(.+)__kept(\d)", key)
             if of:
@@ -55,9 +54,7 @@ class Arrays(Mapping[str, np.ndarray]):
                 self._arrays[of[1]] = Kept.of(arrays[of[1]], index, int(of[2]))
 
     def __getitem__(self, key: str) -> np.ndarray:
-        array = self._arrays[key]
-        self.read.add(key)
-        return array
+        return self._arrays[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -67,9 +64,6 @@ class Arrays(Mapping[str, np.ndarray]):
 
     def __contains__(self, key: object) -> bool:
         return key in self._arrays
-
-    def unread(self) -> list[str]:
-        return [key for key in self if key not in self.read]
 
     def rows(self, key: str) -> np.ndarray | slice:
         """Which rows of an array were kept, where it was trimmed."""
@@ -125,9 +119,9 @@ class VectorSet:
             return names[0]
         for folder in self._near():
             path = folder / "digests.json"
-            wanted = _read(path).get("text") if path.is_file() else None
+            listed = path.read_text(encoding="utf-8") if path.is_file() else ""
             for name in names:
-                if wanted == self.clip.digest({"t": self.clip.make_text(name)}):
+                if self.clip.digest({"t": self.clip.make_text(name)}) in listed:
                     return name
         raise LabError(f"make_clip.py has seeds for {', '.join(names)}; no digest says which")
 
