@@ -101,7 +101,7 @@ def _differences(part: Found, baseline: str) -> Section:
     shown = pd.DataFrame(
         {
             "compared": [
-                f"{part.name(a)} - {part.name(b)}"
+                f"{part.name(a)} against {part.name(b)}"
                 for a, b in zip(table["spec_a"], table["spec_b"], strict=True)
             ],
             "data set": table["dataset"].astype(str),

@@ -16,7 +16,7 @@ from sclip_lab.results.expected import verdicts as verdicts
 SETTING = ["backbone", "dataset", "protocol"]
 P = {
     "p": "p",
-    "p_permutation": "p, swapped",
+    "p_permutation": "p, permutation",
     "p_holm": "p, Holm",
     "p_max_t": "p, max-T",
     "p_bh": "p, Benjamini-Hochberg",

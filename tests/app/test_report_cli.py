@@ -44,7 +44,7 @@ def test_differences_say_what_else_varies(tmp_path: Path) -> None:
     assert main(["report", str(tmp_path / "s"), "--out", str(tmp_path / "out")]) == 0
     compared = pd.read_csv(tmp_path / "out/differences.csv")["compared"]
     assert set(compared) == {
-        f"csa · short_side {side} - vanilla · short_side {side}" for side in (64, 128)
+        f"csa · short_side {side} against vanilla · short_side {side}" for side in (64, 128)
     }
 
 
