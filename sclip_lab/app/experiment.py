@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
@@ -17,10 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from sclip_lab import atomic, results
 from sclip_lab.app import guard, plugins, tracking
+from sclip_lab.app.backbones import make_backbone, remember
 from sclip_lab.app.composition import PLACES
 from sclip_lab.app.ending import asked_for, told
 from sclip_lab.app.plain_config import plain_config
-from sclip_lab.app.registry import backbone_loader, load_protocol, names, variant_label
+from sclip_lab.app.registry import load_protocol, names, variant_label
 from sclip_lab.app.settings import check_settings
 from sclip_lab.attention.variant import Variant, build
 from sclip_lab.call import bind
@@ -31,14 +32,15 @@ from sclip_lab.evaluation.loop import Unfinished, evaluate
 from sclip_lab.evaluation.observers import Diagnostics, Pictures
 from sclip_lab.evaluation.recorder import Observer
 from sclip_lab.evaluation.spec import Spec
-from sclip_lab.network.backbone import Backbone
-from sclip_lab.network.guidance import Guide, load_guidance
 from sclip_lab.results import expected, machines
 from sclip_lab.results.loading import SHORT
 from sclip_lab.results.store import Store
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.protocol import build as build_protocol
 from sclip_lab.timings import Timings
+
+if TYPE_CHECKING:
+    from sclip_lab.network.guidance import Guide
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +135,8 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
                 df = results.load(config.paths.store, [spec.key for spec in specs], partial=True)
                 log.info("\n%s\n", table(df))
             continue
+        for number, spec in members:
+            remember(spec.backbone, _backbone(configs[number]), str(config.paths.store))
         summary, per_class = results.summary(df), results.iou(df)
         sweep = tracking.sweep_id(summary["spec"].astype(str)) if len(members) > 1 else ""
         for number, spec in members:
@@ -216,6 +220,7 @@ def _compute_alone(config: DictConfig) -> Cell:
     spec = make_spec(config)
     tracking.check(config.tracking)
     df = _evaluate([spec], Store(config.paths.store), config, Timings())
+    remember(spec.backbone, _backbone(config), str(config.paths.store))
     return Cell.of(spec, df, results.summary(df), results.iou(df))
 
 
@@ -251,12 +256,16 @@ def make_spec(config: DictConfig) -> Spec:
     check_settings(config)
     plugins.check(config.get("plugins") or ())
     dataset = make_dataset(json.dumps(plain_config(config.dataset)))
-    backbone = make_backbone(json.dumps(plain_config(config.backbone)))
+    backbone = make_backbone(_backbone(config), str(config.paths.store))
     variant = make_variant(config)
     protocol = make_protocol(config)
     guide = make_guidance(json.dumps(plain_config(config.guidance)))
     label = variant_label(variant, protocol.name, dataset.name)
     return Spec(variant, backbone, protocol, dataset, label, guide)
+
+
+def _backbone(config: DictConfig) -> str:
+    return json.dumps(plain_config(config.backbone))
 
 
 def make_variant(config: DictConfig) -> Variant:
@@ -287,22 +296,15 @@ def make_protocol(config: DictConfig) -> Protocol:
 
 
 @cache
-def make_backbone(config: str) -> Backbone:
-    """One backbone per configuration, however many jobs use it."""
-    try:
-        given = json.loads(config)
-        given.pop("usual", None)  # what its tag was unless one was typed
-        return bind(backbone_loader(given.pop("_target_", None)), given, ("state_dict",))()
-    except LabError as error:
-        raise LabError(f"backbone: {error}") from error
-
-
-@cache
 def make_guidance(config: str) -> Guide | None:
     """One second network per configuration, however many jobs use it; None without a name."""
     given = json.loads(config)
+    if not given:
+        return None
+    from sclip_lab.network.guidance import load_guidance  # timm: too slow for a finished sweep
+
     try:
-        return bind(load_guidance, given)() if given else None
+        return bind(load_guidance, given)()
     except LabError as error:
         raise LabError(f"guidance: {error}") from error
 

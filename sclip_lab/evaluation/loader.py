@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,12 +16,14 @@ from torch import Tensor
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.network.guidance import Guide
 from sclip_lab.network.scene import Scene
 from sclip_lab.segmentation import photos, views, windows
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.scenes import scene
 from sclip_lab.timings import Timings
+
+if TYPE_CHECKING:
+    from sclip_lab.network.guidance import Guide
 
 # A batch on a GPU unless a user says how many images: so many, or fewer with so many windows.
 GPU_IMAGES = 16

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,10 +22,12 @@ from sclip_lab.data.base import Dataset
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.network.guidance import Guide
 from sclip_lab.network.scene import MISSING
 from sclip_lab.segmentation.decoder import steps
 from sclip_lab.segmentation.protocol import Protocol
+
+if TYPE_CHECKING:
+    from sclip_lab.network.guidance import Guide
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,11 +11,13 @@ from torch import Tensor
 from sclip_lab.attention.variant import Variant
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.network.guidance import Guide
 from sclip_lab.network.scene import Guidance, Scene, alone
 from sclip_lab.network.text import Text
 from sclip_lab.segmentation.encoded import encode
 from sclip_lab.segmentation.readouts.cosine import unit
+
+if TYPE_CHECKING:
+    from sclip_lab.network.guidance import Guide
 
 
 @torch.inference_mode()

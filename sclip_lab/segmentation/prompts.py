@@ -16,13 +16,14 @@ from sclip_lab import atomic, sealed
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import unknown
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.network.loading import TEMPLATE_SETS
 
 
 def templates(choice: str | Sequence[str]) -> tuple[str, ...]:
     """The prompts of a named set, or the given ones: text with one ``{}`` each."""
     if not isinstance(choice, str):
         return tuple(choice)
+    from sclip_lab.network.loading import TEMPLATE_SETS  # open_clip: too slow for a finished sweep
+
     if choice not in TEMPLATE_SETS:
         raise unknown("template set", choice, TEMPLATE_SETS)
     return TEMPLATE_SETS[choice]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.network.guidance import Guide
 from sclip_lab.network.scene import Guidance, Placement, Scene
 from sclip_lab.segmentation.windows import Plan
+
+if TYPE_CHECKING:
+    from sclip_lab.network.guidance import Guide
 
 
 def scene(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,13 +13,15 @@ from sclip_lab.attention.variant import Variant
 from sclip_lab.data.decode import read_image
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.network.guidance import Guide
 from sclip_lab.segmentation import photos, views
 from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.encoded import encode
 from sclip_lab.segmentation.prompts import embed_vocabulary
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.scenes import scene
+
+if TYPE_CHECKING:
+    from sclip_lab.network.guidance import Guide
 
 
 @torch.inference_mode()
