@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
     notes = [f"store {args.store}", *(f"only {word}" for word in args.where)]
     mixed = machines.told(part.df)
     notes += [f"Beware: {mixed}."] if mixed else []
-    files = page.write(made, args.out, f"Results of {args.store.name}", notes)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+    title = f"Results of {args.store.name}"
+    files = page.write(made, args.out, title, notes, processes=min(cores, 4))
     print(f"{len(files)} files, the report: {files[0]}")
     return 0
 

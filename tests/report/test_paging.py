@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -116,3 +117,22 @@ def test_pictures_of_one_caption_are_all_on_the_page(tmp_path: Path) -> None:
         drawn[name].set_label("one caption for both")
     page.write([page.Section("s", "s", figures=drawn)], tmp_path, "title")
     assert (tmp_path / "index.html").read_text(encoding="utf-8").count("<figure>") == 2
+
+
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"
+)
+def test_several_processes_draw_the_same_files(tmp_path: Path) -> None:
+    drawn = {}
+    for number in range(3):
+        drawn[f"picture_{number}"] = Figure(figsize=(1 + number, 1), layout="constrained")
+        drawn[f"picture_{number}"].subplots().plot([0, number], label="a line")
+    sections = [page.Section(name, name, figures={name: drawn[name]}) for name in drawn]
+    several = page.write(sections, tmp_path / "several", "title", processes=2)
+    assert all(figure.get_layout_engine() is not None for figure in drawn.values())  # not here
+    alone = page.write(sections, tmp_path / "alone", "title")
+    for one, other in zip(several, alone, strict=True):
+        assert one.name == other.name
+        if one.suffix != ".pdf":  # which holds the time
+            assert one.read_bytes() == other.read_bytes()
+    assert several[-1].read_bytes().startswith(b"%PDF")
