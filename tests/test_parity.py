@@ -12,17 +12,17 @@ import json
 import pytest
 
 from tests import make_clip, vectors
+from tests.parity import features
 from tests.parity.compare import FEATURES, HALF_FEATURES, WEIGHTS, compare, difference, registered
 from tests.parity.features import CASES, run
-from tests.parity.features import setup as _setup
 from tests.parity.vector_set import default_set
 
-__all__ = ["CASES", "FEATURES", "HALF_FEATURES", "WEIGHTS", "difference", "run", "setup"]
+__all__ = ["CASES", "FEATURES", "HALF_FEATURES", "WEIGHTS", "difference", "prepared", "run"]
 
 
-def setup(case):
+def prepared(case):
     """(backbone, variant) of a case on the default set."""
-    return _setup(default_set(), case)
+    return features.setup(default_set(), case)
 
 
 def test_generator_draws_what_the_official_code_was_run_on() -> None:

@@ -176,7 +176,7 @@ def run(config: DictConfig) -> float:
     store = Store(config.paths.store)
     spec, summary, skipped = cell.spec, cell.summary, cell.skipped
     found = store.diagnostics(spec)
-    measured = found[found["layer"] < 0].dropna().groupby("measure")["value"]
+    measured = found[found["layer"] < 0].dropna().groupby("measure", observed=True)["value"]
     output = Path(HydraConfig.get().runtime.output_dir)
     outcome = {
         "key": spec.key,

@@ -20,7 +20,7 @@ def per_class(found: Found, a: str, b: str) -> pd.DataFrame:
     grid = iou.assign(spec=iou["spec"].astype(str)).pivot(index="id", columns="spec", values="iou")
     names = iou.drop_duplicates("id").set_index("id")["class"]
     truth = pair.df[(pair.df["spec"].astype(str) == a) & (pair.df["pixels"] > 0)]
-    photos = truth.groupby("true")["image"].nunique()
+    photos = truth.groupby("true", observed=True)["image"].nunique()
     table = pd.DataFrame(
         {
             "class": names.loc[photos.index].to_list(),
@@ -48,15 +48,15 @@ def per_size(found: Found, a: str, b: str) -> pd.DataFrame:
         spec=pair["spec"].astype(str), right=pair["pixels"].where(pair["true"] == pair["predicted"])
     )
     regions = pair.groupby(["spec", "image", "true"], observed=True)[["pixels", "right"]].sum()
-    regions["share"] = regions["pixels"] / regions.groupby(["spec", "image"])["pixels"].transform(
-        "sum"
-    )
+    regions["share"] = regions["pixels"] / regions.groupby(["spec", "image"], observed=True)[
+        "pixels"
+    ].transform("sum")
     rows = []
     for low, high in SIZES:
         mine = regions[(regions["share"] >= low) & (regions["share"] < high)]
         if mine.empty:
             continue
-        sums = mine.groupby("spec")[["pixels", "right"]].sum()
+        sums = mine.groupby("spec", observed=True)[["pixels", "right"]].sum()
         recall = sums["right"] / sums["pixels"]
         rows.append(
             {"class covers": f"{100 * low:.0f} to {min(100, 100 * high):.0f} % of the photo"}

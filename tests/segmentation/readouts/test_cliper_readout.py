@@ -10,14 +10,14 @@ from sclip_lab.app.registry import load_attention
 from sclip_lab.errors import LabError
 from sclip_lab.segmentation.readouts.cliper import cliper, cliper_maps
 from tests import toy
-from tests.test_parity import CASES, setup
+from tests.test_parity import CASES, prepared
 
 CLIPER = load_attention("cliper")
 INPUTS = ["sq224_a", "sq224_b", "rect224x336", "rect336x448"]
 
 
 def test_maps_of_a_batch_are_those_of_its_images() -> None:
-    backbone, _ = setup(CASES["cliper"])
+    backbone, _ = prepared(CASES["cliper"])
     text = toy.text()
     images = [toy.inputs()["sq224_a"], toy.inputs()["sq224_b"]]
     with torch.inference_mode():
@@ -27,7 +27,7 @@ def test_maps_of_a_batch_are_those_of_its_images() -> None:
 
 
 def test_background_only_competes() -> None:
-    backbone, _ = setup(CASES["cliper"])
+    backbone, _ = prepared(CASES["cliper"])
     text = toy.text()
     with torch.inference_mode():
         one = toy.encoded(backbone, toy.inputs()["sq224_a"], CLIPER)

@@ -16,7 +16,7 @@ from sclip_lab.segmentation.dense_features import dense_features
 from sclip_lab.segmentation.readouts import resclip as feedback
 from sclip_lab.segmentation.readouts.cosine import unit
 from tests import toy
-from tests.test_parity import FEATURES, difference, setup
+from tests.test_parity import FEATURES, difference, prepared
 
 VOC21 = {"share": 0.7, "gain": 2.2, "threshold": 0.5}
 CONTEXT59 = {"share": 0.7, "gain": 1.8, "threshold": 0.25}
@@ -40,7 +40,7 @@ def second(backbone: Backbone, images: Tensor, variant: Variant, **parameters: f
 def run_of(name: str) -> tuple[Backbone, Variant, dict[str, float]]:
     attention, overrides, parameters = RUNS[name]
     case = {"attention": attention, "overrides": overrides, "position_embedding": "bicubic_offset"}
-    return *setup(case), parameters
+    return *prepared(case), parameters
 
 
 def test_a_batch_gets_feedback_image_by_image() -> None:
