@@ -52,7 +52,7 @@ def about(name: object) -> Iterator[None]:
 def unknown(kind: str, name: str, known: Iterable[str]) -> LabError:
     """An error for a name that is not in ``known``, with the nearest ones as a suggestion."""
     known = sorted(known)
-    name = printable(name)
+    name = printable(str(name))  # a yaml's key may be a number
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     # A list longer than a screen hides the suggestion.

@@ -14,6 +14,7 @@ import logging
 import os
 import random
 import resource
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -49,7 +50,7 @@ def main() -> int:
     if said is None:
         print(f"the run itself failed, status {status}", file=sys.stderr)
         return 1
-    found = json.loads(said)
+    found = json.loads(said) | {"version": _version(), "load": round(os.getloadavg()[2], 1)}
     found["outside"] = outside
     found["wrong_outcomes"] += len(outside)
     print(json.dumps(found, indent=1))
@@ -58,6 +59,15 @@ def main() -> int:
         (args.out / "reliability.json").write_text(json.dumps(found, indent=1) + "\n")
         _into_page(args.out / "reliability.md", found)
     return _verdict(found, args.minutes)
+
+
+def _version() -> str:
+    """The commit, and whether something was changed since."""
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=confine.CHECKOUT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return told.stdout.strip() or "unknown"
 
 
 def _verdict(found: dict[str, Any], minutes: float) -> int:
@@ -162,13 +172,13 @@ def _into_page(page: Path, found: dict[str, Any]) -> None:
     """The figures into the page, between its marks."""
     keys = ("kill_points", "random_kills", "rounds_of_writers", "images_lost", "images_doubled",
             "flips", "flips_undetected", "fuzz_cases", "wrong_outcomes", "confined", "seconds",
-            "processes", "seed")  # fmt: skip
+            "processes", "load", "seed", "version")  # fmt: skip
     lines = ["", "", "| what | how often |", "|---|---|"]
     lines += [f"| {key.replace('_', ' ')} | {found[key]} |" for key in keys]
-    lines += ["", "| part | what came of it |", "|---|---|"]
+    lines += ["", "| part | what came of it | seconds of a process |", "|---|---|---|"]
     for name, counts in found["parts"].items():
         told = ", ".join(f"{key.replace('_', ' ')} {count}" for key, count in counts.items())
-        lines.append(f"| {name} | {told} |")
+        lines.append(f"| {name} | {told} | {found['seconds_of_parts'].get(name, 0):g} |")
     text = (
         page.read_text(encoding="utf-8") if page.is_file() else f"# Reliability\n\n{BEGIN}{END}\n"
     )

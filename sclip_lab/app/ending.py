@@ -44,6 +44,8 @@ def told(error: BaseException) -> str:
             f"{_short(ascii(error.object))} holds letters that cannot be written ({error.reason})"
         )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, ValueError) and _raised_by_hydra(error):  # two flags at once, and the like
+        return f"command line: {_short(' '.join(lines))}"
     return f"{UNEXPECTED} {type(error).__name__}{_place(error)}: {_short(' '.join(lines))}"
 
 
@@ -139,6 +141,11 @@ def _place(error: BaseException) -> str:
     mine = [f for f in frames if f.filename != __file__]
     own = [f for f in mine if "sclip_lab" in f.filename] or mine
     return f" in {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
+
+
+def _raised_by_hydra(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).parts[-3:-1] == ("hydra", "_internal")
 
 
 def _short(text: str) -> str:

@@ -27,6 +27,11 @@ def check(arguments: Sequence[str]) -> None:
         LabError: an unknown choice or key (did you mean), a plus too much, or two presets at once.
     """
     args = get_args_parser().parse_args(list(arguments))
+    if args.experimental_rerun is not None:
+        raise LabError(
+            f"--experimental-rerun {args.experimental_rerun}: not taken, for its file is a pickle, "
+            "which can run code; type the keys of .hydra/overrides.yaml instead"
+        )
     if args.help or args.hydra_help or args.config_name or args.config_path:
         return
     configs = loader([Path(args.config_dir)] if args.config_dir else [])

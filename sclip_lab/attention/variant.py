@@ -65,6 +65,7 @@ COMMON: dict[str, Any] = {
     "hidden": None,
 }
 # How many arguments the machinery passes by place to the parts of a variant.
+LARGEST_FILE = 8 << 30  # bytes of a file that a parameter names
 LEADING = {"prior": 1, "mix": 2, "repair": 1, "entry": 1, "hidden": 3}
 Edit = Callable[[Block, State, Context], State]
 
@@ -380,6 +381,8 @@ def _content(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping):
             value = _content(value)
         elif key.endswith("_file") and value and Path(value).is_file():
+            if (size := Path(value).stat().st_size) > LARGEST_FILE:
+                raise LabError(f"{key} {value} has {size} bytes, more than {LARGEST_FILE}")
             value = {"sha256": hashlib.sha256(Path(value).read_bytes()).hexdigest()}
         content[key] = value
     return content

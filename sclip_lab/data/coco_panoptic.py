@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sclip_lab.data.decode import read_image
+from sclip_lab.data.decode import LARGEST_JSON, read_image, regular_file
 from sclip_lab.data.paths import below
 from sclip_lab.errors import LabError
 
@@ -68,6 +68,7 @@ def convert(annotations: Path, segment_folder: Path, mask_folder: Path) -> list[
     Returns:
         The json's categories, in class order.
     """
+    regular_file(annotations, "panoptic json", LARGEST_JSON)
     try:
         content = json.loads(annotations.read_text(encoding="utf-8"))
         categories, entries = content["categories"], content["annotations"]

@@ -17,6 +17,7 @@ size           refused before memory is taken, beyond ``$SCLIP_LAB_MAX_MEGAPIXEL
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import stat
@@ -33,6 +34,7 @@ from sclip_lab.errors import LabError
 
 SIZE_VARIABLE = "SCLIP_LAB_MAX_MEGAPIXELS"
 MEGAPIXELS = 179.0
+LARGEST_LIST, LARGEST_JSON = 64 << 20, 2 << 30  # bytes; COCO's largest annotations have 450 MB
 PHOTO_MODES = (
     "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV",
 )  # fmt: skip
@@ -86,11 +88,12 @@ def read_mask(path: str | Path) -> np.ndarray:
         return np.array(image).astype(np.int32)
 
 
-def regular_file(path: str | Path, what: str) -> int:
+def regular_file(path: str | Path, what: str, largest: float = math.inf) -> int:
     """A file's size in bytes.
 
     Raises:
-        LabError: there is none, or it is a folder, pipe or device, whose reading may never end.
+        LabError: there is none, it is a folder, pipe or device, whose reading may never end, or it
+            has more than ``largest`` bytes.
     """
     try:
         status = os.stat(path)
@@ -101,7 +104,21 @@ def regular_file(path: str | Path, what: str) -> int:
         raise LabError(f"{what} {_short(path)}: {reason}") from error
     if not stat.S_ISREG(status.st_mode):
         raise LabError(f"{what} {_short(path)}: a folder, pipe or device, not a file")
+    if status.st_size > largest:
+        raise LabError(f"{what} {_short(path)}: {status.st_size} bytes, more than {largest}")
     return status.st_size
+
+
+def bounded_file(path: str | Path, what: str) -> int:
+    """A file's size in bytes, which a photo or mask may have.
+
+    Raises:
+        LabError: as `regular_file`, or it is larger than any photo that is read.
+    """
+    size = regular_file(path, what)
+    if size > 16 * pixel_limit():
+        raise LabError(f"{what} {path}: {size} bytes; {_more(size / 16)}")
+    return size
 
 
 def pixel_limit() -> int:
@@ -123,11 +140,9 @@ def pixel_limit() -> int:
 @contextmanager
 def _decoded(path: str | Path, kind: str) -> Iterator[Image.Image]:
     """The opened and fully decoded file: a truncated one raises, it is never padded with grey."""
-    size, limit = regular_file(path, kind), pixel_limit()
-    if size == 0:
+    limit = pixel_limit()
+    if bounded_file(path, kind) == 0:
         raise LabError(f"{kind} {path}: the file is empty (0 bytes); fetch it again")
-    if size > 16 * limit:
-        raise LabError(f"{kind} {path}: {size} bytes; {_more(size / 16)}")
     try:
         content = Path(path).read_bytes()
         if content.startswith(_PNG):

@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sclip_lab import sealed
-from sclip_lab.data.decode import regular_file
+from sclip_lab.data.decode import bounded_file, regular_file
 from sclip_lab.errors import LabError
 
 CACHE_VARIABLE = "SCLIP_LAB_CACHE"
@@ -42,9 +42,12 @@ def sha256(path: str | Path) -> str:
 
 
 def file_digests(paths: Sequence[Path], title: str = "hashing") -> list[str]:
-    """sha256 of each file, in order; only files that are new or changed are read.
+    """sha256 of each photo or mask, in order; only files that are new or changed are read.
 
     A cache that cannot be read or written is passed over: then every file is read.
+
+    Raises:
+        LabError: one is no regular file, cannot be read, or is larger than any that is read.
     """
     cache = _load()
     found = []
@@ -58,6 +61,7 @@ def file_digests(paths: Sequence[Path], title: str = "hashing") -> list[str]:
         stamp = [stat.st_size, stat.st_mtime_ns]
         known = cache.get(str(path))
         if known is None or known[:2] != stamp:
+            bounded_file(path, "file")
             known = [*stamp, sha256(path)]
             if time.time_ns() - stat.st_mtime_ns > SETTLED_NS:
                 cache[str(path)] = known

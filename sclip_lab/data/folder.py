@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sclip_lab.data.base import Dataset, Sample
-from sclip_lab.data.decode import read_image, read_mask, regular_file
+from sclip_lab.data.decode import LARGEST_LIST, read_image, read_mask, regular_file
 from sclip_lab.data.digests import file_digests
 from sclip_lab.data.paths import below
 from sclip_lab.data.vocabulary import Vocabulary
@@ -203,7 +203,8 @@ class Folder(Dataset):
 
     def _split_stems(self, split: Path) -> list[str]:
         try:
-            regular_file(split, f"data set '{self.name}': split list (config key dataset.split)")
+            what = f"data set '{self.name}': split list (config key dataset.split)"
+            regular_file(split, what, LARGEST_LIST)
             lines = split.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise LabError(

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from sclip_lab.data.coco_ids import CATEGORIES, THINGS
 from sclip_lab.data.coco_object import instances_to_mask
-from sclip_lab.data.decode import read_mask
+from sclip_lab.data.decode import LARGEST_JSON, LARGEST_LIST, read_mask, regular_file
 from sclip_lab.data.paths import below
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError, unknown
@@ -249,6 +249,7 @@ def _coco_instances(source: Path, root: Path) -> str:
     path = _search(source, ("annotations", "."), "instances_val2017.json",
                    "stuffthingmaps or annotations")[0]  # fmt: skip
     photos = _search(source, COCO_IMAGES, "*.jpg", "photos")
+    regular_file(path, "COCO instances", LARGEST_JSON)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         images, annotations = content["images"], content["annotations"]
@@ -318,6 +319,7 @@ def _stems(path: Path) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
+    regular_file(path, "list", LARGEST_LIST)
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 

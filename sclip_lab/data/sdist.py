@@ -11,10 +11,12 @@ import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
 
+from sclip_lab.data.decode import regular_file
 from sclip_lab.data.digests import sha256
 from sclip_lab.data.paths import below
 from sclip_lab.errors import LabError
 
+LARGEST = 1 << 30  # bytes of an archive
 # `pip download` asks an archive's build backend for its metadata: it installs that backend and
 # runs it. This stands in for it, so that the archive is fetched and nothing else happens.
 STAND_IN = """\
@@ -67,6 +69,7 @@ def download(name: str, version: str, digest: str, backend: str, folder: Path) -
 
 def check_digest(path: Path, digest: str) -> None:
     """LabError unless the file has this sha256."""
+    regular_file(path, "archive", LARGEST)
     found = sha256(path)
     if found != digest:
         raise LabError(

@@ -99,3 +99,31 @@ def test_a_sweep_without_its_flag_says_so(tmp_path: Path) -> None:
     assert line.startswith("error: experiment=temperature sweeps over attention, attention.temp")
     assert "-m experiment=temperature" in line
     assert not (tmp_path / "store").exists()
+
+
+def test_hydras_rerun_reads_no_pickle(tmp_path: Path) -> None:
+    ran = evaluate(tmp_path, f"--experimental-rerun={tmp_path / 'config.pickle'}")
+    assert ran.code == 1
+    assert "config.pickle: not taken, for its file is a pickle" in ran.err
+
+
+@pytest.mark.parametrize("flags", [("--resolve",), ("-m", "--info")])
+def test_flags_that_do_not_go_together_are_no_fault(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    ran = evaluate(tmp_path, *flags)
+    assert ran.code == 1
+    assert ran.err.startswith("error: command line: ")
+
+
+def test_weights_beside_those_that_a_backbone_brings(tmp_path: Path) -> None:
+    ran = evaluate(tmp_path, "checkpoint=own.pt")
+    assert ran.code == 1
+    assert "checkpoint=own.pt: the backbone patchwork_vit has weights of its own" in ran.err
+
+
+def test_a_key_that_is_a_number(tmp_path: Path) -> None:
+    (tmp_path / "mine/protocol").mkdir(parents=True)
+    (tmp_path / "mine/protocol/odd.yaml").write_text("1.5: 2\n")
+    ran = evaluate(tmp_path, f"--config-dir={tmp_path / 'mine'}", "protocol=odd")
+    assert ran.code == 1
+    assert "'1.5'" in ran.err
+    assert "unexpected" not in ran.err
