@@ -73,6 +73,10 @@ def probe(folder: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    write(path, lambda temporary: temporary.write_bytes(content))
+
+
 def write_text(path: Path, text: str, *, first: bool = False) -> None:
     write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), first=first)
 

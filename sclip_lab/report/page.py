@@ -76,15 +76,15 @@ def write(
             png, pdf = next(contents)
             for suffix, content in (("png", png), ("pdf", pdf)):
                 files.append(out / f"{escaping.file_name(name)}.{suffix}")
-                files[-1].write_bytes(content)
+                atomic.write_bytes(files[-1], content)
             caption = str(figure.get_label() or name.replace("_", " "))
             pictures.append((caption, base64.b64encode(png).decode("ascii")))
         tables = {}
         for name, table in section.tables.items():
             files.append(out / f"{escaping.file_name(name)}.csv")
-            table.to_csv(files[-1], index=False)
+            atomic.write_text(files[-1], table.to_csv(index=False))
             files.append(out / f"{escaping.file_name(name)}.tex")
-            files[-1].write_text(latex(table), encoding="utf-8")
+            atomic.write_text(files[-1], latex(table))
             if name not in section.files_only:
                 tables[name] = html(table)
         published = any(verdict.published for verdict in section.verdicts)

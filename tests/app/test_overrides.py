@@ -107,17 +107,11 @@ def test_hydras_rerun_reads_no_pickle(tmp_path: Path) -> None:
     assert "config.pickle: not taken, for its file is a pickle" in ran.err
 
 
-@pytest.mark.parametrize("flags", [("--resolve",), ("-m", "--info")])
+@pytest.mark.parametrize("flags", [("--resolve",), ("-m", "--cfg=job")])
 def test_flags_that_do_not_go_together_are_no_fault(tmp_path: Path, flags: tuple[str, ...]) -> None:
     ran = evaluate(tmp_path, *flags)
     assert ran.code == 1
     assert ran.err.startswith("error: command line: ")
-
-
-def test_weights_beside_those_that_a_backbone_brings(tmp_path: Path) -> None:
-    ran = evaluate(tmp_path, "checkpoint=own.pt")
-    assert ran.code == 1
-    assert "checkpoint=own.pt: the backbone patchwork_vit has weights of its own" in ran.err
 
 
 def test_a_key_that_is_a_number(tmp_path: Path) -> None:
