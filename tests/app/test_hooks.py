@@ -51,7 +51,7 @@ PARTS = {
     "entry": "tokens beside the patches",
     "hidden": "inside the MLP",
 }
-DATASETS = ("voc20", "voc21", "cityscapes")
+DATASET = "voc21"  # with background, where thresholds and decisions about it are
 Found = dict[str, dict[str, set[str]]]  # by hook and kind
 
 
@@ -155,16 +155,14 @@ def of_readouts(found: Found) -> None:
 
 def of_protocols(found: Found) -> None:
     for name in names("protocol"):
-        hooks = set()
-        for dataset in DATASETS:
-            protocol = load_protocol(name, dataset)
-            hooks |= {"words that label nothing"} if protocol.auxiliary else set()
-            hooks |= {"changed copies of a window"} if protocol.views else set()
-            own = isinstance(protocol.prob_threshold, dict)
-            hooks |= {"a threshold that the photo finds"} if own else set()
-            for step in bind_steps(protocol.refinement, SUPPLIED, leading=1):
-                logits = kind_of(step) == "refines_logits"
-                hooks.add("logits with photo and texts" if logits else "labels")
+        protocol, hooks = load_protocol(name, DATASET), set()
+        hooks |= {"words that label nothing"} if protocol.auxiliary else set()
+        hooks |= {"changed copies of a window"} if protocol.views else set()
+        own = isinstance(protocol.prob_threshold, dict)
+        hooks |= {"a threshold that the photo finds"} if own else set()
+        for step in bind_steps(protocol.refinement, SUPPLIED, leading=1):
+            logits = kind_of(step) == "refines_logits"
+            hooks.add("logits with photo and texts" if logits else "labels")
         for hook in hooks:
             found[hook]["protocols"].add(name)
 
