@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import costs, memory, reference, tasks
-from sclip_lab.app.registry import load_attention
+from benchmarks import costs, memory, methods, reference, tasks
+from sclip_lab.app.registry import load_attention, load_backbone, load_dataset, load_protocol
+from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation.dense_features import dense_features
 from sclip_lab.segmentation.protocol import Protocol
@@ -110,3 +111,15 @@ def test_peak_memory_is_that_of_this_process_alone() -> None:
     assert memory.memory_in_use(peak=True) - before == pytest.approx(64 << 20, rel=0.1)
     memory.memory_in_use(reset_peak=True)
     assert memory.memory_in_use(peak=True) - before < 32 << 20
+
+
+def test_costs_of_a_pass_are_processor_seconds_of_its_stages() -> None:
+    data = load_dataset("patchwork")
+    protocol = load_protocol("unified", data.name)
+    network = load_backbone("patchwork_vit")
+    specs = [Spec(load_attention(a), network, protocol, data) for a in ("vanilla", "csa")]
+    timings, seconds, peak = methods.cost(specs, 2)
+    assert timings.images == 2
+    assert {"trunk", "vanilla", "csa", "readout", "text"} <= set(timings.seconds)
+    assert 0 < sum(timings.seconds.values()) <= seconds
+    assert peak > 1e8

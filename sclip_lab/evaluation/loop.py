@@ -87,7 +87,7 @@ def evaluate(
     unique = list({spec.key: spec for spec in specs}.values())
     if not unique:
         raise LabError("no specs to evaluate")
-    groups = _grouped(unique, shard)
+    groups = passes(unique, shard)
     for spec in unique:
         store.open(spec)
     cache = TrunkCache(store.root / "trunk", trunk_cache_gb) if trunk_cache_gb else None
@@ -127,7 +127,7 @@ class Unfinished(LabError):
         super().__init__("; ".join(dict.fromkeys(map(str, failed.values()))))
 
 
-def _grouped(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
+def passes(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
     """Specs that see the same windows of the same photos with the same network, and with the same
     second network if any."""
     index, count = shard
@@ -143,12 +143,12 @@ def _grouped(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
         key = (spec.backbone.key, spec.dataset.key, spec.protocol.geometry)
         guide = None if spec.guidance is None else spec.guidance.key
         groups.setdefault(key, {}).setdefault(guide, []).append(spec)
-    passes = []
+    found = []
     for by_guide in groups.values():
         unguided = by_guide.pop(None, [])
         first, *others = by_guide.values() or [[]]
-        passes += [unguided + first, *others]
-    return passes
+        found += [unguided + first, *others]
+    return found
 
 
 def _run(

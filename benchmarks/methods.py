@@ -1,0 +1,144 @@
+"""What each method costs in a sweep of all.
+
+    python -m benchmarks.methods --name NAME [--photos N] [--out docs] [KEY=VALUE ...]
+
+``experiment=methods`` with random weights on some photos of a data set, pass by pass. Seconds
+are processor seconds of one thread, so that a busy machine measures as an idle one does; texts,
+which are embedded once a sweep, are apart. Figures of several networks stand side by side: each run
+puts its own among those of performance-methods.json, and writes performance-methods.md anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import report
+from benchmarks.memory import memory_in_use
+from sclip_lab.app.composing import sweep
+from sclip_lab.app.experiment import make_spec
+from sclip_lab.evaluation.loop import evaluate, passes
+from sclip_lab.evaluation.spec import Spec
+from sclip_lab.timings import Timings
+
+SWEEP = ("experiment=methods", "pretrained=null", "device=cpu")
+
+
+class ProcessorTime(Timings):
+    """Seconds of this thread instead of the clock's."""
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        start = time.thread_time()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.thread_time() - start
+
+
+def measure(photos: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """Costs of one network.
+
+    Returns:
+        ``passes``: protocols, cells, seconds a photo without texts, seconds of texts, peak bytes;
+        ``trunk`` seconds a photo of the first pass, and ``variants``: their own blocks' seconds
+        over the trunk's there.
+    """
+    specs = list({spec.key: spec for spec in map(make_spec, sweep([*SWEEP, *overrides]))}.values())
+    found: dict[str, Any] = {"photos": photos, "overrides": list(overrides), "passes": []}
+    for group in passes(specs, (0, 1)):
+        timings, seconds, peak = cost(group, photos)
+        text = timings.seconds.pop("text", 0.0)
+        row = {
+            "protocols": sorted({spec.protocol.name for spec in group}),
+            "cells": len(group),
+            "seconds_per_photo": round((seconds - text) / photos, 3),
+            "text_seconds": round(text, 2),
+            "peak_bytes": peak,
+        }
+        found["passes"].append(row)
+        print(row, flush=True)
+        if len(found["passes"]) == 1:
+            trunk, names = timings.seconds["trunk"], {spec.attention.name for spec in group}
+            own = {name: timings.seconds[name] / trunk for name in names & set(timings.seconds)}
+            found["trunk"] = round(trunk / photos, 3)
+            found["variants"] = {name: round(share, 3) for name, share in own.items()}
+    return found
+
+
+def cost(specs: Sequence[Spec], photos: int) -> tuple[Timings, float, int]:
+    """Stages, processor seconds and peak memory of one pass."""
+    timings, count = ProcessorTime(), len(specs[0].dataset)
+    before, _ = time.thread_time(), memory_in_use(reset_peak=True)
+    with tempfile.TemporaryDirectory() as store:
+        # Every so many-th photo, so that there are as many as asked for.
+        evaluate(specs, store, shard=(0, -(-count // photos)), progress=False, timings=timings)
+    return timings, time.thread_time() - before, memory_in_use(peak=True)
+
+
+def page(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """performance-methods.md."""
+    lines = ["# What each method costs", "", *str(__doc__).splitlines()[2:], ""]
+    for network, found in figures.items():
+        total = sum(row["seconds_per_photo"] for row in found["passes"])
+        machine = found["machine"]
+        cells = sum(row["cells"] for row in found["passes"])
+        lines += [
+            f"## {network}",
+            "",
+            f"{cells} cells in {len(found['passes'])} passes: {total:.1f} s a photo, "
+            f"measured on {found['photos']}; {machine['cpu']}, {machine['date']}. Typed besides: "
+            f"`{' '.join(found['overrides'])}`.",
+            "",
+            "| pass: protocols | cells | s / photo | s, texts | peak GB |",
+            "|---|---|---|---|---|",
+        ]
+        for row in sorted(found["passes"], key=lambda row: -row["seconds_per_photo"]):
+            lines.append(
+                f"| {', '.join(row['protocols'])} | {row['cells']} | "
+                f"{row['seconds_per_photo']:.2f} | {row['text_seconds']:.1f} | "
+                f"{row['peak_bytes'] / 1e9:.1f} |"
+            )
+        lines.append("")
+    lines += [
+        "## Variants beside the trunk",
+        "",
+        "Seconds of a variant's own blocks over those of the trunk, embedding and all blocks as "
+        "trained, in the largest pass. What several variants share counts for the first that "
+        "asks. Readouts are not among them.",
+        "",
+        "| variant | " + " | ".join(figures) + " |",
+        "|---" * (1 + len(figures)) + "|",
+    ]
+    last = list(figures.values())[-1]["variants"]
+    for name in sorted(last, key=lambda name: -last[name]):
+        shares = [found["variants"].get(name) for found in figures.values()]
+        cells_of = ["" if share is None else f"{share:.2f}" for share in shares]
+        lines.append(f"| `{name}` | " + " | ".join(cells_of) + " |")
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the figures")
+    parser.add_argument("--photos", type=int, default=1)
+    parser.add_argument("--name", required=True, help="of the network, for the tables")
+    parser.add_argument("overrides", nargs="*", help="such as backbone=ViT-B-16-quickgelu")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    path = arguments.out / "performance-methods.json"
+    figures = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = measure(arguments.photos, arguments.overrides)
+    figures[arguments.name] = {**report.machine(), **found}
+    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (arguments.out / "performance-methods.md").write_text(page(figures), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
