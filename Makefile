@@ -23,6 +23,9 @@ $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable . --group dev
+	@# uv compiles nothing; where Python may write no bytecode, each command would compile anew.
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import open_clip, wandb, seaborn; \
+	    import sclip_lab.app.hydra_app, sclip_lab.report.page, sclip_lab.report.store"
 	@touch $(READY)
 
 demo: $(READY) ## the fused sweep on the embedded world, then its report
