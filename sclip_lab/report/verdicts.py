@@ -17,6 +17,7 @@ from sclip_lab.results import multiple
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot say"
 AGREES, DEPARTS = "agrees", "departs"
 LEVEL = 0.05
+MEASURED = 5  # photos below which a bootstrap over photos says nothing
 RULE = (
     "A claim holds or does not hold where the paired test over photos is sure of it at 5 %, with p "
     "adjusted after Holm for all comparisons of the claim; else the data cannot say."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,17 @@ def test_strengths_of_changed_photos_are_told(tmp_path: Path) -> None:
     assert "blur of sigma 0.7, 1.5, 3 pixels" in figure.get_label()
     lines = {line.get_label(): line.get_color() for line in figure.axes[0].lines}
     assert lines == {"vanilla": COLORS[0], "csa": COLORS[2]}  # as in every chart
+
+
+@pytest.mark.parametrize(("photos", "answer"), [(1, verdicts.OPEN), (6, verdicts.HOLDS)])
+def test_one_measured_photo_decides_nothing(found: Found, photos: int, answer: str) -> None:
+    rows = [
+        {"spec": named(found, name), "image": f"photo_{k}", "measure": "spatial_invariance",
+         "value": value + 0.01 * k}
+        for k in range(photos) for name, value in (("vanilla", 0.9), ("csa", 0.5))
+    ]  # fmt: skip
+    measured = replace(found, measured=pd.DataFrame(rows))
+    assert studies.load("attention").verdicts(measured)[0].answer == answer
 
 
 def test_random_projections_are_drawn_with_their_seeds_and_forms(tmp_path: Path) -> None:

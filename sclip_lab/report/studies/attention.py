@@ -17,7 +17,7 @@ from sclip_lab.report.found import Found
 from sclip_lab.report.overlay import attention_over_photo
 from sclip_lab.report.pictures import FONT
 from sclip_lab.report.studies import Study
-from sclip_lab.report.verdicts import FAILS, HOLDS, OPEN, Verdict, nothing
+from sclip_lab.report.verdicts import FAILS, HOLDS, MEASURED, OPEN, Verdict, nothing
 
 if TYPE_CHECKING:
     from sclip_lab.data.base import Sample
@@ -55,7 +55,8 @@ def _verdicts(found: Found) -> list[Verdict]:
         draw = np.random.default_rng(0)
         means = gaps[draw.integers(len(gaps), size=(2000, len(gaps)))].mean(1)
         low, high = np.quantile(means, [0.025, 0.975])
-        answer = OPEN if low * high <= 0 else HOLDS if gaps.mean() * sign > 0 else FAILS
+        sure = low * high > 0 and len(gaps) >= MEASURED
+        answer = OPEN if not sure else HOLDS if gaps.mean() * sign > 0 else FAILS
         why = (
             f"{measure.replace('_', ' ')} {grid[cells['csa']].mean():.2f} against "
             f"{grid[cells['vanilla']].mean():.2f}: {gaps.mean():+.2f} [{low:+.2f}, {high:+.2f}], "

@@ -19,7 +19,7 @@ from sclip_lab.report.figure import Figure
 from sclip_lab.report.figures import COLORS, style
 from sclip_lab.report.found import Found
 from sclip_lab.report.studies import Study
-from sclip_lab.report.verdicts import FAILS, HOLDS, OPEN, Verdict, nothing
+from sclip_lab.report.verdicts import FAILS, HOLDS, MEASURED, OPEN, Verdict, nothing
 
 RESAMPLES = 500
 PAGE = 12  # charts in one picture
@@ -74,12 +74,13 @@ def _verdicts(found: Found) -> list[Verdict]:
             continue
         row = table.loc[measure]
         answer = {"yes": HOLDS, "no": FAILS}.get(str(row["as expected"]), OPEN)
+        answer = answer if row["photos"] >= MEASURED else OPEN
         why = (
             f"Spearman {row['rho']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] over "
             f"{row['variants']} variants, {row['photos']} photos"
         )
         judged.append(Verdict(claim, answer, why))
-    if len(table):
+    if len(table) and table["photos"].iloc[0] >= MEASURED:
         top = table.iloc[0]
         judged.append(Verdict(
             f"One diagnostic, {str(table.index[0]).replace('_', ' ')}, orders variants nearly as "
