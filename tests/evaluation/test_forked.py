@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -109,12 +108,13 @@ def test_errors_are_those_of_one_process(run: Callable[..., Any], odd: Odd) -> N
 
 
 def test_a_signal_ends_the_copies_too(run: Callable[..., Any], odd: Odd) -> None:
-    odd.happens = lambda copy: time.sleep(3) if copy else None
-    stop = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
-    stop.start()
-    try:
-        with pytest.raises(Interrupted):
-            run("two", 2)
-    finally:
-        stop.cancel()
+    def happens(copy: bool) -> None:
+        if copy:
+            time.sleep(0.2)  # the first process then waits for its copies
+            os.kill(os.getppid(), signal.SIGTERM)
+            time.sleep(60)
+
+    odd.happens = happens
+    with pytest.raises(Interrupted):
+        run("two", 2)
     assert not multiprocessing.active_children()
