@@ -99,8 +99,9 @@ def _chart(ax: Axes, mine: pd.DataFrame, order: list[str]) -> None:
         **places, color=COLORS[5], width=0.7, errorbar=("ci", 95), seed=0, n_boot=200,
         err_kws={"linewidth": 0.9, "color": "black"},
     )  # fmt: skip
-    before = np.random.get_state()  # noqa: NPY002: seaborn draws its jitter from there
-    np.random.seed(0)  # noqa: NPY002: the same store gives the same picture
+    # seaborn draws its jitter from numpy's global state; the same store gives the same picture.
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
     sns.stripplot(**places, color="0.25", size=1.6, alpha=0.5, jitter=0.25, legend=False)
     np.random.set_state(before)  # noqa: NPY002
     measure = MEASURES.get(str(mine["measure"].iloc[0]))
