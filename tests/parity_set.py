@@ -90,7 +90,7 @@ def fitted(second: VectorSet, arrays: Arrays) -> dict[str, np.ndarray]:
             image = second.image(case)
         except Exception:
             image = None
-        if image is not None and key.endswith("rows_index"):
+        if image is not None and key.endswith("_index"):
             grid = re.search(r"_g(\d+)$", case)
             sides = (
                 [int(grid[1])] * 2 if grid else [s // second.clip.PATCH for s in image.shape[-2:]]
