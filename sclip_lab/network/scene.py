@@ -61,10 +61,14 @@ class Guidance:
 
     Args:
         compute: () -> (windows, channels, grid_h, grid_w), on a grid of its own.
+        look: (images, 3, height, width) -> the same of other images; None where that is unknown.
     """
 
-    def __init__(self, compute: Callable[[], Tensor]) -> None:
+    def __init__(
+        self, compute: Callable[[], Tensor], look: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         self._compute = compute
+        self._look = look
         self._features: Tensor | None = None
         self._on: dict[Grid, Tensor] = {}
 
@@ -87,7 +91,12 @@ class Guidance:
 
     def part(self, windows: slice) -> Guidance:
         """That of some of the windows."""
-        return Guidance(lambda: self.features[windows])
+        return Guidance(lambda: self.features[windows], self._look)
+
+    def of(self, images: Tensor) -> Guidance | None:
+        """That of other images, (batch, 3, height, width), each seen whole."""
+        look = self._look
+        return None if look is None else Guidance(lambda: look(images), look)
 
 
 def alone(windows: int, size: tuple[int, int], patch: int = 1) -> tuple[Placement, ...]:
@@ -121,6 +130,10 @@ class Scene:
             if windows.start <= p.windows.start and p.windows.stop <= windows.stop
         )
         return Scene(photos, None if self.guidance is None else self.guidance.part(windows))
+
+    def of(self, images: Tensor) -> Scene:
+        """Other images, (batch, 3, height, width), each a photo of its own, with their guidance."""
+        return Scene(guidance=None if self.guidance is None else self.guidance.of(images))
 
     def need_guidance(self, who: str) -> Guidance:
         """The guidance.

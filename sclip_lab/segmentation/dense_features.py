@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,9 +60,10 @@ def dense_features(
     if text is not None:
         attention = attention.given(text if isinstance(text, Text) else Text.of(text))
     size = images.shape[-2], images.shape[-1]
-    placed = alone(len(images), size, backbone.patch_size)
-    seen = None if guidance is None else Guidance(lambda: guidance.of_windows(images, backbone))
-    scene = Scene(placed, seen)
+    scene = Scene(alone(len(images), size, backbone.patch_size))
+    if guidance is not None:
+        look = partial(guidance.of_windows, backbone=backbone)
+        scene = replace(scene, guidance=Guidance(lambda: look(images), look))
     [(_, encoded)] = encode(backbone, images, [attention], position_embedding, scene=scene)
     patches = encoded.patches.float()
     return unit(patches) if normalize else patches

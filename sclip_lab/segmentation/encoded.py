@@ -67,8 +67,13 @@ class Encoded:
                 place = whole[:, top : y + window.shape[1], left : x + window.shape[2]]
                 inside = window[:, top - y :, left - x :]
                 place.copy_(inside[:, : place.shape[1], : place.shape[2]])
-            [(_, one)] = encode(self.backbone, whole[None], [self.variant])
-            found[photo.windows] = one.class_embedding
+            found[photo.windows] = self.of(whole[None]).class_embedding
+        return found
+
+    def of(self, images: Tensor) -> Encoded:
+        """Other images, (batch, 3, height, width), each a photo of its own, by the same variant."""
+        around = self.scene.of(images)
+        [(_, found)] = encode(self.backbone, images, [self.variant], scene=around)
         return found
 
     def again(self, feedback: Feedback) -> Encoded:
@@ -135,7 +140,9 @@ def encode(
     timings = timings or Timings()
     size = images.shape[-2], images.shape[-1]
     grid = backbone.grid(*size)
-    scene = scene or Scene(alone(len(images), size, backbone.patch_size))
+    scene = scene or Scene()
+    if not scene.photos:
+        scene = replace(scene, photos=alone(len(images), size, backbone.patch_size))
     before: tuple[BlockInput, ...] = ()
     if trunk is None:
         with timings.measure("trunk"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -59,4 +60,5 @@ def scene(
         ]
         return torch.cat(each)
 
-    return Scene(tuple(placements), Guidance(compute))
+    look = partial(guide.of_windows, backbone=backbone)
+    return Scene(tuple(placements), Guidance(compute, look))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 import sclip_lab as lab
-from sclip_lab.network.scene import Placement, Scene
+from sclip_lab.network.scene import Guidance, Placement, Scene
 from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.encoded import encode
-from tests import toy
+from tests import second_network, toy
 
 SIDE, STRIDE = 224, 112
 
 
-@pytest.mark.parametrize("name", ["csa", "rfclip"])
+@pytest.mark.parametrize("name", ["csa", "rfclip", "guided"])
 def test_whole_class_embedding_is_that_of_the_photo_as_one_window(name: str) -> None:
     """Of photos in one batch: in overlapping windows, in windows padded at top and bottom, and of
     one window. The oracle encodes each photo by itself."""
@@ -30,9 +32,13 @@ def test_whole_class_embedding_is_that_of_the_photo_as_one_window(name: str) -> 
         placed.append(Placement(part, plan.corners, plan.resized, backbone.patch_size))
         first = part.stop
     assert placed[1].corners[0][0] < 0, "the second photo is padded"
-    [(_, found)] = encode(backbone, torch.cat(cut), [variant], scene=Scene(tuple(placed)))
+    look = partial(second_network.guide().of_windows, backbone=backbone)
+    guidance = Guidance(lambda: look(torch.cat(cut)), look)
+    scene = Scene(tuple(placed), guidance)
+    [(_, found)] = encode(backbone, torch.cat(cut), [variant], scene=scene)
     for photo, place in zip(photos, placed, strict=True):
-        own = toy.encoded(backbone, photo, variant).class_embedding
+        [(_, alone)] = encode(backbone, photo, [variant], scene=Scene(guidance=guidance.of(photo)))
+        own = alone.class_embedding
         of_windows = found.whole_class_embedding[place.windows]
         torch.testing.assert_close(of_windows, own.expand_as(of_windows), atol=2e-5, rtol=0)
     apart = (found.class_embedding - found.whole_class_embedding).abs().amax(dim=-1)

@@ -17,7 +17,7 @@ from sclip_lab.attention.cliper import level
 from sclip_lab.errors import LabError
 from sclip_lab.network.context import Context, State
 from sclip_lab.segmentation import windows
-from sclip_lab.segmentation.encoded import Encoded, encode
+from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import unit
 
 
@@ -137,7 +137,7 @@ def of_windows(
     picture, patch = encoded.images[image], encoded.backbone.patch_size
     size = (picture.shape[-2], picture.shape[-1])
     plan = windows.plan(size, size, window, stride, patch, encoded.backbone.padding)
-    [(_, found)] = encode(encoded.backbone, plan.cut(picture), [encoded.variant])
+    found = encoded.of(plan.cut(picture))
     places = torch.arange(math.prod(encoded.grid), device=text.device).view(encoded.grid)
     total = text.new_zeros(encoded.backbone.depth, len(text), places.numel())
     pairs, count = text.new_zeros(2, places.numel(), places.numel())
