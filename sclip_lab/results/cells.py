@@ -24,11 +24,26 @@ def read(path: Path) -> dict[str, Any]:
         LabError: it cannot be opened.
     """
     record, is_sealed = sealed.read_json(path)
+    check(path, record, is_sealed)
+    if record["key"] != path.parent.name:
+        raise sealed.Damaged(path, f"belongs to cell {record['key'][:12]}")
+    return {**record, "label": min([record["label"], *_labels(path.parent)], key=_shortest)}
+
+
+def check(path: Path, record: dict[str, Any], is_sealed: bool) -> None:
+    """Refuse what cannot be a cell's record.
+
+    Args:
+        path: of the file that holds it.
+        is_sealed: whether that has a seal.
+
+    Raises:
+        Damaged: fields are missing or of another type, the seal is gone, or its key is not that
+            of its identity.
+    """
     missing = set(FIELDS) - set(record)
     if missing:
         raise sealed.Damaged(path, f"is no spec: it lacks {', '.join(sorted(missing))}")
-    if record["key"] != path.parent.name:
-        raise sealed.Damaged(path, f"belongs to cell {str(record['key'])[:12]}")
     if IDENTITY in record:
         if not is_sealed:
             raise sealed.Damaged(path, "is not what was written: it has lost its seal")
@@ -39,7 +54,6 @@ def read(path: Path) -> dict[str, Any]:
     fault = _fault(record)  # a seal is no signature
     if fault:
         raise sealed.Damaged(path, f"is no spec: {fault}")
-    return {**record, "label": min([record["label"], *_labels(path.parent)], key=_shortest)}
 
 
 def add_label(folder: Path, label: str) -> None:

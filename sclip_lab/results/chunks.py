@@ -105,14 +105,23 @@ def read_one(path: Path, kind: Kind, key: str) -> sealed.Read:
     found = sealed.read_table(path, kind.name, {"cell": key}, needed, list(kind.defaults))
     frame = found.content
     frame = frame.assign(**{k: v for k, v in kind.defaults.items() if k not in frame})
+    return sealed.Read(typed(path, frame, kind), found.sealed)
+
+
+def typed(path: Path, frame: pd.DataFrame, kind: Kind) -> pd.DataFrame:
+    """A frame's columns in the kind's types.
+
+    Raises:
+        Damaged: values that cannot be.
+    """
     try:
-        typed = frame[list(kind.types)].astype(kind.types)
-        fault = _fault(frame, typed, kind)
+        made = frame[list(kind.types)].astype(kind.types)
+        fault = _fault(frame, made, kind)
     except (ValueError, TypeError, OverflowError) as error:
         fault = f"not a table of {kind.name}: {error}"
     if fault:
         raise sealed.Damaged(path, f"cannot be read ({fault})")
-    return sealed.Read(typed, found.sealed)
+    return made
 
 
 def _fault(given: pd.DataFrame, typed: pd.DataFrame, kind: Kind) -> str | None:

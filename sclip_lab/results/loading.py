@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sclip_lab import sealed
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.results import cells, chunks, machines
 from sclip_lab.results.chunks import COUNTS, MEASURES, SKIPPED, Kind
@@ -68,10 +69,10 @@ def load(
     partial: bool = False,
     labels: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Read a store.
+    """Read a store, or what ``sclip-lab store export`` made of one.
 
     Args:
-        path: the store's root.
+        path: the store's root, or the export's parquet or json file.
         keys: only these specs, each a key or the beginning of one; all if None. A damaged file
             of one that was asked for is an error; otherwise a warning names it, and its images
             are missing.
@@ -92,7 +93,8 @@ def load(
         that on_error=skip has left out.
     """
     specs, frames, unfinished = [], [], []
-    found, damaged = _all_rows(path, keys, COUNTS)
+    whole = not Path(path).is_file()
+    found, damaged = _all_rows(path, keys, COUNTS) if whole else (_exported(Path(path), keys), [])
     for record, rows in found:
         record["label"] = (labels or {}).get(record["key"], record["label"])
         if rows["image"].nunique() < len(record["images"]):
@@ -249,6 +251,35 @@ def _all_rows(
     if unsealed:
         log.info("%d files in %s have no seal: see sclip-lab store repair", unsealed, path)
     return found, damaged
+
+
+def _exported(path: Path, keys: Sequence[str] | None) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """As `_all_rows`, from an export: its json holds the records, and a digest of its table.
+
+    Raises:
+        LabError: one of both is missing, or not what was written.
+    """
+    about, table = path.with_suffix(".json"), path.with_suffix(".parquet")
+    try:
+        described, is_sealed = sealed.read_json(about)
+        rows = sealed.read_table(table, "rows", {}, ["spec", *COUNTS.types]).content
+        digest = sealed.seal({}, table.read_bytes())
+    except FileNotFoundError as error:
+        raise LabError(f"an export has two files: {error.filename} is missing") from None
+    listed = described.get("cells")
+    if not is_sealed or not isinstance(listed, list):
+        raise sealed.Damaged(about, "is no export's")
+    if described.get("table_digest") != digest:
+        raise sealed.Damaged(table, f"is not the table that {about.name} belongs to")
+    for record in listed:
+        cells.check(about, record if isinstance(record, dict) else {}, is_sealed)
+    by_key = {record["key"]: record for record in listed}
+    chosen = by_key if keys is None else [_match_key(key, list(by_key)) for key in keys]
+    found = []
+    for key in chosen:
+        mine = chunks.typed(table, rows[rows["spec"] == key[:SHORT]], COUNTS).assign(file=0)
+        found.append((by_key[key], _in_order(mine, by_key[key], COUNTS)))
+    return found
 
 
 def _in_order(rows: pd.DataFrame, record: dict[str, Any], kind: Kind) -> pd.DataFrame:
