@@ -33,7 +33,7 @@ EVALUATE = [
     "evaluate", "dataset.images=500", "tracking=disabled", "progress=false", "paths.store=store",
     "hydra.run.dir=run", "hydra.sweep.dir=sweep",
 ]  # fmt: skip
-SWEEP = ["-m", "attention=vanilla,csa", "hydra/launcher=local_jobs", "hydra.launcher.shards=2"]
+SWEEP = ["attention=vanilla,csa", "hydra/launcher=local_jobs", "hydra.launcher.shards=2"]
 
 
 def main() -> int:
@@ -50,7 +50,7 @@ def main() -> int:
     wrong = 0
     rows = [(signum, args.times, EVALUATE) for signum in interrupts.SIGNALS]
     if args.jobs:
-        rows.append((signal.SIGTERM, args.jobs, [*EVALUATE, *SWEEP]))
+        rows.append((signal.SIGTERM, args.jobs, ["evaluate", "-m", *EVALUATE[1:], *SWEEP]))
     for signum, times, line in rows:
         took, kept, faults = [], [], 0
         for _ in range(times):

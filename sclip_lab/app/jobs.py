@@ -25,7 +25,7 @@ QUEUE_SECONDS = 15.0  # between two looks at Slurm's queue
 # A file that another node has written may become visible late on a shared file system.
 VISIBLE_SECONDS = 60.0
 LAST_LINES = 12
-# Local jobs that are cancelled are killed after a second.
+# Local jobs that are cancelled have so long.
 ENDING_SECONDS = 1.5
 
 
@@ -113,13 +113,17 @@ def run(
 
 
 def _cancel(jobs: Sequence[Any]) -> None:
-    """End all jobs. Those of this machine have a moment to write what is finished."""
-    for job in jobs:
-        job.cancel(check=False)
-    deadline = time.monotonic() + ENDING_SECONDS
+    """End all jobs. Those of this machine have a moment to write what is finished: they are told
+    by SIGTERM, which submitit passes on. Its own way ends in a traceback, and is for the rest."""
     local = [job for job in jobs if getattr(job, "_process", None) is not None]
+    for job in local:
+        job._process.terminate()
+    deadline = time.monotonic() + ENDING_SECONDS
     while any(not job.done() for job in local) and time.monotonic() < deadline:
         time.sleep(0.05)
+    for job in jobs:
+        if job not in local or not job.done():
+            job.cancel(check=False)
 
 
 def _executor(folder: str | Path, resources: Resources) -> Any:

@@ -260,7 +260,8 @@ UNREACHED = "Failed to download"  # how open_clip says it
 def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> tuple[Any, Callable]:
     # open_clip fetches any "hf-hub:org/model" itself; other names are its own architectures.
     if ":" not in name and name not in open_clip.list_models():
-        raise unknown("backbone", name, open_clip.list_models())
+        told = unknown("backbone", name, open_clip.list_models())
+        raise LabError(f"{told}; one that open_clip does not know needs an architecture")
     known = open_clip.list_pretrained_tags_by_model(name)
     if pretrained and pretrained not in known:
         raise unknown(f"pretrained tag of {name}", pretrained, known)

@@ -144,3 +144,8 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="cannot be read"):
         load_backbone(checkpoint=path, architecture=ARCHITECTURE, device="cpu")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_network_of_ones_own_without_its_architecture() -> None:
+    with pytest.raises(LabError, match=r"unknown backbone 'mine'.*needs an architecture"):
+        load_backbone("mine", architecture=None, device="cpu")
