@@ -77,3 +77,11 @@ def test_killed_writers_lose_and_double_nothing(tmp_path: Path) -> None:
     for found in json.loads(run.stdout):
         assert found["kill_points"] >= 3
         assert (found["lost"], found["doubled"], found["wrong"]) == (0, 0, 0)
+
+
+@pytest.mark.slow
+def test_signals_end_a_run_and_a_sweep_of_local_jobs_in_time_and_keep_what_is_done() -> None:
+    command = [sys.executable, "-m", "benchmarks.torture.ends", "--times", "1", "--jobs", "1"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("| 0 |") == 4

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from sclip_lab import atomic, sealed
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import unknown
+from sclip_lab.errors import LabError, unknown
 from sclip_lab.network.backbone import Backbone
 
 
@@ -75,7 +75,10 @@ def embed_vocabulary(
 def _embed(backbone: Backbone, templates: Sequence[str], query: str) -> Tensor:
     texts = [template.format(query) for template in templates]
     embedded = torch.nn.functional.normalize(backbone.encode_text(texts), dim=-1)
-    return torch.nn.functional.normalize(embedded.mean(dim=0), dim=-1)
+    mean = torch.nn.functional.normalize(embedded.mean(dim=0), dim=-1)
+    if not torch.isfinite(mean).all():
+        raise LabError(f"backbone {backbone.name}: the text embedding of '{query}' is not finite")
+    return mean
 
 
 def _cached(path: Path, digest: str, shape: tuple[int, int]) -> Tensor | None:
