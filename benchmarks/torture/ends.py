@@ -28,7 +28,7 @@ from sclip_lab import interrupts, results
 from sclip_lab.app import cli, experiment  # noqa: F401, loaded before any fork
 
 MOST_SECONDS = 2.0
-WAIT_SECONDS = 300.0
+WAIT_SECONDS = 900.0
 EVALUATE = [
     "evaluate", "dataset.images=500", "tracking=disabled", "progress=false", "paths.store=store",
     "hydra.run.dir=run", "hydra.sweep.dir=sweep",
@@ -82,7 +82,7 @@ def _ended(line: Sequence[str], signum: signal.Signals, after: float) -> tuple[f
         deadline = time.monotonic() + WAIT_SECONDS
         while not list(folder.glob("store/specs/*/rows-*")):
             if time.monotonic() > deadline:
-                os.kill(process, signal.SIGKILL)
+                os.kill(process, signal.SIGTERM)
                 return WAIT_SECONDS, 0, "nothing was stored"
             time.sleep(0.02)
         time.sleep(after)
