@@ -7,6 +7,7 @@ here.
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def load_projection(path: str) -> tuple[Tensor, dict[str, str]]:
         LabError: no such file, no such tensor, values that are not finite, or a file that is not
             what ``sclip-lab learn-projection`` wrote. One from elsewhere has no seal to check.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise LabError(
             f"projection_file {path} does not exist; make it with 'sclip-lab learn-projection'"
         )

@@ -29,6 +29,7 @@ import hashlib
 import inspect
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -380,7 +381,7 @@ def _content(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in config.items():
         if isinstance(value, Mapping):
             value = _content(value)
-        elif key.endswith("_file") and value and Path(value).is_file():
+        elif key.endswith("_file") and value and os.path.isfile(value):
             if (size := Path(value).stat().st_size) > LARGEST_FILE:
                 raise LabError(f"{key} {value} has {size} bytes, more than {LARGEST_FILE}")
             value = {"sha256": hashlib.sha256(Path(value).read_bytes()).hexdigest()}

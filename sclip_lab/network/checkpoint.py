@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import zipfile
@@ -28,7 +29,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
         LabError: there is no such file, it holds anything but tensors and plain values, or its
             sizes do not fit together.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise LabError(f"checkpoint {path} does not exist")
     if path.stat().st_size > LARGEST:
         raise LabError(f"checkpoint {path} has {path.stat().st_size} bytes, more than {LARGEST}")

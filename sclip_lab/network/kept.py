@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,7 @@ from sclip_lab import fingerprint, sealed
 from sclip_lab.canonical import digest
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.checkpoint import LARGEST
 
 FOLDER = "networks"
 # Packages that build networks. Of the first two every file counts: their configurations and
@@ -126,7 +128,9 @@ def stamp(config: Mapping[str, Any]) -> str | None:
     files = {}
     for name in FILES:
         value = config.get(name)
-        if isinstance(value, str) and Path(value).is_file():
+        if isinstance(value, str) and os.path.isfile(value):  # no name is too long for this
+            if os.path.getsize(value) > LARGEST:  # is refused by whoever reads it
+                return None
             try:
                 with open(value, "rb") as file:
                     files[name] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,6 +6,7 @@ The only module that imports open_clip.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -93,7 +94,7 @@ def load_backbone(
         raise unknown("precision", precision, PRECISIONS)
     if padding not in ("floor", "corner"):
         raise unknown("padding", padding, ("floor", "corner"))
-    if pretrained and checkpoint is None and Path(pretrained).is_file():
+    if pretrained and checkpoint is None and os.path.isfile(pretrained):
         checkpoint, pretrained = pretrained, None
     source = str(checkpoint) if checkpoint is not None else "state_dict"
     if checkpoint is not None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.checkpoint import read_checkpoint
+from sclip_lab.network.kept import stamp
 from sclip_lab.network.loading import load_backbone
 from tests.conftest import ARCHITECTURE
 
@@ -304,3 +305,18 @@ def test_an_architecture_whose_tokenizer_brings_code() -> None:
     given = {**ARCHITECTURE, "text_cfg": {**ARCHITECTURE["text_cfg"], **text}}
     with pytest.raises(LabError, match="trust_remote_code"):
         load_backbone(architecture=given, device="cpu")
+
+
+@pytest.mark.parametrize("key", ["pretrained", "checkpoint", "architecture"])
+def test_a_name_that_is_too_long_for_a_file(key: str) -> None:
+    given = {"name": "ViT-B-32", "device": "cpu", key: "x" * 3000}
+    stamp(given)  # raises nothing
+    with pytest.raises(LabError, match=f"{key}|xxx"):
+        load_backbone(**given)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_that_is_too_large_is_not_hashed(tmp_path: Path) -> None:
+    path = tmp_path / "large.pt"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    assert stamp({"name": "ViT-B-32", "checkpoint": str(path)}) is None
