@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sclip_lab import interrupts
-from sclip_lab.app import ending
+from sclip_lab.app import collector, ending
 from sclip_lab.errors import LabError, about
 
 if TYPE_CHECKING:
@@ -34,10 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: list[str]) -> int:
     if arguments[:1] == ["evaluate"]:
         # Everything behind the word is Hydra's, its --help included.
-        from sclip_lab.app.hydra_app import main as evaluate
+        with collector.seldom():
+            from sclip_lab.app.hydra_app import main as evaluate
 
-        sys.argv = ["sclip-lab evaluate", *arguments[1:]]
-        evaluate()
+            sys.argv = ["sclip-lab evaluate", *arguments[1:]]
+            evaluate()
         return 0
     if arguments[:1] == ["paper"]:  # options may stand between studies and keys
         from sclip_lab.app import paper_cli
@@ -46,7 +47,8 @@ def _main(arguments: list[str]) -> int:
     if arguments[:1] == ["report"]:
         from sclip_lab.app import report_cli
 
-        return report_cli.run(report_cli.parser().parse_args(arguments[1:]))
+        with collector.seldom():
+            return report_cli.run(report_cli.parser().parse_args(arguments[1:]))
     args = _parser().parse_args(arguments)
     return int(args.run(args))
 

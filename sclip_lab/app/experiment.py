@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from sclip_lab import atomic, results
-from sclip_lab.app import guard, plugins, tracking
+from sclip_lab.app import collector, guard, plugins, tracking
 from sclip_lab.app.backbones import make_backbone, remember
 from sclip_lab.app.composition import PLACES
 from sclip_lab.app.ending import asked_for, told
@@ -354,17 +354,18 @@ def _evaluate(
         observers.append(
             Diagnostics(list(chosen.measures), chosen.images, chosen.get("layers", False))
         )
-    return evaluate(
-        specs,
-        store,
-        observers=observers,
-        shard=tuple(config.shard),
-        batch_images=config.batch_images,
-        trunk_cache_gb=config.trunk_cache,
-        on_error=config.on_error,
-        progress=config.progress,
-        timings=timings,
-    )
+    with collector.as_always():
+        return evaluate(
+            specs,
+            store,
+            observers=observers,
+            shard=tuple(config.shard),
+            batch_images=config.batch_images,
+            trunk_cache_gb=config.trunk_cache,
+            on_error=config.on_error,
+            progress=config.progress,
+            timings=timings,
+        )
 
 
 def _group(config: DictConfig, hydra: Any) -> str | None:
