@@ -65,8 +65,8 @@ COMMON: dict[str, Any] = {
     "entry": None,
     "hidden": None,
 }
-# How many arguments the machinery passes by place to the parts of a variant.
 LARGEST_FILE = 8 << 30  # bytes of a file that a parameter names
+# How many arguments the machinery passes by place to the parts of a variant.
 LEADING = {"prior": 1, "mix": 2, "repair": 1, "entry": 1, "hidden": 3}
 Edit = Callable[[Block, State, Context], State]
 

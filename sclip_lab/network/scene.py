@@ -95,8 +95,12 @@ class Guidance:
 
     def of(self, images: Tensor) -> Guidance | None:
         """That of other images, (batch, 3, height, width), each seen whole."""
-        look = self._look
-        return None if look is None else Guidance(lambda: look(images), look)
+        return None if self._look is None else seen(images, self._look)
+
+
+def seen(images: Tensor, look: Callable[[Tensor], Tensor]) -> Guidance:
+    """Guidance of images, (batch, 3, height, width), each seen whole by ``look``."""
+    return Guidance(lambda: look(images), look)
 
 
 def alone(windows: int, size: tuple[int, int], patch: int = 1) -> tuple[Placement, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from sclip_lab.attention.variant import Variant
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.network.scene import Guidance, Scene, alone
+from sclip_lab.network.scene import Scene, alone, seen
 from sclip_lab.network.text import Text
 from sclip_lab.segmentation.encoded import encode
 from sclip_lab.segmentation.readouts.cosine import unit
@@ -63,7 +63,7 @@ def dense_features(
     scene = Scene(alone(len(images), size, backbone.patch_size))
     if guidance is not None:
         look = partial(guidance.of_windows, backbone=backbone)
-        scene = replace(scene, guidance=Guidance(lambda: look(images), look))
+        scene = replace(scene, guidance=seen(images, look))
     [(_, encoded)] = encode(backbone, images, [attention], position_embedding, scene=scene)
     patches = encoded.patches.float()
     return unit(patches) if normalize else patches

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.network.scene import Guidance, Placement, Scene
+from sclip_lab.network.scene import Guidance, Placement, Scene, seen
 from sclip_lab.segmentation.windows import Plan
 
 if TYPE_CHECKING:
@@ -46,19 +46,18 @@ def scene(
             sources.append(photo)
     if guide is None:
         return Scene(tuple(placements))
-    whole = guide.scope == "photo"
-    if whole and len(placements) > len(parts):
+    look = partial(guide.of_windows, backbone=backbone)
+    if guide.scope != "photo":
+        return Scene(tuple(placements), seen(images, look))
+    if len(placements) > len(parts):
         raise LabError("guidance.scope photo knows no views of windows; set guidance.scope=windows")
     size = images.shape[-2], images.shape[-1]
 
     def compute() -> Tensor:
-        if not whole:
-            return guide.of_windows(images, backbone)
         each = [
             guide.of_photo(photo, placement, size, backbone)
             for photo, placement in zip(sources, placements, strict=True)
         ]
         return torch.cat(each)
 
-    look = partial(guide.of_windows, backbone=backbone)
     return Scene(tuple(placements), Guidance(compute, look))
