@@ -72,8 +72,11 @@ def reached(modules: Iterable[str]) -> list[str]:
 
 def of_text(text: str) -> str:
     """Digest of one module's code, given as text."""
-    dumped = "".join(_dump(ast.parse(text)))
-    return hashlib.sha256(dumped.encode()).hexdigest()
+    return _of_tree(ast.parse(text))
+
+
+def _of_tree(tree: ast.AST) -> str:
+    return hashlib.sha256("".join(_dump(tree)).encode()).hexdigest()
 
 
 def of_lines(module: str, lines: Collection[int]) -> str:
@@ -106,9 +109,9 @@ def _read(module: str) -> tuple[str, tuple[str, ...]]:
     path = _source(module)
     if path is None:
         return "no source", ()
-    text = _text(path)
-    imported = {name for node in ast.walk(ast.parse(text)) for name in _imports(node, module)}
-    return of_text(text), tuple(sorted(filter(_counts, imported)))
+    tree = ast.parse(_text(path))
+    imported = {name for node in ast.walk(tree) for name in _imports(node, module)}
+    return _of_tree(tree), tuple(sorted(filter(_counts, imported)))
 
 
 def _text(path: Path) -> str:

@@ -52,6 +52,7 @@ class Cell(NamedTuple):
         spec: the cell.
         summary: its row of `results.summary`.
         iou: class -> IoU.
+        measured: its diagnostics, as `Store.diagnostics` gives them.
         skipped: image -> why it was left out.
         sweep: id of the W&B run of the cells that were computed with it; "" alone.
     """
@@ -59,6 +60,7 @@ class Cell(NamedTuple):
     spec: Spec
     summary: Mapping[str, Any]
     iou: dict[str, float]
+    measured: pd.DataFrame
     skipped: dict[str, str]
     sweep: str
 
@@ -69,6 +71,7 @@ class Cell(NamedTuple):
         df: pd.DataFrame,
         summary: pd.DataFrame,
         iou: pd.DataFrame,
+        measured: pd.DataFrame,
         sweep: str = "",
     ) -> Cell:
         """From the tables of a pass over several cells."""
@@ -79,6 +82,7 @@ class Cell(NamedTuple):
             spec,
             {str(k): v for k, v in row.items()},
             dict(zip(mine["class"].astype(str), mine["iou"].tolist(), strict=True)),
+            measured,
             df.attrs["skipped"].get(short, {}),
             sweep,
         )
@@ -124,7 +128,7 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
         config, timings = configs[members[0][0]], Timings()
         specs = [spec for _, spec in members]
         try:
-            df = _evaluate(specs, Store(config.paths.store), config, timings)
+            df, measured = _evaluate(specs, Store(config.paths.store), config, timings)
         except Exception as error:
             log.error("the pass stopped: %s", told(error), exc_info=asked_for() and error)
             known = error.failed if isinstance(error, Unfinished) else None
@@ -142,7 +146,8 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
         for number, spec in members:
             place = OmegaConf.select(configs[number], "hydra.job.num")
             if place is not None:  # not in a submitted job, which runs no job of Hydra's
-                _computed[place] = Cell.of(spec, df, summary, per_class, sweep)
+                mine = measured[spec.key]
+                _computed[place] = Cell.of(spec, df, summary, per_class, mine, sweep)
         log.info("\n%s\n\n%s\n", table(df, summary), timings.report())
         # A submitted job computes a part, and knows nothing of the sweep's folder.
         if len(members) > 1 and OmegaConf.select(config, "hydra.sweep.dir") is not None:
@@ -175,8 +180,8 @@ def run(config: DictConfig) -> float:
     cell = cell or _compute_alone(config)
     store = Store(config.paths.store)
     spec, summary, skipped = cell.spec, cell.summary, cell.skipped
-    found = store.diagnostics(spec)
-    measured = found[found["layer"] < 0].dropna().groupby("measure", observed=True)["value"]
+    whole = cell.measured[cell.measured["layer"] < 0].dropna()
+    measured = whole.groupby("measure", observed=True)["value"]
     output = Path(HydraConfig.get().runtime.output_dir)
     outcome = {
         "key": spec.key,
@@ -219,9 +224,9 @@ def run(config: DictConfig) -> float:
 def _compute_alone(config: DictConfig) -> Cell:
     spec = make_spec(config)
     tracking.check(config.tracking)
-    df = _evaluate([spec], Store(config.paths.store), config, Timings())
+    df, measured = _evaluate([spec], Store(config.paths.store), config, Timings())
     remember(spec.backbone, _backbone(config), str(config.paths.store))
-    return Cell.of(spec, df, results.summary(df), results.iou(df))
+    return Cell.of(spec, df, results.summary(df), results.iou(df), measured[spec.key])
 
 
 def _share(outcome: Mapping[str, Any]) -> str:
@@ -345,17 +350,17 @@ def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
 
 def _evaluate(
     specs: Sequence[Spec], store: Store, config: DictConfig, timings: Timings
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Scores of all specs, and diagnostics of each by its key."""
+    chosen = config.diagnostics
+    measures = Diagnostics(chosen.measures or (), chosen.images, chosen.get("layers", False))
     observers: list[Observer] = []
     if config.pictures.images:
         observers.append(Pictures(config.pictures.images, config.pictures.points))
-    if config.diagnostics.measures:
-        chosen = config.diagnostics
-        observers.append(
-            Diagnostics(list(chosen.measures), chosen.images, chosen.get("layers", False))
-        )
+    if chosen.measures:
+        observers.append(measures)
     with collector.as_always():
-        return evaluate(
+        df = evaluate(
             specs,
             store,
             observers=observers,
@@ -366,6 +371,7 @@ def _evaluate(
             progress=config.progress,
             timings=timings,
         )
+    return df, {spec.key: measures.measured(store, spec) for spec in specs}
 
 
 def _group(config: DictConfig, hydra: Any) -> str | None:

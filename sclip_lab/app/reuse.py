@@ -1,12 +1,13 @@
 """Hydra composes each job of a sweep once.
 
 Alone it composes a job to check it, the launcher composes it to hand it to the evaluator, and again
-to launch it, a fifth of a second each. All get copies of the first here.
+to launch it, a fifth of a second each. All get copies of the first here, by pickle, which copies a
+configuration in half of the time that ``copy.deepcopy`` takes.
 """
 
 from __future__ import annotations
 
-import copy
+import pickle
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
@@ -16,7 +17,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 
 # By loader, by what was typed and by what the job adds.
-_jobs: WeakKeyDictionary[ConfigLoaderImpl, dict[tuple[Any, ...], DictConfig]] = WeakKeyDictionary()
+_jobs: WeakKeyDictionary[ConfigLoaderImpl, dict[tuple[Any, ...], bytes]] = WeakKeyDictionary()
 
 
 def install() -> None:
@@ -36,8 +37,8 @@ def _once(compose: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
         name, typed = master_config.hydra.job.config_name, master_config.hydra.overrides.hydra
         job = name, tuple(typed), tuple(sweep_overrides)
         if job not in jobs:
-            jobs[job] = compose(self, master_config, list(sweep_overrides))
-        config = copy.deepcopy(jobs[job])
+            jobs[job] = pickle.dumps(compose(self, master_config, list(sweep_overrides)))
+        config: DictConfig = pickle.loads(jobs[job])
         # As Hydra does: what was resolved once, such as the time, stays.
         OmegaConf.copy_cache(from_config=master_config, to_config=config)
         return config

@@ -60,40 +60,43 @@ def check_settings(config: DictConfig) -> None:
         node = config._get_node(group, validate_access=False)
         if isinstance(node, ListConfig) or (isinstance(node, AnyNode) and node._is_missing()):
             raise LabError(f"{group}: must be a mapping, or a file of conf/{group}")
+    plain: dict[str, Any] = {}  # a look at a node takes as long as many at a dict
     for group in _GROUPS:
         value = _found(config, group)
         if value is _MISSING:
             continue
+        plain[group] = value
         empty = value is None and group not in _OPTIONAL
         if empty or (value is not None and not isinstance(value, Mapping)):
             raise LabError(f"{group}: {shown(value)} must be a mapping, or a file of conf/{group}")
     for key in _still_missing(config):
         raise LabError(f"{key}: '???' stands for a value that is still to be given")
+    plain |= {key: _found(config, key) for key in (*_NUMBERS, *_OTHERS, "shard") if "." not in key}
     for key in _NEEDED:
-        if _found(config, key) is _MISSING:
+        if _found(plain, key) is _MISSING:
             raise LabError(f"{key}: needs a value")
     for key, (wanted, low, high) in _NUMBERS.items():
-        value = _found(config, key)
+        value = _found(plain, key)
         if value is _MISSING:
             continue
         check(key, value, wanted)
         if value is not None:
             within(key, value, low, high)
     for key, wanted in _OTHERS.items():
-        value = _found(config, key)
+        value = _found(plain, key)
         if value is not _MISSING:
             check(key, value, wanted)
     for key in ("paths.data", "paths.store"):
-        value = _found(config, key)
+        value = _found(plain, key)
         if isinstance(value, str) and not _is_path(value):
             raise LabError(f"{key}: {shown(value)} must be the path of a folder")
-    weights, used = _found(config, "checkpoint"), _found(config, "backbone.checkpoint")
+    weights, used = _found(plain, "checkpoint"), _found(plain, "backbone.checkpoint")
     if weights not in (_MISSING, None) and used != weights:
         raise LabError(
             f"checkpoint={shown(weights)}: this backbone has a file of its own; "
             "backbone.checkpoint=<file> takes its place"
         )
-    shard = _found(config, "shard")
+    shard = _found(plain, "shard")
     if shard is not _MISSING:
         check("shard", shard, tuple[int, int])
         within("shard[1]", shard[1], 1, 1e9)
@@ -127,14 +130,14 @@ def _is_path(text: str) -> bool:
 _MISSING: Any = object()
 
 
-def _found(config: DictConfig, key: str) -> Any:
-    """A plain value; `_MISSING` where there is none of that name."""
+def _found(config: Mapping[str, Any] | DictConfig, key: str) -> Any:
+    """A plain value; `_MISSING` where there is none of that name, or ``???``."""
     value: Any = config
     try:
         for part in key.split("."):
             if not isinstance(value, Mapping | DictConfig) or part not in value:
                 return _MISSING
             value = value[part]
-        return plain_config(value)
+        return _MISSING if value == "???" else plain_config(value)
     except OmegaConfBaseException as error:
         raise LabError(f"{key}: {str(error).splitlines()[0]}") from error
