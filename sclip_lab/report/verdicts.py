@@ -113,11 +113,14 @@ def alike(
     """Claim: each of ``specs`` scores within ``margin`` (a fraction) of ``other``: equivalence.
 
     It holds where the whole interval of each difference lies within. It is refuted where one
-    lies outside, at the level of Holm's first step, for any of the family would do.
+    lies outside, at the level of Holm's first step, for any of the family would do. Scores that
+    all lie below the margin are alike whatever is measured, and say nothing.
     """
     rows = {spec: found.difference(spec, other) for spec in specs if spec != other}
     if not rows:
         return nothing(claim, "nothing to compare with", published)
+    if max(map(found.score, [*rows, other])) < margin:
+        return nothing(claim, f"all scores are below {100 * margin:g} points", published)
     far = max(rows, key=lambda spec: abs(rows[spec]["difference"]))
     wide = [found.difference(spec, other, 1 - LEVEL / len(rows)) for spec in rows]
     inside = [-margin < row["low"] and row["high"] < margin for row in rows.values()]

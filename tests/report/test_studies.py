@@ -139,7 +139,11 @@ def test_best_and_alike(found: Found) -> None:
     csa, vanilla = named(found, "csa"), named(found, "vanilla")
     assert verdicts.best(found, vanilla, everything, "").answer == verdicts.FAILS
     assert verdicts.best(found, csa, [vanilla, named(found, "maskclip")], "").answer == "holds"
-    assert verdicts.alike(found, everything, csa, 0.99, "").answer == verdicts.HOLDS
+    highest = found.cells["miou"].max()
+    assert verdicts.alike(found, everything, csa, highest, "").answer == verdicts.HOLDS
+    vacuous = verdicts.alike(found, everything, csa, highest + 1e-6, "")
+    assert vacuous.answer == verdicts.OPEN
+    assert "all scores are below" in vacuous.why
     assert verdicts.alike(found, [vanilla], csa, 0.01, "").answer == verdicts.FAILS
     assert verdicts.alike(found, [named(found, "csa_q")], csa, 1e-6, "").answer != verdicts.HOLDS
 
