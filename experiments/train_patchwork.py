@@ -2,8 +2,11 @@
 
     python experiments/train_patchwork.py
 
+It begins with parts of windows of easy scenes, of one or two materials. Then come whole windows,
+and the share of easy scenes falls to nothing. docs/embedded-world.md says what the losses are for.
+
 The run can be cut off at any moment and goes on from its last checkpoint when the same command is
-typed again: the batch of a step depends on (seed, step, worker) alone. When it is done, weights,
+typed again: the batch of a step depends on (seed, step) alone. When it is done, weights,
 architecture, curve and model card are written to sclip_lab/assets/patchwork_vit.
 """
 
@@ -11,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import time
 from functools import partial
 from pathlib import Path
@@ -20,29 +22,37 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
 
 from sclip_lab import atomic
 from sclip_lab.errors import LabError
 from sclip_lab.training.export import export
+from sclip_lab.training.grouping import Grouping, Weights
 from sclip_lab.training.muon import Muon
 from sclip_lab.training.patchwork import (
+    PART,
     WINDOW,
     Captions,
+    Pool,
     contrastive_loss,
     draw_windows,
     scene_pool,
     to_tensor,
     top1,
 )
+from sclip_lab.training.tower import Hiding, Tower
 
 ROOT = Path(__file__).parents[1]
+PATCH, WIDTH = 8, 96
 CONFIG: dict[str, Any] = {
     "embed_dim": 96,
     "vision_cfg": {
         "image_size": WINDOW,
-        "patch_size": 8,
+        "patch_size": PATCH,
         "layers": 8,
-        "width": 96,
+        "width": WIDTH,
         "head_width": 32,
     },
     "text_cfg": {
@@ -57,8 +67,8 @@ CONFIG: dict[str, Any] = {
 
 # What makes a run the same run: all options but where it lives and when to pause.
 SETTINGS = (
-    *("scenes", "windows", "workers", "batch", "lr", "muon", "weight_decay", "dropout"),
-    *("short", "warmup", "decay", "seed"),
+    *("scenes", "parts", "ease", "windows", "batch", "lr", "muon", "weight_decay", "short"),
+    *("warmup", "decay", "seed", "fp32", "again", "start"),
 )
 
 
@@ -69,36 +79,75 @@ def parse() -> argparse.Namespace:
     option = parser.add_argument
     option("--out", type=Path, default=ROOT / "results/train_patchwork", help="checkpoints")
     option("--assets", type=Path, default=ROOT / "sclip_lab/assets/patchwork_vit")
-    option("--scenes", type=int, default=20_000, help="different train scenes")
-    option("--windows", type=int, default=200_000, help="windows seen in all")
+    option("--scenes", type=int, default=8_000, help="different train scenes, and as many easy")
+    option("--parts", type=int, default=120_000, help="parts of windows at the beginning")
+    option("--ease", type=int, default=120_000, help="windows after them with some easy scenes")
+    option("--windows", type=int, default=480_000, help="windows in all after the parts")
+    option("--again", type=int, default=0, help="windows after them, from half of the rate down")
+    option("--start", help="other weights to begin with: model.safetensors")
     option("--minutes", type=float, default=math.inf, help="stop after this long; resumable")
-    option("--workers", type=int, default=2, help="processes that share a step")
-    option("--threads", type=int, default=1, help="threads of each")
-    option("--batch", type=int, default=96, help="windows of each worker in a step")
+    option("--threads", type=int, default=1)
+    option("--batch", type=int, default=96, help="windows in a step; twice as many parts")
     option("--lr", type=float, default=2e-3, help="AdamW: embeddings, norms, text tower's ends")
     option("--muon", type=float, default=0.02, help="Muon's rate: matrices inside the blocks")
     option("--weight-decay", type=float, default=0.05, help="of Muon")
-    option("--dropout", type=float, default=0.5, help="share of patches hidden in training")
-    option("--short", type=float, default=0.5, help="share of captions with one name")
+    option("--short", type=float, default=0.6, help="share of captions with one name")
     option("--warmup", type=int, default=100, help="steps of rising rate")
-    option("--decay", type=float, default=0.3, help="last share of the run, with falling rate")
+    option("--decay", type=float, default=0.4, help="last share of the run, with falling rate")
     option("--seed", type=int, default=0)
+    option("--fp32", action="store_true", help="no products in bf16, for processors without them")
     option("--export-only", action="store_true", help="write the assets from the checkpoint")
     return parser.parse_args()
 
 
-def build(dropout: float = 0.0) -> open_clip.CLIP:
-    config = {**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "patch_dropout": dropout}}
-    return open_clip.CLIP(**config)
+class Model(torch.nn.Module):
+    """open_clip's CLIP, whose text tower holds the tokens of captions alone while it trains.
+
+    Attributes:
+        clip: all of it; its token embedding has as many rows as captions have different tokens.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        text = CONFIG["text_cfg"]
+        encode = open_clip.SimpleTokenizer().encode
+        self.captions = Captions(encode, text["context_length"], text["vocab_size"])
+        self.clip = open_clip.CLIP(**CONFIG)
+        self._used = torch.tensor(self.captions.token_ids)
+        # The last two ids mark beginning and end, and stay the last two: the end is the largest.
+        self._place = torch.zeros(text["vocab_size"], dtype=torch.long)
+        self._place[self._used] = torch.arange(len(self._used))
+        rows = self.clip.token_embedding.weight.detach()[self._used].clone()
+        self.clip.token_embedding = torch.nn.Embedding.from_pretrained(rows, freeze=False)
+        self.grouping = Grouping(WIDTH)
+
+    def begin(self, weights: dict[str, Tensor]) -> None:
+        """Take weights of `whole`."""
+        table = "token_embedding.weight"
+        rows = {table: weights[table][self._used]}
+        self.clip.load_state_dict({k: v.float() for k, v in {**weights, **rows}.items()})
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        """(rows, context) ids of the tokenizer to (rows, embed_dim) unit vectors; what is behind
+        the longest caption is left out."""
+        clip, length = self.clip, int((ids != 0).sum(dim=1).max())
+        ids = self._place[ids[:, :length]]
+        x = clip.token_embedding(ids) + clip.positional_embedding[:length]
+        x = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length])
+        x = clip.ln_final(x)[torch.arange(len(ids)), ids.argmax(dim=1)]
+        return F.normalize(x @ clip.text_projection, dim=-1)
+
+    def whole(self) -> open_clip.CLIP:
+        """A copy with all tokens; those that no caption uses are zero."""
+        clip = open_clip.CLIP(**CONFIG).eval()
+        weights = self.clip.state_dict()
+        table = torch.zeros_like(clip.token_embedding.weight)
+        table[self._used] = weights["token_embedding.weight"]
+        clip.load_state_dict({**weights, "token_embedding.weight": table})
+        return clip
 
 
-def write_captions() -> Captions:
-    text = CONFIG["text_cfg"]
-    encode = open_clip.SimpleTokenizer().encode
-    return Captions(encode, text["context_length"], text["vocab_size"])
-
-
-def build_optimizers(model: torch.nn.Module, args: argparse.Namespace) -> list[Any]:
+def build_optimizers(model: Model, args: argparse.Namespace) -> list[Any]:
     """Muon for the matrices inside the blocks, AdamW for everything else."""
     named = dict(model.named_parameters())
     inner = [n for n, p in named.items() if "resblocks" in n and p.ndim == 2]
@@ -109,37 +158,25 @@ def build_optimizers(model: torch.nn.Module, args: argparse.Namespace) -> list[A
     ]
 
 
-def average_gradients(model: open_clip.CLIP, rows: list[int], workers: int) -> None:
-    """Mean over the workers; of the token embedding only the rows that captions use."""
-    parameters = dict(model.named_parameters())
-    embedding = parameters.pop("token_embedding.weight").grad
-    assert embedding is not None
-    grads = [p.grad for p in parameters.values() if p.grad is not None] + [embedding[rows]]
-    flat = torch.cat([grad.flatten() for grad in grads]) / workers
-    torch.distributed.all_reduce(flat)
-    for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-        grad.copy_(part.view_as(grad))
-    embedding[rows] = grads[-1]
-
-
 class Run:
-    """One worker's model, optimisers and place in the run.
-
-    Only the first worker keeps the checkpoint and the curve.
+    """The model, its optimisers and place in the run.
 
     Raises:
         LabError: the folder holds a run with other settings.
     """
 
-    def __init__(self, args: argparse.Namespace, rank: int) -> None:
+    def __init__(self, args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
-        self.args, self.rank = args, rank
-        self.model, self.captions = build(args.dropout), write_captions()
+        self.args, self.model = args, Model()
+        if args.start:
+            self.model.begin(load_file(args.start))
+        self.tower = Tower(self.model.clip.visual, PATCH, Hiding(), not args.fp32)
         self.optimizers = build_optimizers(self.model, args)
         self.rates = [o.param_groups[0]["lr"] for o in self.optimizers]
         self.step, self.seconds = 0, 0.0
-        self.windows_per_step = args.batch * args.workers
-        self.steps = args.windows // self.windows_per_step
+        self.beginning = args.parts // (2 * args.batch)
+        self.once = self.beginning + args.windows // args.batch
+        self.steps = self.once + args.again // args.batch
         self.settings = {key: getattr(args, key) for key in SETTINGS}
         self.curve: list[list[float]] = []
         if (args.out / "state.pt").is_file():
@@ -167,104 +204,113 @@ class Run:
         }
         atomic.write(self.args.out / "state.pt", partial(torch.save, state))
 
-    def take_step(self, images: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
-        """Train on one batch, a function of (seed, step, rank).
-
-        Returns:
-            The loss, and top-1 on the batch.
-        """
-        args, model, step = self.args, self.model, self.step
-        rng = np.random.default_rng([args.seed, step, self.rank])
-        torch.manual_seed(step * args.workers + self.rank)
-        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
-            optimizer.param_groups[0]["lr"] = rate * self.factor
-        pixels, present = draw_windows(images, masks, args.batch, rng)
-        image = model.encode_image(to_tensor(pixels), normalize=True)
-        ids, named = self.captions.draw(present, args.short, rng)
-        text = model.encode_text(ids, normalize=True)
-        loss = contrastive_loss(image, text, model.logit_scale.exp(), present, named)
-        loss.backward()
-        if args.workers > 1:
-            average_gradients(model, self.captions.token_ids, args.workers)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=False)
-        model.logit_scale.data.clamp_(0, math.log(100))
-        self.step += 1
-        return loss.item(), top1(image, self.captions.name_features(model), present)
+    @property
+    def windows(self) -> int:
+        """Parts and windows seen so far."""
+        batch, late = self.args.batch, max(0, self.step - self.beginning)
+        return 2 * batch * min(self.step, self.beginning) + batch * late
 
     @property
     def factor(self) -> float:
         """Share of the full rate at this step: up, flat, down."""
         up = (self.step + 1) / self.args.warmup
-        return min(1.0, up, (self.steps - self.step) / (self.args.decay * self.steps))
+        if self.step >= self.once:
+            return 0.5 * (self.steps - self.step) / (self.steps - self.once)
+        return min(1.0, up, (self.once - self.step) / (self.args.decay * self.once))
+
+    def draw(
+        self, pools: tuple[Pool, Pool], rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The windows of this step, and what is in them."""
+        args, (scenes, easy) = self.args, pools
+        if self.step < self.beginning:
+            return draw_windows(easy, 2 * args.batch, rng, PART)
+        done = (self.step - self.beginning) * args.batch
+        share = max(0.0, 1.0 - done / args.ease) if args.ease else 0.0
+        number = int(rng.binomial(args.batch, share))
+        parts = [
+            draw_windows(pool, count, rng)
+            for pool, count in ((easy, number), (scenes, args.batch - number))
+        ]
+        pixels, present = (np.concatenate(both) for both in zip(*parts, strict=True))
+        return pixels, present
+
+    def take_step(self, pools: tuple[Pool, Pool]) -> tuple[float, float]:
+        """Train on one batch, a function of (seed, step).
+
+        Returns:
+            The class token's loss, and its top-1 on the batch.
+        """
+        args, model, weights = self.args, self.model, Weights()
+        rng = np.random.default_rng([args.seed, self.step])
+        torch.manual_seed(args.seed * 1_000_003 + self.step)
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * self.factor
+        pixels, present = self.draw(pools, rng)
+        seen = self.tower(to_tensor(pixels))
+        ids, named = model.captions.draw(present, args.short, rng)
+        text, scale = model.encode_text(ids), model.clip.logit_scale.exp()
+        losses = [
+            contrastive_loss(one, text, scale, present, named) for one in seen.read.unbind(dim=1)
+        ]
+        others = weights.read * torch.stack(losses[1:]).mean() + model.grouping(seen, weights)
+        (losses[0] + others).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        model.clip.logit_scale.data.clamp_(0, math.log(100))
+        self.step += 1
+        with torch.no_grad():
+            names = model.encode_text(model.captions.names)
+        return losses[0].item(), top1(seen.read[:, 0], names, present)
 
 
-def train(rank: int, args: argparse.Namespace) -> None:
-    """One worker's share of the run."""
+def train(args: argparse.Namespace) -> None:
+    """From the last checkpoint to the end, or as long as there is time."""
     torch.set_num_threads(args.threads)
-    if args.workers > 1:
-        meeting = f"file://{args.out.resolve()}/meeting-{os.getppid()}"
-        torch.distributed.init_process_group(
-            "gloo", init_method=meeting, rank=rank, world_size=args.workers
-        )
-    images, masks = scene_pool(args.out, args.scenes, args.threads)
-    run = Run(args, rank)
+    scenes, easy = (
+        scene_pool(args.out / name, args.scenes, name == "easy") for name in ("scenes", "easy")
+    )
+    run = Run(args)
     begin = last = saved = time.monotonic()
     recent: list[tuple[float, float]] = []
     stop = run.step >= run.steps
     while not stop:
-        recent.append(run.take_step(images, masks))
+        recent.append(run.take_step((scenes, easy)))
         now = time.monotonic()
         run.seconds, last = run.seconds + now - last, now
-        verdict = torch.tensor(int(run.step >= run.steps or now - begin > 60 * args.minutes))
-        if args.workers > 1:
-            torch.distributed.broadcast(verdict, 0)  # or a slower worker would wait for ever
-        stop = bool(verdict)
+        stop = run.step >= run.steps or now - begin > 60 * args.minutes
         if run.step % 50 == 0:
             loss, hits = np.mean(recent, axis=0)
-            row = [run.step * run.windows_per_step, loss, hits, run.factor, run.seconds]
+            row = [run.windows, loss, hits, run.factor, run.seconds]
             run.curve.append([round(float(value), 4) for value in row])
             recent = []
-            if rank == 0:
-                print(
-                    "windows {:.0f}  loss {:.3f}  top-1 {:.3f}  rate {:.2f}  {:.0f} s".format(*row)
-                )
-        if rank == 0 and (stop or now - saved > 60):
+            line = "windows {:.0f}  loss {:.3f}  top-1 {:.3f}  rate {:.2f}  {:.0f} s".format(*row)
+            print(line, flush=True)
+        if stop or now - saved > 60:
             run.save()
             saved = now
-    if args.workers > 1:
-        torch.distributed.destroy_process_group()
 
 
 def ship(args: argparse.Namespace) -> None:
     """Write the assets from the checkpoint of a finished run."""
-    state = torch.load(args.out / "state.pt", weights_only=True)
-    if state["step"] < args.windows // (args.batch * args.workers) and not args.export_only:
+    run = Run(args)
+    if run.step < run.steps and not args.export_only:
         print("paused; the same command goes on")
         return
-    model = build().eval()
-    model.load_state_dict(state["model"])
-    facts = {
-        **state["settings"],
-        "seen": state["step"] * args.batch * args.workers,
-        "minutes": state["seconds"] / 60,
-    }
-    export(model, write_captions(), CONFIG, facts, state["curve"], args.assets)
+    origin = (
+        "from the weights of a search (docs/embedded-world.md)" if args.start else "from scratch"
+    )
+    facts = {**run.settings, "seen": run.windows, "minutes": run.seconds / 60, "origin": origin}
+    export(run.model.whole(), run.model.captions, CONFIG, facts, run.curve, args.assets)
 
 
 def main() -> None:
     args = parse()
     args.out.mkdir(parents=True, exist_ok=True)
     if not args.export_only:
-        scene_pool(args.out, args.scenes, args.workers)
-        if args.workers == 1:
-            train(0, args)
-        else:
-            torch.multiprocessing.start_processes(
-                train, (args,), args.workers, start_method="spawn"
-            )
+        train(args)
     ship(args)
 
 

@@ -1,8 +1,11 @@
 """Patchwork: procedural scenes with exact masks, the world of the embedded model.
 
-Smooth regions of materials, shaped objects on top. A class is told by structure alone: colours,
-angles, offsets and scales are drawn anew for every region and object. A scene is a function of
-(split, index, height, width); the two splits draw from disjoint seeds.
+A quilt of cells, shaped objects on top. All cells of one material in a scene have one colour; most
+show the material's texture, the others the plain colour. A plain cell says nothing of its class:
+its like, by colour, does. An object's texture is its own shape, small and repeated, and is worn off
+in parts. A class is told by structure alone: colours, angles, offsets and scales are drawn anew for
+every scene and object. A scene is a function of (split, index, height, width); the two splits draw
+from disjoint seeds.
 
 All randomness is integers and uniform floats of PCG64, and all fields are computed in float64 and
 rounded to bytes at the end, so that the last bit of a sine does not show between machines;
@@ -22,7 +25,7 @@ from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.errors import LabError, unknown
 from sclip_lab.values import check_arguments
 
-VERSION = 1
+VERSION = 2
 SPLITS = {"train": 0, "test": 1}
 SMALLEST_SIDE = 64
 LARGEST_SIDE = 4096
@@ -66,7 +69,7 @@ def _noise(rng: Rng, u: Array, v: Array) -> Array:
 
 
 def _stripes(rng: Rng, u: Array, v: Array) -> Array:
-    period = rng.uniform(6.0, 10.0)
+    period = rng.uniform(5.0, 8.0)
     return _edge(_wave(u / period) * period / 4.0)
 
 
@@ -76,13 +79,13 @@ def _checks(rng: Rng, u: Array, v: Array) -> Array:
 
 
 def _dots(rng: Rng, u: Array, v: Array) -> Array:
-    period = rng.uniform(7.0, 10.0)
+    period = rng.uniform(4.5, 6.0)
     return _edge(0.3 * period - _lattice(u, v, period))
 
 
 def _bubbles(rng: Rng, u: Array, v: Array) -> Array:
-    period = rng.uniform(11.0, 14.0)
-    return _edge(1.0 - np.abs(_lattice(u, v, period) - 0.36 * period))
+    period = rng.uniform(10.0, 12.0)
+    return _edge(0.8 - np.abs(_lattice(u, v, period) - 0.36 * period))
 
 
 def _grid(rng: Rng, u: Array, v: Array) -> Array:
@@ -93,8 +96,8 @@ def _grid(rng: Rng, u: Array, v: Array) -> Array:
 
 
 def _zigzag(rng: Rng, u: Array, v: Array) -> Array:
-    period, length = rng.uniform(6.0, 9.0), rng.uniform(12.0, 16.0)
-    return _edge(_wave((u + _wave(v / length) * length / 4.0) / period) * period / 5.0)
+    period, length = rng.uniform(5.0, 7.0), rng.uniform(9.0, 12.0)
+    return _edge(_wave((u + _wave(v / length) * length / 3.0) / period) * period / 5.0)
 
 
 def _speckle(rng: Rng, u: Array, v: Array) -> Array:
@@ -102,7 +105,7 @@ def _speckle(rng: Rng, u: Array, v: Array) -> Array:
 
 
 def _clouds(rng: Rng, u: Array, v: Array) -> Array:
-    step = rng.uniform(12.0, 16.0)
+    step = rng.uniform(7.0, 9.0)
     return np.clip(1.4 * _noise(rng, u / step, v / step) - 0.2, 0.0, 1.0)
 
 
@@ -117,7 +120,7 @@ def _fur(rng: Rng, u: Array, v: Array) -> Array:
 
 
 def _marble(rng: Rng, u: Array, v: Array) -> Array:
-    step = rng.uniform(14.0, 18.0)
+    step = rng.uniform(12.0, 15.0)
     return np.clip(_wave(4.0 * _noise(rng, u / step, v / step)) * 2.5 - 1.2, 0.0, 1.0)
 
 
@@ -177,10 +180,20 @@ def _frame(rng: Rng, y: Array, x: Array) -> tuple[Array, Array]:
     return cos * x + sin * y + rng.uniform(0, 64), cos * y - sin * x + rng.uniform(0, 64)
 
 
-def _colours(rng: Rng) -> tuple[Array, Array]:
-    """Two colours in [0, 255], the second the least alike in brightness of four draws."""
-    first, *rest = rng.uniform(0.0, 255.0, (5, 3))
-    return first, max(rest, key=lambda colour: abs(float(colour.sum() - first.sum())))
+def _apart(rng: Rng, taken: list[Array]) -> Array:
+    """A colour in [40, 215], of twelve draws the one farthest from those taken, which it joins."""
+    draws = rng.uniform(40.0, 215.0, (12, 3))
+    distances = [((draws - colour) ** 2).sum(axis=1) for colour in taken]
+    taken.append(draws[int(np.min(distances, axis=0).argmax()) if distances else 0])
+    return taken[-1]
+
+
+def _surface(rng: Rng, texture: Array, seen: Array, mean: Array) -> Array:
+    """(pixels, 3) colours around ``mean``, which is also their mean: the texture as far as it is
+    ``seen``, in 0 .. 1, and the plain colour elsewhere."""
+    way = rng.uniform(-1.0, 1.0, 3)
+    way *= rng.uniform(55.0, 75.0) / np.sqrt((way * way).sum())
+    return mean + (seen * (texture - texture.mean()) * 2.0)[:, None] * way
 
 
 @cache
@@ -192,56 +205,112 @@ def _spline(length: int, step: float) -> Array:
     return np.where(t < 1.0, near, np.where(t < 2.0, far, 0.0))
 
 
-REGION = 36.0  # pixels between the nodes of the fields that divide a scene into regions
+def _field(rng: Rng, height: int, width: int, step: float) -> Array:
+    """A smooth random field that changes on the scale of ``step`` pixels."""
+    rows, columns = _spline(height, step), _spline(width, step)
+    return rows @ rng.uniform(-1.0, 1.0, (rows.shape[1], columns.shape[1])) @ columns.T
 
 
-def scene(rng: Rng, height: int, width: int) -> tuple[Array, Array]:
+CELL = 26.0  # pixels between the centres of cells: three patches of the embedded network
+FEWEST, MOST = 4, 6  # materials in a scene
+PLAIN = 0.4  # share of a material's cells, and of an object's surface, without texture
+WEAR = 28.0  # pixels: scale of the parts where an object's texture is worn off
+RADIUS = 20.0, 27.0  # of an object, pixels
+# Triangles and crosses are small for their radius.
+SIZE = {"disc": 1.0, "triangle": 1.3, "cross": 1.15, "ring": 1.1}
+MOTIF_RADIUS = 3.5, 4.3  # of the small shapes on an object, pixels
+SPACING = {"disc": 2.2, "triangle": 2.2, "cross": 2.2, "ring": 2.15}  # between them, in radii
+
+
+def scene(rng: Rng, height: int, width: int, easy: bool = False) -> tuple[Array, Array]:
     """One scene.
+
+    Args:
+        rng: what is drawn from.
+        height, width: pixels.
+        easy: for the beginning of training: one or two materials, and all of them textured.
 
     Returns:
         (height, width, 3) uint8 RGB, and (height, width) uint8 ids into ``CLASSES``.
     """
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
-    rows, columns = _spline(height, REGION), _spline(width, REGION)
-    chosen = rng.permutation(len(MATERIALS))[: rng.integers(2, 5)]
-    fields = rng.uniform(-1.0, 1.0, (len(chosen), rows.shape[1], columns.shape[1]))
-    region = np.argmax(rows @ fields @ columns.T, axis=0)
-    mask = chosen[region].astype(np.uint8)
+    fewest, most, plain = (1, 2, 0.0) if easy else (FEWEST, MOST, PLAIN)
+    chosen = rng.permutation(len(MATERIALS))[: rng.integers(fewest, most + 1)]
+    kind, textured = _quilt(rng, y, x, len(chosen), plain)
+    mask = chosen[kind].astype(np.uint8)
     image = np.empty((height, width, 3))
+    colours: list[Array] = []
     for index, material in enumerate(chosen):
-        inside = region == index
-        texture = MATERIALS[CLASSES[material]](rng, *_frame(rng, y[inside], x[inside]))
-        first, second = _colours(rng)
-        image[inside] = first + texture[:, None] * (second - first)
-    _place_objects(rng, y, x, image, mask)
+        inside = kind == index
+        mean = _apart(rng, colours)
+        if inside.any():
+            texture = MATERIALS[CLASSES[material]](rng, *_frame(rng, y[inside], x[inside]))
+            image[inside] = _surface(rng, texture, textured[inside], mean)
+    _place_objects(rng, y, x, image, mask, colours, plain)
     image += rng.integers(-8, 9, image.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8), mask
 
 
-def _place_objects(rng: Rng, y: Array, x: Array, image: Array, mask: Array) -> None:
-    """Paint objects that do not touch each other into ``image`` and ``mask``."""
+def _quilt(rng: Rng, y: Array, x: Array, kinds: int, plain: float) -> tuple[Array, Array]:
+    """Of each pixel: which of ``kinds`` its cell is of, and whether the cell shows its texture, as
+    all but a share ``plain`` do."""
+    rows, columns = (int(side.max() / CELL) + 3 for side in (y, x))
+    nodes = np.argwhere(np.ones((rows, columns), bool)) - rng.uniform(0, 1, 2)
+    nodes = (nodes + rng.uniform(-0.25, 0.25, nodes.shape)) * CELL
+    nearest, owner = np.full(y.shape, np.inf), np.zeros(y.shape, int)
+    for index, (row, column) in enumerate(nodes):
+        # No pixel is farther from its node than 1.07 cells.
+        near = tuple(
+            slice(max(0, int(middle - 1.1 * CELL)), max(0, int(middle + 1.1 * CELL) + 2))
+            for middle in (row, column)
+        )
+        distance = (y[near] - row) ** 2 + (x[near] - column) ** 2
+        closer = distance < nearest[near]
+        nearest[near][closer], owner[near][closer] = distance[closer], index
+    # All kinds in turn, in an order drawn anew each time, so that none is rare.
+    turns = [rng.permutation(kinds) for _ in range(-(-len(nodes) // kinds))]
+    kind = np.concatenate(turns)[: len(nodes)]
+    textured = np.zeros(len(nodes), bool)
+    for index in range(kinds):
+        mine = rng.permutation(np.flatnonzero(kind == index))
+        textured[mine[: round((1.0 - plain) * len(mine))]] = True
+    return kind[owner], textured[owner]
+
+
+def _place_objects(
+    rng: Rng, y: Array, x: Array, image: Array, mask: Array, colours: list[Array], plain: float
+) -> None:
+    """Paint objects that do not touch each other into ``image`` and ``mask``, each worn off on a
+    share ``plain`` of its surface."""
     height, width = mask.shape
     placed: list[tuple[float, float, float]] = []
-    for _ in range(rng.integers(1, 1 + height * width // 5000)):
-        radius = rng.uniform(14.0, 21.0)
+    for _ in range(rng.integers(2, 2 + height * width // 4000)):
         cy, cx = rng.uniform(8, height - 8), rng.uniform(8, width - 8)
         kind = int(rng.integers(len(OBJECTS)))
+        name = CLASSES[len(MATERIALS) + kind]
+        radius = rng.uniform(*RADIUS) * SIZE[name]
         angle = rng.uniform(0.0, 2.0 * np.pi)
-        fill, outline = _colours(rng)
         if any((cy - b) ** 2 + (cx - a) ** 2 < (radius + r) ** 2 for b, a, r in placed):
             continue
         placed.append((cy, cx, radius))
-        window = (
-            slice(max(0, int(cy - radius) - 2), int(cy + radius) + 3),
-            slice(max(0, int(cx - radius) - 2), int(cx + radius) + 3),
-        )
-        dy, dx = y[window] - cy, x[window] - cx
+        dy, dx = y - cy, x - cx
         u, v = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx
-        distance = OBJECTS[CLASSES[len(MATERIALS) + kind]](u, v, radius)
-        paint = outline + _edge(distance - 2.0)[..., None] * (fill - outline)
-        cover = _edge(distance)[..., None]
-        image[window] += cover * (paint - image[window])
-        mask[window][distance > 0] = len(MATERIALS) + kind
+        inside = OBJECTS[name](u, v, radius) > 0
+        if not inside.any():
+            continue
+        texture = _motif(rng, name, *_frame(rng, y[inside], x[inside]))
+        wear = _field(rng, height, width, WEAR)[inside]
+        seen = np.clip((wear - np.quantile(wear, plain)) * WEAR / 3.0 + 0.5, 0.0, 1.0)
+        image[inside] = _surface(rng, texture, seen, _apart(rng, colours))
+        mask[inside] = len(MATERIALS) + kind
+
+
+def _motif(rng: Rng, name: str, u: Array, v: Array) -> Array:
+    """An object's shape, small and repeated, as a texture in [0, 1]."""
+    radius = rng.uniform(*MOTIF_RADIUS)
+    period = SPACING[name] * radius
+    du, dv = u - period * np.rint(u / period), v - period * np.rint(v / period)
+    return _edge(OBJECTS[name](du, dv, radius))
 
 
 class Patchwork(Dataset):

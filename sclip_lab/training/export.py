@@ -3,44 +3,43 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sclip_lab import atomic
 from sclip_lab.data.patchwork import CLASSES, Patchwork
-from sclip_lab.network import backbone
+from sclip_lab.training.grouping import Weights
 from sclip_lab.training.patchwork import (
     HEIGHT,
     LEAST_COVER,
-    MEAN,
-    STD,
+    MOST_NAMES,
+    PART,
     WIDTH,
     Captions,
     draw_windows,
     to_tensor,
     top1,
 )
+from sclip_lab.training.tower import Hiding
 
 CURVE = "windows,loss,top1_train,rate,seconds"
 CARD = """# patchwork_vit
 
 A CLIP ({vision[layers]} blocks, width {vision[width]}, heads of {vision[head_width]}, patches of \
 {vision[patch_size]} in a window of {vision[image_size]} pixels)
-trained from scratch on Patchwork by `experiments/train_patchwork.py`, with captions and never with
-masks. It is a **model organism**: it lets every command run on a machine without network. It knows
-{known} words, and nothing it shows is a statement about CLIP.
+trained {origin} on Patchwork by `experiments/train_patchwork.py`, with captions and never
+with masks. It is a **model organism**: it lets every command run on a machine without network, and
+it was trained so that it shows what SCLIP reports of CLIP (docs/embedded-world.md says how). It
+knows {known} words, and nothing it shows is a statement about CLIP.
 
 | held-out scenes, one random window of each of {scenes_tested} | model | chance |
 |---|---|---|
 | top-1: the nearest class name is of something in the window | {top1:.1%} | {chance:.1%} |
-| the same on windows with a single class ({singles}) | {single:.1%} | {one:.1%} |
 | classes present among the k nearest names, k = their number | {recall:.1%} | {chance:.1%} |
 
 A class is in a window when it covers at least {least:.0%} of it: {classes:.2f} on average. The
@@ -48,18 +47,19 @@ prompt is the plain name.
 
 | training | |
 |---|---|
-| windows | {seen:,} from {scenes:,} train scenes; {dropout:.0%} of the patches hidden |
-| time | {minutes:.0f} minutes on {cores} cores ({processor}) |
+| seen | {seen:,} windows, the first {parts:,} of them parts of {part} pixels; {scenes:,} train \
+scenes, and as many easy ones |
+| hidden | {hiding} |
+| time | {minutes:.0f} minutes on one core ({processor}) |
 | seed | {seed} |
 | loss | CLIP's, in batches of {batch}; every caption that is true of a window is a positive |
-| captions | {short:.0%} name one of the classes present, the others all of them |
-| optimiser | Muon {muon} inside the blocks, AdamW {lr} elsewhere, {workers} workers |
+| beside it | {weights} |
+| captions | {short:.0%} name one of the classes present, the others up to {most} of them |
+| optimiser | Muon {muon} inside the blocks, AdamW {lr} elsewhere |
 
-`curve.csv`: loss, top-1 on train windows (patches hidden), share of the full rate, seconds.
-
-The normalisation is CLIP's own; that of training is folded into the first layer. Embeddings of
-tokens that no caption uses are zero. Weights are fp16. The same command makes it again, up to
-rounding; `--seed` gives a sibling.
+`sclip_lab/training/tower.py` says what is hidden, `sclip_lab/training/grouping.py` what is beside
+the loss. `curve.csv`: loss, top-1 on train windows (patches hidden), share of the full rate,
+seconds. Embeddings of tokens that no caption uses are zero. Weights are fp16.
 """
 
 
@@ -67,11 +67,11 @@ def measure(model: Any, captions: Captions, scenes: int = 2000) -> dict[str, Any
     """Image-level accuracy on one random window of each of ``scenes`` test scenes, in 0 .. 1.
 
     Args:
-        model: open_clip's CLIP in evaluation mode, before `standard_input`.
+        model: open_clip's CLIP in evaluation mode.
     """
     world, rng = Patchwork("test", scenes, HEIGHT, WIDTH), np.random.default_rng(0)
     samples = (world[index] for index in range(scenes))
-    pairs = [draw_windows(s.image[None], s.mask[None], 1, rng) for s in samples]
+    pairs = [draw_windows((s.image[None], s.mask[None]), 1, rng) for s in samples]
     pixels, present = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     with torch.no_grad():
         blocks = (to_tensor(part) for part in np.array_split(pixels, -(-scenes // 250)))
@@ -79,38 +79,13 @@ def measure(model: Any, captions: Captions, scenes: int = 2000) -> dict[str, Any
         names = captions.name_features(model)
     order = (image @ names.T).argsort(dim=1, descending=True).numpy()
     count = present.sum(axis=1)
-    single = count == 1
     return {
         "scenes_tested": scenes,
         "classes": count.mean(),
         "top1": top1(image, names, present),
         "chance": count.mean() / len(CLASSES),
-        "single": top1(image[torch.from_numpy(single)], names, present[single]),
-        "singles": int(single.sum()),
-        "one": 1 / len(CLASSES),
         "recall": np.mean([present[i, order[i, :k]].mean() for i, k in enumerate(count)]),
     }
-
-
-def standard_input(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Fold the difference between our normalisation and CLIP's into the first layer.
-
-    Our input is x' = a x + b in terms of CLIP's x; W x' = (W a) x + W b, and the constant joins the
-    position embedding of the patches.
-
-    Args:
-        weights: state dict of a model trained on `to_tensor`'s output.
-
-    Returns:
-        The state dict of a model that gives the same features for CLIP's normalisation.
-    """
-    mean = torch.tensor(backbone.MEAN).view(1, 3, 1, 1) / 255
-    std = torch.tensor(backbone.STD).view(1, 3, 1, 1) / 255
-    kernel = weights["visual.conv1.weight"]
-    position = weights["visual.positional_embedding"].clone()
-    position[1:] += (kernel * (mean - MEAN) / STD).sum(dim=(1, 2, 3))
-    folded = {"visual.conv1.weight": kernel * std / STD, "visual.positional_embedding": position}
-    return {**weights, **folded}
 
 
 def processor() -> str:
@@ -119,6 +94,10 @@ def processor() -> str:
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def _told(settings: Any) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in asdict(settings).items())
 
 
 def export(
@@ -140,16 +119,20 @@ def export(
         folder: each file in it is replaced as a whole.
     """
     figures = measure(model, captions)
-    weights = standard_input(model.state_dict())
-    embedding = torch.zeros_like(weights["token_embedding.weight"])
-    embedding[captions.token_ids] = weights["token_embedding.weight"][captions.token_ids]
-    weights["token_embedding.weight"] = embedding
-    halves = {name: value.half().contiguous() for name, value in weights.items()}
-    machine = {"cores": os.cpu_count(), "processor": processor()}
-    about = {"vision": config["vision_cfg"], "known": len(CLASSES), "least": LEAST_COVER}
+    halves = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    about = {
+        "vision": config["vision_cfg"],
+        "known": len(CLASSES),
+        "least": LEAST_COVER,
+        "most": MOST_NAMES,
+        "part": PART,
+        "processor": processor(),
+        "hiding": _told(Hiding()),
+        "weights": _told(Weights()),
+    }
     atomic.write_tensors(folder / "model.safetensors", halves)
     atomic.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     lines = [",".join(f"{value:g}" for value in row) for row in curve]
     atomic.write_text(folder / "curve.csv", "\n".join([CURVE, *lines]) + "\n")
-    card = CARD.format(**figures, **facts, **machine, **about)
+    card = CARD.format(**figures, **facts, **about)
     atomic.write_text(folder / "README.md", card)

@@ -1,9 +1,9 @@
 """What training patchwork_vit is made of: windows, captions, the loss; never a mask as a target.
 
-A training pair is a 64 x 64 window of a train scene and a caption: the names, in random order and
-separated by commas, of all classes that cover at least ``LEAST_COVER`` of the window, or of just
-one of them (captions of photos rarely name everything). Every caption of a batch that is true of a
-window counts as its positive.
+A training pair is a window of a train scene and a caption: the names, in random order and
+separated by commas, of up to ``MOST_NAMES`` of the classes that cover at least ``LEAST_COVER`` of
+the window, or of just one of them (captions of photos rarely name everything). Every caption of a
+batch that is true of a window counts as its positive.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +21,45 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.atomic import write_text
-from sclip_lab.data.patchwork import CLASSES, Patchwork
+from sclip_lab.data.patchwork import CLASSES, SPLITS, VERSION, Patchwork, scene
+from sclip_lab.network import backbone
 
-WINDOW, HEIGHT, WIDTH = 64, 128, 160
-LEAST_COVER = 0.04
-MEAN = STD = 0.5
-
-
-def _block(bounds: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    world = Patchwork("train", bounds[1], HEIGHT, WIDTH)
-    samples = [world[index] for index in range(*bounds)]
-    return np.stack([s.image for s in samples]), np.stack([s.mask for s in samples])
+WINDOW, HEIGHT, WIDTH = 96, 128, 160
+PART = 48  # side of the parts of windows that training begins with
+LEAST_COVER, MOST_NAMES = 0.04, 4
+Pool = tuple[np.ndarray, np.ndarray]
 
 
-def scene_pool(folder: Path, scenes: int, workers: int) -> tuple[np.ndarray, np.ndarray]:
+def _block(bounds: tuple[int, int], easy: bool) -> tuple[np.ndarray, np.ndarray]:
+    numbers = ([VERSION, SPLITS["train"], index] for index in range(*bounds))
+    rngs = (np.random.Generator(np.random.PCG64(seed)) for seed in numbers)
+    images, masks = zip(*(scene(rng, HEIGHT, WIDTH, easy) for rng in rngs), strict=True)
+    return np.stack(images), np.stack(masks)
+
+
+def scene_pool(folder: Path, scenes: int, easy: bool = False) -> Pool:
     """The first train scenes, made once and kept in ``folder`` as memory maps.
+
+    Args:
+        folder: of this pool alone.
+        scenes: how many.
+        easy: see `sclip_lab.data.patchwork.scene`.
 
     Returns:
         (scenes, 128, 160, 3) uint8 images and (scenes, 128, 160) uint8 masks.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     done, image_file, mask_file = (folder / n for n in ("pool.json", "images.npy", "masks.npy"))
-    wanted = {"scenes": scenes, "first": Patchwork("train", 8, HEIGHT, WIDTH).key}
+    first = Patchwork("train", 8, HEIGHT, WIDTH).key
+    wanted = {"scenes": scenes, "easy": easy, "first": first}
     if not done.is_file() or json.loads(done.read_text()) != wanted:
         shape = (scenes, HEIGHT, WIDTH)
         images = np.lib.format.open_memmap(image_file, "w+", np.uint8, (*shape, 3))
         masks = np.lib.format.open_memmap(mask_file, "w+", np.uint8, shape)
         bounds = [(low, min(low + 250, scenes)) for low in range(0, scenes, 250)]
-        with ProcessPoolExecutor(workers) as executor:
-            for (low, high), block in zip(bounds, executor.map(_block, bounds), strict=True):
+        with ProcessPoolExecutor() as executor:
+            blocks = executor.map(partial(_block, easy=easy), bounds)
+            for (low, high), block in zip(bounds, blocks, strict=True):
                 images[low:high], masks[low:high] = block
         images.flush()
         masks.flush()
@@ -60,32 +72,40 @@ def _mapped(file: Path) -> np.ndarray:
 
 
 def draw_windows(
-    images: np.ndarray, masks: np.ndarray, batch: int, rng: np.random.Generator
+    pool: Pool, batch: int, rng: np.random.Generator, side: int = WINDOW
 ) -> tuple[np.ndarray, np.ndarray]:
     """Random windows, turned, mirrored, with colour channels permuted and inverted.
 
+    Args:
+        pool: images and masks, as `scene_pool` gives them.
+        batch: how many windows.
+        rng: what is drawn from.
+        side: of a window, pixels.
+
     Returns:
-        (batch, 64, 64, 3) uint8, and (batch, classes) booleans: what is in each.
+        (batch, side, side, 3) uint8, and (batch, classes) booleans: what is in each.
     """
-    found: np.ndarray = np.empty((batch, WINDOW, WINDOW, 3), np.uint8)
+    found: np.ndarray = np.empty((batch, side, side, 3), np.uint8)
     present = np.empty((batch, len(CLASSES)), bool)
+    images, masks = pool
     for row in range(batch):
         index = rng.integers(len(images))
-        top, left = rng.integers(HEIGHT - WINDOW + 1), rng.integers(WIDTH - WINDOW + 1)
-        area = slice(top, top + WINDOW), slice(left, left + WINDOW)
+        top, left = rng.integers(HEIGHT - side + 1), rng.integers(WIDTH - side + 1)
+        area = slice(top, top + side), slice(left, left + side)
         image: np.ndarray = np.rot90(images[index][area], int(rng.integers(4)))[
             :, :: rng.choice((-1, 1))
         ]
         image = image[..., rng.permutation(3)]
         found[row] = image ^ (255 * rng.integers(0, 2, 3)).astype(np.uint8)
         counts = np.bincount(masks[index][area].ravel(), minlength=len(CLASSES))
-        present[row] = counts / WINDOW**2 >= LEAST_COVER
+        present[row] = counts / side**2 >= LEAST_COVER
     return found, present
 
 
 def to_tensor(images: np.ndarray) -> Tensor:
-    """(batch, height, width, 3) uint8 to normalised (batch, 3, height, width) float."""
-    return (torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255 - MEAN) / STD
+    """(batch, height, width, 3) uint8 to CLIP's normalised (batch, 3, height, width) float."""
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (backbone.MEAN, backbone.STD))
+    return (torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() - mean) / std
 
 
 class Captions:
@@ -116,10 +136,15 @@ class Captions:
         row[: len(ids) + 2] = torch.tensor([self._begin, *ids, self._end])
         return row
 
+    @property
+    def names(self) -> Tensor:
+        """(classes, context_length) ids of the plain class names."""
+        return torch.stack([self.encode([name]) for name in CLASSES])
+
     def name_features(self, model: Any) -> Tensor:
         """(classes, embed_dim) unit vectors of the plain class names, without gradient."""
         with torch.no_grad():
-            return model.encode_text(torch.stack([self.encode([n]) for n in CLASSES]), True)
+            return model.encode_text(self.names, True)
 
     def draw(
         self, present: np.ndarray, short: float, rng: np.random.Generator
@@ -136,7 +161,7 @@ class Captions:
         rows, named = [], np.zeros_like(present)
         for row, brief in enumerate(rng.random(len(present)) < short):
             order = rng.permutation(np.flatnonzero(present[row]))
-            order = order[:1] if brief else order
+            order = order[: 1 if brief else MOST_NAMES]
             named[row, order] = True
             rows.append(self.encode([CLASSES[index] for index in order]))
         return torch.stack(rows), named

@@ -22,7 +22,7 @@ GUIDED = ("lposs", "lposs_plus")
 @pytest.mark.parametrize("dataset", ["voc21", "cityscapes"])
 @pytest.mark.parametrize("name", names("protocol"))
 def test_one_photo(backbone: Backbone, name: str, dataset: str) -> None:
-    # Smaller photos and windows than published: the network of tests has seen 64 pixels.
+    # Smaller photos and windows than published: the network of tests is of 96 pixels.
     sides = {"short_side": 112, "stride": 56, "templates": ("{}",)}
     usual = lab.load_protocol(name, dataset)
     if usual.crop_size is not None:

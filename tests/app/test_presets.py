@@ -103,7 +103,7 @@ def test_experiments_cover_what_they_name() -> None:
     assert {"0", "1"} <= set(axes("window")["attention.prior.radius"])
     sides = [job.protocol.short_side for job in jobs("resolution", backbone="ViT-B-16")]
     assert sorted(set(sides)) == [224, 336, 448]
-    assert max(job.protocol.short_side for job in jobs("resolution")) < 224  # sees 64 pixels
+    assert max(job.protocol.short_side for job in jobs("resolution")) < 224  # sees 96 pixels
 
 
 def test_overrides_win_over_an_experiment() -> None:
@@ -126,7 +126,7 @@ def test_protocol_has_the_published_values(name: str, dataset: str) -> None:
 @pytest.mark.parametrize("name", registry.names("protocol"))
 def test_every_protocol_fits_the_embedded_world(name: str) -> None:
     made = registry.load_protocol(name, "patchwork")
-    crop = None if name == "cliptrase" else 64
+    crop = None if name == "cliptrase" else 96
     looks, rule = made.geometry.looks, made.position_embedding
     assert made.geometry == Geometry(None, 2048, crop, 32, rule, looks)
     assert len(looks) == (5 if name == "itaclip" else 0)

@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from sclip_lab.data.patchwork import CLASSES, Patchwork
-from sclip_lab.network.backbone import MEAN, STD
-from sclip_lab.training.export import measure, standard_input
+from sclip_lab.training.export import measure
 from sclip_lab.training.patchwork import (
+    MOST_NAMES,
+    WINDOW,
     Captions,
     contrastive_loss,
     draw_windows,
     scene_pool,
-    to_tensor,
     top1,
 )
 
@@ -63,7 +63,8 @@ def test_captions_name_what_is_there(captions: Captions) -> None:
     several = present.sum(axis=1) > 1
     brief = (named.sum(axis=1) == 1)[several].mean()
     assert brief == pytest.approx(0.5, abs=0.1)
-    assert (named == present).all(axis=1)[named.sum(axis=1) > 1].all()
+    several = named.sum(axis=1) > 1
+    assert (named.sum(axis=1) == np.minimum(present.sum(axis=1), MOST_NAMES))[several].all()
 
 
 def test_windows_tell_what_covers_them() -> None:
@@ -72,8 +73,9 @@ def test_windows_tell_what_covers_them() -> None:
     mask = np.zeros((1, 128, 160), np.uint8)
     mask[:, :, 80:] = 5
     rng = np.random.default_rng(0)
-    pixels, present = draw_windows(image, mask, 200, rng)
+    pixels, present = draw_windows((image, mask), 200, rng, 64)
     assert pixels.shape == (200, 64, 64, 3)
+    assert draw_windows((image, mask), 2, rng)[0].shape == (2, WINDOW, WINDOW, 3)
     assert present[:, [0, 5]].any(axis=1).all()
     assert not np.delete(present, [0, 5], axis=1).any()
     # left edge uniform on 0 .. 96: class 5 is there when 64 - (80 - left) >= 0.04 * 64
@@ -81,11 +83,13 @@ def test_windows_tell_what_covers_them() -> None:
 
 
 def test_the_pool_is_the_train_split(tmp_path: Path) -> None:
-    images, masks = scene_pool(tmp_path, 3, workers=1)
+    images, masks = scene_pool(tmp_path / "scenes", 3)
     world = Patchwork("train", images=3)
     for index in range(3):
         assert np.array_equal(images[index], world[index].image)
         assert np.array_equal(masks[index], world[index].mask)
+    easy, _ = scene_pool(tmp_path / "easy", 3, easy=True)
+    assert not np.array_equal(easy, images)
 
 
 def test_loss_with_one_positive_each_is_clips() -> None:
@@ -115,33 +119,11 @@ def test_top1_counts_any_present_class() -> None:
     assert top1(image, names, present) == 0.75
 
 
-def test_folded_normalisation_gives_the_same_features(config: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    trained = open_clip.CLIP(**config).eval()
-    shipped = open_clip.CLIP(**config).eval()
-    shipped.load_state_dict(standard_input(trained.state_dict()))
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
-    standard = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() - mean) / std
-    with torch.no_grad():
-        before, after = trained.encode_image(to_tensor(pixels)), shipped.encode_image(standard)
-    assert torch.allclose(before, after, atol=1e-5)
-
-
 def test_shipped_weights_fit_the_bars(model: Any, captions: Captions) -> None:
-    """At most 12 MB, finite, at least 8 blocks, and top-1 of at least 90 % on held-out scenes."""
+    """At most 12 MB, finite, at least 8 blocks, and top-1 of at least 97 % on held-out scenes."""
     assert sum(file.stat().st_size for file in ASSETS.iterdir()) <= 12e6
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
     assert len(model.visual.transformer.resblocks) >= 8
-    # `measure` feeds the input of training: undo the fold by folding the other way round.
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
-    encode = model.encode_image
-
-    def from_training(x: torch.Tensor, normalize: bool) -> torch.Tensor:
-        return encode(((x * 127.5 + 127.5) - mean) / std, normalize)
-
-    model.encode_image = from_training
     figures = measure(model, captions, scenes=200)
-    model.encode_image = encode
-    assert figures["top1"] >= 0.9
-    assert figures["chance"] < 0.25
+    assert figures["top1"] >= 0.97
+    assert figures["chance"] < 0.5
