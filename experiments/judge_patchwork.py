@@ -20,10 +20,13 @@ from sclip_lab import results
 from sclip_lab.data.patchwork import Patchwork
 from sclip_lab.evaluation.observers import Diagnostics
 
-KEPT = (
+# The card's, conf/experiment/card.yaml.
+CARD = (
     *("vanilla", "sharpened", "maskclip", "local", "early"),
-    *("csa_q", "csa_k", "csa_identity", "csa_random", "csa_mean", "csa", "naclip"),
+    *("csa_q", "csa_k", "csa_v", "csa_identity", "csa_random", "csa_mean", "csa"),
+    *("csa_random_orthogonal", "csa_random_full", "csa_random_ensemble"),
 )
+KEPT = (*CARD, "naclip")
 DROPPED = ("vanilla", "maskclip", "local", "early", "csa_q", "csa_k", "csa")
 DEEPER = ("last 2", "last 3", "last 4")
 MEASURES = ("spatial_invariance", "inter_class_mass")
@@ -74,8 +77,9 @@ def judge(assets: Path, store: Path, images: int) -> tuple[pd.DataFrame, pd.Data
         }
         for name, row in scores.items()
     }
-    order = [name for name in means.index if name in KEPT and name != "naclip"]
-    rank = means.loc[order, "inter_class_mass"].corr(summary.loc[order, "miou"], "spearman")
+    rank = means.loc[list(CARD), "inter_class_mass"].corr(
+        summary.loc[list(CARD), "miou"], "spearman"
+    )
     gaps = {}
     for a, b in PAIRS:
         gap = results.difference(df, a, b).iloc[0]
@@ -83,7 +87,7 @@ def judge(assets: Path, store: Path, images: int) -> tuple[pd.DataFrame, pd.Data
         gaps[f"{a} less {b}"] = {
             "mIoU": f"{100 * gap['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
         }
-    gaps["Spearman of inter-class mass with mIoU"] = {"mIoU": f"{rank:+.2f}"}
+    gaps["Spearman of inter-class mass with mIoU, the card's variants"] = {"mIoU": f"{rank:+.2f}"}
     return pd.DataFrame(rows).T, pd.DataFrame(gaps).T
 
 

@@ -23,7 +23,7 @@ from sclip_lab.app.ending import asked_for, told
 from sclip_lab.app.plain_config import plain_config
 from sclip_lab.app.registry import load_protocol, names, variant_label
 from sclip_lab.app.settings import check_settings
-from sclip_lab.attention.variant import Variant, build
+from sclip_lab.attention.variant import build
 from sclip_lab.call import bind
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.base import build as build_dataset
@@ -258,24 +258,19 @@ def make_spec(config: DictConfig) -> Spec:
         LabError: a value that cannot be meant, wherever in the configuration.
     """
     guard.check_values(config)
-    check_settings(config)
+    groups = check_settings(config)
     plugins.check(config.get("plugins") or ())
-    dataset = make_dataset(json.dumps(plain_config(config.dataset)))
-    backbone = make_backbone(_backbone(config), str(config.paths.store))
-    variant = make_variant(config)
-    protocol = make_protocol(config)
-    guide = make_guidance(json.dumps(plain_config(config.guidance)))
+    dataset = make_dataset(json.dumps(groups["dataset"]))
+    backbone = make_backbone(json.dumps(groups["backbone"]), str(config.paths.store))
+    variant = build(groups["attention"], _chosen(config))
+    protocol = make_protocol(groups)
+    guide = make_guidance(json.dumps(groups.get("guidance")))
     label = variant_label(variant, protocol.name, dataset.name)
     return Spec(variant, backbone, protocol, dataset, label, guide)
 
 
 def _backbone(config: DictConfig) -> str:
     return json.dumps(plain_config(config.backbone))
-
-
-def make_variant(config: DictConfig) -> Variant:
-    """The variant, named after its file."""
-    return build(plain_config(config.attention), _chosen(config))
 
 
 def _chosen(config: DictConfig) -> Any:
@@ -286,8 +281,9 @@ def _chosen(config: DictConfig) -> Any:
     return chosen
 
 
-def make_protocol(config: DictConfig) -> Protocol:
-    """The protocol, with the values that it has on the configuration's data set.
+def make_protocol(config: DictConfig | Mapping[str, Any]) -> Protocol:
+    """The protocol of a configuration, or of its groups as plain values, with the values that it
+    has on the configuration's data set.
 
     Raises:
         LabError: unknown field or value; a readout or refinement outside the protocol.
@@ -297,7 +293,7 @@ def make_protocol(config: DictConfig) -> Protocol:
             raise LabError(
                 f"{group}: its yaml must say '# @package {place}', for it is a part of the protocol"
             )
-    return build_protocol(plain_config(config.protocol))
+    return build_protocol(plain_config(config["protocol"]))
 
 
 @cache

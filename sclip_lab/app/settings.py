@@ -49,8 +49,11 @@ _NEEDED = ("attention", "backbone", "dataset", "protocol", "paths.store", "pictu
            "tracking.group", "tracking.images")  # fmt: skip
 
 
-def check_settings(config: DictConfig) -> None:
+def check_settings(config: DictConfig) -> dict[str, Any]:
     """Refuse values of a composed configuration that cannot be meant.
+
+    Returns:
+        its groups as plain values.
 
     Raises:
         LabError: naming key, value and what would be right; also for a group that was replaced
@@ -101,6 +104,7 @@ def check_settings(config: DictConfig) -> None:
         check("shard", shard, tuple[int, int])
         within("shard[1]", shard[1], 1, 1e9)
         within("shard[0]", shard[0], 0, shard[1], below=True)
+    return {group: plain[group] for group in _GROUPS if group in plain}
 
 
 def _still_missing(config: DictConfig) -> Iterator[str]:

@@ -92,7 +92,7 @@ def _ensemble(found: Found) -> Figure | None:
             scores = 100 * found.cells.loc[keys, "miou"]
             ax.plot([1.0 + 0.1 * place] * len(keys), scores, "x", color=COLORS[place],
                     markersize=4, label=f"one {name}, {len(keys)} seeds")  # fmt: skip
-    ax.legend(frameon=False, fontsize=6, loc="upper right", bbox_to_anchor=(1, 0.95))
+    ax.legend(fontsize=6, loc="upper right", bbox_to_anchor=(1, 0.95), edgecolor="none")
     figure.set_label(
         "ensembles of n random projections (gaussian, of head_dim) over seeds; band: 95 % interval "
         "over photos of seed 0; crosses: single orthogonal ones, and ones of the full width"
