@@ -159,11 +159,12 @@ def compare(
     )
 
 
-def trained(scenes: int) -> tuple[float, float]:
+def trained(scenes: int) -> dict[str, float]:
     """fp32 against bf16 on weights that were trained: the embedded network and its scenes.
 
     Returns:
-        share of pixels with equal labels, and the largest change of a variant's mIoU in points.
+        labels_equal_bf16, the share of pixels with equal labels, and miou_change_bf16, the largest
+        change of a variant's mIoU in points.
     """
     dataset = load_dataset("patchwork")
     protocol = load_protocol("sclip", "patchwork")
@@ -185,4 +186,7 @@ def trained(scenes: int) -> tuple[float, float]:
                 confusion[side, number] += metrics.confusion(*rows, count)
         equal += [(a == b).float().mean().item() for a, b in zip(*both, strict=True)]
     scores = np.array([[metrics.miou(matrix) for matrix in side] for side in confusion])
-    return statistics.mean(equal), float(100 * np.abs(scores[0] - scores[1]).max())
+    return {
+        "labels_equal_bf16": round(statistics.mean(equal), 7),
+        "miou_change_bf16": round(float(100 * np.abs(scores[0] - scores[1]).max()), 4),
+    }

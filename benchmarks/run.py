@@ -1,6 +1,6 @@
 """Our evaluator against a plain loop: same process, same weights, same photos, taken in turns.
 
-    python -m benchmarks.run [--quick | --only bound|more|diagnostics|sweeps] [--out docs]
+    python -m benchmarks.run [--quick | --only bound|more|diagnostics|sweeps|trained] [--out docs]
 
 Both sides start from the decoded, resized and normalised photo and end at class ids of the
 photo's size. Weights are a random ViT-B/16 and text embeddings random unit rows: time does
@@ -65,7 +65,6 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
     few, fewer = (min(measured or 12, 6), min(measured or 12, 2)) if quick else (measured, measured)
     first = compare(small, full, half, VARIANTS, photos or (2 if quick else 7), few)
     second = compare(large, full, None, VARIANTS, photos or (2 if quick else 3), fewer)
-    labels_equal, miou_change = trained(32 if quick else 64)
     memory = {side: memory_in_child(side) for side in ("ours", "reference")}
     ratios, object_ratios = first.ratios(), second.ratios()
     figures: dict[str, Any] = {
@@ -81,8 +80,7 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
         **sweeps(1 if quick else 3),
         "readout_memory_ratio": round(memory["ours"] / memory["reference"], 5),
         "labels_equal_fp32": round(min(first.equal, second.equal), 7),
-        "labels_equal_bf16": round(labels_equal, 7),
-        "miou_change_bf16": round(miou_change, 4),
+        **trained(32 if quick else 64),
         "labels_equal_bf16_random": round(first.equal_half, 7),
         "reference_variants": {
             "voc20": len(first.reference[0]),
@@ -160,9 +158,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the main figures, minutes")
     parser.add_argument(
         "--only",
-        choices=("bound", "more", "diagnostics", "sweeps"),
-        help="the bound of this machine, other sizes, the diagnostics or whole commands, put "
-        "among the figures in --out",
+        choices=("bound", "more", "diagnostics", "sweeps", "trained"),
+        help="the bound of this machine, other sizes, the diagnostics, whole commands or bf16 on "
+        "trained weights, put among the figures in --out",
     )
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of performance.*")
     parser.add_argument("--readout-memory", choices=("ours", "reference"), help=argparse.SUPPRESS)
@@ -189,6 +187,7 @@ def main() -> None:
             "diagnostics": lambda: diagnostics_shares(networks()[0], photos),
             "more": lambda: {"more": more()},
             "sweeps": lambda: sweeps(min(3, photos)),
+            "trained": lambda: dict(trained(64)),
         }
         part = parts[arguments.only]()
         figures = json.loads(path.read_text(encoding="utf-8")) | part
