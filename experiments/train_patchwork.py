@@ -3,7 +3,8 @@
     python experiments/train_patchwork.py
 
 It begins with parts of windows of easy scenes, of one or two materials. Then come whole windows,
-and the share of easy scenes falls to nothing. docs/embedded-world.md says what the losses are for.
+and the share of easy scenes falls to nothing. docs/embedded-world.md says what the losses are for,
+and how the weights that are shipped were made: they began with --start.
 
 The run can be cut off at any moment and goes on from its last checkpoint when the same command is
 typed again: the batch of a step depends on (seed, step) alone. When it is done, weights,
