@@ -128,7 +128,7 @@ class Model(torch.nn.Module):
         rows = {table: weights[table][self._used]}
         self.clip.load_state_dict({k: v.float() for k, v in {**weights, **rows}.items()})
 
-    def encode_text(self, ids: Tensor) -> Tensor:
+    def encode_text(self, ids: Tensor, normalize: bool = True) -> Tensor:
         """(rows, context) ids of the tokenizer to (rows, embed_dim) unit vectors; what is behind
         the longest caption is left out."""
         clip, length = self.clip, int((ids != 0).sum(dim=1).max())
@@ -136,7 +136,8 @@ class Model(torch.nn.Module):
         x = clip.token_embedding(ids) + clip.positional_embedding[:length]
         x = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length])
         x = clip.ln_final(x)[torch.arange(len(ids)), ids.argmax(dim=1)]
-        return F.normalize(x @ clip.text_projection, dim=-1)
+        found = x @ clip.text_projection
+        return F.normalize(found, dim=-1) if normalize else found
 
     def whole(self) -> open_clip.CLIP:
         """A copy with all tokens; those that no caption uses are zero."""
@@ -262,8 +263,7 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
         model.clip.logit_scale.data.clamp_(0, math.log(100))
         self.step += 1
-        with torch.no_grad():
-            names = model.encode_text(model.captions.names)
+        names = model.captions.name_features(model)
         return losses[0].item(), top1(seen.read[:, 0], names, present)
 
 

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sclip_lab.network.depth import resolve
+
 
 @dataclass(frozen=True)
 class Hiding:
@@ -93,7 +95,7 @@ class Tower:
         hiding, visual = self.hiding, self.visual
         x, colour = self._tokens(pixels)
         *before, last = visual.transformer.resblocks
-        source = max(1, round((len(before) + 1) * 3 / 12)) - 1  # as conf/attention/early.yaml
+        source = resolve("3/12", len(before) + 1)  # as conf/attention/early.yaml
         mixed, early = x.new_zeros(()), x
         attends = (torch.rand(len(x), 1, 1) >= hiding.alone).float()
         for index, block in enumerate(before):
