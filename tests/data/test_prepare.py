@@ -29,11 +29,7 @@ from tests.data.originals import (
     png,
 )
 
-
-@pytest.fixture(autouse=True)
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(data_cli.DATA_VARIABLE, str(tmp_path / "data"))
-    return tmp_path / "data"
+pytestmark = pytest.mark.usefixtures("data")
 
 
 # --- facts ----------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 from torch import Tensor
 
@@ -12,3 +15,11 @@ from sclip_lab.network.backbone import Backbone
 def weights(backbone: Backbone) -> dict[str, Tensor]:
     """The toy network's, to be changed at will."""
     return {key: value.clone() for key, value in backbone.model.state_dict().items()}
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """open_clip warns about every model without pretrained weights; not here."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)

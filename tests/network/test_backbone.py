@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,8 @@ from sclip_lab.segmentation.dense_features import dense_features
 from tests import make_clip
 from tests.conftest import ARCHITECTURE
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 TEXTS = ["a photo of a cat.", "sky", "a very long description of " + "many " * 90 + "things", ""]
 
 
@@ -34,14 +34,6 @@ TEXTS = ["a photo of a cat.", "sky", "a very long description of " + "many " * 9
 def openai_weights() -> dict[str, np.ndarray]:
     """The toy CLIP of the parity vectors, in OpenAI's layout."""
     return make_clip.make_state_dict(make_clip.SEEDS["public"]["weights"])
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    # open_clip warns about every model without pretrained weights.
-    logging.disable(logging.WARNING)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def square(size: int = 64) -> Tensor:

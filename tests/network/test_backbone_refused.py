@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,7 @@ from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import load_backbone
 from tests.conftest import ARCHITECTURE
 
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    # open_clip warns about every model without pretrained weights.
-    logging.disable(logging.WARNING)
-    yield
-    logging.disable(logging.NOTSET)
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.mark.parametrize(

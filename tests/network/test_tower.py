@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,8 @@ from sclip_lab.segmentation.refinements.cliptrase import cliptrase
 from tests import siglip, toy
 from tests.second_network import seen
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 NEED_A_CLASS_TOKEN = {"scclip", "sfp", "dih"}
 POOLS: dict[str, dict[str, str]] = {
     "map": {},
@@ -40,13 +40,6 @@ POOLS: dict[str, dict[str, str]] = {
     "mean and projection": {"timm_pool": "avg", "timm_proj": "linear"},
     "map and mlp": {"timm_proj": "mlp"},
 }
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    logging.disable(logging.WARNING)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="module")
