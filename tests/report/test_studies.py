@@ -17,6 +17,7 @@ from sclip_lab.errors import LabError
 from sclip_lab.report import page, paper, studies, verdicts
 from sclip_lab.report.figures import COLORS
 from sclip_lab.report.found import Found, on_common_images
+from sclip_lab.report.studies import qualitative
 from sclip_lab.results import comparisons, uncertainty
 from tests.synthetic_store import confusion_rows, labels, write_spec
 
@@ -290,3 +291,13 @@ def test_a_page_is_one_file_that_escapes_names(found: Found, tmp_path: Path) -> 
     judged = pd.read_csv(tmp_path / "verdicts.csv")
     assert set(judged["study"]) == {"main", "odd"}
     assert "CSA is better than vanilla attention" in paper.markdown(sections)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 9])
+def test_no_photo_is_shown_twice(tmp_path: Path, count: int) -> None:
+    chosen = [
+        name
+        for names in qualitative.chosen(write(tmp_path, count=count)).values()
+        for name in names
+    ]
+    assert len(chosen) == len(set(chosen)) == min(count, 3 if count < 6 else 6)

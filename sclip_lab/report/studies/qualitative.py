@@ -24,17 +24,17 @@ def _pair(found: Found) -> tuple[str, str] | None:
 
 
 def chosen(found: Found) -> dict[str, list[str]]:
-    """Names of photos: largest gain, median, smallest."""
+    """Names of photos: largest gain, median, smallest; none twice, so with few photos fewer."""
     pair = _pair(found)
     if pair is None:
         return {}
     photos = [str(name) for name in per_photo(found, *pair).index]
-    middle = max(0, len(photos) // 2 - EACH // 2)
-    return {
-        "largest gain": photos[::-1][:EACH],
-        "median": photos[middle : middle + EACH],
-        "smallest gain": photos[:EACH],
-    }
+    each = min(EACH, max(1, len(photos) // 3))
+    largest, others = photos[::-1][:each], photos[:-each]
+    smallest, others = others[:each], others[each:]
+    middle = max(0, (len(others) - each) // 2)
+    median = others[middle : middle + each]
+    return {"largest gain": largest, "median": median, "smallest gain": smallest}
 
 
 def _photos(found: Found) -> list[str]:
