@@ -3,8 +3,8 @@
     python experiments/train_patchwork.py
 
 It begins with parts of windows of easy scenes, of one or two materials. Then come whole windows,
-and the share of easy scenes falls to nothing. docs/embedded-world.md says what the losses are for,
-and how the weights that are shipped were made: they began with --start.
+and the share of easy scenes falls to nothing. A second, shorter round changes two of the losses.
+docs/embedded-world.md says what each is for.
 
 The run can be cut off at any moment and goes on from its last checkpoint when the same command is
 typed again: the batch of a step depends on (seed, step) alone. When it is done, weights,
@@ -24,13 +24,12 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sclip_lab import atomic
 from sclip_lab.errors import LabError
 from sclip_lab.training.export import export
-from sclip_lab.training.grouping import Grouping, Weights
+from sclip_lab.training.grouping import Grouping, Weights, too_near
 from sclip_lab.training.muon import Muon
 from sclip_lab.training.patchwork import (
     PART,
@@ -66,10 +65,14 @@ CONFIG: dict[str, Any] = {
     "quick_gelu": True,
 }
 
+# In the second round the last block's attention gets flatter, and no two names stay alike.
+FIRST, SECOND = Weights(), Weights(flat=0.015, apart=1.0)
+LEFT = 0.4  # share of the full rate at the second round's end
+
 # What makes a run the same run: all options but where it lives and when to pause.
 SETTINGS = (
     *("scenes", "parts", "ease", "windows", "batch", "lr", "muon", "weight_decay", "short"),
-    *("warmup", "decay", "seed", "fp32", "again", "start"),
+    *("warmup", "decay", "seed", "fp32", "again"),
 )
 
 
@@ -81,11 +84,10 @@ def parse() -> argparse.Namespace:
     option("--out", type=Path, default=ROOT / "results/train_patchwork", help="checkpoints")
     option("--assets", type=Path, default=ROOT / "sclip_lab/assets/patchwork_vit")
     option("--scenes", type=int, default=8_000, help="different train scenes, and as many easy")
-    option("--parts", type=int, default=120_000, help="parts of windows at the beginning")
-    option("--ease", type=int, default=120_000, help="windows after them with some easy scenes")
-    option("--windows", type=int, default=480_000, help="windows in all after the parts")
-    option("--again", type=int, default=0, help="windows after them, from half of the rate down")
-    option("--start", help="other weights to begin with: model.safetensors")
+    option("--parts", type=int, default=200_000, help="parts of windows at the beginning")
+    option("--ease", type=int, default=200_000, help="windows after them with some easy scenes")
+    option("--windows", type=int, default=800_000, help="windows in all after the parts")
+    option("--again", type=int, default=240_000, help="windows of a second round")
     option("--minutes", type=float, default=math.inf, help="stop after this long; resumable")
     option("--threads", type=int, default=1)
     option("--batch", type=int, default=96, help="windows in a step; twice as many parts")
@@ -121,12 +123,6 @@ class Model(torch.nn.Module):
         rows = self.clip.token_embedding.weight.detach()[self._used].clone()
         self.clip.token_embedding = torch.nn.Embedding.from_pretrained(rows, freeze=False)
         self.grouping = Grouping(WIDTH)
-
-    def begin(self, weights: dict[str, Tensor]) -> None:
-        """Take weights of `whole`."""
-        table = "token_embedding.weight"
-        rows = {table: weights[table][self._used]}
-        self.clip.load_state_dict({k: v.float() for k, v in {**weights, **rows}.items()})
 
     def encode_text(self, ids: Tensor, normalize: bool = True) -> Tensor:
         """(rows, context) ids of the tokenizer to (rows, embed_dim) unit vectors; what is behind
@@ -170,8 +166,6 @@ class Run:
     def __init__(self, args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
         self.args, self.model = args, Model()
-        if args.start:
-            self.model.begin(load_file(args.start))
         self.tower = Tower(self.model.clip.visual, PATCH, Hiding(), not args.fp32)
         self.optimizers = build_optimizers(self.model, args)
         self.rates = [o.param_groups[0]["lr"] for o in self.optimizers]
@@ -214,11 +208,12 @@ class Run:
 
     @property
     def factor(self) -> float:
-        """Share of the full rate at this step: up, flat, down."""
-        up = (self.step + 1) / self.args.warmup
+        """Share of the full rate at this step: up, flat, down to nothing; in the second round from
+        the full rate down to ``LEFT``."""
         if self.step >= self.once:
-            return 0.5 * (self.steps - self.step) / (self.steps - self.once)
-        return min(1.0, up, (self.once - self.step) / (self.args.decay * self.once))
+            return 1.0 - (1.0 - LEFT) * (self.step - self.once) / (self.steps - self.once)
+        up, down = (self.step + 1) / self.args.warmup, self.args.decay * self.once
+        return min(1.0, up, (self.once - self.step) / down)
 
     def draw(
         self, pools: tuple[Pool, Pool], rng: np.random.Generator
@@ -243,7 +238,8 @@ class Run:
         Returns:
             The class token's loss, and its top-1 on the batch.
         """
-        args, model, weights = self.args, self.model, Weights()
+        args, model = self.args, self.model
+        weights = FIRST if self.step < self.once else SECOND
         rng = np.random.default_rng([args.seed, self.step])
         torch.manual_seed(args.seed * 1_000_003 + self.step)
         for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
@@ -256,6 +252,9 @@ class Run:
             contrastive_loss(one, text, scale, present, named) for one in seen.read.unbind(dim=1)
         ]
         others = weights.read * torch.stack(losses[1:]).mean() + model.grouping(seen, weights)
+        if weights.apart:
+            ids = model.captions.names
+            others = others + weights.apart * too_near(model.encode_text(ids))
         (losses[0] + others).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
         for optimizer in self.optimizers:
@@ -300,11 +299,16 @@ def ship(args: argparse.Namespace) -> None:
     if run.step < run.steps and not args.export_only:
         print("paused; the same command goes on")
         return
-    origin = (
-        "from the weights of a search (docs/embedded-world.md)" if args.start else "from scratch"
+    facts = {**run.settings, "seen": run.windows, "minutes": run.seconds / 60}
+    export(
+        run.model.whole(),
+        run.model.captions,
+        CONFIG,
+        facts,
+        (FIRST, SECOND),
+        run.curve,
+        args.assets,
     )
-    facts = {**run.settings, "seen": run.windows, "minutes": run.seconds / 60, "origin": origin}
-    export(run.model.whole(), run.model.captions, CONFIG, facts, run.curve, args.assets)
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ CARD = """# patchwork_vit
 
 A CLIP ({vision[layers]} blocks, width {vision[width]}, heads of {vision[head_width]}, patches of \
 {vision[patch_size]} in a window of {vision[image_size]} pixels)
-trained {origin} on Patchwork by `experiments/train_patchwork.py`, with captions and never
+trained from scratch on Patchwork by `experiments/train_patchwork.py`, with captions and never
 with masks. It is a **model organism**: it lets every command run on a machine without network, and
 it was trained so that it shows what SCLIP reports of CLIP (docs/embedded-world.md says how). It
 knows {known} words, and nothing it shows is a statement about CLIP.
@@ -47,13 +47,13 @@ prompt is the plain name.
 
 | training | |
 |---|---|
-| seen | {seen:,} windows, the first {parts:,} of them parts of {part} pixels; {scenes:,} train \
-scenes, and as many easy ones |
+| seen | {seen:,} windows, the first {parts:,} of them parts of {part} pixels, the last \
+{again:,} in a second round; {scenes:,} train scenes, and as many easy ones |
 | hidden | {hiding} |
 | time | {minutes:.0f} minutes on one core ({processor}) |
 | seed | {seed} |
 | loss | CLIP's, in batches of {batch}; every caption that is true of a window is a positive |
-| beside it | {weights} |
+| beside it | {weights}; in the second round {second} |
 | captions | {short:.0%} name one of the classes present, the others up to {most} of them |
 | optimiser | Muon {muon} inside the blocks, AdamW {lr} elsewhere |
 
@@ -96,8 +96,8 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _told(settings: Any) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in asdict(settings).items())
+def _told(settings: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in settings.items())
 
 
 def export(
@@ -105,6 +105,7 @@ def export(
     captions: Captions,
     config: dict[str, Any],
     facts: dict[str, Any],
+    weights: tuple[Weights, Weights],
     curve: list[list[float]],
     folder: Path,
 ) -> None:
@@ -115,6 +116,7 @@ def export(
         captions: how its captions were written.
         config: its architecture, in open_clip's terms.
         facts: of the run, for the card.
+        weights: of the losses in the first and in the second round.
         curve: rows of ``CURVE``.
         folder: each file in it is replaced as a whole.
     """
@@ -127,8 +129,11 @@ def export(
         "most": MOST_NAMES,
         "part": PART,
         "processor": processor(),
-        "hiding": _told(Hiding()),
-        "weights": _told(Weights()),
+        "hiding": _told(asdict(Hiding())),
+        "weights": _told(asdict(weights[0])),
+        "second": _told(
+            {k: v for k, v in asdict(weights[1]).items() if v != getattr(weights[0], k)}
+        ),
     }
     atomic.write_tensors(folder / "model.safetensors", halves)
     atomic.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")

@@ -18,6 +18,7 @@ from sclip_lab.training.tower import Seen
 
 CODES = 32  # values of a colour's code
 SCALE = 60.0 / 68.0  # of the code: colours that far apart, in the input's units, have other codes
+APART = 0.4  # distance of unit vectors; that of names that a network knows well is .45 and more
 DROPPED = 0.5  # share of the values that a probe does not see
 
 
@@ -35,19 +36,23 @@ class Weights:
             1. The louder, the sharper attention has to be.
         small: of their mean square, in ``early``: the smaller, the flatter attention is.
         other: of what colour does not explain in queries and keys of the last block.
+        flat: of their mean square, in ``keys``; as ``small``.
+        apart: of `too_near` of the names.
     """
 
     read: float = 1.0
     mixed: float = 2.0
-    bent: float = 2.0
+    bent: float = 1.0
     louder: float = 0.1
     quiet: float = 1.0
     late: float = 1.0
     keys: float = 0.7
-    noise: float = 0.3
+    noise: float = 0.5
     small: float = 0.1
     early: float = 0.3
     other: float = 0.3
+    flat: float = 0.0
+    apart: float = 0.0
 
 
 def code(colour: Tensor) -> Tensor:
@@ -55,6 +60,18 @@ def code(colour: Tensor) -> Tensor:
     way = torch.randn(3, CODES // 2, generator=torch.Generator().manual_seed(0)) / SCALE
     angle = colour @ way
     return torch.cat([angle.cos(), angle.sin()], dim=-1) * 2**0.5
+
+
+def too_near(names: Tensor) -> Tensor:
+    """By how much names are nearer to each other than ``APART``, summed over their pairs.
+
+    Names with one embedding ask nothing of the patches that would tell them apart, so they stay
+    one; and with the distance itself, the loss pushes as hard there as anywhere.
+
+    Args:
+        names: (classes, embed_dim) unit vectors.
+    """
+    return F.relu(APART - torch.pdist(names)).sum()
 
 
 class Grouping(nn.Module):
@@ -77,7 +94,10 @@ class Grouping(nn.Module):
         early = list(seen.early)  # one map for both, so that queries find their keys
         losses = {
             "late": self._heard("late", seen.late, wanted),
-            "keys": sum(self._heard(name, values, wanted) for name, values in last.items()),
+            "keys": sum(
+                self._heard(name, values, wanted) + weights.flat * values.square().mean()
+                for name, values in last.items()
+            ),
             "other": sum(self._unexplained(name, values, wanted) for name, values in last.items()),
             "early": sum(
                 self._heard("early", values, wanted, weights.noise)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +136,15 @@ class Captions:
         row[: len(ids) + 2] = torch.tensor([self._begin, *ids, self._end])
         return row
 
+    @cached_property
+    def names(self) -> Tensor:
+        """(classes, context_length) ids of the plain class names."""
+        return torch.stack([self.encode([name]) for name in CLASSES])
+
     def name_features(self, model: Any) -> Tensor:
         """(classes, embed_dim) unit vectors of the plain class names, without gradient."""
         with torch.no_grad():
-            return model.encode_text(torch.stack([self.encode([n]) for n in CLASSES]), True)
+            return model.encode_text(self.names, True)
 
     def draw(
         self, present: np.ndarray, short: float, rng: np.random.Generator

@@ -42,7 +42,7 @@ class Hiding:
     readers: int = 3
     even: float = 0.7
     most: float = 0.95
-    swapped: float = 0.5
+    swapped: float = 1.0
     bare: float = 0.8
 
 

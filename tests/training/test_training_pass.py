@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sclip_lab.training.grouping import CODES, Grouping, Weights, code
+from sclip_lab.training.grouping import APART, CODES, Grouping, Weights, code, too_near
 from sclip_lab.training.tower import Hiding, Seen, Tower
 
 NOTHING = Hiding(seen=1.0, alone=0.0, readers=2, even=0.0, most=0.0, swapped=0.0, bare=0.0)
@@ -109,3 +109,30 @@ def test_the_losses_add_up(clip: open_clip.CLIP, pixels: Tensor) -> None:
     loud = grouping(seen, Weights(**{**nothing, "louder": 1.0, "quiet": quiet}))
     assert loud.item() == pytest.approx((seen.louder + quiet).mean().item(), rel=1e-5)
     assert not math.isnan(grouping(seen, Weights()).item())
+
+
+def test_large_queries_and_keys_cost_where_attention_is_to_be_flat(
+    clip: open_clip.CLIP, pixels: Tensor
+) -> None:
+    grouping, seen = Grouping(24).eval(), run(clip, pixels)
+    nothing = dict.fromkeys(vars(Weights()), 0.0)
+    losses = []
+    for flat in (0.0, 3.0):
+        torch.manual_seed(0)
+        losses.append(grouping(seen, Weights(**{**nothing, "keys": 0.5, "flat": flat})).item())
+    assert losses[1] - losses[0] == pytest.approx(
+        1.5 * sum(values.square().mean().item() for values in seen.keys), rel=1e-4
+    )
+
+
+def test_names_too_near_are_pushed_apart() -> None:
+    """Of three names on the circle, at distances 0.1, 0.3 and 0.4 at least; then one step."""
+    angles = 2 * torch.asin(torch.tensor([0.0, 0.1, 0.4]) / 2)
+    names = torch.stack([angles.cos(), angles.sin()], dim=1).requires_grad_()
+    between = (names[1] - names[2]).norm().item()
+    loss = too_near(names)
+    assert loss.item() == pytest.approx((APART - 0.1) + (APART - between), abs=1e-5)
+    loss.backward()
+    moved = names.detach() - 1e-3 * names.grad
+    assert too_near(moved) < loss
+    assert too_near(torch.eye(4)).item() == 0.0
