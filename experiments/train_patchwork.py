@@ -67,7 +67,7 @@ CONFIG: dict[str, Any] = {
 
 # In the second round the last block's attention gets flatter, and no two names stay alike.
 FIRST, SECOND = Weights(), Weights(flat=0.015, apart=1.0)
-LEFT = 0.4  # share of the full rate at the second round's end
+LEFT = 0.4  # share of the full rate at its end; docs/embedded-world.md says why not nothing
 
 # What makes a run the same run: all options but where it lives and when to pause.
 SETTINGS = (
