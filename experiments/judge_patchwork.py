@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,24 @@ import torch
 
 import sclip_lab as lab
 from sclip_lab import results
+from sclip_lab.app.composing import sweep
 from sclip_lab.data.patchwork import Patchwork
 from sclip_lab.evaluation.observers import Diagnostics
 
-# The card's, conf/experiment/card.yaml.
-CARD = (
-    *("vanilla", "sharpened", "maskclip", "local", "early"),
-    *("csa_q", "csa_k", "csa_v", "csa_identity", "csa_random", "csa_mean", "csa"),
-    *("csa_random_orthogonal", "csa_random_full", "csa_random_ensemble"),
-)
-KEPT = (*CARD, "naclip")
 DROPPED = ("vanilla", "maskclip", "local", "early", "csa_q", "csa_k", "csa")
 DEEPER = ("last 2", "last 3", "last 4")
 MEASURES = ("spatial_invariance", "inter_class_mass")
 BARE: dict[str, Any] = {"residual": False, "mlp": False}
 
 
-def variants() -> dict[str, lab.Variant]:
+def card() -> list[str]:
+    """Names of the card's variants, in the order of conf/experiment/card.yaml."""
+    return [job.hydra.runtime.choices.attention for job in sweep(["experiment=card"])]
+
+
+def variants(names: Sequence[str]) -> dict[str, lab.Variant]:
     """Row of the table -> variant."""
-    kept = {name: lab.load_attention(name) for name in KEPT}
+    kept = {name: lab.load_attention(name) for name in (*names, "naclip")}
     dropped = {f"{name}, both dropped": lab.load_attention(name, **BARE) for name in DROPPED}
     deeper = {f"csa, {part}": lab.load_attention("csa", layers=part) for part in DEEPER}
     return {**kept, **dropped, **deeper}
@@ -60,7 +60,9 @@ def judge(assets: Path, store: Path, images: int) -> tuple[pd.DataFrame, pd.Data
         checkpoint=str(assets / "model.safetensors"),
     )
     protocol, data = lab.load_protocol("sclip", "patchwork"), Patchwork("test", images)
-    specs = [lab.Spec(v, backbone, protocol, data, label=name) for name, v in variants().items()]
+    names = card()
+    rows = variants(names).items()
+    specs = [lab.Spec(v, backbone, protocol, data, label=name) for name, v in rows]
     observers = [Diagnostics(MEASURES, images=min(16, images))]
     df = lab.evaluate(specs, store, observers=observers, progress=False)
     summary = results.summary(df).set_index("attention")
@@ -68,7 +70,7 @@ def judge(assets: Path, store: Path, images: int) -> tuple[pd.DataFrame, pd.Data
     measured = results.diagnostics(store, [spec.key for spec in specs])
     means = measured.groupby(["attention", "measure"], observed=True)["value"].mean().unstack()
     scores: dict[Any, Any] = summary.to_dict("index")
-    rows = {
+    told = {
         name: {
             "mIoU": f"{100 * row['miou']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]",
             "of CSA": f"{row['miou'] / scores['csa']['miou']:.2f}",
@@ -77,9 +79,7 @@ def judge(assets: Path, store: Path, images: int) -> tuple[pd.DataFrame, pd.Data
         }
         for name, row in scores.items()
     }
-    rank = means.loc[list(CARD), "inter_class_mass"].corr(
-        summary.loc[list(CARD), "miou"], "spearman"
-    )
+    rank = means.loc[names, "inter_class_mass"].corr(summary.loc[names, "miou"], "spearman")
     gaps = {}
     for a, b in PAIRS:
         gap = results.difference(df, a, b).iloc[0]
@@ -88,7 +88,7 @@ def judge(assets: Path, store: Path, images: int) -> tuple[pd.DataFrame, pd.Data
             "mIoU": f"{100 * gap['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
         }
     gaps["Spearman of inter-class mass with mIoU, the card's variants"] = {"mIoU": f"{rank:+.2f}"}
-    return pd.DataFrame(rows).T, pd.DataFrame(gaps).T
+    return pd.DataFrame(told).T, pd.DataFrame(gaps).T
 
 
 def main() -> None:
