@@ -84,7 +84,7 @@ torture: $(READY) ## kills, flips and malformed input on purpose (about 10 minut
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture --out docs
 
 train-patchwork: $(READY) ## train the embedded backbone again (75 minutes on one core, resumable)
-	$(BIN)/python experiments/train_patchwork.py --seed 1
+	$(BIN)/python experiments/train_patchwork.py
 
 docs: $(READY) ## the tables in docs/ that are generated from conf/
 	$(BIN)/python -m analysis.methods
