@@ -7,8 +7,8 @@ embedded world shows what CLIP shows (docs/embedded-world.md says why each is th
 - in a share of the windows, no token attends before the last block (stochastic depth, 1603.09382),
   so that evidence about classes reaches the class token in the last block alone;
 - besides the class token, a few patches read the caption: over tokens of which many are hidden
-  (DropKey, 2208.02646), most of them with equal weights, some with the residual of another window's
-  patch, and some without the MLP.
+  (DropKey, 2208.02646), most of them with equal weights and without the MLP, and all with the
+  residual of another window's patch.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def test_large_queries_and_keys_cost_where_attention_is_to_be_flat(
 
 
 def test_names_too_near_are_pushed_apart() -> None:
-    """Of three names on the circle, at distances 0.1, 0.3 and 0.4 at least; then one step."""
+    """Of three names on the circle, at distances 0.1, about 0.3, and 0.4; then one step."""
     angles = 2 * torch.asin(torch.tensor([0.0, 0.1, 0.4]) / 2)
     names = torch.stack([angles.cos(), angles.sin()], dim=1).requires_grad_()
     between = (names[1] - names[2]).norm().item()
