@@ -143,13 +143,14 @@ class Found:
         members: dict[int, list[str]] = {}
         for spec, number in photo_sets(self.df).items():
             members.setdefault(number, []).append(spec)
-        configs, facts = self.df.attrs.get("configs", {}), []
+        configs = self.df.attrs.get("configs", {})
+        facts: list[tuple[str, str, str, str]] = []
         for specs in members.values():
             rows = self.df[self.df["spec"] == specs[0]]
             count = rows["image"].nunique()
             digest = str(configs.get(specs[0], {}).get("dataset.digest", ""))
-            photos, number = f", {count} photo{'s' * (count > 1)}", f", set {len(facts) + 1}"
-            facts.append((str(rows["dataset"].iloc[0]), photos, f" ({digest[:DIGITS]})", number))
+            photos, place = f", {count} photo{'s' * (count > 1)}", f", set {len(facts) + 1}"
+            facts.append((str(rows["dataset"].iloc[0]), photos, f" ({digest[:DIGITS]})", place))
         names = ["".join(parts[:1]) for parts in facts]
         for length in range(2, 5):
             names = [
