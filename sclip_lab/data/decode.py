@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 
 SIZE_VARIABLE = "SCLIP_LAB_MAX_MEGAPIXELS"
 MEGAPIXELS = 179.0

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.data.decode import LARGEST_LIST, read_image, read_mask, regular_file
 from sclip_lab.data.digests import file_digests
 from sclip_lab.data.paths import below
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError
 
 RAW_IDS = 1 << 16  # what a 16-bit png can hold
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError
 
 
 @dataclass

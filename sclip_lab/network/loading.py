@@ -18,7 +18,8 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from sclip_lab.errors import LabError, printable, unknown
+from sclip_lab.core.errors import LabError, printable, unknown
+from sclip_lab.core.values import LARGEST_SEED, check, within
 from sclip_lab.network import tower
 from sclip_lab.network.architecture import (
     check_architecture,
@@ -29,7 +30,6 @@ from sclip_lab.network.backbone import MEAN, STD, Backbone
 from sclip_lab.network.checkpoint import read_checkpoint
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.precision import PRECISIONS, lower_precision
-from sclip_lab.values import LARGEST_SEED, check, within
 
 MOST_NUMBERS = 10**10  # weights of a network that a file describes
 # The prompt sets that come with open_clip, as text with one {}.
