@@ -77,9 +77,10 @@ def test_no_verdict_without_a_tolerance() -> None:
     assert expected.verdict(0.1, 0.6, float("nan")) == "no gate"
 
 
-def cell(label: str = "csa", **weights: Any) -> Any:
+def cell(label: str = "csa", activation: str = "QuickGELU", **weights: Any) -> Any:
     """What `report` looks at in a spec of CLIP on VOC21."""
-    backbone = SimpleNamespace(name="ViT-B-16-quickgelu", description=weights)
+    tower = SimpleNamespace(settings={"activation": activation})
+    backbone = SimpleNamespace(name="ViT-B-16-quickgelu", description=weights, tower=tower)
     return SimpleNamespace(label=label, backbone=backbone, dataset=SimpleNamespace(name="voc21"))
 
 
@@ -97,6 +98,8 @@ def test_report_of_a_cell_with_a_target() -> None:
         cell(pretrained=None),
         cell(pretrained="laion2b_s34b_b88k"),
         cell("csa(temperature=2.0)", pretrained="openai"),
+        cell(activation="GELU", pretrained="openai"),
+        cell(activation="GELU", checkpoint="clip.pt"),
     ],
 )
 def test_nothing_is_expected_of_other_cells(other: Any) -> None:

@@ -61,7 +61,7 @@ def report(spec: Any, miou: float, entries: Sequence[Mapping[str, Any]]) -> list
 
     Args:
         spec: the cell. A local checkpoint is taken for the weights that an entry names; random
-            weights match nothing.
+            weights match nothing, and a network with GELU is not OpenAI's.
         miou: what it scored, a fraction.
         entries: its protocol's ``expected``.
     """
@@ -74,6 +74,8 @@ def report(spec: Any, miou: float, entries: Sequence[Mapping[str, Any]]) -> list
     ]
     if weights.get("checkpoint") is None:
         same = same[same["pretrained"] == weights.get("pretrained")]
+    if spec.backbone.tower.settings["activation"] == "GELU":
+        same = same[same["pretrained"] != "openai"]
     return [
         f"ours {100 * miou:.2f}, theirs {100 * row['miou']:.2f} ({row['source']}), "
         f"difference {100 * (miou - row['miou']):+.2f}"
