@@ -25,7 +25,7 @@ $(READY): pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable . --group dev
 	@# uv compiles nothing; where Python may write no bytecode, each command would compile anew.
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import open_clip, wandb, seaborn; \
-	    import sclip_lab.app.hydra_app, sclip_lab.report.page, sclip_lab.report.store"
+	    import sclip_lab.cli.evaluate, sclip_lab.report.page, sclip_lab.report.store_report"
 	@touch $(READY)
 
 demo: $(READY) ## the fused sweep on the embedded world, then its report
@@ -84,7 +84,7 @@ torture: $(READY) ## kills, flips and malformed input on purpose (about 10 minut
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture --out docs
 
 train-patchwork: $(READY) ## train the embedded backbone again (75 minutes on one core, resumable)
-	$(BIN)/python experiments/train_patchwork.py
+	$(BIN)/python -m experiments.patchwork.train
 
 docs: $(READY) ## the tables in docs/ that are generated from conf/
 	$(BIN)/python -m analysis.methods

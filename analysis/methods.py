@@ -13,10 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sclip_lab.app.registry import conf_dir, load_group, names
 from sclip_lab.attention.variant import COMMON, LEADING
-from sclip_lab.call import locate
-from sclip_lab.results import paper as paper_numbers
+from sclip_lab.config.registry import conf_dir, load_group, names
+from sclip_lab.core.call import locate
+from sclip_lab.results.table import published as paper_numbers
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 TITLE = """# What each method changes
@@ -52,7 +52,7 @@ VARIANTS = """## Variants
 
 In the order of their modules. Published numbers are mIoU in points, by the protocol of whoever
 published them; the mark says how they were read: F in primary code, README, issue or figure, 2
-second-hand, C computed, G a guess. `sclip_lab/results/paper_sources.csv` has the sources.
+second-hand, C computed, G a guess. `sclip_lab/results/table/paper_sources.csv` has the sources.
 """
 DATASETS = [
     "voc21",

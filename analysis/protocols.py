@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.methods import call, header_of, markdown, shown
-from sclip_lab.app.registry import conf_dir, load_group, names
+from sclip_lab.config.registry import conf_dir, load_group, names
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "protocols.md"
 TITLE = """# What each protocol fixes

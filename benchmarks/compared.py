@@ -25,13 +25,13 @@ from benchmarks.tasks import (
     sweep,
     timed,
 )
-from sclip_lab.app.registry import (
+from sclip_lab.config.registry import (
     load_backbone,
     load_dataset,
     load_protocol,
 )
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.results import metrics
+from sclip_lab.results.table import metrics
 from sclip_lab.segmentation import photos
 from sclip_lab.segmentation.prompts import embed_vocabulary
 

@@ -21,13 +21,13 @@ from benchmarks.tasks import (
     timed,
 )
 from sclip_lab import diagnostics
-from sclip_lab.app.registry import (
+from sclip_lab.attention.variant import Variant
+from sclip_lab.config.registry import (
     conf_dir,
     load_backbone,
     load_dataset,
     load_protocol,
 )
-from sclip_lab.attention.variant import Variant
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.observers import Diagnostics
 from sclip_lab.evaluation.recorder import Observer

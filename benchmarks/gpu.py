@@ -22,12 +22,12 @@ import numpy as np
 import torch
 
 from benchmarks.tasks import VARIANTS, load_variants
+from sclip_lab.core.timings import Timings
 from sclip_lab.data.folder import Folder
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.loading import load_backbone
 from sclip_lab.segmentation.protocol import Protocol
-from sclip_lab.timings import Timings
 
 GOAL_SECONDS = 60.0
 SIZE = (336, 448)

@@ -23,11 +23,12 @@ from typing import Any
 import torch
 
 import sclip_lab as lab
-from sclip_lab import atomic, results, sealed
+from sclip_lab import results
+from sclip_lab.core import atomic, sealed
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.observers import Diagnostics, Pictures
 from sclip_lab.evaluation.spec import Spec
-from sclip_lab.results.store import Store
+from sclip_lab.results.store.store import Store
 
 VARIANTS = ("vanilla", "csa", "csa_q", "csa_k", "csa_v", "maskclip", "naclip", "clearclip", "early",
             "local", "sharpened", "csa_identity")  # fmt: skip

@@ -23,11 +23,11 @@ import torch
 
 from benchmarks import report
 from benchmarks.memory import memory_in_use
-from sclip_lab.app.composing import sweep
-from sclip_lab.app.experiment import make_spec
+from sclip_lab.config.composing import sweep
+from sclip_lab.core.timings import Timings
 from sclip_lab.evaluation.loop import evaluate, passes
 from sclip_lab.evaluation.spec import Spec
-from sclip_lab.timings import Timings
+from sclip_lab.run.job import make_spec
 
 SWEEP = ("experiment=methods", "pretrained=null", "device=cpu")
 

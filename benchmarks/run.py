@@ -42,7 +42,7 @@ from benchmarks.tasks import (
     task,
     voc20,
 )
-from sclip_lab.app.registry import (
+from sclip_lab.config.registry import (
     load_attention,
     load_backbone,
 )

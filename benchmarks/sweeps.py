@@ -43,7 +43,7 @@ def sweeps(repetitions: int) -> dict[str, object]:
 
 
 def _seconds(folder: Path, *arguments: str) -> float:
-    command = [sys.executable, "-m", "sclip_lab.app.cli", *arguments]
+    command = [sys.executable, "-m", "sclip_lab.cli.main", *arguments]
 
     def call() -> None:
         subprocess.run(command, cwd=folder, check=True, capture_output=True)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import reference
-from sclip_lab.app.registry import (
+from sclip_lab.attention.variant import Variant
+from sclip_lab.config.registry import (
     load_attention,
 )
-from sclip_lab.attention.variant import Variant
 from sclip_lab.data.decode import read_image
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone

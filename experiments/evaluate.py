@@ -5,10 +5,10 @@ python experiments/evaluate.py -m attention=vanilla,csa,maskclip
 python experiments/evaluate.py -m experiment=temperature
 """
 
-from sclip_lab.app import collector
+from sclip_lab.run import collector
 
 if __name__ == "__main__":
     with collector.seldom():
-        from sclip_lab.app.hydra_app import main
+        from sclip_lab.cli.evaluate import main
 
         main()

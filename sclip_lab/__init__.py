@@ -16,46 +16,46 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sclip_lab import results as results
-    from sclip_lab.app.explore import explore as explore
-    from sclip_lab.app.plugins import allow as allow
-    from sclip_lab.app.registry import load_attention as load_attention
-    from sclip_lab.app.registry import load_backbone as load_backbone
-    from sclip_lab.app.registry import load_dataset as load_dataset
-    from sclip_lab.app.registry import load_guidance as load_guidance
-    from sclip_lab.app.registry import load_protocol as load_protocol
     from sclip_lab.attention.variant import variant as variant
-    from sclip_lab.errors import LabError as LabError
+    from sclip_lab.config.plugins import allow as allow
+    from sclip_lab.config.registry import load_attention as load_attention
+    from sclip_lab.config.registry import load_backbone as load_backbone
+    from sclip_lab.config.registry import load_dataset as load_dataset
+    from sclip_lab.config.registry import load_guidance as load_guidance
+    from sclip_lab.config.registry import load_protocol as load_protocol
+    from sclip_lab.core.errors import LabError as LabError
+    from sclip_lab.core.kinds import block_edit as block_edit
+    from sclip_lab.core.kinds import prior_of_grid as prior_of_grid
+    from sclip_lab.core.kinds import reads_others as reads_others
+    from sclip_lab.core.kinds import refines_labels as refines_labels
+    from sclip_lab.core.kinds import refines_logits as refines_logits
     from sclip_lab.evaluation.loop import evaluate as evaluate
     from sclip_lab.evaluation.spec import Spec as Spec
-    from sclip_lab.kinds import block_edit as block_edit
-    from sclip_lab.kinds import prior_of_grid as prior_of_grid
-    from sclip_lab.kinds import reads_others as reads_others
-    from sclip_lab.kinds import refines_labels as refines_labels
-    from sclip_lab.kinds import refines_logits as refines_logits
+    from sclip_lab.run.explore import explore as explore
     from sclip_lab.segmentation.dense_features import dense_features as dense_features
     from sclip_lab.segmentation.protocol import Protocol as Protocol
     from sclip_lab.segmentation.segment import segment as segment
 
 _PUBLIC = {
-    "LabError": "errors",
-    "allow": "app.plugins",
-    "block_edit": "kinds",
-    "prior_of_grid": "kinds",
-    "reads_others": "kinds",
-    "refines_labels": "kinds",
-    "refines_logits": "kinds",
+    "LabError": "core.errors",
+    "allow": "config.plugins",
+    "block_edit": "core.kinds",
+    "prior_of_grid": "core.kinds",
+    "reads_others": "core.kinds",
+    "refines_labels": "core.kinds",
+    "refines_logits": "core.kinds",
     "testing": "",
     "variant": "attention.variant",
     "Protocol": "segmentation.protocol",
     "Spec": "evaluation.spec",
     "dense_features": "segmentation.dense_features",
     "evaluate": "evaluation.loop",
-    "explore": "app.explore",
-    "load_attention": "app.registry",
-    "load_backbone": "app.registry",
-    "load_dataset": "app.registry",
-    "load_guidance": "app.registry",
-    "load_protocol": "app.registry",
+    "explore": "run.explore",
+    "load_attention": "config.registry",
+    "load_backbone": "config.registry",
+    "load_dataset": "config.registry",
+    "load_guidance": "config.registry",
+    "load_protocol": "config.registry",
     "results": "",
     "segment": "segmentation.segment",
 }

@@ -13,9 +13,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from sclip_lab.app.registry import load_attention
 from sclip_lab.attention.variant import Variant, build
-from sclip_lab.errors import LabError
+from sclip_lab.config.registry import load_attention
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.guidance import Guide, load_guidance
 from sclip_lab.network.loading import load_backbone

@@ -36,7 +36,7 @@ class Outcome:
 
 def break_photo(monkeypatch: pytest.MonkeyPatch, broken: int) -> None:
     """The photo with this index raises an error when it is read."""
-    from sclip_lab.errors import LabError
+    from sclip_lab.core.errors import LabError
     from sclip_lab.evaluation import loader
 
     load = loader.Loader.load
@@ -54,9 +54,9 @@ def evaluate(folder: Path, *overrides: str) -> Outcome:
 
     A sweep (``-m`` among the overrides) writes to <folder>/sweep, a single run to <folder>/run.
     """
-    from sclip_lab import call
-    from sclip_lab.app import conf
-    from sclip_lab.app.hydra_app import main
+    from sclip_lab.cli.evaluate import main
+    from sclip_lab.config import folders
+    from sclip_lab.core import call
 
     places = [f"hydra.run.dir={folder / 'run'}", f"hydra.sweep.dir={folder / 'sweep'}"]
     out, err = io.StringIO(), io.StringIO()
@@ -73,7 +73,7 @@ def evaluate(folder: Path, *overrides: str) -> Outcome:
         patch.chdir(folder)
         # What a command line allows or adds is meant for its own process.
         patch.setattr(call, "_allowed", set(call._allowed))
-        for variable in (call.VARIABLE, conf.VARIABLE):
+        for variable in (call.VARIABLE, folders.VARIABLE):
             patch.setenv(variable, os.environ.get(variable, ""))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:

@@ -1,4 +1,4 @@
-"""What checks the shapes of `sclip_lab.shapes` while tests run.
+"""What checks the shapes of `sclip_lab.core.shapes` while tests run.
 
 pytest's option ``--jaxtyping-packages`` puts `check` around every function of the packages that
 pyproject.toml names. Only shapes are checked: other annotations are mypy's.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sclip_lab.results import panels
+from sclip_lab.results.store import panels
 
 CLASSES = ["background", "cat", "dog", "tree", "sky"]
 SKILL = {"vanilla": 0.35, "csa": 0.75, "csa(temperature=2.0)": 0.7, "identity": 0.6}

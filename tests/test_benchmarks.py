@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import costs, memory, methods, reference, tasks
-from sclip_lab.app.registry import load_attention, load_backbone, load_dataset, load_protocol
+from sclip_lab.config.registry import load_attention, load_backbone, load_dataset, load_protocol
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation.dense_features import dense_features

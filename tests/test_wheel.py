@@ -68,5 +68,5 @@ def test_a_package_beside_the_wheel_takes_part_in_a_sweep(tmp_path: Path) -> Non
     words = ["attention=vanilla,csa,heated", "dataset=squares", "readout=shifted"]
     words += ["protocol.templates=['a photo of {}']", f"paths.store={store}"]
     words += [word for word in running.QUICK if not word.startswith("dataset")]
-    run(python, "-m", "sclip_lab.app.cli", "evaluate", "-m", *words, cwd=tmp_path)
+    run(python, "-m", "sclip_lab.cli.main", "evaluate", "-m", *words, cwd=tmp_path)
     run(python, "-c", SCORES.format(prefix=str(fresh), store=str(store)), cwd=tmp_path)

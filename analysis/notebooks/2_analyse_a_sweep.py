@@ -9,7 +9,7 @@ import os
 import tempfile
 
 import sclip_lab as lab
-from sclip_lab.app.registry import variant_label
+from sclip_lab.config.registry import variant_label
 from sclip_lab.evaluation.observers import Diagnostics
 from sclip_lab.report import figures
 from sclip_lab.report.measured import diagnostics

@@ -10,7 +10,7 @@ import tempfile
 import sclip_lab as lab
 from sclip_lab.evaluation.observers import Pictures
 from sclip_lab.report import figures
-from sclip_lab.results import panels
+from sclip_lab.results.store import panels
 
 backbone = lab.load_backbone("patchwork_vit")
 data = lab.load_dataset("patchwork", images=1)

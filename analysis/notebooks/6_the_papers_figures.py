@@ -13,8 +13,8 @@ from pathlib import Path
 
 from IPython.display import display
 
-from sclip_lab.app.paper_cli import sections
-from sclip_lab.report import studies
+from sclip_lab.cli.paper import sections
+from sclip_lab.paper import studies
 
 folder = tempfile.TemporaryDirectory()
 store = os.environ.get("SCLIP_LAB_STORE", folder.name)

@@ -15,9 +15,9 @@ from benchmarks.torture.confine import nameable
 from benchmarks.torture.lines import SMALL
 from benchmarks.torture.outcomes import BAD, Outcomes
 from sclip_lab import results
-from sclip_lab.app import experiment, tracking
-from sclip_lab.app.composing import sweep
-from sclip_lab.errors import LabError
+from sclip_lab.config.composing import sweep
+from sclip_lab.core.errors import LabError
+from sclip_lab.run import job, tracking
 
 SECOND = [
     "guidance=dino_vitb16",
@@ -62,11 +62,11 @@ def values(outcomes: Outcomes, folder: Path, cases: int, generator: random.Rando
                     OmegaConf.update(config, key, value, merge=False)
             except (OmegaConfBaseException, ValueError, TypeError, RecursionError):
                 return  # Hydra's to refuse
-            experiment.make_spec(config)
+            job.make_spec(config)
             tracking.check(config.tracking)
             if not whole:
                 return
-            (text,) = experiment.compute([config])
+            (text,) = job.compute([config])
             if text is not None:
                 raise LabError(text)
             frame = results.load(config.paths.store, partial=True)

@@ -24,8 +24,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import sclip_lab as lab
-from sclip_lab import interrupts, results
-from sclip_lab.app import cli, experiment  # noqa: F401, loaded before any fork
+import sclip_lab.cli.main
+from sclip_lab import results
+from sclip_lab.core import signals
+from sclip_lab.run import job  # noqa: F401, loaded before any fork
 
 MOST_SECONDS = 2.0
 WAIT_SECONDS = 900.0
@@ -48,7 +50,7 @@ def main() -> int:
     print("| signal | runs | s to the end: median | longest | images kept | wrong |")
     print("|---|---|---|---|---|---|")
     wrong = 0
-    rows = [(signum, args.times, EVALUATE) for signum in interrupts.SIGNALS]
+    rows = [(signum, args.times, EVALUATE) for signum in signals.SIGNALS]
     if args.jobs:
         rows.append((signal.SIGTERM, args.jobs, ["evaluate", "-m", *EVALUATE[1:], *SWEEP]))
     for signum, times, line in rows:
@@ -108,7 +110,7 @@ def _started(line: Sequence[str], folder: Path, said: Path) -> int:
     """The process's number; its stderr goes to the file ``said``."""
     if any("local_jobs" in word for word in line):
         with said.open("wb") as err:
-            command = [sys.executable, "-m", "sclip_lab.app.cli", *line]
+            command = [sys.executable, "-m", "sclip_lab.cli.main", *line]
             return subprocess.Popen(
                 command, cwd=folder, stdout=subprocess.DEVNULL, stderr=err, start_new_session=True
             ).pid
@@ -117,12 +119,12 @@ def _started(line: Sequence[str], folder: Path, said: Path) -> int:
         status = 1
         try:
             os.chdir(folder)
-            for number in interrupts.SIGNALS:  # nohup leaves SIGHUP ignored
+            for number in signals.SIGNALS:  # nohup leaves SIGHUP ignored
                 signal.signal(number, signal.SIG_DFL)
             os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-            status = cli.main(list(line))
+            status = sclip_lab.cli.main.main(list(line))
         finally:
             os._exit(status)
     return child

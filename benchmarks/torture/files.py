@@ -19,10 +19,10 @@ from safetensors.torch import save
 
 import sclip_lab as lab
 from benchmarks.torture.outcomes import BAD, Outcomes, mutated
-from sclip_lab.app import conf
-from sclip_lab.app.registry import conf_dir
+from sclip_lab.config import folders
+from sclip_lab.config.registry import conf_dir
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Dataset
-from sclip_lab.errors import LabError
 from sclip_lab.network.checkpoint import read_checkpoint
 
 
@@ -132,7 +132,7 @@ def _header(content: Any) -> bytes:
 
 def yamls(outcomes: Outcomes, folder: Path, cases: int, generator: random.Random) -> None:
     """Files of every group in a folder of one's own: text changed, and values changed."""
-    conf.add_folder(folder)
+    folders.add_folder(folder)
     groups = ("attention", "protocol", "dataset", "experiment", "backbone", "readout", "refinement")
     corpus = {group: sorted((conf_dir() / group).glob("[!_]*.yaml")) for group in groups}
     try:
@@ -146,7 +146,7 @@ def yamls(outcomes: Outcomes, folder: Path, cases: int, generator: random.Random
             outcomes.case(f"yaml {group} {changed[-300:]!r}", "", lambda: _use(group, path.stem))  # noqa: B023
             path.unlink()
     finally:
-        conf._added.remove(folder.resolve())
+        folders._added.remove(folder.resolve())
 
 
 def _odd(content: bytes, generator: random.Random) -> bytes:
@@ -179,8 +179,8 @@ def _odd(content: bytes, generator: random.Random) -> bytes:
 
 
 def _use(group: str, name: str) -> None:
-    from sclip_lab.app.composing import sweep
-    from sclip_lab.app.experiment import make_spec
+    from sclip_lab.config.composing import sweep
+    from sclip_lab.run.job import make_spec
 
     if group in ("experiment", "readout", "refinement", "backbone"):
         jobs = sweep([f"{group}={name}", "dataset.images=1"])

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from benchmarks.torture.kills import CELLS, IMAGES, work
-from sclip_lab import sealed
 from sclip_lab.attention.projected import BELONGS, load_projection
-from sclip_lab.errors import LabError
+from sclip_lab.core import sealed
+from sclip_lab.core.errors import LabError
 from sclip_lab.evaluation.trunk_cache import TrunkCache
-from sclip_lab.results import cells, chunks, panels
-from sclip_lab.results.store import Store
+from sclip_lab.results.store import cells, chunks, panels
+from sclip_lab.results.store.store import Store
 
 DIGEST = "0123456789abcdef"
 

@@ -22,9 +22,10 @@ from benchmarks.torture import configs, data_sets, files, lines, wholes
 from benchmarks.torture.kills import CELLS, work
 from benchmarks.torture.outcomes import BAD, Outcomes, examples, mutated
 from benchmarks.torture.shares import Share, timed
-from sclip_lab import results, sealed
-from sclip_lab.app.registry import load_attention, load_protocol, names
+from sclip_lab import results
 from sclip_lab.attention.projected import load_projection
+from sclip_lab.config.registry import load_attention, load_protocol, names
+from sclip_lab.core import sealed
 from sclip_lab.data.decode import read_image, read_mask
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.segmentation.protocol import Protocol

@@ -22,10 +22,10 @@ import pyarrow.parquet  # noqa: F401, before any fork: a child would import it a
 
 from benchmarks.torture import shares
 from sclip_lab import results
-from sclip_lab.canonical import digest
-from sclip_lab.errors import LabError
-from sclip_lab.results import panels
-from sclip_lab.results.store import Store
+from sclip_lab.core.canonical import digest
+from sclip_lab.core.errors import LabError
+from sclip_lab.results.store import panels
+from sclip_lab.results.store.store import Store
 
 IMAGES = [f"photo {number}" for number in range(6)]
 LIMIT_SECONDS = 60

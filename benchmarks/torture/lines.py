@@ -23,9 +23,11 @@ import sclip_lab as lab
 from benchmarks.torture.confine import nameable
 from benchmarks.torture.kills import work
 from benchmarks.torture.outcomes import Outcomes
-from sclip_lab import call
-from sclip_lab.app import cli, conf, ending, experiment, paper_cli, report_cli
-from sclip_lab.errors import LabError
+from sclip_lab.cli import main, paper, report
+from sclip_lab.config import folders
+from sclip_lab.core import call
+from sclip_lab.core.errors import LabError
+from sclip_lab.run import ending, job
 
 WORDS = nameable([
     "", " ", "nan", "inf", "-inf", "-1", "0", "1e400", "2.5", "9" * 30, "9" * 5000, "0x10",
@@ -70,11 +72,11 @@ def run(line: list[str]) -> tuple[int | str | None, str, str]:
     out, err = io.StringIO(), io.StringIO()
     root = logging.getLogger()
     before, variables = (root.handlers[:], root.level, sys.argv), dict(os.environ)
-    allowed, folders = set(call._allowed), list(conf._added)
+    allowed, added = set(call._allowed), list(folders._added)
     code: int | str | None
     try:
         with redirect_stdout(out), redirect_stderr(err):
-            code = cli.main(line)
+            code = main.main(line)
     except SystemExit as stop:
         code = stop.code
     finally:
@@ -84,7 +86,7 @@ def run(line: list[str]) -> tuple[int | str | None, str, str]:
         os.environ.update(variables)
         call._allowed.clear()
         call._allowed.update(allowed)
-        conf._added[:] = folders
+        folders._added[:] = added
     return code, out.getvalue(), err.getvalue()
 
 
@@ -206,10 +208,10 @@ def known_options() -> dict[str, list[str]]:
             elif "--help" not in action.option_strings:
                 yield from action.option_strings
 
-    made = cli._parser()._actions
+    made = main._parser()._actions
     (below,) = (a for a in made if isinstance(a, argparse._SubParsersAction))
     found = {name: sorted(set(of(parser))) for name, parser in below.choices.items()}
-    return found | {"paper": list(of(paper_cli.parser())), "report": list(of(report_cli.parser()))}
+    return found | {"paper": list(of(paper.parser())), "report": list(of(report.parser()))}
 
 
 @contextlib.contextmanager
@@ -231,13 +233,13 @@ def cheap(folder: Path) -> Iterator[None]:
             yield
     finally:
         os.chdir(here)
-        experiment.make_dataset.cache_clear()
+        job.make_dataset.cache_clear()
 
 
 @contextlib.contextmanager
 def own_folder(folder: Path) -> Iterator[None]:
     """A folder of yaml files as the environment names it."""
-    with mock.patch.dict(os.environ, {conf.VARIABLE: str(folder)}):
+    with mock.patch.dict(os.environ, {folders.VARIABLE: str(folder)}):
         yield
 
 

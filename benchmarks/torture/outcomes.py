@@ -15,7 +15,7 @@ from typing import Any
 import hypothesis
 
 from benchmarks.torture import shares
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 
 MADE = "evil"  # the file, beside the process, that code in hostile files tries to make
 SECONDS = 60  # of one case, beyond which it hangs

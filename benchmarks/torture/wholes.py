@@ -20,11 +20,12 @@ from benchmarks.torture.configs import STARTS, leaves
 from benchmarks.torture.confine import nameable
 from benchmarks.torture.kills import CELLS, IMAGES, work
 from benchmarks.torture.outcomes import Outcomes
-from sclip_lab import results, sealed
-from sclip_lab.app.composing import sweep
-from sclip_lab.errors import LabError
-from sclip_lab.results import chunks
-from sclip_lab.results.store import Store
+from sclip_lab import results
+from sclip_lab.config.composing import sweep
+from sclip_lab.core import sealed
+from sclip_lab.core.errors import LabError
+from sclip_lab.results.store import chunks
+from sclip_lab.results.store.store import Store
 
 TYPED = nameable([
     "nan", "inf", "-inf", "-1", "0", "1", "2", "5", "0.5", "-0.5", "1e400", "1e9", "9" * 25,

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from sclip_lab.attention.guided import guided_map, on_grid, patch_values, resized
-from sclip_lab.call import uses
-from sclip_lab.errors import LabError
-from sclip_lab.kinds import block_edit
+from sclip_lab.core.call import uses
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.kinds import block_edit
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.call import uses
-from sclip_lab.errors import LabError
+from sclip_lab.core.call import uses
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.context import Context, Grid
 
 EPSILON = 1e-8

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sclip_lab.errors import LabError
-from sclip_lab.kinds import block_edit
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.kinds import block_edit
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 from sclip_lab.network.depth import Layer, resolve

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sclip_lab.errors import LabError, unknown
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context
-from sclip_lab.shapes import Weights
 
 
 def combined(maps: Sequence[Tensor], combine: str) -> Tensor:

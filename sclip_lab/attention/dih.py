@@ -22,12 +22,12 @@ from torch import Tensor
 
 from sclip_lab.attention.scclip import sum_of_layers
 from sclip_lab.attention.similarity import averaged, cosine, cut_below, similarity_weights
-from sclip_lab.errors import LabError
-from sclip_lab.kinds import block_edit
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.kinds import block_edit
+from sclip_lab.core.values import within
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, State
 from sclip_lab.network.depth import Layer
-from sclip_lab.values import within
 
 
 @block_edit

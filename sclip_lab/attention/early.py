@@ -6,9 +6,9 @@ ablation: early blocks attend more locally than the last one.
 
 from __future__ import annotations
 
+from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context
 from sclip_lab.network.depth import Layer
-from sclip_lab.shapes import Weights
 
 
 def early(ctx: Context, source: Layer = "3/12") -> Weights:

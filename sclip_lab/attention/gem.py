@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.attention.correlative import combined
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context
-from sclip_lab.shapes import Weights
 
 
 def gem(

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from sclip_lab.attention.repair import lof_mask
 from sclip_lab.attention.similarity import above_mean, centred, similarity_weights
-from sclip_lab.call import uses
-from sclip_lab.errors import LabError, unknown
-from sclip_lab.kinds import block_edit
+from sclip_lab.core.call import uses
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.kinds import block_edit
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 from sclip_lab.network.scene import Grid

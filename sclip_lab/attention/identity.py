@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context
-from sclip_lab.shapes import Weights
 
 
 def identity(ctx: Context) -> Weights:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from sclip_lab.attention.correlative import combined
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.context import Context
 from sclip_lab.network.depth import Layer, resolve_all
 

@@ -7,8 +7,8 @@ NACLIP: Hajimiri, Ben Ayed, Dolz, WACV 2025, arXiv 2404.08181, the ablation with
 
 from __future__ import annotations
 
+from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context
-from sclip_lab.shapes import Weights
 
 
 def neighbours(ctx: Context) -> Weights:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sclip_lab.errors import LabError, unknown
-from sclip_lab.kinds import prior_of_grid
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.kinds import prior_of_grid
 from sclip_lab.network.context import Context
 
 

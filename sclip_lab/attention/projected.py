@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sclip_lab import sealed
 from sclip_lab.attention.correlative import combined
-from sclip_lab.errors import LabError, unknown
+from sclip_lab.core import sealed
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context, scores
-from sclip_lab.shapes import Weights
 
 # Where a learned projection belongs, for its seal; its network is named in the file.
 BELONGS = {"kind": "projection"}

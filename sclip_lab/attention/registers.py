@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sclip_lab.errors import LabError, unknown
+from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Grid

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.errors import LabError, unknown
+from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.network.context import Context, Grid
 from sclip_lab.network.depth import Layer
 

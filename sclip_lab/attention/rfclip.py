@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.attention.similarity import cosine, cut_below
-from sclip_lab.errors import LabError
-from sclip_lab.kinds import block_edit
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.kinds import block_edit
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, Grid, State
 

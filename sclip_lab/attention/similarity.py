@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.attention.correlative import combined
+from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context
 from sclip_lab.network.depth import Layer
-from sclip_lab.shapes import Weights
 
 
 def cosine(tokens: Tensor, prefix: int = 1) -> Tensor:

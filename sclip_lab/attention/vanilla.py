@@ -8,9 +8,9 @@ depend on the position they belong to.
 
 from __future__ import annotations
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context
-from sclip_lab.shapes import Weights
 
 
 def vanilla(ctx: Context, temperature: float = 1.0) -> Weights:

@@ -3,7 +3,7 @@
 A yaml of ``conf/attention`` names a function of this package under ``_target_``. A *weights
 function* ``(ctx, **parameters) -> weights`` only says how attention weights are computed; the
 common keys below say what becomes of them. A *block edit* ``(block, state, ctx, **parameters) ->
-state`` replaces the whole block and is declared by `sclip_lab.kinds.block_edit`.
+state`` replaces the whole block and is declared by `sclip_lab.core.kinds.block_edit`.
 
 Common keys (see ``conf/attention/_variant.yaml`` for their defaults):
 
@@ -40,16 +40,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.call import bind, bind_config, locate, used, written_out
-from sclip_lab.canonical import digest, plain
-from sclip_lab.errors import LabError, unknown
-from sclip_lab.kinds import kind_of
+from sclip_lab.core.call import bind, bind_config, locate, used, written_out
+from sclip_lab.core.canonical import digest, plain
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.kinds import kind_of
+from sclip_lab.core.own_code import described
+from sclip_lab.core.values import check
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, Grid, State
 from sclip_lab.network.depth import resolve_all
 from sclip_lab.network.text import Text
-from sclip_lab.own_code import described
-from sclip_lab.values import check
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Variant:
         key: digest of ``config`` and of the files it names; equal keys compute the same thing.
         edit_key: the same without ``layers``: equal edits on the same input share their work.
         modules: Python modules that its functions come from, for the code version.
-        uses: what its functions are marked to read, see `sclip_lab.call.uses`.
+        uses: what its functions are marked to read, see `sclip_lab.core.call.uses`.
     """
 
     name: str
@@ -219,8 +219,8 @@ def variant(function: Callable[..., Any], name: str | None = None, **config: Any
     0.5
 
     Args:
-        function: a weights function, or a `sclip_lab.kinds.block_edit`. Its code is part of the
-            key, see `sclip_lab.own_code`: with other code it is another variant.
+        function: a weights function, or a `sclip_lab.core.kinds.block_edit`. Its code is part of
+            the key, see `sclip_lab.core.own_code`: with other code it is another variant.
         name: for tables; the function's own name otherwise.
         **config: the function's parameters and the common keys; ``prior``, ``mix`` and ``repair``
             also take a function, or a partial of one.

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.coco_ids import THINGS
-from sclip_lab.errors import LabError
 
 OBJECT_IDS = {category: index for index, category in enumerate(THINGS, start=1)}
 

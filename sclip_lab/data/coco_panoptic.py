@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.decode import LARGEST_JSON, read_image, regular_file
 from sclip_lab.data.paths import below
-from sclip_lab.errors import LabError
 
 VOID = 255
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.data import sdist
 from sclip_lab.data.coco_panoptic import convert
 from sclip_lab.data.digests import sha256
 from sclip_lab.data.paths import below
-from sclip_lab.errors import LabError
 
 PACKAGE, VERSION, BACKEND = "labelbox", "7.17.0", "hatchling.build"
 SHA256 = "0714b355a4398d4d2fc6be54e9989331c3cedf0dc79ddd378514ecfd72894752"

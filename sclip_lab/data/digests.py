@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sclip_lab import sealed
+from sclip_lab.core import sealed
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.decode import bounded_file, regular_file
-from sclip_lab.errors import LabError
 
 CACHE_VARIABLE = "SCLIP_LAB_CACHE"
 # A file changed twice within one tick of the clock keeps its modification time, so what was

@@ -20,10 +20,10 @@ from functools import cache, cached_property
 
 import numpy as np
 
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.values import check_arguments
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError, unknown
-from sclip_lab.values import check_arguments
 
 VERSION = 2
 SPLITS = {"train": 0, "test": 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 
 MAX_NAME = 1024  # characters
 

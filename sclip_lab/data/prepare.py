@@ -20,12 +20,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.data.coco_ids import CATEGORIES, THINGS
 from sclip_lab.data.coco_object import instances_to_mask
 from sclip_lab.data.decode import LARGEST_JSON, LARGEST_LIST, read_mask, regular_file
 from sclip_lab.data.paths import below
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError, unknown
 
 # Cityscapes: labelIds in the order of the 19 evaluated classes (labels.py of its scripts).
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)

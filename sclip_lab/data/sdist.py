@@ -11,10 +11,10 @@ import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.decode import regular_file
 from sclip_lab.data.digests import sha256
 from sclip_lab.data.paths import below
-from sclip_lab.errors import LabError
 
 LARGEST = 1 << 30  # bytes of an archive
 # `pip download` asks an archive's build backend for its metadata: it installs that backend and

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.data.decode import regular_file
-from sclip_lab.errors import LabError, unknown
 
 DIRECTORY = Path(__file__).parent / "vocabularies"
 LARGEST = 4_000_000  # bytes of a file

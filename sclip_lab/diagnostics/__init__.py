@@ -10,11 +10,11 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from sclip_lab.core.errors import unknown
 from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.diagnostics.measure import NONE, Measure, Value, compute, values
 from sclip_lab.diagnostics.measures import MEASURES
 from sclip_lab.diagnostics.observation import Observation, Scene
-from sclip_lab.errors import unknown
 
 __all__ = [
     "MEASURES",

@@ -8,8 +8,8 @@ from functools import cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from sclip_lab import fingerprint
-from sclip_lab.canonical import digest
+from sclip_lab.core import fingerprint
+from sclip_lab.core.canonical import digest
 from sclip_lab.diagnostics import measures
 from sclip_lab.diagnostics.measure import Measure
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 
 
 def auroc(scores: Tensor, positive: Tensor) -> Tensor:

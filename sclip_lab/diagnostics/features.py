@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.attention import mean_cosine
-from sclip_lab.errors import LabError
 
 # A choice of this laboratory for token streams of ViT-B and ViT-L.
 HIGH_NORM = 75.0

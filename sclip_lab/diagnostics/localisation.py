@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.curves import auroc
 from sclip_lab.diagnostics.observation import VOID
-from sclip_lab.errors import LabError
 
 
 def pointing_game(similarity: Tensor, labels: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.diagnostics.observation import Observation
-from sclip_lab.errors import LabError
 
 NONE = -1  # the layer and head of a number that belongs to none
 Part = Literal["attention", "similarity", "layers", "scene"]

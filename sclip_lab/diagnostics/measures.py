@@ -11,8 +11,8 @@ from sclip_lab.diagnostics import (
     attention,
     borders,
     features,
-    labels,
     localisation,
+    patch_labels,
     retrieval,
     shift,
     spectrum,
@@ -40,7 +40,7 @@ def _distance(weights: Tensor, seen: Observation) -> Tensor:
 def _mass_by_head(weights: Tensor, seen: Observation) -> Tensor:
     batch, heads = weights.shape[:2]
     repeated = seen.flat_labels.repeat_interleave(heads, dim=0)
-    return labels.inter_class_mass(weights.flatten(0, 1), repeated).view(batch, heads)
+    return patch_labels.inter_class_mass(weights.flatten(0, 1), repeated).view(batch, heads)
 
 
 def _layers(seen: Observation) -> Layers:
@@ -162,7 +162,7 @@ MEASURES: dict[str, Measure] = {
         of_weights=_by_head(attention.self_argmax_rate),
     ),
     "inter_class_mass": Measure(
-        lambda seen: labels.inter_class_mass(seen.mean_weights, seen.flat_labels),
+        lambda seen: patch_labels.inter_class_mass(seen.mean_weights, seen.flat_labels),
         "attention that goes to other classes",
         needs=ATTENTION,
         better="low",
@@ -172,13 +172,13 @@ MEASURES: dict[str, Measure] = {
         of_weights=_mass_by_head,
     ),
     "inter_class_share": Measure(
-        lambda seen: labels.inter_class_share(seen.flat_labels),
+        lambda seen: patch_labels.inter_class_share(seen.flat_labels),
         "inter_class_mass of uniform attention, the control",
         undefined=ONE_CLASS,
         is_control=True,
     ),
     "attention_same_class_auroc": Measure(
-        lambda seen: labels.same_class_auroc(seen.mean_weights, seen.flat_labels),
+        lambda seen: patch_labels.same_class_auroc(seen.mean_weights, seen.flat_labels),
         "ROC area of attention telling pairs of one class; 0.5 by chance",
         needs=ATTENTION,
         better="high",
@@ -186,7 +186,7 @@ MEASURES: dict[str, Measure] = {
         undefined=ONE_CLASS,
     ),
     "attention_same_class_ap": Measure(
-        lambda seen: labels.same_class_ap(seen.mean_weights, seen.flat_labels),
+        lambda seen: patch_labels.same_class_ap(seen.mean_weights, seen.flat_labels),
         "average precision of the same; same_class_share by chance",
         needs=ATTENTION,
         better="high",
@@ -195,14 +195,14 @@ MEASURES: dict[str, Measure] = {
         control="same_class_share",
     ),
     "feature_same_class_auroc": Measure(
-        lambda seen: labels.same_class_auroc(seen.cosines, seen.flat_labels, symmetric=True),
+        lambda seen: patch_labels.same_class_auroc(seen.cosines, seen.flat_labels, symmetric=True),
         "ROC area of feature cosines telling pairs of one class; 0.5 by chance",
         better="high",
         source="after arXiv 2203.08414",
         undefined=ONE_CLASS,
     ),
     "feature_same_class_ap": Measure(
-        lambda seen: labels.same_class_ap(seen.cosines, seen.flat_labels, symmetric=True),
+        lambda seen: patch_labels.same_class_ap(seen.cosines, seen.flat_labels, symmetric=True),
         "average precision of the same; same_class_share by chance",
         better="high",
         source="after arXiv 2203.08414",
@@ -210,7 +210,7 @@ MEASURES: dict[str, Measure] = {
         control="same_class_share",
     ),
     "same_class_share": Measure(
-        lambda seen: labels.same_class_share(seen.flat_labels),
+        lambda seen: patch_labels.same_class_share(seen.flat_labels),
         "share of pairs of one class, the average precision of chance",
         undefined=ONE_CLASS,
         is_control=True,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.segmentation.windows import Plan
 
 if TYPE_CHECKING:

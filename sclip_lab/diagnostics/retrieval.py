@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.observation import VOID
-from sclip_lab.errors import LabError
 
 NEIGHBOURS = 30
 TEMPERATURE = 0.02

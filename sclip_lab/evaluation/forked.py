@@ -16,11 +16,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from sclip_lab import interrupts
+from sclip_lab.core import signals
+from sclip_lab.core.timings import Timings
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.spec import Spec
-from sclip_lab.results.store import Store
-from sclip_lab.timings import Timings
+from sclip_lab.results.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def evaluate_forked(
             share = index + count * k, count * copies
             how = {"shard": share, "progress": progress and k == 0, **settings}
             children.append(fork.Process(target=_share, args=(specs, store.root, how, k == 0)))
-    with interrupts.raised():
+    with signals.raised():
         try:
             for child in children:
                 child.start()

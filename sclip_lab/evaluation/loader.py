@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset, Sample
-from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.scene import Scene
 from sclip_lab.segmentation import photos, views, windows
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.scenes import scene
-from sclip_lab.timings import Timings
 
 if TYPE_CHECKING:
     from sclip_lab.network.guidance import Guide

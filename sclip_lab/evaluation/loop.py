@@ -17,20 +17,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sclip_lab import interrupts, results
+from sclip_lab import results
 from sclip_lab.attention.variant import Variant
-from sclip_lab.errors import LabError, unknown
+from sclip_lab.core import signals
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.timings import Timings
 from sclip_lab.evaluation.loader import Batch, Loader, Photo, PhotoError
 from sclip_lab.evaluation.recorder import Observer, Recorder, View
 from sclip_lab.evaluation.references import References
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.evaluation.trunk_cache import Encoder, TrunkCache
-from sclip_lab.results.store import Store
+from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation import tree, views
 from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.prompts import embed_vocabulary
-from sclip_lab.timings import Timings
 
 log = logging.getLogger(__name__)
 ON_ERROR = ("stop", "skip")
@@ -72,7 +73,7 @@ def evaluate(
         timings: filled with seconds per stage.
 
     Returns:
-        the DataFrame of `sclip_lab.results.loading.load` for these specs, unfinished ones included.
+        the DataFrame of `sclip_lab.results.load` for these specs, unfinished ones included.
 
     Raises:
         LabError: bad input. Images finished before it stay in the store.
@@ -93,7 +94,7 @@ def evaluate(
     cache = TrunkCache(store.root / "trunk", trunk_cache_gb) if trunk_cache_gb else None
     failed: dict[str, LabError] = {}
     rows: dict[Any, Tensor] = {}  # text embeddings by query: many vocabularies share their words
-    with interrupts.raised():
+    with signals.raised():
         for group in groups:
             names = list(group[0].dataset.names)
             mine = names[shard[0] :: shard[1]]
@@ -182,7 +183,7 @@ def _run(
                 with torch.inference_mode():
                     batch = Batch.cut(photos, protocol.views, backbone, guide)
                     _refer(batch, encoder, references, recorder)
-                interrupts.check()
+                signals.check()
                 bar.update(len(photos))
     with recorder, tqdm(total=len(indices), desc=title, unit="img", disable=not progress) as bar:
         for photos in loader.batches(indices):

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from sclip_lab import diagnostics
+from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import code, retrieval
-from sclip_lab.errors import LabError
 from sclip_lab.evaluation.recorder import View
 from sclip_lab.evaluation.spec import Spec
-from sclip_lab.results import panels
-from sclip_lab.results.store import Store
+from sclip_lab.results.store import panels
+from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation.windows import Plan
 
 

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sclip_lab import interrupts
-from sclip_lab.errors import LabError
+from sclip_lab.core import signals
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.timings import Timings
 from sclip_lab.evaluation.loader import Photo, PhotoError
 from sclip_lab.evaluation.spec import Spec
-from sclip_lab.results import metrics
-from sclip_lab.results.store import Store
+from sclip_lab.results.store.store import Store
+from sclip_lab.results.table import metrics
 from sclip_lab.segmentation.encoded import Encoded
-from sclip_lab.timings import Timings
 
 log = logging.getLogger(__name__)
 FLUSH_SECONDS = 10.0
@@ -109,7 +109,7 @@ class Recorder:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.flush()
         if kind is None:
-            interrupts.check()
+            signals.check()
 
     def wanted(self, name: str) -> list[Spec]:
         """The specs of which something is missing on this image."""
@@ -173,11 +173,11 @@ class Recorder:
         late = time.monotonic() - self._flushed > FLUSH_SECONDS
         if late or self._waiting >= FLUSH_IMAGES:
             self.flush()
-        interrupts.check()
+        signals.check()
 
     def flush(self) -> None:
         """Write what was taken. A signal waits until it is written."""
-        with interrupts.held(), self.timings.measure("store"):
+        with signals.held(), self.timings.measure("store"):
             for spec in self.specs:
                 for kind, taken in (("rows", self._counts), ("skipped", self._skips)):
                     if taken[spec.key]:

@@ -1,9 +1,9 @@
 """What readouts learn from the other photos of a data set and their masks.
 
-A readout that is declared with `sclip_lab.kinds.reads_others` names a function that summarises one
-photo. All photos of the data set are summarised in one pass for all variants, before the pass over
-the photos that are asked for; a photo's logits then come from the summaries of all photos but
-itself. Which photos those are, the cell's key knows from the data set.
+A readout that is declared with `sclip_lab.core.kinds.reads_others` names a function that
+summarises one photo. All photos of the data set are summarised in one pass for all variants,
+before the pass over the photos that are asked for; a photo's logits then come from the summaries of
+all photos but itself. Which photos those are, the cell's key knows from the data set.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.evaluation.loader import Batch, Photo
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.segmentation import windows

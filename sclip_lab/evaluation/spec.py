@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sclip_lab import fingerprint
 from sclip_lab.attention.variant import Variant
-from sclip_lab.call import target_modules
-from sclip_lab.canonical import digest
+from sclip_lab.core import fingerprint
+from sclip_lab.core.call import target_modules
+from sclip_lab.core.canonical import digest
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.scene import MISSING
 from sclip_lab.segmentation.decoder import steps

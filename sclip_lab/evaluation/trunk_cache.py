@@ -15,17 +15,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sclip_lab import atomic, fingerprint, sealed
 from sclip_lab.attention.variant import Variant
-from sclip_lab.call import target_modules
-from sclip_lab.canonical import digest
+from sclip_lab.core import atomic, fingerprint, sealed
+from sclip_lab.core.call import target_modules
+from sclip_lab.core.canonical import digest
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset
-from sclip_lab.errors import LabError
 from sclip_lab.evaluation.loader import Batch, Photo
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation.encoded import Encoded, encode, first_rewritten
 from sclip_lab.segmentation.protocol import Protocol
-from sclip_lab.timings import Timings
 
 log = logging.getLogger(__name__)
 

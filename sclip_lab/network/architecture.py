@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sclip_lab.errors import LabError
-from sclip_lab.values import within
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.values import within
 
 LARGEST = 1_000_000  # bytes of a file
 MOST = {"layers": 1000}  # other sizes are smaller than 2^21

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.network import tower
 from sclip_lab.network.context import State
 from sclip_lab.network.position_embedding import DEFAULT_RULE

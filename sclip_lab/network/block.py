@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.shapes import PerHead, Tokens, Weights
 from sclip_lab.network.linear import QUICK_GELU, Linear, is_quick_gelu
-from sclip_lab.shapes import PerHead, Tokens, Weights
 
 PROJECTIONS = ("query", "key", "value")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.torchscript import is_torchscript, read_torchscript
 
 # What a zip may unpack to beyond its own size: tensors are stored as they are, only code is packed.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sclip_lab.errors import LabError, unknown
+from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.network.block import PROJECTIONS, Block, softmax_scores
 from sclip_lab.network.depth import Layer, resolve
 from sclip_lab.network.scene import ALONE, Grid, Guidance, Placement, Scene, alone
@@ -174,12 +174,12 @@ class Context:
     @property
     def guidance(self) -> Guidance:
         """What a second network sees in the windows; for functions marked by
-        `sclip_lab.call.uses`."""
+        `sclip_lab.core.call.uses`."""
         return self.scene.need_guidance("this attention")
 
     @property
     def text(self) -> Text:
-        """The protocol's texts; for functions marked by `sclip_lab.call.uses`.
+        """The protocol's texts; for functions marked by `sclip_lab.core.call.uses`.
 
         Raises:
             LabError: nobody gave any.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from sclip_lab.errors import LabError
-from sclip_lab.values import shown
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.values import shown
 
 Layer = int | float | str
 

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.errors import LabError, unknown
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.values import LARGEST_SEED, shown, within
 from sclip_lab.network.backbone import Backbone, _add_weights
 from sclip_lab.network.checkpoint import read_checkpoint
 from sclip_lab.network.loading import check_device, check_finite
 from sclip_lab.network.scene import Placement
-from sclip_lab.values import LARGEST_SEED, shown, within
 
 # The names of torch.hub entries and of SAM's own registry -> timm's names, with their tags.
 HUB_NAMES = {

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from sclip_lab import fingerprint, sealed
-from sclip_lab.canonical import digest
-from sclip_lab.errors import LabError
+from sclip_lab.core import fingerprint, sealed
+from sclip_lab.core.canonical import digest
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.checkpoint import LARGEST
 

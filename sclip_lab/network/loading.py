@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,8 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from sclip_lab.errors import LabError, printable, unknown
+from sclip_lab.core.errors import LabError, printable, unknown
+from sclip_lab.core.values import LARGEST_SEED, check, within
 from sclip_lab.network import tower
 from sclip_lab.network.architecture import (
     check_architecture,
@@ -29,8 +32,10 @@ from sclip_lab.network.backbone import MEAN, STD, Backbone
 from sclip_lab.network.checkpoint import read_checkpoint
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.precision import PRECISIONS, lower_precision
-from sclip_lab.values import LARGEST_SEED, check, within
 
+log = logging.getLogger(__name__)
+# Only OpenAI's archives hold these beside the weights. All of them were trained with QuickGELU.
+OPENAI_ENTRIES = {"input_resolution", "context_length", "vocab_size"}
 MOST_NUMBERS = 10**10  # weights of a network that a file describes
 # The prompt sets that come with open_clip, as text with one {}.
 TEMPLATE_SETS = {
@@ -74,20 +79,21 @@ def load_backbone(
             optionally ``quick_gelu``, ``custom_text``, ``init_logit_bias``), as mapping or JSON
             file.
         quick_gelu: activation x sigmoid(1.702 x). None: what the name or architecture says, and
-            True for weights in OpenAI's layout without either.
+            True for weights in OpenAI's layout without either. Weights that are known to be
+            trained with the other activation are refused unless this says which one is meant.
         precision: ``fp32``, ``bf16`` or ``fp16``, see `lower_precision`.
         device: ``auto`` (CUDA where there is one), or a torch device.
         seed: of random weights.
         position_embedding: how a grid of another size gets its position embeddings.
         padding: what happens to pixels beyond the last whole patch, ``floor`` or ``corner``.
         layer_norm_eps: replaces the image tower's epsilon.
-        mean, std: channel statistics in 0 .. 255, RGB. None: CLIP's, or a timm tower's own
-            (SigLIP's are 127.5).
+        mean, std: channel statistics in 0 .. 255, RGB. None: what open_clip or the hub notes
+            for these weights (SigLIP's are 127.5), CLIP's where nobody does.
 
     Raises:
         LabError: unknown name or tag (did you mean), an image tower that
-            `sclip_lab.network.tower` does not know, weights of another architecture, or weights
-            that are not finite.
+            `sclip_lab.network.tower` does not know, weights of another architecture, weights
+            that are not finite, or an activation that the weights were not trained with.
     """
     _check_numbers(seed, layer_norm_eps, mean, std)
     if precision not in PRECISIONS:
@@ -116,6 +122,10 @@ def load_backbone(
             raise LabError("name an architecture, for example ViT-B-16-quickgelu")
         architecture = infer_architecture(state_dict)
         quick_gelu = True if quick_gelu is None else quick_gelu
+    if state_dict is not None and set(state_dict) >= OPENAI_ENTRIES:
+        _check_activation(
+            name or "custom", source, True, _activation(name, architecture), quick_gelu
+        )
     device = check_device(device)
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
@@ -133,9 +143,9 @@ def load_backbone(
     found = tower.find(name, model)
     if quick_gelu and not found.prefix:
         raise LabError(f"backbone {name}: timm's tower has its own activation; leave quick_gelu")
-    # open_clip knows the statistics of weights that it fetched itself.
-    fetched = state_dict is None and (pretrained is not None or ":" in name)
-    own_mean, own_std = _statistics(model.visual, fetched)
+    if mean is None or std is None:
+        tag = None if state_dict is not None else pretrained
+        known_mean, known_std = _statistics(model.visual, name, tag, state_dict is not None)
     if state_dict is not None:
         _load_weights(model, state_dict, source, name)
     if layer_norm_eps is not None:
@@ -151,8 +161,8 @@ def load_backbone(
         tokenize=tokenize,
         position_embedding=position_embedding,
         padding=padding,
-        mean=own_mean if mean is None else tuple(mean),
-        std=own_std if std is None else tuple(std),
+        mean=known_mean if mean is None else tuple(mean),
+        std=known_std if std is None else tuple(std),
         description={
             "name": name,
             # Weights of a file or of the call take a tag's place.
@@ -263,9 +273,15 @@ def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> tuple[
     if ":" not in name and name not in open_clip.list_models():
         told = unknown("backbone", name, open_clip.list_models())
         raise LabError(f"{told}; one that open_clip does not know needs an architecture")
-    known = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained and pretrained not in known:
-        raise unknown(f"pretrained tag of {name}", pretrained, known)
+    if pretrained and ":" not in name:
+        known = open_clip.list_pretrained_tags_by_model(name)
+        if pretrained not in known:
+            message = unknown(f"pretrained tag of {name}", pretrained, known)
+            raise LabError(f"{message}; pretrained=null is random weights")
+        trained = bool(open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu"))
+        _check_activation(
+            name, f"the tag {pretrained}", trained, _activation(name, None), quick_gelu
+        )
     options = {} if quick_gelu is None else {"quick_gelu": quick_gelu}
     try:
         with _quiet():
@@ -305,7 +321,10 @@ def _quiet() -> Iterator[None]:
     hub.setLevel(logging.CRITICAL)
     logging.root.addFilter(_told_by_us)
     try:
-        yield
+        with warnings.catch_warnings():
+            # Of the tag's activation; `_check_activation` has decided.
+            warnings.filterwarnings("ignore", "QuickGELU mismatch")
+            yield
     finally:
         hub.setLevel(level)
         logging.root.removeFilter(_told_by_us)
@@ -325,11 +344,10 @@ def _check_fit(
     Raises:
         LabError: they are not those of the model by name, shape and type.
     """
-    ignored = {"input_resolution", "context_length", "vocab_size"}  # OpenAI's archives have these
     given = {
         key: _as_tensor(key, value, source)
         for key, value in state_dict.items()
-        if key not in ignored
+        if key not in OPENAI_ENTRIES
     }
     wanted = model.state_dict()
     missing = sorted(set(wanted) - set(given))
@@ -359,13 +377,80 @@ def _as_tensor(key: str, value: Any, source: str) -> Tensor:
     return found
 
 
-def _statistics(visual: Any, fetched: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation in 0 .. 255: CLIP's, or those that a timm tower comes with."""
-    if not hasattr(visual, "trunk"):
-        return MEAN, STD
-    known = visual.preprocess_cfg if fetched else visual.trunk.pretrained_cfg
-    mean, std = (tuple(255 * value for value in known[key]) for key in ("mean", "std"))
-    return mean, std
+def _activation(name: str | None, architecture: Mapping[str, Any] | None) -> bool:
+    """Whether an architecture computes with QuickGELU, by its description or its name."""
+    if architecture is None and name is not None and ":" not in name:
+        architecture = open_clip.get_model_config(name)
+    # Without a description the file alone says it.
+    return True if architecture is None else bool(architecture.get("quick_gelu", False))
+
+
+def _check_activation(
+    name: str, weights: str, trained: bool, computed: bool, requested: bool | None
+) -> None:
+    """Refuse weights that were trained with another activation than the network computes.
+
+    Args:
+        name: of the network. weights: what they are called, in messages.
+        trained, computed: whether with QuickGELU.
+        requested: the user's own choice, which is obeyed.
+
+    Raises:
+        LabError: naming both activations, the name that fits and the key that decides.
+    """
+    words = {True: "QuickGELU", False: "GELU"}
+    if requested is not None:
+        if requested != trained:
+            log.warning(
+                "backbone %s: %s was trained with %s; quick_gelu=%s replaces it",
+                *(name, weights, words[trained], str(requested).lower()),
+            )
+        return
+    if trained == computed:
+        return
+    fitting = name.removesuffix("-quickgelu") + ("-quickgelu" if trained else "")
+    use = f"use backbone={fitting}, or " if fitting in open_clip.list_models() else ""
+    raise LabError(
+        f"backbone {name} computes {words[computed]}, but {weights} was trained with "
+        f"{words[trained]}: {use}decide by backbone.quick_gelu={str(trained).lower()}"
+    )
+
+
+def _statistics(
+    visual: Any, name: str, tag: str | None, from_file: bool
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation in 0 .. 255.
+
+    Those of the tag or of the hub's configuration; for other weights those on which all tags of
+    the name agree, then a timm tower's own, then CLIP's.
+    """
+    if tag is not None:
+        notes = [open_clip.get_pretrained_cfg(name, tag)]
+    elif ":" in name:
+        notes = [open_clip.get_model_preprocess_cfg(SimpleNamespace(visual=visual))]
+    else:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        notes = [open_clip.get_pretrained_cfg(name, each) for each in tags]
+    if not notes and hasattr(visual, "trunk"):
+        notes = [visual.trunk.pretrained_cfg]
+    choices = {(_in_bytes(note["mean"], MEAN), _in_bytes(note["std"], STD)) for note in notes}
+    if len(choices) == 1:
+        return choices.pop()
+    if choices and from_file:
+        log.warning(
+            "backbone %s: its published weights have several channel statistics and a file does "
+            "not say which; CLIP's are used. backbone.mean and backbone.std decide; means: %s",
+            name,
+            " | ".join(str([round(value, 1) for value in means]) for means, _ in sorted(choices)),
+        )
+    return MEAN, STD
+
+
+def _in_bytes(noted: Sequence[float], of_clip: tuple[float, ...]) -> tuple[float, ...]:
+    """Statistics of 0 .. 1 in 0 .. 255; CLIP's as the field's evaluations round them."""
+    scaled = tuple(255 * float(value) for value in noted)
+    same = all(abs(a - b) < 1e-3 for a, b in zip(scaled, of_clip, strict=True))
+    return of_clip if same else scaled
 
 
 def check_device(device: str) -> str:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.errors import LabError, unknown
+from sclip_lab.core.errors import LabError, unknown
 
 Rule = Callable[[Tensor, tuple[int, int]], Tensor]
 

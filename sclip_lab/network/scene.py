@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 
 Grid = tuple[int, int]
 MISSING = (

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 
 MAX_PICKLE = 4 << 20  # bytes; that of a ViT-L is 0.2 MB
 MAX_CODE = 16 << 20  # bytes of text when unpacked

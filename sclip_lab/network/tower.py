@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.block import Block, TimmBlock
 from sclip_lab.network.context import Grid, State
 from sclip_lab.network.linear import Linear

@@ -12,7 +12,7 @@ from typing import Any
 
 import timm
 
-from sclip_lab.errors import unknown
+from sclip_lab.core.errors import unknown
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.checkpoint import read_checkpoint
 from sclip_lab.network.guidance import HUB_NAMES, build_timm, load_timm_weights

@@ -16,11 +16,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from sclip_lab import results
-from sclip_lab.errors import LabError, unknown
+from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.report.figure import Figure
-from sclip_lab.report.labels import labels, without
 from sclip_lab.report.pictures import PLAIN, attention_maps, panel
-from sclip_lab.results.support import FEW
+from sclip_lab.report.swept_labels import labels, without
+from sclip_lab.results.table.support import FEW
 
 __all__ = ["attention_maps", "bars", "curve", "panel", "per_class", "swept"]
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sclip_lab import results
-from sclip_lab.results.comparisons import Comparisons
-from sclip_lab.results.labels import labels
-from sclip_lab.results.panels import Panel
-from sclip_lab.results.uncertainty import photo_sets
+from sclip_lab.results.statistics.comparisons import Comparisons
+from sclip_lab.results.statistics.uncertainty import photo_sets
+from sclip_lab.results.store.labels import labels
+from sclip_lab.results.store.panels import Panel
 
 if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec

@@ -7,7 +7,7 @@ import pandas as pd
 
 from sclip_lab import results
 from sclip_lab.report.found import Found
-from sclip_lab.results.support import FEW
+from sclip_lab.results.table.support import FEW
 
 # Shares of the photo that a class covers in it.
 SIZES = [(0.0, 0.05), (0.05, 0.2), (0.2, 0.5), (0.5, 1.01)]

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from sclip_lab import atomic
+from sclip_lab.core import atomic
 from sclip_lab.report import escaping
 from sclip_lab.report.tables import P, p_value
 from sclip_lab.report.verdicts import FAILS, HOLDS, Verdict

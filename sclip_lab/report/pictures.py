@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch, Rectangle
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.report.figure import Figure
-from sclip_lab.results.panels import Panel, Prediction
+from sclip_lab.results.store.panels import Panel, Prediction
 
 # Okabe and Ito's colours, then further ones of Paul Tol's "muted" scheme
 PALETTE = [
@@ -43,7 +43,7 @@ def panel(
     """Photo, truth and the prediction of every variant, one block of rows per photo.
 
     Args:
-        panels: from `sclip_lab.results.panels.load`.
+        panels: from `sclip_lab.results.store.panels.load`.
         columns: pictures side by side; more variants go on in the next row.
         max_classes: the classes largest in truth, then in prediction, get a colour of their own
             and a line of the legend; the rest are one grey. Ignored pixels are striped.

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab.report.found import Found
-from sclip_lab.results import paper
+from sclip_lab.results.table import published as numbers
 
 REFERENCE = {"dataset": "voc21", "backbone": "ViT-B-16"}
 BOLD = "mIoU x100; bold: what the best of its data set does not surely beat (Holm)"
@@ -24,7 +24,7 @@ def scores(found: Found) -> pd.DataFrame:
     lies in the interval, else "above" or "below" it; empty where the published number is of
     another network or data set. Scores are fractions.
     """
-    table = paper.beside(found.summary, paper.read())
+    table = numbers.beside(found.summary, numbers.read())
     cells = found.cells.loc[table["spec"].astype(str).to_list()]
     shown = pd.DataFrame({"variant": cells["name"].to_list()})
     for column, name in (("backbone", "backbone"), ("dataset", "data set")):
@@ -47,7 +47,7 @@ def scores(found: Found) -> pd.DataFrame:
         source = row if has else other
         published.append(value)
         on.append("" if source is None else row["dataset"] if has else REFERENCE["dataset"])
-        kinds.append("" if source is None else paper.kind(source["source"], source["mark"]))
+        kinds.append("" if source is None else numbers.kind(source["source"], source["mark"]))
         differences.append(row["miou"] - row["published"] if has else np.nan)
         inside = "agrees" if row["low"] <= value <= row["high"] else ""
         verdicts.append(inside or ("above" if row["miou"] > value else "below") if has else "")
@@ -75,19 +75,19 @@ def _as_published(cell: pd.Series) -> bool:
 
 def described(number: pd.Series) -> str:
     """A published number's score and kind of source, as a picture prints them."""
-    kind = paper.kind(str(number["source"]), str(number["mark"]))
+    kind = numbers.kind(str(number["source"]), str(number["mark"]))
     return f"{100 * float(number['value']):.1f} on {str(number['dataset']).upper()}, {kind}"
 
 
 def reference(label: str) -> pd.Series | None:
     """The published number of ViT-B/16 on VOC21 by the SCLIP paper's variants."""
-    table = paper.read()
+    table = numbers.read()
     same = table[
         (table["attention"] == label)
         & (table["dataset"] == REFERENCE["dataset"])
         & (table["backbone"] == REFERENCE["backbone"])
         & (table["metric"] == "miou")
-        & table["protocol"].isin([paper.OWN_PROTOCOL, "sclip"])
+        & table["protocol"].isin([numbers.OWN_PROTOCOL, "sclip"])
     ]
     if same.empty:
         return None

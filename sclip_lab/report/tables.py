@@ -9,9 +9,9 @@ import pandas as pd
 
 from sclip_lab import results
 from sclip_lab.report import escaping
-from sclip_lab.report.labels import labels
-from sclip_lab.results import paper as published
-from sclip_lab.results.expected import verdicts as verdicts
+from sclip_lab.report.swept_labels import labels
+from sclip_lab.results.table import published as published
+from sclip_lab.results.table.expected import verdicts as verdicts
 
 SETTING = ["backbone", "dataset", "protocol"]
 P = {
@@ -30,7 +30,7 @@ def scores(
 
     Args:
         df: from `results.load`.
-        paper: from `sclip_lab.results.paper.read`; None for a table of ours alone.
+        paper: from `sclip_lab.results.table.published.read`; None for a table of ours alone.
         n: bootstrap resamples. level: of the interval.
     """
     table = results.summary(df, n, level)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from sclip_lab.report.found import Found
-from sclip_lab.results import multiple
+from sclip_lab.results.statistics import multiple
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot say"
 AGREES, DEPARTS = "agrees", "departs"

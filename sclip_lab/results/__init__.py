@@ -7,14 +7,14 @@ goes with them (`relations`, `points`, `layer_heads`). Scores are
 fractions in [0, 1]; x100 is for display.
 """
 
-from sclip_lab.results.across import mean_differences, mean_over_datasets, ranks
-from sclip_lab.results.choices import Choice
-from sclip_lab.results.comparisons import all_pairs, difference, differences
-from sclip_lab.results.loading import diagnostics, load, records, specs
-from sclip_lab.results.relations import layer_heads, points, relations
-from sclip_lab.results.scores import iou, miou, pixel_accuracy
-from sclip_lab.results.support import support
-from sclip_lab.results.uncertainty import bootstrap, summary
+from sclip_lab.results.statistics.across import mean_differences, mean_over_datasets, ranks
+from sclip_lab.results.statistics.comparisons import all_pairs, difference, differences
+from sclip_lab.results.statistics.relations import layer_heads, points, relations
+from sclip_lab.results.statistics.uncertainty import bootstrap, summary
+from sclip_lab.results.store.loading import diagnostics, load, records, specs
+from sclip_lab.results.table.choices import Choice
+from sclip_lab.results.table.scores import iou, miou, pixel_accuracy
+from sclip_lab.results.table.support import support
 
 __all__ = [
     "Choice",

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.call import bind_config, bind_steps, used
-from sclip_lab.canonical import digest
-from sclip_lab.errors import LabError
-from sclip_lab.kinds import kind_of, summary_of
+from sclip_lab.core.call import bind_config, bind_steps, used
+from sclip_lab.core.canonical import digest
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.kinds import kind_of, summary_of
 from sclip_lab.network.text import Text
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.protocol import SECOND, SUPPLIED, Protocol
@@ -37,11 +37,11 @@ class Steps:
 
     Attributes:
         score: (encoded, text) -> patch logits; or (encoded, others) with a ``summary``.
-        of_logits: `sclip_lab.kinds.refines_logits`, in order.
-        of_labels: `sclip_lab.kinds.refines_labels`, in order.
-        uses: what they are marked to read, see `sclip_lab.call.uses`.
+        of_logits: `sclip_lab.core.kinds.refines_logits`, in order.
+        of_labels: `sclip_lab.core.kinds.refines_labels`, in order.
+        uses: what they are marked to read, see `sclip_lab.core.call.uses`.
         threshold: (encoded, text) -> the photo's own probability threshold; None: the protocol's.
-        summary: what ``score`` wants to know of other photos, see `sclip_lab.kinds.reads_others`;
+        summary: what ``score`` reads of other photos, see `sclip_lab.core.kinds.reads_others`;
             None where it reads texts.
     """
 
@@ -83,7 +83,7 @@ def steps(protocol: Protocol) -> Steps:
         if kind_of(step) not in places:
             raise LabError(
                 f"protocol.refinement: {step.func.__name__} does not say what it refines; declare "
-                "it with sclip_lab.kinds.refines_logits or refines_labels"
+                "it with sclip_lab.core.kinds.refines_logits or refines_labels"
             )
         places[str(kind_of(step))].append(step)
     return found

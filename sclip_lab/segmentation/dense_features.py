@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.scene import Scene, alone, seen
 from sclip_lab.network.text import Text

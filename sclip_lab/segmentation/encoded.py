@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
+from sclip_lab.core.timings import Timings
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Feedback, Grid, State
 from sclip_lab.network.scene import ALONE, Scene, alone
 from sclip_lab.segmentation import tree
-from sclip_lab.timings import Timings
 
 
 @dataclass(frozen=True, eq=False)

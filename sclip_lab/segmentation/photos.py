@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.decode import SIZE_VARIABLE, pixel_limit
-from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.protocol import Protocol

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sclip_lab import atomic, sealed
+from sclip_lab.core import atomic, sealed
+from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError, unknown
 from sclip_lab.network.backbone import Backbone
 
 

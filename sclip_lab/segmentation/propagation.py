@@ -16,7 +16,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 
 TOLERANCE = 1e-6  # of the residual, relative to the right-hand side
 

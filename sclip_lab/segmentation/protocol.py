@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sclip_lab.call import named_steps, written_out
-from sclip_lab.canonical import digest, plain
+from sclip_lab.core.call import named_steps, written_out
+from sclip_lab.core.canonical import digest, plain
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.own_code import described
+from sclip_lab.core.values import check_arguments, within
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError, unknown
-from sclip_lab.own_code import described
 from sclip_lab.segmentation import views
-from sclip_lab.values import check_arguments, within
 
 LONGEST_SIDE = 100_000  # pixels
 # Arguments that a refinement may ask for by name, besides what it refines.
@@ -246,7 +246,7 @@ def _refinement(given: Any) -> dict[str, Any] | None:
 
 def build(config: Mapping[str, Any]) -> Protocol:
     """A protocol from its yaml: fields of `Protocol`, and optionally ``expected``, see
-    `sclip_lab.results.expected`.
+    `sclip_lab.results.table.expected`.
 
     Raises:
         LabError: unknown field (did you mean) or a value out of range.

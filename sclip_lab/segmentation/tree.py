@@ -14,10 +14,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
+from sclip_lab.core.timings import Timings
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, Feedback, State
 from sclip_lab.network.scene import ALONE, Scene
-from sclip_lab.timings import Timings
 
 
 def leaves(

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import cells
 
 Size = tuple[int, int]

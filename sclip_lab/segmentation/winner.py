@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sclip_lab.shapes import Winner
+from sclip_lab.core.shapes import Winner
 
 # Differences of 1e-35 are distinguished; larger ones may become -inf, which is as far below.
 STEEP = 1e38

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sclip_lab.app.registry import load_attention
 from sclip_lab.attention.cliper import balanced, cliper
-from sclip_lab.errors import LabError
+from sclip_lab.config.registry import load_attention
+from sclip_lab.core.errors import LabError
 from sclip_lab.segmentation.dense_features import dense_features
 from tests import toy
 

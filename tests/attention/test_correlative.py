@@ -7,7 +7,7 @@ import torch
 
 from sclip_lab.attention.correlative import combined, correlative
 from sclip_lab.attention.vanilla import vanilla
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Context
 

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.app.registry import load_attention
 from sclip_lab.attention import guided
 from sclip_lab.attention.repair import lof_mask
-from sclip_lab.call import allow
-from sclip_lab.errors import LabError
+from sclip_lab.config.registry import load_attention
+from sclip_lab.core.call import allow
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import Context
 from sclip_lab.network.scene import Guidance, Scene

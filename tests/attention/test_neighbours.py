@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sclip_lab.app.registry import load_attention
 from sclip_lab.attention.neighbours import neighbours
 from sclip_lab.attention.prior import gaussian_norms
-from sclip_lab.errors import LabError
+from sclip_lab.config.registry import load_attention
+from sclip_lab.core.errors import LabError
 from sclip_lab.segmentation import tree
 from tests import toy
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sclip_lab.app.registry import load_attention
 from sclip_lab.attention.identity import identity
 from sclip_lab.attention.prior import gaussian, window
-from sclip_lab.errors import LabError
+from sclip_lab.config.registry import load_attention
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation.dense_features import dense_features
 

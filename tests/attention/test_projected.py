@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from sclip_lab.attention import projected
 from sclip_lab.attention.correlative import correlative
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Context
 

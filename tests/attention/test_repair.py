@@ -8,7 +8,6 @@ import torch
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from torch import Tensor
 
-from sclip_lab.app.registry import load_attention
 from sclip_lab.attention import repair
 from sclip_lab.attention.repair import (
     class_attention_mask,
@@ -17,7 +16,8 @@ from sclip_lab.attention.repair import (
     norm_mask,
     repaired,
 )
-from sclip_lab.errors import LabError
+from sclip_lab.config.registry import load_attention
+from sclip_lab.core.errors import LabError
 from sclip_lab.segmentation.dense_features import dense_features
 from tests import toy
 

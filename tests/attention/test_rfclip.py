@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sclip_lab.attention.rfclip import refocused
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.segmentation.readouts.rfclip import rfclip as readout
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from sclip_lab.app.registry import load_attention
+from sclip_lab.config.registry import load_attention
 from sclip_lab.segmentation.dense_features import dense_features
 from tests import toy
 

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sclip_lab import testing
-from sclip_lab.app.registry import conf_dir, load_attention, names
 from sclip_lab.attention.variant import Variant, _warn_that_prior_is_ignored, build
-from sclip_lab.errors import LabError
+from sclip_lab.config.registry import conf_dir, load_attention, names
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import load_backbone
 from sclip_lab.segmentation import tree

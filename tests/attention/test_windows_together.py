@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sclip_lab.app.registry import load_attention
 from sclip_lab.attention.windows_together import Anchors, neighbourhood_mean, weights_across
-from sclip_lab.errors import LabError
+from sclip_lab.config.registry import load_attention
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.scene import Guidance, Placement, Scene
 from sclip_lab.segmentation.encoded import encode

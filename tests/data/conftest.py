@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sclip_lab.app import data_cli
+from sclip_lab.cli.data import DATA_VARIABLE
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where data sets are looked for; nothing is there yet."""
-    monkeypatch.setenv(data_cli.DATA_VARIABLE, str(tmp_path / "data"))
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "data"))
     return tmp_path / "data"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sclip_lab.app import data_cli
+from sclip_lab.cli import data
 from sclip_lab.data.folder import Folder
 
 SHARED = Path(__file__).parents[3] / "shared/data"
@@ -21,8 +21,8 @@ SIZE = (6, 8)  # height, width
 
 def cli(*words: str) -> int:
     parser = argparse.ArgumentParser()
-    data_cli.add_parser(parser.add_subparsers())
-    return data_cli.run(parser.parse_args(["data", *words]))
+    data.add_parser(parser.add_subparsers())
+    return data.run(parser.parse_args(["data", *words]))
 
 
 def photo(path: Path) -> None:
@@ -48,7 +48,7 @@ def first_ids(dataset: Folder, count: int) -> list[int]:
 
 
 def load(name: str) -> Folder:
-    dataset = data_cli.load_dataset(name)
+    dataset = data.load_dataset(name)
     assert isinstance(dataset, Folder)
     return dataset
 

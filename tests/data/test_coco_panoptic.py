@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.data import coco_panoptic20, sdist
 from sclip_lab.data.coco_panoptic import class_ids, convert, panoptic_to_mask
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError
 
 SHARED = Path(__file__).parents[3] / "shared/data/coco_panoptic20"
 needs_shared = pytest.mark.skipif(

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 import sclip_lab as lab
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.coco_panoptic import convert
 from sclip_lab.data.digests import file_digests
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.prepare import prepare
 from sclip_lab.data.sdist import check_digest
-from sclip_lab.errors import LabError
 
 TERABYTE = 1 << 40
 

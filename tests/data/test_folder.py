@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.data import digests
 from sclip_lab.data.decode import read_image, read_mask
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError
 
 CLASSES = Vocabulary("three", (("a",), ("b",), ("c",)))
 SIZE = (12, 20)  # height, width

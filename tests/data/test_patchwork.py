@@ -7,8 +7,8 @@ import hashlib
 import numpy as np
 import pytest
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.patchwork import CLASSES, MATERIALS, OBJECTS, Patchwork, scene
-from sclip_lab.errors import LabError
 
 # sha256 over pixels and masks of four scenes, taken when the world was fixed and the model trained.
 # Another digest means that the committed weights and every recorded number belong to another world.

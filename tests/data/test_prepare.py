@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from sclip_lab.app import data_cli
+from sclip_lab.cli import data
+from sclip_lab.core.errors import LabError
 from sclip_lab.data import coco_panoptic20, prepare, sdist
 from sclip_lab.data.coco_ids import CATEGORIES, THINGS
 from sclip_lab.data.coco_panoptic import convert
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError
 from tests.data.originals import (
     SHARED,
     SIZE,
@@ -231,7 +231,7 @@ def test_unknown_names_suggest_near_ones(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"data set to prepare 'coco_objects'; did you mean coco_ob"):
         cli("prepare", "coco_objects", "--from", str(tmp_path))
     with pytest.raises(LabError, match="unknown data set 'voc2'; did you mean voc2"):
-        data_cli.load_dataset("voc2")
+        data.load_dataset("voc2")
 
 
 @pytest.mark.parametrize("name", sorted(prepare.CONVERSIONS))

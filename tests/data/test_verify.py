@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sclip_lab.app import data_cli
+from sclip_lab.cli import data
 from sclip_lab.data import prepare
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.verify import verify, vocabulary_faults
@@ -87,7 +87,7 @@ def test_list_names_every_yaml(capsys: pytest.CaptureFixture[str], data: Path) -
     (data / "coco_object").mkdir(parents=True)
     assert cli("list") == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
-    for path in (data_cli.conf_dir() / "dataset").glob("[!_]*.yaml"):
+    for path in (data.conf_dir() / "dataset").glob("[!_]*.yaml"):
         assert path.stem in lines
     assert lines["coco_object"].split()[1:4] == ["5000", "81", "yes"]
     assert lines["cityscapes"].split()[1:4] == ["500", "19", "no"]
@@ -95,7 +95,7 @@ def test_list_names_every_yaml(capsys: pytest.CaptureFixture[str], data: Path) -
 
 @pytest.mark.parametrize("name", sorted(prepare.CONVERSIONS))
 def test_every_conversion_has_its_yaml(name: str) -> None:
-    config = data_cli.dataset_config(name, "/somewhere")
+    config = data.dataset_config(name, "/somewhere")
     assert config["name"] == name
     assert config["root"].startswith("/somewhere/")
     Vocabulary.named(config["vocabulary"])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.vocabulary import DIRECTORY, Vocabulary
-from sclip_lab.errors import LabError
 
 SHARED = Path(__file__).parents[3] / "shared/vocabularies"
 ALL = sorted(path.stem for path in DIRECTORY.glob("*.txt"))

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 import sclip_lab as lab
-from sclip_lab import fingerprint, results
+from sclip_lab import results
+from sclip_lab.core import fingerprint
 from sclip_lab.data.folder import Folder
 from sclip_lab.diagnostics import MEASURES, code
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.observers import Diagnostics
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.results.store import Store
+from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation.protocol import Protocol
 
 HOME = "sclip_lab.diagnostics"

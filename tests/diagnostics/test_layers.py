@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.app.registry import load_attention
+from sclip_lab.config.registry import load_attention
+from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES, NONE, Layers, Observation, attention, values
 from sclip_lab.diagnostics.shift import shift_equivariance
-from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation.dense_features import dense_features
 from sclip_lab.segmentation.encoded import encode

@@ -7,13 +7,13 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.localisation import (
     localisation_auc,
     pointing_game,
     rank_accuracy,
     relevance_mass,
 )
-from sclip_lab.errors import LabError
 
 ALL = (pointing_game, relevance_mass, rank_accuracy, localisation_auc)
 LABELS = torch.tensor([[0, 0, 0, 2, 2, -1]])

@@ -11,9 +11,9 @@ import yaml
 from torch import Tensor
 
 from sclip_lab import diagnostics
-from sclip_lab.app.registry import conf_dir, load_attention
+from sclip_lab.config.registry import conf_dir, load_attention
+from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES, Layers, Observation, Scene, measure
-from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.encoded import encode

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.features import (
     class_similarity,
     feature_invariance,
@@ -16,7 +17,6 @@ from sclip_lab.diagnostics.features import (
     residual_ratio,
 )
 from sclip_lab.diagnostics.shift import shift_equivariance
-from sclip_lab.errors import LabError
 
 PATCH = 4
 

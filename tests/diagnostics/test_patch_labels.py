@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.curves import auroc, average_precision
-from sclip_lab.diagnostics.labels import (
+from sclip_lab.diagnostics.patch_labels import (
     inter_class_mass,
     inter_class_share,
     same_class_ap,
     same_class_auroc,
     same_class_share,
 )
-from sclip_lab.errors import LabError
 
 VOID = -1
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.retrieval import patch_retrieval, some
-from sclip_lab.errors import LabError
 
 
 def brute_force(

@@ -14,15 +14,15 @@ import pandas as pd
 import pytest
 
 import sclip_lab as lab
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.signals import Interrupted
 from sclip_lab.data.base import Sample
 from sclip_lab.data.folder import Folder
-from sclip_lab.errors import LabError
 from sclip_lab.evaluation.forked import evaluate_forked
 from sclip_lab.evaluation.observers import Diagnostics
 from sclip_lab.evaluation.spec import Spec
-from sclip_lab.interrupts import Interrupted
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.results.store import Store
+from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation.protocol import Protocol
 from tests.photos import CLASSES
 

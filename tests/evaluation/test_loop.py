@@ -17,15 +17,15 @@ import torch
 from PIL import Image
 
 import sclip_lab as lab
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import load_backbone
-from sclip_lab.results.store import Store
+from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation.protocol import Protocol
 from tests import photos as photo_files
 from tests.conftest import ARCHITECTURE

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import sclip_lab as lab
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.folder import Folder
-from sclip_lab.errors import LabError
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.observers import Diagnostics, Pictures, attention_at, region_points
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.results import panels
-from sclip_lab.results.store import Store
+from sclip_lab.results.store import panels
+from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.protocol import Protocol
 

@@ -12,13 +12,13 @@ import torch
 import sclip_lab as lab
 from sclip_lab import results
 from sclip_lab.attention.variant import Variant
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.folder import Folder
-from sclip_lab.errors import LabError
 from sclip_lab.evaluation.loop import Unfinished, evaluate
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Context, State
-from sclip_lab.results.store import Store
+from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation.protocol import Protocol
 from tests import photos as photo_files
 

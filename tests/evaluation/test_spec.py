@@ -14,10 +14,10 @@ from PIL import Image
 
 import sclip_lab
 import sclip_lab as lab
-from sclip_lab import fingerprint
+from sclip_lab.core import fingerprint
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import load_backbone

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import sclip_lab as lab
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.folder import Folder
-from sclip_lab.errors import LabError
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.evaluation.trunk_cache import TrunkCache
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.block import Block
-from sclip_lab.results.store import Store
+from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation.protocol import Protocol
 
 FIRST, SECOND = ("vanilla", "csa"), ("csa", "cliper", "maskclip", "naclip")

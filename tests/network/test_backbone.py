@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sclip_lab.app.registry import load_attention
-from sclip_lab.errors import LabError
+from sclip_lab.config.registry import load_attention
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.architecture import infer_architecture
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import load_backbone

@@ -6,8 +6,8 @@ import open_clip
 import pytest
 from omegaconf import OmegaConf
 
-from sclip_lab.app.registry import conf_dir, names
-from sclip_lab.errors import LabError
+from sclip_lab.config.registry import conf_dir, names
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.loading import load_backbone
 
 NAMED = [name for name in names("backbone") if name in open_clip.list_models()]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.guidance import HUB_NAMES, load_guidance
 from sclip_lab.network.scene import Guidance, Placement, Scene, alone

@@ -16,13 +16,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from sclip_lab import fingerprint, sealed
-from sclip_lab.errors import LabError
+from sclip_lab.core import fingerprint, sealed
+from sclip_lab.core.errors import LabError
 from sclip_lab.network import kept
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.kept import KeptBackbone
 from sclip_lab.network.loading import load_backbone
-from sclip_lab.results import upkeep
+from sclip_lab.results.store import upkeep
 from tests.running import QUICK
 
 ROOT = Path(__file__).parents[2]
@@ -202,7 +202,7 @@ def test_a_wrong_record_is_found(
 def test_a_finished_sweep_builds_no_network(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from sclip_lab.app.hydra_app import main\n"
+        "from sclip_lab.cli.evaluate import main\n"
         "main()\n"
         "heavy = {'open_clip', 'timm', 'torchvision', 'wandb', 'matplotlib', 'sklearn'}\n"
         "print('loaded:', sorted(heavy & set(sys.modules)))"

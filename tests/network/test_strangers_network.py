@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.architecture import check_architecture
 from sclip_lab.network.checkpoint import read_checkpoint
 from sclip_lab.network.guidance import build_timm

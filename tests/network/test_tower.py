@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from sclip_lab.app.registry import load_attention, load_group, names
 from sclip_lab.attention.prior import gaussian
 from sclip_lab.attention.variant import Variant
+from sclip_lab.config.registry import load_attention, load_group, names
+from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.observation import Observation
-from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.block import TimmBlock
 from sclip_lab.network.loading import load_backbone

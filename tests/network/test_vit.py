@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sclip_lab.app.registry import load_attention
-from sclip_lab.errors import LabError
+from sclip_lab.config.registry import load_attention
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.vit import load_vit
 from tests import toy
 

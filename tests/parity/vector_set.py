@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import load_backbone
 from tests import make_clip, vectors

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from sclip_lab.report import escaping, page, paper, tables
+from sclip_lab.paper import sections
+from sclip_lab.report import escaping, page, tables
 from sclip_lab.report.figures import style
 
 NAME = "a<script>alert(1)</script>\n|$x$_\"'`\\~^\u2028[b](c)"
@@ -44,7 +45,7 @@ def test_tables_keep_their_rows() -> None:
     assert len([line for line in lines if line.startswith("|")]) == 3
     assert "<script>" not in "".join(lines)
     verdict = page.Verdict(NAME, "holds", NAME)
-    made = paper.markdown([page.Section(NAME, "t", verdicts=[verdict])])
+    made = sections.markdown([page.Section(NAME, "t", verdicts=[verdict])])
     assert "<script>" not in made
     assert sum(line.startswith("|") for line in made.splitlines()) == 3
 

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 import sclip_lab as lab
-from sclip_lab.app.cli import main
+from sclip_lab.cli.main import main
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError
 from sclip_lab.report.explorer.maps import Maps, look, sampled
 from sclip_lab.report.explorer.page import LEVELS, page
 

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sclip_lab import results
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.report import figures, measured, page, pictures
-from sclip_lab.results import panels
+from sclip_lab.results.store import panels
 from tests.synthetic_store import (
     CLASSES,
     SKILL,

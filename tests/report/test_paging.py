@@ -13,9 +13,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from sclip_lab import results
-from sclip_lab.report import figures, page, store
+from sclip_lab.report import figures, page, store_report
 from sclip_lab.report.found import Found
-from sclip_lab.results import panels
+from sclip_lab.results.store import panels
 from tests.synthetic_store import confusion_rows, labels, write_panels, write_spec, write_store
 
 VARIANTS, CLASSES = 45, 90
@@ -50,7 +50,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Found:
 @pytest.fixture(scope="module")
 def drawn(large: Found) -> dict[str, Mapping[str, Figure]]:
     """The report's figures by section."""
-    return {part.name: part.figures for part in store.sections(large)}
+    return {part.name: part.figures for part in store_report.sections(large)}
 
 
 def test_every_picture_of_a_large_store_fits_a_screen(

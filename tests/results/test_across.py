@@ -10,8 +10,8 @@ import pytest
 import scipy.stats
 
 from sclip_lab import results
-from sclip_lab.errors import LabError
-from sclip_lab.results.across import Together
+from sclip_lab.core.errors import LabError
+from sclip_lab.results.statistics.across import Together
 from tests.synthetic_store import confusion_rows, labels, write_spec
 
 SETS = {"voc20": range(12), "voc21": range(12), "city": range(100, 110)}

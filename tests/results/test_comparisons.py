@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sclip_lab import results
-from sclip_lab.app.cli import main
-from sclip_lab.app.experiment import table
-from sclip_lab.errors import LabError
-from sclip_lab.results import multiple
-from sclip_lab.results.intervals import p_value
-from sclip_lab.results.permutation import permutation_p
-from sclip_lab.results.resampling import Design, Sample, score
+from sclip_lab.cli.main import main
+from sclip_lab.core.errors import LabError
+from sclip_lab.results.statistics import multiple
+from sclip_lab.results.statistics.intervals import p_value
+from sclip_lab.results.statistics.permutation import permutation_p
+from sclip_lab.results.statistics.resampling import Design, Sample, score
+from sclip_lab.run.job import table
 from tests.synthetic_store import confusion_rows, labels, write_spec, write_store
 
 IMAGES = [f"i{index}" for index in range(8)]

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sclip_lab.app import experiment
-from sclip_lab.app import registry as registry
-from sclip_lab.errors import LabError
-from sclip_lab.results import expected, paper
+from sclip_lab.config import registry as registry
+from sclip_lab.core.errors import LabError
+from sclip_lab.results.table import expected, published
+from sclip_lab.run import job
 
 
 def listed(protocol: str) -> list[dict[str, Any]]:
@@ -39,10 +39,10 @@ def test_targets_are_published_numbers_of_known_cells(protocol: str) -> None:
         assert table["tolerance"].isna().all()
     assert {label.partition("(")[0] for label in table["attention"]} <= ATTENTIONS
     assert set(table["dataset"]) <= set(registry.names("dataset"))
-    published = paper.read()
+    numbers = published.read()
     keys = ["backbone", "pretrained", "dataset"]
     for _, row in table.iterrows():
-        same = published[(published[keys] == row[keys]).all(axis=1)]
+        same = numbers[(numbers[keys] == row[keys]).all(axis=1)]
         # What is published of a readout bears no variant's name.
         same = same[same["attention"].isin([row["attention"], ""])]
         if not pd.isna(row["tolerance"]):  # only what was read at first hand may fail a run
@@ -77,9 +77,10 @@ def test_no_verdict_without_a_tolerance() -> None:
     assert expected.verdict(0.1, 0.6, float("nan")) == "no gate"
 
 
-def cell(label: str = "csa", **weights: Any) -> Any:
+def cell(label: str = "csa", activation: str = "QuickGELU", **weights: Any) -> Any:
     """What `report` looks at in a spec of CLIP on VOC21."""
-    backbone = SimpleNamespace(name="ViT-B-16-quickgelu", description=weights)
+    tower = SimpleNamespace(settings={"activation": activation})
+    backbone = SimpleNamespace(name="ViT-B-16-quickgelu", description=weights, tower=tower)
     return SimpleNamespace(label=label, backbone=backbone, dataset=SimpleNamespace(name="voc21"))
 
 
@@ -97,6 +98,8 @@ def test_report_of_a_cell_with_a_target() -> None:
         cell(pretrained=None),
         cell(pretrained="laion2b_s34b_b88k"),
         cell("csa(temperature=2.0)", pretrained="openai"),
+        cell(activation="GELU", pretrained="openai"),
+        cell(activation="GELU", checkpoint="clip.pt"),
     ],
 )
 def test_nothing_is_expected_of_other_cells(other: Any) -> None:
@@ -108,9 +111,9 @@ def test_a_changed_protocol_or_fewer_images_have_no_target() -> None:
     def preset(images: int, *typed: str) -> bool:
         with initialize_config_dir(str(registry.conf_dir()), version_base="1.3"):
             config = compose("config", ["dataset=voc21", *typed], return_hydra_config=True)
-        protocol = experiment.make_protocol(config)
+        protocol = job.make_protocol(config)
         spec: Any = SimpleNamespace(protocol=protocol, dataset=SimpleNamespace(name="voc21"))
-        return experiment._is_preset(spec, config, images)
+        return job._is_preset(spec, config, images)
 
     assert preset(1449)
     assert preset(1449, "protocol=naclip_pamr")

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from sclip_lab import results
-from sclip_lab.errors import LabError
-from sclip_lab.results import metrics
+from sclip_lab.core.errors import LabError
+from sclip_lab.results.table import metrics
 from tests.synthetic_store import CLASSES, SKILL, confusion_rows, labels, write_spec, write_store
 
 

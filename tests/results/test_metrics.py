@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from sclip_lab.errors import LabError
-from sclip_lab.results import metrics
+from sclip_lab.core.errors import LabError
+from sclip_lab.results.table import metrics
 
 
 def _images(seed: int, num_classes: int, shape: tuple[int, int] = (13, 17)):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sclip_lab.errors import LabError
-from sclip_lab.results import panels
+from sclip_lab.core.errors import LabError
+from sclip_lab.results.store import panels
 from tests.synthetic_store import key_of, write_panels, write_spec, write_store
 
 DIGEST = key_of("shapes")

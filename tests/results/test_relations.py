@@ -10,8 +10,8 @@ import pytest
 import scipy.stats
 
 from sclip_lab import results
-from sclip_lab.errors import LabError
-from sclip_lab.results.relations import spearman
+from sclip_lab.core.errors import LabError
+from sclip_lab.results.statistics.relations import spearman
 from tests.synthetic_store import SKILL, write_store
 
 

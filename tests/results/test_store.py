@@ -12,14 +12,15 @@ import pandas as pd
 import pytest
 
 import sclip_lab as lab
-from sclip_lab import results, sealed
+from sclip_lab import results
+from sclip_lab.core import sealed
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.folder import Folder
-from sclip_lab.errors import LabError
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.results import chunks
-from sclip_lab.results.store import Store
+from sclip_lab.results.store import chunks
+from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation.protocol import Protocol
 
 

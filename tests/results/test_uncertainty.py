@@ -10,9 +10,10 @@ import pytest
 import scipy.stats
 
 from sclip_lab import results
-from sclip_lab.errors import LabError
-from sclip_lab.results import intervals, metrics, uncertainty
-from sclip_lab.results.resampling import Design, Sample, score
+from sclip_lab.core.errors import LabError
+from sclip_lab.results.statistics import intervals, uncertainty
+from sclip_lab.results.statistics.resampling import Design, Sample, score
+from sclip_lab.results.table import metrics
 from tests.synthetic_store import SKILL, confusion_rows, labels, write_spec, write_store
 
 
@@ -129,7 +130,7 @@ def test_equal_images_have_no_interval_and_chunks_change_nothing(
     assert interval["low"] == pytest.approx(interval["estimate"])
     assert interval["high"] == pytest.approx(interval["estimate"])
     whole = results.bootstrap(df, n=50)
-    monkeypatch.setattr("sclip_lab.results.resampling._CELLS", 21)
+    monkeypatch.setattr("sclip_lab.results.statistics.resampling._CELLS", 21)
     pd.testing.assert_frame_equal(results.bootstrap(df, n=50), whole, rtol=1e-12)
     assert not results.bootstrap(df, n=50, seed=1).equals(whole)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.protocol import Protocol

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation import photos
 from sclip_lab.segmentation.protocol import Protocol

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import sclip_lab as lab
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.segmentation.protocol import Protocol, build
 
 CHANGES: dict[str, Any] = {

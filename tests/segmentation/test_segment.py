@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 import sclip_lab as lab
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import load_backbone
 from sclip_lab.segmentation.encoded import Encoded, encode

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import sclip_lab
-from sclip_lab.app.registry import load_attention, names
 from sclip_lab.attention.variant import Variant
+from sclip_lab.config.registry import load_attention, names
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.block import Block
 from sclip_lab.segmentation import tree

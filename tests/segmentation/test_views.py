@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 
 import sclip_lab as lab
-from sclip_lab.call import allow
+from sclip_lab.core.call import allow
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.folder import Folder
-from sclip_lab.errors import LabError
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.observers import Diagnostics
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.results.store import Store
+from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation import views
 from sclip_lab.segmentation.protocol import Protocol
 from tests.evaluation.test_loop import quiet, rows

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.segmentation import windows
 
 # resized, target, crop, stride, patch

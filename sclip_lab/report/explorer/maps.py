@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput
 from sclip_lab.segmentation.decoder import Readout

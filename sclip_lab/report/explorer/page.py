@@ -19,7 +19,7 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib import colormaps
 from PIL import Image
 
-from sclip_lab import atomic
+from sclip_lab.core import atomic
 from sclip_lab.report.explorer.maps import Maps, VariantMaps
 from sclip_lab.report.pictures import PALETTE
 

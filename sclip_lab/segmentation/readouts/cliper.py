@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.attention.cliper import level
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.context import Context, State
 from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.encoded import Encoded

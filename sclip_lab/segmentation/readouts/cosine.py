@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from sclip_lab.core.shapes import Logits, TextEmbeddings
 from sclip_lab.segmentation.encoded import Encoded
-from sclip_lab.shapes import Logits, TextEmbeddings
 
 
 def cosine(encoded: Encoded, text: TextEmbeddings) -> Logits:

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sclip_lab.kinds import reads_others
+from sclip_lab.core.kinds import reads_others
+from sclip_lab.core.shapes import Logits
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import unit
-from sclip_lab.shapes import Logits
 
 ABSENT = -1.0  # the lowest cosine: a class that no other photo shows is never chosen
 

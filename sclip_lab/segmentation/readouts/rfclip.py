@@ -14,10 +14,10 @@ import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.values import within
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import unit
-from sclip_lab.values import within
 
 
 def rfclip(

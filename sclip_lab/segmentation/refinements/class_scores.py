@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sclip_lab.errors import LabError
-from sclip_lab.kinds import refines_logits
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.kinds import refines_logits
 
 EPSILON = 1e-5
 

@@ -15,8 +15,8 @@ from scipy.ndimage import median_filter
 from sklearn.cluster import DBSCAN
 from torch import Tensor
 
-from sclip_lab.errors import LabError
-from sclip_lab.kinds import refines_labels
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.kinds import refines_labels
 from sclip_lab.network.context import BlockInput
 from sclip_lab.network.depth import Layer, resolve
 from sclip_lab.segmentation.encoded import Encoded

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.errors import LabError
-from sclip_lab.kinds import refines_logits
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.kinds import refines_logits
 
 GREY = (0.299, 0.587, 0.114)
 

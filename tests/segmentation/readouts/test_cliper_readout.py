@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sclip_lab.app.registry import load_attention
-from sclip_lab.errors import LabError
+from sclip_lab.config.registry import load_attention
+from sclip_lab.core.errors import LabError
 from sclip_lab.segmentation.readouts.cliper import cliper, cliper_maps
 from tests import toy
 from tests.test_parity import CASES, prepared

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import sclip_lab as lab
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError
 from sclip_lab.evaluation.recorder import View
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.vit import load_vit
-from sclip_lab.results.store import Store
+from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation.protocol import Protocol
 
 TARGET = "sclip_lab.segmentation.readouts.prototypes.prototypes"

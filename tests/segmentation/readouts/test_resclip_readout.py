@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sclip_lab.app.registry import load_attention
 from sclip_lab.attention.variant import Variant
+from sclip_lab.config.registry import load_attention
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation.dense_features import dense_features
 from sclip_lab.segmentation.readouts import resclip as feedback

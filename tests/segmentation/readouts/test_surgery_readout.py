@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.app.registry import load_attention
-from sclip_lab.errors import LabError
+from sclip_lab.config.registry import load_attention
+from sclip_lab.core.errors import LabError
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.surgery import (
     less_redundant,

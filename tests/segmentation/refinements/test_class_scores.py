@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.segmentation.refinements.class_scores import class_scores
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sclip_lab.app.registry import load_attention
-from sclip_lab.errors import LabError
+from sclip_lab.config.registry import load_attention
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.context import BlockInput
 from sclip_lab.segmentation.refinements import cliptrase as clustering
 from tests import toy

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from sclip_lab.errors import LabError
+from sclip_lab.core.errors import LabError
 from sclip_lab.segmentation.refinements.closing import closing
 
 

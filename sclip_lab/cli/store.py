@@ -1,0 +1,79 @@
+"""``sclip-lab store``: list, verify, repair, gc and export what evaluations keep."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from sclip_lab.core.errors import LabError
+
+STORE_VARIABLE = "SCLIP_LAB_STORE"
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Mount ``store`` on the main parser's subparsers; ``run`` takes what it parses."""
+    parser = subparsers.add_parser("store", help="list, verify, repair, gc and export a store")
+    commands = parser.add_subparsers(dest="store_command", required=True, metavar="command")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        added.add_argument(
+            "--store", type=Path, metavar="DIR",
+            help=f"the store (default: ${STORE_VARIABLE} or results/store)",
+        )  # fmt: skip
+        return added
+
+    command("list", "one line per cell: names, images done, size")
+    command("verify", "read every file and name what is damaged, unsealed, lost or orphaned")
+    command("repair", "set damaged files aside, and seal sound ones of earlier versions")
+    cleaning = command("gc", "delete temporary files that nobody writes any more")
+    cleaning.add_argument("--damaged", action="store_true", help="also what was set aside")
+    cleaning.add_argument("--orphans", action="store_true", help="also files of cells without spec")
+    cleaning.add_argument("--dry-run", action="store_true", help="only name them")
+    exporting = command("export", "write cells as one parquet and one json file")
+    exporting.add_argument("keys", nargs="*", metavar="key", help="beginnings of keys; all if none")
+    exporting.add_argument("--to", type=Path, required=True, metavar="NAME",
+                           help="NAME.parquet and NAME.json")  # fmt: skip
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what was parsed; 0, or 1 when ``verify`` found damage.
+
+    Raises:
+        LabError: bad input, with one clear message.
+    """
+    from sclip_lab.results.store import upkeep
+
+    root = args.store or Path(os.environ.get(STORE_VARIABLE) or "results/store")
+    if args.store_command == "list":
+        print(upkeep.contents(root).to_string(index=False))
+        return 0
+    if args.store_command == "verify":
+        findings = list(upkeep.check(root))
+        print(upkeep.described(findings, root))
+        return int(any(finding.state == "damaged" for finding in findings))
+    if args.store_command == "repair":
+        print(upkeep.described(upkeep.repair(root), root))
+        return 0
+    if args.store_command == "gc":
+        found = upkeep.collect(root, damaged=args.damaged, orphans=args.orphans)
+        size = sum(f.path.stat().st_size for f in found if f.path.is_file())
+        print(upkeep.described(found, root))
+        if not args.dry_run:
+            _delete([finding.path for finding in found])
+        print(f"{size / 1e6:.2f} MB {'could be' if args.dry_run else 'were'} freed")
+        return 0
+    for path in upkeep.export(root, args.to, args.keys or None):
+        print(path)
+    return 0
+
+
+def _delete(paths: list[Path]) -> None:
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise LabError(f"cannot delete {path}: {error.strerror}") from error

@@ -1,0 +1,103 @@
+"""What a user adds without touching this package: modules, and folders of yaml files.
+
+Three ways say that a module's functions may be named in yaml, each the user's own act: an installed
+package's entry point ``sclip_lab.plugins``, ``plugins=[my.module]`` typed on the command line, and
+`allow` in a script or a notebook. A yaml alone never imports foreign code.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from sclip_lab.config.folders import VARIABLE, add_folder
+from sclip_lab.core import call
+from sclip_lab.core.errors import LabError
+
+
+def allow(*modules: str, conf: str | Path | None = None) -> None:
+    """Let yaml files name functions of these modules, and look for yaml files in a folder.
+
+    >>> allow("my_project.attention", conf="my_project/conf")  # doctest: +SKIP
+
+    Args:
+        modules: dotted names; modules below them are included. They are imported when the first
+            yaml names one.
+        conf: a folder laid out like ``conf/``: ``attention/mine.yaml`` becomes
+            ``load_attention("mine")``.
+
+    Raises:
+        LabError: not the name of a module, or no such folder.
+    """
+    call.allow(*modules)
+    if conf is not None:
+        _add_folder(Path(conf))
+
+
+def enter(arguments: Sequence[str]) -> None:
+    """What a command line of ``sclip-lab evaluate`` names itself: ``plugins=[...]``,
+    ``--config-dir`` and ``hydra.searchpath``. The processes of its jobs learn of it too.
+
+    Raises:
+        LabError: not the name of a module.
+    """
+    modules, folders = _typed(arguments)
+    call.allow(*modules)
+    for module in modules:
+        _make_importable(module)
+    _extend(call.VARIABLE, modules, ",")
+    _extend(VARIABLE, [str(folder.absolute()) for folder in folders], os.pathsep)
+
+
+def check(named: Iterable[str]) -> None:
+    """A configuration's ``plugins`` were all typed, or allowed otherwise.
+
+    Raises:
+        LabError: one comes from a yaml.
+    """
+    for module in named:
+        if module not in call.allowed():
+            raise LabError(
+                f"plugins: '{module}' is named by a yaml; if you trust it, type plugins=[{module}]"
+            )
+
+
+def _typed(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
+    modules, folders = [], []
+    for place, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name in ("--config-dir", "-cd"):
+            following = arguments[place + 1 : place + 2]
+            folders += [Path(v) for v in ([value] if value else following)]
+        listed = [part.strip(" '\"") for part in value.strip(" '\"[]").split(",")]
+        if name.lstrip("+") == "plugins":
+            modules += [part for part in listed if part]
+        elif name.lstrip("+") == "hydra.searchpath":
+            folders += [Path(p.removeprefix("file://")) for p in listed if p.startswith("file://")]
+    return modules, folders
+
+
+def _add_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise LabError(f"conf={folder}: no such folder")
+    add_folder(folder)
+
+
+def _make_importable(module: str) -> None:
+    """A module beside the user, whom a console script does not look beside."""
+    top = module.split(".")[0]
+    here = Path.cwd()
+    if importlib.util.find_spec(top) is None and (
+        (here / top).is_dir() or (here / f"{top}.py").is_file()
+    ):
+        sys.path.append(str(here))
+        _extend("PYTHONPATH", [str(here)], os.pathsep)
+
+
+def _extend(variable: str, values: Iterable[str], separator: str) -> None:
+    before = [part for part in os.environ.get(variable, "").split(separator) if part]
+    if joined := separator.join(dict.fromkeys([*before, *values])):
+        os.environ[variable] = joined

@@ -1,0 +1,241 @@
+"""The configuration directory is the registry: names of yaml files to objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from sclip_lab.attention.variant import Variant, build
+from sclip_lab.config.composition import PLACES, alone, composed
+from sclip_lab.config.folders import conf_dir as conf_dir
+from sclip_lab.config.folders import names
+from sclip_lab.config.plain_config import plain_config
+from sclip_lab.core.call import bind, locate, overridden
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.values import shown
+from sclip_lab.data.base import Dataset
+from sclip_lab.data.base import build as build_dataset
+from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.segmentation.protocol import build as build_protocol
+
+if TYPE_CHECKING:
+    from sclip_lab.network.backbone import Backbone
+    from sclip_lab.network.guidance import Guide
+
+NESTED = ("prior", "mix", "repair", "entry", "hidden")
+
+
+def load_group(
+    group: str,
+    name: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    choices: Mapping[str, str] | None = None,
+    dataset: str | None = None,
+    protocol: str | None = None,
+) -> dict[str, Any]:
+    """One yaml of a group as the command line would compose it, overridden and resolved.
+
+    Args:
+        group: for example ``attention``.
+        name: a file's stem in it.
+        overrides: values to replace; mappings are merged.
+        choices: of other groups, such as ``{"attention/prior": "gaussian"}``.
+        dataset: the data set's name, for values that depend on it.
+        protocol: the protocol's name, likewise.
+
+    Raises:
+        LabError: unknown name (did you mean), or a yaml that does not compose.
+    """
+    chosen = {group: name, **(choices or {})}
+    for kind, choice in chosen.items():
+        if choice not in names(kind):
+            raise unknown(kind.rpartition("/")[2], choice, names(kind))
+    config = composed(*(f"{kind}={choice}" for kind, choice in chosen.items()))
+    if group != "dataset":
+        with open_dict(config):
+            config.dataset = {"name": dataset}
+    if group != "protocol":
+        config.protocol.name = protocol or ""
+    # Weights of their own are an argument of the call, not the command line's default.
+    config.pretrained = None
+    try:
+        node = OmegaConf.select(config, PLACES.get(group, group.replace("/", ".")))
+        container = OmegaConf.to_container(node, resolve=True) if node is not None else {}
+    except OmegaConfBaseException as error:
+        raise LabError(f"{group} '{name}': {' '.join(str(error).split())}") from error
+    if not isinstance(container, dict):
+        raise LabError(f"{group} '{name}': its yaml holds {shown(container)}, not a mapping")
+    return overridden({str(k): v for k, v in container.items()}, overrides or {})
+
+
+def load_attention(
+    name: str, *, protocol: str | None = None, dataset: str | None = None, **overrides: Any
+) -> Variant:
+    """A variant of ``conf/attention``.
+
+    >>> load_attention("csa", temperature=0.5, residual=False).config["temperature"]
+    0.5
+
+    Args:
+        name: a file of conf/attention, without its ending.
+        protocol, dataset: names, for values that a variant has on one data set under the protocol
+            of its own paper, such as ResCLIP's share.
+        **overrides: its keys with other values. ``prior``, ``mix`` and ``repair`` also take the
+            name of a file in conf/attention/prior, mix and repair.
+
+    Raises:
+        LabError: unknown name, key or value.
+    """
+    choices = {f"attention/{key}": _pop_name(overrides, key) for key in NESTED}
+    given = load_group(
+        "attention", name, overrides, choices=_given(choices), dataset=dataset, protocol=protocol
+    )
+    return build(given, name)
+
+
+def load_dataset(name: str, **overrides: Any) -> Dataset:
+    """A data set of ``conf/dataset``, for example ``load_dataset("coco_panoptic20", root=...)``.
+
+    Raises:
+        LabError: unknown name, or data that are not there.
+    """
+    return build_dataset(load_group("dataset", name, overrides))
+
+
+def load_backbone(
+    name: str | None = None, pretrained: str | None = None, **options: Any
+) -> Backbone:
+    """`sclip_lab.network.loading.load_backbone`, which also knows backbones whose weights a
+    file of ``conf/backbone`` names, such as ``load_backbone("patchwork_vit")``.
+
+    Args:
+        name: of open_clip's architectures, or of such a file.
+        pretrained: open_clip's tag; None: random weights, or the file's.
+        **options: as there. Those given replace the file's.
+
+    Raises:
+        LabError: unknown name, or weights that do not fit.
+    """
+    from sclip_lab.network import loading  # torch and open_clip: too slow to load for a listing
+
+    if name in names("backbone"):
+        own = load_group("backbone", name)
+        if "_target_" in own:
+            load = backbone_loader(own.pop("_target_"))
+            del own["usual"]
+            return bind(load, own | options | {"pretrained": pretrained})()
+        if not options.get("checkpoint") and options.get("state_dict") is None:
+            options["checkpoint"] = own["checkpoint"]
+        options.setdefault("architecture", own.get("architecture"))
+    elif name and ":" not in name and not options.get("architecture"):
+        known = [*loading.architectures(), *names("backbone")]
+        if name not in known:
+            raise unknown("backbone", name, known)
+    return loading.load_backbone(name, pretrained, **options)
+
+
+def backbone_loader(target: str | None) -> Callable[..., Backbone]:
+    """The function that a file of conf/backbone names under ``_target_``; open_clip's otherwise.
+
+    Raises:
+        LabError: not a function that a yaml may name.
+    """
+    from sclip_lab.network import loading
+
+    return loading.load_backbone if target is None else locate(target, ("sclip_lab.network",))
+
+
+def load_guidance(name: str, **options: Any) -> Guide:
+    """A second network: of ``conf/guidance``, or any that
+    `sclip_lab.network.guidance.load_guidance` knows by name.
+
+    Args:
+        name: a file of conf/guidance without its ending, or as there.
+        **options: as there. Those given replace the file's.
+
+    Raises:
+        LabError: unknown name, or weights that cannot be had or do not fit.
+    """
+    from sclip_lab.network import guidance  # torch and timm: too slow to load for a listing
+
+    if name in names("guidance"):
+        return guidance.load_guidance(**load_group("guidance", name, options))
+    return guidance.load_guidance(name, **options)
+
+
+def load_protocol(name: str, dataset: str | None = None, **overrides: Any) -> Protocol:
+    """A protocol of ``conf/protocol`` with its values for one data set.
+
+    >>> load_protocol("sclip", "voc21", short_side=448).logit_scale
+    65.0
+
+    Args:
+        name: a file of conf/protocol, without its ending.
+        dataset: the data set's name; None, or one that the protocol does not know: usual values.
+        **overrides: its fields with other values. ``readout`` and ``refinement`` also take the
+            name of a file in conf/readout and conf/refinement.
+
+    Raises:
+        LabError: unknown name, field or value.
+    """
+    choices = {kind: _pop_name(overrides, kind) for kind in PLACES}
+    given = load_group("protocol", name, overrides, choices=_given(choices), dataset=dataset)
+    return build_protocol(given)
+
+
+def load_part(kind: str, name: str) -> dict[str, Any]:
+    """A file of conf/attention/prior, mix or repair."""
+    return load_group(f"attention/{kind}", name)
+
+
+def _pop_name(overrides: dict[str, Any], key: str) -> str | None:
+    """An override that names a file instead of giving values."""
+    return overrides.pop(key) if isinstance(overrides.get(key), str) else None
+
+
+def _given(choices: Mapping[str, str | None]) -> dict[str, str]:
+    return {kind: name for kind, name in choices.items() if name is not None}
+
+
+def variant_label(variant: Variant, protocol: str | None = None, dataset: str | None = None) -> str:
+    """What a table calls a variant: its file's name, and the values that differ from those that
+    the file has on this data set under this protocol.
+
+    >>> variant_label(load_attention("csa", temperature=2.0))
+    'csa(temperature=2.0)'
+    """
+    if variant.name not in names("attention"):
+        return variant.name
+    usual = _usual(variant.name, protocol, dataset)
+    # What the file leaves to the user has no usual value, and differs from any.
+    left = {key: variant.config.get(key) for key, value in usual.items() if value == "???"}
+    before = {**build({**usual, **left}, variant.name).config, **dict.fromkeys(left)}
+    changed = _differences(before, variant.config)
+    return f"{variant.name}({', '.join(changed)})" if changed else variant.name
+
+
+def _usual(name: str, protocol: str | None, dataset: str | None) -> dict[str, Any]:
+    """A variant's file as `load_group` gives it, five times as fast: for labels, one a job."""
+    config = alone("attention", name)
+    if "attention" not in config:  # a file that says where it stands
+        return load_group("attention", name, dataset=dataset, protocol=protocol)
+    config.dataset, config.protocol = {"name": dataset}, {"name": protocol or ""}
+    return plain_config(config.attention)
+
+
+def _differences(usual: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in given.items():
+        before = usual.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            found += _differences(before, value, f"{prefix}{key}.")
+        elif isinstance(value, Mapping) and "_target_" in value:
+            own = ", ".join(f"{k}={v}" for k, v in value.items() if k != "_target_")
+            found.append(f"{prefix}{key}={str(value['_target_']).rpartition('.')[2]}[{own}]")
+        elif value != before:
+            found.append(f"{prefix}{key}={value}")
+    return found

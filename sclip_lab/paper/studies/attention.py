@@ -1,0 +1,159 @@
+"""Where chosen points look: vanilla attention and CSA, over the whole photo."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.paper.studies import Study
+from sclip_lab.report.curves import spec
+from sclip_lab.report.figure import Figure
+from sclip_lab.report.found import Found
+from sclip_lab.report.overlay import attention_over_photo
+from sclip_lab.report.pictures import FONT
+from sclip_lab.report.verdicts import FAILS, HOLDS, MEASURED, OPEN, Verdict, nothing
+
+if TYPE_CHECKING:
+    from sclip_lab.data.base import Sample
+    from sclip_lab.evaluation.spec import Spec
+
+POINTS = 3
+CAPTION = "mean of each diagnostic over photos; docs/diagnostics.md says what they are"
+CLAIMS = {
+    "spatial_invariance": ("CSA's maps depend on where they look from more than vanilla's", -1),
+    "inter_class_mass": ("Less of CSA's attention falls on other classes than of vanilla's", -1),
+    "attention_same_class_auroc": ("CSA's weights tell the same class from others better", 1),
+}
+
+
+def _cells(found: Found) -> dict[str, str]:
+    cells = {name: spec(found, variant=name) for name in ("vanilla", "csa")}
+    return {name: key for name, key in cells.items() if key}
+
+
+def _verdicts(found: Found) -> list[Verdict]:
+    """Paired over photos: the mean difference of a measure with its bootstrap interval."""
+    cells, judged = _cells(found), []
+    if len(cells) < 2 or not len(found.measured):
+        return [nothing(claim, "not measured") for claim, _ in CLAIMS.values()]
+    for measure, (claim, sign) in CLAIMS.items():
+        rows = found.measured[found.measured["measure"] == measure]
+        grid = rows.assign(spec=rows["spec"].astype(str)).pivot_table(
+            index="image", columns="spec", values="value", observed=True
+        )
+        if not set(cells.values()) <= set(grid):
+            judged.append(nothing(claim, f"{measure} was not measured"))
+            continue
+        grid = grid[list(cells.values())].dropna()
+        gaps = (grid[cells["csa"]] - grid[cells["vanilla"]]).to_numpy()
+        draw = np.random.default_rng(0)
+        means = gaps[draw.integers(len(gaps), size=(2000, len(gaps)))].mean(1)
+        low, high = np.quantile(means, [0.025, 0.975])
+        sure = low * high > 0 and len(gaps) >= MEASURED
+        answer = OPEN if not sure else HOLDS if gaps.mean() * sign > 0 else FAILS
+        why = (
+            f"{measure.replace('_', ' ')} {grid[cells['csa']].mean():.2f} against "
+            f"{grid[cells['vanilla']].mean():.2f}: {gaps.mean():+.2f} [{low:+.2f}, {high:+.2f}], "
+            f"{len(gaps)} photos"
+        )
+        judged.append(Verdict(claim, answer, why))
+    return judged
+
+
+def _sample(found: Found, any_spec: Spec) -> Sample:
+    names, wanted = list(any_spec.dataset.names), found.options.get("image")
+    if wanted is None:
+        return any_spec.dataset[0]
+    if wanted not in names:
+        raise unknown(f"image of {any_spec.dataset.name}", wanted, names)
+    return any_spec.dataset[names.index(wanted)]
+
+
+def _figures(found: Found) -> dict[str, Figure]:
+    cells = {name: key for name, key in _cells(found).items() if key in found.specs}
+    if not cells:
+        return {}
+    first = found.specs[next(iter(cells.values()))]
+    sample = _sample(found, first)
+    height, width = sample.mask.shape
+    points = found.options.get("points") or _default_points(sample, first)
+    for row, column in points:
+        if not (0 <= row < height and 0 <= column < width):
+            raise LabError(
+                f"--points {row},{column} lies outside {sample.name}, {height} x {width}"
+            )
+    specs = {name: found.specs[key] for name, key in cells.items()}
+    return {"attention": _drawn(sample, points, specs)}
+
+
+def _default_points(sample: Sample, any_spec: Spec) -> list[tuple[int, int]]:
+    from sclip_lab.evaluation.observers import region_points
+
+    found = region_points(sample.mask, any_spec.dataset.ignore_index, POINTS)
+    return [(int(row), int(column)) for row, column in found]
+
+
+def _drawn(sample: Sample, points: list[tuple[int, int]], specs: dict[str, Spec]) -> Figure:
+    rows, columns = 1 + len(specs), len(points)
+    ratio = sample.mask.shape[0] / sample.mask.shape[1]
+    colors = ["#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00"]
+    with rc_context(FONT):
+        figure = Figure(figsize=(0.9 + 2.0 * columns, 0.3 + 2.0 * ratio * rows),
+                        layout="constrained")  # fmt: skip
+        axes: Any = figure.subplots(rows, columns, squeeze=False)
+        maps = {name: attention_over_photo(s, sample.image, points) for name, s in specs.items()}
+        grey = sample.image.mean(2) / 255 * 0.5 + 0.5
+        for column, (y, x) in enumerate(points):
+            color = colors[column % len(colors)]
+            axes[0, column].imshow(sample.image)
+            axes[0, column].set_title(f"point {y},{x}")
+            for row, name in enumerate(specs, start=1):
+                weights = maps[name][column]
+                ax = axes[row, column]
+                ax.imshow(grey, cmap="gray", vmin=0, vmax=1)
+                top = float(np.nanmax(weights)) or 1.0
+                ax.imshow(weights, cmap="inferno", vmin=0, vmax=top, alpha=0.8)
+            for ax in axes[:, column]:
+                ax.plot(x, y, "o", ms=7, mfc="none", mec="black", mew=2.4)
+                ax.plot(x, y, "o", ms=7, mfc="none", mec=color, mew=1.4)
+                ax.set_xticks([])
+                ax.set_yticks([])
+        shades = ScalarMappable(Normalize(0, 1), "inferno")
+        bar = figure.colorbar(shades, ax=axes[1:], shrink=0.6, aspect=30, pad=0.01)
+        bar.set_ticks([0, 1], labels=["0", "map's\nmaximum"])
+        figure.set_label(
+            f"{sample.name}: where the patch under each point looks, mean over heads; points are "
+            "row,column in pixels; grey: no window holds both the point and the place"
+        )
+        for row, name in enumerate(["photo", *specs]):
+            axes[row, 0].set_ylabel(name)
+    return figure
+
+
+def _tables(found: Found) -> dict[str, pd.DataFrame]:
+    cells = _cells(found)
+    if not len(found.measured):
+        return {}
+    rows = found.measured.assign(spec=found.measured["spec"].astype(str))
+    names = {key: name for name, key in cells.items()}
+    grid = rows.assign(variant=rows["spec"].map(names)).pivot_table(
+        index="measure", columns="variant", values="value", observed=True
+    )
+    table = grid.rename_axis(None, axis=1).reset_index()
+    table.attrs = {"plain": tuple(names.values()), "caption": CAPTION}
+    return {"attention": table}
+
+
+STUDY = Study(
+    question="Where does the patch under a chosen point look, with vanilla attention and with CSA?",
+    verdicts=_verdicts,
+    figures=_figures,
+    tables=_tables,
+    order=5,
+)

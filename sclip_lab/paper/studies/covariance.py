@@ -1,0 +1,202 @@
+"""Which diagnostic predicts the score, and what CSA changes in which layer and head."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from sclip_lab import results
+from sclip_lab.core.errors import LabError
+from sclip_lab.diagnostics import MEASURES
+from sclip_lab.paper.studies import Study
+from sclip_lab.report.annotate import label_points
+from sclip_lab.report.curves import spec
+from sclip_lab.report.figure import Figure
+from sclip_lab.report.figures import COLORS, style
+from sclip_lab.report.found import Found
+from sclip_lab.report.verdicts import FAILS, HOLDS, MEASURED, OPEN, Verdict, nothing
+
+RESAMPLES = 500
+PAGE = 12  # charts in one picture
+# What SCLIP's argument is about.
+CLAIMED = ("spatial_invariance", "inter_class_mass", "attention_same_class_auroc",
+           "feature_same_class_auroc")  # fmt: skip
+MAPPED = ("spatial_invariance", "inter_class_mass", "attention_entropy")
+BETTER = {"high": "right is good", "low": "left is good"}
+
+
+@lru_cache(maxsize=1)  # for claims, table and figures of one part
+def correlations(found: Found) -> pd.DataFrame:
+    """`results.relations` of these cells, strongest first: measure, Spearman, its interval over
+    photos, variants, photos, which direction is good, and whether that is what was found."""
+    columns = ["measure", "rho", "low", "high", "variants", "photos", "good", "as expected"]
+    if not len(found.measured):
+        return pd.DataFrame(columns=columns)
+    try:
+        table = results.relations(found.df, found.measured, n=RESAMPLES)
+    except LabError:
+        return pd.DataFrame(columns=columns)
+    table = table[table["spearman"].notna() & (table["variants"] > 3)]
+    answers = {True: "yes", False: "no"}
+    shown = pd.DataFrame(
+        {
+            "measure": table["measure"],
+            "rho": table["spearman"],
+            "low": table["low"],
+            "high": table["high"],
+            "variants": table["variants"],
+            "photos": table["photos"],
+            "good": table["better"],
+            "as expected": [answers.get(value, "") for value in table["as_expected"]],
+        }
+    ).reset_index(drop=True)
+    shown.attrs = {
+        "plain": ("rho", "low", "high"),
+        "caption": "Which diagnostic predicts mIoU over variants: Spearman's correlation with a "
+        "95 % interval over photos. good: the direction that a good variant should have; as "
+        "expected: whether the interval lies on that side of 0. Controls are left out",
+    }
+    return shown
+
+
+def _verdicts(found: Found) -> list[Verdict]:
+    table, judged = correlations(found).set_index("measure"), []
+    for measure in CLAIMED:
+        better = MEASURES[measure].better
+        claim = f"Variants with {better}er {measure.replace('_', ' ')} score higher"
+        if measure not in table.index:
+            judged.append(nothing(claim, "not measured on four variants"))
+            continue
+        row = table.loc[measure]
+        answer = {"yes": HOLDS, "no": FAILS}.get(str(row["as expected"]), OPEN)
+        answer = answer if row["photos"] >= MEASURED else OPEN
+        why = (
+            f"Spearman {row['rho']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] over "
+            f"{row['variants']} variants, {row['photos']} photos"
+        )
+        judged.append(Verdict(claim, answer, why))
+    if len(table) and table["photos"].iloc[0] >= MEASURED:
+        top = table.iloc[0]
+        judged.append(Verdict(
+            f"One diagnostic, {str(table.index[0]).replace('_', ' ')}, orders variants nearly as "
+            "their score does: its correlation with it is above 0.8 in size",
+            HOLDS if min(abs(top["low"]), abs(top["high"])) > 0.8 and top["low"] * top["high"] > 0
+            else FAILS if max(abs(top["low"]), abs(top["high"])) < 0.8 else OPEN,
+            f"Spearman {top['rho']:+.2f} [{top['low']:+.2f}, {top['high']:+.2f}], the strongest "
+            f"of {len(table)}",
+        ))  # fmt: skip
+    return judged
+
+
+def _scatter(ax: Axes, found: Found, points: pd.DataFrame, measure: str, size: float) -> None:
+    mine = points[points["measure"] == measure].dropna(subset="value")
+    x, y = mine["value"].to_list(), (100 * mine["score"]).to_list()
+    ax.plot(x, y, "o", color=COLORS[0], markersize=3.5)
+    control = MEASURES[measure].control
+    chance = (
+        points.loc[points["measure"] == control, "value"] if control else pd.Series(dtype=float)
+    )
+    if len(chance):
+        ax.axvline(chance.mean(), color="0.6", ls=":", lw=1)
+        ax.annotate("control", (chance.mean(), 1), (2, -6), ("data", "axes fraction"),
+                    "offset points", fontsize=5, color="0.4")  # fmt: skip
+    ax.margins(0.2, 0.12)
+    ax.set_xlim(ax.get_xlim())
+    ax.set_ylim(ax.get_ylim())
+    label_points(ax, x, y, [found.name(s) for s in mine["spec"].astype(str)], (size, size), 4.5)
+
+
+def _scatters(found: Found, table: pd.DataFrame) -> dict[str, Figure]:
+    points = results.points(found.df, found.measured)
+    rows_of = table.set_index("measure")
+    names, drawn = list(rows_of.index), {}
+    for start in range(0, len(names), PAGE):
+        page = names[start : start + PAGE]
+        columns = min(3, len(page))
+        rows = -(-len(page) // columns)
+        with style():
+            size = (0.6 + 2.9 * columns, 0.3 + 2.7 * rows)
+            apart = ConstrainedLayoutEngine(h_pad=0.12)  # inches: titles keep off the axis above
+            figure = Figure(figsize=size, layout=apart)
+            axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+            for ax, measure in zip(axes, page, strict=False):
+                _scatter(ax, found, points, measure, 2.2)
+                row, good = rows_of.loc[measure], BETTER.get(MEASURES[measure].better)
+                ax.set_xlabel(measure.replace("_", " ") + (f" ({good})" if good else ""))
+                ax.set_title(f"Spearman {row['rho']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]")
+            for ax in axes[::columns]:
+                ax.set_ylabel("mIoU x100")
+            for ax in axes[len(page) :]:
+                ax.set_axis_off()
+        figure.set_label("each point is a variant; Spearman's correlation with its interval over "
+                         "photos, the closest relations first")  # fmt: skip
+        tail = f"_{start // PAGE + 1}" if len(names) > PAGE else ""
+        drawn[f"covariance{tail}"] = figure
+    return drawn
+
+
+def _heat_maps(found: Found) -> Figure | None:
+    """A measure by layer and head, of vanilla attention and of CSA."""
+    measured = found.layers
+    pair = {name: spec(found, variant=name) for name in ("vanilla", "csa")}
+    if not len(measured) or None in pair.values():
+        return None
+    rows = measured.assign(spec=measured["spec"].astype(str))
+    known = [name for name in MAPPED if name in set(rows["measure"])]
+    if not known:
+        return None
+    tables = {}
+    for measure in known:
+        for name, key in pair.items():
+            mine = rows[(rows["measure"] == measure) & (rows["spec"] == key) & (rows["head"] >= 0)]
+            tables[measure, name] = mine.pivot_table(index="layer", columns="head", values="value")
+    depth, heads = (max(table.shape[axis] for table in tables.values()) for axis in (0, 1))
+    with style():
+        size = (1.0 + 2 * max(1.4, 0.24 * heads), 0.5 + len(known) * max(1.2, 0.2 * depth + 0.5))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(len(known), 2, squeeze=False)
+        for line, measure in zip(axes, known, strict=True):
+            values = np.concatenate([tables[measure, name].to_numpy().ravel() for name in pair])
+            low, high = float(np.nanmin(values)), float(np.nanmax(values))
+            for ax, name in zip(line, pair, strict=True):
+                table = tables[measure, name]
+                sns.heatmap(table, ax=ax, vmin=low, vmax=high, cmap="viridis", cbar=ax is line[1],
+                            cbar_kws={"label": measure.replace("_", " ")})  # fmt: skip
+                ax.set_yticks(np.arange(len(table)) + 0.5, [str(i + 1) for i in table.index],
+                              rotation=0)  # fmt: skip
+                ax.set_xticks([])
+                ax.set(xlabel=f"{table.shape[1]} heads", ylabel="block" if ax is line[0] else "")
+                direction = {"high": "bright is good", "low": "dark is good"}.get(
+                    MEASURES[measure].better
+                )
+                ax.set_title(f"{name} ({direction})" if direction else name)
+    figure.set_label("by block and head; CSA rewrites the last block alone, the others are the "
+                     "network's own")  # fmt: skip
+    return figure
+
+
+def _figures(found: Found) -> dict[str, Figure]:
+    table = correlations(found)
+    drawn = _scatters(found, table) if len(table) else {}
+    heads = _heat_maps(found)
+    return drawn | ({"covariance_layers": heads} if heads is not None else {})
+
+
+def _tables(found: Found) -> dict[str, pd.DataFrame]:
+    table = correlations(found)
+    return {"covariance": table} if len(table) else {}
+
+
+STUDY = Study(
+    question="Which diagnostic of attention and features predicts the score of a variant, and in "
+    "which layers and heads does CSA change it?",
+    verdicts=_verdicts,
+    figures=_figures,
+    tables=_tables,
+    order=6,
+)

@@ -1,0 +1,82 @@
+"""CSA in the last n blocks, with residual and MLP kept or dropped."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sclip_lab.paper.studies import Study
+from sclip_lab.report import published
+from sclip_lab.report.curves import curves, number, pick, spec
+from sclip_lab.report.found import Found
+from sclip_lab.report.verdicts import Verdict, best, higher
+
+KEPT = {
+    "residual and MLP kept": (True, True),
+    "MLP dropped": (True, False),
+    "residual dropped": (False, True),
+    "both dropped": (False, False),
+}
+
+
+def _blocks(value: object) -> float:
+    """How many blocks are rewritten: "last 3" is 3, a list its length."""
+    text = str(value)
+    return float(text.count(",") + 1) if text.startswith("[") else number(text)
+
+
+def _lines(found: Found) -> dict[str, dict[float, str]]:
+    lines = {}
+    for name, (residual, mlp) in KEPT.items():
+        table = pick(found, variant="csa", attention__residual=residual, attention__mlp=mlp)
+        known = table.get("attention.layers", pd.Series(dtype=object))
+        places = {_blocks(value): str(key) for key, value in known.items()}
+        lines[name] = dict(sorted(places.items()))
+    return {name: places for name, places in lines.items() if places}
+
+
+def _verdicts(found: Found) -> list[Verdict]:
+    judged, lines = [], _lines(found)
+    for name, places in lines.items():
+        if 1.0 in places and len(places) > 1:
+            claim = f"CSA in the last block alone is best ({name})"
+            usual = name == "residual and MLP kept"
+            judged.append(best(found, places[1.0], list(places.values()), claim,
+                               published="1.6" if usual else ""))  # fmt: skip
+    ends = ("residual and MLP kept", "both dropped")
+    kept, dropped = (lines.get(name, {}).get(1.0) for name in ends)
+    if kept and dropped:
+        claim = "In the last block, dropping residual and MLP improves CSA"
+        judged.append(higher(found, dropped, kept, claim))
+    bare = spec(found, variant="maskclip", attention__residual=False, attention__mlp=False)
+    maskclip = spec(found, variant="maskclip", attention__residual=True)
+    if kept and maskclip:
+        claim = "CSA is better than MaskCLIP, residual and MLP kept"
+        judged.append(higher(found, kept, maskclip, claim, published="1.2"))
+    if dropped and bare:
+        claim = "CSA is better than MaskCLIP, residual and MLP dropped"
+        judged.append(higher(found, dropped, bare, claim, published="1.2"))
+    return judged
+
+
+def _figures(found: Found) -> dict[str, Figure]:
+    references = {"vanilla": spec(found, variant="vanilla")}
+    references["MaskCLIP"] = spec(found, variant="maskclip", attention__residual=True)
+    lines = _lines(found)
+    figure = curves(found, {"CSA in the last n blocks": lines}, references)
+    figure.set_label("CSA in the last n blocks; band: 95 % interval over photos")
+    return {"layers": figure}
+
+
+def _tables(found: Found) -> dict[str, pd.DataFrame]:
+    return {"layers": published.scores(found)}
+
+
+STUDY = Study(
+    question="In how many of the last blocks should attention be changed, and should these blocks "
+    "keep their residual connection and MLP?",
+    verdicts=_verdicts,
+    figures=_figures,
+    tables=_tables,
+    order=3,
+)

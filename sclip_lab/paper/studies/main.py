@@ -1,0 +1,97 @@
+"""Vanilla, MaskCLIP and CSA over the benchmarks, with and without PAMR."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from sclip_lab.paper.studies import Study
+from sclip_lab.report import figures as charts
+from sclip_lab.report import published
+from sclip_lab.report.curves import pick
+from sclip_lab.report.figure import Figure, paged
+from sclip_lab.report.found import Found
+from sclip_lab.report.gains import per_class, per_size
+from sclip_lab.report.verdicts import Verdict, higher, nothing
+
+
+def _cell(found: Found, variant: str, refined: bool) -> str | None:
+    table = pick(found, variant=variant)
+    table = table[[_refined(row) == refined for _, row in table.iterrows()]]
+    return str(table.index[0]) if len(table) else None
+
+
+def _refined(row: pd.Series) -> bool:
+    target = row.get("protocol.refinement._target_")
+    return isinstance(target, str)
+
+
+def _verdicts(found: Found) -> list[Verdict]:
+    judged = []
+    for dataset in found.df["dataset"].astype(str).unique():
+        part = found.only(dataset=dataset)
+        vanilla, maskclip, csa = (_cell(part, v, False) for v in ("vanilla", "maskclip", "csa"))
+        pairs = [
+            ("CSA is better than vanilla attention", csa, vanilla),
+            ("CSA is better than MaskCLIP", csa, maskclip),
+            ("MaskCLIP is better than vanilla attention", maskclip, vanilla),
+            ("Refinement by PAMR improves CSA", _cell(part, "csa", True), csa),
+        ]
+        for claim, a, b in pairs:
+            if a is None or b is None:
+                judged.append(nothing(claim, f"not computed on {dataset}", "1.2"))
+            else:
+                judged.append(higher(part, a, b, f"{claim} ({dataset})", published="1.2"))
+    return judged
+
+
+def wide(found: Found) -> pd.DataFrame:
+    """Methods by data sets with their average: the paper's main table."""
+    cells = found.cells
+    method = [
+        f"{row['attention']}{' + PAMR' if _refined(row) else ''}" for _, row in cells.iterrows()
+    ]
+    table = cells.assign(method=method, dataset=cells["dataset"].astype(str))
+    grid, unbeaten = (
+        table.pivot_table(
+            index="method", columns="dataset", values=name, sort=False, aggfunc="first"
+        ).rename_axis(None, axis=1)
+        for name in ("miou", "unbeaten")
+    )
+    bold = {str(dataset): unbeaten[dataset].eq(True).to_list() for dataset in unbeaten}
+    grid = grid.astype(float)
+    if grid.shape[1] > 1:
+        grid["average"] = grid.mean(axis=1, skipna=False)
+    grid = grid.reset_index()
+    grid.attrs = {"caption": published.BOLD, "bold": bold}
+    return grid
+
+
+def _tables(found: Found) -> dict[str, pd.DataFrame]:
+    tables = {"main": wide(found), "main_published": published.scores(found)}
+    for dataset in found.df["dataset"].astype(str).unique():
+        part = found.only(dataset=dataset)
+        pair = [_cell(part, variant, False) for variant in ("csa", "vanilla")]
+        if None not in pair:
+            tables[f"main_gain_per_class_{dataset}"] = per_class(part, *map(str, pair))
+            sizes = per_size(part, *map(str, pair))
+            if len(sizes):
+                tables[f"main_gain_per_size_{dataset}"] = sizes
+    return tables
+
+
+def _figures(found: Found) -> Mapping[str, Figure]:
+    classes = charts.per_class_pages(found.df, found.summary)
+    return paged("main_bars", charts.bar_pages(found.summary)) | paged("main_per_class", classes)
+
+
+STUDY = Study(
+    question="Is correlative self-attention better than vanilla attention and than attention to "
+    "self, on which data sets, classes and sizes of regions, and does refinement change that?",
+    verdicts=_verdicts,
+    figures=_figures,
+    tables=_tables,
+    across=("dataset",),
+    order=0,
+)

@@ -1,0 +1,125 @@
+"""Every method under one protocol, and each under its own: ranks with intervals."""
+
+from __future__ import annotations
+
+import pandas as pd
+import seaborn as sns
+
+from sclip_lab.paper.studies import Study
+from sclip_lab.report import published
+from sclip_lab.report.figure import Figure
+from sclip_lab.report.figures import COLORS, style
+from sclip_lab.report.found import Found
+from sclip_lab.report.verdicts import Verdict, best, higher, nothing
+from sclip_lab.results.statistics.across import ranks
+
+ONE = "unified"
+RIVALS = ("clearclip", "naclip", "scclip", "resclip")
+
+
+def _unified(found: Found) -> Found:
+    protocols = found.cells["protocol"].astype(str)
+    return found.of(list(found.cells.index[protocols == ONE]))
+
+
+def _pairs(found: Found) -> dict[tuple[str, str], tuple[str, str]]:
+    """Variant and another protocol -> (spec under that one, spec under the one that all share).
+
+    A variant may have several: FreeCP's protocol is for ClearCLIP and GEM, which have their own.
+    """
+    cells = found.cells
+    same = cells[cells["protocol"].astype(str) == ONE]
+    shared = {str(cell["attention"]): str(spec) for spec, cell in same.iterrows()}
+    return {
+        (str(cell["attention"]), str(cell["protocol"])): (str(spec), shared[str(cell["attention"])])
+        for spec, cell in cells.iterrows()
+        if str(cell["protocol"]) != ONE and str(cell["attention"]) in shared
+    }
+
+
+def _verdicts(found: Found) -> list[Verdict]:
+    one, judged = _unified(found), []
+    if one.df["spec"].nunique() > 1:
+        specs = list(one.cells.sort_values("miou", ascending=False).index)
+        judged.append(best(one, specs[0], specs, f"Under one protocol one method, "
+                           f"{one.name(specs[0])}, is surely ahead of all others"))  # fmt: skip
+        first = next((s for s in specs if one.name(s) == "csa"), None)
+        if first:
+            rivals = {one.name(s): s for s in specs if one.name(s) in RIVALS}
+            family = [(spec, first) for spec in rivals.values()]
+            for rival, spec in rivals.items():
+                claim = f"{rival} is better than CSA under one protocol"
+                judged.append(higher(one, spec, first, claim, family))
+    pairs = _pairs(found)
+    for (name, protocol), (own, shared) in pairs.items():
+        claim = f"{name} is better under protocol {protocol} than under the one that all share"
+        judged.append(higher(found, own, shared, claim, list(pairs.values())))
+    if not pairs:
+        judged.append(nothing("Methods are better under their own protocols", "none was computed"))
+    return judged
+
+
+def _figures(found: Found) -> dict[str, Figure]:
+    one = _unified(found)
+    if one.df["spec"].nunique() < 2:
+        return {}
+    table = ranks(one.df).sort_values("rank", ignore_index=True)
+    with style():
+        size = (5.0, 0.8 + 0.15 * len(table))
+        figure = Figure(figsize=size, layout="constrained")
+        ax = figure.subplots()
+        rows = range(len(table))
+        ax.hlines(rows, table["low"], table["high"], color=COLORS[5], lw=4)
+        ax.plot(table["rank"], rows, "o", color=COLORS[0], markersize=4)
+        scores = [f"{n}   {100 * s:.1f}" for n, s in zip(table["attention"], table["score"],
+                                                         strict=True)]  # fmt: skip
+        ax.set_yticks(rows, scores)
+        ax.set_ylim(len(table) - 0.4, -0.6)
+        ax.set_xlabel("rank by mIoU, 1 is best")
+        sns.despine(ax=ax)
+    figure.set_label(
+        "ranks under one protocol; bars hold 95 % of resamples of photos, and are no test: see the "
+        "verdicts"
+    )
+    pairs = _pairs(found)
+    return {"methods": figure} | ({"methods_own": _own(found, pairs)} if pairs else {})
+
+
+def _own(found: Found, pairs: dict[tuple[str, str], tuple[str, str]]) -> Figure:
+    """What each method gains by its own protocol."""
+    rows = {name: found.difference(*pair) for name, pair in pairs.items()}
+    names = sorted(rows, key=lambda name: -rows[name]["difference"])
+    with style():
+        figure = Figure(figsize=(5.0, 0.9 + 0.2 * len(names)), layout="constrained")
+        ax = figure.subplots()
+        ax.axvline(0, color="0.6", lw=1)
+        for place, name in enumerate(names):
+            row = rows[name]
+            ax.plot([100 * row["low"], 100 * row["high"]], [place, place], color=COLORS[5], lw=4)
+            ax.plot(100 * row["difference"], place, "o", color=COLORS[0], markersize=4)
+        own = [100 * found.score(pairs[name][0]) for name in names]
+        ticks = [f"{name}, {protocol}   {score:.1f}"
+                 for (name, protocol), score in zip(names, own, strict=True)]  # fmt: skip
+        ax.set_yticks(range(len(names)), ticks)
+        ax.set_ylim(len(names) - 0.4, -0.6)
+        ax.set_xlabel("gain in mIoU x100 over the shared protocol,\n95 % interval (right is good)")
+        sns.despine(ax=ax)
+    figure.set_label(
+        "each method with a protocol of its own code, and its score under that; gain over its "
+        "score under the protocol that all share"
+    )
+    return figure
+
+
+def _tables(found: Found) -> dict[str, pd.DataFrame]:
+    return {"methods": published.scores(found)}
+
+
+STUDY = Study(
+    question="In which order do methods come under one protocol, and what does each gain by its "
+    "own?",
+    verdicts=_verdicts,
+    figures=_figures,
+    tables=_tables,
+    order=11,
+)

@@ -1,0 +1,162 @@
+"""Short side, window and stride: what resolution costs and what it brings."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from sclip_lab.paper.studies import Study
+from sclip_lab.report.annotate import label_points
+from sclip_lab.report.curves import pick
+from sclip_lab.report.figure import Figure
+from sclip_lab.report.figures import color, style
+from sclip_lab.report.found import Found
+from sclip_lab.report.verdicts import Verdict, best, higher, nothing
+
+if TYPE_CHECKING:
+    from sclip_lab.evaluation.spec import Spec
+
+SIZES = ("short_side", "crop_size", "stride")
+REPEATS = 3
+
+
+def _settings(found: Found, variant: str) -> dict[tuple[int, int, int], str]:
+    table = pick(found, variant=variant)
+    if not {f"protocol.{name}" for name in SIZES} <= set(table):
+        return {}  # cells of another program do not say
+    columns = [table[f"protocol.{name}"] for name in SIZES]
+    # A side of null (the photo as it is, or the whole photo as one window) is none to compare.
+    settings = {tuple(int(v) for v in row[1:]): str(row[0])
+                for row in zip(table.index, *columns, strict=True)
+                if not any(pd.isna(v) for v in row[1:])}  # fmt: skip
+    return dict(sorted(settings.items()))  # type: ignore[arg-type]
+
+
+def _told(sizes: tuple[int, int, int]) -> str:
+    return "/".join(map(str, sizes))
+
+
+def seconds(spec: Spec) -> float:
+    """Of one variant on the first photo, from pixels to patch embeddings: the fastest of three."""
+    from sclip_lab.segmentation.encoded import encode
+    from sclip_lab.segmentation.photos import prepare
+
+    photo, taken = spec.dataset[0].image, []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        plan, image = prepare(photo, spec.protocol, spec.backbone)
+        for _, encoded in encode(spec.backbone, plan.cut(image), [spec.attention]):
+            encoded.patches.sum().item()  # waits for a GPU
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def _cost(found: Found) -> dict[tuple[int, int, int], float]:
+    """Seconds per photo by setting; empty where the network is not at hand."""
+    settings = _settings(found, "csa")
+    return {sizes: seconds(found.specs[s]) for sizes, s in settings.items() if s in found.specs}
+
+
+def _verdicts(found: Found) -> list[Verdict]:
+    csa, vanilla = _settings(found, "csa"), _settings(found, "vanilla")
+    if len(csa) < 2:
+        return [nothing("Larger photos are better for CSA", "only one setting was computed")]
+    judged = []
+    names = {spec: f"{variant} {_told(sizes)}" for variant, settings in (("csa", csa),
+             ("vanilla", vanilla)) for sizes, spec in settings.items()}  # fmt: skip
+    sides = sorted({side for side, _, _ in csa})
+    for small, large in pairwise(sides):
+        pair = [(small, c, s) for a, c, s in csa if a == large and (small, c, s) in csa]
+        if pair:
+            claim = f"CSA is better at short side {large} than at {small}, with equal windows"
+            setting = pair[0]
+            larger = csa[(large, setting[1], setting[2])]
+            judged.append(higher(found, larger, csa[setting], claim,
+                                 published="1.6", names=names))  # fmt: skip
+    side, crop, _ = next(iter(csa))
+    strides = sorted({s for a, c, s in csa if (a, c) == (side, crop)})
+    if len(strides) > 1:
+        claim = f"Windows that overlap are better: stride {strides[0]} beats {strides[-1]}"
+        dense, sparse = csa[(side, crop, strides[0])], csa[(side, crop, strides[-1])]
+        judged.append(higher(found, dense, sparse, claim, names=names))
+    top = max(csa, key=lambda sizes: found.score(csa[sizes]))
+    claim = f"Short side / window / stride {_told(top)} is better than all others"
+    judged.append(best(found, csa[top], list(csa.values()), claim, names=names))
+    if top in vanilla:
+        claim = "CSA is better than vanilla attention at the sizes that are best for CSA"
+        judged.append(higher(found, csa[top], vanilla[top], claim, names=names))
+    return judged
+
+
+def _figures(found: Found) -> dict[str, Figure]:
+    cost = _cost(found)
+    if len(cost) < 2:
+        return {}
+    with style():
+        figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+        ax = figure.subplots()
+        shown: tuple[list[float], list[float], list[str]] = ([], [], [])
+        for variant in ("csa", "vanilla"):
+            settings = {s: spec for s, spec in _settings(found, variant).items() if s in cost}
+            if not settings:
+                continue
+            places = [cost[sizes] for sizes in settings]
+            scores = [100 * found.score(spec) for spec in settings.values()]
+            shade = color(variant, 0)
+            ax.plot(places, scores, "o", color=shade, markersize=4, label=variant)
+            front = _front(list(zip(places, scores, strict=True)))
+            ax.plot(*zip(*front, strict=True), "-", color=shade, lw=1, alpha=0.6)
+            if variant == "csa":
+                shown = places, scores, [_told(sizes) for sizes in settings]
+        ax.set_xscale("log")
+        ax.margins(0.12)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlim(ax.get_xlim())
+        ax.set_ylim(ax.get_ylim())
+        label_points(ax, *shown, size=(3.9, 2.7), fontsize=5)
+        ax.set_xlabel("seconds per photo, measured now")
+        ax.set_ylabel("mIoU x100")
+        figure.set_label(
+            "short side / window / stride in pixels; up and left is good; lines join the "
+            "settings that no cheaper one beats"
+        )
+        ax.legend(frameon=False)
+        sns.despine(ax=ax)
+    return {"preprocessing": figure}
+
+
+def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points that no cheaper point beats, by cost."""
+    kept: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        if not kept or y > kept[-1][1]:
+            kept.append((x, y))
+    return kept
+
+
+def _tables(found: Found) -> dict[str, pd.DataFrame]:
+    rows = [
+        {**dict(zip(SIZES, sizes, strict=True)), "variant": variant, "mIoU": found.score(spec)}
+        for variant in ("vanilla", "csa")
+        for sizes, spec in _settings(found, variant).items()
+    ]
+    table = pd.DataFrame(rows)
+    table.attrs["caption"] = "mIoU x100; short side, window and stride in pixels"
+    return {"preprocessing": table}
+
+
+STUDY = Study(
+    question="How large should photos and windows be, how much should windows overlap, and what "
+    "does a point of mIoU cost?",
+    verdicts=_verdicts,
+    figures=_figures,
+    tables=_tables,
+    order=4,
+)

@@ -1,0 +1,102 @@
+"""Photos by how much CSA gains over vanilla: the best, a middling and the worst."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sclip_lab import results
+from sclip_lab.paper.studies import Study
+from sclip_lab.report import pictures
+from sclip_lab.report.curves import spec
+from sclip_lab.report.found import Found
+from sclip_lab.report.gains import per_photo
+from sclip_lab.report.verdicts import FAILS, HOLDS, OPEN, Verdict, nothing, told
+
+EACH = 2  # photos of each kind
+
+
+def _pair(found: Found) -> tuple[str, str] | None:
+    csa, vanilla = spec(found, variant="csa"), spec(found, variant="vanilla")
+    return (csa, vanilla) if csa and vanilla else None
+
+
+def chosen(found: Found) -> dict[str, list[str]]:
+    """Names of photos: largest gain, median, smallest; none twice, so with few photos fewer."""
+    pair = _pair(found)
+    if pair is None:
+        return {}
+    photos = [str(name) for name in per_photo(found, *pair).index]
+    each = min(EACH, max(1, len(photos) // 3))
+    largest, others = photos[::-1][:each], photos[:-each]
+    smallest, others = others[:each], others[each:]
+    middle = max(0, (len(others) - each) // 2)
+    median = others[middle : middle + each]
+    return {"largest gain": largest, "median": median, "smallest gain": smallest}
+
+
+def _photos(found: Found) -> list[str]:
+    return list(dict.fromkeys(name for names in chosen(found).values() for name in names))
+
+
+def _verdicts(found: Found) -> list[Verdict]:
+    claim = "CSA is better than vanilla attention on most photos"
+    pair = _pair(found)
+    if pair is None:
+        return [nothing(claim, "not computed")]
+    from scipy.stats import binomtest
+
+    gains = per_photo(found, *pair)["gain"]
+    better, worse = int((gains > 0).sum()), int((gains < 0).sum())
+    test = binomtest(better, better + worse) if better + worse else None
+    sure = test is not None and test.pvalue < 0.05
+    answer = OPEN if not sure else HOLDS if better > worse else FAILS
+    p = f", sign test p = {test.pvalue:.2g}" if test else ""
+    why = f"better on {better}, worse on {worse} of {len(gains)} photos{p}; {told(found, *pair)}"
+    return [Verdict(claim, answer, why)]
+
+
+def _figures(found: Found) -> dict[str, Figure]:
+    shown = []
+    by_name = {panel.name: panel for panel in found.panels}
+    scores = results.miou(found.df, ["spec", "image"])
+    scores.index = scores.index.map(lambda key: (str(key[0]), str(key[1])))
+    for kind, names in chosen(found).items():
+        for name in names:
+            if name in by_name:
+                panel = by_name[name]
+                labelled = [
+                    replace(p, label=f"{p.label}: {100 * scores.get((p.spec, name), 0):.0f}")
+                    for p in panel.predictions
+                ]
+                shown.append(replace(panel, name=f"{kind}: {name}", predictions=labelled))
+    if not shown:
+        return {}
+    figure = pictures.panel(shown, named=True)
+    figure.set_label("photos by the gain of CSA over vanilla attention; numbers: mIoU x100 on the "
+                     "photo by itself")  # fmt: skip
+    return {"qualitative": figure}
+
+
+def _tables(found: Found) -> dict[str, pd.DataFrame]:
+    pair = _pair(found)
+    if pair is None:
+        return {}
+    table = per_photo(found, *pair).reset_index()
+    table.columns = ["photo", found.name(pair[0]), found.name(pair[1]), "gain"]
+    table = table.assign(photo=table["photo"].astype(str))
+    kept = pd.concat([table.tail(5).iloc[::-1], table.head(5).iloc[::-1]]).drop_duplicates()
+    kept.attrs["caption"] = "mIoU x100 on single photos: five largest gains, five smallest"
+    return {"qualitative": kept.reset_index(drop=True)}
+
+
+STUDY = Study(
+    question="What does the gain look like: where it is largest, in the middle, and smallest?",
+    verdicts=_verdicts,
+    figures=_figures,
+    tables=_tables,
+    photos=_photos,
+    order=7,
+)

@@ -1,0 +1,120 @@
+"""Does the gain of CSA survive blur, noise, compression and darkness."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sclip_lab.paper.studies import Study
+from sclip_lab.report.curves import curves, pick
+from sclip_lab.report.found import Found
+from sclip_lab.report.verdicts import Verdict, higher
+
+WEIGHT = ".weight"
+PREFIX = "protocol.views."
+MEANING = {  # parameter of a change, and its unit
+    "blur": ("sigma", "of sigma {} pixels"),
+    "noise": ("sigma", "of sigma {} in 0 .. 255"),
+    "jpeg": ("quality", "of quality {}"),
+    "brightness": ("factor", "times {}"),
+}
+VARIANTS = ("vanilla", "maskclip", "csa")
+
+
+def _condition(cell: pd.Series) -> tuple[str, int]:
+    """Which change a cell's photos went through, and how strong: ("blur", 2), ("photo", 0)."""
+    for key, value in cell.items():
+        name = str(key).removeprefix(PREFIX).removesuffix(WEIGHT)
+        if str(key).startswith(PREFIX) and str(key).endswith(WEIGHT) and value == 1:
+            kind, _, strength = name.partition("_")
+            return kind, int(strength or 0)
+    return "photo", 0
+
+
+def _grid(found: Found) -> dict[str, dict[str, dict[float, str]]]:
+    """Change -> variant -> strength -> spec; strength 0 is the photo as it is."""
+    lines: dict[str, dict[str, dict[float, str]]] = {}
+    clean = {}
+    for variant in VARIANTS:
+        for spec, cell in pick(found, variant=variant).iterrows():
+            kind, strength = _condition(cell)
+            if kind == "photo":
+                clean[variant] = str(spec)
+            else:
+                lines.setdefault(kind, {}).setdefault(variant, {})[float(strength)] = str(spec)
+    for variants in lines.values():
+        for variant, places in variants.items():
+            if variant in clean:
+                places[0.0] = clean[variant]
+            variants[variant] = dict(sorted(places.items()))
+    return lines
+
+
+def _verdicts(found: Found) -> list[Verdict]:
+    pairs = {}
+    for kind, variants in _grid(found).items():
+        csa, vanilla = variants.get("csa", {}), variants.get("vanilla", {})
+        for strength in sorted(set(csa) & set(vanilla) - {0.0}):
+            pairs[f"{kind}, strength {strength:g} of 3"] = (csa[strength], vanilla[strength])
+    family = list(pairs.values())
+    names = {
+        spec: name for pair in family for spec, name in zip(pair, ("csa", "vanilla"), strict=True)
+    }
+    return [
+        higher(found, *pair, f"CSA is better than vanilla attention: {change}", family, names=names)
+        for change, pair in pairs.items()
+    ]
+
+
+def _tables(found: Found) -> dict[str, pd.DataFrame]:
+    rows = []
+    for kind, variants in _grid(found).items():
+        csa, vanilla = variants.get("csa", {}), variants.get("vanilla", {})
+        for strength in sorted(set(csa) & set(vanilla)):
+            row = found.difference(csa[strength], vanilla[strength])
+            scores = {name: found.score(places[strength]) for name, places in variants.items()}
+            rows.append(
+                {"change": kind, "strength": int(strength), **scores, "gain": row["difference"]}
+                | {"interval": f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"}
+            )
+    table = pd.DataFrame(rows)
+    table.attrs["caption"] = "mIoU x100, and the gain of CSA over vanilla with its 95 % interval"
+    return {"robustness": table} if rows else {}
+
+
+def _strengths(found: Found, kinds: list[str]) -> list[str]:
+    """What the strengths of each change are, as its views say."""
+    told = []
+    for kind in kinds:
+        name, words = MEANING.get(kind, ("", ""))
+        columns = sorted(c for c in map(str, found.cells) if _is_view(c, kind, name))
+        values = [found.cells[column].dropna().iloc[0] for column in columns]
+        if values:
+            told.append(f"{kind} {words.format(', '.join(f'{value:g}' for value in values))}")
+    return told
+
+
+def _is_view(column: str, kind: str, parameter: str) -> bool:
+    return column.startswith(f"{PREFIX}{kind}_") and column.endswith(f".change.{parameter}")
+
+
+def _figures(found: Found) -> dict[str, Figure]:
+    grid = _grid(found)
+    panels = {f"{kind}, strength": variants for kind, variants in grid.items()}
+    if not panels:
+        return {}
+    figure = curves(found, panels)
+    figure.set_label(
+        "changed photos by strength, 0 is the photo itself; band: 95 % interval. "
+        f"Strengths 1 to 3: {'; '.join(_strengths(found, list(grid)))}"
+    )
+    return {"robustness": figure}
+
+
+STUDY = Study(
+    question="Does the gain of CSA survive when photos are blurred, noisy, compressed or dark?",
+    verdicts=_verdicts,
+    figures=_figures,
+    tables=_tables,
+    order=10,
+)

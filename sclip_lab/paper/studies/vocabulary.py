@@ -1,0 +1,90 @@
+"""What class names, prompts and thresholds are worth, beside the choice of attention."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sclip_lab.paper.studies import Study
+from sclip_lab.report.bars import grouped
+from sclip_lab.report.found import Found
+from sclip_lab.report.verdicts import Verdict, higher, nothing
+
+CHANGED = ("vocabulary", "templates", "prob_threshold")
+EMBEDDED = "patchwork_vit"
+ONE_TOKEN = (
+    "reads every word that it never saw as one and the same token, so synonyms and distractors are "
+    "one more text to it, whatever they say, and score alike"
+)
+
+
+def _setting(cell: pd.Series, usual: pd.Series) -> str:
+    """What differs from the usual cell; "as published" for nothing."""
+    parts = []
+    for name in CHANGED:
+        value, before = cell.get(f"protocol.{name}"), usual.get(f"protocol.{name}")
+        if str(value) != str(before):
+            parts.append(f"{name.replace('prob_', '')} {value}")
+    return ", ".join(parts) or "as published"
+
+
+def _grid(found: Found) -> dict[str, dict[str, str]]:
+    """Setting -> variant -> spec."""
+    grid: dict[str, dict[str, str]] = {}
+    for variant, rows in found.cells.groupby("variant", sort=False):
+        for spec, cell in rows.iterrows():
+            grid.setdefault(_setting(cell, rows.iloc[0]), {})[str(variant)] = str(spec)
+    return grid
+
+
+def _verdicts(found: Found) -> list[Verdict]:
+    grid = _grid(found)
+    usual = grid.pop("as published", {})
+    judged = []
+    csa, vanilla = usual.get("csa"), usual.get("vanilla")
+    if not csa or not vanilla or not grid:
+        return [nothing("The vocabulary matters more than attention", "cells are missing")]
+    both = {s: v for s, v in grid.items() if {"csa", "vanilla"} <= v.keys()}
+    family = [(v["csa"], v["vanilla"]) for v in both.values()]
+    for setting, pair in zip(both, family, strict=True):
+        claim = f"CSA stays better than vanilla attention: {setting}"
+        names = dict(zip(pair, ("csa", "vanilla"), strict=True))
+        judged.append(higher(found, *pair, claim, family, names=names))
+    changed = {s: v["csa"] for s, v in grid.items() if "csa" in v}
+    worst = min(changed, key=lambda setting: found.score(changed[setting]))
+    claim = (
+        "The worst names, prompts or threshold cost CSA more than vanilla attention in its place"
+    )
+    family = [(vanilla, spec) for spec in changed.values()]
+    names = {changed[worst]: f"csa, {worst},", vanilla: "vanilla, as published,"}
+    judged.append(higher(found, vanilla, changed[worst], claim, family, names=names))
+    return judged
+
+
+def _figures(found: Found) -> dict[str, Figure]:
+    figure = grouped(found, _grid(found))
+    words = ["names, prompts and thresholds, each changed alone from the published setting"]
+    if EMBEDDED in set(found.df["backbone"].astype(str)):
+        words.append(f"{EMBEDDED} {ONE_TOKEN}")
+    figure.set_label("; ".join(words))
+    return {"vocabulary": figure}
+
+
+def _tables(found: Found) -> dict[str, pd.DataFrame]:
+    rows = [
+        {"setting": setting, **{name: found.score(spec) for name, spec in variants.items()}}
+        for setting, variants in _grid(found).items()
+    ]
+    table = pd.DataFrame(rows)
+    table.attrs["caption"] = "mIoU x100"
+    return {"vocabulary": table}
+
+
+STUDY = Study(
+    question="How much do class names, prompt templates and thresholds move the score, compared "
+    "with the choice of attention?",
+    verdicts=_verdicts,
+    figures=_figures,
+    tables=_tables,
+    order=9,
+)

@@ -1,0 +1,257 @@
+"""Several data sets together: the mean of their scores, and who is first on which.
+
+Benchmarks share photos: VOC20 and VOC21, Context59 and Context60, COCO-Object and COCO-Stuff. Two
+images of one name are one photo, and it is drawn for all its data sets or for none: photos are
+resampled within strata, one for each set of data sets that hold a photo, so that every data set
+keeps its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.results.statistics import multiple
+from sclip_lab.results.statistics.intervals import interval, p_value
+from sclip_lab.results.statistics.permutation import permutation_p
+from sclip_lab.results.statistics.resampling import Design, Sample, Scored, score
+from sclip_lab.results.statistics.uncertainty import check, not_beaten, samples
+from sclip_lab.results.table.choices import Choice, choose, names
+from sclip_lab.results.table.scores import spec_rows
+
+VARIANT = ["attention", "backbone", "protocol"]
+
+
+class Together:
+    """Variants that were evaluated on all data sets of a results DataFrame.
+
+    A variant is a label with a backbone and a protocol, and with whatever else tells two specs of
+    these apart on one data set. What a protocol sets for a data set (a threshold, a scale) does
+    not.
+
+    Args:
+        df: from `results.load`.
+        statistic, n, seed: as in `results.bootstrap`.
+        apart: data sets whose image names mean nothing elsewhere, such as numbers.
+
+    Attributes:
+        table: one row per variant: attention, backbone, protocol, and what tells them apart.
+        datasets: their names. left_out: variants that lack one of them.
+        samples: per variant, per data set, its counts. scores: the same, scored.
+
+    Raises:
+        LabError: an unknown data set in ``apart``; specs of one variant and data set, or of one
+            data set, with different images; no variant that has all data sets.
+    """
+
+    def __init__(
+        self,
+        df: pd.DataFrame,
+        statistic: str = "miou",
+        n: int = 2000,
+        seed: int = 0,
+        apart: Collection[str] = (),
+    ) -> None:
+        self.datasets = [str(name) for name in df["dataset"].unique()]
+        for name in apart:
+            if name not in self.datasets:
+                raise unknown("data set", name, self.datasets)
+        specs = spec_rows(df)
+        distinct = [*VARIANT, *_distinguishing(specs)]
+        specs["variant"] = specs.groupby(distinct, dropna=False, observed=True, sort=False).ngroup()
+        counts = {spec: sample for spec, _, _, sample in samples(df)}
+        places, self.design = _design(df, n, seed, apart)
+        rows, self.samples, self.left_out = [], [], []
+        for _, members in specs.groupby("variant", sort=False):
+            found = {str(row["dataset"]): str(row["spec"]) for _, row in members.iterrows()}
+            label = str(members["attention"].iloc[0])
+            if len(found) < len(members):
+                raise LabError(f"'{label}' has several specs of one data set, equal but for names")
+            if set(found) < set(self.datasets):
+                self.left_out.append(label)
+                continue
+            rows.append(members[distinct].iloc[0])
+            self.samples.append([_placed(counts[found[d]], places[d], d) for d in self.datasets])
+        if not rows:
+            raise LabError(f"no variant was evaluated on all of {', '.join(self.datasets)}")
+        self.table = pd.DataFrame(rows).reset_index(drop=True)
+        flat = score([s for row in self.samples for s in row], self.design, statistic)
+        width = len(self.datasets)
+        self.scores = [flat[k : k + width] for k in range(0, len(flat), width)]
+
+    @property
+    def means(self) -> list[Scored]:
+        """Per variant, the mean over data sets."""
+        return [Scored.mean(row) for row in self.scores]
+
+    def attrs(self, level: float) -> dict[Any, Any]:
+        return {"level": level, "datasets": self.datasets, "left_out": self.left_out}
+
+
+def mean_over_datasets(
+    df: pd.DataFrame,
+    statistic: str = "miou",
+    n: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    apart: Collection[str] = (),
+) -> pd.DataFrame:
+    """The average of the table's last column, with its interval.
+
+    Args:
+        df, statistic, n, seed, apart: see `Together`. level: of the interval.
+
+    Returns:
+        One row per variant: attention, backbone, protocol, what else tells them apart; mean, low,
+        high, unbeaten (`results.summary`), datasets (how many), photos (different ones), and a
+        column per data set with its score. ``attrs``: level, datasets, left_out.
+    """
+    check(statistic, n, level)
+    all_of = Together(df, statistic, n, seed, apart)
+    bounds = [interval(mean, level) for mean in all_of.means]
+    table = all_of.table.assign(
+        mean=[mean.estimate for mean in all_of.means],
+        low=[low for low, _ in bounds],
+        high=[high for _, high in bounds],
+        unbeaten=not_beaten(all_of.means, level),
+        datasets=len(all_of.datasets),
+        photos=len(all_of.design.strata),
+    )
+    for k, dataset in enumerate(all_of.datasets):
+        table[dataset] = [row[k].estimate for row in all_of.scores]
+    table.attrs = all_of.attrs(level)
+    return table
+
+
+def mean_differences(
+    df: pd.DataFrame,
+    baseline: Choice = "vanilla",
+    statistic: str = "miou",
+    n: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    apart: Collection[str] = (),
+) -> pd.DataFrame:
+    """Every variant's mean over data sets against one.
+
+    Args:
+        baseline: a choice that names one variant, see `sclip_lab.results.table.choices`.
+        df, statistic, n, level, seed, apart: as `mean_over_datasets`.
+
+    Returns:
+        One row per other variant: a, b, difference, low, high, p, p_permutation (a photo is
+        swapped in all its data sets), p_holm, p_max_t, datasets, photos.
+
+    Raises:
+        LabError: a baseline that is unknown or names several variants.
+    """
+    check(statistic, n, level)
+    all_of = Together(df, statistic, n, seed, apart)
+    # `choose` wants the columns of a table of specs; a variant has no key of its own.
+    table = all_of.table.assign(spec=[f"{k}" for k in range(len(all_of.table))], dataset="all")
+    chosen = choose(table, baseline).rows
+    if len(chosen) != 1:
+        raise LabError(f"baseline {baseline} names {len(chosen)} variants; name one of them")
+    start = int(chosen.index[0])
+    photos, means, rows, gaps = len(all_of.design.strata), all_of.means, [], []
+    for k in range(len(table)):
+        if k == start:
+            continue
+        gap = means[k] - means[start]
+        gaps.append(gap)
+        a, b = names(table.iloc[k], table.iloc[start])
+        low, high = interval(gap, level)
+        pairs = list(zip(all_of.samples[k], all_of.samples[start], strict=True))
+        swapped = permutation_p(pairs, photos, statistic, n, seed)
+        row = {"a": a, "b": b, "difference": gap.estimate, "low": low, "high": high}
+        rows.append(row | {"p": p_value(gap), "p_permutation": swapped})
+    if not rows:
+        raise LabError(f"nothing to compare with {baseline}: no other variant")
+    compared = pd.DataFrame(rows)
+    compared["p_holm"] = multiple.holm(compared["p"].to_numpy())
+    compared["p_max_t"] = multiple.max_t(gaps)
+    compared = compared.assign(datasets=len(all_of.datasets), photos=photos)
+    compared.attrs = all_of.attrs(level)
+    return compared
+
+
+def ranks(
+    df: pd.DataFrame,
+    statistic: str = "miou",
+    n: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    apart: Collection[str] = (),
+) -> pd.DataFrame:
+    """Places of the variants, for a picture.
+
+    No test comes with it: five benchmarks that do not share photos are too few for one over
+    data sets (with five, even the same winner everywhere has p = 0.06 in a sign test).
+
+    Returns:
+        One row per variant and data set: the variant's columns, dataset, score, rank (1 is best,
+        equal scores share their mean place), low, high (quantiles of the rank on resampled
+        photos), mean_rank (over data sets). ``attrs``: level, datasets, left_out.
+    """
+    check(statistic, n, level)
+    all_of = Together(df, statistic, n, seed, apart)
+    tables = []
+    for k, dataset in enumerate(all_of.datasets):
+        estimates = np.array([[row[k].estimate for row in all_of.scores]])
+        resampled = np.stack([row[k].resampled for row in all_of.scores], axis=1)
+        places = _ranks(resampled[~np.isnan(resampled).any(axis=1)])
+        low, high = np.quantile(places, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        tables.append(
+            all_of.table.assign(
+                dataset=dataset, score=estimates[0], rank=_ranks(estimates)[0], low=low, high=high
+            )
+        )
+    table = pd.concat(tables, ignore_index=True)
+    table["mean_rank"] = np.tile(
+        table["rank"].to_numpy().reshape(len(tables), -1).mean(0), len(tables)
+    )
+    table.attrs = all_of.attrs(level)
+    return table
+
+
+def _ranks(scores: np.ndarray) -> np.ndarray:
+    """Place within each row, the highest first."""
+    return pd.DataFrame(-scores).rank(axis=1).to_numpy()
+
+
+def _distinguishing(specs: pd.DataFrame) -> list[str]:
+    """Config columns in which specs of one name differ on one data set."""
+    groups = specs.groupby([*VARIANT, "dataset"], observed=True, sort=False)
+    columns = [c for c in map(str, specs) if c.startswith(tuple(f"{v}." for v in VARIANT))]
+    return [c for c in columns if (groups[c].nunique(dropna=False) > 1).any()]
+
+
+def _design(
+    df: pd.DataFrame, n: int, seed: int, apart: Collection[str]
+) -> tuple[dict[str, np.ndarray], Design]:
+    """Per data set the place of each of its images among all photos, and how these are drawn."""
+    df = df.astype({"image": "category"})
+    held: dict[tuple[str, int], list[str]] = {}
+    images: dict[str, np.ndarray] = {}
+    for dataset, rows in df.groupby("dataset", observed=True, sort=False):
+        name = str(dataset)
+        images[name] = np.unique(rows["image"].cat.codes.to_numpy())
+        for code in images[name]:
+            held.setdefault((name if name in apart else "", int(code)), []).append(name)
+    place = {photo: k for k, photo in enumerate(held)}
+    strata = pd.factorize(pd.Series(["\0".join(owners) for owners in held.values()]))[0]
+    places = {
+        name: np.array([place[(name if name in apart else "", int(c))] for c in codes])
+        for name, codes in images.items()
+    }
+    return places, Design(strata, n, seed)
+
+
+def _placed(sample: Sample, places: np.ndarray, dataset: str) -> Sample:
+    if len(sample.totals) != len(places):
+        raise LabError(f"specs of data set '{dataset}' were evaluated on different images")
+    return Sample(sample.totals, places)

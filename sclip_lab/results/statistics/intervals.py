@@ -1,0 +1,149 @@
+"""Intervals and p-values of a score under a design; `docs/statistics.md` says how well they cover.
+
+``corrected`` is what the laboratory reports. It is Student's interval around a score without its
+bias: the standard error comes from leaving out one photo at a time (the jackknife: Efron and
+Stein, Annals of Statistics 9, 1981), the bias from the bootstrap (Efron and Tibshirani, An
+Introduction to the Bootstrap, 1993, chapter 10). mIoU is a mean of ratios: on few photos it is
+too low, and the plain bootstrap moves further down with every resample that lacks a class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import special
+
+from sclip_lab.core.errors import unknown
+from sclip_lab.results.statistics.resampling import Scored
+
+Interval = tuple[float, float]
+# A standard error below this share of the scale 1 is rounding.
+_ROUNDING = 1e-12
+
+
+def standard_error(scored: Scored) -> tuple[float, float]:
+    """Jackknife standard error and its degrees of freedom, summed over strata.
+
+    sum over strata h of (n_h - 1) / n_h * sum of squares of (score without one - their mean);
+    degrees of freedom after Satterthwaite, n - 1 for one stratum.
+
+    Returns:
+        both NaN with fewer than two photos. A photo that is alone in its stratum adds nothing.
+    """
+    parts, freedom = [], []
+    for members in scored.design.members:
+        values = scored.without[members]
+        values = values[~np.isnan(values)]
+        if len(values) > 1:
+            squares = np.square(values - values.mean()).sum()
+            parts.append((len(values) - 1) / len(values) * squares)
+            freedom.append(len(values) - 1)
+    if not parts:
+        return np.nan, np.nan
+    total = sum(parts)
+    if total == 0:
+        return 0.0, float(sum(freedom))
+    spread = sum(part**2 / free for part, free in zip(parts, freedom, strict=True))
+    return float(np.sqrt(total)), float(total**2 / spread)
+
+
+def bias(scored: Scored) -> float:
+    """Bootstrap estimate of the bias: mean of the resampled scores minus the score.
+
+    What the resamples happened to draw is taken out to first order, with the influence of each
+    photo from the jackknife (Efron, JASA 85, 1990): of a score that is linear it is exactly 0.
+    """
+    if np.isnan(scored.resampled).all() or np.isnan(scored.without).all():
+        return np.nan
+    luck = 0.0
+    for members in scored.design.members:
+        influence = scored.without[members] - np.nanmean(scored.without[members])
+        share = (len(members) - 1) / len(members)
+        luck -= share * np.nansum(influence * (scored.drawn[members] - 1))
+    return float(np.nanmean(scored.resampled) - scored.centre - luck)
+
+
+def corrected(scored: Scored, level: float = 0.95) -> Interval:
+    """Student's interval without bias, cut at the score's bounds, never without the estimate."""
+    if np.isnan(scored.estimate):
+        return np.nan, np.nan
+    error, freedom = standard_error(scored)
+    reach = error * special.stdtrit(freedom, (1 + level) / 2)
+    middle = scored.centre - bias(scored)
+    low, high = np.clip([middle - reach, middle + reach], *scored.bounds)
+    # np.minimum keeps NaN: the interval of one photo.
+    return float(np.minimum(low, scored.estimate)), float(np.maximum(high, scored.estimate))
+
+
+def percentile(scored: Scored, level: float = 0.95) -> Interval:
+    """Quantiles of the resampled scores."""
+    return _quantiles(scored, (1 - level) / 2, (1 + level) / 2)
+
+
+def bca(scored: Scored, level: float = 0.95) -> Interval:
+    """Bias-corrected and accelerated (Efron, JASA 82, 1987)."""
+    from scipy import stats  # takes half a second, and is asked for rarely
+
+    kept = scored.resampled[~np.isnan(scored.resampled)]
+    away = np.nanmean(scored.without) - scored.without
+    below = stats.percentileofscore(kept, scored.centre, kind="mean") / 100 if kept.size else np.nan
+    with np.errstate(invalid="ignore", divide="ignore"):
+        skew = np.nansum(away**3) / (6 * np.nansum(away**2) ** 1.5)
+        shift = special.ndtri(below)
+        ends = shift + special.ndtri([(1 - level) / 2, (1 + level) / 2])
+        low, high = special.ndtr(shift + ends / (1 - skew * ends))
+    if np.isnan(low):  # resamples that are all equal
+        return percentile(scored, level)
+    return _quantiles(scored, low, high)
+
+
+METHODS: dict[str, Callable[[Scored, float], Interval]] = {
+    "corrected": corrected,
+    "percentile": percentile,
+    "bca": bca,
+}
+
+
+def interval(scored: Scored, level: float = 0.95, method: str = "corrected") -> Interval:
+    """Low and high; NaN where the score is.
+
+    Raises:
+        LabError: unknown method.
+    """
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    return METHODS[method](scored, level)
+
+
+def studentised(scored: Scored) -> tuple[float, float]:
+    """The score without its bias in standard errors, and degrees of freedom; 0 where the field's
+    score has the other sign."""
+    error, freedom = standard_error(scored)
+    middle = scored.centre - bias(scored)
+    if middle * scored.estimate < 0:
+        return 0.0, freedom
+    if error <= _ROUNDING:
+        return (0.0 if abs(middle) <= _ROUNDING else float(np.copysign(np.inf, middle))), freedom
+    return middle / error, freedom
+
+
+def p_value(scored: Scored) -> float:
+    """Two-sided p of "the true value is 0", below 1 - level where `corrected` excludes 0.
+
+    Returns:
+        NaN where the score or its error is. A difference that is the same on all photos has no
+        error: it gets 2 / 2^photos, the least that swapping the two photo by photo can show.
+    """
+    statistic, freedom = studentised(scored)
+    if np.isinf(statistic):
+        return float(2.0 ** (1 - len(scored.design.strata)))
+    return float(2 * special.stdtr(freedom, -abs(statistic)))
+
+
+def _quantiles(scored: Scored, low: float, high: float) -> Interval:
+    kept = scored.resampled[~np.isnan(scored.resampled)]
+    if not kept.size:
+        return np.nan, np.nan
+    first, last = np.quantile(kept, [low, high])
+    return float(first), float(last)

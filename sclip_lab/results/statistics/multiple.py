@@ -1,0 +1,80 @@
+"""p-values of several questions at once.
+
+A family is what is asked together. Holm and max-T keep the chance of a single wrong "differs" in
+the family below alpha, Benjamini and Hochberg the expected share of wrong ones among all found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from sclip_lab.results.statistics.intervals import studentised
+from sclip_lab.results.statistics.resampling import Scored
+from sclip_lab.results.table.metrics import Array
+
+
+def holm(p: npt.ArrayLike) -> Array:
+    """Holm's step-down adjustment (Scandinavian Journal of Statistics 6, 1979).
+
+    Args:
+        p: (questions,) in 0 .. 1; NaN is no question.
+
+    Returns:
+        (questions,) adjusted, NaN where p is.
+    """
+    p = np.asarray(p, np.float64)
+    order = np.argsort(p, kind="stable")  # NaN last
+    asked = int(np.count_nonzero(~np.isnan(p)))
+    steps = p[order][:asked] * np.arange(asked, 0, -1)
+    adjusted = np.full(len(p), np.nan)
+    adjusted[order[:asked]] = np.minimum(1, np.maximum.accumulate(steps))
+    return adjusted
+
+
+def benjamini_hochberg(p: npt.ArrayLike) -> Array:
+    """Benjamini and Hochberg's adjustment (JRSS B 57, 1995), by scipy; args as `holm`."""
+    p = np.asarray(p, np.float64)
+    asked = ~np.isnan(p)
+    adjusted = np.full(len(p), np.nan)
+    if asked.any():
+        from scipy import stats  # takes half a second, and is asked for rarely
+
+        adjusted[asked] = stats.false_discovery_control(p[asked])
+    return adjusted
+
+
+def max_t(differences: Sequence[Scored]) -> Array:
+    """Step-down max-T (Westfall and Young, 1993; Romano and Wolf, JASA 100, 2005).
+
+    Each difference in standard errors is compared with the largest of its family in resamples,
+    moved to a mean of 0: like Holm's, but differences that go together cost less. The
+    resampled ones are divided by the root of a chi-square over its degrees of freedom, one draw
+    a resample, so that a family of one gives Student's p.
+
+    Args:
+        differences: of one design.
+
+    Returns:
+        (differences,) adjusted p, at least 1 / (n + 1); NaN where a difference is.
+    """
+    asked = [studentised(difference) for difference in differences]
+    observed = np.array([abs(statistic) for statistic, _ in asked])
+    adjusted = np.full(len(observed), np.nan)
+    order = [int(k) for k in np.argsort(-observed, kind="stable") if not np.isnan(observed[k])]
+    if not order:
+        return adjusted
+    design = differences[0].design
+    freedom = min(free for _, free in asked if not np.isnan(free))
+    chance = np.random.default_rng([design.seed, 1]).chisquare(freedom, design.n) / freedom
+    largest = np.zeros(design.n)
+    for k in reversed(order):
+        drawn = differences[k].resampled - np.nanmean(differences[k].resampled)
+        spread = np.nanstd(drawn)
+        in_errors = np.abs(drawn) / (spread if spread > 0 else 1.0) / np.sqrt(chance)
+        largest = np.fmax(largest, in_errors)
+        adjusted[k] = (1 + np.count_nonzero(largest >= observed[k])) / (design.n + 1)
+    adjusted[order] = np.maximum.accumulate(adjusted[order])
+    return adjusted

@@ -1,0 +1,175 @@
+"""Intervals of scores, and the table of a store with them.
+
+Every spec of a data set is resampled with the same images, so that two of them can be compared by
+the difference of their scores, which is far less uncertain than either score: see
+`sclip_lab.results.statistics.comparisons`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.results.statistics import multiple
+from sclip_lab.results.statistics.intervals import METHODS, interval, p_value
+from sclip_lab.results.statistics.resampling import Design, Index, Sample, Scored, score
+from sclip_lab.results.table.scores import NAMES, STATISTICS, pixel_accuracy, spec_rows, totals_of
+from sclip_lab.results.table.support import FEW, few_classes
+
+
+class Resampled(NamedTuple):
+    """Specs of the same images: their keys, scores of one design, and counts."""
+
+    specs: list[str]
+    scores: list[Scored]
+    samples: list[Sample]
+
+
+def bootstrap(
+    df: pd.DataFrame,
+    statistic: str = "miou",
+    n: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    method: str = "corrected",
+) -> pd.DataFrame:
+    """Intervals by resampling images with replacement.
+
+    Args:
+        df: from `load`.
+        statistic: miou, pixel_accuracy or mean_accuracy.
+        n: resamples. level: coverage of the interval. seed: of the resamples.
+        method: corrected, percentile or bca; see `sclip_lab.results.statistics.intervals`.
+
+    Returns:
+        Index spec, in order of appearance; columns estimate, low, high. NaN where an estimate has
+        no pixel, and for the bounds of a single image.
+
+    Raises:
+        LabError: unknown statistic or method, n or level out of range.
+    """
+    check(statistic, n, level)
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    found = {}
+    for group in resampled(df, statistic, n, seed):
+        for spec, scored in zip(group.specs, group.scores, strict=True):
+            found[spec] = (scored.estimate, *interval(scored, level, method))
+    table = pd.DataFrame.from_dict(found, orient="index", columns=["estimate", "low", "high"])
+    return table.loc[[str(spec) for spec in df["spec"].unique()]].rename_axis("spec")
+
+
+def summary(
+    df: pd.DataFrame,
+    n: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    groups: Iterable[Resampled] | None = None,
+) -> pd.DataFrame:
+    """One row per spec: what it is, how well it scores, and how sure that is.
+
+    Args:
+        df: from `load`.
+        n, level, seed: as in `bootstrap`.
+        groups: its specs as `resampled` gives them, if they are resampled already.
+
+    Returns:
+        Columns spec, attention, backbone, dataset, protocol; miou, low, high (`bootstrap`);
+        unbeaten (True where the best of the same images does not beat it: p of the paired
+        difference, adjusted by Holm over all of them, is 1 - level or more); pixel_accuracy,
+        images, and of how many in the data set; few_classes (how many classes of the images'
+        truth are on fewer than 50 of them); and the config values that differ.
+        ``attrs["level"]`` is the level.
+    """
+    check("miou", n, level)
+    facts = {}
+    for group in resampled(df, "miou", n, seed) if groups is None else groups:
+        unbeaten = not_beaten(group.scores, level)
+        for spec, scored, free in zip(group.specs, group.scores, unbeaten, strict=True):
+            facts[spec] = (scored.estimate, *interval(scored, level), free)
+    table = spec_rows(df)
+    rows = [facts[spec] for spec in table["spec"]]
+    scores = pd.DataFrame(rows, columns=["miou", "low", "high", "unbeaten"])
+    scores["pixel_accuracy"] = pixel_accuracy(df).to_numpy()
+    images = df.groupby("spec", observed=True, sort=False)["image"].nunique()
+    scores["images"] = images.to_numpy()
+    known = df.attrs.get("of", {})
+    scores["of"] = [known.get(spec, found) for spec, found in images.items()]
+    scores["few_classes"] = few_classes(df, FEW).to_numpy()
+    table = pd.concat([table[NAMES], scores, table.drop(columns=NAMES)], axis=1)
+    table.attrs = {**df.attrs, "level": level}
+    return table
+
+
+def not_beaten(scores: list[Scored], level: float = 0.95) -> list[bool]:
+    """Which scores the highest does not beat, by Holm's adjusted p; False where there is none."""
+    estimates = np.array([scored.estimate for scored in scores])
+    if np.isnan(estimates).all():
+        return [False] * len(scores)
+    best = int(np.nanargmax(estimates))
+    others = [k for k in range(len(scores)) if k != best]
+    adjusted = multiple.holm([p_value(scores[best] - scores[k]) for k in others])
+    # Of a single image nothing is known: no p, and nobody is beaten.
+    free = {
+        k: not p < 1 - level
+        for k, p in zip(others, adjusted, strict=True)
+        if not np.isnan(estimates[k])
+    }
+    return [k == best or free.get(k, False) for k in range(len(scores))]
+
+
+def check(statistic: str, n: int, level: float) -> None:
+    """Raises LabError for arguments that no bootstrap can have."""
+    if statistic not in STATISTICS:
+        raise unknown("statistic", statistic, STATISTICS)
+    if n < 1 or not 0 < level < 1:
+        raise LabError(f"n={n}, level={level}: expected n >= 1 and 0 < level < 1")
+
+
+def resampled(df: pd.DataFrame, statistic: str, n: int, seed: int) -> Iterator[Resampled]:
+    """Score specs on n resamples, those of the same photos together (`photo_sets`)."""
+    groups: dict[int, tuple[list[str], list[Sample]]] = {}
+    number = photo_sets(df)
+    for spec, _, _, sample in samples(df):
+        specs, members = groups.setdefault(number[spec], ([], []))
+        specs.append(spec)
+        members.append(sample)
+    for specs, members in groups.values():
+        design = Design.plain(len(members[0].photos), n, seed)
+        yield Resampled(specs, score(members, design, statistic), members)
+
+
+def photo_sets(df: pd.DataFrame) -> dict[str, int]:
+    """Number the sets of photos that specs were evaluated on, in order of appearance.
+
+    Two specs can be compared in pairs where their numbers agree: same data set, same digest of
+    its photos and masks, and rows of the same images. Equal image names alone do not make two
+    splits the same photos.
+
+    Returns:
+        spec -> number, from 0.
+    """
+    configs = df.attrs.get("configs", {})
+    numbers: dict[tuple[str, str, bytes], int] = {}
+    sets = {}
+    for spec, rows in df.astype({"image": "category"}).groupby("spec", observed=True, sort=False):
+        digest = str(configs.get(str(spec), {}).get("dataset.digest", ""))
+        images = np.unique(rows["image"].cat.codes.to_numpy()).tobytes()
+        photos = (str(rows["dataset"].iloc[0]), digest, images)
+        sets[str(spec)] = numbers.setdefault(photos, len(numbers))
+    return sets
+
+
+def samples(df: pd.DataFrame) -> Iterator[tuple[str, str, Index, Sample]]:
+    """Per spec its key, data set, sorted codes of its images in the column ``image``, and counts
+    per image in that order."""
+    df = df.astype({"image": "category"})
+    for spec, rows in df.groupby("spec", observed=True, sort=False):
+        images, position = np.unique(rows["image"].cat.codes.to_numpy(), return_inverse=True)
+        totals = totals_of(rows, position, len(images))
+        dataset = str(rows["dataset"].iloc[0])
+        yield str(spec), dataset, images, Sample(totals, np.arange(len(images)))

@@ -1,0 +1,81 @@
+"""Short names for specs that are unique among the specs they stand beside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+
+from sclip_lab.results.table.scores import NAMES
+
+FACTS = ("backbone", "dataset", "protocol")  # columns of names
+PLAIN = {"readout": "cosine"}  # what a part is called that is not there
+DIGITS = 6
+VIEWS, WEIGHT = "protocol.views.", ".weight"
+
+
+def labels(table: pd.DataFrame) -> list[str]:
+    """One name per row: the variant, and of the rest as little as tells the rows apart.
+
+    Args:
+        table: one row per spec, with the columns of a `results.summary`: attention (a label),
+            backbone, dataset, protocol, and whatever configuration values differ.
+
+    Returns:
+        Unique names, in order. Where nothing that is known tells two rows apart, they get the
+        beginning of their keys.
+    """
+    names = [str(name) for name in table["attention"]]
+    varying = [name for name in FACTS if name in table and table[name].nunique() > 1]
+    varying += [name for name in map(str, table) if _tells(name)]
+    told = {column: [_value(column, value) for value in table[column]] for column in varying}
+    weights = [column for column in varying if column.startswith(VIEWS) and column.endswith(WEIGHT)]
+    if weights:  # which views count says more than every weight
+        views = {
+            column.removeprefix(VIEWS).removesuffix(WEIGHT): table[column] for column in weights
+        }
+        told = {VIEWS: _counting(views), **told}
+    for values in told.values():
+        met: dict[str, set[str]] = {}
+        for name, value in zip(names, values, strict=True):
+            met.setdefault(name, set()).add(value)
+        clash = {name for name, several in met.items() if len(several) > 1}
+        names = [
+            f"{name} · {value}" if name in clash and value else name
+            for name, value in zip(names, values, strict=True)
+        ]
+    for digits in (DIGITS, None):
+        twice = pd.Series(names).duplicated(keep=False).to_numpy()
+        keys = [str(key)[:digits] for key in table["spec"]] if "spec" in table else []
+        names = [
+            f"{name} · {key}" if clash else name
+            for name, clash, key in zip(names, twice, keys, strict=True)
+        ] or names
+    return names
+
+
+def _counting(views: Mapping[str, pd.Series]) -> list[str]:
+    """Per row the names of the views whose weight is above 0."""
+    rows = zip(*views.values(), strict=True)
+    return [" + ".join(n for n, w in zip(views, row, strict=True) if w > 0) for row in rows]
+
+
+def _tells(column: str) -> bool:
+    """Configuration values that say something to a reader: no digests, nothing of summaries."""
+    return "." in column and column not in NAMES and "digest" not in column
+
+
+def _value(column: str, value: object) -> str:
+    """A value in as few words as possible; a function is its own name, one that is missing ""."""
+    if column in FACTS:
+        return str(value)
+    path = column.split(".")
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    if path[-1] == "_target_" or (len(path) == 2 and path[-1] in PLAIN):
+        return PLAIN.get(path[-2], "") if missing else str(value).rpartition(".")[2]
+    if missing:
+        return ""
+    text = f"{value:g}" if isinstance(value, int | float) else str(value)
+    owner = path[-1] if path[-1] not in ("name", "weight") else " ".join(path[-2:])
+    return f"{owner} {text}"

@@ -1,0 +1,352 @@
+"""Reading a store: see `sclip_lab.results`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sclip_lab.core import sealed
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.results.store import cells, chunks, machines
+from sclip_lab.results.store.chunks import COUNTS, MEASURES, SKIPPED, Kind
+from sclip_lab.results.table.scores import NAMES
+
+log = logging.getLogger(__name__)
+SHORT = 12
+
+
+def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The spec.json of every spec in a store, oldest first.
+
+    Args:
+        path: the store's root.
+        keys: only these, each a key or the beginning of one; all that can be read if None, and
+            one warning names those that cannot.
+
+    Raises:
+        LabError: if there is no store, nothing in it can be read, a key matches no spec or
+            several, or a spec that was asked for cannot be read.
+    """
+    files = {file.parent.name: file for file in sorted(Path(path).glob("specs/*/spec.json"))}
+    if not files:
+        raise LabError(f"no results in {path}: expected {Path(path) / 'specs'}/<key>/spec.json")
+    wanted = None if keys is None else {_match_key(key, list(files)) for key in keys}
+    found, damaged = [], []
+    for key in sorted(files if wanted is None else wanted):
+        try:
+            found.append(cells.read(files[key]))
+        except FileNotFoundError:
+            continue
+        except LabError as error:
+            if wanted is not None:
+                raise
+            damaged.append(str(error))
+    if damaged and not found:
+        raise LabError(f"no results in {path}: {damaged[0]}")
+    _warn_of_damage(path, damaged)
+    return sorted(found, key=lambda record: (str(_created(record)), record["key"]))
+
+
+class Shared(dict[str, Any]):
+    """Facts of a frame that its copies share: pandas copies ``attrs`` deeply at every step, which
+    took minutes for the configurations of two hundred cells."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
+        return self
+
+
+def load(
+    path: str | Path,
+    keys: Sequence[str] | None = None,
+    *,
+    partial: bool = False,
+    labels: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Read a store, or what ``sclip-lab store export`` made of one.
+
+    Args:
+        path: the store's root, or the export's parquet or json file.
+        keys: only these specs, each a key or the beginning of one; all if None. A damaged file
+            of one that was asked for is an error; otherwise a warning names it, and its images
+            are missing.
+        partial: also specs of which some images are missing. Without it they are left out, and
+            one warning names them.
+        labels: key -> what to call the variant. Without it a cell has the shortest of the labels
+            under which it was asked for: vanilla rather than sharpened(temperature=1.0).
+
+    Returns:
+        One row per (spec, image, true, predicted), in the order of the specs' creation and of
+        each spec's images, whatever the order in which the files were written. Columns: spec (the
+        key's first 12 digits), attention (its label), backbone, dataset, protocol, image
+        [categorical]; true, predicted [int16]; pixels [int64]; and one column, such as
+        "attention.temperature", per config value that differs between the specs loaded.
+        ``attrs["class_names"]`` is {dataset: [names]}, ``attrs["configs"]`` {spec: flat config},
+        ``attrs["of"]`` {spec: number of its data set's images}, ``attrs["processors"]``
+        {spec: instruction set or GPU}, and ``attrs["skipped"]`` {spec: {image: why}} of images
+        that on_error=skip has left out.
+    """
+    specs, frames, unfinished = [], [], []
+    whole = not Path(path).is_file()
+    found, damaged = _all_rows(path, keys, COUNTS) if whole else (_exported(Path(path), keys), [])
+    for record, rows in found:
+        record["label"] = (labels or {}).get(record["key"], record["label"])
+        if rows["image"].nunique() < len(record["images"]):
+            unfinished.append(f"{record['label']} ({record['key'][:SHORT]})")
+            if not partial or rows.empty:
+                continue
+        specs.append(record)
+        frames.append(rows)
+    _warn_of_damage(path, damaged)
+    if unfinished and not partial:
+        warnings.warn(
+            f"left out of {path}, unfinished: {', '.join(unfinished)}; "
+            "run them to the end, or load(..., partial=True)",
+            stacklevel=2,
+        )
+    if not specs:
+        why = damaged + [f"unfinished: {', '.join(unfinished)}"] * bool(unfinished)
+        raise LabError(f"no finished results in {path}; {'; '.join(why)}")
+    names = _class_names(specs)
+    df = _tidy(specs, frames)
+    df.attrs["class_names"] = Shared(names)
+    df.attrs["configs"] = Shared({r["key"][:SHORT]: _flatten(r["config"]) for r in specs})
+    df.attrs["of"] = {r["key"][:SHORT]: len(r["images"]) for r in specs}
+    df.attrs["processors"] = {r["key"][:SHORT]: machines.processor(r) for r in specs}
+    df.attrs["skipped"] = {}
+    for record, rows in zip(specs, frames, strict=True):
+        folder = Path(path) / "specs" / record["key"]
+        left_out = chunks.read(folder, SKIPPED, record["key"]).frame
+        if len(left_out):
+            reasons = chunks.skipped(left_out, set(rows["image"]))
+            df.attrs["skipped"] |= {record["key"][:SHORT]: reasons} if reasons else {}
+    return df
+
+
+def diagnostics(
+    path: str | Path, keys: Sequence[str] | None = None, *, layers: bool = False
+) -> pd.DataFrame:
+    """What was measured beside the scores: columns as in `load`, but measure and value.
+
+    Args:
+        path, keys: as in `load`.
+        layers: the numbers of single layers and heads instead, with the columns layer (0-based
+            block) and head (-1: the layer's own number).
+
+    Returns:
+        Specs without diagnostics are left out; without any, the DataFrame is empty. Images on
+        which a measure is not defined are left out too; ``attrs["undefined"]`` counts them,
+        {measure: number}. A measure whose code changed between two cells would compare what
+        cannot be compared: only its values by the code of today are kept, with a warning.
+    """
+    found, damaged = _all_rows(path, keys, MEASURES)
+    _warn_of_damage(path, damaged)
+    found = _of_one_code(path, found)
+    dropped = ["code"] if layers else ["code", "layer", "head"]
+    kept, undefined = [], pd.Series(dtype=int)
+    for record, rows in found:
+        rows = rows[(rows["layer"] >= 0) == layers].drop(columns=dropped)
+        known = rows["value"].notna()
+        undefined = undefined.add(rows["measure"][~known].value_counts(), fill_value=0)
+        if known.any():
+            kept.append((record, rows[known]))
+    if not kept:
+        columns = [*NAMES, *(name for name in MEASURES.types if name not in dropped)]
+        df = pd.DataFrame(columns=columns)
+    else:
+        df = _tidy([record for record, _ in kept], [rows for _, rows in kept])
+    df.attrs["undefined"] = {str(name): int(count) for name, count in undefined.items()}
+    return df
+
+
+def _of_one_code(
+    path: str | Path, found: list[tuple[dict[str, Any], pd.DataFrame]]
+) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """Each measure by one code: that of today where there are several."""
+    if not found:
+        return found
+    codes = pd.concat([rows[["measure", "code"]] for _, rows in found]).drop_duplicates()
+    mixed = codes["measure"][codes["measure"].duplicated()].unique()
+    if not len(mixed):
+        return found
+    warnings.warn(
+        f"left out of {path}, measured before the code of the measure changed: some values of "
+        f"{', '.join(mixed)}; evaluate their cells with diagnostics again",
+        stacklevel=3,
+    )
+    return [
+        (record, rows[~rows["measure"].isin(mixed) | chunks.of_today(rows)])
+        for record, rows in found
+    ]
+
+
+def _tidy(specs: list[dict[str, Any]], frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """Frames below each other, with their spec's names before and parameters behind."""
+    images = pd.Index([image for record in specs for image in record["images"]]).unique()
+    rows = pd.concat(frames, ignore_index=True)
+    rows["image"] = pd.Categorical(rows["image"], images)
+    table = spec_table(specs)
+    for name in NAMES:
+        table[name] = pd.Categorical(table[name], table[name].unique())
+    repeats = np.repeat(np.arange(len(specs)), [len(frame) for frame in frames])
+    columns = table.iloc[repeats].reset_index(drop=True)
+    return pd.concat([columns[NAMES], rows, columns.drop(columns=NAMES)], axis=1)
+
+
+def specs(path: str | Path) -> pd.DataFrame:
+    """One row per spec of a store: names, key, created, images, done (of them), whole config."""
+    counted, damaged = _all_rows(path, None, COUNTS)
+    _warn_of_damage(path, damaged)
+    found = [record for record, _ in counted]
+    table = spec_table(found, only_differing=False)
+    done = [rows["image"].nunique() for _, rows in counted]
+    facts = pd.DataFrame(
+        {
+            "key": [record["key"] for record in found],
+            "created": [_created(record) for record in found],
+            "images": [len(record["images"]) for record in found],
+            "done": done,
+        }
+    )
+    return pd.concat([table[NAMES], facts, table.drop(columns=NAMES)], axis=1)
+
+
+def _created(record: dict[str, Any]) -> Any:
+    return record.get("created", record.get("provenance", {}).get("created", ""))
+
+
+def _match_key(key: str, known: list[str]) -> str:
+    matches = [name for name in known if key and name.startswith(key)]
+    if len(matches) > 1 and key not in matches:
+        raise LabError(f"spec key '{key}' begins {len(matches)} keys: {', '.join(matches)}")
+    if not matches:
+        raise unknown("spec key", key, known)
+    return key if key in matches else matches[0]
+
+
+def _all_rows(
+    path: str | Path, keys: Sequence[str] | None, kind: Kind
+) -> tuple[list[tuple[dict[str, Any], pd.DataFrame]], list[str]]:
+    """Rows of every spec, and what was found damaged; an error where the specs were asked for."""
+    found, damaged, unsealed = [], [], 0
+    for record in records(path, keys):
+        folder = Path(path) / "specs" / record["key"]
+        chunk = chunks.read(folder, kind, record["key"])
+        unsealed += len(chunk.unsealed)
+        try:
+            if chunk.damaged and keys is not None:
+                raise chunk.damaged[0]
+            found.append((record, _in_order(chunk.frame, record, kind)))
+        except LabError as error:
+            if keys is not None:
+                raise
+            damaged.append(str(error))
+        damaged += map(str, chunk.damaged)
+    if unsealed:
+        log.info("%d files in %s have no seal: see sclip-lab store repair", unsealed, path)
+    return found, damaged
+
+
+def _exported(path: Path, keys: Sequence[str] | None) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """As `_all_rows`, from an export: its json holds the records, and a digest of its table.
+
+    Raises:
+        LabError: one of both is missing, or not what was written.
+    """
+    about, table = path.with_suffix(".json"), path.with_suffix(".parquet")
+    try:
+        described, is_sealed = sealed.read_json(about)
+        rows = sealed.read_table(table, "rows", {}, ["spec", *COUNTS.types]).content
+        digest = sealed.seal({}, table.read_bytes())
+    except FileNotFoundError as error:
+        raise LabError(f"an export has two files: {error.filename} is missing") from None
+    listed = described.get("cells")
+    if not is_sealed or not isinstance(listed, list):
+        raise sealed.Damaged(about, "is no export's")
+    if described.get("table_digest") != digest:
+        raise sealed.Damaged(table, f"is not the table that {about.name} belongs to")
+    for record in listed:
+        cells.check(about, record if isinstance(record, dict) else {}, is_sealed)
+    by_key = {record["key"]: record for record in listed}
+    chosen = by_key if keys is None else [_match_key(key, list(by_key)) for key in keys]
+    found = []
+    for key in chosen:
+        mine = chunks.typed(table, rows[rows["spec"] == key[:SHORT]], COUNTS).assign(file=0)
+        found.append((by_key[key], _in_order(mine, by_key[key], COUNTS)))
+    return found
+
+
+def _in_order(rows: pd.DataFrame, record: dict[str, Any], kind: Kind) -> pd.DataFrame:
+    """Each image once, in the order of the spec's images."""
+    place = {image: position for position, image in enumerate(record["images"])}
+    position = rows["image"].map(place)
+    if position.isna().any():
+        stranger = rows["image"][position.isna()].iloc[0]
+        raise LabError(f"spec {record['key']} has rows of image '{stranger}', not in its spec.json")
+    rows["position"] = position.astype(np.int64)
+    rows = chunks.each_once(rows, kind)
+    rows = rows.sort_values(["position", *kind.order], ignore_index=True)
+    return rows[list(kind.types)].astype(kind.types)
+
+
+def _warn_of_damage(path: str | Path, damaged: Sequence[str]) -> None:
+    if damaged:
+        warnings.warn(
+            f"left out of {path}, damaged: {'; '.join(damaged)}; evaluate again what you need of "
+            "it (this sets damaged files aside), or see sclip-lab store repair",
+            stacklevel=3,
+        )
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def spec_table(specs: list[dict[str, Any]], only_differing: bool = True) -> pd.DataFrame:
+    """One row per spec: names, then config values, numbers as numbers and the rest as text."""
+    configs = [_flatten(record["config"]) for record in specs]
+    columns: dict[str, Any] = {
+        "spec": [record["key"][:SHORT] for record in specs],
+        "attention": [record["label"] for record in specs],
+    }
+    for name in NAMES[2:]:
+        columns[name] = [record["names"][name] for record in specs]
+    for name in dict.fromkeys(name for config in configs for name in config):
+        if name in ("backbone.name", "dataset.name"):  # columns of their own
+            continue
+        values = [config.get(name) for config in configs]
+        if only_differing and all(value == values[0] for value in values):
+            continue
+        present = [value for value in values if value is not None]
+        if present and all(type(value) in (int, float) for value in present):
+            columns[name] = pd.array([np.nan if v is None else v for v in values], dtype=float)
+        else:
+            texts = [
+                None if v is None else v if isinstance(v, str) else json.dumps(v) for v in values
+            ]
+            columns[name] = pd.Categorical(texts)
+    return pd.DataFrame(columns)
+
+
+def _class_names(specs: list[dict[str, Any]]) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for record in specs:
+        known = names.setdefault(record["names"]["dataset"], list(record["class_names"]))
+        if len(known) != len(record["class_names"]):
+            raise LabError(
+                f"data set '{record['names']['dataset']}' has {len(known)} classes in one spec and "
+                f"{len(record['class_names'])} in {record['key'][:SHORT]}; load them apart (keys=)"
+            )
+    return names

@@ -1,0 +1,243 @@
+"""Prediction pictures kept beside the numbers: what the qualitative figures are drawn from.
+
+Layout below the store's root, arrays in compressed npz files:
+
+    images/<first 12 digits of the data set's digest>/<image>.npz
+        image (height, width, 3) uint8; mask (height, width) uint8
+    specs/<key>/panels/<image>.npz
+        prediction (height, width) uint8; and, where points were asked for,
+        points (points, 2) int32: row, column in pixels of the photo;
+        attention (points, grid_h, grid_w) float32: the weights, averaged over heads, with which
+        the patch under the point looks at the patches of its window;
+        attention_box (points, 4) int32: top, left, height, width of that window in pixels.
+
+A variant without one attention map (such as a parallel path over several blocks) has points only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+
+from sclip_lab import results
+from sclip_lab.core import atomic, sealed
+from sclip_lab.core.errors import LabError
+from sclip_lab.results.store.labels import labels
+from sclip_lab.results.store.loading import SHORT, spec_table
+
+_DIGITS = 12
+_LONGEST = 200  # letters of a file's name; file systems take 255 with what is written beside it
+_OPTIONAL = ("points", "attention", "attention_box")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one variant made of one photo; the arrays are described at the top of the file."""
+
+    label: str
+    prediction: npt.NDArray[np.uint8]
+    points: npt.NDArray[np.int32] | None = None
+    attention: npt.NDArray[np.float32] | None = None
+    attention_box: npt.NDArray[np.int32] | None = None
+    spec: str = ""  # beginning of the key, as in a results DataFrame
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One photo with its mask and the predictions of all variants that kept one."""
+
+    name: str
+    dataset: str
+    image: npt.NDArray[np.uint8]
+    mask: npt.NDArray[np.uint8]
+    class_names: list[str]
+    ignore_index: int
+    predictions: list[Prediction]
+
+
+def save_image(
+    root: str | Path,
+    digest: str,
+    name: str,
+    image: npt.NDArray[np.uint8],
+    mask: npt.NDArray[np.uint8],
+) -> Path:
+    """Keep a photo with its mask, once for all specs of the data set with this digest."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.shape[:2] != mask.shape:
+        raise LabError(
+            f"image '{name}': photo {image.shape} and mask {mask.shape}; "
+            "expected (height, width, 3) and (height, width)"
+        )
+    file = _image_file(Path(root), digest, name)
+    atomic.sweep(file.parent)
+    sealed.write_arrays(file, {"image": image, "mask": mask}, _photo(digest, name))
+    return file
+
+
+def has_image(root: str | Path, digest: str, name: str) -> bool:
+    """Whether a photo has been kept, and is whole; a damaged file is set aside."""
+    return _whole(Path(root), _image_file(Path(root), digest, name), _photo(digest, name))
+
+
+def has_prediction(root: str | Path, key: str, name: str) -> bool:
+    """Whether one spec's prediction for a photo has been kept, and is whole; a damaged file is set
+    aside."""
+    return _whole(Path(root), _prediction_file(Path(root), key, name), _prediction(key, name))
+
+
+def save_prediction(
+    root: str | Path,
+    key: str,
+    name: str,
+    prediction: npt.NDArray[np.uint8],
+    points: npt.NDArray[np.int32] | None = None,
+    attention: npt.NDArray[np.float32] | None = None,
+    attention_box: npt.NDArray[np.int32] | None = None,
+) -> Path:
+    """Keep one spec's prediction for one photo, with its attention maps if it has any."""
+    count = 0 if points is None else len(points)
+    wanted = {"points": (count, 2), "attention_box": (count, 4)}
+    given = {"points": points, "attention": attention, "attention_box": attention_box}
+    arrays = {part: value for part, value in given.items() if value is not None}
+    for part, value in arrays.items():
+        shape = wanted.get(part, (count, *value.shape[1:]))
+        if value.shape != shape or (part == "attention" and value.ndim != 3):
+            raise LabError(f"image '{name}': {part} has shape {value.shape} for {count} points")
+    if (attention is None) != (attention_box is None):
+        raise LabError(f"image '{name}': attention and attention_box come together or not at all")
+    if prediction.ndim != 2:
+        raise LabError(f"image '{name}': prediction has shape {prediction.shape}, not 2-d")
+    file = _prediction_file(Path(root), key, name)
+    sealed.write_arrays(file, {"prediction": prediction, **arrays}, _prediction(key, name))
+    return file
+
+
+def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
+    """The panels of a store.
+
+    Args:
+        root: the store's root.
+        keys: only these specs, each a key or the beginning of one; all if None.
+
+    Returns:
+        One panel per photo of a data set, photos in the data set's order, predictions in the
+        order of the specs' creation. Labels are unique: see `sclip_lab.results.store.labels`.
+    """
+    root = Path(root)
+    panels: dict[tuple[str, str], Panel] = {}
+    damaged: list[sealed.Damaged] = []
+    kept = [
+        r for r in results.records(root, keys) if (root / "specs" / r["key"] / "panels").is_dir()
+    ]
+    labelled = _labels(kept)
+    for record in kept:
+        config = record["config"]["dataset"]
+        for name in record["images"]:
+            file = _prediction_file(root, record["key"], name)
+            if not file.is_file():
+                continue
+            place = (config["digest"][:_DIGITS], name)
+            try:
+                arrays = _read(file, _prediction(record["key"], name), ["prediction"])
+                if place not in panels:
+                    photo = _read(_image_file(root, *place), _photo(*place), ["image", "mask"])
+            except sealed.Damaged as error:
+                damaged.append(error)
+                continue
+            if place not in panels:
+                panels[place] = Panel(
+                    name=name,
+                    dataset=record["names"]["dataset"],
+                    image=photo["image"],
+                    mask=photo["mask"],
+                    class_names=list(record["class_names"]),
+                    ignore_index=int(config.get("ignore_index", 255)),
+                    predictions=[],
+                )
+            key = record["key"][:SHORT]
+            panels[place].predictions.append(Prediction(labelled[key], **arrays, spec=key))
+    if damaged and (keys is not None or not panels):
+        raise damaged[0]
+    if damaged:
+        names = "; ".join(map(str, damaged))
+        warnings.warn(f"left out of {root}, damaged: {names}; evaluate again", stacklevel=2)
+    return list(panels.values())
+
+
+def _labels(records: list[dict[str, Any]]) -> dict[str, str]:
+    """Unique labels by the beginning of the key, within each data set."""
+    found: dict[str, str] = {}
+    for dataset in dict.fromkeys(record["names"]["dataset"] for record in records):
+        table = spec_table([r for r in records if r["names"]["dataset"] == dataset])
+        found |= dict(zip(table["spec"], labels(table), strict=True))
+    return found
+
+
+def _image_file(root: Path, digest: str, name: str) -> Path:
+    return root / "images" / digest[:_DIGITS] / _file_name(name)
+
+
+def _prediction_file(root: Path, key: str, name: str) -> Path:
+    return root / "specs" / key / "panels" / _file_name(name)
+
+
+def _file_name(name: str) -> str:
+    """A photo's name as that of a file; a long one is cut, and told from others by a digest."""
+    quoted = quote(name, safe="")
+    if len(quoted) > _LONGEST:
+        quoted = f"{quoted[: _LONGEST - 33]}-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+    return f"{quoted}.npz"
+
+
+def _photo(digest: str, name: str) -> dict[str, str]:
+    return {"kind": "photo", "dataset": digest[:_DIGITS], "image": name}
+
+
+def _prediction(key: str, name: str) -> dict[str, str]:
+    return {"kind": "prediction", "cell": key, "image": name}
+
+
+def check_prediction(file: Path, key: str, names: Sequence[str]) -> bool:
+    """Whether a prediction's file is sealed; Damaged where it is not one photo's of these."""
+    return _check(file, names, lambda name: _prediction(key, name))
+
+
+def check_photo(file: Path, digest: str, names: Sequence[str]) -> bool:
+    """Whether a photo's file is sealed; Damaged where it is not one of these."""
+    return _check(file, names, lambda name: _photo(digest, name))
+
+
+def _check(file: Path, names: Sequence[str], belongs: Callable[[str], dict[str, str]]) -> bool:
+    for name in names:
+        if _file_name(name) == file.name:
+            return sealed.read_arrays(file, belongs(name)).sealed
+    raise sealed.Damaged(file, "belongs to no photo of the store's cells")
+
+
+def _whole(root: Path, file: Path, belongs: Mapping[str, str]) -> bool:
+    try:
+        sealed.read_arrays(file, belongs)
+    except FileNotFoundError:
+        return False
+    except sealed.Damaged as damaged:
+        sealed.set_aside(root, damaged)
+        return False
+    return True
+
+
+def _read(file: Path, belongs: Mapping[str, str], wanted: Sequence[str]) -> dict[str, Any]:
+    try:
+        arrays = sealed.read_arrays(file, belongs).content
+    except FileNotFoundError:
+        raise sealed.Damaged(file, "cannot be read (no such file)") from None
+    if set(wanted) - set(arrays) or set(arrays) - {*wanted, *_OPTIONAL}:
+        raise sealed.Damaged(file, f"cannot be read (it holds {', '.join(sorted(arrays))})")
+    return dict(arrays)

@@ -1,0 +1,159 @@
+"""The content-addressed store: finished cells are never computed again, interrupted ones go on.
+
+    <root>/specs/<key>/spec.json                what the cell is
+    <root>/specs/<key>/rows-*.parquet           image, true, predicted, pixels
+    <root>/specs/<key>/diagnostics-*.parquet    image, measure, code, layer, head, value
+    <root>/specs/<key>/skipped-*.parquet        image, reason, at
+    <root>/text/<digest>.safetensors            text embeddings
+    <root>/damaged/...                          what was found damaged, kept to be looked at
+
+Every file is written whole or not at all and never changed afterwards, so that readers, other
+writers and a killed process cannot see half of one; and it is sealed (`sclip_lab.core.sealed`), so
+that a changed or misplaced one is found, set aside and computed again. Two writers that finish
+the same image write the same rows into different files; readers keep one. docs/reliability.md
+says what is promised when.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from sclip_lab.core import atomic, sealed
+from sclip_lab.results.store import cells, chunks
+from sclip_lab.results.store.chunks import KINDS
+
+log = logging.getLogger(__name__)
+
+
+class Cell(Protocol):
+    """What the store has to know of a spec."""
+
+    @property
+    def key(self) -> str:
+        """sha256 hex of everything that can change the numbers."""
+
+    def record(self) -> dict[str, Any]:
+        """What spec.json holds."""
+
+
+class Store:
+    """Results of specs below one folder.
+
+    Args:
+        root: created if it does not exist.
+
+    Raises:
+        LabError: the folder cannot be made. One that is there may be read-only: then only what is
+            missing cannot be computed.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        # Two threads let file systems join what several files ask of the disk.
+        self._syncing = ThreadPoolExecutor(2, "store-sync")
+        self._waiting: list[Future[None]] = []
+        atomic.sweep(self.root)
+        if not (self.root / "specs").is_dir():
+            self.check_writable()
+
+    def check_writable(self) -> None:
+        """Find out before anything is computed whether its numbers can be kept.
+
+        Raises:
+            LabError: they cannot.
+        """
+        atomic.probe(self.root)
+
+    def directory(self, spec: Cell) -> Path:
+        return self.root / "specs" / spec.key
+
+    @property
+    def text_cache(self) -> Path:
+        return self.root / "text"
+
+    def open(self, spec: Cell) -> None:
+        """Write down what the cell is, once: tables are in the order in which cells were opened,
+        which several processes that open the same cells must not shuffle. A damaged record is set
+        aside and written again; temporary files of processes that died go away."""
+        path = self.directory(spec) / "spec.json"
+        for folder in (path.parent, path.parent / "panels"):
+            atomic.sweep(folder)
+        try:
+            known = cells.read(path)
+        except FileNotFoundError:
+            pass
+        except sealed.Damaged as damaged:
+            sealed.set_aside(self.root, damaged)
+        else:
+            label = str(spec.record()["label"])
+            if label != known["label"]:
+                cells.add_label(path.parent, label)
+            return
+        sealed.write_json(path, spec.record(), first=True)
+
+    def done(self, spec: Cell, kind: str = "rows") -> set[str]:
+        """Names of the images that are finished. Damaged files are set aside, so that their
+        images are not among them.
+
+        Raises:
+            LabError: a file that cannot be opened.
+        """
+        return set(self._read(spec, kind)["image"].unique())
+
+    def append(self, spec: Cell, frames: Sequence[Mapping[str, Any]], kind: str = "rows") -> None:
+        """Add finished images in one atomic write. The disk is asked for it in the background.
+
+        Args:
+            spec: the cell.
+            frames: one mapping of columns per image, as in ``KINDS``, equally long or one value
+                for all rows; layer and head may be left out.
+            kind: which of ``KINDS``.
+        """
+        if not frames:
+            return
+        frame = chunks.joined(frames, KINDS[kind])
+        path = chunks.write(self.directory(spec), KINDS[kind], spec.key, frame)
+        self._waiting = [future for future in self._waiting if not future.done()]
+        self._waiting.append(self._syncing.submit(_sync, path))
+
+    def compact(self, spec: Cell, kind: str = "rows") -> None:
+        """Join a finished cell's files into one. A crash in between only leaves duplicates, and
+        no file is removed before the joined one is on the disk."""
+        files = KINDS[kind].files(self.directory(spec))
+        if len(files) < 2:
+            return
+        frame = chunks.each_once(self._read(spec, kind), KINDS[kind])
+        if frame.empty:
+            return
+        joined = chunks.write(self.directory(spec), KINDS[kind], spec.key, frame, sync=True)
+        for path in files:
+            if path != joined:
+                path.unlink(missing_ok=True)
+
+    def diagnostics(self, spec: Cell) -> pd.DataFrame:
+        """Diagnostics of a cell that were measured by the code of today: image, measure, layer,
+        head (-1 for none), value (NaN where the measure is not defined)."""
+        found = self._read(spec, "diagnostics")
+        found = found[chunks.of_today(found)].drop(columns=["file", "code"])
+        return found.drop_duplicates(["image", "measure", "layer", "head"], ignore_index=True)
+
+    def skipped(self, spec: Cell) -> dict[str, str]:
+        """Images that were left out and are not done since, each with the last reason."""
+        return chunks.skipped(self._read(spec, "skipped"), self.done(spec))
+
+    def _read(self, spec: Cell, kind: str) -> pd.DataFrame:
+        found = chunks.read(self.directory(spec), KINDS[kind], spec.key)
+        for damaged in found.damaged:
+            sealed.set_aside(self.root, damaged)
+        return found.frame
+
+
+def _sync(path: Path) -> None:
+    atomic.sync_file(path)
+    atomic.sync_file(path.parent)

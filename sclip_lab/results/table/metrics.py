@@ -1,0 +1,156 @@
+"""Confusion counts of one image, and the field's scores on summed counts.
+
+The mIoU is the field's (mmsegmentation's ``IoUMetric``): intersections and unions are summed over
+the whole data set, divided class by class, and averaged over the classes that occur. It is not the
+mean of per-image scores. All scores are fractions in [0, 1], higher is better.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sclip_lab.core.errors import LabError
+
+if TYPE_CHECKING:
+    import torch
+
+Array = npt.NDArray[np.float64]
+
+
+class Rows(NamedTuple):
+    """The non-zero cells of a confusion matrix, ordered by true, then by predicted class."""
+
+    true: npt.NDArray[np.int16]
+    predicted: npt.NDArray[np.int16]
+    pixels: npt.NDArray[np.int64]
+
+
+def count(
+    prediction: npt.NDArray[np.integer] | torch.Tensor,
+    mask: npt.NDArray[np.integer] | torch.Tensor,
+    num_classes: int,
+    ignore_index: int = 255,
+) -> Rows:
+    """Count how often each true class was predicted as each class in one image.
+
+    Args:
+        prediction: (height, width) class ids in 0 .. num_classes - 1.
+        mask: (height, width) class ids, or ``ignore_index`` where a pixel is not to be counted.
+
+    Raises:
+        LabError: if the shapes differ or an id is outside the vocabulary.
+    """
+    predicted, true = _labels("prediction", prediction), _labels("mask", mask)
+    if predicted.shape != true.shape:
+        raise LabError(f"prediction is {predicted.shape}, but its mask is {true.shape}")
+    if true.size == 0:
+        raise LabError(f"mask of shape {true.shape} holds no pixel")
+    _check_range("prediction", predicted, 0, num_classes - 1, num_classes)
+    lowest = min(0, ignore_index)
+    _check_range("mask", true, lowest, max(num_classes - 1, ignore_index), num_classes)
+
+    cells = np.subtract(true, lowest, dtype=np.intp)
+    cells *= num_classes
+    cells += predicted
+    pixels = np.bincount(cells.ravel())
+    occupied = np.flatnonzero(pixels)
+    true_ids = occupied // num_classes + lowest
+    occupied = occupied[true_ids != ignore_index]
+    true_ids = true_ids[true_ids != ignore_index]
+    outside = np.unique(true_ids[(true_ids < 0) | (true_ids >= num_classes)])
+    if outside.size:
+        raise LabError(
+            f"mask holds id {', '.join(map(str, outside))}; expected 0..{num_classes - 1} "
+            f"for {num_classes} classes, or {ignore_index} to ignore"
+        )
+    return Rows(
+        true_ids.astype(np.int16),
+        (occupied % num_classes).astype(np.int16),
+        pixels[occupied].astype(np.int64),
+    )
+
+
+def _labels(name: str, labels: npt.NDArray[np.integer] | torch.Tensor) -> npt.NDArray[np.integer]:
+    on_host = labels if isinstance(labels, np.ndarray) else labels.detach().cpu().numpy()
+    if on_host.ndim != 2 or not np.issubdtype(on_host.dtype, np.integer):
+        raise LabError(
+            f"{name} has shape {on_host.shape} and type {on_host.dtype}; "
+            "expected (height, width) integers"
+        )
+    return on_host
+
+
+def _check_range(
+    name: str, labels: npt.NDArray[np.integer], low: int, high: int, num_classes: int
+) -> None:
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < low or highest > high:
+        wrong = lowest if lowest < low else highest
+        raise LabError(
+            f"{name} holds id {wrong}; expected 0..{num_classes - 1} for {num_classes} classes"
+        )
+
+
+def confusion(
+    true: npt.ArrayLike, predicted: npt.ArrayLike, pixels: npt.ArrayLike, num_classes: int
+) -> npt.NDArray[np.int64]:
+    """Sum sparse rows to a (num_classes, num_classes) matrix: [true, predicted] -> pixels."""
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(matrix, (np.asarray(true), np.asarray(predicted)), np.asarray(pixels, np.int64))
+    return matrix
+
+
+def iou(matrix: npt.ArrayLike) -> Array:
+    """Intersection over union per class, from a (..., classes, classes) confusion matrix.
+
+    NaN for a class that occurs neither in the truth nor in the prediction.
+    """
+    matrix = _square(matrix)
+    diagonal = np.diagonal(matrix, axis1=-2, axis2=-1)
+    return iou_of_totals(diagonal, matrix.sum(-1), matrix.sum(-2))
+
+
+def miou(matrix: npt.ArrayLike) -> Array:
+    """Mean over the classes that occur in truth or prediction of `iou`; NaN without any."""
+    return nanmean(iou(matrix))
+
+
+def pixel_accuracy(matrix: npt.ArrayLike) -> Array:
+    """Share of the counted pixels whose class is right; NaN without pixels."""
+    matrix = _square(matrix)
+    return divide(np.trace(matrix, axis1=-2, axis2=-1), matrix.sum((-2, -1)))
+
+
+def mean_accuracy(matrix: npt.ArrayLike) -> Array:
+    """Mean over the classes that occur in the truth of the share of their pixels found."""
+    matrix = _square(matrix)
+    return nanmean(divide(np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(-1)))
+
+
+def iou_of_totals(
+    intersection: npt.ArrayLike, true: npt.ArrayLike, predicted: npt.ArrayLike
+) -> Array:
+    """`iou` from per-class pixel totals, each (..., classes): all that the ratio needs."""
+    intersection = np.asarray(intersection)
+    return divide(intersection, np.asarray(true) + np.asarray(predicted) - intersection)
+
+
+def divide(part: npt.ArrayLike, whole: npt.ArrayLike) -> Array:
+    """part / whole in float64, NaN where whole is 0."""
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole != 0)
+
+
+def nanmean(values: Array) -> Array:
+    """Mean over the last axis without NaNs; NaN, without a warning, where nothing is left."""
+    return divide(np.nansum(values, -1), np.count_nonzero(~np.isnan(values), -1))
+
+
+def _square(matrix: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    matrix = np.asarray(matrix)
+    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
+        raise LabError(f"a confusion matrix is (..., classes, classes), not {matrix.shape}")
+    return matrix

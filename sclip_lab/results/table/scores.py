@@ -1,0 +1,112 @@
+"""Scores of a tidy results DataFrame, one per group of its rows.
+
+All of them need three pixel totals per class only (right, true, predicted), so that is what rows
+are summed to: (groups, 3, classes), small enough to keep one per image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.results.table import metrics
+
+NAMES = ["spec", "attention", "backbone", "dataset", "protocol"]
+ROWS = ["image", "true", "predicted", "pixels"]
+
+
+def _miou(totals: npt.NDArray[Any]) -> metrics.Array:
+    return metrics.nanmean(_iou(totals))
+
+
+def _iou(totals: npt.NDArray[Any]) -> metrics.Array:
+    return metrics.iou_of_totals(*np.moveaxis(totals, -2, 0))
+
+
+def _pixel_accuracy(totals: npt.NDArray[Any]) -> metrics.Array:
+    return metrics.divide(totals[..., 0, :].sum(-1), totals[..., 1, :].sum(-1))
+
+
+def _mean_accuracy(totals: npt.NDArray[Any]) -> metrics.Array:
+    return metrics.nanmean(metrics.divide(totals[..., 0, :], totals[..., 1, :]))
+
+
+Statistic = Callable[[npt.NDArray[Any]], metrics.Array]
+STATISTICS: dict[str, Statistic] = {
+    "miou": _miou,
+    "pixel_accuracy": _pixel_accuracy,
+    "mean_accuracy": _mean_accuracy,
+}
+
+
+def miou(df: pd.DataFrame, by: str | list[str] = "spec") -> pd.Series:
+    """The field's mIoU per group, in order of appearance; by=["spec", "image"] for single images.
+
+    Raises:
+        LabError: if a group mixes specs, whose pixels must not be summed.
+    """
+    return _score(df, by, "miou")
+
+
+def pixel_accuracy(df: pd.DataFrame, by: str | list[str] = "spec") -> pd.Series:
+    """Share of the counted pixels that is right, per group; see `miou`."""
+    return _score(df, by, "pixel_accuracy")
+
+
+def iou(df: pd.DataFrame) -> pd.DataFrame:
+    """Tidy per-class IoU: the spec's columns, id, class, iou (NaN: neither there nor predicted)."""
+    groups = df.groupby("spec", observed=True, sort=False)
+    scores = _iou(totals_of(df, groups.ngroup().to_numpy(), groups.ngroups))
+    tables = []
+    for (_, row), score in zip(spec_rows(df).iterrows(), scores, strict=True):
+        names = class_names_of(df, str(row["dataset"]))
+        names = names or [f"class {index}" for index in range(len(score))]
+        table = pd.DataFrame({"id": range(len(names)), "class": names, "iou": score[: len(names)]})
+        tables.append(pd.DataFrame([row] * len(names), index=table.index).join(table))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _score(df: pd.DataFrame, by: str | list[str], statistic: str) -> pd.Series:
+    missing = [name for name in ([by] if isinstance(by, str) else by) if name not in df]
+    if missing:
+        raise unknown("column", missing[0], map(str, df.columns))
+    groups = df.groupby(by, observed=True, sort=False, dropna=False)
+    if (groups["spec"].nunique() > 1).any():
+        raise LabError(
+            f"a group of by={by} holds several specs; add 'spec', or what tells them apart"
+        )
+    totals = totals_of(df, groups.ngroup().to_numpy(), groups.ngroups)
+    index = groups["pixels"].size().index
+    return pd.Series(STATISTICS[statistic](totals), index, name=statistic)
+
+
+def spec_rows(df: pd.DataFrame) -> pd.DataFrame:
+    """The columns that describe a spec, one row per spec in order of appearance."""
+    return df.drop_duplicates("spec").drop(columns=ROWS).reset_index(drop=True)
+
+
+def class_names_of(df: pd.DataFrame, dataset: str) -> list[str]:
+    return list(df.attrs.get("class_names", {}).get(dataset, []))
+
+
+def totals_of(
+    df: pd.DataFrame, groups: npt.NDArray[np.integer], num_groups: int
+) -> npt.NDArray[np.float64]:
+    """(groups, 3, classes) pixel totals: right, true, predicted. Exact: counts are below 2^53."""
+    true, predicted = df["true"].to_numpy(np.int64), df["predicted"].to_numpy(np.int64)
+    pixels = df["pixels"].to_numpy(np.float64)
+    num_classes = int(max(true.max(), predicted.max())) + 1
+    for dataset in df["dataset"].unique():
+        num_classes = max(num_classes, len(class_names_of(df, dataset)))
+
+    def total(classes: npt.NDArray[np.int64], weights: metrics.Array) -> metrics.Array:
+        cells = np.bincount(groups * num_classes + classes, weights, num_groups * num_classes)
+        return cells.astype(np.float64).reshape(num_groups, num_classes)
+
+    right = np.where(true == predicted, pixels, 0)
+    return np.stack([total(true, right), total(true, pixels), total(predicted, pixels)], axis=1)

@@ -1,0 +1,51 @@
+"""On how many photos a class's score rests."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from sclip_lab.results.table.scores import class_names_of
+
+# Below so many photos a class's IoU is an anecdote.
+FEW = 50
+
+
+def support(df: pd.DataFrame, few: int = FEW) -> pd.DataFrame:
+    """Photos and pixels of every class of every data set.
+
+    Args:
+        df: from `results.load`. Specs of one data set have the same truth; the one with the most
+            images is counted.
+        few: below so many photos a class is flagged.
+
+    Returns:
+        One row per (dataset, class): dataset, id, class, photos (on which the class has a counted
+        pixel), pixels (counted, on all photos; those of the photo as it is scored), few (bool).
+    """
+    tables = []
+    for dataset, rows in df.groupby("dataset", observed=True, sort=False):
+        images = rows.groupby("spec", observed=True, sort=False)["image"].nunique()
+        true = _truth(rows[rows["spec"] == images.idxmax()])
+        names = class_names_of(df, str(dataset))
+        count = len(names) or int(rows[["true", "predicted"]].to_numpy().max()) + 1
+        names = names or [f"class {index}" for index in range(count)]
+        table = true.reindex(range(count), fill_value=0).rename_axis("id").reset_index()
+        table.insert(0, "dataset", str(dataset))
+        table.insert(2, "class", names)
+        tables.append(table.assign(few=table["photos"] < few))
+    return pd.concat(tables, ignore_index=True)
+
+
+def few_classes(df: pd.DataFrame, few: int = FEW) -> pd.Series:
+    """Per spec, in order of appearance: classes on at least one, but fewer than ``few`` photos."""
+    counted = df.loc[df["pixels"] > 0, ["spec", "true", "image"]].drop_duplicates()
+    photos = counted.groupby(["spec", "true"], observed=True, sort=False).size()
+    found = (photos < few).groupby("spec", observed=True, sort=False).sum()
+    return found.reindex(df["spec"].unique(), fill_value=0).rename_axis("spec")
+
+
+def _truth(rows: pd.DataFrame) -> pd.DataFrame:
+    """Index class id; photos and pixels of the classes in one spec's truth."""
+    counted = rows[rows["pixels"] > 0]
+    groups = counted.groupby("true")
+    return pd.DataFrame({"photos": groups["image"].nunique(), "pixels": groups["pixels"].sum()})

@@ -1,0 +1,218 @@
+"""``sclip-lab report`` and the arguments of ``sclip-lab paper``."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sclip_lab import results
+from sclip_lab.cli import paper
+from sclip_lab.cli.main import main
+from sclip_lab.core.errors import LabError
+from sclip_lab.run.job import table
+from tests.synthetic_store import (
+    confusion_rows,
+    key_of,
+    labels,
+    write_panels,
+    write_spec,
+    write_store,
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    write_panels(root, write_store(root))
+    return root
+
+
+def test_report_draws_a_selection(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    where = ["--where", "attention=csa*,vanilla", "dataset=shapes"]
+    assert main(["report", str(store), *where, "--baseline", "vanilla", "--out", str(out)]) == 0
+    scores = (out / "scores.csv").read_text(encoding="utf-8")
+    assert "csa(temperature=2.0)" in scores
+    assert "identity" not in scores
+    names = {path.name for path in out.iterdir()}
+    assert {"index.html", "bars.pdf", "panel.png", "attention.png", "differences.tex"} <= names
+    assert "curve_attention.temperature.png" in names
+
+
+def test_differences_say_what_else_varies(tmp_path: Path) -> None:
+    for side in (64, 128):
+        for label, skill in (("vanilla", 0.3), ("csa", 0.7)):
+            rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate("ab")]
+            config = {"protocol": {"short_side": side}}
+            write_spec(tmp_path / "s", label, rows, list("ab"), config=config, seed=side)
+    assert main(["report", str(tmp_path / "s"), "--out", str(tmp_path / "out")]) == 0
+    compared = pd.read_csv(tmp_path / "out/differences.csv")["compared"]
+    assert set(compared) == {
+        f"csa · short_side {side} against vanilla · short_side {side}" for side in (64, 128)
+    }
+
+
+def test_the_table_of_a_run_leaves_out_what_a_cell_does_not_have(tmp_path: Path) -> None:
+    for readout in ({}, {"readout": {"_target_": "a.b.cliper", "scale": 50.0}}):
+        rows = [confusion_rows(n, *labels(i, 0.5, (24, 32), 5)) for i, n in enumerate("abc")]
+        config = {"protocol": readout}
+        write_spec(tmp_path, "csa", rows, list("abc"), config=config, seed=len(readout))
+    assert "nan" not in table(results.load(tmp_path)).lower()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--baseline", "csaa"], "did you mean csa"),  # each name once
+        (["--where", "atention=csa"], "did you mean attention"),
+        (["--where", "attention=csaa"], "did you mean csa"),
+        (["--where", "attention"], "COLUMN=PATTERN"),
+    ],
+)
+def test_report_says_what_was_meant(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str
+) -> None:
+    assert main(["report", str(store), "--out", str(tmp_path), *arguments]) == 1
+    said = capsys.readouterr().err
+    assert hint in said
+    assert "csa or csa" not in said
+
+
+def test_paper_takes_studies_keys_and_points() -> None:
+    args = paper.parser().parse_intermixed_args(
+        ["main", "--out", "x", "dataset=voc21", "--points", "3,4", "5,6"]
+    )
+    assert args.words == ["main", "dataset=voc21"]
+    assert paper.points(args.points) == [(3, 4), (5, 6)]
+    with pytest.raises(LabError, match="as 40,60"):
+        paper.points(["3"])
+
+
+def test_paper_takes_all_benchmarks_for_another_network() -> None:
+    assert paper.with_data(["seed=1"]) == ["seed=1"]
+    assert paper.with_data(["backbone=ViT-B-16", "dataset=ade20k"])[1:] == ["dataset=ade20k"]
+    assert "voc21" in paper.with_data(["backbone=ViT-B-16"])[1]
+
+
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"
+)
+def test_several_processes_compose_the_same_cells() -> None:
+    asked = ["attention", "qualitative"], ["dataset.images=2"]
+    one, two = paper.cells_of_all(*asked), paper.cells_of_all(*asked, processes=2)
+    assert {name: [spec.key for spec in cells.specs] for name, cells in one.items()} == {
+        name: [spec.key for spec in cells.specs] for name, cells in two.items()
+    }
+    assert [len(cells.specs) for cells in two.values()] == [2, 4]
+
+
+def test_paper_says_how_to_get_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["dataset=ade20k", f"paths.data={tmp_path}", f"paths.store={tmp_path / 'store'}"]
+    assert main(["paper", "main", *arguments, "--out", str(tmp_path / "out")]) == 1
+    assert "ADEChallengeData2016.zip" in capsys.readouterr().err
+
+
+def test_paper_names_missing_weights_before_one_of_many_data_sets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "weights.pt"
+    arguments = ["dataset=ade20k,patchwork", f"paths.data={tmp_path}",
+                 f"backbone.checkpoint={missing}"]  # fmt: skip
+    assert main(["paper", "attention", *arguments, "--out", str(tmp_path / "out")]) == 1
+    assert str(missing) in capsys.readouterr().err
+
+
+def test_random_weights_of_large_networks_are_not_made() -> None:
+    asked = ["backbone=ViT-B-16-quickgelu", "dataset=patchwork"]
+    sizes = [
+        {str(config.backbone.name) for config in paper.jobs("backbones", [*asked, *more])}
+        for more in ([], ["pretrained=null"])
+    ]
+    assert sizes[0] >= {"ViT-L-14-quickgelu", "ViT-H-14", "ViT-B-16-SigLIP"}
+    assert sizes[1] == {"ViT-B-32-quickgelu", "ViT-B-16-quickgelu"}
+
+
+def write_sizes(root: Path, sizes: Mapping[tuple[str, int], Sequence[str]]) -> None:
+    """Cells as of sweeps on parts of one data set: (part, photos) -> labels."""
+    for (part, count), names in sizes.items():
+        images = [f"{number}" for number in range(count)]  # the same names in every part
+        for label in names:
+            skill = 0.3 if label == "vanilla" else 0.7
+            start = 0 if part == "test" else 50
+            rows = [
+                confusion_rows(name, *labels(start + number, skill, (24, 32), 5))
+                for number, name in enumerate(images)
+            ]
+            config = {"dataset": {"digest": key_of(part, count)}}
+            write_spec(root, label, rows, images, config=config, seed=hash_of(part, count))
+
+
+def hash_of(part: str, count: int) -> int:
+    return int(key_of(part, count)[:6], 16)
+
+
+def test_sweeps_on_different_photos_have_sections_of_their_own(tmp_path: Path) -> None:
+    sizes = {
+        ("test", 4): ["vanilla", "csa"],
+        ("test", 6): ["csa", "naclip"],
+        ("train", 4): ["vanilla", "csa", "naclip"],
+    }
+    write_sizes(tmp_path / "s", sizes)
+    out = tmp_path / "out"
+    assert main(["report", str(tmp_path / "s"), "--out", str(out)]) == 0
+    page = (out / "index.html").read_text()
+    names = [f"shapes, 4 photos ({key_of(part, 4)[:6]})" for part in ("test", "train")]
+    for name in [*names, "shapes, 6 photos"]:
+        assert f"scores: {name}</h2>" in page
+    assert "csa · " not in page  # within a section a label is enough
+    tables = {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}
+    scores = [table for name, table in tables.items() if name.startswith("scores_")]
+    assert sorted(len(table) for table in scores) == [2, 2, 3]
+    compared = {
+        name: sorted(table["compared"]) for name, table in tables.items() if "differences" in name
+    }
+    assert sorted(compared.values()) == [
+        ["csa against vanilla"],
+        ["csa against vanilla", "naclip against vanilla"],
+    ]
+    assert "differences_shapes_6_photos" not in compared  # no vanilla among them
+
+
+def test_differences_pair_cells_of_the_same_photos_alone(tmp_path: Path) -> None:
+    sizes = {("test", 4): ["vanilla", "csa"], ("test", 6): ["csa"], ("train", 4): ["vanilla"]}
+    write_sizes(tmp_path, sizes)
+    df = results.load(tmp_path)
+    compared = results.differences(df, n=50)
+    assert len(compared) == 1
+    assert len(compared.attrs["left_out"]) == 1
+    alone = results.difference(df[df["spec"].isin(compared[["spec_a", "spec_b"]].iloc[0])],
+                               "csa", "vanilla", n=50)  # fmt: skip
+    assert compared["difference"].iloc[0] == alone["difference"].iloc[0]
+    assert results.difference(df, "csa", "vanilla", n=50)["images"].to_list() == [4]
+    test, train = (
+        s for s in df["spec"].unique() if (df.loc[df["spec"] == s, "attention"] == "vanilla").all()
+    )
+    with pytest.raises(LabError, match="not evaluated on the same photos"):
+        results.difference(df, test, train, n=50)  # image names alone are equal
+
+
+def test_a_baseline_that_one_part_lacks_keeps_the_page(tmp_path: Path) -> None:
+    write_sizes(tmp_path / "s", {("test", 4): ["naclip", "csa"], ("test", 6): ["vanilla", "csa"]})
+    out = tmp_path / "out"
+    assert main(["report", str(tmp_path / "s"), "--baseline", "naclip", "--out", str(out)]) == 0
+    page = (out / "index.html").read_text()
+    assert "differences to naclip: shapes, 4 photos</h2>" in page
+    assert len(list(out.glob("differences*.csv"))) == 1
+
+
+def test_the_table_of_a_sweep_over_sizes_says_how_many_photos(tmp_path: Path) -> None:
+    write_sizes(tmp_path, {("test", 4): ["csa"], ("test", 6): ["csa"]})
+    head, *rows = table(results.load(tmp_path)).splitlines()
+    assert head.endswith("images")
+    assert sorted(row.split()[-1] for row in rows) == ["4", "6"]

@@ -1,0 +1,186 @@
+"""Preset = official configuration, field by field.
+
+official_configs.tsv has one row for each configuration that was read: what the config says, or the
+segmentor's default where it says nothing. ``vocabulary`` is the number of classes and of queries
+and the beginning of the digest of the official list (empty where none was read); ``own`` holds
+values of the method itself by their places.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sclip_lab.config.folders import names
+from sclip_lab.config.registry import load_group, load_protocol
+from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.network.backbone import MEAN, STD
+from sclip_lab.segmentation.prompts import templates
+from sclip_lab.segmentation.protocol import Protocol
+
+FILE = Path(__file__).with_name("official_configs.tsv")
+with FILE.open(encoding="utf-8", newline="") as opened:
+    ROWS = list(csv.DictReader(opened, delimiter="\t", quoting=csv.QUOTE_NONE))
+# The variant whose values a row's ``own`` speaks of.
+ATTENTION = {
+    "resclip": "resclip",
+    "sc_clip": "scclip",
+    "sfp": "sfp",
+    "dih": "dih",
+    "proxyclip": "proxyclip",
+    "fsa": "fsa_proxy",
+    "gla": "gla_proxy",
+}
+FIRST_THREE = "share of the photo, grey and blurred"
+
+
+def ours(preset: str, dataset: str, made: Protocol) -> dict[str, str]:
+    """The composed preset in the words of the table."""
+    thresholds = made.prob_threshold
+    if isinstance(thresholds, float):
+        threshold = f"{thresholds:g}"
+    else:
+        threshold = thresholds["_target_"].rpartition(".")[2]
+    named = made.vocabulary
+    if named is None and dataset in names("dataset"):
+        named = load_group("dataset", dataset)["vocabulary"]
+    vocabulary = None if named is None else Vocabulary.named(named)
+    steps = made.refinement or {}
+    pamr = steps if "steps" in steps else steps.get("pamr", {})
+    pamr = pamr if str(pamr.get("_target_", "")).endswith(".pamr") else {}
+    return {
+        "short_side": str(made.short_side),
+        "long_side": str(made.long_side),
+        "crop_size": "whole" if made.crop_size is None else str(made.crop_size),
+        "stride": str(made.stride),
+        "logit_scale": f"{made.logit_scale:g}",
+        "prob_threshold": threshold,
+        "area_threshold": f"{made.area_threshold:g}",
+        "background": str(made.background),
+        "vocabulary": ""
+        if vocabulary is None
+        else f"{vocabulary.num_classes} {len(vocabulary.queries)} {vocabulary.key[:12]}",
+        "padding": "none" if made.padding is None else str(made.padding),
+        "pamr_steps": str(pamr.get("steps", 0)),
+    }
+
+
+def at(preset: str, dataset: str, made: Protocol, place: str) -> Any:
+    """The value of a variant, readout or threshold by its dotted place."""
+    if place == FIRST_THREE:
+        views = made.views
+        assert views is not None
+        weights = [view["weight"] for view in views.values()]
+        return round(sum(weights[:3]) / sum(weights), 9)
+    part, *keys = place.split(".")
+    if part == "attention":
+        found: Any = load_group("attention", ATTENTION[preset], dataset=dataset, protocol=preset)
+    else:
+        found = getattr(made, part)
+    for key in keys:
+        found = found[key]
+    return found
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[f"{r['preset']}-{r['dataset']}" for r in ROWS])
+def test_preset_is_the_official_configuration(row: dict[str, str]) -> None:
+    preset, dataset = row["preset"], row["dataset"]
+    made = load_protocol(preset, dataset)
+    found = ours(preset, dataset, made)
+    wanted = {key: row[key] for key in found}
+    if not wanted["vocabulary"]:
+        found["vocabulary"] = ""
+    assert found == wanted, row["source"]
+    own = json.loads(row["own"] or "{}")
+    assert {place: at(preset, dataset, made, place) for place in own} == own, row["source"]
+    assert made.templates == "openai_imagenet"
+    assert made.centre_crop is None
+    assert (made.resampling, made.whole_patches) == ("bilinear", False)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "classes", "queries"),
+    [  # CLIPtrase configs/dataset_cfg.py
+        ("voc21", 21, 53),
+        ("voc20", 20, 20),
+        ("context60", 60, 60),
+        ("context59", 59, 59),
+        ("coco_object", 81, 187),
+        ("coco_stuff164k", 171, 171),
+        ("ade20k", 150, 150),
+    ],
+)
+def test_cliptrases_code(dataset: str, classes: int, queries: int) -> None:
+    """CLIPtrase clip_self_correlation.py: _transform1, gt_transform, self_clip(224, 0.7, 3)."""
+    made = load_protocol("cliptrase", dataset)
+    assert (made.short_side, made.centre_crop, made.crop_size) == (224, 224, None)
+    assert made.resampling == "bicubic"
+    assert (made.prob_threshold, made.area_threshold) == (0, 0)
+    assert made.refinement["eps"] == 0.7
+    assert made.refinement["min_samples"] == 3
+    assert (made.readout is not None) == (dataset == "voc20")
+    assert made.vocabulary is not None
+    words = Vocabulary.named(made.vocabulary)
+    assert (words.num_classes, len(words.queries)) == (classes, queries)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "side", "scale", "share", "classes", "pixels", "background"),
+    [  # CLIPer scripts/config/vit-b-16/ovs_*.yaml: size, logit_scale, attention_thr,
+        # score_threshold, bkg_thre; data/*/cls_*.txt
+        ("voc21", 336, 100, 0.1, 0.7, 0.6, 25),
+        ("voc20", 336, 100, 0.1, None, None, 0),
+        ("context60", 336, 100, 0.2, 0.45, 0.45, 1),
+        ("context59", 336, 100, 0.2, None, None, 0),
+        ("coco_object", 336, 50, 0.2, 0.3, 0.3, 23),
+        ("coco_stuff164k", 336, 50, 0.2, None, None, 0),
+        ("ade20k", 336, 100, 0.2, None, None, 0),
+        ("cityscapes", 560, 100, 0.35, None, None, 0),
+    ],
+)
+def test_clipers_code(
+    dataset: str,
+    side: int,
+    scale: float,
+    share: float,
+    classes: float | None,
+    pixels: float | None,
+    background: int,
+) -> None:
+    made = load_protocol("cliper", dataset)
+    assert (made.short_side, made.crop_size, made.resampling) == (side, None, "bicubic")
+    assert made.whole_patches
+    assert made.position_embedding == "bilinear_half"
+    readout = made.readout
+    assert (readout["scale"], readout["threshold"]) == (scale, share)
+    assert readout["background"] == background
+    inside = 224 if dataset in ("context59", "context60", "coco_object") else None
+    assert readout["window"] == inside  # sliding_crop_size
+    decided = made.refinement or {"class_threshold": None, "pixel_threshold": None}
+    assert (decided["class_threshold"], decided["pixel_threshold"]) == (classes, pixels)
+    if background:
+        assert decided["background"] == background
+        named = made.vocabulary
+        assert named is not None
+        assert len(Vocabulary.named(named).classes[0]) == background
+
+
+def test_what_all_official_segmentors_share() -> None:
+    assert MEAN == (122.771, 116.746, 104.094)
+    assert STD == (68.501, 66.632, 70.323)
+    assert len(set(templates("openai_imagenet"))) == 80
+
+
+def test_the_table_covers_every_preset_of_a_configuration() -> None:
+    covered = {row["preset"] for row in ROWS}
+    apart = {
+        *("sclip_paper", "unified"),  # no configuration of theirs
+        *("naclip_pamr", "lposs_plus"),  # another and a refinement
+        *("pearl", "gem", "surgery", "maskclip"),  # whose configurations were not read
+        *("cliptrase", "cliper"),  # codes of their own: above
+    }
+    assert covered == set(names("protocol")) - apart

@@ -1,0 +1,123 @@
+"""Names on the command line: unknown ones get the nearest, all that Hydra finds is accepted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sclip_lab.config.overrides import check
+from sclip_lab.core.errors import LabError
+from tests.running import evaluate
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("atention=csa", "unknown key 'atention'; did you mean attention"),
+        ("attention=cssa", "unknown attention 'cssa'; did you mean csa"),
+        ("attention.temprature=1", "unknown key 'attention.temprature'; did you mean "
+         "attention.temperature"),
+        ("attention/prior=gausian", "unknown attention/prior 'gausian'; did you mean gaussian"),
+        ("hydra/launcher=bsic", "unknown hydra/launcher 'bsic'; did you mean basic"),
+        ("refinement.steps=3", "did you mean protocol.refinement.steps?"),
+        ("paths.stor=x", "did you mean paths.store"),
+        ("+attention/prior=gaussian", "leave out the plus"),
+        ("experiment=layer", "unknown experiment 'layer'; did you mean layers"),
+        ("experiment=card,demo", "one preset at a time"),
+        ("experiment=[card,demo]", "one preset at a time"),
+        ("attention=vanilla,cas", "unknown attention 'cas'; did you mean csa"),
+    ],
+)  # fmt: skip
+def test_unknown_names(typed: str, said: str) -> None:
+    with pytest.raises(LabError) as raised:
+        check([typed])
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["hydra/launcher=basic"],
+        ["hydra/launcher=local_jobs", "hydra.launcher.shards=2"],
+        ["attention=naclip", "attention/prior=none"],
+        ["attention=glob(csa*)"],
+        ["-m", "attention=naclip", "attention.prior.sigma=2,5"],
+        ["protocol=resclip", "protocol.readout.share=0.9"],
+        ["protocol=cliptrase", "protocol.readout.weight=1"],
+        ["attention.layers=[-1],[99]"],
+        ["++mine=1", "+attention.extra=2", "~pictures.points"],
+        ["-m", "experiment=card", "attention=vanilla"],
+        ["backbone=open_clip", "backbone.name=ViT-S-32-alt"],
+        ["guidance=timm", "guidance.name=vit_tiny_patch16_224"],
+        ["experiment=null"],
+        ["--help"],
+        ["this is no override"],
+    ],
+)
+def test_what_hydra_understands_or_explains_itself_is_left_to_it(typed: list[str]) -> None:
+    check(typed)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of yaml outside of the repository."""
+    for group in ("attention", "experiment"):
+        (tmp_path / "mine" / group).mkdir(parents=True)
+    mine = "defaults: [csa, _self_]\ntemperature: 2.0\n"
+    (tmp_path / "mine/attention/warm.yaml").write_text(mine)
+    return tmp_path / "mine"
+
+
+def test_choices_of_a_folder_elsewhere(folder: Path) -> None:
+    searched = f"hydra.searchpath=[file://{folder}]"
+    check([searched, "attention=warm", "attention.temperature=3"])
+    check(["--config-dir", str(folder), "attention=warm"])
+    for arguments in ([searched], ["--config-dir", str(folder)]):
+        with pytest.raises(LabError, match="did you mean warm"):
+            check([*arguments, "attention=wram"])
+    with pytest.raises(LabError, match="unknown attention 'warm'"):
+        check(["attention=warm"])
+
+
+def test_a_choice_of_a_folder_elsewhere_runs(folder: Path, tmp_path: Path) -> None:
+    ran = evaluate(tmp_path, f"hydra.searchpath=[file://{folder}]", "attention=warm")
+    assert ran.code == 0, ran.err
+    assert "warm on patchwork: mIoU" in ran.out
+
+
+def test_hydras_own_launcher(tmp_path: Path) -> None:
+    ran = evaluate(tmp_path, "-m", "hydra/launcher=basic", "attention=vanilla,csa")
+    assert ran.code == 0, ran.err
+    assert len(list(tmp_path.glob("sweep/*/result.json"))) == 2
+
+
+def test_a_sweep_without_its_flag_says_so(tmp_path: Path) -> None:
+    ran = evaluate(tmp_path, "experiment=temperature")
+    assert ran.code == 1
+    [line] = ran.err.splitlines()
+    assert line.startswith("error: experiment=temperature sweeps over attention, attention.temp")
+    assert "-m experiment=temperature" in line
+    assert not (tmp_path / "store").exists()
+
+
+def test_hydras_rerun_reads_no_pickle(tmp_path: Path) -> None:
+    ran = evaluate(tmp_path, f"--experimental-rerun={tmp_path / 'config.pickle'}")
+    assert ran.code == 1
+    assert "config.pickle: not taken, for its file is a pickle" in ran.err
+
+
+@pytest.mark.parametrize("flags", [("--resolve",), ("-m", "--cfg=job")])
+def test_flags_that_do_not_go_together_are_no_fault(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    ran = evaluate(tmp_path, *flags)
+    assert ran.code == 1
+    assert ran.err.startswith("error: command line: ")
+
+
+def test_a_key_that_is_a_number(tmp_path: Path) -> None:
+    (tmp_path / "mine/protocol").mkdir(parents=True)
+    (tmp_path / "mine/protocol/odd.yaml").write_text("1.5: 2\n")
+    ran = evaluate(tmp_path, f"--config-dir={tmp_path / 'mine'}", "protocol=odd")
+    assert ran.code == 1
+    assert "'1.5'" in ran.err
+    assert "unexpected" not in ran.err

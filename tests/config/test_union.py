@@ -1,0 +1,87 @@
+"""The sweeper over several grids, and composing its jobs without launching them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from sclip_lab.config import registry
+from sclip_lab.config.composing import sweep
+from sclip_lab.config.sweeper import UnionSweeper, expand
+from sclip_lab.core.errors import LabError
+from sclip_lab.run.job import make_spec
+from tests.running import evaluate
+
+GRIDS = [
+    {"attention": "vanilla,csa"},
+    {"attention": "csa", "attention.temperature": "1,2", "unless": {"backbone": "tiny*"}},
+    {"attention": "early", "when": {"backbone": "tiny"}},
+]
+
+
+def test_jobs_are_the_union_of_the_grids() -> None:
+    assert expand(GRIDS, [], {"backbone": "large"}) == [
+        ["attention=vanilla"],
+        ["attention=csa"],
+        ["attention=csa", "attention.temperature=1"],
+        ["attention=csa", "attention.temperature=2"],
+    ]
+    assert expand(GRIDS, [], {"backbone": "tiny"})[2:] == [["attention=early"]]
+
+
+def test_what_is_typed_comes_before_a_grid_and_jobs_are_unique() -> None:
+    jobs = expand(GRIDS, ["attention=csa", "seed=1,2"], {"backbone": "tiny"})
+    assert jobs == [["attention=csa", "seed=1"], ["attention=csa", "seed=2"]]
+
+
+def test_a_grid_keeps_what_it_says() -> None:
+    grid = {"backbone": "large,huge", "keep": "backbone", "unless": {"backbone": "tiny"}}
+    assert expand([grid], ["backbone=base"], {"backbone": "tiny"}) == [
+        ["backbone=large"],
+        ["backbone=huge"],
+    ]
+    assert expand([grid], [], {"backbone": "tiny"}) == []
+
+
+def test_conditions_see_a_swept_choice() -> None:
+    jobs = expand(GRIDS[2:], ["backbone=tiny,large"], {"backbone": "other"})
+    assert jobs == [["attention=early", "backbone=tiny"]]
+
+
+def test_composed_jobs_are_those_that_hydra_launches(tmp_path: Path) -> None:
+    few = ("experiment=main", "refinement=none", "dataset.images=1")
+    run = evaluate(tmp_path, "-m", *few)
+    assert run.code == 0, run.err
+    launched = {path.name for path in (tmp_path / "store" / "specs").iterdir()}
+    composed = sweep([*few, "dataset.height=64", "dataset.width=80", "device=cpu"])
+    assert {make_spec(config).key for config in composed} == launched
+    assert len(launched) == 3
+
+
+def test_presets_of_the_union_are_listed() -> None:
+    assert "union" in registry.names("hydra/sweeper")
+
+
+@pytest.mark.parametrize(
+    ("grids", "text"),
+    [
+        (5, "hydra.sweeper.grids: 5 must be a list"),
+        ([None], r"grids\.0: None must map keys"),
+        ([{"when": "csa"}], r"grids\.0\.when: 'csa' must map groups"),
+        ([{"a=b": 1}], "'a=b' is no key"),
+        ([{"attention": {"a": 1}}], r"grids\.0\.attention: .* must be text"),
+    ],
+)
+def test_grids_that_are_none(grids: object, text: str) -> None:
+    with pytest.raises(LabError, match=text):
+        expand(grids, [], {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [0, -1, True, [{"keep": 5}], "2"])
+def test_a_batch_of_jobs_is_one_or_more(size: object) -> None:
+    sweeper = UnionSweeper([{"attention": "csa"}])
+    sweeper.config = OmegaConf.create({"hydra": {"runtime": {"choices": {}}}})
+    with pytest.raises(LabError, match=r"max_batch_size: .* must be 1 or more, or null"):
+        sweeper.split_arguments([], size)  # type: ignore[arg-type]
