@@ -151,13 +151,15 @@ def scores(found: Found) -> pd.DataFrame:
         own = plain and not np.isnan(row["published"])
         elsewhere = reference(str(row["attention"])) if plain and not own else None
         if own:
-            value, place, source = row["published"], row["dataset"], row
+            value, place = row["published"], row["dataset"]
             inside = row["low"] <= value <= row["high"]
             verdict = "agrees" if inside else "above" if row["miou"] > value else "below"
-            rows.append([value, place, kind(row["source"], row["mark"]), row["miou"] - value, verdict])
+            rows.append(
+                [value, place, kind(row["source"], row["mark"]), row["miou"] - value, verdict]
+            )
         elif elsewhere is not None:
-            source = kind(elsewhere["source"], elsewhere["mark"])
-            rows.append([elsewhere["value"], REFERENCE["dataset"], source, np.nan, ""])
+            words = kind(str(elsewhere["source"]), str(elsewhere["mark"]))
+            rows.append([elsewhere["value"], REFERENCE["dataset"], words, np.nan, ""])
         else:
             rows.append([np.nan, "", "", np.nan, ""])
     columns = ["published", "published on", "source", "difference", "verdict"]

@@ -9,11 +9,11 @@ import pandas as pd
 
 from sclip_lab import results
 from sclip_lab.report import escaping
+from sclip_lab.report.found import Found
 from sclip_lab.report.swept_labels import labels
-from sclip_lab.results.table import published as published
-from sclip_lab.results.table.expected import verdicts as verdicts
 
 SETTING = ["backbone", "dataset", "protocol"]
+BOLD = "mIoU x100; bold: what the best of its data set does not surely beat (Holm)"
 P = {
     "p": "p",
     "p_permutation": "p, permutation",
@@ -23,18 +23,26 @@ P = {
 }
 
 
-def scores(
-    df: pd.DataFrame, paper: pd.DataFrame | None = None, n: int = 2000, level: float = 0.95
-) -> pd.DataFrame:
-    """`results.summary`, with the published number and its source beside ours if there is one.
+def scores(df: pd.DataFrame, n: int = 2000, level: float = 0.95) -> pd.DataFrame:
+    """`results.summary`. Published numbers come beside it by `sclip_lab.paper.published.beside`."""
+    return results.summary(df, n, level)
 
-    Args:
-        df: from `results.load`.
-        paper: from `sclip_lab.results.table.published.read`; None for a table of ours alone.
-        n: bootstrap resamples. level: of the interval.
-    """
-    table = results.summary(df, n, level)
-    return table if paper is None else published.beside(table, paper)
+
+def cells(found: Found) -> pd.DataFrame:
+    """One row per cell as a page shows it: variant, backbone and data set where they vary, mIoU,
+    interval. Scores are fractions; ``attrs`` has the caption and what is bold."""
+    table = found.summary
+    shown = pd.DataFrame({"variant": found.cells["name"].to_list()})
+    for column, name in (("backbone", "backbone"), ("dataset", "data set")):
+        if table[column].nunique() > 1:
+            shown[name] = table[column].astype(str).to_list()
+    shown["mIoU"] = table["miou"].to_numpy(float)
+    shown["95 % interval"] = [
+        f"{100 * low:.1f} to {100 * high:.1f}"
+        for low, high in zip(table["low"], table["high"], strict=True)
+    ]
+    shown.attrs = {"caption": BOLD, "bold": {"mIoU": table["unbeaten"].to_list()}}
+    return shown
 
 
 def differences(
@@ -48,7 +56,7 @@ def differences(
 
 
 def to_markdown(table: pd.DataFrame, bold: bool = True) -> str:
-    """Markdown of `scores`, `differences` or `verdicts`, one table per data set, x100.
+    """Markdown of `scores` or `differences`, one table per data set, x100.
 
     Args:
         bold: mark every mIoU that the best does not beat (`results.summary`).
@@ -71,9 +79,7 @@ def _shown(
     level = f"{table.attrs.get('level', 0.95) * 100:g} % interval"
     for dataset, group in table.groupby("dataset", observed=True, sort=False):
         shared = [str(group[c].iloc[0]) for c in SETTING if c in group and group[c].nunique() == 1]
-        if "verdict" in group:
-            cells = _verdict_cells(group)
-        elif "difference" in group:
+        if "difference" in group:
             cells = _difference_cells(group, level)
         else:
             shared.append(f"{group['images'].iloc[0]} images")
@@ -131,15 +137,3 @@ def _difference_cells(group: pd.DataFrame, level: str) -> pd.DataFrame:
             },
         }
     )
-
-
-def _verdict_cells(group: pd.DataFrame) -> pd.DataFrame:
-    names = ["attention", *(c for c in ("backbone", "protocol") if c in group)]
-    cells = {name: group[name].astype(str).to_list() for name in names}
-    for name in ("ours", "theirs", "difference", "tolerance"):
-        sign = "+" if name == "difference" else ""
-        cells[name] = ["" if np.isnan(v) else f"{v * 100:{sign}.2f}" for v in group[name]]
-    cells["verdict"] = group["verdict"].to_list()
-    if "source" in group:
-        cells["source"] = group["source"].fillna("").astype(str).to_list()
-    return pd.DataFrame(cells)

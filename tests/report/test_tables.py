@@ -11,9 +11,9 @@ import pytest
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
+from sclip_lab.paper import published
 from sclip_lab.report import tables
 from sclip_lab.report.swept_labels import labels, without
-from sclip_lab.results.table import published
 from tests.synthetic_store import confusion_rows, write_spec, write_store
 from tests.synthetic_store import labels as images_of
 
@@ -78,7 +78,7 @@ def test_known_numbers() -> None:
 def test_a_number_stands_beside_ours_with_its_source(tmp_path: Path) -> None:
     _voc(tmp_path, "openai")
     _voc(tmp_path, "openai", protocol="unified")
-    table = tables.scores(results.load(tmp_path), published.read(), n=20).set_index("protocol")
+    table = published.beside(tables.scores(results.load(tmp_path), n=20)).set_index("protocol")
     assert list(table.loc["sclip", published.SHOWN]) == [0.5963, "sclip", "SC", "F"]
     # Of other protocols' numbers one that was read at first hand, not the second-hand 0.591.
     assert table.loc["unified", "published"] == 0.5963
@@ -88,7 +88,7 @@ def test_a_number_stands_beside_ours_with_its_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pretrained", [None, "laion400m_e32"])
 def test_other_weights_match_nothing(tmp_path: Path, pretrained: str | None) -> None:
     _voc(tmp_path, pretrained)
-    table = tables.scores(results.load(tmp_path), published.read(), n=20)
+    table = published.beside(tables.scores(results.load(tmp_path), n=20))
     assert table["published"].isna().all()
     assert "published" not in tables.to_markdown(table)
 
@@ -117,9 +117,11 @@ def test_markdown_reads_back(df: pd.DataFrame) -> None:
 
 def test_best_is_bold(df: pd.DataFrame) -> None:
     table = tables.scores(df, n=20)
-    best = table["attention"][table["miou"].idxmax()]
-    (line,) = [line for line in tables.to_markdown(table).split("\n") if "**" in line]
-    assert line.startswith(f"| {best} |")
+    lines = [line for line in tables.to_markdown(table).split("\n") if "**" in line]
+    bold = [line.split(" | ")[0].removeprefix("| ") for line in lines]
+    assert bold == table["attention"][table["unbeaten"]].to_list()
+    assert table["attention"][table["miou"].idxmax()] in bold
+    assert "vanilla" not in bold
 
 
 def test_one_table_per_data_set(tmp_path: Path) -> None:
@@ -152,33 +154,6 @@ def test_differences_stay_within_a_swept_protocol(tmp_path: Path) -> None:
     assert len(tables.differences(df, n=10)) == 2
     names = {f"{label} · short_side {side}" for label in ("vanilla", "csa") for side in (224, 336)}
     assert set(labels(results.summary(df, n=5))) == names
-
-
-def test_verdicts(df: pd.DataFrame) -> None:
-    score = results.miou(df).to_numpy()[1]
-    expected = [
-        {"attention": "csa", "dataset": "shapes", "miou": score + 0.001, "tolerance": 0.002},
-        {"attention": "csa", "dataset": "shapes", "miou": score + 0.003, "tolerance": 0.002},
-        {"attention": "gem", "dataset": "shapes", "miou": 0.5, "tolerance": 0.002},
-    ]
-    table = tables.verdicts(df, expected)
-    assert list(table["verdict"]) == ["within", "outside", "not run"]
-    assert table["difference"][0] == pytest.approx(-0.001)
-    text = tables.to_markdown(table)
-    assert "| csa |" in text
-    assert "-0.10 | 0.20 | within" in text
-    with pytest.raises(LabError, match="lack tolerance"):
-        tables.verdicts(df, [{"attention": "csa", "dataset": "shapes", "miou": 0.5}])
-
-
-def test_verdicts_refuse_to_choose_between_specs(tmp_path: Path) -> None:
-    _voc(tmp_path, "openai")
-    _voc(tmp_path, "openai", protocol="unified")
-    df = results.load(tmp_path)
-    one = {"attention": "csa", "dataset": "voc21", "miou": 0.5, "tolerance": 0.01}
-    with pytest.raises(LabError, match="several specs match"):
-        tables.verdicts(df, [one])
-    assert len(tables.verdicts(df, [one | {"protocol": "sclip"}])) == 1
 
 
 def test_labels_add_only_what_tells_apart(tmp_path: Path, df: pd.DataFrame) -> None:
