@@ -58,7 +58,7 @@ df.iloc[:5, :9]
 # %%
 from IPython.display import Markdown
 
-Markdown(tables.to_markdown(tables.scores(df)))
+Markdown(tables.to_markdown(lab.results.summary(df)))
 
 # %%
 figures.panel(panels.load(folder.name))
