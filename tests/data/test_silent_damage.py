@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.decode import read_mask
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.verify import verify
 from sclip_lab.data.vocabulary import Vocabulary
-from sclip_lab.errors import LabError
 
 TWO = Vocabulary("two", (("ground",), ("road",)))
 SIZE = (24, 32)  # height, width
