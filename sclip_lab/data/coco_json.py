@@ -125,8 +125,9 @@ class CocoJson(Files):
         if size != photo_size and self.mask_resize is None:
             return np.zeros(size, self.labels.dtype)  # refused by its size, drawn or not
         ids = np.full(size, -1, np.int64)
-        crowds, things = [], []
-        for number, one in enumerate(self._instances.get(photo["id"], ())):
+        crowds: list[tuple[int, np.ndarray, Mapping[str, Any]]] = []
+        things: list[tuple[int, np.ndarray, Mapping[str, Any]]] = []
+        for one in self._instances.get(photo["id"], ()):
             try:
                 region = segmentation(one["segmentation"], size)
             except LabError as error:
@@ -134,14 +135,14 @@ class CocoJson(Files):
                     f"{self.annotations}: annotation {one.get('id')} of {name}: {error}"
                 ) from None
             layer = crowds if one.get("iscrowd") else things
-            layer.append((number, int(region.sum()), region, one))
+            layer.append((one.get("area") or int(region.sum()), region, one))
         if self.overlap == "smallest":
-            crowds.sort(key=lambda each: -(each[3].get("area") or each[1]))
-            things.sort(key=lambda each: -(each[3].get("area") or each[1]))
-        for _, _, region, one in crowds:
+            crowds.sort(key=lambda each: -each[0])
+            things.sort(key=lambda each: -each[0])
+        for _, region, one in crowds:
             ignored = self.crowd == IGNORE
             ids[region] = self.ignore_index if ignored else self._class_ids[one["category_id"]]
-        for _, _, region, one in things:
+        for _, region, one in things:
             ids[region] = self._class_ids[one["category_id"]]
         if (ids < 0).any():
             ids[ids < 0] = self.labels.background()

@@ -87,9 +87,11 @@ class Files(Dataset):
         reading = {**self.labels.reading, **self.reading}
         places = [(self.image_path(name), self.mask_path(name)) for name in self._names]
         paths = [path for pair in places for path in pair if path is not None]
-        digests = iter(file_digests(paths, title=f"hashing {self.name}"))
-        pairs = [tuple(None if path is None else next(digests) for path in pair) for pair in places]
-        self._digests = dict(zip(self._names, pairs, strict=True))
+        digests = iter(file_digests(paths, f"hashing {self.name}"))
+        self._digests = {
+            name: (next(digests), None if mask is None else next(digests))
+            for name, (_, mask) in zip(self._names, places, strict=True)
+        }
         digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode())
         for name, (photo, mask) in self._digests.items():
             digest.update(f"\n{name}\t{photo}\t{mask or self.annotation_digest(name)}".encode())

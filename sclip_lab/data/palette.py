@@ -62,6 +62,7 @@ class Palette:
         if value == GREY:
             return cls(None)
         source = f"{title}: palette"
+        pairs: list[tuple[Any, Any]]
         if isinstance(value, str):
             path = root / value
             pairs, source = list(_file_rows(path)), f"{title}: palette {path}"

@@ -58,8 +58,7 @@ def _bitmap(data: str) -> np.ndarray:
     with Image.open(io.BytesIO(unpacked)) as image:
         if image.width * image.height > pixel_limit():
             raise LabError(f"a bitmap of {image.width} x {image.height} pixels is too large")
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")
-        bands = image.getbands()
-        channel = image.getchannel("A") if "A" in bands else image.convert("L")
-        return np.array(channel) > 0
+        transparent = image.mode == "P" and "transparency" in image.info
+        bitmap = image.convert("RGBA") if transparent else image.copy()
+    alpha = "A" in bitmap.getbands()
+    return np.array(bitmap.getchannel("A") if alpha else bitmap.convert("L")) > 0
