@@ -7,10 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from sclip_lab import results
 from sclip_lab.report import escaping
 from sclip_lab.report.found import Found
-from sclip_lab.report.swept_labels import labels
+from sclip_lab.results.store.labels import labels
 
 SETTING = ["backbone", "dataset", "protocol"]
 BOLD = "mIoU x100; bold: what the best of its data set does not surely beat (Holm)"
@@ -21,11 +20,6 @@ P = {
     "p_max_t": "p, max-T",
     "p_bh": "p, Benjamini-Hochberg",
 }
-
-
-def scores(df: pd.DataFrame, n: int = 2000, level: float = 0.95) -> pd.DataFrame:
-    """`results.summary`. Published numbers come beside it by `sclip_lab.paper.published.beside`."""
-    return results.summary(df, n, level)
 
 
 def cells(found: Found) -> pd.DataFrame:
@@ -45,18 +39,8 @@ def cells(found: Found) -> pd.DataFrame:
     return shown
 
 
-def differences(
-    df: pd.DataFrame,
-    baseline: results.Choice = "vanilla",
-    n: int = 2000,
-    level: float = 0.95,
-) -> pd.DataFrame:
-    """Every variant against one, on the same images: `results.differences` in mIoU."""
-    return results.differences(df, baseline, "miou", n, level)
-
-
 def to_markdown(table: pd.DataFrame, bold: bool = True) -> str:
-    """Markdown of `scores` or `differences`, one table per data set, x100.
+    """Markdown of `results.summary` or `results.differences`, one table per data set, x100.
 
     Args:
         bold: mark every mIoU that the best does not beat (`results.summary`).

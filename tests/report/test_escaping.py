@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from sclip_lab.paper import sections
+from sclip_lab.paper import sections, verdicts
+from sclip_lab.paper.claims import Claim
 from sclip_lab.report import escaping, page, tables
 from sclip_lab.report.figures import style
 
@@ -21,7 +22,10 @@ def test_page_and_files(tmp_path: Path) -> None:
     with style():
         figure = Figure()
         figure.subplots().set_title("$\\frac$ of $5")
-    section = page.Section("s", NAME, NAME, [NAME], tables={NAME: table}, figures={NAME: figure})
+    row = page.Row({NAME: NAME, "": "x"}, {NAME: NAME}, {"": "#s"})
+    section = page.Section(
+        "s", NAME, NAME, [NAME], [row], tables={NAME: table}, figures={NAME: figure}
+    )
     files = page.write([section], tmp_path / "out", NAME, [NAME])
     text = files[0].read_text()
     assert "<script>alert" not in text
@@ -34,18 +38,13 @@ def test_page_and_files(tmp_path: Path) -> None:
 
 
 def test_tables_keep_their_rows() -> None:
-    frame = pd.DataFrame(
-        {
-            "dataset": ["d"], "attention": [NAME], "verdict": ["holds"], "backbone": [NAME],
-            "protocol": ["p"], "ours": [0.1], "theirs": [0.1], "difference": [0.0],
-            "tolerance": [0.1],
-        }
-    )  # fmt: skip
+    names = {"dataset": ["d"], "backbone": ["b"], "protocol": ["p"], "a": [NAME], "b": [NAME]}
+    frame = pd.DataFrame({**names, "difference": [0.1], "low": [0.0], "high": [0.2]})
     lines = tables.to_markdown(frame).splitlines()
     assert len([line for line in lines if line.startswith("|")]) == 3
     assert "<script>" not in "".join(lines)
-    verdict = page.Verdict(NAME, "holds", NAME)
-    made = sections.markdown([page.Section(NAME, "t", verdicts=[verdict])])
+    judged = verdicts.judge([Claim(NAME, NAME, no_verdict=NAME, study=NAME)])
+    made = sections.markdown([], judged)
     assert "<script>" not in made
     assert sum(line.startswith("|") for line in made.splitlines()) == 3
 

@@ -14,10 +14,9 @@ from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.paper.claims import Claim, difference_in_words, mean_difference, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import spec
-from sclip_lab.report.figure import Figure
+from sclip_lab.report.figures import Figure
 from sclip_lab.report.found import Found
-from sclip_lab.report.overlay import attention_over_photo
-from sclip_lab.report.pictures import FONT
+from sclip_lab.report.pictures import FONT, attention_over_photo
 
 if TYPE_CHECKING:
     from sclip_lab.data.base import Sample

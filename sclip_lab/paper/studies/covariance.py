@@ -17,10 +17,8 @@ from sclip_lab.diagnostics import MEASURES
 from sclip_lab.paper.claims import PHOTOS as FEWEST_PHOTOS
 from sclip_lab.paper.claims import Claim, Comparison, few_photos, gated, missing, whole
 from sclip_lab.paper.studies import Study
-from sclip_lab.report.annotate import label_points
-from sclip_lab.report.curves import spec
-from sclip_lab.report.figure import Figure
-from sclip_lab.report.figures import COLORS, style
+from sclip_lab.report.curves import label_points, spec
+from sclip_lab.report.figures import COLORS, Figure, style
 from sclip_lab.report.found import Found
 from sclip_lab.results.statistics.relations import FEWEST
 

@@ -6,8 +6,7 @@ import seaborn as sns
 
 from sclip_lab.paper.claims import Claim, best, higher, missing
 from sclip_lab.paper.studies import Study
-from sclip_lab.report.figure import Figure
-from sclip_lab.report.figures import COLORS, style
+from sclip_lab.report.figures import COLORS, Figure, style
 from sclip_lab.report.found import Found
 from sclip_lab.results.statistics.across import ranks
 

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from sclip_lab.paper.claims import Claim, higher, random_seed
 from sclip_lab.paper.studies import Study
-from sclip_lab.report.bars import grouped
 from sclip_lab.report.curves import spec
+from sclip_lab.report.figures import grouped
 from sclip_lab.report.found import Found
 
 VARIANTS = ("vanilla", "maskclip", "csa")

@@ -8,12 +8,15 @@ from matplotlib.figure import Figure
 
 from sclip_lab.paper import published
 from sclip_lab.paper.claims import Claim, alike, difference_in_words, higher, missing
+from sclip_lab.paper.projection_figures import (
+    correlation_figure,
+    map_correlations,
+    preserved_figure,
+)
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import curves, line, pick, spec
 from sclip_lab.report.figures import COLORS
 from sclip_lab.report.found import Found
-from sclip_lab.report.maps import correlation_figure, map_correlations
-from sclip_lab.report.products import preserved_figure
 
 SINGLE = ("csa_identity", "csa_q", "csa_k", "csa_v")
 FORMS = {"orthogonal": "csa_random_orthogonal", "of full width": "csa_random_full"}

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from sclip_lab.paper.claims import Claim, higher, missing
 from sclip_lab.paper.studies import Study
-from sclip_lab.report.bars import grouped
+from sclip_lab.report.figures import grouped
 from sclip_lab.report.found import Found
 
 CHANGED = ("vocabulary", "templates", "prob_threshold")
