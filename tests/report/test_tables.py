@@ -74,6 +74,19 @@ def test_known_numbers() -> None:
     assert table["csa", "voc21", "sclip", "ViT-B-16"] == 0.5963
     assert table["csa_random", "coco_stuff164k", "sclip/paper", "ViT-B-16"] == 0.206
     assert table["naclip", "ade20k", "naclip_pamr", "ViT-B-16"] == 0.1905
+    # CLIPer's README has a row of whole photos and one, with a star, that adds windows.
+    sets = ("context60", "coco_object", "context59")
+    whole = [table["cliper", name, "cliper", "ViT-B-16"] for name in sets]
+    starred = [table["cliper", name, "cliper/windows", "ViT-B-16"] for name in sets]
+    assert (whole, starred) == ([0.347, 0.363, 0.384], [0.357, 0.375, 0.396])
+
+
+def test_a_row_that_another_methods_readme_quotes_is_second_hand() -> None:
+    table = published.read()
+    quoted = table[(table["attention"] == "naclip") & (table["source"] == "TRI")]
+    assert len(quoted) == 9
+    assert set(quoted["mark"]) == {"2"}
+    assert published.kind("TRI", "2") == "second-hand note, unverified"
 
 
 def test_a_number_stands_beside_ours_with_its_source(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which diagnostic predicts the score, and what CSA changes in which layer and head."""
+"""Which diagnostic goes with the score, and what CSA changes in which layer and head."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
 
 
 STUDY = Study(
-    question="Which diagnostic of attention and features predicts the score of a variant, and in "
+    question="Which diagnostic of attention and features goes with the score of a variant, and in "
     "which layers and heads does CSA change it?",
     claims=_claims,
     figures=_figures,

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.results.statistics import multiple
+from sclip_lab.results.statistics import floors, multiple
 from sclip_lab.results.statistics.intervals import METHODS, interval, p_value
 from sclip_lab.results.statistics.resampling import Design, Index, Sample, Scored, score
 from sclip_lab.results.table.scores import NAMES, STATISTICS, pixel_accuracy, spec_rows, totals_of
@@ -83,7 +83,7 @@ def summary(
         unbeaten (`not_beaten`); pixel_accuracy,
         images, and of how many in the data set; few_classes (how many classes of the images'
         truth are on fewer than 50 of them); and the config values that differ.
-        ``attrs["level"]`` is the level.
+        ``attrs``: level, and floors {data set: {name: score}}, see `floors.floors`.
     """
     check("miou", n, level)
     facts = {}
@@ -101,7 +101,10 @@ def summary(
     scores["of"] = [known.get(spec, found) for spec, found in images.items()]
     scores["few_classes"] = few_classes(df, FEW).to_numpy()
     table = pd.concat([table[NAMES], scores, table.drop(columns=NAMES)], axis=1)
-    table.attrs = {**df.attrs, "level": level}
+    lowest = floors.floors(df)
+    by_name = {str(dataset): dict(zip(rows["floor"], rows["score"], strict=True))
+               for dataset, rows in lowest.groupby("dataset")}  # fmt: skip
+    table.attrs = {**df.attrs, "level": level, "floors": by_name}
     return table
 
 
