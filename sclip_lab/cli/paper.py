@@ -42,9 +42,11 @@ def parser() -> argparse.ArgumentParser:
         "may follow, such as dataset=voc21,context60 backbone=ViT-B-16-quickgelu.",
     )
     made.add_argument("words", nargs="*", metavar="STUDY | KEY=VALUE", help="default: all studies")
+    made.epilog = "A study of your own: plugins=[my.ideas] --config-dir=my/conf, docs/extending.md."
     made.add_argument("--out", type=Path, default=Path("results/paper"), help="the report's folder")
     made.add_argument("--image", help="attention study: a photo's name in the data set")
     made.add_argument("--points", nargs="+", metavar="Y,X", help="attention study: pixels")
+    made.add_argument("--config-dir", metavar="DIR", help="a folder of yaml files of your own")
     made.add_argument(
         "--family", choices=["claim", "page"], default="claim",
         help="adjust p over the comparisons of each claim, or over all of the page",
@@ -70,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     keys = [word for word in args.words if "=" in word]
     chosen = [word for word in args.words if "=" not in word]
-    plugins.enter(keys)
+    plugins.enter([*keys, *([f"--config-dir={args.config_dir}"] if args.config_dir else [])])
+    keys = [key for key in keys if not key.lstrip("+").startswith("hydra.searchpath=")]
     cells = cells_of_all(chosen, keys, args.processes or cores())
     options = {"image": args.image, "points": points(args.points or [])}
     drawn = drawn_of(cells, options, args.processes)
