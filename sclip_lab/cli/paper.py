@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def sections(
-    wanted: Sequence[str] = (),
+    requested: Sequence[str] = (),
     overrides: Sequence[str] = (),
     *,
     image: str | None = None,
@@ -102,7 +102,7 @@ def sections(
     """Studies evaluated, judged and drawn, for Python and notebooks.
 
     Args:
-        wanted: their names; all for none.
+        requested: their names; all for none.
         overrides: keys of ``sclip-lab evaluate``, such as "dataset=voc21".
         image, points: of the study of attention: a photo's name, and (row, column) of its pixels.
         processes: as of ``sclip-lab paper``; None: its default.
@@ -117,13 +117,13 @@ def sections(
     from sclip_lab.paper import sections
 
     options = {"image": image, "points": points}
-    drawn = drawn_of(cells_of_all(wanted, overrides), options, processes)
+    drawn = drawn_of(cells_of_all(requested, overrides), options, processes)
     made, _ = sections.sections(drawn)
     return made[-len(drawn) :]
 
 
 def cells_of_all(
-    wanted: Sequence[str], overrides: Sequence[str], processes: int = 1
+    requested: Sequence[str], overrides: Sequence[str], processes: int = 1
 ) -> dict[str, Cells]:
     """The cells of several studies, whose configurations so many processes compose.
 
@@ -134,7 +134,7 @@ def cells_of_all(
     from sclip_lab.paper import studies
 
     keys = with_data(overrides)
-    names = list(studies.chosen(wanted))
+    names = list(studies.chosen(requested))
     processes = min(processes, len(names)) if can_fork() else 1
     if processes > 1:
         with multiprocessing.get_context("fork").Pool(processes) as pool:
@@ -239,7 +239,7 @@ def how_to_get(dataset: str, error: str) -> str:
 
 def evaluated(
     cells: Mapping[str, Cells],
-    wanted: Mapping[str, Any],
+    chosen_studies: Mapping[str, Any],
     options: Mapping[str, Any],
     processes: int | None = 1,
 ) -> dict[str, Found]:
@@ -273,8 +273,8 @@ def evaluated(
         evaluate_forked(specs, store, copies, observers=observers, shard=shard, **settings)  # type: ignore[arg-type]
     found = {name: read(store, cells[name].specs, options) for name in configs}
     for name, part in found.items():
-        for _, setting in wanted[name].settings(part):
-            photos = wanted[name].photos(setting)
+        for _, setting in chosen_studies[name].settings(part):
+            photos = chosen_studies[name].photos(setting)
             if photos:
                 specs = list(setting.specs.values())
                 shard = tuple(configs[name].shard)
