@@ -8,7 +8,6 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from sclip_lab.segmentation.pipeline import Windows
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
@@ -16,6 +15,7 @@ from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.guidance import HUB_NAMES, load_guidance
 from sclip_lab.network.scene import Guidance, Placement, Scene, alone
 from sclip_lab.segmentation import windows
+from sclip_lab.segmentation.pipeline import Windows
 from tests.second_network import SMALL, guide
 
 

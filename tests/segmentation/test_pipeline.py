@@ -119,7 +119,7 @@ def test_no_window_goes_through_a_block_twice(
         assert len(cut.chunks) > 1
         variants = [lab.load_attention(name) for name in chosen]
         assert len(list(pipeline.run(Encoder(backbone), cut, variants))) > 0
-        assert ran == {index: count for index in range(backbone.depth - 1)}, chosen
+        assert ran == dict.fromkeys(range(backbone.depth - 1), count), chosen
 
 
 @torch.inference_mode()
