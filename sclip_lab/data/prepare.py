@@ -129,9 +129,10 @@ def context(source: Path, root: Path) -> str:
         converted = _converted(source, root, voc, "SegmentationClassContext/*.png")
         if converted:
             return converted
-        looked = ", ".join((".mat files in trainval", "trainval_merged.json",
-                            "SegmentationClassContext/*.png"))  # fmt: skip
-        raise LabError(f"no labels found below {source}; looked for {looked}")
+        raise LabError(
+            f"no labels found; looked for {source}/trainval/*.mat, trainval_merged.json and "
+            "SegmentationClassContext/*.png, also in VOC2010 and VOCdevkit/VOC2010"
+        )
     images = _search(source, [f"{v}/JPEGImages" for v in voc], "*.jpg", "photos")[0].parent
     if mats:
         names = _search(source, [*voc, "trainval"], "labels.txt") or [mats[0].parent / "labels.txt"]

@@ -317,7 +317,7 @@ def test_an_empty_download_says_what_was_looked_for(tmp_path: Path, name: str) -
 def test_damaged_parts_are_named(tmp_path: Path) -> None:
     coco_download(tmp_path / "from")
     path = tmp_path / "from/stuffthingmaps/val2017/000000000001.png"
-    png(path, grid([11], 0))  # category 12 was never released
+    png(path, grid([11, 255], 0))  # category 12 was never released
     with pytest.raises(LabError, match=r"000000000001\.png: ids \[11\] do not occur"):
         cli("prepare", "coco_object", "--from", str(tmp_path / "from"))
     path.write_bytes(b"")
