@@ -22,6 +22,7 @@ from sclip_lab.attention.variant import Variant
 from sclip_lab.core import signals
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.timings import Timings
+from sclip_lab.evaluation.audit import Audit, nothing_left
 from sclip_lab.evaluation.loader import Batch, Loader, Photo, PhotoError
 from sclip_lab.evaluation.recorder import Observer, Recorder, View
 from sclip_lab.evaluation.references import References
@@ -94,6 +95,8 @@ def evaluate(
     cache = TrunkCache(store.root / "trunk", trunk_cache_gb) if trunk_cache_gb else None
     failed: dict[str, LabError] = {}
     rows: dict[Any, Tensor] = {}  # text embeddings by query: many vocabularies share their words
+    audit = Audit(unique)
+    audit.say_what_is_evaluated()
     with signals.raised():
         for group in groups:
             names = list(group[0].dataset.names)
@@ -103,16 +106,20 @@ def evaluate(
             if indices:
                 store.check_writable()
                 try:
-                    _run(group, indices, recorder, batch_images, cache, progress, rows)
+                    _run(group, indices, recorder, batch_images, cache, progress, rows, audit)
                 except PhotoError as error:
                     failed |= {spec.key: error for spec in recorder.wanted(error.image)}
             failed |= recorder.failures
             if shard == (0, 1):
                 recorder.compact()
+    if on_error == "skip":
+        failed |= {key: LabError(why) for key, why in nothing_left(unique, store).items()}
     if failed:
         raise Unfinished(failed) from next(iter(failed.values()))
     labels = {spec.key: spec.label for spec in unique}
-    return results.load(store.root, list(labels), partial=True, labels=labels)
+    df = results.load(store.root, list(labels), partial=True, labels=labels)
+    audit.say_what_was_read(df)
+    return df
 
 
 class Unfinished(LabError):
@@ -160,6 +167,7 @@ def _run(
     cache: TrunkCache | None,
     progress: bool,
     rows: dict[Any, Tensor],
+    audit: Audit,
 ) -> None:
     """One pass over the images of one data set."""
     # The same of all specs, but for the weights of views and for what comes behind the network.
@@ -187,6 +195,8 @@ def _run(
                 bar.update(len(photos))
     with recorder, tqdm(total=len(indices), desc=title, unit="img", disable=not progress) as bar:
         for photos in loader.batches(indices):
+            for photo in photos:
+                audit.add(dataset, photo.sample.name, photo.sample.mask)
             with torch.inference_mode():
                 batch = Batch.cut(photos, protocol.views, backbone, guide)
                 _run_batch(batch, encoder, references, recorder)
