@@ -42,7 +42,7 @@ from sclip_lab.results.store import machines
 from sclip_lab.results.store.loading import SHORT
 from sclip_lab.results.store.store import Store
 from sclip_lab.results.table import expected
-from sclip_lab.run import collector, tracking
+from sclip_lab.run import collector, known_words, tracking
 from sclip_lab.run.ending import asked_for, told
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.protocol import build as build_protocol
@@ -372,6 +372,7 @@ def _evaluate(
     specs: Sequence[Spec], store: Store, config: DictConfig, timings: Timings
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Scores of all specs, and diagnostics of each by its key."""
+    _warn_of_words(specs)
     chosen = config.diagnostics
     measures = Diagnostics(chosen.measures or (), chosen.images, chosen.get("layers", False))
     observers: list[Observer] = []
@@ -393,6 +394,15 @@ def _evaluate(
             timings=timings,
         )
     return df, {spec.key: measures.measured(store, spec) for spec in specs}
+
+
+def _warn_of_words(specs: Sequence[Spec]) -> None:
+    """Class names that the embedded network has never seen, once a data set."""
+    embedded = [spec for spec in specs if spec.backbone.name == known_words.EMBEDDED]
+    for spec in {spec.vocabulary.key: spec for spec in embedded}.values():
+        remedy = "backbone=ViT-B-16-quickgelu"
+        if warning := known_words.strange_words(spec.vocabulary.queries, remedy):
+            log.warning("%s: %s", spec.dataset.name, warning)
 
 
 def _group(config: DictConfig, hydra: Any) -> str | None:
