@@ -95,20 +95,20 @@ def bar_pages(table: pd.DataFrame) -> list[Figure]:
     """`bars` of a `results.summary`, as many variants in a picture as a screen can show."""
     groups, level = _by_dataset(table), float(table.attrs.get("level", 0.95))
     longest = max(len(rows) for rows in groups.values())
-    found = []
+    pages = []
     for start in range(0, longest, _ROWS):
         page = [(name, rows.iloc[start : start + _ROWS]) for name, rows in groups.items()]
-        found.append(_bar_charts([(name, rows) for name, rows in page if len(rows)], level))
-    return found
+        pages.append(_bar_charts([(name, rows) for name, rows in page if len(rows)], level))
+    return pages
 
 
 def _by_dataset(table: pd.DataFrame, sort: bool = False) -> dict[str, pd.DataFrame]:
     """The rows of each data set with names that are unique there."""
-    found = {}
+    groups = {}
     for dataset, rows in table.groupby("dataset", observed=True, sort=False):
         rows = rows.assign(name=labels(rows))
-        found[str(dataset)] = rows.sort_values("miou", ascending=False) if sort else rows
-    return found
+        groups[str(dataset)] = rows.sort_values("miou", ascending=False) if sort else rows
+    return groups
 
 
 def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
@@ -190,10 +190,10 @@ def _strips(df: pd.DataFrame, summary: pd.DataFrame) -> list[tuple[str, pd.DataF
     for dataset, table in summary.groupby("dataset", observed=True, sort=False):
         rows = dict(zip(table["spec"].astype(str), labels(table), strict=True))
         met = df["true"][(df["dataset"] == dataset) & (df["pixels"] > 0)].unique()
-        mine = scores[scores["spec"].isin(rows) & scores["id"].isin(met)]
-        grid = mine.pivot(index="spec", columns="id", values="iou").loc[list(rows)] * 100
+        known = scores[scores["spec"].isin(rows) & scores["id"].isin(met)]
+        grid = known.pivot(index="spec", columns="id", values="iou").loc[list(rows)] * 100
         grid.index = list(rows.values())
-        names = mine.drop_duplicates("id").set_index("id")["class"].loc[grid.columns]
+        names = known.drop_duplicates("id").set_index("id")["class"].loc[grid.columns]
         here = seen[seen["dataset"] == dataset]
         photos = dict(zip(here["id"], here["photos"], strict=True))
         grid.columns = [

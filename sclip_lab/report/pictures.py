@@ -118,9 +118,9 @@ def attention_maps(panels: Sequence[Panel]) -> Figure:
         figure, grid = _grid([height] * rows, widths, [0.0] * rows, left=margin, bottom=0.45)
         for column, (item, index) in enumerate(columns):
             _mark(grid[0, column], item, index)
-            found = {prediction.label: prediction for prediction in item.predictions}
+            by_label = {prediction.label: prediction for prediction in item.predictions}
             for row, name in enumerate(names[1:], start=1):
-                _map(grid[row, column], item, found.get(name), index)
+                _map(grid[row, column], item, by_label.get(name), index)
         for row, name in enumerate(folded):
             grid[row, 0].set_ylabel(name, rotation=0, ha="right", va="center")
         _scale(figure, margin)
@@ -358,7 +358,7 @@ def attention_over_photo(
     skip = weights.shape[-1] - grid_h * grid_w  # 1 where the class token takes part
     maps = weights[:, :, skip:, skip:].float().mean(1).cpu().numpy()
     scale = height / plan.resized[0], width / plan.resized[1]
-    found = []
+    maps_of_points = []
     for point in points:
         total, seen = np.zeros((height, width)), np.zeros((height, width))
         for index, (top, left) in enumerate(
@@ -381,5 +381,5 @@ def attention_over_photo(
             total[place] += one[np.ix_(box[0][rows], box[1][columns])]
             seen[place] += 1
         with np.errstate(invalid="ignore"):
-            found.append((total / seen).astype(np.float32))
-    return found
+            maps_of_points.append((total / seen).astype(np.float32))
+    return maps_of_points

@@ -61,15 +61,15 @@ def explore(
     if isinstance(backbone, str):
         backbone = lab.load_backbone(backbone)
     if isinstance(protocol, str):
-        own = "patchwork" if backbone.name == "patchwork_vit" else None
-        protocol = lab.load_protocol(protocol, own)
+        data = "patchwork" if backbone.name == "patchwork_vit" else None
+        protocol = lab.load_protocol(protocol, data)
     if names is None:
         if backbone.name != "patchwork_vit":
             raise LabError('name the classes to choose from, for example names="cat; grass,lawn"')
         vocabulary = Vocabulary.named("patchwork")
     else:
-        given = names.split(";") if isinstance(names, str) else list(names)
-        words = [tuple(w.strip() for w in n.split(",") if w.strip()) for n in given if n.strip()]
+        classes = names.split(";") if isinstance(names, str) else list(names)
+        words = [tuple(w.strip() for w in n.split(",") if w.strip()) for n in classes if n.strip()]
         if not words or not all(words):
             raise LabError(f"names {names!r}: a class each, for example 'cat; grass,lawn'")
         vocabulary = Vocabulary("given", tuple(words))
