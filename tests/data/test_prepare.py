@@ -83,7 +83,6 @@ def square(left: int, top: int, right: int, bottom: int) -> list[list[float]]:
 
 
 def test_coco_object_from_instances(tmp_path: Path) -> None:
-    pytest.importorskip("pycocotools")
     source = tmp_path / "from"
     for index in (1, 2):
         photo(source / f"val2017/00000000000{index}.jpg")
@@ -299,7 +298,6 @@ def test_instances_drawn_as_the_masks_of_the_sample(tmp_path: Path) -> None:
 
     Four of those masks were drawn from the panoptic release, which settles overlaps by hand.
     """
-    pytest.importorskip("pycocotools")
     from sclip_lab.data.coco_object import instances_to_mask
 
     by_hand = {"000000370711", "000000458755", "000000462904", "000000532493"}
