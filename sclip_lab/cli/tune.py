@@ -35,10 +35,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: see `sclip_lab.run.tune.search`.
     """
+    from sclip_lab.config import plugins
     from sclip_lab.report import page
     from sclip_lab.run import tune
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    plugins.enter(args.words)
     words = list(args.words)
     if not any(word.startswith("paths.store=") for word in words):
         words.append(f"paths.store={args.out / 'store'}")

@@ -24,7 +24,7 @@ import pandas as pd
 from sclip_lab import results
 from sclip_lab.config import composing
 from sclip_lab.core.errors import LabError
-from sclip_lab.data.base import Dataset, Sample
+from sclip_lab.data.base import Dataset, Part
 from sclip_lab.evaluation.loop import Unfinished, evaluate
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.results.store.loading import SHORT
@@ -141,7 +141,7 @@ def _quoted(value: str) -> str:
     return f"'{value}'" if " " in value and value[0] not in "'\"[{" else value
 
 
-class Half(Dataset):
+class Half(Part):
     """The photos of a data set without a train split that are for choosing, or those for reporting.
 
     A photo belongs to the half that the sha256 of its name says, so that new photos move no old
@@ -149,25 +149,14 @@ class Half(Dataset):
     """
 
     def __init__(self, whole: Dataset, train: bool) -> None:
-        self.whole, self.name = whole, whole.name
-        self.vocabulary, self.ignore_index = whole.vocabulary, whole.ignore_index
+        super().__init__(whole, None, None, 0)
         self.split = f"{'train' if train else 'test'} half by name digest"
-        self._places = [
-            place
-            for place, name in enumerate(whole.names)
+        chosen = [
+            (name, place)
+            for name, place in zip(self._names, self._places, strict=True)
             if (hashlib.sha256(name.encode()).digest()[0] % 2 == 0) == train
         ]
-
-    @property
-    def names(self) -> list[str]:
-        return [self.whole.names[place] for place in self._places]
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.whole[self._places[index]]
-
-    @cached_property
-    def key(self) -> str:
-        return hashlib.sha256("\n".join([self.whole.key, *self.names]).encode()).hexdigest()
+        self._names, self._places = [name for name, _ in chosen], [place for _, place in chosen]
 
 
 @dataclass
@@ -299,8 +288,8 @@ def _spec(overrides: Sequence[str]) -> Spec:
 
 
 def _words(dataset: Dataset) -> str:
-    split = getattr(dataset, "split", "")
-    return f"{dataset.name}{f', {split}' if split else ''}, {len(dataset)} photos"
+    words = [dataset.name, getattr(dataset, "split", ""), getattr(dataset, "selection", "")]
+    return ", ".join([*filter(None, words), f"{len(dataset)} photos"])
 
 
 def _splits(
@@ -329,17 +318,8 @@ def _splits(
         raise LabError(
             f"{' '.join(train)} gives the photos that the test is on: name another train split"
         )
-    return (_Drawn(chosen_on, photos, seed) if len(chosen_on) > photos else chosen_on), dataset
-
-
-class _Drawn(Half):
-    """So many photos of a data set at random: those whose names with the seed digest lowest."""
-
-    def __init__(self, whole: Dataset, photos: int, seed: int) -> None:
-        super().__init__(whole, True)
-        self.split = f"{getattr(whole, 'split', '') or 'train'}, {photos} at random (seed {seed})"
-        digests = [hashlib.sha256(f"{seed} {name}".encode()).digest() for name in whole.names]
-        self._places = sorted(sorted(range(len(whole)), key=digests.__getitem__)[:photos])
+    drawn = Part(chosen_on, None, photos, seed)
+    return (drawn if len(drawn) < len(chosen_on) else chosen_on), dataset
 
 
 def _run_batch(
@@ -434,6 +414,12 @@ def sentence(made: Search) -> str:
     """The result in one sentence."""
     gap, winner = made.difference, made.winner
     values = ", ".join(f"{key} {value}" for key, value in winner.values.items())
+    if made.best.key == made.default.key:
+        score = 100 * float(results.miou(made.df).iloc[0])
+        return (
+            f"Of {len(made.trials)} trials on {made.train}, the best ({values}) is the default "
+            f"itself; it scores {score:.1f} mIoU x100 on {made.test}."
+        )
     low, high = 100 * gap["low"], 100 * gap["high"]
     sure = "surely better" if low > 0 else "surely worse" if high < 0 else "not surely different"
     return (
@@ -460,6 +446,9 @@ def sections(made: Search) -> list[Any]:
          | {name: float(gap[name]) for name in ("difference", "low", "high", "p")}]
     )  # fmt: skip
     difference.attrs["caption"] = "one comparison of the same photos; p is of it alone"
+    tables = {"test": test, "difference": difference}
+    if made.best.key == made.default.key:
+        tables = {"test": test.assign(cell="default, which is the best of the trials")}
     worse = made.winner.score <= made.usual
     notes = [
         sentence(made),
@@ -478,7 +467,7 @@ def sections(made: Search) -> list[Any]:
     trials = made.table()
     trials.attrs["caption"] = f"mIoU x100 on the photos seen of {made.train}; the best first"
     return [
-        Section("test", "test", notes=notes, tables={"test": test, "difference": difference}),
+        Section("test", "test", notes=notes, tables=tables),
         Section("trials", "trials", notes=searched, tables={"trials": trials},
                 figures={"trials": _chart(made)}),
     ]  # fmt: skip
