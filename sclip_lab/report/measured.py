@@ -16,6 +16,7 @@ from sclip_lab.report.figures import COLORS, TALL, Figure, style
 from sclip_lab.results.store.labels import labels
 
 GOOD = {"high": "right is good", "low": "left is good"}
+ZERO = 1e-3  # of the longest bar: what cannot be seen
 ROW, BAR = 0.85, 0.17  # inches: of a row of charts beside its bars, and of a bar
 
 
@@ -103,6 +104,11 @@ def _chart(ax: Axes, rows: pd.DataFrame, order: list[str]) -> None:
     np.random.seed(0)  # noqa: NPY002
     sns.stripplot(**places, color="0.25", size=1.6, alpha=0.5, jitter=0.25, legend=False)
     np.random.set_state(before)  # noqa: NPY002
+    longest = rows["value"].abs().max()
+    for place, name in enumerate(order):  # a bar of no length looks like one that is missing
+        values = rows["value"][rows["variant"] == name]
+        if len(values) and values.abs().max() <= ZERO * longest:
+            ax.text(0, place, " 0", va="center", fontsize=6)
     measure = MEASURES.get(str(rows["measure"].iloc[0]))
     ax.set(xlabel=GOOD.get(measure.better, "") if measure else "", ylabel="")
     ax.set_title("\n".join(wrap(str(rows["chart"].iloc[0]), 28)))
