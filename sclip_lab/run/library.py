@@ -104,13 +104,13 @@ def evaluate(
         LabError: as there, or an unknown name.
     """
     listed = [specs] if isinstance(specs, str | Variant | spec.Spec) else list(specs)
-    if not all(isinstance(each, spec.Spec) for each in listed):
-        network, data = as_backbone(backbone), as_dataset(dataset)
-        listed = [
-            each if isinstance(each, spec.Spec) else Spec(each, network, protocol, data)
-            for each in listed
-        ]
-    return loop.evaluate(listed, store, **options)
+    cells: list[spec.Spec] = []
+    for each in listed:
+        if not isinstance(each, spec.Spec):  # a network or a data set by name is loaded once
+            backbone, dataset = as_backbone(backbone), as_dataset(dataset)
+            each = Spec(each, backbone, protocol, dataset)
+        cells.append(each)
+    return loop.evaluate(cells, store, **options)
 
 
 class Spec(spec.Spec):
@@ -176,7 +176,7 @@ def as_dataset(dataset: Any) -> Dataset:
         return load_dataset(dataset)
     if not hasattr(dataset, "vocabulary"):
         _checked("dataset", dataset, Dataset, "load_dataset")
-    return dataset  # type: ignore[no-any-return]
+    return dataset
 
 
 def _checked(kind: str, value: Any, expected: type[Any], load: str) -> Any:
