@@ -25,6 +25,7 @@ __all__ = [
     "Scene",
     "Value",
     "check",
+    "code_of",
     "measure",
     "values",
 ]
@@ -35,6 +36,11 @@ def check(names: Iterable[str]) -> None:
     for name in names:
         if name not in MEASURES:
             raise unknown("measure", name, MEASURES)
+
+
+def code_of(name: str) -> str:
+    """Digest of the code that a measure's numbers come out of; "" for a name that is none."""
+    return MEASURES[name].code if name in MEASURES else ""
 
 
 def measure(observation: Observation, names: Iterable[str]) -> dict[str, Tensor]:

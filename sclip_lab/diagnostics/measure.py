@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sclip_lab.core import identity
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.diagnostics.observation import Observation
 
 NONE = -1  # the layer and head of a number that belongs to none
+ALWAYS = tuple(f"sclip_lab.diagnostics.{name}" for name in ("layers", "measure", "observation"))
 Part = Literal["attention", "similarity", "layers", "scene"]
 
 
@@ -56,9 +59,13 @@ class Measure:
     of_layer: Callable[[Layers, int, Observation], Tensor | None] | None = None
     pool: Callable[[Sequence[Tensor], Sequence[Tensor]], list[float]] | None = None
 
-    @property
-    def needs_attention(self) -> bool:
-        return "attention" in self.needs
+    @cached_property
+    def code(self) -> str:
+        """Digest of the code that its numbers come out of: of its own functions, of what they use,
+        and of what every measure runs through. Its words, range and direction do not count."""
+        parts = (self.compute, self.of_weights, self.of_tokens, self.of_layer, self.pool)
+        functions = [None if part is None else identity.of_function(part) for part in parts]
+        return identity.digest([functions, identity.of_modules(ALWAYS)])
 
     @property
     def layered(self) -> bool:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sclip_lab.core import atomic
-from sclip_lab.core.canonical import digest
+from sclip_lab.core import files
+from sclip_lab.core.identity import digest
 from sclip_lab.core.errors import LabError
 
 FOLDER = "tracking"
@@ -50,7 +50,7 @@ class Run:
         again the next time."""
         told = {"content": digest(self.content), "directory": str(directory.absolute())}
         with contextlib.suppress(LabError):
-            atomic.write_text(self._file, json.dumps(told, indent=1))
+            files.write_text(self._file, json.dumps(told, indent=1))
 
     @property
     def _file(self) -> Path:

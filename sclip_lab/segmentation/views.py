@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.call import bind_config, written_out
-from sclip_lab.core.canonical import plain
+from sclip_lab.core.identity import plain
 from sclip_lab.core.errors import LabError, unknown
 
 DEFAULTS: Mapping[str, Any] = {"change": None, "flip": None, "weight": 1.0}
