@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet  # noqa: F401, before any fork: a child would import it anew each time
+from sclip_lab.core.canonical import digest
 
 from benchmarks.torture import shares
 from sclip_lab import results
-from sclip_lab.core.canonical import digest
 from sclip_lab.core.errors import LabError
 from sclip_lab.results.store import panels
 from sclip_lab.results.store.store import Store

@@ -42,8 +42,8 @@ from torch import Tensor
 
 from sclip_lab.core.call import bind, bind_config, locate, used, written_out
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.core.kinds import kind_of
 from sclip_lab.core.identity import described, digest, plain
+from sclip_lab.core.kinds import kind_of
 from sclip_lab.core.values import check
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, Grid, State

@@ -24,6 +24,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache, cached_property, partial
 from importlib.machinery import PathFinder
@@ -202,6 +203,9 @@ class _Parts:
             self.add_value(sorted(value, key=repr), where, user)
         elif hasattr(value, "__array__"):
             self._add_array(value, where)
+        elif is_dataclass(value):
+            self.add_value(type(value), where, user)
+            self.add_value({f.name: getattr(value, f.name) for f in fields(value)}, where, user)
         elif isinstance(value, logging.Logger) or type(value).__module__ in ("typing", "types"):
             self.texts.append(type(value).__name__)
         elif type(value).__module__.split(".")[0] == "torch":

@@ -139,7 +139,12 @@ class Diagnostics:
             pool = diagnostics.MEASURES[name].pool
             assert pool is not None
             for image, value in zip(photos, pool(features, labels), strict=True):
-                row = {"image": image, "measure": name, "value": value, "code": diagnostics.code_of(name)}
+                row = {
+                    "image": image,
+                    "measure": name,
+                    "value": value,
+                    "code": diagnostics.code_of(name),
+                }
                 self._buffer.append((spec, row))
         del self._pools[spec.key]
 

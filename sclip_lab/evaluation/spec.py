@@ -16,8 +16,8 @@ import torch
 
 from sclip_lab.attention.variant import Variant
 from sclip_lab.core.call import target_modules
-from sclip_lab.core.identity import digest, of_code
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.identity import digest, of_code
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone

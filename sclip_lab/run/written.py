@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sclip_lab.core import files
-from sclip_lab.core.identity import digest
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.identity import digest
 
 FOLDER = "tracking"
 
