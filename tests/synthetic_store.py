@@ -85,6 +85,7 @@ def write_spec(
     for group, values in (config or {}).items():
         record["config"][group] |= values
     folder = root / "specs" / key
+    (folder / "spec.json").unlink(missing_ok=True)
     cells.write_record(folder / "spec.json", record)
     for start in range(0, len(rows), chunk):
         part = pd.concat(rows[start : start + chunk], ignore_index=True)

@@ -223,7 +223,7 @@ def read_json(path: Path, belongs: Mapping[str, str]) -> dict[str, Any]:
     """A record without its seal. Raises as `read`."""
     record = json.loads(read(path, belongs))
     del record[SEAL]
-    return record  # type: ignore[no-any-return]
+    return record
 
 
 def write_table(

@@ -193,8 +193,8 @@ class _Parts:
             self.texts.append(f"{type(value).__name__} {value!r}")
         elif isinstance(value, Mapping):
             self.texts.append(f"mapping {len(value)}")
-            for item in value.items():
-                self.add_value(item, where, user)
+            for pair in value.items():
+                self.add_value(pair, where, user)
         elif isinstance(value, list | tuple | range):
             self.texts.append(f"{type(value).__name__} {len(value)}")
             for item in value:

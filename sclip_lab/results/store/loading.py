@@ -231,7 +231,7 @@ def _all_rows(
     path: str | Path, keys: Sequence[str] | None, kind: Kind
 ) -> tuple[list[tuple[dict[str, Any], pd.DataFrame]], list[str]]:
     """Rows of every spec, and what was found damaged; an error where the specs were asked for."""
-    rows, damaged = [], []
+    rows, damaged = [], list[str]()
     for record in records(path, keys):
         frame, errors = cells.read(Path(path) / "specs" / record["key"], kind)
         if errors and keys is not None:
