@@ -10,11 +10,11 @@ import tempfile
 
 import sclip_lab as lab
 from sclip_lab.evaluation.observers import Pictures
-from sclip_lab.report import figures, tables
+from sclip_lab.report import pictures, tables
 from sclip_lab.results.store import panels
 
 backbone = lab.load_backbone("patchwork_vit")
-data = lab.load_dataset("patchwork", images=8)
+data = lab.load_dataset("patchwork", limit=8)
 
 # %% [markdown]
 # A data set is a sequence of samples. Each has a photo and a mask of class ids.
@@ -58,7 +58,7 @@ df.iloc[:5, :9]
 # %%
 from IPython.display import Markdown
 
-Markdown(tables.to_markdown(tables.scores(df)))
+Markdown(tables.to_markdown(lab.results.summary(df)))
 
 # %%
-figures.panel(panels.load(folder.name))
+pictures.panel(panels.load(folder.name))

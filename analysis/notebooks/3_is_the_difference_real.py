@@ -16,7 +16,7 @@ store = os.environ.get("SCLIP_LAB_STORE", folder.name)
 # %%
 if store == folder.name:
     backbone = lab.load_backbone("patchwork_vit")
-    data = lab.load_dataset("patchwork", images=8)
+    data = lab.load_dataset("patchwork", limit=8)
     protocol = lab.load_protocol("sclip", "patchwork")
     names = ("vanilla", "csa", "csa_q", "maskclip")
     specs = [lab.Spec(lab.load_attention(name), backbone, protocol, data) for name in names]
@@ -43,7 +43,7 @@ from IPython.display import Markdown
 
 from sclip_lab.report import figures, tables
 
-Markdown(tables.to_markdown(tables.differences(df, b)))
+Markdown(tables.to_markdown(lab.results.differences(df, b)))
 
 # %% [markdown]
 # All pairs: `p_bh` (Benjamini and Hochberg) bounds the share of false ones among those you call

@@ -104,7 +104,7 @@ def _segment(args: argparse.Namespace) -> int:
     import sclip_lab as lab
     from sclip_lab.core import files
     from sclip_lab.data.decode import read_image
-    from sclip_lab.report.labelled import labelled
+    from sclip_lab.report.pictures import labelled
     from sclip_lab.run import known_words
 
     _check_picture(args)
@@ -152,7 +152,7 @@ def _learn(args: argparse.Namespace) -> int:
 
     overrides = {"root": args.folder} if args.folder else {}
     if args.dataset == "patchwork":
-        overrides |= {"split": "train", "images": args.images}
+        overrides |= {"split": "train", "limit": args.images}
     dataset = lab.load_dataset(args.dataset, **overrides)
     backbone = _backbone(args)
     protocol = lab.load_protocol(args.protocol, args.dataset)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal, NamedTuple
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,18 +59,24 @@ class Measure:
     of_layer: Callable[[Layers, int, Observation], Tensor | None] | None = None
     pool: Callable[[Sequence[Tensor], Sequence[Tensor]], list[float]] | None = None
 
-    @cached_property
+    @property
     def code(self) -> str:
         """Digest of the code that its numbers come out of: of its own functions, of what they use,
         and of what every measure runs through. Its words, range and direction do not count."""
-        parts = (self.compute, self.of_weights, self.of_tokens, self.of_layer, self.pool)
-        functions = [None if part is None else identity.of_function(part) for part in parts]
-        return identity.digest([functions, identity.of_modules(ALWAYS)])
+        return _code(self.compute, self.of_weights, self.of_tokens, self.of_layer, self.pool)
 
     @property
     def layered(self) -> bool:
         """Whether it has values of single layers."""
         return any((self.of_weights, self.of_tokens, self.of_layer))
+
+
+@cache
+def _code(*functions: Callable[..., Any] | None) -> str:
+    digests = [
+        None if function is None else identity.of_function(function) for function in functions
+    ]
+    return identity.digest([digests, identity.of_modules(ALWAYS)])
 
 
 class Value(NamedTuple):
@@ -112,9 +118,9 @@ def values(
     for name in names:
         measure = measures[name]
         missing = any(getattr(seen, part) is None for part in measure.needs)
-        found = compute(measure, seen)
-        _check(name, found, missing or bool(measure.undefined))
-        yield Value(name, NONE, NONE, float(found.nanmean()))
+        per_window = compute(measure, seen)
+        _check(name, per_window, missing or bool(measure.undefined))
+        yield Value(name, NONE, NONE, float(per_window.nanmean()))
         if not layers or seen.layers is None or not measure.layered:
             continue
         known = [
@@ -134,18 +140,18 @@ def _of_layer(
     def measured() -> list[tuple[int, float]]:
         heads = None
         if measure.of_layer is not None:
-            found = measure.of_layer(layers, layer, seen)
+            per_window = measure.of_layer(layers, layer, seen)
         elif measure.of_tokens is not None:
-            found = measure.of_tokens(layers, layer)
+            per_window = measure.of_tokens(layers, layer)
         else:
             assert measure.of_weights is not None
             weights = layers.rows(layer)
             heads = None if weights is None else measure.of_weights(weights, seen).float()
-            found = None if heads is None else heads.mean(-1)
-        if found is None:
+            per_window = None if heads is None else heads.mean(-1)
+        if per_window is None:
             return []
-        _check(f"{name} of layer {layer}", found, bool(measure.undefined))
-        numbers = [(NONE, float(found.float().nanmean()))]
+        _check(f"{name} of layer {layer}", per_window, bool(measure.undefined))
+        numbers = [(NONE, float(per_window.float().nanmean()))]
         if heads is not None:
             numbers += list(enumerate(heads.nanmean(0).tolist()))
         return numbers
@@ -156,8 +162,8 @@ def _of_layer(
     return layers.entered(layer).once(("measure", name), measured) if shared else measured()
 
 
-def _check(name: str, found: Tensor, may_be_undefined: bool) -> None:
-    if found.isinf().any():
+def _check(name: str, per_window: Tensor, may_be_undefined: bool) -> None:
+    if per_window.isinf().any():
         raise LabError(f"measure '{name}' is infinite")
-    if not may_be_undefined and found.isnan().any():
+    if not may_be_undefined and per_window.isnan().any():
         raise LabError(f"measure '{name}' is NaN; it is defined everywhere")

@@ -14,7 +14,7 @@ import sclip_lab as lab
 from sclip_lab import results
 from sclip_lab.core import identity
 from sclip_lab.data.folder import Folder
-from sclip_lab.diagnostics import MEASURES, Measure, code_of, measures
+from sclip_lab.diagnostics import MEASURES, Measure, code_of, measure, registry
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.observers import Diagnostics
 from sclip_lab.evaluation.spec import Spec
@@ -33,8 +33,7 @@ def forget() -> Iterator[None]:
 
 def _forget() -> None:
     identity._known_modules.clear()
-    for measure in MEASURES.values():
-        measure.__dict__.pop("code", None)
+    measure._code.cache_clear()
 
 
 @pytest.fixture
@@ -63,9 +62,7 @@ def moved(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], set[str]
 
 def test_a_line_moves_the_measures_that_it_is_of(moved: Callable[..., set[str]]) -> None:
     of_labels = {n for n in MEASURES if "same_class" in n or n.startswith("inter_class")}
-    assert moved("patch_labels", "\n\n\ndef ", "\n\n\nk = 1\n\n\ndef ") == of_labels
-    spectral = {"effective_rank", "rank_one_residual"}
-    assert moved("spectrum", "\n\n\ndef ", "\n\n\nk = 1\n\n\ndef ") == spectral
+    assert moved("same_class", "\n\n\ndef ", "\n\n\nk = 1\n\n\ndef ") == of_labels
     assert moved("layers", "from __future__ import annotations", "k = 1") == set(MEASURES)
 
 
@@ -73,7 +70,7 @@ def test_a_function_that_rows_of_the_registry_share_moves_those_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     usual = {name: code_of(name) for name in MEASURES}
-    monkeypatch.setattr(measures, "_classes", lambda seen: 2 * seen.similarity.flatten(1, 2))
+    monkeypatch.setattr(registry, "_classes", lambda seen: 2 * seen.similarity.flatten(1, 2))
     _forget()
     localised = {
         n for n in MEASURES if n[:5] in ("point", "relev", "rank_", "local") and "resid" not in n
@@ -135,8 +132,8 @@ def test_a_users_measure_is_known_by_its_code_and_its_helpers(
 
 
 def test_words_move_nothing(moved: Callable[..., set[str]]) -> None:
-    assert not moved("measures", "attention of a patch to itself", "other words")
-    assert not moved("patch_labels", "from __future__", "# why\nfrom __future__")
+    assert not moved("registry", "attention of a patch to itself", "other words")
+    assert not moved("same_class", "from __future__", "# why\nfrom __future__")
     assert not moved("measure", "it is defined everywhere", "see there")
 
 
