@@ -108,7 +108,7 @@ def _segment(args: argparse.Namespace) -> int:
     from PIL import Image
 
     import sclip_lab as lab
-    from sclip_lab.core import atomic
+    from sclip_lab.core import files
     from sclip_lab.data.decode import read_image
     from sclip_lab.report.pictures import labelled
     from sclip_lab.run import known_words
@@ -126,10 +126,10 @@ def _segment(args: argparse.Namespace) -> int:
     palette = np.array([_colour(hue) for hue in hues], dtype=np.uint8)
     picture.putpalette(palette.tobytes())
     kind = PICTURES[args.out.suffix.lower()]
-    atomic.write(args.out, lambda path: picture.save(path, kind))
+    files.write(args.out, lambda path: picture.save(path, kind))
     overlay = args.out.with_name(f"{args.out.stem}_legend.png")
     figure = labelled(photo, labels, args.names, palette)
-    atomic.write(overlay, lambda path: figure.savefig(path, dpi=150, format="png"))
+    files.write(overlay, lambda path: figure.savefig(path, dpi=150, format="png"))
     print(f"with legend: {overlay}")
     for index, name in enumerate(args.names):
         print(f"{index:3d}  {name:<30} {100 * (labels == index).mean():5.1f} % of the photo")

@@ -28,7 +28,7 @@ from sclip_lab.config.registry import (
     variant_label,
 )
 from sclip_lab.config.settings import check_settings
-from sclip_lab.core import atomic
+from sclip_lab.core import files
 from sclip_lab.core.call import bind
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.timings import Timings
@@ -219,7 +219,7 @@ def run(config: DictConfig) -> float:
     for image, reason in skipped.items():
         log.warning("skipped %s: %s", image, reason)
     text = json.dumps(_without_nan(outcome), indent=1, allow_nan=False)
-    _keep(lambda: atomic.write_text(output / "result.json", text), store)
+    _keep(lambda: files.write_text(output / "result.json", text), store)
     if _is_preset(spec, config, int(summary["images"])):
         entries = plain_config(config.protocol).get("expected") or ()
         for line in expected.report(spec, float(summary["miou"]), entries):
