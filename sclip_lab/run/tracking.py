@@ -27,7 +27,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from sclip_lab import results
-from sclip_lab.core import atomic
+from sclip_lab.core import files
 from sclip_lab.core.canonical import digest
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.evaluation.spec import Spec
@@ -337,7 +337,7 @@ def _log(
     # A store that cannot be written forgets the run, which is then written again the next time.
     with contextlib.suppress(LabError):
         known = {"content": whole, "directory": str(directory.absolute())}
-        atomic.write_text(memory, json.dumps(known, indent=1))
+        files.write_text(memory, json.dumps(known, indent=1))
     return directory
 
 
