@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: unknown study or key, or nothing could be evaluated.
     """
-    from sclip_lab.core import atomic
+    from sclip_lab.core import files
     from sclip_lab.paper import sections
     from sclip_lab.report import page
 
@@ -85,9 +85,9 @@ def run(args: argparse.Namespace) -> int:
     notes += [sections.RANDOM] if seeds and None not in seeds else []
     title = "SCLIP's paper, study by study"
     made, judged = sections.sections(drawn, args.family, embedded)
-    files = page.write(made, args.out, title, notes)
-    atomic.write_text(args.out / "verdicts.md", sections.markdown(drawn, judged, embedded))
-    print(f"{len(files)} files, the report: {files[0]}")
+    paths = page.write(made, args.out, title, notes)
+    files.write_text(args.out / "verdicts.md", sections.markdown(drawn, judged, embedded))
+    print(f"{len(paths)} files, the report: {paths[0]}")
     return 0
 
 
@@ -253,7 +253,11 @@ def evaluated(
     configs = {name: part.config for name, part in cells.items() if part.config is not None}
     first = next(iter(configs.values()))
     store, timings = Store(first.paths.store), Timings()
-    settings = {"batch_images": first.batch_images, "trunk_cache_gb": first.trunk_cache}
+    settings = {
+        "batch_images": first.batch_images,
+        "batch_windows": first.batch_windows,
+        "trunk_cache_gb": first.trunk_cache,
+    }
     settings |= {"progress": first.progress, "timings": timings}
     observers: list[Observer] = []
     shards: dict[tuple[int, ...], list[Spec]] = {}

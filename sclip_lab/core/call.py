@@ -17,9 +17,8 @@ from functools import cache, partial
 from importlib import metadata
 from typing import Any, TypeVar
 
-from sclip_lab.core.canonical import plain
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.core.own_code import recalled
+from sclip_lab.core.identity import plain, recalled
 from sclip_lab.core.values import check_arguments, shown
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -62,10 +61,11 @@ def allowed() -> list[str]:
 
 
 def uses(*things: str) -> Callable[[Function], Function]:
-    """Marks a function by what it reads besides the blocks, so that a cell's key can know.
+    """Mark a function by what it reads besides a window's blocks.
 
-    ``guidance``: features of a second network; ``text``: the protocol's texts. A function without
-    the mark cannot read them.
+    ``guidance``: features of a second network; ``text``: the protocol's texts, both of which a
+    cell's key must know; ``photo``: all windows of a photo together. A function without the mark
+    cannot read them.
     """
 
     def mark(function: Function) -> Function:

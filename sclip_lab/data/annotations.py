@@ -42,8 +42,8 @@ def read_annotation(
                     raise LabError(f"size {size[1]} x {size[0]} is none of a photo that is read")
                 return labels.paint(size, reader.regions(annotation, size), source)
             except LabError as error:
-                told = str(error)
-                raise LabError(told if str(source) in told else f"mask {source}: {told}") from None
+                named = str(source) in str(error)
+                raise LabError(f"{error}" if named else f"mask {source}: {error}") from None
             except Exception as error:  # a json of a stranger may miss anything
                 raise LabError(f"mask {source}: damaged ({error!r})") from error
     hint = ""

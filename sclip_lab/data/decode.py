@@ -42,7 +42,7 @@ PHOTO_MODES = (
 )  # fmt: skip
 MASK_MODES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
-# How PIL names stored forms of grey whose values it changes: fewer bits, or white as 0.
+# PIL's names for stored forms of grey whose values it changes: fewer bits, or white as 0.
 _STRETCHED = re.compile(r"L;(2|4|I)")
 # JPEG 2000 is not here: a file does not say whether its bit rate was cut.
 LOSSLESS = ("PNG", "TIFF", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "SGI", "WEBP")
@@ -52,7 +52,7 @@ _TIFF_COMPRESSION = 259
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NPY = b"\x93NUMPY"
 _ORIENTATION = 0x0112
-# The limit below comes first, names the file and can be raised.
+# PIL's own limit would name neither the file nor a way to raise it; `pixel_limit` does both.
 Image.MAX_IMAGE_PIXELS = None
 
 
@@ -138,7 +138,7 @@ def regular_file(path: str | Path, what: str, largest: float = math.inf) -> int:
 
 
 def bounded_file(path: str | Path, what: str) -> int:
-    """A file's size in bytes, which a photo or mask may have.
+    """Return the size in bytes of a file that may hold a photo or mask.
 
     Raises:
         LabError: as `regular_file`, or it is larger than any photo that is read.
@@ -155,13 +155,13 @@ def pixel_limit() -> int:
     Raises:
         LabError: the environment variable is not a number above 0.
     """
-    given = os.environ.get(SIZE_VARIABLE) or MEGAPIXELS
+    value = os.environ.get(SIZE_VARIABLE) or MEGAPIXELS
     try:
-        limit = float(given)
+        limit = float(value)
     except ValueError:
         limit = 0.0
     if not 0 < limit < 1e6:
-        raise LabError(f"{SIZE_VARIABLE}={given}: a number above 0 is needed, in 10^6 pixels")
+        raise LabError(f"{SIZE_VARIABLE}={value}: a number above 0 is needed, in 10^6 pixels")
     return int(limit * 1e6)
 
 
@@ -241,7 +241,7 @@ def _more(pixels: float) -> str:
 
 
 def _check_png(content: bytes) -> None:
-    """Checksums of all chunks up to the last one; PIL looks at those of the pixels only in part."""
+    """Compare the checksum of every chunk; PIL skips some of those that hold pixels."""
     place = len(_PNG)
     while True:
         length, name = struct.unpack_from(">I4s", content, place)

@@ -259,10 +259,8 @@ class Folder(Files):
         considered = files if reachable else [file for file in files if "/" not in file]
         photos = self._group_by_stem(considered)
         if self.images == self.masks:
-            own_masks = {self._mask_file(stem, found[0]) for stem, found in photos.items()}
-            photos = {
-                stem: found for stem, found in photos.items() if not own_masks.issuperset(found)
-            }
+            drawn = {self._mask_file(stem, files[0]) for stem, files in photos.items()}
+            photos = {stem: files for stem, files in photos.items() if not drawn.issuperset(files)}
         if self.split_list is None:
             names = sorted(photos)
             if not names:

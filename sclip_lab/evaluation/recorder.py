@@ -37,14 +37,15 @@ class View:
     Attributes:
         spec, photo: which.
         prediction: (height, width) class ids.
-        encoded: the photo's windows behind the network, unchanged where the protocol has views.
+        encoded: the photo's windows behind the network, unchanged where the protocol has views;
+            only where `Recorder.observes`.
         logits: (windows, grid_h, grid_w, queries) patch logits of the same windows.
     """
 
     spec: Spec
     photo: Photo
     prediction: Tensor
-    encoded: Encoded
+    encoded: Encoded | None
     logits: Tensor
 
 
@@ -106,10 +107,12 @@ class Recorder:
     def __enter__(self) -> Recorder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.flush()
-        if kind is None:
-            signals.check()
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.flush()
+        except KeyboardInterrupt:  # a signal came while this was written, so it is written again
+            self.flush()
+            raise
 
     def wanted(self, name: str) -> list[Spec]:
         """The specs of which something is missing on this image."""
@@ -121,6 +124,10 @@ class Recorder:
             return False
         sets = (self.uncounted, *self.unobserved)
         return any(name in missing[spec.key] for missing in sets)
+
+    def observes(self, spec: Spec, name: str) -> bool:
+        """Whether an observer asks for one spec on one image."""
+        return any(name in pending[spec.key] for pending in self.unobserved)
 
     def record(self, view: View) -> None:
         """Take what is missing of one spec on one image.
@@ -176,8 +183,9 @@ class Recorder:
         signals.check()
 
     def flush(self) -> None:
-        """Write what was taken. A signal waits until it is written."""
-        with signals.held(), self.timings.measure("store"):
+        """Write what was taken. What a signal interrupts can be written again: rows that are in
+        the store twice count once."""
+        with self.timings.measure("store"):
             for spec in self.specs:
                 for kind, taken in (("rows", self._counts), ("skipped", self._skips)):
                     if taken[spec.key]:
