@@ -326,6 +326,7 @@ def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Fou
     attributes = df.attrs
     df["protocol"] = df["spec"].astype(str).map(protocols).astype("category")
     df.attrs = attributes
+    counts = {spec.dataset.name: len(spec.dataset) for spec in specs}
     return Found(
         df=df,
         measured=results.diagnostics(store.root, keys),
@@ -333,8 +334,20 @@ def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Fou
         panels=panels.load(store.root, keys),
         specs={key[:12]: spec for key, spec in asked.items()},
         options=options,
-        whole={spec.dataset.name: len(spec.dataset) for spec in specs},
+        whole={name: whole_size(name, count) for name, count in counts.items()},
     )
+
+
+def whole_size(dataset: str, count: int) -> int:
+    """How many photos a data set has where ``dataset.limit`` and the like take ``count`` of them:
+    as its yaml says."""
+    if dataset not in registry.names("dataset"):
+        return count
+    usual = registry.load_group("dataset", dataset)
+    expected = usual.get("expected") or []
+    sizes = expected if isinstance(expected, list) else [expected]
+    sizes = [usual["limit"]] if usual.get("limit") else sizes
+    return count if count in sizes else max([count, *sizes])
 
 
 class Chosen:
