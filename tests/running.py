@@ -56,7 +56,7 @@ def evaluate(folder: Path, *overrides: str) -> Outcome:
     """
     from sclip_lab.cli.evaluate import main
     from sclip_lab.config import folders
-    from sclip_lab.core import call
+    from sclip_lab.core import functions
 
     places = [f"hydra.run.dir={folder / 'run'}", f"hydra.sweep.dir={folder / 'sweep'}"]
     out, err = io.StringIO(), io.StringIO()
@@ -72,8 +72,8 @@ def evaluate(folder: Path, *overrides: str) -> Outcome:
         patch.setattr(sys, "argv", ["evaluate.py", *flags, *QUICK, store, *places, *rest])
         patch.chdir(folder)
         # What a command line allows or adds is meant for its own process.
-        patch.setattr(call, "_allowed", set(call._allowed))
-        for variable in (call.VARIABLE, folders.VARIABLE):
+        patch.setattr(functions, "_allowed", set(functions._allowed))
+        for variable in (functions.VARIABLE, folders.VARIABLE):
             patch.setenv(variable, os.environ.get(variable, ""))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:

@@ -25,7 +25,7 @@ from benchmarks.torture.kills import work
 from benchmarks.torture.outcomes import Outcomes
 from sclip_lab.cli import main, paper, report
 from sclip_lab.config import folders
-from sclip_lab.core import call
+from sclip_lab.core import functions
 from sclip_lab.core.errors import LabError
 from sclip_lab.run import ending, job
 
@@ -72,7 +72,7 @@ def run(line: list[str]) -> tuple[int | str | None, str, str]:
     out, err = io.StringIO(), io.StringIO()
     root = logging.getLogger()
     before, variables = (root.handlers[:], root.level, sys.argv), dict(os.environ)
-    allowed, added = set(call._allowed), list(folders._added)
+    allowed, added = set(functions._allowed), list(folders._added)
     code: int | str | None
     try:
         with redirect_stdout(out), redirect_stderr(err):
@@ -84,8 +84,8 @@ def run(line: list[str]) -> tuple[int | str | None, str, str]:
         root.handlers[:], root.level, sys.argv = before
         os.environ.clear()
         os.environ.update(variables)
-        call._allowed.clear()
-        call._allowed.update(allowed)
+        functions._allowed.clear()
+        functions._allowed.update(allowed)
         folders._added[:] = added
     return code, out.getvalue(), err.getvalue()
 

@@ -20,8 +20,8 @@ from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sclip_lab.core.call import allowed
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import allowed
 from sclip_lab.core.values import shown
 
 LARGEST, DEEPEST, REPEATED = 1_000_000, 50, 20  # of a yaml: bytes, levels, anchors and aliases

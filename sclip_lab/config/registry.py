@@ -13,8 +13,8 @@ from sclip_lab.config.composition import PLACES, alone, composed
 from sclip_lab.config.folders import conf_dir as conf_dir
 from sclip_lab.config.folders import names
 from sclip_lab.config.plain_config import plain_config
-from sclip_lab.core.call import bind, locate, overridden
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.functions import bind, locate, overridden
 from sclip_lab.core.values import shown
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.base import build as build_dataset

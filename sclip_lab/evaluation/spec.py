@@ -16,9 +16,9 @@ import torch
 
 from sclip_lab.attention.variant import Variant
 from sclip_lab.core import fingerprint
-from sclip_lab.core.call import target_modules
 from sclip_lab.core.canonical import digest
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import target_modules
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
 from sclip_lab.core import atomic, fingerprint, sealed
-from sclip_lab.core.call import target_modules
 from sclip_lab.core.canonical import digest
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import target_modules
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset
 from sclip_lab.evaluation.loader import Batch, Photo

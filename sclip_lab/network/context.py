@@ -174,12 +174,12 @@ class Context:
     @property
     def guidance(self) -> Guidance:
         """What a second network sees in the windows; for functions marked by
-        `sclip_lab.core.call.uses`."""
+        `sclip_lab.core.functions.uses`."""
         return self.scene.need_guidance("this attention")
 
     @property
     def text(self) -> Text:
-        """The protocol's texts; for functions marked by `sclip_lab.core.call.uses`.
+        """The protocol's texts; for functions marked by `sclip_lab.core.functions.uses`.
 
         Raises:
             LabError: nobody gave any.

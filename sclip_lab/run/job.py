@@ -23,8 +23,8 @@ from sclip_lab.config.plain_config import plain_config
 from sclip_lab.config.registry import backbone_loader, load_protocol, names, variant_label
 from sclip_lab.config.settings import check_settings
 from sclip_lab.core import atomic
-from sclip_lab.core.call import bind
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import bind
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.base import build as build_dataset
@@ -302,7 +302,9 @@ def make_backbone(config: str) -> Backbone:
     values = json.loads(config)
     values.pop("usual", None)  # the tag that is used unless one is typed
     try:
-        return bind(backbone_loader(values.pop("_target_", None)), values, ("state_dict",))()
+        return bind(
+            backbone_loader(values.pop("_target_", None)), values, supplied=("state_dict",)
+        )()
     except LabError as error:
         raise LabError(f"backbone: {error}") from error
 

@@ -22,8 +22,8 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sclip_lab.config.plain_config import plain_config
-from sclip_lab.core.call import locate
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.functions import locate
 from sclip_lab.run import jobs
 
 if TYPE_CHECKING:
