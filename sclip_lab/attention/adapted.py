@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sclip_lab.attention.guided import guided_map, on_grid, patch_values, resized
 from sclip_lab.core.errors import LabError
-from sclip_lab.core.functions import block_edit, uses, mix_function
+from sclip_lab.core.functions import block_edit, mix_function, uses
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 

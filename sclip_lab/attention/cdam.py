@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.core.functions import uses, mix_function
+from sclip_lab.core.functions import mix_function, uses
 from sclip_lab.network.context import Context, Grid
 
 EPSILON = 1e-8

@@ -259,6 +259,8 @@ def _encoded(
 
     A variant that raises ends the tree of all; those that are left then run one by one.
     """
+    if not groups:  # all have failed before
+        return
     left = {index: variant for index, (variant, _) in enumerate(groups)}
     try:
         order = list(left)
