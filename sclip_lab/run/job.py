@@ -348,6 +348,8 @@ def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
     shown["pixel accuracy"] = (100 * summary["pixel_accuracy"]).map("{:.1f}".format)
     if (summary["images"] < summary["of"]).any():
         shown["images"] = [f"{i} of {n}" for i, n in summary[["images", "of"]].to_numpy()]
+    elif summary.groupby("dataset", observed=True)["images"].nunique().gt(1).any():
+        shown["images"] = summary["images"]
     lines = [shown.to_string(index=False)]
     mixed = machines.told(df)
     lines += [f"beware: {mixed}"] if mixed else []
