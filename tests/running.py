@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +53,7 @@ def evaluate(folder: Path, *overrides: str) -> Outcome:
 
     A sweep (``-m`` among the overrides) writes to <folder>/sweep, a single run to <folder>/run.
     """
-    from sclip_lab.cli.evaluate import main
+    from sclip_lab.cli.main import main
     from sclip_lab.config import folders
     from sclip_lab.core import functions
 
@@ -69,7 +68,6 @@ def evaluate(folder: Path, *overrides: str) -> Outcome:
         flags, rest = (
             [o for o in overrides if o.startswith("-") == flag] for flag in (True, False)
         )
-        patch.setattr(sys, "argv", ["evaluate.py", *flags, *QUICK, store, *places, *rest])
         patch.chdir(folder)
         # What a command line allows or adds is meant for its own process.
         patch.setattr(functions, "_allowed", set(functions._allowed))
@@ -77,7 +75,7 @@ def evaluate(folder: Path, *overrides: str) -> Outcome:
             patch.setenv(variable, os.environ.get(variable, ""))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                main()
+                code = main(["evaluate", *flags, *QUICK, store, *places, *rest])
             except SystemExit as stop:
                 code = int(stop.code or 0)
             finally:

@@ -15,7 +15,7 @@ from benchmarks.torture.confine import nameable
 from benchmarks.torture.lines import SMALL
 from benchmarks.torture.outcomes import BAD, Outcomes
 from sclip_lab import results
-from sclip_lab.config.composing import sweep
+from sclip_lab.config.sweeper import sweep
 from sclip_lab.core.errors import LabError
 from sclip_lab.run import job, tracking
 

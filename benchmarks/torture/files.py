@@ -179,7 +179,7 @@ def _odd(content: bytes, generator: random.Random) -> bytes:
 
 
 def _use(group: str, name: str) -> None:
-    from sclip_lab.config.composing import sweep
+    from sclip_lab.config.sweeper import sweep
     from sclip_lab.run.job import make_spec
 
     if group in ("experiment", "readout", "refinement", "backbone"):

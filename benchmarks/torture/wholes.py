@@ -21,7 +21,7 @@ from benchmarks.torture.confine import nameable
 from benchmarks.torture.kills import CELLS, IMAGES, work
 from benchmarks.torture.outcomes import Outcomes
 from sclip_lab import results
-from sclip_lab.config.composing import sweep
+from sclip_lab.config.sweeper import sweep
 from sclip_lab.core import sealed
 from sclip_lab.core.errors import LabError
 from sclip_lab.results.store import chunks

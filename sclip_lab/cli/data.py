@@ -19,15 +19,14 @@ if TYPE_CHECKING:
 DATA_VARIABLE = "SCLIP_LAB_DATA"
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Mount ``data`` on the main parser's subparsers; ``run`` takes what it parses."""
-    parser = subparsers.add_parser(
-        "data",
-        help="list, fetch, prepare and verify data sets",
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``sclip-lab data``."""
+    made = argparse.ArgumentParser(
+        prog="sclip-lab data",
         description="Data sets are described by conf/dataset/*.yaml and looked for below "
         f"--data, by default ${DATA_VARIABLE} or ./data.",
     )
-    commands = parser.add_subparsers(dest="data_command", required=True, metavar="command")
+    commands = made.add_subparsers(dest="data_command", required=True, metavar="command")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
@@ -57,7 +56,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
             metavar="DIR",
             help="the data set's folder (default: its yaml's root)",
         )
-    return parser
+    return made
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,27 +92,17 @@ def dataset_config(name: str, data: str | None = None) -> dict[str, Any]:
         data: folder of all data sets; by default $SCLIP_LAB_DATA, else ./data.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
-    from sclip_lab.config.guard import check_file, check_values
+    from sclip_lab.config.composition import alone, plain_config
 
-    path = find("dataset", name)
-    if path is None:
+    if name not in names("dataset"):
         raise unknown("data set", name, names("dataset"))
-    config = OmegaConf.create({"paths": {"data": data_folder(data)}})
-    try:
-        check_file(path)
-        config["dataset"] = OmegaConf.load(path)
-        check_values(config)
-        content = OmegaConf.to_container(config["dataset"], resolve=True)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
-        if isinstance(error, LabError):
-            raise
-        raise LabError(f"{path}: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise LabError(f"{path}: must be a mapping of settings")
-    return {str(key): value for key, value in content.items()}
+    config = alone("dataset", name)
+    content = config.get("dataset")
+    if not OmegaConf.is_dict(content):
+        raise LabError(f"{find('dataset', name)}: must be a mapping of settings")
+    config.paths = {"data": data_folder(data)}
+    return {str(key): value for key, value in plain_config(content).items()}
 
 
 def data_folder(data: str | None = None) -> str:

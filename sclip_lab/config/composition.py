@@ -142,7 +142,7 @@ class Loader(ConfigLoaderImpl):
                 configuration that `guard.check_hydra` refuses.
         """
         with self._explained(overrides):
-            _check_preset(overrides)
+            self._check_preset(overrides)
             config = super().load_configuration(config_name, overrides, *args, **options)
             guard.check_hydra(config)
             if commands := guard.commands_in(config):
@@ -158,10 +158,25 @@ class Loader(ConfigLoaderImpl):
             defaults = create_defaults_list(repository, f"{group}/{name}", [], False, False)
             return self._compose_config_from_defaults_list(defaults.defaults, repository)
 
-    def choices(self, group: str) -> list[str]:
-        """All files of a group but its shared parts; none of what is no group."""
-        names = self.repository.get_group_options(group)
+    def choices(self, group: str, words: Sequence[str] = ()) -> list[str]:
+        """All files of a group but its shared parts; none of what is no group. ``words`` may name
+        further folders (``hydra.searchpath``)."""
+        places = [word for word in words if word.startswith("hydra.searchpath=")]
+        names = self.get_group_options(group, config_name=CONFIG, overrides=places)
         return [name for name in names if not name.startswith("_")]
+
+    def _check_preset(self, words: Sequence[str]) -> None:
+        """Hydra takes several presets, and none where there is no file of that name."""
+        for word in words:
+            key, _, name = word.lstrip("+").partition("=")
+            if key == "experiment" and "," in name:
+                raise LabError(
+                    f"{word}: one preset at a time. Run them one after another; what two have in "
+                    "common is computed once"
+                )
+            known = self.choices(key, words) if key == "experiment" else [name]
+            if name not in (*known, "null"):
+                raise unknown(key, name, known)
 
     @contextmanager
     def _explained(self, words: Sequence[str]) -> Iterator[None]:
@@ -189,16 +204,20 @@ class Loader(ConfigLoaderImpl):
             known = [option for option in error.options or () if not option.startswith("_")]
             return unknown(group, name, known) if typed else None
         if isinstance(error.__cause__, ConfigAttributeError | ConfigKeyError):
-            return _unknown_key(error.__cause__, self.list_groups(""))
+            return _unknown_key(error.__cause__, words, self.list_groups(""))
         return None
 
 
-def _unknown_key(error: ConfigAttributeError | ConfigKeyError, groups: Sequence[str]) -> LabError:
+def _unknown_key(
+    error: ConfigAttributeError | ConfigKeyError, words: Sequence[str], groups: Sequence[str]
+) -> LabError:
     """The nearest keys beside one that is not there."""
     key, node = str(error.full_key), error.parent_node
-    first, dot, rest = key.partition(".")
+    first, dot, _ = key.partition(".")
     if first in PLACES:
-        return LabError(f"unknown key '{key}'; did you mean {PLACES[first]}{dot}{rest}?")
+        typed = next((word for word in words if word.startswith(first)), key).partition("=")[0]
+        place = typed.replace(first, PLACES[first], 1)
+        return LabError(f"unknown key '{typed}'; did you mean {place}?")
     prefix = f"{key.rpartition('.')[0]}." if dot else ""
     siblings = list(node) if isinstance(node, DictConfig) and not node._is_none() else []
     known = {f"{prefix}{name}" for name in siblings}
@@ -212,22 +231,12 @@ def _as_said(error: Exception, words: Sequence[str]) -> LabError:
     text = text or f"{type(error).__name__} in its yaml"
     if isinstance(error, OverrideParseException):
         words = [error.override]
-    elif isinstance(error, ValueError) and words:  # a number of more digits than Python reads
+    elif "integer string conversion" in text:  # a number of more digits than Python reads
         words = [max(words, key=len)]
     if any(word in text for word in words):
         return LabError(text)
     where = " ".join(words)
     return LabError(f"{where if len(where) <= 200 else f'{where[:197]}...'}: {text}")
-
-
-def _check_preset(words: Sequence[str]) -> None:
-    for word in words:
-        key, _, value = word.lstrip("+").partition("=")
-        if key == "experiment" and "," in value:
-            raise LabError(
-                f"{word}: one preset at a time. Run them one after another; what two have in "
-                "common is computed once"
-            )
 
 
 def composed(*overrides: str) -> DictConfig:

@@ -38,7 +38,7 @@ def _is_path(text: str) -> str:
 
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Folder = Annotated[str, AfterValidator(_is_path)]
-Group = Annotated[dict[str, Any], BeforeValidator(_is_mapping)]
+Group = Annotated[dict[Any, Any], BeforeValidator(_is_mapping)]
 
 
 class Model(BaseModel):

@@ -77,9 +77,11 @@ class UnionSweeper(Sweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        size, returns = self.max_batch_size or max(len(jobs), 1), []
-        for start in range(0, len(jobs), size):
-            returns.append(self.launcher.launch(jobs[start : start + size], start))
+        size = self.max_batch_size or max(len(jobs), 1)
+        starts = range(0, len(jobs), size)
+        returns = [self.launcher.launch(jobs[start : start + size], start) for start in starts]
+        for job in itertools.chain(*returns):
+            _ = job.return_value  # raises the error of a job that failed
         return returns
 
 

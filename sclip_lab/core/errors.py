@@ -106,9 +106,10 @@ def bug_behind(error: BaseException) -> BaseException | None:
     return None
 
 
-def traceback_of(error: BaseException) -> str:
-    """The traceback of `bug_behind`, ending in the line that raised; "" where it is none."""
-    bug = bug_behind(error)
+def traceback_of(error: BaseException, always: bool = False) -> str:
+    """The traceback of `bug_behind`, ending in the line that raised; "" where there is none, or
+    the error's own if ``always``."""
+    bug = bug_behind(error) or (error if always else None)
     return "" if bug is None else "".join(traceback.format_exception(bug)).rstrip()
 
 

@@ -114,7 +114,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     if annotation in (None, type(None)):
         return value is None
     kind = origin or annotation
-    if not isinstance(kind, type) or kind is object:
+    if not isinstance(kind, type) or kind in (object, Any):
         return True
     if kind in (int, float):
         return isinstance(value, (int, kind)) and not isinstance(value, bool)
