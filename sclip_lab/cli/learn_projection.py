@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     overrides = {"root": args.folder} if args.folder else {}
     if args.dataset == "patchwork":
-        overrides |= {"split": "train", "images": args.images}
+        overrides |= {"split": "train", "limit": args.images}
     dataset, backbone = load_dataset(args.dataset, **overrides), options.backbone(args)
     protocol = load_protocol(args.protocol, args.dataset)
     text = embed_vocabulary(backbone, dataset.vocabulary, protocol.templates, progress=True)

@@ -23,7 +23,7 @@ COMMANDS = {
     "report": "tables and figures of a store as one page and as files",
     "explore": "one photo, several variants: where does every patch look? (a page)",
     "segment": "label one photo and save a picture of it",
-    "data": "list, fetch, prepare and verify data sets",
+    "data": "list, guess, fetch, prepare and verify data sets",
     "store": "list, verify, repair, gc and export a store",
     "learn-projection": "learn W_r for attention=csa_learned from the train split",
 }

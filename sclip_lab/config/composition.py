@@ -31,6 +31,11 @@ from sclip_lab.config.folders import PACKAGE, conf_dir, folders
 from sclip_lab.core.errors import LabError, unknown
 
 CONFIG = "config"
+# Keys that a user may know, and that only some data sets have.
+MOVED = {
+    "dataset.images": "how many photos is dataset.limit (the first so many) or dataset.sample (so "
+    "many at random)",
+}
 # Where a group's yaml stands in the configuration, if not under its own name.
 PLACES = {"readout": "protocol.readout", "refinement": "protocol.refinement"}
 
@@ -214,6 +219,8 @@ def _unknown_key(
     """The nearest keys beside one that is not there."""
     key, node = str(error.full_key), error.parent_node
     first, dot, _ = key.partition(".")
+    if key in MOVED:
+        return LabError(f"unknown key '{key}'; {MOVED[key]}")
     if first in PLACES:
         typed = next((word for word in words if word.startswith(first)), key).partition("=")[0]
         place = typed.replace(first, PLACES[first], 1)
