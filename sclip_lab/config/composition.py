@@ -203,6 +203,10 @@ class Loader(ConfigLoaderImpl):
             group = word[1:].partition("=")[0]
             if self.choices(group):
                 return LabError(f"{word}: leave out the plus, {group} has a choice already")
+        if str(error).startswith("Config group override must be"):  # a number, or null
+            for group, _, name in (word.partition("=") for word in words):
+                if (known := self.choices(group, words)) and name not in known:
+                    return unknown(group, name, known)
         if isinstance(error, MissingConfigException) and error.missing_cfg_file:
             group, _, name = error.missing_cfg_file.rpartition("/")
             typed = any(word.partition("=")[0].partition("@")[0] == group for word in words)
@@ -215,8 +219,8 @@ class Loader(ConfigLoaderImpl):
 
 def _unknown_key(
     error: ConfigAttributeError | ConfigKeyError, words: Sequence[str], groups: Sequence[str]
-) -> LabError:
-    """The nearest keys beside one that is not there."""
+) -> LabError | None:
+    """The nearest keys beside one that is not there; None where there are none beside it."""
     key, node = str(error.full_key), error.parent_node
     first, dot, _ = key.partition(".")
     if key in MOVED:
@@ -227,8 +231,8 @@ def _unknown_key(
         return LabError(f"unknown key '{typed}'; did you mean {place}?")
     prefix = f"{key.rpartition('.')[0]}." if dot else ""
     siblings = list(node) if isinstance(node, DictConfig) and not node._is_none() else []
-    known = {f"{prefix}{name}" for name in siblings}
-    return unknown("key", key, (known if prefix else known.union(groups)) - {"hydra"})
+    known = {f"{prefix}{name}" for name in [*siblings, *(() if prefix else groups)]} - {"hydra"}
+    return unknown("key", key, known) if known else None
 
 
 def _as_said(error: Exception, words: Sequence[str]) -> LabError:

@@ -158,18 +158,13 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for key in config:
+    for key in map(str, config):
         if key == "hydra":
             continue
-        node = config._get_node(key)
         try:
-            values[str(key)] = (
-                OmegaConf.to_container(config[key], resolve=True)
-                if OmegaConf.is_config(node)
-                else "???"
-                if OmegaConf.is_missing(config, key)
-                else config[key]
-            )
+            value = "???" if OmegaConf.is_missing(config, key) else config[key]
+            is_node = OmegaConf.is_config(value)
+            values[key] = OmegaConf.to_container(value, resolve=True) if is_node else value
         except OmegaConfBaseException as error:
             name = error.full_key or key
             raise LabError(f"{name}: {str(error).splitlines()[0]}") from error
@@ -188,7 +183,7 @@ def _still_missing(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]
 def _first(error: ValidationError) -> str:
     """The first thing that is wrong, in the words of the other checks."""
     details = error.errors()[0]
-    key = ".".join(map(str, details["loc"]))
+    key = ".".join(str(part) for part in details["loc"])
     if details["type"] == "missing":
         return f"{key}: needs a value"
     words = _WORDS.get(details["type"], details["msg"])

@@ -294,7 +294,7 @@ def _kind_among(kinds: Collection[Kind], function: Callable[..., Any]) -> Kind:
         LabError: it is not among ``kinds``.
     """
     kind = kind_of(function)
-    if kind in kinds:
+    if kind is not None and kind in kinds:
         return kind
     places = " or ".join(map(str, kinds))
     name = getattr(function, "__name__", repr(function))

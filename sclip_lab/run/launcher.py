@@ -241,10 +241,10 @@ def compute_shard(
         valid.append(config)
         specs.append(spec)
     failed: dict[str, str] = {}
-    for spec, error in zip(specs, job.compute(valid), strict=True):
-        if error is not None:
-            failed[spec.key] = describe(error)
-            if lines := traceback_of(error):
+    for spec, failure in zip(specs, job.compute(valid), strict=True):
+        if failure is not None:
+            failed[spec.key] = describe(failure)
+            if lines := traceback_of(failure):
                 log.error("%s", lines)
     if failed and len(failed) == len(specs):
         raise LabError("; ".join(dict.fromkeys(failed.values())))
