@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from sclip_lab.cli import options
+from sclip_lab.core.errors import LabError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,14 +35,18 @@ def run(args: argparse.Namespace) -> int:
     """
     from sclip_lab.config.registry import load_dataset, load_protocol
     from sclip_lab.evaluation.learned_projection import learn_projection, save_projection
-    from sclip_lab.segmentation.prompts import embed_vocabulary
+    from sclip_lab.segmentation.pipeline import make_readout
 
     overrides = {"root": args.folder} if args.folder else {}
     if args.dataset == "patchwork":
         overrides |= {"split": "train", "limit": args.images}
     dataset, backbone = load_dataset(args.dataset, **overrides), options.backbone(args)
     protocol = load_protocol(args.protocol, args.dataset)
-    text = embed_vocabulary(backbone, dataset.vocabulary, protocol.templates, progress=True)
+    text = make_readout(backbone, dataset.vocabulary, protocol, progress=True).text
+    if text is None:
+        raise LabError(
+            f"protocol {protocol.name} reads no texts: a projection is learned with them"
+        )
     settings = {
         "images": args.images,
         "steps": args.steps,

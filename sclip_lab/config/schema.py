@@ -102,6 +102,7 @@ class Settings(Model):
     device: str = "auto"
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 0
     batch_images: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    batch_windows: Annotated[int, Field(ge=1, le=65_536)] | None = None
     trunk_cache: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     shard: Annotated[list[Count], Field(min_length=2, max_length=2)] = [0, 1]
     progress: bool = True

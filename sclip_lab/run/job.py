@@ -53,7 +53,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # What must be equal for jobs to be evaluated together, besides what specs know.
 TOGETHER = (
-    *("paths", "pictures", "diagnostics", "batch_images", "trunk_cache", "shard", "on_error"),
+    *(
+        "paths",
+        "pictures",
+        "diagnostics",
+        "batch_images",
+        "batch_windows",
+        "trunk_cache",
+        "shard",
+        "on_error",
+    ),
     "progress",
 )
 
@@ -400,6 +409,7 @@ def _evaluate(specs: Sequence[Spec], config: DictConfig, timings: Timings) -> Pa
             observers=observers,
             shard=tuple(config.shard),
             batch_images=config.batch_images,
+            batch_windows=config.batch_windows,
             trunk_cache_gb=config.trunk_cache,
             on_error=config.on_error,
             progress=config.progress,
