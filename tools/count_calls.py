@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = str(ROOT / "sclip_lab") + "/"
-CELL = ("attention=csa", "dataset.images=2", "tracking=disabled", "progress=false", "device=cpu")
+CELL = ("attention=csa", "dataset.limit=2", "tracking=disabled", "progress=false", "device=cpu")
 FIRST_PHOTO = "evaluation/loader.py", "load"  # the pass makes or decodes a photo
 
 

@@ -83,13 +83,13 @@ def steps(protocol: Protocol) -> Steps:
     """A protocol's functions with their parameters."""
     score = bind_config(protocol.readout, *READOUTS) or cosine
     threshold = protocol.prob_threshold
-    of_photo = isinstance(threshold, Mapping)
+    per_photo = threshold if isinstance(threshold, Mapping) else None
     refinements = bind_steps(protocol.refinement, *REFINEMENTS)
     return Steps(
         score,
         [step for step in refinements if kind_of(step) is refines_logits],
         [step for step in refinements if kind_of(step) is refines_labels],
-        bind_config(threshold, threshold_function) if of_photo else None,
+        bind_config(per_photo, threshold_function),
         summary_of(score),
     )
 
