@@ -19,6 +19,7 @@ from sclip_lab.core.errors import bug_behind, describe, one_line, traceback_of
 # and ``run(args) -> exit code``.
 COMMANDS = {
     "evaluate": "one variant, or with -m a sweep; takes Hydra overrides",
+    "tune": "search parameters on the train split, report on the test",
     "paper": "the paper study by study: evaluate, then write a report",
     "report": "tables and figures of a store as one page and as files",
     "explore": "one photo, several variants: where does every patch look? (a page)",

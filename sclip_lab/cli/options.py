@@ -1,16 +1,14 @@
-"""Options that commands of one photo or one network share."""
+"""Options that the commands of one network share."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from sclip_lab.run.known_words import EMBEDDED
 
 if TYPE_CHECKING:
     from sclip_lab.network.backbone import Backbone
-
-EMBEDDED = "patchwork_vit"
 
 
 def add_backbone(parser: argparse.ArgumentParser) -> None:
@@ -31,21 +29,3 @@ def backbone(args: argparse.Namespace) -> Backbone:
 def usual_dataset(backbone: str) -> str | None:
     """The data set whose protocol values count: the embedded network has a window of its own."""
     return "patchwork" if backbone == EMBEDDED else None
-
-
-def warn_of_unknown_words(backbone: str, names: Sequence[str]) -> None:
-    """The embedded network answers to any word, but has seen few."""
-    from sclip_lab.data.vocabulary import Vocabulary
-
-    if backbone != EMBEDDED:
-        return
-    known = Vocabulary.named("patchwork").names
-    words = [word.strip() for name in names for word in name.split(",")]
-    strange = [word for word in words if word and word not in known]
-    if strange:
-        print(
-            f"warning: {EMBEDDED} knows {len(known)} words, not {', '.join(strange)}: what it "
-            f"says of them means nothing. It knows {', '.join(known)}; --backbone "
-            "ViT-B-16-quickgelu --pretrained openai is CLIP",
-            file=sys.stderr,
-        )

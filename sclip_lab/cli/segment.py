@@ -42,9 +42,11 @@ def run(args: argparse.Namespace) -> int:
     from sclip_lab.core import atomic
     from sclip_lab.data.decode import read_image
     from sclip_lab.report.pictures import labelled
+    from sclip_lab.run import known_words
     from sclip_lab.segmentation.segment import segment
 
-    options.warn_of_unknown_words(args.backbone, args.names)
+    if args.backbone == known_words.EMBEDDED:
+        known_words.warn(args.names)
     protocol = load_protocol(args.protocol, options.usual_dataset(args.backbone))
     photo, attention = read_image(args.photo), load_attention(args.attention)
     backbone = options.backbone(args)

@@ -42,7 +42,7 @@ from sclip_lab.results.store import machines
 from sclip_lab.results.store.loading import SHORT
 from sclip_lab.results.store.store import Store
 from sclip_lab.results.table import expected
-from sclip_lab.run import tracking
+from sclip_lab.run import known_words, tracking
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.protocol import build as build_protocol
 
@@ -127,7 +127,7 @@ def compute(configs: Sequence[DictConfig]) -> list[Exception | None]:
     for index, config in enumerate(configs):
         try:
             spec = make_spec(config)
-            tracking.check(config.tracking)
+            tracking.check(config.tracking, len(configs))
         except Exception as error:
             if describe(error) not in {describe(e) for e in failures if e is not None}:
                 log.error("left out of the pass: %s", describe(error))
@@ -180,7 +180,7 @@ def _compute_together(
     if together and OmegaConf.select(config, "hydra.sweep.dir") is not None:
         group, folder = _group(config, config.hydra), Path(config.hydra.sweep.dir)
         write = partial(tracking.log_sweep, config.tracking, config.paths.store, computed.df, group)
-        tracking.later(partial(write, folder, computed.summary))
+        tracking.later(partial(write, folder, computed.summary, tuple(config.shard)))
 
 
 def run(config: DictConfig) -> float:
@@ -230,6 +230,7 @@ def _report(config: DictConfig, outcome: Outcome) -> float:
         "pixel_accuracy": float(summary["pixel_accuracy"]),
         "images": int(summary["images"]),
         "of": int(summary["of"]),
+        **({"shard": list(config.shard)} if tuple(config.shard) != tracking.WHOLE else {}),
         "skipped": outcome.skipped,
         "iou": outcome.iou,
         "diagnostics": {str(name): float(value) for name, value in measured.mean().items()},
@@ -395,6 +396,7 @@ def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
 
 
 def _evaluate(specs: Sequence[Spec], config: DictConfig, timings: Timings) -> Pass:
+    _warn_of_words(specs)
     chosen, store = config.diagnostics, Store(config.paths.store)
     measures = Diagnostics(chosen.measures or (), chosen.images, chosen.get("layers", False))
     observers: list[Observer] = []
@@ -417,6 +419,15 @@ def _evaluate(specs: Sequence[Spec], config: DictConfig, timings: Timings) -> Pa
         )
     measured = {spec.key: measures.measured(store, spec) for spec in specs}
     return Pass(df, results.summary(df), results.iou(df), measured)
+
+
+def _warn_of_words(specs: Sequence[Spec]) -> None:
+    """Class names that the embedded network has never seen, once a data set."""
+    embedded = [spec for spec in specs if spec.backbone.name == known_words.EMBEDDED]
+    for spec in {spec.vocabulary.key: spec for spec in embedded}.values():
+        remedy = "backbone=ViT-B-16-quickgelu"
+        if warning := known_words.strange_words(spec.vocabulary.queries, remedy):
+            log.warning("%s: %s", spec.dataset.name, warning)
 
 
 @contextlib.contextmanager
