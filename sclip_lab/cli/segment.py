@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from PIL import Image
 
     from sclip_lab.config.registry import load_attention, load_protocol
-    from sclip_lab.core import atomic
+    from sclip_lab.core import files
     from sclip_lab.data.decode import read_image
     from sclip_lab.report.pictures import labelled
     from sclip_lab.run import known_words
@@ -57,10 +57,10 @@ def run(args: argparse.Namespace) -> int:
     palette = np.rint(255 * np.array(colours)).astype(np.uint8)
     picture.putpalette(palette.tobytes())
     kind = PICTURES[args.out.suffix.lower()]
-    atomic.write(args.out, lambda path: picture.save(path, kind))
+    files.write(args.out, lambda path: picture.save(path, kind))
     legend = args.out.with_name(f"{args.out.stem}_legend.png")
     figure = labelled(photo, labels, args.names, palette)
-    atomic.write(legend, lambda path: figure.savefig(path, dpi=150, format="png"))
+    files.write(legend, lambda path: figure.savefig(path, dpi=150, format="png"))
     print(f"with legend: {legend}")
     for index, name in enumerate(args.names):
         print(f"{index:3d}  {name:<30} {100 * (labels == index).mean():5.1f} % of the photo")

@@ -27,8 +27,8 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     command("list", "one line per cell: names, images done, size")
-    command("verify", "read every file and name what is damaged, unsealed, lost or orphaned")
-    command("repair", "set damaged files aside, and seal sound ones of earlier versions")
+    command("verify", "read every file and name what is damaged, lost or orphaned")
+    command("repair", "set damaged files aside")
     cleaning = command("gc", "delete temporary files that nobody writes any more")
     cleaning.add_argument("--damaged", action="store_true", help="also what was set aside")
     cleaning.add_argument("--orphans", action="store_true", help="also files of cells without spec")

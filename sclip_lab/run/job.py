@@ -28,7 +28,7 @@ from sclip_lab.config.registry import (
     variant_label,
 )
 from sclip_lab.config.schema import check_settings
-from sclip_lab.core import atomic
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, describe, traceback_of
 from sclip_lab.core.functions import bind
 from sclip_lab.core.timings import Timings
@@ -251,7 +251,7 @@ def _report(config: DictConfig, outcome: Outcome) -> float:
         log.warning("skipped %s: %s", image, reason)
     text = json.dumps(_without_nan(record), indent=1, allow_nan=False)
     try:
-        atomic.write_text(output / "result.json", text)
+        files.write_text(output / "result.json", text)
     except (OSError, LabError) as error:  # a copy: the numbers are in the store
         log.warning("%s; the numbers are in the store %s", error, store.root)
     if _is_preset(spec, config, int(summary["images"])):

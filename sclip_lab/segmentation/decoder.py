@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.canonical import digest
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import (
     OF_PHOTO,
@@ -30,6 +29,7 @@ from sclip_lab.core.functions import (
     threshold_function,
     used,
 )
+from sclip_lab.core.identity import digest
 from sclip_lab.network.text import Text
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.protocol import READOUTS, REFINEMENTS, Protocol

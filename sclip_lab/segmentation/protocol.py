@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sclip_lab.core.canonical import digest, plain
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.functions import (
     Kind,
@@ -19,7 +18,7 @@ from sclip_lab.core.functions import (
     threshold_function,
     written_out,
 )
-from sclip_lab.core.own_code import described
+from sclip_lab.core.identity import described, digest, plain
 from sclip_lab.core.values import check_arguments, within
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.segmentation import views
