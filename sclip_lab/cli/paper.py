@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sclip_lab.config import registry
+from sclip_lab.config import plugins, registry
 from sclip_lab.core.errors import LabError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from sclip_lab.evaluation.recorder import Observer, View
     from sclip_lab.evaluation.spec import Spec
+    from sclip_lab.paper.sections import Drawn
     from sclip_lab.report.found import Found
     from sclip_lab.report.page import Section
     from sclip_lab.results.store.store import Store
@@ -45,6 +46,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--image", help="attention study: a photo's name in the data set")
     made.add_argument("--points", nargs="+", metavar="Y,X", help="attention study: pixels")
     made.add_argument(
+        "--family", choices=["claim", "page"], default="claim",
+        help="adjust p over the comparisons of each claim, or over all of the page",
+    )  # fmt: skip
+    made.add_argument(
         "--processes", type=int, metavar="N",
         help="copies of this process that share the images, on a CPU; default: as many as cores, "
         f"at most {MOST}, for the embedded network, which is too small for threads, else 1",
@@ -65,9 +70,10 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     keys = [word for word in args.words if "=" in word]
     chosen = [word for word in args.words if "=" not in word]
+    plugins.enter(keys)
     cells = cells_of_all(chosen, keys, args.processes or cores())
     options = {"image": args.image, "points": points(args.points or [])}
-    made = sections_of(cells, options, args.processes)
+    drawn = drawn_of(cells, options, args.processes)
     for line in dict.fromkeys(line for part in cells.values() for line in part.missing):
         print(f"not evaluated: {line}", file=sys.stderr)
     embedded = any(s.backbone.name == EMBEDDED for part in cells.values() for s in part.specs)
@@ -75,8 +81,9 @@ def run(args: argparse.Namespace) -> int:
     seeds = [s.backbone.description.get("seed") for part in cells.values() for s in part.specs]
     notes += [sections.RANDOM] if seeds and None not in seeds else []
     title = "SCLIP's paper, study by study"
-    files = page.write([sections.overview(made), *made], args.out, title, notes)
-    atomic.write_text(args.out / "verdicts.md", sections.markdown(made, embedded))
+    made, judged = sections.sections(drawn, args.family, embedded)
+    files = page.write(made, args.out, title, notes)
+    atomic.write_text(args.out / "verdicts.md", sections.markdown(drawn, judged, embedded))
     print(f"{len(files)} files, the report: {files[0]}")
     return 0
 
@@ -98,13 +105,18 @@ def sections(
         processes: as of ``sclip-lab paper``; None: its default.
 
     Returns:
-        one section each, with ``tables``, ``figures`` and ``verdicts``, in the order asked for.
+        one section each, with ``rows`` (its claims), ``tables`` and ``figures``, in the order asked
+        for.
 
     Raises:
         LabError: unknown study or key, or nothing could be evaluated.
     """
+    from sclip_lab.paper import sections
+
     options = {"image": image, "points": points}
-    return sections_of(cells_of_all(wanted, overrides), options, processes)
+    drawn = drawn_of(cells_of_all(wanted, overrides), options, processes)
+    made, _ = sections.sections(drawn)
+    return made[-len(drawn) :]
 
 
 def cells_of_all(
@@ -134,20 +146,17 @@ def cells_of_all(
     return cells
 
 
-def sections_of(
+def drawn_of(
     cells: Mapping[str, Cells], options: Mapping[str, Any], processes: int | None = 1
-) -> list[Section]:
-    """The sections of studies by their cells, which are evaluated where that is missing."""
+) -> list[Drawn]:
+    """Studies by their cells, which are evaluated where that is missing, then drawn."""
     from sclip_lab.paper import sections, studies
-    from sclip_lab.report import page
 
-    wanted = studies.chosen(list(cells))
-    found = evaluated(cells, wanted, options, processes)
+    chosen = studies.chosen(list(cells))
+    found = evaluated(cells, chosen, options, processes)
     return [
-        sections.section(name, study, found[name], cells[name].missing)
-        if name in found
-        else page.Section(name, name, study.question, cells[name].missing)
-        for name, study in wanted.items()
+        sections.draw(name, study, found.get(name), cells[name].missing)
+        for name, study in chosen.items()
     ]
 
 

@@ -38,10 +38,10 @@ from sclip_lab.evaluation.loop import Unfinished, evaluate
 from sclip_lab.evaluation.observers import Diagnostics, Pictures
 from sclip_lab.evaluation.recorder import Observer
 from sclip_lab.evaluation.spec import Spec
+from sclip_lab.paper import published
 from sclip_lab.results.store import machines
 from sclip_lab.results.store.loading import SHORT
 from sclip_lab.results.store.store import Store
-from sclip_lab.results.table import expected
 from sclip_lab.run import collector, tracking
 from sclip_lab.run.ending import asked_for, told
 from sclip_lab.segmentation.protocol import Protocol
@@ -222,7 +222,7 @@ def run(config: DictConfig) -> float:
     _keep(lambda: atomic.write_text(output / "result.json", text), store)
     if _is_preset(spec, config, int(summary["images"])):
         entries = plain_config(config.protocol).get("expected") or ()
-        for line in expected.report(spec, float(summary["miou"]), entries):
+        for line in published.against_expected(spec, float(summary["miou"]), entries):
             log.info("%s", line)
     group = _group(config, HydraConfig.get())
     write = partial(tracking.log_run, config.tracking, spec, store, outcome, group, output)
