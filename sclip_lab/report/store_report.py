@@ -7,6 +7,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from sclip_lab import results
@@ -24,6 +25,8 @@ from sclip_lab.results.table.scores import spec_rows
 SHEET = 8  # variants on one sheet of attention maps
 TILES = 12  # pictures on one sheet of predictions: photo, truth and variants
 USUAL = "vanilla"
+ALPHA = 0.05
+CLOSE = 3  # names of cells that are not surely below the best, in the result's sentence
 
 
 def select(store: Path, where: Mapping[str, Sequence[str]]) -> list[str] | None:
@@ -94,7 +97,10 @@ def sections(
             *([compared[name]] if name in compared else []),
             *_drawn(part, images),
         ]
-        made += of_part if len(parts) == 1 else [_of_photos(section, name) for section in of_part]
+        if len(parts) > 1:  # of one set of photos the page's own lead says it
+            of_part[0] = replace(of_part[0], notes=[result(part)])
+            of_part = [_of_photos(section, name) for section in of_part]
+        made += of_part
     return made
 
 
@@ -138,31 +144,56 @@ def _scores(part: Found, scores: Callable[[Found], pd.DataFrame]) -> Section:
     return Section("scores", "scores", tables={"scores": scores(part)}, figures=drawn)
 
 
+def result(part: Found) -> str:
+    """What cells of the same photos show, in one sentence."""
+    table = part.summary.reset_index(drop=True)
+    best = int(table["miou"].argmax())
+    names, row = part.cells["name"].to_list(), table.iloc[best]
+    photos = int(row["images"])
+    text = f"{names[best]} scores {100 * row['miou']:.1f} mIoU x100"
+    if not pd.isna(row["low"]):
+        text += f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    text += f" on {photos} photo{'s' * (photos > 1)} of {row['dataset']}"
+    others = len(table) - 1
+    if not others:
+        return f"{text}."
+    below = int((~table["unbeaten"].astype(bool)).sum())
+    close = [name for k, name in enumerate(names) if k != best and bool(table["unbeaten"].iloc[k])]
+    if not close:
+        return f"{text}, surely more than {_all_of(others)}."
+    rest = f"; not surely below it: {', '.join(close[:CLOSE])}"
+    rest += f" and {len(close) - CLOSE} more" if len(close) > CLOSE else ""
+    return f"{text}, surely more than {below} of {others} other{'s' * (others > 1)}{rest}."
+
+
+def _all_of(others: int) -> str:
+    return "the other" if others == 1 else f"all {others} others"
+
+
 def _differences(part: Found, baseline: str) -> Section:
-    """The table of differences, or a note that says why there is none."""
+    """The table of differences, or a note that says why there is none.
+
+    Intervals and p are adjusted for all comparisons of the table by one method (Bonferroni), so
+    that a p is below 5 % exactly where its interval excludes 0.
+    """
     title = f"differences to {baseline}"
     try:
-        table = results.differences(part.df, baseline)
+        known = results.differences(part.df, baseline, n=1)  # for its pairs alone
     except LabError as error:
         return Section("differences", title, notes=[str(error)])
+    pairs = list(zip(known["spec_a"], known["spec_b"], strict=True))
+    count = len(pairs)
+    table = part.comparisons.of(pairs, 1 - ALPHA / count)
     shown = pd.DataFrame(
         {
-            "compared": [
-                f"{part.name(a)} against {part.name(b)}"
-                for a, b in zip(table["spec_a"], table["spec_b"], strict=True)
-            ],
-            "data set": table["dataset"].astype(str),
-            "difference": table["difference"].to_numpy(float),
-            "95 % interval": [
-                f"{100 * low:+.1f} to {100 * high:+.1f}"
-                for low, high in zip(table["low"], table["high"], strict=True)
-            ],
+            "compared": [f"{part.name(a)} against {part.name(b)}" for a, b in pairs],
+            **{name: table[name].to_numpy(float) for name in ("difference", "low", "high")},
+            P["p"]: np.minimum(1, count * table["p"].to_numpy(float)),
         }
     )
-    for column in ("p", "p_holm", "p_permutation"):
-        if column in table:
-            shown[P[column]] = table[column].to_numpy(float)
-    shown.attrs["caption"] = "differences in mIoU x100 on the same photos"
+    together = "" if count == 1 else f"; intervals and p for all {count} together (Bonferroni)"
+    shown.attrs["caption"] = f"differences in mIoU x100 on the same photos{together}"
+    shown.attrs["intervals"] = {tables.INTERVAL: ("low", "high")}
     return Section("differences", title, tables={"differences": shown})
 
 
