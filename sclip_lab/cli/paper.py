@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: unknown study or key, or nothing could be evaluated.
     """
-    from sclip_lab.core import atomic
+    from sclip_lab.core import files
     from sclip_lab.paper import sections
     from sclip_lab.report import page
 
@@ -82,9 +82,9 @@ def run(args: argparse.Namespace) -> int:
     notes += [sections.RANDOM] if seeds and None not in seeds else []
     title = "SCLIP's paper, study by study"
     made, judged = sections.sections(drawn, args.family, embedded)
-    files = page.write(made, args.out, title, notes)
-    atomic.write_text(args.out / "verdicts.md", sections.markdown(drawn, judged, embedded))
-    print(f"{len(files)} files, the report: {files[0]}")
+    paths = page.write(made, args.out, title, notes)
+    files.write_text(args.out / "verdicts.md", sections.markdown(drawn, judged, embedded))
+    print(f"{len(paths)} files, the report: {paths[0]}")
     return 0
 
 
@@ -193,7 +193,7 @@ class Cells:
 
 def jobs(study: str, overrides: Sequence[str]) -> list[DictConfig]:
     """The configurations of one study's sweep."""
-    from sclip_lab.config.composing import sweep
+    from sclip_lab.config.sweeper import sweep
 
     return sweep([f"experiment={study}", *overrides])
 

@@ -27,9 +27,9 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from sclip_lab import results
-from sclip_lab.core import atomic
-from sclip_lab.core.canonical import digest
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.identity import digest
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.results.store import panels
 from sclip_lab.results.store.store import Store
@@ -340,7 +340,7 @@ def _log(
     # A store that cannot be written forgets the run, which is then written again the next time.
     with contextlib.suppress(LabError):
         known = {"content": whole, "directory": str(directory.absolute())}
-        atomic.write_text(memory, json.dumps(known, indent=1))
+        files.write_text(memory, json.dumps(known, indent=1))
     return directory
 
 

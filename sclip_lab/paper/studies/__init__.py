@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sclip_lab.core import call
+from sclip_lab.core import functions
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.paper.claims import Claim
 from sclip_lab.report.found import Found
@@ -102,6 +102,6 @@ def _files() -> list[str]:
 def _of_plugins() -> dict[str, Study]:
     """The studies of modules that the user allowed; a name of this package cannot be taken."""
     known: dict[str, Study] = {}
-    for module in call.allowed():
+    for module in functions.allowed():
         known |= getattr(importlib.import_module(module), "STUDIES", {})
     return {name: study for name, study in known.items() if name not in _files()}
