@@ -34,6 +34,10 @@ def parser(prog: str = "sclip-lab report") -> argparse.ArgumentParser:
         "--where", nargs="+", default=[], metavar="COLUMN=PATTERN,PATTERN",
         help="only cells that fit, such as attention=csa*,vanilla dataset=voc21",
     )  # fmt: skip
+    made.add_argument(
+        "--sweep", metavar="NAME|last",
+        help="only the cells of one sweep, under its names: see sclip-lab store sweeps",
+    )  # fmt: skip
     made.add_argument("--baseline", help="label to compare the others with; default: vanilla")
     made.add_argument("--images", type=int, default=4, help="photos in pictures")
     made.add_argument("--out", type=Path, default=Path("results/report"))
@@ -49,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from sclip_lab.paper import published
     from sclip_lab.report import page, store_report
 
-    part = store_report.found(args.store, conditions(args.where))
+    part = store_report.found(args.store, conditions(args.where), args.sweep)
     scores = partial(published.scores, elsewhere=False)
     made = store_report.sections(part, args.baseline, args.images, scores)
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
@@ -74,7 +78,7 @@ def _title(df: pd.DataFrame) -> str:
 def _notes(df: pd.DataFrame, args: argparse.Namespace) -> list[str]:
     """What a reader has to know before the first number: command, date, network, protocol."""
     from sclip_lab.paper import sections
-    from sclip_lab.results.store import loading, machines
+    from sclip_lab.results.store import loading, machines, sweeps
 
     specs = list(df["spec"].astype(str).unique())
     days = [str(r.get("created", ""))[:10] for r in loading.records(args.store, specs)]
@@ -82,8 +86,10 @@ def _notes(df: pd.DataFrame, args: argparse.Namespace) -> list[str]:
     today = datetime.datetime.now(datetime.UTC).date()
     words = ["sclip-lab", "report", str(args.store)]
     words += [word for part in args.where[:1] for word in ("--where", *args.where) if part]
+    words += ["--sweep", args.sweep] if args.sweep else []
     words += ["--baseline", args.baseline] if args.baseline else []
-    notes = [f"{shlex.join(words)} · {today} · {len(specs)} cells, computed {computed}"]
+    sweep = [f"sweep: {sweeps.find(args.store, args.sweep)['command']}"] if args.sweep else []
+    notes = [*sweep, f"{shlex.join(words)} · {today} · {len(specs)} cells, computed {computed}"]
     weights = {key: _weights(config) for key, config in df.attrs["configs"].items()}
     notes += [f"network: {line}" for line in dict.fromkeys(weights[spec] for spec in specs)]
     protocols = ", ".join(df["protocol"].astype(str).unique())

@@ -17,10 +17,10 @@ from sclip_lab.report.figures import Figure, paged
 from sclip_lab.report.found import Found
 from sclip_lab.report.page import Section
 from sclip_lab.report.tables import P
-from sclip_lab.results.store import panels
+from sclip_lab.results.store import panels, sweeps
 from sclip_lab.results.store.panels import Panel, Prediction
 from sclip_lab.results.table.choices import choose
-from sclip_lab.results.table.scores import spec_rows
+from sclip_lab.results.table.scores import NAMES, spec_rows
 
 SHEET = 8  # variants on one sheet of attention maps
 TILES = 12  # pictures on one sheet of predictions: photo, truth and variants
@@ -29,19 +29,32 @@ ALPHA = 0.05
 CLOSE = 3  # names of cells that are not surely below the best, in the result's sentence
 
 
-def select(store: Path, where: Mapping[str, Sequence[str]]) -> list[str] | None:
-    """Keys of the cells that fit; None for all.
+def select(
+    store: Path, where: Mapping[str, Sequence[str]], sweep: str | None = None
+) -> tuple[list[str] | None, dict[str, dict[str, str]]]:
+    """Which cells fit, and what the selection calls them.
 
     Args:
         store: the folder.
-        where: column of `results.specs` -> patterns such as ``csa*``, one of which has to fit.
+        where: column of `results.specs` -> patterns such as ``csa*``, one of which has to fit. A
+            cell of several names fits where one of them does, and is called by that one.
+        sweep: only the cells of one sweep, under its names: see `sclip_lab.results.store.sweeps`.
+
+    Returns:
+        keys, None for all; and names by key.
 
     Raises:
-        LabError: an unknown column, a pattern that fits nothing (did you mean), or no cell left.
+        LabError: an unknown sweep or column, a pattern that fits nothing (did you mean), or no cell
+            left.
     """
+    names: dict[str, dict[str, str]] = {}
+    if sweep is not None:
+        names = {key: dict(cell) for key, cell in sweeps.find(store, sweep)["cells"].items()}
     if not where:
-        return None
+        return (list(names) if sweep is not None else None), names
     table = results.specs(store)
+    table = table[table["key"].isin(names)] if sweep is not None else table
+    table = _by_each_name(store, table, names)
     for column, patterns in where.items():
         if column not in table:
             raise unknown("column", column, map(str, table.columns))
@@ -53,15 +66,34 @@ def select(store: Path, where: Mapping[str, Sequence[str]]) -> list[str] | None:
         table = table[fits]
     if table.empty:
         raise LabError(f"no cell of {store} fits all of {', '.join(where)}")
-    return table["key"].to_list()
+    table = table.drop_duplicates("key")
+    chosen = table.set_index("key")[NAMES[1:]].astype(str).to_dict("index")
+    names = {str(k): {str(n): str(v) for n, v in cell.items()} for k, cell in chosen.items()}
+    return list(names), names
 
 
-def found(store: Path, where: Mapping[str, Sequence[str]] | None = None) -> Found:
-    """What a store has of a selection."""
-    keys = select(store, where or {})
-    return Found(
-        results.load(store, keys), results.diagnostics(store, keys), panels.load(store, keys)
-    )
+def _by_each_name(
+    store: Path, table: pd.DataFrame, names: Mapping[str, Mapping[str, str]]
+) -> pd.DataFrame:
+    """A row for each name of each cell, the usual one first; or the sweep's names alone."""
+    table = table.astype(dict.fromkeys(NAMES[1:], str))
+    parts = [table]
+    for record in results.records(store, table["key"].to_list()):
+        row = table[table["key"] == record["key"]]
+        every = [names[record["key"]]] if record["key"] in names else record["also"]
+        parts += [row.assign(**{name: each[name] for name in NAMES[1:]}) for each in every]
+    rows = pd.concat(parts[1:] if names else parts, ignore_index=True)
+    order = {key: place for place, key in enumerate(table["key"])}
+    return rows.sort_values("key", key=lambda keys: keys.map(order), kind="stable")
+
+
+def found(
+    store: Path, where: Mapping[str, Sequence[str]] | None = None, sweep: str | None = None
+) -> Found:
+    """What a store has of a selection (see `select`)."""
+    keys, names = select(store, where or {}, sweep)
+    df = results.load(store, keys, names=names)
+    return Found(df, results.diagnostics(store, keys), panels.load(store, keys))
 
 
 def sections(

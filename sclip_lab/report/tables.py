@@ -27,7 +27,8 @@ P = {
 
 
 def cells(found: Found) -> pd.DataFrame:
-    """One row per cell: variant, backbone and data set where they vary, mIoU, low, high; fractions.
+    """One row per cell: variant, backbone and data set where they vary, also (its other names, if
+    any cell has some), mIoU, low, high (fractions).
 
     ``attrs`` says how a page shows it: caption, bold entries, and which columns are an interval.
     """
@@ -36,6 +37,9 @@ def cells(found: Found) -> pd.DataFrame:
     for column, name in (("backbone", "backbone"), ("dataset", "data set")):
         if table[column].nunique() > 1:
             shown[name] = table[column].astype(str).to_list()
+    other = table.attrs.get("also", {})
+    if any(str(spec) in other for spec in table["spec"]):
+        shown["also"] = ["; ".join(other.get(str(spec), ())) for spec in table["spec"]]
     shown["mIoU"] = table["miou"].to_numpy(float)
     shown["low"], shown["high"] = table["low"].to_numpy(float), table["high"].to_numpy(float)
     shown.attrs = {
