@@ -33,11 +33,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: no store, nothing selected, or an unknown column, value or baseline.
     """
+    from sclip_lab.paper import published
     from sclip_lab.report import page, store_report
     from sclip_lab.results.store import machines
 
     part = store_report.found(args.store, conditions(args.where))
-    made = store_report.sections(part, args.baseline, args.images)
+    made = store_report.sections(part, args.baseline, args.images, published.scores)
     notes = [f"store {args.store}", *(f"only {word}" for word in args.where)]
     mixed = machines.told(part.df)
     notes += [f"Beware: {mixed}."] if mixed else []

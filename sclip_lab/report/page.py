@@ -29,13 +29,27 @@ WIDE = 1600  # pixels: what a screen shows of a picture
 
 
 @dataclass(frozen=True)
+class Row:
+    """A line of words in a section.
+
+    Attributes:
+        cells: text by column. classes: class of the style sheet by column. links: target by column.
+    """
+
+    cells: Mapping[str, str]
+    classes: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the report.
 
     Attributes:
         name: of its files and its anchor. title, question: in words.
         notes: lines below the question, such as which part of the data was seen.
-        verdicts: judged claims, `Verdict` of the studies. tables, figures: by file name.
+        rows: lines of words, shown as one table without the columns that are empty everywhere.
+        tables, figures: by file name.
         files_only: names of tables that the page does not show.
     """
 
@@ -43,7 +57,7 @@ class Section:
     title: str
     question: str = ""
     notes: Sequence[str] = ()
-    verdicts: Sequence[Any] = ()
+    rows: Sequence[Row] = ()
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     figures: Mapping[str, Figure] = field(default_factory=dict)
     files_only: Sequence[str] = ()
@@ -86,9 +100,11 @@ def write(
             files.write_text(paths[-1], latex(table))
             if name not in section.files_only:
                 tables[name] = html(table)
-        published = any(verdict.published for verdict in section.verdicts)
+        columns = dict.fromkeys(
+            name for row in section.rows for name, text in row.cells.items() if text
+        )
         part = {"section": section, "pictures": pictures, "tables": tables}
-        shown.append({**part, "published": published})
+        shown.append({**part, "columns": list(columns)})
     environment = Environment(
         loader=PackageLoader("sclip_lab.report"), autoescape=True, undefined=StrictUndefined
     )

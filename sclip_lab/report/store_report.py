@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,7 +11,7 @@ import pandas as pd
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.report import curves, escaping, figures, measured, pictures, published
+from sclip_lab.report import curves, escaping, figures, measured, pictures, tables
 from sclip_lab.report.figures import Figure, paged
 from sclip_lab.report.found import Found
 from sclip_lab.report.page import Section
@@ -61,7 +61,12 @@ def found(store: Path, where: Mapping[str, Sequence[str]] | None = None) -> Foun
     )
 
 
-def sections(found: Found, baseline: str | None = None, images: int = 4) -> list[Section]:
+def sections(
+    found: Found,
+    baseline: str | None = None,
+    images: int = 4,
+    scores: Callable[[Found], pd.DataFrame] = tables.cells,
+) -> list[Section]:
     """Scores, differences to a baseline, curves, diagnostics and pictures.
 
     Cells that were evaluated on different photos (another data set, split or number of photos)
@@ -70,6 +75,7 @@ def sections(found: Found, baseline: str | None = None, images: int = 4) -> list
     Args:
         found: the cells. baseline: a label; None: vanilla where it is among them.
         images: photos in pictures.
+        scores: makes the table of scores, such as `sclip_lab.paper.published.scores`.
 
     Raises:
         LabError: an unknown baseline (did you mean), or one that can be compared with nothing.
@@ -84,7 +90,7 @@ def sections(found: Found, baseline: str | None = None, images: int = 4) -> list
     made = []
     for name, part in parts.items():
         of_part = [
-            _scores(part),
+            _scores(part, scores),
             *([compared[name]] if name in compared else []),
             *_drawn(part, images),
         ]
@@ -126,10 +132,10 @@ def _drawn(part: Found, images: int) -> list[Section]:
     return made
 
 
-def _scores(part: Found) -> Section:
+def _scores(part: Found, scores: Callable[[Found], pd.DataFrame]) -> Section:
     drawn = paged("bars", figures.bar_pages(part.summary))
     drawn |= paged("per_class", figures.per_class_pages(part.df, part.summary))
-    return Section("scores", "scores", tables={"scores": published.scores(part)}, figures=drawn)
+    return Section("scores", "scores", tables={"scores": scores(part)}, figures=drawn)
 
 
 def _differences(part: Found, baseline: str) -> Section:

@@ -38,10 +38,10 @@ from sclip_lab.evaluation.loop import Unfinished, evaluate
 from sclip_lab.evaluation.observers import Diagnostics, Pictures
 from sclip_lab.evaluation.recorder import Observer
 from sclip_lab.evaluation.spec import Spec
+from sclip_lab.paper import published
 from sclip_lab.results.store import machines
 from sclip_lab.results.store.loading import SHORT
 from sclip_lab.results.store.store import Store
-from sclip_lab.results.table import expected
 from sclip_lab.run import known_words, tracking
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.protocol import build as build_protocol
@@ -256,7 +256,7 @@ def _report(config: DictConfig, outcome: Outcome) -> float:
         log.warning("%s; the numbers are in the store %s", error, store.root)
     if _is_preset(spec, config, int(summary["images"])):
         entries = plain_config(config.protocol).get("expected") or ()
-        for line in expected.report(spec, float(summary["miou"]), entries):
+        for line in published.against_expected(spec, float(summary["miou"]), entries):
             log.info("%s", line)
     group = _group(config, HydraConfig.get())
     write = partial(tracking.log_run, config.tracking, spec, store, record, group, output)

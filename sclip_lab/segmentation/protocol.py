@@ -253,7 +253,7 @@ def _refinement(given: Any) -> dict[str, Any] | None:
 
 def build(config: Mapping[str, Any]) -> Protocol:
     """A protocol from its yaml: fields of `Protocol`, and optionally ``expected``, see
-    `sclip_lab.results.table.expected`.
+    `sclip_lab.paper.published`.
 
     Raises:
         LabError: unknown field (did you mean) or a value out of range.
