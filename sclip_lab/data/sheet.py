@@ -79,7 +79,10 @@ def contact_sheet(name: str, samples: Sequence[Sample], census: Census) -> Image
 
 
 def _write_ids(
-    picture: Image.Image, mask: np.ndarray, ignore_index: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+    picture: Image.Image,
+    mask: np.ndarray,
+    ignore_index: int,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
     """Each class's id in the middle of its widest part, where there is room for it."""
     draw = ImageDraw.Draw(picture)
