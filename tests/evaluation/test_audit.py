@@ -113,3 +113,17 @@ def test_more_than_256_classes_in_counts_and_pictures(backbone: Backbone, tmp_pa
     values, pixels = np.unique(prediction, return_counts=True)
     predicted = df.groupby("predicted")["pixels"].sum().to_dict()
     assert predicted == dict(zip(values.tolist(), pixels.tolist(), strict=True))
+
+
+def test_names_that_the_text_tower_cannot_tell_apart(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = "a thing " * 50
+    words = Vocabulary(
+        "long", ((f"{long} red",), (f"{long} blue",), ("car",), ("bed",), ("bunk", "bed "))
+    )
+    data = folder(tmp_path, [np.arange(64 * 64).reshape(64, 64) % 3])
+    data.vocabulary = words
+    text = run(backbone, data, tmp_path, caplog)
+    assert "long: classes 0 and 1 are one text to the text tower" in text
+    assert "classes 3 and 4" not in text  # equal names are said by `data verify`
