@@ -107,8 +107,8 @@ def evaluate(
             if indices:
                 store.check_writable()
                 try:
-                    one_pass = _Pass(group, recorder, batch_windows, cache, progress)
-                    one_pass.run(indices, batch_images, audit)
+                    one_pass = _Pass(group, recorder, batch_windows, cache, progress, audit)
+                    one_pass.run(indices, batch_images)
                 except PhotoError as error:
                     failed |= {spec.key: error for spec in recorder.wanted(error.image)}
             failed |= recorder.failures
@@ -170,6 +170,7 @@ class _Pass:
         batch_windows: windows at once; None: as many as memory has room for.
         cache: of the trunk's tokens, or None.
         progress: show a bar.
+        audit: counts the pixels of the masks that are read.
     """
 
     def __init__(
@@ -179,7 +180,9 @@ class _Pass:
         batch_windows: int | None,
         cache: TrunkCache | None,
         progress: bool,
+        audit: Audit,
     ) -> None:
+        self.audit = audit
         self.recorder = recorder
         self.batch_windows = batch_windows
         self.progress = progress
@@ -204,7 +207,7 @@ class _Pass:
         blocks, apart = tree.cost(self.backbone.depth, variants)
         log.info("%d variants run %d blocks per photo, apart %d", len(variants), blocks, apart)
 
-    def run(self, indices: Sequence[int], batch_images: int | None, audit: Audit) -> None:
+    def run(self, indices: Sequence[int], batch_images: int | None) -> None:
         """Compute what is missing of some images, and record it."""
         recorder, dataset = self.recorder, self.dataset
         timings, failed = recorder.timings, recorder.fail_photo
@@ -220,7 +223,7 @@ class _Pass:
         with recorder, self._bar(len(indices), title) as bar:
             for photos in loader.batches(indices):
                 for photo in photos:
-                    audit.add(dataset, photo.sample.name, photo.sample.mask)
+                    self.audit.add(dataset, photo.sample.name, photo.sample.mask)
                 with torch.inference_mode():
                     self._record(photos)
                 recorder.finish(len(photos))
