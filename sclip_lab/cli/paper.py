@@ -42,9 +42,11 @@ def parser() -> argparse.ArgumentParser:
         "may follow, such as dataset=voc21,context60 backbone=ViT-B-16-quickgelu.",
     )
     made.add_argument("words", nargs="*", metavar="STUDY | KEY=VALUE", help="default: all studies")
+    made.epilog = "A study of your own: plugins=[my.ideas] --config-dir=my/conf, docs/extending.md."
     made.add_argument("--out", type=Path, default=Path("results/paper"), help="the report's folder")
     made.add_argument("--image", help="attention study: a photo's name in the data set")
     made.add_argument("--points", nargs="+", metavar="Y,X", help="attention study: pixels")
+    made.add_argument("--config-dir", metavar="DIR", help="a folder of yaml files of your own")
     made.add_argument(
         "--family", choices=["claim", "page"], default="claim",
         help="adjust p over the comparisons of each claim, or over all of the page",
@@ -70,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     keys = [word for word in args.words if "=" in word]
     chosen = [word for word in args.words if "=" not in word]
-    plugins.enter(keys)
+    plugins.enter([*keys, *([f"--config-dir={args.config_dir}"] if args.config_dir else [])])
+    keys = [key for key in keys if not key.lstrip("+").startswith("hydra.searchpath=")]
     cells = cells_of_all(chosen, keys, args.processes or cores())
     options = {"image": args.image, "points": points(args.points or [])}
     drawn = drawn_of(cells, options, args.processes)
@@ -89,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def sections(
-    wanted: Sequence[str] = (),
+    requested: Sequence[str] = (),
     overrides: Sequence[str] = (),
     *,
     image: str | None = None,
@@ -99,7 +102,7 @@ def sections(
     """Studies evaluated, judged and drawn, for Python and notebooks.
 
     Args:
-        wanted: their names; all for none.
+        requested: their names; all for none.
         overrides: keys of ``sclip-lab evaluate``, such as "dataset=voc21".
         image, points: of the study of attention: a photo's name, and (row, column) of its pixels.
         processes: as of ``sclip-lab paper``; None: its default.
@@ -114,13 +117,13 @@ def sections(
     from sclip_lab.paper import sections
 
     options = {"image": image, "points": points}
-    drawn = drawn_of(cells_of_all(wanted, overrides), options, processes)
+    drawn = drawn_of(cells_of_all(requested, overrides), options, processes)
     made, _ = sections.sections(drawn)
     return made[-len(drawn) :]
 
 
 def cells_of_all(
-    wanted: Sequence[str], overrides: Sequence[str], processes: int = 1
+    requested: Sequence[str], overrides: Sequence[str], processes: int = 1
 ) -> dict[str, Cells]:
     """The cells of several studies, whose configurations so many processes compose.
 
@@ -131,7 +134,7 @@ def cells_of_all(
     from sclip_lab.paper import studies
 
     keys = with_data(overrides)
-    names = list(studies.chosen(wanted))
+    names = list(studies.chosen(requested))
     processes = min(processes, len(names)) if can_fork() else 1
     if processes > 1:
         with multiprocessing.get_context("fork").Pool(processes) as pool:
@@ -236,7 +239,7 @@ def how_to_get(dataset: str, error: str) -> str:
 
 def evaluated(
     cells: Mapping[str, Cells],
-    wanted: Mapping[str, Any],
+    chosen_studies: Mapping[str, Any],
     options: Mapping[str, Any],
     processes: int | None = 1,
 ) -> dict[str, Found]:
@@ -274,8 +277,8 @@ def evaluated(
         evaluate_forked(specs, store, copies, observers=observers, shard=shard, **settings)  # type: ignore[arg-type]
     found = {name: read(store, cells[name].specs, options) for name in configs}
     for name, part in found.items():
-        for _, setting in wanted[name].settings(part):
-            photos = wanted[name].photos(setting)
+        for _, setting in chosen_studies[name].settings(part):
+            photos = chosen_studies[name].photos(setting)
             if photos:
                 specs = list(setting.specs.values())
                 shard = tuple(configs[name].shard)
@@ -319,6 +322,7 @@ def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Fou
     keys = list(dict.fromkeys(spec.key for spec in specs))
     names = {key: spec.shown_names for key, spec in asked.items()}
     df = results.load(store.root, keys, partial=True, names=names)
+    counts = {spec.dataset.name: len(spec.dataset) for spec in specs}
     return Found(
         df=df,
         measured=results.diagnostics(store.root, keys),
@@ -326,8 +330,20 @@ def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Fou
         panels=panels.load(store.root, keys),
         specs={key[:12]: spec for key, spec in asked.items()},
         options=options,
-        whole={spec.dataset.name: len(spec.dataset) for spec in specs},
+        whole={name: whole_size(name, count) for name, count in counts.items()},
     )
+
+
+def whole_size(dataset: str, count: int) -> int:
+    """How many photos a data set has where ``dataset.limit`` and the like take ``count`` of them:
+    as its yaml says."""
+    if dataset not in registry.names("dataset"):
+        return count
+    usual = registry.load_group("dataset", dataset)
+    expected = usual.get("expected") or []
+    sizes = expected if isinstance(expected, list) else [expected]
+    sizes = [usual["limit"]] if usual.get("limit") else sizes
+    return count if count in sizes else max([count, *sizes])
 
 
 class Chosen:

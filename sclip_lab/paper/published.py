@@ -153,9 +153,9 @@ def scores(found: Found, elsewhere: bool = True) -> pd.DataFrame:
     rows = []
     for (_, row), (_, cell) in zip(table.iterrows(), cells.iterrows(), strict=True):
         plain = _as_published(cell)
-        own = plain and not np.isnan(row["published"]) and _whole(cell)
-        other = reference(str(row["attention"])) if elsewhere and plain and not own else None
-        if own:
+        is_known = plain and not np.isnan(row["published"]) and _whole(cell)
+        other = reference(str(row["attention"])) if elsewhere and plain and not is_known else None
+        if is_known:
             value, place = row["published"], row["dataset"]
             inside = row["low"] <= value <= row["high"]
             verdict = "agrees" if inside else "above" if row["miou"] > value else "below"

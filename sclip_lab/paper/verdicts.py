@@ -57,12 +57,13 @@ class Verdict:
 
     @property
     def beside_published(self) -> str:
-        """ "departs (1.6)", "agrees (1.6)", "made to (1.6)", "open (1.6)"; "" for no published
-        claim."""
+        """ "departs (1.6)", "agrees (1.6)", "made to (1.6)", "as above (1.6)", "open (1.6)"; "" for
+        no published claim."""
         if not self.claim.published:
             return ""
-        word = {HOLDS: "agrees", FAILS: "departs"}.get(self.answer, "open")
-        word = word if self.standing == TESTED else MADE if self.standing == MADE else "open"
+        answers = {HOLDS: "agrees", FAILS: "departs"} if self.standing == TESTED else {}
+        standings = {MADE: MADE, REPEATS: "as above"}
+        word = standings.get(self.standing) or answers.get(self.answer, "open")
         return f"{word} ({self.claim.published})"
 
 

@@ -213,9 +213,8 @@ def log_sweep(
                 logged[f"scatter/{key}"] = plot
         found = Found(df, measured, panels.load(store, cells), known=table)
         title = group or f"sweep of {len(cells)} cells"
-        report, *files = page.write(
-            sections(found, scores=published.scores), output / "report", title
-        )
+        made = sections(found, scores=published.scores)
+        report, *files = page.write(made, output / "report", title)
         logged["report"] = wandb.Html(str(report), inject=False)
         drawn = {file.stem: file for file in files if file.suffix == ".png"}
         for name in ("bars", "diagnostics"):

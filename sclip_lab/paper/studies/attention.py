@@ -48,12 +48,12 @@ def _claims(found: Found) -> list[Claim]:
 
 
 def _sample(found: Found, any_spec: Spec) -> Sample:
-    names, wanted = list(any_spec.dataset.names), found.options.get("image")
-    if wanted is None:
+    names, requested = list(any_spec.dataset.names), found.options.get("image")
+    if requested is None:
         return any_spec.dataset[0]
-    if wanted not in names:
-        raise unknown(f"image of {any_spec.dataset.name}", wanted, names)
-    return any_spec.dataset[names.index(wanted)]
+    if requested not in names:
+        raise unknown(f"image of {any_spec.dataset.name}", requested, names)
+    return any_spec.dataset[names.index(requested)]
 
 
 def _figures(found: Found) -> dict[str, Figure]:

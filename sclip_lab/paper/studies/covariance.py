@@ -91,8 +91,8 @@ def _claims(found: Found) -> list[Claim]:
 
 
 def _scatter(ax: Axes, found: Found, points: pd.DataFrame, measure: str, size: float) -> None:
-    mine = points[points["measure"] == measure].dropna(subset="value")
-    x, y = mine["value"].to_list(), (100 * mine["score"]).to_list()
+    of_measure = points[points["measure"] == measure].dropna(subset="value")
+    x, y = of_measure["value"].to_list(), (100 * of_measure["score"]).to_list()
     ax.plot(x, y, "o", color=COLORS[0], markersize=3.5)
     control = MEASURES[measure].control
     chance = (
@@ -105,7 +105,9 @@ def _scatter(ax: Axes, found: Found, points: pd.DataFrame, measure: str, size: f
     ax.margins(0.2, 0.12)
     ax.set_xlim(ax.get_xlim())
     ax.set_ylim(ax.get_ylim())
-    label_points(ax, x, y, [found.name(s) for s in mine["spec"].astype(str)], (size, size), 4.5)
+    label_points(
+        ax, x, y, [found.name(s) for s in of_measure["spec"].astype(str)], (size, size), 4.5
+    )
 
 
 def _scatters(found: Found, table: pd.DataFrame) -> dict[str, Figure]:
@@ -152,8 +154,12 @@ def _heat_maps(found: Found) -> Figure | None:
     tables = {}
     for measure in known:
         for name, key in pair.items():
-            mine = rows[(rows["measure"] == measure) & (rows["spec"] == key) & (rows["head"] >= 0)]
-            tables[measure, name] = mine.pivot_table(index="layer", columns="head", values="value")
+            of_measure = rows[
+                (rows["measure"] == measure) & (rows["spec"] == key) & (rows["head"] >= 0)
+            ]
+            tables[measure, name] = of_measure.pivot_table(
+                index="layer", columns="head", values="value"
+            )
     depth, heads = (max(table.shape[axis] for table in tables.values()) for axis in (0, 1))
     with style():
         size = (1.0 + 2 * max(1.4, 0.24 * heads), 0.5 + len(known) * max(1.2, 0.2 * depth + 0.5))

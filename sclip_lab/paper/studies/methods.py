@@ -49,9 +49,9 @@ def _claims(found: Found) -> list[Claim]:
                 text = f"{rival} is better than CSA under one protocol"
                 claims.append(higher(one, spec, first, text, family))
     pairs = _pairs(found)
-    for (name, protocol), (own, shared) in pairs.items():
+    for (name, protocol), (with_own, shared) in pairs.items():
         text = f"{name} is better under protocol {protocol} than under the one that all share"
-        claims.append(higher(found, own, shared, text, list(pairs.values()), same=EQUAL))
+        claims.append(higher(found, with_own, shared, text, list(pairs.values()), same=EQUAL))
     if not pairs:
         claims.append(missing("Methods are better under their own protocols", "none was computed"))
     return claims
@@ -95,9 +95,9 @@ def _own(found: Found, pairs: dict[tuple[str, str], tuple[str, str]]) -> Figure:
             row = rows[name]
             ax.plot([100 * row["low"], 100 * row["high"]], [place, place], color=COLORS[5], lw=4)
             ax.plot(100 * row["difference"], place, "o", color=COLORS[0], markersize=4)
-        own = [100 * found.score(pairs[name][0]) for name in names]
+        scores = [100 * found.score(pairs[name][0]) for name in names]
         ticks = [f"{name}, {protocol}   {score:.1f}"
-                 for (name, protocol), score in zip(names, own, strict=True)]  # fmt: skip
+                 for (name, protocol), score in zip(names, scores, strict=True)]  # fmt: skip
         ax.set_yticks(range(len(names)), ticks)
         ax.set_ylim(len(names) - 0.4, -0.6)
         ax.set_xlabel("gain in mIoU x100 over the shared protocol,\n95 % interval (right is good)")

@@ -84,14 +84,14 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
 
 def _strengths(found: Found, kinds: list[str]) -> list[str]:
     """What the strengths of each change are, as its views say."""
-    told = []
+    lines = []
     for kind in kinds:
         name, words = MEANING.get(kind, ("", ""))
         columns = sorted(c for c in map(str, found.cells) if _is_view(c, kind, name))
         values = [found.cells[column].dropna().iloc[0] for column in columns]
         if values:
-            told.append(f"{kind} {words.format(', '.join(f'{value:g}' for value in values))}")
-    return told
+            lines.append(f"{kind} {words.format(', '.join(f'{value:g}' for value in values))}")
+    return lines
 
 
 def _is_view(column: str, kind: str, parameter: str) -> bool:

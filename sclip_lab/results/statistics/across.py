@@ -78,15 +78,17 @@ class Together:
         places, self.design = _design(images, n, seed, self._collections(apart, shared))
         rows, self.samples, self.left_out = [], [], []
         for _, members in specs.groupby("variant", sort=False):
-            found = {str(row["dataset"]): str(row["spec"]) for _, row in members.iterrows()}
+            by_dataset = {str(row["dataset"]): str(row["spec"]) for _, row in members.iterrows()}
             label = str(members["attention"].iloc[0])
-            if len(found) < len(members):
+            if len(by_dataset) < len(members):
                 raise LabError(f"'{label}' has several specs of one data set, equal but for names")
-            if set(found) < set(self.datasets):
+            if set(by_dataset) < set(self.datasets):
                 self.left_out.append(label)
                 continue
             rows.append(members[distinct].iloc[0])
-            self.samples.append([_placed(counts[found[d]], places[d], d) for d in self.datasets])
+            self.samples.append(
+                [_placed(counts[by_dataset[d]], places[d], d) for d in self.datasets]
+            )
         if not rows:
             raise LabError(f"no variant was evaluated on all of {', '.join(self.datasets)}")
         self.table = pd.DataFrame(rows).reset_index(drop=True)

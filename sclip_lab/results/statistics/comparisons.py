@@ -102,14 +102,14 @@ def differences(
     pairs, left_out = [], []
     others = table[~table["spec"].isin(chosen.rows["spec"])]
     for spec, key in zip(others["spec"], keys_of(others, fixed), strict=True):
-        found = starts.get((photos[str(spec)], *key), [])
-        if len(found) > 1:
+        matches = starts.get((photos[str(spec)], *key), [])
+        if len(matches) > 1:
             raise LabError(
-                f"baseline {said(baseline)} is {len(found)} specs ({', '.join(found)}) that "
+                f"baseline {said(baseline)} is {len(matches)} specs ({', '.join(matches)}) that "
                 f"{spec} could be compared with; name what tells them apart"
             )
-        pairs += [(str(spec), start) for start in found]
-        left_out += [] if found else [str(spec)]
+        pairs += [(str(spec), start) for start in matches]
+        left_out += [] if matches else [str(spec)]
     if not pairs:
         raise LabError(
             f"nothing to compare with {said(baseline)}: no other spec was evaluated on the same "
@@ -281,8 +281,8 @@ def _families(
     adjusted = by.transform(lambda p: multiple.holm(p.to_numpy()))
     largest = np.full(len(gaps), np.nan)
     for group in {g for g, _ in gaps}:
-        mine = [k for k, (g, _) in enumerate(gaps) if g == group]
-        largest[mine] = multiple.max_t([gaps[k][1] for k in mine])
+        members = [k for k, (g, _) in enumerate(gaps) if g == group]
+        largest[members] = multiple.max_t([gaps[k][1] for k in members])
     return adjusted, pd.Series(largest, compared.index)
 
 

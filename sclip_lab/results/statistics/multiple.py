@@ -73,16 +73,16 @@ def max_t(differences: Sequence[Scored]) -> Array:
     freedom = min(free for _, free in asked if not np.isnan(free))
     chance = np.random.default_rng([design.seed, 1]).chisquare(freedom, design.n) / freedom
     largest = np.zeros(design.n)
-    own = {k: p_value(differences[k]) for k in order}
+    single = {k: p_value(differences[k]) for k in order}
     for rank, k in reversed(list(enumerate(order))):
         if np.isinf(observed[k]):
-            adjusted[k] = min(1.0, own[k] * (len(order) - rank))
+            adjusted[k] = min(1.0, single[k] * (len(order) - rank))
             continue
         drawn = differences[k].resampled - np.nanmean(differences[k].resampled)
         spread = np.nanstd(drawn)
         in_errors = np.abs(drawn) / (spread if spread > 0 else 1.0) / np.sqrt(chance)
         largest = np.fmax(largest, in_errors)
         share = (1 + np.count_nonzero(largest >= observed[k])) / (design.n + 1)
-        adjusted[k] = max(share, own[k])
+        adjusted[k] = max(share, single[k])
     adjusted[order] = np.maximum.accumulate(adjusted[order])
     return adjusted

@@ -111,7 +111,7 @@ def relations(
         by_family, p, adjusted = over_families(means, estimates, family, n, draws)
         for row, (measure, grid) in enumerate(tried.items()):
             known = ~np.isnan(means[row])
-            x, y, own = means[row][known], estimates[known], family[known]
+            x, y, group_of = means[row][known], estimates[known], family[known]
             columns = grid[[spec for spec, is_known in zip(group.specs, known, strict=True)
                             if is_known]]  # fmt: skip
             photos = weights[:, [number[str(image)] for image in columns.index]]
@@ -126,11 +126,11 @@ def relations(
             wrong_side = min((over_photos <= 0).mean(), (over_photos >= 0).mean())
             estimate = float(spearman(x[None], y[None])[0])
             without = [
-                float(spearman(x[own != name][None], y[own != name][None])[0])
-                for name in dict.fromkeys(own)
+                float(spearman(x[group_of != name][None], y[group_of != name][None])[0])
+                for name in dict.fromkeys(group_of)
             ]
             better = MEASURES[measure].better if measure in MEASURES else ""
-            count = len(set(own))
+            count = len(set(group_of))
             p_adjusted = max(float(adjusted[row]), min(1.0, 2 * wrong_side))
             sure = bool(better) and count >= FEWEST and p_adjusted < 1 - level
             rows.append(
@@ -285,10 +285,10 @@ def layer_heads(measured: pd.DataFrame, attention: str, measure: str) -> pd.Data
     for column, name in (("attention", attention), ("measure", measure)):
         if name not in set(measured[column]):
             raise unknown(column, name, map(str, measured[column].unique()))
-    mine = measured[(measured["attention"] == attention) & (measured["measure"] == measure)]
-    if mine["spec"].nunique() != 1:
-        raise LabError(f"'{attention}' has {mine['spec'].nunique()} specs with '{measure}'")
-    table = mine.pivot_table(index="layer", columns="head", values="value", observed=True)
+    of_variant = measured[(measured["attention"] == attention) & (measured["measure"] == measure)]
+    if of_variant["spec"].nunique() != 1:
+        raise LabError(f"'{attention}' has {of_variant['spec'].nunique()} specs with '{measure}'")
+    table = of_variant.pivot_table(index="layer", columns="head", values="value", observed=True)
     return table.reindex(range(int(measured["layer"].max()) + 1)).rename_axis("layer")
 
 

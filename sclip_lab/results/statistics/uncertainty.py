@@ -56,11 +56,11 @@ def bootstrap(
     check(statistic, n, level)
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    found = {}
+    bounds = {}
     for group in resampled(df, statistic, n, seed):
         for spec, scored in zip(group.specs, group.scores, strict=True):
-            found[spec] = (scored.estimate, *interval(scored, level, method))
-    table = pd.DataFrame.from_dict(found, orient="index", columns=["estimate", "low", "high"])
+            bounds[spec] = (scored.estimate, *interval(scored, level, method))
+    table = pd.DataFrame.from_dict(bounds, orient="index", columns=["estimate", "low", "high"])
     return table.loc[[str(spec) for spec in df["spec"].unique()]].rename_axis("spec")
 
 
@@ -98,7 +98,7 @@ def summary(
     images = df.groupby("spec", observed=True, sort=False)["image"].nunique()
     scores["images"] = images.to_numpy()
     known = df.attrs.get("of", {})
-    scores["of"] = [known.get(spec, found) for spec, found in images.items()]
+    scores["of"] = [known.get(spec, count) for spec, count in images.items()]
     scores["few_classes"] = few_classes(df, FEW).to_numpy()
     table = pd.concat([table[NAMES], scores, table.drop(columns=NAMES)], axis=1)
     lowest = floors.floors(df)
