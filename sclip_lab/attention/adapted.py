@@ -103,8 +103,8 @@ def agreement(distributions: Tensor, share: float = 0.45, sharpness: float = 3.0
         raise LabError(f"share {share} must lie in 0 .. 1")
     distributions = distributions.double()
     logs = torch.log(distributions + EPSILON)
-    own = (distributions * logs).sum(-1, keepdim=True)
-    divergence = (own - distributions @ logs.mT).clamp_min(0)
+    self_term = (distributions * logs).sum(-1, keepdim=True)
+    divergence = (self_term - distributions @ logs.mT).clamp_min(0)
     similar = 1 / (1 + divergence)
     ordered, index = similar.sort(dim=-1, descending=True, stable=True)
     kept = torch.softmax(ordered, dim=-1).cumsum(-1) <= share
@@ -145,11 +145,11 @@ def adapted_proxy(
     Raises:
         LabError: no guidance, an unknown grid, or a block that is not the last.
     """
-    base, wanted = guided_map(ctx, beta, gamma, output_grid)
-    base, value = base[:, None], resized(patch_values(ctx), ctx.grid, wanted)
+    base, grid = guided_map(ctx, beta, gamma, output_grid)
+    base, value = base[:, None], resized(patch_values(ctx), ctx.grid, grid)
     distributions = class_distributions(
         base.to(value), value, block, ctx.head, ctx.text.targets, scale, uniform_scale
     )
     new = agreement(distributions, share, sharpness)[:, None].to(base)
     attention = self_adapted(base, new)
-    return on_grid(block, state, ctx, attention.to(value) @ value, wanted, attention)
+    return on_grid(block, state, ctx, attention.to(value) @ value, grid, attention)

@@ -103,13 +103,13 @@ def divergence(p: Tensor) -> Tensor:
     One text and some rows at a time, so that no (n, n, texts) array is made and what is made stays
     in the cache of a CPU. J is symmetric: what is left of the diagonal is copied from the right.
     """
-    own = (p * torch.log(p + EPSILON)).sum(-1)
-    batch, count = own.shape
+    self_term = (p * torch.log(p + EPSILON)).sum(-1)
+    batch, count = self_term.shape
     result = p.new_empty(batch, count, count)
     images, rows = (1, ROWS) if p.device.type == "cpu" else (batch, count)
     for first, top in product(range(0, batch, images), range(0, count, rows)):
         some, here, right = slice(first, first + images), slice(top, top + rows), slice(top, None)
-        part = (own[some, here, None] + own[some, None, right]) / 2
+        part = (self_term[some, here, None] + self_term[some, None, right]) / 2
         mean, log = torch.empty_like(part), torch.empty_like(part)
         for text in p[some].unbind(-1):
             torch.add(text[:, here, None], text[:, None, right], out=mean).div_(2)

@@ -90,8 +90,8 @@ def dih(
 
 def last_weights(inner: Context, similarities: Tensor, sharpness: float) -> Tensor:
     """W above of the tokens in ``inner``: (batch, heads, tokens, tokens)."""
-    own = inner.attention("key", "key")
-    return (similarity_weights(inner, similarities, sharpness) + own) / 2
+    of_keys = inner.attention("key", "key")
+    return (similarity_weights(inner, similarities, sharpness) + of_keys) / 2
 
 
 def by_heads(ctx: Context, layer: Layer, heads: int) -> Tensor:

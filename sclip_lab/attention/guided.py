@@ -58,10 +58,10 @@ def proxyclip(
     Raises:
         LabError: no guidance, an unknown grid, or a block that is not the last.
     """
-    weights, wanted = guided_map(ctx, beta, gamma, output_grid)
-    value = resized(patch_values(ctx), ctx.grid, wanted, swap_axes)
+    weights, grid = guided_map(ctx, beta, gamma, output_grid)
+    value = resized(patch_values(ctx), ctx.grid, grid, swap_axes)
     weights = weights[:, None]
-    return on_grid(block, state, ctx, weights.to(value) @ value, wanted, weights)
+    return on_grid(block, state, ctx, weights.to(value) @ value, grid, weights)
 
 
 def guided_map(ctx: Context, beta: float, gamma: float, output_grid: str) -> tuple[Tensor, Grid]:
@@ -73,13 +73,13 @@ def guided_map(ctx: Context, beta: float, gamma: float, output_grid: str) -> tup
     if output_grid not in ("guidance", "tokens"):
         raise unknown("output_grid", output_grid, ("guidance", "tokens"))
     features = ctx.guidance.features
-    wanted = (features.shape[-2], features.shape[-1]) if output_grid == "guidance" else ctx.grid
-    if wanted != ctx.grid and ctx.block.index != ctx.block.depth - 1:
+    grid = (features.shape[-2], features.shape[-1]) if output_grid == "guidance" else ctx.grid
+    if grid != ctx.grid and ctx.block.index != ctx.block.depth - 1:
         raise LabError(
             f"block {ctx.block.index} is not the last, and blocks after it need the patches of "
             "before: set output_grid=tokens"
         )
-    return similarity_softmax(cosines(ctx, wanted), beta, gamma), wanted
+    return similarity_softmax(cosines(ctx, grid), beta, gamma), grid
 
 
 def cosines(ctx: Context, grid: Grid) -> Tensor:
@@ -110,11 +110,15 @@ def on_grid(
         attention: (batch, heads, patches, patches), for diagnostics.
     """
     joined = torch.cat([ctx.value[:, :, : block.prefix], per_head], dim=2)
-    own = None if grid == ctx.grid else grid
     if attention is not None and block.prefix:
         attention = F.pad(attention, (1, 0, 1, 0))
         attention[..., 0, 0] = 1
-    return replace(state, tokens=block.merge(joined), attention=attention, grid=own)
+    return replace(
+        state,
+        tokens=block.merge(joined),
+        attention=attention,
+        grid=None if grid == ctx.grid else grid,
+    )
 
 
 @uses("guidance")
@@ -210,21 +214,21 @@ def similarity_softmax(similarities: Tensor, beta: float = 1.2, gamma: float = 3
     return torch.softmax(above_mean(similarities, beta, gamma), dim=-1)
 
 
-def resized(per_head: Tensor, grid: Grid, wanted: Grid, swap_axes: bool = False) -> Tensor:
+def resized(per_head: Tensor, grid: Grid, target: Grid, swap_axes: bool = False) -> Tensor:
     """Patches on another grid, bilinear (corners not aligned).
 
     Args:
         per_head: (batch, heads, patches, head_dim) on ``grid``.
-        grid, wanted: (grid_h, grid_w).
+        grid, target: (grid_h, grid_w).
         swap_axes: read the patches as if the grid were (grid_w, grid_h), as ProxyCLIP's code does
             with windows that are not square.
 
     Returns:
-        (batch, heads, wanted patches, head_dim).
+        (batch, heads, target patches, head_dim).
     """
-    if grid == wanted and not swap_axes:
+    if grid == target and not swap_axes:
         return per_head
     read_as = grid[::-1] if swap_axes else grid
     maps = per_head.mT.unflatten(-1, read_as).flatten(0, 1)
-    maps = F.interpolate(maps, wanted, mode="bilinear", align_corners=False)
+    maps = F.interpolate(maps, target, mode="bilinear", align_corners=False)
     return maps.unflatten(0, per_head.shape[:2]).flatten(-2).mT

@@ -1,4 +1,4 @@
-"""Test-time registers: what makes outlier patches goes to tokens of its own.
+"""Test-time registers: extra tokens take over what makes patches outliers.
 
 Jiang et al., "Vision transformers don't need trained registers", NeurIPS 2025, arXiv 2506.08010. A
 few MLP neurons of early blocks write the large norms of outlier patches. Tokens of zeros are added
@@ -50,7 +50,7 @@ def moved(
     scale: float | Sequence[float] = 1.0,
     patches: str = "zero",
 ) -> Tensor:
-    """What the neurons of this block say, said by the registers alone.
+    """Move the chosen neurons' activations from the patches to the registers.
 
     Each neuron gets scale * t at the registers, t the entry of largest magnitude, with its sign,
     over all tokens and all of the block's neurons. The official code edits the first image of a
@@ -82,26 +82,26 @@ def moved(
     scales = [scale] * count if isinstance(scale, int | float) else list(scale)
     if len(scales) != count:
         raise LabError(f"scale {scale}: one number, or one for each of {count} registers")
-    said = hidden[..., chosen]
+    activations = hidden[..., chosen]
     for register, factor in enumerate(scales):
-        flat = said.flatten(1)
+        flat = activations.flatten(1)
         largest = flat.gather(1, flat.abs().argmax(1, keepdim=True))
-        said[:, end + register] = factor * largest
-    said[:, first:end] = _of_patches(said[:, first:end], patches)
+        activations[:, end + register] = factor * largest
+    activations[:, first:end] = _of_patches(activations[:, first:end], patches)
     result = hidden.clone()
-    result[..., chosen] = said
+    result[..., chosen] = activations
     return result
 
 
-def _of_patches(said: Tensor, patches: str) -> Tensor:
+def _of_patches(activations: Tensor, patches: str) -> Tensor:
     if patches == "zero":
-        return torch.zeros_like(said)
-    mean = said.mean(1, keepdim=True)
+        return torch.zeros_like(activations)
+    mean = activations.mean(1, keepdim=True)
     if patches == "mean":
-        return mean.expand_as(said)
+        return mean.expand_as(activations)
     if patches == "keep":
-        return said
-    return torch.where(said > mean + said.std(1, keepdim=True), mean, said)
+        return activations
+    return torch.where(activations > mean + activations.std(1, keepdim=True), mean, activations)
 
 
 def neurons_of(index: int, neurons: Neurons, neurons_file: str | None = None) -> list[int]:
@@ -114,7 +114,7 @@ def neurons_of(index: int, neurons: Neurons, neurons_file: str | None = None) ->
     pairs = [tuple(pair) for pair in neurons] if isinstance(neurons, list | tuple) else [()]
     for pair in pairs:
         if len(pair) != 2 or not all(isinstance(n, int) and n >= 0 for n in pair):
-            raise LabError(f"neurons {neurons}: pairs of block and neuron wanted, both from 0")
+            raise LabError(f"neurons {neurons}: expected pairs of block and neuron, both from 0")
     return [neuron for layer, neuron in pairs if layer == index]
 
 
@@ -179,10 +179,10 @@ def _activations(
     backbone: Backbone, image: Tensor, detect: int, threshold: float
 ) -> tuple[Tensor, Tensor]:
     """(blocks, tokens, hidden) behind the activations, and (tokens,) whether each is an outlier."""
-    found: list[Tensor] = []
+    activations: list[Tensor] = []
 
     def keep(block: Block, hidden: Tensor) -> Tensor:
-        found.append(hidden[0].float())
+        activations.append(hidden[0].float())
         return hidden
 
     tokens = backbone.embed(image)
@@ -191,4 +191,4 @@ def _activations(
         tokens = block.with_hidden(keep, "kept").plain(tokens)
         if block.index == detect:
             outliers = tokens[0].float().norm(dim=-1) > threshold
-    return torch.stack(found), outliers
+    return torch.stack(activations), outliers

@@ -107,8 +107,8 @@ def class_attention_mask(attention: Tensor, factor: float = 1.5, count: int | No
     if factor <= 0:
         raise LabError(f"factor {factor} must be above 0")
     mean = attention.float().mean(1)
-    received, own = mean[:, 0, 1:], mean.diagonal(dim1=1, dim2=2)[:, 1:]
-    return _largest(received, factor * received > own, count)
+    from_class, to_self = mean[:, 0, 1:], mean.diagonal(dim1=1, dim2=2)[:, 1:]
+    return _largest(from_class, factor * from_class > to_self, count)
 
 
 def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: str = "keep") -> Tensor:

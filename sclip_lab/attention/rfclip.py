@@ -121,10 +121,10 @@ def decode(
 def channels_of(channels: Sequence[int], of_width: int | None, width: int) -> list[int]:
     """The channels in a network of this width; arguments as in `rfclip`."""
     scale = 1.0 if of_width is None else width / of_width
-    found = sorted({int(channel * scale) for channel in channels})
-    if not found or found[0] < 0 or found[-1] >= width:
+    scaled = sorted({int(channel * scale) for channel in channels})
+    if not scaled or scaled[0] < 0 or scaled[-1] >= width:
         raise LabError(f"channels {list(channels)}: at least one, each below {of_width or width}")
-    return found
+    return scaled
 
 
 def distracting(patches: Tensor, channels: Sequence[int], sigma: float) -> Tensor:

@@ -76,9 +76,9 @@ def scclip(
     near_cut = cut_below(near, cut)
     far_cut = cut_below(cosine(ctx.after(average_layer), block.prefix), cut)
 
-    def attend(tokens: Tensor, class_token: Tensor, own: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def attend(tokens: Tensor, class_token: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
         inner = replace(ctx, input=BlockInput(block, tokens))
-        weights = with_similarity(inner, near_cut if cut_scores else near, own, sharpness)
+        weights = with_similarity(inner, near_cut if cut_scores else near, names, sharpness)
         output = block.output(weights, inner.value)
         if class_share:
             output = output + class_share * class_token

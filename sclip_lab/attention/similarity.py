@@ -60,8 +60,8 @@ def above_mean(similarities: Tensor, beta: float, sharpness: float) -> Tensor:
     """`centred`, with -inf where it is negative: scores for a softmax over similar patches."""
     scores = centred(similarities, beta, sharpness)
     # A patch may always attend to itself, or a flat image could leave it nothing.
-    own = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
-    return scores.masked_fill((scores < 0) & ~own, -torch.inf)
+    diagonal = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
+    return scores.masked_fill((scores < 0) & ~diagonal, -torch.inf)
 
 
 def similarity_weights(

@@ -159,24 +159,25 @@ class Variant:
         scene = context.scene
         if "guidance" not in self.uses and scene.guidance is not None:
             scene = replace(scene, guidance=None)  # or the key of a cell would not know
-        own = {"class_token": self.config["class_token"], "texts": self._text}
-        context = replace(context, scene=scene, **own)
+        context = replace(
+            context, scene=scene, class_token=self.config["class_token"], texts=self._text
+        )
         block, hidden = entered.block, self._parts["hidden"]
         if hidden is not None:
             block = block.with_hidden(_behind_activation(hidden, context.grid), self._hidden_key)
         if block.index not in self.layers(block.depth):
             return replace(state, tokens=block.plain(state.tokens))
-        given = self._parts["prior"]
-        if given is None:
+        prior = self._parts["prior"]
+        if prior is None:
             return self._edit(block, state, context)
-        term, asked = self._term(given, context), []
+        term, calls = self._term(prior, context), []
 
-        def prior(ctx: Context) -> Tensor:
-            asked.append(ctx.block.index)
+        def counted(ctx: Context) -> Tensor:
+            calls.append(ctx.block.index)
             return term(ctx)
 
-        after = self._edit(block, state, replace(context, prior=prior))
-        if not asked:
+        after = self._edit(block, state, replace(context, prior=counted))
+        if not calls:
             _warn_that_prior_is_ignored(self.name)
         return after
 

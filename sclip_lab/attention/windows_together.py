@@ -195,10 +195,10 @@ class Anchors:
             (nodes, channels) of unit norm, and (nodes,) how many patches the last round gathered.
         """
         anchors = start
-        own = torch.eye(len(keys), dtype=torch.bool, device=keys.device)
+        diagonal = torch.eye(len(keys), dtype=torch.bool, device=keys.device)
         for _ in range(self.rounds):
             hit = F.normalize(anchors, dim=-1) @ keys.T > self.threshold
-            hit |= own & ~hit.any(dim=-1, keepdim=True)
+            hit |= diagonal & ~hit.any(dim=-1, keepdim=True)
             count = hit.sum(dim=-1)
             anchors = F.normalize(hit.to(keys) @ keys / (count[:, None] + EPSILON), dim=-1)
         return anchors, count

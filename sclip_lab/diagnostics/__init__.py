@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import Tensor
-
-from sclip_lab.core.errors import unknown
 from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.diagnostics.measure import NONE, Measure, Value, compute, values
-from sclip_lab.diagnostics.measures import MEASURES
 from sclip_lab.diagnostics.observation import Observation, Scene
+from sclip_lab.diagnostics.registry import MEASURES, find
 
 __all__ = [
     "MEASURES",
@@ -25,32 +22,13 @@ __all__ = [
     "Scene",
     "Value",
     "check",
-    "measure",
+    "compute",
+    "find",
     "values",
 ]
 
 
 def check(names: Iterable[str]) -> None:
-    """Raises LabError (did you mean) where a name is not one of ``MEASURES``."""
+    """Raises LabError for a name that is no measure, see `find`."""
     for name in names:
-        if name not in MEASURES:
-            raise unknown("measure", name, MEASURES)
-
-
-def measure(observation: Observation, names: Iterable[str]) -> dict[str, Tensor]:
-    """Measures of one observation.
-
-    Args:
-        observation: one variant on a batch of windows.
-        names: keys of ``MEASURES``.
-
-    Returns:
-        per name, (batch,) floats; NaN where a measure has no meaning: a method without an
-        attention map, a window of a single class.
-
-    Raises:
-        LabError: unknown name.
-    """
-    names = list(names)
-    check(names)
-    return {name: compute(MEASURES[name], observation) for name in names}
+        find(name)

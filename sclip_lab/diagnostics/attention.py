@@ -1,7 +1,7 @@
 """What attention weights look like, whatever the labels.
 
 All functions take weights among patches, (batch, heads, patches, patches) with rows that sum to 1
-(see `observation.patch_rows`), and return one number per window and head, (batch, heads).
+(see `patch_rows`), and return one number per window and head, (batch, heads).
 """
 
 from __future__ import annotations
@@ -10,6 +10,21 @@ import math
 
 import torch
 from torch import Tensor
+
+
+def patch_rows(attention: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Attention among patches alone, rows renormalised to 1.
+
+    Args:
+        attention: (..., tokens or patches, the same).
+        grid: (grid_h, grid_w).
+
+    Returns:
+        (..., patches, patches) float32.
+    """
+    skip = attention.shape[-1] - grid[0] * grid[1]
+    among = attention[..., skip:, skip:].float()
+    return among / among.sum(dim=-1, keepdim=True).clamp_min(1e-12)
 
 
 def attention_entropy(weights: Tensor) -> Tensor:
@@ -81,5 +96,5 @@ def self_argmax_rate(weights: Tensor) -> Tensor:
     Returns:
         (batch, heads) in 0 .. 1.
     """
-    own = torch.diagonal(weights, dim1=-2, dim2=-1)
-    return (own >= weights.amax(-1)).float().mean(-1)
+    to_self = torch.diagonal(weights, dim1=-2, dim2=-1)
+    return (to_self >= weights.amax(-1)).float().mean(-1)

@@ -32,9 +32,9 @@ def boundary_iou(
     scores = []
     for label in np.unique(mask[counted]):
         true = band(mask == label, distance) & counted
-        found = band((prediction == label) & counted, distance) & counted
-        either = (true | found).sum()
-        scores.append((true & found).sum() / either)
+        predicted = band((prediction == label) & counted, distance) & counted
+        either = (true | predicted).sum()
+        scores.append((true & predicted).sum() / either)
     return float(np.mean(scores)) if scores else float("nan")
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from sclip_lab.core import fingerprint
 from sclip_lab.core.canonical import digest
-from sclip_lab.diagnostics import measures
+from sclip_lab.diagnostics import registry
 from sclip_lab.diagnostics.measure import Measure
 
 # What every measure runs through.
 ALWAYS = tuple(f"sclip_lab.diagnostics.{name}" for name in ("layers", "measure", "observation"))
-_HOME = measures.__name__
+_HOME = registry.__name__
 
 
 def of(name: str) -> str:
@@ -24,7 +24,7 @@ def of(name: str) -> str:
     It is that of the measure's own functions in the registry, and of the modules that those call.
     Its words, range and direction do not count, nor does another measure of the registry.
     """
-    known = measures.MEASURES.get(name)
+    known = registry.MEASURES.get(name)
     return "" if known is None else _of(known)
 
 

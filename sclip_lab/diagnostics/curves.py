@@ -1,4 +1,4 @@
-"""Areas under curves of "is it positive?" as told by a score."""
+"""Areas under curves of "is it positive?" answered by a score."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sclip_lab.diagnostics.observation import patch_rows
+from sclip_lab.diagnostics.attention import patch_rows
 from sclip_lab.diagnostics.shift import SHIFT, moved
 from sclip_lab.network.context import BlockInput
 from sclip_lab.segmentation import tree

@@ -30,7 +30,9 @@ def pointing_game(similarity: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (batch,) in 0 .. 1; by chance the area of the class.
     """
-    return _mean_over_classes(similarity, labels, lambda map_, own: own[map_.argmax()].float())
+    return _mean_over_classes(
+        similarity, labels, lambda map_, of_class: of_class[map_.argmax()].float()
+    )
 
 
 def relevance_mass(similarity: Tensor, labels: Tensor) -> Tensor:
@@ -42,9 +44,9 @@ def relevance_mass(similarity: Tensor, labels: Tensor) -> Tensor:
     Args and returns: as `pointing_game`. A map that is the same everywhere has no mass: 0.
     """
 
-    def mass(map_: Tensor, own: Tensor) -> Tensor:
+    def mass(map_: Tensor, of_class: Tensor) -> Tensor:
         above = map_ - map_.min()
-        return above[own].sum() / above.sum().clamp_min(1e-12)
+        return above[of_class].sum() / above.sum().clamp_min(1e-12)
 
     return _mean_over_classes(similarity, labels, mass)
 
@@ -55,9 +57,9 @@ def rank_accuracy(similarity: Tensor, labels: Tensor) -> Tensor:
     Relevance rank accuracy of CLEVR-XAI, as `relevance_mass`. Args and returns as `pointing_game`.
     """
 
-    def ranked(map_: Tensor, own: Tensor) -> Tensor:
+    def ranked(map_: Tensor, of_class: Tensor) -> Tensor:
         order = map_.argsort(descending=True, stable=True)
-        return own[order[: int(own.sum())]].float().mean()
+        return of_class[order[: int(of_class.sum())]].float().mean()
 
     return _mean_over_classes(similarity, labels, ranked)
 
@@ -95,6 +97,6 @@ def _mean_over_classes(
         if len(present) < 2:
             continue
         named = present.roll(-step)
-        found = [score(maps[:, m], names == c) for c, m in zip(present, named, strict=True)]
-        means[window] = torch.stack([value.cpu() for value in found]).float().mean()
+        scores = [score(maps[:, m], names == c) for c, m in zip(present, named, strict=True)]
+        means[window] = torch.stack([value.cpu() for value in scores]).float().mean()
     return means.to(labels.device)

@@ -57,10 +57,6 @@ class Measure:
     pool: Callable[[Sequence[Tensor], Sequence[Tensor]], list[float]] | None = None
 
     @property
-    def needs_attention(self) -> bool:
-        return "attention" in self.needs
-
-    @property
     def layered(self) -> bool:
         """Whether it has values of single layers."""
         return any((self.of_weights, self.of_tokens, self.of_layer))
@@ -105,9 +101,9 @@ def values(
     for name in names:
         measure = measures[name]
         missing = any(getattr(seen, part) is None for part in measure.needs)
-        found = compute(measure, seen)
-        _check(name, found, missing or bool(measure.undefined))
-        yield Value(name, NONE, NONE, float(found.nanmean()))
+        per_window = compute(measure, seen)
+        _check(name, per_window, missing or bool(measure.undefined))
+        yield Value(name, NONE, NONE, float(per_window.nanmean()))
         if not layers or seen.layers is None or not measure.layered:
             continue
         known = [
@@ -127,18 +123,18 @@ def _of_layer(
     def measured() -> list[tuple[int, float]]:
         heads = None
         if measure.of_layer is not None:
-            found = measure.of_layer(layers, layer, seen)
+            per_window = measure.of_layer(layers, layer, seen)
         elif measure.of_tokens is not None:
-            found = measure.of_tokens(layers, layer)
+            per_window = measure.of_tokens(layers, layer)
         else:
             assert measure.of_weights is not None
             weights = layers.rows(layer)
             heads = None if weights is None else measure.of_weights(weights, seen).float()
-            found = None if heads is None else heads.mean(-1)
-        if found is None:
+            per_window = None if heads is None else heads.mean(-1)
+        if per_window is None:
             return []
-        _check(f"{name} of layer {layer}", found, bool(measure.undefined))
-        numbers = [(NONE, float(found.float().nanmean()))]
+        _check(f"{name} of layer {layer}", per_window, bool(measure.undefined))
+        numbers = [(NONE, float(per_window.float().nanmean()))]
         if heads is not None:
             numbers += list(enumerate(heads.nanmean(0).tolist()))
         return numbers
@@ -149,8 +145,8 @@ def _of_layer(
     return layers.entered(layer).once(("measure", name), measured) if shared else measured()
 
 
-def _check(name: str, found: Tensor, may_be_undefined: bool) -> None:
-    if found.isinf().any():
+def _check(name: str, per_window: Tensor, may_be_undefined: bool) -> None:
+    if per_window.isinf().any():
         raise LabError(f"measure '{name}' is infinite")
-    if not may_be_undefined and found.isnan().any():
+    if not may_be_undefined and per_window.isnan().any():
         raise LabError(f"measure '{name}' is NaN; it is defined everywhere")

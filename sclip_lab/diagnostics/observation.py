@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.diagnostics.attention import patch_rows
+from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.segmentation.windows import Plan
-
-if TYPE_CHECKING:
-    from sclip_lab.diagnostics.layers import Layers
 
 VOID = -1
 
@@ -119,18 +117,3 @@ class Observation:
     def flat_labels(self) -> Tensor:
         """(batch, patches)."""
         return self.labels.flatten(1)
-
-
-def patch_rows(attention: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Attention among patches alone, rows renormalised to 1.
-
-    Args:
-        attention: (..., tokens or patches, the same).
-        grid: (grid_h, grid_w).
-
-    Returns:
-        (..., patches, patches) float32.
-    """
-    skip = attention.shape[-1] - grid[0] * grid[1]
-    among = attention[..., skip:, skip:].float()
-    return among / among.sum(dim=-1, keepdim=True).clamp_min(1e-12)

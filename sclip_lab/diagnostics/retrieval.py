@@ -1,7 +1,7 @@
 """Do patches of other photos know what a patch is? Nearest neighbours among labelled patches.
 
 Balazevic et al., NeurIPS 2023, arXiv 2306.01667 (dense nearest neighbour retrieval), on the photos
-of one data set, each asked of all the others. The memory holds some patches of each photo.
+of one data set, each photo against all others. The memory holds some patches of each photo.
 """
 
 from __future__ import annotations
@@ -44,33 +44,33 @@ def patch_retrieval(
         LabError: lengths that do not belong together.
     """
     if [len(f) for f in features] != [len(names) for names in labels]:
-        raise LabError("patch retrieval: as many labels as features in every photo wanted")
+        raise LabError("patch retrieval: every photo needs as many labels as features")
     known = [names != VOID for names in labels]
     sides = [F.normalize(f[k].float(), dim=-1) for f, k in zip(features, known, strict=True)]
     truths = [names[k].long() for names, k in zip(labels, known, strict=True)]
-    found = []
-    for photo, (asked, truth) in enumerate(zip(sides, truths, strict=True)):
+    scores = []
+    for photo, (queries, truth) in enumerate(zip(sides, truths, strict=True)):
         others = [k for k in range(len(sides)) if k != photo and len(sides[k])]
-        if not len(asked) or not others:
-            found.append(float("nan"))
+        if not len(queries) or not others:
+            scores.append(float("nan"))
             continue
         memory, answers = (
             torch.cat([sides[k] for k in others]),
             torch.cat([truths[k] for k in others]),
         )
-        near = (asked @ memory.mT).topk(min(neighbours, len(memory)), dim=-1)
+        near = (queries @ memory.mT).topk(min(neighbours, len(memory)), dim=-1)
         weights = (near.values / temperature).softmax(-1)
-        votes = weights.new_zeros(len(asked), int(answers.max()) + 1)
+        votes = weights.new_zeros(len(queries), int(answers.max()) + 1)
         votes.scatter_add_(1, answers[near.indices], weights)
-        found.append(_mean_iou(votes.argmax(-1), truth))
-    return found
+        scores.append(_mean_iou(votes.argmax(-1), truth))
+    return scores
 
 
-def some(count: int, wanted: int = PATCHES) -> np.ndarray:
+def some(count: int, limit: int = PATCHES) -> np.ndarray:
     """Which of ``count`` patches are kept: at most ``wanted``, in equal steps."""
-    if count <= wanted:
+    if count <= limit:
         return np.arange(count)
-    return np.linspace(0, count - 1, wanted).round().astype(int)
+    return np.linspace(0, count - 1, limit).round().astype(int)
 
 
 def _mean_iou(guess: Tensor, truth: Tensor) -> float:

@@ -7,7 +7,6 @@ see the same pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -34,32 +33,6 @@ class ShiftEquivariance:
     moved: Tensor
     stayed: Tensor
     shuffled: Tensor
-
-
-def shift_equivariance(
-    forward: Callable[[Tensor], Tensor],
-    images: Tensor,
-    patch_size: int,
-    shift: tuple[int, int] = SHIFT,
-    seed: int = 0,
-) -> ShiftEquivariance:
-    """Move images down and to the right, and see whether their features follow.
-
-    Args:
-        forward: (batch, 3, height, width) -> (batch, grid_h, grid_w, dim), for example
-            ``lambda x: dense_features(backbone, x, attention)``.
-        images: (batch, 3, height, width), normalised; what the shift uncovers is 0, the mean
-            colour.
-        patch_size: side of a patch in pixels.
-        shift: patches down and patches right, 0 or more, not both 0.
-        seed: of the shuffled control.
-
-    Raises:
-        LabError: a shift of nothing, or one that leaves no overlap.
-    """
-    shifted = moved(images, patch_size, shift)
-    before, after = (forward(batch).float() for batch in (images, shifted))
-    return compare(before, after, shift, seed)
 
 
 def moved(images: Tensor, patch_size: int, shift: tuple[int, int] = SHIFT) -> Tensor:

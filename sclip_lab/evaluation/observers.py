@@ -81,8 +81,7 @@ class Diagnostics:
     def __init__(
         self, measures: Sequence[str], images: int | None = 8, layers: bool = False
     ) -> None:
-        diagnostics.check(measures)
-        known = diagnostics.MEASURES
+        known = {name: diagnostics.find(name) for name in measures}
         self.measures = [name for name in measures if known[name].pool is None]
         self.pooled = [name for name in measures if known[name].pool is not None]
         self.images = images
@@ -103,7 +102,7 @@ class Diagnostics:
         missing = set()
         for name in self.measures:
             missing |= wanted - set(whole.loc[whole["measure"] == name, "image"])
-            if self.layers and diagnostics.MEASURES[name].layered:
+            if self.layers and diagnostics.find(name).layered:
                 missing |= wanted - set(single.loc[single["measure"] == name, "image"])
         for name in self.pooled:
             if wanted - set(whole.loc[whole["measure"] == name, "image"]):
@@ -115,12 +114,13 @@ class Diagnostics:
 
     def observe(self, store: Store, view: View) -> None:
         name, seen = view.photo.sample.name, observation(view)
+        known = {measure: diagnostics.find(measure) for measure in self.measures}
         if view.spec.key in self._pools:
             kept = retrieval.some(seen.labels.numel())
             features = seen.features.flatten(0, 1)[kept].half().cpu()
             self._pools[view.spec.key][name] = features, seen.flat_labels.flatten()[kept].cpu()
         try:
-            rows = list(diagnostics.values(diagnostics.MEASURES, self.measures, seen, self.layers))
+            rows = list(diagnostics.values(known, self.measures, seen, self.layers))
         except LabError as error:
             raise LabError(f"{view.spec.label} on image {name}: {error}") from error
         if rows:
@@ -136,7 +136,7 @@ class Diagnostics:
             return
         features, labels = zip(*photos.values(), strict=True)
         for name in self.pooled:
-            pool = diagnostics.MEASURES[name].pool
+            pool = diagnostics.find(name).pool
             assert pool is not None
             for image, value in zip(photos, pool(features, labels), strict=True):
                 row = {"image": image, "measure": name, "value": value, "code": code.of(name)}

@@ -11,11 +11,10 @@ import pandas as pd
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.report import escaping, figures, measured, published
-from sclip_lab.report.figure import Figure, paged
+from sclip_lab.report import curves, escaping, figures, measured, pictures, published
+from sclip_lab.report.figures import Figure, paged
 from sclip_lab.report.found import Found
 from sclip_lab.report.page import Section
-from sclip_lab.report.pictures import class_colors
 from sclip_lab.report.tables import P
 from sclip_lab.results.store import panels
 from sclip_lab.results.store.panels import Panel, Prediction
@@ -113,18 +112,18 @@ def _of_photos(section: Section, photos: str) -> Section:
 def _drawn(part: Found, images: int) -> list[Section]:
     """Sections of figures: curves, diagnostics, pictures."""
     made = []
-    curves: dict[str, Figure] = {}
-    for parameter in figures.swept(part.df):
+    swept: dict[str, Figure] = {}
+    for parameter in curves.swept(part.df):
         log = parameter.endswith("temperature")
-        curves[f"curve_{parameter}"] = figures.curve(part.df, parameter, log, table=part.summary)
-    if curves:
-        made.append(Section("curves", "curves", figures=curves))
+        swept[f"curve_{parameter}"] = curves.curve(part.df, parameter, log, table=part.summary)
+    if swept:
+        made.append(Section("curves", "curves", figures=swept))
     if len(part.measured):
         drawn = paged("diagnostics", measured.pages(part.measured))
         made.append(Section("diagnostics", "diagnostics", figures=drawn))
-    pictures = _pictures(part, images)
-    if pictures:
-        made.append(Section("pictures", "photos", figures=pictures))
+    photos = _pictures(part, images)
+    if photos:
+        made.append(Section("pictures", "photos", figures=photos))
     return made
 
 
@@ -170,7 +169,7 @@ def _pictures(part: Found, images: int) -> Mapping[str, Figure]:
     if not shown:
         return {}
     with_points = [p for p in shown if any(q.points is not None for q in p.predictions)][:2]
-    maps = [figures.attention_maps(page) for page in _sheets(with_points, SHEET)]
+    maps = [pictures.attention_maps(page) for page in _sheets(with_points, SHEET)]
     return paged("panel", _panels(shown)) | paged("attention", maps)
 
 
@@ -182,13 +181,13 @@ def _name(part: Found, prediction: Prediction) -> str:
 
 def _panels(shown: Sequence[Panel]) -> list[Figure]:
     """As many photos in a picture as a screen can show, all variants of a photo together."""
-    drawn, colors = [], class_colors(shown)
+    drawn, colors = [], pictures.class_colors(shown)
     for sheet in _sheets(shown, PANEL):
         lines = -(-(max(len(p.predictions) for p in sheet) + 2) // ACROSS)
         photos = max(1, int(figures.TALL / (LINE * lines)))
         starts = range(0, len(sheet), photos)
         drawn += [
-            figures.panel(sheet[start : start + photos], ACROSS, colors=colors) for start in starts
+            pictures.panel(sheet[start : start + photos], ACROSS, colors=colors) for start in starts
         ]
     return drawn
 

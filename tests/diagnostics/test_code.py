@@ -60,23 +60,22 @@ def moved(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], set[str]
 
 def test_a_line_moves_the_measures_that_it_is_of(moved: Callable[..., set[str]]) -> None:
     of_labels = {n for n in MEASURES if "same_class" in n or n.startswith("inter_class")}
-    assert moved("labels", "\n\n\ndef ", "\n\n\nk = 1\n\n\ndef ") == of_labels
-    spectral = {"effective_rank", "rank_one_residual"}
-    assert moved("spectrum", "\n\n\ndef ", "\n\n\nk = 1\n\n\ndef ") == spectral
+    assert moved("same_class", "\n\n\ndef ", "\n\n\nk = 1\n\n\ndef ") == of_labels
+    assert moved("retrieval", "\n\n\ndef ", "\n\n\nk = 1\n\n\ndef ") == {"patch_retrieval_miou"}
     assert moved("layers", "from __future__ import annotations", "k = 1") == set(MEASURES)
     # Of the registry, a row alone, and what rows share.
-    row = "spectrum.effective_rank(seen.features)"
-    assert moved("measures", row, f"2 * {row}") == {"effective_rank"}
+    row = "features.effective_rank(seen.features)"
+    assert moved("registry", row, f"2 * {row}") == {"effective_rank"}
     shared = "lambda seen: function(_classes(seen), seen.flat_labels)"
     localised = {
         n for n in MEASURES if n[:5] in ("point", "relev", "rank_", "local") and "resid" not in n
     }
-    assert moved("measures", shared, shared.replace("seen.flat", "seen.seen.flat")) == localised
+    assert moved("registry", shared, shared.replace("seen.flat", "seen.seen.flat")) == localised
 
 
 def test_words_move_nothing(moved: Callable[..., set[str]]) -> None:
-    assert not moved("measures", "attention of a patch to itself", "other words")
-    assert not moved("labels", "from __future__", "# why\nfrom __future__")
+    assert not moved("registry", "attention of a patch to itself", "other words")
+    assert not moved("same_class", "from __future__", "# why\nfrom __future__")
     assert not moved("measure", "it is defined everywhere", "see there")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from sclip_lab.config.registry import load_attention
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES, NONE, Layers, Observation, attention, values
-from sclip_lab.diagnostics.shift import shift_equivariance
+from sclip_lab.diagnostics.shift import compare, moved
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation.dense_features import dense_features
 from sclip_lab.segmentation.encoded import encode
@@ -121,9 +121,8 @@ def test_moved_windows_equal_a_second_run(
 ) -> None:
     _, seen = observed(backbone, images, "vanilla", "csa", layers=layers)
     variant = load_attention("csa", layers=layers)
-    expected = shift_equivariance(
-        lambda x: dense_features(backbone, x, variant, normalize=False), images, backbone.patch_size
-    )
+    both = (images, moved(images, backbone.patch_size))
+    expected = compare(*(dense_features(backbone, x, variant) for x in both))
     found = {name: layer_values(seen, name)[NONE, NONE] for name in NAMES if "shift" in name}
     assert found["shift_equivariance"] == pytest.approx(expected.moved.mean().item(), abs=1e-5)
     assert found["shift_shuffled"] == pytest.approx(expected.shuffled.mean().item(), abs=1e-5)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +15,17 @@ from torch import Tensor
 from sclip_lab import diagnostics
 from sclip_lab.config.registry import conf_dir, load_attention
 from sclip_lab.core.errors import LabError
-from sclip_lab.diagnostics import MEASURES, Layers, Observation, Scene, measure
+from sclip_lab.diagnostics import MEASURES, Layers, Observation, Scene, compute, find
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.encoded import encode
 from sclip_lab.segmentation.windows import plan
 
 GRID = (6, 8)
+
+
+def measure(seen: Observation, names: Iterable[str]) -> dict[str, Tensor]:
+    return {name: compute(MEASURES[name], seen) for name in names}
 
 
 def labelled(batch: int = 2) -> Tensor:
@@ -118,7 +124,7 @@ def test_no_attention_map(backbone: Backbone, images: Tensor) -> None:
     blind = replace(observe(backbone, images, "csa"), attention=None)
     for name, value in measure(blind, MEASURES).items():
         assert value.shape == (2,)
-        assert value.isnan().all() == (MEASURES[name].needs_attention or name in UNDEFINED)
+        assert value.isnan().all() == (("attention" in MEASURES[name].needs) or name in UNDEFINED)
     with pytest.raises(LabError, match="no single attention map"):
         _ = blind.weights
 
@@ -131,8 +137,36 @@ def test_labels_tell_nothing_where_there_is_one_class(backbone: Backbone, images
 
 
 def test_unknown_measure() -> None:
-    with pytest.raises(LabError, match="did you mean diagonal_mass"):
-        diagnostics.check(["attention_entropy", "diagonal_mas"])
+    with pytest.raises(LabError, match="did you mean inter_class_mass"):
+        find("inter_clas_mass")
+
+
+MODULE = """from sclip_lab.diagnostics import Measure
+def spread(seen):
+    "Standard deviation of the features."
+    return seen.features.std((1, 2))
+squared = Measure(lambda seen: seen.features.square().mean((1, 2)), "mean square")
+number = 3
+"""
+
+
+def test_measures_from_outside(
+    backbone: Backbone, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outside_ideas.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(LabError, match=r"not an allowed module. Allow it with plugins="):
+        find("outside_ideas.spread")
+    monkeypatch.setenv("SCLIP_LAB_PLUGINS", "outside_ideas")
+    seen = observe(backbone, images, "csa")
+    spread = find("outside_ideas.spread")
+    assert spread.says == "Standard deviation of the features."
+    torch.testing.assert_close(compute(spread, seen), seen.features.std((1, 2)))
+    assert compute(find("outside_ideas.squared"), seen).shape == (2,)
+    with pytest.raises(LabError, match="is a int; expected"):
+        find("outside_ideas.number")
+    with pytest.raises(LabError, match="did you mean squared"):
+        find("outside_ideas.square")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from sclip_lab.diagnostics.features import (
     outlier_fraction,
     residual_ratio,
 )
-from sclip_lab.diagnostics.shift import shift_equivariance
+from sclip_lab.diagnostics.shift import ShiftEquivariance, compare, moved
 
 PATCH = 4
 
@@ -89,8 +91,14 @@ def pixels(images: Tensor) -> Tensor:
     return F.pixel_unshuffle(images, PATCH).permute(0, 2, 3, 1)
 
 
+def shifted(
+    forward: Callable[[Tensor], Tensor], images: Tensor, shift: tuple[int, int] = (1, 1)
+) -> ShiftEquivariance:
+    return compare(forward(images), forward(moved(images, PATCH, shift)), shift)
+
+
 def test_shift_of_an_equivariant_network() -> None:
-    result = shift_equivariance(pixels, drawn(2, 3, 20, 28), PATCH, shift=(1, 2))
+    result = shifted(pixels, drawn(2, 3, 20, 28), (1, 2))
     torch.testing.assert_close(result.moved, torch.ones(2))
     assert (result.stayed.abs() < 0.2).all()
     assert (result.shuffled.abs() < 0.5).all()
@@ -98,9 +106,7 @@ def test_shift_of_an_equivariant_network() -> None:
 
 def test_shift_of_a_network_of_positions() -> None:
     places = drawn(5, 7, 16)
-    result = shift_equivariance(
-        lambda images: places.expand(len(images), 5, 7, 16), torch.zeros(1, 3, 20, 28), PATCH
-    )
+    result = shifted(lambda images: places.expand(len(images), 5, 7, 16), torch.zeros(1, 3, 20, 28))
     torch.testing.assert_close(result.stayed, torch.ones(1))
     assert result.moved.abs() < 0.3
 
@@ -108,4 +114,4 @@ def test_shift_of_a_network_of_positions() -> None:
 @pytest.mark.parametrize("shift", [(0, 0), (5, 0), (0, 7), (-1, 1)], ids=str)
 def test_shift_must_leave_an_overlap(shift: tuple[int, int]) -> None:
     with pytest.raises(LabError, match="within the grid"):
-        shift_equivariance(pixels, torch.zeros(1, 3, 20, 28), PATCH, shift)
+        moved(torch.zeros(1, 3, 20, 28), PATCH, shift)

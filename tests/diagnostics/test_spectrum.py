@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sclip_lab.diagnostics.spectrum import effective_rank, rank_one_residual
+from sclip_lab.diagnostics.features import effective_rank, rank_one_residual
 
 
 def test_effective_rank_of_equal_directions_is_their_number() -> None:

@@ -21,7 +21,6 @@ from sclip_lab.segmentation.readouts.maskclip import (
 )
 from sclip_lab.segmentation.readouts.surgery import (
     less_redundant,
-    similarity_maps,
     surgery,
     surgery_logits,
 )
@@ -79,8 +78,16 @@ def feature_surgery(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compa
         yield close(key, redundant, arrays[key], SIMILARITIES)
         for match, maps in arrays.matching(rf"{one}__map_surgery_(\d+)x(\d+)"):
             size = int(match[1]), int(match[2])
-            ours = similarity_maps(logits, found.grid, size)[0].permute(1, 2, 0)
+            ours = stretched_maps(logits, found.grid, size)[0].permute(1, 2, 0)
             yield close(match[0], ours, maps, PROBABILITIES)
+
+
+def stretched_maps(logits: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Each text's patches stretched to 0 .. 1 and resized: (batch, texts, height, width)."""
+    patches = logits[:, 1:].mT
+    low, high = patches.amin(-1, keepdim=True), patches.amax(-1, keepdim=True)
+    maps = ((patches - low) / (high - low).clamp_min(1e-12)).unflatten(2, grid)
+    return F.interpolate(maps, size, mode="bilinear")
 
 
 @comparison("cliper")

@@ -10,7 +10,6 @@ Shapes: ``tokens`` = 1 class token + patches; ``texts`` = classes or queries.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
@@ -64,25 +63,6 @@ def less_redundant(image: Tensor, text: Tensor, redundant: Tensor | None = None)
     """
     _check(image, text)
     return image @ (text - (text.mean(0) if redundant is None else redundant)).T
-
-
-def similarity_maps(
-    logits: Tensor, grid: tuple[int, int], size: tuple[int, int] | None = None
-) -> Tensor:
-    """Maps for the eye: each text's patches stretched to 0 .. 1.
-
-    Args:
-        logits: (batch, tokens, texts), the class token first; its row is dropped.
-        grid: (grid_h, grid_w).
-        size: (height, width) in pixels to resize to (bilinear); None: the grid's.
-
-    Returns:
-        (batch, texts, height, width) in 0 .. 1.
-    """
-    patches = logits[:, 1:].transpose(1, 2)
-    low, high = patches.amin(-1, keepdim=True), patches.amax(-1, keepdim=True)
-    maps = ((patches - low) / (high - low).clamp_min(1e-12)).unflatten(2, grid)
-    return maps if size is None else F.interpolate(maps, size, mode="bilinear")
 
 
 def _check(image: Tensor, text: Tensor) -> None:

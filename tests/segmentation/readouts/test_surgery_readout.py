@@ -13,7 +13,6 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.surgery import (
     less_redundant,
-    similarity_maps,
     surgery_logits,
 )
 from tests import toy
@@ -47,15 +46,6 @@ def test_redundant_embedding_is_taken_off() -> None:
     given = less_redundant(f, text, text[3])
     assert given[..., 3].abs().max() == 0
     torch.testing.assert_close(less_redundant(f, text, text.mean(0)), less_redundant(f, text))
-
-
-def test_maps_reach_from_0_to_1_and_a_flat_one_is_0() -> None:
-    logits = torch.randn(2, 13, 3, generator=torch.Generator().manual_seed(0))
-    logits[0, :, 1] = 5.0
-    maps = similarity_maps(logits, (3, 4))
-    assert maps.shape == (2, 3, 3, 4)
-    assert maps.amax((2, 3)).tolist() == [[1, 0, 1], [1, 1, 1]]
-    assert not maps.amin((2, 3)).any()
 
 
 def test_shapes_are_checked() -> None:

@@ -63,8 +63,8 @@ def same_class_auroc(scores: Tensor, labels: Tensor, symmetric: bool = False) ->
     Returns:
         (batch,) in 0 .. 1; 0.5 by chance, 1 when every pair of one class scores above all others.
     """
-    found = [area(*pairs) for pairs in _pairs(scores, labels, symmetric)]
-    return torch.stack(found).to(scores.device)
+    areas = [area(*pairs) for pairs in _pairs(scores, labels, symmetric)]
+    return torch.stack(areas).to(scores.device)
 
 
 def same_class_ap(scores: Tensor, labels: Tensor, symmetric: bool = False) -> Tensor:
@@ -72,11 +72,11 @@ def same_class_ap(scores: Tensor, labels: Tensor, symmetric: bool = False) -> Te
 
     Args and returns: as `same_class_auroc`.
     """
-    found = []
+    areas = []
     for same, other in _pairs(scores, labels, symmetric):
         both = torch.cat([same, other])
-        found.append(average_precision(both, torch.arange(len(both)) < len(same)))
-    return torch.stack(found).to(scores.device)
+        areas.append(average_precision(both, torch.arange(len(both)) < len(same)))
+    return torch.stack(areas).to(scores.device)
 
 
 def same_class_share(labels: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def _pairs(scores: Tensor, labels: Tensor, symmetric: bool) -> list[tuple[Tensor
 def _places(
     content: bytes, shape: tuple[int, ...], dtype: str, symmetric: bool
 ) -> list[tuple[Tensor, Tensor]]:
-    """Where these pairs lie in (patches * patches,) scores: found once for all variants."""
+    """Where these pairs lie in (patches * patches,) scores: areas once for all variants."""
     kind = getattr(torch, dtype.removeprefix("torch."))
     labels = torch.frombuffer(bytearray(content), dtype=kind).view(shape)
     valid = labels != VOID

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.curves import auroc, average_precision
-from sclip_lab.diagnostics.patch_labels import (
+from sclip_lab.diagnostics.same_class import (
     inter_class_mass,
     inter_class_share,
     same_class_ap,

@@ -1,21 +1,23 @@
-"""The registry: every measure with its range, direction and source."""
+"""The registry: every measure with its range, direction and source, and those of plug-ins."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from sclip_lab.core import call
+from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.diagnostics import (
     attention,
     borders,
     features,
     localisation,
-    patch_labels,
     retrieval,
+    same_class,
     shift,
-    spectrum,
 )
 from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.diagnostics.measure import Measure, Part
@@ -40,7 +42,7 @@ def _distance(weights: Tensor, seen: Observation) -> Tensor:
 def _mass_by_head(weights: Tensor, seen: Observation) -> Tensor:
     batch, heads = weights.shape[:2]
     repeated = seen.flat_labels.repeat_interleave(heads, dim=0)
-    return patch_labels.inter_class_mass(weights.flatten(0, 1), repeated).view(batch, heads)
+    return same_class.inter_class_mass(weights.flatten(0, 1), repeated).view(batch, heads)
 
 
 def _layers(seen: Observation) -> Layers:
@@ -75,10 +77,10 @@ def _residual_ratio(layers: Layers, layer: int, _: Observation) -> Tensor | None
 
 
 def _last_residual_ratio(seen: Observation) -> Tensor:
-    found = _residual_ratio(_layers(seen), _layers(seen).last, seen)
-    if found is None:  # weights among patches alone
+    ratio = _residual_ratio(_layers(seen), _layers(seen).last, seen)
+    if ratio is None:  # weights among patches alone
         return torch.full((len(seen.patches),), torch.nan, device=seen.patches.device)
-    return found
+    return ratio
 
 
 def _cka(layers: Layers, tokens: Tensor) -> Tensor:
@@ -162,7 +164,7 @@ MEASURES: dict[str, Measure] = {
         of_weights=_by_head(attention.self_argmax_rate),
     ),
     "inter_class_mass": Measure(
-        lambda seen: patch_labels.inter_class_mass(seen.mean_weights, seen.flat_labels),
+        lambda seen: same_class.inter_class_mass(seen.mean_weights, seen.flat_labels),
         "attention that goes to other classes",
         needs=ATTENTION,
         better="low",
@@ -172,13 +174,13 @@ MEASURES: dict[str, Measure] = {
         of_weights=_mass_by_head,
     ),
     "inter_class_share": Measure(
-        lambda seen: patch_labels.inter_class_share(seen.flat_labels),
+        lambda seen: same_class.inter_class_share(seen.flat_labels),
         "inter_class_mass of uniform attention, the control",
         undefined=ONE_CLASS,
         is_control=True,
     ),
     "attention_same_class_auroc": Measure(
-        lambda seen: patch_labels.same_class_auroc(seen.mean_weights, seen.flat_labels),
+        lambda seen: same_class.same_class_auroc(seen.mean_weights, seen.flat_labels),
         "ROC area of attention telling pairs of one class; 0.5 by chance",
         needs=ATTENTION,
         better="high",
@@ -186,7 +188,7 @@ MEASURES: dict[str, Measure] = {
         undefined=ONE_CLASS,
     ),
     "attention_same_class_ap": Measure(
-        lambda seen: patch_labels.same_class_ap(seen.mean_weights, seen.flat_labels),
+        lambda seen: same_class.same_class_ap(seen.mean_weights, seen.flat_labels),
         "average precision of the same; same_class_share by chance",
         needs=ATTENTION,
         better="high",
@@ -195,14 +197,14 @@ MEASURES: dict[str, Measure] = {
         control="same_class_share",
     ),
     "feature_same_class_auroc": Measure(
-        lambda seen: patch_labels.same_class_auroc(seen.cosines, seen.flat_labels, symmetric=True),
+        lambda seen: same_class.same_class_auroc(seen.cosines, seen.flat_labels, symmetric=True),
         "ROC area of feature cosines telling pairs of one class; 0.5 by chance",
         better="high",
         source="after arXiv 2203.08414",
         undefined=ONE_CLASS,
     ),
     "feature_same_class_ap": Measure(
-        lambda seen: patch_labels.same_class_ap(seen.cosines, seen.flat_labels, symmetric=True),
+        lambda seen: same_class.same_class_ap(seen.cosines, seen.flat_labels, symmetric=True),
         "average precision of the same; same_class_share by chance",
         better="high",
         source="after arXiv 2203.08414",
@@ -210,7 +212,7 @@ MEASURES: dict[str, Measure] = {
         control="same_class_share",
     ),
     "same_class_share": Measure(
-        lambda seen: patch_labels.same_class_share(seen.flat_labels),
+        lambda seen: same_class.same_class_share(seen.flat_labels),
         "share of pairs of one class, the average precision of chance",
         undefined=ONE_CLASS,
         is_control=True,
@@ -239,19 +241,19 @@ MEASURES: dict[str, Measure] = {
         of_tokens=_of_tokens(features.feature_invariance),
     ),
     "effective_rank": Measure(
-        lambda seen: spectrum.effective_rank(seen.features),
+        lambda seen: features.effective_rank(seen.features),
         "directions that a window's features use, 1 .. min(patches, dim); of a layer, its tokens",
         low=1.0,
         high=None,
         source="arXiv 2210.02885",
-        of_tokens=_of_tokens(spectrum.effective_rank),
+        of_tokens=_of_tokens(features.effective_rank),
     ),
     "rank_one_residual": Measure(
-        lambda seen: spectrum.rank_one_residual(seen.patches.flatten(1, 2)),
+        lambda seen: features.rank_one_residual(seen.patches.flatten(1, 2)),
         "how far features are from all being one; 0: collapsed",
         high=None,
         source="arXiv 2103.03404",
-        of_tokens=_of_tokens(spectrum.rank_one_residual),
+        of_tokens=_of_tokens(features.rank_one_residual),
     ),
     "outlier_fraction": Measure(
         lambda seen: features.outlier_fraction(seen.patches.flatten(1, 2)),
@@ -378,3 +380,46 @@ MEASURES: dict[str, Measure] = {
         pool=retrieval.patch_retrieval,
     ),
 }
+
+
+def find(name: str) -> Measure:
+    """A measure of ``MEASURES``, or of an allowed module, as in ``my.ideas.spread``.
+
+    An allowed module (``plugins=[my.ideas]``, or `sclip_lab.allow`) defines a `Measure`, or a
+    function ``(observation) -> (batch,)`` whose docstring says what the number is. NaN means that
+    such a measure is not defined for a window.
+
+    Raises:
+        LabError: no such measure (did you mean), a module that is not allowed or fails, or
+            something that is neither.
+    """
+    if name in MEASURES:
+        return MEASURES[name]
+    module_name, _, attribute = str(name).rpartition(".")
+    if not module_name:
+        raise unknown("measure", name, MEASURES)
+    if not any(f"{module_name}.".startswith(f"{known}.") for known in call.allowed()):
+        raise LabError(
+            f"diagnostics.measures: '{module_name}' is not an allowed module. Allow it with "
+            f"plugins=[{module_name}]"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise LabError(f"diagnostics.measures: {name}: {error}") from error
+    if not hasattr(module, attribute):
+        known = [n for n, v in vars(module).items() if isinstance(v, Measure)]
+        raise unknown(f"measure in {module_name}", attribute, known)
+    return _as_measure(name, getattr(module, attribute))
+
+
+def _as_measure(name: str, thing: object) -> Measure:
+    if isinstance(thing, Measure):
+        return thing
+    if not callable(thing) or isinstance(thing, type):
+        raise LabError(
+            f"diagnostics.measures: {name} is a {type(thing).__name__}; expected a "
+            "sclip_lab.diagnostics.Measure or a function of an observation"
+        )
+    says = (thing.__doc__ or name).strip().partition("\n")[0]
+    return Measure(thing, says, low=None, high=None, source=name, undefined="where it is NaN")
