@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from sclip_lab.evaluation.loop import evaluate as evaluate
     from sclip_lab.evaluation.spec import Spec as Spec
     from sclip_lab.run.explore import explore as explore
-    from sclip_lab.segmentation.dense_features import dense_features as dense_features
+    from sclip_lab.run.features import attention_maps as attention_maps
+    from sclip_lab.run.features import dense_features as dense_features
     from sclip_lab.segmentation.protocol import Protocol as Protocol
     from sclip_lab.segmentation.segment import segment as segment
 
@@ -48,7 +49,8 @@ _PUBLIC = {
     "variant": "attention.variant",
     "Protocol": "segmentation.protocol",
     "Spec": "evaluation.spec",
-    "dense_features": "segmentation.dense_features",
+    "attention_maps": "run.features",
+    "dense_features": "run.features",
     "evaluate": "evaluation.loop",
     "explore": "run.explore",
     "load_attention": "config.registry",

@@ -156,7 +156,13 @@ def _learn(args: argparse.Namespace) -> int:
     dataset = lab.load_dataset(args.dataset, **overrides)
     backbone = _backbone(args)
     protocol = lab.load_protocol(args.protocol, args.dataset)
-    text = embed_vocabulary(backbone, dataset.vocabulary, protocol.templates, progress=True)
+    text = embed_vocabulary(
+        backbone,
+        dataset.vocabulary,
+        protocol.templates,
+        progress=True,
+        truncate=protocol.truncate,
+    )
     settings = {
         "images": args.images,
         "steps": args.steps,

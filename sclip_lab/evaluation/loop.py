@@ -304,10 +304,11 @@ def _make_readouts(
             for name, (vocabulary, prompts) in wanted.items():
                 if vocabulary is None or prompts is None or not backbone.has_text:
                     continue
-                key = (vocabulary.key, prompts)
+                key = (vocabulary.key, prompts, protocol.truncate)
                 if key not in texts:
+                    cache, cut = recorder.store.text_cache, protocol.truncate
                     text = embed_vocabulary(
-                        backbone, vocabulary, prompts, recorder.store.text_cache, progress, rows
+                        backbone, vocabulary, prompts, cache, progress, rows, cut
                     )
                     texts[key] = text.to(backbone.device)
                 found[name] = texts[key]

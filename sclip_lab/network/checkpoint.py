@@ -53,7 +53,7 @@ def read_checkpoint(path: Path, weights: str | None = None) -> dict[str, Tensor]
             together.
     """
     notes: list[str] = []
-    if path.is_dir():
+    if os.path.isdir(path):  # no name is too long for this
         path = _in_folder(path)
         notes.append(f"file {path.name}")
     if path.name.endswith(".index.json"):
@@ -123,7 +123,7 @@ def _sharded(index: Path) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> Any:
-    if path.is_symlink() and not path.exists():
+    if os.path.islink(path) and not os.path.exists(path):
         raise LabError(f"checkpoint {path} is a link to a file that does not exist")
     if not os.path.isfile(path):
         raise LabError(f"checkpoint {path} does not exist")

@@ -213,9 +213,7 @@ def load_guidance(
         name=name,
         model=model.to(device).eval().requires_grad_(False),
         tower=image_tower,
-        patch_size=model.patch_embed.patch_size[0]
-        if image_tower is None
-        else image_tower.patch_size,
+        patch_size=patch_size,
         mean=tuple(255 * value for value in statistics["mean"]),
         std=tuple(255 * value for value in statistics["std"]),
         layer=layer,

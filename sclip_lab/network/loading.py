@@ -393,6 +393,8 @@ def _named(
                 pretrained_text=False,
                 **options,
             )
+    except LabError:
+        raise
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise _cannot_build(name, pretrained, error) from error
     if text_folder is not None and config and "hf_tokenizer_name" in config["text_cfg"]:
@@ -421,9 +423,7 @@ def _planned(config: Mapping[str, Any], quick_gelu: bool | None) -> Any:
 
 def _cannot_build(name: str, pretrained: str | None, error: Exception) -> LabError:
     told = str(error)
-    if isinstance(error, ImportError) and "transformers" in told:
-        return LabError(f"{name}: its text tower needs the package transformers; install it")
-    if "transformers" in told and "install" in told:
+    if "pip install transformers" in told:
         return LabError(f"{name}: its text tower needs the package transformers; install it")
     if "Required pretrained weights" in told:
         return LabError(

@@ -73,6 +73,6 @@ def check_lengths(tokenize: Any, texts: Sequence[str], name: str) -> None:
         text, length = long[0]
         more = f", and {len(long) - 1} more" if len(long) > 1 else ""
         raise LabError(
-            f"text {text!r} has {length} tokens{more}; {name} reads {context}, and would not see "
-            "the rest. Shorten it, or allow the cut by protocol.truncate=true"
+            f"text {text[:60]!r} has {length} tokens{more}; {name} reads {context} and would not "
+            "see the rest. Shorten it, or allow the cut by protocol.truncate=true"
         )

@@ -81,7 +81,7 @@ class Encoded:
         scores of every rewritten block."""
         first = first_rewritten(self.backbone, [self.variant])
         [(_, state, history)] = tree.leaves(
-            self.backbone.blocks,
+            self.backbone.blocks_on(self.grid),
             self.history[first],
             self.grid,
             [self.variant],
@@ -149,12 +149,14 @@ def encode(
             tokens = backbone.embed(images, position_embedding)
     else:
         tokens = trunk.to(backbone.device)
-        blocks = backbone.blocks[: first_rewritten(backbone, variants)]
+        blocks = backbone.blocks_on(grid)[: first_rewritten(backbone, variants)]
         embed = partial(backbone.embed, images, position_embedding)
         for block in blocks:
             entered = BlockInput(block, partial(_behind, before[-1]) if before else embed)
             before = (*before, entered)
-    leaves = tree.leaves(backbone.blocks, tokens, grid, variants, timings, before, scene=scene)
+    leaves = tree.leaves(
+        backbone.blocks_on(grid), tokens, grid, variants, timings, before, scene=scene
+    )
     for index, state, history in leaves:
         if variants[index].entry_key is not None:
             state, history = _without_entry(state, history, backbone.blocks[0].prefix, grid)

@@ -36,6 +36,7 @@ def embed_vocabulary(
     cache: Path | None = None,
     progress: bool = False,
     rows: dict[Any, Tensor] | None = None,
+    truncate: bool = False,
 ) -> Tensor:
     """One unit text embedding per query: prompts normalised, averaged, normalised again.
 
@@ -47,12 +48,17 @@ def embed_vocabulary(
         progress: show a bar.
         rows: embeddings that are known, by text tower, templates and query; those of this
             vocabulary are put in, for the next one that shares queries.
+        truncate: cut texts that are longer than the text tower reads, instead of refusing them.
+
+    Raises:
+        LabError: a text that is too long, or an embedding that is not finite.
 
     Returns:
         (queries, embed_dim) float32, unit norm. A query's does not depend on its company.
     """
     chosen = templates(prompts)
-    identity = [backbone.text_key, chosen, vocabulary.queries]
+    # What was cut is found again only by those who allow it.
+    identity = [backbone.text_key, chosen, vocabulary.queries, *(["truncated"] if truncate else [])]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     path = None if cache is None else cache / f"{digest}.safetensors"
     shape = (len(vocabulary.queries), backbone.embed_dim)
@@ -62,19 +68,24 @@ def embed_vocabulary(
     rows = {} if rows is None else rows
     queries = tqdm(vocabulary.queries, "text embeddings", disable=not progress)
     for query in queries:
-        key = backbone.text_key, chosen, query
+        key = backbone.text_key, chosen, query, truncate
         if key not in rows:
-            rows[key] = _embed(backbone, chosen, query)
-    text = torch.stack([rows[backbone.text_key, chosen, query] for query in vocabulary.queries])
+            rows[key] = _embed(backbone, chosen, query, truncate)
+    known_rows = [(backbone.text_key, chosen, query, truncate) for query in vocabulary.queries]
+    text = torch.stack([rows[key] for key in known_rows])
     if path is not None:
         atomic.sweep(path.parent)
         sealed.write_tensors(path, {"text": text}, _belongs(digest))
     return text
 
 
-def _embed(backbone: Backbone, templates: Sequence[str], query: str) -> Tensor:
+def _embed(backbone: Backbone, templates: Sequence[str], query: str, truncate: bool) -> Tensor:
     texts = [template.format(query) for template in templates]
-    embedded = torch.nn.functional.normalize(backbone.encode_text(texts), dim=-1)
+    try:
+        encoded = backbone.encode_text(texts, truncate=truncate)
+    except LabError as error:
+        raise LabError(f"class name {query[:60]!r}: {error}") from error
+    embedded = torch.nn.functional.normalize(encoded, dim=-1)
     mean = torch.nn.functional.normalize(embedded.mean(dim=0), dim=-1)
     if not torch.isfinite(mean).all():
         raise LabError(f"backbone {backbone.name}: the text embedding of '{query}' is not finite")

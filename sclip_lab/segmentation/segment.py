@@ -62,13 +62,17 @@ def segment(
         image = photos.centre(image, protocol)
     plan, network_input = photos.prepare(image, protocol, backbone)
     cut = views.see(plan.cut(network_input), protocol.views)
-    text = embed_vocabulary(backbone, class_names, protocol.templates)
+    text = embed_vocabulary(backbone, class_names, protocol.templates, truncate=protocol.truncate)
     words, auxiliary = protocol.auxiliary_vocabulary(), None
     if words is not None:
-        auxiliary = embed_vocabulary(backbone, words, protocol.templates).to(backbone.device)
+        auxiliary = embed_vocabulary(
+            backbone, words, protocol.templates, truncate=protocol.truncate
+        ).to(backbone.device)
     second = None
     if protocol.second_templates is not None:
-        second = embed_vocabulary(backbone, class_names, protocol.second_templates)
+        second = embed_vocabulary(
+            backbone, class_names, protocol.second_templates, truncate=protocol.truncate
+        )
     classes = torch.tensor(class_names.query_classes)
     readout = Readout(protocol, text.to(backbone.device), classes, auxiliary, second)
     attention = attention.given(readout.texts)

@@ -114,7 +114,9 @@ def look(
     protocol = protocol or Protocol()
     size, grid = _fitted(protocol.resized(*image.shape[:2]), backbone.patch_size, max_patches)
     window = to_input(image, size, backbone)[None]
-    text = embed_vocabulary(backbone, vocabulary, protocol.templates).to(backbone.device)
+    text = embed_vocabulary(
+        backbone, vocabulary, protocol.templates, truncate=protocol.truncate
+    ).to(backbone.device)
     readout = Readout(protocol, text, torch.tensor(vocabulary.query_classes))
     # All pairs of patches for every head would be a hundred megabytes.
     stride, pool = max(1, -(-max(grid) // 7)), max(1, -(-max(grid) // 14))
