@@ -154,7 +154,7 @@ class TimmTower(Tower):
         tokens = tokens if norm is None else norm(tokens)
         first = [token[0] for token in self._first]
         prefix = torch.cat(first) if first else tokens.new_empty(0, tokens.shape[-1])
-        position = self._embeds.pos_embed
+        position = getattr(self._embeds, "pos_embed", None)
         if position is not None:
             rows = position.flatten(0, -2)
             count = len(rows) - self._trained[0] * self._trained[1]  # 0: patches only
@@ -205,14 +205,14 @@ def _check(name: str, trunk: Any, projection: Any) -> None:
     def refuse(what: str) -> LabError:
         return LabError(f"backbone {name}: its {type(trunk).__name__} of timm {what}")
 
+    if getattr(trunk, "neck", None) is not None:
+        raise refuse("attends within windows (SAM); as guidance it can be used")
     missing = [part for part in NEEDED if not hasattr(trunk, part)]
     stem = getattr(trunk, "patch_embed", getattr(trunk, "embeds", None))
     if missing or not hasattr(stem, "proj"):
         raise refuse(f"is no plain vision transformer: it has no {', '.join(missing) or 'patches'}")
     if hasattr(trunk, "embeds") and trunk.embeds.pos_embed_type == "factorized":
         raise refuse("has factorized position embeddings, which are not supported")
-    if getattr(trunk, "neck", None) is not None:
-        raise refuse("attends within windows (SAM); as guidance it can be used")
     if projection is None:
         return
     pool = getattr(trunk, "attn_pool", None)
