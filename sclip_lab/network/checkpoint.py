@@ -143,7 +143,8 @@ def _load(path: Path) -> Any:
                     return read_torchscript(path)
         if kind := _other_kind(start):
             raise LabError(f"checkpoint {path} cannot be read: it is {kind}")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:  # torch would go by the name
+            return torch.load(file, map_location="cpu", weights_only=True)
     except LabError:
         raise
     except pickle.UnpicklingError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.network import layouts
-from sclip_lab.network.architecture import infer_architecture
+from sclip_lab.network.architecture import infer_architecture, read_architecture
 from sclip_lab.network.published import OPENAI_ENTRIES
+from sclip_lab.network.tower import Tower
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +98,9 @@ def load_timm_weights(
     if renamed := layouts.of_vit(tensors):
         tensors, layout = renamed
         notes.append(layout)
+        if layout == layouts.VIT:
+            # Its norms have another epsilon than timm's, which weights do not say.
+            set_epsilon(model, layouts.VIT_EPSILON)
     tensors = _of_training(tensors, notes)
     if "register_tokens" in tensors:
         tensors.setdefault("mask_token", torch.zeros(1))  # timm knows DINOv2's layout by it
@@ -109,6 +114,45 @@ def load_timm_weights(
     if notes:
         log.info("%s: read %s", source, ", ".join(notes))
     model.load_state_dict(tensors)
+
+
+def set_epsilon(model: Any, epsilon: float) -> None:
+    """Replace the epsilon of every layer norm of a module."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = epsilon
+
+
+def check_config(folder: Path, tower: Tower, name: str) -> None:
+    """Compare the ``config.json`` of a folder in transformers' layout with a network.
+
+    Weights do not say the number of heads, the activation and the epsilon of norms. The epsilon is
+    taken from the file.
+
+    Raises:
+        LabError: another number of heads, or another activation.
+    """
+    if not (folder / "config.json").is_file():
+        return
+    config = read_architecture(folder / "config.json")
+    vision = config.get("vision_config", config)
+    if not isinstance(vision, Mapping):
+        return
+    heads, ours = vision.get("num_attention_heads"), tower.blocks[0].num_heads
+    if heads is not None and heads != ours:
+        raise LabError(f"{folder}: its config.json has {heads} heads in a block, {name} has {ours}")
+    activation, computed = vision.get("hidden_act"), layouts.activation(tower.modules[0].mlp)
+    if activation in layouts.ACTIVATIONS or computed in layouts.ACTIVATIONS.values():
+        expected = layouts.ACTIVATIONS.get(str(activation), str(activation))
+        if activation is not None and expected != computed:
+            raise LabError(
+                f"{folder}: its config.json has the activation {activation}, {name} computes "
+                f"{computed}"
+            )
+    epsilon = vision.get("layer_norm_eps")
+    if isinstance(epsilon, float):
+        for module in [*tower.modules]:
+            set_epsilon(module, epsilon)
 
 
 def _of_training(weights: Weights, notes: list[str]) -> Weights:

@@ -9,11 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Weights = dict[str, Tensor]
+VIT = "transformers' ViT layout"
+VIT_EPSILON = 1e-12
+# transformers' names of activations -> ours, see `activation`.
+ACTIVATIONS = {
+    "gelu": "GELU",
+    "quick_gelu": "QuickGELU",
+    "gelu_pytorch_tanh": "GELU with tanh",
+    "gelu_new": "GELU with tanh",
+}
 # A block's parts in transformers' layouts, old and new: pattern -> timm's name.
 PARTS = (
     (r"(?:attention\.attention|attention|self_attn)\.(q)(?:uery|_proj)", "attn.q"),
@@ -45,6 +55,13 @@ OPEN_CLIP = {
 }
 
 
+def activation(mlp: Any) -> str:
+    """Name of an MLP's activation, such as ``QuickGELU`` or ``GELU with tanh``."""
+    module = getattr(mlp, "gelu", None) or getattr(mlp, "act", None)
+    tanh = getattr(module, "approximate", "none") == "tanh" or type(module).__name__ == "GELUTanh"
+    return "GELU with tanh" if tanh else type(module).__name__
+
+
 def of_clip(weights: Mapping[str, Tensor]) -> tuple[Weights, str] | None:
     """transformers' CLIPModel or SiglipModel in open_clip's layout, and its name; None for
     others."""
@@ -74,7 +91,8 @@ def of_vit(weights: Mapping[str, Tensor]) -> tuple[Weights, str] | None:
         renamed["reg_token"] = own["embeddings.register_tokens"]
         renamed["cls_token"] = renamed["cls_token"] + renamed["pos_embed"][:, :1]
         renamed["pos_embed"] = renamed["pos_embed"][:, 1:]
-    return renamed, "transformers' ViT"
+    scaled = any(".ls1." in name for name in renamed)
+    return renamed, "transformers' DINOv2 layout" if scaled else VIT
 
 
 def _clip(weights: Mapping[str, Tensor]) -> Weights:

@@ -25,7 +25,13 @@ from sclip_lab.network.architecture import (
 )
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.checkpoint import read_checkpoint
-from sclip_lab.network.fit import check_fit, fitting_names, load_weights
+from sclip_lab.network.fit import (
+    check_config,
+    check_fit,
+    fitting_names,
+    load_weights,
+    set_epsilon,
+)
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.precision import PRECISIONS, lower_precision
 from sclip_lab.network.published import OPENAI_ENTRIES
@@ -167,10 +173,10 @@ def load_backbone(
     if state_dict is not None:
         has_text = load_weights(model, state_dict, source, name)
         tokenize = tokenize if has_text else None
+        if checkpoint is not None:
+            check_config(Path(checkpoint), image_tower, name)
     if layer_norm_eps is not None:
-        for module in getattr(model, "visual", model).modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = layer_norm_eps
+        set_epsilon(getattr(model, "visual", model), layer_norm_eps)
     check_finite(model, source if state_dict is not None else f"{name} {pretrained or where or ''}")
     model = model.to(device).eval().requires_grad_(False)
     lower_precision(image_tower, precision)

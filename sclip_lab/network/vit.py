@@ -19,7 +19,7 @@ from sclip_lab.core.values import LARGEST_SEED, shown, within
 from sclip_lab.network import tower
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.checkpoint import read_checkpoint
-from sclip_lab.network.fit import load_timm_weights
+from sclip_lab.network.fit import check_config, load_timm_weights
 from sclip_lab.network.loading import check_device, check_finite, seeded
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.precision import PRECISIONS, lower_precision
@@ -95,7 +95,10 @@ def load_vit(
         load_timm_weights(model, state_dict, source, name, "backbone")
     check_finite(model, source)
     model = model.to(device).eval().requires_grad_(False)
-    lower_precision(tower.find(name, model), precision)
+    image_tower = tower.find(name, model)
+    if checkpoint is not None:
+        check_config(Path(checkpoint), image_tower, name)
+    lower_precision(image_tower, precision)
     known = model.pretrained_cfg
     return Backbone(
         name=name,
