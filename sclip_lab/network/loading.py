@@ -114,6 +114,9 @@ def load_backbone(
         raise unknown("precision", precision, PRECISIONS)
     if padding not in ("floor", "corner"):
         raise unknown("padding", padding, ("floor", "corner"))
+    others = (pretrained, checkpoint, state_dict, architecture)
+    if model is not None and any(other is not None for other in others):
+        raise LabError("model= is a network with its weights; leave checkpoint and pretrained")
     if pretrained and checkpoint is None and os.path.exists(pretrained):
         checkpoint, pretrained = pretrained, None
     if checkpoint is not None and state_dict is not None:
@@ -123,8 +126,6 @@ def load_backbone(
         state_dict = read_checkpoint(Path(checkpoint), weights)
     elif state_dict is not None:
         state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    if model is not None and (state_dict is not None or architecture is not None or pretrained):
-        raise LabError("model= is a network with its weights; leave checkpoint and pretrained")
     device = check_device(device)
     known: published.Statistics | None
     where: str | None

@@ -130,7 +130,7 @@ def test_features_that_are_not_finite_are_refused(backbone: Backbone) -> None:
     half = load_backbone(
         architecture=ARCHITECTURE, state_dict=state, precision="fp16", device="cpu"
     )
-    with pytest.raises(LabError, match="features in float16 are not finite.*take fp32"):
+    with pytest.raises(LabError, match=r"features in float16 are not finite.*take fp32"):
         lab.dense_features(half, photos(half), "vanilla")
 
 
@@ -178,7 +178,7 @@ class TestMaps:
         last = lab.attention_maps(backbone, image, variant)
         state = toy.encoded(backbone, image[None], variant).state
         assert state.attention is not None
-        assert torch.equal(last.weights, state.attention[0])
+        assert relative_error(last.weights, state.attention[0]) < 1e-5
 
     def test_refusals(self, backbone: Backbone) -> None:
         with pytest.raises(LabError, match="2 images; give one"):
