@@ -33,11 +33,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: no store, nothing selected, or an unknown column, value or baseline.
     """
+    from sclip_lab.paper import published
     from sclip_lab.report import page, store_report
     from sclip_lab.results.store import machines
 
     part = store_report.found(args.store, conditions(args.where))
-    made = store_report.sections(part, args.baseline, args.images)
+    made = store_report.sections(part, args.baseline, args.images, published.scores)
     notes = [f"store {args.store}", *(f"only {word}" for word in args.where)]
     mixed = machines.told(part.df)
     notes += [f"Beware: {mixed}."] if mixed else []
@@ -54,10 +55,10 @@ def conditions(words: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         LabError: a word without "=".
     """
-    found = {}
+    patterns_by_column = {}
     for word in words:
         column, equals, patterns = word.partition("=")
         if not equals or not patterns:
-            raise LabError(f"--where {word}: COLUMN=PATTERN wanted, such as attention=csa*")
-        found[column] = patterns.split(",")
-    return found
+            raise LabError(f"--where {word}: write COLUMN=PATTERN, such as attention=csa*")
+        patterns_by_column[column] = patterns.split(",")
+    return patterns_by_column

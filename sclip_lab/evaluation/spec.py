@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sclip_lab.attention.variant import Variant
-from sclip_lab.core import fingerprint
-from sclip_lab.core.call import target_modules
-from sclip_lab.core.canonical import digest
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import target_modules
+from sclip_lab.core.identity import digest, of_code
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
@@ -113,7 +112,8 @@ class Spec:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What the key is the digest of; kept in spec.json, where it is checked against the key."""
-        modules = [*self.attention.modules, type(self.dataset).__module__]
+        whole = getattr(self.dataset, "whole", self.dataset)  # of a part, what it is a part of
+        modules = [*self.attention.modules, type(whole).__module__]
         protocol, threshold = self.protocol, self.protocol.prob_threshold
         parts = [protocol.readout, protocol.refinement, protocol.views]
         for part in [*parts, threshold if isinstance(threshold, Mapping) else None]:
@@ -130,7 +130,7 @@ class Spec:
             "auxiliary": None if self.auxiliary is None else self.auxiliary.key,
             "dataset": self.dataset.key,
             "ignore_index": self.dataset.ignore_index,
-            "code": fingerprint.digest(modules),
+            "code": of_code(modules),
             # Another release's kernels may round otherwise; its local build (+cpu, +cu126) is not
             # told apart, nor is the processor: see docs/identity.md.
             "torch": torch.__version__.partition("+")[0],
@@ -161,6 +161,8 @@ class Spec:
                 "dataset": {
                     "name": self.dataset.name,
                     "digest": self.dataset.key,
+                    "split": getattr(self.dataset, "split", ""),
+                    "selection": getattr(self.dataset, "selection", ""),
                     "ignore_index": self.dataset.ignore_index,
                     "vocabulary": self.vocabulary.name,
                     "vocabulary_digest": self.vocabulary.key,

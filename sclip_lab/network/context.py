@@ -19,6 +19,10 @@ from sclip_lab.network.depth import Layer, resolve
 from sclip_lab.network.scene import ALONE, Grid, Guidance, Placement, Scene, alone
 from sclip_lab.network.text import Text
 
+# Bytes of one window's attention map that is kept for other variants. Of a large photo as one
+# window the maps of all blocks would take gigabytes, so each is computed anew.
+LARGEST_KEPT = 32 << 20
+
 
 class BlockInput:
     """The tokens that enter one block, and a cache of what is computed from them.
@@ -44,11 +48,20 @@ class BlockInput:
             self._tokens = self._tokens()
         return self._tokens
 
+    def fresh(self) -> BlockInput:
+        """The same tokens without what has been computed from them."""
+        return BlockInput(self.block, self._tokens)
+
     def once(self, key: Any, compute: Callable[[], Any]) -> Any:
         """Call ``compute`` on the first use of ``key``; return the same object afterwards."""
         if key not in self._memo:
             self._memo[key] = compute()
         return self._memo[key]
+
+    def as_trained(self) -> Tensor:
+        """The tokens behind the block as trained: (batch, tokens, width)."""
+        # None: without an edit of the MLP.
+        return self.once(("plain", None), lambda: self.block.plain(self.tokens))
 
     @property
     def normed(self) -> Tensor:
@@ -79,7 +92,8 @@ class BlockInput:
             raw = scores(self.projected(a), self.projected(b), self.block.scale)
             return softmax_scores(raw, self.bias(a, b))
 
-        return self.once(("attention", a, b), compute)
+        size = 4 * self.block.num_heads * self.tokens.shape[1] ** 2
+        return self.once(("attention", a, b), compute) if size <= LARGEST_KEPT else compute()
 
     def bias(self, a: str, b: str) -> Tensor | None:
         """The network's own term of the scores of two projections: (1, heads, tokens, tokens)."""
@@ -190,12 +204,12 @@ class Context:
     @property
     def guidance(self) -> Guidance:
         """Features of a second network in the windows; for functions marked by
-        `sclip_lab.core.call.uses`."""
+        `sclip_lab.core.functions.uses`."""
         return self.scene.need_guidance("this attention")
 
     @property
     def text(self) -> Text:
-        """Texts of the protocol; for functions marked by `sclip_lab.core.call.uses`.
+        """Texts of the protocol; for functions marked by `sclip_lab.core.functions.uses`.
 
         Raises:
             LabError: there are none.

@@ -22,13 +22,12 @@ PHOTOS = 2
 
 def normed_tokens(spec: Spec, photos: int = PHOTOS) -> np.ndarray:
     """(windows, patches, width) float64: what enters the last block's projections."""
-    from sclip_lab.segmentation.encoded import encode
-    from sclip_lab.segmentation.photos import prepare
+    from sclip_lab.segmentation.pipeline import encode_photo
 
     found = []
     for index in range(min(photos, len(spec.dataset))):
-        plan, image = prepare(spec.dataset[index].image, spec.protocol, spec.backbone)
-        [(_, encoded)] = encode(spec.backbone, plan.cut(image), [spec.attention])
+        image = spec.dataset[index].image
+        _, encoded = encode_photo(spec.backbone, image, spec.protocol, spec.attention)
         last = encoded.history[-1]
         found.append(last.normed[:, last.block.prefix :].double().cpu().numpy())
     return np.concatenate(found)
@@ -64,13 +63,15 @@ def preserved_figure(spec: Spec) -> Figure:
     dims = [2**n for n in range(2, 11) if 2**n <= 2 * width]
     values = preserved(tokens, dims)
     block = spec.backbone.blocks[-1]
-    own = width // block.num_heads
+    head_dim = width // block.num_heads
     with style():
         figure = Figure(figsize=(3.6, 2.7), layout="constrained")
         ax = figure.subplots()
         ax.plot(dims, values.mean(1), "o-", color=COLORS[0], markersize=3.5)
         ax.plot(np.repeat(dims, values.shape[1]), values.ravel(), ".", color="0.4", markersize=3)
-        ax.axvline(own, color=COLORS[1], ls="--", lw=1, label=f"head_dim of this network: {own}")
+        ax.axvline(
+            head_dim, color=COLORS[1], ls="--", lw=1, label=f"head_dim of this network: {head_dim}"
+        )
         ax.set_xscale("log", base=2)
         ax.set_xticks(dims, [str(dim) for dim in dims])
         ax.set_xlabel("dimension of the random projection")

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.report.figures import COLORS, Figure, color, style
+from sclip_lab.report.figures import COLORS, Figure, color, draw_floors, style
 from sclip_lab.report.found import Found
 
 STEPS = 14  # places to try above and below a point for its name
@@ -35,7 +35,7 @@ def line(found: Found, parameter: str, **fixed: object) -> dict[float, str]:
 
     Args:
         found: the cells. parameter: a key such as "attention.temperature".
-        **fixed: variant, or configuration keys with "__" for dots, and the value that is wanted.
+        **fixed: variant, or configuration keys with "__" for dots, and the value to select.
     """
     table = pick(found, **fixed)
     known = table.get(parameter, pd.Series(dtype=object))  # no cell has such a parameter
@@ -94,6 +94,7 @@ def plot(
         if key is not None:
             dashes = DASHES.get(name, "-.")
             ax.axhline(100 * found.score(key), color="0.15", lw=1, ls=dashes, label=name)
+    draw_floors(ax, found.summary, across=True)
     ax.set_ylabel("mIoU x100, 95 % band")
     sns.despine(ax=ax)
 
@@ -141,9 +142,9 @@ def _legend(figure: Figure, axes: np.ndarray) -> None:
     """One legend below all charts, each name once."""
     handles: dict[str, Any] = {}
     for ax in axes:
-        found = list(zip(*ax.get_legend_handles_labels(), strict=True))
-        alone = sum(handle.get_linestyle() == "-" for handle, _ in found) == 1 and len(axes) > 1
-        for handle, label in found:
+        entries = list(zip(*ax.get_legend_handles_labels(), strict=True))
+        alone = sum(handle.get_linestyle() == "-" for handle, _ in entries) == 1 and len(axes) > 1
+        for handle, label in entries:
             if not (alone and handle.get_linestyle() == "-"):  # its axis says what it is
                 handles.setdefault(label, handle)
     columns = max(1, int(figure.get_size_inches()[0] / 1.6))
@@ -200,7 +201,8 @@ def curve(
     """
     if x not in df:
         raise unknown("swept parameter", x, swept(df))
-    lines = _lines(results.summary(df, n, level) if table is None else table, x)
+    table = results.summary(df, n, level) if table is None else table
+    lines = _lines(table, x)
     if not lines:
         raise LabError(f"no variant was run with two values of {x} and all else equal")
     firsts = pd.concat([line.iloc[:1] for line in lines])
@@ -222,6 +224,7 @@ def curve(
             texts = [f"{t:g}" if isinstance(t, int | float) else str(t) for t in ticks.values()]
             ax.set_xticks(list(ticks), texts)
             ax.minorticks_off()
+        draw_floors(ax, table, across=True)
         ax.set_xlabel(x.split(".", 1)[1].replace("_", " "))
         ax.set_ylabel(f"mIoU x100, {level * 100:g} % band")
         ax.legend(frameon=False)

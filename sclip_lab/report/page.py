@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from sclip_lab.core import atomic
+from sclip_lab.core import files
 from sclip_lab.report import escaping
 from sclip_lab.report.tables import P, p_value
 
@@ -29,13 +29,27 @@ WIDE = 1600  # pixels: what a screen shows of a picture
 
 
 @dataclass(frozen=True)
+class Row:
+    """A line of words in a section.
+
+    Attributes:
+        cells: text by column. classes: class of the style sheet by column. links: target by column.
+    """
+
+    cells: Mapping[str, str]
+    classes: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the report.
 
     Attributes:
         name: of its files and its anchor. title, question: in words.
         notes: lines below the question, such as which part of the data was seen.
-        verdicts: judged claims, `Verdict` of the studies. tables, figures: by file name.
+        rows: lines of words, shown as one table without the columns that are empty everywhere.
+        tables, figures: by file name.
         files_only: names of tables that the page does not show.
     """
 
@@ -43,7 +57,7 @@ class Section:
     title: str
     question: str = ""
     notes: Sequence[str] = ()
-    verdicts: Sequence[Any] = ()
+    rows: Sequence[Row] = ()
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     figures: Mapping[str, Figure] = field(default_factory=dict)
     files_only: Sequence[str] = ()
@@ -67,34 +81,36 @@ def write(
         the files, index.html first.
     """
     out.mkdir(parents=True, exist_ok=True)
-    files, shown = [], []
+    paths, shown = [], []
     contents = iter(_all_drawn([f for s in sections for f in s.figures.values()], processes))
     for section in sections:
         pictures: list[tuple[str, str]] = []  # several may have one caption
         for name, figure in section.figures.items():
             png, pdf = next(contents)
             for suffix, content in (("png", png), ("pdf", pdf)):
-                files.append(out / f"{escaping.file_name(name)}.{suffix}")
-                atomic.write_bytes(files[-1], content)
+                paths.append(out / f"{escaping.file_name(name)}.{suffix}")
+                files.write_bytes(paths[-1], content)
             caption = str(figure.get_label() or name.replace("_", " "))
             pictures.append((caption, base64.b64encode(png).decode("ascii")))
         tables = {}
         for name, table in section.tables.items():
-            files.append(out / f"{escaping.file_name(name)}.csv")
-            atomic.write_text(files[-1], table.to_csv(index=False))
-            files.append(out / f"{escaping.file_name(name)}.tex")
-            atomic.write_text(files[-1], latex(table))
+            paths.append(out / f"{escaping.file_name(name)}.csv")
+            files.write_text(paths[-1], table.to_csv(index=False))
+            paths.append(out / f"{escaping.file_name(name)}.tex")
+            files.write_text(paths[-1], latex(table))
             if name not in section.files_only:
                 tables[name] = html(table)
-        published = any(verdict.published for verdict in section.verdicts)
+        columns = dict.fromkeys(
+            name for row in section.rows for name, text in row.cells.items() if text
+        )
         part = {"section": section, "pictures": pictures, "tables": tables}
-        shown.append({**part, "published": published})
+        shown.append({**part, "columns": list(columns)})
     environment = Environment(
         loader=PackageLoader("sclip_lab.report"), autoescape=True, undefined=StrictUndefined
     )
     text = environment.get_template("page.html.j2").render(title=title, notes=notes, sections=shown)
-    atomic.write_text(out / "index.html", text)
-    return [out / "index.html", *files]
+    files.write_text(out / "index.html", text)
+    return [out / "index.html", *paths]
 
 
 _figures: list[Figure] = []  # of a copy of this process

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,7 +11,7 @@ import pandas as pd
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.report import curves, escaping, figures, measured, pictures, published
+from sclip_lab.report import curves, escaping, figures, measured, pictures, tables
 from sclip_lab.report.figures import Figure, paged
 from sclip_lab.report.found import Found
 from sclip_lab.report.page import Section
@@ -22,8 +22,7 @@ from sclip_lab.results.table.choices import choose
 from sclip_lab.results.table.scores import spec_rows
 
 SHEET = 8  # variants on one sheet of attention maps
-PANEL = 22  # variants beside photo and truth on one sheet
-ACROSS, LINE = 8, 1.5  # pictures side by side, and inches from one line of them to the next
+TILES = 12  # pictures on one sheet of predictions: photo, truth and variants
 USUAL = "vanilla"
 
 
@@ -62,7 +61,12 @@ def found(store: Path, where: Mapping[str, Sequence[str]] | None = None) -> Foun
     )
 
 
-def sections(found: Found, baseline: str | None = None, images: int = 4) -> list[Section]:
+def sections(
+    found: Found,
+    baseline: str | None = None,
+    images: int = 4,
+    scores: Callable[[Found], pd.DataFrame] = tables.cells,
+) -> list[Section]:
     """Scores, differences to a baseline, curves, diagnostics and pictures.
 
     Cells that were evaluated on different photos (another data set, split or number of photos)
@@ -71,6 +75,7 @@ def sections(found: Found, baseline: str | None = None, images: int = 4) -> list
     Args:
         found: the cells. baseline: a label; None: vanilla where it is among them.
         images: photos in pictures.
+        scores: makes the table of scores, such as `sclip_lab.paper.published.scores`.
 
     Raises:
         LabError: an unknown baseline (did you mean), or one that can be compared with nothing.
@@ -85,7 +90,7 @@ def sections(found: Found, baseline: str | None = None, images: int = 4) -> list
     made = []
     for name, part in parts.items():
         of_part = [
-            _scores(part),
+            _scores(part, scores),
             *([compared[name]] if name in compared else []),
             *_drawn(part, images),
         ]
@@ -127,10 +132,10 @@ def _drawn(part: Found, images: int) -> list[Section]:
     return made
 
 
-def _scores(part: Found) -> Section:
+def _scores(part: Found, scores: Callable[[Found], pd.DataFrame]) -> Section:
     drawn = paged("bars", figures.bar_pages(part.summary))
     drawn |= paged("per_class", figures.per_class_pages(part.df, part.summary))
-    return Section("scores", "scores", tables={"scores": published.scores(part)}, figures=drawn)
+    return Section("scores", "scores", tables={"scores": scores(part)}, figures=drawn)
 
 
 def _differences(part: Found, baseline: str) -> Section:
@@ -180,15 +185,13 @@ def _name(part: Found, prediction: Prediction) -> str:
 
 
 def _panels(shown: Sequence[Panel]) -> list[Figure]:
-    """As many photos in a picture as a screen can show, all variants of a photo together."""
+    """At most so many tiles in a picture: several photos of few variants, or a part of many."""
     drawn, colors = [], pictures.class_colors(shown)
-    for sheet in _sheets(shown, PANEL):
-        lines = -(-(max(len(p.predictions) for p in sheet) + 2) // ACROSS)
-        photos = max(1, int(figures.TALL / (LINE * lines)))
+    for sheet in _sheets(shown, TILES - 2):
+        tiles = max(len(panel.predictions) for panel in sheet) + 2
+        photos = max(1, TILES // tiles)
         starts = range(0, len(sheet), photos)
-        drawn += [
-            pictures.panel(sheet[start : start + photos], ACROSS, colors=colors) for start in starts
-        ]
+        drawn += [pictures.panel(sheet[start : start + photos], colors=colors) for start in starts]
     return drawn
 
 

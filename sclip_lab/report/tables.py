@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab.report import escaping
+from sclip_lab.report.found import Found
 from sclip_lab.results.store.labels import labels
 
 SETTING = ["backbone", "dataset", "protocol"]
+BOLD = "mIoU x100; bold: what the best of its data set does not surely beat (Holm)"
 P = {
     "p": "p",
     "p_permutation": "p, permutation",
@@ -18,6 +20,23 @@ P = {
     "p_max_t": "p, max-T",
     "p_bh": "p, Benjamini-Hochberg",
 }
+
+
+def cells(found: Found) -> pd.DataFrame:
+    """One row per cell as a page shows it: variant, backbone and data set where they vary, mIoU,
+    interval. Scores are fractions; ``attrs`` has the caption and what is bold."""
+    table = found.summary
+    shown = pd.DataFrame({"variant": found.cells["name"].to_list()})
+    for column, name in (("backbone", "backbone"), ("dataset", "data set")):
+        if table[column].nunique() > 1:
+            shown[name] = table[column].astype(str).to_list()
+    shown["mIoU"] = table["miou"].to_numpy(float)
+    shown["95 % interval"] = [
+        f"{100 * low:.1f} to {100 * high:.1f}"
+        for low, high in zip(table["low"], table["high"], strict=True)
+    ]
+    shown.attrs = {"caption": BOLD, "bold": {"mIoU": table["unbeaten"].to_list()}}
+    return shown
 
 
 def to_markdown(table: pd.DataFrame, bold: bool = True) -> str:

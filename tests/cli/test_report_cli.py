@@ -102,7 +102,7 @@ def test_paper_takes_all_benchmarks_for_another_network() -> None:
     "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"
 )
 def test_several_processes_compose_the_same_cells() -> None:
-    asked = ["attention", "qualitative"], ["dataset.images=2"]
+    asked = ["attention", "qualitative"], ["dataset.limit=2"]
     one, two = paper.cells_of_all(*asked), paper.cells_of_all(*asked, processes=2)
     assert {name: [spec.key for spec in cells.specs] for name, cells in one.items()} == {
         name: [spec.key for spec in cells.specs] for name, cells in two.items()
@@ -126,6 +126,46 @@ def test_paper_names_missing_weights_before_one_of_many_data_sets(
                  f"backbone.checkpoint={missing}"]  # fmt: skip
     assert main(["paper", "attention", *arguments, "--out", str(tmp_path / "out")]) == 1
     assert str(missing) in capsys.readouterr().err
+
+
+def test_paper_knows_how_large_a_data_set_is() -> None:
+    assert paper.whole_size("patchwork", 2) == 64
+    assert paper.whole_size("voc21", 20) == paper.whole_size("voc21", 1449) == 1449
+    assert paper.whole_size("mine", 7) == 7
+
+
+def test_paper_takes_a_study_of_a_plug_in_and_few_photos_have_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From outside: a module with STUDIES, and a folder with the sweep."""
+    (tmp_path / "ideas_for_paper.py").write_text(
+        "from sclip_lab.paper.claims import higher\n"
+        "from sclip_lab.paper.studies import Study\n"
+        "from sclip_lab.report.curves import spec\n"
+        "def claims(found):\n"
+        "    csa, vanilla = (spec(found, variant=name) for name in ('csa', 'vanilla'))\n"
+        "    return [higher(found, csa, vanilla, 'CSA is better')]\n"
+        "STUDIES = {'mystudy': Study('Is CSA better?', claims)}\n"
+    )
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mystudy.yaml").write_text(
+        "# @package _global_\n"
+        "defaults: [override /hydra/sweeper: union, override /diagnostics: none]\n"
+        "pictures: {images: 0}\n"
+        "hydra: {sweeper: {grids: [{attention: 'vanilla,csa'}]}}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for variable in ("SCLIP_LAB_PLUGINS", "SCLIP_LAB_CONF"):
+        monkeypatch.setenv(variable, "")  # and back to what it was
+    words = ["mystudy", "plugins=[ideas_for_paper]", "dataset.limit=2", "dataset.height=96",
+             "dataset.width=96", f"paths.store={tmp_path / 'store'}"]  # fmt: skip
+    options = ["--config-dir", str(tmp_path / "conf"), "--out", str(tmp_path / "out")]
+    assert main(["paper", *words, *options, "--processes", "1"]) == 0
+    text = (tmp_path / "out" / "verdicts.md").read_text(encoding="utf-8")
+    assert "| mystudy | CSA is better | **no verdict** | cannot be tested here |" in text
+    assert "2 of 64 photos; a verdict needs 10" in text
+    assert main(["paper", "mystudi", *words[1:], *options]) == 1
 
 
 def test_random_weights_of_large_networks_are_not_made() -> None:
