@@ -61,15 +61,19 @@ def allowed() -> list[str]:
     return sorted(_allowed | named | set(installed()))
 
 
-def uses(*things: str) -> Callable[[Function], Function]:
+def uses(*things: str, when: Mapping[str, Any] | None = None) -> Callable[[Function], Function]:
     """Marks a function by what it reads besides the blocks, so that a cell's key can know.
 
-    ``guidance``: features of a second network; ``text``: the protocol's texts. A function without
-    the mark cannot read them.
+    ``guidance``: features of a second network; ``text``: the protocol's texts; ``labels``: ground
+    truth, which makes a cell an oracle. A function without the mark cannot read them.
+
+    Args:
+        things: what it reads.
+        when: only where its parameters have these values.
     """
 
     def mark(function: Function) -> Function:
-        function.__uses__ = frozenset(things)  # type: ignore[attr-defined]
+        function.__uses__ = frozenset(things), dict(when or {})  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -77,8 +81,13 @@ def uses(*things: str) -> Callable[[Function], Function]:
 
 def used(functions: Iterable[Callable[..., Any]]) -> frozenset[str]:
     """Everything that functions are marked to read; bound ones as well."""
-    plain_ones = (getattr(function, "func", function) for function in functions)
-    return frozenset().union(*(getattr(one, "__uses__", ()) for one in plain_ones))
+    things: set[str] = set()
+    for function in functions:
+        marked, when = getattr(getattr(function, "func", function), "__uses__", ((), {}))
+        values = getattr(function, "keywords", {})
+        if all(values.get(name) == value for name, value in when.items()):
+            things |= set(marked)
+    return frozenset(things)
 
 
 def locate(target: str, homes: Collection[str] = HOMES) -> Callable[..., Any]:

@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate, islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
@@ -18,6 +20,7 @@ from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.scene import Scene
+from sclip_lab.network.truth import Labels
 from sclip_lab.segmentation import photos, views, windows
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.scenes import scene
@@ -103,6 +106,7 @@ class Batch:
         seen: views.Views | None,
         backbone: Backbone,
         guide: Guide | None = None,
+        ignore_index: int = 255,
     ) -> Batch:
         """Cut the photos' windows, and add the protocol's views of them.
 
@@ -111,13 +115,22 @@ class Batch:
             seen: the protocol's views.
             backbone: for which they are normalised.
             guide: a second network, which sees the same windows when it is asked.
+            ignore_index: of the masks, for variants that read ground truth.
         """
         cuts = [views.see(photo.plan.cut(photo.input), seen) for photo in cut_from]
         bounds = accumulate(map(len, cuts), initial=0)
         parts = tuple(slice(start, stop) for start, stop in pairwise(bounds))
         images = torch.cat(cuts)
         placed = scene(images, [(p.plan, p.input) for p in cut_from], parts, backbone, guide)
-        return cls(tuple(cut_from), images, parts, placed)
+        labels = Labels(partial(_counts, cut_from, ignore_index))
+        return cls(tuple(cut_from), images, parts, replace(placed, labels=labels))
+
+
+def _counts(photos_of: Sequence[Photo], ignore_index: int) -> Tensor:
+    """`windows.patch_counts` of several photos below each other."""
+    each = [windows.patch_counts(p.plan, p.sample.mask, ignore_index) for p in photos_of]
+    classes = max(counts.shape[-1] for counts in each)
+    return torch.cat([F.pad(counts, (0, classes - counts.shape[-1])) for counts in each])
 
 
 class Loader:

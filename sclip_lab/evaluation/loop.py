@@ -141,7 +141,8 @@ def passes(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
                 f"shard {index} of {count}: data set '{spec.dataset.name}' has "
                 f"{len(spec.dataset)} images, use at most that many shards"
             )
-        key = (spec.backbone.key, spec.dataset.key, spec.protocol.geometry)
+        data = spec.dataset.key, spec.dataset.ignore_index
+        key = (spec.backbone.key, *data, spec.protocol.geometry)
         guide = None if spec.guidance is None else spec.guidance.key
         groups.setdefault(key, {}).setdefault(guide, []).append(spec)
     found = []
@@ -164,6 +165,7 @@ def _run(
     """One pass over the images of one data set."""
     # The same of all specs, but for the weights of views and for what comes behind the network.
     backbone, dataset, protocol = specs[0].backbone, specs[0].dataset, specs[0].protocol
+    ignore_index = dataset.ignore_index
     guide = next((spec.guidance for spec in specs if spec.guidance is not None), None)
     timings = recorder.timings
     readouts = _make_readouts(specs, recorder, progress, rows)
@@ -181,14 +183,14 @@ def _run(
         with tqdm(total=len(dataset), desc="other photos", unit="img", disable=not progress) as bar:
             for photos in loader.batches(range(len(dataset))):
                 with torch.inference_mode():
-                    batch = Batch.cut(photos, protocol.views, backbone, guide)
+                    batch = Batch.cut(photos, protocol.views, backbone, guide, ignore_index)
                     _refer(batch, encoder, references, recorder)
                 signals.check()
                 bar.update(len(photos))
     with recorder, tqdm(total=len(indices), desc=title, unit="img", disable=not progress) as bar:
         for photos in loader.batches(indices):
             with torch.inference_mode():
-                batch = Batch.cut(photos, protocol.views, backbone, guide)
+                batch = Batch.cut(photos, protocol.views, backbone, guide, ignore_index)
                 _run_batch(batch, encoder, references, recorder)
             recorder.finish(len(photos))
             bar.update(len(photos))

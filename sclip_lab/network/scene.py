@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.network.truth import Labels
 
 Grid = tuple[int, int]
 MISSING = (
@@ -115,10 +116,12 @@ class Scene:
     Attributes:
         photos: in the order of their windows; none: each window is a photo of its own.
         guidance: or None without a second network.
+        labels: ground truth on the patch grid, or None where nobody knows it.
     """
 
     photos: tuple[Placement, ...] = ()
     guidance: Guidance | None = field(default=None, compare=False)
+    labels: Labels | None = field(default=None, compare=False)
 
     def part(self, windows: slice) -> Scene:
         """That of the windows of one photo, or of several whole ones."""
@@ -133,7 +136,8 @@ class Scene:
             for p in self.photos
             if windows.start <= p.windows.start and p.windows.stop <= windows.stop
         )
-        return Scene(photos, None if self.guidance is None else self.guidance.part(windows))
+        guidance = None if self.guidance is None else self.guidance.part(windows)
+        return Scene(photos, guidance, None if self.labels is None else self.labels.part(windows))
 
     def of(self, images: Tensor) -> Scene:
         """Other images, (batch, 3, height, width), each a photo of its own, with their guidance."""
