@@ -32,6 +32,7 @@ from sclip_lab.config.registry import (
 )
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.results.table import metrics
+from sclip_lab.results.table.scores import STATISTICS
 from sclip_lab.segmentation import photos
 from sclip_lab.segmentation.prompts import embed_vocabulary
 
@@ -173,7 +174,7 @@ def trained(scenes: int) -> dict[str, float]:
     classes = torch.tensor(dataset.vocabulary.query_classes)
     variants = load_variants(VARIANTS)
     count = dataset.vocabulary.num_classes
-    confusion = np.zeros((2, len(variants), count, count), dtype=np.int64)
+    totals = np.zeros((2, len(variants), 3, count), dtype=np.int64)
     equal = []
     for index in range(min(scenes, len(dataset))):
         sample = dataset[index]
@@ -183,9 +184,13 @@ def trained(scenes: int) -> dict[str, float]:
         for side, labels in enumerate(both):
             for number, found in enumerate(labels):
                 rows = metrics.count(found, sample.mask, count, dataset.ignore_index)
-                confusion[side, number] += metrics.confusion(*rows, count)
+                here = totals[side, number]
+                np.add.at(here[1], rows.true, rows.pixels)
+                np.add.at(here[2], rows.predicted, rows.pixels)
+                right = rows.true == rows.predicted
+                here[0, rows.true[right]] += rows.pixels[right]
         equal += [(a == b).float().mean().item() for a, b in zip(*both, strict=True)]
-    scores = np.array([[metrics.miou(matrix) for matrix in side] for side in confusion])
+    scores = STATISTICS["miou"](totals)
     return {
         "labels_equal_bf16": round(statistics.mean(equal), 7),
         "miou_change_bf16": round(float(100 * np.abs(scores[0] - scores[1]).max()), 4),

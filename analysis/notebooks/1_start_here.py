@@ -10,7 +10,7 @@ import tempfile
 
 import sclip_lab as lab
 from sclip_lab.evaluation.observers import Pictures
-from sclip_lab.report import figures, tables
+from sclip_lab.report import pictures, tables
 from sclip_lab.results.store import panels
 
 backbone = lab.load_backbone("patchwork_vit")
@@ -58,7 +58,7 @@ df.iloc[:5, :9]
 # %%
 from IPython.display import Markdown
 
-Markdown(tables.to_markdown(tables.scores(df)))
+Markdown(tables.to_markdown(lab.results.summary(df)))
 
 # %%
-figures.panel(panels.load(folder.name))
+pictures.panel(panels.load(folder.name))

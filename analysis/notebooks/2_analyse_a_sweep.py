@@ -11,7 +11,7 @@ import tempfile
 import sclip_lab as lab
 from sclip_lab.config.registry import variant_label
 from sclip_lab.evaluation.observers import Diagnostics
-from sclip_lab.report import figures
+from sclip_lab.report import curves, figures
 from sclip_lab.report.measured import diagnostics
 
 folder = tempfile.TemporaryDirectory()
@@ -49,11 +49,11 @@ figures.per_class(df)
 # `swept` names the parameters that were varied with all else equal; `curve` draws one of them.
 
 # %%
-parameters = figures.swept(df)
+parameters = curves.swept(df)
 parameters
 
 # %%
-figures.curve(df, parameters[0]) if parameters else "this store varies no number"
+curves.curve(df, parameters[0]) if parameters else "this store varies no number"
 
 # %% [markdown]
 # Diagnostics say why: does attention depend on where it looks from, does it stay in its class?

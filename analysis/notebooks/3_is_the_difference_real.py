@@ -43,7 +43,7 @@ from IPython.display import Markdown
 
 from sclip_lab.report import figures, tables
 
-Markdown(tables.to_markdown(tables.differences(df, b)))
+Markdown(tables.to_markdown(lab.results.differences(df, b)))
 
 # %% [markdown]
 # All pairs: `p_bh` (Benjamini and Hochberg) bounds the share of false ones among those you call

@@ -9,7 +9,7 @@ import tempfile
 
 import sclip_lab as lab
 from sclip_lab.evaluation.observers import Pictures
-from sclip_lab.report import figures
+from sclip_lab.report import pictures
 from sclip_lab.results.store import panels
 
 backbone = lab.load_backbone("patchwork_vit")
@@ -35,8 +35,8 @@ folder = tempfile.TemporaryDirectory()
 protocol = lab.load_protocol("sclip", "patchwork")
 specs = [lab.Spec(variant, backbone, protocol, data) for variant in variants]
 lab.evaluate(specs, folder.name, observers=[Pictures(images=1, points=3)], progress=False)
-pictures = panels.load(folder.name)
-figures.attention_maps(pictures)
+photos = panels.load(folder.name)
+pictures.attention_maps(photos)
 
 # %% [markdown]
 # The numbers behind it: how much attention goes from each point to its best patch, mean of heads.
@@ -44,11 +44,11 @@ figures.attention_maps(pictures)
 # %%
 import pandas as pd
 
-best = {p.label: [m.max() for m in p.attention] for p in pictures[0].predictions}
+best = {p.label: [m.max() for m in p.attention] for p in photos[0].predictions}
 pd.DataFrame(best).rename_axis(index="point")
 
 # %% [markdown]
 # And what it leads to: photo, truth, and each variant's labels.
 
 # %%
-figures.panel(pictures)
+pictures.panel(photos)

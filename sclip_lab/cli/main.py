@@ -104,7 +104,7 @@ def _segment(args: argparse.Namespace) -> int:
     import sclip_lab as lab
     from sclip_lab.core import atomic
     from sclip_lab.data.decode import read_image
-    from sclip_lab.report.labelled import labelled
+    from sclip_lab.report.pictures import labelled
     from sclip_lab.run import known_words
 
     _check_picture(args)

@@ -5,11 +5,12 @@ What is read how:
 ============== =================================================================================
 orientation    photos are turned upright by their EXIF tag; a mask with such a tag is refused
 alpha          dropped
-palette        a photo's colours, a mask's indices
+palette        a photo's colours, a mask's indices (of a GIF the greys)
 CMYK, YCbCr    to RGB
 16 bit         of a grey photo the high byte; a mask's ids as they are
 2 and 4 bit    grey masks are refused: decoders stretch their ids to 0 .. 255
 frames         the first
+compression    masks only in formats that keep every id: a JPEG is refused whatever its name
 size           refused before memory is taken, beyond ``$SCLIP_LAB_MAX_MEGAPIXELS`` (179)
 ============== =================================================================================
 """
@@ -42,6 +43,11 @@ MASK_MODES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
 # How PIL names stored forms of grey whose values it changes: fewer bits, or white as 0.
 _STRETCHED = re.compile(r"L;(2|4|I)")
+# JPEG 2000 is not here: a file does not say whether its bit rate was cut.
+LOSSLESS = ("PNG", "TIFF", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "SGI", "WEBP")
+# Values of TIFF's tag 259: none, CCITT (1 bit), LZW, deflate, PackBits, LZMA, Zstandard.
+LOSSLESS_TIFF = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)
+_TIFF_COMPRESSION = 259
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 0x0112
 # The limit below comes first, names the file and can be raised.
@@ -77,7 +83,8 @@ def read_mask(path: str | Path) -> np.ndarray:
 
     Raises:
         LabError: no file, empty, truncated or damaged, too large, colours where ids are expected,
-            or ids that a decoder changes (2 or 4 bits of grey, white as 0).
+            or ids that a decoder changes (2 or 4 bits of grey, white as 0) or that lossy
+            compression has changed (JPEG, whatever the file's name).
     """
     with _decoded(path, "mask") as image:
         if image.mode not in MASK_MODES:
@@ -85,6 +92,8 @@ def read_mask(path: str | Path) -> np.ndarray:
                 f"mask {path}: PIL mode '{image.mode}' holds colours; class ids need one "
                 "channel (8 bits, 16 bits, or a palette whose indices are the ids)"
             )
+        if image.format == "GIF" and image.mode == "P":
+            return _grey_levels(path, image)
         return np.array(image).astype(np.int32)
 
 
@@ -152,6 +161,7 @@ def _decoded(path: str | Path, kind: str) -> Iterator[Image.Image]:
             if width * height > limit:
                 raise LabError(f"{kind} {path}: {width} x {height} pixels; {_more(width * height)}")
             if kind == "mask":
+                _check_lossless(path, image, content)
                 _check_stored_ids(path, image)
             image.load()
             yield image
@@ -184,6 +194,23 @@ def _check_png(content: bytes) -> None:
         place = end + 4
 
 
+def _check_lossless(path: str | Path, image: Image.Image, content: bytes) -> None:
+    """Refuse a mask whose ids its compression may have changed; the decoder tells, not the name."""
+    compression = str(image.format)
+    lossless = compression in LOSSLESS
+    if compression == "TIFF":
+        lossless = image.tag_v2.get(_TIFF_COMPRESSION, 1) in LOSSLESS_TIFF  # type: ignore[attr-defined]
+        compression = f"TIFF with {image.info.get('compression', 'unknown')} compression"
+    elif compression == "WEBP":
+        lossless = content[12:16] == b"VP8L"
+        compression = "lossy WebP"
+    if not lossless:
+        raise LabError(
+            f"mask {path}: is {compression}, which changes ids where regions meet; take the "
+            "original mask and save it as PNG (converting this file does not bring the ids back)"
+        )
+
+
 def _check_stored_ids(path: str | Path, image: Image.Image) -> None:
     """Refuse a mask whose values PIL changes while it decodes them."""
     if image.getexif().get(_ORIENTATION, 1) != 1:
@@ -197,6 +224,17 @@ def _check_stored_ids(path: str | Path, image: Image.Image) -> None:
                 f"mask {path}: stored as grey of another form than 8 or 16 bits ({arguments[0]}), "
                 "which decoders stretch to 0 .. 255; save the ids as 8 bits, or with a palette"
             )
+
+
+def _grey_levels(path: str | Path, image: Image.Image) -> np.ndarray:
+    """(height, width) int32 greys of a GIF; writers number a GIF's palette as they like."""
+    colours = np.array(image.convert("RGB")).astype(np.int32)
+    if (colours != colours[..., :1]).any():
+        raise LabError(
+            f"mask {path}: is a GIF with colours; writers of GIF number the palette anew, so its "
+            "indices are no class ids; save the ids as PNG"
+        )
+    return colours[..., 0]
 
 
 def _short(path: str | Path) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from sclip_lab.data.paths import below
 from sclip_lab.data.vocabulary import Vocabulary
 
 RAW_IDS = 1 << 16  # what a 16-bit png can hold
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".jp2")
 
 
 class Folder(Dataset):
@@ -28,7 +29,8 @@ class Folder(Dataset):
 
     A photo ``<root>/<images>/<stem><image_suffix>`` goes with the mask
     ``<root>/<masks>/<mask_name of stem><mask_suffix>``; the stem is the sample's name. A mask
-    without a photo is passed over here and reported by ``sclip-lab data verify``.
+    without a photo is passed over here and reported by ``sclip-lab data verify``. A photo of
+    another suffix, or in a folder below, that has a mask is an error: it is never left out.
 
     Args:
         name: what a table calls the data set.
@@ -37,7 +39,8 @@ class Folder(Dataset):
         masks: folder of the masks, below root.
         vocabulary: class names in id order: a list that comes with the package, a path to a text
             file, or a Vocabulary.
-        image_suffix: what follows the stem of a photo, ".jpg" or "_leftImg8bit.png".
+        image_suffix: what follows the stem of a photo, ".jpg" or "_leftImg8bit.png"; a list where
+            photos differ, [".jpg", ".JPG", ".png"].
         mask_suffix: what follows the stem of a mask.
         mask_name: the mask's name from the stem, e.g. "{stem}_instanceTrainIds".
         ignore_index: id of pixels that count nowhere; above every class id, at most 255.
@@ -62,7 +65,7 @@ class Folder(Dataset):
         images: str,
         masks: str,
         vocabulary: str | Vocabulary,
-        image_suffix: str = ".jpg",
+        image_suffix: str | Sequence[str] = ".jpg",
         mask_suffix: str = ".png",
         mask_name: str = "{stem}",
         ignore_index: int = 255,
@@ -80,7 +83,10 @@ class Folder(Dataset):
         self.vocabulary = (
             vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.named(vocabulary)
         )
-        self.image_suffix = image_suffix
+        suffixes = [image_suffix] if isinstance(image_suffix, str) else list(image_suffix)
+        if not suffixes:
+            raise LabError(f"data set '{name}': image_suffix is empty; it must name a suffix")
+        self.image_suffixes = sorted(suffixes, key=len, reverse=True)  # the longest that fits
         self.mask_suffix = mask_suffix
         self.mask_name = mask_name
         self.ignore_index = ignore_index
@@ -95,8 +101,8 @@ class Folder(Dataset):
                 f"data set '{name}': mask_name is '{mask_name}'; it must contain '{{stem}}'"
             )
         self._ids = self._id_table()
+        self._photos: dict[str, str] = {}  # stem -> file below images
         self._names = self._find_names()
-        self.check()
 
     @property
     def names(self) -> list[str]:
@@ -104,11 +110,11 @@ class Folder(Dataset):
 
     def image_path(self, name: str) -> Path:
         """Where the photo of a sample lies."""
-        return self.images / f"{name}{self.image_suffix}"
+        return self.images / self._photos.get(name, f"{name}{self.image_suffixes[-1]}")
 
     def mask_path(self, name: str) -> Path:
         """Where the mask of a sample lies."""
-        return self.masks / f"{self.mask_name.replace('{stem}', name)}{self.mask_suffix}"
+        return self.masks / self._mask_file(name)
 
     def __getitem__(self, index: int) -> Sample:
         name = self._names[index]
@@ -131,6 +137,7 @@ class Folder(Dataset):
             "label_map": sorted(self.label_map.items()),
             "reduce_zero_label": bool(self.reduce_zero_label),
         }
+        self.refuse_ignored_object()
         paths = [find(name) for name in self._names for find in (self.image_path, self.mask_path)]
         files = file_digests(paths, title=f"hashing {self.name}")
         digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode())
@@ -138,36 +145,42 @@ class Folder(Dataset):
             digest.update(f"\n{name}\t{files[2 * index]}\t{files[2 * index + 1]}".encode())
         return digest.hexdigest()
 
-    def check(self) -> None:
-        """Every photo and mask is there; opens none of them.
+    def refuse_ignored_object(self) -> None:
+        """Refuse masks that hold 0 and 255 alone, unless label_map says that 255 is void.
+
+        Nothing but class 0 would be left, and any mIoU of it is meaningless. Reads masks until one
+        has another id, so one as a rule.
 
         Raises:
-            LabError: naming the first that is missing, and how many are.
+            LabError: naming the two ways to write what is meant.
         """
-        photos, masks = set(_files(self.images)), set(_files(self.masks))
-        for path, present, folder, what in (
-            (self.image_path, photos, self.images, "photo"),
-            (self.mask_path, masks, self.masks, "mask"),
-        ):
-            absent = [
-                n for n in self._names if path(n).relative_to(folder).as_posix() not in present
-            ]
-            if absent:
-                listed = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-                raise LabError(
-                    f"data set '{self.name}': {len(absent)} of {len(self)} samples have no "
-                    f"{what}: {listed}; '{absent[0]}' needs {path(absent[0])}"
-                )
+        void = self.ignore_index
+        if self.vocabulary.num_classes < 2 or self.reduce_zero_label or void in self.label_map:
+            return
+        present: set[int] = set()
+        for name in self._names:
+            try:
+                present.update(np.unique(read_mask(self.mask_path(name))).tolist())
+            except LabError:  # evaluation names this file, or skips it
+                return
+            if not present <= {0, void}:
+                return
+        if present == {0, void}:
+            raise LabError(
+                f"data set '{self.name}': the masks hold the ids 0 and {void} alone, and {void} is "
+                f"ignored, so only class '{self.vocabulary.names[0]}' would be left; write "
+                f"label_map: {{{void}: 1}} if {void} marks '{self.vocabulary.names[1]}', or "
+                f"label_map: {{{void}: {void}}} if it is void"
+            )
 
     def masks_without_photo(self) -> list[str]:
         """Files below ``masks`` with the mask suffix that belong to no photo, split or not."""
-        photos = _files(self.images, self.recursive)
-        stems = (p.removesuffix(self.image_suffix) for p in photos if p.endswith(self.image_suffix))
-        wanted = {self.mask_path(stem).relative_to(self.masks).as_posix() for stem in stems}
+        photos = self._group_by_stem(_files(self.images, self.recursive))
+        paired = {self._mask_file(stem) for stem in photos}
         return sorted(
             mask
             for mask in _files(self.masks, self.recursive)
-            if mask.endswith(self.mask_suffix) and mask not in wanted
+            if mask.endswith(self.mask_suffix) and mask not in paired
         )
 
     def _find_names(self) -> list[str]:
@@ -178,28 +191,96 @@ class Folder(Dataset):
                     "set SCLIP_LAB_DATA or paths.data to where your data sets are; `sclip-lab "
                     f"data list` and conf/dataset/{self.name}.yaml say how to get this one"
                 )
-        names = self._all_stems() if self.split is None else self._split_stems(self.split)
+        files, masks = _files(self.images), set(_files(self.masks))
+        reachable = self.recursive or self.split is not None
+        considered = files if reachable else [file for file in files if "/" not in file]
+        photos = self._group_by_stem(considered)
+        if self.split is None:
+            names = sorted(photos)
+            if not names:
+                self._refuse_no_photo(considered)
+            self._refuse_left_out(files, photos, masks)
+        else:
+            names = self._split_stems(self.split)
         if self.limit is not None:
             if self.limit < 1:
                 raise LabError(f"data set '{self.name}': limit is {self.limit}; it must be >= 1")
             names = names[: self.limit]
+        for name in names:
+            if len(photos.get(name, ())) > 1:
+                raise LabError(
+                    f"data set '{self.name}': {' and '.join(photos[name])} in {self.images} are "
+                    f"both photo '{name}' of mask {self.mask_path(name)}; keep one of them"
+                )
+        self._photos = {name: photos[name][0] for name in names if name in photos}
+        self._refuse_absent(names, set(photos), self.image_path, "photo")
+        paired = {name for name in names if self._mask_file(name) in masks}
+        self._refuse_absent(names, paired, self.mask_path, "mask")
         return names
 
-    def _all_stems(self) -> list[str]:
-        files = _files(self.images, self.recursive)
-        stems = sorted(
-            file.removesuffix(self.image_suffix)
-            for file in files
-            if file.endswith(self.image_suffix)
-        )
-        if not stems:
-            suffixes = Counter(Path(file).suffix or "no suffix" for file in files)
-            found = ", ".join(f"{n} x {suffix}" for suffix, n in suffixes.most_common(3))
+    def _mask_file(self, stem: str) -> str:
+        """The mask of a stem, as a path below ``masks``."""
+        return f"{self.mask_name.replace('{stem}', stem)}{self.mask_suffix}"
+
+    def _group_by_stem(self, files: Sequence[str]) -> dict[str, list[str]]:
+        """{stem: its photos}: more than one where suffixes differ."""
+        photos: dict[str, list[str]] = {}
+        for file in files:
+            suffix = next((s for s in self.image_suffixes if file.endswith(s)), None)
+            if suffix is not None:
+                photos.setdefault(file.removesuffix(suffix), []).append(file)
+        return photos
+
+    def _refuse_absent(
+        self, names: list[str], present: set[str], path: Callable[[str], Path], what: str
+    ) -> None:
+        absent = [name for name in names if name not in present]
+        if absent:
+            listed = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
             raise LabError(
-                f"data set '{self.name}': no photo *{self.image_suffix} in {self.images} (found: "
-                f"{found or 'nothing'}); see dataset.image_suffix and dataset.recursive"
+                f"data set '{self.name}': {len(absent)} of {len(names)} samples have no "
+                f"{what}: {listed}; '{absent[0]}' needs {path(absent[0])}"
             )
-        return stems
+
+    def _refuse_no_photo(self, files: Sequence[str]) -> None:
+        counts = Counter(Path(file).suffix or "no suffix" for file in files)
+        present = ", ".join(f"{n} x {suffix}" for suffix, n in counts.most_common(3))
+        raise LabError(
+            f"data set '{self.name}': no photo *{self.image_suffixes[-1]} in {self.images} (found: "
+            f"{present or 'nothing'}); see dataset.image_suffix and dataset.recursive"
+        )
+
+    def _refuse_left_out(
+        self, files: Sequence[str], photos: Mapping[str, list[str]], masks: set[str]
+    ) -> None:
+        """Refuse to evaluate a part: photos of another suffix or in folders below, with masks."""
+        taken = {file for same_stem in photos.values() for file in same_stem}
+        before = {suffix.rpartition(".")[0] for suffix in self.image_suffixes}
+        left_out, suffixes = [], set(self.image_suffixes)
+        for file in files:
+            bare, ending = os.path.splitext(file)
+            if file in taken or ending.lower() not in PHOTO_SUFFIXES:
+                continue
+            for part in before:
+                mask = self._mask_file(bare.removesuffix(part))
+                own_mask = self.images == self.masks and mask == file
+                if bare.endswith(part) and mask in masks and not own_mask:
+                    left_out.append(file)
+                    suffixes.add(part + ending)
+        if not left_out:
+            return
+        nested = sum("/" in file for file in left_out)
+        remedy = [] if suffixes == set(self.image_suffixes) else [
+            f"image_suffix: [{', '.join(sorted(suffixes))}]"
+        ]  # fmt: skip
+        if nested and not self.recursive:
+            remedy.append("recursive: true")
+        listed = ", ".join(sorted(left_out)[:5]) + (", ..." if len(left_out) > 5 else "")
+        raise LabError(
+            f"data set '{self.name}': {len(left_out)} photos in {self.images} have masks but would "
+            f"be left out beside the {len(taken)} that are read: {listed}; set "
+            f"{' and '.join(remedy)} to read all, or remove them"
+        )
 
     def _split_stems(self, split: Path) -> list[str]:
         try:

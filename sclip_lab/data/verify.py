@@ -43,6 +43,10 @@ def verify(data: Dataset) -> Report:
         if alone := data.masks_without_photo():
             listed = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
             report.problems.append(f"{len(alone)} masks have no photo: {listed}")
+        try:
+            data.refuse_ignored_object()
+        except LabError as error:
+            report.problems.append(str(error))
     pixels = np.zeros(256, np.int64)
     for index in tqdm(range(len(data)), desc=f"reading {data.name}", unit="sample", delay=2):
         try:

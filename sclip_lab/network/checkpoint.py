@@ -21,7 +21,7 @@ LARGEST = 64 << 30  # bytes; ViT-bigG has 10 GB in fp32
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
-    """The state dict of a file: ``.safetensors``, that of `torch.save`, or a TorchScript archive.
+    """The state dict of a file: ``.safetensors``, that of `torch.save`, or OpenAI's archive.
 
     A checkpoint may hold it under ``state_dict`` beside other things.
 
@@ -42,7 +42,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
             with zipfile.ZipFile(path) as archive:
                 _check_sizes(path, archive)
                 if is_torchscript(archive):
-                    return read_torchscript(path, archive)
+                    return read_torchscript(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except LabError:
         raise

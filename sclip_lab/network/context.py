@@ -1,7 +1,7 @@
-"""What a rewritten block may look at: its input, the blocks before it, the patch grid.
+"""What a rewritten block can read: its input, the inputs of earlier blocks, the patch grid.
 
-Shapes: ``batch`` images or windows, ``tokens`` = `Block.prefix` + grid_h * grid_w:
-one class token, in networks that have one, and the patch tokens.
+Shapes: ``batch`` images or windows, ``tokens`` = `Block.prefix` + grid_h * grid_w: the class token
+and register tokens, in networks that have them, and the patch tokens.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from sclip_lab.network.truth import Labels
 
 
 class BlockInput:
-    """The tokens that enter one block, and everything derived from them, computed once.
+    """The tokens that enter one block, and a cache of what is computed from them.
 
-    All variants that reach a block with the same tokens share one of these, so queries, keys,
-    values and attention maps are computed once however many variants use them. The values do not
-    depend on who asks first: nothing here is fused across askers.
+    Variants that reach a block with the same tokens share one `BlockInput`, so queries, keys,
+    values and attention weights are computed once. No operation is fused across variants, so the
+    values do not depend on which variant comes first.
 
     Args:
         block: the block.
-        tokens: (batch, tokens, width), or a function that makes them when they are asked for.
+        tokens: (batch, tokens, width), or a function that computes them on first use.
     """
 
     def __init__(self, block: Block, tokens: Tensor | Callable[[], Tensor]) -> None:
@@ -46,7 +46,7 @@ class BlockInput:
         return self._tokens
 
     def once(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """``compute()`` the first time ``key`` is asked for, the same object afterwards."""
+        """Call ``compute`` on the first use of ``key``; return the same object afterwards."""
         if key not in self._memo:
             self._memo[key] = compute()
         return self._memo[key]
@@ -76,7 +76,8 @@ class BlockInput:
 def scores(a: Tensor, b: Tensor, scale: float) -> Tensor:
     """Attention scores scale * a b^T of (batch, heads, tokens, dim) operands.
 
-    At least fp32: eight bits of a score of 16 would move its weight by several per cent.
+    Computed in fp32 at least: a score of 16 rounded to bf16 would change its attention weight by
+    several per cent.
     """
     if a.dtype.itemsize == 2:
         a, b = a.float(), b.float()
@@ -88,11 +89,11 @@ class State:
     """What flows from block to block.
 
     Attributes:
-        tokens: (batch, tokens, width), the stream that the network was trained with.
-        dense: the same shape; an optional second stream that a method reads out instead.
-        attention: (batch, heads, tokens or patches, same) weights that multiplied the values in
-            the last rewritten block, for diagnostics; None where a method has no single map.
-        grid: (grid_h, grid_w) of the patches, where it is not that of the input.
+        tokens: (batch, tokens, width), the stream of the network as trained.
+        dense: the same shape; an optional second stream that the readout uses instead.
+        attention: (batch, heads, tokens, tokens), or patches in place of tokens: the weights that
+            multiplied the values in the last rewritten block. None if the method has no such map.
+        grid: (grid_h, grid_w) of the patches; None if it is the grid of the input.
     """
 
     tokens: Tensor
@@ -108,12 +109,12 @@ class State:
 
 @dataclass(frozen=True)
 class Feedback:
-    """What an earlier pass over the same image says about its scores.
+    """A change of attention scores that an earlier pass over the same image asks for.
 
     Attributes:
-        matrix: (batch, 1, tokens, tokens), 1 where two tokens belong together; its product with
-            ``share`` is rounded to its own precision.
-        share: of the matrix in the scores, 0 .. 1.
+        matrix: (batch, 1, tokens, tokens), 1 where two tokens belong together. ``share *
+            matrix`` is rounded to the matrix's precision.
+        share: weight of the matrix in the scores, 0 .. 1.
         gain: factor on the result.
     """
 
@@ -128,20 +129,20 @@ class Feedback:
 
 @dataclass(frozen=True)
 class Context:
-    """A block's input as one variant sees it.
+    """The input of a block as one variant sees it.
 
     Attributes:
-        input: the block's input, shared with other variants.
-        history: the inputs of all blocks before it, in order.
+        input: the block's input, which variants share.
+        history: the inputs of the earlier blocks, in order.
         grid: (grid_h, grid_w) of the patch tokens.
-        class_token: whether patches may attend to the class token, where there is one.
-        feedback: changes scores before anything is added to them, or None.
-        prior: a term on the scores, or None: called with the context, gives anything that
-            broadcasts to (batch, heads, tokens, tokens).
-        scene: the photos that the windows are of, and a second network's features of them.
-        texts: the protocol's, or None where nobody gave any.
-        finish: attention weights to the tokens behind this block, with the variant's own residual
-            and MLP; None for a block edit.
+        class_token: whether patches may attend to the class token, if there is one.
+        feedback: changes the scores before the prior is added, or None.
+        prior: a function of the context that returns a term of the scores, which broadcasts to
+            (batch, heads, tokens, tokens); or None.
+        scene: the photos that the windows come from, and a second network's features of them.
+        texts: texts of the protocol, or None.
+        finish: attention weights -> tokens behind this block, with the residual and MLP that the
+            variant chose; None for a block edit.
     """
 
     input: BlockInput
@@ -164,26 +165,26 @@ class Context:
 
     @property
     def closed(self) -> bool:
-        """Whether patches are kept from a class token that exists."""
+        """Whether there is a class token that patches must not attend to."""
         return not self.class_token and self.block.prefix > 0
 
     @property
     def photos(self) -> tuple[Placement, ...]:
-        """Which windows of the batch are of one photo, and where they lie in it."""
+        """For each photo, which windows of the batch are cut from it, and where."""
         return self.scene.photos or alone(len(self.tokens), self.grid)
 
     @property
     def guidance(self) -> Guidance:
-        """What a second network sees in the windows; for functions marked by
+        """Features of a second network in the windows; for functions marked by
         `sclip_lab.core.call.uses`."""
         return self.scene.need_guidance("this attention")
 
     @property
     def text(self) -> Text:
-        """The protocol's texts; for functions marked by `sclip_lab.core.call.uses`.
+        """Texts of the protocol; for functions marked by `sclip_lab.core.call.uses`.
 
         Raises:
-            LabError: nobody gave any.
+            LabError: there are none.
         """
         if self.texts is None:
             raise LabError("this attention reads texts: give class names, or text=...")
@@ -211,17 +212,17 @@ class Context:
         return labels
 
     def head(self, tokens: Tensor) -> Tensor:
-        """What follows the last block, for each token alone: (..., width) -> (..., embed_dim)."""
+        """Layers behind the last block, on each token alone: (..., width) -> (..., embed_dim)."""
         return self.block.tower.head(tokens)
 
     def finished(self, weights: Tensor) -> Tensor:
-        """Tokens behind this block, if it ended with these weights: (batch, tokens, width).
+        """Tokens behind this block when it uses these weights: (batch, tokens, width).
 
         Raises:
-            LabError: in a block edit, which has its own end.
+            LabError: the context is that of a block edit, which computes its own output.
         """
         if self.finish is None:
-            raise LabError("only a weights function's block can be finished with other weights")
+            raise LabError("finished() works in a weights function only, not in a block edit")
         return self.finish(weights)
 
     @property
@@ -241,7 +242,7 @@ class Context:
         return scores(a, b, self.block.scale / temperature)
 
     def softmax(self, raw: Tensor) -> Tensor:
-        """Scores to weights, with the variant's prior and its choice about the class token.
+        """Softmax of scores, with the variant's prior and its choice about the class token.
 
         Args:
             raw: (batch, heads, tokens, tokens).
@@ -262,17 +263,17 @@ class Context:
         return self.softmax(raw)
 
     def after(self, layer: Layer) -> Tensor:
-        """The token stream behind an earlier block (0-based index, negative or fraction)."""
+        """Tokens behind an earlier block (0-based index, negative index or fraction of depth)."""
         index = self._before(layer, last=self.block.index - 1)
         return (*self.history, self.input)[index + 1].tokens
 
     def earlier(self, layer: Layer) -> BlockInput:
-        """The input of an earlier block, or of this one, for its attention or its tokens."""
+        """The input of an earlier block, or of this block."""
         index = self._before(layer, last=self.block.index)
         return (*self.history, self.input)[index]
 
     def at(self, layer: Layer) -> Context:
-        """An earlier block, seen with this variant's prior and choice about the class token."""
+        """The context of an earlier block, with this variant's prior and class-token choice."""
         index = self._before(layer, last=self.block.index)
         return replace(self, input=(*self.history, self.input)[index], history=self.history[:index])
 
@@ -280,8 +281,8 @@ class Context:
         index = resolve(layer, self.block.depth)
         if index > last:
             raise LabError(
-                f"layer {layer} is block {index}, but block {self.block.index} is the one being "
-                f"rewritten and can only read up to block {last}"
+                f"layer {layer} is block {index}; block {self.block.index}, which is rewritten, "
+                f"can read blocks 0 to {last}"
             )
         return index
 

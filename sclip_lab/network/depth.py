@@ -1,4 +1,4 @@
-"""Layer indices that mean the same on a network of another depth."""
+"""Layer indices that mean the same block in networks of different depth."""
 
 from __future__ import annotations
 

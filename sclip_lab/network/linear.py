@@ -1,8 +1,8 @@
-"""Linear layers of a frozen network, their weights laid out once for the processor.
+"""Linear layers of a frozen network, with weights reordered once for the processor.
 
-oneDNN's matrix kernels read weights in blocks. From a plain matrix they make the blocks anew in
-every call, about a tenth of the time of a product with the tokens of a photo; and only through
-them can an activation be applied before the result is rounded to half precision.
+oneDNN's matrix kernels read weights in blocks. Given a plain matrix they reorder it in every call,
+which takes about a tenth of the time of the product with the tokens of a photo. These kernels can
+also apply an activation before the result is rounded to half precision.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# What oneDNN applies to a product before writing it. Torch offers the two operations to its own
-# compiler only, hence the look whether they are there.
+# Torch offers these two operations to its own compiler only, so they may be missing.
 _ops = torch.ops.mkldnn
 _AVAILABLE = torch.backends.mkldnn.is_available() and all(
     hasattr(_ops, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
@@ -23,10 +22,9 @@ QUICK_GELU = 1.702
 
 
 class Linear:
-    """``activation(x W^T + b)``, to be called with the same weight every time.
+    """``activation(x W^T + b)``, made to be called with the same weight every time.
 
-    A second weight's layout replaces the first's. Results do not depend on how many rows are
-    multiplied at once.
+    Another weight is reordered anew. Results do not depend on the number of rows in one call.
     """
 
     def __init__(self) -> None:
@@ -54,7 +52,7 @@ class Linear:
         return _ops._linear_pointwise(x, self._laid_out(weight), bias, fused[0], [], fused[1])
 
     def _laid_out(self, weight: Tensor) -> Tensor:
-        # The old weight is kept, so that its address cannot become another's.
+        # Holding the old weight keeps its address from being reused by another one.
         old, version = self._weight, 0 if weight.is_inference() else weight._version
         if old is None or old.data_ptr() != weight.data_ptr() or version != self._version:
             self._weight, self._version = weight.detach(), version
@@ -63,12 +61,12 @@ class Linear:
 
 
 def is_quick_gelu(activation: nn.Module | None) -> bool:
-    """Whether it is open_clip's Quick GELU, told by its name."""
+    """Whether this is open_clip's QuickGELU, recognised by its class name."""
     return type(activation).__name__ == "QuickGELU"
 
 
 def _packs(x: Tensor) -> bool:
-    """Whether oneDNN has a kernel for these, and no gradient is asked of it."""
+    """Whether oneDNN has a kernel for ``x``; its kernels compute no gradients."""
     if not _AVAILABLE or x.device.type != "cpu" or torch.is_grad_enabled():
         return False
     if x.dtype == torch.bfloat16:
@@ -77,7 +75,7 @@ def _packs(x: Tensor) -> bool:
 
 
 def _fused(activation: nn.Module | None) -> tuple[str, str] | None:
-    """oneDNN's name of an activation and of its algorithm; None where it has none."""
+    """oneDNN's name of an activation and of its algorithm; None if it has none."""
     if activation is None:
         return "none", ""
     if isinstance(activation, nn.GELU):

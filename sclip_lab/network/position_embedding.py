@@ -1,8 +1,8 @@
 """Position embeddings for a grid of another size than the one trained on.
 
-Official implementations disagree, and the choice moves features by up to 40 % of their standard
-deviation; so it is a named rule here. Sources: the codes listed in ``RULES``, checked against
-their outputs in tests/network/test_position_embedding.py.
+Official implementations differ, and the choice changes features by up to 40 % of their standard
+deviation. So each rule has a name. tests/network/test_position_embedding.py compares the rules with
+the outputs of the codes that are named in ``RULES``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Rule = Callable[[Tensor, tuple[int, int]], Tensor]
 
 
 def _offset(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    # DINO's 0.1 guards against a floor; it also shifts every sampling coordinate.
-    old = table.shape[-2:]
-    factor = [(new + 0.1) / was for new, was in zip(grid, old, strict=True)]
+    # DINO adds 0.1 so that rounding down loses no row. It also shifts every sampling coordinate.
+    sides = zip(grid, table.shape[-2:], strict=True)
+    factor = [(new + 0.1) / trained for new, trained in sides]
     return F.interpolate(table, scale_factor=factor, mode="bicubic", recompute_scale_factor=False)
 
 
@@ -57,23 +57,23 @@ def interpolate(
     """Position embeddings for ``grid``.
 
     Args:
-        embedding: (1 + trained_h * trained_w, width), the class token's first.
-        trained: (grid_h, grid_w) that the network was trained on.
-        grid: (grid_h, grid_w) wanted.
+        embedding: (1 + trained_h * trained_w, width), the class token's row first.
+        trained: (grid_h, grid_w) of the training images.
+        grid: (grid_h, grid_w) of the images at hand.
         rule: a key of ``RULES``.
 
     Returns:
         (1 + grid_h * grid_w, width), in the input's precision.
 
     Raises:
-        LabError: unknown rule, or an embedding that does not belong to ``trained``.
+        LabError: unknown rule, or an embedding whose length does not fit ``trained``.
     """
     if rule not in RULES:
         raise unknown("position_embedding", rule, RULES)
     if len(embedding) != 1 + trained[0] * trained[1]:
         raise LabError(f"{len(embedding)} position embeddings do not make 1 + {trained}")
-    # The official code with the offset tests the number of tokens only, so that a 7 x 28 grid
-    # keeps the embeddings of 14 x 14 as they are; its numbers are reproduced, quirk included.
+    # The official code with the offset compares numbers of tokens only: a 7 x 28 grid keeps the
+    # embeddings of 14 x 14 as they are. We reproduce its numbers, so this stays.
     same = trained[0] * trained[1] == grid[0] * grid[1]
     if tuple(trained) == tuple(grid) or (same and rule == "bicubic_offset"):
         return embedding

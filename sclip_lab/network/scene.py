@@ -1,4 +1,4 @@
-"""What the windows of a batch are part of: their photos, and what a second network sees there."""
+"""The photos that the windows of a batch are cut from, and a second network's features."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Placement:
     """Where the windows of one photo lie.
 
     Attributes:
-        windows: of this photo in the batch, next to each other.
-        corners: (row, column) of each window's first pixel in the resized photo; of its padding,
-            where windows are padded, which may lie outside.
-        size: (height, width) of the resized photo.
-        patch: side of a patch in the same pixels.
+        windows: the consecutive windows of the batch that are cut from this photo.
+        corners: (row, column) of each window's first pixel in the resized photo. With padding it
+            can lie outside of the photo.
+        size: (height, width) of the resized photo in pixels.
+        patch: side of a patch in pixels.
     """
 
     windows: slice
@@ -46,11 +46,11 @@ class Placement:
         return (torch.tensor(self.corners)[:, None] + cells).flatten(0, 1)
 
     def pixel_numbers(self, grid: Grid) -> Tensor:
-        """(windows * patches,) int64: the number of each patch's first pixel in the photo, row
-        after row; 0 in the padding outside of it."""
-        found, size = self.first_pixels(grid), torch.tensor(self.size)
-        inside = ((found >= 0) & (found < size)).all(dim=1)
-        return torch.where(inside, found @ torch.tensor([self.size[1], 1]), 0)
+        """(windows * patches,) int64: index of each patch's first pixel in the flattened photo;
+        0 for patches in the padding."""
+        pixels, size = self.first_pixels(grid), torch.tensor(self.size)
+        inside = ((pixels >= 0) & (pixels < size)).all(dim=1)
+        return torch.where(inside, pixels @ torch.tensor([self.size[1], 1]), 0)
 
     def centres(self, grid: Grid) -> Tensor:
         """(windows * patches, 2) float32: row and column of each patch's centre in the photo."""
@@ -58,11 +58,11 @@ class Placement:
 
 
 class Guidance:
-    """Features of a second network for each window of a batch, computed when first asked for.
+    """Features of a second network for each window of a batch, computed on first use.
 
     Args:
-        compute: () -> (windows, channels, grid_h, grid_w), on a grid of its own.
-        look: (images, 3, height, width) -> the same of other images; None where that is unknown.
+        compute: () -> (windows, channels, grid_h, grid_w), on the second network's grid.
+        look: (images, 3, height, width) -> features of other images; None if not available.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class Guidance:
         return self._features
 
     def on(self, grid: Grid) -> Tensor:
-        """The features on another grid (bilinear, corners not aligned): unit vectors, (windows,
-        patches, channels) float32."""
+        """Features resized to ``grid`` (bilinear, align_corners=False) and divided by their norm:
+        (windows, patches, channels) float32."""
         if grid not in self._on:
             features = self.features.float()
             if tuple(features.shape[-2:]) != tuple(grid):
@@ -91,31 +91,31 @@ class Guidance:
         return self._on[grid]
 
     def part(self, windows: slice) -> Guidance:
-        """That of some of the windows."""
+        """Guidance for some of the windows."""
         return Guidance(lambda: self.features[windows], self._look)
 
     def of(self, images: Tensor) -> Guidance | None:
-        """That of other images, (batch, 3, height, width), each seen whole."""
+        """Guidance for other images, (batch, 3, height, width), each as one window."""
         return None if self._look is None else seen(images, self._look)
 
 
 def seen(images: Tensor, look: Callable[[Tensor], Tensor]) -> Guidance:
-    """Guidance of images, (batch, 3, height, width), each seen whole by ``look``."""
+    """Guidance for images, (batch, 3, height, width), each passed as one window to ``look``."""
     return Guidance(lambda: look(images), look)
 
 
 def alone(windows: int, size: tuple[int, int], patch: int = 1) -> tuple[Placement, ...]:
-    """Each of so many windows of ``size`` = (height, width) as a photo of its own."""
+    """Placements for windows of ``size`` = (height, width) that are whole photos."""
     return tuple(Placement(slice(i, i + 1), ((0, 0),), size, patch) for i in range(windows))
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The same for all variants on one batch of windows.
+    """What all variants share on one batch of windows.
 
     Attributes:
-        photos: in the order of their windows; none: each window is a photo of its own.
-        guidance: or None without a second network.
+        photos: placements in the order of their windows; empty: each window is a whole photo.
+        guidance: features of a second network, or None.
         labels: ground truth on the patch grid, or None where nobody knows it.
     """
 
@@ -124,7 +124,7 @@ class Scene:
     labels: Labels | None = field(default=None, compare=False)
 
     def part(self, windows: slice) -> Scene:
-        """That of the windows of one photo, or of several whole ones."""
+        """The scene of some of the windows, which must be all windows of some photos."""
         windows = slice(windows.start or 0, windows.stop)
         photos = tuple(
             Placement(
@@ -140,14 +140,14 @@ class Scene:
         return Scene(photos, guidance, None if self.labels is None else self.labels.part(windows))
 
     def of(self, images: Tensor) -> Scene:
-        """Other images, (batch, 3, height, width), each a photo of its own, with their guidance."""
+        """The scene of other images, (batch, 3, height, width), each a whole photo."""
         return Scene(guidance=None if self.guidance is None else self.guidance.of(images))
 
     def need_guidance(self, who: str) -> Guidance:
         """The guidance.
 
         Raises:
-            LabError: there is none, naming who asked.
+            LabError: there is none; the message names ``who`` needs it.
         """
         if self.guidance is None:
             raise LabError(f"{who} {MISSING}")

@@ -1,4 +1,4 @@
-"""The texts of a protocol, as attention and readouts see them."""
+"""Text embeddings of a protocol, for attention and readouts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """Unit text embeddings, on the network's device.
+    """Unit text embeddings on the network's device.
 
     Attributes:
-        targets: (queries, embed_dim), what pixels are labelled with.
-        auxiliary: (words, embed_dim), words that only help to tell patches apart; may be empty.
+        targets: (queries, embed_dim), the texts that pixels are labelled with.
+        auxiliary: (words, embed_dim), words that help to separate patches and are never labels;
+            can be empty.
     """
 
     targets: Tensor
@@ -33,7 +34,7 @@ class Text:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the values of both."""
+        """sha256 of targets and auxiliary words."""
         total = hashlib.sha256(f"{len(self.targets)}".encode())
         total.update(self.all.detach().cpu().contiguous().numpy().tobytes())
         return total.hexdigest()

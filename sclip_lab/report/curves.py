@@ -1,7 +1,8 @@
-"""Scores of chosen cells against a parameter, with other cells as reference lines."""
+"""Scores against a parameter, and names beside points."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -11,10 +12,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from sclip_lab.report.figure import Figure
-from sclip_lab.report.figures import color, style
+from sclip_lab import results
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.report.figures import COLORS, Figure, color, style
 from sclip_lab.report.found import Found
 
+STEPS = 14  # places to try above and below a point for its name
 DASHES = {"CSA": "--", "CSA (q + k)": "--", "vanilla": ":"}  # of reference lines, else "-."
 Line = Mapping[float, str]  # place on the axis -> spec
 
@@ -148,3 +151,160 @@ def _legend(figure: Figure, axes: np.ndarray) -> None:
         list(handles.values()), list(handles), loc="outside lower center", ncols=columns,
         frameon=False,
     )  # fmt: skip
+
+
+def swept(df: pd.DataFrame) -> list[str]:
+    """The parameters with values in an order of which some variant has several, all else equal."""
+    table = df.drop_duplicates("spec")
+    names = [str(c) for c in table if "." in str(c) and not str(c).endswith("seed")]
+    return [name for name in names if _lines(table, name)]
+
+
+def _lines(table: pd.DataFrame, x: str) -> list[pd.DataFrame]:
+    """The rows of ``table`` that differ in ``x`` alone, at least two values of it each.
+
+    Column "place" is the value's place on the axis, "line" the variant without this parameter.
+    """
+    group, _, parameter = x.partition(".")
+    names = [name for name in ("backbone", "dataset", "protocol") if name != group]
+    table = table.assign(place=[number(value) for value in table[x]])
+    if table["place"].nunique() < 2:
+        return []
+    others = [c for c in table if "." in str(c) and c != x and table[c].nunique(dropna=False) > 1]
+    table["line"] = [without(str(label), parameter) for label in table["attention"]]
+    table = table.dropna(subset="place")
+    keys = ["line", *names, *others]
+    lines = [rows for _, rows in table.groupby(keys, observed=True, sort=False, dropna=False)]
+    return [rows.sort_values("place") for rows in lines if rows["place"].nunique() > 1]
+
+
+def curve(
+    df: pd.DataFrame,
+    x: str = "attention.temperature",
+    log: bool = False,
+    n: int = 2000,
+    level: float = 0.95,
+    table: pd.DataFrame | None = None,
+) -> Figure:
+    """mIoU against one parameter, with the interval as a band; one line per variant and setting.
+
+    Args:
+        df: from `results.load`.
+        x: a column such as "attention.temperature" or "protocol.short_side"; fractions of depth
+            ("3/12") and "last 2" count as numbers.
+        log: logarithmic x axis.
+        table: the `results.summary` of ``df`` if there is one already.
+
+    Raises:
+        LabError: if there is no such column, or no variant has two values of it.
+    """
+    if x not in df:
+        raise unknown("swept parameter", x, swept(df))
+    lines = _lines(results.summary(df, n, level) if table is None else table, x)
+    if not lines:
+        raise LabError(f"no variant was run with two values of {x} and all else equal")
+    firsts = pd.concat([line.iloc[:1] for line in lines])
+    varying = ["line", *(c for c in ("backbone", "dataset", "protocol") if firsts[c].nunique() > 1)]
+    ticks = {row["place"]: row[x] for line in lines for _, row in line.iterrows()}
+    with style():
+        figure = Figure(figsize=(3.5, 2.6), layout="constrained")
+        ax = figure.subplots()
+        for index, line in enumerate(lines):
+            color, places = COLORS[index % len(COLORS)], line["place"]
+            name = " · ".join(str(line.iloc[0][c]) for c in varying)
+            ax.fill_between(places, line["low"] * 100, line["high"] * 100, color=color, alpha=0.2)
+            ax.plot(places, line["miou"] * 100, "o-", color=color, markersize=3.5, label=name)
+        if log:
+            ax.set_xscale("log")
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.minorticks_off()
+        if len(ticks) <= 8:
+            texts = [f"{t:g}" if isinstance(t, int | float) else str(t) for t in ticks.values()]
+            ax.set_xticks(list(ticks), texts)
+            ax.minorticks_off()
+        ax.set_xlabel(x.split(".", 1)[1].replace("_", " "))
+        ax.set_ylabel(f"mIoU x100, {level * 100:g} % band")
+        ax.legend(frameon=False)
+        sns.despine(ax=ax)
+    return figure
+
+
+def without(label: str, parameter: str) -> str:
+    """A label without one parameter: "csa" of "csa(temperature=2.0)" and "temperature"."""
+    rest = re.sub(rf"([(,]\s*){re.escape(parameter)}=[^,()\[\]]*", r"\1", label)
+    rest = re.sub(r",\s*(?=[,)])", "", rest)
+    return re.sub(r"\(\s*,?\s*", "(", rest).replace("()", "")
+
+
+def label_points(
+    ax: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    names: Sequence[str],
+    size: tuple[float, float],
+    fontsize: float = 5.0,
+) -> None:
+    """Write a name beside each point, where neither another name nor a point lies; a thin line
+    leads from a name that had to move. Limits of the axes stay as they are.
+
+    Args:
+        ax: with its limits set. x, y: of the points. names: of the points.
+        size: width and height of the axes in inches, as far as known.
+        fontsize: in points.
+    """
+    points = np.column_stack([_shares(ax, x, 0), _shares(ax, y, 1)])
+    line = fontsize * 1.1 / 72 / size[1]
+    dot = 0.035 * 2.0 / min(size)
+    taken = [(u - dot / 2, v - dot / 2, u + dot / 2, v + dot / 2) for u, v in points]
+    for index in np.argsort(-points[:, 1], kind="stable"):
+        (u, v), name = points[index], names[index]
+        width = 0.56 * fontsize * len(name) / 72 / size[0]
+        box, side = _free(u, v, width, line, dot, taken)
+        taken.append(box)
+        middle = (box[1] + box[3]) / 2
+        edge = box[0] if side == "left" else box[2]
+        moved = abs(middle - v) > line
+        ax.annotate(
+            name, (u, v), (edge, middle), "axes fraction", "axes fraction", fontsize=fontsize,
+            ha=side, va="center", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "lw": 0.3, "color": "0.5", "shrinkA": 0, "shrinkB": 2}
+            if moved
+            else None,
+        )  # fmt: skip
+
+
+def _shares(ax: Axes, values: Sequence[float], axis: int) -> np.ndarray:
+    """Places along an axis as shares of its length."""
+    scale = (ax.xaxis, ax.yaxis)[axis].get_transform()
+    low, high = scale.transform(np.array((ax.get_xlim(), ax.get_ylim())[axis], float))
+    return (scale.transform(np.asarray(values, float)) - low) / (high - low)
+
+
+def _free(
+    u: float,
+    v: float,
+    width: float,
+    line: float,
+    dot: float,
+    taken: Sequence[tuple[float, float, float, float]],
+) -> tuple[tuple[float, float, float, float], str]:
+    """The nearest free place of a name, and on which side of it the point lies."""
+    best, least = None, np.inf
+    for step in range(-STEPS, STEPS + 1):
+        for side in ("left", "right"):
+            left = u + dot if side == "left" else u - dot - width
+            low = v + step * line / 2 - line / 2
+            box = (left, low, left + width, low + line)
+            out = max(0.0, -box[0], box[2] - 1, -box[1], box[3] - 1)
+            covered = sum(_overlap(box, other) for other in taken)
+            cost = 300 * out + 400 * covered / (width * line) + abs(step) + (side == "right")
+            if cost < least:
+                best, least = (box, side), cost
+    assert best is not None
+    return best
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    wide = min(a[2], b[2]) - max(a[0], b[0])
+    high = min(a[3], b[3]) - max(a[1], b[1])
+    return max(0.0, wide) * max(0.0, high)

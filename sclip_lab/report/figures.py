@@ -1,14 +1,16 @@
-"""Charts of a results DataFrame: DataFrame in, matplotlib Figure out, nothing read or written.
+"""Bars and heat maps of results: DataFrame in, matplotlib Figure out, nothing read or written.
 
 Scores are drawn x100. Colours are Okabe and Ito's, told apart with any colour vision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
+from typing import Any
 
+import matplotlib.figure
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -16,16 +18,14 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from sclip_lab import results
-from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.report.figure import Figure
-from sclip_lab.report.pictures import PLAIN, attention_maps, panel
-from sclip_lab.report.swept_labels import labels, without
+from sclip_lab.report.found import Found
+from sclip_lab.results.store.labels import labels
 from sclip_lab.results.table.support import FEW
-
-__all__ = ["attention_maps", "bars", "curve", "panel", "per_class", "swept"]
 
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _OWN = {"vanilla": 0, "maskclip": 1, "csa": 2}  # one colour each in all charts
+# Names are drawn as they are: "$5" is no formula.
+PLAIN: Any = {"text.parse_math": False}
 STYLE = {
     "axes.labelsize": 8,
     "axes.titlesize": 9,
@@ -51,6 +51,25 @@ def style() -> Iterator[None]:
     ticks, paper = sns.axes_style("ticks"), sns.plotting_context("paper", rc=STYLE)
     with ticks, paper, rc_context(PLAIN):
         yield
+
+
+class Figure(matplotlib.figure.Figure):
+    """matplotlib's figure, as a picture at the end of a notebook cell.
+
+    Jupyter draws pyplot's figures only; these are nobody's until someone saves or shows them.
+    """
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=110)
+        return file.getvalue()
+
+
+def paged(name: str, drawn: Sequence[Figure]) -> dict[str, Figure]:
+    """Figures by file name: numbered where there are several."""
+    if len(drawn) == 1:
+        return {name: drawn[0]}
+    return {f"{name}_{number}": figure for number, figure in enumerate(drawn, start=1)}
 
 
 def bars(
@@ -235,85 +254,37 @@ def _heat_maps(strips: list[tuple[str, pd.DataFrame]], top: float) -> Figure:
     return figure
 
 
-def swept(df: pd.DataFrame) -> list[str]:
-    """The parameters with values in an order of which some variant has several, all else equal."""
-    table = df.drop_duplicates("spec")
-    names = [str(c) for c in table if "." in str(c) and not str(c).endswith("seed")]
-    return [name for name in names if _lines(table, name)]
-
-
-def _number(value: object) -> float:
-    """A parameter's place on an axis: numbers, fractions of depth ("3/12"), "last 2"; else NaN."""
-    try:
-        return float(Fraction(str(value).removeprefix("last ")))
-    except (ValueError, ZeroDivisionError):
-        return float("nan")
-
-
-def _lines(table: pd.DataFrame, x: str) -> list[pd.DataFrame]:
-    """The rows of ``table`` that differ in ``x`` alone, at least two values of it each.
-
-    Column "place" is the value's place on the axis, "line" the variant without this parameter.
-    """
-    group, _, parameter = x.partition(".")
-    names = [name for name in ("backbone", "dataset", "protocol") if name != group]
-    table = table.assign(place=[_number(value) for value in table[x]])
-    if table["place"].nunique() < 2:
-        return []
-    others = [c for c in table if "." in str(c) and c != x and table[c].nunique(dropna=False) > 1]
-    table["line"] = [without(str(label), parameter) for label in table["attention"]]
-    table = table.dropna(subset="place")
-    keys = ["line", *names, *others]
-    lines = [rows for _, rows in table.groupby(keys, observed=True, sort=False, dropna=False)]
-    return [rows.sort_values("place") for rows in lines if rows["place"].nunique() > 1]
-
-
-def curve(
-    df: pd.DataFrame,
-    x: str = "attention.temperature",
-    log: bool = False,
-    n: int = 2000,
-    level: float = 0.95,
-    table: pd.DataFrame | None = None,
-) -> Figure:
-    """mIoU against one parameter, with the interval as a band; one line per variant and setting.
+def grouped(found: Found, grid: Mapping[str, Mapping[str, str]]) -> Figure:
+    """mIoU x100 with 95 % intervals.
 
     Args:
-        df: from `results.load`.
-        x: a column such as "attention.temperature" or "protocol.short_side"; fractions of depth
-            ("3/12") and "last 2" count as numbers.
-        log: logarithmic x axis.
-        table: the `results.summary` of ``df`` if there is one already.
-
-    Raises:
-        LabError: if there is no such column, or no variant has two values of it.
+        found: the cells. grid: group -> variant -> spec.
     """
-    if x not in df:
-        raise unknown("swept parameter", x, swept(df))
-    lines = _lines(results.summary(df, n, level) if table is None else table, x)
-    if not lines:
-        raise LabError(f"no variant was run with two values of {x} and all else equal")
-    firsts = pd.concat([line.iloc[:1] for line in lines])
-    varying = ["line", *(c for c in ("backbone", "dataset", "protocol") if firsts[c].nunique() > 1)]
-    ticks = {row["place"]: row[x] for line in lines for _, row in line.iterrows()}
+    variants = list(dict.fromkeys(name for specs in grid.values() for name in specs))
+    height = 0.8 / len(variants)
     with style():
-        figure = Figure(figsize=(3.5, 2.6), layout="constrained")
+        size = (5.6, 0.9 + 0.16 * len(grid) * max(2, len(variants)))
+        figure = Figure(figsize=size, layout="constrained")
         ax = figure.subplots()
-        for index, line in enumerate(lines):
-            color, places = COLORS[index % len(COLORS)], line["place"]
-            name = " · ".join(str(line.iloc[0][c]) for c in varying)
-            ax.fill_between(places, line["low"] * 100, line["high"] * 100, color=color, alpha=0.2)
-            ax.plot(places, line["miou"] * 100, "o-", color=color, markersize=3.5, label=name)
-        if log:
-            ax.set_xscale("log")
-            ax.xaxis.set_major_formatter("{x:g}")
-            ax.minorticks_off()
-        if len(ticks) <= 8:
-            texts = [f"{t:g}" if isinstance(t, int | float) else str(t) for t in ticks.values()]
-            ax.set_xticks(list(ticks), texts)
-            ax.minorticks_off()
-        ax.set_xlabel(x.split(".", 1)[1].replace("_", " "))
-        ax.set_ylabel(f"mIoU x100, {level * 100:g} % band")
-        ax.legend(frameon=False)
+        for index, variant in enumerate(variants):
+            places, scores, low, high = [], [], [], []
+            for row, specs in enumerate(grid.values()):
+                if variant in specs:
+                    cell = found.summary.set_index(found.summary["spec"].astype(str)).loc[
+                        specs[variant]
+                    ]
+                    places.append(row + (index - (len(variants) - 1) / 2) * height)
+                    scores.append(100 * cell["miou"])
+                    low.append(100 * (cell["miou"] - cell["low"]))
+                    high.append(100 * (cell["high"] - cell["miou"]))
+            error = [[max(0.0, v) for v in low], [max(0.0, v) for v in high]]
+            ax.barh(places, scores, height, xerr=error, color=color(variant, index), label=variant,
+                    error_kw={"elinewidth": 0.7, "capsize": 1.5})  # fmt: skip
+        ax.set_yticks(range(len(grid)), list(grid))
+        ax.invert_yaxis()
+        ax.set_xlabel("mIoU x100, 95 % interval")
+        longest = max(len(name) for name in variants)
+        columns = max(1, int(size[0] / (0.55 + 0.065 * longest)))
+        figure.legend(loc="outside lower center", ncols=columns, frameon=False)
         sns.despine(ax=ax)
     return figure

@@ -12,11 +12,14 @@ import pandas as pd
 
 from sclip_lab import results
 from sclip_lab.results.statistics.comparisons import Comparisons
+from sclip_lab.results.statistics.uncertainty import photo_sets
 from sclip_lab.results.store.labels import labels
 from sclip_lab.results.store.panels import Panel
 
 if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
+
+DIGITS = 6  # of a digest in a name
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +120,9 @@ class Found:
             if kept
         ]
         specs_kept = {key: spec for key, spec in self.specs.items() if key in wanted}
+        known = self.known
+        if known is not None:
+            known = known[known["spec"].astype(str).isin(wanted)]
         return replace(
             self,
             df=df,
@@ -124,8 +130,35 @@ class Found:
             panels=pictures,
             specs=specs_kept,
             layers=layers,
+            known=known,
             bootstrap=lambda: self.comparisons,
         )
+
+    def by_photos(self) -> dict[str, Found]:
+        """The parts whose cells were evaluated on the same photos, by a unique name of these.
+
+        The name is the data set's. Where one data set has several sets of photos, their number
+        follows, and then whatever else is needed: the beginning of their digest, a count.
+        """
+        members: dict[int, list[str]] = {}
+        for spec, number in photo_sets(self.df).items():
+            members.setdefault(number, []).append(spec)
+        configs = self.df.attrs.get("configs", {})
+        facts: list[tuple[str, str, str, str]] = []
+        for specs in members.values():
+            rows = self.df[self.df["spec"] == specs[0]]
+            count = rows["image"].nunique()
+            digest = str(configs.get(specs[0], {}).get("dataset.digest", ""))
+            photos, place = f", {count} photo{'s' * (count > 1)}", f", set {len(facts) + 1}"
+            facts.append((str(rows["dataset"].iloc[0]), photos, f" ({digest[:DIGITS]})", place))
+        names = ["".join(parts[:1]) for parts in facts]
+        for length in range(2, 5):
+            names = [
+                "".join(parts[:length]) if names.count(name) > 1 else name
+                for name, parts in zip(names, facts, strict=True)
+            ]
+        parts = [self.of(specs) for specs in members.values()] if len(members) > 1 else [self]
+        return dict(zip(names, parts, strict=True))
 
     def on_common_images(self) -> Found:
         """On the images that all specs of a data set have, so that each pair can be compared."""

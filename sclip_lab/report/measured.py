@@ -12,9 +12,8 @@ from matplotlib.axes import Axes
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES
-from sclip_lab.report.figure import Figure
-from sclip_lab.report.figures import COLORS, TALL, style
-from sclip_lab.report.swept_labels import labels
+from sclip_lab.report.figures import COLORS, TALL, Figure, style
+from sclip_lab.results.store.labels import labels
 
 GOOD = {"high": "right is good", "low": "left is good"}
 ROW, BAR = 0.85, 0.17  # inches: of a row of charts beside its bars, and of a bar

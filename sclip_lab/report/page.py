@@ -20,7 +20,6 @@ from pandas.io.formats.style import Styler
 from sclip_lab.core import atomic
 from sclip_lab.report import escaping
 from sclip_lab.report.tables import P, p_value
-from sclip_lab.report.verdicts import FAILS, HOLDS, Verdict
 
 COMPRESSION = 3  # of PNG: half the time of zlib's usual 6, 4 % more bytes
 PDF_DPI = 200  # of photos within a PDF; lines have none
@@ -36,7 +35,7 @@ class Section:
     Attributes:
         name: of its files and its anchor. title, question: in words.
         notes: lines below the question, such as which part of the data was seen.
-        verdicts: claims. tables, figures: by file name.
+        verdicts: judged claims, `Verdict` of the studies. tables, figures: by file name.
         files_only: names of tables that the page does not show.
     """
 
@@ -44,7 +43,7 @@ class Section:
     title: str
     question: str = ""
     notes: Sequence[str] = ()
-    verdicts: Sequence[Verdict] = ()
+    verdicts: Sequence[Any] = ()
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     figures: Mapping[str, Figure] = field(default_factory=dict)
     files_only: Sequence[str] = ()
@@ -93,10 +92,7 @@ def write(
     environment = Environment(
         loader=PackageLoader("sclip_lab.report"), autoescape=True, undefined=StrictUndefined
     )
-    marks = {HOLDS: "holds", FAILS: "fails"}
-    text = environment.get_template("page.html.j2").render(
-        title=title, notes=notes, sections=shown, marks=marks
-    )
+    text = environment.get_template("page.html.j2").render(title=title, notes=notes, sections=shown)
     atomic.write_text(out / "index.html", text)
     return [out / "index.html", *files]
 

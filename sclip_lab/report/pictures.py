@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch, Rectangle
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.report.figure import Figure
+from sclip_lab.report.figures import PLAIN, Figure
 from sclip_lab.results.store.panels import Panel, Prediction
+
+if TYPE_CHECKING:
+    from sclip_lab.evaluation.spec import Spec
 
 # Okabe and Ito's colours, then further ones of Paul Tol's "muted" scheme
 PALETTE = [
@@ -22,8 +25,6 @@ PALETTE = [
     "#882255", "#999933", "#117733", "#AA4499", "#DDCC77", "#661100", "#44AA99",
 ]  # fmt: skip
 BACKGROUND, OTHER = "#CCCCCC", "#555555"
-# Names are drawn as they are: "$5" is no formula.
-PLAIN: Any = {"text.parse_math": False}
 FONT: Any = {
     **PLAIN,
     "font.size": 7,
@@ -300,3 +301,85 @@ def _bare(ax: Axes, item: Panel) -> None:
     )
     for spine in ax.spines.values():
         spine.set_visible(False)
+
+
+def labelled(
+    image: np.ndarray, labels: np.ndarray, names: Sequence[str], palette: np.ndarray
+) -> Figure:
+    """Photo, and photo under its labels, with shares in the legend.
+
+    Args:
+        image: (height, width, 3) uint8. labels: (height, width) indices into ``names``.
+        names: of classes. palette: (at least len(names), 3) uint8, their colours.
+    """
+    height, width = labels.shape
+    shares = [float((labels == index).mean()) for index in range(len(names))]
+    handles = [
+        Patch(color=tuple(palette[index] / 255), label=f"{name}  {100 * shares[index]:.1f} %")
+        for index, name in enumerate(names)
+    ]
+    with rc_context(FONT):
+        size = (7.0, 3.5 * height / width + 0.3 + 0.18 * -(-len(names) // 4))
+        figure = Figure(figsize=size, layout="constrained")
+        axes: Any = figure.subplots(1, 2)
+        axes[0].imshow(image)
+        axes[1].imshow((0.35 * image + 0.65 * palette[labels]).astype(np.uint8))
+        for ax in axes:
+            ax.set_axis_off()
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def attention_over_photo(
+    spec: Spec, image: np.ndarray, points: Sequence[tuple[int, int]]
+) -> list[np.ndarray]:
+    """Where the patch under each point looks, in all windows that hold the point.
+
+    A weight is the mean over heads and over those windows that hold both the point and the place.
+
+    Args:
+        spec: network, variant and protocol. image: (height, width, 3) uint8.
+        points: row, column in pixels of the photo.
+
+    Returns:
+        per point (height, width) float32; NaN where no window sees both, or everywhere for a
+        variant without a single map.
+    """
+    from sclip_lab.segmentation.encoded import encode
+    from sclip_lab.segmentation.photos import prepare
+
+    plan, pixels = prepare(image, spec.protocol, spec.backbone)
+    [(_, encoded)] = encode(spec.backbone, plan.cut(pixels), [spec.attention])
+    weights = encoded.state.attention
+    height, width = image.shape[:2]
+    if weights is None:
+        return [np.full((height, width), np.nan, np.float32) for _ in points]
+    grid_h, grid_w = plan.grid
+    skip = weights.shape[-1] - grid_h * grid_w  # 1 where the class token takes part
+    maps = weights[:, :, skip:, skip:].float().mean(1).cpu().numpy()
+    scale = height / plan.resized[0], width / plan.resized[1]
+    found = []
+    for point in points:
+        total, seen = np.zeros((height, width)), np.zeros((height, width))
+        for index, (top, left) in enumerate(
+            (top, left) for top in plan.rows.starts for left in plan.columns.starts
+        ):
+            cell, box = [], []
+            for axis, start, pixel, factor, size in (
+                (plan.rows, top, point[0], scale[0], height),
+                (plan.columns, left, point[1], scale[1], width),
+            ):
+                step, first = axis.seen / axis.cells, start - axis.before
+                cell.append(int(np.floor(((pixel + 0.5) / factor - first) / step)))
+                centres = (np.arange(size) + 0.5) / factor - first
+                box.append(np.floor(centres / step).astype(int))
+            if not (0 <= cell[0] < grid_h and 0 <= cell[1] < grid_w):
+                continue
+            one = maps[index, cell[0] * grid_w + cell[1]].reshape(grid_h, grid_w)
+            rows, columns = ((b >= 0) & (b < n) for b, n in zip(box, (grid_h, grid_w), strict=True))
+            place = np.ix_(rows, columns)
+            total[place] += one[np.ix_(box[0][rows], box[1][columns])]
+            seen[place] += 1
+        with np.errstate(invalid="ignore"):
+            found.append((total / seen).astype(np.float32))
+    return found

@@ -11,14 +11,15 @@ import pandas as pd
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.report import figures, measured, published
-from sclip_lab.report.figure import Figure, paged
+from sclip_lab.report import curves, escaping, figures, measured, pictures, published
+from sclip_lab.report.figures import Figure, paged
 from sclip_lab.report.found import Found
 from sclip_lab.report.page import Section
-from sclip_lab.report.pictures import class_colors
 from sclip_lab.report.tables import P
 from sclip_lab.results.store import panels
-from sclip_lab.results.store.panels import Panel
+from sclip_lab.results.store.panels import Panel, Prediction
+from sclip_lab.results.table.choices import choose
+from sclip_lab.results.table.scores import spec_rows
 
 SHEET = 8  # variants on one sheet of attention maps
 PANEL = 22  # variants beside photo and truth on one sheet
@@ -61,32 +62,68 @@ def found(store: Path, where: Mapping[str, Sequence[str]] | None = None) -> Foun
     )
 
 
-def sections(part: Found, baseline: str | None = None, images: int = 4) -> list[Section]:
+def sections(found: Found, baseline: str | None = None, images: int = 4) -> list[Section]:
     """Scores, differences to a baseline, curves, diagnostics and pictures.
 
+    Cells that were evaluated on different photos (another data set, split or number of photos)
+    cannot be compared in pairs, so each set of photos has sections of its own.
+
     Args:
-        part: the cells. baseline: a label; None: vanilla where it is among them.
+        found: the cells. baseline: a label; None: vanilla where it is among them.
         images: photos in pictures.
 
     Raises:
-        LabError: an unknown baseline (did you mean).
+        LabError: an unknown baseline (did you mean), or one that can be compared with nothing.
     """
-    made = [_scores(part)]
-    labels = set(part.df["attention"].astype(str))
-    if baseline is not None or (USUAL in labels and part.df["spec"].nunique() > 1):
-        made.append(_differences(part, baseline or USUAL))
-    curves: dict[str, Figure] = {}
-    for parameter in figures.swept(part.df):
+    if baseline is not None:
+        choose(spec_rows(found.df), baseline)
+    parts = found.by_photos()
+    compared = {name: _differences(part, baseline or USUAL) for name, part in parts.items()
+                if baseline or _has_usual(part)}  # fmt: skip
+    if baseline is not None and not any(section.tables for section in compared.values()):
+        raise LabError(next(iter(compared.values())).notes[0])
+    made = []
+    for name, part in parts.items():
+        of_part = [
+            _scores(part),
+            *([compared[name]] if name in compared else []),
+            *_drawn(part, images),
+        ]
+        made += of_part if len(parts) == 1 else [_of_photos(section, name) for section in of_part]
+    return made
+
+
+def _has_usual(part: Found) -> bool:
+    return USUAL in set(part.df["attention"].astype(str)) and part.df["spec"].nunique() > 1
+
+
+def _of_photos(section: Section, photos: str) -> Section:
+    """A section whose title, anchor and files say which photos it is about."""
+    tail = f"_{escaping.file_name(photos)}"
+    return replace(
+        section,
+        name=section.name + tail,
+        title=f"{section.title}: {photos}",
+        tables={f"{name}{tail}": table for name, table in section.tables.items()},
+        figures={f"{name}{tail}": figure for name, figure in section.figures.items()},
+    )
+
+
+def _drawn(part: Found, images: int) -> list[Section]:
+    """Sections of figures: curves, diagnostics, pictures."""
+    made = []
+    swept: dict[str, Figure] = {}
+    for parameter in curves.swept(part.df):
         log = parameter.endswith("temperature")
-        curves[f"curve_{parameter}"] = figures.curve(part.df, parameter, log, table=part.summary)
-    if curves:
-        made.append(Section("curves", "curves", figures=curves))
+        swept[f"curve_{parameter}"] = curves.curve(part.df, parameter, log, table=part.summary)
+    if swept:
+        made.append(Section("curves", "curves", figures=swept))
     if len(part.measured):
         drawn = paged("diagnostics", measured.pages(part.measured))
         made.append(Section("diagnostics", "diagnostics", figures=drawn))
-    pictures = _pictures(part, images)
-    if pictures:
-        made.append(Section("pictures", "photos", figures=pictures))
+    photos = _pictures(part, images)
+    if photos:
+        made.append(Section("pictures", "photos", figures=photos))
     return made
 
 
@@ -97,7 +134,12 @@ def _scores(part: Found) -> Section:
 
 
 def _differences(part: Found, baseline: str) -> Section:
-    table = results.differences(part.df, baseline)
+    """The table of differences, or a note that says why there is none."""
+    title = f"differences to {baseline}"
+    try:
+        table = results.differences(part.df, baseline)
+    except LabError as error:
+        return Section("differences", title, notes=[str(error)])
     shown = pd.DataFrame(
         {
             "compared": [
@@ -116,27 +158,36 @@ def _differences(part: Found, baseline: str) -> Section:
         if column in table:
             shown[P[column]] = table[column].to_numpy(float)
     shown.attrs["caption"] = "differences in mIoU x100 on the same photos"
-    return Section("differences", f"differences to {baseline}", tables={"differences": shown})
+    return Section("differences", title, tables={"differences": shown})
 
 
 def _pictures(part: Found, images: int) -> Mapping[str, Figure]:
-    shown = list(part.panels)[:images]
+    shown = [
+        replace(p, predictions=[replace(q, label=_name(part, q)) for q in p.predictions])
+        for p in list(part.panels)[:images]
+    ]
     if not shown:
         return {}
     with_points = [p for p in shown if any(q.points is not None for q in p.predictions)][:2]
-    maps = [figures.attention_maps(page) for page in _sheets(with_points, SHEET)]
+    maps = [pictures.attention_maps(page) for page in _sheets(with_points, SHEET)]
     return paged("panel", _panels(shown)) | paged("attention", maps)
+
+
+def _name(part: Found, prediction: Prediction) -> str:
+    """A cell's name in pictures is its name in tables, unique among the cells of its photos."""
+    known = prediction.spec in part.cells.index
+    return part.name(prediction.spec) if known else prediction.label
 
 
 def _panels(shown: Sequence[Panel]) -> list[Figure]:
     """As many photos in a picture as a screen can show, all variants of a photo together."""
-    drawn, colors = [], class_colors(shown)
+    drawn, colors = [], pictures.class_colors(shown)
     for sheet in _sheets(shown, PANEL):
         lines = -(-(max(len(p.predictions) for p in sheet) + 2) // ACROSS)
         photos = max(1, int(figures.TALL / (LINE * lines)))
         starts = range(0, len(sheet), photos)
         drawn += [
-            figures.panel(sheet[start : start + photos], ACROSS, colors=colors) for start in starts
+            pictures.panel(sheet[start : start + photos], ACROSS, colors=colors) for start in starts
         ]
     return drawn
 

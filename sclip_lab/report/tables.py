@@ -7,11 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from sclip_lab import results
 from sclip_lab.report import escaping
-from sclip_lab.report.swept_labels import labels
-from sclip_lab.results.table import published as published
-from sclip_lab.results.table.expected import verdicts as verdicts
+from sclip_lab.results.store.labels import labels
 
 SETTING = ["backbone", "dataset", "protocol"]
 P = {
@@ -23,32 +20,8 @@ P = {
 }
 
 
-def scores(
-    df: pd.DataFrame, paper: pd.DataFrame | None = None, n: int = 2000, level: float = 0.95
-) -> pd.DataFrame:
-    """`results.summary`, with the published number and its source beside ours if there is one.
-
-    Args:
-        df: from `results.load`.
-        paper: from `sclip_lab.results.table.published.read`; None for a table of ours alone.
-        n: bootstrap resamples. level: of the interval.
-    """
-    table = results.summary(df, n, level)
-    return table if paper is None else published.beside(table, paper)
-
-
-def differences(
-    df: pd.DataFrame,
-    baseline: results.Choice = "vanilla",
-    n: int = 2000,
-    level: float = 0.95,
-) -> pd.DataFrame:
-    """Every variant against one, on the same images: `results.differences` in mIoU."""
-    return results.differences(df, baseline, "miou", n, level)
-
-
 def to_markdown(table: pd.DataFrame, bold: bool = True) -> str:
-    """Markdown of `scores`, `differences` or `verdicts`, one table per data set, x100.
+    """Markdown of `results.summary` or `results.differences`, one table per data set, x100.
 
     Args:
         bold: mark every mIoU that the best does not beat (`results.summary`).
@@ -71,9 +44,7 @@ def _shown(
     level = f"{table.attrs.get('level', 0.95) * 100:g} % interval"
     for dataset, group in table.groupby("dataset", observed=True, sort=False):
         shared = [str(group[c].iloc[0]) for c in SETTING if c in group and group[c].nunique() == 1]
-        if "verdict" in group:
-            cells = _verdict_cells(group)
-        elif "difference" in group:
+        if "difference" in group:
             cells = _difference_cells(group, level)
         else:
             shared.append(f"{group['images'].iloc[0]} images")
@@ -131,15 +102,3 @@ def _difference_cells(group: pd.DataFrame, level: str) -> pd.DataFrame:
             },
         }
     )
-
-
-def _verdict_cells(group: pd.DataFrame) -> pd.DataFrame:
-    names = ["attention", *(c for c in ("backbone", "protocol") if c in group)]
-    cells = {name: group[name].astype(str).to_list() for name in names}
-    for name in ("ours", "theirs", "difference", "tolerance"):
-        sign = "+" if name == "difference" else ""
-        cells[name] = ["" if np.isnan(v) else f"{v * 100:{sign}.2f}" for v in group[name]]
-    cells["verdict"] = group["verdict"].to_list()
-    if "source" in group:
-        cells["source"] = group["source"].fillna("").astype(str).to_list()
-    return pd.DataFrame(cells)

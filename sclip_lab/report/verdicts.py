@@ -48,6 +48,11 @@ class Verdict:
     published: str = ""
 
     @property
+    def mark(self) -> str:
+        """The answer as a page's style names it."""
+        return {HOLDS: "holds", FAILS: "fails"}.get(self.answer, "open")
+
+    @property
     def departs(self) -> bool:
         """Whether it is surely other than published."""
         return bool(self.published) and self.answer == FAILS

@@ -20,7 +20,7 @@ from sclip_lab.attention.variant import build
 from sclip_lab.config import guard, plugins
 from sclip_lab.config.composition import PLACES
 from sclip_lab.config.plain_config import plain_config
-from sclip_lab.config.registry import load_protocol, names, variant_label
+from sclip_lab.config.registry import backbone_loader, load_protocol, names, variant_label
 from sclip_lab.config.settings import check_settings
 from sclip_lab.core import atomic
 from sclip_lab.core.call import bind
@@ -37,12 +37,12 @@ from sclip_lab.results.store.loading import SHORT
 from sclip_lab.results.store.store import Store
 from sclip_lab.results.table import expected
 from sclip_lab.run import collector, tracking
-from sclip_lab.run.backbones import make_backbone, remember
 from sclip_lab.run.ending import asked_for, told
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.protocol import build as build_protocol
 
 if TYPE_CHECKING:
+    from sclip_lab.network.backbone import Backbone
     from sclip_lab.network.guidance import Guide
 
 log = logging.getLogger(__name__)
@@ -142,8 +142,6 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
                 df = results.load(config.paths.store, [spec.key for spec in specs], partial=True)
                 log.info("\n%s\n", table(df))
             continue
-        for number, spec in members:
-            remember(spec.backbone, _backbone(configs[number]), str(config.paths.store))
         summary, per_class = results.summary(df), results.iou(df)
         sweep = tracking.sweep_id(summary["spec"].astype(str)) if len(members) > 1 else ""
         for number, spec in members:
@@ -228,7 +226,6 @@ def _compute_alone(config: DictConfig) -> Cell:
     spec = make_spec(config)
     tracking.check(config.tracking)
     df, measured = _evaluate([spec], Store(config.paths.store), config, Timings())
-    remember(spec.backbone, _backbone(config), str(config.paths.store))
     return Cell.of(spec, df, results.summary(df), results.iou(df), measured[spec.key])
 
 
@@ -264,16 +261,12 @@ def make_spec(config: DictConfig) -> Spec:
     groups = check_settings(config)
     plugins.check(config.get("plugins") or ())
     dataset = make_dataset(json.dumps(groups["dataset"]))
-    backbone = make_backbone(json.dumps(groups["backbone"]), str(config.paths.store))
+    backbone = make_backbone(json.dumps(groups["backbone"]))
     variant = build(groups["attention"], _chosen(config))
     protocol = make_protocol(groups)
     guide = make_guidance(json.dumps(groups.get("guidance")))
     label = variant_label(variant, protocol.name, dataset.name)
     return Spec(variant, backbone, protocol, dataset, label, guide)
-
-
-def _backbone(config: DictConfig) -> str:
-    return json.dumps(plain_config(config.backbone))
 
 
 def _chosen(config: DictConfig) -> Any:
@@ -297,6 +290,21 @@ def make_protocol(config: DictConfig | Mapping[str, Any]) -> Protocol:
                 f"{group}: its yaml must say '# @package {place}', for it is a part of the protocol"
             )
     return build_protocol(plain_config(config["protocol"]))
+
+
+@cache
+def make_backbone(config: str) -> Backbone:
+    """One network per configuration, however many jobs use it.
+
+    Raises:
+        LabError: a value that cannot be meant.
+    """
+    values = json.loads(config)
+    values.pop("usual", None)  # the tag that is used unless one is typed
+    try:
+        return bind(backbone_loader(values.pop("_target_", None)), values, ("state_dict",))()
+    except LabError as error:
+        raise LabError(f"backbone: {error}") from error
 
 
 @cache
@@ -338,6 +346,8 @@ def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
     shown["pixel accuracy"] = (100 * summary["pixel_accuracy"]).map("{:.1f}".format)
     if (summary["images"] < summary["of"]).any():
         shown["images"] = [f"{i} of {n}" for i, n in summary[["images", "of"]].to_numpy()]
+    elif summary.groupby("dataset", observed=True)["images"].nunique().gt(1).any():
+        shown["images"] = summary["images"]
     lines = [shown.to_string(index=False)]
     mixed = machines.told(df)
     lines += [f"beware: {mixed}"] if mixed else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,14 @@ from sclip_lab.cli import paper
 from sclip_lab.cli.main import main
 from sclip_lab.core.errors import LabError
 from sclip_lab.run.job import table
-from tests.synthetic_store import confusion_rows, labels, write_panels, write_spec, write_store
+from tests.synthetic_store import (
+    confusion_rows,
+    key_of,
+    labels,
+    write_panels,
+    write_spec,
+    write_store,
+)
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +136,83 @@ def test_random_weights_of_large_networks_are_not_made() -> None:
     ]
     assert sizes[0] >= {"ViT-L-14-quickgelu", "ViT-H-14", "ViT-B-16-SigLIP"}
     assert sizes[1] == {"ViT-B-32-quickgelu", "ViT-B-16-quickgelu"}
+
+
+def write_sizes(root: Path, sizes: Mapping[tuple[str, int], Sequence[str]]) -> None:
+    """Cells as of sweeps on parts of one data set: (part, photos) -> labels."""
+    for (part, count), names in sizes.items():
+        images = [f"{number}" for number in range(count)]  # the same names in every part
+        for label in names:
+            skill = 0.3 if label == "vanilla" else 0.7
+            start = 0 if part == "test" else 50
+            rows = [
+                confusion_rows(name, *labels(start + number, skill, (24, 32), 5))
+                for number, name in enumerate(images)
+            ]
+            config = {"dataset": {"digest": key_of(part, count)}}
+            write_spec(root, label, rows, images, config=config, seed=hash_of(part, count))
+
+
+def hash_of(part: str, count: int) -> int:
+    return int(key_of(part, count)[:6], 16)
+
+
+def test_sweeps_on_different_photos_have_sections_of_their_own(tmp_path: Path) -> None:
+    sizes = {
+        ("test", 4): ["vanilla", "csa"],
+        ("test", 6): ["csa", "naclip"],
+        ("train", 4): ["vanilla", "csa", "naclip"],
+    }
+    write_sizes(tmp_path / "s", sizes)
+    out = tmp_path / "out"
+    assert main(["report", str(tmp_path / "s"), "--out", str(out)]) == 0
+    page = (out / "index.html").read_text()
+    names = [f"shapes, 4 photos ({key_of(part, 4)[:6]})" for part in ("test", "train")]
+    for name in [*names, "shapes, 6 photos"]:
+        assert f"scores: {name}</h2>" in page
+    assert "csa · " not in page  # within a section a label is enough
+    tables = {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}
+    scores = [table for name, table in tables.items() if name.startswith("scores_")]
+    assert sorted(len(table) for table in scores) == [2, 2, 3]
+    compared = {
+        name: sorted(table["compared"]) for name, table in tables.items() if "differences" in name
+    }
+    assert sorted(compared.values()) == [
+        ["csa against vanilla"],
+        ["csa against vanilla", "naclip against vanilla"],
+    ]
+    assert "differences_shapes_6_photos" not in compared  # no vanilla among them
+
+
+def test_differences_pair_cells_of_the_same_photos_alone(tmp_path: Path) -> None:
+    sizes = {("test", 4): ["vanilla", "csa"], ("test", 6): ["csa"], ("train", 4): ["vanilla"]}
+    write_sizes(tmp_path, sizes)
+    df = results.load(tmp_path)
+    compared = results.differences(df, n=50)
+    assert len(compared) == 1
+    assert len(compared.attrs["left_out"]) == 1
+    alone = results.difference(df[df["spec"].isin(compared[["spec_a", "spec_b"]].iloc[0])],
+                               "csa", "vanilla", n=50)  # fmt: skip
+    assert compared["difference"].iloc[0] == alone["difference"].iloc[0]
+    assert results.difference(df, "csa", "vanilla", n=50)["images"].to_list() == [4]
+    test, train = (
+        s for s in df["spec"].unique() if (df.loc[df["spec"] == s, "attention"] == "vanilla").all()
+    )
+    with pytest.raises(LabError, match="not evaluated on the same photos"):
+        results.difference(df, test, train, n=50)  # image names alone are equal
+
+
+def test_a_baseline_that_one_part_lacks_keeps_the_page(tmp_path: Path) -> None:
+    write_sizes(tmp_path / "s", {("test", 4): ["naclip", "csa"], ("test", 6): ["vanilla", "csa"]})
+    out = tmp_path / "out"
+    assert main(["report", str(tmp_path / "s"), "--baseline", "naclip", "--out", str(out)]) == 0
+    page = (out / "index.html").read_text()
+    assert "differences to naclip: shapes, 4 photos</h2>" in page
+    assert len(list(out.glob("differences*.csv"))) == 1
+
+
+def test_the_table_of_a_sweep_over_sizes_says_how_many_photos(tmp_path: Path) -> None:
+    write_sizes(tmp_path, {("test", 4): ["csa"], ("test", 6): ["csa"]})
+    head, *rows = table(results.load(tmp_path)).splitlines()
+    assert head.endswith("images")
+    assert sorted(row.split()[-1] for row in rows) == ["4", "6"]

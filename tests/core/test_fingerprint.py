@@ -168,7 +168,7 @@ def test_another_python_finds_the_same_digests(tmp_path: Path) -> None:
     )
     (tmp_path / "code.py").write_text(CODE, encoding="utf-8")
     paths = [str(tmp_path / "code.py"), *map(str, sorted((ROOT / "sclip_lab").rglob("*.py")))]
-    arguments = [str(ROOT / "sclip_lab/fingerprint.py"), *paths]
+    arguments = [str(ROOT / "sclip_lab/core/fingerprint.py"), *paths]
     here = [of_text(Path(path).read_text(encoding="utf-8")) for path in paths]
     for python in others():
         run = [python, "-c", script, *arguments]

@@ -26,8 +26,8 @@ def default_handlers() -> Iterator[None]:
 
 SHOWS = """
 import os, signal, sys
-from sclip_lab import interrupts
-with interrupts.one_line("go on"):
+from sclip_lab.core import signals
+with signals.one_line("go on"):
     try:
         os.kill(os.getpid(), int(sys.argv[1]))
     finally:
@@ -75,9 +75,9 @@ def test_handlers_of_others_stay() -> None:
 def test_two_at_once_are_one_and_the_second_kills() -> None:
     code = (
         "import os, signal, time\n"
-        "from sclip_lab import interrupts\n"
-        "interrupts.TOGETHER_SECONDS = 0.5\n"
-        "with interrupts.raised(), interrupts.held():\n"
+        "from sclip_lab.core import signals\n"
+        "signals.TOGETHER_SECONDS = 0.5\n"
+        "with signals.raised(), signals.held():\n"
         "    for wait in (0, 0, 0.7):\n"
         "        time.sleep(wait)\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -15,8 +15,8 @@ import torch
 from omegaconf import OmegaConf
 
 import sclip_lab as lab
-from sclip_lab.app.registry import conf_dir, names
-from sclip_lab.errors import LabError
+from sclip_lab.config.folders import conf_dir, names
+from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import MEAN, STD
 from sclip_lab.network.loading import load_backbone
 from tests.network.small_networks import publish, shrink

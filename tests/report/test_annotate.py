@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from sclip_lab.report.annotate import label_points
+from sclip_lab.report.curves import label_points
 
 
 def test_names_of_a_crowd_do_not_lie_on_each_other() -> None:

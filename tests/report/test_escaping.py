@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from sclip_lab.paper import sections
 from sclip_lab.report import escaping, page, tables
 from sclip_lab.report.figures import style
+from sclip_lab.report.verdicts import Verdict
 
 NAME = "a<script>alert(1)</script>\n|$x$_\"'`\\~^\u2028[b](c)"
 
@@ -34,17 +35,12 @@ def test_page_and_files(tmp_path: Path) -> None:
 
 
 def test_tables_keep_their_rows() -> None:
-    frame = pd.DataFrame(
-        {
-            "dataset": ["d"], "attention": [NAME], "verdict": ["holds"], "backbone": [NAME],
-            "protocol": ["p"], "ours": [0.1], "theirs": [0.1], "difference": [0.0],
-            "tolerance": [0.1],
-        }
-    )  # fmt: skip
+    names = {"dataset": ["d"], "backbone": ["b"], "protocol": ["p"], "a": [NAME], "b": [NAME]}
+    frame = pd.DataFrame({**names, "difference": [0.1], "low": [0.0], "high": [0.2]})
     lines = tables.to_markdown(frame).splitlines()
     assert len([line for line in lines if line.startswith("|")]) == 3
     assert "<script>" not in "".join(lines)
-    verdict = page.Verdict(NAME, "holds", NAME)
+    verdict = Verdict(NAME, "holds", NAME)
     made = sections.markdown([page.Section(NAME, "t", verdicts=[verdict])])
     assert "<script>" not in made
     assert sum(line.startswith("|") for line in made.splitlines()) == 3

@@ -17,7 +17,7 @@ from PIL import Image
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
-from sclip_lab.report import figures, measured, page, pictures
+from sclip_lab.report import curves, figures, measured, page, pictures
 from sclip_lab.results.store import panels
 from tests.synthetic_store import (
     CLASSES,
@@ -116,8 +116,8 @@ def test_per_class_breaks_long_lists_and_leaves_out_absent_classes(tmp_path: Pat
 
 
 def test_curve_joins_what_differs_in_one_parameter(df: pd.DataFrame) -> None:
-    assert figures.swept(df) == ["attention.temperature"]
-    figure = figures.curve(df, log=True, n=200)
+    assert curves.swept(df) == ["attention.temperature"]
+    figure = curves.curve(df, log=True, n=200)
     (ax,) = figure.axes
     (line,) = ax.lines
     table = results.summary(df, n=200).iloc[1:3]
@@ -138,16 +138,16 @@ def test_curve_reads_fractions_of_depth(tmp_path: Path) -> None:
     for source in ("9/12", "3/12", "6/12"):
         config = {"attention": {"source": source}}
         write_spec(tmp_path, f"early(source={source})", rows, ["x"], config=config)
-    (ax,) = figures.curve(results.load(tmp_path), "attention.source", n=20).axes
+    (ax,) = curves.curve(results.load(tmp_path), "attention.source", n=20).axes
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.25, 0.5, 0.75])
     assert {tick.get_text() for tick in ax.get_xticklabels()} == {"3/12", "6/12", "9/12"}
 
 
 def test_curve_says_what_it_lacks(df: pd.DataFrame) -> None:
     with pytest.raises(LabError, match=r"did you mean attention\.temperature"):
-        figures.curve(df, "attention.temprature")
+        curves.curve(df, "attention.temprature")
     with pytest.raises(LabError, match="no variant was run with two values"):
-        figures.curve(df[df["attention"] != "csa"])
+        curves.curve(df[df["attention"] != "csa"])
 
 
 def test_diagnostics_show_means_and_every_image() -> None:
@@ -176,7 +176,7 @@ def test_diagnostics_show_means_and_every_image() -> None:
 
 
 def test_panel_paints_classes_and_names_them(photos: list[panels.Panel]) -> None:
-    figure = figures.panel(photos)
+    figure = pictures.panel(photos)
     cells = [ax for ax in figure.axes if ax.images]
     assert len(cells) == 2 * (2 + 4)
     titles = [ax.get_title() for ax in cells[:6]]
@@ -198,7 +198,7 @@ def test_panel_paints_classes_and_names_them(photos: list[panels.Panel]) -> None
 
 def test_panel_folds_many_variants_and_rare_classes(photos: list[panels.Panel]) -> None:
     many = [replace(photos[0], predictions=photos[0].predictions * 4)]
-    figure = figures.panel(many, max_classes=2)
+    figure = pictures.panel(many, max_classes=2)
     axes = np.array([ax.get_position().bounds for ax in figure.axes])
     assert len(set(axes[:, 1].round(6))) == 3
     assert len(set(axes[:, 0].round(6))) == 6
@@ -212,7 +212,7 @@ def test_class_colours_are_distinct() -> None:
 
 
 def test_attention_maps_have_a_column_per_point(photos: list[panels.Panel]) -> None:
-    figure = figures.attention_maps(photos)
+    figure = pictures.attention_maps(photos)
     grid = np.array(figure.axes[:-1]).reshape(5, 4)  # photo and 4 variants, 2 points of 2 photos
     names = ["photo", "vanilla", "csa", "csa\ntemperature=2.0", "identity"]
     assert [ax.get_ylabel() for ax in grid[:, 0]] == names
@@ -230,11 +230,11 @@ def test_attention_maps_have_a_column_per_point(photos: list[panels.Panel]) -> N
 
 def test_pictures_say_what_they_lack(photos: list[panels.Panel]) -> None:
     with pytest.raises(LabError, match="no panels"):
-        figures.panel([])
+        pictures.panel([])
     bare = [replace(p, points=None, attention=None, attention_box=None)
             for p in photos[0].predictions]  # fmt: skip
     with pytest.raises(LabError, match="no points"):
-        figures.attention_maps([replace(photos[0], predictions=bare)])
+        pictures.attention_maps([replace(photos[0], predictions=bare)])
 
 
 def test_bars_never_merge_specs_of_one_label(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
 from sclip_lab.report import tables
-from sclip_lab.report.swept_labels import labels, without
+from sclip_lab.report.curves import without
+from sclip_lab.results.store.labels import labels
 from sclip_lab.results.table import published
 from tests.synthetic_store import confusion_rows, write_spec, write_store
 from tests.synthetic_store import labels as images_of
@@ -78,7 +79,9 @@ def test_known_numbers() -> None:
 def test_a_number_stands_beside_ours_with_its_source(tmp_path: Path) -> None:
     _voc(tmp_path, "openai")
     _voc(tmp_path, "openai", protocol="unified")
-    table = tables.scores(results.load(tmp_path), published.read(), n=20).set_index("protocol")
+    table = published.beside(
+        results.summary(results.load(tmp_path), n=20), published.read()
+    ).set_index("protocol")
     assert list(table.loc["sclip", published.SHOWN]) == [0.5963, "sclip", "SC", "F"]
     # Of other protocols' numbers one that was read at first hand, not the second-hand 0.591.
     assert table.loc["unified", "published"] == 0.5963
@@ -88,7 +91,7 @@ def test_a_number_stands_beside_ours_with_its_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pretrained", [None, "laion400m_e32"])
 def test_other_weights_match_nothing(tmp_path: Path, pretrained: str | None) -> None:
     _voc(tmp_path, pretrained)
-    table = tables.scores(results.load(tmp_path), published.read(), n=20)
+    table = published.beside(results.summary(results.load(tmp_path), n=20), published.read())
     assert table["published"].isna().all()
     assert "published" not in tables.to_markdown(table)
 
@@ -104,7 +107,7 @@ def test_a_csv_without_a_column_is_named(tmp_path: Path) -> None:
 
 
 def test_markdown_reads_back(df: pd.DataFrame) -> None:
-    table = tables.scores(df, n=50)
+    table = results.summary(df, n=50)
     text = tables.to_markdown(table, bold=False)
     caption, _, *lines = text.strip().split("\n")
     assert caption == "tiny, shapes, sclip, 6 images; scores x100"
@@ -116,7 +119,7 @@ def test_markdown_reads_back(df: pd.DataFrame) -> None:
 
 
 def test_best_is_bold(df: pd.DataFrame) -> None:
-    table = tables.scores(df, n=20)
+    table = results.summary(df, n=20)
     best = table["attention"][table["miou"].idxmax()]
     (line,) = [line for line in tables.to_markdown(table).split("\n") if "**" in line]
     assert line.startswith(f"| {best} |")
@@ -126,20 +129,20 @@ def test_one_table_per_data_set(tmp_path: Path) -> None:
     write_store(tmp_path)
     rows = [confusion_rows("x", *images_of(0, 0.5, (24, 32), 5))]
     write_spec(tmp_path, "csa", rows, ["x"], dataset="others")
-    assert tables.to_markdown(tables.scores(results.load(tmp_path), n=20)).count("mIoU") == 2
+    assert tables.to_markdown(results.summary(results.load(tmp_path), n=20)).count("mIoU") == 2
 
 
 def test_differences_against_a_baseline(df: pd.DataFrame) -> None:
-    table = tables.differences(df, "vanilla", n=100)
+    table = results.differences(df, "vanilla", n=100)
     assert list(table["a"]) == ["csa", "csa(temperature=2.0)", "identity"]
     assert set(table["b"]) == {"vanilla"}
     scores = results.miou(df).to_numpy()
     np.testing.assert_allclose(table["difference"], scores[1:] - scores[0])
     assert "| csa - vanilla | +" in tables.to_markdown(table)
     with pytest.raises(LabError, match="did you mean vanilla"):
-        tables.differences(df, "vanila")
+        results.differences(df, "vanila")
     with pytest.raises(LabError, match="nothing to compare"):
-        tables.differences(df[df["attention"] == "csa"], "csa")
+        results.differences(df[df["attention"] == "csa"], "csa")
 
 
 def test_differences_stay_within_a_swept_protocol(tmp_path: Path) -> None:
@@ -149,36 +152,9 @@ def test_differences_stay_within_a_swept_protocol(tmp_path: Path) -> None:
             config = {"protocol": {"short_side": side}}
             write_spec(tmp_path, label, rows, ["x"], config=config, seed=side)
     df = results.load(tmp_path)
-    assert len(tables.differences(df, n=10)) == 2
+    assert len(results.differences(df, n=10)) == 2
     names = {f"{label} · short_side {side}" for label in ("vanilla", "csa") for side in (224, 336)}
     assert set(labels(results.summary(df, n=5))) == names
-
-
-def test_verdicts(df: pd.DataFrame) -> None:
-    score = results.miou(df).to_numpy()[1]
-    expected = [
-        {"attention": "csa", "dataset": "shapes", "miou": score + 0.001, "tolerance": 0.002},
-        {"attention": "csa", "dataset": "shapes", "miou": score + 0.003, "tolerance": 0.002},
-        {"attention": "gem", "dataset": "shapes", "miou": 0.5, "tolerance": 0.002},
-    ]
-    table = tables.verdicts(df, expected)
-    assert list(table["verdict"]) == ["within", "outside", "not run"]
-    assert table["difference"][0] == pytest.approx(-0.001)
-    text = tables.to_markdown(table)
-    assert "| csa |" in text
-    assert "-0.10 | 0.20 | within" in text
-    with pytest.raises(LabError, match="lack tolerance"):
-        tables.verdicts(df, [{"attention": "csa", "dataset": "shapes", "miou": 0.5}])
-
-
-def test_verdicts_refuse_to_choose_between_specs(tmp_path: Path) -> None:
-    _voc(tmp_path, "openai")
-    _voc(tmp_path, "openai", protocol="unified")
-    df = results.load(tmp_path)
-    one = {"attention": "csa", "dataset": "voc21", "miou": 0.5, "tolerance": 0.01}
-    with pytest.raises(LabError, match="several specs match"):
-        tables.verdicts(df, [one])
-    assert len(tables.verdicts(df, [one | {"protocol": "sclip"}])) == 1
 
 
 def test_labels_add_only_what_tells_apart(tmp_path: Path, df: pd.DataFrame) -> None:

@@ -80,7 +80,7 @@ def test_labels_pair_up_over_data_sets(tmp_path: Path) -> None:
     assert set(table["dataset"]) == {"shapes", "others"}
     assert dict(zip(table["dataset"], table["images"], strict=True)) == {"shapes": 6, "others": 3}
     first = df[(df["attention"] == "csa") & (df["dataset"] == "others")]["spec"].iloc[0]
-    with pytest.raises(LabError, match="same images"):
+    with pytest.raises(LabError, match="same photos"):
         results.difference(df, first, "identity")
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
-from sclip_lab.results.table import metrics
+from tests.confusion import counted, iou
+from tests.confusion import score as score_of
 from tests.synthetic_store import CLASSES, SKILL, confusion_rows, labels, write_spec, write_store
 
 
@@ -46,12 +47,12 @@ def test_scores_equal_the_summed_confusion_matrix(store: Path) -> None:
         matrix = np.zeros((5, 5), np.int64)
         for index in range(6):
             prediction, mask = labels(index, skill, (48, 64), 5)
-            matrix += metrics.confusion(*metrics.count(prediction, mask, 5), 5)
-        assert score == metrics.miou(matrix)
-        assert right == metrics.pixel_accuracy(matrix)
+            matrix += counted(prediction, mask, 5)
+        assert score == score_of(matrix)
+        assert right == score_of(matrix, "pixel_accuracy")
         mine = per_class[per_class["attention"] == label]
         assert list(mine["class"]) == CLASSES
-        np.testing.assert_array_equal(mine["iou"], metrics.iou(matrix))
+        np.testing.assert_array_equal(mine["iou"], iou(matrix))
 
 
 def test_groups_of_single_images(store: Path) -> None:
@@ -59,7 +60,7 @@ def test_groups_of_single_images(store: Path) -> None:
     scores = results.miou(df, by=["attention", "image"])
     for index in range(6):
         prediction, mask = labels(index, SKILL["csa"], (48, 64), 5)
-        expected = metrics.miou(metrics.confusion(*metrics.count(prediction, mask, 5), 5))
+        expected = score_of(counted(prediction, mask, 5))
         assert scores["csa", f"photo_{index}"] == expected
     with pytest.raises(LabError, match="several specs"):
         results.miou(df, by="image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from sclip_lab import results
 from sclip_lab.core.errors import LabError
 from sclip_lab.results.statistics import intervals, uncertainty
 from sclip_lab.results.statistics.resampling import Design, Sample, score
-from sclip_lab.results.table import metrics
+from tests.confusion import counted, iou
+from tests.confusion import score as score_of
 from tests.synthetic_store import SKILL, confusion_rows, labels, write_spec, write_store
 
 
@@ -43,7 +45,7 @@ def _stacks(count: int = 30) -> list[np.ndarray]:
     stacks = []
     for skill in (0.5, 0.6):
         pairs = [labels(index, skill, (24, 32), 5) for index in range(count)]
-        stacks.append(np.stack([metrics.confusion(*metrics.count(*pair, 5), 5) for pair in pairs]))
+        stacks.append(np.stack([counted(*pair, 5) for pair in pairs]))
     return stacks
 
 
@@ -58,7 +60,7 @@ def _scored(stack: np.ndarray, statistic: str = "miou", n: int = 4000):
 @pytest.mark.parametrize("statistic", ["miou", "pixel_accuracy", "mean_accuracy"])
 def test_interval_agrees_with_scipy(tmp_path: Path, statistic: str, method: str) -> None:
     df, (stack, other) = _two(tmp_path), _stacks()
-    function = getattr(metrics, statistic)
+    function = partial(score_of, statistic=statistic)
 
     def scipy_interval(of_drawn):
         return scipy.stats.bootstrap(
@@ -100,7 +102,7 @@ def test_of_a_plain_mean_it_is_students_interval(tmp_path: Path) -> None:
 
 def test_the_standard_error_is_the_jackknife_by_a_loop() -> None:
     stack = _stacks(12)[0]
-    without = [metrics.miou(np.delete(stack, k, axis=0).sum(0)) for k in range(12)]
+    without = [score_of(np.delete(stack, k, axis=0).sum(0)) for k in range(12)]
     expected = np.sqrt(11 / 12 * np.square(without - np.mean(without)).sum())
     error, freedom = intervals.standard_error(_scored(stack))
     assert (error, freedom) == pytest.approx((expected, 11))
@@ -256,7 +258,7 @@ def test_a_class_that_no_image_holds_is_in_the_estimate_and_not_in_the_centre() 
     stack = _stacks(10)[0]
     stack[:, 4] = 0  # predicted, never true
     scored = _scored(stack, n=50)
-    per_class = metrics.iou(stack.sum(0))
+    per_class = iou(stack.sum(0))
     assert per_class[4] == 0
     assert scored.estimate == pytest.approx(per_class.mean())
     assert scored.centre == pytest.approx(np.mean([per_class[k] for k in range(4)]), abs=1e-12)

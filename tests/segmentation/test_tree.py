@@ -115,7 +115,7 @@ def test_loop_tree_and_store_name_no_method() -> None:
     words = {"early", "local", "similarity", "vanilla", "guided", "surgery"}  # of everyday English
     named = {re.split(r"_", name)[0] for name in names("attention")} - words
     named |= {"freecp", "lposs", "radseg"}
-    files = [*(root / "evaluation").glob("*.py"), root / "results" / "store.py"]
+    files = [*(root / "evaluation").glob("*.py"), root / "results" / "store" / "store.py"]
     files += [root / "segmentation" / f"{name}.py" for name in ("tree", "encoded", "scenes")]
     for path in files:
         found = named & set(re.findall(r"[a-z]+", path.read_text().lower()))

@@ -13,10 +13,9 @@ from matplotlib.colors import Normalize
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import spec
-from sclip_lab.report.figure import Figure
+from sclip_lab.report.figures import Figure
 from sclip_lab.report.found import Found
-from sclip_lab.report.overlay import attention_over_photo
-from sclip_lab.report.pictures import FONT
+from sclip_lab.report.pictures import FONT, attention_over_photo
 from sclip_lab.report.verdicts import FAILS, HOLDS, MEASURED, OPEN, Verdict, nothing
 
 if TYPE_CHECKING:

@@ -14,10 +14,8 @@ from sclip_lab import results
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES
 from sclip_lab.paper.studies import Study
-from sclip_lab.report.annotate import label_points
-from sclip_lab.report.curves import spec
-from sclip_lab.report.figure import Figure
-from sclip_lab.report.figures import COLORS, style
+from sclip_lab.report.curves import label_points, spec
+from sclip_lab.report.figures import COLORS, Figure, style
 from sclip_lab.report.found import Found
 from sclip_lab.report.verdicts import FAILS, HOLDS, MEASURED, OPEN, Verdict, nothing
 

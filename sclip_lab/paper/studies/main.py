@@ -10,7 +10,7 @@ from sclip_lab.paper.studies import Study
 from sclip_lab.report import figures as charts
 from sclip_lab.report import published
 from sclip_lab.report.curves import pick
-from sclip_lab.report.figure import Figure, paged
+from sclip_lab.report.figures import Figure, paged
 from sclip_lab.report.found import Found
 from sclip_lab.report.gains import per_class, per_size
 from sclip_lab.report.verdicts import Verdict, higher, nothing

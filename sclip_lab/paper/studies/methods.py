@@ -7,8 +7,7 @@ import seaborn as sns
 
 from sclip_lab.paper.studies import Study
 from sclip_lab.report import published
-from sclip_lab.report.figure import Figure
-from sclip_lab.report.figures import COLORS, style
+from sclip_lab.report.figures import COLORS, Figure, style
 from sclip_lab.report.found import Found
 from sclip_lab.report.verdicts import Verdict, best, higher, nothing
 from sclip_lab.results.statistics.across import ranks

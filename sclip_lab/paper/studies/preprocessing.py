@@ -11,10 +11,8 @@ import seaborn as sns
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from sclip_lab.paper.studies import Study
-from sclip_lab.report.annotate import label_points
-from sclip_lab.report.curves import pick
-from sclip_lab.report.figure import Figure
-from sclip_lab.report.figures import color, style
+from sclip_lab.report.curves import label_points, pick
+from sclip_lab.report.figures import Figure, color, style
 from sclip_lab.report.found import Found
 from sclip_lab.report.verdicts import Verdict, best, higher, nothing
 

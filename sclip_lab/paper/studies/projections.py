@@ -6,13 +6,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sclip_lab.paper.projection_figures import (
+    correlation_figure,
+    map_correlations,
+    preserved_figure,
+)
 from sclip_lab.paper.studies import Study
 from sclip_lab.report import published
 from sclip_lab.report.curves import curves, line, pick, spec
 from sclip_lab.report.figures import COLORS
 from sclip_lab.report.found import Found
-from sclip_lab.report.maps import correlation_figure, map_correlations
-from sclip_lab.report.products import preserved_figure
 from sclip_lab.report.verdicts import Verdict, alike, higher, nothing
 
 SINGLE = ("csa_identity", "csa_q", "csa_k", "csa_v")

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sclip_lab.paper.studies import Study
-from sclip_lab.report.bars import grouped
+from sclip_lab.report.figures import grouped
 from sclip_lab.report.found import Found
 from sclip_lab.report.verdicts import Verdict, higher, nothing
 

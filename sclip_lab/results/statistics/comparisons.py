@@ -18,7 +18,7 @@ from sclip_lab.results.statistics import multiple
 from sclip_lab.results.statistics.intervals import interval, p_value
 from sclip_lab.results.statistics.permutation import permutation_p
 from sclip_lab.results.statistics.resampling import Scored
-from sclip_lab.results.statistics.uncertainty import Resampled, check, resampled
+from sclip_lab.results.statistics.uncertainty import Resampled, check, photo_sets, resampled
 from sclip_lab.results.store import machines
 from sclip_lab.results.table.choices import (
     GROUPS,
@@ -62,7 +62,7 @@ def difference(
     """
     check(statistic, n, level)
     table = spec_rows(df)
-    pairs = _pairs(table, choose(table, a), choose(table, b), a, b)
+    pairs = _pairs(table, choose(table, a), choose(table, b), a, b, photo_sets(df))
     return Comparisons(_only(df, pairs), statistic, n, seed).of(pairs, level, permuted=True)
 
 
@@ -74,7 +74,8 @@ def differences(
     level: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every spec against its baseline, the spec that the choice names and that is else equal.
+    """Every spec against its baseline: the spec that the choice names, on the same photos, with
+    everything else equal.
 
     Args:
         df: from `load`.
@@ -91,16 +92,16 @@ def differences(
         LabError: an unknown baseline, one that several specs are, or nothing to compare with it.
     """
     check(statistic, n, level)
-    table = spec_rows(df)
+    table, photos = spec_rows(df), photo_sets(df)
     chosen = choose(table, baseline)
     fixed = [c for c in described(table) if c not in chosen.free]
     starts: dict[tuple[Any, ...], list[str]] = {}
     for spec, key in zip(chosen.rows["spec"], keys_of(chosen.rows, fixed), strict=True):
-        starts.setdefault(key, []).append(str(spec))
+        starts.setdefault((photos[str(spec)], *key), []).append(str(spec))
     pairs, left_out = [], []
     others = table[~table["spec"].isin(chosen.rows["spec"])]
     for spec, key in zip(others["spec"], keys_of(others, fixed), strict=True):
-        found = starts.get(key, [])
+        found = starts.get((photos[str(spec)], *key), [])
         if len(found) > 1:
             raise LabError(
                 f"baseline {said(baseline)} is {len(found)} specs ({', '.join(found)}) that "
@@ -110,8 +111,8 @@ def differences(
         left_out += [] if found else [str(spec)]
     if not pairs:
         raise LabError(
-            f"nothing to compare with {said(baseline)}: no other spec is equal in "
-            f"{', '.join(fixed)}"
+            f"nothing to compare with {said(baseline)}: no other spec was evaluated on the same "
+            f"photos and is equal in {', '.join(fixed)}"
         )
     comparisons = Comparisons(_only(df, pairs), statistic, n, seed)
     compared = comparisons.of(pairs, level, permuted=True, family=True)
@@ -201,7 +202,10 @@ class Comparisons:
             one, two = self._facts[first], self._facts[second]
             a, b = names(one, two)
             if g != other:
-                raise LabError(f"'{a}' and '{b}' were not evaluated on the same images: no pairs")
+                raise LabError(
+                    f"'{a}' ({first}) and '{b}' ({second}) were not evaluated on the same photos "
+                    "of one data set, so they cannot be compared in pairs"
+                )
             group = self.groups[g]
             gap = group.scores[k] - group.scores[m]
             gaps.append((g, gap))
@@ -245,22 +249,25 @@ def _families(
 
 
 def _pairs(
-    table: pd.DataFrame, left: Chosen, right: Chosen, a: Choice, b: Choice
+    table: pd.DataFrame, left: Chosen, right: Chosen, a: Choice, b: Choice, photos: dict[str, int]
 ) -> list[tuple[str, str]]:
     if len(left.rows) == len(right.rows) == 1:
         return [(left.rows["spec"].iloc[0], right.rows["spec"].iloc[0])]
     fixed = [c for c in described(table) if c not in left.free | right.free]
     others: dict[tuple[Any, ...], list[str]] = {}
     for spec, key in zip(right.rows["spec"], keys_of(right.rows, fixed), strict=True):
-        others.setdefault(key, []).append(str(spec))
+        others.setdefault((photos[str(spec)], *key), []).append(str(spec))
     pairs = [
         (str(spec), other)
         for spec, key in zip(left.rows["spec"], keys_of(left.rows, fixed), strict=True)
-        for other in others.get(key, [])
+        for other in others.get((photos[str(spec)], *key), [])
         if other != spec
     ]
     if not pairs:
-        raise LabError(f"{said(a)} and {said(b)} share no spec that is equal in {', '.join(fixed)}")
+        raise LabError(
+            f"{said(a)} and {said(b)} have no two specs that were evaluated on the same photos and "
+            f"are equal in {', '.join(fixed)}"
+        )
     if any(len({p[side] for p in pairs}) < len(pairs) for side in (0, 1)):
         known = ", ".join(dict.fromkeys([*left.rows["spec"], *right.rows["spec"]]))
         raise LabError(

@@ -131,15 +131,37 @@ def check(statistic: str, n: int, level: float) -> None:
 
 
 def resampled(df: pd.DataFrame, statistic: str, n: int, seed: int) -> Iterator[Resampled]:
-    """Score specs on n resamples, those of one data set and the same images together."""
-    groups: dict[tuple[str, bytes], tuple[list[str], list[Sample]]] = {}
-    for spec, dataset, images, sample in samples(df):
-        specs, members = groups.setdefault((dataset, images.tobytes()), ([], []))
+    """Score specs on n resamples, those of the same photos together (`photo_sets`)."""
+    groups: dict[int, tuple[list[str], list[Sample]]] = {}
+    number = photo_sets(df)
+    for spec, _, _, sample in samples(df):
+        specs, members = groups.setdefault(number[spec], ([], []))
         specs.append(spec)
         members.append(sample)
     for specs, members in groups.values():
         design = Design.plain(len(members[0].photos), n, seed)
         yield Resampled(specs, score(members, design, statistic), members)
+
+
+def photo_sets(df: pd.DataFrame) -> dict[str, int]:
+    """Number the sets of photos that specs were evaluated on, in order of appearance.
+
+    Two specs can be compared in pairs where their numbers agree: same data set, same digest of
+    its photos and masks, and rows of the same images. Equal image names alone do not make two
+    splits the same photos.
+
+    Returns:
+        spec -> number, from 0.
+    """
+    configs = df.attrs.get("configs", {})
+    numbers: dict[tuple[str, str, bytes], int] = {}
+    sets = {}
+    for spec, rows in df.astype({"image": "category"}).groupby("spec", observed=True, sort=False):
+        digest = str(configs.get(str(spec), {}).get("dataset.digest", ""))
+        images = np.unique(rows["image"].cat.codes.to_numpy()).tobytes()
+        photos = (str(rows["dataset"].iloc[0]), digest, images)
+        sets[str(spec)] = numbers.setdefault(photos, len(numbers))
+    return sets
 
 
 def samples(df: pd.DataFrame) -> Iterator[tuple[str, str, Index, Sample]]:

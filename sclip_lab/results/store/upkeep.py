@@ -170,8 +170,6 @@ def _reader(root: Path, path: Path, inside: tuple[str, ...]) -> Callable[[], boo
     if inside[0] in ("text", "trunk") and path.suffix == ".safetensors":
         belongs = {"kind": inside[0], "key": path.stem}
         return lambda: sealed.read_tensors(path, belongs)[0].sealed
-    if inside[0] == "networks" and path.suffix == ".json":
-        return lambda: sealed.read_json(path).sealed
     return None
 
 

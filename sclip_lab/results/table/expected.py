@@ -18,12 +18,9 @@ from typing import Any
 
 import pandas as pd
 
-from sclip_lab import results
 from sclip_lab.core.errors import LabError
 
 ENTRY = ["attention", "backbone", "pretrained", "tolerance", "source", "miou"]
-NEEDED = ["attention", "dataset", "miou", "tolerance"]
-SETTING = ["backbone", "dataset", "protocol"]
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -83,36 +80,3 @@ def report(spec: Any, miou: float, entries: Sequence[Mapping[str, Any]]) -> list
         + f": {verdict(miou, row['miou'], row['tolerance'])}"
         for _, row in same.iterrows()
     ]
-
-
-def verdicts(
-    df: pd.DataFrame, expected: pd.DataFrame | Sequence[Mapping[str, Any]]
-) -> pd.DataFrame:
-    """Ours against the scores a preset has to reach.
-
-    Args:
-        df: from `results.load`.
-        expected: attention, dataset, miou, tolerance (fractions), and if they matter backbone,
-            protocol, source.
-
-    Returns:
-        One row per expected score: its columns, ours, theirs, difference, tolerance, and verdict:
-        "within", "outside" or "not run".
-    """
-    wanted = pd.DataFrame(expected)
-    missing = [name for name in NEEDED if name not in wanted]
-    if missing:
-        raise LabError(f"expected scores lack {', '.join(missing)}; they need {', '.join(NEEDED)}")
-    ours = df.drop_duplicates("spec")[["spec", "attention", *SETTING]].astype(str)
-    ours["ours"] = results.miou(df).to_numpy()
-    keys = [name for name in ("attention", *SETTING) if name in wanted]
-    twice = ours[ours.duplicated(keys, keep=False)].merge(wanted[keys].astype(str), on=keys)
-    if len(twice):
-        raise LabError(f"several specs match {dict(twice.iloc[0][keys])}; filter the results first")
-    compared = wanted.merge(ours[[*keys, "ours"]], on=keys, how="left")
-    compared = compared.rename(columns={"miou": "theirs"})
-    compared["difference"] = compared["ours"] - compared["theirs"]
-    numbers = compared[["ours", "theirs", "tolerance"]].itertuples(index=False)
-    compared["verdict"] = [verdict(*row) for row in numbers]
-    shown = [*keys, "ours", "theirs", "difference", "tolerance", "verdict"]
-    return compared[[*shown, *(name for name in ["source"] if name in compared)]]

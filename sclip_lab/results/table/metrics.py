@@ -7,7 +7,7 @@ mean of per-image scores. All scores are fractions in [0, 1], higher is better.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -94,48 +94,12 @@ def _check_range(
         )
 
 
-def confusion(
-    true: npt.ArrayLike, predicted: npt.ArrayLike, pixels: npt.ArrayLike, num_classes: int
-) -> npt.NDArray[np.int64]:
-    """Sum sparse rows to a (num_classes, num_classes) matrix: [true, predicted] -> pixels."""
-    matrix = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(matrix, (np.asarray(true), np.asarray(predicted)), np.asarray(pixels, np.int64))
-    return matrix
-
-
-def iou(matrix: npt.ArrayLike) -> Array:
-    """Intersection over union per class, from a (..., classes, classes) confusion matrix.
-
-    NaN for a class that occurs neither in the truth nor in the prediction.
+def iou_of_totals(totals: npt.NDArray[Any]) -> Array:
+    """Intersection over union per class, (..., classes), from (..., 3, classes) pixel totals:
+    right, true, predicted. NaN for a class that occurs neither in the truth nor in the prediction.
     """
-    matrix = _square(matrix)
-    diagonal = np.diagonal(matrix, axis1=-2, axis2=-1)
-    return iou_of_totals(diagonal, matrix.sum(-1), matrix.sum(-2))
-
-
-def miou(matrix: npt.ArrayLike) -> Array:
-    """Mean over the classes that occur in truth or prediction of `iou`; NaN without any."""
-    return nanmean(iou(matrix))
-
-
-def pixel_accuracy(matrix: npt.ArrayLike) -> Array:
-    """Share of the counted pixels whose class is right; NaN without pixels."""
-    matrix = _square(matrix)
-    return divide(np.trace(matrix, axis1=-2, axis2=-1), matrix.sum((-2, -1)))
-
-
-def mean_accuracy(matrix: npt.ArrayLike) -> Array:
-    """Mean over the classes that occur in the truth of the share of their pixels found."""
-    matrix = _square(matrix)
-    return nanmean(divide(np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(-1)))
-
-
-def iou_of_totals(
-    intersection: npt.ArrayLike, true: npt.ArrayLike, predicted: npt.ArrayLike
-) -> Array:
-    """`iou` from per-class pixel totals, each (..., classes): all that the ratio needs."""
-    intersection = np.asarray(intersection)
-    return divide(intersection, np.asarray(true) + np.asarray(predicted) - intersection)
+    right, true, predicted = np.moveaxis(np.asarray(totals), -2, 0)
+    return divide(right, true + predicted - right)
 
 
 def divide(part: npt.ArrayLike, whole: npt.ArrayLike) -> Array:
@@ -147,10 +111,3 @@ def divide(part: npt.ArrayLike, whole: npt.ArrayLike) -> Array:
 def nanmean(values: Array) -> Array:
     """Mean over the last axis without NaNs; NaN, without a warning, where nothing is left."""
     return divide(np.nansum(values, -1), np.count_nonzero(~np.isnan(values), -1))
-
-
-def _square(matrix: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    matrix = np.asarray(matrix)
-    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
-        raise LabError(f"a confusion matrix is (..., classes, classes), not {matrix.shape}")
-    return matrix

@@ -21,11 +21,7 @@ ROWS = ["image", "true", "predicted", "pixels"]
 
 
 def _miou(totals: npt.NDArray[Any]) -> metrics.Array:
-    return metrics.nanmean(_iou(totals))
-
-
-def _iou(totals: npt.NDArray[Any]) -> metrics.Array:
-    return metrics.iou_of_totals(*np.moveaxis(totals, -2, 0))
+    return metrics.nanmean(metrics.iou_of_totals(totals))
 
 
 def _pixel_accuracy(totals: npt.NDArray[Any]) -> metrics.Array:
@@ -61,7 +57,7 @@ def pixel_accuracy(df: pd.DataFrame, by: str | list[str] = "spec") -> pd.Series:
 def iou(df: pd.DataFrame) -> pd.DataFrame:
     """Tidy per-class IoU: the spec's columns, id, class, iou (NaN: neither there nor predicted)."""
     groups = df.groupby("spec", observed=True, sort=False)
-    scores = _iou(totals_of(df, groups.ngroup().to_numpy(), groups.ngroups))
+    scores = metrics.iou_of_totals(totals_of(df, groups.ngroup().to_numpy(), groups.ngroups))
     tables = []
     for (_, row), score in zip(spec_rows(df).iterrows(), scores, strict=True):
         names = class_names_of(df, str(row["dataset"]))

@@ -1,0 +1,191 @@
+"""Folders that look right and would give wrong numbers: each is refused, with the remedy named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sclip_lab.core.errors import LabError
+from sclip_lab.data.decode import read_mask
+from sclip_lab.data.folder import Folder
+from sclip_lab.data.verify import verify
+from sclip_lab.data.vocabulary import Vocabulary
+
+TWO = Vocabulary("two", (("ground",), ("road",)))
+SIZE = (24, 32)  # height, width
+
+
+def photo(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    encoding = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}[path.suffix.lower()]
+    Image.fromarray(values).save(path, encoding)
+
+
+def write_mask(path: Path, ids: np.ndarray, encoding: str = "PNG", **settings: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(ids.astype(np.uint8)).save(path, encoding, **settings)
+
+
+def halves(left: int, right: int) -> np.ndarray:
+    ids = np.full(SIZE, left, np.uint8)
+    ids[:, SIZE[1] // 2 :] = right
+    return ids
+
+
+def two_class_folder(root: Path, *ids: np.ndarray, **settings: object) -> Folder:
+    for index, values in enumerate(ids):
+        photo(root / f"images/{index}.jpg")
+        write_mask(root / f"masks/{index}.png", values)
+    return Folder("small", root, "images", "masks", TWO, **settings)  # type: ignore[arg-type]
+
+
+# --- lossy masks ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "settings", "message"),
+    [
+        ("m.jpg", "JPEG", {}, "JPEG"),
+        ("m.png", "JPEG", {}, "JPEG"),
+        ("m.png", "JPEG", {"quality": 100, "subsampling": 0}, "JPEG"),
+        ("m.tif", "TIFF", {"compression": "jpeg"}, "TIFF with jpeg"),
+        ("m.jp2", "JPEG2000", {"irreversible": True, "quality_layers": [20]}, "JPEG2000"),
+        ("m.png", "WEBP", {"quality": 50}, "lossy WebP"),
+    ],
+)
+def test_a_lossy_mask_is_refused_by_what_it_is(
+    tmp_path: Path, name: str, encoding: str, settings: dict, message: str
+) -> None:
+    write_mask(tmp_path / name, halves(0, 1), encoding, **settings)
+    with pytest.raises(LabError, match=rf"{name}: is .*{message}.*save it as PNG") as caught:
+        read_mask(tmp_path / name)
+    assert "changes ids" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "settings"),
+    [
+        ("PNG", {}),
+        ("BMP", {}),
+        ("GIF", {}),
+        ("PPM", {}),
+        ("TGA", {}),
+        ("TIFF", {}),
+        *(("TIFF", {"compression": c}) for c in ("tiff_lzw", "tiff_adobe_deflate", "packbits")),
+    ],
+)
+def test_every_lossless_form_gives_the_stored_ids(
+    tmp_path: Path, encoding: str, settings: dict
+) -> None:
+    ids = np.random.default_rng(1).integers(0, 256, SIZE).astype(np.uint8)
+    write_mask(tmp_path / "mask", ids, encoding, **settings)
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask"), ids)
+
+
+def test_a_gif_in_colours_is_refused(tmp_path: Path) -> None:
+    image = Image.fromarray(halves(0, 5)).convert("P")
+    image.putpalette([value for i in range(256) for value in (i, 255 - i, 7)])
+    image.save(tmp_path / "m.gif")
+    with pytest.raises(LabError, match="number the palette anew"):
+        read_mask(tmp_path / "m.gif")
+
+
+def test_verify_names_every_lossy_mask(tmp_path: Path) -> None:
+    data = two_class_folder(tmp_path, halves(0, 1), halves(1, 0))
+    for index in (0, 1):
+        write_mask(tmp_path / f"masks/{index}.png", halves(0, 1), "JPEG")
+    assert sum("is JPEG" in problem for problem in verify(data).problems) == 2
+
+
+# --- masks of 0 and 255 ---------------------------------------------------------------------
+
+
+def test_masks_of_0_and_255_are_refused_before_anything_is_counted(tmp_path: Path) -> None:
+    data = two_class_folder(tmp_path, halves(0, 255), np.zeros(SIZE), halves(255, 0))
+    with pytest.raises(LabError, match=r"0 and 255 alone.*'ground'.*label_map: \{255: 1\}"):
+        _ = data.key
+    assert any("label_map: {255: 1}" in problem for problem in verify(data).problems)
+
+
+def test_both_remedies_for_0_and_255_do_what_they_say(tmp_path: Path) -> None:
+    data = two_class_folder(tmp_path, halves(0, 255), label_map={255: 1}, ignore_index=254)
+    assert len(data.key) == 64
+    np.testing.assert_array_equal(data[0].mask, halves(0, 1))
+    data = two_class_folder(tmp_path, halves(0, 255), label_map={255: 1})
+    np.testing.assert_array_equal(data[0].mask, halves(0, 1))
+    data = two_class_folder(tmp_path, halves(0, 255), label_map={255: 255})
+    assert len(data.key) == 64
+    np.testing.assert_array_equal(data[0].mask, halves(0, 255))
+
+
+def test_a_void_border_beside_both_classes_is_no_fault(tmp_path: Path) -> None:
+    both = halves(0, 1)
+    both[0] = 255
+    assert len(two_class_folder(tmp_path, halves(0, 255), both).key) == 64
+
+
+# --- photos of several suffixes -------------------------------------------------------------
+
+
+def mixed(root: Path) -> None:
+    for name in ("a.jpg", "b.png", "c.JPG", "d.jpeg"):
+        photo(root / "images" / name)
+        write_mask(root / "masks" / f"{name[0]}.png", halves(0, 1))
+
+
+def test_photos_of_other_suffixes_are_not_left_out(tmp_path: Path) -> None:
+    mixed(tmp_path)
+    with pytest.raises(LabError, match=r"3 photos in .*b\.png, c\.JPG, d\.jpeg") as caught:
+        two_class_folder(tmp_path)
+    remedy = "image_suffix: [.JPG, .jpeg, .jpg, .png]"
+    assert remedy in str(caught.value)
+    data = two_class_folder(tmp_path, image_suffix=remedy[15:-1].split(", "))
+    assert data.names == ["a", "b", "c", "d"]
+    assert [data.image_path(name).name for name in data.names] == [
+        "a.jpg", "b.png", "c.JPG", "d.jpeg",
+    ]  # fmt: skip
+
+
+def test_a_photo_of_another_suffix_without_mask_is_no_sample(tmp_path: Path) -> None:
+    data = two_class_folder(tmp_path, halves(0, 1))
+    photo(tmp_path / "images/preview.png")
+    assert two_class_folder(tmp_path, halves(0, 1)).names == data.names == ["0"]
+
+
+@pytest.mark.parametrize("suffixes", [".jpg", [".jpg", ".jpeg"]])
+def test_two_photos_of_one_mask(tmp_path: Path, suffixes: str | list[str]) -> None:
+    for name in ("a.jpg", "a.jpeg"):
+        photo(tmp_path / "images" / name)
+    write_mask(tmp_path / "masks/a.png", halves(0, 1))
+    with pytest.raises(LabError, match=r"a\.jpeg"):
+        two_class_folder(tmp_path, image_suffix=suffixes)
+
+
+def test_photos_below_are_not_left_out(tmp_path: Path) -> None:
+    two_class_folder(tmp_path, halves(0, 1))
+    photo(tmp_path / "images/more/b.jpg")
+    write_mask(tmp_path / "masks/more/b.png", halves(0, 1))
+    with pytest.raises(LabError, match=r"1 photos .*more/b\.jpg; set recursive: true to read all"):
+        two_class_folder(tmp_path)
+    assert two_class_folder(tmp_path, recursive=True).names == ["0", "more/b"]
+
+
+def test_suffixes_with_words_in_them(tmp_path: Path) -> None:
+    photo(tmp_path / "images/a_photo.png")
+    photo(tmp_path / "images/b_photo.jpg")
+    for stem in "ab":
+        write_mask(tmp_path / f"masks/{stem}_ids.png", halves(0, 1))
+    settings = {"mask_name": "{stem}_ids"}
+    with pytest.raises(LabError, match=r"image_suffix: \[_photo\.jpg, _photo\.png\]"):
+        two_class_folder(tmp_path, image_suffix="_photo.png", **settings)
+
+
+def test_photos_and_masks_in_one_folder_are_told_apart(tmp_path: Path) -> None:
+    photo(tmp_path / "a.jpg")
+    write_mask(tmp_path / "a.png", halves(0, 1))
+    data = Folder("one", tmp_path, ".", ".", TWO)
+    assert data.names == ["a"]
