@@ -6,7 +6,7 @@ that share a layer measure it once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -97,21 +97,28 @@ class Layers:
         middle of the same variant."""
         encoded, first = self.encoded, self.rewritten[0]
         chain = self.entered(0).once(("moved", self.position_embedding), self._moved_chain)
+        scene = encoded.scene.of(self._moved_images)
+        if encoded.scene.labels is not None:
+            scene = replace(scene, labels=encoded.scene.labels.moved(SHIFT))
         [(_, state, _)] = tree.leaves(
             encoded.backbone.blocks,
             chain[first],
             encoded.grid,
             [encoded.variant],
             history=tuple(chain[:first]),
+            scene=scene,
         )
         return encoded.backbone.project(state, encoded.grid)[0]
+
+    @property
+    def _moved_images(self) -> Tensor:
+        return moved(self.encoded.images, self.encoded.backbone.patch_size, SHIFT)
 
     def _moved_chain(self) -> list[BlockInput]:
         """What enters each block of the untouched network on the moved windows, when asked."""
         backbone = self.encoded.backbone
-        images = moved(self.encoded.images, backbone.patch_size, SHIFT)
         blocks = backbone.blocks
-        embed = partial(backbone.embed, images, self.position_embedding)
+        embed = partial(backbone.embed, self._moved_images, self.position_embedding)
         chain = [BlockInput(blocks[0], embed)]
         for block in blocks[1:]:
             chain.append(BlockInput(block, partial(_plain, chain[-1])))

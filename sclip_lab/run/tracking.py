@@ -25,7 +25,7 @@ from PIL import Image
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.evaluation.spec import Spec
+from sclip_lab.evaluation.spec import ORACLE, Spec
 from sclip_lab.results.store import panels
 from sclip_lab.results.store.store import Store
 from sclip_lab.run import written
@@ -137,6 +137,8 @@ def log_run(
     record = spec.record()
     record["images"] = len(record["images"])
     names_of = record["names"]
+    tags = {str(names_of[n])[:64] for n in names_of if names_of[n]}
+    tags |= {ORACLE} if spec.oracle else set()
     decides = {
         "outcome": outcome,
         "sweep": config.group or sweep,
@@ -151,7 +153,7 @@ def log_run(
         group=group,
         job_type="cell",
         name=f"{spec.label} {spec.dataset.name} {spec.backbone.name}",
-        tags=sorted({str(names_of[n])[:64] for n in names_of if names_of[n]}),
+        tags=sorted(tags),
         config=record,
     )
 

@@ -15,6 +15,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.scene import Scene, alone, seen
 from sclip_lab.network.text import Text
+from sclip_lab.network.truth import Labels
 from sclip_lab.segmentation.encoded import encode
 from sclip_lab.segmentation.readouts.cosine import unit
 
@@ -31,6 +32,7 @@ def dense_features(
     position_embedding: str | None = None,
     guidance: Guide | None = None,
     text: Text | Tensor | None = None,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """Patch embeddings in the space of text embeddings.
 
@@ -44,6 +46,8 @@ def dense_features(
         guidance: a second network, for variants that look at one.
         text: for variants that read texts: (texts, embed_dim) unit embeddings, or these with
             auxiliary words.
+        labels: for variants that read ground truth: (batch, grid_h, grid_w) class ids of the
+            patches, -1 where unknown.
 
     Returns:
         (batch, grid_h, grid_w, embed_dim) float32, on the guidance's grid where the variant
@@ -64,6 +68,11 @@ def dense_features(
     if guidance is not None:
         look = partial(guidance.of_windows, backbone=backbone)
         scene = replace(scene, guidance=seen(images, look))
+    if labels is not None:
+        grid = (len(images), *backbone.grid(*size))
+        if tuple(labels.shape) != grid or labels.is_floating_point():
+            raise LabError(f"labels of shape {tuple(labels.shape)}: expected whole numbers, {grid}")
+        scene = replace(scene, labels=Labels.of(labels))
     [(_, encoded)] = encode(backbone, images, [attention], position_embedding, scene=scene)
     patches = encoded.patches.float()
     return unit(patches) if normalize else patches

@@ -12,7 +12,7 @@ from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.results.statistics.resampling import Design
 from sclip_lab.results.statistics.uncertainty import check, resampled
 from sclip_lab.results.table.metrics import Array, divide
-from sclip_lab.results.table.scores import NAMES, spec_rows
+from sclip_lab.results.table.scores import NAMES, methods_only, spec_rows
 
 
 def points(df: pd.DataFrame, measured: pd.DataFrame, statistic: str = "miou") -> pd.DataFrame:
@@ -75,6 +75,7 @@ def relations(
     from sclip_lab.diagnostics import MEASURES
 
     check(statistic, n, level)
+    df = methods_only(df)
     rows = []
     for group in resampled(df, statistic, n, seed):
         dataset = str(df.loc[df["spec"] == group.specs[0], "dataset"].iloc[0])
