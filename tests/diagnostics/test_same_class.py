@@ -148,10 +148,9 @@ def test_relative_and_matched_mass_by_loops() -> None:
         for i in known:
             others = [j for j in known if j != i]
             total = sum(weights[window, i, j].item() for j in others)
-            mass += (
-                sum(weights[window, i, j].item() for j in others if names[j] != names[i]) / total
-            )
-            share += sum(names[j] != names[i] for j in others) / len(others)
+            away = [j for j in others if names[j] != names[i]]
+            mass += sum(weights[window, i, j].item() for j in away) / total
+            share += len(away) / len(others)
             for step in {distance(i, j) for j in others}:
                 ring = [j for j in others if distance(i, j) == step]
                 on_ring = sum(weights[window, i, j].item() for j in ring) / total
