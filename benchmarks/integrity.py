@@ -39,7 +39,7 @@ def integrity(images: int = 60) -> dict[str, float]:
     """Processor seconds of a sweep, and of the integrity within them."""
     torch.set_num_threads(1)
     backbone = lab.load_backbone("patchwork_vit")
-    dataset = lab.load_dataset("patchwork", images=images)
+    dataset = lab.load_dataset("patchwork", limit=images)
     protocol = lab.load_protocol("sclip", "patchwork")
     specs = [Spec(lab.load_attention(n), backbone, protocol, dataset, n) for n in VARIANTS]
     spent: Counter[str] = Counter()

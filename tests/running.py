@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 QUICK = (
     "backbone=patchwork_vit",
     "dataset=patchwork",
-    "dataset.images=2",
+    "dataset.limit=2",
     "dataset.height=64",
     "dataset.width=80",
     "tracking=disabled",

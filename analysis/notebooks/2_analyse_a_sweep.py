@@ -20,7 +20,7 @@ store = os.environ.get("SCLIP_LAB_STORE", folder.name)
 # %%
 if store == folder.name:
     backbone = lab.load_backbone("patchwork_vit")
-    data = lab.load_dataset("patchwork", images=8)
+    data = lab.load_dataset("patchwork", limit=8)
     protocol = lab.load_protocol("sclip", "patchwork")
     variants = [lab.load_attention(name) for name in ("vanilla", "maskclip", "csa")]
     variants += [lab.load_attention("csa", temperature=t) for t in (0.5, 2.0, 4.0)]

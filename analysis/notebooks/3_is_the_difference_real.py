@@ -16,7 +16,7 @@ store = os.environ.get("SCLIP_LAB_STORE", folder.name)
 # %%
 if store == folder.name:
     backbone = lab.load_backbone("patchwork_vit")
-    data = lab.load_dataset("patchwork", images=8)
+    data = lab.load_dataset("patchwork", limit=8)
     protocol = lab.load_protocol("sclip", "patchwork")
     names = ("vanilla", "csa", "csa_q", "maskclip")
     specs = [lab.Spec(lab.load_attention(name), backbone, protocol, data) for name in names]

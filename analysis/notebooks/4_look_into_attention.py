@@ -13,7 +13,7 @@ from sclip_lab.report import pictures
 from sclip_lab.results.store import panels
 
 backbone = lab.load_backbone("patchwork_vit")
-data = lab.load_dataset("patchwork", images=1)
+data = lab.load_dataset("patchwork", limit=1)
 variants = [lab.load_attention(name) for name in ("vanilla", "csa", "naclip")]
 
 # %% [markdown]

@@ -32,7 +32,7 @@ from sclip_lab.run import job  # noqa: F401, loaded before any fork
 MOST_SECONDS = 2.0
 WAIT_SECONDS = 900.0
 EVALUATE = [
-    "evaluate", "dataset.images=500", "tracking=disabled", "progress=false", "paths.store=store",
+    "evaluate", "dataset.limit=500", "tracking=disabled", "progress=false", "paths.store=store",
     "hydra.run.dir=run", "hydra.sweep.dir=sweep",
 ]  # fmt: skip
 SWEEP = ["attention=vanilla,csa", "hydra/launcher=local_jobs", "hydra.launcher.shards=2"]

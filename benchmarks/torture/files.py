@@ -183,7 +183,7 @@ def _use(group: str, name: str) -> None:
     from sclip_lab.run.job import make_spec
 
     if group in ("experiment", "readout", "refinement", "backbone"):
-        jobs = sweep([f"{group}={name}", "dataset.images=1"])
+        jobs = sweep([f"{group}={name}", "dataset.limit=1"])
         if len(jobs) > 3000:
             raise LabError("many jobs")
         if group != "backbone":

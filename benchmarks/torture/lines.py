@@ -42,7 +42,7 @@ WORDS = nameable([
 ])  # fmt: skip
 NUMBERS = {"--seed", "--images", "--steps", "--lr", "--patches"}
 NO_NUMBERS = {"nan", "inf", "-inf", "-1", "1e400", "9" * 30, "9" * 5000, "", "x" * 300}
-SMALL = ["dataset.images=1", "dataset.height=64", "dataset.width=96", "progress=false",
+SMALL = ["dataset.limit=1", "dataset.height=64", "dataset.width=96", "progress=false",
          "tracking=disabled", "pictures.images=0", "diagnostics=none"]  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def evaluations(outcomes: Outcomes, folder: Path, cases: int, generator: random.
         "checkpoint", "pretrained", "precision", "shard", "plugins", "on_error", "batch_images",
         "attention.temperature", "attention.layers", "+attention.new", "~attention", "~seed",
         "++seed",
-        "protocol.logit_scale", "protocol.templates", "protocol.crop_size", "dataset.images",
+        "protocol.logit_scale", "protocol.templates", "protocol.crop_size", "dataset.limit",
         "paths.store",
         "hydra.run.dir", "hydra.sweep.dir", "hydra.job.name", "hydra.searchpath", "tracking.mode",
         "attention@x", "attention/prior", "attention/mix", "nothing", "", "hydra.launcher.shards",

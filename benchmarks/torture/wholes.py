@@ -200,7 +200,7 @@ def sweeps(outcomes: Outcomes, folder: Path, cases: int, generator: random.Rando
         [{"attention": None}], [{"when": 5}], [{"unless": "csa"}], [{"keep": 5}], [None],
         [{"seed": "nan,0"}], [{"protocol.logit_scale": "nan,40"}], [{"seed": "range(0,1e9)"}],
         [{"a=b": "c"}], [{"": "x"}], [[]], float("nan"), [{"attention": ["csa"]}],
-        [{"dataset.images": "1,-1"}], [{"when": {"attention": None}}], [{5: 6}], "csa,vanilla",
+        [{"dataset.limit": "1,-1"}], [{"when": {"attention": None}}], [{5: 6}], "csa,vanilla",
         [{"seed": "choice(0,1"}], {"attention": "csa,vanilla"}, {"attention": "${oc.env:HOME}"},
     ]  # fmt: skip
     places = [

@@ -1,9 +1,11 @@
-"""``sclip-lab data``: list, fetch, prepare and verify the data sets of conf/dataset."""
+"""``sclip-lab data``: list, guess, fetch, prepare and verify the data sets of conf/dataset."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +19,14 @@ if TYPE_CHECKING:
 # Whatever is heavy is imported where it is used: help and listings come at once.
 
 DATA_VARIABLE = "SCLIP_LAB_DATA"
+PICTURES = 12  # photos on a contact sheet
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Mount ``data`` on the main parser's subparsers; ``run`` takes what it parses."""
     parser = subparsers.add_parser(
         "data",
-        help="list, fetch, prepare and verify data sets",
+        help="list, guess, fetch, prepare and verify data sets",
         description="Data sets are described by conf/dataset/*.yaml and looked for below "
         f"--data, by default ${DATA_VARIABLE} or ./data.",
     )
@@ -36,9 +39,23 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
     command("list", "name, size and whereabouts of every data set")
     checking = command(
-        "verify", "read every sample and compare counts, ids, sizes, pairs and names"
+        "verify", "read every sample, list all problems, and write a contact sheet of masks"
     )
-    checking.add_argument("names", nargs="+", metavar="name", help="as in `sclip-lab data list`")
+    checking.add_argument(
+        "names", nargs="+", metavar="name",
+        help="as in `sclip-lab data list`; keys such as dataset.split=train may follow",
+    )  # fmt: skip
+    checking.add_argument(
+        "--out", type=Path, default=Path("verify"), metavar="DIR",
+        help="where <name>.png and <name>.html go (default: ./verify)",
+    )  # fmt: skip
+    checking.add_argument("--config-dir", type=Path, metavar="DIR", help="a conf/ of your own")
+    guessing = command("guess", "write a yaml for a folder of your own")
+    guessing.add_argument("folder", type=Path, help="photos and masks, as they lie")
+    guessing.add_argument(
+        "--to", type=Path, metavar="FILE",
+        help="the yaml (default: ./conf/dataset/<name of the folder>.yaml)",
+    )  # fmt: skip
     preparing = command("prepare", "convert original downloads into the layout of conf/dataset")
     preparing.add_argument("name", help="as in `sclip-lab data list`")
     preparing.add_argument(
@@ -69,12 +86,23 @@ def run(args: argparse.Namespace) -> int:
     if args.data_command == "list":
         print(listing(args.data))
         return 0
+    if args.data_command == "verify":
+        chosen = [word for word in args.names if "=" not in word]
+        keys = _keys(word for word in args.names if "=" in word)
+        if args.config_dir is not None:
+            from sclip_lab.config.folders import add_folder
+
+            add_folder(args.config_dir)
+        sound = [_verify(name, args.data, keys, args.out) for name in chosen]
+        return 0 if all(sound) else 1
+    if args.data_command == "guess":
+        from sclip_lab.data.guess import guess
+
+        print(guess(args.folder, args.to))
+        return 0
     from sclip_lab.data import coco_panoptic20
     from sclip_lab.data.prepare import CONVERSIONS, prepare
 
-    if args.data_command == "verify":
-        sound = [_verify(name, args.data) for name in args.names]
-        return 0 if all(sound) else 1
     if args.data_command == "prepare":
         if args.name not in CONVERSIONS:
             raise unknown("data set to prepare", args.name, CONVERSIONS)
@@ -85,35 +113,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def dataset_config(name: str, data: str | None = None) -> dict[str, Any]:
-    """The yaml of a data set, with ``paths.data`` filled in.
+def dataset_config(name: str, data: str | None = None, **keys: Any) -> dict[str, Any]:
+    """The yaml of a data set as `sclip-lab evaluate` composes it, with ``paths.data`` filled in.
 
     Args:
         name: a file of conf/dataset.
         data: folder of all data sets; by default $SCLIP_LAB_DATA, else ./data.
+        **keys: of the yaml, with other values.
+
+    Raises:
+        LabError: unknown name (did you mean), or a yaml that does not compose.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+    from sclip_lab.config.registry import load_group
 
-    from sclip_lab.config.guard import check_file, check_values
-
-    path = find("dataset", name)
-    if path is None:
+    if name not in names("dataset"):
         raise unknown("data set", name, names("dataset"))
-    config = OmegaConf.create({"paths": {"data": data_folder(data)}})
-    try:
-        check_file(path)
-        config["dataset"] = OmegaConf.load(path)
-        check_values(config)
-        content = OmegaConf.to_container(config["dataset"], resolve=True)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
-        if isinstance(error, LabError):
-            raise
-        raise LabError(f"{path}: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise LabError(f"{path}: must be a mapping of settings")
-    return {str(key): value for key, value in content.items()}
+    with _data_folder(data):
+        return load_group("dataset", name, keys)
 
 
 def data_folder(data: str | None = None) -> str:
@@ -121,59 +137,107 @@ def data_folder(data: str | None = None) -> str:
     return data or os.environ.get(DATA_VARIABLE) or "data"
 
 
-def load_dataset(name: str, data: str | None = None) -> Dataset:
-    """The data set that conf/dataset/<name>.yaml describes."""
+def load_dataset(
+    name: str, data: str | None = None, faults: list[str] | None = None, **keys: Any
+) -> Dataset:
+    """The data set that conf/dataset/<name>.yaml describes; see `sclip_lab.data.base.build`."""
     from sclip_lab.data.base import build
 
     try:
-        return build(dataset_config(name, data))
+        return build(dataset_config(name, data, **keys), faults)
     except LabError as error:
         raise LabError(f"conf/dataset/{name}.yaml: {error}") from None
 
 
 def listing(data: str | None = None) -> str:
     """One line a data set: name, samples, classes, whether it is here, the yaml's first comment."""
+    from sclip_lab.config.composition import alone
+
     rows = [("name", "samples", "classes", "here", "what")]
+    folder = data_folder(data)
     for name in names("dataset"):
         path = find("dataset", name)
         assert path is not None
-        config = dataset_config(name, data)
-        root, vocabulary = config.get("root"), config.get("vocabulary")
-        expected = config.get("expected")
-        samples = expected[0] if isinstance(expected, list) else expected
-        classes = Vocabulary.named(vocabulary).num_classes if isinstance(vocabulary, str) else ""
-        here = "built in" if root is None else "yes" if Path(root).is_dir() else "no"
+        config = alone("dataset", name).dataset
+        root, expected = config._get_node("root"), config.get("expected")
+        samples = expected[0] if expected and not isinstance(expected, int) else expected
+        here = "built in"
+        if root is not None:  # not resolved: paths are a group of their own
+            place = str(root._value()).replace("${paths.data}", folder)
+            here = "yes" if Path(place).is_dir() else "no"
         about = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        rows.append((name, str(samples or ""), str(classes), here, about))
+        rows.append((name, str(samples or ""), _classes(config.get("vocabulary")), here, about))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]])
         for row in rows
     ]
-    place = Path(data_folder(data)).absolute()
-    lines.append(f"\nLooked for below {place} (--data or ${DATA_VARIABLE}).")
+    lines.append(f"\nLooked for below {Path(folder).absolute()} (--data or ${DATA_VARIABLE}).")
     lines.append(f"How to get one: the head of its file in {conf_dir() / 'dataset'}.")
     return "\n".join(lines)
+
+
+def _classes(vocabulary: Any) -> str:
+    try:
+        return str(Vocabulary.named(vocabulary).num_classes) if isinstance(vocabulary, str) else ""
+    except LabError:  # a file below the data set's root, or names in the yaml itself
+        return ""
+
+
+@contextmanager
+def _data_folder(data: str | None) -> Iterator[None]:
+    """conf/paths reads the variable; ``--data`` stands for it."""
+    before = os.environ.get(DATA_VARIABLE)
+    if data is not None:
+        os.environ[DATA_VARIABLE] = data
+    try:
+        yield
+    finally:
+        if data is not None:
+            os.environ.pop(DATA_VARIABLE)
+            if before is not None:
+                os.environ[DATA_VARIABLE] = before
+
+
+def _keys(words: Iterator[str]) -> dict[str, Any]:
+    """``dataset.split=train`` as {"split": "train"}, values as a yaml has them."""
+    from yaml import YAMLError, safe_load
+
+    keys = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if not key.startswith("dataset."):
+            raise LabError(f"{word}: only keys of dataset can be set here")
+        try:
+            keys[key.removeprefix("dataset.")] = safe_load(value)
+        except YAMLError as error:
+            raise LabError(f"{word}: {' '.join(str(error).split())}") from error
+    return keys
 
 
 def _target(name: str, args: argparse.Namespace) -> Path:
     return args.to or Path(dataset_config(name, args.data)["root"])
 
 
-def _verify(name: str, data: str | None) -> bool:
-    from sclip_lab.data.verify import verify
+def _verify(name: str, data: str | None, keys: dict[str, Any], out: Path) -> bool:
+    from sclip_lab.data import sheet
+    from sclip_lab.data.verify import listed, verify
 
+    faults: list[str] = []
     try:
-        report = verify(load_dataset(name, data))
+        report = verify(load_dataset(name, data, faults, **keys), faults, PICTURES)
     except LabError as error:
-        print(f"{name}: NOT OK\n  problem: {error}")
+        print(f"{name}: NOT OK")
+        for text in listed([*faults, str(error)]):
+            print(f"  problem: {text}")
         return False
     print(f"{name}: {'NOT OK' if report.problems else 'ok'}")
-    for title, found in (("problem", report.problems), ("warning", report.warnings)):
-        for text in found[:20]:
+    for title, texts in (("problem", report.problems), ("warning", report.warnings)):
+        for text in listed(texts):
             print(f"  {title}: {text}")
-        if len(found) > 20:
-            print(f"  ... and {len(found) - 20} more")
     for text in report.facts:
         print(f"  {text}")
+    if report.samples:
+        picture, page = sheet.write(out, name, report.samples, report.census)
+        print(f"  look at the masks: {page} (or {picture})")
     return not report.problems

@@ -152,7 +152,7 @@ def _learn(args: argparse.Namespace) -> int:
 
     overrides = {"root": args.folder} if args.folder else {}
     if args.dataset == "patchwork":
-        overrides |= {"split": "train", "images": args.images}
+        overrides |= {"split": "train", "limit": args.images}
     dataset = lab.load_dataset(args.dataset, **overrides)
     backbone = _backbone(args)
     protocol = lab.load_protocol(args.protocol, args.dataset)

@@ -18,6 +18,12 @@ from omegaconf.errors import OmegaConfBaseException
 from sclip_lab.config.composition import CONFIG, PLACES, loader
 from sclip_lab.core.errors import LabError, unknown
 
+# Keys that a user may know, and that only some data sets have.
+MOVED = {
+    "dataset.images": "how many photos is dataset.limit (the first so many) or dataset.sample (so "
+    "many at random)",
+}
+
 
 def check(arguments: Sequence[str]) -> None:
     """Compare choices and keys with what Hydra finds, ``--config-dir`` and ``hydra.searchpath``
@@ -124,6 +130,8 @@ def _check_key(config: DictConfig, key: str, groups: Sequence[str]) -> None:
         raise LabError(f"unknown key '{key}'; did you mean {PLACES[first]}{dot}{rest}?")
     for part in key.replace("/", ".").split("."):
         if part not in list(node):  # "in node" is false of a value that is ???
+            if passed + part in MOVED:
+                raise LabError(f"unknown key '{passed}{part}'; {MOVED[passed + part]}")
             known = {passed + str(name) for name in node} | set(() if passed else groups)
             raise unknown("key", f"{passed}{part}", known - {"hydra"})
         below = node._get_node(part)

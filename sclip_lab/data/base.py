@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,8 @@ class Sample:
     Attributes:
         name: unique within the data set.
         image: (height, width, 3) uint8, RGB.
-        mask: (height, width) uint8, class ids in 0 .. num_classes - 1, or ``ignore_index``.
+        mask: (height, width) uint8, or uint16 where an id is above 255: class ids in
+            0 .. num_classes - 1, or ``ignore_index``.
     """
 
     name: str
@@ -32,11 +35,23 @@ class Sample:
 
 
 class Dataset(ABC):
-    """Photos with masks, in a fixed order."""
+    """Photos with masks, in a fixed order.
+
+    Attributes:
+        name: what a table calls it.
+        vocabulary: class names in id order.
+        ignore_index: the mask's value of pixels that count nowhere.
+        split: which part of the data set, such as "val"; empty where it has no parts.
+        selection: which photos of it, in words such as "first 8"; empty for all.
+        unpaired: what was seen beside the samples, in words such as "2 masks without a photo".
+    """
 
     name: str
     vocabulary: Vocabulary
     ignore_index: int = 255
+    split: str = ""
+    selection: str = ""
+    unpaired: Sequence[str] = ()
 
     @property
     @abstractmethod
@@ -56,15 +71,76 @@ class Dataset(ABC):
         return len(self.names)
 
 
-_NEEDED = ("name", "vocabulary", "ignore_index", "names", "key", "__getitem__", "__len__")
+def select(names: Sequence[str], limit: int | None, sample: int | None, seed: int) -> list[str]:
+    """Some of a data set's samples, in their order.
+
+    Args:
+        names: all of them.
+        limit: the first so many; None for all.
+        sample: so many of those, drawn at random without repetition; None for all.
+        seed: of the draw. One seed draws the same photos on every machine.
+
+    Raises:
+        LabError: a number below 1.
+    """
+    for key, number in (("limit", limit), ("sample", sample)):
+        if number is not None and number < 1:
+            raise LabError(f"dataset.{key} is {number}; it must be >= 1")
+    if seed < 0:
+        raise LabError(f"dataset.seed is {seed}; it must be >= 0")
+    chosen = list(names[:limit])
+    if sample is None or sample >= len(chosen):
+        return chosen
+    drawn = np.random.Generator(np.random.PCG64(seed)).permutation(len(chosen))[:sample]
+    return [chosen[index] for index in sorted(drawn.tolist())]
 
 
-def build(config: Mapping[str, Any]) -> Dataset:
+def selection_words(limit: int | None, sample: int | None, seed: int) -> str:
+    """`select`'s choice in words; empty for all samples."""
+    drawn = "" if sample is None else f"{sample} at random (seed {seed})"
+    first = "" if limit is None else f"first {limit}"
+    return " of the ".join(part for part in (drawn, first) if part)
+
+
+class Part(Dataset):
+    """Some samples of a data set whose class takes no ``limit`` and ``sample``."""
+
+    def __init__(self, whole: Dataset, limit: int | None, sample: int | None, seed: int) -> None:
+        self.whole = whole
+        self.name, self.vocabulary = whole.name, whole.vocabulary
+        self.ignore_index = whole.ignore_index
+        self.split = getattr(whole, "split", "")
+        self.selection = selection_words(limit, sample, seed)
+        places = {name: index for index, name in enumerate(whole.names)}
+        self._names = select(list(places), limit, sample, seed)
+        self._places = [places[name] for name in self._names]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._names)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.whole[self._places[index]]
+
+    @cached_property
+    def key(self) -> str:
+        if len(self) == len(self.whole):
+            return self.whole.key
+        return hashlib.sha256("\n".join([self.whole.key, *self._names]).encode()).hexdigest()
+
+
+_REQUIRED = ("name", "vocabulary", "ignore_index", "names", "key", "__getitem__", "__len__")
+
+
+def build(config: Mapping[str, Any], faults: list[str] | None = None) -> Dataset:
     """A data set from the content of its yaml.
 
     Args:
         config: ``_target_``, a class of this package or whatever an allowed module has that gives
-            a data set, and its parameters.
+            a data set, and its parameters. Every data set takes ``limit``, ``sample``, ``seed``
+            and ``split``.
+        faults: takes what is wrong with single samples, for a check that lists everything; None
+            raises the first.
 
     Raises:
         LabError: an unknown target or parameter (did you mean), one that is not allowed, or data
@@ -74,18 +150,49 @@ def build(config: Mapping[str, Any]) -> Dataset:
     if "_target_" not in config:
         raise LabError(f"dataset {parameters.get('name', '')}: has no _target_; name its class")
     make = locate(config["_target_"], ("sclip_lab.data",))
-    own = make.__module__.startswith("sclip_lab.")
-    if own and not (inspect.isclass(make) and issubclass(make, Dataset)):
+    ours = make.__module__.startswith("sclip_lab.")
+    if ours and not (inspect.isclass(make) and issubclass(make, Dataset)):
         raise LabError(f"_target_ {config['_target_']}: is no data set")
+    known = list(inspect.signature(make).parameters)
+    _refuse_count(parameters.get("images"), "images" in known)
+    part = _pop_part(parameters, known)
     _check_parameters(make, parameters)
+    if faults is not None and "faults" in known:
+        parameters["faults"] = faults
     dataset = make(**parameters)
-    missing = [name for name in _NEEDED if not hasattr(dataset, name)]
+    missing = [name for name in _REQUIRED if not hasattr(dataset, name)]
     if missing:
         raise LabError(
             f"_target_ {config['_target_']}: gives {type(dataset).__name__}, which is no data set; "
             f"it lacks {', '.join(missing)}"
         )
-    return dataset
+    return Part(dataset, **part) if part else dataset
+
+
+def _refuse_count(images: Any, is_folder: bool) -> None:
+    """``images`` once was the number of photos; it is only the folder of the photos."""
+    if images is not None and (not is_folder or isinstance(images, int)):
+        folder = "; dataset.images is the folder of the photos" if is_folder else ""
+        raise LabError(
+            f"dataset.images={images}: how many photos is dataset.limit={images} (the first so "
+            f"many) or dataset.sample={images} (at random){folder}"
+        )
+
+
+def _pop_part(parameters: dict[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    """Take the keys that every data set has from the parameters of a class that lacks them.
+
+    Returns:
+        arguments of `Part`; empty where the class selects by itself or takes all samples.
+    """
+    if "split" not in known and parameters.pop("split", None) is not None:
+        raise LabError(f"dataset.split: data set '{parameters.get('name', '')}' has no splits")
+    if "limit" in known:
+        return {}
+    usual = {"limit": None, "sample": None, "seed": 0}
+    part = {key: parameters.pop(key, value) for key, value in usual.items()}
+    check_arguments(select, part, "dataset.")
+    return {} if part["limit"] is None and part["sample"] is None else part
 
 
 def _check_parameters(make: Callable[..., Any], parameters: Mapping[str, Any]) -> None:

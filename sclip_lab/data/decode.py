@@ -12,6 +12,7 @@ CMYK, YCbCr    to RGB
 frames         the first
 compression    masks only in formats that keep every id: a JPEG is refused whatever its name
 size           refused before memory is taken, beyond ``$SCLIP_LAB_MAX_MEGAPIXELS`` (179)
+.npy           masks of whole numbers; arrays of Python objects are refused
 ============== =================================================================================
 """
 
@@ -41,7 +42,7 @@ PHOTO_MODES = (
 )  # fmt: skip
 MASK_MODES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
-# How PIL names stored forms of grey whose values it changes: fewer bits, or white as 0.
+# PIL's names for stored forms of grey whose values it changes: fewer bits, or white as 0.
 _STRETCHED = re.compile(r"L;(2|4|I)")
 # JPEG 2000 is not here: a file does not say whether its bit rate was cut.
 LOSSLESS = ("PNG", "TIFF", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "SGI", "WEBP")
@@ -49,13 +50,18 @@ LOSSLESS = ("PNG", "TIFF", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "SGI", "WEB
 LOSSLESS_TIFF = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)
 _TIFF_COMPRESSION = 259
 _PNG = b"\x89PNG\r\n\x1a\n"
+_NPY = b"\x93NUMPY"
 _ORIENTATION = 0x0112
-# The limit below comes first, names the file and can be raised.
+# PIL's own limit would name neither the file nor a way to raise it; `pixel_limit` does both.
 Image.MAX_IMAGE_PIXELS = None
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
     """A photo, turned upright by its EXIF orientation, as the field's loader (cv2) does.
+
+    Args:
+        path: the file; named in errors.
+        content: its bytes, if they were read already.
 
     Returns:
         (height, width, 3) uint8, RGB.
@@ -63,7 +69,7 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         LabError: no file, empty, truncated or damaged, too large, or not a photo (float values).
     """
-    with _decoded(path, "photo") as image:
+    with _decoded(path, "photo", content) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode in SIXTEEN_BIT or (upright.mode == "I" and image.format == "PNG"):
             high = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255)
@@ -75,22 +81,35 @@ def read_image(path: str | Path) -> np.ndarray:
         return np.array(upright.convert("RGB"))
 
 
-def read_mask(path: str | Path) -> np.ndarray:
-    """A mask's raw ids; of a palette file the indices, not the colours.
+def read_mask(path: str | Path, content: bytes | None = None, colours: bool = False) -> np.ndarray:
+    """A mask as it is stored; what the bytes are counts, not the file's suffix.
+
+    Args:
+        path: the file; named in errors.
+        content: its bytes, if they were read already.
+        colours: read colours instead of ids, also those of a palette.
 
     Returns:
-        (height, width) int32, the ids as stored.
+        (height, width) int32 or int64 raw ids, of a palette file the indices; or colours,
+        (height, width, 3) uint8.
 
     Raises:
         LabError: no file, empty, truncated or damaged, too large, colours where ids are expected,
-            or ids that a decoder changes (2 or 4 bits of grey, white as 0) or that lossy
-            compression has changed (JPEG, whatever the file's name).
+            ids that a decoder changes (2 or 4 bits of grey, white as 0) or that lossy compression
+            has changed.
     """
-    with _decoded(path, "mask") as image:
+    if content is None:
+        content = _content(path, "mask")
+    if content.startswith(_NPY):
+        return _read_array(path, content, colours)
+    with _decoded(path, "mask", content) as image:
+        if colours and image.mode not in SIXTEEN_BIT:
+            return np.array(image.convert("RGB"))
         if image.mode not in MASK_MODES:
             raise LabError(
-                f"mask {path}: PIL mode '{image.mode}' holds colours; class ids need one "
-                "channel (8 bits, 16 bits, or a palette whose indices are the ids)"
+                f"mask {path}: PIL mode '{image.mode}' holds colours; class ids need one channel "
+                "(8 bits, 16 bits, or a palette whose indices are the ids). dataset.palette names "
+                "colours; palette: grey takes three equal channels for ids"
             )
         if image.format == "GIF" and image.mode == "P":
             return _grey_levels(path, image)
@@ -119,7 +138,7 @@ def regular_file(path: str | Path, what: str, largest: float = math.inf) -> int:
 
 
 def bounded_file(path: str | Path, what: str) -> int:
-    """A file's size in bytes, which a photo or mask may have.
+    """Return the size in bytes of a file that may hold a photo or mask.
 
     Raises:
         LabError: as `regular_file`, or it is larger than any photo that is read.
@@ -136,24 +155,32 @@ def pixel_limit() -> int:
     Raises:
         LabError: the environment variable is not a number above 0.
     """
-    given = os.environ.get(SIZE_VARIABLE) or MEGAPIXELS
+    value = os.environ.get(SIZE_VARIABLE) or MEGAPIXELS
     try:
-        limit = float(given)
+        limit = float(value)
     except ValueError:
         limit = 0.0
     if not 0 < limit < 1e6:
-        raise LabError(f"{SIZE_VARIABLE}={given}: a number above 0 is needed, in 10^6 pixels")
+        raise LabError(f"{SIZE_VARIABLE}={value}: a number above 0 is needed, in 10^6 pixels")
     return int(limit * 1e6)
 
 
-@contextmanager
-def _decoded(path: str | Path, kind: str) -> Iterator[Image.Image]:
-    """The opened and fully decoded file: a truncated one raises, it is never padded with grey."""
-    limit = pixel_limit()
+def _content(path: str | Path, kind: str) -> bytes:
     if bounded_file(path, kind) == 0:
         raise LabError(f"{kind} {path}: the file is empty (0 bytes); fetch it again")
     try:
-        content = Path(path).read_bytes()
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise LabError(f"{kind} {path}: {error.strerror}") from error
+
+
+@contextmanager
+def _decoded(path: str | Path, kind: str, content: bytes | None = None) -> Iterator[Image.Image]:
+    """The opened and fully decoded file: a truncated one raises, it is never padded with grey."""
+    limit = pixel_limit()
+    if content is None:
+        content = _content(path, kind)
+    try:
         if content.startswith(_PNG):
             _check_png(content)
         with Image.open(io.BytesIO(content)) as image:
@@ -168,9 +195,42 @@ def _decoded(path: str | Path, kind: str) -> Iterator[Image.Image]:
     except LabError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
-        reason = "not an image file" if isinstance(error, Image.UnidentifiedImageError) else error
-        line = str(reason).splitlines()[0] if str(reason) else type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            raise LabError(f"{kind} {path}: {_kind_of(content)}") from error
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LabError(f"{kind} {path}: truncated or damaged ({line}); fetch it again") from error
+
+
+def _kind_of(content: bytes) -> str:
+    """What a file is that is no image, in words."""
+    start = content[:200].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html")):
+        return "is a web page, not an image file; fetch it again"
+    if start.startswith((b"{", b"[")):
+        return "is JSON, not an image file"
+    if content.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not an image file; `git lfs pull` fetches the file itself"
+    return "not an image file; truncated or damaged: fetch it again"
+
+
+def _read_array(path: str | Path, content: bytes, colours: bool) -> np.ndarray:
+    """An .npy of ids or colours; one that holds Python objects is refused."""
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception as error:  # a damaged header raises what it likes
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LabError(f"mask {path}: cannot be read as .npy ({line})") from error
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
+        array = array.squeeze(0 if array.shape[0] == 1 else 2)
+    whole = np.issubdtype(array.dtype, np.integer) or array.dtype == bool
+    if colours and array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8:
+        return array
+    if colours or array.ndim != 2 or not whole:
+        needed = "(height, width, 3) uint8" if colours else "(height, width) of whole numbers"
+        raise LabError(
+            f"mask {path}: array of shape {array.shape} and type {array.dtype}; {needed} is needed"
+        )
+    return array.astype(np.int64 if array.dtype.itemsize > 4 else np.int32)
 
 
 def _more(pixels: float) -> str:
@@ -181,7 +241,7 @@ def _more(pixels: float) -> str:
 
 
 def _check_png(content: bytes) -> None:
-    """Checksums of all chunks up to the last one; PIL looks at those of the pixels only in part."""
+    """Compare the checksum of every chunk; PIL skips some of those that hold pixels."""
     place = len(_PNG)
     while True:
         length, name = struct.unpack_from(">I4s", content, place)

@@ -1,4 +1,4 @@
-"""sha256 of files, remembered by (path, size, modification time)."""
+"""sha256 of files, remembered as long as nothing about a file has changed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.data.decode import bounded_file, regular_file
 
 CACHE_VARIABLE = "SCLIP_LAB_CACHE"
-# A file changed twice within one tick of the clock keeps its modification time, so what was
-# written just before it was hashed is not remembered.
+# A file changed twice within one tick of the clock keeps its times, so what was written just
+# before it was hashed is not remembered.
 SETTLED_NS = 2_000_000_000
+
+Proof = tuple[int, int, int, int]
 
 
 def cache_file() -> Path:
@@ -41,8 +43,13 @@ def sha256(path: str | Path) -> str:
         raise LabError(f"{path}: {error.strerror}") from error
 
 
-def file_digests(paths: Sequence[Path], title: str = "hashing") -> list[str]:
-    """sha256 of each photo or mask, in order; only files that are new or changed are read.
+def file_digests(paths: Sequence[Path], title: str = "hashing", bounded: bool = True) -> list[str]:
+    """sha256 of each file, in order; only files that are new or changed are read.
+
+    Args:
+        paths: the files.
+        title: of the progress bar.
+        bounded: refuse files that are larger than any photo or mask that is read.
 
     A cache that cannot be read or written is passed over: then every file is read.
 
@@ -50,26 +57,62 @@ def file_digests(paths: Sequence[Path], title: str = "hashing") -> list[str]:
         LabError: one is no regular file, cannot be read, or is larger than any that is read.
     """
     cache = _load()
-    found = []
+    digests = []
     changed = False
-    for path in tqdm(paths, desc=title, unit="file", delay=2, leave=False):
-        try:
-            path = path.resolve()
-            stat = path.stat()
-        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-            raise LabError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-        stamp = [stat.st_size, stat.st_mtime_ns]
-        known = cache.get(str(path))
-        if known is None or known[:2] != stamp:
-            bounded_file(path, "file")
-            known = [*stamp, sha256(path)]
-            if time.time_ns() - stat.st_mtime_ns > SETTLED_NS:
-                cache[str(path)] = known
+    for path in tqdm(paths, desc=title, unit="file", delay=1, leave=False):
+        place = os.path.abspath(path)
+        stamp = proof(place)
+        entry = cache.get(place)
+        if entry is None or tuple(entry[:-1]) != stamp:
+            if bounded:
+                bounded_file(place, "file")
+            entry = [*stamp, sha256(place)]
+            # Modification times can be set back, the time of the change cannot.
+            if time.time_ns() - stamp[2] > SETTLED_NS and proof(place) == stamp:
+                cache[place] = entry
                 changed = True
-        found.append(str(known[2]))
+        digests.append(str(entry[-1]))
     if changed:
         _save(cache)
-    return found
+    return digests
+
+
+def proof(path: str | Path) -> Proof:
+    """What differs once a file is written to: size, times of modification and change, and inode.
+
+    Raises:
+        LabError: there is no such file.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise LabError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def read_hashed(path: str | Path, digest: str | None, what: str) -> bytes:
+    """A photo's or mask's bytes, which must be those that were hashed.
+
+    Args:
+        path: the file.
+        digest: its sha256 as the data set's key has it; None where there is no key yet.
+        what: "photo" or "mask", for errors.
+
+    Raises:
+        LabError: it cannot be read, is empty or too large, or has changed since it was hashed.
+    """
+    if bounded_file(path, what) == 0:
+        raise LabError(f"{what} {path}: the file is empty (0 bytes); fetch it again")
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise LabError(f"{what} {path}: {error.strerror}") from error
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise LabError(
+            f"{what} {path}: the file has changed since it was hashed, so its number would stand "
+            "under the wrong key; leave the data alone and start again"
+        )
+    return content
 
 
 def _load() -> dict[str, list]:
@@ -83,7 +126,7 @@ def _load() -> dict[str, list]:
     return {
         path: entry
         for path, entry in entries.items()
-        if isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], str)
+        if isinstance(entry, list) and len(entry) == 5 and isinstance(entry[-1], str)
     }
 
 

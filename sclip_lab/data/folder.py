@@ -2,59 +2,75 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from sclip_lab.core.errors import LabError
-from sclip_lab.data.base import Dataset, Sample
-from sclip_lab.data.decode import LARGEST_LIST, read_image, read_mask, regular_file
-from sclip_lab.data.digests import file_digests
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.data.base import select, selection_words
+from sclip_lab.data.decode import read_mask
+from sclip_lab.data.files import Files
+from sclip_lab.data.labels import Labels, vocabulary_of
+from sclip_lab.data.lists import read_list
+from sclip_lab.data.palette import Palette
 from sclip_lab.data.paths import below
 from sclip_lab.data.vocabulary import Vocabulary
 
-RAW_IDS = 1 << 16  # what a 16-bit png can hold
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".jp2")
+SPLIT = "{split}"
+JSON_BEFORE = b"\xef\xbb\xbf \t\r\n"  # what may stand before a json's first brace
 
 
-class Folder(Dataset):
+class Folder(Files):
     """Photos and masks that share the stem of their file names.
 
     A photo ``<root>/<images>/<stem><image_suffix>`` goes with the mask
-    ``<root>/<masks>/<mask_name of stem><mask_suffix>``; the stem is the sample's name. A mask
-    without a photo is passed over here and reported by ``sclip-lab data verify``. A photo of
-    another suffix, or in a folder below, that has a mask is an error: it is never left out.
+    ``<root>/<masks>/<stem><mask_suffix>``; the stem is the sample's name. A photo of another
+    suffix, or in a folder below, that has a mask is an error: it is never left out. A mask without
+    a photo is passed over, counted in ``unpaired`` and reported by ``sclip-lab data verify``.
+
+    A mask file is what its bytes are: an image of ids, an image of colours (with ``palette``), an
+    .npy array, or the json of Labelme or Supervisely (``mask_suffix: .json``).
 
     Args:
         name: what a table calls the data set.
         root: folder that the other paths start from.
-        images: folder of the photos, below root.
-        masks: folder of the masks, below root.
-        vocabulary: class names in id order: a list that comes with the package, a path to a text
-            file, or a Vocabulary.
+        images: folder of the photos, below root; may hold {split}.
+        masks: folder of the masks, below root; may hold {split}.
+        vocabulary: class names in id order: a list that comes with the package, a file (.txt,
+            .csv, .json) that is found from here or from root, or the names themselves.
         image_suffix: what follows the stem of a photo, ".jpg" or "_leftImg8bit.png"; a list where
             photos differ, [".jpg", ".JPG", ".png"].
         mask_suffix: what follows the stem of a mask.
-        mask_name: the mask's name from the stem, e.g. "{stem}_instanceTrainIds".
-        ignore_index: id of pixels that count nowhere; above every class id, at most 255.
-        label_map: {id in the file: id}; ids that are not in it stay as they are.
+        image_name: a photo's name around its stem, such as "img_{stem}".
+        mask_name: a mask's name around the stem, such as "mask_{stem}". For other layouts {name} is
+            the stem without its folder, {folder} that folder, {photo} the photo's whole file name.
+        ignore_index: id of pixels that count nowhere; above every class id, at most 65535.
+        label_map: {id in the file: id, class name or "ignore"}, in annotation files also {name:
+            class}; what is not in it stays as it is.
         reduce_zero_label: after label_map, 0 becomes ignore_index and every other id drops by 1.
-        split: text file below root, one stem a line, in evaluation order; None takes all photos,
-            sorted by stem.
+        palette: colours of masks that are stored as colours, see `sclip_lab.data.palette`.
+        unlabelled: class of pixels that no shape of an annotation covers, or "ignore"; by default
+            the class named background.
+        mask_resize: "nearest" where masks are larger or smaller than their photos.
+        split: what {split} stands for, such as "val"; in a yaml without {split} a list file.
+        split_list: file below root with the photos of a split, in evaluation order: stems, file
+            names, paths or pairs, one a line; csv and json as well. None takes all photos, sorted.
         recursive: also photos in folders below; their stem then contains the folder.
         limit: take only the first so many.
+        sample: take so many of them at random.
+        seed: of that draw.
         expected: how many samples the whole data set has (several numbers where releases
             differ); only ``sclip-lab data verify`` looks at it.
+        faults: takes what is wrong with photos and masks, in words; None raises the first.
 
     Raises:
-        LabError: folders, photos or masks that are missing, a split that does not fit, an
+        LabError: folders, photos or masks that are missing, a list that does not fit, an
             impossible setting. Pixels are looked at when a sample is read.
     """
 
@@ -64,88 +80,84 @@ class Folder(Dataset):
         root: str | Path,
         images: str,
         masks: str,
-        vocabulary: str | Vocabulary,
+        vocabulary: str | Sequence[str] | Vocabulary,
         image_suffix: str | Sequence[str] = ".jpg",
         mask_suffix: str = ".png",
+        image_name: str = "{stem}",
         mask_name: str = "{stem}",
         ignore_index: int = 255,
         reduce_zero_label: bool = False,
-        label_map: Mapping[int, int] | None = None,
+        label_map: Mapping[Any, Any] | None = None,
+        palette: str | Mapping[Any, Any] | Sequence[Any] | None = None,
+        unlabelled: str | int | None = None,
+        mask_resize: Literal["nearest"] | None = None,
         split: str | None = None,
+        split_list: str | None = None,
         recursive: bool = False,
         limit: int | None = None,
+        sample: int | None = None,
+        seed: int = 0,
         expected: int | Sequence[int] | None = None,
+        faults: list[str] | None = None,
     ) -> None:
-        self.name = name
+        self.name, self._title = name, f"data set '{name}'"
         self.root = Path(root).expanduser()
-        self.images = self.root / images
-        self.masks = self.root / masks
-        self.vocabulary = (
-            vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.named(vocabulary)
+        self._faults, self._list_key = faults, "split_list"
+        images, masks, self.split_list = self._choose_split(images, masks, split, split_list)
+        self.images, self.masks = (
+            Path(os.path.normpath(self.root / folder)) for folder in (images, masks)
         )
+        self.vocabulary = vocabulary_of(vocabulary, self.root)
         suffixes = [image_suffix] if isinstance(image_suffix, str) else list(image_suffix)
         if not suffixes:
-            raise LabError(f"data set '{name}': image_suffix is empty; it must name a suffix")
+            raise LabError(f"{self._title}: image_suffix is empty; it must name a suffix")
         self.image_suffixes = sorted(suffixes, key=len, reverse=True)  # the longest that fits
         self.mask_suffix = mask_suffix
+        for key, pattern, parts in (
+            ("image_name", image_name, ("{stem}",)),
+            ("mask_name", mask_name, ("{stem}", "{name}", "{folder}", "{photo}")),
+        ):
+            if not any(part in pattern for part in parts):
+                raise LabError(f"{self._title}: {key} is '{pattern}'; it must contain '{{stem}}'")
+        self._before, _, self._behind = image_name.partition("{stem}")
         self.mask_name = mask_name
         self.ignore_index = ignore_index
-        self.reduce_zero_label = reduce_zero_label
-        self.label_map = _ids(name, label_map or {})
-        self.split = None if split is None else self.root / split
+        colours = None
+        if palette is not None:
+            colours = Palette.read(palette, self.vocabulary, self.root, self._title)
+        self.labels = Labels(
+            self._title, self.vocabulary, ignore_index, label_map, reduce_zero_label, colours,
+            unlabelled,
+        )  # fmt: skip
+        self.mask_resize = mask_resize
         self.recursive = recursive
-        self.limit = limit
+        self.selection = selection_words(limit, sample, seed)
         self.expected = [expected] if isinstance(expected, int) else list(expected or ())
-        if "{stem}" not in mask_name:
-            raise LabError(
-                f"data set '{name}': mask_name is '{mask_name}'; it must contain '{{stem}}'"
-            )
-        self._ids = self._id_table()
         self._photos: dict[str, str] = {}  # stem -> file below images
-        self._names = self._find_names()
-
-    @property
-    def names(self) -> list[str]:
-        return list(self._names)
+        self._listed_masks: dict[str, str] = {}  # stem -> file below masks, where a list says it
+        self._names = self._find_names(limit, sample, seed)
 
     def image_path(self, name: str) -> Path:
         """Where the photo of a sample lies."""
-        return self.images / self._photos.get(name, f"{name}{self.image_suffixes[-1]}")
+        return self.images / self._photo_file(name)
 
     def mask_path(self, name: str) -> Path:
         """Where the mask of a sample lies."""
         return self.masks / self._mask_file(name)
 
-    def __getitem__(self, index: int) -> Sample:
-        name = self._names[index]
-        image = read_image(self.image_path(name))
-        mask = self._read_ids(self.mask_path(name))
-        if image.shape[:2] != mask.shape:
-            photo, ids = ("{1}x{0}".format(*shape) for shape in (image.shape, mask.shape))
-            raise LabError(
-                f"data set '{self.name}': photo {self.image_path(name)} is {photo}, "
-                f"its mask {self.mask_path(name)} is {ids} (width x height); they must be equal"
-            )
-        return Sample(name, image, mask)
+    def read_ids(self, name: str, content: bytes | None, photo_size: tuple[int, int]) -> np.ndarray:
+        """A sample's mask from its file's bytes; see `sclip_lab.data.files.Files.read_ids`."""
+        assert content is not None
+        path = self.mask_path(name)
+        if content[:16].lstrip(JSON_BEFORE).startswith(b"{"):
+            from sclip_lab.data.annotations import read_annotation
 
-    @cached_property
-    def key(self) -> str:
-        """sha256 over photos, masks, their order, the way ids are read and the class count."""
-        reading = {
-            "classes": self.vocabulary.num_classes,
-            "ignore_index": self.ignore_index,
-            "label_map": sorted(self.label_map.items()),
-            "reduce_zero_label": bool(self.reduce_zero_label),
-        }
-        self.refuse_ignored_object()
-        paths = [find(name) for name in self._names for find in (self.image_path, self.mask_path)]
-        files = file_digests(paths, title=f"hashing {self.name}")
-        digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode())
-        for index, name in enumerate(self._names):
-            digest.update(f"\n{name}\t{files[2 * index]}\t{files[2 * index + 1]}".encode())
-        return digest.hexdigest()
+            return read_annotation(content, self.labels, photo_size, path)
+        if self.labels.palette is not None:
+            return self.labels.from_colours(read_mask(path, content, colours=True), path)
+        return self.labels.from_raw(read_mask(path, content), path)
 
-    def refuse_ignored_object(self) -> None:
+    def check_masks(self) -> None:
         """Refuse masks that hold 0 and 255 alone, unless label_map says that 255 is void.
 
         Nothing but class 0 would be left, and any mIoU of it is meaningless. Reads masks until one
@@ -154,20 +166,22 @@ class Folder(Dataset):
         Raises:
             LabError: naming the two ways to write what is meant.
         """
-        void = self.ignore_index
-        if self.vocabulary.num_classes < 2 or self.reduce_zero_label or void in self.label_map:
+        void, labels = self.ignore_index, self.labels
+        explained = labels.reduce_zero_label or void in labels.ids_of_raw or labels.palette
+        if self.vocabulary.num_classes < 2 or explained:
             return
         present: set[int] = set()
         for name in self._names:
             try:
-                present.update(np.unique(read_mask(self.mask_path(name))).tolist())
-            except LabError:  # evaluation names this file, or skips it
+                content = self.mask_path(name).read_bytes()
+                present.update(np.unique(read_mask(self.mask_path(name), content)).tolist())
+            except (LabError, OSError):  # evaluation names this file, or skips it
                 return
             if not present <= {0, void}:
                 return
         if present == {0, void}:
             raise LabError(
-                f"data set '{self.name}': the masks hold the ids 0 and {void} alone, and {void} is "
+                f"{self._title}: the masks hold the ids 0 and {void} alone, and {void} is "
                 f"ignored, so only class '{self.vocabulary.names[0]}' would be left; write "
                 f"label_map: {{{void}: 1}} if {void} marks '{self.vocabulary.names[1]}', or "
                 f"label_map: {{{void}: {void}}} if it is void"
@@ -175,201 +189,281 @@ class Folder(Dataset):
 
     def masks_without_photo(self) -> list[str]:
         """Files below ``masks`` with the mask suffix that belong to no photo, split or not."""
-        photos = self._group_by_stem(_files(self.images, self.recursive))
-        paired = {self._mask_file(stem) for stem in photos}
-        return sorted(
-            mask
-            for mask in _files(self.masks, self.recursive)
-            if mask.endswith(self.mask_suffix) and mask not in paired
+        return self._alone(
+            _files(self.masks, self.recursive),
+            self._group_by_stem(_files(self.images, self.recursive)),
         )
 
-    def _find_names(self) -> list[str]:
+    def _alone(self, masks: Iterable[str], photos: Mapping[str, list[str]]) -> list[str]:
+        paired = {self._mask_file(stem, files[0]) for stem, files in photos.items()}
+        paired |= set(self._listed_masks.values())
+        return sorted(
+            mask
+            for mask in masks
+            if mask.endswith(self.mask_suffix)
+            and mask not in paired
+            and (self.recursive or "/" not in mask)
+            and not (self.images == self.masks and self._stem(mask) in photos)
+        )
+
+    def _choose_split(
+        self, images: str, masks: str, split: str | None, split_list: str | None
+    ) -> tuple[str, str, Path | None]:
+        """Fill in {split}; a yaml without it names a list file by ``split``."""
+        templates = [text for text in (images, masks, split_list) if text and SPLIT in text]
+        if not templates:
+            if split is not None and split_list is None:
+                if not (self.root / split).exists() and not Path(split).suffix:
+                    raise LabError(
+                        f"{self._title}: split is '{split}', but none of images, masks and "
+                        f"split_list holds '{SPLIT}', and there is no list {self.root / split} "
+                        "(config key dataset.split)"
+                    )
+                split_list, split = split, Path(split).stem
+                self._list_key = "split"
+            self.split = split or ""
+            return images, masks, self.root / split_list if split_list else None
+        if split is None:
+            known = self._known_splits(templates[0])
+            raise LabError(f"{self._title}: dataset.split is missing; there are {', '.join(known)}")
+        if split in ("", ".", "..") or "/" in split or "\\" in split:
+            raise LabError(f"{self._title}: dataset.split {split!r} is not the name of a split")
+        for template in templates:
+            if self.root.is_dir() and not (self.root / template.replace(SPLIT, split)).exists():
+                known = self._known_splits(template)
+                if known:
+                    raise LabError(f"{self._title}: {unknown('dataset.split', split, known)}")
+        self.split = split
+        filled = [text and text.replace(SPLIT, split) for text in (images, masks, split_list)]
+        return str(filled[0]), str(filled[1]), self.root / filled[2] if filled[2] else None
+
+    def _known_splits(self, template: str) -> list[str]:
+        """What {split} could stand for, as far as files are there."""
+        head, _, tail = template.partition(SPLIT)
+        pattern = re.compile(re.escape(head) + r"([^/]+)" + re.escape(tail).replace(
+            re.escape(SPLIT), r"\1"))  # fmt: skip
+        places = self.root.glob(template.replace(SPLIT, "*"))
+        names = (pattern.fullmatch(place.relative_to(self.root).as_posix()) for place in places)
+        return sorted({match[1] for match in names if match})
+
+    def _find_names(self, limit: int | None, sample: int | None, seed: int) -> list[str]:
         for key, folder in (("root", self.root), ("images", self.images), ("masks", self.masks)):
             if not folder.is_dir():
                 raise LabError(
-                    f"data set '{self.name}': no folder {folder} (config key dataset.{key}); "
+                    f"{self._title}: no folder {folder} (config key dataset.{key}); "
                     "set SCLIP_LAB_DATA or paths.data to where your data sets are; `sclip-lab "
                     f"data list` and conf/dataset/{self.name}.yaml say how to get this one"
                 )
         files, masks = _files(self.images), set(_files(self.masks))
-        reachable = self.recursive or self.split is not None
+        reachable = self.recursive or self.split_list is not None
         considered = files if reachable else [file for file in files if "/" not in file]
         photos = self._group_by_stem(considered)
-        if self.split is None:
+        if self.images == self.masks:
+            drawn = {self._mask_file(stem, files[0]) for stem, files in photos.items()}
+            photos = {stem: files for stem, files in photos.items() if not drawn.issuperset(files)}
+        if self.split_list is None:
             names = sorted(photos)
             if not names:
                 self._refuse_no_photo(considered)
-            self._refuse_left_out(files, photos, masks)
+            self._report_left_out(files, photos, masks)
+            if alone := self._alone(masks, photos):
+                self.unpaired = (*self.unpaired, f"{len(alone)} masks without a photo")
         else:
-            names = self._split_stems(self.split)
-        if self.limit is not None:
-            if self.limit < 1:
-                raise LabError(f"data set '{self.name}': limit is {self.limit}; it must be >= 1")
-            names = names[: self.limit]
+            names = self._listed_names(self.split_list, photos, masks)
+        names = select(names, limit, sample, seed)
         for name in names:
             if len(photos.get(name, ())) > 1:
-                raise LabError(
-                    f"data set '{self.name}': {' and '.join(photos[name])} in {self.images} are "
-                    f"both photo '{name}' of mask {self.mask_path(name)}; keep one of them"
+                self._fault(
+                    f"{' and '.join(photos[name])} in {self.images} are both photo '{name}' of "
+                    f"mask {self.mask_path(name)}; keep one of them"
                 )
         self._photos = {name: photos[name][0] for name in names if name in photos}
-        self._refuse_absent(names, set(photos), self.image_path, "photo")
-        paired = {name for name in names if self._mask_file(name) in masks}
-        self._refuse_absent(names, paired, self.mask_path, "mask")
-        return names
+        names = self._with(names, photos.__contains__, self.image_path, "photo")
+        return self._with(
+            names, lambda name: self._mask_file(name) in masks, self.mask_path, "mask"
+        )
 
-    def _mask_file(self, stem: str) -> str:
+    def _fault(self, text: str) -> None:
+        if self._faults is None:
+            raise LabError(f"{self._title}: {text}")
+        self._faults.append(text)
+
+    def _photo_file(self, stem: str) -> str:
+        """The photo of a stem, as a path below ``images``."""
+        folder, slash, last = stem.rpartition("/")
+        usual = f"{folder}{slash}{self._before}{last}{self._behind}{self.image_suffixes[-1]}"
+        return self._photos.get(stem, usual)
+
+    def _mask_file(self, stem: str, photo: str | None = None) -> str:
         """The mask of a stem, as a path below ``masks``."""
-        return f"{self.mask_name.replace('{stem}', stem)}{self.mask_suffix}"
+        if stem in self._listed_masks:
+            return self._listed_masks[stem]
+        if self.mask_name == "{stem}":
+            return stem + self.mask_suffix
+        folder, slash, last = stem.rpartition("/")
+        pattern, in_folder = self.mask_name, ""
+        if "/" not in pattern and "{stem}" in pattern:
+            pattern, in_folder = pattern.replace("{stem}", last), folder + slash
+        parts = {"stem": stem, "name": last, "folder": folder, "photo": photo or ""}
+        if "{photo}" in pattern and photo is None:
+            parts["photo"] = self._photo_file(stem)
+        for part, value in parts.items():
+            pattern = pattern.replace(f"{{{part}}}", value)
+        return f"{in_folder}{pattern}{self.mask_suffix}"
 
-    def _group_by_stem(self, files: Sequence[str]) -> dict[str, list[str]]:
+    def _stem(self, file: str) -> str | None:
+        """The stem of a photo's file below ``images``; None if it is no photo by its name."""
+        folder, slash, last = file.rpartition("/")
+        suffix = next((s for s in self.image_suffixes if last.endswith(s)), None)
+        if suffix is None:
+            return None
+        bare = last.removesuffix(suffix)
+        fits = bare.startswith(self._before) and bare.endswith(self._behind)
+        stem = bare[len(self._before) : len(bare) - len(self._behind)] if fits else ""
+        return f"{folder}{slash}{stem}" if stem else None
+
+    def _group_by_stem(self, files: Iterable[str]) -> dict[str, list[str]]:
         """{stem: its photos}: more than one where suffixes differ."""
         photos: dict[str, list[str]] = {}
         for file in files:
-            suffix = next((s for s in self.image_suffixes if file.endswith(s)), None)
-            if suffix is not None:
-                photos.setdefault(file.removesuffix(suffix), []).append(file)
+            stem = self._stem(file)
+            if stem is not None:
+                photos.setdefault(stem, []).append(file)
         return photos
 
-    def _refuse_absent(
-        self, names: list[str], present: set[str], path: Callable[[str], Path], what: str
-    ) -> None:
-        absent = [name for name in names if name not in present]
-        if absent:
-            listed = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-            raise LabError(
-                f"data set '{self.name}': {len(absent)} of {len(names)} samples have no "
-                f"{what}: {listed}; '{absent[0]}' needs {path(absent[0])}"
-            )
+    def _with(
+        self, names: list[str], has: Callable[[str], bool], path: Callable[[str], Path], what: str
+    ) -> list[str]:
+        """The names that have a photo, or a mask; the others are a fault."""
+        absent = [name for name in names if not has(name)]
+        if not absent:
+            return names
+        listed = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+        hint = ""
+        if what == "photo":
+            hint = f" (as the list {self.split_list} says; it holds one stem a line)"
+        elif path(absent[0]).is_symlink():
+            hint = f", which is a link to {os.readlink(path(absent[0]))}, where nothing is"
+        self._fault(
+            f"{len(absent)} of {len(names)} samples have no {what}: {listed}; "
+            f"'{absent[0]}' needs {path(absent[0])}{hint}"
+        )
+        missing = set(absent)
+        return [name for name in names if name not in missing]
 
     def _refuse_no_photo(self, files: Sequence[str]) -> None:
         counts = Counter(Path(file).suffix or "no suffix" for file in files)
         present = ", ".join(f"{n} x {suffix}" for suffix, n in counts.most_common(3))
         raise LabError(
-            f"data set '{self.name}': no photo *{self.image_suffixes[-1]} in {self.images} (found: "
-            f"{present or 'nothing'}); see dataset.image_suffix and dataset.recursive"
+            f"{self._title}: no photo {self._before}*{self._behind}{self.image_suffixes[-1]} in "
+            f"{self.images} (found: {present or 'nothing'}); see dataset.image_suffix and "
+            "dataset.recursive"
         )
 
-    def _refuse_left_out(
+    def _report_left_out(
         self, files: Sequence[str], photos: Mapping[str, list[str]], masks: set[str]
     ) -> None:
-        """Refuse to evaluate a part: photos of another suffix or in folders below, with masks."""
+        """A fault for photos of another suffix or in folders below that have masks: an evaluation
+        of a part must be asked for. Those without a mask are counted."""
         taken = {file for same_stem in photos.values() for file in same_stem}
-        before = {suffix.rpartition(".")[0] for suffix in self.image_suffixes}
-        left_out, suffixes = [], set(self.image_suffixes)
+        parts = {suffix.rpartition(".")[0] for suffix in self.image_suffixes}
+        left_out, suffixes, alone = [], set(self.image_suffixes), 0
         for file in files:
             bare, ending = os.path.splitext(file)
             if file in taken or ending.lower() not in PHOTO_SUFFIXES:
                 continue
-            for part in before:
-                mask = self._mask_file(bare.removesuffix(part))
-                own_mask = self.images == self.masks and mask == file
-                if bare.endswith(part) and mask in masks and not own_mask:
-                    left_out.append(file)
-                    suffixes.add(part + ending)
+            stems = [self._stem(bare.removesuffix(p) + self.image_suffixes[0]) for p in parts
+                     if bare.endswith(p)]  # fmt: skip
+            candidates = [self._mask_file(stem, file) for stem in stems if stem]
+            in_masks = self.images == self.masks and file in masks
+            if any(mask in masks and not (in_masks and mask == file) for mask in candidates):
+                left_out.append(file)
+                suffixes |= {p + ending for p in parts if bare.endswith(p)}
+            elif not in_masks:
+                alone += 1
+        if alone:
+            self.unpaired = (*self.unpaired, f"{alone} photos of other names without a mask")
         if not left_out:
             return
-        nested = sum("/" in file for file in left_out)
-        remedy = [] if suffixes == set(self.image_suffixes) else [
-            f"image_suffix: [{', '.join(sorted(suffixes))}]"
-        ]  # fmt: skip
-        if nested and not self.recursive:
+        remedy = []
+        if suffixes != set(self.image_suffixes):
+            remedy.append(f"image_suffix: [{', '.join(sorted(suffixes))}]")
+        if any("/" in file for file in left_out) and not self.recursive:
             remedy.append("recursive: true")
         listed = ", ".join(sorted(left_out)[:5]) + (", ..." if len(left_out) > 5 else "")
-        raise LabError(
-            f"data set '{self.name}': {len(left_out)} photos in {self.images} have masks but would "
-            f"be left out beside the {len(taken)} that are read: {listed}; set "
-            f"{' and '.join(remedy)} to read all, or remove them"
+        self._fault(
+            f"{len(left_out)} photos in {self.images} have masks but would be left out beside the "
+            f"{len(taken)} that are read: {listed}; set {' and '.join(remedy)} to read all, or "
+            "remove them"
         )
 
-    def _split_stems(self, split: Path) -> list[str]:
-        try:
-            what = f"data set '{self.name}': split list (config key dataset.split)"
-            regular_file(split, what, LARGEST_LIST)
-            lines = split.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+    def _listed_names(
+        self, path: Path, photos: Mapping[str, list[str]], masks: set[str]
+    ) -> list[str]:
+        title = f"{self._title}: split list (config key dataset.{self._list_key})"
+        places = [self.images, self.root, path.parent]
+
+        def find_photo(text: str) -> str | None:
+            if text in photos:
+                return text
+            for file in _below_one(text, places, self.images):
+                stem = file if file in photos else self._stem(file)
+                if stem in photos:
+                    return stem
+            bare, ending = os.path.splitext(text)
+            known = ending.lower() in PHOTO_SUFFIXES and bare in photos
+            return bare if known else None
+
+        def find_mask(text: str) -> str | None:
+            files = _below_one(text, [self.masks, self.root, path.parent], self.masks)
+            candidates = [*files, *(file + self.mask_suffix for file in files)]
+            return next((file for file in candidates if file in masks), None)
+
+        samples = read_list(path, title, find_photo, find_mask)
+        for stem, mask in samples:
+            if stem not in photos:
+                below(self.images, stem, f"{self._title}: split list {path}")
+            if mask is not None:
+                self._listed_masks[stem] = mask
+        names = [stem for stem, _ in samples]
+        repeated = [stem for stem, count in Counter(names).items() if count > 1]
+        if repeated:
             raise LabError(
-                f"data set '{self.name}': split list {split} (config key dataset.split): {error}"
-            ) from error
-        stems = [line.strip() for line in lines if line.strip()]
-        for stem in stems:
-            below(self.images, stem, f"data set '{self.name}': split list {split}")
-        if not stems:
-            raise LabError(f"data set '{self.name}': split list {split} is empty")
-        twice = [stem for stem, count in Counter(stems).items() if count > 1]
-        if twice:
-            raise LabError(
-                f"data set '{self.name}': split list {split} names {len(twice)} samples more than "
-                f"once, e.g. '{twice[0]}'"
+                f"{self._title}: split list {path} names {len(repeated)} samples more than once, "
+                f"e.g. '{repeated[0]}'"
             )
-        return stems
-
-    def _id_table(self) -> np.ndarray:
-        """(RAW_IDS,) int16: class id or ignore_index of every id a file may hold, -1 for none."""
-        classes = self.vocabulary.num_classes
-        if not classes <= self.ignore_index <= 255:
-            raise LabError(
-                f"data set '{self.name}': ignore_index is {self.ignore_index}; with {classes} "
-                f"classes it must be in {classes}..255 (masks are 8 bits)"
-            )
-        raw = np.arange(RAW_IDS)
-        ids = raw.copy()
-        for old, new in self.label_map.items():
-            if not 0 <= old < RAW_IDS:
-                raise LabError(
-                    f"data set '{self.name}': label_map key {old} is not in 0..{RAW_IDS - 1}"
-                )
-            ids[old] = new
-        if self.reduce_zero_label:
-            ignored = (ids == 0) | (ids == self.ignore_index)
-            beyond = ids > self.ignore_index
-            ids = np.where(ignored, self.ignore_index, np.where(beyond, -1, ids - 1))
-        allowed = ((ids >= 0) & (ids < classes)) | (ids == self.ignore_index)
-        for old, new in self.label_map.items():
-            if not allowed[old]:
-                raise LabError(
-                    f"data set '{self.name}': label_map sends {old} to {new}, outside the "
-                    f"{classes} classes of vocabulary '{self.vocabulary.name}'"
-                )
-        return np.where(allowed, ids, -1).astype(np.int16)
-
-    def _read_ids(self, path: Path) -> np.ndarray:
-        """(height, width) uint8 class ids of a mask file; LabError for an id that is none."""
-        raw = read_mask(path)
-        outside = (raw < 0) | (raw >= RAW_IDS)
-        ids = np.where(outside, -1, self._ids[np.where(outside, 0, raw)])
-        if (ids < 0).any():
-            values, counts = np.unique(raw[ids < 0], return_counts=True)
-            classes = _ranges(np.flatnonzero((self._ids >= 0) & (self._ids != self.ignore_index)))
-            ignored = _ranges(np.flatnonzero(self._ids == self.ignore_index))
-            raise LabError(
-                f"mask {path}: id {values[0]} on {counts[0]} pixels ({len(values)} such ids) is "
-                f"outside the {self.vocabulary.num_classes} classes of vocabulary "
-                f"'{self.vocabulary.name}'; allowed are {classes}, and {ignored} for ignore "
-                "(see dataset.reduce_zero_label and dataset.label_map)"
-            )
-        return ids.astype(np.uint8)
+        return names
 
 
-def _ids(name: str, label_map: Mapping[Any, Any]) -> dict[int, int]:
-    try:
-        return {int(raw): int(new) for raw, new in label_map.items()}
-    except (TypeError, ValueError) as error:
-        raise LabError(f"data set '{name}': label_map holds what is no id: {error}") from None
+def _below_one(text: str, places: Sequence[Path], folder: Path) -> list[str]:
+    """What a list's entry may be below ``folder``: a path from one of several places."""
+    plain = text.replace("\\", "/").strip("\"' ")
+    relative = plain.lstrip("/").removeprefix("./")
+    candidates = [Path(os.path.normpath(place / relative)) for place in places]
+    if plain.startswith("/"):
+        candidates.insert(0, Path(plain))
+    return [
+        path.relative_to(folder).as_posix() for path in candidates if path.is_relative_to(folder)
+    ]
 
 
 def _files(folder: Path, recursive: bool = True) -> list[str]:
-    """Files below a folder, as posix paths relative to it."""
-    found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        relative = Path(place).relative_to(folder)
-        found += [(relative / file).as_posix() for file in files]
-        if not recursive:
-            folders.clear()
-    return found
-
-
-def _ranges(ids: np.ndarray) -> str:
-    """[0, 1, 2, 7] as "0..2, 7"."""
-    parts = np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1)
-    return ", ".join(f"{p[0]}..{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts if len(p))
+    """Files below a folder, as posix paths relative to it; links that lead nowhere are none."""
+    files: list[str] = []
+    waiting = [("", os.fspath(folder))]
+    entered = {os.path.realpath(folder)}  # links may lead in circles
+    while waiting:
+        prefix, place = waiting.pop()
+        try:
+            entries = list(os.scandir(place))
+        except OSError as error:
+            raise LabError(f"folder {place}: {error.strerror}") from error
+        for entry in entries:
+            if entry.is_file():
+                files.append(prefix + entry.name)
+            elif recursive and entry.is_dir():
+                real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                if real not in entered:
+                    entered.add(real)
+                    waiting.append((f"{prefix}{entry.name}/", entry.path))
+    return files

@@ -1,15 +1,15 @@
 """Patchwork: procedural scenes with exact masks, the world of the embedded model.
 
 A quilt of cells, shaped objects on top. All cells of one material in a scene have one colour; most
-show the material's texture, the others the plain colour. A plain cell says nothing of its class:
-its like, by colour, does. An object's texture is its own shape, small and repeated, and is worn off
-in parts. A class is told by structure alone: colours, angles, offsets and scales are drawn anew for
-every scene and object. A scene is a function of (split, index, height, width); the two splits draw
-from disjoint seeds.
+show the material's texture, the others the plain colour. A plain cell does not show its class,
+other cells of its colour do. An object's texture is its own shape, small and repeated, and is worn
+off in parts. Only structure distinguishes classes: colours, angles, offsets and scales are drawn
+anew for every scene and object. A scene is a function of (split, index, height, width); the two
+splits draw from disjoint seeds.
 
-All randomness is integers and uniform floats of PCG64, and all fields are computed in float64 and
-rounded to bytes at the end, so that the last bit of a sine does not show between machines;
-``key`` hashes the bytes themselves, in case it does.
+All randomness is integers and uniform floats of PCG64. Fields are computed in float64 and rounded
+to bytes at the end, so machines whose sines differ in the last bit agree; ``key`` hashes the bytes,
+in case they do not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.values import check_arguments
-from sclip_lab.data.base import Dataset, Sample
+from sclip_lab.data.base import Dataset, Sample, select, selection_words
 from sclip_lab.data.vocabulary import Vocabulary
 
 VERSION = 2
@@ -181,7 +181,7 @@ def _frame(rng: Rng, y: Array, x: Array) -> tuple[Array, Array]:
 
 
 def _apart(rng: Rng, taken: list[Array]) -> Array:
-    """A colour in [40, 215], of twelve draws the one farthest from those taken, which it joins."""
+    """Of twelve colours drawn in [40, 215] the farthest from those taken, which it joins."""
     draws = rng.uniform(40.0, 215.0, (12, 3))
     distances = [((draws - colour) ** 2).sum(axis=1) for colour in taken]
     taken.append(draws[int(np.min(distances, axis=0).argmax()) if distances else 0])
@@ -189,11 +189,11 @@ def _apart(rng: Rng, taken: list[Array]) -> Array:
 
 
 def _surface(rng: Rng, texture: Array, seen: Array, mean: Array) -> Array:
-    """(pixels, 3) colours around ``mean``, which is also their mean: the texture as far as it is
-    ``seen``, in 0 .. 1, and the plain colour elsewhere."""
-    way = rng.uniform(-1.0, 1.0, 3)
-    way *= rng.uniform(55.0, 75.0) / np.sqrt((way * way).sum())
-    return mean + (seen * (texture - texture.mean()) * 2.0)[:, None] * way
+    """(pixels, 3) colours with the given mean. ``seen`` in 0 .. 1 blends the texture over the plain
+    colour."""
+    contrast = rng.uniform(-1.0, 1.0, 3)
+    contrast *= rng.uniform(55.0, 75.0) / np.sqrt((contrast * contrast).sum())
+    return mean + (seen * (texture - texture.mean()) * 2.0)[:, None] * contrast
 
 
 @cache
@@ -226,7 +226,7 @@ def scene(rng: Rng, height: int, width: int, easy: bool = False) -> tuple[Array,
     """One scene.
 
     Args:
-        rng: what is drawn from.
+        rng: the source of randomness.
         height, width: pixels.
         easy: for the beginning of training: one or two materials, and all of them textured.
 
@@ -252,8 +252,8 @@ def scene(rng: Rng, height: int, width: int, easy: bool = False) -> tuple[Array,
 
 
 def _quilt(rng: Rng, y: Array, x: Array, kinds: int, plain: float) -> tuple[Array, Array]:
-    """Of each pixel: which of ``kinds`` its cell is of, and whether the cell shows its texture, as
-    all but a share ``plain`` do."""
+    """For each pixel the material of its cell (0 .. kinds - 1), and whether the cell is textured; a
+    share ``plain`` of a material's cells is not."""
     rows, columns = (int(side.max() / CELL) + 3 for side in (y, x))
     nodes = np.argwhere(np.ones((rows, columns), bool)) - rng.uniform(0, 1, 2)
     nodes = (nodes + rng.uniform(-0.25, 0.25, nodes.shape)) * CELL
@@ -272,8 +272,8 @@ def _quilt(rng: Rng, y: Array, x: Array, kinds: int, plain: float) -> tuple[Arra
     kind = np.concatenate(turns)[: len(nodes)]
     textured = np.zeros(len(nodes), bool)
     for index in range(kinds):
-        mine = rng.permutation(np.flatnonzero(kind == index))
-        textured[mine[: round((1.0 - plain) * len(mine))]] = True
+        cells = rng.permutation(np.flatnonzero(kind == index))
+        textured[cells[: round((1.0 - plain) * len(cells))]] = True
     return kind[owner], textured[owner]
 
 
@@ -318,28 +318,32 @@ class Patchwork(Dataset):
 
     Args:
         split: "train" or "test".
-        images: how many scenes.
+        limit: how many scenes; there is always a next one.
         height: pixels, at least 64.
         width: pixels, at least 64.
         name: what tables call it.
+        sample: take so many of those scenes at random.
+        seed: of that draw.
 
     Raises:
-        LabError: unknown split, no images, or sides too small.
+        LabError: unknown split, no scenes, or sides too small.
     """
 
     def __init__(
         self,
         split: str = "test",
-        images: int = 64,
+        limit: int = 64,
         height: int = 128,
         width: int = 160,
         name: str = "patchwork",
+        sample: int | None = None,
+        seed: int = 0,
     ) -> None:
         if split not in SPLITS:
             raise unknown("patchwork split", split, SPLITS)
-        check_arguments(Patchwork, {"images": images, "height": height, "width": width})
-        if not 1 <= images <= MOST_IMAGES:
-            raise LabError(f"patchwork: images={images}; at least 1 and at most {MOST_IMAGES}")
+        check_arguments(Patchwork, {"limit": limit, "height": height, "width": width})
+        if not 1 <= limit <= MOST_IMAGES:
+            raise LabError(f"patchwork: limit={limit}; at least 1 and at most {MOST_IMAGES}")
         if max(height, width) > LARGEST_SIDE:
             raise LabError(
                 f"patchwork: height={height}, width={width}; at most {LARGEST_SIDE} pixels"
@@ -350,25 +354,28 @@ class Patchwork(Dataset):
                 f"both must be at least {SMALLEST_SIDE} pixels"
             )
         self.name = name
-        self.split, self.images, self.height, self.width = split, images, height, width
+        self.split, self.height, self.width = split, height, width
+        self.selection = selection_words(limit, sample, seed)
         self.vocabulary = Vocabulary.named("patchwork")
+        self._numbers = [int(n) for n in select(list(map(str, range(limit))), None, sample, seed)]
+        self._names = [f"{split}_{number:06d}" for number in self._numbers]
 
     @property
     def names(self) -> list[str]:
-        return [f"{self.split}_{index:06d}" for index in range(self.images)]
+        return self._names
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.images:
-            raise IndexError(f"patchwork has {self.images} images, there is no number {index}")
-        rng = np.random.Generator(np.random.PCG64([VERSION, SPLITS[self.split], index]))
-        image, mask = scene(rng, self.height, self.width)
-        return Sample(f"{self.split}_{index:06d}", image, mask)
+        if not 0 <= index < len(self._numbers):
+            raise IndexError(f"patchwork has {len(self)} images, there is no number {index}")
+        number = [VERSION, SPLITS[self.split], self._numbers[index]]
+        image, mask = scene(np.random.Generator(np.random.PCG64(number)), self.height, self.width)
+        return Sample(self._names[index], image, mask)
 
     @cached_property
     def key(self) -> str:
         """sha256 over the pixels of all scenes, their masks and the class names."""
         state = hashlib.sha256(self.vocabulary.key.encode())
-        for index in range(self.images):
+        for index in range(len(self)):
             sample = self[index]
             state.update(sample.name.encode())
             state.update(np.array(sample.image.shape, dtype="<u4").tobytes())

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sclip_lab.data.coco_ids import CATEGORIES, THINGS
 from sclip_lab.data.coco_object import instances_to_mask
 from sclip_lab.data.decode import LARGEST_JSON, LARGEST_LIST, read_mask, regular_file
 from sclip_lab.data.paths import below
+from sclip_lab.data.polygons import segmentation
 from sclip_lab.data.vocabulary import Vocabulary
 
 # Cityscapes: labelIds in the order of the 19 evaluated classes (labels.py of its scripts).
@@ -38,6 +40,7 @@ CONTEXT_IDS = (
     347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
 )  # fmt: skip
 
+COCO_JSON = ("annotations", ".")
 COCO_IMAGES = ("images/val2017", "val2017", ".")
 COCO_MAPS = (
     "stuffthingmaps/val2017", "stuffthingmaps_trainval2017/val2017", "annotations/val2017",
@@ -83,16 +86,22 @@ def coco_object(source: Path, root: Path) -> str:
     """
     objects = {category - 1: index for index, category in enumerate(THINGS, start=1)}
     stuff = {category - 1: 0 for category in CATEGORIES if category not in THINGS}
-    if _search(source, COCO_MAPS, f"{COCO_STEM}.png"):
-        return _coco_maps(source, root, {**stuff, **objects, 255: 0}, "_instanceTrainIds.png")
-    return _coco_instances(source, root)
+    table, suffix = {**stuff, **objects, 255: 0}, "_instanceTrainIds.png"
+    json_is_there = _search(source, COCO_JSON, "instances_val2017.json")
+    if _search(source, COCO_MAPS, f"{COCO_STEM}.png") or not json_is_there:
+        return _coco_maps(source, root, table, suffix)
+    return _coco_instances(source, root, json_is_there[0])
 
 
 def coco_stuff10k(source: Path, root: Path) -> str:
     """annotations/*.mat (field S: category id, 0 unlabelled) of the test list to 0, 1..171."""
+    if not _search(source, ("annotations",), "*.mat"):
+        converted = _converted(source, root, (".",), "annotations/test2014/*_labelTrainIds.png")
+        if converted:
+            return converted
     table = {0: 0} | {category: index for index, category in enumerate(CATEGORIES, start=1)}
-    listed = _search(source, ("imageLists", "imagesLists"), "test.txt", "test list")[0]
-    stems = _stems(listed)
+    stem_list = _search(source, ("imageLists", "imagesLists"), "test.txt", "test list")[0]
+    stems = _stems(stem_list)
     images = _search(source, ("images",), "*.jpg", "photos")[0].parent
     mats = _search(source, ("annotations",), "*.mat", "labels")[0].parent
 
@@ -106,51 +115,110 @@ def coco_stuff10k(source: Path, root: Path) -> str:
 
 
 def context(source: Path, root: Path) -> str:
-    """The 459-class labels (field LabelMap) to 0 background and 1..59; the rest is background.
+    """The 459-class labels to 0 background and 1..59; the rest is background.
 
-    The split is ImageSets/SegmentationContext/val.txt where there is one (the detail release's,
-    5,104 photos), else VOC2010's own ImageSets/Main/val.txt (5,105).
+    Labels are one .mat a photo (field LabelMap), else the detail release's trainval_merged.json,
+    else masks that mmsegmentation's script has made. The split is
+    ImageSets/SegmentationContext/val.txt where there is one (the detail release's, 5,104 photos),
+    else that of the json, else VOC2010's own ImageSets/Main/val.txt (5,105).
     """
     voc = ("VOCdevkit/VOC2010", "VOC2010", ".")
+    mats = _search(source, ["trainval", *(f"{v}/trainval" for v in voc), "."], "*.mat")
+    merged = _search(source, voc, "trainval_merged.json")
+    if not mats and not merged:
+        converted = _converted(source, root, voc, "SegmentationClassContext/*.png")
+        if converted:
+            return converted
+        raise LabError(
+            f"no labels found; looked for {source}/trainval/*.mat, trainval_merged.json and "
+            "SegmentationClassContext/*.png, also in VOC2010 and VOCdevkit/VOC2010"
+        )
     images = _search(source, [f"{v}/JPEGImages" for v in voc], "*.jpg", "photos")[0].parent
-    mats = _search(source, ["trainval", *(f"{v}/trainval" for v in voc), "."], "*.mat", "labels")
-    labels = _search(source, [*voc, "trainval"], "labels.txt") or [mats[0].parent / "labels.txt"]
-    if labels[0].is_file():
-        _check_context_names(labels[0])
+    if mats:
+        names = _search(source, [*voc, "trainval"], "labels.txt") or [mats[0].parent / "labels.txt"]
+        if names[0].is_file():
+            _check_context_names(names[0])
+    regions = {} if mats else _context_regions(merged[0])
     lists = [f"{v}/ImageSets/{k}" for k in ("SegmentationContext", "Main") for v in voc]
-    split = _search(source, lists, "val.txt", "split list")[0]
-    stems = _stems(split)
+    split = _search(source, lists[:3] if regions else lists, "val.txt", None if regions else "list")
+    stems = _stems(split[0]) if split else sorted(regions)
     table = dict.fromkeys(range(460), 0) | {raw: i for i, raw in enumerate(CONTEXT_IDS, start=1)}
 
     def convert(stem: str) -> None:
-        path = mats[0].parent / f"{stem}.mat"
-        save_mask(
-            remap(read_mat(path, "LabelMap"), table, path),
-            root / f"SegmentationClassContext/{stem}.png",
-        )
+        if mats:
+            path = mats[0].parent / f"{stem}.mat"
+            raw = read_mat(path, "LabelMap")
+        else:
+            path = merged[0]
+            if stem not in regions:
+                raise LabError(f"{path}: has no annotation of {stem}, which {split[0]} names")
+            raw = regions[stem]()
+        save_mask(remap(raw, table, path), root / f"SegmentationClassContext/{stem}.png")
         place(images / f"{stem}.jpg", root / f"JPEGImages/{stem}.jpg")
 
     _each(convert, stems, "Pascal Context")
-    place(split, root / "ImageSets/SegmentationContext/val.txt")
-    return f"{root}: {len(stems)} photos and masks of the split {split}"
+    target = root / "ImageSets/SegmentationContext/val.txt"
+    if split:
+        place(split[0], target)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("\n".join(stems) + "\n", encoding="utf-8")
+    origin = f"the split {split[0]}" if split else f"the val phase of {merged[0]}"
+    return f"{root}: {len(stems)} photos and masks of {origin}"
+
+
+def _context_regions(path: Path) -> dict[str, Callable[[], np.ndarray]]:
+    """{stem: a function that draws its 459-class labels} of the val photos of the detail json."""
+    regular_file(path, "Pascal Context json", LARGEST_JSON)
+    try:
+        content = json.loads(path.read_bytes())
+        by_image: dict[int, list[Mapping[str, Any]]] = {}
+        for one in content["annos_segmentation"]:
+            by_image.setdefault(one["image_id"], []).append(one)
+        sizes = {
+            photo["image_id"]: (photo["height"], photo["width"])
+            for photo in content["images"]
+            if photo["phase"] == "val"
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LabError(f"{path}: cannot be read as Pascal Context's json ({error!r})") from error
+
+    def draw(number: int) -> np.ndarray:
+        labels = np.zeros(sizes[number], np.int64)
+        for one in by_image.get(number, ()):
+            labels[segmentation(one["segmentation"], sizes[number])] = one["category_id"]
+        return labels
+
+    # 2008000002 is 2008_000002.
+    return {f"{n // 10**6}_{n % 10**6:06d}": partial(draw, n) for n in sizes}
 
 
 def cityscapes(source: Path, root: Path) -> str:
-    """gtFine *_labelIds.png to *_labelTrainIds.png, 0..18 and 255 for what is not evaluated."""
+    """gtFine *_labelIds.png to *_labelTrainIds.png, 0..18 and 255 for what is not evaluated.
+
+    Train and val, as far as they are there.
+    """
     table = dict.fromkeys(range(256), 255) | {raw: i for i, raw in enumerate(CITYSCAPES_IDS)}
-    masks = _search(source, ("gtFine/val", "gtFine_trainvaltest/gtFine/val"), "*/*_labelIds.png",
-                    "labels")  # fmt: skip
-    photos = _search(source, ("leftImg8bit/val", "leftImg8bit_trainvaltest/leftImg8bit/val"),
-                     "*/*_leftImg8bit.png", "photos")  # fmt: skip
+    labels = [f"{place}gtFine" for place in ("", "gtFine_trainvaltest/")]
+    pictures = [f"{place}leftImg8bit" for place in ("", "leftImg8bit_trainvaltest/")]
+    if not _search(source, labels, "val/*/*_labelIds.png"):
+        converted = _converted(source, root, (".",), "gtFine/val/*/*_labelTrainIds.png")
+        if converted:
+            return converted
+    masks = _search(source, labels, "val/*/*_labelIds.png", "labels")
+    masks += _search(source, labels, "train/*/*_labelIds.png")
+    photos = _search(source, pictures, "val/*/*_leftImg8bit.png", "photos")
+    photos += _search(source, pictures, "train/*/*_leftImg8bit.png")
 
     def convert(path: Path) -> None:
         name = path.name.replace("_labelIds.png", "_labelTrainIds.png")
         mask = remap(read_mask(path), table, path)
-        save_mask(mask, root / "gtFine/val" / path.parent.name / name)
+        save_mask(mask, root / "gtFine" / path.parents[1].name / path.parent.name / name)
 
     _each(convert, masks, "Cityscapes")
     for photo in photos:
-        place(photo, root / "leftImg8bit/val" / photo.parent.name / photo.name)
+        split, city = photo.parents[1].name, photo.parent.name
+        place(photo, root / "leftImg8bit" / split / city / photo.name)
     return f"{root}: {len(photos)} photos, {len(masks)} masks"
 
 
@@ -217,7 +285,7 @@ def save_mask(mask: np.ndarray, path: Path) -> None:
 
 
 def place(source: Path, target: Path) -> None:
-    """Bring a file to where it is wanted, by a hard link if possible; it may be there already."""
+    """Bring a file to its place, by a hard link if possible; it may be there already."""
     if not source.is_file():
         raise LabError(f"{source}: no such file; the download is incomplete")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -232,8 +300,15 @@ def place(source: Path, target: Path) -> None:
 
 
 def _coco_maps(source: Path, root: Path, table: Mapping[int, int], suffix: str) -> str:
+    maps = _search(source, COCO_MAPS, f"{COCO_STEM}.png")
+    if not maps:
+        converted = _converted(source, root, (".",), f"annotations/val2017/*{suffix}")
+        if converted:
+            return converted
+        what = "stuffthingmaps" if suffix == "_labelTrainIds.png" else "stuffthingmaps or json"
+        maps = _search(source, [*COCO_MAPS], f"{COCO_STEM}.png", what)
     photos = _search(source, COCO_IMAGES, "*.jpg", "photos")
-    maps = _search(source, COCO_MAPS, f"{COCO_STEM}.png", "stuffthingmaps")
+    _check_coding(maps)
 
     def convert(path: Path) -> None:
         mask = remap(read_mask(path), table, path)
@@ -245,19 +320,50 @@ def _coco_maps(source: Path, root: Path, table: Mapping[int, int], suffix: str) 
     return f"{root}: {len(photos)} photos, {len(maps)} masks from the pixel maps {maps[0].parent}"
 
 
-def _coco_instances(source: Path, root: Path) -> str:
-    path = _search(source, ("annotations", "."), "instances_val2017.json",
-                   "stuffthingmaps or annotations")[0]  # fmt: skip
+def _check_coding(maps: Sequence[Path]) -> None:
+    """Refuse COCO's stuff pixelmaps: there 0 is unlabelled and an id is the category, so that all
+    of them would shift by one and unlabelled would become person.
+
+    In stuffthingmaps 255 is unlabelled, and hardly a photo is without it; so the maps are of the
+    other coding if 255 is in none of a sample.
+    """
+    places = np.linspace(0, len(maps) - 1, min(len(maps), 50)).round().astype(int)
+    present = np.zeros(256, bool)
+    for index in places.tolist():
+        raw = read_mask(maps[index])
+        present[raw[(raw >= 0) & (raw < 256)]] = True
+        if present[255]:
+            return
+    known = {category - 1 for category in CATEGORIES}
+    strange = [value for value in np.flatnonzero(present).tolist() if value not in known]
+    if present[0] or strange[:1] in ([182], [183]):
+        raise LabError(
+            f"{maps[0].parent}: none of {len(places)} maps holds 255, which is unlabelled in "
+            "stuffthingmaps_trainval2017.zip, so 0 would be person; these look like COCO's stuff "
+            "pixelmaps, where 0 is unlabelled and ids are categories. Take the stuffthingmaps"
+        )
+
+
+def _coco_instances(source: Path, root: Path, path: Path) -> str:
     photos = _search(source, COCO_IMAGES, "*.jpg", "photos")
     regular_file(path, "COCO instances", LARGEST_JSON)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         images, annotations = content["images"], content["annotations"]
+        categories = {category["id"]: category["name"] for category in content["categories"]}
+        by_image: dict[int, list[Mapping[str, Any]]] = {}
+        for entry in annotations:
+            by_image.setdefault(entry["image_id"], []).append(entry)
     except (ValueError, KeyError, TypeError) as error:
         raise LabError(f"{path}: cannot be read as COCO instances ({error!r})") from error
-    by_image: dict[int, list[Mapping[str, Any]]] = {}
-    for entry in annotations:
-        by_image.setdefault(entry["image_id"], []).append(entry)
+    names = dict(zip(THINGS, Vocabulary.named("coco_panoptic").names, strict=False))
+    for number, name in categories.items():
+        if names.get(number) != name:
+            raise LabError(
+                f"{path}: category {number} is '{name}', COCO's is '{names.get(number, 'none')}'; "
+                "a json of own categories is a data set of its own: _target_: "
+                "sclip_lab.data.coco_json.CocoJson, see docs/your-data.md"
+            )
 
     def convert(image: Mapping[str, Any]) -> None:
         mask = instances_to_mask(by_image.get(image["id"], []), image["height"], image["width"])
@@ -274,24 +380,34 @@ def _check_context_names(path: Path) -> None:
     """The 459-class list must give our ids the names we expect."""
     names = dict(line.split(":", 1) for line in _lines(path) if ":" in line)
     for raw, name in zip(CONTEXT_IDS, Vocabulary.named("sclip_context59").names, strict=True):
-        found = names.get(str(raw), "nothing").strip()
-        if found != name:
-            raise LabError(f"{path}: id {raw} is '{found}', expected '{name}'; another release?")
+        listed = names.get(str(raw), "nothing").strip()
+        if listed != name:
+            raise LabError(f"{path}: id {raw} is '{listed}', expected '{name}'; another release?")
 
 
 def _link(source: Path, root: Path, places: Iterable[str], pattern: str) -> str:
-    folders = [source / place for place in places]
-    found = next((f for f in folders if next(f.glob(pattern), None)), None)
-    if found is None:
-        looked = ", ".join(str(folder / pattern) for folder in folders)
+    """Make the root a link to the first place that holds such files."""
+    converted = _converted(source, root, places, pattern)
+    if converted is None:
+        looked = ", ".join(str(source / place / pattern) for place in places)
         raise LabError(f"nothing of this data set below {source}; looked for {looked}")
+    return converted
+
+
+def _converted(source: Path, root: Path, places: Iterable[str], pattern: str) -> str | None:
+    """Make the root a link to a folder that is in its layout already; None if there is none."""
+    folders = [source / place for place in places]
+    folder = next((f for f in folders if next(f.glob(pattern), None)), None)
+    if folder is None:
+        return None
+    as_it_lies = f"{folder.resolve()} works as it lies, nothing to convert"
     if root.exists():
-        if os.path.samefile(root, found):
-            return f"{root}: already in place, nothing to convert"
-        raise LabError(f"{root} is there already and is not {found}; remove it or choose --to")
+        if os.path.samefile(root, folder):
+            return f"{root}: already in place; {as_it_lies}"
+        raise LabError(f"{root} is there already and is not {folder}; remove it or choose --to")
     root.parent.mkdir(parents=True, exist_ok=True)
-    root.symlink_to(found.resolve(), target_is_directory=True)
-    return f"{root}: link to {found.resolve()}, nothing to convert"
+    root.symlink_to(folder.resolve(), target_is_directory=True)
+    return f"{root}: link to {folder.resolve()}; {as_it_lies}"
 
 
 def _search(
@@ -302,8 +418,8 @@ def _search(
     places = list(places)
     for place_ in places:
         with suppress(OSError):
-            if found := sorted((source / place_).glob(pattern)):
-                return found
+            if files := sorted((source / place_).glob(pattern)):
+                return files
     if what is None:
         return []
     looked = ", ".join(os.path.normpath(source / place_ / pattern) for place_ in places)

@@ -17,8 +17,8 @@ from sclip_lab.data.digests import sha256
 from sclip_lab.data.paths import below
 
 LARGEST = 1 << 30  # bytes of an archive
-# `pip download` asks an archive's build backend for its metadata: it installs that backend and
-# runs it. This stands in for it, so that the archive is fetched and nothing else happens.
+# `pip download` installs and runs an archive's build backend to ask it for metadata. This stand-in
+# answers instead, so the archive is fetched and none of its code runs.
 STAND_IN = """\
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
 
 
 def download(name: str, version: str, digest: str, backend: str, folder: Path) -> Path:
-    """Fetch ``<name>-<version>.tar.gz`` with pip, from whatever index pip is set up for.
+    """Fetch ``<name>-<version>.tar.gz`` with pip, from the index that pip is set up for.
 
     Args:
         digest: sha256 the archive must have; checked by pip and again here.
@@ -46,11 +46,12 @@ def download(name: str, version: str, digest: str, backend: str, folder: Path) -
         module = Path(scratch, *backend.split(".")).with_suffix(".py")
         module.parent.mkdir(parents=True)
         module.write_text(STAND_IN.format(name=name, version=version), encoding="utf-8")
-        wanted = Path(scratch) / "wanted.txt"
-        wanted.write_text(f"{name}=={version} --hash=sha256:{digest}\n", encoding="utf-8")
+        requirement = Path(scratch) / "requirement.txt"
+        requirement.write_text(f"{name}=={version} --hash=sha256:{digest}\n", encoding="utf-8")
         command = [
             *_pip(), "download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation",
-            "--ignore-requires-python", "--quiet", "--retries", "2", "--requirement", str(wanted),
+            "--ignore-requires-python", "--quiet", "--retries", "2", "--requirement",
+            str(requirement),
             "--dest", str(folder),
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": scratch}
@@ -70,10 +71,10 @@ def download(name: str, version: str, digest: str, backend: str, folder: Path) -
 def check_digest(path: Path, digest: str) -> None:
     """LabError unless the file has this sha256."""
     regular_file(path, "archive", LARGEST)
-    found = sha256(path)
-    if found != digest:
+    actual = sha256(path)
+    if actual != digest:
         raise LabError(
-            f"{path}: sha256 is {found}, expected {digest}; the file is not the one named"
+            f"{path}: sha256 is {actual}, expected {digest}; the file is not the one named"
         )
 
 
@@ -111,13 +112,12 @@ def extract(archive: Path, inside: str, target: Path) -> list[Path]:
 
 
 def _pip() -> list[str]:
-    """A pip to call: this environment's, else one on PATH, else through uv (whose environments
-    have none)."""
+    """Return a pip to call: this environment's, else one on PATH, else uv's."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
-    if found := shutil.which("pip") or shutil.which("pip3"):
-        return [found]
-    beside = Path(sys.executable).with_name("uv")
-    if found := (str(beside) if beside.is_file() else shutil.which("uv")):
-        return [found, "tool", "run", "pip"]
+    if pip := shutil.which("pip") or shutil.which("pip3"):
+        return [pip]
+    beside = Path(sys.executable).with_name("uv")  # an environment of uv has no pip
+    if uv := (str(beside) if beside.is_file() else shutil.which("uv")):
+        return [uv, "tool", "run", "pip"]
     raise LabError("no pip and no uv found; install one, or pass the archive with --from")

@@ -1,70 +1,99 @@
-"""Does a data set on disk hold what its yaml says? Everything found at once, not the first."""
+"""Does a data set on disk hold what its yaml says? Every sample is read once, and all is listed."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from tqdm import tqdm
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.data.base import Dataset
+from sclip_lab.data.base import Dataset, Sample
+from sclip_lab.data.census import Census
+from sclip_lab.data.files import Files
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
+
+LISTED = 20  # problems of one kind
 
 
 @dataclass
 class Report:
-    """What was found.
+    """The result of a check.
 
     Attributes:
         problems: the data are not usable, or not the whole data set.
         warnings: usable, and worth knowing before a number is quoted.
         facts: counts and shares.
+        census: pixels and photos of each class.
+        samples: a few of the samples, spread over the data set, for a contact sheet.
     """
 
+    census: Census
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
 
 
-def verify(data: Dataset) -> Report:
-    """Read every sample; compare counts, ids, sizes, pairs and names."""
-    report = Report(warnings=vocabulary_faults(data.vocabulary))
+def verify(data: Dataset, faults: Sequence[str] = (), pictures: int = 0) -> Report:
+    """Read every sample; compare counts, ids, sizes, pairs and names.
+
+    Args:
+        data: built with a list of faults, so that single samples do not stop it.
+        faults: that list.
+        pictures: how many samples to keep for a contact sheet.
+    """
+    report = Report(Census(data.vocabulary, data.ignore_index), problems=list(faults))
+    report.warnings += vocabulary_faults(data.vocabulary)
     report.facts.append(
         f"{len(data)} samples, {data.vocabulary.num_classes} classes "
         f"(vocabulary '{data.vocabulary.name}')"
     )
+    expected = getattr(data, "expected", ())
+    if expected and len(data) not in expected and not data.selection:
+        whole = " or ".join(map(str, expected))
+        report.problems.append(f"{len(data)} samples, the whole data set has {whole}")
     if isinstance(data, Folder):
-        if data.expected and len(data) not in data.expected:
-            whole = " or ".join(map(str, data.expected))
-            report.problems.append(f"{len(data)} samples, the whole data set has {whole}")
-        if alone := data.masks_without_photo():
-            listed = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
-            report.problems.append(f"{len(alone)} masks have no photo: {listed}")
+        report.problems += [f"mask without photo: {mask}" for mask in data.masks_without_photo()]
+    spread = np.linspace(0, len(data) - 1, min(pictures, len(data))).round()
+    kept = set(spread.astype(int).tolist())
+    for index in tqdm(range(len(data)), desc=f"reading {data.name}", unit="sample", delay=1):
         try:
-            data.refuse_ignored_object()
-        except LabError as error:
-            report.problems.append(str(error))
-    pixels = np.zeros(256, np.int64)
-    for index in tqdm(range(len(data)), desc=f"reading {data.name}", unit="sample", delay=2):
-        try:
-            mask = data[index].mask
+            sample = data[index]
         except LabError as error:
             report.problems.append(str(error))
             continue
-        pixels += np.bincount(mask.ravel(), minlength=256)
-    if total := pixels.sum():
-        absent = [n for n, p in zip(data.vocabulary.names, pixels, strict=False) if p == 0]
-        share = pixels[data.ignore_index] / total
-        report.facts.append(f"{share:.1%} of pixels are ignored")
-        if absent:
-            report.warnings.append(
-                f"{len(absent)} classes occur in no mask: {', '.join(absent[:10])}"
-                f"{', ...' if len(absent) > 10 else ''}"
-            )
+        report.census.add(sample.mask)
+        if index in kept:
+            report.samples.append(sample)
+    if isinstance(data, Files) and report.census.only_first_class:
+        try:
+            data.check_masks()
+        except LabError as error:
+            report.problems.append(str(error))
+    report.facts += report.census.facts()
+    report.warnings += report.census.warnings()
     return report
+
+
+def listed(texts: Sequence[str]) -> list[str]:
+    """Texts, of each kind the first twenty and then how many more.
+
+    Two texts are of a kind if they differ in names and numbers alone, roughly: if they begin alike.
+    """
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for text in texts:
+        # What follows the file's name says what is wrong with it.
+        kinds[" ".join(word for word in text.split() if word.isalpha())[:60]].append(text)
+    lines = []
+    for kind in kinds.values():
+        lines += kind[:LISTED]
+        if len(kind) > LISTED:
+            lines.append(f"... and {len(kind) - LISTED} more like the last")
+    return lines
 
 
 def vocabulary_faults(vocabulary: Vocabulary) -> list[str]:

@@ -1,18 +1,29 @@
-"""Class names: one class a line, synonyms separated by commas, versioned by digest."""
+"""Class names in id order: a text file with one class a line, a csv, a json, or a list."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import json
+import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.data.decode import regular_file
 
 DIRECTORY = Path(__file__).parent / "vocabularies"
 LARGEST = 4_000_000  # bytes of a file
+SUFFIXES = (".txt", ".csv", ".json")
+ID_COLUMNS = ("id", "index", "idx", "pixel value", "value", "class id", "class_id", "label_id")
+NAME_COLUMNS = ("name", "class", "class name", "class_name", "label", "category", "title")
+
+_NUMBERED = re.compile(r"\d+\s*[:)=|\t]\s*[^\d\s]|\d+\.\s+\S|\d+\s*-\s+\S")
+_NUMBER_FIRST = re.compile(r"(\d+)\s+\S")
 
 
 @dataclass(frozen=True)
@@ -50,8 +61,19 @@ class Vocabulary:
 
     @classmethod
     def read(cls, path: str | Path) -> Vocabulary:
-        """Read a text file. Only blanks before a name are dropped: the field's lists are kept
-        letter for letter, and one of them has a blank behind a name."""
+        """Read a file of class names.
+
+        ====== =================================================================================
+        .txt   one class a line in id order, synonyms separated by commas. Only blanks before a
+               name are dropped: the field's lists are kept letter for letter.
+        .csv   a column of names, with or without one of ids, such as Roboflow's _classes.csv
+        .json  a list of names, {id: name}, {name: id}, or COCO's {"categories": [...]}
+        ====== =================================================================================
+
+        Raises:
+            LabError: it cannot be read, its ids are not 0 .. n - 1, or a name is surely not meant
+                as it is written: numbered, in quotes, a comment, with an underscore.
+        """
         path = Path(path)
         if regular_file(path, "vocabulary file") > LARGEST:
             raise LabError(f"vocabulary file {path}: more than {LARGEST} bytes is no list of names")
@@ -61,20 +83,41 @@ class Vocabulary:
             raise LabError(f"vocabulary file {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise LabError(f"vocabulary file {path}: not UTF-8 text ({error})") from error
-        lines = text.replace("\r\n", "\n").split("\n")
-        while lines and not lines[-1].strip():
-            lines.pop()
-        classes = tuple(tuple(name.lstrip() for name in line.split(",")) for line in lines)
         try:
-            return cls(path.stem, classes)
+            if text.lstrip().startswith(("[", "{")):
+                return cls.of(path.stem, _from_json(text))
+            if path.suffix.lower() == ".csv":
+                return cls.of(path.stem, _from_csv(text))
+            lines = text.replace("\r\n", "\n").split("\n")
+            while lines and not lines[-1].strip():
+                lines.pop()
+            _refuse_numbers(lines)
+            return cls.of(path.stem, lines)
         except LabError as error:
             raise LabError(f"{path}: {error}") from None
 
     @classmethod
+    def of(cls, name: str, classes: Sequence[Any]) -> Vocabulary:
+        """A vocabulary from one text a class, whose commas separate synonyms, or a list of them.
+
+        Raises:
+            LabError: a name that is none, or is surely not meant as it is written.
+        """
+        synonyms = []
+        for index, entry in enumerate(classes):
+            names = entry.split(",") if isinstance(entry, str) else entry
+            if not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
+                raise LabError(f"class {index}: {entry!r} is no name; put names like it in quotes")
+            synonyms.append(tuple(name.lstrip(" \t") for name in names))
+            for text in synonyms[-1]:
+                _check_meant(index, text)
+        return cls(name, tuple(synonyms))
+
+    @classmethod
     def named(cls, name: str) -> Vocabulary:
-        """A vocabulary that comes with the package, or a path to one's own text file."""
-        if name.endswith(".txt"):
-            return cls.read(name)
+        """A vocabulary that comes with the package, or a path to a file of one's own."""
+        if name.lower().endswith(SUFFIXES):
+            return cls.read(Path(name).expanduser())
         known = {path.stem: path for path in DIRECTORY.glob("*.txt")}
         if name not in known:
             raise unknown("vocabulary", name, known)
@@ -106,13 +149,104 @@ class Vocabulary:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def readable(name: str) -> str:
+    """A label tool's name as a text tower should read it: blanks for underscores."""
+    return " ".join(name.replace("_", " ").split())
+
+
+def _from_json(text: str) -> list[Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LabError(f"cannot be read as JSON ({error})") from error
+    if isinstance(content, dict) and isinstance(content.get("categories"), list):
+        content = content["categories"]
+    if isinstance(content, dict):
+        if all(
+            isinstance(value, int) and not isinstance(value, bool) for value in content.values()
+        ):
+            return _ordered([(value, key) for key, value in content.items()])
+        return _ordered(list(content.items()))
+    if content and all(isinstance(entry, dict) for entry in content):
+        return _ordered([(entry.get("id"), entry.get("name")) for entry in content])
+    return content
+
+
+def _from_csv(text: str) -> list[Any]:
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
+    except csv.Error as error:
+        raise LabError(f"cannot be read as csv ({error})") from error
+    header = [cell.casefold() for cell in rows[0]] if rows else []
+    name = next((i for i, cell in enumerate(header) if cell in NAME_COLUMNS), None)
+    number = next((i for i, cell in enumerate(header) if cell in ID_COLUMNS), None)
+    if name is not None:
+        rows = rows[1:]
+    elif header and len(header) <= 2:  # no header: names, or ids and names
+        number, name = (0, 1) if len(header) == 2 else (None, 0)
+    else:
+        raise LabError(f"the first line names no column of classes; use {', '.join(NAME_COLUMNS)}")
+    columns = max(name, -1 if number is None else number)
+    for row in rows:
+        if len(row) <= columns:
+            raise LabError(f"line {row} has fewer columns than the first")
+    names = [row[name] for row in rows]
+    return names if number is None else _ordered([(row[number], row[name]) for row in rows])
+
+
+def _ordered(pairs: Sequence[tuple[Any, Any]]) -> list[Any]:
+    """Names in the order of their ids, which must be 0 .. n - 1."""
+    try:
+        numbers = [int(number) for number, _ in pairs]
+    except (TypeError, ValueError):
+        raise LabError(f"ids such as {pairs[0][0]!r} are no whole numbers") from None
+    if sorted(numbers) != list(range(len(numbers))):
+        raise LabError(
+            f"ids are {min(numbers)}..{max(numbers)} for {len(numbers)} classes, not "
+            f"0..{len(numbers) - 1}; give the names alone, in the order of the class ids that "
+            "masks have after label_map"
+        )
+    return [name for _, (_, name) in sorted(zip(numbers, pairs, strict=True), key=lambda p: p[0])]
+
+
+def _refuse_numbers(lines: Sequence[str]) -> None:
+    """Refuse lists whose lines all begin with their place in the list."""
+    matches = [_NUMBER_FIRST.match(line.strip()) for line in lines]
+    numbers = [int(match[1]) for match in matches if match]
+    if len(numbers) == len(lines) > 1 and numbers in (
+        list(range(len(lines))), list(range(1, len(lines) + 1)),
+    ):  # fmt: skip
+        raise LabError("every line begins with a number; write the names alone, in id order")
+
+
+def _check_meant(index: int, name: str) -> None:
+    """Refuse a name that the text tower would read, but nobody means."""
+    plain = name.strip()
+    why = ""
+    if _NUMBERED.match(plain):
+        why = "write the name without its number; the line's place is the id"
+    elif len(plain) > 1 and plain[0] == plain[-1] and plain[0] in "\"'`":
+        why = "write it without quotes"
+    elif plain[:1] in ('"', "`") or plain[-1:] in ('"', "`"):
+        why = "write it without quotes; a comma separates synonyms"
+    elif ";" in plain:
+        why = "separate synonyms by commas"
+    elif plain.startswith(("#", "//")) or " #" in plain or " //" in plain:
+        why = "write no comments in a list of names"
+    elif "_" in plain:
+        why = f"write '{readable(plain)}', with blanks"
+    if why:
+        raise LabError(f"class {index} is {name!r}; {why}")
+
+
 def _check_letters(where: str, name: str) -> None:
-    """Refuse what no reader sees but a text tower does. Two marks that join letters or keep them
-    apart belong to the spelling of some languages."""
+    """Refuse letters that no reader sees but a text tower does. Two marks that join letters or keep
+    them apart belong to the spelling of some languages."""
     for letter in name:
-        visible = letter.isprintable() or unicodedata.category(letter) == "Zs"
-        if not visible and letter not in "\u200c\u200d":
+        no_break = unicodedata.category(letter) == "Zs" and letter != " "
+        if no_break or (not letter.isprintable() and letter not in "\u200c\u200d"):
+            hint = "a plain blank is meant" if no_break else "names are plain text"
             raise LabError(
-                f"{where}: {name[:60]!a} holds the character U+{ord(letter):04X}; "
-                "names are plain text, one class a line"
+                f"{where}: {name[:60]!a} holds the character U+{ord(letter):04X}; {hint}, "
+                "one class a line"
             )

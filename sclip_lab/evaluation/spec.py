@@ -129,7 +129,8 @@ class Spec:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What the key is the digest of; kept in spec.json, where it is checked against the key."""
-        modules = [*self.attention.modules, type(self.dataset).__module__]
+        whole = getattr(self.dataset, "whole", self.dataset)  # of a part, what it is a part of
+        modules = [*self.attention.modules, type(whole).__module__]
         protocol, threshold = self.protocol, self.protocol.prob_threshold
         parts = [protocol.readout, protocol.refinement, protocol.views]
         for part in [*parts, threshold if isinstance(threshold, Mapping) else None]:
@@ -187,6 +188,8 @@ class Spec:
                 "dataset": {
                     "name": self.dataset.name,
                     "digest": self.dataset.key,
+                    "split": getattr(self.dataset, "split", ""),
+                    "selection": getattr(self.dataset, "selection", ""),
                     "ignore_index": self.dataset.ignore_index,
                     "vocabulary": self.vocabulary.name,
                     "vocabulary_digest": self.vocabulary.key,

@@ -20,7 +20,13 @@ from sclip_lab.attention.variant import build
 from sclip_lab.config import guard, plugins
 from sclip_lab.config.composition import PLACES
 from sclip_lab.config.plain_config import plain_config
-from sclip_lab.config.registry import backbone_loader, load_protocol, names, variant_label
+from sclip_lab.config.registry import (
+    backbone_loader,
+    load_group,
+    load_protocol,
+    names,
+    variant_label,
+)
 from sclip_lab.config.settings import check_settings
 from sclip_lab.core import atomic
 from sclip_lab.core.call import bind
@@ -247,8 +253,12 @@ def _is_preset(spec: Spec, config: DictConfig, images: int) -> bool:
     """Whether a published score can be expected: all images, and the protocol as in its file."""
     name, counts = spec.protocol.name, plain_config(config.dataset).get("expected")
     whole = images in (counts if isinstance(counts, list) else [counts])
-    known = name in names("protocol")
-    return whole and known and load_protocol(name, spec.dataset.name).key == spec.protocol.key
+    known = name in names("protocol") and spec.dataset.name in names("dataset")
+    if not whole or not known:
+        return False
+    usual_split = load_group("dataset", spec.dataset.name).get("split")
+    same_protocol = load_protocol(name, spec.dataset.name).key == spec.protocol.key
+    return same_protocol and config.dataset.get("split") == usual_split
 
 
 def make_spec(config: DictConfig) -> Spec:

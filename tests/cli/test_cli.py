@@ -111,7 +111,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 def test_evaluate_as_a_process(tmp_path: Path, command: list[str]) -> None:
     """Both entry points; one line on stderr for a bad value, and its exit code."""
     overrides = [
-        "dataset.images=2", "tracking=disabled", "progress=false", "diagnostics=none",
+        "dataset.limit=2", "tracking=disabled", "progress=false", "diagnostics=none",
         f"paths.store={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / 'run'}",
     ]  # fmt: skip
     run = [sys.executable, *command, *overrides]

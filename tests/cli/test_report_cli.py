@@ -102,7 +102,7 @@ def test_paper_takes_all_benchmarks_for_another_network() -> None:
     "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"
 )
 def test_several_processes_compose_the_same_cells() -> None:
-    asked = ["attention", "qualitative"], ["dataset.images=2"]
+    asked = ["attention", "qualitative"], ["dataset.limit=2"]
     one, two = paper.cells_of_all(*asked), paper.cells_of_all(*asked, processes=2)
     assert {name: [spec.key for spec in cells.specs] for name, cells in one.items()} == {
         name: [spec.key for spec in cells.specs] for name, cells in two.items()

@@ -72,7 +72,7 @@ def test_the_package_comes_first(package: Path) -> None:
 WHOLE = ("attention=vanilla,csa,heated", "dataset=squares", "protocol=sclip", "readout=shifted")
 WHOLE += ("protocol.templates=['a photo of {}']",)
 # squares has none of the settings of patchwork that the tests' sweeps make small
-FREE = ("~dataset.images", "~dataset.height", "~dataset.width")
+FREE = ("~dataset.limit", "~dataset.height", "~dataset.width")
 
 
 @pytest.mark.parametrize("how", ["--config-dir", "hydra.searchpath", "environment"])

@@ -51,7 +51,7 @@ def test_conditions_see_a_swept_choice() -> None:
 
 
 def test_composed_jobs_are_those_that_hydra_launches(tmp_path: Path) -> None:
-    few = ("experiment=main", "refinement=none", "dataset.images=1")
+    few = ("experiment=main", "refinement=none", "dataset.limit=1")
     run = evaluate(tmp_path, "-m", *few)
     assert run.code == 0, run.err
     launched = {path.name for path in (tmp_path / "store" / "specs").iterdir()}

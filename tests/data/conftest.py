@@ -11,6 +11,7 @@ from sclip_lab.cli.data import DATA_VARIABLE
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where data sets are looked for; nothing is there yet."""
+    """Where data sets are looked for; nothing is there yet. Contact sheets go beside it."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "data"))
     return tmp_path / "data"

@@ -195,12 +195,14 @@ def test_digests_are_remembered_until_a_file_changes(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = root / "images/a.jpg"
-    os.utime(path, (1, 1))
     expected = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(digests, "SETTLED_NS", 0)
     assert digests.file_digests([path]) == [expected]
     monkeypatch.setattr(digests, "sha256", lambda path: "read again")
     assert digests.file_digests([path]) == [expected]
-    os.utime(path, (2, 2))
+    before = path.stat()
+    path.write_bytes(path.read_bytes()[::-1])  # another content of one size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # and one time
     assert digests.file_digests([path]) == ["read again"]
 
 
@@ -350,11 +352,16 @@ def test_sixteen_bit_photo(root: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ignore_index": 2}, r"ignore_index is 2; with 3 classes it must be in 3\.\.255"),
-        ({"ignore_index": 256}, "ignore_index is 256"),
+        (
+            {"ignore_index": 2},
+            r"must be in 3\.\.65535, for 2 is one of the 3 classes",
+        ),
+        ({"ignore_index": 65536}, "ignore_index is 65536"),
         ({"limit": 0}, "limit is 0"),
         ({"label_map": {5: 9}}, "label_map sends 5 to 9, outside the 3 classes"),
-        ({"label_map": {-1: 0}}, "label_map key -1"),
+        ({"label_map": {-1: None}}, "label_map holds what is no id: -1: None"),
+        ({"sample": 0}, "sample is 0"),
+        ({"seed": -1}, "seed is -1"),
         ({"mask_name": "mask"}, "mask_name is 'mask'; it must contain '{stem}'"),
         ({"vocabulary": "sclip_voc2"}, "unknown vocabulary 'sclip_voc2'; did you mean"),
     ],

@@ -16,11 +16,11 @@ FIXED = "64b91eda780cd4db518f6f04a5b17ae956b0d07664aaf5ae409ce029cbe68990"
 
 
 def test_the_world_is_the_one_the_committed_model_was_trained_on() -> None:
-    assert Patchwork("train", images=4).key == FIXED
+    assert Patchwork("train", limit=4).key == FIXED
 
 
 def test_a_scene_depends_on_split_and_index_alone() -> None:
-    few, many = Patchwork("test", images=3), Patchwork("test", images=9)
+    few, many = Patchwork("test", limit=3), Patchwork("test", limit=9)
     backwards = [many[index] for index in reversed(range(3))][::-1]
     for index, sample in enumerate(backwards):
         assert np.array_equal(few[index].image, sample.image)
@@ -30,7 +30,7 @@ def test_a_scene_depends_on_split_and_index_alone() -> None:
 
 def test_splits_share_no_scene() -> None:
     def prints(split: str) -> set[str]:
-        world = Patchwork(split, images=20)
+        world = Patchwork(split, limit=20)
         return {hashlib.sha256(world[i].image.tobytes()).hexdigest() for i in range(20)}
 
     train, test = prints("train"), prints("test")
@@ -39,7 +39,7 @@ def test_splits_share_no_scene() -> None:
 
 
 def test_samples_fit_the_contract() -> None:
-    world = Patchwork("test", images=12, height=96, width=130)
+    world = Patchwork("test", limit=12, height=96, width=130)
     assert len(world) == 12
     assert len(set(world.names)) == 12
     for index, name in enumerate(world.names):
@@ -53,7 +53,7 @@ def test_samples_fit_the_contract() -> None:
 
 
 def test_vocabulary_file_names_the_classes_in_id_order() -> None:
-    vocabulary = Patchwork("test", images=1).vocabulary
+    vocabulary = Patchwork("test", limit=1).vocabulary
     assert tuple(vocabulary.names) == CLASSES == (*MATERIALS, *OBJECTS)
     assert vocabulary.num_classes >= 16
 
@@ -109,7 +109,7 @@ def test_colour_carries_no_class() -> None:
 
 def cells(index: int) -> tuple[np.ndarray, np.ndarray]:
     """Of all patches of 8x8 pixels of one material in a scene: its class, and its contrast."""
-    world = Patchwork("train", images=index + 1)
+    world = Patchwork("train", limit=index + 1)
     image, mask = world[index].image[:128, :160], world[index].mask
     pixels = image.reshape(16, 8, 20, 8, 3).swapaxes(1, 2).reshape(320, 64, 3).astype(float)
     kinds = mask.reshape(16, 8, 20, 8).swapaxes(1, 2).reshape(320, 64)
@@ -129,7 +129,7 @@ def test_every_material_of_a_scene_has_plain_cells_and_textured_ones() -> None:
 def test_a_plain_cell_has_the_colour_of_its_like() -> None:
     """The mean colour of a textured region is that of the plain cells of its material."""
     for index in range(10):
-        world = Patchwork("train", images=index + 1)
+        world = Patchwork("train", limit=index + 1)
         image, mask = world[index].image.astype(float), world[index].mask
         for kind in np.unique(mask[mask < len(MATERIALS)]):
             ours = image[mask == kind]
@@ -147,21 +147,21 @@ def test_easy_scenes_are_of_one_or_two_materials_and_textured() -> None:
 
 def test_digest_sees_split_size_and_number() -> None:
     digests = {
-        Patchwork("test", images=2).key,
-        Patchwork("test", images=3).key,
-        Patchwork("train", images=2).key,
-        Patchwork("test", images=2, height=96).key,
-        Patchwork("test", images=2, width=96).key,
+        Patchwork("test", limit=2).key,
+        Patchwork("test", limit=3).key,
+        Patchwork("train", limit=2).key,
+        Patchwork("test", limit=2, height=96).key,
+        Patchwork("test", limit=2, width=96).key,
     }
     assert len(digests) == 5
-    assert Patchwork("test", images=2).key in digests
+    assert Patchwork("test", limit=2).key in digests
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"split": "tset"}, "did you mean test"),
-        ({"images": 0}, "at least 1"),
+        ({"limit": 0}, "at least 1"),
         ({"height": 32}, "at least 64"),
     ],
 )

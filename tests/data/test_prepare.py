@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco
 from scipy.io import savemat
 
 from sclip_lab.cli import data
@@ -83,7 +84,6 @@ def square(left: int, top: int, right: int, bottom: int) -> list[list[float]]:
 
 
 def test_coco_object_from_instances(tmp_path: Path) -> None:
-    pytest.importorskip("pycocotools")
     source = tmp_path / "from"
     for index in (1, 2):
         photo(source / f"val2017/00000000000{index}.jpg")
@@ -95,7 +95,9 @@ def test_coco_object_from_instances(tmp_path: Path) -> None:
     kinds = [(3, 4, 0, square(1, 1, 3, 3)), (90, 16, 0, square(0, 0, 4, 4)), (1, 2, 1, rle)]
     keys = ("category_id", "area", "iscrowd", "segmentation")
     annotations = [{"image_id": 1, **dict(zip(keys, kind, strict=True))} for kind in kinds]
-    content = {"images": images, "annotations": annotations}
+    names = dict(zip(THINGS, Vocabulary.named("coco_panoptic").names, strict=False))
+    categories = [{"id": number, "name": name} for number, name in names.items()]
+    content = {"images": images, "annotations": annotations, "categories": categories}
     path = source / "annotations/instances_val2017.json"
     path.parent.mkdir()
     path.write_text(json.dumps(content))
@@ -107,9 +109,24 @@ def test_coco_object_from_instances(tmp_path: Path) -> None:
     expected[1:3, 1:3] = 3  # to small
     np.testing.assert_array_equal(dataset[0].mask, expected)
     assert not dataset[1].mask.any()  # no instance: all background
+    content["categories"] = [{"id": 1, "name": "scratch"}, {"id": 2, "name": "dent"}]
+    path.write_text(json.dumps(content))
+    with pytest.raises(LabError, match=r"category 1 is 'scratch', COCO's is 'person'.*CocoJson"):
+        cli("prepare", "coco_object", "--from", str(source))
     path.write_text('{"images": []}')
     with pytest.raises(LabError, match=r"instances_val2017\.json: cannot be read"):
         cli("prepare", "coco_object", "--from", str(source))
+
+
+@pytest.mark.parametrize("name", ["coco_object", "coco_stuff164k"])
+@pytest.mark.parametrize("ids", [[0, 92, 182, 183], [0, 92, 100]])
+def test_stuff_pixelmaps_are_refused(tmp_path: Path, name: str, ids: list[int]) -> None:
+    """There 0 is unlabelled and ids are categories: all would shift, without an error."""
+    coco_download(tmp_path / "from")
+    png(tmp_path / "from/stuffthingmaps/val2017/000000000001.png", grid(ids, 0))
+    with pytest.raises(LabError, match="0 would be person; these look like COCO's stuff pixelmaps"):
+        cli("prepare", name, "--from", str(tmp_path / "from"))
+    assert not (tmp_path / f"data/{name}").exists()
 
 
 def stuff10k_download(source: Path) -> Path:
@@ -162,6 +179,60 @@ def test_context_prefers_its_own_split_and_works_in_place(data: Path) -> None:
     (voc / "ImageSets/Main/val.txt").write_text("2008_000001\n2008_000002\n")
     cli("prepare", "context59", "--from", str(data))
     assert load("context59").names == ["2008_000002"]
+
+
+def test_context_from_the_json_of_the_detail_release(tmp_path: Path) -> None:
+    """The forks' route: run lengths of the 459 classes, ids such as 2008000002."""
+    voc = context_download(tmp_path / "from")
+    (voc / "ImageSets/Main/val.txt").unlink()
+    for mat in (tmp_path / "from/trainval").iterdir():
+        mat.unlink()
+    labels = grid([2, 458, 1, 459, 284], 427)
+    annotations = []
+    for raw in np.unique(labels).tolist():
+        runs = coco.encode(np.asfortranarray(labels == raw))
+        runs["counts"] = runs["counts"].decode()
+        annotations.append({"image_id": 2008000002, "category_id": raw, "segmentation": runs})
+    size = {"height": SIZE[0], "width": SIZE[1]}
+    content = {
+        "images": [
+            {"image_id": 2008000001, "phase": "train", **size},
+            {"image_id": 2008000002, "phase": "val", **size},
+        ],
+        "annos_segmentation": annotations,
+    }
+    (voc / "trainval_merged.json").write_text(json.dumps(content))
+    cli("prepare", "context60", "--from", str(tmp_path / "from"))
+    data = load("context60")
+    assert data.names == ["2008_000002"]
+    names = [data.vocabulary.names[i] for i in first_ids(data, 6)]
+    assert names == ["aeroplane", "wood", "background", "background", "person", "tvmonitor"]
+
+
+@pytest.mark.parametrize(
+    ("name", "photo_file", "mask_file"),
+    [
+        ("context60", "JPEGImages/2008_000002.jpg", "SegmentationClassContext/2008_000002.png"),
+        ("coco_object", "images/val2017/1.jpg", "annotations/val2017/1_instanceTrainIds.png"),
+        ("coco_stuff164k", "images/val2017/1.jpg", "annotations/val2017/1_labelTrainIds.png"),
+        ("coco_stuff10k", "images/test2014/1.jpg", "annotations/test2014/1_labelTrainIds.png"),
+        ("cityscapes", "leftImg8bit/val/ulm/ulm_0_leftImg8bit.png",
+         "gtFine/val/ulm/ulm_0_gtFine_labelTrainIds.png"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_mmsegmentation_has_converted_works_as_it_lies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, photo_file: str, mask_file: str
+) -> None:
+    source = tmp_path / "from"
+    photo(source / photo_file)
+    png(source / mask_file, grid([1], 0))
+    if name == "context60":
+        listed = source / "ImageSets/SegmentationContext/val.txt"
+        listed.parent.mkdir(parents=True)
+        listed.write_text("2008_000002\n")
+    assert cli("prepare", name, "--from", str(source)) == 0
+    assert "works as it lies" in capsys.readouterr().out
+    assert len(load(name)) == 1
 
 
 def test_context_checks_the_names_of_the_459(tmp_path: Path) -> None:
@@ -246,7 +317,7 @@ def test_an_empty_download_says_what_was_looked_for(tmp_path: Path, name: str) -
 def test_damaged_parts_are_named(tmp_path: Path) -> None:
     coco_download(tmp_path / "from")
     path = tmp_path / "from/stuffthingmaps/val2017/000000000001.png"
-    png(path, grid([11], 0))  # category 12 was never released
+    png(path, grid([11, 255], 0))  # category 12 was never released
     with pytest.raises(LabError, match=r"000000000001\.png: ids \[11\] do not occur"):
         cli("prepare", "coco_object", "--from", str(tmp_path / "from"))
     path.write_bytes(b"")
@@ -299,7 +370,6 @@ def test_instances_drawn_as_the_masks_of_the_sample(tmp_path: Path) -> None:
 
     Four of those masks were drawn from the panoptic release, which settles overlaps by hand.
     """
-    pytest.importorskip("pycocotools")
     from sclip_lab.data.coco_object import instances_to_mask
 
     by_hand = {"000000370711", "000000458755", "000000462904", "000000532493"}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sclip_lab.cli import data
+from sclip_lab.cli.data import dataset_config
+from sclip_lab.config.folders import conf_dir
 from sclip_lab.data import prepare
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.verify import verify, vocabulary_faults
@@ -48,7 +49,7 @@ def test_verify_lists_everything_that_is_wrong(tmp_path: Path) -> None:
     problems = verify(dataset).problems
     assert len(problems) == 4
     assert problems[0] == "2 samples, the whole data set has 5 or 6"
-    assert problems[1] == "1 masks have no photo: alone.png"
+    assert problems[1] == "mask without photo: alone.png"
     assert "a.png: id 9" in problems[2]
     assert "they must be equal" in problems[3]
 
@@ -87,7 +88,7 @@ def test_list_names_every_yaml(capsys: pytest.CaptureFixture[str], data: Path) -
     (data / "coco_object").mkdir(parents=True)
     assert cli("list") == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
-    for path in (data.conf_dir() / "dataset").glob("[!_]*.yaml"):
+    for path in (conf_dir() / "dataset").glob("[!_]*.yaml"):
         assert path.stem in lines
     assert lines["coco_object"].split()[1:4] == ["5000", "81", "yes"]
     assert lines["cityscapes"].split()[1:4] == ["500", "19", "no"]
@@ -95,7 +96,7 @@ def test_list_names_every_yaml(capsys: pytest.CaptureFixture[str], data: Path) -
 
 @pytest.mark.parametrize("name", sorted(prepare.CONVERSIONS))
 def test_every_conversion_has_its_yaml(name: str) -> None:
-    config = data.dataset_config(name, "/somewhere")
+    config = dataset_config(name, "/somewhere")
     assert config["name"] == name
     assert config["root"].startswith("/somewhere/")
     Vocabulary.named(config["vocabulary"])

@@ -84,7 +84,7 @@ def test_windows_tell_what_covers_them() -> None:
 
 def test_the_pool_is_the_train_split(tmp_path: Path) -> None:
     images, masks = scene_pool(tmp_path / "scenes", 3)
-    world = Patchwork("train", images=3)
+    world = Patchwork("train", limit=3)
     for index in range(3):
         assert np.array_equal(images[index], world[index].image)
         assert np.array_equal(masks[index], world[index].mask)

@@ -28,7 +28,7 @@ VARIANTS = ("vanilla", "csa", "maskclip", "naclip", "clearclip", "surgery")
 
 @pytest.fixture(scope="module")
 def maps() -> Maps:
-    scene = lab.load_dataset("patchwork", images=4)[3]
+    scene = lab.load_dataset("patchwork", limit=4)[3]
     return look(
         lab.load_backbone("patchwork_vit"),
         scene.image,
@@ -116,7 +116,7 @@ def test_page_holds_the_maps(maps: Maps) -> None:
 
 
 def test_page_stands_alone_and_is_small() -> None:
-    scene = lab.load_dataset("patchwork", images=4)[3]
+    scene = lab.load_dataset("patchwork", limit=4)[3]
     image = np.asarray(Image.fromarray(scene.image).resize((224, 224)))
     protocol = lab.load_protocol("sclip", "patchwork", short_side=224)
     html = lab.explore(image, attention=VARIANTS, protocol=protocol).html

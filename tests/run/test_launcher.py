@@ -29,7 +29,7 @@ def test_every_job_has_its_own_folder(sweep: Path) -> None:
     for number in range(4):
         job = sweep / "sweep" / str(number)
         overrides = yaml.safe_load((job / ".hydra/overrides.yaml").read_text())
-        assert "dataset.images=2" in overrides
+        assert "dataset.limit=2" in overrides
         config = yaml.safe_load((job / ".hydra/config.yaml").read_text())
         hydra = yaml.safe_load((job / ".hydra/hydra.yaml").read_text())["hydra"]
         assert hydra["job"]["num"] == number

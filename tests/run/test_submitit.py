@@ -23,7 +23,7 @@ from sclip_lab.run import jobs, launcher
 from tests import slurm
 from tests.running import QUICK, Outcome, break_photo, evaluate
 
-SWEEP = ("-m", "attention=vanilla,csa", "dataset.images=3")
+SWEEP = ("-m", "attention=vanilla,csa", "dataset.limit=3")
 DEBUG = ("hydra/launcher=local_jobs", "hydra.launcher.executor=debug")
 
 
@@ -260,12 +260,12 @@ def test_slurm(tmp_path: Path, fused: pd.DataFrame) -> None:
 @pytest.mark.skipif(bool(slurm.MISSING), reason=slurm.SKIP)
 def test_slurm_queues_a_preempted_job_again_and_it_goes_on(tmp_path: Path) -> None:
     sweep = [
-        "-m", "attention=vanilla,csa", "dataset.images=150", "hydra/launcher=slurm",
+        "-m", "attention=vanilla,csa", "dataset.limit=150", "hydra/launcher=slurm",
         "hydra.launcher.partition=test", "hydra.launcher.timeout_min=10",
         "hydra.launcher.cpus_per_task=1",
         f"paths.store={tmp_path}/store", f"hydra.sweep.dir={tmp_path}/sweep", *QUICK,
     ]  # fmt: skip
-    sweep.remove("dataset.images=2")
+    sweep.remove("dataset.limit=2")
     command = [sys.executable, "-m", "sclip_lab.cli.main", "evaluate", *sweep]
     deadline = time.monotonic() + 330
 

@@ -1,0 +1,52 @@
+"""One json a photo: which format it is, and its regions as class ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+
+from sclip_lab.core.errors import LabError
+from sclip_lab.data import labelme, supervisely
+from sclip_lab.data.decode import pixel_limit
+from sclip_lab.data.labels import Labels
+
+
+def read_annotation(
+    content: bytes, labels: Labels, photo_size: tuple[int, int], source: object
+) -> np.ndarray:
+    """Class ids of one annotation file, Labelme's or Supervisely's.
+
+    Args:
+        content: its bytes.
+        labels: of the data set.
+        photo_size: height, width; used where the file does not say its own.
+        source: the file, for errors.
+
+    Returns:
+        (height, width) of ``labels.dtype``.
+
+    Raises:
+        LabError: not one of these formats, damaged, or with classes that are unknown.
+    """
+    try:
+        annotation = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise LabError(f"mask {source}: cannot be read as JSON ({error})") from error
+    for reader, fits in ((labelme, labelme.is_labelme), (supervisely, supervisely.is_supervisely)):
+        if isinstance(annotation, Mapping) and fits(annotation):
+            try:
+                size = reader.size(annotation) or photo_size
+                if not 0 < size[0] * size[1] <= pixel_limit():
+                    raise LabError(f"size {size[1]} x {size[0]} is none of a photo that is read")
+                return labels.paint(size, reader.regions(annotation, size), source)
+            except LabError as error:
+                named = str(source) in str(error)
+                raise LabError(f"{error}" if named else f"mask {source}: {error}") from None
+            except Exception as error:  # a json of a stranger may miss anything
+                raise LabError(f"mask {source}: damaged ({error!r})") from error
+    hint = ""
+    if isinstance(annotation, Mapping) and {"images", "annotations"} <= set(annotation):
+        hint = "; it looks like COCO's, one json for all: see _target_ sclip_lab.data.coco_json"
+    raise LabError(f"mask {source}: is JSON, but neither Labelme's nor Supervisely's{hint}")

@@ -1,0 +1,90 @@
+"""Pixels and photos of each class, counted while masks are read."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sclip_lab.data.vocabulary import Vocabulary
+
+MUCH_IGNORED = 0.5  # share of pixels above which a score says little about the data set
+
+
+class Census:
+    """Counts over the masks of a data set.
+
+    Args:
+        vocabulary: of the data set.
+        ignore_index: of the data set.
+
+    Attributes:
+        photos: how many masks were counted.
+        pixels: (num_classes,) pixels of each class.
+        occurrences: (num_classes,) photos with each class.
+        ignored: pixels that count nowhere.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, ignore_index: int) -> None:
+        self.vocabulary, self.ignore_index = vocabulary, ignore_index
+        self.photos = self.ignored = 0
+        self.pixels = np.zeros(vocabulary.num_classes, np.int64)
+        self.occurrences = np.zeros(vocabulary.num_classes, np.int64)
+
+    def add(self, mask: np.ndarray) -> None:
+        """Count one mask, (height, width) class ids or ``ignore_index``."""
+        counts = np.bincount(mask.ravel(), minlength=self.ignore_index + 1)
+        classes = counts[: len(self.pixels)]
+        self.photos += 1
+        self.ignored += int(counts[self.ignore_index])
+        self.pixels += classes
+        self.occurrences += classes > 0
+
+    @property
+    def share_ignored(self) -> float:
+        """Ignored pixels among all; 0 where nothing was counted."""
+        return self.ignored / max(1, self.ignored + int(self.pixels.sum()))
+
+    @property
+    def absent(self) -> list[str]:
+        """Names of the classes that occur in no mask."""
+        counted = zip(self.vocabulary.names, self.pixels.tolist(), strict=True)
+        return [name for name, pixels in counted if pixels == 0]
+
+    @property
+    def only_first_class(self) -> bool:
+        """Whether class 0 is all that is left, of several."""
+        return len(self.pixels) > 1 and self.pixels[0] > 0 and not self.pixels[1:].any()
+
+    def facts(self) -> list[str]:
+        """Share of ignored pixels, then share of pixels and photos of each class."""
+        if not self.photos:
+            return []
+        total = max(1, int(self.pixels.sum()))
+        lines = [f"{self.share_ignored:.1%} of pixels are ignored"]
+        width = max(len(name) for name in self.vocabulary.names)
+        lines.append(f"{'id':>4}  {'class'.ljust(width)}  pixels   photos")
+        for index, name in enumerate(self.vocabulary.names):
+            pixels, photos = self.pixels[index], self.occurrences[index]
+            lines.append(
+                f"{index:>4}  {name.ljust(width)}  {pixels / total:>6.2%}  {photos:>4} of "
+                f"{self.photos}"
+            )
+        return lines
+
+    def warnings(self) -> list[str]:
+        """What should be known before a number is quoted."""
+        if not self.photos:
+            return []
+        lines = []
+        if self.share_ignored > MUCH_IGNORED:
+            lines.append(
+                f"{self.share_ignored:.1%} of pixels are ignored: scores are of the rest alone"
+            )
+        if self.only_first_class:
+            lines.append(
+                f"every counted pixel is of class 0, '{self.vocabulary.names[0]}': no score of "
+                "these masks means anything"
+            )
+        elif self.absent:
+            names = ", ".join(self.absent[:10]) + (", ..." if len(self.absent) > 10 else "")
+            lines.append(f"{len(self.absent)} classes occur in no mask: {names}")
+        return lines

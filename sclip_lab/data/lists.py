@@ -1,0 +1,122 @@
+"""Lists of photos: stems, file names or paths, one a line, pairs of photo and mask, csv, json."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sclip_lab.core.errors import LabError
+from sclip_lab.data.decode import LARGEST_LIST, regular_file
+
+PHOTO_COLUMNS = ("image", "photo", "img", "image_path", "img_path", "file_name", "filename", "file",
+                 "path", "name", "stem", "id", "image_id")  # fmt: skip
+MASK_COLUMNS = ("mask", "label", "annotation", "seg_map", "seg_map_path", "mask_path", "label_path")
+_SEPARATORS = re.compile(r"\s*[,;\t]\s*|\s+")
+
+Find = Callable[[str], str | None]
+
+
+def read_list(
+    path: Path, title: str, find_photo: Find, find_mask: Find
+) -> list[tuple[str, str | None]]:
+    """The samples that a list names, in its order.
+
+    Args:
+        path: a text file, csv or json.
+        title: who speaks in errors.
+        find_photo: the stem of what a list calls a photo; None if there is no such photo.
+        find_mask: the mask, below the folder of masks, of what a list calls a mask; likewise.
+
+    Returns:
+        (stem, mask) of each; mask is None where the list does not name it. A line that names no
+        photo is its own stem.
+
+    Raises:
+        LabError: the list cannot be read, is empty, or has columns that are no photo and mask.
+    """
+    rows = _rows(path, title)
+    samples: list[tuple[str, str | None]] = []
+    columns = (0, 1)
+    for number, row in enumerate(rows, start=1):
+        header = _header(row) if number == 1 else None
+        if header is not None and find_photo(row[0]) is None:
+            columns = header
+            continue
+        samples.append(
+            _sample(row, columns, f"{title} {path}, entry {number}", find_photo, find_mask)
+        )
+    if not samples:
+        raise LabError(f"{title} {path} is empty")
+    return samples
+
+
+def _sample(
+    row: Sequence[str], columns: tuple[int, int], place: str, find_photo: Find, find_mask: Find
+) -> tuple[str, str | None]:
+    """Photo and mask of one row."""
+    whole = row[0]
+    if len(row) == 1:
+        if (stem := find_photo(whole)) is not None:  # a name may hold blanks
+            return stem, None
+        row = _SEPARATORS.split(whole)
+    photo = row[columns[0]] if columns[0] < len(row) else ""
+    mask = row[columns[1]] if 0 <= columns[1] < len(row) else None
+    stem = find_photo(photo)
+    if len(row) == 1:
+        return stem or photo, None
+    if columns[1] < 0 and stem is not None:
+        return stem, None
+    mask_file = None if mask is None else find_mask(mask)
+    if stem is None or mask_file is None or (columns == (0, 1) and len(row) > 2):
+        what = "photo" if stem is None else "mask"
+        raise LabError(
+            f"{place}: {', '.join(row)[:80]!r} names no {what} of this data set; write one stem a "
+            "line (a photo's name without folder and suffix), or a photo and its mask"
+        )
+    return stem, mask_file
+
+
+def _rows(path: Path, title: str) -> list[list[str]]:
+    """The list's rows; of a text file whole lines, without comments and empty ones."""
+    try:
+        regular_file(path, title, LARGEST_LIST)
+        text = path.read_text(encoding="utf-8-sig")
+        if text.lstrip().startswith(("[", "{")):
+            return _json_rows(json.loads(text))
+        lines = [line.strip() for line in text.splitlines()]
+        lines = [line for line in lines if line and not line.startswith("#")]
+        if path.suffix.lower() == ".csv":
+            return [[cell.strip() for cell in row] for row in csv.reader(lines)]
+        return [[line] for line in lines]
+    except LabError:
+        raise
+    except (OSError, UnicodeDecodeError, ValueError, TypeError, csv.Error) as error:
+        raise LabError(f"{title} {path}: {error}") from error
+
+
+def _json_rows(content: object) -> list[list[str]]:
+    """A list of names, of pairs, or of mappings with a name in each."""
+    if not isinstance(content, list):
+        raise ValueError("the json must be a list of names")
+    rows = []
+    for entry in content:
+        if isinstance(entry, dict):
+            keys = {str(key).lower(): value for key, value in entry.items()}
+            cells = [next((keys[c] for c in names if c in keys), None)
+                     for names in (PHOTO_COLUMNS, MASK_COLUMNS)]  # fmt: skip
+            entry = [cell for cell in cells if cell is not None]
+        rows.append([str(cell) for cell in entry] if isinstance(entry, list) else [str(entry)])
+        if not rows[-1]:
+            raise ValueError(f"entry {len(rows)} of the json names no photo")
+    return rows
+
+
+def _header(row: Sequence[str]) -> tuple[int, int] | None:
+    """Which columns hold photo and mask, if the first row names them; -1 for no mask."""
+    cells = [cell.lower() for cell in (row if len(row) > 1 else _SEPARATORS.split(row[0]))]
+    photo = next((i for i, cell in enumerate(cells) if cell in PHOTO_COLUMNS), None)
+    mask = next((i for i, cell in enumerate(cells) if cell in MASK_COLUMNS), -1)
+    return None if photo is None else (photo, mask)

@@ -1,0 +1,163 @@
+"""Colours of masks: from a yaml, CVAT's labelmap.txt or a csv with the columns name, r, g, b."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.data.decode import LARGEST_LIST, regular_file
+from sclip_lab.data.vocabulary import Vocabulary
+
+GREY = "grey"
+IGNORED_NAMES = ("ignore", "void", "unlabeled", "unlabelled")
+_HEX = re.compile(r"#?([0-9a-fA-F]{6})")
+
+
+class Palette:
+    """Colours and the classes that they stand for.
+
+    Args:
+        colours: {(red, green, blue): class id, or -1 for pixels to ignore}; None where the three
+            channels are equal and hold ids.
+    """
+
+    def __init__(self, colours: Mapping[tuple[int, int, int], int] | None) -> None:
+        self.colours = colours
+        codes = sorted((_code(colour), number) for colour, number in (colours or {}).items())
+        self._codes = np.array([code for code, _ in codes], np.int64)
+        self._numbers = np.array([number for _, number in codes], np.int64)
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether channels are equal and hold ids, so that `numbers` are raw ids."""
+        return self.colours is None
+
+    @property
+    def reading(self) -> Any:
+        """What a data set's key holds of it."""
+        return GREY if self.colours is None else sorted(
+            [*colour, number] for colour, number in self.colours.items()
+        )  # fmt: skip
+
+    @classmethod
+    def read(cls, value: Any, vocabulary: Vocabulary, root: Path, title: str) -> Palette:
+        """A palette as a yaml gives it.
+
+        Args:
+            value: "grey"; a file below ``root``; {name, id or "ignore": colour}; or a list of
+                colours in id order. A colour is [red, green, blue] or "#rrggbb".
+            vocabulary: whose classes the names are.
+            root: the data set's folder.
+            title: who speaks in errors.
+
+        Raises:
+            LabError: a colour that is none or stands for two classes, or an unknown class.
+        """
+        if value == GREY:
+            return cls(None)
+        source = f"{title}: palette"
+        pairs: list[tuple[Any, Any]]
+        if isinstance(value, str):
+            path = root / value
+            pairs, source = list(_file_rows(path)), f"{title}: palette {path}"
+        elif isinstance(value, Mapping):
+            pairs = list(value.items())
+        elif isinstance(value, Sequence):
+            pairs = list(enumerate(value))
+        else:
+            raise LabError(f"{source}: {value!r} must map classes to colours")
+        colours: dict[tuple[int, int, int], int] = {}
+        for said, colour in pairs:
+            key, number = _colour(colour, source), _class_of(said, vocabulary, source)
+            if colours.setdefault(key, number) != number:
+                raise LabError(f"{source}: colour {list(key)} stands for two classes")
+        return cls(colours)
+
+    def numbers(self, colours: np.ndarray, source: object) -> np.ndarray:
+        """(height, width) int64 class ids, or raw ids of a grey palette; -1 to ignore.
+
+        Args:
+            colours: (height, width, 3) uint8.
+            source: the file, for the error.
+
+        Raises:
+            LabError: a colour that is not in the palette; unequal channels of a grey one.
+        """
+        if self.colours is None:
+            if (colours != colours[..., :1]).any():
+                raise LabError(f"mask {source}: palette is grey, but its channels differ")
+            return colours[..., 0].astype(np.int64)
+        codes = colours.astype(np.int64) @ np.array([65536, 256, 1])
+        places = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
+        strange = self._codes[places] != codes
+        if strange.any():
+            self._refuse(codes[strange], source)
+        return self._numbers[places]
+
+    def _refuse(self, codes: np.ndarray, source: object) -> None:
+        values, counts = np.unique(codes, return_counts=True)
+        most = int(counts.argmax())
+        red, rest = divmod(int(values[most]), 65536)
+        colour = np.array([red, *divmod(rest, 256)])
+        known = np.array(list(self.colours or {}))
+        nearest = known[((known - colour) ** 2).sum(axis=1).argmin()]
+        raise LabError(
+            f"mask {source}: colour {colour.tolist()} on {counts[most]} pixels ({len(values)} such "
+            f"colours) is not in the palette; the nearest there is {nearest.tolist()}. Add it (a "
+            "colour for ignore: may be listed too), or look whether the file was smoothed or lossy"
+        )
+
+
+def _code(colour: Sequence[int]) -> int:
+    return (colour[0] << 16) + (colour[1] << 8) + colour[2]
+
+
+def _colour(value: Any, source: str) -> tuple[int, int, int]:
+    if isinstance(value, str) and (match := _HEX.fullmatch(value.strip())):
+        value = list(bytes.fromhex(match[1]))
+    numbers = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+    if len(numbers) != 3 or not all(type(n) is int and 0 <= n <= 255 for n in numbers):
+        raise LabError(f"{source}: {value!r} is no colour; write [red, green, blue] of 0 .. 255")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def _class_of(said: Any, vocabulary: Vocabulary, source: str) -> int:
+    """Class id of a name or id; -1 for ignore."""
+    if isinstance(said, int) and not isinstance(said, bool):
+        if 0 <= said < vocabulary.num_classes:
+            return said
+        raise LabError(f"{source}: {said} is none of the {vocabulary.num_classes} classes")
+    text = str(said).strip()
+    for index, synonyms in enumerate(vocabulary.classes):
+        if text.casefold() in (name.strip().casefold() for name in synonyms):
+            return index
+    if text.casefold() in IGNORED_NAMES:
+        return -1
+    raise LabError(f"{source}: {unknown('class', text, [*vocabulary.names, 'ignore'])}")
+
+
+def _file_rows(path: Path) -> list[tuple[str, list[int]]]:
+    """(name, colour) of each row of a labelmap.txt or a csv."""
+    regular_file(path, "palette", LARGEST_LIST)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".csv":
+            rows = [
+                {str(key).strip().lower(): value for key, value in row.items()}
+                for row in csv.DictReader(text.splitlines())
+            ]
+            return [(row["name"], [int(row[channel]) for channel in "rgb"]) for row in rows]
+        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        fields = [line.split(":") for line in lines]
+        return [(field[0], [int(part) for part in field[1].split(",")]) for field in fields]
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise LabError(
+            f"palette {path}: cannot be read ({error!r}); a line is 'name:red,green,blue::' as in "
+            "CVAT's labelmap.txt, or a csv has the columns name, r, g, b"
+        ) from error

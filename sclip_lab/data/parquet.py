@@ -1,0 +1,270 @@
+"""Hugging Face data sets on disk: parquet shards, or the arrow folder of ``save_to_disk``.
+
+An image is a struct of ``bytes`` and ``path``, or bare bytes; a mask likewise. What is wrong with
+either is told as for files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.data.base import Dataset, Sample, select, selection_words
+from sclip_lab.data.decode import read_image, read_mask
+from sclip_lab.data.digests import file_digests, proof
+from sclip_lab.data.files import nearest
+from sclip_lab.data.labels import Labels, vocabulary_of
+from sclip_lab.data.palette import Palette
+from sclip_lab.data.vocabulary import Vocabulary
+
+_SHARD = re.compile(r"(?P<split>.+?)(?:-\d{5}-of-\d{5}(?:-[0-9a-f]+)?|-\d+)?")
+IMAGE_COLUMNS = ("image", "img", "photo", "pixel_values")
+MASK_COLUMNS = ("mask", "label", "labels", "annotation", "segmentation_mask", "segmentation", "seg")
+NAME_COLUMNS = ("name", "file_name", "filename", "image_id", "id")
+
+
+class HuggingFace(Dataset):
+    """Photos and masks in the columns of a table.
+
+    Args:
+        name: what a table of results calls the data set.
+        root: the folder: with ``*.parquet`` below it, or a folder of ``save_to_disk``.
+        vocabulary: class names in id order, see `sclip_lab.data.folder.Folder`.
+        split: which part, as in the shards' names: ``data/train-00000-of-00002.parquet`` or the
+            folder ``train``; None where there is one only.
+        image: column of the photos; None: the one named image, img or photo.
+        mask: column of the masks; None: the one named mask, label, annotation or the like.
+        ignore_index, reduce_zero_label, label_map, palette, mask_resize: as for folders.
+        limit, sample, seed: see `sclip_lab.data.base.select`.
+        expected: how many samples the whole split has.
+
+    Raises:
+        LabError: no such folder, split or column.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | Path,
+        vocabulary: str | Sequence[str] | Vocabulary,
+        split: str | None = None,
+        image: str | None = None,
+        mask: str | None = None,
+        ignore_index: int = 255,
+        reduce_zero_label: bool = False,
+        label_map: Mapping[Any, Any] | None = None,
+        palette: str | Mapping[Any, Any] | Sequence[Any] | None = None,
+        mask_resize: Literal["nearest"] | None = None,
+        limit: int | None = None,
+        sample: int | None = None,
+        seed: int = 0,
+        expected: int | Sequence[int] | None = None,
+    ) -> None:
+        self.name, self._title = name, f"data set '{name}'"
+        self.root = Path(root).expanduser()
+        self._shards, self.split = self._choose_split(split)
+        self.vocabulary = vocabulary_of(vocabulary, self.root)
+        self.ignore_index, self.mask_resize = ignore_index, mask_resize
+        colours = palette and Palette.read(palette, self.vocabulary, self.root, self._title)
+        self.labels = Labels(
+            self._title, self.vocabulary, ignore_index, label_map, reduce_zero_label,
+            colours or None,
+        )  # fmt: skip
+        columns = _Shard.open(self._shards[0], self._title).columns
+        self.image = self._column("image", image, columns, IMAGE_COLUMNS)
+        self.mask = self._column("mask", mask, columns, MASK_COLUMNS)
+        rows = self._rows(columns)
+        self._names = select(list(rows), limit, sample, seed)
+        self._places = {name: rows[name] for name in self._names}
+        self.selection = selection_words(limit, sample, seed)
+        self.expected = [expected] if isinstance(expected, int) else list(expected or ())
+        self._proofs: dict[Path, Any] = {}
+
+    @property
+    def names(self) -> list[str]:
+        return self._names
+
+    def __getitem__(self, index: int) -> Sample:
+        name = self._names[index]
+        shard, row = self._places[name]
+        source = f"{shard} row {row}"
+        cells = self._open(shard).cells(row, (self.image, self.mask))
+        if self._proofs and proof(shard) != self._proofs[shard]:
+            raise LabError(
+                f"{shard}: the file has changed since it was hashed; leave the data alone and "
+                "start again"
+            )
+        photo = read_image(source, _content(cells[0], self.image, source))
+        content = _content(cells[1], self.mask, source)
+        if self.labels.palette is not None:
+            mask = self.labels.from_colours(read_mask(source, content, colours=True), source)
+        else:
+            mask = self.labels.from_raw(read_mask(source, content), source)
+        if mask.shape != photo.shape[:2]:
+            if self.mask_resize is None:
+                raise LabError(
+                    f"{source}: the photo is {photo.shape[1]}x{photo.shape[0]}, its mask "
+                    f"{mask.shape[1]}x{mask.shape[0]}; they must be equal, or mask_resize: nearest"
+                )
+            mask = nearest(mask, photo.shape[:2])
+        return Sample(name, photo, mask)
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 over the shards, the rows that are taken, and the way they are read."""
+        reading = {
+            **self.labels.reading, "image": self.image, "mask": self.mask,
+            "mask_resize": self.mask_resize,
+        }  # fmt: skip
+        used = sorted({shard for shard, _ in self._places.values()})
+        self._proofs = {shard: proof(shard) for shard in used}
+        digests = dict(zip(used, file_digests(used, f"hashing {self.name}", bounded=False),
+                           strict=True))  # fmt: skip
+        digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode())
+        for name, (shard, row) in self._places.items():
+            digest.update(f"\n{name}\t{digests[shard]}\t{row}".encode())
+        return digest.hexdigest()
+
+    def _open(self, shard: Path) -> _Shard:
+        """The shard, kept open: samples are read in their order as a rule."""
+        opened = getattr(self, "_opened", None)
+        if opened is None or opened.path != shard:
+            opened = self._opened = _Shard.open(shard, self._title)
+        return opened
+
+    def _choose_split(self, split: str | None) -> tuple[list[Path], str]:
+        if not self.root.is_dir():
+            raise LabError(f"{self._title}: no folder {self.root} (config key dataset.root)")
+        files = sorted([*self.root.rglob("*.parquet"), *self.root.rglob("data-*.arrow")])
+        by_split: dict[str, list[Path]] = {}
+        for file in files:
+            folder = file.parent.name if file.parent != self.root else ""
+            match = _SHARD.fullmatch(file.stem)
+            part = match["split"] if match and file.suffix == ".parquet" else folder
+            if part.isdecimal() or part in (
+                "data",
+                "part",
+            ):  # the folder says it: train/0000.parquet
+                part = folder
+            by_split.setdefault(part, []).append(file)
+        if not by_split:
+            raise LabError(f"{self._title}: neither *.parquet nor data-*.arrow below {self.root}")
+        if split is None and len(by_split) == 1:
+            (split,) = by_split
+        if split not in by_split:
+            raise LabError(f"{self._title}: {unknown('dataset.split', str(split), by_split)}")
+        return by_split[split], split
+
+    def _column(
+        self, key: str, name: str | None, columns: Sequence[str], usual: Sequence[str]
+    ) -> str:
+        if name is None:
+            fitting = [column for column in usual if column in columns]
+            if len(fitting) != 1:
+                raise LabError(
+                    f"{self._title}: dataset.{key} must name the column; there are "
+                    f"{', '.join(columns)}"
+                )
+            return fitting[0]
+        if name not in columns:
+            raise LabError(f"{self._title}: {unknown(f'column dataset.{key}', name, columns)}")
+        return name
+
+    def _rows(self, columns: Sequence[str]) -> dict[str, tuple[Path, int]]:
+        """{name: (shard, row)} in the order of the table; names from a column where it has them."""
+        naming = next((column for column in NAME_COLUMNS if column in columns), None)
+        rows: list[tuple[str, Path, int]] = []
+        for shard in self._shards:
+            opened = _Shard.open(shard, self._title)
+            if missing := {self.image, self.mask} - set(opened.columns):
+                raise LabError(f"{shard}: has no column {', '.join(sorted(missing))}")
+            names = opened.texts(naming) if naming in opened.columns else [""] * opened.rows
+            rows += [(name, shard, row) for row, name in enumerate(names)]
+        if len({name for name, _, _ in rows}) < len(rows):  # not named, or not uniquely
+            rows = [(f"{n:06d}", shard, row) for n, (_, shard, row) in enumerate(rows)]
+        return {name: (shard, row) for name, shard, row in rows}
+
+
+class _Shard:
+    """One file of rows, read a group of rows at a time."""
+
+    def __init__(self, path: Path, columns: list[str], groups: list[int], source: Any) -> None:
+        self.path, self.columns, self.groups = path, columns, groups
+        self.rows = sum(groups)
+        self._source = source
+        self._kept: tuple[int, tuple[str, ...], pa.Table] | None = None
+
+    @classmethod
+    def open(cls, path: Path, title: str) -> _Shard:
+        try:
+            if path.suffix == ".parquet":
+                file = pq.ParquetFile(path)
+                meta = file.metadata
+                sizes = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+                return cls(path, list(file.schema_arrow.names), sizes, file)
+            stream = pa.ipc.open_stream(pa.memory_map(str(path)))
+            batches = list(stream)
+            return cls(path, list(stream.schema.names), [len(b) for b in batches], batches)
+        except (pa.ArrowException, OSError) as error:
+            raise LabError(
+                f"{title}: {path} cannot be read ({str(error).splitlines()[0]})"
+            ) from error
+
+    def texts(self, column: str | None) -> list[str]:
+        """A column as texts."""
+        return [
+            str(value)
+            for group in range(len(self.groups))
+            for value in self._group(group, (str(column),)).column(0).to_pylist()
+        ]
+
+    def cells(self, row: int, columns: tuple[str, ...]) -> list[Any]:
+        """Some columns of one row, as Python values."""
+        group = 0
+        while row >= self.groups[group]:
+            row -= self.groups[group]
+            group += 1
+        table = self._group(group, columns)
+        return [table.column(column)[row].as_py() for column in columns]
+
+    def _group(self, group: int, columns: tuple[str, ...]) -> Any:
+        kept = self._kept
+        if kept is None or kept[:2] != (group, columns):
+            try:
+                if isinstance(self._source, list):
+                    table = self._source[group].select(list(columns))
+                else:
+                    table = self._source.read_row_group(group, columns=list(columns))
+            except (pa.ArrowException, OSError) as error:
+                line = str(error).splitlines()[0]
+                raise LabError(f"{self.path}: cannot be read ({line})") from error
+            kept = self._kept = (group, columns, table)
+        return kept[2]
+
+
+def _content(cell: Any, column: str, source: str) -> bytes:
+    """The bytes of an image cell."""
+    content = cell.get("bytes") if isinstance(cell, Mapping) else cell
+    if isinstance(content, bytes) and content:
+        return content
+    path = cell.get("path") if isinstance(cell, Mapping) else None
+    if path:
+        raise LabError(
+            f"{source}: column '{column}' holds the path {path} without the bytes; embed the "
+            "images first (datasets: Image(decode=False), or push with embedded files)"
+        )
+    raise LabError(f"{source}: column '{column}' holds no image, but {type(cell).__name__}")
+
+
+def column_names(path: Path) -> Iterator[str]:
+    """The columns of a shard."""
+    yield from _Shard.open(path, path.name).columns

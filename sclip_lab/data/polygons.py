@@ -1,0 +1,94 @@
+"""Regions of annotation files to pixels. All formats share this rule: COCO's own, pycocotools.
+
+A polygon's corner (x, y) lies x pixels right of and y pixels below the photo's upper left corner,
+so that the square of pixel (row, column) reaches from (column, row) to (column + 1, row + 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco
+
+from sclip_lab.core.errors import LabError
+
+Points = Sequence[Sequence[float]]
+
+
+def polygon(points: Points, size: tuple[int, int], holes: Sequence[Points] = ()) -> np.ndarray:
+    """The inside of a polygon.
+
+    Args:
+        points: (x, y) of its corners, at least three.
+        size: height, width of the photo.
+        holes: polygons that are cut out.
+
+    Returns:
+        (height, width) bool.
+
+    Raises:
+        LabError: fewer than three corners, or numbers that are none.
+    """
+    try:
+        flat = np.array(points, np.float64).reshape(-1, 2)
+    except (TypeError, ValueError) as error:
+        raise LabError(f"a polygon of {str(points)[:60]}: {error}") from None
+    if len(flat) < 3 or not np.isfinite(flat).all():
+        raise LabError(f"a polygon of {len(flat)} corners; it needs three, and finite numbers")
+    region = segmentation([flat.ravel().tolist()], size)
+    for hole in holes:
+        region &= ~polygon(hole, size)
+    return region
+
+
+def rectangle(points: Points, size: tuple[int, int]) -> np.ndarray:
+    """The inside of a rectangle, of which two opposite corners are given."""
+    (x1, y1), (x2, y2) = points[0], points[-1]
+    return polygon([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], size)
+
+
+def circle(points: Points, size: tuple[int, int]) -> np.ndarray:
+    """Pixels whose centre lies within a circle: its centre, and a point on it."""
+    (x, y), (edge_x, edge_y) = points
+    rows, columns = np.ogrid[0.5 : size[0] : 1, 0.5 : size[1] : 1]
+    return (columns - x) ** 2 + (rows - y) ** 2 <= (edge_x - x) ** 2 + (edge_y - y) ** 2
+
+
+def pasted(bitmap: np.ndarray, left: int, top: int, size: tuple[int, int]) -> np.ndarray:
+    """A small bitmap, (rows, columns) bool, at its place in the photo; what juts out is cut off."""
+    region = np.zeros(size, bool)
+    rows, columns = (slice(max(0, start), max(0, start + length)) for start, length in
+                     ((top, bitmap.shape[0]), (left, bitmap.shape[1])))  # fmt: skip
+    target = region[rows, columns]
+    from_top, from_left = max(0, -top), max(0, -left)
+    target[:] = bitmap[
+        from_top : from_top + target.shape[0], from_left : from_left + target.shape[1]
+    ]
+    return region
+
+
+def segmentation(value: Any, size: tuple[int, int]) -> np.ndarray:
+    """(height, width) bool of COCO's ``segmentation``: polygons, or run lengths, packed or not.
+
+    Raises:
+        LabError: it is none, or of another size than the photo.
+    """
+    height, width = size
+    try:
+        if isinstance(value, list):
+            runs = coco.merge(coco.frPyObjects(value, height, width))
+        elif isinstance(value, Mapping) and list(value["size"]) != [height, width]:
+            raise LabError(f"run lengths of size {value['size']} on a photo of [{height}, {width}]")
+        elif isinstance(value["counts"], list):
+            runs = coco.frPyObjects(value, height, width)
+        else:
+            runs = value
+        return coco.decode(runs).astype(bool)
+    except LabError:
+        raise
+    except Exception as error:  # pycocotools raises what it likes
+        raise LabError(
+            f"segmentation cannot be decoded ({error or type(error).__name__})"
+        ) from error

@@ -1,0 +1,136 @@
+"""A contact sheet: photos, their masks in class colours, and what each colour means."""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from sclip_lab.core.errors import LabError
+from sclip_lab.data.base import Sample
+from sclip_lab.data.census import Census
+
+CELL = 220, 165  # width, height of a picture, pixels
+GAP, LINE = 8, 18
+PAIRS = 3  # photos beside each other
+VOID = (255, 255, 255)  # with a hatch, so that no class looks like it
+
+
+def class_colours(count: int) -> np.ndarray:
+    """(count, 3) uint8: hues a golden angle apart, in turn light and dark."""
+    colours = [
+        colorsys.hsv_to_rgb(0.618034 * i % 1.0, (0.85, 0.55)[i % 2], (0.95, 0.7, 0.5)[i % 3])
+        for i in range(count)
+    ]
+    return (np.array(colours) * 255).round().astype(np.uint8)
+
+
+def painted(mask: np.ndarray, ignore_index: int, num_classes: int) -> np.ndarray:
+    """(height, width, 3) uint8: a mask in class colours; ignored pixels white with grey lines."""
+    ignored = mask == ignore_index
+    picture = class_colours(num_classes)[np.where(ignored, 0, mask)]
+    rows, columns = np.indices(mask.shape)
+    hatch = (rows + columns) % max(4, min(mask.shape) // 24) == 0
+    picture[ignored] = VOID
+    picture[ignored & hatch] = (150, 150, 150)
+    return picture
+
+
+def contact_sheet(name: str, samples: Sequence[Sample], census: Census) -> Image.Image:
+    """One picture of all samples, with a legend of the classes that occur."""
+    width = PAIRS * 2 * (CELL[0] + GAP) + GAP
+    legend = _legend(census)
+    columns = max(1, width // 230)
+    rows = -(-max(1, len(samples)) // PAIRS)
+    height = 40 + rows * (CELL[1] + LINE + GAP) + GAP + (-(-len(legend) // columns)) * LINE + GAP
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(13)
+    title = f"{name}: {len(samples)} of {census.photos} photos, {census.share_ignored:.1%} ignored"
+    draw.text((GAP, GAP), title, "black", ImageFont.load_default(16))
+    for index, sample in enumerate(samples):
+        x = GAP + index % PAIRS * 2 * (CELL[0] + GAP)
+        y = 36 + index // PAIRS * (CELL[1] + LINE + GAP)
+        classes = len(census.pixels)
+        for offset, picture in enumerate(
+            (sample.image, painted(sample.mask, census.ignore_index, classes))
+        ):
+            image = Image.fromarray(picture)
+            image.thumbnail(CELL, Image.Resampling.BOX if offset == 0 else Image.Resampling.NEAREST)
+            sheet.paste(image, (x + offset * (CELL[0] + GAP), y))
+        draw.text((x, y + CELL[1] + 1), _shortened(sample.name, 60), "black", font)
+    top = 36 + rows * (CELL[1] + LINE + GAP) + GAP
+    for index, (colour, text) in enumerate(legend):
+        x = GAP + index % columns * 230
+        y = top + index // columns * LINE
+        box = (x, y + 2, x + 12, y + 14)
+        draw.rectangle(box, fill=colour, outline="black")
+        draw.text((x + 17, y), _shortened(text, 30), "black", font)
+    return sheet
+
+
+def write(folder: Path, name: str, samples: Sequence[Sample], census: Census) -> list[Path]:
+    """Write ``<name>.png`` and ``<name>.html`` and return both.
+
+    Raises:
+        LabError: they cannot be written.
+    """
+    sheet = io.BytesIO()
+    contact_sheet(name, samples, census).save(sheet, "PNG")
+    picture = base64.b64encode(sheet.getvalue()).decode()
+    total = max(1, int(census.pixels.sum()))
+    colours = class_colours(len(census.pixels))
+    rows = "".join(
+        f"<tr><td>{index}</td><td><i style='background:rgb{tuple(colours[index].tolist())}'></i>"
+        f"{html.escape(label)}</td><td>{census.pixels[index] / total:.2%}</td>"
+        f"<td>{census.occurrences[index]}</td></tr>"
+        for index, label in enumerate(census.vocabulary.names)
+    )
+    title = html.escape(name)
+    page = (
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>"
+        "body{font:14px sans-serif;margin:24px}img{max-width:100%}td,th{padding:2px 12px;"
+        "text-align:right}td:nth-child(2),th:nth-child(2){text-align:left}"
+        "i{display:inline-block;width:12px;height:12px;border:1px solid;margin-right:6px}"
+        f"</style><h1>{title}</h1><p>{len(samples)} of {census.photos} photos; "
+        f"{census.share_ignored:.1%} of pixels are ignored.</p>"
+        f"<img alt='photos beside their masks in class colours' src='data:image/png;base64,"
+        f"{picture}'><table><tr><th>id</th><th>class</th><th>pixels</th><th>photos</th></tr>"
+        f"{rows}</table></html>"
+    )
+    paths = [folder / f"{name}.png", folder / f"{name}.html"]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths[0].write_bytes(sheet.getvalue())
+        paths[1].write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise LabError(f"{folder}: the contact sheet cannot be written ({error})") from error
+    return paths
+
+
+def _legend(census: Census) -> list[tuple[tuple[int, int, int], str]]:
+    """Colour and text of each class that occurs, the largest share first."""
+    colours = class_colours(len(census.pixels))
+    total = max(1, int(census.pixels.sum()))
+    order = np.argsort(-census.pixels, kind="stable")
+    entries = []
+    for index in order.tolist():
+        if census.pixels[index]:
+            red, green, blue = colours[index].tolist()
+            share = f"{census.pixels[index] / total:.1%}"
+            entries.append(
+                ((red, green, blue), f"{index} {census.vocabulary.names[index]} {share}")
+            )
+    if census.ignored:
+        entries.append((VOID, "white with lines: ignored"))
+    return entries
+
+
+def _shortened(text: str, letters: int) -> str:
+    return text if len(text) <= letters else f"{text[: letters - 3]}..."
