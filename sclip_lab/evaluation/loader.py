@@ -20,7 +20,7 @@ from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.scene import Scene
-from sclip_lab.network.truth import Labels
+from sclip_lab.network.truth import PatchLabels
 from sclip_lab.segmentation import photos, views, windows
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.scenes import scene
@@ -122,7 +122,7 @@ class Batch:
         parts = tuple(slice(start, stop) for start, stop in pairwise(bounds))
         images = torch.cat(cuts)
         placed = scene(images, [(p.plan, p.input) for p in cut_from], parts, backbone, guide)
-        labels = Labels(partial(_counts, cut_from, ignore_index))
+        labels = PatchLabels(partial(_counts, cut_from, ignore_index))
         return cls(tuple(cut_from), images, parts, replace(placed, labels=labels))
 
 

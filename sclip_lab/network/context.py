@@ -18,7 +18,7 @@ from sclip_lab.network.block import PROJECTIONS, Block, softmax_scores
 from sclip_lab.network.depth import Layer, resolve
 from sclip_lab.network.scene import ALONE, Grid, Guidance, Placement, Scene, alone
 from sclip_lab.network.text import Text
-from sclip_lab.network.truth import Labels
+from sclip_lab.network.truth import PatchLabels
 
 
 class BlockInput:
@@ -191,7 +191,7 @@ class Context:
         return self.texts
 
     @property
-    def labels(self) -> Labels:
+    def labels(self) -> PatchLabels:
         """Ground truth on the window's patch grid; for functions marked by
         `sclip_lab.core.call.uses`. What reads it is an oracle.
 

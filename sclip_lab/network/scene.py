@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.network.truth import Labels
+from sclip_lab.network.truth import PatchLabels
 
 Grid = tuple[int, int]
 MISSING = (
@@ -121,7 +121,7 @@ class Scene:
 
     photos: tuple[Placement, ...] = ()
     guidance: Guidance | None = field(default=None, compare=False)
-    labels: Labels | None = field(default=None, compare=False)
+    labels: PatchLabels | None = field(default=None, compare=False)
 
     def part(self, windows: slice) -> Scene:
         """The scene of some of the windows, which must be all windows of some photos."""

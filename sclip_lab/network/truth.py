@@ -16,7 +16,7 @@ from torch import Tensor
 UNKNOWN = -1
 
 
-class Labels:
+class PatchLabels:
     """Which classes each patch of each window holds, computed when it is first asked for.
 
     Args:
@@ -28,8 +28,8 @@ class Labels:
         self._count = count
 
     @classmethod
-    def of(cls, majority: Tensor) -> Labels:
-        """Labels of patches that hold one class each: (windows, grid_h, grid_w), -1 for unknown."""
+    def of(cls, majority: Tensor) -> PatchLabels:
+        """Of patches that hold one class each: (windows, grid_h, grid_w), -1 for unknown."""
 
         def count() -> Tensor:
             known = majority != UNKNOWN
@@ -61,11 +61,11 @@ class Labels:
         counts = self.counts.flatten(1, 2)
         return torch.where(counts.sum(-1) > 0, counts.argmax(-1), UNKNOWN)
 
-    def part(self, windows: slice) -> Labels:
+    def part(self, windows: slice) -> PatchLabels:
         """Those of some of the windows."""
-        return Labels(lambda: self.counts[windows])
+        return PatchLabels(lambda: self.counts[windows])
 
-    def moved(self, shift: tuple[int, int]) -> Labels:
+    def moved(self, shift: tuple[int, int]) -> PatchLabels:
         """Those of windows whose pictures moved so many patches down and right; what comes into
         sight there is unknown."""
         down, right = shift
@@ -74,4 +74,4 @@ class Labels:
         def count() -> Tensor:
             return F.pad(self.counts, (0, 0, right, 0, down, 0))[:, :grid_h, :grid_w]
 
-        return Labels(count)
+        return PatchLabels(count)

@@ -13,8 +13,10 @@ from matplotlib.axes import Axes
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES
 from sclip_lab.report.figures import COLORS, TALL, Figure, style
+from sclip_lab.results.statistics.intervals import student
 from sclip_lab.results.store.labels import labels
 
+ROW_SUM = "not between row sums"
 GOOD = {"high": "right is good", "low": "left is good"}
 ROW, BAR = 0.85, 0.17  # inches: of a row of charts beside its bars, and of a bar
 
@@ -55,8 +57,23 @@ def _drawn(df: pd.DataFrame, names: Mapping[str, str], per_row: int) -> Figure:
         axes[0].set_yticks(range(len(names)), names.values())
         for ax in axes[len(drawn) :]:
             ax.set_axis_off()
-    figure.set_label("diagnostics: mean over photos with its 95 % interval; dots: single photos")
+    figure.set_label(
+        "diagnostics: mean over photos with Student's 95 % interval; dots: single photos"
+        + _undefined(df)
+    )
     return figure
+
+
+def _undefined(df: pd.DataFrame) -> str:
+    """Which of these measures are not defined on how many photos, and where they are not."""
+    counts = df.attrs.get("undefined", {})
+    told = []
+    for measure in df["measure"].astype(str).unique():
+        if counts.get(measure):
+            where = MEASURES[measure].undefined if measure in MEASURES else ""
+            name = measure.replace("_", " ")
+            told.append(f"{name} {counts[measure]} times" + (f" ({where})" if where else ""))
+    return f"; left out where not defined: {', '.join(told)}" if told else ""
 
 
 def pages(df: pd.DataFrame, variants: int = 20, per_row: int = 3) -> list[Figure]:
@@ -95,7 +112,7 @@ def _charts(df: pd.DataFrame) -> pd.Series:
 def _chart(ax: Axes, mine: pd.DataFrame, order: list[str]) -> None:
     places = {"x": mine["value"], "y": mine["variant"], "order": order, "ax": ax}
     sns.barplot(
-        **places, color=COLORS[5], width=0.7, errorbar=("ci", 95), seed=0, n_boot=200,
+        **places, color=COLORS[5], width=0.7, errorbar=student,
         err_kws={"linewidth": 0.9, "color": "black"},
     )  # fmt: skip
     # seaborn draws its jitter from numpy's global state; the same store gives the same picture.
@@ -104,7 +121,8 @@ def _chart(ax: Axes, mine: pd.DataFrame, order: list[str]) -> None:
     sns.stripplot(**places, color="0.25", size=1.6, alpha=0.5, jitter=0.25, legend=False)
     np.random.set_state(before)  # noqa: NPY002
     measure = MEASURES.get(str(mine["measure"].iloc[0]))
-    ax.set(xlabel=GOOD.get(measure.better, "") if measure else "", ylabel="")
+    notes = [GOOD.get(measure.better, ""), ROW_SUM if measure.of_row_sum else ""] if measure else []
+    ax.set(xlabel="; ".join(filter(None, notes)), ylabel="")
     ax.set_title("\n".join(wrap(str(mine["chart"].iloc[0]), 28)))
     sns.despine(ax=ax)
 

@@ -15,7 +15,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.scene import Scene, alone, seen
 from sclip_lab.network.text import Text
-from sclip_lab.network.truth import Labels
+from sclip_lab.network.truth import PatchLabels
 from sclip_lab.segmentation.encoded import encode
 from sclip_lab.segmentation.readouts.cosine import unit
 
@@ -72,7 +72,7 @@ def dense_features(
         grid = (len(images), *backbone.grid(*size))
         if tuple(labels.shape) != grid or labels.is_floating_point():
             raise LabError(f"labels of shape {tuple(labels.shape)}: expected whole numbers, {grid}")
-        scene = replace(scene, labels=Labels.of(labels))
+        scene = replace(scene, labels=PatchLabels.of(labels))
     [(_, encoded)] = encode(backbone, images, [attention], position_embedding, scene=scene)
     patches = encoded.patches.float()
     return unit(patches) if normalize else patches

@@ -22,7 +22,7 @@ from sclip_lab.diagnostics.same_class import inter_class_mass
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Context
 from sclip_lab.network.scene import Scene
-from sclip_lab.network.truth import Labels
+from sclip_lab.network.truth import PatchLabels
 
 GRID = (6, 8)
 load = lab.load_attention
@@ -48,7 +48,7 @@ def in_last_block(backbone: Backbone, images: Tensor, labels: Tensor) -> Context
     for block in backbone.blocks[:-1]:
         history = (*history, BlockInput(block, tokens))
         tokens = block.plain(tokens)
-    scene = Scene(labels=Labels.of(labels))
+    scene = Scene(labels=PatchLabels.of(labels))
     return Context(BlockInput(backbone.blocks[-1], tokens), history, GRID, scene=scene)
 
 
@@ -351,10 +351,10 @@ def test_any_layers(layers: list[int], backbone: Backbone, images: Tensor) -> No
 
 def test_labels_of_patches() -> None:
     counts = torch.tensor([[[[3, 1, 0], [0, 0, 0]], [[2, 2, 0], [0, 0, 4]]]])
-    labels = Labels(lambda: counts)
+    labels = PatchLabels(lambda: counts)
     assert labels.grid == (2, 2)
     assert labels.majority.tolist() == [[0, -1, 0, 2]]
     close(labels.shares[0], torch.tensor([[0.75, 0.25, 0], [0, 0, 0], [0.5, 0.5, 0], [0, 0, 1]]))
     moved = labels.moved((1, 1))
     assert moved.majority.tolist() == [[-1, -1, -1, 0]]
-    assert torch.equal(Labels.of(truth(void=True)).majority, truth(void=True).flatten(1))
+    assert torch.equal(PatchLabels.of(truth(void=True)).majority, truth(void=True).flatten(1))
