@@ -178,7 +178,8 @@ def trained(scenes: int) -> dict[str, float]:
     equal = []
     for index in range(min(scenes, len(dataset))):
         sample = dataset[index]
-        plan, photo = photos.prepare(sample.image, protocol, full)
+        plan, pixels = photos.prepare(sample.image, protocol, full)
+        photo = full.normalise(pixels[None])[0]
         job = Task("patchwork", plan.resized, plan.target, classes, protocol, full.patch_size)
         both = [sweep(backbone, photo, job, text, variants) for backbone in (full, half)]
         for side, labels in enumerate(both):

@@ -119,7 +119,7 @@ def sweep(
     job: Task,
     text: Tensor,
     variants: Variants,
-    trunk: Callable[[], Tensor | None] = lambda: None,
+    trunk: Callable[[], tuple[int, Tensor] | None] = lambda: None,
 ) -> list[Tensor]:
     """Labels of all variants on one photo, as `sclip_lab.evaluation.loop` makes them."""
     plan = job.plan

@@ -34,6 +34,7 @@ NORMS = ("token", "photo")
 STARTS = ("patch", "neighbourhood", "unit_neighbourhood")
 
 
+@uses("photo")
 @block_edit
 def gla(
     block: Block,
@@ -70,7 +71,7 @@ def gla(
     return attend(block, state, ctx, full_width(ctx, source))
 
 
-@uses("guidance")
+@uses("guidance", "photo")
 @block_edit
 def gla_guided(
     block: Block,

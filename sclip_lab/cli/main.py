@@ -148,7 +148,7 @@ def _check_picture(args: argparse.Namespace) -> None:
 def _learn(args: argparse.Namespace) -> int:
     import sclip_lab as lab
     from sclip_lab.evaluation.learned_projection import learn_projection, save_projection
-    from sclip_lab.segmentation.prompts import embed_vocabulary
+    from sclip_lab.segmentation.pipeline import make_readout
 
     overrides = {"root": args.folder} if args.folder else {}
     if args.dataset == "patchwork":
@@ -156,7 +156,11 @@ def _learn(args: argparse.Namespace) -> int:
     dataset = lab.load_dataset(args.dataset, **overrides)
     backbone = _backbone(args)
     protocol = lab.load_protocol(args.protocol, args.dataset)
-    text = embed_vocabulary(backbone, dataset.vocabulary, protocol.templates, progress=True)
+    text = make_readout(backbone, dataset.vocabulary, protocol, progress=True).text
+    if text is None:
+        raise LabError(
+            f"protocol {protocol.name} reads no texts: a projection is learned with them"
+        )
     settings = {
         "images": args.images,
         "steps": args.steps,

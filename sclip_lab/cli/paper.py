@@ -241,7 +241,11 @@ def evaluated(
     configs = {name: part.config for name, part in cells.items() if part.config is not None}
     first = next(iter(configs.values()))
     store, timings = Store(first.paths.store), Timings()
-    settings = {"batch_images": first.batch_images, "trunk_cache_gb": first.trunk_cache}
+    settings = {
+        "batch_images": first.batch_images,
+        "batch_windows": first.batch_windows,
+        "trunk_cache_gb": first.trunk_cache,
+    }
     settings |= {"progress": first.progress, "timings": timings}
     observers: list[Observer] = []
     shards: dict[tuple[int, ...], list[Spec]] = {}

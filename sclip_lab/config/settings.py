@@ -18,6 +18,7 @@ LONGEST_NAME = 255  # bytes of a file's or folder's name
 _NUMBERS: dict[str, tuple[Any, float, float]] = {
     "seed": (int, 0, 2**63 - 1),
     "batch_images": (int | None, 1, 65_536),
+    "batch_windows": (int | None, 1, 65_536),
     "trunk_cache": (float, 0, 1e9),
     "pictures.images": (int, 0, 1e9),
     "pictures.points": (int, 0, 1_000),

@@ -62,10 +62,11 @@ def allowed() -> list[str]:
 
 
 def uses(*things: str, when: Mapping[str, Any] | None = None) -> Callable[[Function], Function]:
-    """Marks a function by what it reads besides the blocks, so that a cell's key can know.
+    """Mark a function by what it reads besides a window's blocks.
 
-    ``guidance``: features of a second network; ``text``: the protocol's texts; ``labels``: ground
-    truth, which makes a cell an oracle. A function without the mark cannot read them.
+    ``guidance``: features of a second network; ``text``: the protocol's texts, both of which a
+    cell's key must know; ``labels``: ground truth, which makes a cell an oracle; ``photo``: all
+    windows of a photo together. A function without the mark cannot read them.
 
     Args:
         things: what it reads.

@@ -7,26 +7,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import accumulate, islice, pairwise
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.network.scene import Scene
-from sclip_lab.network.truth import PatchLabels
-from sclip_lab.segmentation import photos, views, windows
+from sclip_lab.segmentation import photos, windows
 from sclip_lab.segmentation.protocol import Protocol
-from sclip_lab.segmentation.scenes import scene
-
-if TYPE_CHECKING:
-    from sclip_lab.network.guidance import Guide
 
 # A batch on a GPU unless a user says how many images: so many, or fewer with so many windows.
 GPU_IMAGES = 16
@@ -65,72 +56,25 @@ class Photo:
         sample: the photo as it was decoded, with its mask; the middle of both, if the protocol
             crops photos.
         plan: its windows.
-        input: (3, *plan.resized) float32, normalised, on the CPU.
-        memo: what all variants find alike on this photo.
+        pixels: (3, *plan.resized) uint8 on the CPU.
+        memo: what does not depend on the variant.
     """
 
     sample: Sample
     plan: windows.Plan
-    input: Tensor
+    pixels: Tensor
     memo: dict[Any, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def patch_counts(self, ignore_index: int) -> Tensor:
+        """`windows.patch_counts` of the mask: (windows, grid_h, grid_w, classes)."""
+        key = self.plan, ignore_index
+        if key not in self.memo:
+            self.memo[key] = windows.patch_counts(self.plan, self.sample.mask, ignore_index)
+        return self.memo[key]
 
     def patch_labels(self, ignore_index: int) -> Tensor:
         """(windows, grid_h, grid_w) int64: majority class of each patch, -1 where it is void."""
-        key = self.plan, ignore_index
-        if key not in self.memo:
-            self.memo[key] = windows.patch_labels(self.plan, self.sample.mask, ignore_index)
-        return self.memo[key]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The windows of several photos in one tensor.
-
-    Attributes:
-        photos: whose windows are of one size.
-        images: (all windows, 3, height, width) float32, normalised, photo after photo; of each
-            photo view after view, see `sclip_lab.segmentation.views.see`.
-        parts: which of ``images`` belong to each photo.
-        scene: where they lie in the photos, and what a second network sees.
-    """
-
-    photos: tuple[Photo, ...]
-    images: Tensor
-    parts: tuple[slice, ...]
-    scene: Scene
-
-    @classmethod
-    def cut(
-        cls,
-        cut_from: Sequence[Photo],
-        seen: views.Views | None,
-        backbone: Backbone,
-        guide: Guide | None = None,
-        ignore_index: int = 255,
-    ) -> Batch:
-        """Cut the photos' windows, and add the protocol's views of them.
-
-        Args:
-            cut_from: photos whose windows are of one size.
-            seen: the protocol's views.
-            backbone: for which they are normalised.
-            guide: a second network, which sees the same windows when it is asked.
-            ignore_index: of the masks, for variants that read ground truth.
-        """
-        cuts = [views.see(photo.plan.cut(photo.input), seen) for photo in cut_from]
-        bounds = accumulate(map(len, cuts), initial=0)
-        parts = tuple(slice(start, stop) for start, stop in pairwise(bounds))
-        images = torch.cat(cuts)
-        placed = scene(images, [(p.plan, p.input) for p in cut_from], parts, backbone, guide)
-        labels = PatchLabels(partial(_counts, cut_from, ignore_index))
-        return cls(tuple(cut_from), images, parts, replace(placed, labels=labels))
-
-
-def _counts(photos_of: Sequence[Photo], ignore_index: int) -> Tensor:
-    """`windows.patch_counts` of several photos below each other."""
-    each = [windows.patch_counts(p.plan, p.sample.mask, ignore_index) for p in photos_of]
-    classes = max(counts.shape[-1] for counts in each)
-    return torch.cat([F.pad(counts, (0, classes - counts.shape[-1])) for counts in each])
+        return windows.majority(self.patch_counts(ignore_index))
 
 
 class Loader:
@@ -160,7 +104,7 @@ class Loader:
         self.failed = failed
         on_gpu = backbone.device.type == "cuda"
         self.batch_images = batch_images or (GPU_IMAGES if on_gpu else 1)
-        self.batch_windows = math.inf if batch_images else GPU_WINDOWS
+        self.most_windows = math.inf if batch_images else GPU_WINDOWS
 
     def load(self, index: int) -> Photo:
         """Decode and prepare the sample at ``index``.
@@ -193,7 +137,7 @@ class Loader:
                 bucket = buckets.setdefault(size, [])
                 bucket.append(photo)
                 cut = views_each * sum(other.plan.num_windows for other in bucket)
-                if len(bucket) == self.batch_images or cut >= self.batch_windows:
+                if len(bucket) == self.batch_images or cut >= self.most_windows:
                     yield buckets.pop(size)
                 elif sum(map(len, buckets.values())) >= BATCHES_WAITING * self.batch_images:
                     yield buckets.pop(max(buckets, key=lambda size: len(buckets[size])))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,15 @@ from sclip_lab.attention.variant import Variant
 from sclip_lab.core import signals
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.timings import Timings
-from sclip_lab.evaluation.loader import Batch, Loader, Photo, PhotoError
+from sclip_lab.evaluation.loader import Loader, Photo, PhotoError
 from sclip_lab.evaluation.recorder import Observer, Recorder, View
 from sclip_lab.evaluation.references import References
 from sclip_lab.evaluation.spec import Spec
-from sclip_lab.evaluation.trunk_cache import Encoder, TrunkCache
+from sclip_lab.evaluation.trunk_cache import CachedEncoder, TrunkCache
 from sclip_lab.results.store.store import Store
-from sclip_lab.segmentation import tree, views
-from sclip_lab.segmentation.decoder import Readout
+from sclip_lab.segmentation import pipeline, tree
 from sclip_lab.segmentation.encoded import Encoded
-from sclip_lab.segmentation.prompts import embed_vocabulary
+from sclip_lab.segmentation.pipeline import Collected, Windows
 
 log = logging.getLogger(__name__)
 ON_ERROR = ("stop", "skip")
@@ -44,6 +42,7 @@ def evaluate(
     observers: Sequence[Observer] = (),
     shard: tuple[int, int] = (0, 1),
     batch_images: int | None = None,
+    batch_windows: int | None = None,
     trunk_cache_gb: float = 0.0,
     on_error: str = "stop",
     progress: bool = True,
@@ -63,6 +62,9 @@ def evaluate(
         shard: (index, count): only every ``count``-th image from ``index`` on. All shards write
             to the same store, and counts add exactly.
         batch_images: images per batch; None: 1 on a CPU, 16 on a GPU, fewer of many windows.
+        batch_windows: windows of a batch that go through the network at once; None: as many as
+            memory has room for, see `sclip_lab.segmentation.pipeline.at_once`. On a CPU the
+            numbers are the same bits.
         trunk_cache_gb: size of a cache of tokens in front of the first rewritten block, in the
             store's folder, for repeated sweeps; 0 for none. The numbers are the same bits.
         on_error: what to do when a photo cannot be used, or a spec cannot be computed on it.
@@ -93,7 +95,6 @@ def evaluate(
         store.open(spec)
     cache = TrunkCache(store.root / "trunk", trunk_cache_gb) if trunk_cache_gb else None
     failed: dict[str, LabError] = {}
-    rows: dict[Any, Tensor] = {}  # text embeddings by query: many vocabularies share their words
     with signals.raised():
         for group in groups:
             names = list(group[0].dataset.names)
@@ -103,7 +104,8 @@ def evaluate(
             if indices:
                 store.check_writable()
                 try:
-                    _run(group, indices, recorder, batch_images, cache, progress, rows)
+                    one_pass = _Pass(group, recorder, batch_windows, cache, progress)
+                    one_pass.run(indices, batch_images)
                 except PhotoError as error:
                     failed |= {spec.key: error for spec in recorder.wanted(error.image)}
             failed |= recorder.failures
@@ -153,166 +155,191 @@ def passes(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
     return found
 
 
-def _run(
-    specs: Sequence[Spec],
-    indices: Sequence[int],
-    recorder: Recorder,
-    batch_images: int | None,
-    cache: TrunkCache | None,
-    progress: bool,
-    rows: dict[Any, Tensor],
-) -> None:
-    """One pass over the images of one data set."""
-    # The same of all specs, but for the weights of views and for what comes behind the network.
-    backbone, dataset, protocol = specs[0].backbone, specs[0].dataset, specs[0].protocol
-    ignore_index = dataset.ignore_index
-    guide = next((spec.guidance for spec in specs if spec.guidance is not None), None)
-    timings = recorder.timings
-    readouts = _make_readouts(specs, recorder, progress, rows)
-    given = [spec.attention.given(readouts[spec.key].texts) for spec in specs]
-    variants = list({variant.key: variant for variant in given}.values())
-    blocks, apart = tree.cost(backbone.depth, variants)
-    log.info("%d variants run %d blocks per photo, apart %d", len(variants), blocks, apart)
-    encoder = Encoder(backbone, dataset, protocol, cache, timings)
-    failed = recorder.fail_photo
-    loader = Loader(dataset, protocol, backbone, batch_images, timings, failed)
-    title = f"{len(specs)} x {dataset.name}"
-    missing = [spec for spec in specs if any(map(partial(recorder.needs, spec), dataset.names))]
-    references = References(missing, readouts)
-    if references.specs:
-        with tqdm(total=len(dataset), desc="other photos", unit="img", disable=not progress) as bar:
-            for photos in loader.batches(range(len(dataset))):
+class _Pass:
+    """One pass over the images of one data set, for specs that share their windows.
+
+    Args:
+        specs: with the same network, data set and window geometry.
+        recorder: knows what is missing, and takes what is computed.
+        batch_windows: windows at once; None: as many as memory has room for.
+        cache: of the trunk's tokens, or None.
+        progress: show a bar.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[Spec],
+        recorder: Recorder,
+        batch_windows: int | None,
+        cache: TrunkCache | None,
+        progress: bool,
+    ) -> None:
+        self.recorder = recorder
+        self.batch_windows = batch_windows
+        self.progress = progress
+        # The same of all specs, but for the weights of views and for what comes behind the network.
+        self.backbone, self.protocol = specs[0].backbone, specs[0].protocol
+        self.dataset = specs[0].dataset
+        self.guide = next((spec.guidance for spec in specs if spec.guidance is not None), None)
+        texts: dict[Any, Tensor] = {}
+        with recorder.timings.measure("text"):
+            cached = recorder.store.text_cache
+            self.readouts = {
+                spec.key: pipeline.make_readout(
+                    self.backbone, spec.vocabulary, spec.protocol, cached, progress, texts
+                )
+                for spec in specs
+            }
+        timings, names = recorder.timings, self.dataset.names
+        self.encoder = CachedEncoder(self.backbone, self.dataset, self.protocol, cache, timings)
+        missing = [spec for spec in specs if any(recorder.needs(spec, name) for name in names)]
+        self.references = References(missing, self.readouts)
+        variants = [variant for variant, _ in self._by_variant(specs)]
+        blocks, apart = tree.cost(self.backbone.depth, variants)
+        log.info("%d variants run %d blocks per photo, apart %d", len(variants), blocks, apart)
+
+    def run(self, indices: Sequence[int], batch_images: int | None) -> None:
+        """Compute what is missing of some images, and record it."""
+        recorder, dataset = self.recorder, self.dataset
+        timings, failed = recorder.timings, recorder.fail_photo
+        loader = Loader(dataset, self.protocol, self.backbone, batch_images, timings, failed)
+        if self.references.specs:
+            with self._bar(len(dataset), "other photos") as bar:
+                for photos in loader.batches(range(len(dataset))):
+                    with torch.inference_mode():
+                        self._refer(photos)
+                    signals.check()
+                    bar.update(len(photos))
+        title = f"{len(recorder.specs)} x {dataset.name}"
+        with recorder, self._bar(len(indices), title) as bar:
+            for photos in loader.batches(indices):
                 with torch.inference_mode():
-                    batch = Batch.cut(photos, protocol.views, backbone, guide, ignore_index)
-                    _refer(batch, encoder, references, recorder)
-                signals.check()
+                    self._record(photos)
+                recorder.finish(len(photos))
                 bar.update(len(photos))
-    with recorder, tqdm(total=len(indices), desc=title, unit="img", disable=not progress) as bar:
-        for photos in loader.batches(indices):
-            with torch.inference_mode():
-                batch = Batch.cut(photos, protocol.views, backbone, guide, ignore_index)
-                _run_batch(batch, encoder, references, recorder)
-            recorder.finish(len(photos))
-            bar.update(len(photos))
-            if len(recorder.failures) == len(specs):
-                return
+                if len(recorder.failures) == len(recorder.specs):
+                    return
 
+    def _bar(self, total: int, title: str) -> tqdm[Any]:
+        return tqdm(total=total, desc=title, unit="img", disable=not self.progress)
 
-def _run_batch(batch: Batch, encoder: Encoder, references: References, recorder: Recorder) -> None:
-    """All that is missing of one batch of photos into the recorder."""
-    readouts, names = references.readouts, [photo.sample.name for photo in batch.photos]
-    wanted = [s for s in recorder.specs if any(map(partial(recorder.needs, s), names))]
-    for specs, encoded in _encoded(batch, encoder, _by_variant(wanted, readouts), recorder):
-        logits: dict[Any, Tensor] = {}
+    def _by_variant(self, specs: Iterable[Spec]) -> list[tuple[Variant, list[Spec]]]:
+        """Each variant once, with its specs."""
+        groups: dict[str, tuple[Variant, list[Spec]]] = {}
         for spec in specs:
-            readout = readouts[spec.key]
-            for photo, part in zip(batch.photos, batch.parts, strict=True):
-                if not recorder.needs(spec, photo.sample.name):
-                    continue
-                # Refinements and observers look at the first view: the photo itself.
-                own = encoded.part(slice(part.start, part.start + photo.plan.num_windows))
+            variant = spec.attention.given(self.readouts[spec.key].texts)
+            groups.setdefault(variant.key, (variant, []))[1].append(spec)
+        return list(groups.values())
+
+    def _windows(self, photos: Sequence[Photo], variants: int) -> Windows:
+        most = self.batch_windows or pipeline.at_once(
+            self.backbone, photos[0].plan, variants, self.guide
+        )
+        planned = [(photo.plan, photo.pixels) for photo in photos]
+        counts = [partial(photo.patch_counts, self.dataset.ignore_index) for photo in photos]
+        return Windows(planned, self.protocol.views, self.backbone, self.guide, most, counts)
+
+    def _encoded(
+        self, windows: Windows, photos: Sequence[Photo], groups: Sequence[tuple[Variant, Any]]
+    ) -> Iterator[tuple[int, slice, Encoded]]:
+        """As `pipeline.run`; the specs of a variant that raises are recorded as failed."""
+        self.encoder.photos = [photo.sample.name for photo in photos]
+
+        def failed(index: int, error: Exception) -> None:
+            for spec in groups[index][1]:
+                self._fail(spec, photos, error)
+
+        variants = [variant for variant, _ in groups]
+        return pipeline.run(self.encoder, windows, variants, failed)
+
+    def _fail(self, spec: Spec, photos: Sequence[Photo], error: Exception) -> None:
+        for photo in photos:
+            self.recorder.fail(spec, photo.sample.name, error)
+
+    def _refer(self, photos: Sequence[Photo]) -> None:
+        """Summarise one batch of photos for readouts that read other photos."""
+        failures = self.recorder.failures
+        groups = self._by_variant(s for s in self.references.specs if s.key not in failures)
+        windows = self._windows(photos, len(groups))
+        collected = Collected(windows)
+        for index, chunk, encoded in self._encoded(windows, photos, groups):
+            whole = collected.add(index, chunk, encoded)
+            if whole is None:
+                continue
+            for number, photo in enumerate(photos):
+                first_view = whole.part(windows.first_view(number))
+                for spec in groups[index][1]:
+                    try:
+                        self.references.add(spec, photo, first_view)
+                    except Exception as error:
+                        self._fail(spec, [photo], error)
+
+    def _record(self, photos: Sequence[Photo]) -> None:
+        """Compute what is missing of one batch of photos, and record it."""
+        recorder, names = self.recorder, [photo.sample.name for photo in photos]
+
+        def missing(specs: Iterable[Spec]) -> list[Spec]:
+            return [s for s in specs if any(recorder.needs(s, name) for name in names)]
+
+        def needs_whole(spec: Spec) -> bool:
+            readout = self.readouts[spec.key]
+            observed = any(recorder.observes(spec, name) for name in names)
+            return observed or readout.sees_photo or readout.reads_windows
+
+        groups = self._by_variant(missing(recorder.specs))
+        windows = self._windows(photos, len(groups))
+        collected, parts = Collected(windows), list(zip(names, windows.parts, strict=True))
+        # By variant and what makes readouts' logits equal: those of each chunk so far.
+        logits: dict[Any, list[Tensor]] = {}
+        for index, chunk, encoded in self._encoded(windows, photos, groups):
+            specs, whole = missing(groups[index][1]), None
+            if chunk == windows.every or any(map(needs_whole, specs)):
+                whole = collected.add(index, chunk, encoded)
+            for spec in specs:
+                readout = self.readouts[spec.key]
+                seen, at = encoded, chunk
+                if readout.sees_photo:
+                    if whole is None:
+                        continue
+                    seen, at = whole, windows.every
+                made = logits.setdefault((index, readout.logits_key), [])
                 try:
                     with recorder.timings.measure("readout"):
-                        if readout.logits_key not in logits:
-                            logits[readout.logits_key] = references.logits(spec, encoded, batch)
-                        of_photo = logits[readout.logits_key][part]
-                        on_grid = replace(photo, plan=photo.plan.on_grid(_grid(of_photo)))
-                        prediction = _label(spec, on_grid, readout, of_photo, own)
-                    first_view = of_photo[: photo.plan.num_windows]
-                    recorder.record(View(spec, on_grid, prediction, own, first_view))
-                except PhotoError as error:
-                    recorder.fail_photo(photo.sample.name, error)
+                        if sum(map(len, made)) == at.start:
+                            made.append(self.references.logits(spec, seen, at, parts))
                 except Exception as error:
-                    recorder.fail(spec, photo.sample.name, error)
-
-
-def _refer(batch: Batch, encoder: Encoder, references: References, recorder: Recorder) -> None:
-    """One batch of photos into the summaries of readouts that read other photos."""
-    wanted = [spec for spec in references.specs if spec.key not in recorder.failures]
-    groups = _by_variant(wanted, references.readouts)
-    for specs, encoded in _encoded(batch, encoder, groups, recorder):
-        for photo, part in zip(batch.photos, batch.parts, strict=True):
-            own = encoded.part(slice(part.start, part.start + photo.plan.num_windows))
-            for spec in specs:
-                try:
-                    references.add(spec, photo, own)
-                except Exception as error:
-                    recorder.fail(spec, photo.sample.name, error)
-
-
-def _by_variant(
-    specs: Sequence[Spec], readouts: Mapping[str, Readout]
-) -> list[tuple[Variant, list[Spec]]]:
-    """Each variant once, with its specs."""
-    groups: dict[str, tuple[Variant, list[Spec]]] = {}
-    for spec in specs:
-        variant = spec.attention.given(readouts[spec.key].texts)
-        groups.setdefault(variant.key, (variant, []))[1].append(spec)
-    return list(groups.values())
-
-
-def _encoded(
-    batch: Batch,
-    encoder: Encoder,
-    groups: Sequence[tuple[Variant, list[Spec]]],
-    recorder: Recorder,
-) -> Iterator[tuple[list[Spec], Encoded]]:
-    """The batch as each variant sees it, with its specs.
-
-    A variant that raises ends the tree of all; those that are left then run one by one.
-    """
-    left = {index: variant for index, (variant, _) in enumerate(groups)}
-    try:
-        order = list(left)
-        for index, encoded in encoder.encode(batch, list(left.values())):
-            del left[order[index]]
-            yield groups[order[index]][1], encoded
-    except Exception as error:
-        if len(groups) > 1:
-            for index in left:
-                yield from _encoded(batch, encoder, [groups[index]], recorder)
-            return
-        for spec in groups[0][1]:
-            for photo in batch.photos:
-                recorder.fail(spec, photo.sample.name, error)
-
-
-def _grid(logits: Tensor) -> tuple[int, int]:
-    """(grid_h, grid_w) of (windows, grid_h, grid_w, queries)."""
-    return logits.shape[1], logits.shape[2]
-
-
-def _label(spec: Spec, photo: Photo, readout: Readout, logits: Tensor, encoded: Encoded) -> Tensor:
-    """(height, width) class ids of one photo from the patch logits of all its views."""
-    laid_out = photo.plan.lay_out(views.average(logits, spec.protocol.views))
-    return readout.predict(photo.plan, laid_out, photo.input, encoded)
-
-
-def _make_readouts(
-    specs: Sequence[Spec], recorder: Recorder, progress: bool, rows: dict[Any, Tensor]
-) -> dict[str, Readout]:
-    """A readout for each spec's key; specs of one vocabulary and prompts share their text."""
-    texts: dict[Any, Tensor] = {}
-    readouts = {}
-    with recorder.timings.measure("text"):
-        for spec in specs:
-            backbone, protocol = spec.backbone, spec.protocol
-            wanted = {
-                "text": (spec.vocabulary, protocol.templates),
-                "auxiliary": (spec.auxiliary, protocol.templates),
-                "second": (spec.vocabulary, protocol.second_templates),
-            }
-            found: dict[str, Any] = {"text": None}
-            for name, (vocabulary, prompts) in wanted.items():
-                if vocabulary is None or prompts is None or not backbone.has_text:
+                    self._fail(spec, photos, error)
                     continue
-                key = (vocabulary.key, prompts)
-                if key not in texts:
-                    text = embed_vocabulary(
-                        backbone, vocabulary, prompts, recorder.store.text_cache, progress, rows
-                    )
-                    texts[key] = text.to(backbone.device)
-                found[name] = texts[key]
-            classes = torch.tensor(spec.vocabulary.query_classes)
-            readouts[spec.key] = Readout(protocol, query_classes=classes, **found)
-    return readouts
+                if at.stop == windows.every.stop:
+                    self._finish(spec, photos, windows, torch.cat(made), whole)
+
+    def _finish(
+        self,
+        spec: Spec,
+        photos: Sequence[Photo],
+        windows: Windows,
+        logits: Tensor,
+        whole: Encoded | None,
+    ) -> None:
+        """Label the photos by one spec, and record that."""
+        recorder, readout = self.recorder, self.readouts[spec.key]
+        for number, photo in enumerate(photos):
+            name, first_view = photo.sample.name, windows.first_view(number)
+            if not recorder.needs(spec, name):
+                continue
+            of_photo = logits[windows.parts[number]]
+            encoded = None
+            if readout.reads_windows or recorder.observes(spec, name):
+                assert whole is not None
+                encoded = whole.part(first_view)
+            try:
+                with recorder.timings.measure("readout"):
+                    prediction = pipeline.label(readout, windows, number, of_photo, encoded)
+                grid = of_photo.shape[1], of_photo.shape[2]
+                on_grid = replace(photo, plan=photo.plan.on_grid(grid))
+                view = View(spec, on_grid, prediction, encoded, logits[first_view])
+                recorder.record(view)
+            except PhotoError as error:
+                recorder.fail_photo(name, error)
+            except Exception as error:
+                self._fail(spec, [photo], error)

@@ -50,6 +50,7 @@ class Pictures:
         if not panels.has_image(store.root, digest, sample.name):
             panels.save_image(store.root, digest, sample.name, sample.image, sample.mask)
         points = region_points(sample.mask, view.spec.dataset.ignore_index, self.points)
+        assert view.encoded is not None
         weights, plan = view.encoded.state.attention, view.photo.plan
         maps = None if weights is None else [attention_at(weights, plan, *p) for p in points]
         panels.save_prediction(
@@ -153,6 +154,7 @@ class Diagnostics:
 def observation(view: View) -> diagnostics.Observation:
     """What diagnostics see of one spec on one photo."""
     spec, sample, encoded = view.spec, view.photo.sample, view.encoded
+    assert encoded is not None
     queries = torch.tensor(spec.vocabulary.query_classes, device=view.logits.device)
     similarity = view.logits.new_full(
         (*view.logits.shape[:-1], spec.vocabulary.num_classes), -torch.inf

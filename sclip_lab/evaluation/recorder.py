@@ -37,14 +37,15 @@ class View:
     Attributes:
         spec, photo: which.
         prediction: (height, width) class ids.
-        encoded: the photo's windows behind the network, unchanged where the protocol has views.
+        encoded: the photo's windows behind the network, unchanged where the protocol has views;
+            only where `Recorder.observes`.
         logits: (windows, grid_h, grid_w, queries) patch logits of the same windows.
     """
 
     spec: Spec
     photo: Photo
     prediction: Tensor
-    encoded: Encoded
+    encoded: Encoded | None
     logits: Tensor
 
 
@@ -121,6 +122,10 @@ class Recorder:
             return False
         sets = (self.uncounted, *self.unobserved)
         return any(name in missing[spec.key] for missing in sets)
+
+    def observes(self, spec: Spec, name: str) -> bool:
+        """Whether an observer asks for one spec on one image."""
+        return any(name in pending[spec.key] for pending in self.unobserved)
 
     def record(self, view: View) -> None:
         """Take what is missing of one spec on one image.

@@ -8,13 +8,13 @@ all photos but itself. Which photos those are, the cell's key knows from the dat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.evaluation.loader import Batch, Photo
+from sclip_lab.evaluation.loader import Photo
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.decoder import Readout
@@ -50,8 +50,15 @@ class References:
         found = summary(encoded, labels.to(patches.device), spec.vocabulary.num_classes)
         self._kept[spec.key][photo.sample.name] = found
 
-    def logits(self, spec: Spec, encoded: Encoded, batch: Batch) -> Tensor:
-        """(windows, grid_h, grid_w, queries): what the spec's readout makes of a batch.
+    def logits(
+        self, spec: Spec, encoded: Encoded, chunk: slice, photos: Sequence[tuple[str, slice]]
+    ) -> Tensor:
+        """(windows, grid_h, grid_w, queries): what the spec's readout makes of some windows.
+
+        Args:
+            encoded: the windows.
+            chunk: which of a batch they are.
+            photos: name and windows of each photo of that batch.
 
         Raises:
             LabError: a readout that reads other photos, and there is none.
@@ -59,8 +66,13 @@ class References:
         readout = self.readouts[spec.key]
         if readout.summary is None:
             return readout.patch_logits(encoded)
-        others = [self._others(spec, photo.sample.name) for photo in batch.photos]
-        return readout.patch_logits(encoded, list(zip(batch.parts, others, strict=True)))
+        others = []
+        for name, part in photos:
+            first, last = max(part.start, chunk.start), min(part.stop, chunk.stop)
+            if first < last:
+                here = slice(first - chunk.start, last - chunk.start)
+                others.append((here, self._others(spec, name)))
+        return readout.patch_logits(encoded, others)
 
     def _others(self, spec: Spec, photo: str) -> list[Any]:
         """In the order of the data set, so that sums are the same bits every time."""

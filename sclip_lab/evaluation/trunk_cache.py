@@ -22,9 +22,10 @@ from sclip_lab.core.canonical import digest
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset
-from sclip_lab.evaluation.loader import Batch, Photo
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.segmentation.encoded import Encoded, encode, first_rewritten
+from sclip_lab.network.scene import Scene
+from sclip_lab.segmentation.encoded import Encoded
+from sclip_lab.segmentation.pipeline import Encoder, Windows
 from sclip_lab.segmentation.protocol import Protocol
 
 log = logging.getLogger(__name__)
@@ -103,13 +104,16 @@ class TrunkCache:
         return True
 
 
-class Encoder:
-    """All variants on batches of one data set's photos, from the cache's tokens where it has them.
+class CachedEncoder(Encoder):
+    """Takes the trunk's tokens from the cache where it has them, and puts them in otherwise.
 
     Args:
         backbone, dataset, protocol: what the trunk's tokens depend on, beside photo and block.
         cache: None: everything is computed.
         timings: takes the seconds of each branch, and of the cache.
+
+    Attributes:
+        photos: names of the photos whose windows follow; to be set before `begin`.
     """
 
     def __init__(
@@ -120,10 +124,9 @@ class Encoder:
         cache: TrunkCache | None,
         timings: Timings,
     ) -> None:
-        self.backbone = backbone
-        self.rule = protocol.position_embedding
+        super().__init__(backbone, protocol.position_embedding, timings)
         self.cache = cache
-        self.timings = timings
+        self.photos: Sequence[str] = ()
         self._common = {
             "backbone": backbone.key,
             "device": backbone.device.type,
@@ -132,41 +135,44 @@ class Encoder:
             "code": fingerprint.digest(target_modules(protocol.views)),
         }
 
-    def encode(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[tuple[int, Encoded]]:
-        """As `sclip_lab.segmentation.encoded.encode`."""
-        level = first_rewritten(self.backbone, variants)
-        trunk = self._load(batch, level)
-        known = self.cache is None or trunk is not None
-        for index, encoded in encode(
-            self.backbone, batch.images, variants, self.rule, self.timings, trunk, batch.scene
-        ):
-            if not known:
-                self._save(batch, level, encoded.history[level].tokens)
-                known = True
+    def begin(self, windows: Windows, level: int) -> None:
+        self._windows, self._level = windows, level
+        self._tokens: Tensor | None = None
+        self._computed: list[Tensor] = []
+        if self.cache is None:
+            return
+        with self.timings.measure("trunk cache"):
+            loaded = [self.cache.load(self._key(name)) for name in self.photos]
+        present = [tokens for tokens in loaded if tokens is not None]
+        self._tokens = torch.cat(present) if len(present) == len(loaded) else None
+
+    def known(self, chunk: slice) -> tuple[int, Tensor] | None:
+        return None if self._tokens is None else (self._level, self._tokens[chunk])
+
+    def encode(
+        self, chunk: slice, images: Tensor, variants: Sequence[Variant], scene: Scene
+    ) -> Iterator[tuple[int, Encoded]]:
+        for index, encoded in super().encode(chunk, images, variants, scene):
+            kept = sum(map(len, self._computed))
+            if self.cache is not None and self._tokens is None and kept == chunk.start:
+                self._computed.append(encoded.history[self._level].tokens)
+                if chunk.stop == self._windows.every.stop:
+                    self._save(torch.cat(self._computed))
             yield index, encoded
 
-    def _load(self, batch: Batch, level: int) -> Tensor | None:
-        """What enters block ``level``, if the cache has it of every photo."""
-        if self.cache is None:
-            return None
-        with self.timings.measure("trunk cache"):
-            found = [self.cache.load(self._key(photo, level)) for photo in batch.photos]
-        present = [tokens for tokens in found if tokens is not None]
-        return torch.cat(present) if len(present) == len(found) else None
-
-    def _save(self, batch: Batch, level: int, tokens: Tensor) -> None:
+    def _save(self, tokens: Tensor) -> None:
         assert self.cache is not None
         try:
             with self.timings.measure("trunk cache"):
-                for photo, part in zip(batch.photos, batch.parts, strict=True):
-                    self.cache.save(self._key(photo, level), tokens[part])
+                for name, part in zip(self.photos, self._windows.parts, strict=True):
+                    self.cache.save(self._key(name), tokens[part])
         except LabError as error:
             log.warning("%s; computed on without a trunk cache", error)
             self.cache = None
 
-    def _key(self, photo: Photo, level: int) -> str:
-        sweep = digest({**self._common, "level": level})
-        return f"{sweep[:16]}-{digest([sweep, photo.sample.name])}"
+    def _key(self, photo: str) -> str:
+        sweep = digest({**self._common, "level": self._level})
+        return f"{sweep[:16]}-{digest([sweep, photo])}"
 
 
 def _belongs(key: str) -> dict[str, str]:

@@ -20,6 +20,10 @@ from sclip_lab.network.scene import ALONE, Grid, Guidance, Placement, Scene, alo
 from sclip_lab.network.text import Text
 from sclip_lab.network.truth import PatchLabels
 
+# Bytes of one window's attention map that is kept for other variants. Of a large photo as one
+# window the maps of all blocks would take gigabytes, so each is computed anew.
+LARGEST_KEPT = 32 << 20
+
 
 class BlockInput:
     """The tokens that enter one block, and a cache of what is computed from them.
@@ -45,11 +49,20 @@ class BlockInput:
             self._tokens = self._tokens()
         return self._tokens
 
+    def fresh(self) -> BlockInput:
+        """The same tokens without what has been computed from them."""
+        return BlockInput(self.block, self._tokens)
+
     def once(self, key: Any, compute: Callable[[], Any]) -> Any:
         """Call ``compute`` on the first use of ``key``; return the same object afterwards."""
         if key not in self._memo:
             self._memo[key] = compute()
         return self._memo[key]
+
+    def as_trained(self) -> Tensor:
+        """The tokens behind the block as trained: (batch, tokens, width)."""
+        # None: without an edit of the MLP.
+        return self.once(("plain", None), lambda: self.block.plain(self.tokens))
 
     @property
     def normed(self) -> Tensor:
@@ -67,10 +80,12 @@ class BlockInput:
 
     def attention(self, a: str = "query", b: str = "key") -> Tensor:
         """softmax(a b^T / sqrt(head_dim)): (batch, heads, tokens, tokens)."""
-        return self.once(
-            ("attention", a, b),
-            lambda: softmax_scores(scores(self.projected(a), self.projected(b), self.block.scale)),
-        )
+
+        def compute() -> Tensor:
+            return softmax_scores(scores(self.projected(a), self.projected(b), self.block.scale))
+
+        size = 4 * self.block.num_heads * self.tokens.shape[1] ** 2
+        return self.once(("attention", a, b), compute) if size <= LARGEST_KEPT else compute()
 
 
 def scores(a: Tensor, b: Tensor, scale: float) -> Tensor:

@@ -141,20 +141,26 @@ class Guide:
         return self.features(self.input(windows, backbone))
 
     def of_photo(
-        self, photo: Tensor, placement: Placement, size: tuple[int, int], backbone: Backbone
+        self,
+        photo: Tensor,
+        placement: Placement,
+        size: tuple[int, int],
+        backbone: Backbone,
+        whole: Tensor | None = None,
     ) -> Tensor:
         """Features of windows as parts of their photo.
 
         Args:
             photo: (3, height, width), normalised for the backbone.
-            placement: of its windows.
+            placement: of its windows, or of some of them.
             size: (height, width) of a window.
+            whole: `of_windows` of the photo as one window, where that is known.
 
         Returns:
             (windows, channels, grid_h, grid_w), sampled (bilinear) at as many places as the
             network would have patches there.
         """
-        whole = self.features(self.input(photo[None], backbone))
+        whole = self.of_windows(photo[None], backbone) if whole is None else whole
         grid = [max(1, round(side * self.scale / self.patch_size)) for side in size]
         places = []
         for top, left in placement.corners:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -111,36 +111,48 @@ def alone(windows: int, size: tuple[int, int], patch: int = 1) -> tuple[Placemen
 
 @dataclass(frozen=True)
 class Scene:
-    """What all variants share on one batch of windows.
+    """The same for all variants on one batch of windows.
 
     Attributes:
-        photos: placements in the order of their windows; empty: each window is a whole photo.
-        guidance: features of a second network, or None.
+        placements: the photos in the order of their windows; empty: each window is a photo of its
+            own; None: only some of a photo's windows are here.
+        guidance: or None without a second network.
         labels: ground truth on the patch grid, or None where nobody knows it.
     """
 
-    photos: tuple[Placement, ...] = ()
+    placements: tuple[Placement, ...] | None = ()
     guidance: Guidance | None = field(default=None, compare=False)
     labels: PatchLabels | None = field(default=None, compare=False)
 
-    def part(self, windows: slice) -> Scene:
-        """The scene of some of the windows, which must be all windows of some photos."""
-        windows = slice(windows.start or 0, windows.stop)
-        photos = tuple(
-            Placement(
-                slice(p.windows.start - windows.start, p.windows.stop - windows.start),
-                p.corners,
-                p.size,
-                p.patch,
+    @property
+    def photos(self) -> tuple[Placement, ...]:
+        """Which windows are of one photo, and where they lie in it.
+
+        Raises:
+            LabError: the photo is worked on a few windows at a time.
+        """
+        if self.placements is None:
+            raise LabError(
+                "only some of the photo's windows are here; a function that looks at all of them "
+                'is declared with sclip_lab.core.call.uses("photo")'
             )
-            for p in self.photos
-            if windows.start <= p.windows.start and p.windows.stop <= windows.stop
-        )
+        return self.placements
+
+    def part(self, windows: slice) -> Scene:
+        """That of the windows of one photo, or of several whole ones."""
+        windows = slice(windows.start or 0, windows.stop)
+        photos = self.placements
+        if photos is not None:
+            photos = tuple(
+                replace(p, windows=_moved(p.windows, windows.start))
+                for p in photos
+                if windows.start <= p.windows.start and p.windows.stop <= windows.stop
+            )
         guidance = None if self.guidance is None else self.guidance.part(windows)
         return Scene(photos, guidance, None if self.labels is None else self.labels.part(windows))
 
     def of(self, images: Tensor) -> Scene:
-        """The scene of other images, (batch, 3, height, width), each a whole photo."""
+        """Other images, (batch, 3, height, width), each a photo of its own, with their guidance."""
         return Scene(guidance=None if self.guidance is None else self.guidance.of(images))
 
     def need_guidance(self, who: str) -> Guidance:
@@ -152,6 +164,10 @@ class Scene:
         if self.guidance is None:
             raise LabError(f"{who} {MISSING}")
         return self.guidance
+
+
+def _moved(windows: slice, start: int) -> slice:
+    return slice(windows.start - start, windows.stop - start)
 
 
 ALONE = Scene()

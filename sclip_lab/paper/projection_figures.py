@@ -22,13 +22,12 @@ PHOTOS = 2
 
 def normed_tokens(spec: Spec, photos: int = PHOTOS) -> np.ndarray:
     """(windows, patches, width) float64: what enters the last block's projections."""
-    from sclip_lab.segmentation.encoded import encode
-    from sclip_lab.segmentation.photos import prepare
+    from sclip_lab.segmentation.pipeline import encode_photo
 
     found = []
     for index in range(min(photos, len(spec.dataset))):
-        plan, image = prepare(spec.dataset[index].image, spec.protocol, spec.backbone)
-        [(_, encoded)] = encode(spec.backbone, plan.cut(image), [spec.attention])
+        image = spec.dataset[index].image
+        _, encoded = encode_photo(spec.backbone, image, spec.protocol, spec.attention)
         last = encoded.history[-1]
         found.append(last.normed[:, last.block.prefix :].double().cpu().numpy())
     return np.concatenate(found)

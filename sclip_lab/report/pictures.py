@@ -345,11 +345,9 @@ def attention_over_photo(
         per point (height, width) float32; NaN where no window sees both, or everywhere for a
         variant without a single map.
     """
-    from sclip_lab.segmentation.encoded import encode
-    from sclip_lab.segmentation.photos import prepare
+    from sclip_lab.segmentation.pipeline import encode_photo
 
-    plan, pixels = prepare(image, spec.protocol, spec.backbone)
-    [(_, encoded)] = encode(spec.backbone, plan.cut(pixels), [spec.attention])
+    plan, encoded = encode_photo(spec.backbone, image, spec.protocol, spec.attention)
     weights = encoded.state.attention
     height, width = image.shape[:2]
     if weights is None:

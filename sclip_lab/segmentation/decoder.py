@@ -62,6 +62,13 @@ class Steps:
     def uses(self) -> frozenset[str]:
         return used([self.score, *self.of_logits, *self.of_labels])
 
+    @property
+    def reads_windows(self) -> bool:
+        """Whether a threshold or a refinement is given the photo's windows."""
+        refining = [step.func for step in [*self.of_logits, *self.of_labels]]
+        by_name = any("encoded" in inspect.signature(function).parameters for function in refining)
+        return self.threshold is not None or by_name
+
 
 def steps(protocol: Protocol) -> Steps:
     """A protocol's functions with their parameters.
@@ -133,6 +140,16 @@ class Readout:
     @cached_property
     def _steps(self) -> Steps:
         return steps(self.protocol)
+
+    @property
+    def sees_photo(self) -> bool:
+        """Whether `patch_logits` looks at all windows of a photo together."""
+        return "photo" in used([self._steps.score])
+
+    @property
+    def reads_windows(self) -> bool:
+        """Whether `predict` looks at the photo's windows."""
+        return self._steps.reads_windows
 
     @property
     def logits_key(self) -> tuple[Any, ...]:

@@ -79,7 +79,7 @@ class Encoded:
     def again(self, feedback: Feedback) -> Encoded:
         """The same windows once more, from the first rewritten block on, with feedback in the
         scores of every rewritten block."""
-        first = first_rewritten(self.backbone, [self.variant])
+        first = self.variant.first(self.backbone.depth)
         [(_, state, history)] = tree.leaves(
             self.backbone.blocks,
             self.history[first],
@@ -93,6 +93,36 @@ class Encoded:
             prefix = self.backbone.blocks[0].prefix
             state, history = _without_entry(state, history, prefix, self.grid)
         return replace(self, state=state, history=history)
+
+    def tokens_only(self) -> Encoded:
+        """The same without what was derived from blocks' inputs, and without the images."""
+        history = tuple(entered.fresh() for entered in self.history)
+        return replace(self, images=self.images[:0], history=history)
+
+    @classmethod
+    def joined(cls, chunks: Sequence[Encoded], images: Tensor, scene: Scene) -> Encoded:
+        """All windows from those of several chunks.
+
+        Args:
+            chunks: what one variant made of them, in order.
+            images: (windows, 3, height, width), normalised.
+            scene: of all windows.
+        """
+        first = chunks[0]
+
+        def cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
+            present = [tensor for tensor in tensors if tensor is not None]
+            return torch.cat(present) if present else None
+
+        states = [chunk.state for chunk in chunks]
+        tokens = torch.cat([state.tokens for state in states])
+        dense, attention = cat([s.dense for s in states]), cat([s.attention for s in states])
+        state = State(tokens, dense, attention, first.state.grid)
+        history = tuple(
+            BlockInput(entered[0].block, partial(_cat, entered))
+            for entered in zip(*(chunk.history for chunk in chunks), strict=True)
+        )
+        return replace(first, images=images, state=state, history=history, scene=scene)
 
     def part(self, windows: slice) -> Encoded:
         """Some of the windows; what was derived from blocks' inputs is derived anew, unless all
@@ -119,7 +149,7 @@ def encode(
     variants: Sequence[Variant],
     position_embedding: str | None = None,
     timings: Timings | None = None,
-    trunk: Tensor | None = None,
+    trunk: tuple[int, Tensor] | None = None,
     scene: Scene | None = None,
 ) -> Iterator[tuple[int, Encoded]]:
     """All variants on one batch of windows, sharing what they share.
@@ -130,8 +160,9 @@ def encode(
         variants: in any order.
         position_embedding: rule for grids of another size; the backbone's otherwise.
         timings: takes the seconds of each branch, see `tree.leaves`.
-        trunk: (windows, tokens, width), what enters block `first_rewritten` if it is known already;
-            the blocks before it are run only for variants that look at them.
+        trunk: index of a block that no variant comes before, and (windows, tokens, width) that
+            enter it, if they are known already; the blocks before it are run only for variants
+            that look at them.
         scene: the photos that the windows are of; None: each is a photo of its own.
 
     Yields:
@@ -141,17 +172,16 @@ def encode(
     size = images.shape[-2], images.shape[-1]
     grid = backbone.grid(*size)
     scene = scene or Scene()
-    if not scene.photos:
-        scene = replace(scene, photos=alone(len(images), size, backbone.patch_size))
+    if scene.placements == ():
+        scene = replace(scene, placements=alone(len(images), size, backbone.patch_size))
     before: tuple[BlockInput, ...] = ()
     if trunk is None:
         with timings.measure("trunk"):
             tokens = backbone.embed(images, position_embedding)
     else:
-        tokens = trunk.to(backbone.device)
-        blocks = backbone.blocks[: first_rewritten(backbone, variants)]
+        level, tokens = trunk[0], trunk[1].to(backbone.device)
         embed = partial(backbone.embed, images, position_embedding)
-        for block in blocks:
+        for block in backbone.blocks[:level]:
             entered = BlockInput(block, partial(_behind, before[-1]) if before else embed)
             before = (*before, entered)
     leaves = tree.leaves(backbone.blocks, tokens, grid, variants, timings, before, scene=scene)
@@ -159,11 +189,6 @@ def encode(
         if variants[index].entry_key is not None:
             state, history = _without_entry(state, history, backbone.blocks[0].prefix, grid)
         yield index, Encoded(backbone, variants[index], images, grid, state, history, scene)
-
-
-def first_rewritten(backbone: Backbone, variants: Sequence[Variant]) -> int:
-    """Index of the first block that any of the variants rewrites: all before it is their trunk."""
-    return min(variant.first(backbone.depth) for variant in variants)
 
 
 def _without_entry(
@@ -186,9 +211,13 @@ def _rows(entered: BlockInput, rows: slice) -> Tensor:
     return entered.tokens[:, rows]
 
 
+def _cat(entered: Sequence[BlockInput]) -> Tensor:
+    return torch.cat([chunk.tokens for chunk in entered])
+
+
 def _some(entered: BlockInput, windows: slice) -> Tensor:
     return entered.tokens[windows]
 
 
 def _behind(entered: BlockInput) -> Tensor:
-    return entered.block.plain(entered.tokens)
+    return entered.as_trained()

@@ -17,9 +17,10 @@ from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.protocol import Protocol
 
 MOST_WINDOWS = 5_000
+Size = tuple[int, int]
 
 
-def resize(image: np.ndarray, size: tuple[int, int], resampling: str = "bilinear") -> np.ndarray:
+def resize(image: np.ndarray, size: Size, resampling: str = "bilinear") -> np.ndarray:
     """(height, width, 3) uint8 to ``size`` = (height, width).
 
     ``bilinear`` is mmcv's default backend, cv2's, which does not smooth before it shrinks; PIL's
@@ -54,10 +55,8 @@ def centre(pixels: np.ndarray, protocol: Protocol) -> np.ndarray:
     return np.ascontiguousarray(pixels[top : top + crop, left : left + crop])
 
 
-def to_input(
-    image: np.ndarray, size: tuple[int, int], backbone: Backbone, resampling: str = "bilinear"
-) -> Tensor:
-    """(height, width, 3) uint8 RGB -> (3, *size) float32, normalised, on the CPU.
+def to_pixels(image: np.ndarray, size: Size, resampling: str = "bilinear") -> Tensor:
+    """(height, width, 3) uint8 RGB -> (3, *size) uint8 on the CPU.
 
     Raises:
         LabError: another shape or type.
@@ -68,16 +67,27 @@ def to_input(
         )
     # A copy that torch may write to.
     resized = np.array(resize(image, size, resampling), order="C")
-    return backbone.normalise(torch.from_numpy(resized).permute(2, 0, 1)[None])[0]
+    return torch.from_numpy(resized).permute(2, 0, 1)
+
+
+def to_input(
+    image: np.ndarray, size: Size, backbone: Backbone, resampling: str = "bilinear"
+) -> Tensor:
+    """(height, width, 3) uint8 RGB -> (3, *size) float32, normalised, on the CPU.
+
+    Raises:
+        LabError: another shape or type.
+    """
+    return backbone.normalise(to_pixels(image, size, resampling)[None])[0]
 
 
 def prepare(
     image: np.ndarray, protocol: Protocol, backbone: Backbone
 ) -> tuple[windows.Plan, Tensor]:
-    """What a protocol makes of one photo, (height, width, 3) uint8 RGB.
+    """Resize one photo, (height, width, 3) uint8 RGB, and plan its windows.
 
     Returns:
-        the window geometry, and (3, *plan.resized) float32, normalised, on the CPU.
+        the window geometry, and (3, *plan.resized) uint8 on the CPU.
 
     Raises:
         LabError: another shape or type, windows smaller than a patch, or a resized photo or so
@@ -102,4 +112,4 @@ def prepare(
     multiple = patch if protocol.padding == "centre" else protocol.padding
     assert not isinstance(multiple, str)
     plan = windows.plan(resized, size, crop, stride, patch, backbone.padding, multiple)
-    return plan, to_input(image, resized, backbone, protocol.resampling)
+    return plan, to_pixels(image, resized, protocol.resampling)

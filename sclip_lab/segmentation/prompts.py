@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,10 @@ from sclip_lab.core import atomic, sealed
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
+
+MOST_ROWS = 20_000
+# Embeddings by text tower, templates and query, the oldest first.
+_rows: dict[tuple[str, tuple[str, ...], str], Tensor] = {}
 
 
 def templates(choice: str | Sequence[str]) -> tuple[str, ...]:
@@ -35,9 +38,11 @@ def embed_vocabulary(
     prompts: str | Sequence[str] = "openai_imagenet",
     cache: Path | None = None,
     progress: bool = False,
-    rows: dict[Any, Tensor] | None = None,
 ) -> Tensor:
     """One unit text embedding per query: prompts normalised, averaged, normalised again.
+
+    A query is embedded once in a process, whatever vocabularies it is in: its embedding does not
+    depend on the others.
 
     Args:
         backbone: whose text tower embeds.
@@ -45,27 +50,26 @@ def embed_vocabulary(
         prompts: a template set's name, or templates.
         cache: directory of finished embeddings, or None.
         progress: show a bar.
-        rows: embeddings that are known, by text tower, templates and query; those of this
-            vocabulary are put in, for the next one that shares queries.
 
     Returns:
-        (queries, embed_dim) float32, unit norm. A query's does not depend on its company.
+        (queries, embed_dim) float32, unit norm.
     """
     chosen = templates(prompts)
-    identity = [backbone.text_key, chosen, vocabulary.queries]
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    path = None if cache is None else cache / f"{digest}.safetensors"
-    shape = (len(vocabulary.queries), backbone.embed_dim)
-    known = None if path is None else _cached(path, digest, shape)
-    if known is not None:
-        return known
-    rows = {} if rows is None else rows
-    queries = tqdm(vocabulary.queries, "text embeddings", disable=not progress)
-    for query in queries:
-        key = backbone.text_key, chosen, query
-        if key not in rows:
-            rows[key] = _embed(backbone, chosen, query)
-    text = torch.stack([rows[backbone.text_key, chosen, query] for query in vocabulary.queries])
+    keys = [(backbone.text_key, chosen, query) for query in vocabulary.queries]
+    missing = [key for key in dict.fromkeys(keys) if key not in _rows]
+    path, digest = None, ""
+    if cache is not None:
+        identity = [backbone.text_key, chosen, vocabulary.queries]
+        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        path = cache / f"{digest}.safetensors"
+        if (known := _cached(path, digest, (len(keys), backbone.embed_dim))) is not None:
+            return known
+    embedded = {key: _rows[key] for key in keys if key in _rows}
+    while _rows and len(_rows) + len(missing) > MOST_ROWS:
+        _rows.pop(next(iter(_rows)))
+    for key in tqdm(missing, "text embeddings", disable=not progress):
+        embedded[key] = _rows[key] = _embed(backbone, chosen, key[2])
+    text = torch.stack([embedded[key] for key in keys])
     if path is not None:
         atomic.sweep(path.parent)
         sealed.write_tensors(path, {"text": text}, _belongs(digest))

@@ -13,12 +13,8 @@ from sclip_lab.attention.variant import Variant
 from sclip_lab.data.decode import read_image
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.segmentation import photos, views
-from sclip_lab.segmentation.decoder import Readout
-from sclip_lab.segmentation.encoded import encode
-from sclip_lab.segmentation.prompts import embed_vocabulary
+from sclip_lab.segmentation import photos, pipeline
 from sclip_lab.segmentation.protocol import Protocol
-from sclip_lab.segmentation.scenes import scene
 
 if TYPE_CHECKING:
     from sclip_lab.network.guidance import Guide
@@ -32,6 +28,7 @@ def segment(
     attention: Variant,
     protocol: Protocol | None = None,
     guidance: Guide | None = None,
+    batch_windows: int | None = None,
 ) -> np.ndarray:
     """Label every pixel of one photo.
 
@@ -42,6 +39,8 @@ def segment(
         attention: from `load_attention`.
         protocol: how; SCLIP's default otherwise.
         guidance: a second network, for attention or readouts that look at one.
+        batch_windows: windows of the photo that go through the network at once; None: as many as
+            memory has room for. The labels do not depend on it.
 
     Returns:
         (height, width) class ids: indices into ``class_names``, uint8 (int16 beyond 256 classes);
@@ -60,23 +59,21 @@ def segment(
         image = np.array(image.convert("RGB"))
     if protocol.centre_crop is not None:
         image = photos.centre(image, protocol)
-    plan, network_input = photos.prepare(image, protocol, backbone)
-    cut = views.see(plan.cut(network_input), protocol.views)
-    text = embed_vocabulary(backbone, class_names, protocol.templates)
-    words, auxiliary = protocol.auxiliary_vocabulary(), None
-    if words is not None:
-        auxiliary = embed_vocabulary(backbone, words, protocol.templates).to(backbone.device)
-    second = None
-    if protocol.second_templates is not None:
-        second = embed_vocabulary(backbone, class_names, protocol.second_templates)
-    classes = torch.tensor(class_names.query_classes)
-    readout = Readout(protocol, text.to(backbone.device), classes, auxiliary, second)
+    plan, pixels = photos.prepare(image, protocol, backbone)
+    readout = pipeline.make_readout(backbone, class_names, protocol)
     attention = attention.given(readout.texts)
-    around = scene(cut, [(plan, network_input)], [slice(0, len(cut))], backbone, guidance)
-    rule = protocol.position_embedding
-    [(_, encoded)] = encode(backbone, cut, [attention], rule, scene=around)
-    logits = views.average(readout.patch_logits(encoded), protocol.views)
-    plan = plan.on_grid((logits.shape[1], logits.shape[2]))
-    laid_out = plan.lay_out(logits)
-    mine = encoded.part(slice(plan.num_windows))
-    return readout.predict(plan, laid_out, network_input, mine).cpu().numpy()
+    most = batch_windows or pipeline.at_once(backbone, plan, 1, guidance)
+    windows = pipeline.Windows([(plan, pixels)], protocol.views, backbone, guidance, most)
+    encoder = pipeline.Encoder(backbone, protocol.position_embedding)
+    collected = pipeline.Collected(windows)
+    logits, whole = [], None
+    for _, chunk, encoded in pipeline.run(encoder, windows, [attention]):
+        if readout.sees_photo or readout.reads_windows:
+            whole = collected.add(0, chunk, encoded)
+        if not readout.sees_photo:
+            logits.append(readout.patch_logits(encoded))
+    if readout.sees_photo:
+        assert whole is not None
+        logits.append(readout.patch_logits(whole))
+    first_view = None if whole is None else whole.part(windows.first_view(0))
+    return pipeline.label(readout, windows, 0, torch.cat(logits), first_view).cpu().numpy()

@@ -69,9 +69,7 @@ def leaves(
         for edit, group in groups.items():
             with timings.measure("trunk" if edit is None else variants[group[0]].name):
                 if edit is None:
-                    plain = ("plain", None)  # None: without an edit of the MLP
-                    plain_tokens = entered.once(plain, lambda: entered.block.plain(state.tokens))
-                    after = replace(state, tokens=plain_tokens)
+                    after = replace(state, tokens=entered.as_trained())
                 else:
                     after = variants[group[0]].apply(entered, state, context)
             passed = (*history, entered)

@@ -204,17 +204,23 @@ def see(windows: Tensor, views: Views | None) -> Tensor:
     """
     if not views:
         return windows
-    made = []
-    for name, view in views.items():
-        change = bind_config(view["change"], leading=1)
-        seen = windows if change is None else change(windows)
-        if seen.shape != windows.shape:
-            raise LabError(
-                f"protocol.views.{name}: the change makes {tuple(seen.shape)} of windows of "
-                f"{tuple(windows.shape)}"
-            )
-        made.append(seen if view["flip"] is None else seen.flip(FLIPS[view["flip"]] + 1))
-    return torch.cat(made)
+    return torch.cat([see_one(windows, view, name) for name, view in views.items()])
+
+
+def see_one(windows: Tensor, view: Mapping[str, Any], name: str) -> Tensor:
+    """One view of some windows, (windows, 3, height, width), same shape out.
+
+    Raises:
+        LabError: a change that gives another shape, naming the view.
+    """
+    change = bind_config(view["change"], leading=1)
+    changed = windows if change is None else change(windows)
+    if changed.shape != windows.shape:
+        raise LabError(
+            f"protocol.views.{name}: the change makes {tuple(changed.shape)} of windows of "
+            f"{tuple(windows.shape)}"
+        )
+    return changed if view["flip"] is None else changed.flip(FLIPS[view["flip"]] + 1)
 
 
 def average(logits: Tensor, views: Views | None) -> Tensor:

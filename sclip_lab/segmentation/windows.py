@@ -94,19 +94,14 @@ class Plan:
         rows, columns = replace(self.rows, cells=grid[0]), replace(self.columns, cells=grid[1])
         return replace(self, rows=rows, columns=columns)
 
-    def cut(self, image: Tensor, fill: float = 0) -> Tensor:
+    def cut(self, image: Tensor, fill: float = 0, windows: slice = slice(None)) -> Tensor:
         """(channels, height, width) -> (windows, channels, crop_h, crop_w), rows first, padded
-        with ``fill``."""
+        with ``fill``; of all windows, or of some."""
         if tuple(image.shape[-2:]) != self.resized:
             raise LabError(f"image of {tuple(image.shape[-2:])}, planned for {self.resized}")
         rows, columns = self.rows, self.columns
-        cut = torch.stack(
-            [
-                image[:, y : y + rows.crop, x : x + columns.crop]
-                for y in rows.starts
-                for x in columns.starts
-            ]
-        )
+        starts = [(y, x) for y in rows.starts for x in columns.starts][windows]
+        cut = torch.stack([image[:, y : y + rows.crop, x : x + columns.crop] for y, x in starts])
         sides = (columns.before, columns.after, rows.before, rows.after)
         return F.pad(cut, sides, value=fill) if any(sides) else cut
 
@@ -326,5 +321,9 @@ def patch_labels(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
     Returns:
         (windows, grid_h, grid_w) int64; -1 where no pixel votes. Ties go to the lower id.
     """
-    counts = patch_counts(plan, mask, ignore_index)
+    return majority(patch_counts(plan, mask, ignore_index))
+
+
+def majority(counts: Tensor) -> Tensor:
+    """The class of most pixels: (..., classes) -> (...) int64, -1 where there is none."""
     return torch.where(counts.sum(-1) > 0, counts.argmax(-1), -1)

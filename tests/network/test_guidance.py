@@ -15,7 +15,7 @@ from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.guidance import HUB_NAMES, load_guidance
 from sclip_lab.network.scene import Guidance, Placement, Scene, alone
 from sclip_lab.segmentation import windows
-from sclip_lab.segmentation.scenes import scene
+from sclip_lab.segmentation.pipeline import Windows
 from tests.second_network import SMALL, guide
 
 
@@ -141,13 +141,14 @@ def test_guidance_is_computed_once_and_only_when_asked_for() -> None:
 
 def test_scenes_of_photos(backbone: Backbone) -> None:
     plan = windows.plan((96, 128), (96, 128), 64, 32, 16)
-    photo = torch.randn(3, 96, 128)
-    cut = plan.cut(photo)
-    images = torch.cat([cut, cut, cut])
-    n = len(cut)
-    made = scene(images, [(plan, photo)] * 2, [slice(0, 2 * n), slice(2 * n, 3 * n)], backbone)
-    assert [p.windows for p in made.photos] == [slice(0, n), slice(n, 2 * n), slice(2 * n, 3 * n)]
-    assert made.part(slice(2 * n, 3 * n)).photos[0].windows == slice(0, n)
+    pixels = torch.randint(256, (3, 96, 128), dtype=torch.uint8)
+    twice = {name: {"change": None, "flip": None, "weight": 1.0} for name in ("photo", "again")}
+    n = plan.num_windows
+    made = Windows([(plan, pixels)], twice, backbone).scene(slice(0, 2 * n))
+    both = Windows([(plan, pixels)] * 2, None, backbone)
+    assert [p.windows for p in both.scene(both.every).photos] == [p.windows for p in made.photos]
+    assert [p.windows for p in made.photos] == [slice(0, n), slice(n, 2 * n)]
+    assert made.part(slice(n, 2 * n)).photos[0].windows == slice(0, n)
     # The first pixel of a window's patch is where the patch is in the photo.
     rows, columns = made.photos[1].first_pixels((4, 4)).view(n, 16, 2).unbind(-1)
     index = torch.arange(96 * 128).view(1, 96, 128)
@@ -156,4 +157,4 @@ def test_scenes_of_photos(backbone: Backbone) -> None:
     with pytest.raises(LabError, match=r"needs guidance.*guidance=dino_vitb16"):
         Scene().need_guidance("this")
     with pytest.raises(LabError, match=r"scope photo knows no views"):
-        scene(images, [(plan, photo)], [slice(0, 3 * n)], backbone, guide(scope="photo"))
+        Windows([(plan, pixels)], twice, backbone, guide(scope="photo"))

@@ -5,16 +5,27 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import sclip_lab as lab
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.segmentation import prompts
 from sclip_lab.segmentation.prompts import embed_vocabulary, templates
+from sclip_lab.segmentation.protocol import Protocol
 
 PROMPTS = ("a photo of a {}.", "art of the {}.", "{}")
+
+
+@pytest.fixture(autouse=True)
+def nothing_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "_rows", {})
+
+
 VOCABULARY = Vocabulary("three", (("dog", "puppy"), ("blue sky",), ("grass",)))
 
 
@@ -62,13 +73,36 @@ def test_cache_tells_prompts_and_names_apart(backbone: Backbone, tmp_path: Path)
 
 def test_vocabularies_share_queries(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     both = Vocabulary("other", (("blue sky",), ("lawn",)))
-    alone, rows = embed_vocabulary(backbone, both, PROMPTS), {}
-    embed_vocabulary(backbone, VOCABULARY, PROMPTS, rows=rows)
+    alone = embed_vocabulary(backbone, both, PROMPTS)
+    prompts._rows.clear()
+    embed_vocabulary(backbone, VOCABULARY, PROMPTS)
     encode, asked = backbone.encode_text, []
     monkeypatch.setattr(backbone, "encode_text", lambda texts: asked.append(texts) or encode(texts))
-    text = embed_vocabulary(backbone, both, PROMPTS, rows=rows)
+    text = embed_vocabulary(backbone, both, PROMPTS)
     assert asked == [["a photo of a lawn.", "art of the lawn.", "lawn"]]
     assert torch.equal(text, alone)  # the same bits in any company
+
+
+def test_memory_of_embeddings_is_bounded(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompts, "MOST_ROWS", 3)
+    first = embed_vocabulary(backbone, VOCABULARY, PROMPTS)
+    for name in ("lawn", "hill", "sea"):
+        embed_vocabulary(backbone, Vocabulary("one", ((name,),)), PROMPTS)
+    assert len(prompts._rows) == 3
+    assert torch.equal(embed_vocabulary(backbone, VOCABULARY, PROMPTS), first)
+
+
+def test_segment_embeds_a_vocabulary_once(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = Protocol(short_side=None, crop_size=64, stride=32, templates=PROMPTS)
+    photo = np.zeros((64, 96, 3), dtype=np.uint8)
+    csa = lab.load_attention("csa")
+    first = lab.segment(backbone, photo, VOCABULARY, csa, protocol)
+    monkeypatch.setattr(backbone, "encode_text", None)  # must not be called
+    assert np.array_equal(lab.segment(backbone, photo, VOCABULARY, csa, protocol), first)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a safetensors file, but long enough to look at"])

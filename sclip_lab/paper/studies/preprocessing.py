@@ -41,15 +41,13 @@ def _told(sizes: tuple[int, int, int]) -> str:
 
 def seconds(spec: Spec) -> float:
     """Of one variant on the first photo, from pixels to patch embeddings: the fastest of three."""
-    from sclip_lab.segmentation.encoded import encode
-    from sclip_lab.segmentation.photos import prepare
+    from sclip_lab.segmentation.pipeline import encode_photo
 
     photo, taken = spec.dataset[0].image, []
     for _ in range(REPEATS):
         start = time.perf_counter()
-        plan, image = prepare(photo, spec.protocol, spec.backbone)
-        for _, encoded in encode(spec.backbone, plan.cut(image), [spec.attention]):
-            encoded.patches.sum().item()  # waits for a GPU
+        _, encoded = encode_photo(spec.backbone, photo, spec.protocol, spec.attention)
+        encoded.patches.sum().item()  # waits for a GPU
         taken.append(time.perf_counter() - start)
     return min(taken)
 

@@ -23,7 +23,7 @@ from sclip_lab.network.context import BlockInput
 from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.encoded import Encoded, encode
 from sclip_lab.segmentation.photos import resize, to_input
-from sclip_lab.segmentation.prompts import embed_vocabulary
+from sclip_lab.segmentation.pipeline import make_readout
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.readouts.cosine import unit
 
@@ -114,8 +114,7 @@ def look(
     protocol = protocol or Protocol()
     size, grid = _fitted(protocol.resized(*image.shape[:2]), backbone.patch_size, max_patches)
     window = to_input(image, size, backbone)[None]
-    text = embed_vocabulary(backbone, vocabulary, protocol.templates).to(backbone.device)
-    readout = Readout(protocol, text, torch.tensor(vocabulary.query_classes))
+    readout = make_readout(backbone, vocabulary, protocol)
     # All pairs of patches for every head would be a hundred megabytes.
     stride, pool = max(1, -(-max(grid) // 7)), max(1, -(-max(grid) // 14))
     variants, labels = list(attention.values()), list(attention)

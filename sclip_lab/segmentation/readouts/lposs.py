@@ -17,7 +17,7 @@ from sclip_lab.segmentation.propagation import patch_graph, propagate_over_patch
 from sclip_lab.segmentation.readouts.cosine import cosine
 
 
-@uses("guidance")
+@uses("guidance", "photo")
 def lposs(
     encoded: Encoded,
     text: Tensor,

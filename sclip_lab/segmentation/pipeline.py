@@ -1,0 +1,445 @@
+"""Texts, windows, network, readout: the way from photos to patch logits.
+
+`segment`, the evaluation, the explorer and the learned projection all take it. Windows are cut when
+they are needed and go through the network a few at a time, so that memory does not depend on how
+many windows a protocol cuts. A variant that looks at all windows of a photo gets the tokens that
+enter its first rewritten block, which the other variants' passes left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sclip_lab.attention.variant import Variant
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.timings import Timings
+from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.context import BlockInput
+from sclip_lab.network.scene import Guidance, Placement, Scene
+from sclip_lab.network.truth import PatchLabels
+from sclip_lab.segmentation import views
+from sclip_lab.segmentation.decoder import Readout, steps
+from sclip_lab.segmentation.encoded import Encoded, encode
+from sclip_lab.segmentation.photos import prepare
+from sclip_lab.segmentation.prompts import embed_vocabulary
+from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.segmentation.windows import Plan
+
+if TYPE_CHECKING:
+    from sclip_lab.network.guidance import Guide
+
+# Bytes of activations at once: at most so many on a CPU, and a part of the memory that is free.
+CPU_BYTES = 768 << 20
+SHARE_OF_FREE = 0.25
+
+
+def make_readout(
+    backbone: Backbone,
+    vocabulary: Vocabulary,
+    protocol: Protocol,
+    cache: Path | None = None,
+    progress: bool = False,
+    texts: dict[Any, Tensor] | None = None,
+) -> Readout:
+    """A protocol's readout of a vocabulary, with all texts that it asks for embedded.
+
+    Args:
+        backbone: without a text tower the readout has no texts.
+        vocabulary: what pixels are labelled with.
+        protocol: prompts, auxiliary names, readout.
+        cache: directory of text embeddings, or None.
+        progress: show a bar.
+        texts: embeddings that other readouts of this network have already, and that get those of
+            this one: readouts with the same texts share their logits.
+
+    Raises:
+        LabError: a readout of texts, and the network has no text tower.
+    """
+    texts = {} if texts is None else texts
+    if not backbone.has_text and steps(protocol).reads_text:
+        raise LabError(f"backbone {backbone.name} has no text tower: it cannot read class names")
+
+    def embed(names: Vocabulary | None, prompts: str | tuple[str, ...] | None) -> Tensor | None:
+        if names is None or prompts is None or not backbone.has_text:
+            return None
+        key = names.key, prompts
+        if key not in texts:
+            text = embed_vocabulary(backbone, names, prompts, cache, progress)
+            texts[key] = text.to(backbone.device)
+        return texts[key]
+
+    return Readout(
+        protocol,
+        embed(vocabulary, protocol.templates),
+        torch.tensor(vocabulary.query_classes),
+        embed(protocol.auxiliary_vocabulary(), protocol.templates),
+        embed(vocabulary, protocol.second_templates),
+    )
+
+
+class Windows:
+    """The windows of some photos, cut and normalised on the network's device when asked for.
+
+    Args:
+        photos: each one's window geometry, and (3, *plan.resized) uint8. Their windows are of one
+            size.
+        changes: the protocol's views of each window.
+        backbone: whose statistics they are normalised with.
+        guide: a second network; it looks at the windows when a variant asks for it.
+        most: how many go through the network at once; a chunk may have a few more.
+        counts: per photo () -> (windows, grid_h, grid_w, classes) pixels of each class, for
+            variants that read ground truth; none: nobody knows it.
+
+    Attributes:
+        parts: which windows belong to each photo: photo after photo, of each view after view.
+        chunks: the same windows in parts that go through the network at once.
+
+    Raises:
+        LabError: a second network that looks at whole photos, beside views of windows.
+    """
+
+    def __init__(
+        self,
+        photos: Sequence[tuple[Plan, Tensor]],
+        changes: views.Views | None,
+        backbone: Backbone,
+        guide: Guide | None = None,
+        most: int = 1 << 30,
+        counts: Sequence[Callable[[], Tensor]] = (),
+    ) -> None:
+        self.plans = [plan for plan, _ in photos]
+        pixels = [pixels.to(backbone.device, non_blocking=True) for _, pixels in photos]
+        self.images = [backbone.normalise(image[None])[0] for image in pixels]
+        self.changes = changes
+        self.backbone = backbone
+        self.guide = guide
+        self.counts = counts
+        count = max(1, len(changes or ()))
+        if guide is not None and guide.scope == "photo" and count > 1:
+            raise LabError(
+                "guidance.scope photo knows no views of windows; set guidance.scope=windows"
+            )
+        lengths = [count * plan.num_windows for plan in self.plans]
+        self.parts = [slice(*ends) for ends in pairwise(accumulate(lengths, initial=0))]
+        self.chunks = _chunks(sum(lengths), most)
+        self._guidance: dict[tuple[int, int], Guidance] = {}
+        self._whole: dict[int, Tensor] = {}
+
+    @property
+    def every(self) -> slice:
+        return slice(0, self.parts[-1].stop)
+
+    def first_view(self, photo: int) -> slice:
+        """The windows of one photo, without the other views of it."""
+        start = self.parts[photo].start
+        return slice(start, start + self.plans[photo].num_windows)
+
+    def cut(self, windows: slice) -> Tensor:
+        """(windows, 3, height, width), normalised."""
+        made = []
+        for photo, name, some in self._pieces(windows):
+            images = self.plans[photo].cut(self.images[photo], windows=some)
+            if self.changes:
+                images = views.see_one(images, self.changes[name], name)
+            made.append(images)
+        return made[0] if len(made) == 1 else torch.cat(made)
+
+    def scene(self, windows: slice) -> Scene:
+        """Where some windows lie in their photos, and what the second network sees in them."""
+        placements, start, complete = [], 0, True
+        for photo, _, some in self._pieces(windows):
+            plan, count = self.plans[photo], some.stop - some.start
+            place = slice(start, start + count)
+            start, complete = start + count, complete and count == plan.num_windows
+            patch = self.backbone.patch_size
+            placements.append(Placement(place, plan.corners[some], plan.resized, patch))
+        guidance = None if self.guide is None else self._guided(windows)
+        labels = PatchLabels(partial(self._counts, windows)) if self.counts else None
+        return Scene(tuple(placements) if complete else None, guidance, labels)
+
+    def _counts(self, windows: slice) -> Tensor:
+        """Pixels of each class in the patches of some windows."""
+        pieces = [self.counts[photo]()[some] for photo, _, some in self._pieces(windows)]
+        classes = max(piece.shape[-1] for piece in pieces)
+        return torch.cat([F.pad(piece, (0, classes - piece.shape[-1])) for piece in pieces])
+
+    def _pieces(self, windows: slice) -> Iterator[tuple[int, str, slice]]:
+        """Photo, view, and which windows of that view, for a part of all windows."""
+        start = 0
+        for photo, plan in enumerate(self.plans):
+            for name in self.changes or [""]:
+                first = max(windows.start, start) - start
+                last = min(windows.stop, start + plan.num_windows) - start
+                if first < last:
+                    yield photo, name, slice(first, last)
+                start += plan.num_windows
+
+    def _guided(self, windows: slice) -> Guidance:
+        """Guidance of a chunk, kept, or of all windows from that of the chunks."""
+        assert self.guide is not None
+        look = partial(self.guide.of_windows, backbone=self.backbone)
+        key = windows.start, windows.stop
+        if key not in self._guidance:
+            self._guidance[key] = Guidance(partial(self._features, windows), look)
+        return self._guidance[key]
+
+    def _features(self, windows: slice) -> Tensor:
+        """The second network's, (windows, channels, grid_h, grid_w)."""
+        assert self.guide is not None
+        if windows == self.every and len(self.chunks) > 1:
+            return torch.cat([self._guided(chunk).features for chunk in self.chunks])
+        if self.guide.scope == "windows":
+            return self.guide.of_windows(self.cut(windows), self.backbone)
+        features = []
+        for photo, _, some in self._pieces(windows):
+            plan, image = self.plans[photo], self.images[photo]
+            if photo not in self._whole:
+                self._whole[photo] = self.guide.of_windows(image[None], self.backbone)
+            place = Placement(some, plan.corners[some], plan.resized, self.backbone.patch_size)
+            size = plan.rows.seen, plan.columns.seen
+            whole = self._whole[photo]
+            features.append(self.guide.of_photo(image, place, size, self.backbone, whole))
+        return torch.cat(features)
+
+
+def _chunks(total: int, most: int) -> list[slice]:
+    """So many windows in parts of about equal size.
+
+    A part has two windows or more wherever there are two: matrix products of a single one may be
+    rounded otherwise.
+    """
+    count = max(1, min(-(-total // most), total // 2))
+    return [slice(i * total // count, (i + 1) * total // count) for i in range(count)]
+
+
+class Encoder:
+    """Runs variants on chunks of windows.
+
+    Args:
+        backbone: the network.
+        rule: of position embeddings; None: the backbone's.
+        timings: takes the seconds of each branch.
+    """
+
+    def __init__(
+        self, backbone: Backbone, rule: str | None = None, timings: Timings | None = None
+    ) -> None:
+        self.backbone = backbone
+        self.rule = rule
+        self.timings = timings or Timings()
+
+    def begin(self, windows: Windows, level: int) -> None:
+        """Other windows follow; no variant rewrites a block before ``level``."""
+
+    def known(self, chunk: slice) -> tuple[int, Tensor] | None:
+        """A block, and the tokens of a chunk that enter it as trained, if they are known."""
+        return None
+
+    def encode(
+        self, chunk: slice, images: Tensor, variants: Sequence[Variant], scene: Scene
+    ) -> Iterator[tuple[int, Encoded]]:
+        """As `sclip_lab.segmentation.encoded.encode`."""
+        trunk = self.known(chunk)
+        rule, timings = self.rule, self.timings
+        return encode(self.backbone, images, variants, rule, timings, trunk, scene)
+
+    def entering(
+        self, chunk: slice, images: Tensor, level: int, history: Sequence[BlockInput]
+    ) -> Tensor:
+        """(windows, tokens, width) that enter a block of the network as trained.
+
+        Args:
+            chunk, images: of which windows.
+            level: index of the block.
+            history: what entered the first blocks, as trained, where that is known.
+        """
+        entered = history[level] if level < len(history) else (*history, None)[-1]
+        with self.timings.measure("trunk"):
+            if entered is None:
+                first, tokens = self.known(chunk) or (0, self.backbone.embed(images, self.rule))
+                entered = BlockInput(self.backbone.blocks[first], tokens)
+            while entered.block.index < level:
+                tokens = entered.as_trained()
+                entered = BlockInput(self.backbone.blocks[entered.block.index + 1], tokens)
+        return entered.tokens
+
+
+def run(
+    encoder: Encoder,
+    windows: Windows,
+    variants: Sequence[Variant],
+    failed: Callable[[int, Exception], None] | None = None,
+) -> Iterator[tuple[int, slice, Encoded]]:
+    """All variants on all windows, chunk by chunk.
+
+    Args:
+        encoder: runs some variants on a chunk.
+        windows: of some photos.
+        variants: in any order.
+        failed: takes the index of a variant that raised, and its exception; the other variants go
+            on. None: the exception is raised.
+
+    Yields:
+        (index into ``variants``, which windows, what the variant made of them). A variant that is
+        declared to look at all windows of a photo comes once, with all of them.
+    """
+    depth = encoder.backbone.depth
+    first = [variant.first(depth) for variant in variants]
+    several = len(windows.chunks) > 1
+    joint = [i for i, variant in enumerate(variants) if several and "photo" in variant.uses]
+    apart = [i for i in range(len(variants)) if i not in joint]
+    level = min((first[i] for i in joint), default=0)
+    tokens: list[Tensor] = []
+
+    def isolated(
+        chosen: list[int], call: Callable[[list[Variant]], Iterator[tuple[int, Encoded]]]
+    ) -> Iterator[tuple[int, Encoded]]:
+        """A variant that raises ends the tree of all; those that are left then run one by one."""
+        waiting = list(chosen)
+        try:
+            for index, encoded in call([variants[i] for i in chosen]):
+                waiting.remove(chosen[index])
+                yield chosen[index], encoded
+        except Exception as error:
+            if failed is None:
+                raise
+            if len(chosen) > 1:
+                for index in waiting:
+                    yield from isolated([index], call)
+                return
+            if chosen[0] in apart:
+                apart.remove(chosen[0])
+            failed(chosen[0], error)
+
+    encoder.begin(windows, min(first))
+    for chunk in windows.chunks:
+        images, scene = windows.cut(chunk), windows.scene(chunk)
+        history: tuple[BlockInput, ...] = ()
+        if apart:
+            call = partial(encoder.encode, chunk, images, scene=scene)
+            for index, encoded in isolated(list(apart), call):
+                if variants[index].entry_key is None and first[index] >= len(history):
+                    history = encoded.history[: first[index] + 1]
+                yield index, chunk, encoded
+        if joint:
+            tokens.append(encoder.entering(chunk, images, level, history))
+    if joint:
+        images, scene = windows.cut(windows.every), windows.scene(windows.every)
+        trunk = level, torch.cat(tokens)
+
+        def together(chosen: list[Variant]) -> Iterator[tuple[int, Encoded]]:
+            backbone, rule, timings = encoder.backbone, encoder.rule, encoder.timings
+            return encode(backbone, images, chosen, rule, timings, trunk, scene)
+
+        for index, encoded in isolated(joint, together):
+            yield index, windows.every, encoded
+
+
+class Collected:
+    """What variants made of each chunk, until the last chunk of a variant completes it.
+
+    Args:
+        windows: all of them.
+    """
+
+    def __init__(self, windows: Windows) -> None:
+        self.windows = windows
+        self._chunks: dict[int, list[Encoded]] = {}
+
+    def add(self, index: int, chunk: slice, encoded: Encoded) -> Encoded | None:
+        """All windows of a variant if this chunk is its last, with tokens alone kept of others."""
+        every = self.windows.every
+        if chunk == every:
+            return encoded
+        self._chunks.setdefault(index, []).append(encoded.tokens_only())
+        if chunk.stop < every.stop:
+            return None
+        images, scene = self.windows.cut(every), self.windows.scene(every)
+        return Encoded.joined(self._chunks.pop(index), images, scene)
+
+
+def encode_photo(
+    backbone: Backbone, image: np.ndarray, protocol: Protocol, attention: Variant
+) -> tuple[Plan, Encoded]:
+    """One photo behind the network, all its windows at once and without further views.
+
+    Args:
+        backbone: the network.
+        image: (height, width, 3) uint8 RGB.
+        protocol: how it is resized and cut.
+        attention: how blocks compute attention.
+    """
+    plan, pixels = prepare(image, protocol, backbone)
+    windows = Windows([(plan, pixels)], None, backbone)
+    encoder = Encoder(backbone, protocol.position_embedding)
+    [(_, _, encoded)] = run(encoder, windows, [attention])
+    return plan, encoded
+
+
+def label(
+    readout: Readout, windows: Windows, photo: int, logits: Tensor, encoded: Encoded | None = None
+) -> Tensor:
+    """Label one photo.
+
+    Args:
+        readout: of a protocol and a vocabulary.
+        windows: of some photos.
+        photo: which of them.
+        logits: (its windows, grid_h, grid_w, queries) patch logits, of all views.
+        encoded: its windows behind the network, without further views; only where
+            `Readout.reads_windows`.
+
+    Returns:
+        (height, width) class ids, see `Readout.predict`.
+    """
+    averaged = views.average(logits, readout.protocol.views)
+    plan = windows.plans[photo].on_grid((logits.shape[1], logits.shape[2]))
+    return readout.predict(plan, plan.lay_out(averaged), windows.images[photo], encoded)
+
+
+def at_once(backbone: Backbone, plan: Plan, variants: int, guide: Guide | None = None) -> int:
+    """How many windows go through the network at once: as many as `memory` has room for.
+
+    Args:
+        backbone: the network.
+        plan: geometry of the windows.
+        variants: how many variants run on them.
+        guide: a second network whose grid patches may be brought to.
+
+    Returns:
+        2 or more.
+    """
+    block = backbone.blocks[0]
+    size = plan.rows.seen, plan.columns.seen
+    tokens = 1 + math.prod(backbone.grid(*size))
+    maps = tokens
+    if guide is not None:
+        grid = [max(1, round(side * guide.scale / guide.patch_size)) for side in size]
+        maps = max(tokens, math.prod(grid))
+    # What each block keeps for others, q, k, v and an attention map; then each variant's own.
+    kept = backbone.depth * (4 * tokens * block.width + block.num_heads * tokens**2)
+    own = variants * (2 * tokens * block.width + 2 * block.num_heads * maps**2)
+    return max(2, int(memory(backbone.device) // (4 * (kept + own))))
+
+
+def memory(device: torch.device) -> float:
+    """Bytes that activations may take: a share of what is free; on a CPU at most `CPU_BYTES`."""
+    if device.type == "cuda":
+        return SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = 1024 * next(int(line.split()[1]) for line in lines if "MemAvailable" in line)
+    except (OSError, StopIteration):  # another system than Linux does not say
+        return CPU_BYTES
+    return min(CPU_BYTES, SHARE_OF_FREE * free)

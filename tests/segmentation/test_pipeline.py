@@ -1,0 +1,214 @@
+"""Windows in chunks: the same bits as all at once, bounded, and the trunk never twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+import sclip_lab as lab
+from sclip_lab.attention.variant import Variant
+from sclip_lab.config.folders import names
+from sclip_lab.core.errors import LabError
+from sclip_lab.data.folder import Folder
+from sclip_lab.evaluation.observers import Diagnostics, Pictures
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.block import Block
+from sclip_lab.network.context import Context
+from sclip_lab.network.text import Text
+from sclip_lab.results.store.store import Store
+from sclip_lab.segmentation import pipeline, views, windows
+from sclip_lab.segmentation.pipeline import Collected, Encoder, Windows
+from sclip_lab.segmentation.protocol import Protocol
+from tests.second_network import guide
+
+VIEWS = views.checked(
+    {
+        "photo": {},
+        "grey": {"change": {"_target_": "sclip_lab.segmentation.views.grey"}, "weight": 2},
+        "flip": {"flip": "horizontal"},
+        "blur": {"change": {"_target_": "sclip_lab.segmentation.views.blur", "size": 5}},
+        "noise": {"change": {"_target_": "sclip_lab.segmentation.views.noise", "sigma": 9}},
+    }
+)
+# Variants that need a file, or one window as a photo.
+LEFT_OUT = {"csa_learned"}
+
+
+def planned(count: int = 1) -> list[tuple[windows.Plan, Tensor]]:
+    plan = windows.plan((96, 128), (90, 120), 64, 32, 16)
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (plan, torch.randint(256, (3, 96, 128), dtype=torch.uint8, generator=generator))
+        for _ in range(count)
+    ]
+
+
+def all_variants(backbone: Backbone) -> list[Variant]:
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(7, backbone.embed_dim, generator=generator)
+    rows = rows / rows.norm(dim=-1, keepdim=True)
+    text = Text.of(rows[:5], rows[5:])
+    chosen = [name for name in names("attention") if name not in LEFT_OUT]
+    return [lab.load_attention(name).given(text) for name in chosen]
+
+
+@torch.inference_mode()
+def patches(backbone: Backbone, most: int, changes: views.Views | None) -> dict[str, Tensor]:
+    variants = all_variants(backbone)
+    cut = Windows(planned(2), changes, backbone, guide(), most)
+    collected, found = Collected(cut), {}
+    for index, chunk, encoded in pipeline.run(Encoder(backbone), cut, variants):
+        whole = collected.add(index, chunk, encoded)
+        if whole is not None:
+            found[variants[index].name] = whole.patches.clone()
+    assert len(found) == len(variants)
+    return found
+
+
+@pytest.mark.parametrize("most", [2, 3, 7])
+def test_every_variant_has_the_same_bits_in_chunks(backbone: Backbone, most: int) -> None:
+    at_once, in_chunks = (patches(backbone, count, None) for count in (1000, most))
+    different = [name for name in at_once if not torch.equal(at_once[name], in_chunks[name])]
+    assert not different
+
+
+def test_views_in_chunks(backbone: Backbone) -> None:
+    [(plan, pixels)] = planned()
+    cut = Windows([(plan, pixels)], VIEWS, backbone, most=4)
+    normalised = backbone.normalise(pixels[None])[0]
+    expected = views.see(plan.cut(normalised), VIEWS)
+    assert torch.equal(torch.cat([cut.cut(chunk) for chunk in cut.chunks]), expected)
+    assert cut.every == slice(0, 5 * plan.num_windows)
+    assert torch.equal(cut.cut(cut.first_view(0)), plan.cut(normalised))
+
+
+@pytest.mark.parametrize(("total", "most"), [(1, 1), (2, 1), (3, 2), (6, 6), (7, 3), (429, 10)])
+def test_chunks_cover_all_and_none_is_a_single_window(total: int, most: int) -> None:
+    chunks = pipeline._chunks(total, most)
+    assert [i for chunk in chunks for i in range(chunk.start, chunk.stop)] == list(range(total))
+    sizes = [chunk.stop - chunk.start for chunk in chunks]
+    assert min(sizes) >= min(2, total)
+    assert max(sizes) <= max(3, most)
+
+
+@torch.inference_mode()
+def test_no_window_goes_through_a_block_twice(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where one variant looks at chunks and another at the whole photo."""
+    ran: Counter[int] = Counter()
+    original = Block.plain
+
+    def counted(self: Block, tokens: Tensor) -> Tensor:
+        ran[self.index] += len(tokens)
+        return original(self, tokens)
+
+    monkeypatch.setattr(Block, "plain", counted)
+    count = planned()[0][0].num_windows
+    for chosen in (("gla",), ("csa", "gla"), ("csa", "clearclip", "gla")):
+        ran.clear()
+        cut = Windows(planned(), None, backbone, most=2)
+        assert len(cut.chunks) > 1
+        variants = [lab.load_attention(name) for name in chosen]
+        assert len(list(pipeline.run(Encoder(backbone), cut, variants))) > 0
+        assert ran == dict.fromkeys(range(backbone.depth - 1), count), chosen
+
+
+@torch.inference_mode()
+def test_a_function_that_looks_at_the_photo_without_saying_so_is_refused(
+    backbone: Backbone,
+) -> None:
+    def looks(ctx: Context) -> Tensor:
+        assert len(ctx.photos) > 0
+        return ctx.attention()
+
+    variant = lab.variant(looks)
+    list(pipeline.run(Encoder(backbone), Windows(planned(), None, backbone), [variant]))
+    cut = Windows(planned(), None, backbone, most=2)
+    with pytest.raises(LabError, match='uses\\("photo"\\)'):
+        list(pipeline.run(Encoder(backbone), cut, [variant]))
+
+
+def readout(name: str, **parameters: Any) -> dict[str, Any]:
+    return {"_target_": f"sclip_lab.segmentation.readouts.{name}", **parameters}
+
+
+def refinement(name: str, **parameters: Any) -> dict[str, Any]:
+    return {"_target_": f"sclip_lab.segmentation.refinements.{name}", **parameters}
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "views": {"views": VIEWS},
+    "whole photo readout": {"readout": readout("lposs.lposs", neighbours=20)},
+    "class of the photo": {"readout": readout("rfclip.rfclip")},
+    "feedback": {"readout": readout("resclip.resclip", steps=2)},
+    "prototypes": {"readout": readout("prototypes.prototypes")},
+    "levels": {"readout": readout("cliper.cliper")},
+    "pixels": {"refinement": refinement("lposs.lposs", radius=2)},
+    "threshold": {
+        "prob_threshold": {"_target_": "sclip_lab.segmentation.thresholds.entropy"},
+    },
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_evaluation_and_segment_in_chunks(
+    backbone: Backbone, photos: Folder, protocol: Protocol, tmp_path: Path, change: str
+) -> None:
+    """Counts, pictures and diagnostics are those of all windows at once."""
+    changed = replace(protocol, **CHANGES[change])
+    chosen = ("csa", "cliper") if change == "levels" else ("csa", "gla", "gla_proxy", "naclip")
+    variants = [lab.load_attention(name) for name in chosen]
+    specs = [lab.Spec(v, backbone, changed, photos, guidance=guide()) for v in variants]
+    measures = ("attention_entropy", "spatial_invariance")
+    frames = []
+    for number, most in enumerate((1000, 2, 3)):
+        kept = Diagnostics(measures, 2)
+        store = Store(tmp_path / str(number))
+        df = lab.evaluate(
+            specs, store, observers=[Pictures(2, 2), kept], batch_windows=most, progress=False
+        )
+        columns = ["attention", "image", "true", "predicted", "pixels"]
+        rows = df[columns].astype({"attention": str, "image": str})
+        values = [kept.measured(store, spec)[["image", "measure", "value"]] for spec in specs]
+        frames.append((rows, pd.concat(values, ignore_index=True)))
+    for rows, values in frames[1:]:
+        pd.testing.assert_frame_equal(rows, frames[0][0])
+        pd.testing.assert_frame_equal(values, frames[0][1], check_exact=False, rtol=1e-5)
+    if change == "prototypes":  # learns from a data set
+        return
+    vocabulary, image = photos.vocabulary, photos[0].image
+    labels = [
+        lab.segment(backbone, image, vocabulary, variants[0], changed, guide(), most)
+        for most in (1000, 2)
+    ]
+    assert np.array_equal(*labels)
+
+
+def test_more_variants_and_larger_windows_leave_room_for_fewer(backbone: Backbone) -> None:
+    small, large = (windows.plan((512, 512), (512, 512), side, 32, 16) for side in (64, 512))
+    counts = [
+        pipeline.at_once(backbone, small, 1),
+        pipeline.at_once(backbone, small, 60),
+        pipeline.at_once(backbone, large, 60),
+    ]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[2] >= 2
+
+
+def test_a_machine_with_little_memory_gets_smaller_chunks(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned()[0][0]
+    usual = pipeline.at_once(backbone, plan, 4)
+    monkeypatch.setattr(pipeline, "CPU_BYTES", pipeline.CPU_BYTES // 64)
+    assert pipeline.at_once(backbone, plan, 4) < usual
