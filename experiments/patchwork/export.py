@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 
 from experiments.patchwork.grouping import Weights
 from experiments.patchwork.scenes import (
@@ -24,7 +25,7 @@ from experiments.patchwork.scenes import (
     top1,
 )
 from experiments.patchwork.tower import Hiding
-from sclip_lab.core import atomic
+from sclip_lab.core import files
 from sclip_lab.data.patchwork import CLASSES, Patchwork
 
 CURVE = "windows,loss,top1_train,rate,seconds"
@@ -135,9 +136,9 @@ def export(
             {k: v for k, v in asdict(weights[1]).items() if v != getattr(weights[0], k)}
         ),
     }
-    atomic.write_tensors(folder / "model.safetensors", halves)
-    atomic.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    files.write_bytes(folder / "model.safetensors", save(halves))
+    files.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     lines = [",".join(f"{value:g}" for value in row) for row in curve]
-    atomic.write_text(folder / "curve.csv", "\n".join([CURVE, *lines]) + "\n")
+    files.write_text(folder / "curve.csv", "\n".join([CURVE, *lines]) + "\n")
     card = CARD.format(**figures, **facts, **about)
-    atomic.write_text(folder / "README.md", card)
+    files.write_text(folder / "README.md", card)

@@ -42,10 +42,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.call import bind, bind_config, locate, used, written_out
-from sclip_lab.core.canonical import digest, plain
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.identity import described, digest, plain
 from sclip_lab.core.kinds import kind_of
-from sclip_lab.core.own_code import described
 from sclip_lab.core.values import check
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, Grid, State
@@ -275,7 +274,7 @@ def variant(function: Callable[..., Any], name: str | None = None, **config: Any
 
     Args:
         function: a weights function, or a `sclip_lab.core.kinds.block_edit`. Its code is part of
-            the key, see `sclip_lab.core.own_code`: with other code it is another variant.
+            the key, see `sclip_lab.core.identity`: with other code it is another variant.
         name: for tables; the function's own name otherwise.
         **config: the function's parameters and the common keys; ``prior``, ``mix`` and ``repair``
             also take a function, or a partial of one.

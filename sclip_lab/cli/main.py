@@ -1,4 +1,4 @@
-"""``sclip-lab``: evaluate, paper, report, explore, data, store, segment, learn-projection."""
+"""``sclip-lab``: evaluate, tune, paper, report, explore, data, store, segment, learn-projection."""
 
 from __future__ import annotations
 
@@ -49,6 +49,11 @@ def _main(arguments: list[str]) -> int:
 
         with collector.seldom():
             return report.run(report.parser().parse_args(arguments[1:]))
+    if arguments[:1] == ["tune"]:
+        from sclip_lab.cli import tune
+
+        with collector.seldom():
+            return tune.run(tune.parser().parse_intermixed_args(arguments[1:]))
     args = _parser().parse_args(arguments)
     return int(args.run(args))
 
@@ -63,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_parser(commands).set_defaults(run=data.run)
     store.add_parser(commands).set_defaults(run=store.run)
     commands.add_parser("report", help="tables and figures of a store as one page and as files")
+    commands.add_parser("tune", help="search parameters on the train split, report on the test")
     commands.add_parser("paper", help="the paper study by study: evaluate, then write a report")
 
     segment = commands.add_parser("segment", help="label one photo and save a picture of it")
@@ -102,7 +108,7 @@ def _segment(args: argparse.Namespace) -> int:
     from PIL import Image
 
     import sclip_lab as lab
-    from sclip_lab.core import atomic
+    from sclip_lab.core import files
     from sclip_lab.data.decode import read_image
     from sclip_lab.report.pictures import labelled
     from sclip_lab.run import known_words
@@ -120,10 +126,10 @@ def _segment(args: argparse.Namespace) -> int:
     palette = np.array([_colour(hue) for hue in hues], dtype=np.uint8)
     picture.putpalette(palette.tobytes())
     kind = PICTURES[args.out.suffix.lower()]
-    atomic.write(args.out, lambda path: picture.save(path, kind))
+    files.write(args.out, lambda path: picture.save(path, kind))
     overlay = args.out.with_name(f"{args.out.stem}_legend.png")
     figure = labelled(photo, labels, args.names, palette)
-    atomic.write(overlay, lambda path: figure.savefig(path, dpi=150, format="png"))
+    files.write(overlay, lambda path: figure.savefig(path, dpi=150, format="png"))
     print(f"with legend: {overlay}")
     for index, name in enumerate(args.names):
         print(f"{index:3d}  {name:<30} {100 * (labels == index).mean():5.1f} % of the photo")

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: unknown study or key, or nothing could be evaluated.
     """
-    from sclip_lab.core import atomic
+    from sclip_lab.core import files
     from sclip_lab.paper import sections
     from sclip_lab.report import page
 
@@ -75,9 +75,9 @@ def run(args: argparse.Namespace) -> int:
     seeds = [s.backbone.description.get("seed") for part in cells.values() for s in part.specs]
     notes += [sections.RANDOM] if seeds and None not in seeds else []
     title = "SCLIP's paper, study by study"
-    files = page.write([sections.overview(made), *made], args.out, title, notes)
-    atomic.write_text(args.out / "verdicts.md", sections.markdown(made, embedded))
-    print(f"{len(files)} files, the report: {files[0]}")
+    paths = page.write([sections.overview(made), *made], args.out, title, notes)
+    files.write_text(args.out / "verdicts.md", sections.markdown(made, embedded))
+    print(f"{len(paths)} files, the report: {paths[0]}")
     return 0
 
 

@@ -26,8 +26,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         return added
 
     command("list", "one line per cell: names, images done, size")
-    command("verify", "read every file and name what is damaged, unsealed, lost or orphaned")
-    command("repair", "set damaged files aside, and seal sound ones of earlier versions")
+    command("verify", "read every file and name what is damaged, lost or orphaned")
+    command("repair", "set damaged files aside")
     cleaning = command("gc", "delete temporary files that nobody writes any more")
     cleaning.add_argument("--damaged", action="store_true", help="also what was set aside")
     cleaning.add_argument("--orphans", action="store_true", help="also files of cells without spec")
@@ -59,11 +59,11 @@ def run(args: argparse.Namespace) -> int:
         print(upkeep.described(upkeep.repair(root), root))
         return 0
     if args.store_command == "gc":
-        found = upkeep.collect(root, damaged=args.damaged, orphans=args.orphans)
-        size = sum(f.path.stat().st_size for f in found if f.path.is_file())
-        print(upkeep.described(found, root))
+        findings = upkeep.collect(root, damaged=args.damaged, orphans=args.orphans)
+        size = sum(f.path.stat().st_size for f in findings if f.path.is_file())
+        print(upkeep.described(findings, root))
         if not args.dry_run:
-            _delete([finding.path for finding in found])
+            _delete([finding.path for finding in findings])
         print(f"{size / 1e6:.2f} MB {'could be' if args.dry_run else 'were'} freed")
         return 0
     for path in upkeep.export(root, args.to, args.keys or None):

@@ -17,9 +17,8 @@ from functools import cache, partial
 from importlib import metadata
 from typing import Any, TypeVar
 
-from sclip_lab.core.canonical import plain
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.core.own_code import recalled
+from sclip_lab.core.identity import plain, recalled
 from sclip_lab.core.values import check_arguments, shown
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sclip_lab.attention.projected import BELONGS, self_attention
-from sclip_lab.core import sealed
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.values import LARGEST_SEED, check, within
 from sclip_lab.data.base import Dataset
@@ -129,7 +129,7 @@ def save_projection(
     metadata = {"backbone": backbone.key, "dataset": dataset.key}
     metadata |= {key: str(value) for key, value in settings.items()}
     tensors = {"projection": projection.float().contiguous()}
-    sealed.write_tensors(Path(path), tensors, BELONGS, metadata)
+    files.write_tensors(Path(path), tensors, BELONGS, metadata)
 
 
 def _windows(

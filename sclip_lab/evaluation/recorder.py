@@ -107,10 +107,12 @@ class Recorder:
     def __enter__(self) -> Recorder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.flush()
-        if kind is None:
-            signals.check()
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.flush()
+        except KeyboardInterrupt:  # a signal came while this was written, so it is written again
+            self.flush()
+            raise
 
     def wanted(self, name: str) -> list[Spec]:
         """The specs of which something is missing on this image."""
@@ -181,8 +183,9 @@ class Recorder:
         signals.check()
 
     def flush(self) -> None:
-        """Write what was taken. A signal waits until it is written."""
-        with signals.held(), self.timings.measure("store"):
+        """Write what was taken. What a signal interrupts can be written again: rows that are in
+        the store twice count once."""
+        with self.timings.measure("store"):
             for spec in self.specs:
                 for kind, taken in (("rows", self._counts), ("skipped", self._skips)):
                     if taken[spec.key]:

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sclip_lab.attention.variant import Variant
-from sclip_lab.core import fingerprint
 from sclip_lab.core.call import target_modules
-from sclip_lab.core.canonical import digest
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.identity import digest, of_code
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
@@ -152,7 +151,7 @@ class Spec:
             "auxiliary": None if self.auxiliary is None else self.auxiliary.key,
             "dataset": self.dataset.key,
             "ignore_index": self.dataset.ignore_index,
-            "code": fingerprint.digest(modules),
+            "code": of_code(modules),
             # Another release's kernels may round otherwise; its local build (+cpu, +cu126) is not
             # told apart, nor is the processor: see docs/identity.md.
             "torch": torch.__version__.partition("+")[0],

@@ -106,23 +106,23 @@ class Found:
 
     def of(self, specs: Sequence[str]) -> Found:
         """The part with these specs."""
-        wanted = set(specs)
-        df = self.df[self.df["spec"].astype(str).isin(wanted)]
+        chosen = set(specs)
+        df = self.df[self.df["spec"].astype(str).isin(chosen)]
         df.attrs = self.df.attrs
         measured, layers = (
-            rows[rows["spec"].astype(str).isin(wanted)] if len(rows) else rows
+            rows[rows["spec"].astype(str).isin(chosen)] if len(rows) else rows
             for rows in (self.measured, self.layers)
         )
         pictures = [
             Panel(**{**vars(panel), "predictions": kept})
             for panel in self.panels
-            for kept in [[p for p in panel.predictions if p.spec in wanted]]
+            for kept in [[p for p in panel.predictions if p.spec in chosen]]
             if kept
         ]
-        specs_kept = {key: spec for key, spec in self.specs.items() if key in wanted}
+        specs_kept = {key: spec for key, spec in self.specs.items() if key in chosen}
         known = self.known
         if known is not None:
-            known = known[known["spec"].astype(str).isin(wanted)]
+            known = known[known["spec"].astype(str).isin(chosen)]
         return replace(
             self,
             df=df,

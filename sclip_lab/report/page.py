@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from sclip_lab.core import atomic
+from sclip_lab.core import files
 from sclip_lab.report import escaping
 from sclip_lab.report.tables import P, p_value
 
@@ -67,23 +67,23 @@ def write(
         the files, index.html first.
     """
     out.mkdir(parents=True, exist_ok=True)
-    files, shown = [], []
+    paths, shown = [], []
     contents = iter(_all_drawn([f for s in sections for f in s.figures.values()], processes))
     for section in sections:
         pictures: list[tuple[str, str]] = []  # several may have one caption
         for name, figure in section.figures.items():
             png, pdf = next(contents)
             for suffix, content in (("png", png), ("pdf", pdf)):
-                files.append(out / f"{escaping.file_name(name)}.{suffix}")
-                atomic.write_bytes(files[-1], content)
+                paths.append(out / f"{escaping.file_name(name)}.{suffix}")
+                files.write_bytes(paths[-1], content)
             caption = str(figure.get_label() or name.replace("_", " "))
             pictures.append((caption, base64.b64encode(png).decode("ascii")))
         tables = {}
         for name, table in section.tables.items():
-            files.append(out / f"{escaping.file_name(name)}.csv")
-            atomic.write_text(files[-1], table.to_csv(index=False))
-            files.append(out / f"{escaping.file_name(name)}.tex")
-            atomic.write_text(files[-1], latex(table))
+            paths.append(out / f"{escaping.file_name(name)}.csv")
+            files.write_text(paths[-1], table.to_csv(index=False))
+            paths.append(out / f"{escaping.file_name(name)}.tex")
+            files.write_text(paths[-1], latex(table))
             if name not in section.files_only:
                 tables[name] = html(table)
         published = any(verdict.published for verdict in section.verdicts)
@@ -93,8 +93,8 @@ def write(
         loader=PackageLoader("sclip_lab.report"), autoescape=True, undefined=StrictUndefined
     )
     text = environment.get_template("page.html.j2").render(title=title, notes=notes, sections=shown)
-    atomic.write_text(out / "index.html", text)
-    return [out / "index.html", *files]
+    files.write_text(out / "index.html", text)
+    return [out / "index.html", *paths]
 
 
 _figures: list[Figure] = []  # of a copy of this process

@@ -22,8 +22,7 @@ from sclip_lab.results.table.choices import choose
 from sclip_lab.results.table.scores import spec_rows
 
 SHEET = 8  # variants on one sheet of attention maps
-PANEL = 22  # variants beside photo and truth on one sheet
-ACROSS, LINE = 8, 1.5  # pictures side by side, and inches from one line of them to the next
+TILES = 12  # pictures on one sheet of predictions: photo, truth and variants
 USUAL = "vanilla"
 
 
@@ -180,15 +179,13 @@ def _name(part: Found, prediction: Prediction) -> str:
 
 
 def _panels(shown: Sequence[Panel]) -> list[Figure]:
-    """As many photos in a picture as a screen can show, all variants of a photo together."""
+    """At most so many tiles in a picture: several photos of few variants, or a part of many."""
     drawn, colors = [], pictures.class_colors(shown)
-    for sheet in _sheets(shown, PANEL):
-        lines = -(-(max(len(p.predictions) for p in sheet) + 2) // ACROSS)
-        photos = max(1, int(figures.TALL / (LINE * lines)))
+    for sheet in _sheets(shown, TILES - 2):
+        tiles = max(len(panel.predictions) for panel in sheet) + 2
+        photos = max(1, TILES // tiles)
         starts = range(0, len(sheet), photos)
-        drawn += [
-            pictures.panel(sheet[start : start + photos], ACROSS, colors=colors) for start in starts
-        ]
+        drawn += [pictures.panel(sheet[start : start + photos], colors=colors) for start in starts]
     return drawn
 
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.call import bind_config, bind_steps, used
-from sclip_lab.core.canonical import digest
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.identity import digest
 from sclip_lab.core.kinds import kind_of, summary_of
 from sclip_lab.network.text import Text
 from sclip_lab.segmentation.encoded import Encoded

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sclip_lab.core import atomic, sealed
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
@@ -71,8 +71,8 @@ def embed_vocabulary(
         embedded[key] = _rows[key] = _embed(backbone, chosen, key[2])
     text = torch.stack([embedded[key] for key in keys])
     if path is not None:
-        atomic.sweep(path.parent)
-        sealed.write_tensors(path, {"text": text}, _belongs(digest))
+        files.sweep(path.parent)
+        files.write_tensors(path, {"text": text}, _belongs(digest))
     return text
 
 
@@ -88,16 +88,13 @@ def _embed(backbone: Backbone, templates: Sequence[str], query: str) -> Tensor:
 def _cached(path: Path, digest: str, shape: tuple[int, int]) -> Tensor | None:
     """What was kept; None, and a damaged file set aside, where it cannot be used."""
     try:
-        (tensors, is_sealed), _ = sealed.read_tensors(path, _belongs(digest))
-        text = tensors.get("text")
-        if not is_sealed:
-            raise sealed.Damaged(path, "has no seal")
-        if text is None or text.shape != shape or not torch.isfinite(text).all():
-            raise sealed.Damaged(path, f"holds no finite text embeddings of shape {shape}")
+        text = files.read_tensors(path, _belongs(digest))[0]["text"]
+        if text.shape != shape or not torch.isfinite(text).all():
+            raise files.Damaged(path, f"holds no finite text embeddings of shape {shape}")
     except FileNotFoundError:
         return None
-    except sealed.Damaged as damaged:
-        sealed.set_aside(path.parent.parent, damaged)
+    except files.Damaged as damaged:
+        files.set_aside(path.parent.parent, damaged)
         return None
     return text
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sclip_lab.core.call import named_steps, written_out
-from sclip_lab.core.canonical import digest, plain
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.core.own_code import described
+from sclip_lab.core.identity import described, digest, plain
 from sclip_lab.core.values import check_arguments, within
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.segmentation import views

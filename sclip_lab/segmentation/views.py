@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.call import bind_config, written_out
-from sclip_lab.core.canonical import plain
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.identity import plain
 
 DEFAULTS: Mapping[str, Any] = {"change": None, "flip": None, "weight": 1.0}
 # Which axis of (windows, grid_h, grid_w, queries) is turned round; in images it is one further on.

@@ -12,7 +12,7 @@ import sclip_lab as lab
 from sclip_lab import results
 from sclip_lab.cli import main
 from sclip_lab.config import folders, guard, plugins
-from sclip_lab.core import call, fingerprint
+from sclip_lab.core import call, identity
 from sclip_lab.core.errors import LabError
 from tests import outside, running
 
@@ -53,13 +53,13 @@ def test_a_folder_and_a_module_in_python(package: Path) -> None:
         lab.load_attention("heatd")
 
 
-def test_its_code_and_its_helpers_are_in_the_fingerprint(package: Path) -> None:
+def test_its_code_and_its_helpers_are_in_the_key(package: Path) -> None:
     lab.allow("somebody", conf=package / "conf")
     modules = lab.load_attention("heated").modules
-    before = fingerprint.digest(modules)
+    before = identity.of_code(modules)
     (package / "helpers.py").write_text(outside.HELPERS.replace("heat))", "2 * heat))"))
-    fingerprint._known.clear()
-    assert fingerprint.digest(modules) != before
+    identity._known_modules.clear()
+    assert identity.of_code(modules) != before
 
 
 def test_the_package_comes_first(package: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 import sclip_lab as lab
 from sclip_lab.core.call import locate
 from sclip_lab.core.errors import LabError
-from sclip_lab.core.own_code import code_digest, described, remembered
+from sclip_lab.core.identity import described, of_function, remembered
 from sclip_lab.data.folder import Folder
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.network.backbone import Backbone
@@ -99,17 +99,17 @@ def test_the_key_is_what_the_code_closes_over() -> None:
     assert lab.variant(made(1.0)).key != lab.variant(made(2.0)).key
     # A line that is no function of its own has its bytecode in the key.
     one, two = (lambda ctx: ctx.scores()), (lambda ctx: 2 * ctx.scores())
-    assert code_digest(one) != code_digest(two)
+    assert of_function(one) != of_function(two)
 
 
 def test_a_source_that_is_not_what_runs_is_not_believed() -> None:
     function = cell(SHARP)
-    before = code_digest(function)  # type: ignore[arg-type]
+    before = of_function(function)  # type: ignore[arg-type]
     file = function.__code__.co_filename
     newer = SHARP.replace("key", "query")
     linecache.cache[file] = (len(newer), None, newer.splitlines(keepends=True), file)
-    assert code_digest(function) != code_digest(cell(newer))  # type: ignore[arg-type]
-    assert code_digest(function) != before  # type: ignore[arg-type]
+    assert of_function(function) != of_function(cell(newer))  # type: ignore[arg-type]
+    assert of_function(function) != before  # type: ignore[arg-type]
 
 
 def test_what_no_key_can_be_made_of() -> None:

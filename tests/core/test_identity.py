@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sclip_lab.core import fingerprint
-from sclip_lab.core.fingerprint import CORE, OUTSIDE, digest, of_text, reached
+from sclip_lab.core import identity
+from sclip_lab.core.identity import CORE, OUTSIDE, of_code, reached
 
 ROOT = Path(__file__).parents[2]
 NAMED = ("sclip_lab.attention.correlative", "sclip_lab.data.folder")
@@ -34,11 +34,15 @@ def f(x: int, *, scale: float = 2.0) -> float:
 GOLDEN = "5e687321b8d99549308ac0f74aeeeb76d93023bb24d2d3dd811e032866a0aa8c"
 
 
+def of_text(text: str) -> str:
+    return identity._of_tree(ast.parse(text))
+
+
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
-    fingerprint._known.clear()
+    identity._known_modules.clear()
     yield
-    fingerprint._known.clear()
+    identity._known_modules.clear()
 
 
 def test_comments_docstrings_layout_and_messages_do_not_count() -> None:
@@ -87,18 +91,18 @@ def test_the_core_is_all_that_makes_numbers() -> None:
 def test_one_line_of_each_module_moves_it_and_a_reworded_message_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    texts = {m: fingerprint._source(m).read_text() for m in reached([*CORE, *NAMED])}  # type: ignore[union-attr]
-    codes = {m: fingerprint._read(m) for m in texts}
-    usual, reworded = digest(NAMED), 0
+    texts = {m: identity._source(m).read_text() for m in reached([*CORE, *NAMED])}  # type: ignore[union-attr]
+    codes = {m: identity._read_module(m) for m in texts}
+    usual, reworded = of_code(NAMED), 0
     for module, text in texts.items():
-        path = fingerprint._source(module)
+        path = identity._source(module)
         assert path is not None
 
         def changed(into: str, name: str = module) -> str:
-            monkeypatch.setattr(fingerprint, "_read", lambda m: (of_text(into), codes[m][1])
+            monkeypatch.setattr(identity, "_read_module", lambda m: (of_text(into), codes[m][1])
                                 if m == name else codes[m])  # fmt: skip
-            fingerprint._known.clear()
-            return digest(NAMED)
+            identity._known_modules.clear()
+            return of_code(NAMED)
 
         assert changed(f"{text}\nnew_line = 1\n") != usual, module
         assert changed(f"{text}\n# {module}\n") == usual, module
@@ -122,11 +126,25 @@ def test_a_module_elsewhere_counts_with_what_it_imports_of_its_package(
     monkeypatch.syspath_prepend(str(tmp_path))
     named = ["mine_for_a_test.weights"]
     assert reached(named) == ["mine_for_a_test.part", "mine_for_a_test.weights"]
-    first = digest(named)
-    assert first != digest()
+    first = of_code(named)
+    assert first != of_code()
     (package / "part.py").write_text("k = 2\n")
-    fingerprint._known.clear()
-    assert digest(named) != first
+    identity._known_modules.clear()
+    assert of_code(named) != first
+
+
+def test_a_module_that_lies_beside_a_users_counts_and_a_library_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "beside_for_a_test.py").write_text("k = 1\n")
+    (tmp_path / "ideas_for_a_test.py").write_text("import torch, beside_for_a_test\nimport os\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    named = ["ideas_for_a_test"]
+    assert reached(named) == ["beside_for_a_test", "ideas_for_a_test"]
+    first = of_code(named)
+    (tmp_path / "beside_for_a_test.py").write_text("k = 2\n")
+    identity._known_modules.clear()
+    assert of_code(named) != first
 
 
 def test_a_reloaded_module_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,11 +154,11 @@ def test_a_reloaded_module_is_read_anew(tmp_path: Path, monkeypatch: pytest.Monk
     file.write_text("k = 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     module = importlib.import_module("reloaded_in_a_test")
-    first = digest(["reloaded_in_a_test"])
+    first = of_code(["reloaded_in_a_test"])
     file.write_text("k = 20\n")
-    assert digest(["reloaded_in_a_test"]) == first  # what runs is still the old code
+    assert of_code(["reloaded_in_a_test"]) == first  # what runs is still the old code
     importlib.reload(module)
-    assert digest(["reloaded_in_a_test"]) != first
+    assert of_code(["reloaded_in_a_test"]) != first
     del sys.modules["reloaded_in_a_test"]
 
 
@@ -160,17 +178,17 @@ def others() -> list[str]:
 @pytest.mark.skipif(not others(), reason="no interpreter of another Python version was found")
 def test_another_python_finds_the_same_digests(tmp_path: Path) -> None:
     script = (
-        "import importlib.util, sys\n"
-        "spec = importlib.util.spec_from_file_location('sclip_lab.core.fingerprint', sys.argv[1])\n"
-        "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
-        "for path in sys.argv[2:]:\n"
-        "    print(module.of_text(open(path, encoding='utf-8').read()))\n"
+        "import ast, sys\n"
+        "from sclip_lab.core import identity\n"
+        "for path in sys.argv[1:]:\n"
+        "    print(identity._of_tree(ast.parse(open(path, encoding='utf-8').read())))\n"
     )
     (tmp_path / "code.py").write_text(CODE, encoding="utf-8")
     paths = [str(tmp_path / "code.py"), *map(str, sorted((ROOT / "sclip_lab").rglob("*.py")))]
-    arguments = [str(ROOT / "sclip_lab/core/fingerprint.py"), *paths]
     here = [of_text(Path(path).read_text(encoding="utf-8")) for path in paths]
     for python in others():
-        run = [python, "-c", script, *arguments]
-        there = subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()
+        run = [python, "-c", script, *paths]
+        there = subprocess.run(
+            run, capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout.split()
         assert there == here, python
