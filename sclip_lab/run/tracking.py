@@ -28,7 +28,7 @@ from PIL import Image
 
 from sclip_lab import results
 from sclip_lab.core import files
-from sclip_lab.core.canonical import digest
+from sclip_lab.core.identity import digest
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.evaluation.spec import ORACLE, Spec
 from sclip_lab.results.store import panels
