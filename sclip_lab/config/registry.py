@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sclip_lab.attention.variant import PARTS, Variant, build
+from sclip_lab.attention.variant import PARTS, Variant, build, names_by
+from sclip_lab.attention.variant import variant as variant
 from sclip_lab.config.composition import PLACES, alone, composed, plain_config
 from sclip_lab.config.folders import conf_dir as conf_dir
 from sclip_lab.config.folders import names
@@ -93,6 +94,16 @@ def load_attention(
         "attention", name, overrides, choices=choices, dataset=dataset, protocol=protocol
     )
     return build(config, name)
+
+
+def _map_by_name(name: str) -> dict[str, Any]:
+    """A variant's yaml, for another variant that takes its map."""
+    if name not in names("attention"):
+        raise unknown("attention", name, names("attention"))
+    return _usual(name, None, None)
+
+
+names_by(_map_by_name)
 
 
 def load_dataset(name: str, **overrides: Any) -> Dataset:
