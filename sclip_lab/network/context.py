@@ -222,7 +222,7 @@ class Context:
     @property
     def labels(self) -> PatchLabels:
         """Ground truth on the window's patch grid; for functions marked by
-        `sclip_lab.core.call.uses`. What reads it is an oracle.
+        `sclip_lab.core.functions.uses`. What reads it is an oracle.
 
         Raises:
             LabError: nobody knows the truth here, or the patches lie on another grid.

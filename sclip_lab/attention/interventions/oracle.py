@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sclip_lab.attention.interventions.sides import Sides, around_patches
-from sclip_lab.core.call import uses
+from sclip_lab.core.functions import uses
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
