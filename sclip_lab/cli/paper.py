@@ -320,12 +320,8 @@ def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Fou
 
     asked = {spec.key: spec for spec in reversed(specs)}  # of equal cells the first one's names
     keys = list(dict.fromkeys(spec.key for spec in specs))
-    labels = {key: spec.label for key, spec in asked.items()}
-    df = results.load(store.root, keys, partial=True, labels=labels)
-    protocols = {key[:12]: spec.protocol.name for key, spec in asked.items()}
-    attributes = df.attrs
-    df["protocol"] = df["spec"].astype(str).map(protocols).astype("category")
-    df.attrs = attributes
+    names = {key: spec.shown_names for key, spec in asked.items()}
+    df = results.load(store.root, keys, partial=True, names=names)
     counts = {spec.dataset.name: len(spec.dataset) for spec in specs}
     return Found(
         df=df,
