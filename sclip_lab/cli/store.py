@@ -1,21 +1,23 @@
-"""``sclip-lab store``: list, verify, repair, gc and export what evaluations keep."""
+"""``sclip-lab store``: list, sweeps, verify, repair, gc and export what evaluations keep."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 from sclip_lab.core.errors import LabError
 
 STORE_VARIABLE = "SCLIP_LAB_STORE"
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Mount ``store`` on the main parser's subparsers; ``run`` takes what it parses."""
-    parser = subparsers.add_parser("store", help="list, verify, repair, gc and export a store")
-    commands = parser.add_subparsers(dest="store_command", required=True, metavar="command")
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``sclip-lab store``."""
+    made = argparse.ArgumentParser(
+        prog="sclip-lab store",
+        description="List cells and sweeps, verify, repair, gc and export a store.",
+    )
+    commands = made.add_subparsers(dest="store_command", required=True, metavar="command")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -26,6 +28,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         return added
 
     command("list", "one line per cell: names, images done, size")
+    command("sweeps", "one line per sweep: name, when, cells, how many finished, command")
     command("verify", "read every file and name what is damaged, lost or orphaned")
     command("repair", "set damaged files aside")
     cleaning = command("gc", "delete temporary files that nobody writes any more")
@@ -36,7 +39,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     exporting.add_argument("keys", nargs="*", metavar="key", help="beginnings of keys; all if none")
     exporting.add_argument("--to", type=Path, required=True, metavar="NAME",
                            help="NAME.parquet and NAME.json")  # fmt: skip
-    return parser
+    return made
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,11 +48,17 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: bad input, with one clear message.
     """
-    from sclip_lab.results.store import upkeep
+    from sclip_lab import results
+    from sclip_lab.results.store import sweeps, upkeep
 
     root = args.store or Path(os.environ.get(STORE_VARIABLE) or "results/store")
     if args.store_command == "list":
         print(upkeep.contents(root).to_string(index=False))
+        return 0
+    if args.store_command == "sweeps":
+        specs = results.specs(root)
+        finished = dict(zip(specs["key"], specs["done"] == specs["images"], strict=True))
+        print(sweeps.table(root, finished).to_string(index=False))
         return 0
     if args.store_command == "verify":
         findings = list(upkeep.check(root))

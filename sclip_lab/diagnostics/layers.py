@@ -88,7 +88,8 @@ class Layers:
     def untouched(self) -> Tensor:
         """(batch, tokens, width) behind the last block of the network as it was trained."""
         entered = self.entered(self.rewritten[0])
-        for block in self.encoded.backbone.blocks[entered.block.index + 1 :]:
+        blocks = self.encoded.backbone.blocks_on(self.encoded.grid)
+        for block in blocks[entered.block.index + 1 :]:
             entered = entered.once("next", partial(BlockInput, block, partial(_plain, entered)))
         return _plain(entered)
 
@@ -101,7 +102,7 @@ class Layers:
         if encoded.scene.labels is not None:
             scene = replace(scene, labels=encoded.scene.labels.moved(SHIFT))
         [(_, state, _)] = tree.leaves(
-            encoded.backbone.blocks,
+            encoded.backbone.blocks_on(encoded.grid),
             chain[first],
             encoded.grid,
             [encoded.variant],
@@ -117,8 +118,9 @@ class Layers:
     def _moved_chain(self) -> list[BlockInput]:
         """What enters each block of the untouched network on the moved windows, when asked."""
         backbone = self.encoded.backbone
-        blocks = backbone.blocks
-        embed = partial(backbone.embed, self._moved_images, self.position_embedding)
+        images = self._moved_images
+        blocks = backbone.blocks_on(backbone.grid(*images.shape[-2:]))
+        embed = partial(backbone.embed, images, self.position_embedding)
         chain = [BlockInput(blocks[0], embed)]
         for block in blocks[1:]:
             chain.append(BlockInput(block, partial(_plain, chain[-1])))

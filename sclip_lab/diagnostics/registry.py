@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sclip_lab.core import call
+from sclip_lab.core import functions
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.diagnostics import (
     attention,
@@ -63,7 +63,7 @@ def _of_tokens(
 
 
 def _to_class_token(layers: Layers, tokens: Tensor) -> Tensor:
-    if tokens.shape[1] == layers.encoded.grid[0] * layers.encoded.grid[1]:
+    if not layers.encoded.backbone.has_class_token:
         return torch.full((len(tokens),), torch.nan, device=tokens.device)  # there is none
     return features.class_similarity(layers.patches(tokens), tokens[:, 0].float())
 
@@ -431,7 +431,7 @@ def find(name: str) -> Measure:
     module_name, _, attribute = str(name).rpartition(".")
     if not module_name:
         raise unknown("measure", name, MEASURES)
-    if not any(f"{module_name}.".startswith(f"{known}.") for known in call.allowed()):
+    if not any(f"{module_name}.".startswith(f"{known}.") for known in functions.allowed()):
         raise LabError(
             f"diagnostics.measures: '{module_name}' is not an allowed module. Allow it with "
             f"plugins=[{module_name}]"

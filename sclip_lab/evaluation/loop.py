@@ -89,11 +89,15 @@ def evaluate(
         raise unknown("on_error", str(on_error), ON_ERROR)
     store = store if isinstance(store, Store) else Store(store)
     timings = timings or Timings()
-    unique = list({spec.key: spec for spec in specs}.values())
+    by_name = {(spec.key, *spec.shown_names.values()): spec for spec in specs}
+    by_key: dict[str, Spec] = {}
+    for spec in by_name.values():  # of equal ones the first one's names
+        by_key.setdefault(spec.key, spec)
+    unique = list(by_key.values())
     if not unique:
         raise LabError("no specs to evaluate")
     groups = passes(unique, shard)
-    for spec in unique:
+    for spec in by_name.values():
         store.open(spec)
     cache = TrunkCache(store.root / "trunk", trunk_cache_gb) if trunk_cache_gb else None
     failed: dict[str, LabError] = {}
@@ -119,8 +123,8 @@ def evaluate(
         failed |= {key: LabError(why) for key, why in nothing_left(unique, store).items()}
     if failed:
         raise Unfinished(failed) from next(iter(failed.values()))
-    labels = {spec.key: spec.label for spec in unique}
-    df = results.load(store.root, list(labels), partial=True, labels=labels)
+    shown = {spec.key: spec.shown_names for spec in unique}
+    df = results.load(store.root, list(shown), partial=True, names=shown)
     audit.say_what_was_read(df)
     return df
 
@@ -273,6 +277,8 @@ class _Pass:
         """Summarise one batch of photos for readouts that read other photos."""
         failures = self.recorder.failures
         groups = self._by_variant(s for s in self.references.specs if s.key not in failures)
+        if not groups:
+            return
         windows = self._windows(photos, len(groups))
         collected = Collected(windows)
         for index, chunk, encoded in self._encoded(windows, photos, groups):
@@ -300,6 +306,8 @@ class _Pass:
             return observed or readout.sees_photo or readout.reads_windows
 
         groups = self._by_variant(missing(recorder.specs))
+        if not groups:  # all have failed before
+            return
         windows = self._windows(photos, len(groups))
         collected, parts = Collected(windows), list(zip(names, windows.parts, strict=True))
         # By variant and what makes readouts' logits equal: those of each chunk so far.

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sclip_lab.attention.variant import Variant
-from sclip_lab.core.call import target_modules
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import target_modules
 from sclip_lab.core.identity import digest, of_code
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.vocabulary import Vocabulary
@@ -108,6 +108,16 @@ class Spec:
     def oracle(self) -> bool:
         """Whether the variant reads ground truth, so that its number is no method's score."""
         return "labels" in self.attention.uses
+
+    @property
+    def shown_names(self) -> dict[str, str]:
+        """What tables call the cell: its label under ``attention``, and the other parts' names."""
+        return {
+            "attention": self.label,
+            "backbone": self.backbone.name,
+            "dataset": self.dataset.name,
+            "protocol": self.protocol.name,
+        }
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
