@@ -147,7 +147,8 @@ def _legend(figure: Figure, axes: np.ndarray) -> None:
         for handle, label in entries:
             if not (alone and handle.get_linestyle() == "-"):  # its axis says what it is
                 handles.setdefault(label, handle)
-    columns = max(1, int(figure.get_size_inches()[0] / 1.6))
+    longest = max(map(len, handles), default=1)
+    columns = max(1, int(figure.get_size_inches()[0] / max(1.6, 0.5 + 0.065 * longest)))
     figure.legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=columns,
         frameon=False,
