@@ -18,7 +18,14 @@ from sclip_lab.report.figures import COLORS, Figure, color, draw_floors, style
 from sclip_lab.report.found import Found
 
 STEPS = 14  # places to try above and below a point for its name
-DASHES = {"CSA": "--", "CSA (q + k)": "--", "vanilla": ":"}  # of reference lines, else "-."
+# Of reference lines, else "-.".
+DASHES: dict[str, Any] = {
+    "CSA": "--",
+    "CSA (q + k)": "--",
+    "vanilla": ":",
+    "oracle: uniform over the class": (0, (9, 2)),
+    "blind Gaussian": (0, (5, 1, 1, 1, 1, 1)),
+}
 Line = Mapping[float, str]  # place on the axis -> spec
 
 

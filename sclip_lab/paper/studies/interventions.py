@@ -30,7 +30,8 @@ PARTS = {
 BASES = {"vanilla": "map of vanilla", "csa_mean": "map of CSA", "uniform": "uniform map"}
 SHARE = 0.8
 MARGIN = 0.03
-MASS, SHARPNESS = "mass on other classes", "entropy within each side, of uniform"
+MASS = "mass on other classes (oracle)"
+SHARPNESS = "entropy within each side, of uniform (oracle)"
 MOVED, ROW_SUM = "share moved from vanilla to CSA", "row sum"
 
 
@@ -181,17 +182,18 @@ def _dose(found: Found) -> Figure:
     panels = {
         MASS: {name: _set_mass(found, attention__base=base) for base, name in BASES.items()},
         MOVED: {"from vanilla to CSA": _moved(found)},
-        SHARPNESS: {BASES["csa_mean"]: line(found, "attention.at", variant="oracle entropy")},
+        SHARPNESS: {
+            BASES["vanilla"]: {},  # for the colour of the next
+            BASES["csa_mean"]: line(found, "attention.at", variant="oracle entropy"),
+        },
         ROW_SUM: {
             BASES["vanilla"]: _row_sums(found, "vanilla", {1.0: "vanilla"}),
             BASES["csa_mean"]: _row_sums(found, "csa", {1.0: "csa_mean", 2.0: "csa"}),
         },
     }
-    panels = {title: {name: places for name, places in lines.items() if places}
-              for title, lines in panels.items()}  # fmt: skip
-    panels = {title: lines for title, lines in panels.items() if lines}
+    panels = {title: lines for title, lines in panels.items() if any(lines.values())}
     references = {name: spec(found, variant=variant) for name, variant in (
-        ("uniform over the class", "oracle"), ("CSA", "csa"), ("blind Gaussian", "blind"),
+        ("oracle: uniform over the class", "oracle"), ("CSA", "csa"), ("blind Gaussian", "blind"),
         ("vanilla", "vanilla"))}  # fmt: skip
     figure = curves(found, panels, references, log=[ROW_SUM])
     _own_masses(found, figure)
