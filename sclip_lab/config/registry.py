@@ -120,6 +120,8 @@ def load_backbone(
     """
     from sclip_lab.network import loading  # torch and open_clip: too slow to load for a listing
 
+    if options.get("model") is not None:
+        return loading.load_backbone(name, pretrained, **options)
     if name in names("backbone"):
         own = load_group("backbone", name)
         if "_target_" in own:

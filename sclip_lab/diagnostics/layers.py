@@ -88,7 +88,8 @@ class Layers:
     def untouched(self) -> Tensor:
         """(batch, tokens, width) behind the last block of the network as it was trained."""
         entered = self.entered(self.rewritten[0])
-        for block in self.encoded.backbone.blocks[entered.block.index + 1 :]:
+        blocks = self.encoded.backbone.blocks_on(self.encoded.grid)
+        for block in blocks[entered.block.index + 1 :]:
             entered = entered.once("next", partial(BlockInput, block, partial(_plain, entered)))
         return _plain(entered)
 
@@ -98,7 +99,7 @@ class Layers:
         encoded, first = self.encoded, self.rewritten[0]
         chain = self.entered(0).once(("moved", self.position_embedding), self._moved_chain)
         [(_, state, _)] = tree.leaves(
-            encoded.backbone.blocks,
+            encoded.backbone.blocks_on(encoded.grid),
             chain[first],
             encoded.grid,
             [encoded.variant],
@@ -110,7 +111,7 @@ class Layers:
         """What enters each block of the untouched network on the moved windows, when asked."""
         backbone = self.encoded.backbone
         images = moved(self.encoded.images, backbone.patch_size, SHIFT)
-        blocks = backbone.blocks
+        blocks = backbone.blocks_on(backbone.grid(*images.shape[-2:]))
         embed = partial(backbone.embed, images, self.position_embedding)
         chain = [BlockInput(blocks[0], embed)]
         for block in blocks[1:]:

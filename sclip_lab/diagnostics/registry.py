@@ -62,7 +62,7 @@ def _of_tokens(
 
 
 def _to_class_token(layers: Layers, tokens: Tensor) -> Tensor:
-    if tokens.shape[1] == layers.encoded.grid[0] * layers.encoded.grid[1]:
+    if not layers.encoded.backbone.has_class_token:
         return torch.full((len(tokens),), torch.nan, device=tokens.device)  # there is none
     return features.class_similarity(layers.patches(tokens), tokens[:, 0].float())
 

@@ -88,11 +88,15 @@ def evaluate(
         raise unknown("on_error", str(on_error), ON_ERROR)
     store = store if isinstance(store, Store) else Store(store)
     timings = timings or Timings()
-    unique = list({spec.key: spec for spec in specs}.values())
+    by_name = {(spec.key, *spec.shown_names.values()): spec for spec in specs}
+    by_key: dict[str, Spec] = {}
+    for spec in by_name.values():  # of equal ones the first one's names
+        by_key.setdefault(spec.key, spec)
+    unique = list(by_key.values())
     if not unique:
         raise LabError("no specs to evaluate")
     groups = passes(unique, shard)
-    for spec in unique:
+    for spec in by_name.values():
         store.open(spec)
     cache = TrunkCache(store.root / "trunk", trunk_cache_gb) if trunk_cache_gb else None
     failed: dict[str, LabError] = {}
@@ -118,8 +122,8 @@ def evaluate(
         failed |= {key: LabError(why) for key, why in nothing_left(unique, store).items()}
     if failed:
         raise Unfinished(failed) from next(iter(failed.values()))
-    labels = {spec.key: spec.label for spec in unique}
-    df = results.load(store.root, list(labels), partial=True, labels=labels)
+    shown = {spec.key: spec.shown_names for spec in unique}
+    df = results.load(store.root, list(shown), partial=True, names=shown)
     audit.say_what_was_read(df)
     return df
 

@@ -93,6 +93,16 @@ class Spec:
     def __hash__(self) -> int:
         return hash(self.key)
 
+    @property
+    def shown_names(self) -> dict[str, str]:
+        """What tables call the cell: its label under ``attention``, and the other parts' names."""
+        return {
+            "attention": self.label,
+            "backbone": self.backbone.name,
+            "dataset": self.dataset.name,
+            "protocol": self.protocol.name,
+        }
+
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The protocol's vocabulary, or the data set's own."""

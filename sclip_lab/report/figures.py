@@ -34,6 +34,7 @@ STYLE = {
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
 }
+FLOOR_DASHES = (":", "--", "-.")
 TALL = 9.0  # inches: about what a screen shows
 _STRIP = 40  # classes side by side in `per_class`
 _ROWS = 40  # variants below each other in one picture
@@ -70,6 +71,27 @@ def paged(name: str, drawn: Sequence[Figure]) -> dict[str, Figure]:
     if len(drawn) == 1:
         return {name: drawn[0]}
     return {f"{name}_{number}": figure for number, figure in enumerate(drawn, start=1)}
+
+
+def draw_floors(ax: Axes, table: pd.DataFrame, across: bool = False) -> str:
+    """Grey lines at the scores that need no network, where a table is of one data set.
+
+    Args:
+        table: a `results.summary`, or rows of it. across: horizontal lines, not vertical ones.
+
+    Returns:
+        what the lines are, in words; "" without any.
+    """
+    datasets = table["dataset"].astype(str).unique()
+    known = table.attrs.get("floors", {}).get(datasets[0], {}) if len(datasets) == 1 else {}
+    for (name, score), dashes in zip(known.items(), FLOOR_DASHES, strict=False):
+        looks = {"color": "0.35", "lw": 0.8, "ls": dashes, "zorder": 1.5, "label": name}
+        if across:
+            ax.hlines(100 * score, 0, 1, transform=ax.get_yaxis_transform(), **looks)
+        else:
+            ax.vlines(100 * score, 0, 1, transform=ax.get_xaxis_transform(), **looks)
+    words = [f"{name} {100 * score:.1f}" for name, score in known.items()]
+    return f"grey: {', '.join(words)}" if words else ""
 
 
 def bars(
@@ -122,7 +144,8 @@ def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
         for ax, (dataset, rows) in zip(axes, groups, strict=False):
             _bars(ax, rows)
             ax.set_title(f"{dataset}, {rows['images'].iloc[0]} photos")
-            ax.set_xlabel(f"mIoU x100, {level * 100:g} % interval")
+            ax.set_xlabel(f"mIoU x100, {level * 100:g} % interval\n{draw_floors(ax, rows)}".strip())
+            ax.xaxis.label.set_fontsize(6.5)
         for ax in axes[len(groups) :]:
             ax.set_axis_off()
         figure.set_label(f"mIoU x100 with its {level * 100:g} % interval over photos")
@@ -289,6 +312,7 @@ def grouped(found: Found, grid: Mapping[str, Mapping[str, str]]) -> Figure:
         ax.set_yticks(range(len(grid)), list(grid))
         ax.invert_yaxis()
         ax.set_xlabel("mIoU x100, 95 % interval")
+        draw_floors(ax, found.summary)
         longest = max(len(name) for name in variants)
         columns = max(1, int(size[0] / (0.55 + 0.065 * longest)))
         figure.legend(loc="outside lower center", ncols=columns, frameon=False)

@@ -194,6 +194,7 @@ def log_sweep(
     table = results.summary(df) if summary is None else summary
 
     def content(wandb: Any) -> dict[str, Any]:
+        from sclip_lab.paper import published
         from sclip_lab.report import page
         from sclip_lab.report.found import Found
         from sclip_lab.report.store_report import sections
@@ -212,7 +213,8 @@ def log_sweep(
                 logged[f"scatter/{key}"] = plot
         found = Found(df, measured, panels.load(store, cells), known=table)
         title = group or f"sweep of {len(cells)} cells"
-        report, *files = page.write(sections(found), output / "report", title)
+        made = sections(found, scores=published.scores)
+        report, *files = page.write(made, output / "report", title)
         logged["report"] = wandb.Html(str(report), inject=False)
         drawn = {file.stem: file for file in files if file.suffix == ".png"}
         for name in ("bars", "diagnostics"):

@@ -71,9 +71,9 @@ def make_readout(
     def embed(names: Vocabulary | None, prompts: str | tuple[str, ...] | None) -> Tensor | None:
         if names is None or prompts is None or not backbone.has_text:
             return None
-        key = names.key, prompts
+        key = names.key, prompts, protocol.truncate
         if key not in texts:
-            text = embed_vocabulary(backbone, names, prompts, cache, progress)
+            text = embed_vocabulary(backbone, names, prompts, cache, progress, protocol.truncate)
             texts[key] = text.to(backbone.device)
         return texts[key]
 

@@ -116,26 +116,27 @@ def interval(scored: Scored, level: float = 0.95, method: str = "corrected") -> 
     return METHODS[method](scored, level)
 
 
-def studentised(scored: Scored) -> tuple[float, float]:
-    """The score without its bias in standard errors, and degrees of freedom; 0 where the field's
-    score has the other sign."""
+def studentised(scored: Scored, at: float = 0.0) -> tuple[float, float]:
+    """How far the score without its bias lies above ``at``, in standard errors, and degrees of
+    freedom. 0 where the field's score lies on the other side of ``at``."""
     error, freedom = standard_error(scored)
-    middle = scored.centre - bias(scored)
-    if middle * scored.estimate < 0:
+    distance = scored.centre - bias(scored) - at
+    if distance * (scored.estimate - at) < 0:
         return 0.0, freedom
     if error <= _ROUNDING:
-        return (0.0 if abs(middle) <= _ROUNDING else float(np.copysign(np.inf, middle))), freedom
-    return middle / error, freedom
+        is_equal = abs(distance) <= _ROUNDING
+        return (0.0 if is_equal else float(np.copysign(np.inf, distance))), freedom
+    return distance / error, freedom
 
 
-def p_value(scored: Scored) -> float:
-    """Two-sided p of "the true value is 0", below 1 - level where `corrected` excludes 0.
+def p_value(scored: Scored, at: float = 0.0) -> float:
+    """Two-sided p of "the true value is ``at``", below 1 - level where `corrected` excludes it.
 
     Returns:
         NaN where the score or its error is. A difference that is the same on all photos has no
         error: it gets 2 / 2^photos, the least that swapping the two photo by photo can show.
     """
-    statistic, freedom = studentised(scored)
+    statistic, freedom = studentised(scored, at)
     if np.isinf(statistic):
         return float(2.0 ** (1 - len(scored.design.strata)))
     return float(2 * special.stdtr(freedom, -abs(statistic)))
