@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,8 @@ def passes(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
                 f"shard {index} of {count}: data set '{spec.dataset.name}' has "
                 f"{len(spec.dataset)} images, use at most that many shards"
             )
-        key = (spec.backbone.key, spec.dataset.key, spec.protocol.geometry)
+        data = spec.dataset.key, spec.dataset.ignore_index
+        key = (spec.backbone.key, *data, spec.protocol.geometry)
         guide = None if spec.guidance is None else spec.guidance.key
         groups.setdefault(key, {}).setdefault(guide, []).append(spec)
     found = []
@@ -251,7 +253,8 @@ class _Pass:
             self.backbone, photos[0].plan, variants, self.guide
         )
         planned = [(photo.plan, photo.pixels) for photo in photos]
-        return Windows(planned, self.protocol.views, self.backbone, self.guide, most)
+        counts = [partial(photo.patch_counts, self.dataset.ignore_index) for photo in photos]
+        return Windows(planned, self.protocol.views, self.backbone, self.guide, most, counts)
 
     def _encoded(
         self, windows: Windows, photos: Sequence[Photo], groups: Sequence[tuple[Variant, Any]]

@@ -263,7 +263,7 @@ def against_expected(spec: Any, miou: float, entries: Sequence[Mapping[str, Any]
     ]
     if weights.get("checkpoint") is None:
         same = same[same["pretrained"] == weights.get("pretrained")]
-    if spec.backbone.tower.settings["activation"] == "GELU":
+    if spec.backbone.activation == "GELU":
         same = same[same["pretrained"] != "openai"]
     return [
         f"ours {100 * miou:.2f}, theirs {100 * row['miou']:.2f} ({row['source']}), "

@@ -21,6 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sclip_lab.config.composition import plain_config
+from sclip_lab.config.sweeper import compose_jobs
 from sclip_lab.core.errors import LabError, describe, traceback_of, unknown
 from sclip_lab.run import jobs
 
@@ -57,13 +58,11 @@ class FusedLauncher(Launcher):
         """The jobs' configurations, each with Hydra's own section."""
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        configs: list[DictConfig] = []
-        for number, overrides in enumerate(job_overrides, initial_job_idx):
-            load = self.hydra_context.config_loader.load_sweep_config
-            config = load(self.config, list(overrides))
+        load = partial(self.hydra_context.config_loader.load_sweep_config, self.config)
+        configs = compose_jobs(job_overrides, load)
+        for number, config in enumerate(configs, initial_job_idx):
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
-            configs.append(config)
         return configs
 
     def run_jobs(self, configs: Sequence[DictConfig]) -> list[JobReturn]:

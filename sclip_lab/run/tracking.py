@@ -30,7 +30,7 @@ from sclip_lab import results
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.identity import digest
-from sclip_lab.evaluation.spec import Spec
+from sclip_lab.evaluation.spec import ORACLE, Spec
 from sclip_lab.results.store import panels
 from sclip_lab.results.store.store import Store
 
@@ -158,7 +158,7 @@ def log_run(
         group=group,
         job_type="cell",
         name=" ".join([*named, *([part] if part else [])]),
-        tags=_tags([*record["names"].values(), part]),
+        tags=_tags([*record["names"].values(), part, ORACLE if spec.oracle else ""]),
         config=record,
     )
 

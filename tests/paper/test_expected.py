@@ -79,8 +79,9 @@ def test_no_verdict_without_a_tolerance() -> None:
 
 def cell(label: str = "csa", activation: str = "QuickGELU", **weights: Any) -> Any:
     """What `report` looks at in a spec of CLIP on VOC21."""
-    tower = SimpleNamespace(settings={"activation": activation})
-    backbone = SimpleNamespace(name="ViT-B-16-quickgelu", description=weights, tower=tower)
+    backbone = SimpleNamespace(
+        name="ViT-B-16-quickgelu", description=weights, activation=activation
+    )
     return SimpleNamespace(label=label, backbone=backbone, dataset=SimpleNamespace(name="voc21"))
 
 
