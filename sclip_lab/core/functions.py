@@ -119,16 +119,20 @@ def reads_others(summary: Callable[..., Any]) -> Callable[[Function], Function]:
     return mark
 
 
-def uses(*things: str) -> Callable[[Function], Function]:
+def uses(*things: str, when: Mapping[str, Any] | None = None) -> Callable[[Function], Function]:
     """Mark a function by what it reads besides a window's blocks.
 
     ``guidance``: features of a second network; ``text``: the protocol's texts, both of which a
-    cell's key must know; ``photo``: all windows of a photo together. A function without the mark
-    cannot read them.
+    cell's key must know; ``labels``: ground truth, which makes a cell an oracle; ``photo``: all
+    windows of a photo together. A function without the mark cannot read them.
+
+    Args:
+        things: what it reads.
+        when: only where its parameters have these values.
     """
 
     def mark(function: Function) -> Function:
-        function.__uses__ = frozenset(things)  # type: ignore[attr-defined]
+        function.__uses__ = frozenset(things), dict(when or {})  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -143,17 +147,25 @@ def _mark(function: Callable[..., Any], name: str) -> Any:
 
 def kind_of(function: Callable[..., Any]) -> Kind | None:
     """The kind that a function was declared to be; None without a decorator."""
-    return _mark(function, "__kind__")
+    kind: Kind | None = _mark(function, "__kind__")
+    return kind
 
 
 def summary_of(function: Callable[..., Any]) -> Callable[..., Any] | None:
     """What a readout declared with `reads_others` wants to know of each photo; None for others."""
-    return _mark(function, "__summary__")
+    summary: Callable[..., Any] | None = _mark(function, "__summary__")
+    return summary
 
 
 def used(functions: Iterable[Callable[..., Any]]) -> frozenset[str]:
     """Everything that functions are marked to read."""
-    return frozenset().union(*(_mark(function, "__uses__") or () for function in functions))
+    things: set[str] = set()
+    for function in functions:
+        marked, when = _mark(function, "__uses__") or ((), {})
+        values = getattr(function, "keywords", {})
+        if all(values.get(name) == value for name, value in when.items()):
+            things.update(marked)
+    return frozenset(things)
 
 
 def allow(*modules: str) -> None:
@@ -223,7 +235,7 @@ def locate(target: str, homes: Collection[str] = HOMES) -> Callable[..., Any]:
         reason = f"_target_ {target}: {error or type(error).__name__}"
         absent = isinstance(error, ModuleNotFoundError) and _within(module_name, [str(error.name)])
         raise (LabError if absent else CrashError)(reason) from error
-    function = getattr(module, attribute, None)
+    function: Callable[..., Any] | None = getattr(module, attribute, None)
     home = str(getattr(function, "__module__", ""))  # not that of a module that imports it
     if attribute[0] == "_" or not callable(function) or not _within(home, [*homes, *allowed()]):
         known = [n for n, f in vars(module).items() if n[0] != "_" and inspect.isfunction(f)]

@@ -111,6 +111,8 @@ class JobsLauncher(FusedLauncher):
         Raises:
             LabError: one error for whatever is missing.
         """
+        from sclip_lab.run import job
+
         configs = self.compose(job_overrides, initial_job_idx)
         resources = jobs.Resources(**self.resources)
         self._check(configs)
@@ -123,6 +125,7 @@ class JobsLauncher(FusedLauncher):
             return returns
         cells = self.cells(configs)
         if cells:
+            job.note_sweep([spec for spec, _ in cells], cells[0][1])
             keys = [spec.key for spec, _ in cells]
             failed = self._submit([config for _, config in cells], keys, resources)
             log.info("%s", self.report(cells, failed))
@@ -303,12 +306,12 @@ def _table(cells: Sequence[tuple[Spec, DictConfig]]) -> str:
     from sclip_lab import results
     from sclip_lab.run.job import table
 
-    stores: dict[str, dict[str, str]] = {}
+    stores: dict[str, dict[str, dict[str, str]]] = {}
     for spec, config in cells:
-        stores.setdefault(str(config.paths.store), {})[spec.key] = spec.label
+        stores.setdefault(str(config.paths.store), {}).setdefault(spec.key, spec.shown_names)
     tables = [
-        table(results.load(root, list(labels), partial=True, labels=labels))
-        for root, labels in stores.items()
+        table(results.load(root, list(names), partial=True, names=names))
+        for root, names in stores.items()
     ]
     return "\n" + "\n\n".join(tables) + "\n"
 
