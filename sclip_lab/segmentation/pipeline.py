@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sclip_lab.network.guidance import Guide
 
 # Bytes of activations at once: at most so many on a CPU, and a part of the memory that is free.
-CPU_BYTES = 768 << 20
+CPU_BYTES = 640 << 20
 SHARE_OF_FREE = 0.25
 
 
