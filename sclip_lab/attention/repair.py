@@ -26,7 +26,6 @@ from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.network.context import Context, Grid
 from sclip_lab.network.depth import Layer
 
-
 ISOLATED = ("keep", "zero", "undefined")
 
 

@@ -185,7 +185,7 @@ class Across:
         blocks, mean = row_blocks(len(keys)), None
         if self.norm == "photo" and len(blocks) > 1:
             sums = [(queries[rows] @ keys.T).sum(dtype=torch.float64) for rows in blocks]
-            mean = (sum(sums) / len(keys) ** 2).to(keys)
+            mean = (torch.stack(sums).sum() / len(keys) ** 2).to(keys)
         for rows in blocks:
             gamma = sharp[rows] if isinstance(sharp, Tensor) else sharp
             yield weights_across(queries[rows], keys, centre, gamma, self.norm, mean)
@@ -213,8 +213,7 @@ class Anchors:
         Returns:
             (nodes, channels) of unit norm, and (nodes,) how many patches the last round gathered.
         """
-        anchors = start
-        counts = []
+        anchors, counts = start, [torch.empty(0)]
         for _ in range(self.rounds):
             gathered, counts = [], []
             for rows in row_blocks(len(keys)):

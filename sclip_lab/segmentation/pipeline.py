@@ -80,7 +80,7 @@ def make_readout(
     return Readout(
         protocol,
         embed(vocabulary, protocol.templates),
-        torch.tensor(vocabulary.query_classes),
+        torch.tensor(vocabulary.query_classes, device=backbone.device),
         embed(protocol.auxiliary_vocabulary(), protocol.templates),
         embed(vocabulary, protocol.second_templates),
     )

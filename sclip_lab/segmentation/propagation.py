@@ -130,7 +130,7 @@ def propagate_over_pixels(
 
     Each of the offsets is one plane of weights, so memory is ((2 radius + 1)^2 - 1) / 2 planes, in
     single precision where double would take more than half a gigabyte, and five times the scores
-    of a few classes at a time.
+    of one class, for classes do not depend on each other.
 
     Args:
         colours: (channels, height, width).
@@ -178,11 +178,10 @@ def propagate_over_pixels(
             result[there].addcmul_(x[here], plane[..., None], value=-alpha)
         return result.view(height * width, -1)
 
-    step = max(1, DOUBLE_BYTES // (5 * 8 * height * width))  # classes
     result = torch.empty(scores.shape, device=scores.device)
-    for some, solved in zip(scores.split(step), result.split(step), strict=True):
-        columns = some.double().flatten(1).T.contiguous()
-        solved[:] = conjugate_gradients(product, columns, steps).T.view_as(solved)
+    for of_class, solved in zip(scores, result, strict=True):
+        column = of_class.double().flatten()[:, None]
+        solved[:] = conjugate_gradients(product, column, steps).view_as(solved)
     return result
 
 

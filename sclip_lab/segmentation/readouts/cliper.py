@@ -2,7 +2,8 @@
 
 CLIPer: Sun, Cao, Xie, Jiang, Pang, ICCV 2025, arXiv 2411.13836: its CLIP part, without the
 diffusion refinement. The levels below the last differ from it in the last block alone
-(`sclip_lab.attention.cliper.level_tokens`), which reads every block's attention from the first pass.
+(`sclip_lab.attention.cliper.level_tokens`), which reads every block's attention from the first
+pass.
 """
 
 from __future__ import annotations
