@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sclip_lab.network.guidance import Guide
 
 # Bytes of activations at once: at most so many on a CPU, and a part of the memory that is free.
-CPU_BYTES = 768 << 20
+CPU_BYTES = 640 << 20
 SHARE_OF_FREE = 0.25
 
 
@@ -82,7 +82,7 @@ def make_readout(
     return Readout(
         protocol,
         embed(vocabulary, protocol.templates),
-        torch.tensor(vocabulary.query_classes),
+        torch.tensor(vocabulary.query_classes, device=backbone.device),
         embed(protocol.auxiliary_vocabulary(), protocol.templates),
         embed(vocabulary, protocol.second_templates),
     )
