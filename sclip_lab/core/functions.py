@@ -158,13 +158,13 @@ def summary_of(function: Callable[..., Any]) -> Callable[..., Any] | None:
 
 
 def used(functions: Iterable[Callable[..., Any]]) -> frozenset[str]:
-    """Everything that functions are marked to read."""
+    """Everything that functions are marked to read, with the parameters that they are bound to."""
     things: set[str] = set()
     for function in functions:
         marked, when = _mark(function, "__uses__") or ((), {})
         values = getattr(function, "keywords", {})
         if all(values.get(name) == value for name, value in when.items()):
-            things.update(marked)
+            things |= set(marked)
     return frozenset(things)
 
 
