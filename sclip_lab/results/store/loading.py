@@ -93,6 +93,8 @@ def load(
         ``attrs["of"]`` {spec: number of its data set's images}, ``attrs["processors"]``
         {spec: instruction set or GPU}, ``attrs["also"]`` {spec: its other names, in words}, and
         ``attrs["skipped"]`` {spec: {image: why}} of images that on_error=skip has left out.
+        ``attrs["oracles"]`` lists the specs that read ground truth; their labels begin with
+        "oracle", and they are in no ranking.
     """
     specs, frames, unfinished = [], [], []
     whole = not Path(path).is_file()
@@ -122,6 +124,7 @@ def load(
     df.attrs["configs"] = Shared({r["key"][:SHORT]: _flatten(r["config"]) for r in specs})
     df.attrs["of"] = {r["key"][:SHORT]: len(r["images"]) for r in specs}
     df.attrs["processors"] = {r["key"][:SHORT]: machines.processor(r) for r in specs}
+    df.attrs["oracles"] = [r["key"][:SHORT] for r in specs if "labels" in r.get("identity", {})]
     df.attrs["skipped"] = {}
     for record, rows in zip(specs, frames, strict=True):
         folder = Path(path) / "specs" / record["key"]
