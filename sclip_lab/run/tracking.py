@@ -212,9 +212,7 @@ def log_sweep(
                 plot = wandb.plot.scatter(scatter, measure, "miou", title=title)
                 logged[f"scatter/{key}"] = plot
         found = Found(df, measured, panels.load(store, cells), known=table)
-        over_seeds = [
-            table for part in found.by_photos().values() if (table := seeds(part)) is not None
-        ]
+        over_seeds = [seeds(part) for part in found.by_photos().values()]
         if any(each is not None for each in over_seeds):
             logged["seeds"] = wandb.Table(dataframe=pd.concat(over_seeds))
         title = group or f"sweep of {len(cells)} cells"
