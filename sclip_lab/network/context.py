@@ -16,7 +16,8 @@ from torch import Tensor
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.network.block import BEFORE_ROTATION, PROJECTIONS, Block, softmax_scores
 from sclip_lab.network.depth import Layer, resolve
-from sclip_lab.network.scene import ALONE, Grid, Guidance, Placement, Scene, alone
+from sclip_lab.network.scene import ALONE, Guidance, Placement, Scene, alone
+from sclip_lab.network.scene import Grid as Grid
 from sclip_lab.network.text import Text
 from sclip_lab.network.truth import PatchLabels
 
@@ -222,7 +223,7 @@ class Context:
     @property
     def labels(self) -> PatchLabels:
         """Ground truth on the window's patch grid; for functions marked by
-        `sclip_lab.core.call.uses`. What reads it is an oracle.
+        `sclip_lab.core.functions.uses`. What reads it is an oracle.
 
         Raises:
             LabError: nobody knows the truth here, or the patches lie on another grid.

@@ -18,7 +18,14 @@ from sclip_lab.report.figures import COLORS, Figure, color, draw_floors, style
 from sclip_lab.report.found import Found
 
 STEPS = 14  # places to try above and below a point for its name
-DASHES = {"CSA": "--", "CSA (q + k)": "--", "vanilla": ":"}  # of reference lines, else "-."
+# Of reference lines, else "-.".
+DASHES: dict[str, Any] = {
+    "CSA": "--",
+    "CSA (q + k)": "--",
+    "vanilla": ":",
+    "oracle: uniform over the class": (0, (9, 2)),
+    "blind Gaussian": (0, (5, 1, 1, 1, 1, 1)),
+}
 Line = Mapping[float, str]  # place on the axis -> spec
 
 
@@ -147,7 +154,8 @@ def _legend(figure: Figure, axes: np.ndarray) -> None:
         for handle, label in entries:
             if not (alone and handle.get_linestyle() == "-"):  # its axis says what it is
                 handles.setdefault(label, handle)
-    columns = max(1, int(figure.get_size_inches()[0] / 1.6))
+    longest = max(map(len, handles), default=1)
+    columns = max(1, int(figure.get_size_inches()[0] / max(1.6, 0.5 + 0.065 * longest)))
     figure.legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=columns,
         frameon=False,

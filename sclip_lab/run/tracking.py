@@ -212,8 +212,10 @@ def log_sweep(
                 plot = wandb.plot.scatter(scatter, measure, "miou", title=title)
                 logged[f"scatter/{key}"] = plot
         found = Found(df, measured, panels.load(store, cells), known=table)
-        over_seeds = [seeds(part) for part in found.by_photos().values()]
-        if any(each is not None for each in over_seeds):
+        over_seeds = [
+            spread for part in found.by_photos().values() if (spread := seeds(part)) is not None
+        ]
+        if over_seeds:
             logged["seeds"] = wandb.Table(dataframe=pd.concat(over_seeds))
         title = group or f"sweep of {len(cells)} cells"
         made = sections(found, scores=published.scores)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from matplotlib.text import Text
 from PIL import Image
-from sclip_lab.core.call import uses
 from torch import Tensor
 
 import sclip_lab as lab
 from sclip_lab import results
 from sclip_lab.attention.variant import Variant
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import uses
 from sclip_lab.data.folder import Folder
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.observers import Diagnostics, Pictures
