@@ -110,8 +110,8 @@ def report(error: Exception) -> None:
 
     ``SCLIP_LAB_TRACEBACK=1`` and Hydra's ``HYDRA_FULL_ERROR=1`` show the traceback of all.
     """
-    wanted = [name for name in (TRACEBACK, "HYDRA_FULL_ERROR") if os.environ.get(name) == "1"]
-    if lines := traceback_of(error, always=bool(wanted)):
+    variables = (TRACEBACK, "HYDRA_FULL_ERROR")
+    if lines := traceback_of(error, always=any(os.environ.get(v) == "1" for v in variables)):
         print(lines, file=sys.stderr)
     line = describe(error)
     if bug_behind(error) is error:
