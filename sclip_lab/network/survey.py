@@ -17,6 +17,9 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.network import layouts, published, tower
 from sclip_lab.network.loading import planned_clip
 
+# Parts of the names of timm's modules whose networks are built here; others are convolutional.
+TRANSFORMERS = ("vit", "vision_transformer", "eva", "beit", "deit")
+
 
 @dataclass(frozen=True)
 class Network:
@@ -73,6 +76,10 @@ def _of_open_clip(name: str) -> Network:
 
 
 def _of_timm(name: str) -> Network:
+    module = timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
+    if not any(word in module for word in TRANSFORMERS):
+        return Network("timm", name, f"is no plain vision transformer: timm keeps it in {module}")
+
     def build() -> Any:
         with torch.device("meta"):
             return timm.create_model(name, num_classes=0)
