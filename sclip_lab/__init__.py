@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sclip_lab import results as results
-    from sclip_lab.attention.variant import variant as variant
     from sclip_lab.config.plugins import allow as allow
     from sclip_lab.config.registry import load_attention as load_attention
     from sclip_lab.config.registry import load_backbone as load_backbone
     from sclip_lab.config.registry import load_dataset as load_dataset
     from sclip_lab.config.registry import load_guidance as load_guidance
     from sclip_lab.config.registry import load_protocol as load_protocol
+    from sclip_lab.config.registry import variant as variant
     from sclip_lab.core.errors import LabError as LabError
     from sclip_lab.core.functions import block_edit as block_edit
     from sclip_lab.core.functions import prior_of_grid as prior_of_grid
@@ -46,7 +46,7 @@ _PUBLIC = {
     "refines_labels": "core.functions",
     "refines_logits": "core.functions",
     "testing": "",
-    "variant": "attention.variant",
+    "variant": "config.registry",
     "Protocol": "segmentation.protocol",
     "Spec": "run.library",
     "attention_maps": "run.features",

@@ -1,4 +1,4 @@
-"""``sclip-lab store``: list, verify, repair, gc and export what evaluations keep."""
+"""``sclip-lab store``: list, sweeps, verify, repair, gc and export what evaluations keep."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ STORE_VARIABLE = "SCLIP_LAB_STORE"
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``sclip-lab store``."""
-    made = argparse.ArgumentParser(
-        prog="sclip-lab store", description="List, verify, repair, gc and export a store."
+    arguments = argparse.ArgumentParser(
+        prog="sclip-lab store",
+        description="List cells and sweeps, verify, repair, gc and export a store.",
     )
-    commands = made.add_subparsers(dest="store_command", required=True, metavar="command")
+    commands = arguments.add_subparsers(dest="store_command", required=True, metavar="command")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -24,9 +25,12 @@ def parser() -> argparse.ArgumentParser:
             "--store", type=Path, metavar="DIR",
             help=f"the store (default: ${STORE_VARIABLE} or results/store)",
         )  # fmt: skip
+        if name != "export":  # whose words are keys
+            added.add_argument("path", nargs="?", type=Path, help="the same as --store")
         return added
 
     command("list", "one line per cell: names, images done, size")
+    command("sweeps", "one line per sweep: name, when, cells, how many finished, command")
     command("verify", "read every file and name what is damaged, lost or orphaned")
     command("repair", "set damaged files aside")
     cleaning = command("gc", "delete temporary files that nobody writes any more")
@@ -37,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     exporting.add_argument("keys", nargs="*", metavar="key", help="beginnings of keys; all if none")
     exporting.add_argument("--to", type=Path, required=True, metavar="NAME",
                            help="NAME.parquet and NAME.json")  # fmt: skip
-    return made
+    return arguments
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,11 +50,20 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: bad input, with one clear message.
     """
-    from sclip_lab.results.store import upkeep
+    from sclip_lab import results
+    from sclip_lab.results.store import sweeps, upkeep
 
-    root = args.store or Path(os.environ.get(STORE_VARIABLE) or "results/store")
+    path = getattr(args, "path", None)
+    if path and args.store and path != args.store:
+        raise LabError(f"two stores: {path} and --store {args.store}; name one")
+    root = args.store or path or Path(os.environ.get(STORE_VARIABLE) or "results/store")
     if args.store_command == "list":
         print(upkeep.contents(root).to_string(index=False))
+        return 0
+    if args.store_command == "sweeps":
+        specs = results.specs(root)
+        finished = dict(zip(specs["key"], specs["done"] == specs["images"], strict=True))
+        print(sweeps.table(root, finished).to_string(index=False))
         return 0
     if args.store_command == "verify":
         findings = list(upkeep.check(root))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sclip_lab.attention.variant import PARTS, Variant, build
+from sclip_lab.attention.variant import PARTS, Variant, build, names_by
+from sclip_lab.attention.variant import variant as variant
 from sclip_lab.config.composition import PLACES, alone, composed, plain_config
 from sclip_lab.config.folders import conf_dir as conf_dir
 from sclip_lab.config.folders import names
@@ -95,6 +96,16 @@ def load_attention(
     return build(config, name)
 
 
+def _map_by_name(name: str) -> dict[str, Any]:
+    """A variant's yaml, for another variant that takes its map."""
+    if name not in names("attention"):
+        raise unknown("attention", name, names("attention"))
+    return _usual(name, None, None)
+
+
+names_by(_map_by_name)
+
+
 def load_dataset(name: str, **overrides: Any) -> Dataset:
     """A data set of ``conf/dataset``, for example ``load_dataset("coco_panoptic20", root=...)``.
 
@@ -123,14 +134,14 @@ def load_backbone(
     if options.get("model") is not None:
         return loading.load_backbone(name, pretrained, **options)
     if name in names("backbone"):
-        own = load_group("backbone", name)
-        if "_target_" in own:
-            load = backbone_loader(own.pop("_target_"))
-            del own["usual"]
-            return bind(load, own | options | {"pretrained": pretrained})()
+        config = load_group("backbone", name)
+        if "_target_" in config:
+            load = backbone_loader(config.pop("_target_"))
+            del config["usual"]
+            return bind(load, config | options | {"pretrained": pretrained})()
         if not options.get("checkpoint") and options.get("state_dict") is None:
-            options["checkpoint"] = own["checkpoint"]
-        options.setdefault("architecture", own.get("architecture"))
+            options["checkpoint"] = config["checkpoint"]
+        options.setdefault("architecture", config.get("architecture"))
     elif name and ":" not in name and not options.get("architecture"):
         known = [*loading.architectures(), *names("backbone")]
         if name not in known:

@@ -119,16 +119,20 @@ def reads_others(summary: Callable[..., Any]) -> Callable[[Function], Function]:
     return mark
 
 
-def uses(*things: str) -> Callable[[Function], Function]:
+def uses(*things: str, when: Mapping[str, Any] | None = None) -> Callable[[Function], Function]:
     """Mark a function by what it reads besides a window's blocks.
 
     ``guidance``: features of a second network; ``text``: the protocol's texts, both of which a
-    cell's key must know; ``photo``: all windows of a photo together. A function without the mark
-    cannot read them.
+    cell's key must know; ``labels``: ground truth, which makes a cell an oracle; ``photo``: all
+    windows of a photo together. A function without the mark cannot read them.
+
+    Args:
+        things: what it reads.
+        when: only where its parameters have these values.
     """
 
     def mark(function: Function) -> Function:
-        function.__uses__ = frozenset(things)  # type: ignore[attr-defined]
+        function.__uses__ = frozenset(things), dict(when or {})  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -143,17 +147,25 @@ def _mark(function: Callable[..., Any], name: str) -> Any:
 
 def kind_of(function: Callable[..., Any]) -> Kind | None:
     """The kind that a function was declared to be; None without a decorator."""
-    return _mark(function, "__kind__")
+    kind: Kind | None = _mark(function, "__kind__")
+    return kind
 
 
 def summary_of(function: Callable[..., Any]) -> Callable[..., Any] | None:
     """What a readout declared with `reads_others` wants to know of each photo; None for others."""
-    return _mark(function, "__summary__")
+    summary: Callable[..., Any] | None = _mark(function, "__summary__")
+    return summary
 
 
 def used(functions: Iterable[Callable[..., Any]]) -> frozenset[str]:
-    """Everything that functions are marked to read."""
-    return frozenset().union(*(_mark(function, "__uses__") or () for function in functions))
+    """Everything that functions are marked to read, with the parameters that they are bound to."""
+    things: set[str] = set()
+    for function in functions:
+        marked, when = _mark(function, "__uses__") or ((), {})
+        values = getattr(function, "keywords", {})
+        if all(values.get(name) == value for name, value in when.items()):
+            things |= set(marked)
+    return frozenset(things)
 
 
 def allow(*modules: str) -> None:
@@ -223,7 +235,7 @@ def locate(target: str, homes: Collection[str] = HOMES) -> Callable[..., Any]:
         reason = f"_target_ {target}: {error or type(error).__name__}"
         absent = isinstance(error, ModuleNotFoundError) and _within(module_name, [str(error.name)])
         raise (LabError if absent else CrashError)(reason) from error
-    function = getattr(module, attribute, None)
+    function: Callable[..., Any] | None = getattr(module, attribute, None)
     home = str(getattr(function, "__module__", ""))  # not that of a module that imports it
     if attribute[0] == "_" or not callable(function) or not _within(home, [*homes, *allowed()]):
         known = [n for n, f in vars(module).items() if n[0] != "_" and inspect.isfunction(f)]
@@ -269,11 +281,13 @@ def bind(
         if len(by_place) < len(kind.by_place):
             raise LabError(f"{function.__name__} must take the arguments of a {kind}")
         supplied.update(by_place[: len(kind.by_place)])
-    own = {n: p for n, p in signature.items() if n not in supplied and p.kind not in _VARIADIC}
-    values = {name: p.default for name, p in own.items()}
+    open_parameters = {
+        n: p for n, p in signature.items() if n not in supplied and p.kind not in _VARIADIC
+    }
+    values = {name: p.default for name, p in open_parameters.items()}
     for name, value in parameters.items():
-        if name not in own:
-            raise unknown("parameter", name, [*own, *also_known])
+        if name not in open_parameters:
+            raise unknown("parameter", name, [*open_parameters, *also_known])
         values[name] = value
     missing = [n for n, v in values.items() if v is inspect.Parameter.empty or v == "???"]
     if missing:
@@ -283,7 +297,7 @@ def bind(
         )
     check_arguments(function, values)
     for name, value in values.items():
-        values[name] = _one_form(plain(value), str(own[name].annotation))
+        values[name] = _one_form(plain(value), str(open_parameters[name].annotation))
     return partial(function, **values)
 
 

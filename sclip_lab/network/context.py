@@ -16,8 +16,10 @@ from torch import Tensor
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.network.block import BEFORE_ROTATION, PROJECTIONS, Block, softmax_scores
 from sclip_lab.network.depth import Layer, resolve
-from sclip_lab.network.scene import ALONE, Grid, Guidance, Placement, Scene, alone
+from sclip_lab.network.scene import ALONE, Guidance, Placement, Scene, alone
+from sclip_lab.network.scene import Grid as Grid
 from sclip_lab.network.text import Text
+from sclip_lab.network.truth import PatchLabels
 
 # Bytes of one window's attention map that is kept for other variants. Of a large photo as one
 # window the maps of all blocks would take gigabytes, so each is computed anew.
@@ -217,6 +219,27 @@ class Context:
         if self.texts is None:
             raise LabError("this attention reads texts: give class names, or text=...")
         return self.texts
+
+    @property
+    def labels(self) -> PatchLabels:
+        """Ground truth on the window's patch grid; for functions marked by
+        `sclip_lab.core.functions.uses`. What reads it is an oracle.
+
+        Raises:
+            LabError: nobody knows the truth here, or the patches lie on another grid.
+        """
+        labels = self.scene.labels
+        if labels is None:
+            raise LabError(
+                "this attention reads ground truth; evaluate it on a data set with masks, or give "
+                "labels=..."
+            )
+        if labels.grid != tuple(self.grid):
+            raise LabError(
+                f"ground truth is known on a {labels.grid[0]} x {labels.grid[1]} grid of patches; "
+                f"this block has {self.grid[0]} x {self.grid[1]}"
+            )
+        return labels
 
     def head(self, tokens: Tensor) -> Tensor:
         """Layers behind the last block, on each token alone: (..., width) -> (..., embed_dim)."""

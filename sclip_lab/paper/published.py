@@ -49,6 +49,7 @@ NOTE = (
     "published: the number of the same variant, network and data set; where there is none, the one "
     "of ViT-B/16 on VOC21, which is no target for the score beside it"
 )
+OWN = "published: the number of the same variant, network and whole data set"
 ENTRY = ["attention", "backbone", "pretrained", "tolerance", "source", "miou"]
 
 
@@ -135,8 +136,12 @@ def _same_weights(config: dict[str, Any], tag: str) -> bool:
     return str(pretrained).startswith(tag)
 
 
-def scores(found: Found) -> pd.DataFrame:
+def scores(found: Found, elsewhere: bool = True) -> pd.DataFrame:
     """`report.tables.cells` with published numbers: one row per cell.
+
+    Args:
+        found: the cells.
+        elsewhere: also numbers of ViT-B/16 on VOC21 for a cell on other data, which are no target.
 
     Columns added where a number is published: published, published on, source, difference, verdict:
     "agrees" where the published number lies in the interval, else "above" or "below" it; the last
@@ -148,8 +153,8 @@ def scores(found: Found) -> pd.DataFrame:
     rows = []
     for (_, row), (_, cell) in zip(table.iterrows(), cells.iterrows(), strict=True):
         plain = _as_published(cell)
-        is_known = plain and not np.isnan(row["published"])
-        elsewhere = reference(str(row["attention"])) if plain and not is_known else None
+        is_known = plain and not np.isnan(row["published"]) and _whole(cell)
+        other = reference(str(row["attention"])) if elsewhere and plain and not is_known else None
         if is_known:
             value, place = row["published"], row["dataset"]
             inside = row["low"] <= value <= row["high"]
@@ -157,9 +162,9 @@ def scores(found: Found) -> pd.DataFrame:
             rows.append(
                 [value, place, kind(row["source"], row["mark"]), row["miou"] - value, verdict]
             )
-        elif elsewhere is not None:
-            words = kind(str(elsewhere["source"]), str(elsewhere["mark"]))
-            rows.append([elsewhere["value"], REFERENCE["dataset"], words, np.nan, ""])
+        elif other is not None:
+            words = kind(str(other["source"]), str(other["mark"]))
+            rows.append([other["value"], REFERENCE["dataset"], words, np.nan, ""])
         else:
             rows.append([np.nan, "", "", np.nan, ""])
     columns = ["published", "published on", "source", "difference", "verdict"]
@@ -168,8 +173,15 @@ def scores(found: Found) -> pd.DataFrame:
         return shown
     added = added if added["verdict"].any() else added.drop(columns=["difference", "verdict"])
     joined = pd.concat([shown, added], axis=1)
-    joined.attrs = {**shown.attrs, "caption": f"{shown.attrs['caption']}; {NOTE}"}
+    note = NOTE if elsewhere else OWN
+    joined.attrs = {**shown.attrs, "caption": f"{shown.attrs['caption']}; {note}"}
     return joined
+
+
+def _whole(cell: pd.Series) -> bool:
+    """Whether a cell is over the photos that papers report on: no selection, no train split."""
+    chosen, split = (cell.get(f"dataset.{name}") for name in ("selection", "split"))
+    return not (isinstance(chosen, str) and chosen) and split != "train"
 
 
 def _as_published(cell: pd.Series) -> bool:

@@ -129,7 +129,9 @@ def _by_dataset(table: pd.DataFrame, sort: bool = False) -> dict[str, pd.DataFra
     groups = {}
     for dataset, rows in table.groupby("dataset", observed=True, sort=False):
         rows = rows.assign(name=labels(rows))
-        groups[str(dataset)] = rows.sort_values("miou", ascending=False) if sort else rows
+        if sort:  # oracles have no place among methods
+            rows = rows.sort_values(["oracle", "miou"], ascending=[True, False])
+        groups[str(dataset)] = rows
     return groups
 
 
@@ -155,7 +157,10 @@ def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
 def _bars(ax: Axes, table: pd.DataFrame) -> None:
     scaled = table[["miou", "low", "high"]] * 100
     names = list(table["name"])
-    ax.barh(range(len(names)), scaled["miou"], height=0.7, color=COLORS[5])
+    drawn = ax.barh(range(len(names)), scaled["miou"], height=0.7, color=COLORS[5])
+    for bar, is_oracle in zip(drawn, table["oracle"], strict=True):
+        if is_oracle:
+            bar.set(facecolor="white", edgecolor=COLORS[5], hatch="////")
     ax.set_yticks(range(len(names)), names)
     low, high = scaled["low"].to_numpy(), scaled["high"].to_numpy()
     ax.errorbar(

@@ -12,7 +12,11 @@ from sclip_lab.report.found import Found
 from sclip_lab.results.store.labels import labels
 
 SETTING = ["backbone", "dataset", "protocol"]
-BOLD = "mIoU x100; bold: what the best of its data set does not surely beat (Holm)"
+BOLD = (
+    "mIoU x100; bold: the best of its data set, and what is not surely below it; not bold: surely "
+    "below it (Holm, 5 %)"
+)
+INTERVAL = "95 % interval"
 P = {
     "p": "p",
     "p_permutation": "p, permutation",
@@ -23,19 +27,26 @@ P = {
 
 
 def cells(found: Found) -> pd.DataFrame:
-    """One row per cell as a page shows it: variant, backbone and data set where they vary, mIoU,
-    interval. Scores are fractions; ``attrs`` has the caption and what is bold."""
+    """One row per cell: variant, backbone and data set where they vary, also (its other names, if
+    any cell has some), mIoU, low, high (fractions).
+
+    ``attrs`` says how a page shows it: caption, bold entries, and which columns are an interval.
+    """
     table = found.summary
     shown = pd.DataFrame({"variant": found.cells["name"].to_list()})
     for column, name in (("backbone", "backbone"), ("dataset", "data set")):
         if table[column].nunique() > 1:
             shown[name] = table[column].astype(str).to_list()
+    other = table.attrs.get("also", {})
+    if any(str(spec) in other for spec in table["spec"]):
+        shown["also"] = ["; ".join(other.get(str(spec), ())) for spec in table["spec"]]
     shown["mIoU"] = table["miou"].to_numpy(float)
-    shown["95 % interval"] = [
-        f"{100 * low:.1f} to {100 * high:.1f}"
-        for low, high in zip(table["low"], table["high"], strict=True)
-    ]
-    shown.attrs = {"caption": BOLD, "bold": {"mIoU": table["unbeaten"].to_list()}}
+    shown["low"], shown["high"] = table["low"].to_numpy(float), table["high"].to_numpy(float)
+    shown.attrs = {
+        "caption": BOLD,
+        "bold": {"mIoU": table["unbeaten"].to_list()},
+        "intervals": {INTERVAL: ("low", "high")},
+    }
     return shown
 
 

@@ -17,6 +17,7 @@ from sclip_lab.network.context import Context, Grid, State
 from sclip_lab.network.depth import Layer, resolve
 from sclip_lab.network.scene import Scene, alone, seen
 from sclip_lab.network.text import Text
+from sclip_lab.network.truth import PatchLabels
 from sclip_lab.segmentation.encoded import Encoded, encode
 from sclip_lab.segmentation.readouts.cosine import unit
 
@@ -32,6 +33,7 @@ def dense_features(
     position_embedding: str | None = None,
     guidance: Guide | None = None,
     text: Text | Tensor | None = None,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """Patch embeddings in the space of text embeddings.
 
@@ -45,6 +47,8 @@ def dense_features(
         guidance: a second network, for variants that look at one.
         text: for variants that read texts: (texts, embed_dim) unit embeddings, or these with
             auxiliary words.
+        labels: for variants that read ground truth: (batch, grid_h, grid_w) class ids of the
+            patches, -1 where unknown.
 
     Returns:
         (batch, grid_h, grid_w, embed_dim) float32, on the guidance's grid if the variant takes
@@ -54,7 +58,7 @@ def dense_features(
     Raises:
         LabError: shape, layer out of range, unknown rule, or features that are not finite.
     """
-    encoded = _encoded(backbone, images, attention, position_embedding, guidance, text)
+    encoded = _encoded(backbone, images, attention, position_embedding, guidance, text, labels)
     with torch.inference_mode():
         patches = encoded.patches.float()
         patches = unit(patches) if normalize else patches
@@ -89,6 +93,7 @@ def attention_maps(
     position_embedding: str | None = None,
     guidance: Guide | None = None,
     text: Text | Tensor | None = None,
+    labels: Tensor | None = None,
 ) -> AttentionMaps:
     """The attention weights of every head in one block.
 
@@ -109,7 +114,7 @@ def attention_maps(
     images = images[None] if images.ndim == 3 else images
     if len(images) != 1:
         raise LabError(f"attention_maps of {len(images)} images; give one")
-    encoded = _encoded(backbone, images, attention, position_embedding, guidance, text)
+    encoded = _encoded(backbone, images, attention, position_embedding, guidance, text, labels)
     index = resolve(layer, backbone.depth)
     with torch.inference_mode():
         entered = encoded.history[index]
@@ -129,6 +134,7 @@ def _encoded(
     position_embedding: str | None,
     guidance: Guide | None,
     text: Text | Tensor | None,
+    labels: Tensor | None = None,
 ) -> Encoded:
     images = torch.as_tensor(images)
     if images.ndim != 4 or images.shape[1] != 3:
@@ -144,5 +150,10 @@ def _encoded(
     if guidance is not None:
         look = partial(guidance.of_windows, backbone=backbone)
         scene = replace(scene, guidance=seen(images, look))
+    if labels is not None:
+        grid = (len(images), *backbone.grid(*size))
+        if tuple(labels.shape) != grid or labels.is_floating_point():
+            raise LabError(f"labels of shape {tuple(labels.shape)}: expected whole numbers, {grid}")
+        scene = replace(scene, labels=PatchLabels.of(labels))
     [(_, encoded)] = encode(backbone, images, [attention], position_embedding, scene=scene)
     return encoded

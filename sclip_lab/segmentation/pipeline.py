@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
@@ -26,6 +27,7 @@ from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput
 from sclip_lab.network.scene import Guidance, Placement, Scene
+from sclip_lab.network.truth import PatchLabels
 from sclip_lab.segmentation import views
 from sclip_lab.segmentation.decoder import Readout, steps
 from sclip_lab.segmentation.encoded import Encoded, encode
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from sclip_lab.network.guidance import Guide
 
 # Bytes of activations at once: at most so many on a CPU, and a part of the memory that is free.
-CPU_BYTES = 768 << 20
+CPU_BYTES = 512 << 20
 SHARE_OF_FREE = 0.25
 
 
@@ -80,7 +82,7 @@ def make_readout(
     return Readout(
         protocol,
         embed(vocabulary, protocol.templates),
-        torch.tensor(vocabulary.query_classes),
+        torch.tensor(vocabulary.query_classes, device=backbone.device),
         embed(protocol.auxiliary_vocabulary(), protocol.templates),
         embed(vocabulary, protocol.second_templates),
     )
@@ -96,6 +98,8 @@ class Windows:
         backbone: whose statistics they are normalised with.
         guide: a second network; it looks at the windows when a variant asks for it.
         most: how many go through the network at once; a chunk may have a few more.
+        counts: per photo () -> (windows, grid_h, grid_w, classes) pixels of each class, for
+            variants that read ground truth; none: nobody knows it.
 
     Attributes:
         parts: which windows belong to each photo: photo after photo, of each view after view.
@@ -112,6 +116,7 @@ class Windows:
         backbone: Backbone,
         guide: Guide | None = None,
         most: int = 1 << 30,
+        counts: Sequence[Callable[[], Tensor]] = (),
     ) -> None:
         self.plans = [plan for plan, _ in photos]
         pixels = [pixels.to(backbone.device, non_blocking=True) for _, pixels in photos]
@@ -119,6 +124,7 @@ class Windows:
         self.changes = changes
         self.backbone = backbone
         self.guide = guide
+        self.counts = counts
         count = max(1, len(changes or ()))
         if guide is not None and guide.scope == "photo" and count > 1:
             raise LabError(
@@ -159,7 +165,14 @@ class Windows:
             patch = self.backbone.patch_size
             placements.append(Placement(place, plan.corners[some], plan.resized, patch))
         guidance = None if self.guide is None else self._guided(windows)
-        return Scene(tuple(placements) if complete else None, guidance)
+        labels = PatchLabels(partial(self._counts, windows)) if self.counts else None
+        return Scene(tuple(placements) if complete else None, guidance, labels)
+
+    def _counts(self, windows: slice) -> Tensor:
+        """Pixels of each class in the patches of some windows."""
+        pieces = [self.counts[photo]()[some] for photo, _, some in self._pieces(windows)]
+        classes = max(piece.shape[-1] for piece in pieces)
+        return torch.cat([F.pad(piece, (0, classes - piece.shape[-1])) for piece in pieces])
 
     def _pieces(self, windows: slice) -> Iterator[tuple[int, str, slice]]:
         """Photo, view, and which windows of that view, for a part of all windows."""
@@ -185,7 +198,10 @@ class Windows:
         """The second network's, (windows, channels, grid_h, grid_w)."""
         assert self.guide is not None
         if windows == self.every and len(self.chunks) > 1:
-            return torch.cat([self._guided(chunk).features for chunk in self.chunks])
+            joined = torch.cat([self._guided(chunk).features for chunk in self.chunks])
+            for chunk in self.chunks:  # nobody asks for a part any more
+                self._guidance.pop((chunk.start, chunk.stop), None)
+            return joined
         if self.guide.scope == "windows":
             return self.guide.of_windows(self.cut(windows), self.backbone)
         features = []
@@ -416,7 +432,7 @@ def at_once(backbone: Backbone, plan: Plan, variants: int, guide: Guide | None =
         maps = max(tokens, math.prod(grid))
     # What each block keeps for others, q, k, v and an attention map; then each variant's own.
     kept = backbone.depth * (4 * tokens * block.width + block.num_heads * tokens**2)
-    own = variants * (2 * tokens * block.width + 2 * block.num_heads * maps**2)
+    own = variants * (tokens * block.width + block.num_heads * maps**2)
     return max(2, int(memory(backbone.device) // (4 * (kept + own))))
 
 

@@ -436,7 +436,7 @@ def test_a_page_is_one_file_that_escapes_names(found: Found, tmp_path: Path) -> 
     suffixes = {path.suffix for path in files}
     assert suffixes == {".html", ".png", ".pdf", ".csv", ".tex"}
     assert all(path.stat().st_size for path in files)
-    assert pd.read_csv(tmp_path / "odd.csv")["mIoU"][0] == 0.25
+    assert pd.read_csv(tmp_path / "odd.csv")["mIoU x100"][0] == 25.0
     table = pd.read_csv(tmp_path / "verdicts.csv")
     assert set(table["study"]) == {"main"}
     assert "CSA is better than vanilla attention" in sections.markdown([drawn], judged)

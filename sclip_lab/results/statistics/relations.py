@@ -16,7 +16,7 @@ from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.results.statistics.resampling import Design
 from sclip_lab.results.statistics.uncertainty import check, resampled
 from sclip_lab.results.table.metrics import Array, divide
-from sclip_lab.results.table.scores import NAMES, spec_rows
+from sclip_lab.results.table.scores import NAMES, methods_only, spec_rows
 
 FEWEST = 8  # families below which a relation is a description and no finding
 
@@ -88,6 +88,7 @@ def relations(
     from sclip_lab.diagnostics import MEASURES
 
     check(statistic, n, level)
+    df = methods_only(df)
     families = families_of(df) if families is None else families
     order = df.astype({"image": "category"})["image"].cat.categories.astype(str)
     rows = []

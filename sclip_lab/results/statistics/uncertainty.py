@@ -18,7 +18,14 @@ from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.results.statistics import floors, multiple
 from sclip_lab.results.statistics.intervals import METHODS, interval, p_value
 from sclip_lab.results.statistics.resampling import Design, Index, Sample, Scored, score
-from sclip_lab.results.table.scores import NAMES, STATISTICS, pixel_accuracy, spec_rows, totals_of
+from sclip_lab.results.table.scores import (
+    NAMES,
+    STATISTICS,
+    is_oracle,
+    pixel_accuracy,
+    spec_rows,
+    totals_of,
+)
 from sclip_lab.results.table.support import FEW, few_classes
 
 
@@ -82,21 +89,26 @@ def summary(
         Columns spec, attention, backbone, dataset, protocol; miou, low, high (`bootstrap`);
         unbeaten (`not_beaten`); pixel_accuracy,
         images, and of how many in the data set; few_classes (how many classes of the images'
-        truth are on fewer than 50 of them); and the config values that differ.
+        truth are on fewer than 50 of them); oracle (True where the spec read ground truth: it is
+        never unbeaten); and the config values that differ.
         ``attrs``: level, and floors {data set: {name: score}}, see `floors.floors`.
     """
     check("miou", n, level)
-    facts = {}
+    facts, oracles = {}, set(df.attrs.get("oracles", ()))
     for group in resampled(df, "miou", n, seed) if groups is None else groups:
-        unbeaten = not_beaten(group.scores, level)
-        for spec, scored, free in zip(group.specs, group.scores, unbeaten, strict=True):
-            facts[spec] = (scored.estimate, *interval(scored, level), free)
+        ranked = [k for k, spec in enumerate(group.specs) if spec not in oracles]
+        unbeaten = dict(
+            zip(ranked, not_beaten([group.scores[k] for k in ranked], level), strict=True)
+        )
+        for k, (spec, scored) in enumerate(zip(group.specs, group.scores, strict=True)):
+            facts[spec] = (scored.estimate, *interval(scored, level), unbeaten.get(k, False))
     table = spec_rows(df)
     rows = [facts[spec] for spec in table["spec"]]
     scores = pd.DataFrame(rows, columns=["miou", "low", "high", "unbeaten"])
     scores["pixel_accuracy"] = pixel_accuracy(df).to_numpy()
     images = df.groupby("spec", observed=True, sort=False)["image"].nunique()
     scores["images"] = images.to_numpy()
+    scores["oracle"] = is_oracle(table).to_numpy()
     known = df.attrs.get("of", {})
     scores["of"] = [known.get(spec, count) for spec, count in images.items()]
     scores["few_classes"] = few_classes(df, FEW).to_numpy()
