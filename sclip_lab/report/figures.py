@@ -130,8 +130,8 @@ def _by_dataset(table: pd.DataFrame, sort: bool = False) -> dict[str, pd.DataFra
     for dataset, rows in table.groupby("dataset", observed=True, sort=False):
         rows = rows.assign(name=labels(rows))
         # Oracles have no place among methods.
-        order = {"by": ["oracle", "miou"], "ascending": [True, False]}
-        groups[str(dataset)] = rows.sort_values(**order) if sort else rows
+        ranked = rows.sort_values(["oracle", "miou"], ascending=[True, False])
+        groups[str(dataset)] = ranked if sort else rows
     return groups
 
 
