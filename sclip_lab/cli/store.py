@@ -25,6 +25,8 @@ def parser() -> argparse.ArgumentParser:
             "--store", type=Path, metavar="DIR",
             help=f"the store (default: ${STORE_VARIABLE} or results/store)",
         )  # fmt: skip
+        if name != "export":  # whose words are keys
+            added.add_argument("path", nargs="?", type=Path, help="the same as --store")
         return added
 
     command("list", "one line per cell: names, images done, size")
@@ -51,7 +53,10 @@ def run(args: argparse.Namespace) -> int:
     from sclip_lab import results
     from sclip_lab.results.store import sweeps, upkeep
 
-    root = args.store or Path(os.environ.get(STORE_VARIABLE) or "results/store")
+    path = getattr(args, "path", None)
+    if path and args.store and path != args.store:
+        raise LabError(f"two stores: {path} and --store {args.store}; name one")
+    root = args.store or path or Path(os.environ.get(STORE_VARIABLE) or "results/store")
     if args.store_command == "list":
         print(upkeep.contents(root).to_string(index=False))
         return 0

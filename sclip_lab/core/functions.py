@@ -147,12 +147,14 @@ def _mark(function: Callable[..., Any], name: str) -> Any:
 
 def kind_of(function: Callable[..., Any]) -> Kind | None:
     """The kind that a function was declared to be; None without a decorator."""
-    return _mark(function, "__kind__")
+    kind: Kind | None = _mark(function, "__kind__")
+    return kind
 
 
 def summary_of(function: Callable[..., Any]) -> Callable[..., Any] | None:
     """What a readout declared with `reads_others` wants to know of each photo; None for others."""
-    return _mark(function, "__summary__")
+    summary: Callable[..., Any] | None = _mark(function, "__summary__")
+    return summary
 
 
 def used(functions: Iterable[Callable[..., Any]]) -> frozenset[str]:
@@ -233,7 +235,7 @@ def locate(target: str, homes: Collection[str] = HOMES) -> Callable[..., Any]:
         reason = f"_target_ {target}: {error or type(error).__name__}"
         absent = isinstance(error, ModuleNotFoundError) and _within(module_name, [str(error.name)])
         raise (LabError if absent else CrashError)(reason) from error
-    function = getattr(module, attribute, None)
+    function: Callable[..., Any] | None = getattr(module, attribute, None)
     home = str(getattr(function, "__module__", ""))  # not that of a module that imports it
     if attribute[0] == "_" or not callable(function) or not _within(home, [*homes, *allowed()]):
         known = [n for n, f in vars(module).items() if n[0] != "_" and inspect.isfunction(f)]

@@ -166,10 +166,10 @@ def swept(df: pd.DataFrame) -> list[str]:
     """The parameters with values in an order of which some variant has several, all else equal."""
     table = df.drop_duplicates("spec")
     names = [str(c) for c in table if "." in str(c) and not str(c).endswith("seed")]
-    return [name for name in names if _lines(table, name)]
+    return [name for name in names if lines_of(table, name)]
 
 
-def _lines(table: pd.DataFrame, x: str) -> list[pd.DataFrame]:
+def lines_of(table: pd.DataFrame, x: str) -> list[pd.DataFrame]:
     """The rows of ``table`` that differ in ``x`` alone, at least two values of it each.
 
     Column "place" is the value's place on the axis, "line" the variant without this parameter.
@@ -210,7 +210,7 @@ def curve(
     if x not in df:
         raise unknown("swept parameter", x, swept(df))
     table = results.summary(df, n, level) if table is None else table
-    lines = _lines(table, x)
+    lines = lines_of(table, x)
     if not lines:
         raise LabError(f"no variant was run with two values of {x} and all else equal")
     firsts = pd.concat([line.iloc[:1] for line in lines])

@@ -129,9 +129,9 @@ def _by_dataset(table: pd.DataFrame, sort: bool = False) -> dict[str, pd.DataFra
     groups = {}
     for dataset, rows in table.groupby("dataset", observed=True, sort=False):
         rows = rows.assign(name=labels(rows))
-        # Oracles have no place among methods.
-        ranked = rows.sort_values(["oracle", "miou"], ascending=[True, False])
-        groups[str(dataset)] = ranked if sort else rows
+        if sort:  # oracles have no place among methods
+            rows = rows.sort_values(["oracle", "miou"], ascending=[True, False])
+        groups[str(dataset)] = rows
     return groups
 
 

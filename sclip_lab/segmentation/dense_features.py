@@ -93,6 +93,7 @@ def attention_maps(
     position_embedding: str | None = None,
     guidance: Guide | None = None,
     text: Text | Tensor | None = None,
+    labels: Tensor | None = None,
 ) -> AttentionMaps:
     """The attention weights of every head in one block.
 
@@ -113,7 +114,7 @@ def attention_maps(
     images = images[None] if images.ndim == 3 else images
     if len(images) != 1:
         raise LabError(f"attention_maps of {len(images)} images; give one")
-    encoded = _encoded(backbone, images, attention, position_embedding, guidance, text)
+    encoded = _encoded(backbone, images, attention, position_embedding, guidance, text, labels)
     index = resolve(layer, backbone.depth)
     with torch.inference_mode():
         entered = encoded.history[index]

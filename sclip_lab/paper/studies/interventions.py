@@ -230,7 +230,7 @@ def _own_masses(found: Found, figure: Figure) -> None:
     for index, base in enumerate(BASES):
         key = spec(found, variant=base)
         if key is not None and key in means:
-            figure.axes[0].plot(means[key], 100 * found.score(key), "x", markersize=7,
+            figure.axes[0].plot(means[key], 100 * found.score(str(key)), "x", markersize=7,
                                 color=_color(figure, index), mew=1.6, zorder=5)  # fmt: skip
 
 
