@@ -213,9 +213,9 @@ def log_sweep(
                 logged[f"scatter/{key}"] = plot
         found = Found(df, measured, panels.load(store, cells), known=table)
         over_seeds = [
-            table for part in found.by_photos().values() if (table := seeds(part)) is not None
+            spread for part in found.by_photos().values() if (spread := seeds(part)) is not None
         ]
-        if any(each is not None for each in over_seeds):
+        if over_seeds:
             logged["seeds"] = wandb.Table(dataframe=pd.concat(over_seeds))
         title = group or f"sweep of {len(cells)} cells"
         made = sections(found, scores=published.scores)
