@@ -4,9 +4,8 @@
 
 A sweep of twelve variants on the embedded world, with pictures, diagnostics and the trunk cache,
 then the same again, which reads all of it, then the report's tables of numbers. Counted are making
-and checking seals and asking the disk for files, in whatever thread; the checksums of parquet's
-pages cannot be told apart from writing. Waiting for the disk takes no processor time: its seconds
-are given beside.
+and checking seals and asking the disk for files, in whatever thread. Waiting for the disk takes no
+processor time: its seconds are given beside.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import torch
 
 import sclip_lab as lab
 from sclip_lab import results
-from sclip_lab.core import atomic, sealed
+from sclip_lab.core import files
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.observers import Diagnostics, Pictures
 from sclip_lab.evaluation.spec import Spec
@@ -43,8 +42,8 @@ def integrity(images: int = 60) -> dict[str, float]:
     protocol = lab.load_protocol("sclip", "patchwork")
     specs = [Spec(lab.load_attention(n), backbone, protocol, dataset, n) for n in VARIANTS]
     spent: Counter[str] = Counter()
-    usual = sealed.seal, atomic.sync_file
-    sealed.seal, atomic.sync_file = (_timed(f, spent) for f in usual)
+    usual = files._digest, files.sync_file
+    files._digest, files.sync_file = (_timed(f, spent) for f in usual)
     began = time.process_time()
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +54,7 @@ def integrity(images: int = 60) -> dict[str, float]:
                 )  # fmt: skip
             results.summary(results.load(folder))
     finally:
-        sealed.seal, atomic.sync_file = usual
+        files._digest, files.sync_file = usual
     total = time.process_time() - began
     return {
         "sweep_cpu_s": round(total, 2),

@@ -16,40 +16,42 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sclip_lab import results as results
-    from sclip_lab.attention.variant import variant as variant
     from sclip_lab.config.plugins import allow as allow
     from sclip_lab.config.registry import load_attention as load_attention
     from sclip_lab.config.registry import load_backbone as load_backbone
     from sclip_lab.config.registry import load_dataset as load_dataset
     from sclip_lab.config.registry import load_guidance as load_guidance
     from sclip_lab.config.registry import load_protocol as load_protocol
+    from sclip_lab.config.registry import variant as variant
     from sclip_lab.core.errors import LabError as LabError
-    from sclip_lab.core.kinds import block_edit as block_edit
-    from sclip_lab.core.kinds import prior_of_grid as prior_of_grid
-    from sclip_lab.core.kinds import reads_others as reads_others
-    from sclip_lab.core.kinds import refines_labels as refines_labels
-    from sclip_lab.core.kinds import refines_logits as refines_logits
-    from sclip_lab.evaluation.loop import evaluate as evaluate
-    from sclip_lab.evaluation.spec import Spec as Spec
+    from sclip_lab.core.functions import block_edit as block_edit
+    from sclip_lab.core.functions import prior_of_grid as prior_of_grid
+    from sclip_lab.core.functions import reads_others as reads_others
+    from sclip_lab.core.functions import refines_labels as refines_labels
+    from sclip_lab.core.functions import refines_logits as refines_logits
     from sclip_lab.run.explore import explore as explore
-    from sclip_lab.segmentation.dense_features import dense_features as dense_features
+    from sclip_lab.run.features import attention_maps as attention_maps
+    from sclip_lab.run.features import dense_features as dense_features
+    from sclip_lab.run.library import Spec as Spec
+    from sclip_lab.run.library import evaluate as evaluate
+    from sclip_lab.run.library import segment as segment
     from sclip_lab.segmentation.protocol import Protocol as Protocol
-    from sclip_lab.segmentation.segment import segment as segment
 
 _PUBLIC = {
     "LabError": "core.errors",
     "allow": "config.plugins",
-    "block_edit": "core.kinds",
-    "prior_of_grid": "core.kinds",
-    "reads_others": "core.kinds",
-    "refines_labels": "core.kinds",
-    "refines_logits": "core.kinds",
+    "block_edit": "core.functions",
+    "prior_of_grid": "core.functions",
+    "reads_others": "core.functions",
+    "refines_labels": "core.functions",
+    "refines_logits": "core.functions",
     "testing": "",
-    "variant": "attention.variant",
+    "variant": "config.registry",
     "Protocol": "segmentation.protocol",
-    "Spec": "evaluation.spec",
-    "dense_features": "segmentation.dense_features",
-    "evaluate": "evaluation.loop",
+    "Spec": "run.library",
+    "attention_maps": "run.features",
+    "dense_features": "run.features",
+    "evaluate": "run.library",
     "explore": "run.explore",
     "load_attention": "config.registry",
     "load_backbone": "config.registry",
@@ -57,7 +59,7 @@ _PUBLIC = {
     "load_guidance": "config.registry",
     "load_protocol": "config.registry",
     "results": "",
-    "segment": "segmentation.segment",
+    "segment": "run.library",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sclip_lab.results.store import panels
+from sclip_lab.results.store import cells, panels
 
 CLASSES = ["background", "cat", "dog", "tree", "sky"]
 SKILL = {"vanilla": 0.35, "csa": 0.75, "csa(temperature=2.0)": 0.7, "identity": 0.6}
@@ -42,9 +41,9 @@ def labels(
 
 def confusion_rows(image: str, prediction: np.ndarray, mask: np.ndarray) -> pd.DataFrame:
     """One image's rows, counted by pandas."""
-    cells = pd.DataFrame({"true": mask.ravel(), "predicted": prediction.ravel()})
-    cells = cells[cells["true"] != 255]
-    rows = cells.groupby(["true", "predicted"]).size().rename("pixels").reset_index()
+    pixels = pd.DataFrame({"true": mask.ravel(), "predicted": prediction.ravel()})
+    pixels = pixels[pixels["true"] != 255]
+    rows = pixels.groupby(["true", "predicted"]).size().rename("pixels").reset_index()
     rows.insert(0, "image", image)
     return rows.astype({"true": np.int16, "predicted": np.int16, "pixels": np.int64})
 
@@ -86,11 +85,11 @@ def write_spec(
     for group, values in (config or {}).items():
         record["config"][group] |= values
     folder = root / "specs" / key
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "spec.json").write_text(json.dumps(record))
+    (folder / "spec.json").unlink(missing_ok=True)
+    cells.write_record(folder / "spec.json", record)
     for start in range(0, len(rows), chunk):
         part = pd.concat(rows[start : start + chunk], ignore_index=True)
-        part.to_parquet(folder / f"rows-{start:06d}.parquet")
+        cells.write(folder, cells.COUNTS, part)
     return key
 
 

@@ -1,4 +1,4 @@
-"""A short version of ``make torture``: some kills, flips and malformed files, in this process."""
+"""A short version of ``make torture``: some kills and flips. Malformed input: tests/hostile."""
 
 from __future__ import annotations
 
@@ -11,27 +11,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.torture import __main__ as torture
-from benchmarks.torture import confine, files, flips, fuzz, lines, wholes
-from benchmarks.torture.outcomes import Outcomes
+from benchmarks.torture import flips
 
 
-def test_flips_are_found_or_change_no_number(tmp_path: Path) -> None:
+def test_every_flip_is_found(tmp_path: Path) -> None:
     found = flips.flip(tmp_path, 12, random.Random(0))
     assert found["flips"] == 96
     assert found["flips_undetected"] == 0
-
-
-def test_malformed_input_gets_a_clear_error_or_a_right_answer(tmp_path: Path) -> None:
-    outcomes = Outcomes()
-    for sort, cases in (
-        (fuzz.pictures, 40), (fuzz.vocabularies, 40), (fuzz.protocols, 40), (fuzz.projections, 20),
-        (files.checkpoints, 40), (files.yamls, 3), (lines.commands, 4),
-    ):  # fmt: skip
-        (tmp_path / sort.__name__).mkdir()
-        sort(outcomes, tmp_path / sort.__name__, cases, random.Random(0))
-    assert outcomes.wrong == []
-    assert outcomes.counts["right"] > 0
-    assert outcomes.counts["clear error"] > 0
 
 
 def test_a_run_that_stops_short_fails_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,18 +29,6 @@ def test_a_run_that_stops_short_fails_and_says_so(capsys: pytest.CaptureFixture[
     assert torture._verdict(whole | {"shares_not_run": 7}, 30) == 1
     assert "stopped short after 30 minutes: 7 shares" in capsys.readouterr().err
     assert all(torture._verdict(whole | {key: 1}, 30) == 1 for key in whole)
-
-
-def test_outside_of_the_room_no_case_names_a_path_that_leads_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert confine.loose()  # these tests run without a room
-    for made in (lines.WORDS, wholes.TYPED):
-        assert not [word for word in made if word.startswith(("/", "~"))]
-    odd = ["/", "~", "../../x", "../../../x", "/dev/zero", "name", 5]
-    assert confine.nameable(odd) == ["../../x", "name", 5]
-    monkeypatch.setenv(confine.CONFINED, "")
-    assert confine.nameable(odd) == odd
 
 
 KILLS = """

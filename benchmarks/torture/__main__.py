@@ -27,7 +27,10 @@ from benchmarks.torture import confine, kills
 from benchmarks.torture.shares import Share, shared_out, timed
 
 MEMORY = 12 << 30
-KILLS_EACH, CASES_EACH, FLIPS = 20, 50, 150
+KILLS_EACH, FLIPS = 20, 150
+# How many times the examples that each file of tests/hostile draws by itself: 10,000 cases in all.
+HOSTILE = {"pictures": 32, "values": 15, "weights": 16, "yamls": 30, "stores": 15, "lines": 60}
+HOSTILE_EACH = 5
 KILLS_PART = 0.45  # of the time
 BEGIN, END = "<!-- figures: make torture -->", "<!-- end of figures -->"
 FOUND = "found: "  # begins the line in which the run inside hands over its figures
@@ -38,7 +41,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a small part of each")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cases", type=int, help="fuzzed ones; 10,000 unless told")
     parser.add_argument("--only", help="parts, separated by commas; nothing is written then")
     parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument("--minutes", type=float, default=30, help="shares not begun then are left")
@@ -101,7 +103,7 @@ def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     wrong: list[str] = []
     skipped: dict[str, str] = {}
     # Writers are forked before torch is loaded, the rest behind it.
-    for makers, part in ((_kills, KILLS_PART), (_flips_and_cases, 1.0)):
+    for makers, part in ((_kills, KILLS_PART), (_flips_and_hostile, 1.0)):
         shares = [s for s in makers(folder, args) if not args.only or s.name in args.only]
         random.Random(args.seed).shuffle(shares)  # what is left out is a bit of everything
         until, place = began + 60 * part * args.minutes, folder / makers.__name__
@@ -114,8 +116,7 @@ def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
             parts.setdefault(name, Counter()).update(found)
             print(f"{time.monotonic() - began:7.0f} s  {name}: {dict(parts[name])}", flush=True)
     total: Counter[str] = sum(parts.values(), Counter())
-    right = ("right", "clear error")
-    faults = ("wrong", "traceback", "hang", "silent", "unnamed", "more than one line", "let in")
+    faults = ("wrong", "traceback", "hang")
     return {
         "seed": args.seed,
         "kill_points": total["kill_points"],
@@ -123,7 +124,7 @@ def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         "rounds_of_writers": total["rounds_of_writers"],
         "images_lost": total["lost"],
         "images_doubled": total["doubled"],
-        "fuzz_cases": sum(total[key] for key in (*right, *faults[1:])),
+        "fuzz_cases": total["cases"],
         "wrong_outcomes": sum(total[key] for key in faults),
         "wrong": wrong[:50],
         "flips": total["flips"],
@@ -157,15 +158,43 @@ def _kills(folder: Path, args: argparse.Namespace) -> Iterator[Share]:
         yield Share("writers together", timed(partial(kills.together, folder, rounds, writers)))
 
 
-def _flips_and_cases(folder: Path, args: argparse.Namespace) -> Iterator[Share]:
-    """Changed bits, and malformed input of all sorts."""
-    from benchmarks.torture import flips, fuzz
+def _flips_and_hostile(folder: Path, args: argparse.Namespace) -> Iterator[Share]:
+    """Changed bits, and the tests of malformed input with more examples."""
+    from benchmarks.torture import flips
 
     generator = random.Random(f"{args.seed} flips")
     each = 10 if args.quick else FLIPS
     yield Share("flips", timed(partial(flips.flip, folder / "flips", each, generator)))
-    cases = args.cases or (300 if args.quick else 10_000)
-    yield from fuzz.shares_of(folder, cases, CASES_EACH, args.seed)
+    for name, times in HOSTILE.items():
+        for number in range(1 if args.quick else -(-times // HOSTILE_EACH)):
+            place = folder / f"{name}{number}"
+            more = 1 if args.quick else HOSTILE_EACH
+            run = partial(_hostile, place, name, more, 1000 * args.seed + number)
+            yield Share(name, timed(run))
+
+
+def _hostile(folder: Path, name: str, times: int, seed: int) -> dict[str, Any]:
+    """One file of tests/hostile with so many times its examples."""
+    folder.mkdir(parents=True)
+    count = folder / "count"
+    line = [
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short",
+        f"--hypothesis-seed={seed}", f"tests/hostile/test_{name}.py",
+    ]  # fmt: skip
+    more = {
+        "SCLIP_LAB_HOSTILE": str(times),
+        "SCLIP_LAB_HOSTILE_COUNT": str(count),
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(folder / "hypothesis"),
+    }
+    with subprocess.Popen(
+        line, cwd=confine.CHECKOUT, env={**os.environ, **more}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        printed = process.stdout.read() if process.stdout else ""
+    failed = [text for text in printed.splitlines() if text.startswith(("FAILED", "ERROR", "E  "))]
+    cases = int(count.read_text()) if count.exists() else 0
+    wrong = failed or ([printed[-2000:]] if process.returncode else [])
+    return {"cases": cases, "wrong": int(bool(wrong)), "wrong_cases": wrong}
 
 
 def _into_page(page: Path, found: dict[str, Any]) -> None:

@@ -18,11 +18,9 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
-T = TypeVar("T")
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROOM = "SCLIP_LAB_TORTURE_ROOM"  # the folder, set for the run inside
 CONFINED = "SCLIP_LAB_TORTURE_CONFINED"  # why the root is not read-only; empty where it is
@@ -102,16 +100,6 @@ def enter() -> Path:
     work.mkdir(parents=True)
     os.chdir(work)
     return work
-
-
-def nameable(values: Iterable[T]) -> list[T]:
-    """Those that a made case may hold: any in a confined room, otherwise no path that leads out
-    of the working folder."""
-    return [value for value in values if not loose() or not _leads_out(value)]
-
-
-def _leads_out(value: object) -> bool:
-    return isinstance(value, str) and (value.startswith(("/", "~")) or value.count("..") > 2)
 
 
 def listing() -> dict[str, int]:

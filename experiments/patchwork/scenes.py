@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.atomic import write_text
+from sclip_lab.core.files import write_text
 from sclip_lab.data.patchwork import CLASSES, SPLITS, VERSION, Patchwork, scene
 from sclip_lab.network import backbone
 

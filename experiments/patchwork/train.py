@@ -41,7 +41,7 @@ from experiments.patchwork.scenes import (
     top1,
 )
 from experiments.patchwork.tower import Hiding, Tower
-from sclip_lab.core import atomic
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
 
 ROOT = Path(__file__).parents[1]
@@ -198,7 +198,7 @@ class Run:
             "seconds": self.seconds,
             "curve": self.curve,
         }
-        atomic.write(self.args.out / "state.pt", partial(torch.save, state))
+        files.write(self.args.out / "state.pt", partial(torch.save, state))
 
     @property
     def windows(self) -> int:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from sclip_lab.attention.correlative import combined
-from sclip_lab.core import sealed
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context, scores
 
@@ -61,6 +62,7 @@ def self_attention(
     return weights.expand(-1, ctx.block.num_heads, -1, -1)
 
 
+@weights_function
 def random(
     ctx: Context,
     distribution: str = "gaussian",
@@ -97,6 +99,7 @@ def random(
     return combined(maps, combine)
 
 
+@weights_function
 def learned(
     ctx: Context, projection_file: str, per_head: bool = True, temperature: float = 1.0
 ) -> Weights:
@@ -116,10 +119,10 @@ def learned(
         LabError: the file is missing, its tensor does not fit this network, or it says that it
             was learned with the other ``per_head``.
     """
-    matrix, said = load_projection(projection_file)
-    if said.get("per_head", str(per_head)) != str(per_head):
+    matrix, notes = load_projection(projection_file)
+    if notes.get("per_head", str(per_head)) != str(per_head):
         raise LabError(
-            f"{projection_file} was learned with per_head={said['per_head']}, not {per_head}"
+            f"{projection_file} was learned with per_head={notes['per_head']}, not {per_head}"
         )
     width = ctx.block.width
     if matrix.shape != (width, width):
@@ -142,7 +145,7 @@ def load_projection(path: str) -> tuple[Tensor, dict[str, str]]:
             f"projection_file {path} does not exist; make it with 'sclip-lab learn-projection'"
         )
     try:
-        (tensors, _), said = sealed.read_tensors(Path(path), BELONGS)
+        tensors, notes = files.read_tensors(Path(path), BELONGS, foreign=True)
     except LabError as error:
         raise LabError(f"projection_file {error}") from None
     if "projection" not in tensors:
@@ -150,4 +153,4 @@ def load_projection(path: str) -> tuple[Tensor, dict[str, str]]:
     projection = tensors["projection"].float()
     if not torch.isfinite(projection).all():
         raise LabError(f"projection_file {path}: 'projection' has values that are not finite")
-    return projection, said
+    return projection, notes

@@ -1,21 +1,23 @@
-"""``sclip-lab store``: list, verify, repair, gc and export what evaluations keep."""
+"""``sclip-lab store``: list, sweeps, verify, repair, gc and export what evaluations keep."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 from sclip_lab.core.errors import LabError
 
 STORE_VARIABLE = "SCLIP_LAB_STORE"
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Mount ``store`` on the main parser's subparsers; ``run`` takes what it parses."""
-    parser = subparsers.add_parser("store", help="list, verify, repair, gc and export a store")
-    commands = parser.add_subparsers(dest="store_command", required=True, metavar="command")
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``sclip-lab store``."""
+    made = argparse.ArgumentParser(
+        prog="sclip-lab store",
+        description="List cells and sweeps, verify, repair, gc and export a store.",
+    )
+    commands = made.add_subparsers(dest="store_command", required=True, metavar="command")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -23,11 +25,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
             "--store", type=Path, metavar="DIR",
             help=f"the store (default: ${STORE_VARIABLE} or results/store)",
         )  # fmt: skip
+        if name != "export":  # whose words are keys
+            added.add_argument("path", nargs="?", type=Path, help="the same as --store")
         return added
 
     command("list", "one line per cell: names, images done, size")
-    command("verify", "read every file and name what is damaged, unsealed, lost or orphaned")
-    command("repair", "set damaged files aside, and seal sound ones of earlier versions")
+    command("sweeps", "one line per sweep: name, when, cells, how many finished, command")
+    command("verify", "read every file and name what is damaged, lost or orphaned")
+    command("repair", "set damaged files aside")
     cleaning = command("gc", "delete temporary files that nobody writes any more")
     cleaning.add_argument("--damaged", action="store_true", help="also what was set aside")
     cleaning.add_argument("--orphans", action="store_true", help="also files of cells without spec")
@@ -36,7 +41,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     exporting.add_argument("keys", nargs="*", metavar="key", help="beginnings of keys; all if none")
     exporting.add_argument("--to", type=Path, required=True, metavar="NAME",
                            help="NAME.parquet and NAME.json")  # fmt: skip
-    return parser
+    return made
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,11 +50,20 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: bad input, with one clear message.
     """
-    from sclip_lab.results.store import upkeep
+    from sclip_lab import results
+    from sclip_lab.results.store import sweeps, upkeep
 
-    root = args.store or Path(os.environ.get(STORE_VARIABLE) or "results/store")
+    path = getattr(args, "path", None)
+    if path and args.store and path != args.store:
+        raise LabError(f"two stores: {path} and --store {args.store}; name one")
+    root = args.store or path or Path(os.environ.get(STORE_VARIABLE) or "results/store")
     if args.store_command == "list":
         print(upkeep.contents(root).to_string(index=False))
+        return 0
+    if args.store_command == "sweeps":
+        specs = results.specs(root)
+        finished = dict(zip(specs["key"], specs["done"] == specs["images"], strict=True))
+        print(sweeps.table(root, finished).to_string(index=False))
         return 0
     if args.store_command == "verify":
         findings = list(upkeep.check(root))
@@ -59,11 +73,11 @@ def run(args: argparse.Namespace) -> int:
         print(upkeep.described(upkeep.repair(root), root))
         return 0
     if args.store_command == "gc":
-        found = upkeep.collect(root, damaged=args.damaged, orphans=args.orphans)
-        size = sum(f.path.stat().st_size for f in found if f.path.is_file())
-        print(upkeep.described(found, root))
+        findings = upkeep.collect(root, damaged=args.damaged, orphans=args.orphans)
+        size = sum(f.path.stat().st_size for f in findings if f.path.is_file())
+        print(upkeep.described(findings, root))
         if not args.dry_run:
-            _delete([finding.path for finding in found])
+            _delete([finding.path for finding in findings])
         print(f"{size / 1e6:.2f} MB {'could be' if args.dry_run else 'were'} freed")
         return 0
     for path in upkeep.export(root, args.to, args.keys or None):

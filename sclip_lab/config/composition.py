@@ -1,26 +1,41 @@
-"""Hydra composes conf/ here for a Python call as it does for a command line."""
+"""Hydra composes conf/ here, for a Python call as for a command line.
+
+`Loader` is Hydra's own with three differences: a yaml file is checked before it is parsed, a
+composed configuration before it is used, and what does not compose is one `LabError`, with the
+nearest name for an unknown one. This file and `application` are all that touch Hydra's insides.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import create_config_search_path
-from hydra.errors import HydraException
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from sclip_lab.config import guard
 from sclip_lab.config.folders import PACKAGE, conf_dir, folders
-from sclip_lab.core.errors import LabError
+from sclip_lab.core.errors import LabError, unknown
 
 CONFIG = "config"
+# Keys that a user may know, and that only some data sets have.
+MOVED = {
+    "dataset.images": "how many photos is dataset.limit (the first so many) or dataset.sample (so "
+    "many at random)",
+}
 # Where a group's yaml stands in the configuration, if not under its own name.
 PLACES = {"readout": "protocol.readout", "refinement": "protocol.refinement"}
 
@@ -37,8 +52,7 @@ def on_dataset(usual: Any, others: Mapping[str, Any], *, _root_: DictConfig) -> 
     """
     if not isinstance(others, Mapping):
         raise LabError(f"on_dataset: {others!r} must map data sets to values, such as {{voc21:65}}")
-    name = OmegaConf.select(_root_, "dataset.name")
-    return others.get(name, usual)
+    return others.get(OmegaConf.select(_root_, "dataset.name"), usual)
 
 
 def on_protocol(usual: Any, others: Mapping[str, Mapping[str, Any]], *, _root_: DictConfig) -> Any:
@@ -52,14 +66,14 @@ def on_protocol(usual: Any, others: Mapping[str, Mapping[str, Any]], *, _root_: 
     Raises:
         LabError: ``others`` is no mapping of mappings.
     """
-    given = others.values() if isinstance(others, Mapping) else [None]
-    if not all(isinstance(each, Mapping) for each in given):
+    tables = others.values() if isinstance(others, Mapping) else [None]
+    if not all(isinstance(table, Mapping) for table in tables):
         raise LabError(
             f"on_protocol: {others!r} must map protocols to values on data sets, such as "
             "{resclip:{cityscapes:0.2}}"
         )
-    name = OmegaConf.select(_root_, "protocol.name")
-    return on_dataset(usual, others.get(name, {}), _root_=_root_)
+    protocol = OmegaConf.select(_root_, "protocol.name")
+    return on_dataset(usual, others.get(protocol, {}), _root_=_root_)
 
 
 OmegaConf.register_new_resolver("on_dataset", on_dataset, replace=True)
@@ -68,24 +82,269 @@ OmegaConf.register_new_resolver("on_protocol", on_protocol, replace=True)
 OmegaConf.register_new_resolver("package", lambda path: str(PACKAGE / path), replace=True)
 
 
-def loader(folders: Sequence[Path] = ()) -> ConfigLoaderImpl:
-    """Hydra's own loader of yaml files: conf/ and what plugins add, then further folders."""
-    guard.install()
-    search_path = create_config_search_path(f"file://{conf_dir()}")
-    for folder in folders:
-        # Hydra wants its schemas last.
-        search_path.prepend("command-line", f"file://{folder.resolve()}", "schema")
-    return ConfigLoaderImpl(search_path)
+def plain_config(node: Any) -> Any:
+    """Hydra's nodes, also those within a dict, as dict and list with interpolations resolved.
+
+    Raises:
+        LabError: an interpolation that leads nowhere.
+    """
+    if isinstance(node, dict):
+        return {key: plain_config(value) for key, value in node.items()}
+    if not OmegaConf.is_config(node):
+        return node
+    try:
+        return OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise LabError(f"configuration: {str(error).splitlines()[0]}") from error
+
+
+class UnknownKey(LabError):
+    """A typed key that a configuration does not have.
+
+    Attributes:
+        key: as typed.
+    """
+
+    def __init__(self, key: str, message: object) -> None:
+        self.key = key
+        super().__init__(message)
+
+
+class Repository(ConfigRepository):
+    """Hydra's yaml files, each checked by `guard.check_file` before it is parsed.
+
+    Parsed files are kept: each job of a sweep reads some twenty, most of them the same. They are
+    kept as bytes, for Hydra changes what it gets, and a copy takes four times as long.
+    """
+
+    _parsed: dict[tuple[Any, ...], bytes] = {}  # noqa: RUF012, shared on purpose
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source is None or source.scheme() not in ("file", "pkg"):
+            return super().load_config(config_path)
+        path, stamp = Path(source.path, source._normalize_file_name(config_path)), (0, 0)
+        if source.scheme() == "file":  # the others are Hydra's own
+            status = path.stat()
+            stamp = status.st_mtime_ns, status.st_size
+        key = (source.provider, str(path), config_path, stamp)
+        if key not in self._parsed:
+            if source.scheme() == "file":
+                guard.check_file(path)
+            self._parsed[key] = pickle.dumps(super().load_config(config_path))
+        return pickle.loads(self._parsed[key])
+
+
+class Loader(ConfigLoaderImpl):
+    """Hydra's loader of configurations, see the top of this file.
+
+    Args:
+        folder: of yaml files, which come before the package's own (``--config-dir``).
+        main: the folder of ``config.yaml``; None: the package's.
+    """
+
+    def __init__(self, folder: str | Path | None = None, main: str | Path | None = None) -> None:
+        search_path = create_config_search_path(f"file://{Path(main or conf_dir()).absolute()}")
+        if folder is not None:
+            if not Path(folder).is_dir():
+                raise LabError(f"--config-dir {folder}: no such folder")
+            # Hydra wants its schemas last.
+            search_path.prepend("command-line", f"file://{Path(folder).absolute()}", "schema")
+        super().__init__(search_path)
+        self.repository = Repository(search_path)
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """As Hydra's. Of a sweep, a key may be one that only swept choices have.
+
+        Raises:
+            LabError: what does not compose, in one line with the nearest known name, or a
+                configuration that `guard.check_hydra` refuses.
+        """
+        words = list(overrides)
+        while True:
+            try:
+                flags = run_mode, from_shell, validate_sweep_overrides
+                config = self._load(config_name, words, *flags)
+            except UnknownKey as error:
+                if run_mode != RunMode.MULTIRUN:
+                    raise
+                words = [word for word in words if key_of(word) != error.key]
+                continue
+            if words != overrides:
+                task = [w for w in overrides if not w.lstrip("+~").startswith(("hydra.", "hydra/"))]
+                config.hydra.overrides.task = task
+            return config
+
+    def _load(self, config_name: str | None, overrides: list[str], *flags: Any) -> DictConfig:
+        with self.explained(overrides):
+            self._check_preset(overrides)
+            config = super().load_configuration(config_name, overrides, *flags)
+            guard.check_hydra(config)
+            if commands := guard.commands_in(config):
+                of_hydra = [word for word in overrides if word.lstrip("+~").startswith("hydra")]
+                usual = super().load_configuration(config_name, of_hydra, *flags)
+                guard.check_commands(commands, usual)
+        return config
+
+    def load_file(self, group: str, name: str) -> DictConfig:
+        """One file of a group with what its own defaults name, without the rest of conf/."""
+        repository = CachingConfigRepository(self.repository)
+        with self.explained([f"{group}={name}"]):
+            defaults = create_defaults_list(repository, f"{group}/{name}", [], False, False)
+            return self._compose_config_from_defaults_list(defaults.defaults, repository)
+
+    def choices(self, group: str, words: Sequence[str] = ()) -> list[str]:
+        """All files of a group but its shared parts; none of what is no group. ``words`` may name
+        further folders (``hydra.searchpath``)."""
+        places = [word for word in words if word.startswith("hydra.searchpath=")]
+        names = self.get_group_options(group, config_name=CONFIG, overrides=places)
+        return [name for name in names if not name.startswith("_")]
+
+    def _check_preset(self, words: Sequence[str]) -> None:
+        """Hydra takes several presets, and none where there is no file of that name."""
+        for word in words:
+            key, _, name = word.lstrip("+").partition("=")
+            if key == "experiment" and "," in name:
+                raise LabError(
+                    f"{word}: one preset at a time. Run them one after another; what two have in "
+                    "common is computed once"
+                )
+            known = self.choices(key, words) if key == "experiment" else [name]
+            if name not in (*known, "null"):
+                raise unknown(key, name, known)
+
+    @contextmanager
+    def explained(self, words: Sequence[str]) -> Iterator[None]:
+        """Turn whatever Hydra raises into one `LabError`."""
+        try:
+            yield
+        except LabError:
+            raise
+        # A yaml that is none raises what it likes in Hydra's code, AssertionError included.
+        except Exception as error:
+            if isinstance(error, OSError) and not isinstance(error, MissingConfigException):
+                raise  # of the machine: its file is named
+            raise self._better(error, words) or _as_said(error, words) from error
+
+    def _better(self, error: Exception, words: Sequence[str]) -> LabError | None:
+        """A message with the nearest name, where Hydra says which name is unknown."""
+        added = [word for word in words if word.startswith("+") and not word.startswith("++")]
+        for word in added:
+            group = word[1:].partition("=")[0]
+            if self.choices(group):
+                return LabError(f"{word}: leave out the plus, {group} has a choice already")
+        if str(error).startswith("Config group override must be"):  # a number, or null
+            for group, _, name in (word.partition("=") for word in words):
+                if (known := self.choices(group, words)) and name not in known:
+                    return unknown(group, name, known)
+        if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+            group, _, name = error.missing_cfg_file.rpartition("/")
+            typed = any(word.partition("=")[0].partition("@")[0] == group for word in words)
+            known = [option for option in error.options or () if not option.startswith("_")]
+            return unknown(group, name, known) if typed else None
+        for cause in (error, error.__cause__):
+            if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+                return _unknown_key(cause, words, self.list_groups(""))
+        return None
+
+
+def key_of(word: str) -> str:
+    """The key of an override as one types it, without signs before it."""
+    return word.partition("=")[0].lstrip("+~")
+
+
+def _unknown_key(
+    error: ConfigAttributeError | ConfigKeyError, words: Sequence[str], groups: Sequence[str]
+) -> UnknownKey:
+    """The nearest keys beside one that is not there, or the same name elsewhere."""
+    key = str(error.full_key)
+    within = [typed for typed in map(key_of, words) if f"{typed}.".startswith(f"{key}.")]
+    typed = within[0] if within else key
+    if typed in MOVED:
+        return UnknownKey(typed, f"unknown key '{typed}'; {MOVED[typed]}")
+    first = key.partition(".")[0]
+    if first in PLACES:
+        place = typed.replace(first, PLACES[first], 1)
+        return UnknownKey(typed, f"unknown key '{typed}'; did you mean {place}?")
+    node = error.parent_node
+    present = isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation()
+    content: Any = OmegaConf.to_container(node) if present else {}
+    prefix = key.rpartition(".")[0]
+    known = {f"{prefix}.{name}".lstrip(".") for name in [*content, *(() if prefix else groups)]}
+    same_name = [
+        f"{prefix}.{place}".lstrip(".")
+        for place in _keys(content)
+        if place.rpartition(".")[2] == typed.rpartition(".")[2] and not place.startswith("hydra.")
+    ]
+    if same_name:
+        listed = " or ".join(same_name[:3])
+        return UnknownKey(typed, f"unknown key '{typed}'; did you mean {listed}?")
+    if not known:
+        return UnknownKey(typed, f"unknown key '{typed}': {prefix} has no keys with these choices")
+    return UnknownKey(typed, unknown("key", typed, known - {"hydra"}))
+
+
+def _keys(content: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys of all values in a mapping."""
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _as_said(error: Exception, words: Sequence[str]) -> LabError:
+    """Hydra's own words in one line, with their cause, which may be the one that names the key."""
+    text, cause = (" ".join(str(part or "").split()) for part in (error, error.__cause__))
+    text = text if cause in text else f"{text}; {cause}".lstrip("; ")
+    text = text or f"{type(error).__name__} in its yaml"
+    if isinstance(error, OverrideParseException):
+        return LabError(_unparsed(error.override, text, words))
+    elif "integer string conversion" in text:  # a number of more digits than Python reads
+        words = [max(words, key=len)]
+    if any(word in text for word in words):
+        return LabError(text)
+    where = " ".join(words)
+    return LabError(f"{where if len(where) <= 200 else f'{where[:197]}...'}: {text}")
+
+
+def _unparsed(word: str, text: str, words: Sequence[str]) -> str:
+    """A word that is no override: its key, and how it is quoted where that is what is missing."""
+    key, equals, value = word.partition("=")
+    before = words[words.index(word) - 1] if word in words[1:] else ""
+    if not equals and "=" in before:  # a value with a space, which the shell has split
+        key, _, value = before.partition("=")
+        value = f"{value} {word}"
+        text = f"'{word}' is no KEY=VALUE"
+    quotes = f"""; a value with such signs is quoted twice: '{key}="{value}"'"""
+    plain = key and value and value[0] not in "[{" and '"' not in value and "'" not in value
+    return f"{word if equals else key}: {text}{quotes if plain else ''}"
 
 
 def composed(*overrides: str) -> DictConfig:
     """conf/config.yaml with overrides as one would type them; Hydra's own section included.
 
     Raises:
-        LabError: what Hydra says is wrong.
+        LabError: what does not compose.
     """
     # A copy that has its own root: nobody changes the one that is kept.
     return _composed(overrides, _stamps()).copy()
+
+
+def alone(group: str, name: str) -> DictConfig:
+    """One file of a group with what its own defaults name, without the rest of conf/.
+
+    Raises:
+        LabError: what does not compose.
+    """
+    return _alone(group, name, _stamps()).copy()
 
 
 def _stamps() -> tuple[tuple[Path, int], ...]:
@@ -94,37 +353,29 @@ def _stamps() -> tuple[tuple[Path, int], ...]:
     return tuple(sorted((path, path.stat().st_mtime_ns) for path in files))
 
 
-def alone(group: str, name: str) -> DictConfig:
-    """One file of a group with what its own defaults name, without the rest of conf/.
-
-    Raises:
-        LabError: what Hydra says is wrong.
-    """
-    return _alone(group, name, _stamps()).copy()
-
-
 @lru_cache(maxsize=256)
 def _alone(group: str, name: str, stamps: object) -> DictConfig:
-    own = loader()
-    repository = CachingConfigRepository(own.repository)
-    try:
-        found = create_defaults_list(repository, f"{group}/{name}", [], False, False)
-        config = own._compose_config_from_defaults_list(found.defaults, repository)
-    # A yaml that is none raises what it likes in Hydra's code, AssertionError included.
-    except Exception as error:
-        told = " ".join(str(error).split()) or f"{type(error).__name__} in its yaml"
-        raise LabError(f"{group}={name}: {told}") from error
+    config = Loader().load_file(group, name)
     guard.check_values(config)
     return config
 
 
 @lru_cache(maxsize=256)
 def _composed(overrides: tuple[str, ...], stamps: object) -> DictConfig:
-    try:
-        config = loader().load_configuration(
-            CONFIG, list(overrides), run_mode=RunMode.RUN, from_shell=False
-        )
-    except (HydraException, OmegaConfBaseException) as error:
-        raise LabError(f"{' '.join(overrides)}: {' '.join(str(error).split())}") from error
+    loader = Loader()
+    config = loader.load_configuration(
+        CONFIG, list(overrides), run_mode=RunMode.RUN, from_shell=False
+    )
     guard.check_values(config)
     return config
+
+
+def parsed(words: Sequence[str]) -> list[Any]:
+    """Overrides as Hydra parses them, choices that sweep over a group's files included.
+
+    Raises:
+        LabError: words that are none.
+    """
+    loader = Loader()
+    with loader.explained(words):
+        return OverridesParser.create(loader).parse_overrides(list(words))

@@ -1,8 +1,7 @@
-"""Signals that end a run: raised like Ctrl-C, and held back while results are written.
+"""Signals that end a run: raised like Ctrl-C, so that what is finished is written on the way out.
 
-SIGTERM and SIGHUP are how Slurm, a shell that closes and a machine that goes down end a process;
-by default both kill it without a word. Here they become an exception, so that what is finished is
-written on the way out.
+SIGTERM and SIGHUP are how Slurm, a closed shell and a machine that goes down end a process; by
+default both kill it without a word.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # count as one.
 TOGETHER_SECONDS = 1.0
 
-_held = 0
 _received: tuple[int, float] | None = None  # signal, and when
 
 
@@ -72,23 +70,9 @@ def raised(*, always: bool = False) -> Iterator[None]:
             _received = None
 
 
-@contextmanager
-def held() -> Iterator[None]:
-    """Within it, a first signal waits. `check` raises it afterwards."""
-    global _held
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    _held += 1
-    try:
-        yield
-    finally:
-        _held -= 1
-
-
 def check() -> None:
-    """Raise a signal that has come while it was held back, or that a callback has swallowed."""
-    if _received is not None and not _held:
+    """Raise a signal again that a callback has swallowed."""
+    if _received is not None:
         raise Interrupted(_received[0])
 
 
@@ -120,8 +104,7 @@ def _handle(signum: int, frame: FrameType | None) -> None:
     now = time.monotonic()
     if _received is None:
         _received = signum, now
-        if not _held:
-            raise Interrupted(signum)
-    elif now - _received[1] > TOGETHER_SECONDS:
+        raise Interrupted(signum)
+    if now - _received[1] > TOGETHER_SECONDS:
         signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sclip_lab.core import sealed
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.decode import bounded_file, regular_file
 
@@ -19,6 +19,7 @@ CACHE_VARIABLE = "SCLIP_LAB_CACHE"
 # A file changed twice within one tick of the clock keeps its times, so what was written just
 # before it was hashed is not remembered.
 SETTLED_NS = 2_000_000_000
+BELONGS = {"kind": "file digests"}
 
 Proof = tuple[int, int, int, int]
 
@@ -117,19 +118,11 @@ def read_hashed(path: str | Path, digest: str | None, what: str) -> bytes:
 
 def _load() -> dict[str, list]:
     try:
-        content, is_sealed = sealed.read_json(cache_file())
+        return dict(files.read_json(cache_file(), BELONGS)["files"])
     except (OSError, LabError):
         return {}
-    entries = content.get("files")
-    if not is_sealed or not isinstance(entries, dict):
-        return {}
-    return {
-        path: entry
-        for path, entry in entries.items()
-        if isinstance(entry, list) and len(entry) == 5 and isinstance(entry[-1], str)
-    }
 
 
 def _save(cache: dict[str, list]) -> None:
     with suppress(LabError):
-        sealed.write_json(cache_file(), {"files": cache})
+        files.write_json(cache_file(), {"files": cache}, BELONGS)

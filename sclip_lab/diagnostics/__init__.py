@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.diagnostics.measure import NONE, Measure, Value, compute, values
 from sclip_lab.diagnostics.observation import Observation, Scene
@@ -22,6 +23,7 @@ __all__ = [
     "Scene",
     "Value",
     "check",
+    "code_of",
     "compute",
     "find",
     "values",
@@ -32,3 +34,11 @@ def check(names: Iterable[str]) -> None:
     """Raises LabError for a name that is no measure, see `find`."""
     for name in names:
         find(name)
+
+
+def code_of(name: str) -> str:
+    """Digest of the code that a measure's numbers come out of; "" for a name that is none here."""
+    try:
+        return find(name).code
+    except LabError:
+        return ""

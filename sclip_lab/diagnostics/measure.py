@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sclip_lab.core import identity
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.diagnostics.observation import Observation
 
 NONE = -1  # the layer and head of a number that belongs to none
+ALWAYS = tuple(f"sclip_lab.diagnostics.{name}" for name in ("layers", "measure", "observation"))
 Part = Literal["attention", "similarity", "layers", "scene"]
 
 
@@ -27,7 +30,12 @@ class Measure:
         says: what the number is.
         low, high: its range; None where there is no bound.
         needs: parts of the observation without which it has no meaning.
-        better: whether a good variant has it "high" or "low"; "" where neither can be said.
+        better: whether a good variant has it "high" or "low"; "" where neither can be said, or
+            where a map that is blind to content can have the ideal value too.
+        outcome: it compares what is predicted with the masks, as the score does: that it goes with
+            the score explains nothing. Others say how a variant works.
+        of_row_sum: it depends on the sum of a map's rows: maps whose rows have other sums, such as
+            CSA's, which sum to 2, cannot be compared by it.
         source: paper, or "this laboratory".
         undefined: where it has no meaning, beside missing parts; "" where it always has one.
         control: the measure that says what this one would be by chance.
@@ -47,6 +55,8 @@ class Measure:
     high: float | None = 1.0
     needs: tuple[Part, ...] = ()
     better: Literal["high", "low", ""] = ""
+    outcome: bool = False
+    of_row_sum: bool = False
     source: str = "this laboratory"
     undefined: str = ""
     control: str | None = None
@@ -57,9 +67,23 @@ class Measure:
     pool: Callable[[Sequence[Tensor], Sequence[Tensor]], list[float]] | None = None
 
     @property
+    def code(self) -> str:
+        """Digest of the code that its numbers come out of: of its own functions, of what they use,
+        and of what every measure runs through. Its words, range and direction do not count."""
+        return _code(self.compute, self.of_weights, self.of_tokens, self.of_layer, self.pool)
+
+    @property
     def layered(self) -> bool:
         """Whether it has values of single layers."""
         return any((self.of_weights, self.of_tokens, self.of_layer))
+
+
+@cache
+def _code(*functions: Callable[..., Any] | None) -> str:
+    digests = [
+        None if function is None else identity.of_function(function) for function in functions
+    ]
+    return identity.digest([digests, identity.of_modules(ALWAYS)])
 
 
 class Value(NamedTuple):

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sclip_lab.attention.projected import BELONGS, self_attention
-from sclip_lab.core import sealed
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.values import LARGEST_SEED, check, within
 from sclip_lab.data.base import Dataset
@@ -129,7 +129,7 @@ def save_projection(
     metadata = {"backbone": backbone.key, "dataset": dataset.key}
     metadata |= {key: str(value) for key, value in settings.items()}
     tensors = {"projection": projection.float().contiguous()}
-    sealed.write_tensors(Path(path), tensors, BELONGS, metadata)
+    files.write_tensors(Path(path), tensors, BELONGS, metadata)
 
 
 def _windows(
@@ -155,7 +155,7 @@ def _windows(
         with torch.no_grad():
             # A copy of what was made in inference mode can be learned from; the original cannot.
             x = backbone.embed(to_input(image, (size, size), backbone)[None]).clone()
-            for plain in backbone.blocks[:index]:
+            for plain in backbone.blocks_on(backbone.grid(size, size))[:index]:
                 x = plain.plain(x)
         tokens.append(x)
         labels.append(answer)
@@ -176,12 +176,13 @@ def _patch_embeddings(
     backbone: Backbone, index: int, tokens: Tensor, matrix: Tensor, per_head: bool
 ) -> Tensor:
     """(images, patches, embed_dim) float32, with the block's attention through ``matrix``."""
-    block = backbone.blocks[index]
     side = backbone.image_size // backbone.patch_size
+    blocks = backbone.blocks_on((side, side))
+    block = blocks[index]
     ctx = Context(BlockInput(block, tokens), (), (side, side))
     after = tokens + block.output(self_attention(ctx, matrix, per_head), ctx.value)
     after = after + block.mlp(after)
-    for plain in backbone.blocks[index + 1 :]:
+    for plain in blocks[index + 1 :]:
         after = plain.plain(after)
     return backbone.head(after[:, block.prefix :]).float()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from sclip_lab.attention.variant import Variant
 from sclip_lab.core import signals
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.timings import Timings
+from sclip_lab.evaluation.audit import Audit, nothing_left
 from sclip_lab.evaluation.loader import Loader, Photo, PhotoError
 from sclip_lab.evaluation.recorder import Observer, Recorder, View
 from sclip_lab.evaluation.references import References
@@ -93,14 +95,20 @@ def evaluate(
         raise unknown("on_error", str(on_error), ON_ERROR)
     store = store if isinstance(store, Store) else Store(store)
     timings = timings or Timings()
-    unique = list({spec.key: spec for spec in specs}.values())
+    by_name = {(spec.key, *spec.shown_names.values()): spec for spec in specs}
+    by_key: dict[str, Spec] = {}
+    for spec in by_name.values():  # of equal ones the first one's names
+        by_key.setdefault(spec.key, spec)
+    unique = list(by_key.values())
     if not unique:
         raise LabError("no specs to evaluate")
     groups = passes(unique, shard)
-    for spec in unique:
+    for spec in by_name.values():
         store.open(spec)
     cache = TrunkCache(store.root / "trunk", trunk_cache_gb) if trunk_cache_gb else None
     failed: dict[str, LabError] = {}
+    audit = Audit(unique)
+    audit.say_what_is_evaluated()
     with signals.raised():
         for group in groups:
             names = list(group[0].dataset.names)
@@ -110,17 +118,21 @@ def evaluate(
             if indices:
                 store.check_writable()
                 try:
-                    one_pass = _Pass(group, recorder, batch_windows, cache, progress)
+                    one_pass = _Pass(group, recorder, batch_windows, cache, progress, audit)
                     one_pass.run(indices, batch_images)
                 except PhotoError as error:
                     failed |= {spec.key: error for spec in recorder.wanted(error.image)}
             failed |= recorder.failures
             if shard == (0, 1):
                 recorder.compact()
+    if on_error == "skip":
+        failed |= {key: LabError(why) for key, why in nothing_left(unique, store).items()}
     if failed:
         raise Unfinished(failed) from next(iter(failed.values()))
-    labels = {spec.key: spec.label for spec in unique}
-    return results.load(store.root, list(labels), partial=True, labels=labels)
+    shown = {spec.key: spec.shown_names for spec in unique}
+    df = results.load(store.root, list(shown), partial=True, names=shown)
+    audit.say_what_was_read(df)
+    return df
 
 
 class Unfinished(LabError):
@@ -149,7 +161,8 @@ def passes(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
                 f"shard {index} of {count}: data set '{spec.dataset.name}' has "
                 f"{len(spec.dataset)} images, use at most that many shards"
             )
-        key = (spec.backbone.key, spec.dataset.key, spec.protocol.geometry)
+        data = spec.dataset.key, spec.dataset.ignore_index
+        key = (spec.backbone.key, *data, spec.protocol.geometry)
         guide = None if spec.guidance is None else spec.guidance.key
         groups.setdefault(key, {}).setdefault(guide, []).append(spec)
     found = []
@@ -249,6 +262,7 @@ class _Pass:
         batch_windows: windows at once; None: as many as memory has room for.
         cache: of the trunk's tokens, or None.
         progress: show a bar.
+        audit: counts the pixels of the masks that are read.
     """
 
     def __init__(
@@ -258,7 +272,9 @@ class _Pass:
         batch_windows: int | None,
         cache: TrunkCache | None,
         progress: bool,
+        audit: Audit,
     ) -> None:
+        self.audit = audit
         self.recorder = recorder
         self.batch_windows = batch_windows
         self.progress = progress
@@ -298,6 +314,8 @@ class _Pass:
         title = f"{len(recorder.specs)} x {dataset.name}"
         with recorder, self._bar(len(indices), title) as bar:
             for photos in loader.batches(indices):
+                for photo in photos:
+                    self.audit.add(dataset, photo.sample.name, photo.sample.mask)
                 with torch.inference_mode():
                     self._record(photos)
                 recorder.finish(len(photos))
@@ -321,7 +339,8 @@ class _Pass:
             self.backbone, photos[0].plan, variants, self.guide
         )
         planned = [(photo.plan, photo.pixels) for photo in photos]
-        return Windows(planned, self.protocol.views, self.backbone, self.guide, most)
+        counts = [partial(photo.patch_counts, self.dataset.ignore_index) for photo in photos]
+        return Windows(planned, self.protocol.views, self.backbone, self.guide, most, counts)
 
     def _encoded(
         self, windows: Windows, photos: Sequence[Photo], groups: Sequence[tuple[Variant, Any]]
@@ -344,6 +363,8 @@ class _Pass:
         """Summarise one batch of photos for readouts that read other photos."""
         failures = self.recorder.failures
         groups = self._by_variant(s for s in self.references.specs if s.key not in failures)
+        if not groups:
+            return
         windows = self._windows(photos, len(groups))
         collected = Collected(windows)
         for index, chunk, encoded in self._encoded(windows, photos, groups):
@@ -371,6 +392,8 @@ class _Pass:
             return observed or readout.sees_photo or readout.reads_windows
 
         groups = self._by_variant(missing(recorder.specs))
+        if not groups:  # all have failed before
+            return
         windows = self._windows(photos, len(groups))
         counts = DeviceCounts(photos, windows) if self.backbone.device.type in BATCHED_ON else None
         collected, parts = Collected(windows), list(zip(names, windows.parts, strict=True))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sclip_lab import diagnostics
 from sclip_lab.core.errors import LabError
-from sclip_lab.diagnostics import code, retrieval
+from sclip_lab.diagnostics import retrieval
 from sclip_lab.evaluation.recorder import View
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.results.store import panels
@@ -57,7 +57,7 @@ class Pictures:
             store.root,
             view.spec.key,
             sample.name,
-            view.prediction.cpu().numpy().astype(np.uint8),
+            view.prediction.cpu().numpy(),
             points=points,
             attention=None if not maps else np.stack([m for m, _ in maps]),
             attention_box=None if not maps else np.stack([box for _, box in maps]),
@@ -126,7 +126,7 @@ class Diagnostics:
             raise LabError(f"{view.spec.label} on image {name}: {error}") from error
         if rows:
             columns = dict(zip(diagnostics.Value._fields, zip(*rows, strict=True), strict=True))
-            codes = [code.of(measure) for measure in columns["measure"]]
+            codes = [diagnostics.code_of(measure) for measure in columns["measure"]]
             self._buffer.append((view.spec, {"image": name, "code": codes, **columns}))
         self._pool(view.spec)
 
@@ -140,7 +140,12 @@ class Diagnostics:
             pool = diagnostics.find(name).pool
             assert pool is not None
             for image, value in zip(photos, pool(features, labels), strict=True):
-                row = {"image": image, "measure": name, "value": value, "code": code.of(name)}
+                row = {
+                    "image": image,
+                    "measure": name,
+                    "value": value,
+                    "code": diagnostics.code_of(name),
+                }
                 self._buffer.append((spec, row))
         del self._pools[spec.key]
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
-from sclip_lab.core import atomic, fingerprint, sealed
-from sclip_lab.core.call import target_modules
-from sclip_lab.core.canonical import digest
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import target_modules
+from sclip_lab.core.identity import digest, of_code
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset
 from sclip_lab.network.backbone import Backbone
@@ -50,26 +50,24 @@ class TrunkCache:
             raise LabError(f"trunk_cache {gigabytes} GB must be above 0")
         self.folder = Path(folder)
         self.limit = int(gigabytes * 1e9)
-        atomic.sweep(self.folder)
+        files.sweep(self.folder)
 
     def load(self, key: str) -> Tensor | None:
         """The tokens, or None where they cannot be read or are not what was written."""
         path = self._path(key)
         try:
-            (tensors, is_sealed), _ = sealed.read_tensors(path, _belongs(key))
-            if not is_sealed or "tokens" not in tensors:
-                raise sealed.Damaged(path, "has no seal or no tokens")
+            tokens = files.read_tensors(path, _belongs(key))[0]["tokens"]
             os.utime(path)
         except FileNotFoundError:
             return None
-        except sealed.Damaged as damaged:
-            sealed.set_aside(self.folder.parent, damaged)
+        except files.Damaged as damaged:
+            files.set_aside(self.folder.parent, damaged)
             return None
         except LabError:  # it cannot be opened; where nothing can be written either, saving says so
             return None
         except OSError:  # a cache that may be read only: what was used when stays unknown
             pass
-        return tensors["tokens"]
+        return tokens
 
     def save(self, key: str, tokens: Tensor) -> None:
         """Keep (windows, tokens, width) of one photo, if there is or can be made room.
@@ -81,7 +79,7 @@ class TrunkCache:
             tokens: any type.
         """
         if self._make_room(key.partition("-")[0], tokens.nbytes):
-            sealed.write_tensors(self._path(key), {"tokens": tokens}, _belongs(key))
+            files.write_tensors(self._path(key), {"tokens": tokens}, _belongs(key))
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
@@ -132,7 +130,7 @@ class CachedEncoder(Encoder):
             "device": backbone.device.type,
             "dataset": dataset.key,
             "geometry": protocol.geometry.key,
-            "code": fingerprint.digest(target_modules(protocol.views)),
+            "code": of_code(target_modules(protocol.views)),
         }
 
     def begin(self, windows: Windows, level: int) -> None:

@@ -14,11 +14,18 @@ from matplotlib.axes import Axes
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.report.figures import COLORS, Figure, color, style
+from sclip_lab.report.figures import COLORS, Figure, color, draw_floors, style
 from sclip_lab.report.found import Found
 
 STEPS = 14  # places to try above and below a point for its name
-DASHES = {"CSA": "--", "CSA (q + k)": "--", "vanilla": ":"}  # of reference lines, else "-."
+# Of reference lines, else "-.".
+DASHES: dict[str, Any] = {
+    "CSA": "--",
+    "CSA (q + k)": "--",
+    "vanilla": ":",
+    "oracle: uniform over the class": (0, (9, 2)),
+    "blind Gaussian": (0, (5, 1, 1, 1, 1, 1)),
+}
 Line = Mapping[float, str]  # place on the axis -> spec
 
 
@@ -35,7 +42,7 @@ def line(found: Found, parameter: str, **fixed: object) -> dict[float, str]:
 
     Args:
         found: the cells. parameter: a key such as "attention.temperature".
-        **fixed: variant, or configuration keys with "__" for dots, and the value that is wanted.
+        **fixed: variant, or configuration keys with "__" for dots, and the value to select.
     """
     table = pick(found, **fixed)
     known = table.get(parameter, pd.Series(dtype=object))  # no cell has such a parameter
@@ -94,6 +101,7 @@ def plot(
         if key is not None:
             dashes = DASHES.get(name, "-.")
             ax.axhline(100 * found.score(key), color="0.15", lw=1, ls=dashes, label=name)
+    draw_floors(ax, found.summary, across=True)
     ax.set_ylabel("mIoU x100, 95 % band")
     sns.despine(ax=ax)
 
@@ -141,12 +149,13 @@ def _legend(figure: Figure, axes: np.ndarray) -> None:
     """One legend below all charts, each name once."""
     handles: dict[str, Any] = {}
     for ax in axes:
-        found = list(zip(*ax.get_legend_handles_labels(), strict=True))
-        alone = sum(handle.get_linestyle() == "-" for handle, _ in found) == 1 and len(axes) > 1
-        for handle, label in found:
+        entries = list(zip(*ax.get_legend_handles_labels(), strict=True))
+        alone = sum(handle.get_linestyle() == "-" for handle, _ in entries) == 1 and len(axes) > 1
+        for handle, label in entries:
             if not (alone and handle.get_linestyle() == "-"):  # its axis says what it is
                 handles.setdefault(label, handle)
-    columns = max(1, int(figure.get_size_inches()[0] / 1.6))
+    longest = max(map(len, handles), default=1)
+    columns = max(1, int(figure.get_size_inches()[0] / max(1.6, 0.5 + 0.065 * longest)))
     figure.legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=columns,
         frameon=False,
@@ -157,10 +166,10 @@ def swept(df: pd.DataFrame) -> list[str]:
     """The parameters with values in an order of which some variant has several, all else equal."""
     table = df.drop_duplicates("spec")
     names = [str(c) for c in table if "." in str(c) and not str(c).endswith("seed")]
-    return [name for name in names if _lines(table, name)]
+    return [name for name in names if lines_of(table, name)]
 
 
-def _lines(table: pd.DataFrame, x: str) -> list[pd.DataFrame]:
+def lines_of(table: pd.DataFrame, x: str) -> list[pd.DataFrame]:
     """The rows of ``table`` that differ in ``x`` alone, at least two values of it each.
 
     Column "place" is the value's place on the axis, "line" the variant without this parameter.
@@ -200,7 +209,8 @@ def curve(
     """
     if x not in df:
         raise unknown("swept parameter", x, swept(df))
-    lines = _lines(results.summary(df, n, level) if table is None else table, x)
+    table = results.summary(df, n, level) if table is None else table
+    lines = lines_of(table, x)
     if not lines:
         raise LabError(f"no variant was run with two values of {x} and all else equal")
     firsts = pd.concat([line.iloc[:1] for line in lines])
@@ -222,6 +232,7 @@ def curve(
             texts = [f"{t:g}" if isinstance(t, int | float) else str(t) for t in ticks.values()]
             ax.set_xticks(list(ticks), texts)
             ax.minorticks_off()
+        draw_floors(ax, table, across=True)
         ax.set_xlabel(x.split(".", 1)[1].replace("_", " "))
         ax.set_ylabel(f"mIoU x100, {level * 100:g} % band")
         ax.legend(frameon=False)

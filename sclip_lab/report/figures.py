@@ -34,6 +34,7 @@ STYLE = {
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
 }
+FLOOR_DASHES = (":", "--", "-.")
 TALL = 9.0  # inches: about what a screen shows
 _STRIP = 40  # classes side by side in `per_class`
 _ROWS = 40  # variants below each other in one picture
@@ -72,6 +73,27 @@ def paged(name: str, drawn: Sequence[Figure]) -> dict[str, Figure]:
     return {f"{name}_{number}": figure for number, figure in enumerate(drawn, start=1)}
 
 
+def draw_floors(ax: Axes, table: pd.DataFrame, across: bool = False) -> str:
+    """Grey lines at the scores that need no network, where a table is of one data set.
+
+    Args:
+        table: a `results.summary`, or rows of it. across: horizontal lines, not vertical ones.
+
+    Returns:
+        what the lines are, in words; "" without any.
+    """
+    datasets = table["dataset"].astype(str).unique()
+    known = table.attrs.get("floors", {}).get(datasets[0], {}) if len(datasets) == 1 else {}
+    for (name, score), dashes in zip(known.items(), FLOOR_DASHES, strict=False):
+        looks = {"color": "0.35", "lw": 0.8, "ls": dashes, "zorder": 1.5, "label": name}
+        if across:
+            ax.hlines(100 * score, 0, 1, transform=ax.get_yaxis_transform(), **looks)
+        else:
+            ax.vlines(100 * score, 0, 1, transform=ax.get_xaxis_transform(), **looks)
+    words = [f"{name} {100 * score:.1f}" for name, score in known.items()]
+    return f"grey: {', '.join(words)}" if words else ""
+
+
 def bars(
     df: pd.DataFrame,
     sort: bool = False,
@@ -95,20 +117,22 @@ def bar_pages(table: pd.DataFrame) -> list[Figure]:
     """`bars` of a `results.summary`, as many variants in a picture as a screen can show."""
     groups, level = _by_dataset(table), float(table.attrs.get("level", 0.95))
     longest = max(len(rows) for rows in groups.values())
-    found = []
+    pages = []
     for start in range(0, longest, _ROWS):
         page = [(name, rows.iloc[start : start + _ROWS]) for name, rows in groups.items()]
-        found.append(_bar_charts([(name, rows) for name, rows in page if len(rows)], level))
-    return found
+        pages.append(_bar_charts([(name, rows) for name, rows in page if len(rows)], level))
+    return pages
 
 
 def _by_dataset(table: pd.DataFrame, sort: bool = False) -> dict[str, pd.DataFrame]:
     """The rows of each data set with names that are unique there."""
-    found = {}
+    groups = {}
     for dataset, rows in table.groupby("dataset", observed=True, sort=False):
         rows = rows.assign(name=labels(rows))
-        found[str(dataset)] = rows.sort_values("miou", ascending=False) if sort else rows
-    return found
+        if sort:  # oracles have no place among methods
+            rows = rows.sort_values(["oracle", "miou"], ascending=[True, False])
+        groups[str(dataset)] = rows
+    return groups
 
 
 def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
@@ -121,8 +145,9 @@ def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
         axes = figure.subplots(len(lines), columns, squeeze=False, height_ratios=heights).ravel()
         for ax, (dataset, rows) in zip(axes, groups, strict=False):
             _bars(ax, rows)
-            ax.set_title(f"{dataset}, {rows['images'].iloc[0]} images")
-            ax.set_xlabel(f"mIoU x100, {level * 100:g} % interval")
+            ax.set_title(f"{dataset}, {rows['images'].iloc[0]} photos")
+            ax.set_xlabel(f"mIoU x100, {level * 100:g} % interval\n{draw_floors(ax, rows)}".strip())
+            ax.xaxis.label.set_fontsize(6.5)
         for ax in axes[len(groups) :]:
             ax.set_axis_off()
         figure.set_label(f"mIoU x100 with its {level * 100:g} % interval over photos")
@@ -132,7 +157,10 @@ def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
 def _bars(ax: Axes, table: pd.DataFrame) -> None:
     scaled = table[["miou", "low", "high"]] * 100
     names = list(table["name"])
-    ax.barh(range(len(names)), scaled["miou"], height=0.7, color=COLORS[5])
+    drawn = ax.barh(range(len(names)), scaled["miou"], height=0.7, color=COLORS[5])
+    for bar, is_oracle in zip(drawn, table["oracle"], strict=True):
+        if is_oracle:
+            bar.set(facecolor="white", edgecolor=COLORS[5], hatch="////")
     ax.set_yticks(range(len(names)), names)
     low, high = scaled["low"].to_numpy(), scaled["high"].to_numpy()
     ax.errorbar(
@@ -157,8 +185,9 @@ def _bars(ax: Axes, table: pd.DataFrame) -> None:
 def per_class(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
     """Heatmap of IoU x100, variants by classes, in strips of at most 40 classes.
 
-    Behind each class stands on how many photos it is. Classes without a pixel in the truth are
-    left out: their IoU is 0 or nothing. The cells of up to 25 classes hold their numbers.
+    In brackets behind each class: how many photos have it; grey where these are few. Classes
+    without a pixel in the truth are left out: their IoU is 0 or nothing. The cells of up to 25
+    classes hold their numbers.
 
     Args:
         df: from `results.load`. summary: its `results.summary` if there is one already.
@@ -190,15 +219,14 @@ def _strips(df: pd.DataFrame, summary: pd.DataFrame) -> list[tuple[str, pd.DataF
     for dataset, table in summary.groupby("dataset", observed=True, sort=False):
         rows = dict(zip(table["spec"].astype(str), labels(table), strict=True))
         met = df["true"][(df["dataset"] == dataset) & (df["pixels"] > 0)].unique()
-        mine = scores[scores["spec"].isin(rows) & scores["id"].isin(met)]
-        grid = mine.pivot(index="spec", columns="id", values="iou").loc[list(rows)] * 100
+        known = scores[scores["spec"].isin(rows) & scores["id"].isin(met)]
+        grid = known.pivot(index="spec", columns="id", values="iou").loc[list(rows)] * 100
         grid.index = list(rows.values())
-        names = mine.drop_duplicates("id").set_index("id")["class"].loc[grid.columns]
+        names = known.drop_duplicates("id").set_index("id")["class"].loc[grid.columns]
         here = seen[seen["dataset"] == dataset]
         photos = dict(zip(here["id"], here["photos"], strict=True))
         grid.columns = [
-            f"{name} {'*' if photos[index] < FEW else ''}{photos[index]}"
-            for index, name in zip(grid.columns, names, strict=True)
+            f"{name} ({photos[index]})" for index, name in zip(grid.columns, names, strict=True)
         ]
         cuts = np.array_split(np.arange(grid.shape[1]), -(-grid.shape[1] // _STRIP))
         strips += [(str(dataset), grid.iloc[:, cut]) for cut in cuts]
@@ -240,7 +268,13 @@ def _heat_maps(strips: list[tuple[str, pd.DataFrame]], top: float) -> Figure:
             ax.tick_params(length=0)
             ax.tick_params(axis="x", rotation=90)
             ax.tick_params(axis="y", rotation=0)
-        figure.set_label(f"IoU by class; behind each class its photos, * where below {FEW}")
+            for text in ax.get_xticklabels():
+                few = int(text.get_text().rpartition("(")[2].rstrip(")")) < FEW
+                text.set_color("0.5" if few else "black")
+        figure.set_label(
+            f"IoU x100 by class; in brackets: photos that have the class, grey below {FEW}, where "
+            "a score is an anecdote"
+        )
         figure.colorbar(
             axes[0].collections[0],
             ax=list(axes),
@@ -283,6 +317,7 @@ def grouped(found: Found, grid: Mapping[str, Mapping[str, str]]) -> Figure:
         ax.set_yticks(range(len(grid)), list(grid))
         ax.invert_yaxis()
         ax.set_xlabel("mIoU x100, 95 % interval")
+        draw_floors(ax, found.summary)
         longest = max(len(name) for name in variants)
         columns = max(1, int(size[0] / (0.55 + 0.065 * longest)))
         figure.legend(loc="outside lower center", ncols=columns, frameon=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +16,18 @@ from matplotlib.patches import Patch, Rectangle
 from sclip_lab.core.errors import LabError
 from sclip_lab.report.figures import PLAIN, Figure
 from sclip_lab.results.store.panels import Panel, Prediction
+from sclip_lab.results.table import metrics
 
 if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
 
-# Okabe and Ito's colours, then further ones of Paul Tol's "muted" scheme
+# Okabe and Ito's colours, then the ones furthest from all before them in CIELAB, also as seen
+# without green cones.
 PALETTE = [
-    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#332288",
-    "#882255", "#999933", "#117733", "#AA4499", "#DDCC77", "#661100", "#44AA99",
+    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#0000FF",
+    "#00FF87", "#000F87", "#69000F", "#A55AFF", "#4B0F4B", "#A5874B", "#A50087",
 ]  # fmt: skip
+LETTER = 0.06  # inches: width of a letter of a title
 BACKGROUND, OTHER = "#CCCCCC", "#555555"
 FONT: Any = {
     **PLAIN,
@@ -36,12 +40,13 @@ FONT: Any = {
 
 def panel(
     panels: Sequence[Panel],
-    columns: int = 8,
+    columns: int = 6,
     max_classes: int = len(PALETTE),
     named: bool = False,
     colors: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Photo, truth and the prediction of every variant, one block of rows per photo.
+    """Photo, truth and the prediction of every variant, one block of rows per photo. Each
+    prediction has its mIoU x100 on this photo in its corner.
 
     Args:
         panels: from `sclip_lab.results.store.panels.load`.
@@ -56,14 +61,14 @@ def panel(
     pictures = max(len(item.predictions) for item in panels) + 2
     rows = -(-pictures // columns)
     across = -(-pictures // rows)  # fill the rows evenly
+    width = 9.0 / max(across, 4)
     titles = [
         [item.name.replace(": ", "\n") if named else "photo", "truth"]
-        + [_folded(p.label) for p in item.predictions]
+        + [_folded(p.label, width) for p in item.predictions]
         for item in panels
     ]
     starts = [(block, row * across) for block in titles for row in range(rows)]
     lines = [max(t.count("\n") for t in [*b[i : i + across], ""]) + 1 for b, i in starts]
-    width = 9.0 / max(across, 4)
     heights = [width * p.image.shape[0] / p.image.shape[1] for p in panels for _ in range(rows)]
     handles = _legend(panels, colors)
     legend_columns = max(1, int(width * across / 1.5))
@@ -81,6 +86,8 @@ def panel(
             for ax, title, picture in zip(cells, titles[number], shown, strict=False):
                 ax.imshow(picture, interpolation="nearest")
                 ax.set_title(title, pad=2)
+            for ax, prediction in zip(cells[2:], item.predictions, strict=False):
+                _corner(ax, photo_miou(item, prediction))
             for ax in cells:
                 ax.set_axis_off()
         figure.legend(
@@ -91,8 +98,34 @@ def panel(
             handlelength=1.2,
             columnspacing=1.2,
         )
-    figure.set_label("photo, truth, and the class of every pixel by variant")
+    figure.set_label(
+        "photo, truth, and the class of every pixel by variant; in the corner: mIoU x100 on this "
+        "photo"
+    )
     return figure
+
+
+def photo_miou(item: Panel, prediction: Prediction) -> float:
+    """mIoU of one prediction over the classes of its photo's truth or prediction, a fraction; NaN
+    for a photo of ignored pixels alone."""
+    count = len(item.class_names)
+    rows = metrics.count(prediction.prediction, item.mask, count, item.ignore_index)
+    right = np.where(rows.true == rows.predicted, rows.pixels, 0)
+    totals = [
+        np.bincount(classes, pixels, count)
+        for classes, pixels in ((rows.true, right), (rows.true, rows.pixels),
+                                (rows.predicted, rows.pixels))
+    ]  # fmt: skip
+    return float(metrics.nanmean(metrics.iou_of_totals(np.stack(totals))))
+
+
+def _corner(ax: Axes, score: float) -> None:
+    """A score in the lower right corner of a picture."""
+    if not np.isnan(score):
+        ax.text(
+            0.98, 0.03, f"{100 * score:.0f}", transform=ax.transAxes, ha="right", va="bottom",
+            fontsize=6, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+        )  # fmt: skip
 
 
 def attention_maps(panels: Sequence[Panel]) -> Figure:
@@ -118,9 +151,9 @@ def attention_maps(panels: Sequence[Panel]) -> Figure:
         figure, grid = _grid([height] * rows, widths, [0.0] * rows, left=margin, bottom=0.45)
         for column, (item, index) in enumerate(columns):
             _mark(grid[0, column], item, index)
-            found = {prediction.label: prediction for prediction in item.predictions}
+            by_label = {prediction.label: prediction for prediction in item.predictions}
             for row, name in enumerate(names[1:], start=1):
-                _map(grid[row, column], item, found.get(name), index)
+                _map(grid[row, column], item, by_label.get(name), index)
         for row, name in enumerate(folded):
             grid[row, 0].set_ylabel(name, rotation=0, ha="right", va="center")
         _scale(figure, margin)
@@ -176,10 +209,12 @@ def _check(panels: Sequence[Panel]) -> None:
         raise LabError("no pictures to draw: the store holds no panels of these specs")
 
 
-def _folded(label: str) -> str:
-    """Parameters under the variant's name, one a line."""
+def _folded(label: str, width: float = 9.0) -> str:
+    """Parameters under the variant's name, one a line, each cut into lines of so many inches."""
     name, bracket, rest = label.partition("(")
-    return f"{name}\n" + rest.rstrip(")").replace(", ", "\n") if bracket else name
+    lines = [*name.split(" · "), *(rest.rstrip(")").split(", ") if bracket else [])]
+    letters = int(width / LETTER)
+    return "\n".join(part for line in lines for part in wrap(line, letters) or [line])
 
 
 # ---------------------------------------------------------------- predictions
@@ -356,7 +391,7 @@ def attention_over_photo(
     skip = weights.shape[-1] - grid_h * grid_w  # 1 where the class token takes part
     maps = weights[:, :, skip:, skip:].float().mean(1).cpu().numpy()
     scale = height / plan.resized[0], width / plan.resized[1]
-    found = []
+    maps_of_points = []
     for point in points:
         total, seen = np.zeros((height, width)), np.zeros((height, width))
         for index, (top, left) in enumerate(
@@ -379,5 +414,5 @@ def attention_over_photo(
             total[place] += one[np.ix_(box[0][rows], box[1][columns])]
             seen[place] += 1
         with np.errstate(invalid="ignore"):
-            found.append((total / seen).astype(np.float32))
-    return found
+            maps_of_points.append((total / seen).astype(np.float32))
+    return maps_of_points

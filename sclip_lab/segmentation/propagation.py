@@ -213,7 +213,9 @@ _SRGB_TO_XYZ = (
 _D65 = (0.95047, 1.0, 1.08883)
 
 
-def _pair(offset: tuple[int, int], height: int, width: int) -> tuple[Sequence, Sequence]:
+def _pair(
+    offset: tuple[int, int], height: int, width: int
+) -> tuple[Sequence[slice], Sequence[slice]]:
     """Slices of the pixels that have a neighbour at ``offset``, and of those neighbours."""
     y, x = offset
     rows = slice(0, height - y), slice(y, height)

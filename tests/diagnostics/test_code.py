@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +12,9 @@ import pytest
 
 import sclip_lab as lab
 from sclip_lab import results
-from sclip_lab.core import fingerprint
+from sclip_lab.core import identity
 from sclip_lab.data.folder import Folder
-from sclip_lab.diagnostics import MEASURES, code
+from sclip_lab.diagnostics import MEASURES, Measure, code_of, measure, registry
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.observers import Diagnostics
 from sclip_lab.evaluation.spec import Spec
@@ -30,28 +32,28 @@ def forget() -> Iterator[None]:
 
 
 def _forget() -> None:
-    fingerprint._known.clear()
-    code._of.cache_clear()
+    identity._known_modules.clear()
+    measure._code.cache_clear()
 
 
 @pytest.fixture
 def moved(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], set[str]]:
     """Which measures' codes another text in one module moves."""
-    read = fingerprint._text
+    read = identity._text
 
     def measures(module: str, old: str, new: str) -> set[str]:
-        usual = {name: code.of(name) for name in MEASURES}
-        path = fingerprint._source(f"{HOME}.{module}")
+        usual = {name: code_of(name) for name in MEASURES}
+        path = identity._source(f"{HOME}.{module}")
         assert path is not None
         assert old in read(path)
         monkeypatch.setattr(
-            fingerprint,
+            identity,
             "_text",
             lambda p: read(p).replace(old, new) if p == path else read(p),
         )
         _forget()
-        found = {name for name in MEASURES if code.of(name) != usual[name]}
-        monkeypatch.setattr(fingerprint, "_text", read)
+        found = {name for name in MEASURES if code_of(name) != usual[name]}
+        monkeypatch.setattr(identity, "_text", read)
         _forget()
         return found
 
@@ -61,16 +63,72 @@ def moved(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], set[str]
 def test_a_line_moves_the_measures_that_it_is_of(moved: Callable[..., set[str]]) -> None:
     of_labels = {n for n in MEASURES if "same_class" in n or n.startswith("inter_class")}
     assert moved("same_class", "\n\n\ndef ", "\n\n\nk = 1\n\n\ndef ") == of_labels
-    assert moved("retrieval", "\n\n\ndef ", "\n\n\nk = 1\n\n\ndef ") == {"patch_retrieval_miou"}
     assert moved("layers", "from __future__ import annotations", "k = 1") == set(MEASURES)
-    # Of the registry, a row alone, and what rows share.
-    row = "features.effective_rank(seen.features)"
-    assert moved("registry", row, f"2 * {row}") == {"effective_rank"}
-    shared = "lambda seen: function(_classes(seen), seen.flat_labels)"
+
+
+def test_a_function_that_rows_of_the_registry_share_moves_those_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usual = {name: code_of(name) for name in MEASURES}
+    monkeypatch.setattr(registry, "_classes", lambda seen: 2 * seen.similarity.flatten(1, 2))
+    _forget()
     localised = {
         n for n in MEASURES if n[:5] in ("point", "relev", "rank_", "local") and "resid" not in n
     }
-    assert moved("registry", shared, shared.replace("seen.flat", "seen.seen.flat")) == localised
+    assert {name for name in MEASURES if code_of(name) != usual[name]} == localised
+
+
+USERS = """
+import torch
+from helpers_of_a_test import scaled
+
+def spread(seen):
+    return _half(scaled(seen.patches.std(dim=(1, 2, 3))))
+
+def _half(values):
+    return values / 2
+
+def other(seen):
+    return seen.patches.mean(dim=(1, 2, 3))
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "changed"),
+    [
+        ("ideas", "seen.patches.std", "2 * seen.patches.std", {"spread"}),
+        ("ideas", "values / 2", "values / 4", {"spread"}),
+        ("ideas", "def _half", "# why\ndef _half", set()),
+        ("helpers", "FACTOR = 1", "FACTOR = 3", {"spread"}),
+    ],
+)
+def test_a_users_measure_is_known_by_its_code_and_its_helpers(
+    file: str,
+    old: str,
+    new: str,
+    changed: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths = {name: tmp_path / f"{name}_of_a_test.py" for name in ("ideas", "helpers")}
+    paths["ideas"].write_text(USERS)
+    paths["helpers"].write_text("FACTOR = 1\n\ndef scaled(x):\n    return FACTOR * x\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def codes() -> dict[str, str]:
+        for name in ("ideas_of_a_test", "helpers_of_a_test"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        module = importlib.import_module("ideas_of_a_test")
+        return {n: Measure(getattr(module, n), "").code for n in ("spread", "other")}
+
+    before = codes()
+    assert codes() == before
+    text = paths[file].read_text()
+    assert old in text
+    paths[file].write_text(text.replace(old, new))
+    after = codes()
+    assert {name for name in before if before[name] != after[name]} == changed
 
 
 def test_words_move_nothing(moved: Callable[..., set[str]]) -> None:
@@ -80,8 +138,8 @@ def test_words_move_nothing(moved: Callable[..., set[str]]) -> None:
 
 
 def test_no_two_measures_have_one_code() -> None:
-    assert len({code.of(name) for name in MEASURES}) == len(MEASURES)
-    assert code.of("no such measure") == ""
+    assert len({code_of(name) for name in MEASURES}) == len(MEASURES)
+    assert code_of("no such measure") == ""
 
 
 def test_a_changed_measure_is_measured_again(

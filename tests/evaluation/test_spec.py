@@ -14,7 +14,7 @@ from PIL import Image
 
 import sclip_lab
 import sclip_lab as lab
-from sclip_lab.core import fingerprint
+from sclip_lab.core import identity
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
@@ -157,14 +157,14 @@ def package(tmp_path: Path) -> Iterator[Path]:
     sclip_lab.__path__.append(str(tmp_path))
     yield tmp_path
     sclip_lab.__path__.remove(str(tmp_path))
-    fingerprint._known.clear()
+    identity._known_modules.clear()
 
 
 def version(folder: Path, name: str, code: str) -> str:
     (folder / f"{name}.py").write_text(code)
     importlib.invalidate_caches()
-    fingerprint._known.clear()
-    return fingerprint.digest(["sclip_lab.trial"])
+    identity._known_modules.clear()
+    return identity.of_code(["sclip_lab.trial"])
 
 
 def test_code_counts_and_comments_do_not(package: Path) -> None:

@@ -107,7 +107,7 @@ def test_charts_of_many_data_sets_go_on_in_the_next_line(tmp_path: Path) -> None
     figure = figures.bars(results.load(tmp_path), n=20)
     assert figure.get_size_inches()[0] <= 14
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
-    assert sorted(titles) == [f"set {index}, 1 images" for index in range(8)]
+    assert sorted(titles) == [f"set {index}, 1 photos" for index in range(8)]
 
 
 def test_pictures_of_one_caption_are_all_on_the_page(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from html import escape
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib import colormaps
 from PIL import Image
 
-from sclip_lab.core import atomic
+from sclip_lab.core import files
 from sclip_lab.report.explorer.maps import Maps, VariantMaps
 from sclip_lab.report.pictures import PALETTE
 
@@ -39,7 +39,7 @@ class Page:
 
     def save(self, path: str | Path) -> Path:
         """Write it; raises LabError where that is impossible."""
-        atomic.write_text(Path(path), self.html)
+        files.write_text(Path(path), self.html)
         return Path(path)
 
     def _repr_html_(self) -> str:
@@ -147,4 +147,4 @@ def _template() -> Any:
 
 
 def _asset(name: str) -> str:
-    return (files("sclip_lab.report.explorer") / name).read_text(encoding="utf-8")
+    return (resources.files("sclip_lab.report.explorer") / name).read_text(encoding="utf-8")

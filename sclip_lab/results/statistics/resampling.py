@@ -100,17 +100,19 @@ class Scored:
     bounds: tuple[float, float] = (0.0, 1.0)
 
     def __sub__(self, other: Scored) -> Scored:
-        return _combined([self, other], [1.0, -1.0], (-1.0, 1.0))
+        return combined([self, other], [1.0, -1.0], (-1.0, 1.0))
 
     @staticmethod
     def mean(scores: Sequence[Scored]) -> Scored:
         """Their mean, all of one design."""
-        return _combined(scores, [1 / len(scores)] * len(scores), scores[0].bounds)
+        return combined(scores, [1 / len(scores)] * len(scores), scores[0].bounds)
 
 
-def _combined(
+def combined(
     scores: Sequence[Scored], factors: Sequence[float], bounds: tuple[float, float]
 ) -> Scored:
+    """The sum of scores of one design, each times its factor, with its resamples."""
+
     def total(name: str) -> metrics.Array:
         return sum(f * getattr(s, name) for s, f in zip(scores, factors, strict=True))
 
@@ -139,18 +141,18 @@ def score(samples: Sequence[Sample], design: Design, statistic: str = "miou") ->
     drawn = np.zeros(photos)
     for weights in design.weights():
         drawn += weights.sum(0)
-        for sample, found in zip(samples, resampled, strict=True):
-            own = weights if _is_all(sample.photos, photos) else weights[:, sample.photos]
-            sums = own @ sample.totals.reshape(len(sample.totals), -1)
-            found.append(defined(sums.reshape(len(own), *sample.totals.shape[1:]), statistic))
+        for sample, chunks in zip(samples, resampled, strict=True):
+            drawn_of = weights if _is_all(sample.photos, photos) else weights[:, sample.photos]
+            sums = drawn_of @ sample.totals.reshape(len(sample.totals), -1)
+            chunks.append(defined(sums.reshape(len(drawn_of), *sample.totals.shape[1:]), statistic))
     scores = []
-    for sample, found in zip(samples, resampled, strict=True):
+    for sample, chunks in zip(samples, resampled, strict=True):
         whole = sample.totals.sum(0)
         centre = float(defined(whole.copy(), statistic))
         without = np.full(photos, centre)
         without[sample.photos] = _without_one(sample.totals, whole, statistic)
         estimate = float(STATISTICS[statistic](whole))
-        values = np.concatenate(found)
+        values = np.concatenate(chunks)
         scores.append(Scored(estimate, centre, without, values, drawn / design.n, design))
     return scores
 

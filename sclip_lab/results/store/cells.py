@@ -1,101 +1,184 @@
-"""The spec.json of a cell: what it has to say, and whether it says it of this cell."""
+"""The files of one cell: its record in spec.json, other names of it, its tables."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sclip_lab.core import sealed
-from sclip_lab.core.canonical import digest
+import numpy as np
+import pandas as pd
+
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
-
-# What every record has; and what says, in records since there are seals, that there must be one.
-FIELDS = ("key", "names", "label", "config", "class_names", "images")
-IDENTITY = "identity"
+from sclip_lab.core.identity import digest
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The record in a cell's spec.json.
+class Kind(NamedTuple):
+    """A kind of table in a cell's folder, kept in files that are joined when the cell is finished.
+
+    Attributes:
+        name: how the files' names begin.
+        types: of the columns.
+        order: columns by which the rows of an image are sorted.
+        once: columns whose values name what is found once; a second writer found the same.
+        defaults: of columns that may be left out when rows are added.
+    """
+
+    name: str
+    types: dict[str, Any]
+    order: list[str]
+    once: list[str]
+    defaults: dict[str, Any] = {}  # noqa: RUF012
+
+    def files(self, folder: Path) -> list[Path]:
+        return sorted(folder.glob(f"{self.name}-*.parquet"))
+
+
+COUNTS = Kind(
+    "rows",
+    {"image": str, "true": np.int16, "predicted": np.int16, "pixels": np.int64},
+    ["true", "predicted"],
+    ["image"],
+)
+# ``code`` says by which code a value was measured.
+MEASURES = Kind(
+    "diagnostics",
+    {
+        "image": str, "measure": str, "code": str, "layer": np.int16, "head": np.int16,
+        "value": np.float64,
+    },
+    ["measure", "layer", "head"],
+    ["image", "measure", "code", "layer", "head"],
+    {"code": "", "layer": -1, "head": -1},
+)  # fmt: skip
+# Images that were left out, why, and when (seconds since 1970): the last one counts.
+SKIPPED = Kind(
+    "skipped", {"image": str, "reason": str, "at": np.float64}, ["at"], ["image", "reason"]
+)
+KINDS = {kind.name: kind for kind in (COUNTS, MEASURES, SKIPPED)}
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a cell's spec.json once. Its time fixes the cell's place in tables, so later writers
+    leave it."""
+    files.write_json(path, record, _record_of(path.parent), first=True)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A cell's spec.json, with the names under which the cell was asked for.
+
+    ``names`` (with ``attention``, its label) are those with the shortest label, of equal ones the
+    first that was asked for; ``also`` lists all others.
 
     Raises:
-        Damaged: no record, one without its seal, another cell's, or one whose key is not that of
-            its identity.
+        Damaged: it is not what was written for this cell.
         FileNotFoundError: there is none.
         LabError: it cannot be opened.
     """
-    record, is_sealed = sealed.read_json(path)
-    check(path, record, is_sealed)
-    if record["key"] != path.parent.name:
-        raise sealed.Damaged(path, f"belongs to cell {record['key'][:12]}")
-    return {**record, "label": min([record["label"], *_labels(path.parent)], key=_shortest)}
+    record = files.read_json(path, _record_of(path.parent))
+    own = {**record["names"], "attention": record["label"]}
+    every = [own, *(names for names in _aliases(path.parent) if names != own)]
+    names = min(every, key=lambda names: len(names["attention"]))
+    also = [other for other in every if other != names]
+    return {**record, "label": names["attention"], "names": names, "also": also}
 
 
-def check(path: Path, record: dict[str, Any], is_sealed: bool) -> None:
-    """Refuse what cannot be a cell's record.
+def add_names(folder: Path, names: Mapping[str, str]) -> None:
+    """Keep other names under which the cell in ``folder`` was asked for."""
+    path = folder / f"names-{digest(names)[:12]}.json"
+    if not path.exists():
+        files.write_json(path, {"names": dict(names)}, _names_of(folder), first=True)
 
-    Args:
-        path: of the file that holds it.
-        is_sealed: whether that has a seal.
+
+def _aliases(folder: Path) -> list[dict[str, str]]:
+    """Names beside the record's own. A damaged file is passed over: it changes no number."""
+    aliases = []
+    for path in sorted(folder.glob("names-*.json")):
+        try:
+            aliases.append(dict(files.read_json(path, _names_of(folder))["names"]))
+        except (LabError, FileNotFoundError, KeyError):
+            continue
+    return aliases
+
+
+def _record_of(folder: Path) -> dict[str, str]:
+    return {"kind": "record", "cell": folder.name}
+
+
+def _names_of(folder: Path) -> dict[str, str]:
+    return {"kind": "names", "cell": folder.name}
+
+
+def read(folder: Path, kind: Kind) -> tuple[pd.DataFrame, list[files.Damaged]]:
+    """All tables of one kind in a cell's folder: the kind's columns, and ``file``, a number per
+    file; and what is damaged, which is left out.
+
+    A writer may join the files at that moment: then they are listed anew.
 
     Raises:
-        Damaged: fields are missing or of another type, the seal is gone, or its key is not that
-            of its identity.
+        LabError: a file that cannot be opened.
     """
-    missing = set(FIELDS) - set(record)
-    if missing:
-        raise sealed.Damaged(path, f"is no spec: it lacks {', '.join(sorted(missing))}")
-    if IDENTITY in record:
-        if not is_sealed:
-            raise sealed.Damaged(path, "is not what was written: it has lost its seal")
-        if digest(record[IDENTITY]) != record["key"]:
-            raise sealed.Damaged(
-                path, "is not what was written: its key is not that of its identity"
-            )
-    fault = _fault(record)  # a seal is no signature
-    if fault:
-        raise sealed.Damaged(path, f"is no spec: {fault}")
-
-
-def add_label(folder: Path, label: str) -> None:
-    """Keep one more label under which the cell in ``folder`` was asked for."""
-    path = folder / f"label-{digest(label)[:12]}.json"
-    if label not in _labels(folder):
-        sealed.write_json(path, {"key": folder.name, "label": label}, first=True)
-
-
-def _labels(folder: Path) -> list[str]:
-    """Labels beside the record's own. A damaged one is passed over: it changes no number."""
-    found = []
-    for path in sorted(folder.glob("label-*.json")):
+    for _ in range(5):
+        empty = pd.DataFrame({name: [] for name in kind.types}).astype(kind.types)
+        frames, damaged = [empty.assign(file=0)], []
         try:
-            record, is_sealed = sealed.read_json(path)
-        except (LabError, FileNotFoundError):
+            for number, path in enumerate(kind.files(folder)):
+                try:
+                    frames.append(read_one(path, kind).assign(file=number))
+                except files.Damaged as error:
+                    damaged.append(error)
+            return pd.concat(frames[1:] or frames, ignore_index=True), damaged
+        except FileNotFoundError:
             continue
-        if is_sealed and record.get("key") == folder.name:
-            found.append(str(record.get("label")))
-    return found
+    raise LabError(f"{folder} changes while it is read; try again")
 
 
-def _shortest(label: str) -> tuple[int, str]:
-    return len(label), label
+def read_one(path: Path, kind: Kind) -> pd.DataFrame:
+    """One table of the cell in whose folder it lies. Raises as `files.read`."""
+    frame = files.read_table(path, _table_of(path.parent, kind), list(kind.types))
+    return frame.astype(kind.types)
 
 
-def _fault(record: dict[str, Any]) -> str | None:
-    """What keeps a record from being read as one."""
-    texts, maps = ("key", "label"), ("names", "config")
-    if not all(isinstance(record[name], str) for name in texts):
-        return f"{' and '.join(texts)} must be text"
-    if not all(isinstance(record[name], dict) for name in maps):
-        return f"{' and '.join(maps)} must be mappings"
-    parts = ("attention", "backbone", "dataset", "protocol")
-    values = [record["config"].get(part) for part in parts]
-    if not all(isinstance(value, dict) and value for value in values):
-        return f"config must map {', '.join(parts)} to what they were made of"
-    names = [record["names"].get(part) for part in parts]
-    if not all(isinstance(name, str) for name in names):
-        return "names must be those of attention, backbone, dataset and protocol"
-    for name in ("class_names", "images"):
-        listed = record[name]
-        if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
-            return f"{name} must be a list of names"
-    return None
+def write(folder: Path, kind: Kind, frame: pd.DataFrame, *, sync: bool = False) -> Path:
+    """Add one table with these rows to a cell's folder."""
+    frame = frame[list(kind.types)].astype(kind.types)
+    return files.write_table(folder, kind.name, frame, _table_of(folder, kind), sync=sync)
+
+
+def _table_of(folder: Path, kind: Kind) -> dict[str, str]:
+    return {"kind": kind.name, "cell": folder.name}
+
+
+def joined(frames: Sequence[Mapping[str, Any]], kind: Kind) -> pd.DataFrame:
+    """The rows of several mappings of columns, equally long or one value for all rows."""
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in kind.types}
+    for frame in frames:
+        row = {**kind.defaults, **frame}
+        columns = {name: np.atleast_1d(np.asarray(row[name])) for name in kind.types}
+        rows = max(map(len, columns.values()))
+        for name, values in columns.items():
+            parts[name].append(np.broadcast_to(values, rows))
+    return pd.DataFrame({name: np.concatenate(values) for name, values in parts.items()})
+
+
+def each_once(frame: pd.DataFrame, kind: Kind) -> pd.DataFrame:
+    """Without what a second writer found as well: it found the same."""
+    return frame[frame["file"] == frame.groupby(kind.once)["file"].transform("min")]
+
+
+def by_code_of_today(frame: pd.DataFrame) -> pd.Series:
+    """Which rows of ``MEASURES`` were measured by the code of today. Those of a measure that is
+    unknown here count: nothing says that its code has changed."""
+    from sclip_lab import diagnostics  # imports torch, which most readers never need
+
+    codes = {name: diagnostics.code_of(name) for name in frame["measure"].unique()}
+    today = frame["measure"].map(codes)
+    return (frame["code"] == today) | (today == "")
+
+
+def skipped(frame: pd.DataFrame, done: Collection[str]) -> dict[str, str]:
+    """Why images were last left out, from rows of ``SKIPPED``; not those that are done since."""
+    frame = frame.sort_values("at")
+    last = dict(zip(frame["image"], frame["reason"], strict=True))
+    return {image: reason for image, reason in last.items() if image not in done}

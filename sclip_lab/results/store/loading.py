@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,14 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sclip_lab.core import sealed
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.results.store import cells, chunks, machines
-from sclip_lab.results.store.chunks import COUNTS, MEASURES, SKIPPED, Kind
+from sclip_lab.results.store import cells, machines
+from sclip_lab.results.store.cells import COUNTS, MEASURES, SKIPPED, Kind
 from sclip_lab.results.table.scores import NAMES
 
-log = logging.getLogger(__name__)
 SHORT = 12
+EXPORT = {"kind": "export"}  # what the json file of an export belongs to
 
 
 def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -34,24 +35,24 @@ def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[st
         LabError: if there is no store, nothing in it can be read, a key matches no spec or
             several, or a spec that was asked for cannot be read.
     """
-    files = {file.parent.name: file for file in sorted(Path(path).glob("specs/*/spec.json"))}
-    if not files:
+    paths = {file.parent.name: file for file in sorted(Path(path).glob("specs/*/spec.json"))}
+    if not paths:
         raise LabError(f"no results in {path}: expected {Path(path) / 'specs'}/<key>/spec.json")
-    wanted = None if keys is None else {_match_key(key, list(files)) for key in keys}
-    found, damaged = [], []
-    for key in sorted(files if wanted is None else wanted):
+    requested = None if keys is None else {_match_key(key, list(paths)) for key in keys}
+    read, damaged = [], []
+    for key in sorted(paths if requested is None else requested):
         try:
-            found.append(cells.read(files[key]))
+            read.append(cells.read_record(paths[key]))
         except FileNotFoundError:
             continue
         except LabError as error:
-            if wanted is not None:
+            if requested is not None:
                 raise
             damaged.append(str(error))
-    if damaged and not found:
+    if damaged and not read:
         raise LabError(f"no results in {path}: {damaged[0]}")
     _warn_of_damage(path, damaged)
-    return sorted(found, key=lambda record: (str(_created(record)), record["key"]))
+    return sorted(read, key=lambda record: (record["created"], record["key"]))
 
 
 class Shared(dict[str, Any]):
@@ -67,7 +68,7 @@ def load(
     keys: Sequence[str] | None = None,
     *,
     partial: bool = False,
-    labels: Mapping[str, str] | None = None,
+    names: Mapping[str, Mapping[str, str]] | None = None,
 ) -> pd.DataFrame:
     """Read a store, or what ``sclip-lab store export`` made of one.
 
@@ -78,8 +79,9 @@ def load(
             are missing.
         partial: also specs of which some images are missing. Without it they are left out, and
             one warning names them.
-        labels: key -> what to call the variant. Without it a cell has the shortest of the labels
-            under which it was asked for: vanilla rather than sharpened(temperature=1.0).
+        names: key -> columns attention, backbone, dataset, protocol, as a sweep calls the cell.
+            Without it a cell has the names with the shortest label under which it was asked for:
+            vanilla rather than sharpened(temperature=1.0).
 
     Returns:
         One row per (spec, image, true, predicted), in the order of the specs' creation and of
@@ -89,14 +91,16 @@ def load(
         "attention.temperature", per config value that differs between the specs loaded.
         ``attrs["class_names"]`` is {dataset: [names]}, ``attrs["configs"]`` {spec: flat config},
         ``attrs["of"]`` {spec: number of its data set's images}, ``attrs["processors"]``
-        {spec: instruction set or GPU}, and ``attrs["skipped"]`` {spec: {image: why}} of images
-        that on_error=skip has left out.
+        {spec: instruction set or GPU}, ``attrs["also"]`` {spec: its other names, in words}, and
+        ``attrs["skipped"]`` {spec: {image: why}} of images that on_error=skip has left out.
+        ``attrs["oracles"]`` lists the specs that read ground truth; their labels begin with
+        "oracle", and they are in no ranking.
     """
     specs, frames, unfinished = [], [], []
     whole = not Path(path).is_file()
     found, damaged = _all_rows(path, keys, COUNTS) if whole else (_exported(Path(path), keys), [])
     for record, rows in found:
-        record["label"] = (labels or {}).get(record["key"], record["label"])
+        _rename(record, (names or {}).get(record["key"]))
         if rows["image"].nunique() < len(record["images"]):
             unfinished.append(f"{record['label']} ({record['key'][:SHORT]})")
             if not partial or rows.empty:
@@ -106,25 +110,27 @@ def load(
     _warn_of_damage(path, damaged)
     if unfinished and not partial:
         warnings.warn(
-            f"left out of {path}, unfinished: {', '.join(unfinished)}; "
-            "run them to the end, or load(..., partial=True)",
+            f"left out of {path}, unfinished: {_some(unfinished)}; run them to the end (see "
+            "sclip-lab store sweeps), or load(..., partial=True)",
             stacklevel=2,
         )
     if not specs:
-        why = damaged + [f"unfinished: {', '.join(unfinished)}"] * bool(unfinished)
+        why = damaged + [f"unfinished: {_some(unfinished)}"] * bool(unfinished)
         raise LabError(f"no finished results in {path}; {'; '.join(why)}")
-    names = _class_names(specs)
+    classes = _class_names(specs)
     df = _tidy(specs, frames)
-    df.attrs["class_names"] = Shared(names)
+    df.attrs["class_names"] = Shared(classes)
+    df.attrs["also"] = {r["key"][:SHORT]: also for r in specs if (also := other_names(r))}
     df.attrs["configs"] = Shared({r["key"][:SHORT]: _flatten(r["config"]) for r in specs})
     df.attrs["of"] = {r["key"][:SHORT]: len(r["images"]) for r in specs}
     df.attrs["processors"] = {r["key"][:SHORT]: machines.processor(r) for r in specs}
+    df.attrs["oracles"] = [r["key"][:SHORT] for r in specs if "labels" in r.get("identity", {})]
     df.attrs["skipped"] = {}
     for record, rows in zip(specs, frames, strict=True):
         folder = Path(path) / "specs" / record["key"]
-        left_out = chunks.read(folder, SKIPPED, record["key"]).frame
+        left_out, _ = cells.read(folder, SKIPPED)
         if len(left_out):
-            reasons = chunks.skipped(left_out, set(rows["image"]))
+            reasons = cells.skipped(left_out, set(rows["image"]))
             df.attrs["skipped"] |= {record["key"][:SHORT]: reasons} if reasons else {}
     return df
 
@@ -181,8 +187,31 @@ def _of_one_code(
         stacklevel=3,
     )
     return [
-        (record, rows[~rows["measure"].isin(mixed) | chunks.of_today(rows)])
+        (record, rows[~rows["measure"].isin(mixed) | cells.by_code_of_today(rows)])
         for record, rows in found
+    ]
+
+
+def _some(names: Sequence[str], shown: int = 3) -> str:
+    """A few names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _rename(record: dict[str, Any], names: Mapping[str, str] | None) -> None:
+    """Call a cell by these of its names."""
+    if names:
+        every = [record["names"], *record.get("also", [])]
+        record["names"] = {**record["names"], **names}
+        record["label"] = record["names"]["attention"]
+        record["also"] = [other for other in every if other != record["names"]]
+
+
+def other_names(record: Mapping[str, Any]) -> list[str]:
+    """The other names of a cell in words: of each what differs from the names that are shown."""
+    return [
+        " · ".join(str(other[k]) for k in NAMES[1:] if other.get(k) != record["names"].get(k))
+        for other in record.get("also", [])
     ]
 
 
@@ -209,16 +238,12 @@ def specs(path: str | Path) -> pd.DataFrame:
     facts = pd.DataFrame(
         {
             "key": [record["key"] for record in found],
-            "created": [_created(record) for record in found],
+            "created": [record["created"] for record in found],
             "images": [len(record["images"]) for record in found],
             "done": done,
         }
     )
     return pd.concat([table[NAMES], facts, table.drop(columns=NAMES)], axis=1)
-
-
-def _created(record: dict[str, Any]) -> Any:
-    return record.get("created", record.get("provenance", {}).get("created", ""))
 
 
 def _match_key(key: str, known: list[str]) -> str:
@@ -234,23 +259,14 @@ def _all_rows(
     path: str | Path, keys: Sequence[str] | None, kind: Kind
 ) -> tuple[list[tuple[dict[str, Any], pd.DataFrame]], list[str]]:
     """Rows of every spec, and what was found damaged; an error where the specs were asked for."""
-    found, damaged, unsealed = [], [], 0
+    rows, damaged = [], list[str]()
     for record in records(path, keys):
-        folder = Path(path) / "specs" / record["key"]
-        chunk = chunks.read(folder, kind, record["key"])
-        unsealed += len(chunk.unsealed)
-        try:
-            if chunk.damaged and keys is not None:
-                raise chunk.damaged[0]
-            found.append((record, _in_order(chunk.frame, record, kind)))
-        except LabError as error:
-            if keys is not None:
-                raise
-            damaged.append(str(error))
-        damaged += map(str, chunk.damaged)
-    if unsealed:
-        log.info("%d files in %s have no seal: see sclip-lab store repair", unsealed, path)
-    return found, damaged
+        frame, errors = cells.read(Path(path) / "specs" / record["key"], kind)
+        if errors and keys is not None:
+            raise errors[0]
+        rows.append((record, _in_order(frame, record, kind)))
+        damaged += map(str, errors)
+    return rows, damaged
 
 
 def _exported(path: Path, keys: Sequence[str] | None) -> list[tuple[dict[str, Any], pd.DataFrame]]:
@@ -261,36 +277,28 @@ def _exported(path: Path, keys: Sequence[str] | None) -> list[tuple[dict[str, An
     """
     about, table = path.with_suffix(".json"), path.with_suffix(".parquet")
     try:
-        described, is_sealed = sealed.read_json(about)
-        rows = sealed.read_table(table, "rows", {}, ["spec", *COUNTS.types]).content
-        digest = sealed.seal({}, table.read_bytes())
+        described = files.read_json(about, EXPORT)
+        content = table.read_bytes()
     except FileNotFoundError as error:
         raise LabError(f"an export has two files: {error.filename} is missing") from None
-    listed = described.get("cells")
-    if not is_sealed or not isinstance(listed, list):
-        raise sealed.Damaged(about, "is no export's")
-    if described.get("table_digest") != digest:
-        raise sealed.Damaged(table, f"is not the table that {about.name} belongs to")
-    for record in listed:
-        cells.check(about, record if isinstance(record, dict) else {}, is_sealed)
-    by_key = {record["key"]: record for record in listed}
+    if described["table_digest"] != hashlib.sha256(content).hexdigest():
+        raise files.Damaged(table, f"is not the table that {about.name} belongs to")
+    rows = pd.read_parquet(io.BytesIO(content))
+    by_key = {record["key"]: record for record in described["cells"]}
     chosen = by_key if keys is None else [_match_key(key, list(by_key)) for key in keys]
-    found = []
-    for key in chosen:
-        mine = chunks.typed(table, rows[rows["spec"] == key[:SHORT]], COUNTS).assign(file=0)
-        found.append((by_key[key], _in_order(mine, by_key[key], COUNTS)))
-    return found
+    return [
+        (
+            by_key[key],
+            _in_order(rows[rows["spec"] == key[:SHORT]].assign(file=0), by_key[key], COUNTS),
+        )
+        for key in chosen
+    ]
 
 
 def _in_order(rows: pd.DataFrame, record: dict[str, Any], kind: Kind) -> pd.DataFrame:
     """Each image once, in the order of the spec's images."""
     place = {image: position for position, image in enumerate(record["images"])}
-    position = rows["image"].map(place)
-    if position.isna().any():
-        stranger = rows["image"][position.isna()].iloc[0]
-        raise LabError(f"spec {record['key']} has rows of image '{stranger}', not in its spec.json")
-    rows["position"] = position.astype(np.int64)
-    rows = chunks.each_once(rows, kind)
+    rows = cells.each_once(rows.assign(position=rows["image"].map(place)), kind)
     rows = rows.sort_values(["position", *kind.order], ignore_index=True)
     return rows[list(kind.types)].astype(kind.types)
 

@@ -15,10 +15,9 @@ import pandas as pd
 
 
 def processor(record: Mapping[str, Any]) -> str:
-    """Instruction set or GPU that a cell's record names: the one that began the cell; "" for
-    records of earlier versions."""
-    made = record.get("provenance") or {}
-    return str(made.get("gpu") or made.get("processor") or "")
+    """Instruction set or GPU that a cell's record names: the one that began the cell."""
+    provenance = record.get("provenance", {})
+    return str(provenance.get("gpu") or provenance.get("processor") or "")
 
 
 def told(df: pd.DataFrame, specs: Collection[str] | None = None) -> str | None:

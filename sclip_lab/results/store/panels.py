@@ -28,14 +28,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sclip_lab import results
-from sclip_lab.core import atomic, sealed
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
 from sclip_lab.results.store.labels import labels
 from sclip_lab.results.store.loading import SHORT, spec_table
 
 _DIGITS = 12
 _LONGEST = 200  # letters of a file's name; file systems take 255 with what is written beside it
-_OPTIONAL = ("points", "attention", "attention_box")
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,8 @@ def save_image(
             "expected (height, width, 3) and (height, width)"
         )
     file = _image_file(Path(root), digest, name)
-    atomic.sweep(file.parent)
-    sealed.write_arrays(file, {"image": image, "mask": mask}, _photo(digest, name))
+    files.sweep(file.parent)
+    files.write_arrays(file, {"image": image, "mask": mask}, _photo(digest, name))
     return file
 
 
@@ -116,7 +115,7 @@ def save_prediction(
     if prediction.ndim != 2:
         raise LabError(f"image '{name}': prediction has shape {prediction.shape}, not 2-d")
     file = _prediction_file(Path(root), key, name)
-    sealed.write_arrays(file, {"prediction": prediction, **arrays}, _prediction(key, name))
+    files.write_arrays(file, {"prediction": prediction, **arrays}, _prediction(key, name))
     return file
 
 
@@ -133,7 +132,7 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
     """
     root = Path(root)
     panels: dict[tuple[str, str], Panel] = {}
-    damaged: list[sealed.Damaged] = []
+    damaged: list[files.Damaged] = []
     kept = [
         r for r in results.records(root, keys) if (root / "specs" / r["key"] / "panels").is_dir()
     ]
@@ -146,10 +145,10 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
                 continue
             place = (config["digest"][:_DIGITS], name)
             try:
-                arrays = _read(file, _prediction(record["key"], name), ["prediction"])
+                arrays = _read(file, _prediction(record["key"], name))
                 if place not in panels:
-                    photo = _read(_image_file(root, *place), _photo(*place), ["image", "mask"])
-            except sealed.Damaged as error:
+                    photo = _read(_image_file(root, *place), _photo(*place))
+            except files.Damaged as error:
                 damaged.append(error)
                 continue
             if place not in panels:
@@ -205,39 +204,37 @@ def _prediction(key: str, name: str) -> dict[str, str]:
     return {"kind": "prediction", "cell": key, "image": name}
 
 
-def check_prediction(file: Path, key: str, names: Sequence[str]) -> bool:
-    """Whether a prediction's file is sealed; Damaged where it is not one photo's of these."""
-    return _check(file, names, lambda name: _prediction(key, name))
+def check_prediction(file: Path, key: str, names: Sequence[str]) -> None:
+    """Raise Damaged where a file is not the prediction of one of these photos."""
+    _check(file, names, lambda name: _prediction(key, name))
 
 
-def check_photo(file: Path, digest: str, names: Sequence[str]) -> bool:
-    """Whether a photo's file is sealed; Damaged where it is not one of these."""
-    return _check(file, names, lambda name: _photo(digest, name))
+def check_photo(file: Path, digest: str, names: Sequence[str]) -> None:
+    """Raise Damaged where a file is not one of these photos."""
+    _check(file, names, lambda name: _photo(digest, name))
 
 
-def _check(file: Path, names: Sequence[str], belongs: Callable[[str], dict[str, str]]) -> bool:
+def _check(file: Path, names: Sequence[str], belongs: Callable[[str], dict[str, str]]) -> None:
     for name in names:
         if _file_name(name) == file.name:
-            return sealed.read_arrays(file, belongs(name)).sealed
-    raise sealed.Damaged(file, "belongs to no photo of the store's cells")
+            files.read(file, belongs(name))
+            return
+    raise files.Damaged(file, "belongs to no photo of the store's cells")
 
 
 def _whole(root: Path, file: Path, belongs: Mapping[str, str]) -> bool:
     try:
-        sealed.read_arrays(file, belongs)
+        files.read(file, belongs)
     except FileNotFoundError:
         return False
-    except sealed.Damaged as damaged:
-        sealed.set_aside(root, damaged)
+    except files.Damaged as damaged:
+        files.set_aside(root, damaged)
         return False
     return True
 
 
-def _read(file: Path, belongs: Mapping[str, str], wanted: Sequence[str]) -> dict[str, Any]:
+def _read(file: Path, belongs: Mapping[str, str]) -> dict[str, Any]:
     try:
-        arrays = sealed.read_arrays(file, belongs).content
+        return files.read_arrays(file, belongs)
     except FileNotFoundError:
-        raise sealed.Damaged(file, "cannot be read (no such file)") from None
-    if set(wanted) - set(arrays) or set(arrays) - {*wanted, *_OPTIONAL}:
-        raise sealed.Damaged(file, f"cannot be read (it holds {', '.join(sorted(arrays))})")
-    return dict(arrays)
+        raise files.Damaged(file, "cannot be read (no such file)") from None

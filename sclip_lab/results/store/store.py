@@ -4,11 +4,13 @@
     <root>/specs/<key>/rows-*.parquet           image, true, predicted, pixels
     <root>/specs/<key>/diagnostics-*.parquet    image, measure, code, layer, head, value
     <root>/specs/<key>/skipped-*.parquet        image, reason, at
+    <root>/specs/<key>/names-*.json             other names that the cell was asked for under
+    <root>/sweeps/<id>.json                     which sweep asked for which cells, and when
     <root>/text/<digest>.safetensors            text embeddings
     <root>/damaged/...                          what was found damaged, kept to be looked at
 
 Every file is written whole or not at all and never changed afterwards, so that readers, other
-writers and a killed process cannot see half of one; and it is sealed (`sclip_lab.core.sealed`), so
+writers and a killed process cannot see half of one; and it is sealed (`sclip_lab.core.files`), so
 that a changed or misplaced one is found, set aside and computed again. Two writers that finish
 the same image write the same rows into different files; readers keep one. docs/reliability.md
 says what is promised when.
@@ -24,9 +26,9 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from sclip_lab.core import atomic, sealed
-from sclip_lab.results.store import cells, chunks
-from sclip_lab.results.store.chunks import KINDS
+from sclip_lab.core import files
+from sclip_lab.results.store import cells
+from sclip_lab.results.store.cells import KINDS
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class Store:
         # Two threads let file systems join what several files ask of the disk.
         self._syncing = ThreadPoolExecutor(2, "store-sync")
         self._waiting: list[Future[None]] = []
-        atomic.sweep(self.root)
+        files.sweep(self.root)
         if not (self.root / "specs").is_dir():
             self.check_writable()
 
@@ -68,7 +70,7 @@ class Store:
         Raises:
             LabError: they cannot.
         """
-        atomic.probe(self.root)
+        files.probe(self.root)
 
     def directory(self, spec: Cell) -> Path:
         return self.root / "specs" / spec.key
@@ -78,24 +80,24 @@ class Store:
         return self.root / "text"
 
     def open(self, spec: Cell) -> None:
-        """Write down what the cell is, once: tables are in the order in which cells were opened,
-        which several processes that open the same cells must not shuffle. A damaged record is set
-        aside and written again; temporary files of processes that died go away."""
+        """Write spec.json once; a damaged one is set aside and written again. Temporary files of
+        processes that died are removed."""
         path = self.directory(spec) / "spec.json"
         for folder in (path.parent, path.parent / "panels"):
-            atomic.sweep(folder)
+            files.sweep(folder)
         try:
-            known = cells.read(path)
+            known = cells.read_record(path)
         except FileNotFoundError:
             pass
-        except sealed.Damaged as damaged:
-            sealed.set_aside(self.root, damaged)
+        except files.Damaged as damaged:
+            files.set_aside(self.root, damaged)
         else:
-            label = str(spec.record()["label"])
-            if label != known["label"]:
-                cells.add_label(path.parent, label)
+            record = spec.record()
+            names = {**record["names"], "attention": record["label"]}
+            if names not in (known["names"], *known["also"]):
+                cells.add_names(path.parent, names)
             return
-        sealed.write_json(path, spec.record(), first=True)
+        cells.write_record(path, spec.record())
 
     def done(self, spec: Cell, kind: str = "rows") -> set[str]:
         """Names of the images that are finished. Damaged files are set aside, so that their
@@ -117,43 +119,43 @@ class Store:
         """
         if not frames:
             return
-        frame = chunks.joined(frames, KINDS[kind])
-        path = chunks.write(self.directory(spec), KINDS[kind], spec.key, frame)
+        frame = cells.joined(frames, KINDS[kind])
+        path = cells.write(self.directory(spec), KINDS[kind], frame)
         self._waiting = [future for future in self._waiting if not future.done()]
         self._waiting.append(self._syncing.submit(_sync, path))
 
     def compact(self, spec: Cell, kind: str = "rows") -> None:
         """Join a finished cell's files into one. A crash in between only leaves duplicates, and
         no file is removed before the joined one is on the disk."""
-        files = KINDS[kind].files(self.directory(spec))
-        if len(files) < 2:
+        parts = KINDS[kind].files(self.directory(spec))
+        if len(parts) < 2:
             return
-        frame = chunks.each_once(self._read(spec, kind), KINDS[kind])
+        frame = cells.each_once(self._read(spec, kind), KINDS[kind])
         if frame.empty:
             return
-        joined = chunks.write(self.directory(spec), KINDS[kind], spec.key, frame, sync=True)
-        for path in files:
+        joined = cells.write(self.directory(spec), KINDS[kind], frame, sync=True)
+        for path in parts:
             if path != joined:
                 path.unlink(missing_ok=True)
 
     def diagnostics(self, spec: Cell) -> pd.DataFrame:
         """Diagnostics of a cell that were measured by the code of today: image, measure, layer,
         head (-1 for none), value (NaN where the measure is not defined)."""
-        found = self._read(spec, "diagnostics")
-        found = found[chunks.of_today(found)].drop(columns=["file", "code"])
-        return found.drop_duplicates(["image", "measure", "layer", "head"], ignore_index=True)
+        values = self._read(spec, "diagnostics")
+        values = values[cells.by_code_of_today(values)].drop(columns=["file", "code"])
+        return values.drop_duplicates(["image", "measure", "layer", "head"], ignore_index=True)
 
     def skipped(self, spec: Cell) -> dict[str, str]:
         """Images that were left out and are not done since, each with the last reason."""
-        return chunks.skipped(self._read(spec, "skipped"), self.done(spec))
+        return cells.skipped(self._read(spec, "skipped"), self.done(spec))
 
     def _read(self, spec: Cell, kind: str) -> pd.DataFrame:
-        found = chunks.read(self.directory(spec), KINDS[kind], spec.key)
-        for damaged in found.damaged:
-            sealed.set_aside(self.root, damaged)
-        return found.frame
+        frame, damaged = cells.read(self.directory(spec), KINDS[kind])
+        for error in damaged:
+            files.set_aside(self.root, error)
+        return frame
 
 
 def _sync(path: Path) -> None:
-    atomic.sync_file(path)
-    atomic.sync_file(path.parent)
+    files.sync_file(path)
+    files.sync_file(path.parent)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from sclip_lab.core import atomic, sealed
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
-from sclip_lab.results.store import cells, chunks, panels
-from sclip_lab.results.store.chunks import COUNTS, KINDS
-from sclip_lab.results.store.loading import load, records
+from sclip_lab.results.store import cells, panels
+from sclip_lab.results.store.cells import COUNTS, KINDS
+from sclip_lab.results.store.loading import EXPORT, load, records
 
-STATES = ("damaged", "unsealed", "lost", "orphan", "set aside")
-_ORPHAN = "belongs to a cell without spec.json"
+STATES = ("damaged", "lost", "orphan", "set aside")
 
 
 class Finding(NamedTuple):
@@ -23,8 +24,8 @@ class Finding(NamedTuple):
 
     Attributes:
         path: which.
-        state: ``damaged``, ``unsealed`` (of an earlier version), ``lost`` (a temporary file that
-            nobody writes any more), ``orphan`` (of a cell without spec.json) or ``set aside``.
+        state: ``damaged``, ``lost`` (a temporary file that nobody writes any more), ``orphan``
+            (of a cell without spec.json) or ``set aside``.
         reason: in words.
     """
 
@@ -41,36 +42,37 @@ def check(root: Path) -> Iterator[Finding]:
     """
     if not root.is_dir():
         raise LabError(f"no store in {root}: no such folder")
+    names = list(dict.fromkeys(name for record in _readable(root) for name in record["images"]))
     for path in sorted(root.rglob("*")):
-        inside = path.relative_to(root).parts
         if not path.is_file():
             continue
-        if inside[0] == sealed.DAMAGED:
+        inside = path.relative_to(root).parts
+        if inside[0] == files.DAMAGED:
             yield Finding(path, "set aside", "see what it was, then sclip-lab store gc --damaged")
-        elif atomic.is_temporary(path):
-            if atomic.is_lost(path):
+        elif files.is_temporary(path):
+            if files.is_lost(path):
                 yield Finding(path, "lost", "a process died while it wrote this")
+        elif _is_orphan(root, inside):
+            yield Finding(path, "orphan", "belongs to a cell without spec.json")
         else:
-            read = _reader(root, path, inside)
-            finding = None if read is None else _finding(path, read)
-            if finding is not None:
-                yield finding
+            try:
+                _read(path, inside, names)
+            except FileNotFoundError:  # gone since it was listed
+                continue
+            except LabError as error:
+                yield Finding(path, "damaged", getattr(error, "reason", str(error)))
 
 
 def repair(root: Path) -> list[Finding]:
-    """Set damaged files aside, and seal the sound ones of earlier versions.
+    """Set damaged files aside.
 
     Returns:
-        what was done to which file.
+        which these were.
     """
-    done = []
-    for finding in list(check(root)):
-        if finding.state == "damaged":
-            sealed.set_aside(root, sealed.Damaged(finding.path, finding.reason))
-            done.append(finding)
-        elif finding.state == "unsealed" and _seal(root, finding.path):
-            done.append(finding)
-    return done
+    damaged = [finding for finding in check(root) if finding.state == "damaged"]
+    for finding in damaged:
+        files.set_aside(root, files.Damaged(finding.path, finding.reason))
+    return damaged
 
 
 def collect(root: Path, *, damaged: bool = False, orphans: bool = False) -> list[Finding]:
@@ -89,14 +91,14 @@ def contents(root: Path) -> pd.DataFrame:
     rows = []
     for record in records(root):
         folder = root / "specs" / record["key"]
-        found = chunks.read(folder, COUNTS, record["key"]).frame
+        counts, _ = cells.read(folder, COUNTS)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         rows.append(
             {
                 "key": record["key"][:12],
                 "attention": record["label"],
                 **{name: record["names"][name] for name in ("backbone", "dataset", "protocol")},
-                "done": found["image"].nunique(),
+                "done": counts["image"].nunique(),
                 "images": len(record["images"]),
                 "MB": round(size / 1e6, 2),
             }
@@ -121,7 +123,7 @@ def export(root: Path, target: Path, keys: Sequence[str] | None = None) -> tuple
     )
     plain_frame.attrs = {}
     table, about = (target.with_name(f"{target.name}.{end}") for end in ("parquet", "json"))
-    atomic.write(table, lambda temporary: plain_frame.to_parquet(temporary, index=False))
+    files.write(table, lambda temporary: plain_frame.to_parquet(temporary, index=False))
     described = {
         "columns": {
             "spec": "first 12 digits of the cell's key",
@@ -131,75 +133,49 @@ def export(root: Path, target: Path, keys: Sequence[str] | None = None) -> tuple
             "pixels": "how many; scores are sums of these",
         },
         "table": table.name,
-        "table_digest": sealed.seal({}, table.read_bytes()),
+        "table_digest": hashlib.sha256(table.read_bytes()).hexdigest(),
         "cells": list(records(root, chosen)),
     }
-    sealed.write_json(about, described)
+    files.write_json(about, described, EXPORT)
     return table, about
 
 
-def _finding(path: Path, read: Callable[[], bool]) -> Finding | None:
+def _readable(root: Path) -> list[dict[str, Any]]:
+    """The records that can be read."""
     try:
-        is_sealed = read()
-    except FileNotFoundError:  # gone since it was listed
-        return None
-    except sealed.Damaged as damaged:
-        state = "orphan" if damaged.reason == _ORPHAN else "damaged"
-        return Finding(path, state, damaged.reason)
-    except LabError as error:
-        return Finding(path, "damaged", str(error))
-    return None if is_sealed else Finding(path, "unsealed", "written by an earlier version")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `check` names the others
+            return records(root)
+    except LabError:
+        return []
 
 
-def _reader(root: Path, path: Path, inside: tuple[str, ...]) -> Callable[[], bool] | None:
-    """What reads a file and says whether it is sealed; None for files that are not the store's."""
-    if inside[0] == "specs" and len(inside) >= 3:
-        key = inside[1]
-        record = root / "specs" / key / "spec.json"
-        if path == record:
-            return lambda: cells.IDENTITY in cells.read(path) or sealed.read_json(path).sealed
-        if not record.is_file():
-            return lambda: _orphan(path)
+def _is_orphan(root: Path, inside: tuple[str, ...]) -> bool:
+    if inside[0] != "specs" or len(inside) < 3 or inside[2] == "spec.json":
+        return False
+    return not (root / "specs" / inside[1] / "spec.json").is_file()
+
+
+def _read(path: Path, inside: tuple[str, ...], names: Sequence[str]) -> None:
+    """Read a file of the store and raise where it is damaged; pass over files of others.
+
+    Args:
+        path: the file.
+        inside: its path below the store's root.
+        names: of all photos of the store's cells.
+    """
+    if inside[0] == "specs" and inside[2:] == ("spec.json",):
+        cells.read_record(path)
+    elif inside[0] == "specs" and len(inside) == 3:
         for kind in KINDS.values():
-            if len(inside) == 3 and path in kind.files(path.parent):
-                return lambda: chunks.read_one(path, kind, key).sealed
-        if inside[2] == "panels" and path.suffix == ".npz":
-            return lambda: panels.check_prediction(path, key, cells.read(record)["images"])
-    if inside[0] == "images" and len(inside) == 3 and path.suffix == ".npz":
-        return lambda: panels.check_photo(path, inside[1], _names(root))
-    if inside[0] in ("text", "trunk") and path.suffix == ".safetensors":
-        belongs = {"kind": inside[0], "key": path.stem}
-        return lambda: sealed.read_tensors(path, belongs)[0].sealed
-    return None
-
-
-def _orphan(path: Path) -> bool:
-    raise sealed.Damaged(path, _ORPHAN)
-
-
-def _names(root: Path) -> list[str]:
-    return list(dict.fromkeys(name for record in records(root) for name in record["images"]))
-
-
-def _seal(root: Path, path: Path) -> bool:
-    """Write a sound file of an earlier version again, with its seal."""
-    inside = path.relative_to(root).parts
-    if path.name == "spec.json":
-        sealed.write_json(path, cells.read(path))
-        return True
-    for kind in KINDS.values():
-        if inside[0] == "specs" and len(inside) == 3 and path in kind.files(path.parent):
-            frame: Any = chunks.read_one(path, kind, inside[1]).content
-            known = set(cells.read(path.parent / "spec.json")["images"])
-            strangers = set(frame["image"]) - known
-            if strangers:
-                reason = f"has rows of image '{min(strangers)}', not in its spec.json"
-                sealed.set_aside(root, sealed.Damaged(path, reason))
-                return True
-            chunks.write(path.parent, kind, inside[1], frame, sync=True)
-            path.unlink(missing_ok=True)
-            return True
-    return False
+            if path in kind.files(path.parent):
+                cells.read_one(path, kind)
+    elif inside[0] == "specs" and inside[2:3] == ("panels",) and path.suffix == ".npz":
+        panels.check_prediction(path, inside[1], names)
+    elif inside[0] == "images" and len(inside) == 3 and path.suffix == ".npz":
+        panels.check_photo(path, inside[1], names)
+    elif inside[0] in ("text", "trunk") and path.suffix == ".safetensors":
+        files.read(path, {"kind": inside[0], "key": path.stem})
 
 
 def described(findings: Sequence[Finding], root: Path) -> str:

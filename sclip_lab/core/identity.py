@@ -1,0 +1,444 @@
+"""Digests of values, modules and functions: what a cell's key is made of.
+
+Code is compared as a syntax tree, without comments, docstrings, layout, texts of messages and
+branches for the type checker: a changed formula is a new cell, a reworded error is not. The digest
+is the same under every Python version that reads the code alike.
+
+A module counts with all that it imports of this package and, where it is a user's, of the user's
+own modules. A function counts with its defaults, what it closes over, the functions and values of
+its own module that it uses, and the other modules that it uses, as above. So a measure, or a
+function that a notebook hands over, is known by its code.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import hashlib
+import importlib.util
+import inspect
+import json
+import linecache
+import logging
+import re
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache, cached_property, partial
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from sclip_lab.core.errors import LabError
+
+# Everything between a photo and its confusion counts that is not named in a yaml.
+CORE = (
+    "sclip_lab.evaluation.loop",
+    "sclip_lab.network.backbone",
+    "sclip_lab.network.loading",
+    "sclip_lab.results.table.metrics",
+    "sclip_lab.segmentation.decoder",
+    "sclip_lab.segmentation.photos",
+    "sclip_lab.segmentation.prompts",
+)
+# What those import, and what finds, names, keeps or shows numbers without making any.
+PACKAGE = __name__.partition(".")[0]
+OUTSIDE = (
+    PACKAGE,
+    *(f"{PACKAGE}.{name}" for name in ("core", "testing", "results")),
+    f"{PACKAGE}.data.digests",
+    f"{PACKAGE}.evaluation.spec",
+)
+COUNTED = (f"{PACKAGE}.results.table.metrics",)
+# Calls whose text a person reads: loggers' and warnings' methods, and errors that are returned.
+MESSAGES = ("LabError", "unknown", "print", "warn", "debug", "info", "warning", "error")
+_INSTALLED = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")}
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), Enum, Path, re.Pattern)
+_known_modules: dict[str, tuple[Any, tuple[str, tuple[str, ...]]]] = {}
+_known_functions: dict[str, Callable[..., Any]] = {}
+
+
+def plain(value: Any) -> Any:
+    """Containers as dict and list, so that equal configurations have equal JSON."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value
+
+
+def digest(value: Any) -> str:
+    """sha256 of a value's JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()
+
+
+def of_code(modules: Iterable[str] = ()) -> str:
+    """sha256 of the code that a cell's numbers come out of: the core, and the modules that its
+    configuration names. See `of_modules`."""
+    return of_modules([*CORE, *modules])
+
+
+def of_modules(modules: Iterable[str]) -> str:
+    """sha256 of the code of modules, given by dotted name, and of what they import and counts."""
+    return digest([f"{module} {_module(module)[0]}" for module in reached(modules)])
+
+
+def reached(modules: Iterable[str]) -> list[str]:
+    """These modules and those that they import and that count, directly or not."""
+    names, waiting = set[str](), list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module not in names:
+            names.add(module)
+            waiting += _module(module)[1]
+    return sorted(names)
+
+
+def of_function(function: Callable[..., Any]) -> str:
+    """sha256 of all that decides what a function computes.
+
+    Raises:
+        LabError: it uses a value that no digest can be made of.
+    """
+    parts = _Parts()
+    parts.add_value(function, "the function", None)
+    return digest([parts.texts, of_modules(parts.modules)])
+
+
+def described(value: Any) -> Any:
+    """A function as a yaml would name it: ``_target_``, and the keywords of a partial. Within a
+    mapping likewise; any other value stays as it is.
+
+    Raises:
+        LabError: a partial with positional arguments, or code that no digest can be made of.
+    """
+    if isinstance(value, Mapping):
+        return {key: described(item) for key, item in value.items()}
+    if not callable(value):
+        return value
+    function, keywords = value, dict[str, Any]()
+    while isinstance(function, partial):
+        if function.args:
+            raise LabError(f"{function}: give the parameters of a partial by name")
+        keywords = {**function.keywords, **keywords}
+        function = function.func
+    return {"_target_": remembered(function), **keywords}
+
+
+def remembered(function: Callable[..., Any]) -> str:
+    """The name of a function of a script or notebook, such as ``__main__.my_weights#<digest>``:
+    with other code it is another one. `recalled` finds it by that name."""
+    if not isinstance(function, FunctionType):
+        raise LabError(f"{function!r} is no plain function; wrap it in one")
+    name = f"{function.__module__}.{function.__qualname__}"
+    name = name.replace("<locals>.", "").replace("<lambda>", "lambda_")
+    name = f"{name}#{of_function(function)[:16]}"
+    _known_functions[name] = function
+    return name
+
+
+def recalled(target: str) -> Callable[..., Any]:
+    """The function that `remembered` gave this name to.
+
+    Raises:
+        LabError: it belongs to another process.
+    """
+    if target not in _known_functions:
+        raise LabError(f"_target_ {target}: a function of another session; define it again")
+    return _known_functions[target]
+
+
+class _Parts:
+    """What a function is made of, gathered from it and from all that it uses.
+
+    Attributes:
+        texts: code and values of its own module, in a fixed order.
+        modules: the others that it uses and that count.
+    """
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.modules: set[str] = set()
+        self._seen: set[int] = set()
+
+    def add_value(self, value: Any, where: str, user: FunctionType | None) -> None:
+        """Add a value, a function or class with its code.
+
+        Args:
+            value: any.
+            where: what uses it, for the error.
+            user: the function that uses it; None: it is where the digest begins.
+        """
+        if isinstance(value, FunctionType):
+            # A library's wrapper (torch.no_grad, a shape checker) says nothing of its own.
+            while hasattr(value, "__wrapped__") and _installed(value.__code__.co_filename):
+                value = value.__wrapped__
+        if isinstance(value, FunctionType) and _at_home(value, user):
+            self._add_function(value)
+        elif isinstance(value, type) and _at_home(value, user):
+            self._add_class(value, where, user)
+        elif isinstance(value, partial):
+            for part in (value.func, value.args, value.keywords):
+                self.add_value(part, where, user)
+        elif isinstance(value, type | FunctionType | BuiltinFunctionType | MethodType):
+            self.texts.append(f"{value.__module__}.{value.__qualname__}")
+            self._add_module(str(value.__module__), user)
+        elif isinstance(value, ModuleType):
+            self.texts.append(f"module {value.__name__}")
+            self._add_module(value.__name__, user)
+        elif isinstance(value, _PLAIN):
+            self.texts.append(f"{type(value).__name__} {value!r}")
+        elif isinstance(value, Mapping):
+            self.texts.append(f"mapping {len(value)}")
+            for pair in value.items():
+                self.add_value(pair, where, user)
+        elif isinstance(value, list | tuple | range):
+            self.texts.append(f"{type(value).__name__} {len(value)}")
+            for item in value:
+                self.add_value(item, where, user)
+        elif isinstance(value, set | frozenset):
+            self.add_value(sorted(value, key=repr), where, user)
+        elif hasattr(value, "__array__"):
+            self._add_array(value, where)
+        elif is_dataclass(value):
+            self.add_value(type(value), where, user)
+            self.add_value({f.name: getattr(value, f.name) for f in fields(value)}, where, user)
+        elif isinstance(value, logging.Logger) or type(value).__module__ in ("typing", "types"):
+            self.texts.append(type(value).__name__)
+        elif type(value).__module__.split(".")[0] == "torch":
+            self.texts.append(repr(value))  # a dtype, a device, torch.ops.x
+        else:
+            raise LabError(
+                f"{where}, a {type(value).__name__}, which no key can be made of; "
+                "give it as a parameter, or compute it within the function"
+            )
+
+    def _add_function(self, function: FunctionType) -> None:
+        if id(function) in self._seen:
+            self.texts.append("again")
+            return
+        self._seen.add(id(function))
+        self.texts.append(_function_code(function.__code__))
+        closure = inspect.getclosurevars(function).nonlocals
+        values = {
+            **{f"default {i}": value for i, value in enumerate(function.__defaults__ or ())},
+            **{f"default {name}": value for name, value in (function.__kwdefaults__ or {}).items()},
+            **{f"closure {name}": value for name, value in closure.items()},
+            **{f"global {name}": value for name, value in _globals(function).items()},
+        }
+        for name, value in sorted(values.items()):
+            self.texts.append(name)
+            self.add_value(value, f"{function.__qualname__} uses {name}", function)
+
+    def _add_class(self, value: type, where: str, user: FunctionType | None) -> None:
+        for name, member in sorted(vars(value).items()):
+            if isinstance(member, staticmethod | classmethod):
+                member = member.__func__
+            elif isinstance(member, property | cached_property):
+                member = getattr(member, "fget", None) or getattr(member, "func", None)
+            if isinstance(member, FunctionType) or not (
+                name.startswith(("__", "_abc_")) or inspect.isdatadescriptor(member)
+            ):
+                self.add_value(member, f"{where}.{name}", user)
+
+    def _add_module(self, module: str, user: FunctionType | None) -> None:
+        if _counts(module, user.__module__ if user else module):
+            self.modules.add(module)
+
+    def _add_array(self, value: Any, where: str) -> None:
+        import numpy as np
+
+        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        if array.dtype.hasobject:
+            raise LabError(f"{where}, an array of objects, which no key can be made of")
+        content = hashlib.sha256(array.tobytes()).hexdigest()
+        self.texts.append(f"{array.shape} {array.dtype} {content}")
+
+
+def _at_home(value: FunctionType | type, user: FunctionType | None) -> bool:
+    """Whether a function or class is of the module of what uses it."""
+    return user is None or value.__module__ == user.__module__
+
+
+def _globals(function: FunctionType) -> dict[str, Any]:
+    """Global names that a function and those defined in it use; builtins are left out."""
+    names = {name for code in _codes(function.__code__) for name in code.co_names}
+    known = function.__globals__
+    return {n: known[n] for n in names if n in known and not hasattr(builtins, n)}
+
+
+def _function_code(code: CodeType) -> str:
+    """Digest of the function's syntax tree if the source is what runs and tells it apart, else of
+    its bytecode, which differs between versions of Python."""
+    linecache.checkcache(code.co_filename)
+    try:
+        nodes, compiled = _parsed("".join(linecache.getlines(code.co_filename)))
+    except (SyntaxError, ValueError):
+        return _bytecode(code)
+    written = [node for node in nodes if _first_line(node) == code.co_firstlineno]
+    if len(written) != 1 or _bytecode(code) not in compiled:
+        return _bytecode(code)
+    return _of_tree(written[0])
+
+
+@cache
+def _parsed(text: str) -> tuple[list[ast.AST], set[str]]:
+    """The functions of a source, and the bytecode of each."""
+    tree = ast.parse(text)
+    nodes = [node for node in ast.walk(tree) if _first_line(node) is not None]
+    compiled = compile(tree, "<source>", "exec", dont_inherit=True)
+    return nodes, {_bytecode(code) for code in _codes(compiled)}
+
+
+def _first_line(node: ast.AST) -> int | None:
+    """The line in which a function begins, as Python counts; None for other nodes."""
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        return None
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+
+
+def _codes(code: CodeType) -> list[CodeType]:
+    """A code object and those within it."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return [code, *(each for part in inner for each in _codes(part))]
+
+
+def _bytecode(code: CodeType) -> str:
+    names = code.co_name, code.co_names, code.co_varnames, code.co_freevars
+    state = hashlib.sha256(code.co_code + repr(names).encode())
+    for constant in code.co_consts:
+        is_code = isinstance(constant, CodeType)
+        state.update((_bytecode(constant) if is_code else repr(constant)).encode())
+    return state.hexdigest()
+
+
+def _module(name: str) -> tuple[str, tuple[str, ...]]:
+    """Digest of a module's code, and the modules that it imports and that count.
+
+    Read once as long as the module is not reloaded: what was edited since does not run yet.
+    """
+    loaded = getattr(sys.modules.get(name), "__spec__", None)
+    if name not in _known_modules or _known_modules[name][0] is not loaded:
+        _known_modules[name] = loaded, _read_module(name)
+    return _known_modules[name][1]
+
+
+def _read_module(name: str) -> tuple[str, tuple[str, ...]]:
+    path = _source(name)
+    if path is None:
+        return "no source", ()
+    tree = ast.parse(_text(path))
+    imported = {other for node in ast.walk(tree) for other in _imports(node, name)}
+    return _of_tree(tree), tuple(sorted(other for other in imported if _counts(other, name)))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _counts(module: str, user: str) -> bool:
+    """Whether the code of a module that ``user`` imports can change a number: one of this package
+    that makes numbers, of the user's own package, or not installed as a library is."""
+    package = module.split(".")[0]
+    if package != PACKAGE:
+        return _is_users(package, user.split(".")[0])
+    within = any(module == name or module.startswith(f"{name}.") for name in OUTSIDE[1:])
+    return module in COUNTED or not (within or module == PACKAGE)
+
+
+@cache
+def _is_users(package: str, home: str) -> bool:
+    if PACKAGE in (package, home) or package in sys.stdlib_module_names:
+        return False
+    path = _source(package)
+    return package == home or (path is not None and not _installed(str(path)))
+
+
+def _installed(file: str) -> bool:
+    """Whether a file is Python's or an installed library's."""
+    return not _INSTALLED.isdisjoint(Path(file).parents)
+
+
+def _imports(node: ast.AST, module: str) -> list[str]:
+    """Modules that a statement of ``module`` imports, or imports from."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    parent = ".".join(module.split(".")[: -node.level]) if node.level else ""
+    source = ".".join(part for part in (parent, node.module) if part)
+    package = source.split(".")[0]
+    if package != PACKAGE and not _is_users(package, module.split(".")[0]):
+        return []
+    # A module that is named itself does not run through the package that it lies in.
+    names = [f"{source}.{alias.name}" for alias in node.names]
+    return [name if _source(name) else source for name in names]
+
+
+def _source(module: str) -> Path | None:
+    """A module's file, without importing anything; None for other names."""
+    name, *below = module.split(".")
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    for part in below:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        name = f"{name}.{part}"
+        spec = PathFinder.find_spec(name, spec.submodule_search_locations)
+    origin = None if spec is None else spec.origin
+    return Path(origin) if origin is not None and origin.endswith(".py") else None
+
+
+def _of_tree(tree: ast.AST) -> str:
+    return hashlib.sha256("".join(_dump(tree)).encode()).hexdigest()
+
+
+def _dump(node: Any, message: bool = False) -> Iterator[str]:
+    """A syntax tree as text, without docstrings, messages and cosmetic fields. Empty fields are
+    left out, so that Python versions agree until a new field is used."""
+    if isinstance(node, ast.AST):
+        if _for_the_type_checker(node):
+            return
+        message = message or isinstance(node, ast.Raise) or _is_message(node)
+        yield f"{type(node).__name__}("
+        for name in sorted(node._fields):
+            value = getattr(node, name, None)
+            if name == "body" and isinstance(value, list):
+                value = [child for child in value if not _is_text(child)]
+            if value not in (None, []) and name not in ("ctx", "kind", "type_comment"):
+                yield f"{name}="
+                yield from _dump(value, message)
+        yield ")"
+    elif isinstance(node, list):
+        for child in node:
+            yield from _dump(child, message)
+            yield ","
+    elif not (message and isinstance(node, str)):
+        yield f"{type(node).__name__}:{node!r}"
+
+
+def _is_text(node: Any) -> bool:
+    """A statement that is a text alone, such as a docstring."""
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _is_message(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    called = node.func
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return name in MESSAGES
+
+
+def _for_the_type_checker(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"

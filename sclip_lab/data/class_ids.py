@@ -1,0 +1,296 @@
+"""From what a mask holds (numbers, colours, names of classes) to class ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.data.palette import Palette
+from sclip_lab.data.vocabulary import Vocabulary
+
+TABLE = 1 << 16  # raw ids that a table holds; 32-bit masks may have others, through label_map
+LARGEST_ID = (1 << 16) - 1
+IGNORE = "ignore"  # in a yaml: the class of pixels that count nowhere
+BACKGROUND = "background"
+
+
+class ClassIds:
+    """How the masks of one data set are read.
+
+    Args:
+        title: who speaks in errors, such as "data set 'mine'".
+        vocabulary: class names in id order.
+        ignore_index: id of pixels that count nowhere; above every class id, at most 65535.
+        label_map: {what the file says: what it means}. Left a raw id or the name of a class in an
+            annotation file, right a class id, a class name, or "ignore". What is not in it stays.
+        reduce_zero_label: after label_map, 0 becomes ignore_index and every other id drops by 1.
+        palette: colours of masks that are stored as colours, see `sclip_lab.data.palette`.
+        unlabelled: class of the pixels that no polygon covers, a name, an id or "ignore"; None: the
+            class named background, and an error where there is none.
+
+    Attributes:
+        dtype: of a mask of ids: uint8, or uint16 where an id is above 255.
+
+    Raises:
+        LabError: ids or names that do not fit the vocabulary.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        vocabulary: Vocabulary,
+        ignore_index: int = 255,
+        label_map: Mapping[Any, Any] | None = None,
+        reduce_zero_label: bool = False,
+        palette: Palette | None = None,
+        unlabelled: str | int | None = None,
+    ) -> None:
+        self.title = title
+        self.vocabulary = vocabulary
+        self.ignore_index = ignore_index
+        self.reduce_zero_label = reduce_zero_label
+        self.palette = palette
+        classes = vocabulary.num_classes
+        if not classes <= ignore_index <= LARGEST_ID:
+            bound = f"must be in {classes}..{LARGEST_ID}"
+            if ignore_index < classes and ignore_index >= 0:
+                bound = f"{bound}, for {ignore_index} is one of the {classes} classes"
+            raise LabError(
+                f"{title}: ignore_index is {ignore_index}; {bound} (65535 suits masks of 16 bits)"
+            )
+        self.dtype = np.uint8 if ignore_index <= 255 else np.uint16
+        self._places = _places(vocabulary)
+        self.ids_of_raw: dict[int, int] = {}
+        self.ids_of_names: dict[str, int] = {}
+        for said, meant in (label_map or {}).items():
+            self._add(said, meant)
+        self._table = self._raw_table()
+        self._check_map()
+        self.unlabelled = None if unlabelled is None else self.class_id(unlabelled, "unlabelled")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Everything here that changes what a file means, for the data set's key."""
+        reading: dict[str, Any] = {
+            "classes": self.vocabulary.num_classes,
+            "ignore_index": self.ignore_index,
+            "label_map": sorted(self.ids_of_raw.items()),
+            "reduce_zero_label": bool(self.reduce_zero_label),
+        }
+        if self.ids_of_names:
+            reading["names"] = sorted(self.ids_of_names.items())
+        if self.palette is not None:
+            reading["palette"] = self.palette.reading
+        if self.unlabelled is not None:
+            reading["unlabelled"] = self.unlabelled
+        return reading
+
+    def from_raw(self, raw: np.ndarray, source: object) -> np.ndarray:
+        """Class ids of a mask of numbers.
+
+        Args:
+            raw: (height, width) integers as stored.
+            source: the file, for the error.
+
+        Returns:
+            (height, width) of ``dtype``.
+
+        Raises:
+            LabError: an id that is none.
+        """
+        outside = (raw < 0) | (raw >= TABLE)
+        if outside.any():
+            ids = self._table[np.where(outside, 0, raw)]
+            for value in np.unique(raw[outside]).tolist():
+                ids[raw == value] = self._after_map(self.ids_of_raw.get(value, -1))
+        else:
+            ids = self._table[raw]
+        if (ids < 0).any():
+            self._refuse_ids(raw[ids < 0], source)
+        return ids.astype(self.dtype)
+
+    def from_colours(self, colours: np.ndarray, source: object) -> np.ndarray:
+        """Class ids of a mask of colours, (height, width, 3) uint8, through the palette.
+
+        Raises:
+            LabError: a colour that is not in it.
+        """
+        assert self.palette is not None  # whoever reads colours looked at it
+        numbers = self.palette.numbers(colours, source)
+        if self.palette.is_grey:
+            return self.from_raw(numbers, source)
+        return np.where(numbers < 0, self.ignore_index, numbers).astype(self.dtype)
+
+    def class_id(self, value: Any, key: str) -> int:
+        """The id of a class that a yaml or an annotation file names.
+
+        Args:
+            value: a name, an id, or "ignore".
+            key: where it stands, for the error.
+
+        Raises:
+            LabError: there is no such class (did you mean).
+        """
+        classes = self.vocabulary.num_classes
+        if isinstance(value, int) and not isinstance(value, bool):
+            if 0 <= value < classes or value == self.ignore_index:
+                return value
+            raise LabError(
+                f"{self.title}: {key} is {value}, outside the {classes} classes of vocabulary "
+                f"'{self.vocabulary.name}'"
+            )
+        text = str(value)
+        if text in self.ids_of_names:
+            return self.ids_of_names[text]
+        for spelling in (text.strip(), plainly(text)):
+            if spelling in self._places:
+                return self._places[spelling]
+        if text == IGNORE:
+            return self.ignore_index
+        known = [*self.vocabulary.names, IGNORE]
+        error = unknown(f"class in {key}", text, known)
+        raise LabError(
+            f"{self.title}: {error}; label_map: {{{text}: <class or {IGNORE}>}} says what it means"
+        )
+
+    def background(self) -> int:
+        """The class of pixels that no annotation covers.
+
+        Raises:
+            LabError: neither ``unlabelled`` nor a class named background says it.
+        """
+        if self.unlabelled is not None:
+            return self.unlabelled
+        if BACKGROUND in self._places:
+            return self._places[BACKGROUND]
+        raise LabError(
+            f"{self.title}: what are pixels that no annotation covers? Write "
+            f"unlabelled: {IGNORE}, or unlabelled: <name of a class>"
+        )
+
+    def paint(
+        self, size: tuple[int, int], regions: Iterable[tuple[str, np.ndarray]], source: object
+    ) -> np.ndarray:
+        """Class ids of named regions; later ones cover earlier ones.
+
+        Args:
+            size: height, width.
+            regions: (name of the class, (height, width) bool).
+            source: the file, for the error.
+
+        Returns:
+            (height, width) of ``dtype``.
+
+        Raises:
+            LabError: an unknown class, or pixels without a class.
+        """
+        ids = np.full(size, -1, np.int64)
+        for name, region in regions:
+            ids[region] = self.class_id(name, str(source))
+        bare = ids < 0
+        if bare.any():
+            ids[bare] = self.background()
+        return ids.astype(self.dtype)
+
+    def _add(self, said: Any, meant: Any) -> None:
+        text = str(said).strip()
+        raw = int(text) if text.removeprefix("-").isdecimal() else None
+        if isinstance(meant, str) and meant.strip().isdecimal():
+            meant = int(meant)
+        if raw is not None and isinstance(meant, int) and not isinstance(meant, bool):
+            self.ids_of_raw[raw] = meant  # its range is checked after reduce_zero_label
+        elif isinstance(meant, int | str) and not isinstance(meant, bool):
+            number = self.class_id(meant, f"label_map of {said!r}")
+            if raw is None:
+                self.ids_of_names[str(said)] = number
+            else:
+                shift = self.reduce_zero_label and number != self.ignore_index
+                self.ids_of_raw[raw] = number + shift
+        else:
+            raise LabError(f"{self.title}: label_map holds what is no id: {said!r}: {meant!r}")
+
+    def _after_map(self, value: int) -> int:
+        """reduce_zero_label for one id; -1 for what is no class."""
+        if self.reduce_zero_label:
+            ignored = value in (0, self.ignore_index)
+            value = self.ignore_index if ignored else value - 1 if value < self.ignore_index else -1
+        allowed = 0 <= value < self.vocabulary.num_classes or value == self.ignore_index
+        return value if allowed else -1
+
+    def _raw_table(self) -> np.ndarray:
+        """(TABLE,) int32: class id or ignore_index of raw ids 0 .. TABLE - 1, -1 for none."""
+        classes, void = self.vocabulary.num_classes, self.ignore_index
+        ids = np.arange(TABLE)
+        for raw, new in self.ids_of_raw.items():
+            if 0 <= raw < TABLE:
+                ids[raw] = new
+        if self.reduce_zero_label:
+            ignored, beyond = (ids == 0) | (ids == void), ids > void
+            ids = np.where(ignored, void, np.where(beyond, -1, ids - 1))
+        return np.where(((ids >= 0) & (ids < classes)) | (ids == void), ids, -1).astype(np.int32)
+
+    def _check_map(self) -> None:
+        for raw, new in self.ids_of_raw.items():
+            if self._after_map(new) < 0:
+                raise LabError(
+                    f"{self.title}: label_map sends {raw} to {new}, outside the "
+                    f"{self.vocabulary.num_classes} classes of vocabulary '{self.vocabulary.name}'"
+                )
+
+    def _refuse_ids(self, raw: np.ndarray, source: object) -> None:
+        values, counts = np.unique(raw, return_counts=True)
+        classes = ranges(np.flatnonzero((self._table >= 0) & (self._table != self.ignore_index)))
+        ignored = ranges(np.flatnonzero(self._table == self.ignore_index))
+        raise LabError(
+            f"mask {source}: id {values[0]} on {counts[0]} pixels ({len(values)} such ids) is "
+            f"outside the {self.vocabulary.num_classes} classes of vocabulary "
+            f"'{self.vocabulary.name}'; allowed are {classes}, and {ignored} for ignore "
+            f"(see dataset.reduce_zero_label and dataset.label_map{self._hint(values)})"
+        )
+
+    def _hint(self, values: np.ndarray) -> str:
+        """A label_map for the common cases: 0 and 255, and a void id of another number."""
+        if self.vocabulary.num_classes == 2 and values.tolist() in ([255], [1, 255]):
+            return "; label_map: {255: 1} if 255 is the second class"
+        if len(values) == 1 and values[0] in (255, 65535, -1):
+            return f"; label_map: {{{values[0]}: {IGNORE}}} if it is void"
+        return ""
+
+
+def vocabulary_of(vocabulary: str | Sequence[str] | Vocabulary, root: Path) -> Vocabulary:
+    """The vocabulary that a yaml names: a list of the package, a file, or the names themselves.
+
+    Args:
+        vocabulary: a path may start from ``root`` or from where the command runs.
+        root: the data set's folder.
+    """
+    if isinstance(vocabulary, Vocabulary):
+        return vocabulary
+    if not isinstance(vocabulary, str):
+        return Vocabulary.of("vocabulary", vocabulary)
+    below_root = root / Path(vocabulary).expanduser()
+    return Vocabulary.named(str(below_root) if below_root.is_file() else vocabulary)
+
+
+def ranges(ids: np.ndarray) -> str:
+    """[0, 1, 2, 7] as "0..2, 7"."""
+    parts = np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1)
+    return ", ".join(f"{p[0]}..{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts if len(p))
+
+
+def _places(vocabulary: Vocabulary) -> dict[str, int]:
+    """{name: class id} of all synonyms, as written and as `plainly`; the first class wins."""
+    places: dict[str, int] = {}
+    for spelling in (str.strip, plainly):
+        for name, index in zip(vocabulary.queries, vocabulary.query_classes, strict=True):
+            places.setdefault(spelling(name), index)
+    return places
+
+
+def plainly(name: str) -> str:
+    """A name without case and with blanks for underscores, as tools and people differ in them."""
+    return " ".join(name.replace("_", " ").split()).casefold()
