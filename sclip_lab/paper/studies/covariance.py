@@ -45,7 +45,10 @@ def correlations(found: Found) -> pd.DataFrame:
     if not len(found.measured):
         return pd.DataFrame(columns=columns)
     try:
-        table = results.relations(found.df, found.measured, n=RESAMPLES)
+        # What reads the outcome with the masks goes with the score, and explains nothing.
+        outcomes = [name for name, measure in MEASURES.items() if measure.outcome]
+        measured = found.measured[~found.measured["measure"].isin(outcomes)]
+        table = results.relations(found.df, measured, n=RESAMPLES)
     except LabError:
         return pd.DataFrame(columns=columns)
     table = table[table["spearman"].notna() & (table["variants"] > 3)].reset_index(drop=True)
@@ -60,8 +63,8 @@ def correlations(found: Found) -> pd.DataFrame:
         "caption": "Which diagnostic goes with mIoU over variants: Spearman's correlation, with a "
         "95 % interval that resamples families of variants and photos; the same over the means of "
         "families, with p by permuting these, and p adjusted over all measures; range with one "
-        "family left out. good: the direction that a good variant should have. Controls are left "
-        "out",
+        "family left out. good: the direction that a good variant should have. Controls and "
+        "measures of the outcome are left out",
     }
     return shown
 
