@@ -198,10 +198,10 @@ class Windows:
         """The second network's, (windows, channels, grid_h, grid_w)."""
         assert self.guide is not None
         if windows == self.every and len(self.chunks) > 1:
-            features = torch.cat([self._guided(chunk).features for chunk in self.chunks])
+            joined = torch.cat([self._guided(chunk).features for chunk in self.chunks])
             for chunk in self.chunks:  # nobody asks for a part any more
                 self._guidance.pop((chunk.start, chunk.stop), None)
-            return features
+            return joined
         if self.guide.scope == "windows":
             return self.guide.of_windows(self.cut(windows), self.backbone)
         features = []
