@@ -224,6 +224,8 @@ def _kind_of(content: bytes) -> str:
         return "is a web page, not an image file; fetch it again"
     if start.startswith((b"{", b"[")):
         return "is JSON, not an image file"
+    if start.startswith(b"<?xml"):
+        return "is XML, not an image file; export masks or COCO's json (CVAT and VOC tools can)"
     if content.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not an image file; `git lfs pull` fetches the file itself"
     return "not an image file; truncated or damaged: fetch it again"

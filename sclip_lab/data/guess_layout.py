@@ -56,12 +56,10 @@ def told_apart(root: Path, pictures: Sequence[str]) -> tuple[list[str], list[str
         kinds[folder, re.sub(r"\d+", "0", last.rpartition(".")[0]) + last[-4:].lower()].append(file)
     photos: list[str] = []
     masks: list[str] = []
-    by_folder: dict[str, list[bool]] = defaultdict(list)
     verdicts: dict[tuple[str, str], bool] = {}
     for key, members in kinds.items():
         votes = [_is_mask(root / file) for file in members[:3]]
         verdicts[key] = sum(votes) * 2 > len(votes)
-        by_folder[key[0]] += votes
     for key, members in kinds.items():
         parts = set(key[0].lower().split("/"))
         if parts & set(MASK_WORDS) and not parts & set(PHOTO_WORDS):
@@ -72,7 +70,8 @@ def told_apart(root: Path, pictures: Sequence[str]) -> tuple[list[str], list[str
             verdict = verdicts[key]
         (masks if verdict else photos).extend(members)
     # Instances and pictures in colours often lie beside the classes.
-    classes = [mask for mask in masks if not _BESIDE.search(mask)]
+    named = [m for m in masks if set(m.lower().split("/")[:-1]) & set(MASK_WORDS)]
+    classes = [m for m in named or masks if not _BESIDE.search(m)]
     return sorted(photos), sorted(classes or masks)
 
 
