@@ -163,7 +163,9 @@ def build(config: Mapping[str, Any], faults: list[str] | None = None) -> Dataset
     if faults is not None and "faults" in known:
         parameters["faults"] = faults
     dataset = make(**parameters)
-    missing = [name for name in _REQUIRED if not hasattr(dataset, name)]
+    # hasattr would compute the key, which hashes every file.
+    absent = object()
+    missing = [n for n in _REQUIRED if inspect.getattr_static(dataset, n, absent) is absent]
     if missing:
         raise LabError(
             f"_target_ {config['_target_']}: gives {type(dataset).__name__}, which is no data set; "

@@ -56,6 +56,15 @@ _ORIENTATION = 0x0112
 Image.MAX_IMAGE_PIXELS = None
 
 
+def is_turned(content: bytes) -> bool:
+    """Whether a photo's EXIF tag says to turn or mirror it."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+    except Exception:  # reading its pixels says what is wrong
+        return False
+
+
 def read_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
     """A photo, turned upright by its EXIF orientation, as the field's loader (cv2) does.
 
@@ -128,13 +137,20 @@ def regular_file(path: str | Path, what: str, largest: float = math.inf) -> int:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         if isinstance(error, FileNotFoundError):
-            reason = "no such file"
+            reason = missing_reason(path)
         raise LabError(f"{what} {_short(path)}: {reason}") from error
     if not stat.S_ISREG(status.st_mode):
         raise LabError(f"{what} {_short(path)}: a folder, pipe or device, not a file")
     if status.st_size > largest:
         raise LabError(f"{what} {_short(path)}: {status.st_size} bytes, more than {largest}")
     return status.st_size
+
+
+def missing_reason(path: str | Path) -> str:
+    """Why a file that is not there is not there, in words."""
+    if os.path.islink(path):
+        return f"a link to {os.readlink(path)}, where nothing is"
+    return "no such file"
 
 
 def bounded_file(path: str | Path, what: str) -> int:

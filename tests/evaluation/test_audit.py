@@ -50,7 +50,7 @@ def test_one_line_says_what_is_evaluated(
     folder(tmp_path, masks)
     Image.fromarray(masks[0].astype(np.uint8)).save(tmp_path / "masks/alone.png")
     text = run(backbone, folder(tmp_path, masks, limit=2), tmp_path, caplog)
-    assert "mine: 2 photos with masks (first 2), 3 classes; 1 masks without a photo" in text
+    assert "mine: 2 photos with masks (first 2), 3 classes; 1 mask without a photo" in text
     assert "mine: 2 masks read, 0.0% of pixels are ignored" in text
     assert "warning" not in text
 
