@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from sclip_lab.core.kinds import reads_others as reads_others
     from sclip_lab.core.kinds import refines_labels as refines_labels
     from sclip_lab.core.kinds import refines_logits as refines_logits
-    from sclip_lab.evaluation.loop import evaluate as evaluate
-    from sclip_lab.evaluation.spec import Spec as Spec
     from sclip_lab.run.explore import explore as explore
+    from sclip_lab.run.library import Spec as Spec
+    from sclip_lab.run.library import evaluate as evaluate
+    from sclip_lab.run.library import segment as segment
     from sclip_lab.segmentation.dense_features import dense_features as dense_features
     from sclip_lab.segmentation.protocol import Protocol as Protocol
-    from sclip_lab.segmentation.segment import segment as segment
 
 _PUBLIC = {
     "LabError": "core.errors",
@@ -47,9 +47,9 @@ _PUBLIC = {
     "testing": "",
     "variant": "attention.variant",
     "Protocol": "segmentation.protocol",
-    "Spec": "evaluation.spec",
+    "Spec": "run.library",
     "dense_features": "segmentation.dense_features",
-    "evaluate": "evaluation.loop",
+    "evaluate": "run.library",
     "explore": "run.explore",
     "load_attention": "config.registry",
     "load_backbone": "config.registry",
@@ -57,7 +57,7 @@ _PUBLIC = {
     "load_guidance": "config.registry",
     "load_protocol": "config.registry",
     "results": "",
-    "segment": "segmentation.segment",
+    "segment": "run.library",
 }
 __all__ = sorted(_PUBLIC)
 

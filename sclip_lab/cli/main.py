@@ -1,4 +1,4 @@
-"""``sclip-lab``: evaluate, paper, report, explore, data, store, segment, learn-projection."""
+"""``sclip-lab``: evaluate, tune, paper, report, explore, data, store, segment, learn-projection."""
 
 from __future__ import annotations
 
@@ -49,6 +49,11 @@ def _main(arguments: list[str]) -> int:
 
         with collector.seldom():
             return report.run(report.parser().parse_args(arguments[1:]))
+    if arguments[:1] == ["tune"]:
+        from sclip_lab.cli import tune
+
+        with collector.seldom():
+            return tune.run(tune.parser().parse_intermixed_args(arguments[1:]))
     args = _parser().parse_args(arguments)
     return int(args.run(args))
 
@@ -63,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_parser(commands).set_defaults(run=data.run)
     store.add_parser(commands).set_defaults(run=store.run)
     commands.add_parser("report", help="tables and figures of a store as one page and as files")
+    commands.add_parser("tune", help="search parameters on the train split, report on the test")
     commands.add_parser("paper", help="the paper study by study: evaluate, then write a report")
 
     segment = commands.add_parser("segment", help="label one photo and save a picture of it")

@@ -54,10 +54,10 @@ def conditions(words: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         LabError: a word without "=".
     """
-    found = {}
+    patterns_by_column = {}
     for word in words:
         column, equals, patterns = word.partition("=")
         if not equals or not patterns:
-            raise LabError(f"--where {word}: COLUMN=PATTERN wanted, such as attention=csa*")
-        found[column] = patterns.split(",")
-    return found
+            raise LabError(f"--where {word}: write COLUMN=PATTERN, such as attention=csa*")
+        patterns_by_column[column] = patterns.split(",")
+    return patterns_by_column

@@ -59,11 +59,11 @@ def run(args: argparse.Namespace) -> int:
         print(upkeep.described(upkeep.repair(root), root))
         return 0
     if args.store_command == "gc":
-        found = upkeep.collect(root, damaged=args.damaged, orphans=args.orphans)
-        size = sum(f.path.stat().st_size for f in found if f.path.is_file())
-        print(upkeep.described(found, root))
+        findings = upkeep.collect(root, damaged=args.damaged, orphans=args.orphans)
+        size = sum(f.path.stat().st_size for f in findings if f.path.is_file())
+        print(upkeep.described(findings, root))
         if not args.dry_run:
-            _delete([finding.path for finding in found])
+            _delete([finding.path for finding in findings])
         print(f"{size / 1e6:.2f} MB {'could be' if args.dry_run else 'were'} freed")
         return 0
     for path in upkeep.export(root, args.to, args.keys or None):

@@ -65,7 +65,7 @@ class Palette:
         pairs: list[tuple[Any, Any]]
         if isinstance(value, str):
             path = root / value
-            pairs, source = list(_file_rows(path)), f"{title}: palette {path}"
+            pairs, source = list(file_rows(path)), f"{title}: palette {path}"
         elif isinstance(value, Mapping):
             pairs = list(value.items())
         elif isinstance(value, Sequence):
@@ -142,7 +142,7 @@ def _class_of(said: Any, vocabulary: Vocabulary, source: str) -> int:
     raise LabError(f"{source}: {unknown('class', text, [*vocabulary.names, 'ignore'])}")
 
 
-def _file_rows(path: Path) -> list[tuple[str, list[int]]]:
+def file_rows(path: Path) -> list[tuple[str, list[int]]]:
     """(name, colour) of each row of a labelmap.txt or a csv."""
     regular_file(path, "palette", LARGEST_LIST)
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -141,21 +141,30 @@ class HuggingFace(Dataset):
             opened = self._opened = _Shard.open(shard, self._title)
         return opened
 
+    @staticmethod
+    def splits(root: Path) -> dict[str, list[Path]]:
+        """{split: its shards}, as files and folders are named; empty where there are none."""
+        files = sorted([*root.rglob("*.parquet"), *root.rglob("data-*.arrow")])
+        by_split: dict[str, list[Path]] = {}
+        for file in files:
+            folder = file.parent.name if file.parent != root else ""
+            match = _SHARD.fullmatch(file.stem)
+            split = match["split"] if match and file.suffix == ".parquet" else folder
+            if split.isdecimal() or split in ("data", "part"):
+                split = folder  # such as train/0000.parquet
+            by_split.setdefault(split, []).append(file)
+        return by_split
+
+    def mask_content(self, index: int) -> bytes:
+        """The bytes of the mask at ``index``, as they are stored."""
+        shard, row = self._places[self._names[index]]
+        (cell,) = self._open(shard).cells(row, (self.mask,))
+        return _content(cell, self.mask, f"{shard} row {row}")
+
     def _choose_split(self, split: str | None) -> tuple[list[Path], str]:
         if not self.root.is_dir():
             raise LabError(f"{self._title}: no folder {self.root} (config key dataset.root)")
-        files = sorted([*self.root.rglob("*.parquet"), *self.root.rglob("data-*.arrow")])
-        by_split: dict[str, list[Path]] = {}
-        for file in files:
-            folder = file.parent.name if file.parent != self.root else ""
-            match = _SHARD.fullmatch(file.stem)
-            part = match["split"] if match and file.suffix == ".parquet" else folder
-            if part.isdecimal() or part in (
-                "data",
-                "part",
-            ):  # the folder says it: train/0000.parquet
-                part = folder
-            by_split.setdefault(part, []).append(file)
+        by_split = self.splits(self.root)
         if not by_split:
             raise LabError(f"{self._title}: neither *.parquet nor data-*.arrow below {self.root}")
         if split is None and len(by_split) == 1:
@@ -263,8 +272,3 @@ def _content(cell: Any, column: str, source: str) -> bytes:
             "images first (datasets: Image(decode=False), or push with embedded files)"
         )
     raise LabError(f"{source}: column '{column}' holds no image, but {type(cell).__name__}")
-
-
-def column_names(path: Path) -> Iterator[str]:
-    """The columns of a shard."""
-    yield from _Shard.open(path, path.name).columns

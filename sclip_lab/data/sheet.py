@@ -9,16 +9,19 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Sample
 from sclip_lab.data.census import Census
+from sclip_lab.data.files import nearest
 
 CELL = 220, 165  # width, height of a picture, pixels
 GAP, LINE = 8, 18
 PAIRS = 3  # photos beside each other
+ROOM = 9  # pixels around the middle of a region that its id needs
 VOID = (255, 255, 255)  # with a hatch, so that no class looks like it
 
 
@@ -57,13 +60,13 @@ def contact_sheet(name: str, samples: Sequence[Sample], census: Census) -> Image
     for index, sample in enumerate(samples):
         x = GAP + index % PAIRS * 2 * (CELL[0] + GAP)
         y = 36 + index // PAIRS * (CELL[1] + LINE + GAP)
-        classes = len(census.pixels)
-        for offset, picture in enumerate(
-            (sample.image, painted(sample.mask, census.ignore_index, classes))
-        ):
-            image = Image.fromarray(picture)
-            image.thumbnail(CELL, Image.Resampling.BOX if offset == 0 else Image.Resampling.NEAREST)
-            sheet.paste(image, (x + offset * (CELL[0] + GAP), y))
+        scale = min(CELL[0] / sample.mask.shape[1], CELL[1] / sample.mask.shape[0])
+        size = tuple(max(1, round(scale * side)) for side in sample.mask.shape[::-1])
+        sheet.paste(Image.fromarray(sample.image).resize(size, Image.Resampling.BOX), (x, y))
+        small = nearest(sample.mask, size[::-1])
+        picture = Image.fromarray(painted(small, census.ignore_index, len(census.pixels)))
+        _write_ids(picture, small, census.ignore_index, font)
+        sheet.paste(picture, (x + CELL[0] + GAP, y))
         draw.text((x, y + CELL[1] + 1), _shortened(sample.name, 60), "black", font)
     top = 36 + rows * (CELL[1] + LINE + GAP) + GAP
     for index, (colour, text) in enumerate(legend):
@@ -73,6 +76,23 @@ def contact_sheet(name: str, samples: Sequence[Sample], census: Census) -> Image
         draw.rectangle(box, fill=colour, outline="black")
         draw.text((x + 17, y), _shortened(text, 30), "black", font)
     return sheet
+
+
+def _write_ids(
+    picture: Image.Image,
+    mask: np.ndarray,
+    ignore_index: int,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    """Each class's id in the middle of its widest part, where there is room for it."""
+    draw = ImageDraw.Draw(picture)
+    for number in np.unique(mask[mask != ignore_index]).tolist():
+        region = np.pad((mask == number).astype(np.uint8), 1)
+        distance = cv2.distanceTransform(region, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        row, column = np.unravel_index(int(distance.argmax()), distance.shape)
+        if distance[row, column] >= ROOM:
+            place = (float(column), float(row))
+            draw.text(place, str(number), "white", font, "mm", stroke_width=2, stroke_fill="black")
 
 
 def write(folder: Path, name: str, samples: Sequence[Sample], census: Census) -> list[Path]:

@@ -21,6 +21,7 @@ from sclip_lab.attention.variant import Variant
 from sclip_lab.core import signals
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.timings import Timings
+from sclip_lab.evaluation.audit import Audit, nothing_left
 from sclip_lab.evaluation.loader import Loader, Photo, PhotoError
 from sclip_lab.evaluation.recorder import Observer, Recorder, View
 from sclip_lab.evaluation.references import References
@@ -95,6 +96,8 @@ def evaluate(
         store.open(spec)
     cache = TrunkCache(store.root / "trunk", trunk_cache_gb) if trunk_cache_gb else None
     failed: dict[str, LabError] = {}
+    audit = Audit(unique)
+    audit.say_what_is_evaluated()
     with signals.raised():
         for group in groups:
             names = list(group[0].dataset.names)
@@ -104,17 +107,21 @@ def evaluate(
             if indices:
                 store.check_writable()
                 try:
-                    one_pass = _Pass(group, recorder, batch_windows, cache, progress)
+                    one_pass = _Pass(group, recorder, batch_windows, cache, progress, audit)
                     one_pass.run(indices, batch_images)
                 except PhotoError as error:
                     failed |= {spec.key: error for spec in recorder.wanted(error.image)}
             failed |= recorder.failures
             if shard == (0, 1):
                 recorder.compact()
+    if on_error == "skip":
+        failed |= {key: LabError(why) for key, why in nothing_left(unique, store).items()}
     if failed:
         raise Unfinished(failed) from next(iter(failed.values()))
     labels = {spec.key: spec.label for spec in unique}
-    return results.load(store.root, list(labels), partial=True, labels=labels)
+    df = results.load(store.root, list(labels), partial=True, labels=labels)
+    audit.say_what_was_read(df)
+    return df
 
 
 class Unfinished(LabError):
@@ -163,6 +170,7 @@ class _Pass:
         batch_windows: windows at once; None: as many as memory has room for.
         cache: of the trunk's tokens, or None.
         progress: show a bar.
+        audit: counts the pixels of the masks that are read.
     """
 
     def __init__(
@@ -172,7 +180,9 @@ class _Pass:
         batch_windows: int | None,
         cache: TrunkCache | None,
         progress: bool,
+        audit: Audit,
     ) -> None:
+        self.audit = audit
         self.recorder = recorder
         self.batch_windows = batch_windows
         self.progress = progress
@@ -212,6 +222,8 @@ class _Pass:
         title = f"{len(recorder.specs)} x {dataset.name}"
         with recorder, self._bar(len(indices), title) as bar:
             for photos in loader.batches(indices):
+                for photo in photos:
+                    self.audit.add(dataset, photo.sample.name, photo.sample.mask)
                 with torch.inference_mode():
                     self._record(photos)
                 recorder.finish(len(photos))

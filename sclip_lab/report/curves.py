@@ -35,7 +35,7 @@ def line(found: Found, parameter: str, **fixed: object) -> dict[float, str]:
 
     Args:
         found: the cells. parameter: a key such as "attention.temperature".
-        **fixed: variant, or configuration keys with "__" for dots, and the value that is wanted.
+        **fixed: variant, or configuration keys with "__" for dots, and the value to select.
     """
     table = pick(found, **fixed)
     known = table.get(parameter, pd.Series(dtype=object))  # no cell has such a parameter
@@ -141,9 +141,9 @@ def _legend(figure: Figure, axes: np.ndarray) -> None:
     """One legend below all charts, each name once."""
     handles: dict[str, Any] = {}
     for ax in axes:
-        found = list(zip(*ax.get_legend_handles_labels(), strict=True))
-        alone = sum(handle.get_linestyle() == "-" for handle, _ in found) == 1 and len(axes) > 1
-        for handle, label in found:
+        entries = list(zip(*ax.get_legend_handles_labels(), strict=True))
+        alone = sum(handle.get_linestyle() == "-" for handle, _ in entries) == 1 and len(axes) > 1
+        for handle, label in entries:
             if not (alone and handle.get_linestyle() == "-"):  # its axis says what it is
                 handles.setdefault(label, handle)
     columns = max(1, int(figure.get_size_inches()[0] / 1.6))

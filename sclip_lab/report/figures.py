@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 
 from sclip_lab import results
 from sclip_lab.report.found import Found
-from sclip_lab.results.store.labels import labels
+from sclip_lab.results.store.spec_labels import labels
 from sclip_lab.results.table.support import FEW
 
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -95,20 +95,20 @@ def bar_pages(table: pd.DataFrame) -> list[Figure]:
     """`bars` of a `results.summary`, as many variants in a picture as a screen can show."""
     groups, level = _by_dataset(table), float(table.attrs.get("level", 0.95))
     longest = max(len(rows) for rows in groups.values())
-    found = []
+    pages = []
     for start in range(0, longest, _ROWS):
         page = [(name, rows.iloc[start : start + _ROWS]) for name, rows in groups.items()]
-        found.append(_bar_charts([(name, rows) for name, rows in page if len(rows)], level))
-    return found
+        pages.append(_bar_charts([(name, rows) for name, rows in page if len(rows)], level))
+    return pages
 
 
 def _by_dataset(table: pd.DataFrame, sort: bool = False) -> dict[str, pd.DataFrame]:
     """The rows of each data set with names that are unique there."""
-    found = {}
+    groups = {}
     for dataset, rows in table.groupby("dataset", observed=True, sort=False):
         rows = rows.assign(name=labels(rows))
-        found[str(dataset)] = rows.sort_values("miou", ascending=False) if sort else rows
-    return found
+        groups[str(dataset)] = rows.sort_values("miou", ascending=False) if sort else rows
+    return groups
 
 
 def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
@@ -121,7 +121,7 @@ def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
         axes = figure.subplots(len(lines), columns, squeeze=False, height_ratios=heights).ravel()
         for ax, (dataset, rows) in zip(axes, groups, strict=False):
             _bars(ax, rows)
-            ax.set_title(f"{dataset}, {rows['images'].iloc[0]} images")
+            ax.set_title(f"{dataset}, {rows['images'].iloc[0]} photos")
             ax.set_xlabel(f"mIoU x100, {level * 100:g} % interval")
         for ax in axes[len(groups) :]:
             ax.set_axis_off()
@@ -157,8 +157,9 @@ def _bars(ax: Axes, table: pd.DataFrame) -> None:
 def per_class(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
     """Heatmap of IoU x100, variants by classes, in strips of at most 40 classes.
 
-    Behind each class stands on how many photos it is. Classes without a pixel in the truth are
-    left out: their IoU is 0 or nothing. The cells of up to 25 classes hold their numbers.
+    In brackets behind each class: how many photos have it; grey where these are few. Classes
+    without a pixel in the truth are left out: their IoU is 0 or nothing. The cells of up to 25
+    classes hold their numbers.
 
     Args:
         df: from `results.load`. summary: its `results.summary` if there is one already.
@@ -190,15 +191,14 @@ def _strips(df: pd.DataFrame, summary: pd.DataFrame) -> list[tuple[str, pd.DataF
     for dataset, table in summary.groupby("dataset", observed=True, sort=False):
         rows = dict(zip(table["spec"].astype(str), labels(table), strict=True))
         met = df["true"][(df["dataset"] == dataset) & (df["pixels"] > 0)].unique()
-        mine = scores[scores["spec"].isin(rows) & scores["id"].isin(met)]
-        grid = mine.pivot(index="spec", columns="id", values="iou").loc[list(rows)] * 100
+        known = scores[scores["spec"].isin(rows) & scores["id"].isin(met)]
+        grid = known.pivot(index="spec", columns="id", values="iou").loc[list(rows)] * 100
         grid.index = list(rows.values())
-        names = mine.drop_duplicates("id").set_index("id")["class"].loc[grid.columns]
+        names = known.drop_duplicates("id").set_index("id")["class"].loc[grid.columns]
         here = seen[seen["dataset"] == dataset]
         photos = dict(zip(here["id"], here["photos"], strict=True))
         grid.columns = [
-            f"{name} {'*' if photos[index] < FEW else ''}{photos[index]}"
-            for index, name in zip(grid.columns, names, strict=True)
+            f"{name} ({photos[index]})" for index, name in zip(grid.columns, names, strict=True)
         ]
         cuts = np.array_split(np.arange(grid.shape[1]), -(-grid.shape[1] // _STRIP))
         strips += [(str(dataset), grid.iloc[:, cut]) for cut in cuts]
@@ -240,7 +240,13 @@ def _heat_maps(strips: list[tuple[str, pd.DataFrame]], top: float) -> Figure:
             ax.tick_params(length=0)
             ax.tick_params(axis="x", rotation=90)
             ax.tick_params(axis="y", rotation=0)
-        figure.set_label(f"IoU by class; behind each class its photos, * where below {FEW}")
+            for text in ax.get_xticklabels():
+                few = int(text.get_text().rpartition("(")[2].rstrip(")")) < FEW
+                text.set_color("0.5" if few else "black")
+        figure.set_label(
+            f"IoU x100 by class; in brackets: photos that have the class, grey below {FEW}, where "
+            "a score is an anecdote"
+        )
         figure.colorbar(
             axes[0].collections[0],
             ax=list(axes),

@@ -53,14 +53,14 @@ def per_size(found: Found, a: str, b: str) -> pd.DataFrame:
     ].transform("sum")
     rows = []
     for low, high in SIZES:
-        mine = regions[(regions["share"] >= low) & (regions["share"] < high)]
-        if mine.empty:
+        here = regions[(regions["share"] >= low) & (regions["share"] < high)]
+        if here.empty:
             continue
-        sums = mine.groupby("spec", observed=True)[["pixels", "right"]].sum()
+        sums = here.groupby("spec", observed=True)[["pixels", "right"]].sum()
         recall = sums["right"] / sums["pixels"]
         rows.append(
             {"class covers": f"{100 * low:.0f} to {min(100, 100 * high):.0f} % of the photo"}
-            | {"regions": len(mine) // 2}
+            | {"regions": len(here) // 2}
             | {found.name(s): recall.get(s, np.nan) for s in (a, b)}
             | {"gain": recall.get(a, np.nan) - recall.get(b, np.nan)}
         )

@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES
 from sclip_lab.report.figures import COLORS, TALL, Figure, style
-from sclip_lab.results.store.labels import labels
+from sclip_lab.results.store.spec_labels import labels
 
 GOOD = {"high": "right is good", "low": "left is good"}
+ZERO = 1e-3  # of the longest bar: what cannot be seen
 ROW, BAR = 0.85, 0.17  # inches: of a row of charts beside its bars, and of a bar
 
 
@@ -44,14 +45,14 @@ def diagnostics(df: pd.DataFrame, per_row: int = 3) -> Figure:
 def _drawn(df: pd.DataFrame, names: Mapping[str, str], per_row: int) -> Figure:
     """Args: rows of `diagnostics` with their ``variant`` and ``chart``."""
     drawn = [rows for name, rows in df.groupby("chart", sort=False) if name]
-    rows, columns = -(-len(drawn) // per_row), min(per_row, len(drawn))
+    lines, columns = -(-len(drawn) // per_row), min(per_row, len(drawn))
     with style():
-        size = (1.3 + 2.4 * columns, rows * (ROW + BAR * len(names)))
+        size = (1.3 + 2.4 * columns, lines * (ROW + BAR * len(names)))
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-        for ax, mine in zip(axes, drawn, strict=False):
-            _chart(ax, mine, list(names))
-            _control(ax, df, mine)
+        axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+        for ax, rows in zip(axes, drawn, strict=False):
+            _chart(ax, rows, list(names))
+            _control(ax, df, rows)
         axes[0].set_yticks(range(len(names)), names.values())
         for ax in axes[len(drawn) :]:
             ax.set_axis_off()
@@ -68,16 +69,16 @@ def pages(df: pd.DataFrame, variants: int = 20, per_row: int = 3) -> list[Figure
     """
     names = list(_variants(df).items())
     df = df.assign(variant=df["spec"].astype(str), chart=_charts(df))
-    found, shown = [], [name for name in df["chart"].unique() if name]
+    pages, shown = [], [name for name in df["chart"].unique() if name]
     for start in range(0, len(names), variants):
         page = dict(names[start : start + variants])
         several = per_row * max(1, int(TALL / (ROW + BAR * len(page))))
         for first in range(0, len(shown), several):
             here = df["chart"].isin(["", *shown[first : first + several]])
-            mine = df[df["variant"].isin(page) & here]
-            if mine["chart"].any():
-                found.append(_drawn(mine, page, per_row))
-    return found
+            rows = df[df["variant"].isin(page) & here]
+            if rows["chart"].any():
+                pages.append(_drawn(rows, page, per_row))
+    return pages
 
 
 def _charts(df: pd.DataFrame) -> pd.Series:
@@ -92,8 +93,8 @@ def _charts(df: pd.DataFrame) -> pd.Series:
     return title.where(~measure.isin(controls), "")
 
 
-def _chart(ax: Axes, mine: pd.DataFrame, order: list[str]) -> None:
-    places = {"x": mine["value"], "y": mine["variant"], "order": order, "ax": ax}
+def _chart(ax: Axes, rows: pd.DataFrame, order: list[str]) -> None:
+    places = {"x": rows["value"], "y": rows["variant"], "order": order, "ax": ax}
     sns.barplot(
         **places, color=COLORS[5], width=0.7, errorbar=("ci", 95), seed=0, n_boot=200,
         err_kws={"linewidth": 0.9, "color": "black"},
@@ -103,20 +104,25 @@ def _chart(ax: Axes, mine: pd.DataFrame, order: list[str]) -> None:
     np.random.seed(0)  # noqa: NPY002
     sns.stripplot(**places, color="0.25", size=1.6, alpha=0.5, jitter=0.25, legend=False)
     np.random.set_state(before)  # noqa: NPY002
-    measure = MEASURES.get(str(mine["measure"].iloc[0]))
+    longest = rows["value"].abs().max()
+    for place, name in enumerate(order):  # a bar of no length looks like one that is missing
+        values = rows["value"][rows["variant"] == name]
+        if len(values) and values.abs().max() <= ZERO * longest:
+            ax.text(0, place, " 0", va="center", fontsize=6)
+    measure = MEASURES.get(str(rows["measure"].iloc[0]))
     ax.set(xlabel=GOOD.get(measure.better, "") if measure else "", ylabel="")
-    ax.set_title("\n".join(wrap(str(mine["chart"].iloc[0]), 28)))
+    ax.set_title("\n".join(wrap(str(rows["chart"].iloc[0]), 28)))
     sns.despine(ax=ax)
 
 
-def _control(ax: Axes, df: pd.DataFrame, mine: pd.DataFrame) -> None:
+def _control(ax: Axes, df: pd.DataFrame, rows: pd.DataFrame) -> None:
     """The mean of a measure's control as a line."""
-    measure = MEASURES.get(str(mine["measure"].iloc[0]))
+    measure = MEASURES.get(str(rows["measure"].iloc[0]))
     if measure is None or measure.control is None:
         return
     same = df["measure"] == measure.control
     if "dataset" in df:
-        same &= df["dataset"].astype(str) == str(mine["dataset"].iloc[0])
+        same &= df["dataset"].astype(str) == str(rows["dataset"].iloc[0])
     if same.any():
         ax.axvline(df.loc[same, "value"].mean(), color="black", ls=":", lw=1)
         ax.set_xlabel(" · ".join(filter(None, [ax.get_xlabel(), "dotted: control"])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,16 +15,19 @@ from matplotlib.patches import Patch, Rectangle
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.report.figures import PLAIN, Figure
-from sclip_lab.results.store.panels import Panel, Prediction
+from sclip_lab.results.store.picture_files import Picture, Prediction
+from sclip_lab.results.table import metrics
 
 if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
 
-# Okabe and Ito's colours, then further ones of Paul Tol's "muted" scheme
+# Okabe and Ito's colours, then the ones furthest from all before them in CIELAB, also as seen
+# without green cones.
 PALETTE = [
-    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#332288",
-    "#882255", "#999933", "#117733", "#AA4499", "#DDCC77", "#661100", "#44AA99",
+    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#0000FF",
+    "#00FF87", "#000F87", "#69000F", "#A55AFF", "#4B0F4B", "#A5874B", "#A50087",
 ]  # fmt: skip
+LETTER = 0.06  # inches: width of a letter of a title
 BACKGROUND, OTHER = "#CCCCCC", "#555555"
 FONT: Any = {
     **PLAIN,
@@ -35,44 +39,45 @@ FONT: Any = {
 
 
 def panel(
-    panels: Sequence[Panel],
-    columns: int = 8,
+    pictures: Sequence[Picture],
+    columns: int = 6,
     max_classes: int = len(PALETTE),
     named: bool = False,
     colors: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Photo, truth and the prediction of every variant, one block of rows per photo.
+    """Photo, truth and the prediction of every variant, one block of rows per photo. Each
+    prediction has its mIoU x100 on this photo in its corner.
 
     Args:
-        panels: from `sclip_lab.results.store.panels.load`.
+        pictures: from `sclip_lab.results.store.picture_files.load`.
         columns: pictures side by side; more variants go on in the next row.
         max_classes: the classes largest in truth, then in prediction, get a colour of their own
             and a line of the legend; the rest are one grey. Ignored pixels are striped.
         named: write each photo's name above it.
         colors: of classes, where several pictures share them; see `class_colors`.
     """
-    _check(panels)
-    colors = colors or class_colors(panels, max_classes)
-    pictures = max(len(item.predictions) for item in panels) + 2
-    rows = -(-pictures // columns)
-    across = -(-pictures // rows)  # fill the rows evenly
+    _check(pictures)
+    colors = colors or class_colors(pictures, max_classes)
+    tiles = max(len(item.predictions) for item in pictures) + 2
+    rows = -(-tiles // columns)
+    across = -(-tiles // rows)  # fill the rows evenly
+    width = 9.0 / max(across, 4)
     titles = [
         [item.name.replace(": ", "\n") if named else "photo", "truth"]
-        + [_folded(p.label) for p in item.predictions]
-        for item in panels
+        + [_folded(p.label, width) for p in item.predictions]
+        for item in pictures
     ]
     starts = [(block, row * across) for block in titles for row in range(rows)]
     lines = [max(t.count("\n") for t in [*b[i : i + across], ""]) + 1 for b, i in starts]
-    width = 9.0 / max(across, 4)
-    heights = [width * p.image.shape[0] / p.image.shape[1] for p in panels for _ in range(rows)]
-    handles = _legend(panels, colors)
+    heights = [width * p.image.shape[0] / p.image.shape[1] for p in pictures for _ in range(rows)]
+    handles = _legend(pictures, colors)
     legend_columns = max(1, int(width * across / 1.5))
     footer = 0.25 + 0.16 * -(-len(handles) // legend_columns)
     with rc_context(FONT):
         figure, grid = _grid(
             heights, [width] * across, [0.13 * n + 0.03 for n in lines], bottom=footer
         )
-        for number, item in enumerate(panels):
+        for number, item in enumerate(pictures):
             cells = grid[rows * number : rows * (number + 1)].ravel()
             shown: list[npt.NDArray[np.uint8]] = [item.image, _paint(item.mask, item, colors)]
             shown += [
@@ -81,6 +86,8 @@ def panel(
             for ax, title, picture in zip(cells, titles[number], shown, strict=False):
                 ax.imshow(picture, interpolation="nearest")
                 ax.set_title(title, pad=2)
+            for ax, prediction in zip(cells[2:], item.predictions, strict=False):
+                _corner(ax, photo_miou(item, prediction))
             for ax in cells:
                 ax.set_axis_off()
         figure.legend(
@@ -91,24 +98,50 @@ def panel(
             handlelength=1.2,
             columnspacing=1.2,
         )
-    figure.set_label("photo, truth, and the class of every pixel by variant")
+    figure.set_label(
+        "photo, truth, and the class of every pixel by variant; in the corner: mIoU x100 on this "
+        "photo"
+    )
     return figure
 
 
-def attention_maps(panels: Sequence[Panel]) -> Figure:
+def photo_miou(item: Picture, prediction: Prediction) -> float:
+    """mIoU of one prediction over the classes of its photo's truth or prediction, a fraction; NaN
+    for a photo of ignored pixels alone."""
+    count = len(item.class_names)
+    rows = metrics.count(prediction.prediction, item.mask, count, item.ignore_index)
+    right = np.where(rows.true == rows.predicted, rows.pixels, 0)
+    totals = [
+        np.bincount(classes, pixels, count)
+        for classes, pixels in ((rows.true, right), (rows.true, rows.pixels),
+                                (rows.predicted, rows.pixels))
+    ]  # fmt: skip
+    return float(metrics.nanmean(metrics.iou_of_totals(np.stack(totals))))
+
+
+def _corner(ax: Axes, score: float) -> None:
+    """A score in the lower right corner of a picture."""
+    if not np.isnan(score):
+        ax.text(
+            0.98, 0.03, f"{100 * score:.0f}", transform=ax.transAxes, ha="right", va="bottom",
+            fontsize=6, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+        )  # fmt: skip
+
+
+def attention_maps(pictures: Sequence[Picture]) -> Figure:
     """Where the patch under each chosen point looks: a column per point, a row per variant.
 
     The top row shows the photo, the point and the sliding window it was seen in. Maps are averaged
     over heads and scaled to their own maximum. A variant that has no single map says so.
 
     Raises:
-        LabError: if no panel holds points.
+        LabError: if no picture holds points.
     """
-    _check(panels)
-    columns = [(p, i) for p in panels for i in range(len(_points(p)))]
+    _check(pictures)
+    columns = [(p, i) for p in pictures for i in range(len(_points(p)))]
     if not columns:
-        raise LabError("these panels hold no points; evaluate with points to look at attention")
-    names = ["photo", *dict.fromkeys(v.label for p in panels for v in p.predictions)]
+        raise LabError("these pictures hold no points; evaluate with points to look at attention")
+    names = ["photo", *dict.fromkeys(v.label for p in pictures for v in p.predictions)]
     height = min(0.85, 6.0 / len(columns))
     widths = [height * p.image.shape[1] / p.image.shape[0] for p, _ in columns]
     folded = [_folded(name) for name in names]
@@ -118,9 +151,9 @@ def attention_maps(panels: Sequence[Panel]) -> Figure:
         figure, grid = _grid([height] * rows, widths, [0.0] * rows, left=margin, bottom=0.45)
         for column, (item, index) in enumerate(columns):
             _mark(grid[0, column], item, index)
-            found = {prediction.label: prediction for prediction in item.predictions}
+            by_label = {prediction.label: prediction for prediction in item.predictions}
             for row, name in enumerate(names[1:], start=1):
-                _map(grid[row, column], item, found.get(name), index)
+                _map(grid[row, column], item, by_label.get(name), index)
         for row, name in enumerate(folded):
             grid[row, 0].set_ylabel(name, rotation=0, ha="right", va="center")
         _scale(figure, margin)
@@ -171,26 +204,28 @@ def _scale(figure: Figure, left: float) -> None:
     bar.tick_params(length=0, pad=2)
 
 
-def _check(panels: Sequence[Panel]) -> None:
-    if not panels or not any(item.predictions for item in panels):
-        raise LabError("no pictures to draw: the store holds no panels of these specs")
+def _check(pictures: Sequence[Picture]) -> None:
+    if not pictures or not any(item.predictions for item in pictures):
+        raise LabError("no pictures to draw: the store holds no pictures of these specs")
 
 
-def _folded(label: str) -> str:
-    """Parameters under the variant's name, one a line."""
+def _folded(label: str, width: float = 9.0) -> str:
+    """Parameters under the variant's name, one a line, each cut into lines of so many inches."""
     name, bracket, rest = label.partition("(")
-    return f"{name}\n" + rest.rstrip(")").replace(", ", "\n") if bracket else name
+    lines = [*name.split(" · "), *(rest.rstrip(")").split(", ") if bracket else [])]
+    letters = int(width / LETTER)
+    return "\n".join(part for line in lines for part in wrap(line, letters) or [line])
 
 
 # ---------------------------------------------------------------- predictions
 
 
-def class_colors(panels: Sequence[Panel], max_classes: int = len(PALETTE)) -> dict[str, str]:
+def class_colors(pictures: Sequence[Picture], max_classes: int = len(PALETTE)) -> dict[str, str]:
     """Colours of the classes shown by themselves, in the order of the legend."""
     max_classes = min(max_classes, len(PALETTE))
     truth: dict[str, int] = {}
     guess: dict[str, int] = {}
-    for item in panels:
+    for item in pictures:
         for area, maps in ((truth, [item.mask]), (guess, [p.prediction for p in item.predictions])):
             for labels in maps:
                 ids, pixels = np.unique(labels, return_counts=True)
@@ -206,7 +241,7 @@ def class_colors(panels: Sequence[Panel], max_classes: int = len(PALETTE)) -> di
 
 
 def _paint(
-    labels: npt.NDArray[np.uint8], item: Panel, colors: Mapping[str, str]
+    labels: npt.NDArray[np.uint8], item: Picture, colors: Mapping[str, str]
 ) -> npt.NDArray[np.uint8]:
     names = item.class_names
     table = np.array([to_rgb(colors.get(name, OTHER)) for name in names] + [to_rgb(OTHER)])
@@ -219,11 +254,11 @@ def _paint(
     return np.round(picture * 255).astype(np.uint8)
 
 
-def _legend(panels: Sequence[Panel], colors: Mapping[str, str]) -> list[Patch]:
+def _legend(pictures: Sequence[Picture], colors: Mapping[str, str]) -> list[Patch]:
     handles = [Patch(color=color, label=name) for name, color in colors.items()]
     seen = {
         item.class_names[index]
-        for item in panels
+        for item in pictures
         for labels in (item.mask, *(p.prediction for p in item.predictions))
         for index in np.unique(labels)
         if index != item.ignore_index and index < len(item.class_names)
@@ -232,7 +267,7 @@ def _legend(panels: Sequence[Panel], colors: Mapping[str, str]) -> list[Patch]:
         others = len(seen - colors.keys())
         label = f"{others} other class{'es' if others > 1 else ''}"
         handles.append(Patch(color=OTHER, label=label))
-    if any((item.mask == item.ignore_index).any() for item in panels):
+    if any((item.mask == item.ignore_index).any() for item in pictures):
         handles.append(Patch(facecolor="white", edgecolor="0.6", hatch="/////", label="ignored"))
     return handles
 
@@ -240,14 +275,14 @@ def _legend(panels: Sequence[Panel], colors: Mapping[str, str]) -> list[Patch]:
 # ---------------------------------------------------------------- attention
 
 
-def _points(item: Panel) -> npt.NDArray[np.int32]:
+def _points(item: Picture) -> npt.NDArray[np.int32]:
     for prediction in item.predictions:
         if prediction.points is not None:
             return prediction.points
     return np.zeros((0, 2), np.int32)
 
 
-def _mark(ax: Axes, item: Panel, index: int) -> None:
+def _mark(ax: Axes, item: Picture, index: int) -> None:
     _photo(ax, item.image)
     boxes = [p.attention_box for p in item.predictions if p.attention_box is not None]
     if boxes:
@@ -266,7 +301,7 @@ def _photo(ax: Axes, image: npt.NDArray[np.uint8]) -> None:
     ax.imshow(image[::step, ::step], extent=(-0.5, width - 0.5, height - 0.5, -0.5))
 
 
-def _map(ax: Axes, item: Panel, prediction: Prediction | None, index: int) -> None:
+def _map(ax: Axes, item: Picture, prediction: Prediction | None, index: int) -> None:
     if prediction is None or prediction.attention is None or prediction.attention_box is None:
         ax.text(0.5, 0.5, "no single\nmap", ha="center", va="center", transform=ax.transAxes,
                 color="0.4")  # fmt: skip
@@ -294,7 +329,7 @@ def _ring(ax: Axes, point: npt.NDArray[np.int32]) -> None:
     ax.plot(point[1], point[0], "o", ms=6, mfc="none", mec="#56B4E9", mew=1.2)
 
 
-def _bare(ax: Axes, item: Panel) -> None:
+def _bare(ax: Axes, item: Picture) -> None:
     height, width = item.image.shape[:2]
     ax.set(
         xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal", xticks=[], yticks=[]
@@ -356,7 +391,7 @@ def attention_over_photo(
     skip = weights.shape[-1] - grid_h * grid_w  # 1 where the class token takes part
     maps = weights[:, :, skip:, skip:].float().mean(1).cpu().numpy()
     scale = height / plan.resized[0], width / plan.resized[1]
-    found = []
+    maps_of_points = []
     for point in points:
         total, seen = np.zeros((height, width)), np.zeros((height, width))
         for index, (top, left) in enumerate(
@@ -379,5 +414,5 @@ def attention_over_photo(
             total[place] += one[np.ix_(box[0][rows], box[1][columns])]
             seen[place] += 1
         with np.errstate(invalid="ignore"):
-            found.append((total / seen).astype(np.float32))
-    return found
+            maps_of_points.append((total / seen).astype(np.float32))
+    return maps_of_points

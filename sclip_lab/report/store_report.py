@@ -16,14 +16,13 @@ from sclip_lab.report.figures import Figure, paged
 from sclip_lab.report.found import Found
 from sclip_lab.report.page import Section
 from sclip_lab.report.tables import P
-from sclip_lab.results.store import panels
-from sclip_lab.results.store.panels import Panel, Prediction
+from sclip_lab.results.store import picture_files
+from sclip_lab.results.store.picture_files import Picture, Prediction
 from sclip_lab.results.table.choices import choose
 from sclip_lab.results.table.scores import spec_rows
 
 SHEET = 8  # variants on one sheet of attention maps
-PANEL = 22  # variants beside photo and truth on one sheet
-ACROSS, LINE = 8, 1.5  # pictures side by side, and inches from one line of them to the next
+TILES = 12  # pictures on one sheet of predictions: photo, truth and variants
 USUAL = "vanilla"
 
 
@@ -58,7 +57,7 @@ def found(store: Path, where: Mapping[str, Sequence[str]] | None = None) -> Foun
     """What a store has of a selection."""
     keys = select(store, where or {})
     return Found(
-        results.load(store, keys), results.diagnostics(store, keys), panels.load(store, keys)
+        results.load(store, keys), results.diagnostics(store, keys), picture_files.load(store, keys)
     )
 
 
@@ -164,7 +163,7 @@ def _differences(part: Found, baseline: str) -> Section:
 def _pictures(part: Found, images: int) -> Mapping[str, Figure]:
     shown = [
         replace(p, predictions=[replace(q, label=_name(part, q)) for q in p.predictions])
-        for p in list(part.panels)[:images]
+        for p in list(part.pictures)[:images]
     ]
     if not shown:
         return {}
@@ -179,20 +178,18 @@ def _name(part: Found, prediction: Prediction) -> str:
     return part.name(prediction.spec) if known else prediction.label
 
 
-def _panels(shown: Sequence[Panel]) -> list[Figure]:
-    """As many photos in a picture as a screen can show, all variants of a photo together."""
+def _panels(shown: Sequence[Picture]) -> list[Figure]:
+    """At most so many tiles in a picture: several photos of few variants, or a part of many."""
     drawn, colors = [], pictures.class_colors(shown)
-    for sheet in _sheets(shown, PANEL):
-        lines = -(-(max(len(p.predictions) for p in sheet) + 2) // ACROSS)
-        photos = max(1, int(figures.TALL / (LINE * lines)))
+    for sheet in _sheets(shown, TILES - 2):
+        tiles = max(len(panel.predictions) for panel in sheet) + 2
+        photos = max(1, TILES // tiles)
         starts = range(0, len(sheet), photos)
-        drawn += [
-            pictures.panel(sheet[start : start + photos], ACROSS, colors=colors) for start in starts
-        ]
+        drawn += [pictures.panel(sheet[start : start + photos], colors=colors) for start in starts]
     return drawn
 
 
-def _sheets(shown: Sequence[Panel], variants: int) -> list[list[Panel]]:
+def _sheets(shown: Sequence[Picture], variants: int) -> list[list[Picture]]:
     """The same photos with so many variants at a time."""
     longest = max((len(p.predictions) for p in shown), default=0)
     sheets = [

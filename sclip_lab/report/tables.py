@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab.report import escaping
-from sclip_lab.results.store.labels import labels
+from sclip_lab.results.store.spec_labels import labels
 
 SETTING = ["backbone", "dataset", "protocol"]
 P = {

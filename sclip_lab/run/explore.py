@@ -49,37 +49,33 @@ def explore(
     Raises:
         LabError: a photo that cannot be read, an unknown name, or no classes.
     """
-    import numpy as np
-
     import sclip_lab as lab
     from sclip_lab.config.registry import variant_label
-    from sclip_lab.data.decode import read_image, read_mask
+    from sclip_lab.data.decode import read_mask
     from sclip_lab.data.vocabulary import Vocabulary
     from sclip_lab.report.explorer.maps import look
     from sclip_lab.report.explorer.page import page
+    from sclip_lab.run.library import as_image
 
     if isinstance(backbone, str):
         backbone = lab.load_backbone(backbone)
     if isinstance(protocol, str):
-        own = "patchwork" if backbone.name == "patchwork_vit" else None
-        protocol = lab.load_protocol(protocol, own)
+        data = "patchwork" if backbone.name == "patchwork_vit" else None
+        protocol = lab.load_protocol(protocol, data)
     if names is None:
         if backbone.name != "patchwork_vit":
             raise LabError('name the classes to choose from, for example names="cat; grass,lawn"')
         vocabulary = Vocabulary.named("patchwork")
     else:
-        given = names.split(";") if isinstance(names, str) else list(names)
-        words = [tuple(w.strip() for w in n.split(",") if w.strip()) for n in given if n.strip()]
+        classes = names.split(";") if isinstance(names, str) else list(names)
+        words = [tuple(w.strip() for w in n.split(",") if w.strip()) for n in classes if n.strip()]
         if not words or not all(words):
             raise LabError(f"names {names!r}: a class each, for example 'cat; grass,lawn'")
         vocabulary = Vocabulary("given", tuple(words))
     variants = [lab.load_attention(a) if isinstance(a, str) else a for a in attention]
     title = title or (Path(image).name if isinstance(image, str | Path) else "photo")
     named = f"{title} with mask {mask}" if isinstance(mask, str | Path) else title
-    if isinstance(image, str | Path):
-        image = read_image(image)
-    elif not isinstance(image, np.ndarray):
-        image = np.array(image.convert("RGB"))
+    image = as_image(image)
     if isinstance(mask, str | Path):
         mask = read_mask(mask)
     labelled = {variant_label(variant): variant for variant in variants}

@@ -39,10 +39,10 @@ from sclip_lab.evaluation.observers import Diagnostics, Pictures
 from sclip_lab.evaluation.recorder import Observer
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.results.store import machines
-from sclip_lab.results.store.loading import SHORT
+from sclip_lab.results.store.reading import SHORT
 from sclip_lab.results.store.store import Store
 from sclip_lab.results.table import expected
-from sclip_lab.run import collector, tracking
+from sclip_lab.run import collector, known_words, tracking
 from sclip_lab.run.ending import asked_for, told
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.protocol import build as build_protocol
@@ -114,7 +114,7 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
     for number, config in enumerate(configs):
         try:
             spec = make_spec(config)
-            tracking.check(config.tracking)
+            tracking.check(config.tracking, len(configs))
         except Exception as error:
             if told(error) not in failed:
                 log.error("left out of the pass: %s", told(error))
@@ -161,7 +161,7 @@ def compute(configs: Sequence[DictConfig]) -> list[str | None]:
         if len(members) > 1 and OmegaConf.select(config, "hydra.sweep.dir") is not None:
             group, folder = _group(config, config.hydra), Path(config.hydra.sweep.dir)
             write = partial(tracking.log_sweep, config.tracking, config.paths.store, df, group)
-            tracking.later(partial(write, folder, summary))
+            tracking.later(partial(write, folder, summary, tuple(config.shard)))
         log.debug("%s", timings.table())
     return failed
 
@@ -200,6 +200,7 @@ def run(config: DictConfig) -> float:
         "pixel_accuracy": float(summary["pixel_accuracy"]),
         "images": int(summary["images"]),
         "of": int(summary["of"]),
+        **({"shard": list(config.shard)} if tuple(config.shard) != tracking.WHOLE else {}),
         "skipped": skipped,
         "iou": cell.iou,
         "diagnostics": {str(name): float(value) for name, value in measured.mean().items()},
@@ -372,6 +373,7 @@ def _evaluate(
     specs: Sequence[Spec], store: Store, config: DictConfig, timings: Timings
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Scores of all specs, and diagnostics of each by its key."""
+    _warn_of_words(specs)
     chosen = config.diagnostics
     measures = Diagnostics(chosen.measures or (), chosen.images, chosen.get("layers", False))
     observers: list[Observer] = []
@@ -393,6 +395,15 @@ def _evaluate(
             timings=timings,
         )
     return df, {spec.key: measures.measured(store, spec) for spec in specs}
+
+
+def _warn_of_words(specs: Sequence[Spec]) -> None:
+    """Class names that the embedded network has never seen, once a data set."""
+    embedded = [spec for spec in specs if spec.backbone.name == known_words.EMBEDDED]
+    for spec in {spec.vocabulary.key: spec for spec in embedded}.values():
+        remedy = "backbone=ViT-B-16-quickgelu"
+        if warning := known_words.strange_words(spec.vocabulary.queries, remedy):
+            log.warning("%s: %s", spec.dataset.name, warning)
 
 
 def _group(config: DictConfig, hydra: Any) -> str | None:

@@ -5,18 +5,36 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+EMBEDDED = "patchwork_vit"
+NAMED = 10  # words that the warning lists
 
-def warn(names: Sequence[str]) -> None:
-    """The embedded network answers to any word, but has seen few."""
+
+def strange_words(names: Sequence[str], remedy: str) -> str | None:
+    """A warning of words that the embedded network has not seen; it answers to any word.
+
+    Args:
+        names: class names, synonyms separated by commas.
+        remedy: how to choose CLIP here.
+
+    Returns:
+        the warning; None where it has seen all.
+    """
     from sclip_lab.data.vocabulary import Vocabulary
 
     known = Vocabulary.named("patchwork").names
     words = [word.strip() for name in names for word in name.split(",")]
     strange = [word for word in words if word not in known]
-    if strange:
-        print(
-            f"warning: patchwork_vit knows {len(known)} words, not {', '.join(strange)}: what it "
-            f"says of them means nothing. It knows {', '.join(known)}; --backbone "
-            "ViT-B-16-quickgelu --pretrained openai is CLIP",
-            file=sys.stderr,
-        )
+    if not strange:
+        return None
+    listed = ", ".join(strange[:NAMED]) + (", ..." if len(strange) > NAMED else "")
+    return (
+        f"warning: {EMBEDDED} knows {len(known)} words, not {listed}: what it says of them means "
+        f"nothing. It knows {', '.join(known)}; {remedy} is CLIP"
+    )
+
+
+def warn(names: Sequence[str]) -> None:
+    """Print the warning for a command whose network is chosen by --backbone."""
+    warning = strange_words(names, "--backbone ViT-B-16-quickgelu --pretrained openai")
+    if warning:
+        print(warning, file=sys.stderr)

@@ -1,82 +1,88 @@
 """One W&B run per cell and one per sweep, mirroring what the store holds.
 
-The only module that imports wandb. A run's id is made from the cell's key, so that a repeated job
-updates its run; what would be the same again is not written again, see `sclip_lab.run.written`.
-Runs are written in the background: see `later` and `finish`.
+The only module that imports wandb. A run's id is a digest of its cell, of the sweep that asked for
+it and of the part of the data, so the same command updates its own runs and no other sweep's. What
+a run holds is remembered in ``<store>/tracking/<id>.json``, and a run that would be the same again
+is not written again. Runs are written in the background: see `later` and `finish`.
+
+Under a W&B agent (``wandb agent``) the agent's environment names the run, and that name is kept.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import io
+import json
 import logging
 import netrc
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pandas as pd
 from omegaconf import DictConfig
 from PIL import Image
 
 from sclip_lab import results
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.identity import digest
 from sclip_lab.evaluation.spec import Spec
-from sclip_lab.results.store import panels
+from sclip_lab.results.store import picture_files
 from sclip_lab.results.store.store import Store
-from sclip_lab.run import written
 
 log = logging.getLogger(__name__)
 MODES = ("offline", "online", "disabled")
+AGENT = "WANDB_SWEEP_ID"  # in the environment of a run that a W&B agent starts
+WHOLE = (0, 1)  # the shard that is all of a data set
+_TAG = 64  # letters that W&B takes
 # A run mostly waits for W&B's own process.
 _writers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="wandb")
 _begun: list[Future[Any]] = []
-_known: list[Path] = []  # directories of runs that need not be written again
+_unchanged: list[Path] = []  # directories of runs that need not be written again
 
 
 def later(write: Callable[[], object]) -> None:
-    """Let a run be written while the next job goes on."""
+    """Write a run in the background while the next job goes on."""
     _begun.append(_writers.submit(write))
 
 
 def finish() -> None:
-    """Wait for all runs; one warning for each that could not be written. Numbers are in the store
-    all the same."""
+    """Wait for all runs; one warning for each that could not be written. The numbers are in the
+    store all the same."""
     while _begun:
         try:
             _begun.pop(0).result()
         except (LabError, OSError) as error:
             log.warning("%s; the numbers are in the store", error)
-    if _known:
-        many = f"{len(_known)} runs are" if len(_known) > 1 else "the run is"
-        log.info("W&B: %s as written before, such as %s", many, _known[0])
-    _known.clear()
+    if _unchanged:
+        many = f"{len(_unchanged)} runs are" if len(_unchanged) > 1 else "the run is"
+        log.info("W&B: %s as written before, such as %s", many, _unchanged[0])
+    _unchanged.clear()
 
 
-def check(config: DictConfig) -> None:
-    """Find out before anything is computed whether it can be logged.
+def check(config: DictConfig, jobs: int = 1) -> None:
+    """Find out before anything is computed whether so many jobs can be logged.
 
     Raises:
-        LabError: unknown mode, or ``online`` without a key.
+        LabError: unknown mode, ``online`` without a key, or several jobs in the one run of a W&B
+            agent.
     """
     if config.mode not in MODES:
         raise unknown("tracking.mode", str(config.mode), MODES)
-    if config.mode != "online":
-        return
-    if not _has_key():
+    if config.mode == "online" and not _has_key():
         raise LabError(
             "tracking=online needs a W&B key: type wandb login or set WANDB_API_KEY; "
             "tracking=offline needs none"
         )
-
-
-def _wanted(config: DictConfig) -> bool:
-    check(config)
-    return bool(config.mode != "disabled")
+    if config.mode != "disabled" and jobs > 1 and AGENT in os.environ:
+        raise LabError(
+            f"{AGENT} is set: a W&B agent wants one run of each call, not {jobs}; leave out -m, or "
+            "set tracking=disabled"
+        )
 
 
 def _has_key() -> bool:
@@ -87,10 +93,10 @@ def _has_key() -> bool:
 
     host = urlsplit(wandb.Settings().base_url).hostname
     try:
-        found = netrc.netrc(os.environ.get("NETRC"))
+        known = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
         return False
-    return host is not None and host in found.hosts
+    return host is not None and host in known.hosts
 
 
 def log_run(
@@ -108,10 +114,11 @@ def log_run(
         config: the ``tracking`` group: mode, project, entity, images.
         spec: the cell; its record becomes the run's config, the list of images left out.
         store: where its rows and pictures are.
-        outcome: result.json's content: miou, interval, iou per class, diagnostics.
+        outcome: result.json's content: miou, interval, iou per class, diagnostics, and ``shard``
+            where the score is over a part of the data.
         group: the sweep's name, or None.
         output: the job's directory; offline runs are written below it.
-        sweep: the run's id of the sweep that it is a part of (`sweep_id`).
+        sweep: the id of the sweep that the cell is a part of (`sweep_id`), or "".
 
     Returns:
         the run's directory, which is that of an earlier time where nothing is new; None when
@@ -120,12 +127,14 @@ def log_run(
     Raises:
         LabError: unknown mode, or W&B cannot write or send.
     """
-    if not _wanted(config):
+    check(config)
+    if config.mode == "disabled":
         return None
     names = ("miou", "low", "high", "pixel_accuracy", "images", "of", "skipped")
     logged: dict[str, Any] = {n: outcome[n] for n in names if n in outcome}
     for kind in ("iou", "diagnostics", "spread"):
-        logged |= {f"{kind}/{_key(n)}": v for n, v in (outcome.get(kind) or {}).items()}
+        values = outcome.get(kind) or {}
+        logged |= {f"{kind}/{key}": values[name] for name, key in keys(values).items()}
 
     def content(wandb: Any) -> dict[str, Any]:
         classes = [[name, value] for name, value in outcome["iou"].items()]
@@ -136,22 +145,20 @@ def log_run(
 
     record = spec.record()
     record["images"] = len(record["images"])
-    names_of = record["names"]
-    decides = {
-        "outcome": outcome,
-        "sweep": config.group or sweep,
-        "beside": written.stamps(store.root, spec.key),
-    }
+    part = shard_name(outcome.get("shard", WHOLE))
+    named = [spec.label, spec.dataset.name, spec.protocol.name, spec.backbone.name]
+    sweep = config.group or sweep
     return _log(
         config,
         content,
         output,
-        (store.root, decides),
-        id=_id(spec.key),
+        store.root,
+        {"outcome": outcome, "sweep": sweep, "beside": _stamps(store.root, spec.key)},
+        id=_id(spec.key, sweep, part),
         group=group,
         job_type="cell",
-        name=f"{spec.label} {spec.dataset.name} {spec.backbone.name}",
-        tags=sorted({str(names_of[n])[:64] for n in names_of if names_of[n]}),
+        name=" ".join([*named, *([part] if part else [])]),
+        tags=_tags([*record["names"].values(), part]),
         config=record,
     )
 
@@ -163,6 +170,7 @@ def log_sweep(
     group: str | None,
     output: Path,
     summary: pd.DataFrame | None = None,
+    shard: Sequence[int] = WHOLE,
 ) -> Path | None:
     """Log a sweep as a whole: its table, every diagnostic against the score, and the report that
     ``sclip-lab report`` draws of it, which stays below ``output`` too.
@@ -174,13 +182,15 @@ def log_sweep(
         group: the sweep's name.
         output: its directory.
         summary: `results.summary` of ``df`` if there is one already.
+        shard: the part of the data sets that was evaluated: number, and of how many.
 
     Returns:
         as `log_run`.
     """
-    if not _wanted(config):
+    check(config)
+    if config.mode == "disabled":
         return None
-    keys = list(df["spec"].astype(str).unique())
+    cells = list(df["spec"].astype(str).unique())
     table = results.summary(df) if summary is None else summary
 
     def content(wandb: Any) -> dict[str, Any]:
@@ -190,51 +200,74 @@ def log_sweep(
 
         flat = table.astype({c: str for c in table if table[c].dtype == "category"})
         logged: dict[str, Any] = {"scores": wandb.Table(dataframe=flat)}
-        measured = results.diagnostics(store, keys)
+        measured = results.diagnostics(store, cells)
         if len(measured):
             means = measured.groupby(["spec", "measure"], observed=True)["value"].mean().unstack()
             joined = table[["spec", "attention", "miou"]].merge(means.reset_index(), on="spec")
-            joined = joined.astype({"spec": str, "attention": str})
-            scatter = wandb.Table(dataframe=joined)
+            scatter = wandb.Table(dataframe=joined.astype({"spec": str, "attention": str}))
             logged["diagnostics_against_miou"] = scatter
-            for measure in means:
+            for measure, key in keys(map(str, means)).items():
                 title = f"{measure} against mIoU"
                 plot = wandb.plot.scatter(scatter, measure, "miou", title=title)
-                logged[f"scatter/{_key(str(measure))}"] = plot
-        found = Found(df, measured, panels.load(store, keys), known=table)
-        title = group or f"sweep of {len(keys)} cells"
-        report, *files = page.write(sections(found), output / "report", title)
+                logged[f"scatter/{key}"] = plot
+        found = Found(df, measured, picture_files.load(store, cells), known=table)
+        title = group or f"sweep of {len(cells)} cells"
+        report, *paths = page.write(sections(found), output / "report", title)
         logged["report"] = wandb.Html(str(report), inject=False)
-        drawn = {file.stem: file for file in files if file.suffix == ".png"}
+        drawn = {file.stem: file for file in paths if file.suffix == ".png"}
         for name in ("bars", "diagnostics"):
             if name in drawn:
                 logged[name] = wandb.Image(str(drawn[name]))
         return logged
 
     shown = ["spec", "attention", "miou", "low", "high", "images"]
-    decides = {
-        "scores": table[shown].astype(str).to_numpy().tolist(),
-        "sweep": config.group,
-        "beside": [written.stamps(Path(store), key) for key in keys],
-    }
+    part, sweep = shard_name(shard), config.group or sweep_id(cells)
+    name = f"sweep of {len(cells)} cells"
     return _log(
         config,
         content,
         output,
-        (Path(store), decides),
-        id=sweep_id(keys),
+        Path(store),
+        {
+            "scores": table[shown].astype(str).to_numpy().tolist(),
+            "sweep": sweep,
+            "beside": [_stamps(Path(store), key) for key in cells],
+        },
+        id=_id("sweep", *sorted(cells), sweep, part),
         group=group,
         job_type="sweep",
-        name=f"sweep of {len(keys)} cells",
-        tags=["sweep"],
-        config={"cells": keys},
+        name=f"{name} {part}" if part else name,
+        tags=_tags(["sweep", part]),
+        config={"cells": cells},
     )
 
 
-def sweep_id(specs: Iterable[str]) -> str:
-    """The id of a sweep's run: the same for the same cells (beginnings of keys, as in a results
-    DataFrame)."""
-    return _id("sweep", *sorted(specs))
+def sweep_id(cells: Iterable[str]) -> str:
+    """What a sweep's runs have in common: the same for the same cells, given beginnings of keys
+    as in a results DataFrame."""
+    return _id("sweep", *sorted(cells))
+
+
+def shard_name(shard: Sequence[int]) -> str:
+    """ "part 1 of 2" of shard [0, 2]; "" of a whole data set."""
+    number, parts = shard
+    return "" if parts == 1 else f"part {number + 1} of {parts}"
+
+
+def keys(names: Iterable[str]) -> dict[str, str]:
+    """Names as keys of a run, each its own: blanks become ``_``, other signs their code in
+    percent (``C++`` and ``C#`` are ``C%2B%2B`` and ``C%23``), and names that would still be alike
+    get their number behind a ``#``, which no other key has.
+
+    >>> keys(["alarm clock", "alarm_clock", "C#"])
+    {'alarm clock': 'alarm_clock#0', 'alarm_clock': 'alarm_clock#1', 'C#': 'C%23'}
+    """
+    plain = {name: quote("_".join(name.split()), safe="/") for name in names}
+    alike = list(plain.values())
+    return {
+        name: f"{key}#{number}" if alike.count(key) > 1 else key
+        for number, (name, key) in enumerate(plain.items())
+    }
 
 
 def per_image(df: pd.DataFrame) -> pd.DataFrame:
@@ -249,22 +282,31 @@ def _log(
     tracking: DictConfig,
     content: Callable[[Any], dict[str, Any]],
     output: Path,
-    decides: tuple[Path, Mapping[str, Any]],
+    root: Path,
+    decides: Mapping[str, Any],
     **run: Any,
 ) -> Path:
-    """Write a run, unless it was written before: ``decides`` is the store's root, and what the
-    run's content depends on besides its name and configuration."""
-    root, content_of = decides
+    """Write a run, unless a run with this content was written before.
+
+    Args:
+        content: makes what is logged. output: where the run goes.
+        root: of the store.
+        decides: what the run's content depends on besides its name and configuration.
+        **run: arguments of `wandb.init`.
+    """
     where = [str(tracking[name]) for name in ("mode", "project", "entity", "images")]
-    whole = {**content_of, "where": where, "name": run["name"]}
-    again = written.Run(root, run["id"], whole)
-    if (directory := again.before()) is not None:
-        _known.append(directory)
+    whole = digest({**decides, "where": where, "name": run["name"]})
+    agent = os.environ.get(AGENT) if run["job_type"] == "cell" else None
+    memory = root / "tracking" / f"{run['id']}.json"
+    if not agent and (directory := _written(memory, whole)) is not None:
+        _unchanged.append(directory)
         return directory
     # wandb takes a second to import, which a disabled run need not wait for.
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
+    if agent:  # the agent's environment has the run's id
+        run["id"] = os.environ.get("WANDB_RUN_ID", run["id"])
     try:
         started = wandb.init(
             mode=tracking.mode,
@@ -282,6 +324,7 @@ def _log(
                 # W&B looks the list of packages up for each run, a second each: a sweep's own
                 # run has it.
                 x_save_requirements=run["group"] is None or run["job_type"] == "sweep",
+                sweep_id=agent,
             ),
             **run,
         )
@@ -291,38 +334,57 @@ def _log(
         started.finish()
     except (wandb.Error, OSError) as error:
         raise LabError(f"W&B run in {output} cannot be written: {error}") from error
-    again.remember(directory)
+    # A store that cannot be written forgets the run, which is then written again the next time.
+    with contextlib.suppress(LabError):
+        known = {"content": whole, "directory": str(directory.absolute())}
+        files.write_text(memory, json.dumps(known, indent=1))
     return directory
 
 
+def _written(memory: Path, content: str) -> Path | None:
+    """The directory of the run that was written with this content, if it is still there."""
+    try:
+        known = json.loads(memory.read_text(encoding="utf-8"))
+        same, directory = known["content"] == content, Path(known["directory"])
+    except (OSError, ValueError, KeyError, TypeError):  # never written, or damaged
+        return None
+    return directory if same and directory.is_dir() else None
+
+
+def _stamps(root: Path, key: str) -> list[tuple[str, int, int]]:
+    """Name, size and time of what a cell keeps beside its counts (pictures, diagnostics), given
+    its key or the beginning of it: equal as long as nobody writes there."""
+    kept = ("pictures/*.npz", "diagnostics-*.parquet")
+    paths = sorted(file for part in kept for file in root.glob(f"specs/{key}*/{part}"))
+    return [(file.name, (at := file.stat()).st_size, at.st_mtime_ns) for file in paths]
+
+
 def _id(*parts: str) -> str:
-    """The same for the same cells, whenever they are logged."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    """The same for the same parts, whenever they are logged."""
+    return digest(list(parts))[:16]
 
 
-def _key(name: str) -> str:
-    """A name without blanks, for W&B's expressions."""
-    return re.sub(r"[^\w./-]+", "_", name)
+def _tags(names: Iterable[str]) -> list[str]:
+    return sorted({str(name)[:_TAG] for name in names if name})
 
 
 def _pictures(wandb: Any, spec: Spec, store: Store, count: int) -> dict[str, Any]:
-    """Photos with truth and prediction as W&B's mask overlays; a key each, for sizes differ. And
-    the attention maps of the points that the store holds."""
+    """Photos with truth and prediction as W&B's mask overlays, a key each because sizes differ,
+    and the attention maps of the points that the store holds."""
     labels = dict(enumerate(spec.vocabulary.names)) | {spec.dataset.ignore_index: "void"}
-    kept = panels.load(store.root, [spec.key])[:count] if count else []
-    found = {}
-    for panel in kept:
+    kept = picture_files.load(store.root, [spec.key])[:count] if count else []
+    logged = {}
+    for picture, key in zip(kept, keys(picture.name for picture in kept).values(), strict=True):
         masks = {
-            "prediction": {"mask_data": panel.predictions[0].prediction, "class_labels": labels},
-            "truth": {"mask_data": panel.mask, "class_labels": labels},
+            "prediction": {"mask_data": picture.predictions[0].prediction, "class_labels": labels},
+            "truth": {"mask_data": picture.mask, "class_labels": labels},
         }
-        name = f"predictions/{_key(panel.name)}"
-        found[name] = wandb.Image(panel.image, masks=masks, caption=panel.name)
-    if any(panel.predictions[0].attention is not None for panel in kept):
+        logged[f"predictions/{key}"] = wandb.Image(picture.image, masks=masks, caption=picture.name)
+    if any(picture.predictions[0].attention is not None for picture in kept):
         from sclip_lab.report.pictures import attention_maps
 
-        found["attention_maps"] = wandb.Image(_drawn(attention_maps(kept)))
-    return found
+        logged["attention_maps"] = wandb.Image(_drawn(attention_maps(kept)))
+    return logged
 
 
 def _drawn(figure: Any) -> Image.Image:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sclip_lab.cli.data import dataset_config
 from sclip_lab.config.folders import conf_dir
-from sclip_lab.data import prepare
+from sclip_lab.core.errors import LabError
+from sclip_lab.data import prepare, sheet
+from sclip_lab.data.census import Census
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.verify import verify, vocabulary_faults
 from sclip_lab.data.vocabulary import Vocabulary
 from tests.data.originals import (
     SHARED,
+    SIZE,
     cli,
     coco_download,
     grid,
@@ -100,3 +105,82 @@ def test_every_conversion_has_its_yaml(name: str) -> None:
     assert config["name"] == name
     assert config["root"].startswith("/somewhere/")
     Vocabulary.named(config["vocabulary"])
+
+
+def test_verify_lists_each_of_many_faults(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twenty faults at once, of which no one hides another."""
+    root = data / "coco_panoptic20"
+    for index in range(40):
+        photo(root / f"images/{index:02d}.jpg")
+        png(root / f"masks/{index:02d}.png", grid([index], 0))
+    for index in range(25):
+        (root / f"masks/{index:02d}.png").write_bytes(b"")
+    (root / "masks/30.png").unlink()
+    (root / "masks/31.png").unlink()
+    (root / "masks/31.png").symlink_to(root / "gone.png")
+    png(root / "masks/alone.png", grid([], 0))
+    png(root / "masks/32.png", grid([200], 0))
+    assert cli("verify", "coco_panoptic20") == 1
+    out = capsys.readouterr().out
+    assert out.count("the file is empty") == 20
+    assert "... and 5 more like the last" in out
+    for text in (
+        "2 of 40 samples have no mask: 30, 31",
+        "38 samples, the whole data set has 20",
+        "mask without photo: alone.png",
+        "32.png: id 200 on 1 pixels",
+    ):
+        assert text in out
+
+
+def test_verify_writes_a_sheet_that_shows_a_swapped_palette(tmp_path: Path) -> None:
+    """Two classes whose ids were exchanged differ in nothing but the picture and the shares."""
+    words = Vocabulary("two", (("sky",), ("road",)))
+    for name, ids in (("right", [0, 1]), ("swapped", [1, 0])):
+        for stem in "ab":
+            photo(tmp_path / name / f"images/{stem}.jpg")
+            mask = np.full(SIZE, ids[1])
+            mask[:2] = ids[0]
+            png(tmp_path / name / f"masks/{stem}.png", mask)
+    reports = {}
+    for name in ("right", "swapped"):
+        dataset = Folder(name, tmp_path / name, "images", "masks", words)
+        reports[name] = report = verify(dataset, pictures=5)
+        assert report.problems == []
+        assert len(report.samples) == 2
+        picture, page = sheet.write(tmp_path / "out", name, report.samples, report.census)
+        assert f"<td>{100 * 2 / SIZE[0] if name == 'right' else 100 - 100 * 2 / SIZE[0]:.2f}%" in (
+            page.read_text()
+        )
+        with Image.open(picture) as image:
+            assert image.format == "PNG"
+    painted = {n: sheet.painted(r.samples[0].mask, 255, 2) for n, r in reports.items()}
+    np.testing.assert_array_equal(painted["right"][0, 0], painted["swapped"][-1, 0])
+    assert (painted["right"][0, 0] != painted["right"][-1, 0]).any()
+
+
+def test_census_counts_as_numpy_does(tmp_path: Path) -> None:
+    words = Vocabulary("many", tuple((f"c{i}",) for i in range(300)))
+    census = Census(words, 65535)
+    draw = np.random.default_rng(0)
+    masks = draw.choice([0, 5, 299, 65535], (4, 20, 30), p=[0.1, 0.1, 0.1, 0.7]).astype(np.uint16)
+    for mask in masks:
+        census.add(mask)
+    assert census.ignored == (masks == 65535).sum()
+    assert census.pixels[299] == (masks == 299).sum()
+    assert census.occurrences[5] == sum((mask == 5).any() for mask in masks)
+    assert "of pixels are ignored: scores are of the rest alone" in census.warnings()[0]
+    assert census.share_ignored == pytest.approx((masks == 65535).mean())
+
+
+def test_verify_takes_what_evaluate_takes(tmp_path: Path, data: Path) -> None:
+    """A yaml with defaults of its own, and keys on the command line."""
+    conf = tmp_path / "conf/dataset"
+    conf.mkdir(parents=True)
+    (conf / "small_world.yaml").write_text("defaults: [patchwork, _self_]\nlimit: 5\n")
+    assert cli("verify", "small_world", "dataset.limit=2", "--config-dir", str(conf.parent)) == 0
+    assert cli("verify", "patchwork", "dataset.limit=2") == 0
+    with pytest.raises(LabError, match="only keys of dataset"):
+        cli("verify", "patchwork", "protocol.stride=2")

@@ -123,3 +123,68 @@ def test_unknown_list_suggests_a_near_one() -> None:
         LabError, match=r"unknown vocabulary 'sclip_voc22'; did you mean .*sclip_voc2"
     ):
         Vocabulary.named("sclip_voc22")
+
+
+# --- names as people write them -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("v.txt", "cat, kitten\ndog\n"),
+        ("v.txt", "\ufeffcat, kitten\r\ndog\r\n"),
+        ("v.txt", '[["cat", "kitten"], "dog"]'),
+        ("v.json", '["cat,kitten", "dog"]'),
+        ("v.json", '{"0": "cat, kitten", "1": "dog"}'),
+        ("v.json", '{"dog": 1, "cat, kitten": 0}'),
+        ("v.json", '{"categories": [{"id": 1, "name": "dog"}, {"id": 0, "name": "cat, kitten"}]}'),
+        ("v.csv", 'Pixel Value, Class\n1, dog\n0,"cat, kitten"\n'),
+        ("v.csv", 'name,r,g,b\n"cat, kitten",0,0,0\ndog,1,1,1\n'),
+        ("v.csv", '0,"cat, kitten"\n1,dog\n'),
+        ("v.csv", '"cat, kitten"\ndog\n'),
+    ],
+)
+def test_forms_of_a_list(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert Vocabulary.named(str(tmp_path / name)).classes == (("cat", "kitten"), ("dog",))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("0: cat\n1: dog\n", r"class 0 is '0: cat'; write the name without its number"),
+        ("cat\n1. dog\n", r"class 1 is '1. dog'; write the name without its number"),
+        ("0 cat\n1 dog\n", "every line begins with a number"),
+        ("1 cat\n2 dog\n", "every line begins with a number"),
+        ('"cat"\n"dog"\n', "write it without quotes"),
+        ('"cat, kitten"\ndog\n', "write it without quotes; a comma separates"),
+        ("cat;kitten\ndog\n", "separate synonyms by commas"),
+        ("# my classes\ncat\n", "write no comments"),
+        ("cat # a pet\n", "write no comments"),
+        ("alarm_clock\n", "write 'alarm clock', with blanks"),
+        ("alarm\u00a0clock\n", r"U\+00A0; a plain blank is meant"),
+        ('["cat", null]', "class 1: None is no name; put names like it in quotes"),
+        ('["cat"', "cannot be read as JSON"),
+        ('{"1": "cat", "2": "dog"}', r"ids are 1..2 for 2 classes, not 0..1"),
+    ],
+)
+def test_what_is_surely_not_meant(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(LabError, match=rf"mine\.txt: .*{message}"):
+        Vocabulary.named(str(path))
+
+
+@pytest.mark.parametrize(
+    "name", ["C++", "C#", "NA", "null", "nan", "3.5 inch disk", "7 eleven", "rock 'n' roll", "a/b"]
+)
+def test_names_that_only_look_strange(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text(f"cat\n{name}\n", encoding="utf-8")
+    assert Vocabulary.named(str(path)).names == ["cat", name]
+
+
+def test_a_list_of_847_names(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("\n".join(f"thing {index}" for index in range(847)))
+    assert Vocabulary.named(str(path)).num_classes == 847

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import io
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
 from sclip_lab.report import curves, figures, measured, page, pictures
-from sclip_lab.results.store import panels
+from sclip_lab.results.store import picture_files
+from tests.confusion import counted, score
 from tests.synthetic_store import (
     CLASSES,
     SKILL,
     confusion_rows,
     labels,
-    write_panels,
+    write_pictures,
     write_spec,
     write_store,
 )
@@ -33,7 +36,7 @@ from tests.synthetic_store import (
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("store")
-    write_panels(root, write_store(root))
+    write_pictures(root, write_store(root))
     return root
 
 
@@ -43,8 +46,8 @@ def df(store: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def photos(store: Path) -> list[panels.Panel]:
-    return panels.load(store)
+def photos(store: Path) -> list[picture_files.Picture]:
+    return picture_files.load(store)
 
 
 def _texts(figure: Figure) -> list[str]:
@@ -87,7 +90,7 @@ def test_bars_have_one_chart_per_data_set(tmp_path: Path) -> None:
     rows = [confusion_rows("x", *labels(0, 0.5, (24, 32), 5))]
     write_spec(tmp_path, "csa", rows, ["x"], dataset="others", created="2027")
     figure = figures.bars(results.load(tmp_path), n=20)
-    assert [ax.get_title() for ax in figure.axes] == ["shapes, 6 images", "others, 1 images"]
+    assert [ax.get_title() for ax in figure.axes] == ["shapes, 6 photos", "others, 1 photos"]
 
 
 def test_per_class_is_a_grid_of_variants_and_classes(df: pd.DataFrame) -> None:
@@ -95,7 +98,7 @@ def test_per_class_is_a_grid_of_variants_and_classes(df: pd.DataFrame) -> None:
     ax, _ = figure.axes
     assert [tick.get_text() for tick in ax.get_yticklabels()] == list(SKILL)
     photos = results.support(df)["photos"]
-    expected = [f"{name} *{n}" for name, n in zip(CLASSES, photos, strict=True)]
+    expected = [f"{name} ({n})" for name, n in zip(CLASSES, photos, strict=True)]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == expected
     expected = results.iou(df).pivot(index="spec", columns="id", values="iou")
     expected = expected.loc[df["spec"].unique()].to_numpy() * 100
@@ -111,7 +114,9 @@ def test_per_class_breaks_long_lists_and_leaves_out_absent_classes(tmp_path: Pat
     write_spec(tmp_path, "csa", rows, ["x"], class_names=names)
     *strips, _ = figures.per_class(results.load(tmp_path)).axes
     shown = [tick.get_text() for ax in strips for tick in ax.get_xticklabels()]
-    assert shown == [f"{name} *1" for name in names[:90]]  # on one photo: few
+    assert shown == [f"{name} (1)" for name in names[:90]]
+    colors = {tick.get_color() for ax in strips for tick in ax.get_xticklabels()}
+    assert colors == {"0.5"}  # one photo is few
     assert len(strips) == 3
 
 
@@ -175,13 +180,19 @@ def test_diagnostics_show_means_and_every_image() -> None:
 # ---------------------------------------------------------------- pictures
 
 
-def test_panel_paints_classes_and_names_them(photos: list[panels.Panel]) -> None:
+def test_panel_paints_classes_and_names_them(photos: list[picture_files.Picture]) -> None:
     figure = pictures.panel(photos)
     cells = [ax for ax in figure.axes if ax.images]
     assert len(cells) == 2 * (2 + 4)
     titles = [ax.get_title() for ax in cells[:6]]
     assert titles == ["photo", "truth", "vanilla", "csa", "csa\ntemperature=2.0", "identity"]
     np.testing.assert_array_equal(cells[0].images[0].get_array(), photos[0].image)
+    scores = [text.get_text() for ax in cells[2:6] for text in ax.texts]
+    alone = [
+        score(counted(p.prediction, photos[0].mask, len(CLASSES))) for p in photos[0].predictions
+    ]
+    assert scores == [f"{100 * value:.0f}" for value in alone]
+    assert not cells[0].texts + cells[1].texts
     (legend,) = figure.legends
     handles = {text.get_text(): patch for text, patch in zip(
         legend.get_texts(), legend.get_patches(), strict=True)}  # fmt: skip
@@ -196,7 +207,7 @@ def test_panel_paints_classes_and_names_them(photos: list[panels.Panel]) -> None
     _inside(figure)
 
 
-def test_panel_folds_many_variants_and_rare_classes(photos: list[panels.Panel]) -> None:
+def test_panel_folds_many_variants_and_rare_classes(photos: list[picture_files.Picture]) -> None:
     many = [replace(photos[0], predictions=photos[0].predictions * 4)]
     figure = pictures.panel(many, max_classes=2)
     axes = np.array([ax.get_position().bounds for ax in figure.axes])
@@ -208,10 +219,24 @@ def test_panel_folds_many_variants_and_rare_classes(photos: list[panels.Panel]) 
 
 def test_class_colours_are_distinct() -> None:
     colors = [*pictures.PALETTE, pictures.BACKGROUND, pictures.OTHER]
-    assert len(set(colors)) == len(colors)
+    rgb = np.array([[to_rgb(color) for color in colors]], np.float32)
+    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2Lab)[0]  # an independent CIELAB
+    gaps = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + np.eye(len(lab)) * 1e3
+    assert gaps.min() > 25  # 2.3 is what an eye can just tell apart; the three greens had 19
 
 
-def test_attention_maps_have_a_column_per_point(photos: list[panels.Panel]) -> None:
+def test_titles_of_neighbours_do_not_touch(photos: list[picture_files.Picture]) -> None:
+    named = [replace(p, label="a variant of a very long name · with something(temperature=2.0)")
+             for p in photos[0].predictions * 3]  # fmt: skip
+    figure = pictures.panel([replace(photos[0], predictions=named[:10])])
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    boxes = [ax.title.get_window_extent() for ax in figure.axes if ax.get_title()]
+    for one, two in itertools.combinations(boxes, 2):
+        assert not one.overlaps(two)
+
+
+def test_attention_maps_have_a_column_per_point(photos: list[picture_files.Picture]) -> None:
     figure = pictures.attention_maps(photos)
     grid = np.array(figure.axes[:-1]).reshape(5, 4)  # photo and 4 variants, 2 points of 2 photos
     names = ["photo", "vanilla", "csa", "csa\ntemperature=2.0", "identity"]
@@ -228,8 +253,8 @@ def test_attention_maps_have_a_column_per_point(photos: list[panels.Panel]) -> N
     _inside(figure)
 
 
-def test_pictures_say_what_they_lack(photos: list[panels.Panel]) -> None:
-    with pytest.raises(LabError, match="no panels"):
+def test_pictures_say_what_they_lack(photos: list[picture_files.Picture]) -> None:
+    with pytest.raises(LabError, match="no pictures"):
         pictures.panel([])
     bare = [replace(p, points=None, attention=None, attention_box=None)
             for p in photos[0].predictions]  # fmt: skip

@@ -21,8 +21,7 @@ from sclip_lab.evaluation.observers import Diagnostics, Pictures
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.results.store.store import Store
-from sclip_lab.run.tracking import _id, finish, log_run, log_sweep, per_image
-from sclip_lab.run.written import Run
+from sclip_lab.run.tracking import _id, check, finish, keys, log_run, log_sweep, per_image, sweep_id
 from sclip_lab.segmentation.protocol import Protocol
 
 OUTCOME: dict[str, Any] = {
@@ -116,7 +115,7 @@ def test_offline_run_holds_what_was_logged(spec: Spec, store: Store, tmp_path: P
     found = read_back(directory)
     assert found["run"].run_group == "sweeps/1"
     assert found["run"].project == "trial"
-    assert found["run"].display_name == "csa(2) five custom"
+    assert found["run"].display_name == f"csa(2) five {spec.protocol.name} custom"
     assert found["config"]["key"] == spec.key
     assert found["config"]["config"]["attention"]["temperature"] == 2.0
     summary = found["summary"]
@@ -127,7 +126,7 @@ def test_offline_run_holds_what_was_logged(spec: Spec, store: Store, tmp_path: P
     content = json.loads(table.read_text())
     assert content["columns"] == ["class", "iou"]
     assert content["data"][:4] == [["sky", 0.5], ["grass", 0.125], ["dog", 0.25], ["cat", 0.0]]
-    assert found["run"].run_id == _id(spec.key)
+    assert found["run"].run_id == _id(spec.key, "", "")
     assert found["run"].job_type == "cell"
     assert "five" in found["run"].tags
     assert found["config"]["images"] == len(spec.dataset)
@@ -162,25 +161,13 @@ def test_what_was_written_before_is_not_written_again(
     other = log(OUTCOME | {"miou": 0.5}, "4")
     assert other is not None
     assert len({first, of_a_sweep, other}) == 3
+    (file,) = (store.root / "tracking").glob(f"{_id(spec.key, '', '')}.json")
+    file.write_text("[]")
+    again = log(OUTCOME | {"miou": 0.5}, "damaged")
+    assert again not in (None, other)
+    other = again
     shutil.rmtree(other)
     assert log(OUTCOME | {"miou": 0.5}, "5") != other  # nothing is left of it to be sent
-
-
-def test_a_run_is_known_by_its_content(tmp_path: Path) -> None:
-    directory = tmp_path / "run"
-    directory.mkdir()
-    run = Run(tmp_path / "store", "abc", {"miou": 0.5})
-    assert run.before() is None
-    run.remember(directory)
-    assert run.before() == directory
-    assert Run(run.root, "abc", {"miou": 0.25}).before() is None
-    assert Run(run.root, "abd", run.content).before() is None
-    (file,) = (tmp_path / "store/tracking").iterdir()
-    file.write_text("[]")
-    assert run.before() is None
-    nowhere = Run(file, "abc", run.content)  # a file where the store's folder would be
-    nowhere.remember(directory)
-    assert nowhere.before() is None
 
 
 def test_disabled_writes_nothing(spec: Spec, tmp_path: Path) -> None:
@@ -226,3 +213,59 @@ def test_scores_of_each_image_equal_the_stores(store: Store) -> None:
             float(lab.results.pixel_accuracy(one).iloc[0])
         )
         assert row["miou"] == pytest.approx(float(lab.results.miou(one).iloc[0]))
+
+
+@pytest.mark.slow
+def test_runs_of_parts_and_of_sweeps_are_runs_of_their_own(
+    spec: Spec, store: Store, tmp_path: Path
+) -> None:
+    runs = {}
+    for name, sweep, more in [
+        ("whole", "", {}),
+        ("part", "", {"shard": [0, 2]}),
+        ("other part", "", {"shard": [1, 2]}),
+        ("sweep", sweep_id([spec.key, "other"]), {}),
+        ("other sweep", sweep_id([spec.key]), {}),
+    ]:
+        outcome = OUTCOME | more
+        directory = log_run(settings("offline"), spec, store, outcome, None, tmp_path / name, sweep)
+        assert directory is not None
+        runs[name] = read_back(directory)["run"]
+    assert len({run.run_id for run in runs.values()}) == 5
+    assert runs["other part"].display_name.endswith("part 2 of 2")
+    assert "part 2 of 2" in runs["other part"].tags
+    assert "part" not in runs["whole"].display_name
+    df = lab.results.load(store.root)
+    whole, part = (
+        log_sweep(settings("offline"), store.root, df, None, tmp_path / str(shard), shard=shard)
+        for shard in ((0, 1), (0, 2))
+    )
+    assert whole is not None
+    assert part is not None
+    assert read_back(part)["run"].display_name == "sweep of 1 cells part 1 of 2"
+    assert read_back(whole)["run"].run_id != read_back(part)["run"].run_id
+
+
+@pytest.mark.slow
+def test_an_agents_run_keeps_the_agents_name(
+    spec: Spec, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    monkeypatch.setenv("WANDB_RUN_ID", "r7")
+    for folder in ("1", "2"):  # each call of an agent is a run, whatever was written before
+        directory = log_run(settings("offline"), spec, store, OUTCOME, None, tmp_path / folder)
+        assert directory is not None
+        run = read_back(directory)["run"]
+        assert (run.run_id, run.sweep_id) == ("r7", "s1")
+    with pytest.raises(LabError, match="leave out -m"):
+        check(settings("offline"), 2)
+    check(settings("disabled"), 2)
+
+
+def test_keys_are_one_to_one_with_names() -> None:
+    names = ["C++", "C#", "alarm clock", "alarm_clock", "alarm_clock#0", "a/b", "na\u00efve", "C_"]
+    made = keys(names)
+    assert list(made) == names
+    assert len(set(made.values())) == len(names)
+    assert not any(" " in key for key in made.values())
+    assert keys(["sky", "potted plant"]) == {"sky": "sky", "potted plant": "potted_plant"}

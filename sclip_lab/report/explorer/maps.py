@@ -118,10 +118,10 @@ def look(
     # All pairs of patches for every head would be a hundred megabytes.
     stride, pool = max(1, -(-max(grid) // 7)), max(1, -(-max(grid) // 14))
     variants, labels = list(attention.values()), list(attention)
-    found: dict[int, VariantMaps] = {}
+    by_index: dict[int, VariantMaps] = {}
     layers: Floats | None = None
     for index, encoded in encode(backbone, window, variants, protocol.position_embedding):
-        found[index] = _maps(labels[index], encoded, readout, grid, stride, pool)
+        by_index[index] = _maps(labels[index], encoded, readout, grid, stride, pool)
         if layers is None:
             layers = _layers(encoded.history, grid, stride, pool)
     assert layers is not None
@@ -129,7 +129,7 @@ def look(
         image=resize(image, size),
         grid=grid,
         classes=vocabulary.names,
-        variants=[found[index] for index in range(len(variants))],
+        variants=[by_index[index] for index in range(len(variants))],
         layers=layers,
         stride=stride,
         pool=pool,
@@ -173,9 +173,9 @@ def _maps(
     mean = heads = None
     weights = encoded.state.attention
     if weights is not None:
-        own = _among_patches(weights[0].float(), grid)
-        mean = own.mean(0).cpu().numpy()
-        kept = own[:, torch.from_numpy(sampled(grid, stride))].transpose(0, 1)
+        weights_of_patches = _among_patches(weights[0].float(), grid)
+        mean = weights_of_patches.mean(0).cpu().numpy()
+        kept = weights_of_patches[:, torch.from_numpy(sampled(grid, stride))].transpose(0, 1)
         heads = _pooled(kept, grid, pool).cpu().numpy()
     return VariantMaps(
         label=label,

@@ -12,9 +12,9 @@ import pandas as pd
 
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
-from sclip_lab.results.store import cells, panels
-from sclip_lab.results.store.cells import COUNTS, KINDS
-from sclip_lab.results.store.loading import EXPORT, load, records
+from sclip_lab.results.store import picture_files, spec_files
+from sclip_lab.results.store.reading import EXPORT, load, records
+from sclip_lab.results.store.spec_files import COUNTS, KINDS
 
 STATES = ("damaged", "lost", "orphan", "set aside")
 
@@ -91,7 +91,7 @@ def contents(root: Path) -> pd.DataFrame:
     rows = []
     for record in records(root):
         folder = root / "specs" / record["key"]
-        counts, _ = cells.read(folder, COUNTS)
+        counts, _ = spec_files.read(folder, COUNTS)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         rows.append(
             {
@@ -165,15 +165,15 @@ def _read(path: Path, inside: tuple[str, ...], names: Sequence[str]) -> None:
         names: of all photos of the store's cells.
     """
     if inside[0] == "specs" and inside[2:] == ("spec.json",):
-        cells.read_record(path)
+        spec_files.read_record(path)
     elif inside[0] == "specs" and len(inside) == 3:
         for kind in KINDS.values():
             if path in kind.files(path.parent):
-                cells.read_one(path, kind)
-    elif inside[0] == "specs" and inside[2:3] == ("panels",) and path.suffix == ".npz":
-        panels.check_prediction(path, inside[1], names)
+                spec_files.read_one(path, kind)
+    elif inside[0] == "specs" and inside[2:3] == ("pictures",) and path.suffix == ".npz":
+        picture_files.check_prediction(path, inside[1], names)
     elif inside[0] == "images" and len(inside) == 3 and path.suffix == ".npz":
-        panels.check_photo(path, inside[1], names)
+        picture_files.check_photo(path, inside[1], names)
     elif inside[0] in ("text", "trunk") and path.suffix == ".safetensors":
         files.read(path, {"kind": inside[0], "key": path.stem})
 

@@ -50,9 +50,9 @@ def choose(table: pd.DataFrame, choice: Choice) -> Chosen:
     for column, value in choice.items():
         if column not in known:
             raise unknown("column", column, map(str, known))
-        kept = rows[[_is(found, value) for found in rows[column]]]
+        kept = rows[[_is(cell, value) for cell in rows[column]]]
         if kept.empty:
-            present = [str(found) for found in rows[column].drop_duplicates()]
+            present = [str(cell) for cell in rows[column].drop_duplicates()]
             raise unknown(column, str(value), present)
         rows = kept
     return Chosen(rows, _freed(table, [c for c in choice if c != "dataset"]))
@@ -116,15 +116,15 @@ def _absent(value: Any) -> bool:
     return value is None or (isinstance(value, float) and np.isnan(value))
 
 
-def _is(found: Any, wanted: Any) -> bool:
-    """Whether a column's value is the one wanted: numbers by value, a target also by its last
+def _is(value: Any, expected: Any) -> bool:
+    """Whether a column's value is the expected one: numbers by value, a target also by its last
     name, lists by their JSON."""
-    if _absent(found) or _absent(wanted):
-        return _absent(found) and _absent(wanted)
-    if isinstance(found, str):
-        text = wanted if isinstance(wanted, str) else json.dumps(wanted)
-        return found == text or found.endswith(f".{text}")
-    return bool(found == wanted)
+    if _absent(value) or _absent(expected):
+        return _absent(value) and _absent(expected)
+    if isinstance(value, str):
+        text = expected if isinstance(expected, str) else json.dumps(expected)
+        return value == text or value.endswith(f".{text}")
+    return bool(value == expected)
 
 
 def said(choice: Choice) -> str:

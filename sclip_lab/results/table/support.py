@@ -40,8 +40,8 @@ def few_classes(df: pd.DataFrame, few: int = FEW) -> pd.Series:
     """Per spec, in order of appearance: classes on at least one, but fewer than ``few`` photos."""
     counted = df.loc[df["pixels"] > 0, ["spec", "true", "image"]].drop_duplicates()
     photos = counted.groupby(["spec", "true"], observed=True, sort=False).size()
-    found = (photos < few).groupby("spec", observed=True, sort=False).sum()
-    return found.reindex(df["spec"].unique(), fill_value=0).rename_axis("spec")
+    few_by_spec = (photos < few).groupby("spec", observed=True, sort=False).sum()
+    return few_by_spec.reindex(df["spec"].unique(), fill_value=0).rename_axis("spec")
 
 
 def _truth(rows: pd.DataFrame) -> pd.DataFrame:

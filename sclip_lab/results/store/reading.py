@@ -15,8 +15,8 @@ import pandas as pd
 
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.results.store import cells, machines
-from sclip_lab.results.store.cells import COUNTS, MEASURES, SKIPPED, Kind
+from sclip_lab.results.store import machines, spec_files
+from sclip_lab.results.store.spec_files import COUNTS, MEASURES, SKIPPED, Kind
 from sclip_lab.results.table.scores import NAMES
 
 SHORT = 12
@@ -42,7 +42,7 @@ def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[st
     read, damaged = [], []
     for key in sorted(paths if requested is None else requested):
         try:
-            read.append(cells.read_record(paths[key]))
+            read.append(spec_files.read_record(paths[key]))
         except FileNotFoundError:
             continue
         except LabError as error:
@@ -123,9 +123,9 @@ def load(
     df.attrs["skipped"] = {}
     for record, rows in zip(specs, frames, strict=True):
         folder = Path(path) / "specs" / record["key"]
-        left_out, _ = cells.read(folder, SKIPPED)
+        left_out, _ = spec_files.read(folder, SKIPPED)
         if len(left_out):
-            reasons = cells.skipped(left_out, set(rows["image"]))
+            reasons = spec_files.skipped(left_out, set(rows["image"]))
             df.attrs["skipped"] |= {record["key"][:SHORT]: reasons} if reasons else {}
     return df
 
@@ -182,7 +182,7 @@ def _of_one_code(
         stacklevel=3,
     )
     return [
-        (record, rows[~rows["measure"].isin(mixed) | cells.by_code_of_today(rows)])
+        (record, rows[~rows["measure"].isin(mixed) | spec_files.by_code_of_today(rows)])
         for record, rows in found
     ]
 
@@ -233,7 +233,7 @@ def _all_rows(
     """Rows of every spec, and what was found damaged; an error where the specs were asked for."""
     rows, damaged = [], list[str]()
     for record in records(path, keys):
-        frame, errors = cells.read(Path(path) / "specs" / record["key"], kind)
+        frame, errors = spec_files.read(Path(path) / "specs" / record["key"], kind)
         if errors and keys is not None:
             raise errors[0]
         rows.append((record, _in_order(frame, record, kind)))
@@ -270,7 +270,7 @@ def _exported(path: Path, keys: Sequence[str] | None) -> list[tuple[dict[str, An
 def _in_order(rows: pd.DataFrame, record: dict[str, Any], kind: Kind) -> pd.DataFrame:
     """Each image once, in the order of the spec's images."""
     place = {image: position for position, image in enumerate(record["images"])}
-    rows = cells.each_once(rows.assign(position=rows["image"].map(place)), kind)
+    rows = spec_files.each_once(rows.assign(position=rows["image"].map(place)), kind)
     rows = rows.sort_values(["position", *kind.order], ignore_index=True)
     return rows[list(kind.types)].astype(kind.types)
 

@@ -4,7 +4,7 @@ Layout below the store's root, arrays in compressed npz files:
 
     images/<first 12 digits of the data set's digest>/<image>.npz
         image (height, width, 3) uint8; mask (height, width) uint8
-    specs/<key>/panels/<image>.npz
+    specs/<key>/pictures/<image>.npz
         prediction (height, width) uint8; and, where points were asked for,
         points (points, 2) int32: row, column in pixels of the photo;
         attention (points, grid_h, grid_w) float32: the weights, averaged over heads, with which
@@ -30,8 +30,8 @@ import numpy.typing as npt
 from sclip_lab import results
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
-from sclip_lab.results.store.labels import labels
-from sclip_lab.results.store.loading import SHORT, spec_table
+from sclip_lab.results.store.reading import SHORT, spec_table
+from sclip_lab.results.store.spec_labels import labels
 
 _DIGITS = 12
 _LONGEST = 200  # letters of a file's name; file systems take 255 with what is written beside it
@@ -50,7 +50,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Panel:
+class Picture:
     """One photo with its mask and the predictions of all variants that kept one."""
 
     name: str
@@ -119,22 +119,22 @@ def save_prediction(
     return file
 
 
-def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
-    """The panels of a store.
+def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Picture]:
+    """The pictures of a store.
 
     Args:
         root: the store's root.
         keys: only these specs, each a key or the beginning of one; all if None.
 
     Returns:
-        One panel per photo of a data set, photos in the data set's order, predictions in the
-        order of the specs' creation. Labels are unique: see `sclip_lab.results.store.labels`.
+        One picture per photo of a data set, photos in the data set's order, predictions in the
+        order of the specs' creation. Labels are unique: see `sclip_lab.results.store.spec_labels`.
     """
     root = Path(root)
-    panels: dict[tuple[str, str], Panel] = {}
+    pictures: dict[tuple[str, str], Picture] = {}
     damaged: list[files.Damaged] = []
     kept = [
-        r for r in results.records(root, keys) if (root / "specs" / r["key"] / "panels").is_dir()
+        r for r in results.records(root, keys) if (root / "specs" / r["key"] / "pictures").is_dir()
     ]
     labelled = _labels(kept)
     for record in kept:
@@ -146,13 +146,13 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
             place = (config["digest"][:_DIGITS], name)
             try:
                 arrays = _read(file, _prediction(record["key"], name))
-                if place not in panels:
+                if place not in pictures:
                     photo = _read(_image_file(root, *place), _photo(*place))
             except files.Damaged as error:
                 damaged.append(error)
                 continue
-            if place not in panels:
-                panels[place] = Panel(
+            if place not in pictures:
+                pictures[place] = Picture(
                     name=name,
                     dataset=record["names"]["dataset"],
                     image=photo["image"],
@@ -162,13 +162,13 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
                     predictions=[],
                 )
             key = record["key"][:SHORT]
-            panels[place].predictions.append(Prediction(labelled[key], **arrays, spec=key))
-    if damaged and (keys is not None or not panels):
+            pictures[place].predictions.append(Prediction(labelled[key], **arrays, spec=key))
+    if damaged and (keys is not None or not pictures):
         raise damaged[0]
     if damaged:
         names = "; ".join(map(str, damaged))
         warnings.warn(f"left out of {root}, damaged: {names}; evaluate again", stacklevel=2)
-    return list(panels.values())
+    return list(pictures.values())
 
 
 def _labels(records: list[dict[str, Any]]) -> dict[str, str]:
@@ -185,7 +185,7 @@ def _image_file(root: Path, digest: str, name: str) -> Path:
 
 
 def _prediction_file(root: Path, key: str, name: str) -> Path:
-    return root / "specs" / key / "panels" / _file_name(name)
+    return root / "specs" / key / "pictures" / _file_name(name)
 
 
 def _file_name(name: str) -> str:
@@ -201,7 +201,7 @@ def _photo(digest: str, name: str) -> dict[str, str]:
 
 
 def _prediction(key: str, name: str) -> dict[str, str]:
-    return {"kind": "prediction", "cell": key, "image": name}
+    return {"kind": "prediction", "spec": key, "image": name}
 
 
 def check_prediction(file: Path, key: str, names: Sequence[str]) -> None:

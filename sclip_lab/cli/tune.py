@@ -1,0 +1,53 @@
+"""``sclip-lab tune``: search parameters on the train split, report once on the test split."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+
+def parser(prog: str = "sclip-lab tune") -> argparse.ArgumentParser:
+    """The arguments of ``sclip-lab tune``."""
+    made = argparse.ArgumentParser(
+        prog=prog,
+        description="Search parameters of one cell by Optuna's TPE on the train split, and compare "
+        "the best trial with the default once on the test split. Keys are those of `sclip-lab "
+        "evaluate`: KEY=LOW..HIGH and KEY=VALUE,VALUE are searched, KEY=VALUE is fixed.",
+    )
+    made.add_argument("words", nargs="+", metavar="KEY=VALUE")
+    made.add_argument("--trials", type=int, default=30)
+    made.add_argument("--batch", type=int, default=10, help="trials that are evaluated together")
+    made.add_argument("--seed", type=int, default=0, help="of the proposals")
+    made.add_argument("--photos", type=int, default=256, help="of the train split, at most")
+    made.add_argument(
+        "--train", nargs="+", default=["dataset.split=train"], metavar="KEY=VALUE",
+        help="what makes the train split; a data set without one is divided by name digests",
+    )  # fmt: skip
+    made.add_argument("--out", type=Path, default=Path("results/tune"), help="the report's folder")
+    return made
+
+
+def run(args: argparse.Namespace) -> int:
+    """0; writes the report, and the cells into ``<out>/store`` unless paths.store says otherwise.
+
+    Raises:
+        LabError: see `sclip_lab.run.tune.search`.
+    """
+    from sclip_lab.config import plugins
+    from sclip_lab.report import page
+    from sclip_lab.run import tune
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    plugins.enter(args.words)
+    words = list(args.words)
+    if not any(word.startswith("paths.store=") for word in words):
+        words.append(f"paths.store={args.out / 'store'}")
+    search = tune.search(words, args.trials, args.batch, args.seed, args.photos, args.train)
+    notes = [f"sclip-lab tune {' '.join(args.words)} --trials {args.trials} --seed {args.seed}"]
+    title = f"Search on {search.default.dataset.name}: {search.default.label}"
+    files = page.write(tune.sections(search), args.out, title, notes)
+    print(tune.sentence(search))
+    print(f"the report: {files[0]}")
+    return 0

@@ -1,0 +1,108 @@
+"""What an evaluation says of its data: which photos, and what makes a score of them doubtful."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from sclip_lab.data.base import Dataset
+from sclip_lab.data.census import Census
+from sclip_lab.evaluation.spec import Spec
+from sclip_lab.results.store.store import Store
+
+log = logging.getLogger(__name__)
+NAMED = 10  # classes that one line names
+
+
+class Audit:
+    """Looks at the masks of a pass while they are evaluated.
+
+    Args:
+        specs: of all passes.
+    """
+
+    def __init__(self, specs: Iterable[Spec]) -> None:
+        self.datasets = {spec.dataset.key: spec.dataset for spec in specs}
+        self.censuses = {
+            key: Census(dataset.vocabulary, dataset.ignore_index)
+            for key, dataset in self.datasets.items()
+        }
+        self._seen: dict[str, set[str]] = {key: set() for key in self.datasets}
+
+    def add(self, dataset: Dataset, name: str, mask: np.ndarray) -> None:
+        """Count one mask, (height, width); once, however many passes read it."""
+        key = dataset.key
+        if name not in self._seen[key]:
+            self._seen[key].add(name)
+            self.censuses[key].add(mask)
+
+    def say_what_is_evaluated(self) -> None:
+        """One line a data set: its photos, its part, and what has no partner."""
+        for dataset in self.datasets.values():
+            log.info("%s", description(dataset))
+
+    def say_what_was_read(self, df: pd.DataFrame) -> None:
+        """The share of ignored pixels of the masks that were read, and warnings.
+
+        Args:
+            df: the results, as `sclip_lab.results.load` gives them.
+        """
+        for key, census in self.censuses.items():
+            name = self.datasets[key].name
+            if census.photos:
+                share = f"{census.share_ignored:.1%} of pixels are ignored"
+                log.info("%s: %d masks read, %s", name, census.photos, share)
+                for warning in census.warnings():
+                    # Few photos seldom hold all classes: `data verify` lists those that do not.
+                    if "occur in no mask" not in warning:
+                        log.warning("warning: %s: %s", name, warning)
+        for line in never_true(df):
+            log.warning("warning: %s", line)
+
+
+def description(dataset: Dataset) -> str:
+    """A data set in one line, such as "voc21: 8 photos of split val (first 8), 21 classes"."""
+    split = getattr(dataset, "split", "")
+    selection = getattr(dataset, "selection", "")
+    parts = [
+        f"{dataset.name}: {len(dataset)} photos with masks{f' of split {split}' if split else ''}"
+        f"{f' ({selection})' if selection else ''}, {dataset.vocabulary.num_classes} classes"
+    ]
+    return "; ".join([*parts, *getattr(dataset, "unpaired", ())])
+
+
+def never_true(df: pd.DataFrame) -> list[str]:
+    """Classes that are predicted although no mask holds them, one line a data set."""
+    lines = []
+    totals = df.groupby(["dataset", "true", "predicted"], observed=True)["pixels"].sum()
+    for dataset, pixels in totals.groupby(level="dataset", observed=True):
+        present = set(pixels.index.get_level_values("true"))
+        predicted = pixels.groupby(level="predicted").sum()
+        strange = predicted[~predicted.index.isin(list(present))].sort_values(ascending=False)
+        if len(strange):
+            names = df.attrs["class_names"][str(dataset)]
+            named = [str(names[int(index)]) for index in strange.index[:NAMED]]
+            share = strange.sum() / predicted.sum()
+            more = ", ..." if len(strange) > NAMED else ""
+            lines.append(
+                f"{dataset}: predicted on {share:.1%} of pixels, but in no mask: "
+                f"{', '.join(named)}{more}"
+            )
+    return lines
+
+
+def nothing_left(specs: Sequence[Spec], store: Store) -> dict[str, str]:
+    """{key: why} of the specs of which on_error=skip has left out every photo."""
+    reasons = {}
+    for spec in specs:
+        skipped = {} if store.done(spec) else store.skipped(spec)
+        if skipped:
+            name, why = next(iter(skipped.items()))
+            reasons[spec.key] = (
+                f"{spec.label}: on_error=skip left out all {len(skipped)} photos of "
+                f"{spec.dataset.name}; {name}: {why}"
+            )
+    return reasons

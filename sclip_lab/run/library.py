@@ -1,0 +1,218 @@
+"""The library's calls with names where objects are meant, and images of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sclip_lab.attention.variant import Variant
+from sclip_lab.config.registry import (
+    load_attention,
+    load_backbone,
+    load_dataset,
+    load_protocol,
+    variant_label,
+)
+from sclip_lab.core.errors import LabError, about
+from sclip_lab.data.base import Dataset
+from sclip_lab.data.decode import read_image
+from sclip_lab.data.folder import PHOTO_SUFFIXES
+from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.evaluation import loop, spec
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.results.store.store import Store
+from sclip_lab.segmentation import segment as one_photo
+from sclip_lab.segmentation.protocol import Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sclip_lab.network.guidance import Guide
+
+EMBEDDED = "patchwork_vit"
+Labels = np.ndarray
+
+
+def segment(
+    backbone: Backbone | str,
+    image: Any,
+    class_names: Sequence[str | Sequence[str]] | Vocabulary,
+    attention: Variant | str = "csa",
+    protocol: Protocol | str | None = None,
+    guidance: Guide | None = None,
+) -> Any:
+    """Label every pixel of a photo, of a list of photos, or of all photos in a folder.
+
+    Args:
+        backbone: from `load_backbone`, or a name of conf/backbone.
+        image: (height, width, 3) uint8 RGB, a PIL image, or a file; a list of these; or a folder.
+        class_names: a name per class; several separated by commas, or a list, are synonyms.
+        attention: from `load_attention`, or a name of conf/attention.
+        protocol: from `load_protocol`, or a name of conf/protocol; SCLIP's default otherwise.
+        guidance: a second network, for attention or readouts that look at one.
+
+    Returns:
+        (height, width) class ids, indices into ``class_names``; a list of them for a list, and
+        {file name: ids} for a folder.
+
+    Raises:
+        LabError: an image that cannot be read or used, an unknown name, or no class names.
+    """
+    network = as_backbone(backbone)
+    if isinstance(protocol, str):
+        protocol = as_protocol(protocol, "patchwork" if network.name == EMBEDDED else None)
+    variant = as_variant(attention, protocol)
+
+    def labels(photo: Any) -> Labels:
+        pixels = as_image(photo)
+        return one_photo.segment(network, pixels, class_names, variant, protocol, guidance)
+
+    if isinstance(image, list | tuple):
+        return [labels(photo) for photo in image]
+    if isinstance(image, str | Path) and Path(image).is_dir():
+        labelled = {}
+        for file in photos_of(image):
+            with about(file):
+                labelled[file.name] = labels(file)
+        return labelled
+    return labels(image)
+
+
+def evaluate(
+    specs: Iterable[spec.Spec | Variant | str] | spec.Spec | Variant | str,
+    store: Store | str | Path = "results/store",
+    *,
+    backbone: Backbone | str = EMBEDDED,
+    protocol: Protocol | str = "sclip",
+    dataset: Dataset | str = "patchwork",
+    **options: Any,
+) -> pd.DataFrame:
+    """`sclip_lab.evaluation.loop.evaluate`, which also takes variants and their names.
+
+    >>> df = evaluate(["vanilla", "csa"], dataset="voc21")  # doctest: +SKIP
+
+    Args:
+        specs: cells, or variants, or names of conf/attention; one or several.
+        store: as there.
+        backbone, protocol, dataset: of those that are no cells: objects or names.
+        **options: as there, such as ``progress`` and ``shard``.
+
+    Raises:
+        LabError: as there, or an unknown name.
+    """
+    listed = [specs] if isinstance(specs, str | Variant | spec.Spec) else list(specs)
+    cells: list[spec.Spec] = []
+    for each in listed:
+        if not isinstance(each, spec.Spec):  # a network or a data set by name is loaded once
+            backbone, dataset = as_backbone(backbone), as_dataset(dataset)
+            each = Spec(each, backbone, protocol, dataset)
+        cells.append(each)
+    return loop.evaluate(cells, store, **options)
+
+
+class Spec(spec.Spec):
+    """`sclip_lab.evaluation.spec.Spec`, whose parts may be names.
+
+    >>> cell = Spec("csa", dataset="voc21", backbone=backbone)  # doctest: +SKIP
+
+    Args:
+        attention: a variant, or a name of conf/attention.
+        backbone: from `load_backbone`, or a name of conf/backbone.
+        protocol: a protocol, or a name of conf/protocol, with its values for the data set.
+        dataset: a data set, or a name of conf/dataset.
+        label, guidance: as there.
+
+    Raises:
+        LabError: as there, an unknown name, or an object of another kind.
+    """
+
+    def __init__(
+        self,
+        attention: Variant | str,
+        backbone: Backbone | str = EMBEDDED,
+        protocol: Protocol | str = "sclip",
+        dataset: Dataset | str = "patchwork",
+        label: str = "",
+        guidance: Guide | None = None,
+    ) -> None:
+        data = as_dataset(dataset)
+        steps = as_protocol(protocol, data.name)
+        variant = as_variant(attention, steps, data.name)
+        if isinstance(attention, str) and not label:
+            label = variant_label(variant, steps.name, data.name)
+        super().__init__(variant, as_backbone(backbone), steps, data, label, guidance)
+
+
+def as_variant(
+    attention: Any, protocol: Protocol | None = None, dataset: str | None = None
+) -> Variant:
+    """A variant, also by its name, with its values under a protocol on a data set."""
+    if isinstance(attention, str):
+        name = None if protocol is None else protocol.name
+        return load_attention(attention, protocol=name, dataset=dataset)
+    return _checked("attention", attention, Variant, "load_attention")
+
+
+def as_backbone(backbone: Any) -> Backbone:
+    """A network, also by its name."""
+    if isinstance(backbone, str):
+        return load_backbone(backbone)
+    return _checked("backbone", backbone, Backbone, "load_backbone")
+
+
+def as_protocol(protocol: Any, dataset: str | None = None) -> Protocol:
+    """A protocol, also by its name, with its values for a data set."""
+    if isinstance(protocol, str):
+        return load_protocol(protocol, dataset)
+    return _checked("protocol", protocol, Protocol, "load_protocol")
+
+
+def as_dataset(dataset: Any) -> Dataset:
+    """A data set, also by its name. One of a stranger's class is taken as it is."""
+    if isinstance(dataset, str):
+        return load_dataset(dataset)
+    if not hasattr(dataset, "vocabulary"):
+        _checked("dataset", dataset, Dataset, "load_dataset")
+    return dataset
+
+
+def _checked(kind: str, value: Any, expected: type[Any], load: str) -> Any:
+    if not isinstance(value, expected):
+        raise LabError(
+            f"{kind} is a {type(value).__name__}: give a name, or what lab.{load} returns"
+        )
+    return value
+
+
+def as_image(image: Any) -> np.ndarray:
+    """(height, width, 3) uint8 RGB of a file, a PIL image or an array of that form.
+
+    Raises:
+        LabError: anything else, or a file that cannot be read.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if hasattr(image, "convert"):  # of PIL
+        return np.array(image.convert("RGB"))
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise LabError(
+            f"an image of shape {pixels.shape} and type {pixels.dtype}: give a file, a PIL image, "
+            "or a (height, width, 3) uint8 array of RGB"
+        )
+    return pixels
+
+
+def photos_of(folder: str | Path) -> list[Path]:
+    """The photos in a folder, by name.
+
+    Raises:
+        LabError: there is none.
+    """
+    files = [f for f in sorted(Path(folder).iterdir()) if f.suffix.lower() in PHOTO_SUFFIXES]
+    if not files:
+        raise LabError(f"{folder}: holds no photo ({', '.join(PHOTO_SUFFIXES)})")
+    return files

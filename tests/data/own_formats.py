@@ -1,0 +1,1027 @@
+"""Small folders in the forms that people have on their disks, each with the masks that are right.
+
+A case writes a folder from masks of known ids and says the yaml that reads it. What is right comes
+from the arrays that were written, never from the library: photos are noise, masks are blocks of
+8 x 8 pixels, polygons are rectangles whose corners are whole pixels.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from pycocotools import mask as coco
+
+SIZE = (24, 32)  # height, width
+STEMS = ("a1", "a2", "b1", "b2")
+FOLDER = "sclip_lab.data.folder.Folder"
+COCO = "sclip_lab.data.coco_json.CocoJson"
+TABLE = "sclip_lab.data.parquet.HuggingFace"
+COLOURS = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 64)}
+NAMES = ["background", "cat", "dog"]
+
+Masks = dict[str, np.ndarray]
+
+
+def unchanged(ids: np.ndarray) -> np.ndarray:
+    return ids
+
+
+@dataclass
+class Case:
+    """One kind of folder.
+
+    Attributes:
+        write: writes it; gets the root and {stem: (height, width) ids}, returns the yaml's keys.
+        error: what reading it must say, a regular expression; None where it must be read.
+        names: {stem: the sample's name} where they differ.
+        truth: what the masks must become, where that is not what was drawn.
+        classes: how many there are in the masks.
+        guess: whether `data guess` must write a working yaml for it.
+    """
+
+    write: Callable[[Path, Masks], dict[str, Any]]
+    error: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    truth: Callable[[np.ndarray], np.ndarray] = unchanged
+    classes: int = 3
+    guess: bool = True
+
+
+CASES: dict[str, Case] = {}
+
+
+def case(name: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(write: Callable[..., Any]) -> Callable[..., Any]:
+        CASES[name] = Case(write, **settings)
+        return write
+
+    return register
+
+
+def drawn(classes: int, void: int | None = None) -> Masks:
+    """A mask of blocks for each stem, in which every class occurs."""
+    masks = {}
+    for index, stem in enumerate(STEMS):
+        rng = np.random.default_rng(index)
+        blocks = rng.integers(0, classes, (3, 4))
+        blocks.ravel()[: min(classes, 12)] = rng.permutation(min(classes, 12))
+        if void is not None:
+            blocks[2, 3] = void
+        masks[stem] = np.kron(blocks, np.ones((8, 8), int))
+    if classes > 12:
+        masks[STEMS[0]][:8, :8] = classes - 1
+    return masks
+
+
+def photo(path: Path, seed: int = 0, size: tuple[int, int] = SIZE, **settings: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    kinds = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".tif": "TIFF"}
+    Image.fromarray(values).save(path, kinds[path.suffix.lower()], **settings)
+
+
+def image(path: Path, values: np.ndarray, kind: str | None = None, **settings: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path, kind, **settings)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def pairs(
+    root: Path, masks: Masks, images: str = "images/{}.jpg", ids: str = "masks/{}.png",
+    convert: Callable[[np.ndarray], np.ndarray] = lambda m: m.astype(np.uint8), **settings: Any,
+) -> dict[str, Any]:  # fmt: skip
+    for stem, mask in masks.items():
+        photo(root / images.format(stem))
+        image(root / ids.format(stem), convert(mask), **settings)
+    return {"_target_": FOLDER, "images": images.rpartition("/")[0] or ".",
+            "masks": ids.rpartition("/")[0] or ".", "vocabulary": NAMES}  # fmt: skip
+
+
+def coloured(mask: np.ndarray, colours: Mapping[int, tuple[int, ...]] = COLOURS) -> np.ndarray:
+    picture = np.zeros((*mask.shape, len(colours[0])), np.uint8)
+    for number, colour in colours.items():
+        picture[mask == number] = colour
+    return picture
+
+
+def remapped(table: Mapping[int, int]) -> Callable[[np.ndarray], np.ndarray]:
+    def convert(mask: np.ndarray) -> np.ndarray:
+        result = mask.copy()
+        for old, new in table.items():
+            result[mask == old] = new
+        return result
+
+    return convert
+
+
+PALETTE = {name: list(COLOURS[index]) for index, name in enumerate(NAMES)}
+
+
+# --- images of ids --------------------------------------------------------------------------
+
+
+@case("ids in png")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return pairs(root, masks)
+
+
+@case("photos named .JPG")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return pairs(root, masks, "images/{}.JPG") | {"image_suffix": ".JPG"}
+
+
+@case("photos of four suffixes")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    suffixes = [".jpg", ".png", ".JPG", ".jpeg"]
+    for (stem, mask), suffix in zip(masks.items(), suffixes, strict=True):
+        photo(root / f"images/{stem}{suffix}")
+        image(root / f"masks/{stem}.png", mask.astype(np.uint8))
+    return {"_target_": FOLDER, "images": "images", "masks": "masks", "vocabulary": NAMES,
+            "image_suffix": suffixes}  # fmt: skip
+
+
+@case("ids with gaps")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    table = {0: 7, 1: 21, 2: 200}
+    config = pairs(root, masks, convert=lambda m: remapped(table)(m).astype(np.uint8))
+    return config | {"label_map": {raw: number for number, raw in table.items()}}
+
+
+@case("ids from 1")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, convert=lambda m: (m + 1).astype(np.uint8))
+    return config | {"reduce_zero_label": True}
+
+
+@case("0 as void", truth=lambda m: np.where(m == 0, 255, m - 1))
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return pairs(root, masks) | {"reduce_zero_label": True, "vocabulary": NAMES[1:]}
+
+
+CASES["0 as void"].guess = False  # nothing says so
+
+
+@case("void 255", truth=lambda m: np.where(m == 2, 255, m))
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, convert=lambda m: np.where(m == 2, 255, m).astype(np.uint8))
+    return config | {"vocabulary": NAMES[:2]}
+
+
+@case("several voids", truth=lambda m: np.where(m > 2, 255, m), classes=5, guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, convert=lambda m: remapped({3: 253, 4: 254})(m).astype(np.uint8))
+    return config | {"label_map": {253: "ignore", 254: "ignore"}}
+
+
+@case("16 bits, 65535 as void", truth=lambda m: np.where(m == 2, 255, m))
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, convert=lambda m: np.where(m == 2, 65535, m).astype(np.uint16))
+    return config | {"label_map": {65535: "ignore"}, "vocabulary": NAMES[:2]}
+
+
+@case("847 classes of 16 bits", classes=847)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, convert=lambda m: m.astype(np.uint16))
+    return config | {"vocabulary": [f"c{i}" for i in range(847)], "ignore_index": 65535}
+
+
+@case("847 classes of 16 bits in tif, 65535 as void", classes=847,
+      truth=lambda m: np.where(m == 3, 65535, m))  # fmt: skip
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(
+        root, masks, ids="masks/{}.tif",
+        convert=lambda m: np.where(m == 3, 65535, m).astype(np.uint16),
+    )  # fmt: skip
+    names = [f"c{i}" for i in range(847)]
+    return config | {"vocabulary": names, "ignore_index": 65535, "mask_suffix": ".tif"}
+
+
+@case("int32 tif")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, ids="masks/{}.tif", convert=lambda m: m.astype(np.int32))
+    return config | {"mask_suffix": ".tif"}
+
+
+@case("tif with lzw")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, ids="masks/{}.tif", compression="tiff_lzw")
+    return config | {"mask_suffix": ".tif"}
+
+
+@case("bmp")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return pairs(root, masks, ids="masks/{}.bmp") | {"mask_suffix": ".bmp"}
+
+
+@case("palette png, indices are ids")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    for stem, mask in masks.items():
+        photo(root / f"images/{stem}.jpg")
+        indexed = Image.fromarray(mask.astype(np.uint8), mode="P")
+        indexed.putpalette([value for colour in COLOURS.values() for value in colour])
+        (root / "masks").mkdir(exist_ok=True)
+        indexed.save(root / f"masks/{stem}.png")
+    return {"_target_": FOLDER, "images": "images", "masks": "masks", "vocabulary": NAMES}
+
+
+@case("palette png, colours are classes", guess=False)  # its indices are as good a guess
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    for stem, mask in masks.items():
+        photo(root / f"images/{stem}.jpg")
+        indexed = Image.fromarray((2 - mask).astype(np.uint8), mode="P")  # an editor turned it
+        indexed.putpalette([value for i in (2, 1, 0) for value in COLOURS[i]])
+        (root / "masks").mkdir(exist_ok=True)
+        indexed.save(root / f"masks/{stem}.png")
+    return {"_target_": FOLDER, "images": "images", "masks": "masks", "vocabulary": NAMES,
+            "palette": PALETTE}  # fmt: skip
+
+
+@case("1 bit", classes=2)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return pairs(root, masks, convert=lambda m: m.astype(bool)) | {"vocabulary": NAMES[:2]}
+
+
+@case("0 and 255", classes=2)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, convert=lambda m: (255 * m).astype(np.uint8))
+    return config | {"vocabulary": NAMES[:2], "label_map": {255: 1}}
+
+
+@case("gif of greys, photos in tif", classes=2)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(
+        root, masks, "images/{}_training.tif", "1st_manual/{}_manual1.gif",
+        convert=lambda m: (255 * m).astype(np.uint8),
+    )  # fmt: skip
+    return config | {"vocabulary": NAMES[:2], "label_map": {255: 1}, "image_suffix": ".tif",
+                     "image_name": "{stem}_training", "mask_name": "{stem}_manual1",
+                     "mask_suffix": ".gif"}  # fmt: skip
+
+
+# --- arrays ---------------------------------------------------------------------------------
+
+
+def arrays(root: Path, masks: Masks, convert: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
+    (root / "masks").mkdir()
+    for stem, mask in masks.items():
+        photo(root / f"images/{stem}.jpg")
+        np.save(root / f"masks/{stem}.npy", convert(mask))
+    return {"_target_": FOLDER, "images": "images", "masks": "masks", "vocabulary": NAMES,
+            "mask_suffix": ".npy"}  # fmt: skip
+
+
+@case("npy")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return arrays(root, masks, lambda m: m.astype(np.uint8))
+
+
+@case("npy with -1 as void", truth=lambda m: np.where(m == 2, 255, m))
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = arrays(root, masks, lambda m: np.where(m == 2, -1, m).astype(np.int64))
+    return config | {"label_map": {-1: "ignore"}, "vocabulary": NAMES[:2]}
+
+
+@case("npy of one channel")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return arrays(root, masks, lambda m: m[None].astype(np.int32))
+
+
+@case("npy of probabilities", error=r"\.npy: array of shape .* float64", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return arrays(root, masks, lambda m: m.astype(float))
+
+
+# --- colours --------------------------------------------------------------------------------
+
+
+@case("colours")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return pairs(root, masks, convert=coloured) | {"palette": PALETTE}
+
+
+@case("colours as hex, in id order")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    palette = ["#000000", "#800000", "#008040"]
+    return pairs(root, masks, convert=coloured) | {"palette": palette}
+
+
+@case("colours with alpha")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    colours = {number: (*colour, 255) for number, colour in COLOURS.items()}
+    return pairs(root, masks, convert=lambda m: coloured(m, colours)) | {"palette": PALETTE}
+
+
+@case("colours, one of void", truth=lambda m: np.where(m == 2, 255, m))
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    colours = COLOURS | {2: (255, 255, 255)}
+    config = pairs(root, masks, convert=lambda m: coloured(m, colours))
+    palette = {"background": [0, 0, 0], "cat": [128, 0, 0], "ignore": [255, 255, 255]}
+    return config | {"palette": palette, "vocabulary": NAMES[:2]}
+
+
+CASES["colours, one of void"].classes = 3
+
+
+@case("CVAT's segmentation masks")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, "JPEGImages/{}.jpg", "SegmentationClass/{}.png", coloured)
+    rows = ["# label:color_rgb:parts:actions"]
+    rows += [f"{name}:{','.join(map(str, PALETTE[name]))}::" for name in NAMES]
+    write(root / "labelmap.txt", "\n".join(rows))
+    write(root / "ImageSets/Segmentation/default.txt", "\n".join(masks))
+    return config | {"palette": "labelmap.txt"}
+
+
+@case("CamVid's class_dict.csv")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, "val/{}.png", "val_labels/{}_L.png", coloured)
+    rows = ["name,r,g,b", *(f"{n},{','.join(map(str, PALETTE[n]))}" for n in NAMES)]
+    write(root / "class_dict.csv", "\n".join(rows))
+    return config | {"palette": "class_dict.csv", "image_suffix": ".png", "mask_name": "{stem}_L"}
+
+
+@case("three equal channels")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, convert=lambda m: np.stack([m.astype(np.uint8)] * 3, -1))
+    return config | {"palette": "grey"}
+
+
+@case("colours in lossless WebP")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, ids="masks/{}.webp", convert=coloured, lossless=True, exact=True)
+    return config | {"palette": PALETTE, "mask_suffix": ".webp"}
+
+
+@case("a colour that is not in the palette", guess=False,
+      error=r"colour \[0, 128, 64\] on \d+ pixels .*nearest there is \[0, 100, 64\]")  # fmt: skip
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    palette = PALETTE | {"dog": [0, 100, 64]}
+    return pairs(root, masks, convert=coloured) | {"palette": palette}
+
+
+@case("colours without a palette", error=r"holds colours.*palette: grey", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return pairs(root, masks, convert=coloured)
+
+
+# --- layouts --------------------------------------------------------------------------------
+
+
+@case("one folder, a.jpg and a.png")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return pairs(root, masks, "{}.jpg", "{}.png")
+
+
+@case("one folder, a.png and a_mask.png")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, "all/{}.png", "all/{}_mask.png")
+    return config | {"image_suffix": ".png", "mask_name": "{stem}_mask"}
+
+
+@case("prefixes, two folders")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, "images/img_{}.jpg", "masks/mask_{}.png")
+    return config | {"image_name": "img_{stem}", "mask_name": "mask_{stem}"}
+
+
+@case("prefixes, one folder")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, "data/img_{}.png", "data/mask_{}.png")
+    return config | {
+        "image_name": "img_{stem}", "mask_name": "mask_{stem}", "image_suffix": ".png",
+    }  # fmt: skip
+
+
+NESTED = {stem: f"{stem[0]}/{stem}" for stem in STEMS}
+
+
+@case("nested photos, flat masks", names=NESTED)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    for stem, mask in masks.items():
+        photo(root / f"images/{NESTED[stem]}.jpg")
+        image(root / f"masks/{stem}.png", mask.astype(np.uint8))
+    return {"_target_": FOLDER, "images": "images", "masks": "masks", "vocabulary": NAMES,
+            "recursive": True, "mask_name": "{name}"}  # fmt: skip
+
+
+@case("both nested", names=NESTED)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    for stem, mask in masks.items():
+        photo(root / f"images/{NESTED[stem]}.jpg")
+        image(root / f"masks/{NESTED[stem]}.png", mask.astype(np.uint8))
+    return {"_target_": FOLDER, "images": "images", "masks": "masks", "vocabulary": NAMES,
+            "recursive": True}  # fmt: skip
+
+
+@case("Cityscapes' names", names=NESTED)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    for stem, mask in masks.items():
+        photo(root / f"leftImg8bit/{NESTED[stem]}_leftImg8bit.png")
+        image(root / f"gtFine/{NESTED[stem]}_gtFine_labelTrainIds.png", mask.astype(np.uint8))
+    return {"_target_": FOLDER, "images": "leftImg8bit", "masks": "gtFine", "vocabulary": NAMES,
+            "recursive": True, "image_suffix": "_leftImg8bit.png",
+            "mask_suffix": "_gtFine_labelTrainIds.png"}  # fmt: skip
+
+
+@case("a folder a photo", names={stem: f"{stem}/image" for stem in STEMS})
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    for stem, mask in masks.items():
+        photo(root / f"{stem}/image.jpg")
+        image(root / f"{stem}/mask.png", mask.astype(np.uint8))
+    return {"_target_": FOLDER, "images": ".", "masks": ".", "vocabulary": NAMES,
+            "recursive": True, "mask_name": "{folder}/mask"}  # fmt: skip
+
+
+@case("masks named by the photo's whole name")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return pairs(root, masks, ids="masks/{}.jpg.png") | {"mask_name": "{photo}"}
+
+
+@case("mmsegmentation's img_dir and ann_dir")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    pairs(root, {"x9": masks["a1"]}, "img_dir/train/{}.jpg", "ann_dir/train/{}.png")
+    config = pairs(root, masks, "img_dir/val/{}.jpg", "ann_dir/val/{}.png")
+    return config | {"images": "img_dir/{split}", "masks": "ann_dir/{split}", "split": "val"}
+
+
+@case("train/images and val/images")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    pairs(root, {"x9": masks["a1"]}, "train/images/{}.jpg", "train/masks/{}.png")
+    config = pairs(root, masks, "val/images/{}.jpg", "val/masks/{}.png")
+    return config | {"images": "{split}/images", "masks": "{split}/masks", "split": "val"}
+
+
+@case("Roboflow's masks with _classes.csv")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    for split, part in (("train", {"x9": masks["a1"]}), ("valid", masks)):
+        pairs(root, part, f"{split}/{{}}.jpg", f"{split}/{{}}_mask.png")
+        rows = ["Pixel Value, Class", *(f"{i}, {name}" for i, name in enumerate(NAMES))]
+        write(root / split / "_classes.csv", "\n".join(rows))
+    return {"_target_": FOLDER, "images": "{split}", "masks": "{split}", "split": "valid",
+            "mask_name": "{stem}_mask", "vocabulary": "valid/_classes.csv"}  # fmt: skip
+
+
+@case("masks half as large")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, convert=lambda m: m[::2, ::2].astype(np.uint8))
+    return config | {"mask_resize": "nearest"}
+
+
+@case("masks three times as large")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, convert=lambda m: np.kron(m, np.ones((3, 3))).astype(np.uint8))
+    return config | {"mask_resize": "nearest"}
+
+
+@case("masks half as large, not asked for", error="mask_resize: nearest takes the nearest")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return pairs(root, masks, convert=lambda m: m[::2, ::2].astype(np.uint8))
+
+
+@case("masks turned against EXIF", error="turn it as the photo's EXIF tag", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    config = pairs(root, masks)
+    for stem in masks:
+        photo(root / f"images/{stem}.jpg", exif=exif)
+    return config
+
+
+# --- lists ----------------------------------------------------------------------------------
+
+
+def listed(root: Path, masks: Masks, text: str, name: str = "val.txt") -> dict[str, Any]:
+    config = pairs(root, masks | {"x9": masks["a1"]})
+    write(root / name, text)
+    return config | {"split": name}
+
+
+LISTS = {
+    "a list of stems": "{}",
+    "a list of file names": "{}.jpg",
+    "a list of paths from the root": "images/{}.jpg",
+    "a list of paths with a dot": "./images/{}.jpg",
+    "a list of pairs": "images/{0}.jpg masks/{0}.png",
+    "a list of pairs with a comma": "images/{0}.jpg,masks/{0}.png",
+    "a list of pairs with a tab": "{0}.jpg\t{0}.png",
+    "a list with backslashes": "images\\{}.jpg",
+    "a list as VOC's augmented sets have": "/images/{0}.jpg /masks/{0}.png",
+}
+for title, line in LISTS.items():
+
+    @case(title)
+    def _(root: Path, masks: Masks, line: str = line) -> dict[str, Any]:
+        return listed(root, masks, "\n".join(line.format(stem) for stem in masks))
+
+
+@case("a list with comments, CRLF and a BOM")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return listed(root, masks, "\ufeff# val\r\n\r\n" + "\r\n".join(masks) + "\r\n")
+
+
+@case("a csv with a header")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    rows = [f"{i},images/{stem}.jpg,masks/{stem}.png" for i, stem in enumerate(masks)]
+    return listed(root, masks, "\n".join(["index,image,mask", *rows]), "val.csv")
+
+
+@case("a json list")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return listed(root, masks, json.dumps([f"{stem}.jpg" for stem in masks]), "val.json")
+
+
+@case("a json list of pairs")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    entries = [{"image": f"images/{s}.jpg", "mask": f"masks/{s}.png"} for s in masks]
+    return listed(root, masks, json.dumps(entries), "val.json")
+
+
+@case("a list of names with 1 and -1", error="write one stem a line", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return listed(root, masks, "\n".join(f"{stem}  1" for stem in masks))
+
+
+@case("a list of the photos of another set", error="have no photo.*one stem a line", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return listed(root, masks, "q1\nq2\n")
+
+
+@case("VOC's ImageSets")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    both = masks | {"x9": masks["a1"]}
+    config = pairs(root, both, "JPEGImages/{}.jpg", "SegmentationClass/{}.png")
+    write(root / "ImageSets/Segmentation/val.txt", "\n".join(masks))
+    write(root / "ImageSets/Segmentation/train.txt", "x9\n")
+    return config | {"split_list": "ImageSets/Segmentation/{split}.txt", "split": "val"}
+
+
+# --- annotation files -----------------------------------------------------------------------
+
+
+def boxes(mask: np.ndarray) -> list[tuple[int, list[list[float]]]]:
+    """Every block of a mask as its id and a rectangle's four corners."""
+    found = []
+    for row in range(0, mask.shape[0], 8):
+        for column in range(0, mask.shape[1], 8):
+            right, bottom = column + 8.0, row + 8.0
+            corners = [[column, row], [right, row], [right, bottom], [column, bottom]]
+            found.append((int(mask[row, column]), corners))
+    return found
+
+
+def labelme(root: Path, masks: Masks, shape: Callable[..., dict], where: str) -> dict[str, Any]:
+    for stem, mask in masks.items():
+        photo(root / f"images/{stem}.jpg")
+        shapes = [shape(NAMES[number], corners) for number, corners in boxes(mask) if number]
+        content = {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": f"{stem}.jpg",
+                   "imageData": None, "imageHeight": SIZE[0], "imageWidth": SIZE[1]}  # fmt: skip
+        write(root / where / f"{stem}.json", json.dumps(content))
+    return {"_target_": FOLDER, "images": "images", "masks": where, "mask_suffix": ".json",
+            "vocabulary": NAMES}  # fmt: skip
+
+
+def polygon(label: str, corners: list) -> dict[str, Any]:
+    return {"label": label, "points": corners, "group_id": None, "shape_type": "polygon",
+            "flags": {}}  # fmt: skip
+
+
+@case("Labelme beside the photos")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return labelme(root, masks, polygon, "images")
+
+
+@case("Labelme in a folder, rectangles")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    def shape(label: str, corners: list) -> dict[str, Any]:
+        return polygon(label, [corners[2], corners[0]]) | {"shape_type": "rectangle"}
+
+    return labelme(root, masks, shape, "json")
+
+
+@case("Labelme with bitmaps")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    stored = io.BytesIO()
+    Image.fromarray(np.ones((8, 8), bool)).save(stored, "PNG")
+    bitmap = base64.b64encode(stored.getvalue()).decode()
+
+    def shape(label: str, corners: list) -> dict[str, Any]:
+        return {"label": label, "points": [corners[0], corners[2]], "shape_type": "mask",
+                "mask": bitmap}  # fmt: skip
+
+    return labelme(root, masks, shape, "json")
+
+
+@case("Labelme, background and ignored shapes", truth=lambda m: np.where(m == 2, 255, m))
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    names = ["_background_", "cat", "__ignore__"]
+    config = labelme(root, masks, lambda label, c: polygon(names[NAMES.index(label)], c), "json")
+    return config | {"vocabulary": NAMES[:2], "label_map": {"__ignore__": "ignore"}}
+
+
+@case("Labelme, uncovered pixels ignored", truth=lambda m: np.where(m == 0, 255, m - 1),
+      guess=False)  # fmt: skip
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = labelme(root, masks, polygon, "json")
+    return config | {"vocabulary": NAMES[1:], "unlabelled": "ignore"}
+
+
+@case("Labelme, what is uncovered is not said", error="unlabelled: ignore, or unlabelled: <name",
+      guess=False)  # fmt: skip
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return labelme(root, masks, polygon, "json") | {"vocabulary": NAMES[1:]}
+
+
+@case("Labelme, a class that is not in the vocabulary", guess=False,
+      error=r"unknown class in .*a1\.json 'dgo'; did you mean dog.*label_map")  # fmt: skip
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    names = {"cat": "cat", "dog": "dgo"}
+    return labelme(root, masks, lambda label, c: polygon(names[label], c), "json")
+
+
+@case("Labelme, a line", error="shape 'line' of label 'cat' has no area", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    def shape(label: str, corners: list) -> dict[str, Any]:
+        return polygon("cat", corners[:2]) | {"shape_type": "line"}
+
+    return labelme(root, masks, shape, "json")
+
+
+def supervisely(root: Path, masks: Masks, thing: Callable[..., dict]) -> dict[str, Any]:
+    for stem, mask in masks.items():
+        photo(root / f"ds0/img/{stem}.jpg")
+        objects = [thing(NAMES[number], corners) for number, corners in boxes(mask) if number]
+        content = {"description": "", "tags": [], "objects": objects,
+                   "size": {"height": SIZE[0], "width": SIZE[1]}}  # fmt: skip
+        write(root / f"ds0/ann/{stem}.jpg.json", json.dumps(content))
+    classes = [{"title": name, "shape": "any", "color": "#FF0000"} for name in NAMES[1:]]
+    write(root / "meta.json", json.dumps({"classes": classes, "tags": []}))
+    return {"_target_": FOLDER, "images": "ds0/img", "masks": "ds0/ann", "mask_suffix": ".json",
+            "mask_name": "{photo}", "vocabulary": NAMES}  # fmt: skip
+
+
+def packed(bitmap: np.ndarray) -> str:
+    """As supervisely's own mask_2_base64: a png with a transparent colour, deflated."""
+    picture = Image.fromarray(bitmap.astype(np.uint8), mode="P")
+    picture.putpalette([0, 0, 0, 255, 255, 255])
+    stored = io.BytesIO()
+    picture.save(stored, "PNG", transparency=0, optimize=0)
+    return base64.b64encode(zlib.compress(stored.getvalue())).decode()
+
+
+@case("Supervisely's bitmaps")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    def thing(label: str, corners: list) -> dict[str, Any]:
+        origin = [int(value) for value in corners[0]]
+        return {"classTitle": label, "geometryType": "bitmap",
+                "bitmap": {"data": packed(np.ones((8, 8), bool)), "origin": origin}}  # fmt: skip
+
+    return supervisely(root, masks, thing)
+
+
+@case("Supervisely's polygons with holes", truth=lambda m: with_holes(m))
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    def thing(label: str, corners: list) -> dict[str, Any]:
+        x, y = corners[0]
+        hole = [[x + 2, y + 2], [x + 4, y + 2], [x + 4, y + 5], [x + 2, y + 5]]
+        return {"classTitle": label, "geometryType": "polygon",
+                "points": {"exterior": corners, "interior": [hole]}}  # fmt: skip
+
+    return supervisely(root, masks, thing)
+
+
+def with_holes(mask: np.ndarray) -> np.ndarray:
+    result = mask.copy()
+    for row in range(0, SIZE[0], 8):
+        for column in range(0, SIZE[1], 8):
+            result[row + 2 : row + 5, column + 2 : column + 4] = 0
+    return result
+
+
+def coco_json(
+    root: Path, masks: Masks, region: Callable[..., Any], images: str = "images",
+    annotations: str = "instances.json", ids: tuple[int, ...] = (0, 7, 3), **more: Any,
+) -> dict[str, Any]:  # fmt: skip
+    listed, instances = [], []
+    for number, (stem, mask) in enumerate(masks.items(), start=40):
+        photo(root / images / f"{stem}.jpg")
+        listed.append({"id": number, "file_name": f"{stem}.jpg", "height": SIZE[0],
+                       "width": SIZE[1]})  # fmt: skip
+        for index, corners in boxes(mask):
+            if index:
+                instances.append({"id": len(instances), "image_id": number, "iscrowd": 0,
+                                  "category_id": ids[index], "area": 64, "bbox": [0, 0, 1, 1],
+                                  "segmentation": region(corners), **more})  # fmt: skip
+    categories = [{"id": ids[2], "name": "dog", "supercategory": "x"},
+                  {"id": ids[1], "name": "cat", "supercategory": "x"}]  # fmt: skip
+    content = {"images": listed, "annotations": instances, "categories": categories}
+    write(root / annotations, json.dumps(content))
+    return {"_target_": COCO, "images": images, "annotations": annotations, "vocabulary": NAMES}
+
+
+def flat(corners: list) -> list[list[float]]:
+    return [[value for corner in corners for value in corner]]
+
+
+def runs(corners: list) -> dict[str, Any]:
+    region = np.zeros(SIZE, np.uint8)
+    (left, top), (right, bottom) = corners[0], corners[2]
+    region[int(top) : int(bottom), int(left) : int(right)] = 1
+    encoded = coco.encode(np.asfortranarray(region))
+    return encoded | {"counts": encoded["counts"].decode()}
+
+
+def plain_runs(corners: list) -> dict[str, Any]:
+    (left, top), (right, bottom) = corners[0], corners[2]
+    region = np.zeros(SIZE, int)
+    region[int(top) : int(bottom), int(left) : int(right)] = 1
+    values = region.ravel(order="F")
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], values, [1 - values[-1]]])))
+    counts = np.diff(np.concatenate([[0], edges]))
+    return {"size": list(SIZE), "counts": counts.tolist()}
+
+
+@case("COCO's polygons of own categories")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return coco_json(root, masks, flat)
+
+
+@case("COCO's run lengths, packed")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return coco_json(root, masks, runs)
+
+
+@case("COCO's run lengths of a crowd, not packed")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return coco_json(root, masks, plain_runs, iscrowd=1)
+
+
+@case("COCO, crowds ignored", truth=lambda m: np.where(m > 0, 255, m), guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return coco_json(root, masks, plain_runs, iscrowd=1) | {"crowd": "ignore"}
+
+
+@case("COCO without a vocabulary: the json's order of ids", guess=False,
+      truth=lambda m: remapped({1: 2, 2: 1})(m))  # fmt: skip
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = coco_json(root, masks, flat)
+    del config["vocabulary"]
+    return config
+
+
+@case("COCO, uncovered pixels ignored", truth=lambda m: np.where(m == 0, 255, m - 1), guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return coco_json(root, masks, flat) | {"vocabulary": NAMES[1:], "unlabelled": "ignore"}
+
+
+def nested_squares(root: Path, masks: Masks, overlap: str) -> dict[str, Any]:
+    """On every photo a large cat that the json names last, over a small dog."""
+    config = coco_json(root, masks, flat)
+    content = json.loads((root / "instances.json").read_bytes())
+    square = [[0, 0, 16, 0, 16, 16, 0, 16]]
+    content["annotations"] = [
+        {"id": 2 * photo["id"] + n, "image_id": photo["id"], "category_id": category,
+         "iscrowd": 0, "area": area, "segmentation": region}
+        for photo in content["images"]
+        for n, (category, area, region) in enumerate(
+            [(3, 16, [[2, 2, 6, 2, 6, 6, 2, 6]]), (7, 256, square)])
+    ]  # fmt: skip
+    write(root / "instances.json", json.dumps(content))
+    return config | {"overlap": overlap}
+
+
+def squares(mask: np.ndarray, small_seen: bool) -> np.ndarray:
+    result = np.zeros_like(mask)
+    result[:16, :16] = 1
+    if small_seen:
+        result[2:6, 2:6] = 2
+    return result
+
+
+@case("COCO, the smallest on top", truth=lambda m: squares(m, True))
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return nested_squares(root, masks, "smallest")
+
+
+@case("COCO, the last on top", truth=lambda m: squares(m, False), guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return nested_squares(root, masks, "last")
+
+
+@case("Roboflow's COCO export")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    for split, part in (("train", {"x9": masks["a1"]}), ("valid", masks)):
+        config = coco_json(root, part, flat, split, f"{split}/_annotations.coco.json")
+    return config | {"images": "{split}", "annotations": "{split}/_annotations.coco.json",
+                     "split": "valid"}  # fmt: skip
+
+
+@case("COCO with jsons of two splits")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    for split, part in (("train", {"x9": masks["a1"]}), ("val", masks)):
+        config = coco_json(root, part, flat, f"{split}2017", f"annotations/own_{split}2017.json")
+    return config | {"images": "{split}2017", "annotations": "annotations/own_{split}2017.json",
+                     "split": "val"}  # fmt: skip
+
+
+CASES["COCO with jsons of two splits"].guess = True
+
+
+@case("COCO, another project's categories", guess=False,
+      error=r"unknown class in category of .*instances\.json 'dog'")  # fmt: skip
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return coco_json(root, masks, flat) | {"vocabulary": ["background", "scratch", "dent"]}
+
+
+@case("COCO with boxes alone", error="annotation 0: has no segmentation", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return coco_json(root, masks, lambda corners: [])
+
+
+# --- tables ---------------------------------------------------------------------------------
+
+
+def stored(values: np.ndarray, kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, kind)
+    return file.getvalue()
+
+
+def rows(masks: Masks, bare: bool = False) -> pa.Table:
+    noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    photos = [stored(noise, "JPEG") for _ in masks]
+    truths = [stored(mask.astype(np.uint8), "PNG") for mask in masks.values()]
+    if not bare:
+        photos = [{"bytes": content, "path": None} for content in photos]
+        truths = [{"bytes": content, "path": "x.png"} for content in truths]
+    return pa.table({"image": photos, "label": truths, "name": list(masks)})
+
+
+def parquet(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=2)
+
+
+TABLE_KEYS = {"_target_": TABLE, "vocabulary": NAMES}
+
+
+@case("parquet")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    parquet(root / "data.parquet", rows(masks))
+    return TABLE_KEYS
+
+
+@case("parquet of bare bytes")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    parquet(root / "all.parquet", rows(masks, bare=True))
+    return TABLE_KEYS
+
+
+@case("parquet of several shards and splits")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    parquet(root / "data/train-00000-of-00001.parquet", rows({"x9": masks["a1"]}))
+    for index, part in enumerate((STEMS[:1], STEMS[1:])):
+        table = rows({stem: masks[stem] for stem in part})
+        parquet(root / f"data/validation-0000{index}-of-00002.parquet", table)
+    return TABLE_KEYS | {"split": "validation"}
+
+
+@case("parquet in a folder a split")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    parquet(root / "default/train/0000.parquet", rows({"x9": masks["a1"]}))
+    parquet(root / "default/test/0000.parquet", rows(masks))
+    return TABLE_KEYS | {"split": "test"}
+
+
+@case("parquet, other names of columns")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    table = rows(masks).rename_columns(["img", "segmentation_mask", "file_name"])
+    parquet(root / "data.parquet", table)
+    return TABLE_KEYS
+
+
+@case("parquet, columns named by the yaml", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    parquet(root / "data.parquet", rows(masks).rename_columns(["left", "right", "name"]))
+    return TABLE_KEYS | {"image": "left", "mask": "right"}
+
+
+@case("parquet, no column of masks", error="dataset.mask must name the column", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    parquet(root / "data.parquet", rows(masks).drop_columns(["label"]))
+    return TABLE_KEYS
+
+
+@case("parquet of paths alone", error="holds the path a.jpg without the bytes", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    cells = [{"bytes": None, "path": "a.jpg"} for _ in masks]
+    table = rows(masks).set_column(0, "image", pa.array(
+        cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())])))  # fmt: skip
+    parquet(root / "data.parquet", table)
+    return TABLE_KEYS
+
+
+@case("a folder of save_to_disk")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    for split, part in (("train", {"x9": masks["a1"]}), ("validation", masks)):
+        path = root / split / "data-00000-of-00001.arrow"
+        path.parent.mkdir()
+        table = rows(part)
+        with pa.ipc.new_stream(str(path), table.schema) as stream:
+            stream.write_table(table, max_chunksize=3)
+        write(root / split / "state.json", "{}")
+    write(root / "dataset_dict.json", json.dumps({"splits": ["train", "validation"]}))
+    return TABLE_KEYS | {"split": "validation"}
+
+
+# --- what is refused ------------------------------------------------------------------------
+
+for title, name, kind, settings in (
+    ("masks in JPEG", "masks/{}.jpg", "JPEG", {}),
+    ("JPEG under a png's name", "masks/{}.png", "JPEG", {"quality": 100}),
+    ("tif with JPEG inside", "masks/{}.tif", "TIFF", {"compression": "jpeg"}),
+    ("lossy JPEG 2000", "masks/{}.jp2", "JPEG2000",
+     {"irreversible": True, "quality_layers": [20]}),
+    ("lossy WebP", "masks/{}.webp", "WEBP", {"quality": 50}),
+):  # fmt: skip
+
+    @case(title, error="changes ids where regions meet.*save it as PNG", guess=False)
+    def _(
+        root: Path, masks: Masks, name: str = name, kind: str = kind, more: Any = settings
+    ) -> dict[str, Any]:
+        for stem, mask in masks.items():
+            photo(root / f"images/{stem}.jpg")
+            image(root / name.format(stem), (100 * mask).astype(np.uint8), kind, **more)
+        return {"_target_": FOLDER, "images": "images", "masks": "masks", "vocabulary": NAMES,
+                "mask_suffix": Path(name).suffix}  # fmt: skip
+
+
+@case("0 and 255 without a label_map", classes=2, error=r"label_map: \{255: 1\}")
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, convert=lambda m: (255 * m).astype(np.uint8))
+    return config | {"vocabulary": NAMES[:2]}
+
+
+@case("photos of other suffixes left out", error=r"image_suffix: \[\.jpg, \.png\]", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks)
+    photo(root / "images/x9.png")
+    image(root / "masks/x9.png", masks["a1"].astype(np.uint8))
+    return config
+
+
+@case("a.jpg beside a.jpeg", error="are both photo 'a1' of mask", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks)
+    photo(root / "images/a1.jpeg")
+    return config | {"image_suffix": [".jpg", ".jpeg"]}
+
+
+@case("a photo without a mask", error="1 of 4 samples have no mask: b1", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks)
+    (root / "masks/b1.png").unlink()
+    return config
+
+
+@case("a dangling link", error="which is a link to .*gone.png, where nothing is", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks)
+    (root / "masks/b1.png").unlink()
+    os.symlink(root / "gone.png", root / "masks/b1.png")
+    return config
+
+
+@case("an empty file", error=r"b1\.png: the file is empty", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks)
+    (root / "masks/b1.png").write_bytes(b"")
+    return config
+
+
+@case("ids beyond the vocabulary", error=r"id 2 on \d+ pixels .*label_map", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return pairs(root, masks) | {"vocabulary": NAMES[:2]}
+
+
+@case("847 classes with 255 as void", classes=847, guess=False,
+      error=r"must be in 847\.\.65535, for 255 is one of the 847 classes")  # fmt: skip
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, masks, convert=lambda m: m.astype(np.uint16))
+    return config | {"vocabulary": [f"c{i}" for i in range(847)]}

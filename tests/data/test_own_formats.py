@@ -1,0 +1,108 @@
+"""Own formats are read right or refused in one line, and `data guess` writes yaml for most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from pycocotools.coco import COCO as OfficialCoco
+
+from sclip_lab.core.errors import LabError
+from sclip_lab.data import digests, polygons
+from sclip_lab.data.base import Dataset, build
+from sclip_lab.data.guess import guess
+from tests.data import own_formats
+from tests.data.own_formats import CASES, Case
+
+READ = [name for name, one in CASES.items() if one.error is None]
+REFUSED = [name for name, one in CASES.items() if one.error is not None]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(digests.CACHE_VARIABLE, str(tmp_path / "cache"))
+
+
+def folder(one: Case, root: Path) -> tuple[dict, own_formats.Masks]:
+    """The folder of a case: its yaml, and the masks that were drawn."""
+    root.mkdir()
+    masks = own_formats.drawn(one.classes)
+    config = {"name": "own", "root": str(root), **one.write(root, masks)}
+    return config, {stem: one.truth(mask) for stem, mask in masks.items()}
+
+
+def read(dataset: Dataset) -> dict[str, np.ndarray]:
+    assert len(dataset.key) == 64
+    return {name: dataset[index].mask for index, name in enumerate(dataset.names)}
+
+
+def test_there_are_enough_cases() -> None:
+    assert len(CASES) >= 60
+    assert sum(one.guess for one in CASES.values()) >= 40
+
+
+@pytest.mark.parametrize("name", READ)
+def test_read_right(tmp_path: Path, name: str) -> None:
+    one = CASES[name]
+    config, truth = folder(one, tmp_path / "root")
+    dataset = build(config)
+    found = read(dataset)
+    assert sorted(found) == sorted(one.names.get(stem, stem) for stem in truth)
+    for stem, mask in truth.items():
+        np.testing.assert_array_equal(found[one.names.get(stem, stem)], mask)
+    limited = build({**config, "limit": 2})
+    assert limited.names == dataset.names[:2]
+    assert limited.key != dataset.key
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    config, _ = folder(CASES[name], tmp_path / "root")
+    with pytest.raises(LabError, match=CASES[name].error) as caught:
+        read(build(config))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name, one in CASES.items() if one.guess])
+def test_guess_writes_a_working_yaml(tmp_path: Path, name: str) -> None:
+    """Equal to what was drawn, but for the order of classes where nothing in the folder says it."""
+    one = CASES[name]
+    _, truth = folder(one, tmp_path / "root")
+    target = tmp_path / "conf/dataset/mine.yaml"
+    text = guess(tmp_path / "root", target)
+    assert "sclip-lab data verify mine" in text
+    config = yaml.safe_load(target.read_text(encoding="utf-8"))
+    dataset = build(config)
+    found = read(dataset)
+    stems = {name.rpartition("/")[2]: name for name in found}
+    places = {stem: one.names.get(stem, stem) for stem in truth}
+    renamed = all(place in found for place in places.values())
+    pairs: set[tuple[int, int]] = set()
+    for index, stem in enumerate(sorted(truth)):
+        key = places[stem] if renamed else stems.get(stem, sorted(found)[index])
+        pairs |= set(zip(truth[stem].ravel().tolist(), found[key].ravel().tolist(), strict=True))
+    assert len(found) == len(truth)
+    # One drawn class is one class that was read, and void stays void.
+    assert len(pairs) == len({drawn for drawn, _ in pairs}) == len({seen for _, seen in pairs})
+    if "vocabulary" in config and "class 0" not in config["vocabulary"]:
+        named = own_formats.NAMES
+        names = [*dataset.vocabulary.names]
+        for drawn, seen in pairs:
+            if drawn < len(named) and seen < len(names) and one.classes <= 3:
+                assert names[seen] == named[drawn]
+
+
+def test_polygons_are_drawn_as_pycocotools_draws_them(tmp_path: Path) -> None:
+    """Corners between pixels, several parts, and a polygon that juts out of the photo."""
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        angles = np.sort(draw.uniform(0, 2 * np.pi, draw.integers(3, 12)))
+        radius = draw.uniform(3, 25, len(angles))
+        points = np.stack([16 + radius * np.cos(angles), 12 + radius * np.sin(angles)], -1)
+        official = OfficialCoco()
+        official.imgs = {1: {"height": 24, "width": 32}}
+        annotation = {"image_id": 1, "segmentation": [points.ravel().tolist()]}
+        expected = official.annToMask(annotation).astype(bool)
+        np.testing.assert_array_equal(polygons.polygon(points.tolist(), (24, 32)), expected)

@@ -1,0 +1,92 @@
+"""What evaluate says of the data beside the numbers."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sclip_lab as lab
+from sclip_lab.core.errors import LabError
+from sclip_lab.data.folder import Folder
+from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.evaluation.loop import evaluate
+from sclip_lab.evaluation.spec import Spec
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.segmentation.protocol import Protocol
+
+WORDS = Vocabulary("three", (("sky",), ("road",), ("car",)))
+
+
+def folder(root: Path, masks: list[np.ndarray], **settings: object) -> Folder:
+    for index, mask in enumerate(masks):
+        for kind in ("images", "masks"):
+            (root / kind).mkdir(exist_ok=True)
+        noise = np.random.default_rng(index).integers(0, 256, (*mask.shape, 3), np.uint8)
+        Image.fromarray(noise).save(root / f"images/{index}.png")
+        Image.fromarray(mask.astype(np.uint8)).save(root / f"masks/{index}.png")
+    given = {"image_suffix": ".png", **settings}
+    return Folder("mine", root, "images", "masks", WORDS, **given)  # type: ignore[arg-type]
+
+
+def run(
+    backbone: Backbone, dataset: Folder, root: Path, caplog: pytest.LogCaptureFixture, **how: object
+) -> str:
+    caplog.set_level(logging.INFO)
+    spec = Spec(lab.load_attention("csa"), backbone, Protocol(short_side=64), dataset)
+    evaluate([spec], root / "store", progress=False, **how)  # type: ignore[arg-type]
+    return caplog.text
+
+
+def test_one_line_says_what_is_evaluated(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    masks = [np.arange(64 * 64).reshape(64, 64) % 3 for _ in range(3)]
+    folder(tmp_path, masks)
+    Image.fromarray(masks[0].astype(np.uint8)).save(tmp_path / "masks/alone.png")
+    text = run(backbone, folder(tmp_path, masks, limit=2), tmp_path, caplog)
+    assert "mine: 2 photos with masks (first 2), 3 classes; 1 masks without a photo" in text
+    assert "mine: 2 masks read, 0.0% of pixels are ignored" in text
+    assert "warning" not in text
+
+
+def test_doubtful_masks_are_said(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mask = np.full((64, 64), 255)
+    mask[:16] = 0
+    data = folder(tmp_path, [mask, mask], label_map={255: "ignore"})
+    text = run(backbone, data, tmp_path, caplog)
+    assert "mine: 75.0% of pixels are ignored: scores are of the rest alone" in text
+    assert "every counted pixel is of class 0, 'sky'" in text
+
+
+def test_classes_that_are_predicted_but_never_true(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A network with random weights predicts something; the masks hold another class."""
+    data = folder(tmp_path, [np.zeros((64, 64))])
+    spec = Spec(lab.load_attention("csa"), backbone, Protocol(short_side=64), data)
+    df = evaluate([spec], tmp_path / "first", progress=False)
+    predicted = df.groupby("predicted")["pixels"].sum()
+    most = int(predicted.idxmax())
+    other = folder(tmp_path, [np.full((64, 64), (most + 1) % 3)])
+    text = run(backbone, other, tmp_path, caplog)
+    share = predicted[predicted.index != (most + 1) % 3].sum() / predicted.sum()
+    assert f"mine: predicted on {share:.1%} of pixels, but in no mask: " in text
+    assert WORDS.names[most] in text.rpartition("but in no mask: ")[2]
+
+
+def test_skip_that_leaves_nothing_says_why(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = folder(tmp_path, [np.arange(64 * 64).reshape(64, 64) % 3] * 2)
+    assert data.key
+    for index in range(2):
+        (tmp_path / f"masks/{index}.png").write_bytes(b"")
+    broken = folder(tmp_path, [])
+    with pytest.raises(LabError, match=r"left out all 2 photos of mine; 0: .*the file is empty"):
+        run(backbone, broken, tmp_path, caplog, on_error="skip")

@@ -1,0 +1,81 @@
+"""Names where objects are meant, images of any kind, and one line for anything else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sclip_lab as lab
+from sclip_lab.core.errors import LabError
+from sclip_lab.data.folder import Folder
+from sclip_lab.evaluation.spec import Spec
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.segmentation.protocol import Protocol
+
+NAMES = ["sky", "grass", "dog"]
+
+
+def test_a_photo_may_be_anything(backbone: Backbone, photos: Folder, protocol: Protocol) -> None:
+    file = Path(photos.image_path("0"))
+    alone = lab.segment(backbone, file, NAMES, "csa", protocol)
+    with Image.open(file) as image:
+        forms = [str(file), image, np.array(image)]
+        listed = lab.segment(backbone, forms, NAMES, lab.load_attention("csa"), protocol)
+    for labels in listed:
+        np.testing.assert_array_equal(labels, alone)
+    folder = lab.segment(backbone, file.parent, NAMES, "csa", protocol)
+    assert list(folder) == sorted(p.name for p in file.parent.iterdir())
+    np.testing.assert_array_equal(folder[file.name], alone)
+
+
+def test_spec_of_names_is_the_spec_of_objects() -> None:
+    data = lab.load_dataset("patchwork", limit=2)
+    named = lab.Spec("csa", dataset=data)
+    protocol = lab.load_protocol("sclip", "patchwork")
+    backbone = lab.load_backbone("patchwork_vit")
+    objects = Spec(lab.load_attention("csa"), backbone, protocol, data)
+    assert named.key == objects.key
+    assert named.label == "csa"
+    assert isinstance(named, Spec)
+
+
+def test_evaluate_takes_names(tmp_path: Path) -> None:
+    data = lab.load_dataset("patchwork", limit=2)
+    df = lab.evaluate(["vanilla", "csa"], tmp_path, dataset=data, progress=False)
+    assert list(df["attention"].unique()) == ["vanilla", "csa"]
+    cell = lab.Spec("csa", dataset=data)
+    again = lab.evaluate(cell, tmp_path, progress=False)
+    assert again["spec"].unique().tolist() == [cell.key[:12]]
+    assert lab.results.miou(df).iloc[1] == lab.results.miou(again).iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda b: lab.segment(b, np.zeros((4, 4, 3)), NAMES), "shape (4, 4, 3) and type float64"),
+        (lambda b: lab.segment(b, np.zeros((4, 4), np.uint8), NAMES), "shape (4, 4)"),
+        (lambda b: lab.segment(b, None, NAMES), "give a file, a PIL image"),
+        (lambda b: lab.segment(b, "missing.jpg", NAMES), "missing.jpg"),
+        (lambda b: lab.segment(b, "x.jpg", NAMES, "cssa"), "did you mean csa"),
+        (lambda b: lab.segment("patchwork_vitt", "x.jpg", NAMES), "did you mean patchwork_vit"),
+        (lambda b: lab.segment(b, "x.jpg", NAMES, 5), "attention is a int: give a name"),
+        (lambda b: lab.Spec("csa", b, "sclipp"), "did you mean sclip"),
+        (lambda b: lab.Spec("csa", b, dataset="voc22"), "did you mean voc21"),
+        (lambda b: lab.Spec("csa", b, dataset=3), "dataset is a int"),
+        (lambda b: lab.evaluate(["csa"], backbone=b, dataset="patchwrk"), "did you mean patchwork"),
+        (lambda b: lab.evaluate([]), "no specs"),
+        (lambda b: lab.explore(3, ["a"], backbone=b), "give a file, a PIL image"),
+    ],
+)
+def test_everything_else_is_one_line(backbone: Backbone, call, message: str) -> None:
+    with pytest.raises(LabError, match=re.escape(message)):
+        call(backbone)
+
+
+def test_an_empty_folder_is_named(backbone: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="holds no photo"):
+        lab.segment(backbone, tmp_path, NAMES)

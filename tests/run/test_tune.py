@@ -1,0 +1,108 @@
+"""A search chooses on the train split and reports on the test split."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from sclip_lab import results
+from sclip_lab.cli.main import main
+from sclip_lab.core.errors import LabError
+from sclip_lab.data.patchwork import Patchwork
+from sclip_lab.run import tune
+from sclip_lab.run.tune import Choices, Half, Range, parse, search
+
+pytest.importorskip("optuna", reason="Optuna is an extra: pip install 'sclip-lab[tune]'")
+
+
+def test_words_are_ranges_choices_or_fixed() -> None:
+    words = ["attention=csa", "a.b=0.1..4", "c=1..6", "d=last 1,last 2", "e=[1,2],[3]", "f=-1..1"]
+    space, fixed = parse([*words, "checkpoint=a b.pt"])
+    assert fixed == ["attention=csa", "checkpoint='a b.pt'"]
+    assert space["a.b"] == Range(0.1, 4.0, whole=False)
+    assert space["c"] == Range(1.0, 6.0, whole=True)
+    assert space["d"] == Choices(("'last 1'", "'last 2'"))
+    assert space["e"] == Choices(("[1,2]", "[3]"))
+    assert [str(space[key]) for key in ("a.b", "c")] == ["0.1 to 4 (log scale)", "1 to 6"]
+    assert not Range(-1, 1, whole=True).log
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["attention=csa"], "nothing to search"),
+        (["attention.temperature"], r"KEY=LOW\.\.HIGH"),
+        (["attention.temperature=4..0.1"], "lower end"),
+        (["attention.temperature=1.2.3..4"], "must be numbers"),
+        (["attention=csa", "attention.temprature=0.1..4"], "temprature"),
+        (["attention=csa", "attention.temperature=1,2", "dataset.split=train"], "the test is on"),
+    ],
+)
+def test_wrong_words_are_named(words: list[str], message: str) -> None:
+    with pytest.raises(LabError, match=message):
+        search([*words, "dataset.limit=2"], trials=1, train=["dataset.split=train"])
+
+
+def test_stages_are_nested_and_end_with_all_photos() -> None:
+    for photos in (1, 5, 8, 31, 32, 64, 100, 1000):
+        strides = tune._strides(photos)
+        seen = [set(range(photos)[::stride]) for stride in strides]
+        assert len(seen[-1]) == photos
+        assert all(small < large for small, large in itertools.pairwise(seen))
+    assert tune._strides(64) == [8, 2, 1]
+
+
+def test_halves_share_no_photo_and_keep_their_photos() -> None:
+    small, large = Patchwork(limit=40), Patchwork(limit=80)
+    train, test = Half(small, True), Half(small, False)
+    assert sorted([*train.names, *test.names]) == small.names
+    assert len({train.key, test.key, small.key}) == 3
+    assert set(train.names) < set(Half(large, True).names)
+    assert train[0].name == train.names[0]
+
+
+def test_a_search_sees_the_test_split_once(tmp_path: Path) -> None:
+    words = ["attention=csa", "attention.temperature=0.1..4", "dataset.limit=12"]
+    made = search([*words, f"paths.store={tmp_path}"], trials=6, batch=3)
+    kept = results.specs(tmp_path)
+    on_test = kept[kept["dataset.split"] == "test"]
+    assert set(on_test["key"]) == {made.best.key, made.default.key}
+    assert (on_test["done"] == 12).all()
+    assert [trial.number for trial in made.trials] == list(range(6))
+    states = [trial.state for trial in made.trials]
+    assert {"finished", "given up"} == set(states)
+    assert {trial.photos for trial in made.trials if trial.state == "finished"} == {12}
+    assert made.blocks < made.apart
+    table = made.table()
+    assert table["mIoU"].iloc[0] == made.winner.score
+    value = made.winner.values["attention.temperature"]
+    assert made.best.label == f"csa(temperature={float(value)})"
+    again = search([*words, f"paths.store={tmp_path}"], trials=6, batch=3)
+    assert again.table().equals(table)  # and nothing was computed a second time
+    assert len(results.specs(tmp_path)) == len(kept)
+
+
+def test_a_data_set_without_a_train_split_is_halved(tmp_path: Path) -> None:
+    words = ["attention=csa", "attention.temperature=1,2", "dataset.limit=8"]
+    made = search([*words, f"paths.store={tmp_path}"], trials=2, train=["dataset.split=training"])
+    assert "train half by name digest" in made.train
+    assert "test half by name digest" in made.test
+    assert "test half" in tune.sentence(made)
+
+
+def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "attention=csa",
+        "attention.layers=last 1,last 2",
+        "dataset.limit=4",
+    ]  # one is the default
+    assert main(["tune", *words, "--trials", "2", "--out", str(tmp_path)]) == 0
+    assert "Of 2 trials on patchwork, train" in capsys.readouterr().out
+    page = (tmp_path / "index.html").read_text()
+    assert "best of the trials" in page  # the default itself, or the other
+    assert "without the shared trunk" in page
+    assert (tmp_path / "store/specs").is_dir()
+    assert main(["tune", "attention=csa"]) == 1
+    assert "nothing to search" in capsys.readouterr().err
