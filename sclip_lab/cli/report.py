@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     part = store_report.found(args.store, conditions(args.where))
     made = store_report.sections(part, args.baseline, args.images)
     notes = [f"store {args.store}", *(f"only {word}" for word in args.where)]
-    mixed = machines.told(part.df)
+    mixed = machines.note(part.df)
     notes += [f"Beware: {mixed}."] if mixed else []
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
     title = f"Results of {args.store.name}"

@@ -361,7 +361,7 @@ def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
     elif summary.groupby("dataset", observed=True)["images"].nunique().gt(1).any():
         shown["images"] = summary["images"]
     lines = [shown.to_string(index=False)]
-    mixed = machines.told(df)
+    mixed = machines.note(df)
     lines += [f"beware: {mixed}"] if mixed else []
     labels = dict(zip(summary["spec"], summary["attention"], strict=True))
     for spec, images in df.attrs.get("skipped", {}).items():
