@@ -13,9 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sclip_lab.attention.variant import COMMON, LEADING
+from sclip_lab.attention.variant import COMMON, PARTS
 from sclip_lab.config.registry import conf_dir, load_group, names
-from sclip_lab.core.call import locate
+from sclip_lab.core.functions import locate
 from sclip_lab.results.table import published as paper_numbers
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
@@ -111,7 +111,7 @@ def idea(name: str) -> ModuleType:
     config = load_group("attention", name)
     function = locate(config["_target_"])
     if next(iter(inspect.signature(function).parameters)) != "block":
-        added = [config[key]["_target_"] for key in LEADING if config.get(key)]
+        added = [config[key]["_target_"] for key in PARTS if config.get(key)]
         function = locate(added[-1]) if added else function
     return sys.modules[function.__module__]
 
@@ -142,7 +142,7 @@ def variant_text(name: str) -> str:
     own = idea(name)
     header = " ".join(linked(header_of(conf_dir() / "attention" / f"{name}.yaml")).split())
     lines = [f"**`{name}`** {header}", ""]
-    for key in ("_target_", *LEADING):
+    for key in ("_target_", *PARTS):
         target = config[key] if key == "_target_" else (config.get(key) or {}).get("_target_")
         if target and locate(target).__module__ != own.__name__:
             function = locate(target)
@@ -194,7 +194,7 @@ def row(name: str) -> list[str]:
     function = locate(config["_target_"])
     replaces = next(iter(inspect.signature(function).parameters)) == "block"
     kept = ["—" if replaces else shown(config[key]) for key in ("residual", "mlp", "stream")]
-    parts = [call(config[key]) if config[key] else "" for key in LEADING]
+    parts = [call(config[key]) if config[key] else "" for key in PARTS]
     return [
         f"`{name}`",
         paper(conf_dir() / "attention" / f"{name}.yaml"),

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks import report
 from benchmarks.memory import memory_in_use
-from sclip_lab.config.composing import sweep
+from sclip_lab.config.sweeper import sweep
 from sclip_lab.core.timings import Timings
 from sclip_lab.evaluation.loop import evaluate, passes
 from sclip_lab.evaluation.spec import Spec

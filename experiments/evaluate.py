@@ -5,10 +5,9 @@ python experiments/evaluate.py -m attention=vanilla,csa,maskclip
 python experiments/evaluate.py -m experiment=temperature
 """
 
-from sclip_lab.run import collector
+import sys
+
+from sclip_lab.cli.main import main
 
 if __name__ == "__main__":
-    with collector.seldom():
-        from sclip_lab.cli.evaluate import main
-
-        main()
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from sclip_lab.config.registry import load_guidance as load_guidance
     from sclip_lab.config.registry import load_protocol as load_protocol
     from sclip_lab.core.errors import LabError as LabError
-    from sclip_lab.core.kinds import block_edit as block_edit
-    from sclip_lab.core.kinds import prior_of_grid as prior_of_grid
-    from sclip_lab.core.kinds import reads_others as reads_others
-    from sclip_lab.core.kinds import refines_labels as refines_labels
-    from sclip_lab.core.kinds import refines_logits as refines_logits
+    from sclip_lab.core.functions import block_edit as block_edit
+    from sclip_lab.core.functions import prior_of_grid as prior_of_grid
+    from sclip_lab.core.functions import reads_others as reads_others
+    from sclip_lab.core.functions import refines_labels as refines_labels
+    from sclip_lab.core.functions import refines_logits as refines_logits
     from sclip_lab.run.explore import explore as explore
     from sclip_lab.run.library import Spec as Spec
     from sclip_lab.run.library import evaluate as evaluate
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "LabError": "core.errors",
     "allow": "config.plugins",
-    "block_edit": "core.kinds",
-    "prior_of_grid": "core.kinds",
-    "reads_others": "core.kinds",
-    "refines_labels": "core.kinds",
-    "refines_logits": "core.kinds",
+    "block_edit": "core.functions",
+    "prior_of_grid": "core.functions",
+    "reads_others": "core.functions",
+    "refines_labels": "core.functions",
+    "refines_logits": "core.functions",
     "testing": "",
     "variant": "attention.variant",
     "Protocol": "segmentation.protocol",

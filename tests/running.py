@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,9 +53,9 @@ def evaluate(folder: Path, *overrides: str) -> Outcome:
 
     A sweep (``-m`` among the overrides) writes to <folder>/sweep, a single run to <folder>/run.
     """
-    from sclip_lab.cli.evaluate import main
+    from sclip_lab.cli.main import main
     from sclip_lab.config import folders
-    from sclip_lab.core import call
+    from sclip_lab.core import functions
 
     places = [f"hydra.run.dir={folder / 'run'}", f"hydra.sweep.dir={folder / 'sweep'}"]
     out, err = io.StringIO(), io.StringIO()
@@ -69,15 +68,14 @@ def evaluate(folder: Path, *overrides: str) -> Outcome:
         flags, rest = (
             [o for o in overrides if o.startswith("-") == flag] for flag in (True, False)
         )
-        patch.setattr(sys, "argv", ["evaluate.py", *flags, *QUICK, store, *places, *rest])
         patch.chdir(folder)
         # What a command line allows or adds is meant for its own process.
-        patch.setattr(call, "_allowed", set(call._allowed))
-        for variable in (call.VARIABLE, folders.VARIABLE):
+        patch.setattr(functions, "_allowed", set(functions._allowed))
+        for variable in (functions.VARIABLE, folders.VARIABLE):
             patch.setenv(variable, os.environ.get(variable, ""))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                main()
+                code = main(["evaluate", *flags, *QUICK, store, *places, *rest])
             except SystemExit as stop:
                 code = int(stop.code or 0)
             finally:

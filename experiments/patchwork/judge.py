@@ -20,7 +20,7 @@ import torch
 
 import sclip_lab as lab
 from sclip_lab import results
-from sclip_lab.config.composing import sweep
+from sclip_lab.config.sweeper import sweep
 from sclip_lab.data.patchwork import Patchwork
 from sclip_lab.evaluation.observers import Diagnostics
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from sclip_lab.attention.guided import guided_map, on_grid, patch_values, resized
-from sclip_lab.core.call import uses
 from sclip_lab.core.errors import LabError
-from sclip_lab.core.kinds import block_edit
+from sclip_lab.core.functions import block_edit, mix_function, uses
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 
@@ -25,6 +24,7 @@ EPSILON = 1e-10
 
 
 @uses("text")
+@mix_function
 def adapted(
     ctx: Context,
     weights: Tensor,

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.call import uses
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import mix_function, uses
 from sclip_lab.network.context import Context, Grid
 
 EPSILON = 1e-8
@@ -32,6 +32,7 @@ SCALES = (1.0, 0.25, 0.37, 0.5, 0.63, 0.75, 0.87)
 
 
 @uses("text")
+@mix_function
 def cdam(
     ctx: Context,
     weights: Tensor,

@@ -16,12 +16,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.core.kinds import block_edit
+from sclip_lab.core.functions import block_edit, weights_function
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 from sclip_lab.network.depth import Layer, resolve
 
 
+@weights_function
 def cliper(ctx: Context, rounds: int | None = None) -> Tensor:
     """Balanced sum of the earlier blocks' attention.
 

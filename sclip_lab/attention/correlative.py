@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context
 
@@ -33,6 +34,7 @@ def combined(maps: Sequence[Tensor], combine: str) -> Tensor:
     return total / len(maps) if combine == "mean" and len(maps) > 1 else total
 
 
+@weights_function
 def correlative(
     ctx: Context,
     projections: Sequence[str] = ("query", "key"),

@@ -23,7 +23,7 @@ from torch import Tensor
 from sclip_lab.attention.scclip import sum_of_layers
 from sclip_lab.attention.similarity import averaged, cosine, cut_below, similarity_weights
 from sclip_lab.core.errors import LabError
-from sclip_lab.core.kinds import block_edit
+from sclip_lab.core.functions import block_edit
 from sclip_lab.core.values import within
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, State

@@ -6,11 +6,13 @@ ablation: early blocks attend more locally than the last one.
 
 from __future__ import annotations
 
+from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context
 from sclip_lab.network.depth import Layer
 
 
+@weights_function
 def early(ctx: Context, source: Layer = "3/12") -> Weights:
     """softmax(q k^T / sqrt(head_dim)) of block ``source``.
 

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from sclip_lab.attention.correlative import combined
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context
 
 
+@weights_function
 def gem(
     ctx: Context,
     projections: Sequence[str] = ("value", "key", "query"),

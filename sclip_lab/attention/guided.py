@@ -21,9 +21,15 @@ from torch import Tensor
 
 from sclip_lab.attention.repair import lof_mask
 from sclip_lab.attention.similarity import above_mean, centred, similarity_weights
-from sclip_lab.core.call import uses
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.core.kinds import block_edit
+from sclip_lab.core.functions import (
+    block_edit,
+    mix_function,
+    prior_function,
+    repair_function,
+    uses,
+    weights_function,
+)
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 from sclip_lab.network.scene import Grid
@@ -122,6 +128,7 @@ def on_grid(
 
 
 @uses("guidance")
+@weights_function
 def guided(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
     """ProxyCLIP's map on CLIP's grid, as a weights function: (batch, heads, tokens, tokens).
 
@@ -135,6 +142,7 @@ def guided(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
 
 
 @uses("guidance")
+@prior_function
 def guidance_prior(ctx: Context, strength: float = 10.0, beta: float = 1.0) -> Tensor:
     """A term on scores: strength * (c - beta * mean c) between patches, 0 for the class token.
 
@@ -151,6 +159,7 @@ def guidance_prior(ctx: Context, strength: float = 10.0, beta: float = 1.0) -> T
 
 
 @uses("guidance")
+@mix_function
 def guidance_mix(
     ctx: Context, weights: Tensor, share: float = 0.5, beta: float = 1.2, gamma: float = 3.0
 ) -> Tensor:
@@ -168,6 +177,7 @@ def guidance_mix(
 
 
 @uses("guidance")
+@repair_function
 def guidance_repair(
     context: Context,
     tokens: Tensor | None = None,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import torch
 
+from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context
 
 
+@weights_function
 def identity(ctx: Context) -> Weights:
     """The identity matrix for every head: (batch, heads, tokens, tokens)."""
     batch, tokens, _ = ctx.tokens.shape

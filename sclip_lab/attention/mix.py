@@ -11,10 +11,12 @@ from torch import Tensor
 
 from sclip_lab.attention.correlative import combined
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import mix_function
 from sclip_lab.network.context import Context
 from sclip_lab.network.depth import Layer, resolve_all
 
 
+@mix_function
 def middle(
     ctx: Context,
     weights: Tensor,

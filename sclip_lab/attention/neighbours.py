@@ -7,10 +7,12 @@ NACLIP: Hajimiri, Ben Ayed, Dolz, WACV 2025, arXiv 2404.08181, the ablation with
 
 from __future__ import annotations
 
+from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context
 
 
+@weights_function
 def neighbours(ctx: Context) -> Weights:
     """softmax(prior), no scores: (batch, heads, tokens, tokens); uniform without a prior."""
     batch, tokens, _ = ctx.tokens.shape

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import weights_function
 from sclip_lab.network.context import Context
 
 EPSILON = 1e-6
 
 
+@weights_function
 def pearl(ctx: Context, rounds: int | None = 5, key_share: float = 0.08) -> Tensor:
     """softmax(s q (k R)^T + key_share * s k_c k_c^T).
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.core.kinds import prior_of_grid
+from sclip_lab.core.functions import prior_function, prior_of_grid
 from sclip_lab.network.context import Context
 
 
@@ -46,6 +46,7 @@ def gaussian(grid: tuple[int, int], sigma: float = 5.0) -> Tensor:
     return _with_class_token(torch.exp(-squared / (2 * sigma**2)), 0.0).float()
 
 
+@prior_function
 def gaussian_norms(
     ctx: Context,
     sigma: float = 1.0,

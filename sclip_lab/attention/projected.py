@@ -17,6 +17,7 @@ from torch import Tensor
 from sclip_lab.attention.correlative import combined
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context, scores
 
@@ -61,6 +62,7 @@ def self_attention(
     return weights.expand(-1, ctx.block.num_heads, -1, -1)
 
 
+@weights_function
 def random(
     ctx: Context,
     distribution: str = "gaussian",
@@ -97,6 +99,7 @@ def random(
     return combined(maps, combine)
 
 
+@weights_function
 def learned(
     ctx: Context, projection_file: str, per_head: bool = True, temperature: float = 1.0
 ) -> Weights:

@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import weights_function
 from sclip_lab.network.context import Context
 
 
+@weights_function
 def scra(ctx: Context, scaling: float = 10.0) -> Tensor:
     """B above, of all tokens.
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.functions import entry_function, hidden_function
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Grid
@@ -29,6 +30,7 @@ PATCHES = ("zero", "mean", "only_outliers", "keep")
 Neurons = Sequence[Sequence[int]]
 
 
+@entry_function
 def zeros(tokens: Tensor, count: int = 1) -> Tensor:
     """So many tokens of zeros: (batch, count, width).
 
@@ -41,6 +43,7 @@ def zeros(tokens: Tensor, count: int = 1) -> Tensor:
     return tokens.new_zeros(len(tokens), count, tokens.shape[-1])
 
 
+@hidden_function
 def moved(
     block: Block,
     hidden: Tensor,

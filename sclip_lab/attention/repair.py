@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.functions import repair_function
 from sclip_lab.network.context import Context, Grid
 from sclip_lab.network.depth import Layer
 
@@ -143,6 +144,7 @@ def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: str = "keep
     return torch.cat([tokens[:, :prefix], torch.where(replace, mean, patches)], dim=1)
 
 
+@repair_function
 def lof(
     context: Context,
     tokens: Tensor | None = None,
@@ -165,6 +167,7 @@ def lof(
     return repaired(context.tokens if tokens is None else tokens, mask, context.grid, isolated)
 
 
+@repair_function
 def norm(
     context: Context,
     tokens: Tensor | None = None,
@@ -182,6 +185,7 @@ def norm(
     return repaired(context.tokens if tokens is None else tokens, mask, context.grid, isolated)
 
 
+@repair_function
 def class_attention(
     context: Context,
     tokens: Tensor | None = None,

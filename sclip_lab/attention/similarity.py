@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.attention.correlative import combined
+from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context
 from sclip_lab.network.depth import Layer
@@ -109,6 +110,7 @@ def with_similarity(
     return combined([*maps, *(ctx.attention(r, r) for r in projections)], "mean")
 
 
+@weights_function
 def similarity(
     ctx: Context,
     source: Layer = "9/12",

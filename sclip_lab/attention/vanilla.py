@@ -9,10 +9,12 @@ depend on the position they belong to.
 from __future__ import annotations
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context
 
 
+@weights_function
 def vanilla(ctx: Context, temperature: float = 1.0) -> Weights:
     """softmax(q k^T / (temperature * sqrt(head_dim))).
 

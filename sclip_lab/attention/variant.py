@@ -3,7 +3,7 @@
 A yaml of ``conf/attention`` names a function of this package under ``_target_``. A *weights
 function* ``(ctx, **parameters) -> weights`` only says how attention weights are computed; the
 common keys below say what becomes of them. A *block edit* ``(block, state, ctx, **parameters) ->
-state`` replaces the whole block and is declared by `sclip_lab.core.kinds.block_edit`.
+state`` replaces the whole block and is declared by `sclip_lab.core.functions.block_edit`.
 
 Common keys (see ``conf/attention/_variant.yaml`` for their defaults):
 
@@ -40,10 +40,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.call import bind, bind_config, locate, used, written_out
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.functions import (
+    bind,
+    bind_config,
+    block_edit,
+    entry_function,
+    hidden_function,
+    kind_of,
+    locate,
+    mix_function,
+    prior_function,
+    prior_of_grid,
+    repair_function,
+    used,
+    weights_function,
+    written_out,
+)
 from sclip_lab.core.identity import described, digest, plain
-from sclip_lab.core.kinds import kind_of
 from sclip_lab.core.values import check
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, Grid, State
@@ -65,8 +79,15 @@ COMMON: dict[str, Any] = {
     "hidden": None,
 }
 LARGEST_FILE = 8 << 30  # bytes of a file that a parameter names
-# How many arguments the machinery passes by place to the parts of a variant.
-LEADING = {"prior": 1, "mix": 2, "repair": 1, "entry": 1, "hidden": 3}
+# What the functions of a variant may be.
+FUNCTIONS = (weights_function, block_edit)
+PARTS = {
+    "prior": (prior_function, prior_of_grid),
+    "mix": (mix_function,),
+    "repair": (repair_function,),
+    "entry": (entry_function,),
+    "hidden": (hidden_function,),
+}
 Edit = Callable[[Block, State, Context], State]
 
 
@@ -80,7 +101,7 @@ class Variant:
         key: digest of ``config`` and of the files it names; equal keys compute the same thing.
         edit_key: the same without ``layers``: equal edits on the same input share their work.
         modules: Python modules that its functions come from, for the code version.
-        uses: what its functions are marked to read, see `sclip_lab.core.call.uses`.
+        uses: what its functions are marked to read, see `sclip_lab.core.functions.uses`.
     """
 
     name: str
@@ -183,7 +204,7 @@ class Variant:
     @staticmethod
     def _term(prior: Callable[[Any], Tensor], context: Context) -> Callable[[Context], Tensor]:
         """A prior as a function of the context; one of the grid alone is computed once."""
-        if kind_of(prior) != "prior_of_grid":
+        if kind_of(prior) is not prior_of_grid:
             return prior
         matrix = context.block.among_tokens(prior(context.grid)).to(context.tokens.device)
         more = context.tokens.shape[1] - matrix.shape[-1]
@@ -219,8 +240,8 @@ def variant(function: Callable[..., Any], name: str | None = None, **config: Any
     0.5
 
     Args:
-        function: a weights function, or a `sclip_lab.core.kinds.block_edit`. Its code is part of
-            the key, see `sclip_lab.core.identity`: with other code it is another variant.
+        function: a weights function, or a `sclip_lab.core.functions.block_edit`. Its code is part
+            of the key, see `sclip_lab.core.identity`: with other code it is another variant.
         name: for tables; the function's own name otherwise.
         **config: the function's parameters and the common keys; ``prior``, ``mix`` and ``repair``
             also take a function, or a partial of one.
@@ -238,16 +259,18 @@ def _build(config: dict[str, Any], name: str) -> Variant:
         raise LabError("has no _target_; name a weights function or a block edit")
     function = locate(config["_target_"])
     parameters = {k: v for k, v in config.items() if k not in COMMON and k != "_target_"}
-    whole_block = kind_of(function) == "block_edit"
-    bound = bind(function, parameters, ("repair",), COMMON, leading=3 if whole_block else 1)
+    whole_block = kind_of(function) is block_edit
+    bound = bind(function, parameters, FUNCTIONS, also_known=COMMON)
     config = {**config, **bound.keywords}
-    for key in LEADING:
+    parts: dict[str, partial[Any] | None] = {}
+    for key, kinds in PARTS.items():
         config[key] = described(config[key])
-    parts = {key: _part(key, config[key], count) for key, count in LEADING.items()}
+        try:
+            parts[key] = bind_config(config[key], *kinds)
+        except LabError as error:
+            raise LabError(f"{key}: {error}") from error
+        config[key] = None if parts[key] is None else written_out(config[key], *kinds)
     functions = [bound, *(part for part in parts.values() if part is not None)]
-    for key, count in LEADING.items():
-        if parts[key] is not None:
-            config[key] = written_out(config[key], leading=count)
     check("layers", config["layers"], Any)
     for key in ("residual", "mlp", "class_token"):
         if not isinstance(config[key], bool):
@@ -286,13 +309,6 @@ def _build(config: dict[str, Any], name: str) -> Variant:
         _edit=edit,
         _parts=parts,
     )
-
-
-def _part(key: str, config: Any, leading: int) -> partial[Any] | None:
-    try:
-        return bind_config(config, leading=leading)
-    except LabError as error:
-        raise LabError(f"{key}: {error}") from error
 
 
 def _weights(

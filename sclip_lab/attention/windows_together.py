@@ -21,9 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.call import uses
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.core.kinds import block_edit
+from sclip_lab.core.functions import block_edit, uses
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 from sclip_lab.network.scene import Grid, Placement

@@ -22,15 +22,14 @@ DATA_VARIABLE = "SCLIP_LAB_DATA"
 PICTURES = 12  # photos on a contact sheet
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Mount ``data`` on the main parser's subparsers; ``run`` takes what it parses."""
-    parser = subparsers.add_parser(
-        "data",
-        help="list, guess, fetch, prepare and verify data sets",
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``sclip-lab data``."""
+    made = argparse.ArgumentParser(
+        prog="sclip-lab data",
         description="Data sets are described by conf/dataset/*.yaml and looked for below "
         f"--data, by default ${DATA_VARIABLE} or ./data.",
     )
-    commands = parser.add_subparsers(dest="data_command", required=True, metavar="command")
+    commands = made.add_subparsers(dest="data_command", required=True, metavar="command")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
@@ -74,7 +73,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
             metavar="DIR",
             help="the data set's folder (default: its yaml's root)",
         )
-    return parser
+    return made
 
 
 def run(args: argparse.Namespace) -> int:

@@ -184,7 +184,7 @@ class Cells:
 
 def jobs(study: str, overrides: Sequence[str]) -> list[DictConfig]:
     """The configurations of one study's sweep."""
-    from sclip_lab.config.composing import sweep
+    from sclip_lab.config.sweeper import sweep
 
     return sweep([f"experiment={study}", *overrides])
 

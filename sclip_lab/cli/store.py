@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 from sclip_lab.core.errors import LabError
 
 STORE_VARIABLE = "SCLIP_LAB_STORE"
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Mount ``store`` on the main parser's subparsers; ``run`` takes what it parses."""
-    parser = subparsers.add_parser("store", help="list, verify, repair, gc and export a store")
-    commands = parser.add_subparsers(dest="store_command", required=True, metavar="command")
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``sclip-lab store``."""
+    made = argparse.ArgumentParser(
+        prog="sclip-lab store", description="List, verify, repair, gc and export a store."
+    )
+    commands = made.add_subparsers(dest="store_command", required=True, metavar="command")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -36,7 +37,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     exporting.add_argument("keys", nargs="*", metavar="key", help="beginnings of keys; all if none")
     exporting.add_argument("--to", type=Path, required=True, metavar="NAME",
                            help="NAME.parquet and NAME.json")  # fmt: skip
-    return parser
+    return made
 
 
 def run(args: argparse.Namespace) -> int:

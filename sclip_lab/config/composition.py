@@ -1,26 +1,41 @@
-"""Hydra composes conf/ here for a Python call as it does for a command line."""
+"""Hydra composes conf/ here, for a Python call as for a command line.
+
+`Loader` is Hydra's own with three differences: a yaml file is checked before it is parsed, a
+composed configuration before it is used, and what does not compose is one `LabError`, with the
+nearest name for an unknown one. This file and `application` are all that touch Hydra's insides.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import create_config_search_path
-from hydra.errors import HydraException
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from sclip_lab.config import guard
 from sclip_lab.config.folders import PACKAGE, conf_dir, folders
-from sclip_lab.core.errors import LabError
+from sclip_lab.core.errors import LabError, unknown
 
 CONFIG = "config"
+# Keys that a user may know, and that only some data sets have.
+MOVED = {
+    "dataset.images": "how many photos is dataset.limit (the first so many) or dataset.sample (so "
+    "many at random)",
+}
 # Where a group's yaml stands in the configuration, if not under its own name.
 PLACES = {"readout": "protocol.readout", "refinement": "protocol.refinement"}
 
@@ -37,8 +52,7 @@ def on_dataset(usual: Any, others: Mapping[str, Any], *, _root_: DictConfig) -> 
     """
     if not isinstance(others, Mapping):
         raise LabError(f"on_dataset: {others!r} must map data sets to values, such as {{voc21:65}}")
-    name = OmegaConf.select(_root_, "dataset.name")
-    return others.get(name, usual)
+    return others.get(OmegaConf.select(_root_, "dataset.name"), usual)
 
 
 def on_protocol(usual: Any, others: Mapping[str, Mapping[str, Any]], *, _root_: DictConfig) -> Any:
@@ -52,14 +66,14 @@ def on_protocol(usual: Any, others: Mapping[str, Mapping[str, Any]], *, _root_: 
     Raises:
         LabError: ``others`` is no mapping of mappings.
     """
-    given = others.values() if isinstance(others, Mapping) else [None]
-    if not all(isinstance(each, Mapping) for each in given):
+    tables = others.values() if isinstance(others, Mapping) else [None]
+    if not all(isinstance(table, Mapping) for table in tables):
         raise LabError(
             f"on_protocol: {others!r} must map protocols to values on data sets, such as "
             "{resclip:{cityscapes:0.2}}"
         )
-    name = OmegaConf.select(_root_, "protocol.name")
-    return on_dataset(usual, others.get(name, {}), _root_=_root_)
+    protocol = OmegaConf.select(_root_, "protocol.name")
+    return on_dataset(usual, others.get(protocol, {}), _root_=_root_)
 
 
 OmegaConf.register_new_resolver("on_dataset", on_dataset, replace=True)
@@ -68,24 +82,191 @@ OmegaConf.register_new_resolver("on_protocol", on_protocol, replace=True)
 OmegaConf.register_new_resolver("package", lambda path: str(PACKAGE / path), replace=True)
 
 
-def loader(folders: Sequence[Path] = ()) -> ConfigLoaderImpl:
-    """Hydra's own loader of yaml files: conf/ and what plugins add, then further folders."""
-    guard.install()
-    search_path = create_config_search_path(f"file://{conf_dir()}")
-    for folder in folders:
-        # Hydra wants its schemas last.
-        search_path.prepend("command-line", f"file://{folder.resolve()}", "schema")
-    return ConfigLoaderImpl(search_path)
+def plain_config(node: Any) -> Any:
+    """Hydra's nodes, also those within a dict, as dict and list with interpolations resolved.
+
+    Raises:
+        LabError: an interpolation that leads nowhere.
+    """
+    if isinstance(node, dict):
+        return {key: plain_config(value) for key, value in node.items()}
+    if not OmegaConf.is_config(node):
+        return node
+    try:
+        return OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise LabError(f"configuration: {str(error).splitlines()[0]}") from error
+
+
+class Repository(ConfigRepository):
+    """Hydra's yaml files, each checked by `guard.check_file` before it is parsed.
+
+    Parsed files are kept: each job of a sweep reads some twenty, most of them the same.
+    """
+
+    _parsed: dict[tuple[Any, ...], ConfigResult | None] = {}  # noqa: RUF012, shared on purpose
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source is None or source.scheme() != "file":
+            return super().load_config(config_path)
+        path = Path(source.path, source._normalize_file_name(config_path))
+        stamp = path.stat()
+        key = (source.provider, str(path), config_path, stamp.st_mtime_ns, stamp.st_size)
+        if key not in self._parsed:
+            guard.check_file(path)
+            self._parsed[key] = super().load_config(config_path)
+        return copy.deepcopy(self._parsed[key])  # Hydra changes what it gets
+
+
+class Loader(ConfigLoaderImpl):
+    """Hydra's loader of configurations, see the top of this file.
+
+    Args:
+        folder: of yaml files, which come before the package's own (``--config-dir``).
+        main: the folder of ``config.yaml``; None: the package's.
+    """
+
+    def __init__(self, folder: str | Path | None = None, main: str | Path | None = None) -> None:
+        search_path = create_config_search_path(f"file://{Path(main or conf_dir()).absolute()}")
+        if folder is not None:
+            if not Path(folder).is_dir():
+                raise LabError(f"--config-dir {folder}: no such folder")
+            # Hydra wants its schemas last.
+            search_path.prepend("command-line", f"file://{Path(folder).absolute()}", "schema")
+        super().__init__(search_path)
+        self.repository = Repository(search_path)
+
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], *args: Any, **options: Any
+    ) -> DictConfig:
+        """As Hydra's.
+
+        Raises:
+            LabError: what does not compose, in one line with the nearest known name, or a
+                configuration that `guard.check_hydra` refuses.
+        """
+        with self._explained(overrides):
+            self._check_preset(overrides)
+            config = super().load_configuration(config_name, overrides, *args, **options)
+            guard.check_hydra(config)
+            if commands := guard.commands_in(config):
+                of_hydra = [word for word in overrides if word.lstrip("+~").startswith("hydra")]
+                usual = super().load_configuration(config_name, of_hydra, *args, **options)
+                guard.check_commands(commands, usual)
+        return config
+
+    def load_file(self, group: str, name: str) -> DictConfig:
+        """One file of a group with what its own defaults name, without the rest of conf/."""
+        repository = CachingConfigRepository(self.repository)
+        with self._explained([f"{group}={name}"]):
+            defaults = create_defaults_list(repository, f"{group}/{name}", [], False, False)
+            return self._compose_config_from_defaults_list(defaults.defaults, repository)
+
+    def choices(self, group: str, words: Sequence[str] = ()) -> list[str]:
+        """All files of a group but its shared parts; none of what is no group. ``words`` may name
+        further folders (``hydra.searchpath``)."""
+        places = [word for word in words if word.startswith("hydra.searchpath=")]
+        names = self.get_group_options(group, config_name=CONFIG, overrides=places)
+        return [name for name in names if not name.startswith("_")]
+
+    def _check_preset(self, words: Sequence[str]) -> None:
+        """Hydra takes several presets, and none where there is no file of that name."""
+        for word in words:
+            key, _, name = word.lstrip("+").partition("=")
+            if key == "experiment" and "," in name:
+                raise LabError(
+                    f"{word}: one preset at a time. Run them one after another; what two have in "
+                    "common is computed once"
+                )
+            known = self.choices(key, words) if key == "experiment" else [name]
+            if name not in (*known, "null"):
+                raise unknown(key, name, known)
+
+    @contextmanager
+    def _explained(self, words: Sequence[str]) -> Iterator[None]:
+        """Turn whatever Hydra raises into one `LabError`."""
+        try:
+            yield
+        except LabError:
+            raise
+        # A yaml that is none raises what it likes in Hydra's code, AssertionError included.
+        except Exception as error:
+            if isinstance(error, OSError) and not isinstance(error, MissingConfigException):
+                raise  # of the machine: its file is named
+            raise self._better(error, words) or _as_said(error, words) from error
+
+    def _better(self, error: Exception, words: Sequence[str]) -> LabError | None:
+        """A message with the nearest name, where Hydra says which name is unknown."""
+        added = [word for word in words if word.startswith("+") and not word.startswith("++")]
+        for word in added:
+            group = word[1:].partition("=")[0]
+            if self.choices(group):
+                return LabError(f"{word}: leave out the plus, {group} has a choice already")
+        if str(error).startswith("Config group override must be"):  # a number, or null
+            for group, _, name in (word.partition("=") for word in words):
+                if (known := self.choices(group, words)) and name not in known:
+                    return unknown(group, name, known)
+        if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+            group, _, name = error.missing_cfg_file.rpartition("/")
+            typed = any(word.partition("=")[0].partition("@")[0] == group for word in words)
+            known = [option for option in error.options or () if not option.startswith("_")]
+            return unknown(group, name, known) if typed else None
+        if isinstance(error.__cause__, ConfigAttributeError | ConfigKeyError):
+            return _unknown_key(error.__cause__, words, self.list_groups(""))
+        return None
+
+
+def _unknown_key(
+    error: ConfigAttributeError | ConfigKeyError, words: Sequence[str], groups: Sequence[str]
+) -> LabError | None:
+    """The nearest keys beside one that is not there; None where there are none beside it."""
+    key, node = str(error.full_key), error.parent_node
+    first, dot, _ = key.partition(".")
+    if key in MOVED:
+        return LabError(f"unknown key '{key}'; {MOVED[key]}")
+    if first in PLACES:
+        typed = next((word for word in words if word.startswith(first)), key).partition("=")[0]
+        place = typed.replace(first, PLACES[first], 1)
+        return LabError(f"unknown key '{typed}'; did you mean {place}?")
+    prefix = f"{key.rpartition('.')[0]}." if dot else ""
+    siblings = list(node) if isinstance(node, DictConfig) and not node._is_none() else []
+    known = {f"{prefix}{name}" for name in [*siblings, *(() if prefix else groups)]} - {"hydra"}
+    return unknown("key", key, known) if known else None
+
+
+def _as_said(error: Exception, words: Sequence[str]) -> LabError:
+    """Hydra's own words in one line, with their cause, which may be the one that names the key."""
+    text, cause = (" ".join(str(part or "").split()) for part in (error, error.__cause__))
+    text = text if cause in text else f"{text}; {cause}".lstrip("; ")
+    text = text or f"{type(error).__name__} in its yaml"
+    if isinstance(error, OverrideParseException):
+        words = [error.override]
+    elif "integer string conversion" in text:  # a number of more digits than Python reads
+        words = [max(words, key=len)]
+    if any(word in text for word in words):
+        return LabError(text)
+    where = " ".join(words)
+    return LabError(f"{where if len(where) <= 200 else f'{where[:197]}...'}: {text}")
 
 
 def composed(*overrides: str) -> DictConfig:
     """conf/config.yaml with overrides as one would type them; Hydra's own section included.
 
     Raises:
-        LabError: what Hydra says is wrong.
+        LabError: what does not compose.
     """
     # A copy that has its own root: nobody changes the one that is kept.
     return _composed(overrides, _stamps()).copy()
+
+
+def alone(group: str, name: str) -> DictConfig:
+    """One file of a group with what its own defaults name, without the rest of conf/.
+
+    Raises:
+        LabError: what does not compose.
+    """
+    return _alone(group, name, _stamps()).copy()
 
 
 def _stamps() -> tuple[tuple[Path, int], ...]:
@@ -94,37 +275,29 @@ def _stamps() -> tuple[tuple[Path, int], ...]:
     return tuple(sorted((path, path.stat().st_mtime_ns) for path in files))
 
 
-def alone(group: str, name: str) -> DictConfig:
-    """One file of a group with what its own defaults name, without the rest of conf/.
-
-    Raises:
-        LabError: what Hydra says is wrong.
-    """
-    return _alone(group, name, _stamps()).copy()
-
-
 @lru_cache(maxsize=256)
 def _alone(group: str, name: str, stamps: object) -> DictConfig:
-    own = loader()
-    repository = CachingConfigRepository(own.repository)
-    try:
-        found = create_defaults_list(repository, f"{group}/{name}", [], False, False)
-        config = own._compose_config_from_defaults_list(found.defaults, repository)
-    # A yaml that is none raises what it likes in Hydra's code, AssertionError included.
-    except Exception as error:
-        told = " ".join(str(error).split()) or f"{type(error).__name__} in its yaml"
-        raise LabError(f"{group}={name}: {told}") from error
+    config = Loader().load_file(group, name)
     guard.check_values(config)
     return config
 
 
 @lru_cache(maxsize=256)
 def _composed(overrides: tuple[str, ...], stamps: object) -> DictConfig:
-    try:
-        config = loader().load_configuration(
-            CONFIG, list(overrides), run_mode=RunMode.RUN, from_shell=False
-        )
-    except (HydraException, OmegaConfBaseException) as error:
-        raise LabError(f"{' '.join(overrides)}: {' '.join(str(error).split())}") from error
+    loader = Loader()
+    config = loader.load_configuration(
+        CONFIG, list(overrides), run_mode=RunMode.RUN, from_shell=False
+    )
     guard.check_values(config)
     return config
+
+
+def parsed(words: Sequence[str]) -> list[Any]:
+    """Overrides as Hydra parses them, choices that sweep over a group's files included.
+
+    Raises:
+        LabError: words that are none.
+    """
+    loader = Loader()
+    with loader._explained(words):
+        return OverridesParser.create(loader).parse_overrides(list(words))

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from sclip_lab.core.call import installed
+from sclip_lab.core.functions import installed
 
 PACKAGE = Path(__file__).resolve().parents[1]
 VARIABLE = "SCLIP_LAB_CONF"  # folders of one's own, separated as in PATH

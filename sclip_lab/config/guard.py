@@ -7,21 +7,15 @@ processes run (shell lines, environment) only from Hydra's own groups or the com
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.plugins import Plugins
-from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from sclip_lab.core.call import allowed
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import allowed
 from sclip_lab.core.values import shown
 
 LARGEST, DEEPEST, REPEATED = 1_000_000, 50, 20  # of a yaml: bytes, levels, anchors and aliases
@@ -50,8 +44,8 @@ def check_values(config: Any) -> None:
     for key, value in _leaves(content):
         if key.startswith("hydra."):
             continue
-        for found in _REFERENCE.finditer(value):
-            name, end = found[1].strip(), found[2]
+        for reference in _REFERENCE.finditer(value):
+            name, end = reference[1].strip(), reference[2]
             if end == "$":
                 raise LabError(f"{key}: {value!r} builds a reference from another; name it plainly")
             if name.split(".")[0] == "hydra" or (end == ":" and name not in RESOLVERS):
@@ -59,7 +53,7 @@ def check_values(config: Any) -> None:
                     f"{key}: {value!r} uses '{name}', which no yaml may; known: "
                     f"{', '.join(RESOLVERS)} (the shell can put it in: {key}=$VARIABLE)"
                 )
-            if name == "oc.env" and not _OWN_VARIABLE.match(value, found.end()):
+            if name == "oc.env" and not _OWN_VARIABLE.match(value, reference.end()):
                 raise LabError(
                     f"{key}: {value!r} reads the environment; only SCLIP_LAB_* are read "
                     f"(the shell can put it in: {key}=$VARIABLE)"
@@ -81,22 +75,33 @@ def check_hydra(config: DictConfig) -> None:
     section = OmegaConf.to_container(config.hydra)
     for key, value in _leaves(section, "hydra."):
         known = _STREAM if "ext:" in value else _CALLED.get(key.rpartition(".")[2])
-        mine = any(value.startswith(f"{module}.") for module in allowed())
-        if known and not mine and not known.fullmatch(value):
+        of_user = value.startswith(tuple(f"{module}." for module in allowed()))
+        if known and not of_user and not known.fullmatch(value):
             raise LabError(f"{key}: '{value}' is neither Hydra's nor of an allowed module")
 
 
-def install() -> None:
-    """Check every configuration that Hydra loads from here on, before it uses it."""
-    # Hydra loads its plug-ins' files again: the class that it uses is only to be had from it.
-    Plugins.instance()
-    source: Any = SourcesRegistry.instance().resolve("file")
-    if not hasattr(source.load_config, "unchecked"):
-        source.load_config = _bounded(source.load_config)
-    if not hasattr(ConfigLoaderImpl.load_configuration, "unchecked"):
-        ConfigLoaderImpl.load_configuration = _checked(  # type: ignore[method-assign]
-            ConfigLoaderImpl.load_configuration
-        )
+def commands_in(config: DictConfig) -> dict[str, Any]:
+    """What a configuration has a job's processes run: shell lines, environment, sbatch options."""
+    settings = {key: OmegaConf.select(config, key) for key in _RUN}
+    return {key: value for key, value in settings.items() if value}
+
+
+def check_commands(commands: Mapping[str, Any], usual: DictConfig) -> None:
+    """That commands come from Hydra's own groups or the command line.
+
+    Args:
+        commands: of `commands_in`.
+        usual: the configuration of those groups and words alone.
+
+    Raises:
+        LabError: another yaml sets them.
+    """
+    for key, value in commands.items():
+        if value != OmegaConf.select(usual, key):
+            raise LabError(
+                f"{key} is set by a yaml that is none of Hydra's; what a job runs is typed, or "
+                "stands in a file of conf/hydra/launcher"
+            )
 
 
 def check_file(path: Path) -> None:
@@ -120,60 +125,6 @@ def check_file(path: Path) -> None:
         raise LabError(f"{path}: nested more than {DEEPEST} levels deep")
     if len(_REPEATED.findall(text)) > REPEATED:
         raise LabError(f"{path}: more than {REPEATED} anchors (&) and aliases (*)")
-
-
-def _bounded(load: Callable[..., Any]) -> Callable[..., Any]:
-    """Check a file before it is parsed. What was parsed is kept: each job of a sweep reads some
-    twenty files, most of them the same."""
-    kept: dict[tuple[Any, ...], Any] = {}
-
-    def load_config(self: Any, config_path: str) -> Any:
-        path = Path(self.path) / self._normalize_file_name(config_path)
-        if not path.exists():
-            return load(self, config_path)
-        stamp = path.stat()
-        key = (type(self), self.provider, str(path), config_path, stamp.st_mtime_ns, stamp.st_size)
-        if key not in kept:
-            try:
-                check_file(path)
-            except LabError as error:
-                raise CompactHydraException(f"error: {error}") from None
-            kept[key] = load(self, config_path)
-        return copy.deepcopy(kept[key])  # Hydra changes what it gets
-
-    load_config.unchecked = load  # type: ignore[attr-defined]
-    return load_config
-
-
-def _checked(load: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
-    def load_configuration(
-        self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *args: Any, **kw: Any
-    ) -> DictConfig:
-        try:
-            config = load(self, config_name, overrides, *args, **kw)
-        except (HydraException, OmegaConfBaseException):
-            raise
-        # A yaml that is none, or whose values are of other types than Hydra's code expects.
-        except Exception as error:
-            told = " ".join(f"{error or type(error).__name__}".split())
-            raise CompactHydraException(f"error: {' '.join(overrides)}: {told}") from error
-        try:
-            check_hydra(config)
-        except LabError as error:  # Hydra prints this kind without a traceback
-            raise CompactHydraException(f"error: {error}") from None
-        if running := [key for key in _RUN if OmegaConf.select(config, key)]:
-            hydras = [word for word in overrides if word.lstrip("+~").startswith("hydra")]
-            usual = load(self, config_name, hydras, *args, **kw)
-            for key in running:
-                if OmegaConf.select(config, key) != OmegaConf.select(usual, key):
-                    raise CompactHydraException(
-                        f"error: {key} is set by a yaml that is none of Hydra's; what a job runs "
-                        "is typed, or stands in a file of conf/hydra/launcher"
-                    )
-        return config
-
-    load_configuration.unchecked = load  # type: ignore[attr-defined]
-    return load_configuration
 
 
 def _is_file_name(text: str) -> bool:

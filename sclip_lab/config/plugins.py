@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sclip_lab.config.folders import VARIABLE, add_folder
-from sclip_lab.core import call
+from sclip_lab.core import functions
 from sclip_lab.core.errors import LabError
 
 
@@ -32,7 +32,7 @@ def allow(*modules: str, conf: str | Path | None = None) -> None:
     Raises:
         LabError: not the name of a module, or no such folder.
     """
-    call.allow(*modules)
+    functions.allow(*modules)
     if conf is not None:
         _add_folder(Path(conf))
 
@@ -45,10 +45,10 @@ def enter(arguments: Sequence[str]) -> None:
         LabError: not the name of a module.
     """
     modules, folders = _typed(arguments)
-    call.allow(*modules)
+    functions.allow(*modules)
     for module in modules:
         _make_importable(module)
-    _extend(call.VARIABLE, modules, ",")
+    _extend(functions.VARIABLE, modules, ",")
     _extend(VARIABLE, [str(folder.absolute()) for folder in folders], os.pathsep)
 
 
@@ -59,7 +59,7 @@ def check(named: Iterable[str]) -> None:
         LabError: one comes from a yaml.
     """
     for module in named:
-        if module not in call.allowed():
+        if module not in functions.allowed():
             raise LabError(
                 f"plugins: '{module}' is named by a yaml; if you trust it, type plugins=[{module}]"
             )

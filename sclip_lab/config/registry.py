@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sclip_lab.attention.variant import Variant, build
-from sclip_lab.config.composition import PLACES, alone, composed
+from sclip_lab.attention.variant import PARTS, Variant, build
+from sclip_lab.config.composition import PLACES, alone, composed, plain_config
 from sclip_lab.config.folders import conf_dir as conf_dir
 from sclip_lab.config.folders import names
-from sclip_lab.config.plain_config import plain_config
-from sclip_lab.core.call import bind, locate, overridden
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.functions import bind, locate, overridden
 from sclip_lab.core.values import shown
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.base import build as build_dataset
@@ -24,8 +23,6 @@ from sclip_lab.segmentation.protocol import build as build_protocol
 if TYPE_CHECKING:
     from sclip_lab.network.backbone import Backbone
     from sclip_lab.network.guidance import Guide
-
-NESTED = ("prior", "mix", "repair", "entry", "hidden")
 
 
 def load_group(
@@ -90,11 +87,12 @@ def load_attention(
     Raises:
         LabError: unknown name, key or value.
     """
-    choices = {f"attention/{key}": _pop_name(overrides, key) for key in NESTED}
-    given = load_group(
-        "attention", name, overrides, choices=_given(choices), dataset=dataset, protocol=protocol
+    parts = _named(overrides, PARTS)
+    choices = {f"attention/{part}": choice for part, choice in parts.items()}
+    config = load_group(
+        "attention", name, overrides, choices=choices, dataset=dataset, protocol=protocol
     )
-    return build(given, name)
+    return build(config, name)
 
 
 def load_dataset(name: str, **overrides: Any) -> Dataset:
@@ -182,23 +180,13 @@ def load_protocol(name: str, dataset: str | None = None, **overrides: Any) -> Pr
     Raises:
         LabError: unknown name, field or value.
     """
-    choices = {kind: _pop_name(overrides, kind) for kind in PLACES}
-    given = load_group("protocol", name, overrides, choices=_given(choices), dataset=dataset)
-    return build_protocol(given)
+    choices = _named(overrides, PLACES)
+    return build_protocol(load_group("protocol", name, overrides, choices=choices, dataset=dataset))
 
 
-def load_part(kind: str, name: str) -> dict[str, Any]:
-    """A file of conf/attention/prior, mix or repair."""
-    return load_group(f"attention/{kind}", name)
-
-
-def _pop_name(overrides: dict[str, Any], key: str) -> str | None:
-    """An override that names a file instead of giving values."""
-    return overrides.pop(key) if isinstance(overrides.get(key), str) else None
-
-
-def _given(choices: Mapping[str, str | None]) -> dict[str, str]:
-    return {kind: name for kind, name in choices.items() if name is not None}
+def _named(overrides: dict[str, Any], keys: Iterable[str]) -> dict[str, str]:
+    """Take the overrides out that name a file instead of giving values."""
+    return {key: overrides.pop(key) for key in keys if isinstance(overrides.get(key), str)}
 
 
 def variant_label(variant: Variant, protocol: str | None = None, dataset: str | None = None) -> str:
@@ -212,9 +200,10 @@ def variant_label(variant: Variant, protocol: str | None = None, dataset: str | 
         return variant.name
     usual = _usual(variant.name, protocol, dataset)
     # What the file leaves to the user has no usual value, and differs from any.
-    left = {key: variant.config.get(key) for key, value in usual.items() if value == "???"}
-    before = {**build({**usual, **left}, variant.name).config, **dict.fromkeys(left)}
-    changed = _differences(before, variant.config)
+    open_keys = [key for key, value in usual.items() if value == "???"]
+    filled = {**usual, **{key: variant.config.get(key) for key in open_keys}}
+    before = {**build(filled, variant.name).config, **dict.fromkeys(open_keys)}
+    changed = list(_differences(before, variant.config))
     return f"{variant.name}({', '.join(changed)})" if changed else variant.name
 
 
@@ -227,15 +216,16 @@ def _usual(name: str, protocol: str | None, dataset: str | None) -> dict[str, An
     return plain_config(config.attention)
 
 
-def _differences(usual: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key, value in given.items():
+def _differences(
+    usual: Mapping[str, Any], config: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    """The values of ``config`` that are not the usual ones, as a label says them."""
+    for key, value in config.items():
         before = usual.get(key)
         if isinstance(value, Mapping) and isinstance(before, Mapping):
-            found += _differences(before, value, f"{prefix}{key}.")
+            yield from _differences(before, value, f"{prefix}{key}.")
         elif isinstance(value, Mapping) and "_target_" in value:
-            own = ", ".join(f"{k}={v}" for k, v in value.items() if k != "_target_")
-            found.append(f"{prefix}{key}={str(value['_target_']).rpartition('.')[2]}[{own}]")
+            parameters = ", ".join(f"{k}={v}" for k, v in value.items() if k != "_target_")
+            yield f"{prefix}{key}={str(value['_target_']).rpartition('.')[2]}[{parameters}]"
         elif value != before:
-            found.append(f"{prefix}{key}={value}")
-    return found
+            yield f"{prefix}{key}={value}"

@@ -3,7 +3,6 @@
 Hydra's own sweeper multiplies everything with everything. An ablation is rather a list of curves:
 sharpened attention over temperatures, local attention over windows, vanilla once. In a preset::
 
-    defaults: [override /hydra/sweeper: union]
     hydra:
       sweeper:
         grids:
@@ -18,23 +17,29 @@ for those keys that a grid says it has to ``keep``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sclip_lab.config.plain_config import plain_config
+from sclip_lab.config.composition import composed, parsed, plain_config
+from sclip_lab.config.folders import names
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.values import shown
 
 ABOUT = ("when", "unless", "keep")  # keys of a grid that are no overrides
 
 
-class UnionSweeper(BasicSweeper):
-    """Hydra's sweeper over ``grids``; see the top of the file.
+class UnionSweeper(Sweeper):
+    """See the top of the file.
 
     Args:
         grids: each maps keys to comma-separated values, with ``when`` and ``unless``.
@@ -45,68 +50,84 @@ class UnionSweeper(BasicSweeper):
     def __init__(
         self,
         grids: Sequence[Mapping[str, Any]] = (),
-        params: dict[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
         max_batch_size: int | None = None,
     ) -> None:
-        # Not by super(): Hydra loads its plugins' files again, and the class that its __init__
-        # names is then another one.
-        self.overrides = None
-        self.batch_index = 0
-        self.max_batch_size = max_batch_size
-        self.params = dict(params or {})
-        self.hydra_context = None
-        self.config = None
-        self.launcher = None
-        self.grids = plain_config(grids)
-
-    def split_arguments(  # type: ignore[override]
-        self, overrides: list[Override], max_batch_size: int | None
-    ) -> list[list[list[str]]]:
-        assert self.config is not None
         if max_batch_size is not None and (type(max_batch_size) is not int or max_batch_size < 1):
             raise LabError(
                 f"hydra.sweeper.max_batch_size: {shown(max_batch_size)} must be 1 or more, or null"
             )
-        jobs = _union(self.grids, overrides, plain_config(self.config.hydra.runtime.choices))
-        return [list(chunk) for chunk in self.split_overrides_to_chunks(jobs, max_batch_size)]
+        self.max_batch_size = max_batch_size
+        self.grids = plain_config(grids)
+        self.params = dict(params or {})
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.config = config
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> list[Any]:
+        """Write multirun.yaml as Hydra's own sweeper does, and launch all jobs."""
+        assert self.config is not None
+        choices = plain_config(self.config.hydra.runtime.choices)
+        jobs = expand(self.grids, [*_lines(self.params), *arguments], choices)
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        size = self.max_batch_size or max(len(jobs), 1)
+        starts = range(0, len(jobs), size)
+        returns = [self.launcher.launch(jobs[start : start + size], start) for start in starts]
+        for job in itertools.chain(*returns):
+            _ = job.return_value  # raises the error of a job that failed
+        return returns
 
 
 def expand(
-    grids: Sequence[Mapping[str, Any]], arguments: Iterable[str], choices: Mapping[str, Any]
+    grids: Sequence[Mapping[str, Any]], words: Sequence[str], choices: Mapping[str, Any]
 ) -> list[list[str]]:
     """The jobs' overrides.
 
     Args:
         grids: see the top of the file.
-        arguments: overrides that come before the grids' values; commas sweep.
-        choices: of groups where neither grid nor arguments say.
+        words: overrides that come before the grids' values; commas sweep.
+        choices: of groups where neither grid nor words say.
+
+    Raises:
+        LabError: words that are no overrides, or grids that are none.
     """
-    return _union(grids, OverridesParser.create().parse_overrides(list(arguments)), choices)
-
-
-def _union(
-    grids: Sequence[Mapping[str, Any]], typed: list[Override], choices: Mapping[str, Any]
-) -> list[list[str]]:
     _check(grids)
-    parser = OverridesParser.create()
+    typed = parsed(words)
     jobs: dict[tuple[str, ...], None] = {}
     for grid in grids or [{}]:
-        texts = [f"{key}={value}" for key, value in grid.items() if key not in ABOUT]
         kept = str(grid.get("keep", "")).split(",")
-        given = [o for o in typed if o.get_key_element() not in kept]
-        (product,) = BasicSweeper.split_arguments([*parser.parse_overrides(texts), *given], None)
-        for job in product:
-            words = dict(text.split("=", 1) for text in job)
-            own = {o.get_key_element(): str(o.input_line).partition("=")[2] for o in typed}
-            asked = {key: value if key in kept else words[key] for key, value in own.items()}
-            chosen = {**choices, **asked}
-            fits = all(_matches(chosen, key, value) for key, value in grid.get("when", {}).items())
-            ruled_out = any(
-                _matches(chosen, key, value) for key, value in grid.get("unless", {}).items()
-            )
-            if fits and not ruled_out:
-                jobs[tuple(job)] = None
+        lines = parsed(_lines({k: v for k, v in grid.items() if k not in ABOUT}))
+        lines += [override for override in typed if override.get_key_element() not in kept]
+        values = {override.get_key_element(): _values(override) for override in lines}
+        asked = {o.get_key_element(): str(o.input_line).partition("=")[2] for o in typed}
+        for combination in itertools.product(*values.values()):
+            job = dict(zip(values, combination, strict=True))
+            chosen = {**choices, **{k: v if k in kept else job[k] for k, v in asked.items()}}
+            fits = [_matches(chosen, *one) for one in grid.get("when", {}).items()]
+            excluded = [_matches(chosen, *one) for one in grid.get("unless", {}).items()]
+            if all(fits) and not any(excluded):
+                jobs[tuple(_lines(job))] = None
     return [list(job) for job in jobs]
+
+
+def _lines(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def _values(override: Override) -> list[str]:
+    """The texts that an override sweeps over, or its one."""
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    if not override.is_discrete_sweep():
+        raise LabError(f"{override.input_line}: not a list or range of values to sweep over")
+    return list(override.sweep_string_iterator())
 
 
 def _check(grids: Any) -> None:
@@ -129,3 +150,45 @@ def _check(grids: Any) -> None:
 
 def _matches(chosen: Mapping[str, Any], key: str, pattern: str) -> bool:
     return fnmatchcase(str(chosen.get(key)), pattern)
+
+
+def sweep(words: Sequence[str]) -> list[DictConfig]:
+    """The configurations of ``sclip-lab evaluate -m <words>`` without launching them, with as much
+    of Hydra's own section as specs are made from.
+
+    Hydra composes a job in a tenth of a second, and a report has some two hundred. So each choice
+    of groups is composed once, and values are set in a copy of it, as Hydra does at the end.
+
+    Args:
+        words: Hydra overrides; commas sweep.
+
+    Raises:
+        LabError: they do not compose.
+    """
+    typed = parsed(words)
+    presets = [str(o.input_line) for o in typed if o.key_or_group == "experiment"]
+    others = [o for o in typed if o.key_or_group != "experiment"]
+    fixed = [str(o.input_line) for o in others if not o.is_sweep_override()]
+    hydra = composed(*presets, *fixed).hydra
+    lines = _lines(plain_config(hydra.sweeper.get("params")) or {})
+    lines += [str(override.input_line) for override in others]
+    grids = plain_config(hydra.sweeper.get("grids")) or []
+    jobs = expand(grids, lines, plain_config(hydra.runtime.choices))
+    return [_job(presets, parsed(job)) for job in jobs]
+
+
+def _job(presets: list[str], overrides: list[Override]) -> DictConfig:
+    values = [override for override in overrides if _sets_a_value(override)]
+    groups = [str(override.input_line) for override in overrides if override not in values]
+    config = composed(*presets, *groups)
+    task = [*presets, *(str(override.input_line) for override in overrides)]
+    choices = plain_config(config.hydra.runtime.choices)
+    with open_dict(config):
+        config.hydra = {"runtime": {"choices": choices}, "overrides": {"task": task}}
+    for override in values:
+        OmegaConf.update(config, override.get_key_element(), override.value(), merge=True)
+    return config
+
+
+def _sets_a_value(override: Override) -> bool:
+    return not names(override.key_or_group) and override.type == OverrideType.CHANGE

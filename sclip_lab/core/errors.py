@@ -1,14 +1,18 @@
-"""The one error a user meets: what is wrong, where, and what would be right."""
+"""Errors as a user meets them: bad input in one line, a bug with its traceback."""
 
 from __future__ import annotations
 
 import difflib
+import os
+import traceback
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 # Line breaks and other control letters, and what is no letter at all.
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
+_LONGEST = 1500
 
 
 class LabError(ValueError):
@@ -17,6 +21,14 @@ class LabError(ValueError):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(one_line(str(message)))
+
+
+class CrashError(LabError):
+    """A function of the user's or of this package raised an error that is no `LabError`.
+
+    That is a bug. The message says where it happened, and ``__cause__`` is the error itself, whose
+    traceback the user sees.
+    """
 
 
 def one_line(text: str) -> str:
@@ -34,8 +46,8 @@ def one_line(text: str) -> str:
 
 def printable(name: str) -> str:
     """A name in one line of bounded length: line breaks and the like as escapes."""
-    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name[:200])
-    return shown if len(name) <= 200 else f"{shown[:197]}..."
+    text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name[:200])
+    return text if len(name) <= 200 else f"{text[:197]}..."
 
 
 @contextmanager
@@ -58,3 +70,59 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> LabError:
     # A list longer than a screen hides the suggestion.
     listing = ", ".join(known) if len(known) <= 60 else f"{len(known)} names"
     return LabError(f"unknown {kind} '{name}'{hint} (known: {listing or 'none'})")
+
+
+def describe(error: BaseException) -> str:
+    """Any error in one line: what is wrong, and with which file where the system says so."""
+    if isinstance(error, LabError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        names = [os.fsdecode(n) for n in (error.filename, error.filename2) if n is not None]
+        return ": ".join([*([" -> ".join(map(_short, names))] if names else []), error.strerror])
+    if isinstance(error, ValueError) and isinstance(error.__cause__, OSError):
+        return describe(error.__cause__)  # logging's words for a log that cannot be opened
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    if isinstance(error, UnicodeEncodeError):
+        name = _short(ascii(error.object))
+        return f"{name} holds letters that cannot be written ({error.reason})"
+    text = _short(" ".join(str(error).split()))
+    return f"configuration: {text}" if _of_hydra(error) else f"{type(error).__name__}: {text}"
+
+
+def bug_behind(error: BaseException) -> BaseException | None:
+    """The error whose traceback shows a bug of the user's code or of this package's; None for bad
+    input, and for what the machine lacks (a disk, memory)."""
+    chain: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in chain:
+        chain.append(following)
+        following = following.__cause__ or following.__context__
+    if not isinstance(error, LabError):
+        return None if _of_machine(error) or _of_hydra(error) else error
+    for outer, inner in pairwise(chain):
+        if isinstance(outer, CrashError) and not isinstance(inner, LabError):
+            return inner
+    return None
+
+
+def traceback_of(error: BaseException, always: bool = False) -> str:
+    """The traceback of `bug_behind`, ending in the line that raised; "" where there is none, or
+    the error's own if ``always``."""
+    bug = bug_behind(error) or (error if always else None)
+    return "" if bug is None else "".join(traceback.format_exception(bug)).rstrip()
+
+
+def _of_hydra(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in ("hydra", "omegaconf", "antlr4")
+
+
+def _of_machine(error: BaseException) -> bool:
+    logged = isinstance(error, ValueError) and isinstance(error.__cause__, OSError)
+    missing = isinstance(error, OSError) and error.strerror is not None
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return logged or missing or memory or isinstance(error, UnicodeEncodeError)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:1000]}...{text[-400:]}"

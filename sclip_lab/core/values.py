@@ -10,7 +10,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, Union
 
 from sclip_lab.core.errors import LabError
@@ -26,7 +26,7 @@ _LONGEST = 80
 LARGEST_SEED = 2**63 - 1  # of torch's generators
 
 
-def check(key: str, value: Any, wanted: Any) -> None:
+def check(key: str, value: Any, annotation: Any) -> None:
     """Refuse a value of another type than an annotation's, and numbers that are not finite.
 
     >>> check("logit_scale", float("nan"), float)
@@ -36,18 +36,16 @@ def check(key: str, value: Any, wanted: Any) -> None:
     Args:
         key: what the user calls it.
         value: from yaml: None, bool, int, float, str, list, tuple or mapping.
-        wanted: a type of these, a union of such, Sequence, Mapping or Literal; of any other
-            annotation only the finiteness of numbers is checked.
+        annotation: a type of these, a union of such, Sequence, Mapping or Literal; any other class
+            is compared by isinstance, and any other annotation allows all finite values.
 
     Raises:
         LabError: naming key, value and what would be right.
     """
-    if _is(value, wanted):
-        return
-    inner = _endless(value) if isinstance(value, Mapping | list | tuple) else None
-    if inner is not None and _is(_finite_ones(value), wanted):  # not the whole mapping around it
-        raise LabError(f"{key}{inner[0]}: {inner[1]} must be a finite number")
-    raise LabError(f"{key}: {shown(value)} must be {_described(wanted)}")
+    for inner, number in _not_finite(value, key):
+        raise LabError(f"{inner}: {number} must be a finite number")
+    if not _fits(value, annotation):
+        raise LabError(f"{key}: {shown(value)} must be {_described(annotation)}")
 
 
 def check_arguments(
@@ -105,85 +103,58 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _is(value: Any, wanted: Any) -> bool:
-    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+def _fits(value: Any, annotation: Any) -> bool:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return _is(value, arguments[0])
+        return _fits(value, arguments[0])
     if origin in (Union, types.UnionType):
-        return any(_is(value, one) for one in arguments)
+        return any(_fits(value, one) for one in arguments)
     if origin is Literal:
         return value in arguments
-    if wanted in (None, type(None)):
+    if annotation in (None, type(None)):
         return value is None
-    if wanted is bool:
-        return isinstance(value, bool)
-    if wanted is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if wanted is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
-    if wanted is str:
-        return isinstance(value, str)
-    if wanted is Any:
-        return _finite(value)
-    kind = origin or wanted
-    if isinstance(kind, type) and kind in (tuple, list, Sequence, Collection):
-        return _is_sequence(value, kind, arguments)
-    if isinstance(kind, type) and kind in (dict, Mapping):
+    kind = origin or annotation
+    if not isinstance(kind, type) or kind in (object, Any):
+        return True
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    if kind in (tuple, list, Sequence, Collection):
+        return _fits_sequence(value, kind, arguments)
+    if kind in (dict, Mapping):
         element = arguments[1] if len(arguments) == 2 else Any
-        return isinstance(value, Mapping) and all(_is(one, element) for one in value.values())
-    if isinstance(kind, type) and kind is not object:
-        return isinstance(value, kind)
-    return _finite(value)
+        return isinstance(value, Mapping) and all(_fits(one, element) for one in value.values())
+    return isinstance(value, kind)
 
 
-def _is_sequence(value: Any, kind: type, arguments: tuple[Any, ...]) -> bool:
+def _fits_sequence(value: Any, kind: type, arguments: tuple[Any, ...]) -> bool:
     if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
         return False
     if kind is tuple and arguments and arguments[-1] is not Ellipsis:
-        pairs = zip(value, arguments, strict=False)
-        return len(value) == len(arguments) and all(_is(one, kind) for one, kind in pairs)
-    element = arguments[0] if arguments else Any
-    return all(_is(one, element) for one in value)
+        return len(value) == len(arguments) and all(map(_fits, value, arguments))
+    return all(_fits(one, arguments[0] if arguments else Any) for one in value)
 
 
-def _finite(value: Any) -> bool:
-    """Whether all numbers in a value are."""
-    return _endless(value) is None
+def _not_finite(value: Any, key: str) -> Iterator[tuple[str, float]]:
+    """The numbers in a value that are not finite, with the keys that lead to them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield key, value
+    elif isinstance(value, Mapping | list | tuple):
+        parts = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for name, part in parts:
+            yield from _not_finite(part, f"{key}.{name}")
 
 
-def _finite_ones(value: Any) -> Any:
-    """A value with 0 for numbers that are not finite."""
-    if isinstance(value, Mapping):
-        return {key: _finite_ones(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_finite_ones, value))
-    return value if _finite(value) else 0.0
-
-
-def _endless(value: Any, key: str = "") -> tuple[str, float] | None:
-    """The first number in a value that is not finite, behind the key that leads to it."""
-    if isinstance(value, float):
-        return None if math.isfinite(value) else (key, value)
-    parts: Any = ()
-    if isinstance(value, Mapping):
-        parts = value.items()
-    elif isinstance(value, list | tuple):
-        parts = enumerate(value)
-    found = (_endless(part, f"{key}.{name}") for name, part in parts)
-    return next((one for one in found if one is not None), None)
-
-
-def _described(wanted: Any) -> str:
-    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+def _described(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return _described(arguments[0])
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(_described(one) for one in arguments))
     if origin is Literal:
         return " or ".join(map(repr, arguments))
-    if wanted in _WORDS:
-        return _WORDS[wanted]
-    kind = origin or wanted
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    kind = origin or annotation
     if isinstance(kind, type) and kind in (tuple, list, Sequence, Collection):
         if kind is tuple and arguments and arguments[-1] is not Ellipsis:
             return f"a list of {len(arguments)}: {', '.join(map(_described, arguments))}"
@@ -191,4 +162,4 @@ def _described(wanted: Any) -> str:
     if isinstance(kind, type) and kind in (dict, Mapping):
         of = _described(arguments[1]) if len(arguments) == 2 and arguments[1] is not Any else None
         return "a mapping" + (f" to {of}" if of else "")
-    return "finite" if wanted is Any else f"a {getattr(wanted, '__name__', wanted)}"
+    return f"a {getattr(annotation, '__name__', annotation)}"

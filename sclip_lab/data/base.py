@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sclip_lab.core.call import locate
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.functions import locate
 from sclip_lab.core.values import check_arguments
 from sclip_lab.data.vocabulary import Vocabulary
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sclip_lab.core import call
+from sclip_lab.core import functions
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.diagnostics import (
     attention,
@@ -398,7 +398,7 @@ def find(name: str) -> Measure:
     module_name, _, attribute = str(name).rpartition(".")
     if not module_name:
         raise unknown("measure", name, MEASURES)
-    if not any(f"{module_name}.".startswith(f"{known}.") for known in call.allowed()):
+    if not any(f"{module_name}.".startswith(f"{known}.") for known in functions.allowed()):
         raise LabError(
             f"diagnostics.measures: '{module_name}' is not an allowed module. Allow it with "
             f"plugins=[{module_name}]"

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError
+from sclip_lab.core.errors import CrashError, LabError, describe
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.network.backbone import Backbone
@@ -34,7 +34,7 @@ def framed(sample: Sample, protocol: Protocol) -> Sample:
     return replace(sample, image=image, mask=photos.centre(sample.mask, protocol))
 
 
-class PhotoError(LabError):
+class PhotoError(CrashError):
     """A photo or its mask cannot be used, whatever the variant.
 
     Attributes:
@@ -43,9 +43,10 @@ class PhotoError(LabError):
 
     def __init__(self, dataset: str, image: str, reason: Exception | str) -> None:
         self.image = image
-        where = f"data set {dataset}, image {image}"
+        text = describe(reason) if isinstance(reason, Exception) else reason
         # What names a file of its own says more than the data set's name for it.
-        super().__init__(f"{reason}" if image in str(reason) else f"{where}: {reason}")
+        super().__init__(text if image in text else f"data set {dataset}, image {image}: {text}")
+        self.__cause__ = reason if isinstance(reason, Exception) else None
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,9 @@ class Loader:
                     try:
                         with self.timings.measure("waiting for photos"):
                             photo = future.result()
-                    except (LabError, OSError) as error:
+                    except MemoryError:
+                        raise
+                    except Exception as error:  # a data set of the user's may raise anything
                         self.failed(
                             names[index], PhotoError(self.dataset.name, names[index], error)
                         )

@@ -270,6 +270,8 @@ class _Pass:
         """Summarise one batch of photos for readouts that read other photos."""
         failures = self.recorder.failures
         groups = self._by_variant(s for s in self.references.specs if s.key not in failures)
+        if not groups:
+            return
         windows = self._windows(photos, len(groups))
         collected = Collected(windows)
         for index, chunk, encoded in self._encoded(windows, photos, groups):
@@ -297,6 +299,8 @@ class _Pass:
             return observed or readout.sees_photo or readout.reads_windows
 
         groups = self._by_variant(missing(recorder.specs))
+        if not groups:  # all have failed before
+            return
         windows = self._windows(photos, len(groups))
         collected, parts = Collected(windows), list(zip(names, windows.parts, strict=True))
         # By variant and what makes readouts' logits equal: those of each chunk so far.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core import signals
-from sclip_lab.core.errors import LabError
+from sclip_lab.core.errors import CrashError, LabError, describe, traceback_of
 from sclip_lab.core.timings import Timings
 from sclip_lab.evaluation.loader import Photo, PhotoError
 from sclip_lab.evaluation.spec import Spec
@@ -26,7 +26,7 @@ FLUSH_SECONDS = 10.0
 FLUSH_IMAGES = 64
 
 
-class SpecError(LabError):
+class SpecError(CrashError):
     """One spec cannot be computed, whatever the others do."""
 
 
@@ -95,6 +95,7 @@ class Recorder:
         self.timings = timings
         self.skip = skip
         self.failures: dict[str, SpecError] = {}
+        self._crashed: set[str] = set()
         self.uncounted = {s.key: set(names) - store.done(s) for s in specs}
         self.unobserved = [
             {s.key: o.pending(store, s) & set(names) for s in specs} for o in observers
@@ -154,10 +155,12 @@ class Recorder:
         causes = (error, error.__cause__)
         if any(isinstance(e, OSError | MemoryError | torch.OutOfMemoryError) for e in causes):
             raise error
-        failure = SpecError(f"{spec.label} on image {name}: {_told(error)}")
+        failure = SpecError(f"{spec.label} on image {name}: {describe(error)}")
         failure.__cause__ = error
-        log.debug("%s", failure, exc_info=error)
         if self.skip:
+            if spec.key not in self._crashed and (lines := traceback_of(failure)):
+                self._crashed.add(spec.key)  # the same bug on each photo is shown once
+                log.error("%s\n%s", failure, lines)
             self._leave_out(spec, name, error)
         else:
             self.failures.setdefault(spec.key, failure)
@@ -207,13 +210,9 @@ class Recorder:
         self.uncounted[spec.key].discard(name)
         for pending in self.unobserved:
             pending[spec.key].discard(name)
-        reason = _told(error)
+        reason = describe(error)
         if self._known_skips[spec.key].get(name) != reason:
             self._skips[spec.key].append({"image": [name], "reason": reason, "at": time.time()})
-
-
-def _told(error: Exception) -> str:
-    return str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
 
 
 def _counted(view: View) -> Mapping[str, Any]:

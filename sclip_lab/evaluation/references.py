@@ -1,6 +1,6 @@
 """What readouts learn from the other photos of a data set and their masks.
 
-A readout that is declared with `sclip_lab.core.kinds.reads_others` names a function that
+A readout that is declared with `sclip_lab.core.functions.reads_others` names a function that
 summarises one photo. All photos of the data set are summarised in one pass for all variants,
 before the pass over the photos that are asked for; a photo's logits then come from the summaries of
 all photos but itself. Which photos those are, the cell's key knows from the data set.

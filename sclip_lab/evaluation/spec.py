@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sclip_lab.attention.variant import Variant
-from sclip_lab.core.call import target_modules
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import target_modules
 from sclip_lab.core.identity import digest, of_code
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.vocabulary import Vocabulary

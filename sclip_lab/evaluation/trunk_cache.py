@@ -17,8 +17,8 @@ from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
 from sclip_lab.core import files
-from sclip_lab.core.call import target_modules
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import target_modules
 from sclip_lab.core.identity import digest, of_code
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset

@@ -190,12 +190,12 @@ class Context:
     @property
     def guidance(self) -> Guidance:
         """Features of a second network in the windows; for functions marked by
-        `sclip_lab.core.call.uses`."""
+        `sclip_lab.core.functions.uses`."""
         return self.scene.need_guidance("this attention")
 
     @property
     def text(self) -> Text:
-        """Texts of the protocol; for functions marked by `sclip_lab.core.call.uses`.
+        """Texts of the protocol; for functions marked by `sclip_lab.core.functions.uses`.
 
         Raises:
             LabError: there are none.

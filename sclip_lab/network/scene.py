@@ -131,7 +131,7 @@ class Scene:
         if self.placements is None:
             raise LabError(
                 "only some of the photo's windows are here; a function that looks at all of them "
-                'is declared with sclip_lab.core.call.uses("photo")'
+                'is declared with sclip_lab.core.functions.uses("photo")'
             )
         return self.placements
 

@@ -1,8 +1,7 @@
-"""One photo with several variants as a page: `explore`, and ``sclip-lab explore``."""
+"""One photo with several variants as a page: `explore`."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,42 +81,3 @@ def explore(
     with about(named):
         maps = look(backbone, image, labelled, vocabulary, protocol, mask, max_patches)
     return page(maps, title)
-
-
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Mount ``explore`` on the main parser's subparsers."""
-    parser = subparsers.add_parser(
-        "explore", help="one photo, several variants: where does every patch look? (a page)"
-    )
-    parser.add_argument("photo", type=Path)
-    parser.add_argument(
-        "--attention", default=",".join(ATTENTION), help="files of conf/attention, by commas"
-    )
-    parser.add_argument("--names", help='classes, for example "cat; grass,lawn; sky"')
-    parser.add_argument("--mask", type=Path, help="class ids of the truth, drawn as an outline")
-    parser.add_argument("--protocol", default="sclip", help="a file of conf/protocol")
-    parser.add_argument("--patches", type=int, default=28 * 28, help="at most so many")
-    parser.add_argument("--out", type=Path, help="the page (default: explore-<photo>.html)")
-    return parser
-
-
-def run(args: argparse.Namespace) -> int:
-    """Write the page and say where it is."""
-    import sclip_lab as lab
-    from sclip_lab.run import known_words
-
-    if args.patches < 1:
-        raise LabError(f"--patches {args.patches} must be 1 or more")
-    backbone = lab.load_backbone(
-        args.backbone, args.pretrained, checkpoint=args.checkpoint, seed=args.seed
-    )
-    if args.names and args.backbone == "patchwork_vit":
-        known_words.warn([name for name in args.names.split(";") if name.strip()])
-    chosen = [name.strip() for name in args.attention.split(",") if name.strip()]
-    made = explore(
-        args.photo, args.names, chosen, backbone, args.protocol, args.mask,
-        max_patches=args.patches,
-    )  # fmt: skip
-    out = made.save(args.out or Path(f"explore-{args.photo.stem}.html"))
-    print(f"{out} ({out.stat().st_size / 1e6:.1f} MB): open it in a browser")
-    return 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,8 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from sclip_lab import results
 from sclip_lab.attention.variant import build
 from sclip_lab.config import guard, plugins
-from sclip_lab.config.composition import PLACES
-from sclip_lab.config.plain_config import plain_config
+from sclip_lab.config.composition import PLACES, plain_config
 from sclip_lab.config.registry import (
     backbone_loader,
     load_group,
@@ -27,10 +27,10 @@ from sclip_lab.config.registry import (
     names,
     variant_label,
 )
-from sclip_lab.config.settings import check_settings
+from sclip_lab.config.schema import check_settings
 from sclip_lab.core import files
-from sclip_lab.core.call import bind
-from sclip_lab.core.errors import LabError
+from sclip_lab.core.errors import LabError, describe, traceback_of
+from sclip_lab.core.functions import bind
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset
 from sclip_lab.data.base import build as build_dataset
@@ -42,8 +42,7 @@ from sclip_lab.results.store import machines
 from sclip_lab.results.store.reading import SHORT
 from sclip_lab.results.store.store import Store
 from sclip_lab.results.table import expected
-from sclip_lab.run import collector, known_words, tracking
-from sclip_lab.run.ending import asked_for, told
+from sclip_lab.run import known_words, tracking
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.protocol import build as build_protocol
 
@@ -52,10 +51,24 @@ if TYPE_CHECKING:
     from sclip_lab.network.guidance import Guide
 
 log = logging.getLogger(__name__)
+# What must be equal for jobs to be evaluated together, besides what specs know.
+TOGETHER = (
+    *(
+        "paths",
+        "pictures",
+        "diagnostics",
+        "batch_images",
+        "batch_windows",
+        "trunk_cache",
+        "shard",
+        "on_error",
+    ),
+    "progress",
+)
 
 
-class Cell(NamedTuple):
-    """What a job tells of its cell.
+class Outcome(NamedTuple):
+    """What a job reports of its cell.
 
     Attributes:
         spec: the cell.
@@ -73,97 +86,182 @@ class Cell(NamedTuple):
     skipped: dict[str, str]
     sweep: str
 
-    @classmethod
-    def of(
-        cls,
-        spec: Spec,
-        df: pd.DataFrame,
-        summary: pd.DataFrame,
-        iou: pd.DataFrame,
-        measured: pd.DataFrame,
-        sweep: str = "",
-    ) -> Cell:
-        """From the tables of a pass over several cells."""
+
+class Pass(NamedTuple):
+    """The tables of one pass over several cells."""
+
+    df: pd.DataFrame
+    summary: pd.DataFrame
+    iou: pd.DataFrame
+    measured: Mapping[str, pd.DataFrame]
+
+    def outcome(self, spec: Spec, sweep: str = "") -> Outcome:
+        """One cell's part."""
         short = spec.key[:SHORT]
-        row = summary[summary["spec"].astype(str) == short].iloc[0]
-        mine = iou[iou["spec"].astype(str) == short]
-        return cls(
+        row = self.summary[self.summary["spec"].astype(str) == short].iloc[0]
+        iou = self.iou[self.iou["spec"].astype(str) == short]
+        return Outcome(
             spec,
-            {str(k): v for k, v in row.items()},
-            dict(zip(mine["class"].astype(str), mine["iou"].tolist(), strict=True)),
-            measured,
-            df.attrs["skipped"].get(short, {}),
+            {str(name): value for name, value in row.items()},
+            dict(zip(iou["class"].astype(str), iou["iou"].tolist(), strict=True)),
+            self.measured[spec.key],
+            self.df.attrs["skipped"].get(short, {}),
             sweep,
         )
 
 
-# What the pass over a sweep's jobs found, by their numbers; each job takes its own, instead of
-# asking the store again.
-_computed: dict[int, Cell] = {}
+# Outcome or error of a sweep's jobs by their numbers. Each job takes its own, instead of asking the
+# store again.
+_outcomes: dict[int, Outcome | Exception] = {}
 
 
-def compute(configs: Sequence[DictConfig]) -> list[str | None]:
+def compute(configs: Sequence[DictConfig]) -> list[Exception | None]:
     """Compute the cells of many jobs in as few passes as possible, and print the table.
 
     Returns:
         for each job, why it could not be computed, or None. The others are computed.
     """
-    _computed.clear()
-    failed: list[str | None] = [None] * len(configs)
+    _outcomes.clear()
+    failures: list[Exception | None] = [None] * len(configs)
     jobs: dict[str, list[tuple[int, Spec]]] = {}
-    for number, config in enumerate(configs):
+    for index, config in enumerate(configs):
         try:
             spec = make_spec(config)
             tracking.check(config.tracking, len(configs))
         except Exception as error:
-            if told(error) not in failed:
-                log.error("left out of the pass: %s", told(error))
-            failed[number] = told(error)
+            if describe(error) not in {describe(e) for e in failures if e is not None}:
+                log.error("left out of the pass: %s", describe(error))
+            failures[index] = error
             continue
-        # What must be equal for jobs to be evaluated together besides what specs know.
-        keys = (
-            "paths",
-            "pictures",
-            "diagnostics",
-            "batch_images",
-            "batch_windows",
-            "trunk_cache",
-            "shard",
-            "on_error",
-            "progress",
-        )
-        how = json.dumps([plain_config(config[key]) for key in keys])
-        jobs.setdefault(how, []).append((number, spec))
+        together = json.dumps([plain_config(config[key]) for key in TOGETHER])
+        jobs.setdefault(together, []).append((index, spec))
     for members in jobs.values():
-        config, timings = configs[members[0][0]], Timings()
-        specs = [spec for _, spec in members]
-        try:
-            df, measured = _evaluate(specs, Store(config.paths.store), config, timings)
-        except Exception as error:
-            log.error("the pass stopped: %s", told(error), exc_info=asked_for() and error)
-            known = error.failed if isinstance(error, Unfinished) else None
-            for number, spec in members:
-                if known is None or spec.key in known:
-                    failed[number] = told(error if known is None else known[spec.key])
-            with contextlib.suppress(LabError):  # nothing was finished
-                df = results.load(config.paths.store, [spec.key for spec in specs], partial=True)
-                log.info("\n%s\n", table(df))
-            continue
-        summary, per_class = results.summary(df), results.iou(df)
-        sweep = tracking.sweep_id(summary["spec"].astype(str)) if len(members) > 1 else ""
-        for number, spec in members:
-            place = OmegaConf.select(configs[number], "hydra.job.num")
-            if place is not None:  # not in a submitted job, which runs no job of Hydra's
-                mine = measured[spec.key]
-                _computed[place] = Cell.of(spec, df, summary, per_class, mine, sweep)
-        log.info("\n%s\n\n%s\n", table(df, summary), timings.report())
-        # A submitted job computes a part, and knows nothing of the sweep's folder.
-        if len(members) > 1 and OmegaConf.select(config, "hydra.sweep.dir") is not None:
-            group, folder = _group(config, config.hydra), Path(config.hydra.sweep.dir)
-            write = partial(tracking.log_sweep, config.tracking, config.paths.store, df, group)
-            tracking.later(partial(write, folder, summary, tuple(config.shard)))
-        log.debug("%s", timings.table())
-    return failed
+        _compute_together(configs, members, failures)
+    for config, failure in zip(configs, failures, strict=True):
+        if failure is not None:
+            set_outcome(config, failure)
+    return failures
+
+
+def set_outcome(config: DictConfig, outcome: Outcome | Exception) -> None:
+    """Let a job of Hydra's find its outcome; nothing in a submitted job, which runs none."""
+    number = OmegaConf.select(config, "hydra.job.num")
+    if number is not None:
+        _outcomes[number] = outcome
+
+
+def _compute_together(
+    configs: Sequence[DictConfig],
+    members: Sequence[tuple[int, Spec]],
+    failures: list[Exception | None],
+) -> None:
+    """One call of the evaluator for jobs that differ in nothing but their cells."""
+    config, timings = configs[members[0][0]], Timings()
+    specs = [spec for _, spec in members]
+    try:
+        computed = _evaluate(specs, config, timings)
+    except Exception as error:
+        log.error("the pass stopped: %s", describe(error))
+        known = error.failed if isinstance(error, Unfinished) else None
+        for index, spec in members:
+            if known is None or spec.key in known:
+                failures[index] = error if known is None else known[spec.key]
+        with contextlib.suppress(LabError):  # nothing was finished
+            keys = [spec.key for spec in specs]
+            log.info("\n%s\n", table(results.load(config.paths.store, keys, partial=True)))
+        return
+    together = len(members) > 1
+    sweep = tracking.sweep_id(computed.summary["spec"].astype(str)) if together else ""
+    for index, spec in members:
+        set_outcome(configs[index], computed.outcome(spec, sweep))
+    log.info("\n%s\n\n%s\n", table(computed.df, computed.summary), timings.report())
+    log.debug("%s", timings.table())
+    # A submitted job computes a part, and knows nothing of the sweep's folder.
+    if together and OmegaConf.select(config, "hydra.sweep.dir") is not None:
+        group, folder = _group(config, config.hydra), Path(config.hydra.sweep.dir)
+        write = partial(tracking.log_sweep, config.tracking, config.paths.store, computed.df, group)
+        tracking.later(partial(write, folder, computed.summary, tuple(config.shard)))
+
+
+def run(config: DictConfig) -> float:
+    """One job: compute what is missing, write result.json, log to W&B.
+
+    Returns:
+        mIoU, a fraction.
+    """
+    try:
+        outcome = _outcomes.pop(HydraConfig.get().job.num, None) if _outcomes else None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return _report(config, outcome or _compute_alone(config))
+    except Exception as error:
+        _write_to_log(error)
+        raise
+
+
+def _write_to_log(error: Exception) -> None:
+    """An error into the job's own log, a bug with its traceback; the console has it already, or
+    has it when the command ends."""
+    lines = [f"error: {describe(error)}", traceback_of(error)]
+    text = "\n".join(filter(None, lines))
+    record = log.makeRecord(log.name, logging.ERROR, "", 0, text, (), None)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
+def _compute_alone(config: DictConfig) -> Outcome:
+    spec = make_spec(config)
+    tracking.check(config.tracking)
+    return _evaluate([spec], config, Timings()).outcome(spec)
+
+
+def _report(config: DictConfig, outcome: Outcome) -> float:
+    spec, summary, store = outcome.spec, outcome.summary, Store(config.paths.store)
+    whole = outcome.measured[outcome.measured["layer"] < 0].dropna()
+    measured = whole.groupby("measure", observed=True)["value"]
+    output = Path(HydraConfig.get().runtime.output_dir)
+    record = {
+        "key": spec.key,
+        "label": spec.label,
+        "miou": float(summary["miou"]),
+        "low": float(summary["low"]),
+        "high": float(summary["high"]),
+        "pixel_accuracy": float(summary["pixel_accuracy"]),
+        "images": int(summary["images"]),
+        "of": int(summary["of"]),
+        **({"shard": list(config.shard)} if tuple(config.shard) != tracking.WHOLE else {}),
+        "skipped": outcome.skipped,
+        "iou": outcome.iou,
+        "diagnostics": {str(name): float(value) for name, value in measured.mean().items()},
+        "spread": {str(name): float(value) for name, value in measured.std().dropna().items()},
+    }
+    images, of = record["images"], record["of"]
+    log.info(
+        "%s on %s%s: mIoU %.1f%s, store %s, cell %s",
+        spec.label,
+        spec.dataset.name,
+        "" if images == of else f", over {images} of {of} images",
+        100 * float(summary["miou"]),
+        _interval(" [{:.1f}, {:.1f}]", float(summary["low"]), float(summary["high"])),
+        store.root,
+        spec.key[:12],
+    )
+    for image, reason in outcome.skipped.items():
+        log.warning("skipped %s: %s", image, reason)
+    text = json.dumps(_without_nan(record), indent=1, allow_nan=False)
+    try:
+        files.write_text(output / "result.json", text)
+    except (OSError, LabError) as error:  # a copy: the numbers are in the store
+        log.warning("%s; the numbers are in the store %s", error, store.root)
+    if _is_preset(spec, config, int(summary["images"])):
+        entries = plain_config(config.protocol).get("expected") or ()
+        for line in expected.report(spec, float(summary["miou"]), entries):
+            log.info("%s", line)
+    group = _group(config, HydraConfig.get())
+    write = partial(tracking.log_run, config.tracking, spec, store, record, group, output)
+    tracking.later(partial(write, outcome.sweep))
+    return float(summary["miou"])
 
 
 def _interval(form: str, low: float, high: float) -> str:
@@ -176,79 +274,6 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_nan(part) for name, part in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def run(config: DictConfig) -> float:
-    """One job: compute what is missing, write result.json, log to W&B.
-
-    Returns:
-        mIoU, a fraction.
-    """
-    cell = _computed.pop(HydraConfig.get().job.num, None) if _computed else None
-    cell = cell or _compute_alone(config)
-    store = Store(config.paths.store)
-    spec, summary, skipped = cell.spec, cell.summary, cell.skipped
-    whole = cell.measured[cell.measured["layer"] < 0].dropna()
-    measured = whole.groupby("measure", observed=True)["value"]
-    output = Path(HydraConfig.get().runtime.output_dir)
-    outcome = {
-        "key": spec.key,
-        "label": spec.label,
-        "miou": float(summary["miou"]),
-        "low": float(summary["low"]),
-        "high": float(summary["high"]),
-        "pixel_accuracy": float(summary["pixel_accuracy"]),
-        "images": int(summary["images"]),
-        "of": int(summary["of"]),
-        **({"shard": list(config.shard)} if tuple(config.shard) != tracking.WHOLE else {}),
-        "skipped": skipped,
-        "iou": cell.iou,
-        "diagnostics": {str(name): float(value) for name, value in measured.mean().items()},
-        "spread": {str(name): float(value) for name, value in measured.std().dropna().items()},
-    }
-    log.info(
-        "%s on %s%s: mIoU %.1f%s, store %s, cell %s",
-        spec.label,
-        spec.dataset.name,
-        _share(outcome),
-        100 * float(summary["miou"]),
-        _interval(" [{:.1f}, {:.1f}]", float(summary["low"]), float(summary["high"])),
-        store.root,
-        spec.key[:12],
-    )
-    for image, reason in skipped.items():
-        log.warning("skipped %s: %s", image, reason)
-    text = json.dumps(_without_nan(outcome), indent=1, allow_nan=False)
-    _keep(lambda: files.write_text(output / "result.json", text), store)
-    if _is_preset(spec, config, int(summary["images"])):
-        entries = plain_config(config.protocol).get("expected") or ()
-        for line in expected.report(spec, float(summary["miou"]), entries):
-            log.info("%s", line)
-    group = _group(config, HydraConfig.get())
-    write = partial(tracking.log_run, config.tracking, spec, store, outcome, group, output)
-    tracking.later(partial(write, cell.sweep))
-    return float(summary["miou"])
-
-
-def _compute_alone(config: DictConfig) -> Cell:
-    spec = make_spec(config)
-    tracking.check(config.tracking)
-    df, measured = _evaluate([spec], Store(config.paths.store), config, Timings())
-    return Cell.of(spec, df, results.summary(df), results.iou(df), measured[spec.key])
-
-
-def _share(outcome: Mapping[str, Any]) -> str:
-    """What a score over a part of the data says of itself."""
-    images, of = outcome["images"], outcome["of"]
-    return "" if images == of else f", over {images} of {of} images"
-
-
-def _keep(report: Callable[[], object], store: Store) -> None:
-    """Reports are copies: where one cannot be written, the numbers still are in the store."""
-    try:
-        report()
-    except (OSError, LabError) as error:
-        log.warning("%s; the numbers are in the store %s", error, store.root)
 
 
 def _is_preset(spec: Spec, config: DictConfig, images: int) -> bool:
@@ -314,7 +339,8 @@ def make_backbone(config: str) -> Backbone:
     values = json.loads(config)
     values.pop("usual", None)  # the tag that is used unless one is typed
     try:
-        return bind(backbone_loader(values.pop("_target_", None)), values, ("state_dict",))()
+        load = backbone_loader(values.pop("_target_", None))
+        return bind(load, values, supplied=("state_dict",))()
     except LabError as error:
         raise LabError(f"backbone: {error}") from error
 
@@ -322,13 +348,13 @@ def make_backbone(config: str) -> Backbone:
 @cache
 def make_guidance(config: str) -> Guide | None:
     """One second network per configuration, however many jobs use it; None without a name."""
-    given = json.loads(config)
-    if not given:
+    values = json.loads(config)
+    if not values:
         return None
     from sclip_lab.network.guidance import load_guidance  # timm: too slow for a finished sweep
 
     try:
-        return bind(load_guidance, given)()
+        return bind(load_guidance, values)()
     except LabError as error:
         raise LabError(f"guidance: {error}") from error
 
@@ -369,19 +395,16 @@ def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
     return "\n".join(lines)
 
 
-def _evaluate(
-    specs: Sequence[Spec], store: Store, config: DictConfig, timings: Timings
-) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """Scores of all specs, and diagnostics of each by its key."""
+def _evaluate(specs: Sequence[Spec], config: DictConfig, timings: Timings) -> Pass:
     _warn_of_words(specs)
-    chosen = config.diagnostics
+    chosen, store = config.diagnostics, Store(config.paths.store)
     measures = Diagnostics(chosen.measures or (), chosen.images, chosen.get("layers", False))
     observers: list[Observer] = []
     if config.pictures.images:
         observers.append(Pictures(config.pictures.images, config.pictures.points))
     if chosen.measures:
         observers.append(measures)
-    with collector.as_always():
+    with _usual_garbage_collection():
         df = evaluate(
             specs,
             store,
@@ -394,7 +417,8 @@ def _evaluate(
             progress=config.progress,
             timings=timings,
         )
-    return df, {spec.key: measures.measured(store, spec) for spec in specs}
+    measured = {spec.key: measures.measured(store, spec) for spec in specs}
+    return Pass(df, results.summary(df), results.iou(df), measured)
 
 
 def _warn_of_words(specs: Sequence[Spec]) -> None:
@@ -404,6 +428,18 @@ def _warn_of_words(specs: Sequence[Spec]) -> None:
         remedy = "backbone=ViT-B-16-quickgelu"
         if warning := known_words.strange_words(spec.vocabulary.queries, remedy):
             log.warning("%s: %s", spec.dataset.name, warning)
+
+
+@contextlib.contextmanager
+def _usual_garbage_collection() -> Iterator[None]:
+    """Collect garbage as Python does by itself while networks run: it can hold activations. A
+    command line collects seldom, see `sclip_lab.cli.main`."""
+    before = gc.get_threshold()
+    gc.set_threshold(700, 10, 10)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _group(config: DictConfig, hydra: Any) -> str | None:

@@ -1,29 +1,27 @@
 """Hydra launchers that hand a whole multirun to the evaluator at once.
 
-The evaluator computes all jobs in as few passes as their windows allow; afterwards every job runs
-like under Hydra's own launcher, with its own output directory, configuration, log and return
-value, and finds its numbers in the store. The passes run in this process, or split by shards of
-the data set as jobs of Slurm or of this machine.
+The evaluator computes all jobs in as few passes as their windows allow. Afterwards every job runs
+as under Hydra's own launcher, with its own output directory, configuration, log and return value,
+and finds its numbers in the store. The passes run in this process, or split by shards of the data
+set as jobs of Slurm or of this machine.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, configure_log, setup_globals
-from hydra.errors import CompactHydraException
+from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sclip_lab.config.plain_config import plain_config
-from sclip_lab.core.call import locate
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.config.composition import plain_config
+from sclip_lab.core.errors import LabError, describe, traceback_of, unknown
 from sclip_lab.run import jobs
 
 if TYPE_CHECKING:
@@ -34,67 +32,63 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class FusedLauncher(BasicLauncher):
-    """Compute first, then launch. Jobs that could not be computed fail without another try.
+class FusedLauncher(Launcher):
+    """Compute all jobs first, then launch them. A job that could not be computed fails."""
 
-    Args:
-        compute: dotted path of a function that takes the jobs' configurations, and returns for
-            each why it could not be computed, or None.
-    """
-
-    def __init__(self, compute: str) -> None:
-        super().__init__()
-        self.compute = locate(compute, ("sclip_lab.run.job",))
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
+        from sclip_lab.run import job
+
         configs = self.compose(job_overrides, initial_job_idx)
-        failed = self.compute(configs)
-        self._refuse({n: why for n, why in enumerate(failed, initial_job_idx) if why})
-        return super().launch(job_overrides, initial_job_idx)
+        job.compute(configs)
+        return self.run_jobs(configs)
 
     def compose(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> list[DictConfig]:
         """The jobs' configurations, each with Hydra's own section."""
-        assert self.config is not None
-        assert self.hydra_context is not None
+        setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         configs: list[DictConfig] = []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
-            config = self.hydra_context.config_loader.load_sweep_config(
-                self.config, list(overrides)
-            )
+            load = self.hydra_context.config_loader.load_sweep_config
+            config = load(self.config, list(overrides))
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
             configs.append(config)
         return configs
 
-    def _refuse(self, failed: Mapping[int, str]) -> None:
-        """Let Hydra's jobs with these numbers fail at once."""
-        task = self.task_function
-        assert task is not None
-
-        def guarded(config: DictConfig) -> Any:
-            reason = failed.get(HydraConfig.get().job.num)
-            if reason is None:
-                return task(config)
-            # The console has it from the pass.
-            record = log.makeRecord(log.name, logging.ERROR, "", 0, "error: %s", (reason,), None)
-            for handler in logging.getLogger().handlers:
-                if isinstance(handler, logging.FileHandler):
-                    handler.handle(record)
-            raise CompactHydraException(f"error: {reason}")
-
-        self.task_function = guarded if failed else task
+    def run_jobs(self, configs: Sequence[DictConfig]) -> list[JobReturn]:
+        """Run each job as Hydra does."""
+        returns = []
+        for config in configs:
+            words = " ".join(filter_overrides(plain_config(config.hydra.overrides.task)))
+            log.info("\t#%s : %s", config.hydra.job.num, words)
+            returns.append(
+                run_job(
+                    hydra_context=self.hydra_context,
+                    task_function=self.task_function,
+                    config=config,
+                    job_dir_key="hydra.sweep.dir",
+                    job_subdir_key="hydra.sweep.subdir",
+                )
+            )
+            configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        return returns
 
 
 class JobsLauncher(FusedLauncher):
     """Compute in submitted jobs, wait for them, then launch.
 
     Args:
-        compute: see `FusedLauncher`.
         folder: for submitit's files and the logs, on a file system that all nodes share.
         shards: number of submitted jobs: each computes all cells on its part of the images.
         finish: where Hydra's jobs then read their numbers: ``here``, or in one more submitted
@@ -103,9 +97,8 @@ class JobsLauncher(FusedLauncher):
     """
 
     def __init__(
-        self, compute: str, folder: str, shards: int = 1, finish: str = "here", **resources: Any
+        self, folder: str, shards: int = 1, finish: str = "here", **resources: Any
     ) -> None:
-        super().__init__(compute)
         self.folder = folder
         self.shards = shards
         self.finish = finish
@@ -117,46 +110,42 @@ class JobsLauncher(FusedLauncher):
         """Submit and wait, then launch.
 
         Raises:
-            CompactHydraException: one error for whatever is missing; Hydra prints it without a
-                traceback.
+            LabError: one error for whatever is missing.
         """
-        try:
-            configs = self.compose(job_overrides, initial_job_idx)
-            resources = jobs.Resources(**self.resources)
-            self._check(configs)
-            if self.finish == "job":
-                failed = self._submit(configs, [None] * len(configs), resources)
-                state = Singleton.get_state()
-                task = partial(_launch, self, job_overrides, initial_job_idx, state, failed)
-                text, returns = jobs.run(task, 1, self.folder, resources)[0]
-                log.info("%s", text)
-                return returns
-            cells = self.cells(configs)
-            if cells:
-                keys = [spec.key for spec, _ in cells]
-                failed = self._submit([config for _, config in cells], keys, resources)
-                log.info("%s", self.report(cells, failed))
-        except LabError as error:
-            raise CompactHydraException(f"error: {error}") from error
-        return BasicLauncher.launch(self, job_overrides, initial_job_idx)
+        configs = self.compose(job_overrides, initial_job_idx)
+        resources = jobs.Resources(**self.resources)
+        self._check(configs)
+        if self.finish == "job":
+            failed = self._submit(configs, [None] * len(configs), resources)
+            state = Singleton.get_state()
+            task = partial(_launch, self, job_overrides, initial_job_idx, state, failed)
+            text, returns = jobs.run(task, 1, self.folder, resources)[0]
+            log.info("%s", text)
+            return returns
+        cells = self.cells(configs)
+        if cells:
+            keys = [spec.key for spec, _ in cells]
+            failed = self._submit([config for _, config in cells], keys, resources)
+            log.info("%s", self.report(cells, failed))
+        return self.run_jobs(configs)
 
     def cells(self, configs: Sequence[DictConfig]) -> list[tuple[Spec, DictConfig]]:
-        """What is to be computed. A job whose configuration is wrong is left to fail on its own.
+        """(spec, configuration) of each valid job; invalid jobs are logged and fail when they run.
 
         Raises:
-            LabError: jobs that could not do their part are not submitted.
+            LabError: more shards than images, or GPUs asked for from a machine without one.
         """
-        from sclip_lab.run import tracking
-        from sclip_lab.run.job import make_spec
+        from sclip_lab.run import job, tracking
 
-        found = []
+        cells = []
         for config in configs:
             try:
                 tracking.check(config.tracking)
-                found.append((make_spec(config), config))
+                cells.append((job.make_spec(config), config))
             except Exception as error:
-                log.error("left out of the jobs: %s", error)
-        for spec, _ in found:
+                log.error("left out of the jobs: %s", describe(error))
+                job.set_outcome(config, error)
+        for spec, _ in cells:
             if self.shards > len(spec.dataset):
                 raise LabError(
                     f"hydra.launcher.shards={self.shards}: data set '{spec.dataset.name}' has "
@@ -168,16 +157,20 @@ class JobsLauncher(FusedLauncher):
                     "device here is the CPU, and numbers are stored by kind of device; "
                     "hydra.launcher.finish=job reads them where they were made"
                 )
-        return found
+        return cells
 
     def report(self, cells: Sequence[tuple[Spec, DictConfig]], failed: Mapping[str, str]) -> str:
-        """The table of all cells, once everything is there. Hydra's jobs of the cells whose keys
-        have ``failed`` will fail.
+        """The table of all cells, once everything is there. Jobs of the cells whose keys have
+        ``failed`` will fail.
 
         Raises:
             LabError: something is missing, and would silently be computed by Hydra's jobs.
         """
-        self._refuse({c.hydra.job.num: failed[s.key] for s, c in cells if s.key in failed})
+        from sclip_lab.run import job
+
+        for spec, config in cells:
+            if spec.key in failed:
+                job.set_outcome(config, LabError(failed[spec.key]))
         finished = [(spec, config) for spec, config in cells if spec.key not in failed]
         _require_finished(finished, self.folder)
         for reason in dict.fromkeys(failed.values()):
@@ -190,9 +183,9 @@ class JobsLauncher(FusedLauncher):
         keys: Sequence[str | None],
         resources: jobs.Resources,
     ) -> dict[str, str]:
-        """What the jobs could not compute: reasons by the cells' keys."""
+        """Why the submitted jobs could not compute cells, by the cells' keys."""
         sent = [_resolved(config) for config in configs]
-        task = partial(compute_shard, self.compute, sent, keys, self.shards)
+        task = partial(compute_shard, sent, keys, self.shards)
         failed: dict[str, str] = {}
         for part in jobs.run(task, self.shards, self.folder, resources):
             failed |= part
@@ -211,35 +204,29 @@ class JobsLauncher(FusedLauncher):
 
 
 def compute_shard(
-    compute: Callable[[Sequence[DictConfig]], Sequence[str | None]],
-    configs: Sequence[Mapping[str, Any]],
-    keys: Sequence[str | None],
-    count: int,
-    index: int,
+    configs: Sequence[Mapping[str, Any]], keys: Sequence[str | None], count: int, index: int
 ) -> dict[str, str]:
     """One submitted job.
 
     Args:
-        compute: as in `JobsLauncher`.
         configs: one resolved configuration per cell.
         keys: of the cells, as the launching process found them; None: it did not look, and a
             wrong configuration is left out.
         count, index: which part of the images.
 
     Returns:
-        why cells could not be computed, by their keys.
+        why cells could not be computed, by their keys. Tracebacks of bugs are in the job's log.
 
     Raises:
         LabError: the cells are others here, or none could be computed.
     """
-    from sclip_lab.run.job import make_spec
+    from sclip_lab.run import job
 
-    made, specs = [], []
-    for config, key in zip(configs, keys, strict=True):
-        part = {} if count == 1 else {"shard": [index, count]}
-        own = OmegaConf.create({**config, **part})
+    valid, specs = [], []
+    for values, key in zip(configs, keys, strict=True):
+        config = OmegaConf.create({**values, **({} if count == 1 else {"shard": [index, count]})})
         try:
-            spec = make_spec(own)
+            spec = job.make_spec(config)
         except LabError as error:
             if key is not None:
                 raise
@@ -251,10 +238,14 @@ def compute_shard(
                 f"{spec.backbone.device.type}) than where it was launched ({key[:12]}): "
                 "code, data, weights or kind of device differ"
             )
-        made.append(own)
+        valid.append(config)
         specs.append(spec)
-    reasons = zip(specs, compute(made), strict=True)
-    failed = {spec.key: reason for spec, reason in reasons if reason}
+    failed: dict[str, str] = {}
+    for spec, failure in zip(specs, job.compute(valid), strict=True):
+        if failure is not None:
+            failed[spec.key] = describe(failure)
+            if lines := traceback_of(failure):
+                log.error("%s", lines)
     if failed and len(failed) == len(specs):
         raise LabError("; ".join(dict.fromkeys(failed.values())))
     return failed
@@ -275,9 +266,10 @@ def _launch(
     """
     Singleton.set_state(state)
     setup_globals()
-    cells = launcher.cells(launcher.compose(job_overrides, initial_job_idx))
+    configs = launcher.compose(job_overrides, initial_job_idx)
+    cells = launcher.cells(configs)
     text = launcher.report(cells, failed) if cells else ""
-    return text, BasicLauncher.launch(launcher, job_overrides, initial_job_idx)
+    return text, launcher.run_jobs(configs)
 
 
 def _require_finished(cells: Sequence[tuple[Spec, DictConfig]], folder: str) -> None:
@@ -289,13 +281,13 @@ def _require_finished(cells: Sequence[tuple[Spec, DictConfig]], folder: str) -> 
     from sclip_lab.results.store.store import Store
 
     def missing() -> list[str]:
-        found = []
+        labels = []
         for spec, config in cells:
             index, count = config.shard
-            wanted = list(spec.dataset.names)[index::count]
-            if not Store(config.paths.store).done(spec).issuperset(wanted):
-                found.append(spec.label)
-        return found
+            images = list(spec.dataset.names)[index::count]
+            if not Store(config.paths.store).done(spec).issuperset(images):
+                labels.append(spec.label)
+        return labels
 
     deadline = time.monotonic() + jobs.VISIBLE_SECONDS
     while labels := missing():

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sclip_lab import results
-from sclip_lab.config import composing
+from sclip_lab.config import sweeper
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Dataset, Part
 from sclip_lab.evaluation.loop import Unfinished, evaluate
@@ -252,7 +252,7 @@ def search(
     default = _spec(fixed)
     chosen_on, reported_on = _splits(default.dataset, fixed, train, photos, seed)
     default = replace(default, dataset=reported_on)
-    store = Path(str(composing.sweep(fixed)[0].paths.store))
+    store = Path(str(sweeper.sweep(fixed)[0].paths.store))
     study = _study(seed)
     begin, made = time.perf_counter(), Search(
         space, default, default, _words(chosen_on), _words(reported_on), pd.DataFrame(), 0.0, 0.0
@@ -283,7 +283,7 @@ def _study(seed: int) -> optuna.Study:
 
 
 def _spec(overrides: Sequence[str]) -> Spec:
-    (config,) = composing.sweep(overrides)
+    (config,) = sweeper.sweep(overrides)
     return make_spec(config)
 
 

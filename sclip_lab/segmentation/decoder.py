@@ -17,13 +17,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.call import bind_config, bind_steps, used
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import (
+    OF_PHOTO,
+    bind_config,
+    bind_steps,
+    kind_of,
+    refines_labels,
+    refines_logits,
+    summary_of,
+    threshold_function,
+    used,
+)
 from sclip_lab.core.identity import digest
-from sclip_lab.core.kinds import kind_of, summary_of
 from sclip_lab.network.text import Text
 from sclip_lab.segmentation.encoded import Encoded
-from sclip_lab.segmentation.protocol import SECOND, SUPPLIED, Protocol
+from sclip_lab.segmentation.protocol import READOUTS, REFINEMENTS, Protocol
 from sclip_lab.segmentation.readouts.cosine import cosine
 from sclip_lab.segmentation.windows import Plan
 from sclip_lab.segmentation.winner import winner
@@ -37,11 +46,11 @@ class Steps:
 
     Attributes:
         score: (encoded, text) -> patch logits; or (encoded, others) with a ``summary``.
-        of_logits: `sclip_lab.core.kinds.refines_logits`, in order.
-        of_labels: `sclip_lab.core.kinds.refines_labels`, in order.
-        uses: what they are marked to read, see `sclip_lab.core.call.uses`.
+        of_logits: `sclip_lab.core.functions.refines_logits`, in order.
+        of_labels: `sclip_lab.core.functions.refines_labels`, in order.
+        uses: what they are marked to read, see `sclip_lab.core.functions.uses`.
         threshold: (encoded, text) -> the photo's own probability threshold; None: the protocol's.
-        summary: what ``score`` reads of other photos, see `sclip_lab.core.kinds.reads_others`;
+        summary: what ``score`` reads of other photos, see `sclip_lab.core.functions.reads_others`;
             None where it reads texts.
     """
 
@@ -71,29 +80,18 @@ class Steps:
 
 
 def steps(protocol: Protocol) -> Steps:
-    """A protocol's functions with their parameters.
-
-    Raises:
-        LabError: a refinement that does not say what it refines.
-    """
+    """A protocol's functions with their parameters."""
+    score = bind_config(protocol.readout, *READOUTS) or cosine
     threshold = protocol.prob_threshold
-    score = bind_config(protocol.readout, (SECOND,), leading=2) or cosine
-    found = Steps(
+    per_photo = threshold if isinstance(threshold, Mapping) else None
+    refinements = bind_steps(protocol.refinement, *REFINEMENTS)
+    return Steps(
         score,
-        [],
-        [],
-        bind_config(threshold, leading=2) if isinstance(threshold, Mapping) else None,
+        [step for step in refinements if kind_of(step) is refines_logits],
+        [step for step in refinements if kind_of(step) is refines_labels],
+        bind_config(per_photo, threshold_function),
         summary_of(score),
     )
-    places = {"refines_logits": found.of_logits, "refines_labels": found.of_labels}
-    for step in bind_steps(protocol.refinement, SUPPLIED, leading=1):
-        if kind_of(step) not in places:
-            raise LabError(
-                f"protocol.refinement: {step.func.__name__} does not say what it refines; declare "
-                "it with sclip_lab.core.kinds.refines_logits or refines_labels"
-            )
-        places[str(kind_of(step))].append(step)
-    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,9 +174,10 @@ class Readout:
         """
         device, score = encoded.state.tokens.device, self._steps.score
         if self.summary is None:
-            asked = SECOND in inspect.signature(getattr(score, "func", score)).parameters
-            second = None if self.second is None else self.second.to(device)
-            return score(encoded, self._text_on(device), **({SECOND: second} if asked else {}))
+            more: dict[str, Any] = {}
+            if "second_text" in inspect.signature(getattr(score, "func", score)).parameters:
+                more["second_text"] = None if self.second is None else self.second.to(device)
+            return score(encoded, self._text_on(device), **more)
         if others is None:
             raise LabError(
                 "protocol.readout learns classes from the masks of other photos: it needs a data "
@@ -316,9 +315,9 @@ def _refined(step: partial[Tensor], refined: Tensor | None, seen: Mapping[str, A
     They go to its first argument that has no name of those.
     """
     names = list(inspect.signature(step.func).parameters)
-    given = {name: seen.get(name) for name in names if name in SUPPLIED}
+    given = {name: seen.get(name) for name in names if name in OF_PHOTO}
     for name, value in given.items():
         if value is None:
             raise LabError(f"protocol.refinement needs the {name}")
-    first = next(name for name in names if name not in SUPPLIED)
+    first = next(name for name in names if name not in OF_PHOTO)
     return step(**{first: refined, **given})

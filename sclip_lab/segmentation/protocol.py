@@ -7,17 +7,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sclip_lab.core.call import named_steps, written_out
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.functions import (
+    Kind,
+    named_steps,
+    readout_function,
+    readout_of_others,
+    refines_labels,
+    refines_logits,
+    threshold_function,
+    written_out,
+)
 from sclip_lab.core.identity import described, digest, plain
 from sclip_lab.core.values import check_arguments, within
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.segmentation import views
 
 LONGEST_SIDE = 100_000  # pixels
-# Arguments that a refinement may ask for by name, besides what it refines.
-SUPPLIED = ("image", "encoded", "text")
-SECOND = "second_text"  # what a readout may ask for by name
+# What the functions of a protocol may be.
+READOUTS = (readout_function, readout_of_others)
+REFINEMENTS = (refines_logits, refines_labels)
 # The readout of protocols that name none.
 COSINE = {"_target_": "sclip_lab.segmentation.readouts.cosine.cosine"}
 RESAMPLINGS = ("bilinear", "bicubic")
@@ -158,11 +167,11 @@ class Protocol:
             for template in prompts:
                 if template.count("{}") != 1:
                     raise LabError(f"protocol.{key}: '{template}' needs exactly one {{}}")
-        readout = _function("readout", self.readout, 2, (SECOND,))
+        readout = _function("readout", self.readout, *READOUTS)
         object.__setattr__(self, "readout", None if readout == COSINE else readout)
         object.__setattr__(self, "refinement", _refinement(self.refinement))
         if isinstance(self.prob_threshold, Mapping):
-            found = _function("prob_threshold", self.prob_threshold, 2)
+            found = _function("prob_threshold", self.prob_threshold, threshold_function)
             object.__setattr__(self, "prob_threshold", found)
         object.__setattr__(self, "views", views.checked(self.views))
         for name in ("logit_scale", "prob_threshold", "area_threshold"):
@@ -226,11 +235,10 @@ class Protocol:
         return max(unit, sides[0]), max(unit, sides[1])
 
 
-def _function(field: str, given: Any, leading: int, supplied: tuple[str, ...] = ()) -> Any:
+def _function(field: str, given: Any, *kinds: Kind) -> Any:
     """A function of a protocol as a yaml names it, with all its parameters; None for none."""
     try:
-        found = plain(described(given)) if given else None
-        return written_out(found, supplied, leading)
+        return written_out(plain(described(given)) if given else None, *kinds)
     except LabError as error:
         raise LabError(f"protocol.{field}: {error}") from None
 
@@ -238,9 +246,9 @@ def _function(field: str, given: Any, leading: int, supplied: tuple[str, ...] = 
 def _refinement(given: Any) -> dict[str, Any] | None:
     """One refinement, or several by names of their own, with all their parameters."""
     if not isinstance(given, Mapping) or not given or "_target_" in given:
-        return _function("refinement", given, 1, SUPPLIED)
+        return _function("refinement", given, *REFINEMENTS)
     steps = named_steps(given)
-    return {n: _function("refinement", step, 1, SUPPLIED) for n, step in steps.items()} or None
+    return {n: _function("refinement", step, *REFINEMENTS) for n, step in steps.items()} or None
 
 
 def build(config: Mapping[str, Any]) -> Protocol:

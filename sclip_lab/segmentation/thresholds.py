@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import unknown
+from sclip_lab.core.functions import threshold_function
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import cosine
 
 
+@threshold_function
 def entropy(
     encoded: Encoded,
     text: Tensor,

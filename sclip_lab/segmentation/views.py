@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.call import bind_config, written_out
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.functions import bind_config, view_function, written_out
 from sclip_lab.core.identity import plain
 
 DEFAULTS: Mapping[str, Any] = {"change": None, "flip": None, "weight": 1.0}
@@ -40,12 +40,14 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Views = Mapping[str, Mapping[str, Any]]
 
 
+@view_function
 def grey(images: Tensor) -> Tensor:
     """Luma in all three channels, of values that are normalised already."""
     shares = torch.tensor(LUMA).to(images).view(3, 1, 1)
     return (images * shares).sum(dim=1, keepdim=True).expand_as(images)
 
 
+@view_function
 def blur(images: Tensor, size: int = 11, sigma: float = 5.0) -> Tensor:
     """Gaussian blur within each window, which is reflected at its border.
 
@@ -70,6 +72,7 @@ def blur(images: Tensor, size: int = 11, sigma: float = 5.0) -> Tensor:
     return blurred[:, 0].view_as(images)
 
 
+@view_function
 def noise(images: Tensor, sigma: float, seed: int = 0, std: Sequence[float] = CLIP_STD) -> Tensor:
     """Gaussian noise, the same in every window, so that it does not depend on the others.
 
@@ -89,6 +92,7 @@ def noise(images: Tensor, sigma: float, seed: int = 0, std: Sequence[float] = CL
     return images + (drawn / torch.tensor(std).view(3, 1, 1)).to(images)
 
 
+@view_function
 def brightness(
     images: Tensor,
     factor: float,
@@ -111,6 +115,7 @@ def brightness(
     return (((images * spread + center) * factor).clamp(max=1) - center) / spread
 
 
+@view_function
 def jpeg(
     images: Tensor,
     quality: int,
@@ -169,7 +174,7 @@ def checked(views: Views | None) -> dict[str, dict[str, Any]] | None:
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < 1e9:
             raise LabError(f"{where}.weight {weight!r} must be a number from 0 on")
         view["weight"] = float(weight)
-        view["change"] = written_out(view["change"], leading=1)
+        view["change"] = written_out(view["change"], view_function)
         result[name] = view
     if not result:
         return None
@@ -213,7 +218,7 @@ def see_one(windows: Tensor, view: Mapping[str, Any], name: str) -> Tensor:
     Raises:
         LabError: a change that gives another shape, naming the view.
     """
-    change = bind_config(view["change"], leading=1)
+    change = bind_config(view["change"], view_function)
     changed = windows if change is None else change(windows)
     if changed.shape != windows.shape:
         raise LabError(

@@ -10,8 +10,8 @@ from torch import Tensor
 from sclip_lab.attention import guided
 from sclip_lab.attention.repair import lof_mask
 from sclip_lab.config.registry import load_attention
-from sclip_lab.core.call import allow
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import allow
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import Context
 from sclip_lab.network.scene import Guidance, Scene

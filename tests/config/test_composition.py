@@ -128,7 +128,7 @@ def test_equal_configurations_have_equal_keys_and_others_do_not() -> None:
 )
 def test_one_spelling_for_the_parts_of_every_variant(variant: str, part: str, choice: str) -> None:
     from sclip_lab.attention.variant import build
-    from sclip_lab.config.plain_config import plain_config
+    from sclip_lab.config.composition import plain_config
 
     config = by_hydra(f"attention={variant}", f"attention/{part}={choice}")
     typed = plain_config(config.attention)
@@ -161,7 +161,7 @@ def test_on_dataset() -> None:
     [("resclip", "cityscapes", 0.2), ("resclip", "voc20", 0.6), ("unified", "cityscapes", 0.3)],
 )
 def test_a_variants_value_under_its_own_protocol(protocol: str, dataset: str, share: float) -> None:
-    from sclip_lab.config.plain_config import plain_config
+    from sclip_lab.config.composition import plain_config
     from sclip_lab.config.registry import variant_label
 
     for name in ("resclip", "resclip_sclip", "resclip_clearclip"):

@@ -16,15 +16,15 @@ import sclip_lab as lab
 from sclip_lab import diagnostics
 from sclip_lab.attention.variant import build
 from sclip_lab.config import registry
-from sclip_lab.core.call import bind_steps, locate
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import bind_steps, locate
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.evaluation.observers import Diagnostics
 from sclip_lab.network.scene import Guidance
 from sclip_lab.run import job, tracking
 from sclip_lab.segmentation.decoder import Readout
-from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.segmentation.protocol import REFINEMENTS, Protocol
 from tests import toy
 from tests.second_network import guide
 
@@ -166,7 +166,7 @@ def test_tracking(name: str) -> None:
 def test_refinement(name: str) -> None:
     # A choice by data set refines those with background, so one of them is composed.
     given = plain(composed(f"refinement={name}", "dataset=voc21").protocol)["refinement"]
-    bound = bind_steps(given, ("image", "encoded", "text"), leading=1)
+    bound = bind_steps(given, *REFINEMENTS)
     assert (not bound) == (name == "none")
 
 
@@ -200,12 +200,12 @@ def test_experiment(name: str) -> None:
 
 
 def test_default_job_is_the_embedded_world() -> None:
-    job = composed()
-    spec = job.make_spec(job)
+    config = composed()
+    spec = job.make_spec(config)
     assert (spec.label, spec.backbone.name, spec.dataset.name) == (
         "csa", "patchwork_vit", "patchwork"
     )  # fmt: skip
-    assert job.hydra.launcher["_target_"].endswith("FusedLauncher")
+    assert config.hydra.launcher["_target_"].endswith("FusedLauncher")
 
 
 def test_tags_and_files_of_weights(tmp_path: Path, architecture: dict[str, Any]) -> None:

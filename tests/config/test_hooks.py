@@ -19,14 +19,21 @@ import sclip_lab as lab
 from sclip_lab import testing
 from sclip_lab.attention.variant import COMMON
 from sclip_lab.config.registry import load_group, load_protocol, names
-from sclip_lab.core.call import bind_steps, locate, used
-from sclip_lab.core.kinds import kind_of, summary_of
+from sclip_lab.core.functions import (
+    bind_steps,
+    block_edit,
+    kind_of,
+    locate,
+    refines_logits,
+    summary_of,
+    used,
+)
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import Context
 from sclip_lab.network.scene import Guidance, Placement, Scene
 from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.encoded import Encoded, encode
-from sclip_lab.segmentation.protocol import SECOND, SUPPLIED, Protocol
+from sclip_lab.segmentation.protocol import REFINEMENTS, Protocol
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 KINDS = {"variants": "attention", "readouts": "readout", "protocols": "protocol"}
@@ -107,7 +114,7 @@ def of_variants(found: Found) -> None:
         with spied(Context, r"sclip_lab\.attention\.(?!variant$)") as asked:
             state = seen(variant).state
         hooks |= {ASKED[one] for one in asked & set(ASKED)}
-        hooks |= {"a whole block"} if kind_of(function) == "block_edit" else set()
+        hooks |= {"a whole block"} if kind_of(function) is block_edit else set()
         hooks |= {"many blocks"} if len(variant.layers(12)) > 1 else set()
         hooks |= {"a second stream"} if variant.config["stream"] == "parallel" else set()
         hooks |= {"patches on another grid"} if state.grid else set()
@@ -147,7 +154,7 @@ def of_readouts(found: Found) -> None:
             hooks.add("crops and windows of one's own")
         if "guidance" in used([function]):
             hooks.add("a second network")
-        if SECOND in inspect.signature(function).parameters:
+        if "second_text" in inspect.signature(function).parameters:
             hooks.add("a second set of texts")
         for hook in hooks:
             found[hook]["readouts"].add(name)
@@ -160,8 +167,8 @@ def of_protocols(found: Found) -> None:
         hooks |= {"changed copies of a window"} if protocol.views else set()
         own = isinstance(protocol.prob_threshold, dict)
         hooks |= {"a threshold that the photo finds"} if own else set()
-        for step in bind_steps(protocol.refinement, SUPPLIED, leading=1):
-            logits = kind_of(step) == "refines_logits"
+        for step in bind_steps(protocol.refinement, *REFINEMENTS):
+            logits = kind_of(step) is refines_logits
             hooks.add("logits with photo and texts" if logits else "labels")
         for hook in hooks:
             found[hook]["protocols"].add(name)

@@ -12,16 +12,16 @@ import sclip_lab as lab
 from sclip_lab import results
 from sclip_lab.cli import main
 from sclip_lab.config import folders, guard, plugins
-from sclip_lab.core import call, identity
+from sclip_lab.core import functions, identity
 from sclip_lab.core.errors import LabError
 from tests import outside, running
 
 
 @pytest.fixture(autouse=True)
 def nothing_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call, "_allowed", set())
+    monkeypatch.setattr(functions, "_allowed", set())
     monkeypatch.setattr(folders, "_added", [])
-    for variable in (call.VARIABLE, folders.VARIABLE):
+    for variable in (functions.VARIABLE, folders.VARIABLE):
         monkeypatch.setenv(variable, "")  # what the code adds to them goes with the test
     monkeypatch.setattr(sys, "path", [*sys.path])
 
@@ -90,7 +90,7 @@ def test_a_fused_sweep_with_a_folder(
     assert outcome.code == 0, outcome.err
     scores = results.summary(results.load(tmp_path / "store")).set_index("attention")["miou"]
     assert set(scores.index) == {"vanilla", "csa", "heated"}
-    assert "pass" not in os.environ.get(call.VARIABLE, "")
+    assert "pass" not in os.environ.get(functions.VARIABLE, "")
 
 
 def sweep(folder: Path, *words: str) -> running.Outcome:
@@ -129,7 +129,7 @@ def mark(tmp_path: Path) -> Path:
 def test_a_strangers_data_set_is_refused_by_all_commands(
     mark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    says = "_target_ os.system: 'os' is none of the modules that a yaml may name"
+    says = "_target_ os.system: 'os' is not an allowed module"
     with pytest.raises(LabError, match=says):
         lab.load_dataset("evil")
     assert main.main(["data", "verify", "evil"]) == 1
@@ -208,5 +208,5 @@ def test_a_module_beside_the_user_is_found(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "")
     plugins.enter(["plugins=[beside_me.ideas]"])
-    assert call.locate("beside_me.ideas.heated").__name__ == "heated"
+    assert functions.locate("beside_me.ideas.heated").__name__ == "heated"
     assert str(tmp_path) in os.environ["PYTHONPATH"]

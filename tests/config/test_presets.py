@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from analysis import diagnostics, methods, protocols
 from sclip_lab.attention.variant import build
 from sclip_lab.config import registry as registry
-from sclip_lab.config.composing import sweep
-from sclip_lab.config.plain_config import plain_config
+from sclip_lab.config.composition import plain_config
+from sclip_lab.config.sweeper import sweep
 from sclip_lab.results.table import published
 from sclip_lab.run.job import make_protocol
 from sclip_lab.segmentation.protocol import Geometry, Protocol

@@ -53,7 +53,7 @@ def test_reports_that_cannot_be_written_lose_nothing(
     [
         ("guidance=5", "unknown guidance '5'"),
         ("plugins=5", "plugins: '5' is not the name of a module"),
-        ("protocol.templates=[nan]", "protocol.templates: [nan] must be text"),
+        ("protocol.templates=[nan]", "protocol.templates.0: nan must be a finite number"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_named(typed: str, message: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from sclip_lab.config.folders import names
-from sclip_lab.config.registry import conf_dir, load_attention, load_group, load_part
+from sclip_lab.config.registry import conf_dir, load_attention, load_group
 from sclip_lab.core.errors import LabError
 
 
@@ -44,9 +44,9 @@ def test_load_attention_overrides() -> None:
 
 def test_parts_by_name() -> None:
     attention = load_attention("csa", prior="gaussian", mix="middle")
-    assert attention.config["prior"] == load_part("prior", "gaussian")
+    assert attention.config["prior"] == load_group("attention/prior", "gaussian")
     assert attention.config["mix"]["share"] == 0.3
-    wide = load_attention("csa", prior={**load_part("prior", "gaussian"), "sigma": 9.0})
+    wide = load_attention("csa", prior={**load_group("attention/prior", "gaussian"), "sigma": 9.0})
     assert wide.key != load_attention("csa", prior="gaussian").key
     assert load_attention("local", prior=None).key == load_attention("vanilla").key
 

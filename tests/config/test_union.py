@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from sclip_lab.config import registry
-from sclip_lab.config.composing import sweep
-from sclip_lab.config.sweeper import UnionSweeper, expand
+from sclip_lab.config.sweeper import UnionSweeper, expand, sweep
 from sclip_lab.core.errors import LabError
 from sclip_lab.run.job import make_spec
 from tests.running import evaluate
@@ -81,7 +79,5 @@ def test_grids_that_are_none(grids: object, text: str) -> None:
 
 @pytest.mark.parametrize("size", [0, -1, True, [{"keep": 5}], "2"])
 def test_a_batch_of_jobs_is_one_or_more(size: object) -> None:
-    sweeper = UnionSweeper([{"attention": "csa"}])
-    sweeper.config = OmegaConf.create({"hydra": {"runtime": {"choices": {}}}})
     with pytest.raises(LabError, match=r"max_batch_size: .* must be 1 or more, or null"):
-        sweeper.split_arguments([], size)  # type: ignore[arg-type]
+        UnionSweeper([{"attention": "csa"}], max_batch_size=size)  # type: ignore[arg-type]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 import sclip_lab as lab
-from sclip_lab.core.call import locate
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import locate
 from sclip_lab.core.identity import described, of_function, remembered
 from sclip_lab.data.folder import Folder
 from sclip_lab.evaluation.loop import evaluate

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import sclip_lab as lab
-from sclip_lab.core.errors import LabError
+from sclip_lab.core.errors import LabError, bug_behind
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
@@ -184,8 +184,8 @@ def test_goes_on_after_an_abort(
     names = ["vanilla", "csa"]
     cells = specs(backbone, broken, protocol, names)
     whole = quiet(cells, tmp_path / "whole")
-    broken.at, broken.error = at, RuntimeError("the machine went away")
-    with pytest.raises(RuntimeError, match="went away"):
+    broken.at, broken.error = at, MemoryError("the machine is full")
+    with pytest.raises(MemoryError, match="is full"):
         quiet(cells, tmp_path / "store")
     assert Store(tmp_path / "store").done(cells[0]) == set(photos.names[:at])
     broken.error = None
@@ -193,6 +193,16 @@ def test_goes_on_after_an_abort(
     again = quiet(cells, tmp_path / "store")
     assert len(calls) == len(photos) - at
     pd.testing.assert_frame_equal(again, whole)
+
+
+def test_a_bug_of_a_data_set_names_the_photo_and_keeps_its_traceback(
+    backbone: Backbone, broken: Broken, protocol: Protocol, tmp_path: Path
+) -> None:
+    broken.at, broken.error = 1, KeyError("mask")
+    cells = specs(backbone, broken, protocol, ["csa"])
+    with pytest.raises(LabError, match=f"image {broken.names[1]}: KeyError: 'mask'") as raised:
+        quiet(cells, tmp_path / "store")
+    assert bug_behind(raised.value) is broken.error
 
 
 def test_finished_cells_are_not_computed_again(

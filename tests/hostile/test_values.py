@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-
 from sclip_lab.config.composing import sweep
+
 from sclip_lab.config.registry import load_attention, load_protocol, names
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.run import job

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 import sclip_lab as lab
-from sclip_lab.core.call import allow
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import allow
 from sclip_lab.data.folder import Folder
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.observers import Diagnostics

@@ -5,10 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from sclip_lab.core.errors import unknown
+from sclip_lab.core.functions import readout_function
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import cosine, unit
 
 
+@readout_function
 def class_token(
     encoded: Encoded, text: Tensor, combine: str = "add", weight: float = -0.3
 ) -> Tensor:

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from sclip_lab.attention.cliper import level
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import readout_function
 from sclip_lab.network.context import Context, State
 from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import unit
 
 
+@readout_function
 def cliper(
     encoded: Encoded,
     text: Tensor,

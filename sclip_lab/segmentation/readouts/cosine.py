@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from sclip_lab.core.functions import readout_function
 from sclip_lab.core.shapes import Logits, TextEmbeddings
 from sclip_lab.segmentation.encoded import Encoded
 
 
+@readout_function
 def cosine(encoded: Encoded, text: TextEmbeddings) -> Logits:
     """(windows, grid_h, grid_w, queries) float32 in -1 .. 1."""
     return unit(encoded.patches.float()) @ text.T

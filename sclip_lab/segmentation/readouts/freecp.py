@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import readout_function
 from sclip_lab.network.context import State
 from sclip_lab.segmentation.class_purification import (
     Box,
@@ -26,6 +27,7 @@ from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import cosine, unit
 
 
+@readout_function
 def freecp(
     encoded: Encoded,
     text: Tensor,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sclip_lab.core.call import uses
+from sclip_lab.core.functions import readout_function, uses
 from sclip_lab.network.scene import Scene
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.propagation import patch_graph, propagate_over_patches
@@ -18,6 +18,7 @@ from sclip_lab.segmentation.readouts.cosine import cosine
 
 
 @uses("guidance", "photo")
+@readout_function
 def lposs(
     encoded: Encoded,
     text: Tensor,

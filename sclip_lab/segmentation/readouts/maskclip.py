@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import readout_function
 from sclip_lab.network.context import BlockInput
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import cosine
@@ -18,6 +19,7 @@ SCALE = 100.0  # CLIP's logit scale
 ABSENT = -100.0  # cosine of a class that is not there: below any other by far
 
 
+@readout_function
 def maskclip(
     encoded: Encoded, text: Tensor, denoising: float = 0.5, smoothing: float = 1.0
 ) -> Tensor:

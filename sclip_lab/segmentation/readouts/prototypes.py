@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sclip_lab.core.kinds import reads_others
+from sclip_lab.core.functions import reads_others
 from sclip_lab.core.shapes import Logits
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import unit

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from sclip_lab.attention.similarity import above_mean
+from sclip_lab.core.functions import readout_function
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import unit
 
 
+@readout_function
 def scga(encoded: Encoded, text: Tensor, sharpness: float = 10.0) -> Tensor:
     """Cosines of aggregated patches with texts, for any variant; RADSeg's is ``scra``.
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import readout_function
 from sclip_lab.network.context import Feedback
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import cosine, unit
@@ -28,6 +29,7 @@ BLUR_SIGMA = 5.0
 BLUR_TAPS = 31
 
 
+@readout_function
 def resclip(
     encoded: Encoded,
     text: Tensor,

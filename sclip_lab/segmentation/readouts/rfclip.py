@@ -14,14 +14,15 @@ import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
-from sclip_lab.core.call import uses
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import readout_function, uses
 from sclip_lab.core.values import within
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import unit
 
 
 @uses("photo")
+@readout_function
 def rfclip(
     encoded: Encoded,
     text: Tensor,

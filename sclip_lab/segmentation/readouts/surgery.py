@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import readout_function
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import unit
 
 
+@readout_function
 def surgery(encoded: Encoded, text: Tensor, sharpness: float = 2.0) -> Tensor:
     """`surgery_logits` of each window's patches.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.core.kinds import refines_logits
+from sclip_lab.core.functions import refines_logits
 
 EPSILON = 1e-5
 

@@ -16,7 +16,7 @@ from sklearn.cluster import DBSCAN
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.core.kinds import refines_labels
+from sclip_lab.core.functions import refines_labels
 from sclip_lab.network.context import BlockInput
 from sclip_lab.network.depth import Layer, resolve
 from sclip_lab.segmentation.encoded import Encoded

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.core.kinds import refines_labels
+from sclip_lab.core.functions import refines_labels
 
 
 @refines_labels

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.core.kinds import refines_logits
+from sclip_lab.core.functions import refines_logits
 
 GREY = (0.299, 0.587, 0.114)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sclip_lab.core.kinds import refines_logits
+from sclip_lab.core.functions import refines_logits
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.propagation import lab, propagate_over_pixels
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.core.kinds import refines_logits
+from sclip_lab.core.functions import refines_logits
 
 SHARPNESS = 0.1  # affinities fall to 1 / e at a tenth of the local standard deviation
 EPSILON = 1e-8

@@ -1,7 +1,8 @@
-"""Whatever goes wrong, a command ends in one line; what is written is what was meant."""
+"""Bad input ends in one line, a bug with its traceback; what is written is what was meant."""
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sclip_lab.run import ending, main
+from sclip_lab.cli import main
+from sclip_lab.core.errors import CrashError, LabError, bug_behind, describe, traceback_of
 from tests.running import evaluate
 
 
@@ -27,33 +29,67 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (OSError(28, "No space left on device", "a/b"), "a/b: No space left on device"),
         (MemoryError(), "not enough memory"),
         ("\ud800", "holds letters that cannot be written"),
-        (KeyError("x\ny"), "unexpected KeyError: "),
+        (KeyError("x\ny"), "KeyError: "),
     ],
 )
 def test_errors_of_other_kinds_are_one_line(error: object, text: str) -> None:
     if isinstance(error, str):
-        with pytest.raises(UnicodeEncodeError) as found:
+        with pytest.raises(UnicodeEncodeError) as raised:
             error.encode()
-        error = found.value
+        error = raised.value
     assert isinstance(error, BaseException)
-    told = ending.told(error)
-    assert text in told
-    assert "\n" not in told
+    line = describe(error)
+    assert text in line
+    assert "\n" not in line
 
 
-def test_a_fault_names_the_command(
+def crash() -> None:
+    raise IndexError("out of range")
+
+
+def test_only_a_bug_has_a_traceback() -> None:
+    with pytest.raises(IndexError) as raised:
+        crash()
+    bug = raised.value
+    where = CrashError("mine on image 3: IndexError: out of range")
+    where.__cause__ = bug
+    unfinished = LabError("attention 'mine': broken")
+    unfinished.__cause__ = where
+    for error in (bug, where, unfinished):
+        assert bug_behind(error) is bug
+        assert traceback_of(error).splitlines()[-3].strip().endswith("in crash")
+    bad_input = LabError("no such file")
+    bad_input.__cause__ = bug  # bad input that another library noticed
+    for other in (bad_input, OSError(28, "No space left", "x"), MemoryError()):
+        assert bug_behind(other) is None
+        assert traceback_of(other) == ""
+    assert traceback_of(bad_input, always=True)
+
+
+def test_a_bug_is_told_from_bad_input(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fault() -> int:
+    def bug() -> int:
         raise TypeError("no such thing")
 
-    assert ending.in_one_line(fault, "sclip-lab segment x") == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "unexpected TypeError in test_ending.py:" in line
-    assert "'sclip-lab segment x'" in line
-    monkeypatch.setenv(ending.VARIABLE, "1")
-    ending.in_one_line(fault, "sclip-lab")
+    def bad_input() -> int:
+        raise LabError("no such file")
+
+    assert main.ended(bug) == 1
+    first, *_, line = capsys.readouterr().err.splitlines()
+    assert first.startswith("Traceback")
+    assert line.startswith("error: TypeError: no such thing (a bug")
+    assert main.ended(bad_input) == 1
+    assert capsys.readouterr().err == "error: no such file\n"
+    monkeypatch.setenv(main.TRACEBACK, "1")
+    main.ended(bad_input)
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_thresholds_of_garbage_collection_come_back() -> None:
+    before = gc.get_threshold()
+    assert main.ended(lambda: gc.get_threshold()[0]) > before[0]
+    assert gc.get_threshold() == before
 
 
 @pytest.mark.parametrize(
@@ -96,8 +132,8 @@ def test_a_photo_of_a_size_that_does_not_fit_is_named(
 def test_warnings_are_one_line_without_a_place_in_the_code() -> None:
     code = (
         "import warnings\n"
-        "from sclip_lab.run import ending\n"
-        "ending.readable_output()\n"
+        "from sclip_lab.cli.main import readable_output\n"
+        "readable_output()\n"
         "warnings.warn('left out: a\\nb')\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -123,14 +159,14 @@ def test_hydras_own_errors_are_one_line(tmp_path: Path) -> None:
         errors = [line for line in outcome.err.splitlines() if line.strip()]
         assert len(errors) == 1, outcome.err
         assert errors[0].startswith("error: "), outcome.err
-        assert ending.UNEXPECTED not in errors[0]
+        assert "a bug" not in errors[0]
 
 
 def test_numbers_of_more_digits_than_python_reads(tmp_path: Path) -> None:
     outcome = evaluate(tmp_path, "seed=" + "9" * 5000)
     assert outcome.code == 1
     assert outcome.err.startswith("error: seed=999")
-    assert ending.UNEXPECTED not in outcome.err
+    assert "a bug" not in outcome.err
 
 
 @pytest.mark.parametrize(

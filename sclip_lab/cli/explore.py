@@ -1,0 +1,51 @@
+"""``sclip-lab explore``: a page that shows where every patch of a photo looks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sclip_lab.cli import options
+from sclip_lab.core.errors import LabError
+from sclip_lab.run import known_words
+from sclip_lab.run.explore import ATTENTION, explore
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``sclip-lab explore``."""
+    made = argparse.ArgumentParser(
+        prog="sclip-lab explore",
+        description="One photo, several variants: where does every patch look? (a page)",
+    )
+    made.add_argument("photo", type=Path)
+    made.add_argument(
+        "--attention", default=",".join(ATTENTION), help="files of conf/attention, by commas"
+    )
+    made.add_argument("--names", help='classes, for example "cat; grass,lawn; sky"')
+    made.add_argument("--mask", type=Path, help="class ids of the truth, drawn as an outline")
+    made.add_argument("--protocol", default="sclip", help="a file of conf/protocol")
+    made.add_argument("--patches", type=int, default=28 * 28, help="at most so many")
+    made.add_argument("--out", type=Path, help="the page (default: explore-<photo>.html)")
+    options.add_backbone(made)
+    return made
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page and say where it is.
+
+    Raises:
+        LabError: a photo that cannot be read, an unknown name, or a number out of range.
+    """
+    if args.patches < 1:
+        raise LabError(f"--patches {args.patches} must be 1 or more")
+    backbone = options.backbone(args)
+    if args.names and args.backbone == known_words.EMBEDDED:
+        known_words.warn([name for name in args.names.split(";") if name.strip()])
+    variants = [name.strip() for name in args.attention.split(",") if name.strip()]
+    page = explore(
+        args.photo, args.names, variants, backbone, args.protocol, args.mask,
+        max_patches=args.patches,
+    )  # fmt: skip
+    out = page.save(args.out or Path(f"explore-{args.photo.stem}.html"))
+    print(f"{out} ({out.stat().st_size / 1e6:.1f} MB): open it in a browser")
+    return 0

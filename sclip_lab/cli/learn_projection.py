@@ -1,0 +1,63 @@
+"""``sclip-lab learn-projection``: W_r of attention=csa_learned from a train split."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sclip_lab.cli import options
+from sclip_lab.core.errors import LabError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of ``sclip-lab learn-projection``."""
+    made = argparse.ArgumentParser(
+        prog="sclip-lab learn-projection",
+        description="Learn W_r for attention=csa_learned from the train split.",
+    )
+    made.add_argument("--dataset", default="patchwork", help="a file of conf/dataset")
+    made.add_argument("--folder", help="another root for it, for example a train split")
+    made.add_argument("--protocol", default="sclip", help="whose prompts are used")
+    made.add_argument("--images", type=int, default=64)
+    made.add_argument("--steps", type=int, default=100)
+    made.add_argument("--lr", type=float, default=1e-3)
+    made.add_argument("--full-width", action="store_true", help="one map for all heads")
+    made.add_argument("--out", type=Path, default=Path("results/projection.safetensors"))
+    options.add_backbone(made)
+    return made
+
+
+def run(args: argparse.Namespace) -> int:
+    """Learn it, write it, and print how to use it.
+
+    Raises:
+        LabError: unknown names, values out of range, or data that are not there.
+    """
+    from sclip_lab.config.registry import load_dataset, load_protocol
+    from sclip_lab.evaluation.learned_projection import learn_projection, save_projection
+    from sclip_lab.segmentation.pipeline import make_readout
+
+    overrides = {"root": args.folder} if args.folder else {}
+    if args.dataset == "patchwork":
+        overrides |= {"split": "train", "limit": args.images}
+    dataset, backbone = load_dataset(args.dataset, **overrides), options.backbone(args)
+    protocol = load_protocol(args.protocol, args.dataset)
+    text = make_readout(backbone, dataset.vocabulary, protocol, progress=True).text
+    if text is None:
+        raise LabError(
+            f"protocol {protocol.name} reads no texts: a projection is learned with them"
+        )
+    settings = {
+        "images": args.images,
+        "steps": args.steps,
+        "lr": args.lr,
+        "per_head": not args.full_width,
+        "seed": args.seed,
+    }
+    projection, losses = learn_projection(
+        backbone, dataset, text, dataset.vocabulary.query_classes, **settings
+    )
+    save_projection(args.out, projection, backbone, dataset, **settings)
+    print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f} in {len(losses)} steps: {args.out}")
+    print(f"use it: attention=csa_learned attention.projection_file={args.out}")
+    return 0

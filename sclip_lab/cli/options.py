@@ -1,0 +1,31 @@
+"""Options that the commands of one network share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from sclip_lab.run.known_words import EMBEDDED
+
+if TYPE_CHECKING:
+    from sclip_lab.network.backbone import Backbone
+
+
+def add_backbone(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `backbone` reads."""
+    parser.add_argument("--backbone", default=EMBEDDED, help="a file of conf/backbone")
+    parser.add_argument("--pretrained", help="open_clip's tag")
+    parser.add_argument("--checkpoint", help="a local .safetensors or .pt file")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def backbone(args: argparse.Namespace) -> Backbone:
+    """The network that was asked for."""
+    from sclip_lab.config.registry import load_backbone
+
+    return load_backbone(args.backbone, args.pretrained, checkpoint=args.checkpoint, seed=args.seed)
+
+
+def usual_dataset(backbone: str) -> str | None:
+    """The data set whose protocol values count: the embedded network has a window of its own."""
+    return "patchwork" if backbone == EMBEDDED else None

@@ -1,0 +1,135 @@
+"""A command line of Hydra's: its flags, its one job or its sweep, and its errors as they were.
+
+Hydra's own entry point catches and prints errors by itself, and loads configurations by its own
+loader; here both are the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hydra import version
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import run_job
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig
+
+from sclip_lab.config.composition import CONFIG, Loader
+from sclip_lab.core.errors import LabError
+
+NAME = "evaluate"
+
+
+def run(words: Sequence[str], task: Callable[[DictConfig], Any]) -> None:
+    """Do what a command line of Hydra's says.
+
+    Args:
+        words: behind the command's name.
+        task: runs one job. Its errors are raised here, the first one when all jobs have ended.
+
+    Raises:
+        LabError: words that do not compose.
+    """
+    parser = get_args_parser()
+    args = parser.parse_args(list(words))
+    _check_flags(args)
+    version.setbase("1.3")
+    hydra = Hydra(NAME, Loader(args.config_dir, args.config_path))
+    GlobalHydra.instance().initialize(hydra)
+    config_name, overrides = args.config_name or CONFIG, list(args.overrides)
+    try:
+        if args.help:
+            hydra.app_help(config_name, parser, args)
+        elif args.hydra_help:
+            hydra.hydra_help(config_name, parser, args)
+        elif args.cfg:
+            hydra.show_cfg(config_name, overrides, args.cfg, args.package, args.resolve)
+        elif args.info:
+            hydra.show_info(args.info, config_name, overrides)
+        elif args.shell_completion:
+            hydra.shell_completion(config_name, overrides)
+        else:
+            _run_jobs(hydra, config_name, overrides, task, args.multirun)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _check_flags(args: Any) -> None:
+    if args.experimental_rerun is not None:
+        raise LabError(
+            f"--experimental-rerun {args.experimental_rerun}: not taken, for its file is a pickle, "
+            "which can run code; type the keys of .hydra/overrides.yaml instead"
+        )
+    exclusive = ("run", "multirun", "cfg", "info", "shell_completion")
+    if len(typed := [f"--{name}" for name in exclusive if getattr(args, name)]) > 1:
+        raise LabError(f"command line: {' and '.join(typed)} do not go together")
+    if args.resolve and not (args.cfg or args.help):
+        raise LabError("command line: --resolve goes with --cfg or --help")
+
+
+def _run_jobs(
+    hydra: Hydra,
+    config_name: str,
+    overrides: list[str],
+    task: Callable[[DictConfig], Any],
+    multirun: bool,
+) -> None:
+    errors: list[Exception] = []
+
+    def recorded(config: DictConfig) -> Any:
+        try:
+            return task(config)
+        except Exception as error:
+            errors.append(error)
+            raise
+
+    if not multirun:
+        multirun = _run_one(hydra, config_name, overrides, recorded)
+    if multirun:
+        overrides = [*overrides, "hydra.mode=MULTIRUN"]
+        try:
+            hydra.multirun(config_name, recorded, overrides)
+        except Exception:
+            if not errors:  # otherwise Hydra raises the job's own
+                raise
+    if errors:
+        raise errors[0]
+
+
+def _run_one(
+    hydra: Hydra, config_name: str, overrides: list[str], task: Callable[[DictConfig], Any]
+) -> bool:
+    """Run one job; or return True, where the configuration asks for a sweep."""
+    config = hydra.compose_config(config_name, overrides, RunMode.RUN, with_log_configuration=True)
+    if config.hydra.mode == RunMode.MULTIRUN:
+        return True
+    _require_multirun(config)
+    config.hydra.mode = RunMode.RUN
+    callbacks = Callbacks(config)
+    callbacks.on_run_start(config=config, config_name=config_name)
+    outcome = run_job(
+        task_function=task,
+        config=config,
+        job_dir_key="hydra.run.dir",
+        job_subdir_key=None,
+        hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
+    )
+    callbacks.on_run_end(config=config, config_name=config_name, job_return=outcome)
+    return False
+
+
+def _require_multirun(config: DictConfig) -> None:
+    """A preset that sweeps would run one job of the defaults without -m."""
+    sweeper = config.hydra.sweeper
+    in_grids = dict.fromkeys(key for grid in sweeper.get("grids") or [] for key in grid)
+    swept = [*(sweeper.get("params") or ()), *in_grids]
+    if swept:
+        name = config.hydra.runtime.choices.get("experiment")
+        raise LabError(
+            f"experiment={name} sweeps over {', '.join(map(str, swept))}: "
+            f"add -m, as in 'sclip-lab evaluate -m experiment={name}'"
+        )

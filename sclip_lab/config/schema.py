@@ -1,0 +1,191 @@
+"""The schema of a composed configuration: how a run is done.
+
+What a cell is made of (attention, backbone, dataset, protocol, guidance) is checked by the objects
+that are built from it; here these groups are only mappings.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.values import LARGEST_SEED, shown
+
+LONGEST_NAME = 255  # bytes of a file's or folder's name
+
+
+def _is_mapping(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError("a mapping, or a file of its folder in conf")
+    return value
+
+
+def _is_path(text: str) -> str:
+    try:
+        longest = max(len(part) for part in os.fsencode(text).split(os.sep.encode()))
+    except UnicodeEncodeError:
+        longest = LONGEST_NAME + 1
+    if not text.strip() or "\0" in text or longest > LONGEST_NAME:
+        raise ValueError("the path of a folder")
+    return text
+
+
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Folder = Annotated[str, AfterValidator(_is_path)]
+Group = Annotated[dict[Any, Any], BeforeValidator(_is_mapping)]
+
+
+class Model(BaseModel):
+    """A mapping of the configuration: no value is converted, and further keys are left alone."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class Pictures(Model):
+    """What the store keeps for figures: of how many photos, and at how many points of each."""
+
+    images: Count
+    points: Annotated[int, Field(ge=0, le=1000)]
+
+
+class Diagnostics(Model):
+    """Measures by name, and on how many images; None: on all."""
+
+    measures: list[str] | None
+    images: Count | None
+
+
+class Tracking(Model):
+    """Where W&B writes, and how many photos it shows."""
+
+    mode: str
+    group: str | None
+    images: Annotated[int, Field(ge=0, le=10**6)]
+    project: str | None = None
+    entity: str | None = None
+
+
+class Paths(Model):
+    """Folders."""
+
+    store: Folder
+    data: Folder = "data"
+
+
+def _mapping(model: type[Model]) -> Any:
+    return Annotated[model, BeforeValidator(_is_mapping)]
+
+
+class Settings(Model):
+    """The keys of conf/config.yaml, see there for what they mean."""
+
+    attention: Group
+    backbone: Group
+    dataset: Group
+    protocol: Group
+    guidance: Group | None = None
+    readout: Group | None = None
+    refinement: Group | None = None
+    pictures: _mapping(Pictures)  # type: ignore[valid-type]
+    diagnostics: _mapping(Diagnostics)  # type: ignore[valid-type]
+    tracking: _mapping(Tracking)  # type: ignore[valid-type]
+    paths: _mapping(Paths)  # type: ignore[valid-type]
+    pretrained: str | None = None
+    checkpoint: str | None = None
+    precision: str = "fp32"
+    device: str = "auto"
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 0
+    batch_images: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    batch_windows: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    trunk_cache: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    shard: Annotated[list[Count], Field(min_length=2, max_length=2)] = [0, 1]
+    progress: bool = True
+    plugins: list[str] | None = None
+
+
+# Whose missing values those say that know what they are for.
+PARTS = ("attention", "backbone", "dataset", "protocol", "guidance")
+_WORDS = {
+    "int_type": "a whole number",
+    "float_type": "a finite number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "too_short": "a list of 2 numbers, index and count",
+    "too_long": "a list of 2 numbers, index and count",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
+    "value_error": "{error}",
+}
+
+
+def check_settings(config: DictConfig) -> dict[str, Any]:
+    """Refuse values of a composed configuration that cannot be meant.
+
+    Returns:
+        the configuration without Hydra's own section, as plain values.
+
+    Raises:
+        LabError: naming key, value and what would be right; also for a reference that leads
+            nowhere.
+    """
+    values = _resolved(config)
+    for key in _still_missing(values):
+        raise LabError(f"{key}: '???' stands for a value that is still to be given")
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise LabError(_first(error)) from None
+    index, count = settings.shard
+    if index >= count:
+        raise LabError(
+            f"shard: {settings.shard} must be index and count, the index below the count"
+        )
+    weights, of_backbone = settings.checkpoint, settings.backbone.get("checkpoint")
+    if weights not in (None, of_backbone):
+        raise LabError(
+            f"checkpoint={shown(weights)}: this backbone has a file of its own; "
+            "backbone.checkpoint=<file> takes its place"
+        )
+    return values
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key in map(str, config):
+        if key == "hydra":
+            continue
+        try:
+            value = "???" if OmegaConf.is_missing(config, key) else config[key]
+            is_node = OmegaConf.is_config(value)
+            values[key] = OmegaConf.to_container(value, resolve=True) if is_node else value
+        except OmegaConfBaseException as error:
+            name = error.full_key or key
+            raise LabError(f"{name}: {str(error).splitlines()[0]}") from error
+    return values
+
+
+def _still_missing(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Keys whose value is ``???``, but for those of a cell's parts."""
+    for key, value in values.items():
+        if value == "???":
+            yield f"{prefix}{key}"
+        elif isinstance(value, Mapping) and f"{prefix}{key}" not in PARTS:
+            yield from _still_missing(value, f"{prefix}{key}.")
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that is wrong, in the words of the other checks."""
+    details = error.errors()[0]
+    key = ".".join(str(part) for part in details["loc"])
+    if details["type"] == "missing":
+        return f"{key}: needs a value"
+    words = _WORDS.get(details["type"], details["msg"])
+    return f"{key}: {shown(details['input'])} must be {words.format(**details.get('ctx', {}))}"

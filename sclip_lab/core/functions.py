@@ -1,0 +1,393 @@
+"""Functions that a yaml names under ``_target_``: what they are for, which may be named, binding.
+
+A function's kind says what it is for. It is declared by a decorator, and compared with the place in
+the yaml when the function is bound. The first arguments are passed by place, so their names are the
+author's choice:
+
+==================== ============================= ===============================================
+`weights_function`   ``(ctx)``                     attention weights of a variant
+`block_edit`         ``(block, state, ctx)``       a variant that replaces the whole block
+`prior_function`     ``(ctx)``                     prior: a term on a variant's scores
+`prior_of_grid`      ``(grid)``                    prior of the grid alone, computed once a grid
+`mix_function`       ``(ctx, weights)``            mix: other weights made of the variant's
+`repair_function`    ``(ctx)``                     repair: tokens before attention
+`entry_function`     ``(tokens)``                  entry: tokens beside a variant's patches
+`hidden_function`    ``(block, hidden, grid)``     hidden: an edit behind an MLP's activation
+`readout_function`   ``(encoded, text)``           readout: patch logits
+`reads_others`       ``(encoded, others)``         readout by the masks of other photos
+`threshold_function` ``(encoded, text)``           threshold of a photo's probabilities
+`view_function`      ``(images)``                  change of a view
+`refines_logits`     ``(mask)``                    refinement of logits at the photo's size
+`refines_labels`     ``(prediction)``              refinement of labels at the photo's size
+==================== ============================= ===============================================
+
+A readout may further ask for ``second_text``, a refinement for ``image``, ``text`` and ``encoded``,
+a block edit for ``repair``, by name. What reads texts or a second network in a variant says so:
+`uses`. A function of your own may go without a decorator where its place has a kind that needs
+none: all but `block_edit`, `prior_of_grid`, `reads_others` and refinements.
+
+A yaml may come from a stranger, so it names functions of a closed list of modules alone: those of
+this package that it is for, and modules that the user allowed (`allow`, ``plugins=[...]`` on the
+command line, or an installed package's entry point). No other module is even imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache, partial
+from importlib import metadata
+from typing import Any, TypeVar
+
+from sclip_lab.core.errors import CrashError, LabError, unknown
+from sclip_lab.core.identity import plain, recalled
+from sclip_lab.core.values import check_arguments, shown
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Named = Mapping[str, Any] | None  # a function with parameters, as a yaml writes it
+
+ENTRY_POINTS = "sclip_lab.plugins"
+VARIABLE = "SCLIP_LAB_PLUGINS"  # names of allowed modules, separated by commas
+PACKAGE = __name__.partition(".")[0]
+# Where the functions of this package are that a yaml may name.
+HOMES = (f"{PACKAGE}.attention", f"{PACKAGE}.segmentation")
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+_BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_allowed: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a function is for; as a decorator it declares a function to be that.
+
+    Attributes:
+        name: in messages.
+        by_place: the arguments that the library passes by place.
+        by_name: those that the function may ask for by name.
+        declared: a function without a decorator is never of this kind.
+    """
+
+    name: str
+    by_place: tuple[str, ...]
+    by_name: tuple[str, ...] = ()
+    declared: bool = False
+
+    def __call__(self, function: Function) -> Function:
+        function.__kind__ = self  # type: ignore[attr-defined]
+        return function
+
+    def __str__(self) -> str:
+        return f"{self.name} ({', '.join(self.by_place)})"
+
+
+OF_PHOTO = ("image", "text", "encoded")
+weights_function = Kind("weights function", ("ctx",))
+block_edit = Kind("block edit", ("block", "state", "ctx"), ("repair",), declared=True)
+prior_function = Kind("prior", ("ctx",))
+prior_of_grid = Kind("prior of the grid", ("grid",), declared=True)
+mix_function = Kind("mix", ("ctx", "weights"))
+repair_function = Kind("repair", ("ctx",))
+entry_function = Kind("entry", ("tokens",))
+hidden_function = Kind("hidden edit", ("block", "hidden", "grid"))
+readout_function = Kind("readout", ("encoded", "text"), ("second_text",))
+readout_of_others = Kind("readout of other photos", ("encoded", "others"), declared=True)
+threshold_function = Kind("threshold", ("encoded", "text"))
+view_function = Kind("change of a view", ("images",))
+refines_logits = Kind("refinement of logits", ("mask",), OF_PHOTO, declared=True)
+refines_labels = Kind("refinement of labels", ("prediction",), OF_PHOTO, declared=True)
+
+
+def reads_others(summary: Callable[..., Any]) -> Callable[[Function], Function]:
+    """``(encoded, others, **parameters)`` -> logits of classes, a readout of one photo's windows.
+
+    Args:
+        summary: ``(encoded, labels, classes)`` -> anything, of one photo: its windows, the class of
+            each patch as (windows, grid_h, grid_w) int64, -1 where it is void, and how many classes
+            there are. ``others`` are those of all other photos of the data set, in its order.
+    """
+
+    def mark(function: Function) -> Function:
+        function.__summary__ = summary  # type: ignore[attr-defined]
+        return readout_of_others(function)
+
+    return mark
+
+
+def uses(*things: str) -> Callable[[Function], Function]:
+    """Mark a function by what it reads besides a window's blocks.
+
+    ``guidance``: features of a second network; ``text``: the protocol's texts, both of which a
+    cell's key must know; ``photo``: all windows of a photo together. A function without the mark
+    cannot read them.
+    """
+
+    def mark(function: Function) -> Function:
+        function.__uses__ = frozenset(things)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def _mark(function: Callable[..., Any], name: str) -> Any:
+    """A mark of a function, or of the one that it binds; None without."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, name, None)
+
+
+def kind_of(function: Callable[..., Any]) -> Kind | None:
+    """The kind that a function was declared to be; None without a decorator."""
+    return _mark(function, "__kind__")
+
+
+def summary_of(function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """What a readout declared with `reads_others` wants to know of each photo; None for others."""
+    return _mark(function, "__summary__")
+
+
+def used(functions: Iterable[Callable[..., Any]]) -> frozenset[str]:
+    """Everything that functions are marked to read."""
+    return frozenset().union(*(_mark(function, "__uses__") or () for function in functions))
+
+
+def allow(*modules: str) -> None:
+    """Let yaml files name what is defined in these modules, or in modules below them.
+
+    >>> allow("my_package.attention")
+
+    Args:
+        modules: dotted names. They are imported when the first yaml names one.
+
+    Raises:
+        LabError: not the name of a module.
+    """
+    for module in modules:
+        if not isinstance(module, str) or not _DOTTED.fullmatch(f"{module}.x"):
+            raise LabError(f"plugins: {module!r} is not the name of a module")
+    _allowed.update(modules)
+
+
+def allowed() -> list[str]:
+    """Modules outside of this package whose functions a yaml may name.
+
+    The variable is how the processes of a job learn what the command named.
+    """
+    named = filter(None, os.environ.get(VARIABLE, "").split(","))
+    return sorted(_allowed.union(named, installed()))
+
+
+@cache
+def installed() -> tuple[str, ...]:
+    """Modules that installed packages name under the entry point group."""
+    return tuple(point.module for point in metadata.entry_points(group=ENTRY_POINTS))
+
+
+def locate(target: str, homes: Collection[str] = HOMES) -> Callable[..., Any]:
+    """The function or class that a dotted path names.
+
+    Args:
+        target: from a yaml.
+        homes: modules of this package where it may be defined, besides `allowed` ones.
+
+    Raises:
+        LabError: not of an allowed module (which is then not imported), no such module, nothing of
+            that name is defined there (did you mean).
+        CrashError: the module raises an error when it is imported.
+    """
+    if isinstance(target, str) and "#" in target:
+        return recalled(target)
+    if not isinstance(target, str) or not _DOTTED.fullmatch(target):
+        raise LabError(f"_target_ {shown(target)}: not the dotted path of a function")
+    module_name, _, attribute = target.rpartition(".")
+    if _is_own(module_name):
+        if not _within(module_name, homes):
+            raise LabError(
+                f"_target_ {target}: '{module_name}' is not an allowed module; a yaml may name "
+                f"functions of {' and '.join(homes)} here"
+            )
+    elif not _within(module_name, allowed()):
+        raise LabError(
+            f"_target_ {target}: '{module_name}' is not an allowed module; allow it with "
+            f'plugins=[{module_name}] on the command line, or sclip_lab.allow("{module_name}") in '
+            "Python"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a module of the user's may fail in any way
+        reason = f"_target_ {target}: {error or type(error).__name__}"
+        absent = isinstance(error, ModuleNotFoundError) and _within(module_name, [str(error.name)])
+        raise (LabError if absent else CrashError)(reason) from error
+    function = getattr(module, attribute, None)
+    home = str(getattr(function, "__module__", ""))  # not that of a module that imports it
+    if attribute[0] == "_" or not callable(function) or not _within(home, [*homes, *allowed()]):
+        known = [n for n, f in vars(module).items() if n[0] != "_" and inspect.isfunction(f)]
+        raise unknown(f"function in {module_name}", attribute, known)
+    return function
+
+
+def _is_own(module: str) -> bool:
+    return module.partition(".")[0] == PACKAGE
+
+
+def _within(module: str, packages: Collection[str]) -> bool:
+    return f"{module}.".startswith(tuple(f"{package}." for package in packages))
+
+
+def bind(
+    function: Callable[..., Any],
+    parameters: Mapping[str, Any],
+    kinds: Collection[Kind] = (),
+    *,
+    supplied: Collection[str] = (),
+    also_known: Collection[str] = (),
+) -> partial[Any]:
+    """``function`` with its parameters, defaults written out so that they can enter a key.
+
+    Args:
+        function: any callable with a signature.
+        parameters: values from the yaml.
+        kinds: what the function may be for; a function without a decorator counts as the first.
+            The arguments of its kind are passed later. None: any function, called by name.
+        supplied: further arguments that the caller passes later by name.
+        also_known: further names to suggest for an unknown one.
+
+    Raises:
+        LabError: a function of another kind, a parameter that it does not have, one without a
+            value, or a value of another type than the parameter's annotation says.
+    """
+    kind = _kind_among(kinds, function) if kinds else None
+    signature = inspect.signature(function).parameters
+    if kind is not None:
+        supplied = {*supplied, *kind.by_name}
+        by_place = [n for n, p in signature.items() if p.kind in _BY_PLACE and n not in supplied]
+        if len(by_place) < len(kind.by_place):
+            raise LabError(f"{function.__name__} must take the arguments of a {kind}")
+        supplied.update(by_place[: len(kind.by_place)])
+    own = {n: p for n, p in signature.items() if n not in supplied and p.kind not in _VARIADIC}
+    values = {name: p.default for name, p in own.items()}
+    for name, value in parameters.items():
+        if name not in own:
+            raise unknown("parameter", name, [*own, *also_known])
+        values[name] = value
+    missing = [n for n, v in values.items() if v is inspect.Parameter.empty or v == "???"]
+    if missing:
+        raise LabError(
+            f"{function.__name__} needs a value for {', '.join(missing)}"
+            + (f" (the library passes only the arguments of a {kind})" if kind else "")
+        )
+    check_arguments(function, values)
+    for name, value in values.items():
+        values[name] = _one_form(plain(value), str(own[name].annotation))
+    return partial(function, **values)
+
+
+def _kind_among(kinds: Collection[Kind], function: Callable[..., Any]) -> Kind:
+    """The function's kind.
+
+    Raises:
+        LabError: it is not among ``kinds``.
+    """
+    kind = kind_of(function)
+    if kind is not None and kind in kinds:
+        return kind
+    places = " or ".join(map(str, kinds))
+    name = getattr(function, "__name__", repr(function))
+    if kind is not None:
+        raise LabError(f"{name} is a {kind}; this place takes a {places}")
+    first = next(iter(kinds))
+    if _is_own(str(function.__module__)):
+        raise LabError(f"{name} is no function for a yaml; this place takes a {places}")
+    if first.declared:
+        raise LabError(f"{name} must be declared by its decorator to be a {places}")
+    return first
+
+
+def _one_form(value: Any, annotation: str) -> Any:
+    """Equal values in one form, so that they are one key: 1 where a float is meant as 1.0, 1.0
+    where a whole number is meant as 1, and 3/12 as 1/4 where a layer is."""
+    if re.search(r"\bLayer\b", annotation):
+        return [_share(v) for v in value] if isinstance(value, list) else _share(value)
+    types = re.split(r" \| |<class '|'>", annotation)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if "float" in types and "int" not in types:
+        return float(value)
+    if "int" in types and "float" not in types and float(value).is_integer():
+        return int(value)
+    return value
+
+
+def _share(layer: Any) -> Any:
+    """A share of a network's depth in lowest terms, see `sclip_lab.network.depth`; an index, or
+    what is no short fraction, as it is."""
+    if isinstance(layer, int) or not isinstance(layer, float | str):
+        return layer
+    try:
+        share = Fraction(layer)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        return layer
+    return str(share) if 0 < share <= 1 and share.denominator < 1000 else layer
+
+
+def bind_config(config: Named, *kinds: Kind) -> partial[Any] | None:
+    """A bound function from a mapping with ``_target_``; None from an empty one. See `bind`."""
+    if not config:
+        return None
+    if not isinstance(config, Mapping) or "_target_" not in config:
+        raise LabError(f"{shown(config)} is not a function; it needs a _target_")
+    parameters = dict(config)
+    return bind(locate(parameters.pop("_target_")), parameters, kinds)
+
+
+def written_out(config: Named, *kinds: Kind) -> dict[str, Any] | None:
+    """A mapping with ``_target_`` and the defaults of all parameters that it leaves out; None from
+    an empty one. See `bind`."""
+    bound = bind_config(config, *kinds)
+    if bound is None or not config:
+        return None
+    return {"_target_": config["_target_"], **bound.keywords}
+
+
+def named_steps(config: Named) -> dict[str, Mapping[str, Any]]:
+    """Functions by names of their own, in order, from one mapping with ``_target_`` or from
+    several; those that are null are left out."""
+    if not isinstance(config, Mapping) or "_target_" in config:
+        config = {"": config}
+    return {name: step for name, step in config.items() if step}
+
+
+def bind_steps(config: Named, *kinds: Kind) -> list[partial[Any]]:
+    """The functions of `named_steps`, bound."""
+    steps = [bind_config(step, *kinds) for step in named_steps(config).values()]
+    return [step for step in steps if step is not None]
+
+
+def overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with other values; two mappings are merged, anything else is replaced, and so is
+    a mapping whose ``_target_`` changes: one function's parameters are not another's."""
+    result = dict(config)
+    for key, value in overrides.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            same = value.get("_target_", old.get("_target_")) == old.get("_target_")
+            result[key] = overridden(old, value) if same else dict(value)
+        else:
+            result[key] = value
+    return result
+
+
+def target_modules(config: Mapping[str, Any] | None) -> list[str]:
+    """Modules of all functions that a configuration names, however deep."""
+    modules: list[str] = []
+    for key, value in (config or {}).items():
+        if key == "_target_":
+            modules.append(str(value).rpartition(".")[0])
+        elif isinstance(value, Mapping):
+            modules += target_modules(value)
+    return modules

@@ -1,0 +1,91 @@
+"""How much of the library one command enters, counted by a profile hook.
+
+    python tools/count_calls.py                    # one cell on two photos of the embedded world
+    python tools/count_calls.py attention=naclip   # with further overrides
+    python tools/count_calls.py --names            # and the functions by file
+
+It prints how many files and functions of ``sclip_lab`` run before the first photo is decoded, and
+in the whole command. Lambdas, comprehensions and generators count (Python 3.12 runs comprehensions
+within their function), the bodies of modules and classes do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+import tempfile
+import threading
+from collections import defaultdict
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = str(ROOT / "sclip_lab") + "/"
+CELL = ("attention=csa", "dataset.limit=2", "tracking=disabled", "progress=false", "device=cpu")
+FIRST_PHOTO = "evaluation/loader.py", "load"  # the pass makes or decodes a photo
+
+
+class Counter:
+    """A profile hook that keeps every function of the library that is entered, in order.
+
+    Attributes:
+        entered: code of each function, in the order of first entry.
+        before: how many of them ran before the first photo is decoded; None: none was.
+    """
+
+    def __init__(self) -> None:
+        self.entered: dict[CodeType, None] = {}
+        self.before: int | None = None
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        code = frame.f_code
+        if event != "call" or not code.co_filename.startswith(LIBRARY):
+            return
+        file, name = FIRST_PHOTO
+        if code.co_name == name and code.co_filename == LIBRARY + file:
+            self.before = len(self.entered) if self.before is None else self.before
+        if code.co_flags & inspect.CO_NEWLOCALS and code.co_name != "<module>":
+            self.entered.setdefault(code)
+
+
+def main() -> int:
+    """Run the command in this process and print the counts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("overrides", nargs="*", help="of sclip-lab evaluate")
+    parser.add_argument("--names", action="store_true", help="list the functions by file")
+    args = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    counter = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        places = [f"paths.store={folder}/store", f"hydra.run.dir={folder}/run"]
+        sys.argv = ["sclip-lab", "evaluate", *CELL, *places, *args.overrides]
+        from sclip_lab.cli.main import main as command
+
+        threading.setprofile(counter)  # photos are loaded beside the network
+        sys.setprofile(counter)
+        try:
+            exit_code = command()
+        finally:
+            sys.setprofile(None)
+    everything = list(counter.entered)
+    for title, codes in (
+        ("before the first photo", everything[: counter.before]),
+        ("the whole command", everything),
+    ):
+        files = {code.co_filename for code in codes}
+        print(f"{title}: {len(codes)} functions in {len(files)} files")
+    if args.names:
+        by_file = defaultdict(list)
+        for code in everything[: counter.before]:
+            by_file[code.co_filename.removeprefix(LIBRARY)].append(
+                code.co_qualname.replace("<locals>.", "")
+            )
+        for file, names in sorted(by_file.items()):
+            print(f"{len(names):4d}  {file}: {', '.join(names)}")
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
