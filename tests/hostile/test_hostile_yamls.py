@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from sclip_lab.config.composing import sweep
 
 import sclip_lab as lab
 from sclip_lab.config import folders
-from sclip_lab.config.registry import conf_dir
+from sclip_lab.config.folders import conf_dir
+from sclip_lab.config.sweeper import sweep
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Dataset
 from sclip_lab.run.job import make_spec
