@@ -173,6 +173,7 @@ def test_evaluate_and_hydras_grammar(
     ends_well(lambda: run(["evaluate", *SMALL, *PLACES, *more]))
 
 
+@pytest.mark.slow
 @given(data=st.data(), which=st.integers(0, len(STARTS) - 1), value=st.sampled_from(TYPED))
 @examples(3)
 def test_every_key_as_one_types_it(data: st.DataObject, which: int, value: str) -> None:
