@@ -25,7 +25,19 @@ not kept. Photos on which a measure is not defined are left out and counted
 `patch_retrieval_miou` is said of all measured photos together: of 256 patches of each, and in the
 pass that sees all of them, so not by shards that see some.
 
-Which of them goes with the score: `results.relations(df, measured)`.
+Which of them goes with the score: `results.relations(df, measured)`. An *outcome* compares what is
+predicted with the masks, as the score does; that it goes with the score explains nothing. A
+*mechanism* says how a variant works. *Not between row sums*: maps whose rows sum to other amounts,
+such as CSA's, cannot be compared by it.
+
+A direction is given only where a map that is blind to content (`attention=blind`) cannot have the
+ideal value: a narrow Gaussian has a spatial invariance near 0 and little mass on other classes
+because near patches are alike, and attention to self alone has none at all. `_matched` measures
+take that out: they compare at equal distances, so that every map of distance alone has 1 (mass) or
+0.5 (ROC area).
+
+A measure of your own: a module that defines a `sclip_lab.diagnostics.Measure`, or a function of an
+observation, and `plugins=[my.ideas] 'diagnostics.measures=[my.ideas.spread]'`.
 
 """
 
@@ -40,6 +52,8 @@ def document() -> str:
     for name, measure in MEASURES.items():
         heads = "layer, head" if measure.of_weights else "layer" if measure.layered else ""
         good = "control" if measure.is_control else measure.better
+        kind = "outcome" if measure.outcome else "" if measure.is_control else "mechanism"
+        kind += ", not between row sums" if measure.of_row_sum else ""
         undefined = [f"without {part}" for part in measure.needs if part == "attention"]
         undefined += [measure.undefined] if measure.undefined else []
         rows.append(
@@ -47,6 +61,7 @@ def document() -> str:
                 f"`{name}`",
                 measure.says,
                 bounds(measure),
+                kind,
                 good,
                 f"`{measure.control}`" if measure.control else "",
                 heads,
@@ -58,6 +73,7 @@ def document() -> str:
         "measure",
         "what",
         "range",
+        "kind",
         "good",
         "control",
         "also by",

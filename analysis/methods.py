@@ -16,7 +16,7 @@ from typing import Any
 from sclip_lab.attention.variant import COMMON, PARTS
 from sclip_lab.config.registry import conf_dir, load_group, names
 from sclip_lab.core.functions import locate
-from sclip_lab.results.table import published as paper_numbers
+from sclip_lab.paper import published as paper_numbers
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 TITLE = """# What each method changes

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sclip_lab import results as results
-    from sclip_lab.attention.variant import variant as variant
     from sclip_lab.config.plugins import allow as allow
     from sclip_lab.config.registry import load_attention as load_attention
     from sclip_lab.config.registry import load_backbone as load_backbone
     from sclip_lab.config.registry import load_dataset as load_dataset
     from sclip_lab.config.registry import load_guidance as load_guidance
     from sclip_lab.config.registry import load_protocol as load_protocol
+    from sclip_lab.config.registry import variant as variant
     from sclip_lab.core.errors import LabError as LabError
     from sclip_lab.core.functions import block_edit as block_edit
     from sclip_lab.core.functions import prior_of_grid as prior_of_grid
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from sclip_lab.core.functions import refines_labels as refines_labels
     from sclip_lab.core.functions import refines_logits as refines_logits
     from sclip_lab.run.explore import explore as explore
+    from sclip_lab.run.features import attention_maps as attention_maps
+    from sclip_lab.run.features import dense_features as dense_features
     from sclip_lab.run.library import Spec as Spec
     from sclip_lab.run.library import evaluate as evaluate
     from sclip_lab.run.library import segment as segment
-    from sclip_lab.segmentation.dense_features import dense_features as dense_features
     from sclip_lab.segmentation.protocol import Protocol as Protocol
 
 _PUBLIC = {
@@ -45,10 +46,11 @@ _PUBLIC = {
     "refines_labels": "core.functions",
     "refines_logits": "core.functions",
     "testing": "",
-    "variant": "attention.variant",
+    "variant": "config.registry",
     "Protocol": "segmentation.protocol",
     "Spec": "run.library",
-    "dense_features": "segmentation.dense_features",
+    "attention_maps": "run.features",
+    "dense_features": "run.features",
     "evaluate": "run.library",
     "explore": "run.explore",
     "load_attention": "config.registry",

@@ -17,7 +17,7 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devic
 @NO_GPU
 def test_features_equal_those_of_the_cpu() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    on_gpu = load_backbone(state_dict=toy.weights(), device="cuda")
+    on_gpu = load_backbone(state_dict=toy.openai(toy.weights()), device="cuda")
     for name in ("csa", "naclip", "scclip", "gem"):
         variant = lab.load_attention(name)
         image = toy.inputs()["rect224x336"]

@@ -22,10 +22,16 @@ def weights() -> dict[str, Tensor]:
     return make_clip.to_torch(make_clip.make_state_dict(make_clip.SEEDS["public"]["weights"]))
 
 
+def openai(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with the three integers by which OpenAI's files are known."""
+    sizes = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
+    return weights | {name: torch.tensor(size) for name, size in sizes.items()}
+
+
 @cache
 def network(**arguments: Any) -> Backbone:
     """The toy CLIP; arguments as for `load_backbone`."""
-    return load_backbone(state_dict=weights(), device="cpu", **arguments)
+    return load_backbone(state_dict=openai(weights()), device="cpu", **arguments)
 
 
 @cache

@@ -5,8 +5,8 @@
     python tools/count_calls.py --names            # and the functions by file
 
 It prints how many files and functions of ``sclip_lab`` run before the first photo is decoded, and
-in the whole command. Lambdas, comprehensions and generators count (Python 3.12 runs comprehensions
-within their function), the bodies of modules and classes do not.
+in the whole command. Lambdas, comprehensions and generators are counted apart, for Python 3.12 runs
+comprehensions within their function; the bodies of modules and classes do not count.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def main() -> int:
         ("the whole command", everything),
     ):
         files = {code.co_filename for code in codes}
-        print(f"{title}: {len(codes)} functions in {len(files)} files")
+        named = sum("<" not in code.co_name for code in codes)
+        print(f"{title}: {named} functions in {len(files)} files ({len(codes)} with lambdas,")
+        print("    comprehensions and generators)")
     if args.names:
         by_file = defaultdict(list)
         for code in everything[: counter.before]:

@@ -31,12 +31,14 @@ from sclip_lab.data.patchwork import CLASSES, Patchwork
 CURVE = "windows,loss,top1_train,rate,seconds"
 CARD = """# patchwork_vit
 
-A CLIP ({vision[layers]} blocks, width {vision[width]}, heads of {vision[head_width]}, patches of \
+patchwork_vit was trained so that the order of SCLIP's paper appears: it tests the laboratory, not
+the paper. It is a CLIP ({vision[layers]} blocks, width {vision[width]}, heads of \
+{vision[head_width]}, patches of \
 {vision[patch_size]} in a window of {vision[image_size]} pixels)
 trained from scratch on Patchwork by `experiments/patchwork/train.py`, with captions and never
-with masks. It is a **model organism**: it lets every command run on a machine without network, and
-it was trained so that it shows what SCLIP reports of CLIP (docs/embedded-world.md says how). It
-knows {known} words, and nothing it shows is a statement about CLIP.
+with masks. It is a **model organism**: it lets every command run on a machine without network
+(docs/embedded-world.md says how it was made). It knows {known} words, and nothing it shows is a
+statement about CLIP.
 
 | held-out scenes, one random window of each of {scenes_tested} | model | chance |
 |---|---|---|
@@ -61,6 +63,29 @@ prompt is the plain name.
 `experiments/patchwork/tower.py` says what is hidden, `experiments/patchwork/grouping.py` what is
 beside the loss. `curve.csv`: loss, top-1 on train windows (patches hidden), share of the full rate,
 seconds. Embeddings of tokens that no caption uses are zero. Weights are fp16.
+
+## Trained until these claims held
+
+Losses and the point where training stopped were chosen by these (docs/embedded-world.md, "What it
+shows"). `sclip-lab paper` reads this list: that they hold is no evidence.
+
+- main: CSA is better than vanilla attention
+- main: CSA is better than MaskCLIP
+- main: MaskCLIP is better than vanilla attention
+- projections: Even the worst random projection is better than vanilla attention
+- alternatives: CSA is better than sharpened attention at any setting
+- alternatives: CSA is better than local attention at any setting
+- alternatives: CSA is better than early attention at any setting
+- alternatives: Local attention repairs part: its best setting is above vanilla
+- alternatives: Early attention repairs part: its best setting is above vanilla
+- layers: CSA in the last block alone is best (residual and MLP kept)
+- layers: CSA is better than MaskCLIP, residual and MLP kept
+- layers: CSA is better than MaskCLIP, residual and MLP dropped
+- attention: CSA's maps depend on where they look from more than vanilla's
+- attention: Less of CSA's attention falls on other classes than of vanilla's
+- qualitative: CSA is better than vanilla attention on most photos
+- backbones: On patchwork_vit CSA is better than vanilla attention
+- covariance: Variants with lower inter class mass score higher
 """
 
 

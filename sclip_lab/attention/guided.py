@@ -117,8 +117,9 @@ def on_grid(
     """
     joined = torch.cat([ctx.value[:, :, : block.prefix], per_head], dim=2)
     if attention is not None and block.prefix:
-        attention = F.pad(attention, (1, 0, 1, 0))
-        attention[..., 0, 0] = 1
+        prefix = block.prefix
+        attention = F.pad(attention, (prefix, 0, prefix, 0))
+        attention[..., :prefix, :prefix] = torch.eye(prefix, device=attention.device)
     return replace(
         state,
         tokens=block.merge(joined),

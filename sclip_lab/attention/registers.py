@@ -190,7 +190,7 @@ def _activations(
 
     tokens = backbone.embed(image)
     outliers = torch.zeros(tokens.shape[1], dtype=torch.bool)
-    for block in backbone.blocks:
+    for block in backbone.blocks_on(backbone.grid(*image.shape[-2:])):
         tokens = block.with_hidden(keep, "kept").plain(tokens)
         if block.index == detect:
             outliers = tokens[0].float().norm(dim=-1) > threshold

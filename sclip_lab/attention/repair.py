@@ -91,7 +91,9 @@ def norm_mask(patches: Tensor, count: int | None = 10, threshold: float = 0.0) -
     return _largest(size, size > threshold, count)
 
 
-def class_attention_mask(attention: Tensor, factor: float = 1.5, count: int | None = 10) -> Tensor:
+def class_attention_mask(
+    attention: Tensor, factor: float = 1.5, count: int | None = 10, prefix: int = 1
+) -> Tensor:
     """Patches j that the class token attends to more than they do to themselves.
 
     factor * A_cls,j > A_jj with A the mean over heads; of those, the ``count`` with the largest
@@ -101,6 +103,7 @@ def class_attention_mask(attention: Tensor, factor: float = 1.5, count: int | No
         attention: (batch, heads, tokens, tokens).
         factor: > 0.
         count: at most so many an image; None: all.
+        prefix: tokens before the patches; the first is the class token.
 
     Returns:
         (batch, patches) bool.
@@ -108,7 +111,7 @@ def class_attention_mask(attention: Tensor, factor: float = 1.5, count: int | No
     if factor <= 0:
         raise LabError(f"factor {factor} must be above 0")
     mean = attention.float().mean(1)
-    from_class, to_self = mean[:, 0, 1:], mean.diagonal(dim1=1, dim2=2)[:, 1:]
+    from_class, to_self = mean[:, 0, prefix:], mean.diagonal(dim1=1, dim2=2)[:, prefix:]
     return _largest(from_class, factor * from_class > to_self, count)
 
 
@@ -128,10 +131,10 @@ def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: str = "keep
     if isolated not in ("keep", "zero"):
         raise unknown("isolated", isolated, ("keep", "zero"))
     prefix = tokens.shape[1] - math.prod(grid)
-    if outliers.shape[1] != math.prod(grid) or prefix not in (0, 1):
+    if outliers.shape[1] != math.prod(grid) or prefix < 0:
         raise LabError(
             f"{tokens.shape[1]} tokens and {outliers.shape[1]} outlier flags do not belong to a "
-            f"{grid[0]} x {grid[1]} grid, with or without a class token"
+            f"{grid[0]} x {grid[1]} grid"
         )
     patches = tokens[:, prefix:]
     clean = (~outliers[..., None]).to(tokens.dtype)
@@ -206,7 +209,8 @@ def class_attention(
     """
     context.block.need_class_token("repair class_attention", "set repair to lof or norm")
     layer = max(context.block.index - 1, 0) if source is None else source
-    mask = class_attention_mask(context.earlier(layer).attention(), factor, count)
+    trained = context.earlier(layer).attention()
+    mask = class_attention_mask(trained, factor, count, context.block.prefix)
     return repaired(context.tokens if tokens is None else tokens, mask, context.grid, isolated)
 
 

@@ -30,6 +30,7 @@ import inspect
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -88,7 +89,15 @@ PARTS = {
     "entry": (entry_function,),
     "hidden": (hidden_function,),
 }
+# What of a variant makes its map; the rest says what becomes of the map.
+OF_MAP = ("class_token", "prior", "mix")
 Edit = Callable[[Block, State, Context], State]
+_names: list[Callable[[str], Mapping[str, Any]]] = []
+
+
+def names_by(load: Callable[[str], Mapping[str, Any]]) -> None:
+    """Say how the name of a variant becomes the content of its yaml: conf/ lies above this."""
+    _names[:] = [load]
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,7 @@ class Variant:
         edit_key: the same without ``layers``: equal edits on the same input share their work.
         modules: Python modules that its functions come from, for the code version.
         uses: what its functions are marked to read, see `sclip_lab.core.functions.uses`.
+        maps: the content of the variants whose maps its parameters name.
     """
 
     name: str
@@ -110,8 +120,10 @@ class Variant:
     edit_key: str
     modules: tuple[str, ...]
     uses: frozenset[str]
+    maps: Mapping[str, Any]
     _edit: Edit = field(repr=False, compare=False)
     _parts: Mapping[str, partial[Any] | None] = field(repr=False, compare=False)
+    _weights: Callable[[Context], Tensor] | None = field(default=None, repr=False, compare=False)
     _text: Text | None = field(default=None, repr=False, compare=False)
 
     def __hash__(self) -> int:
@@ -143,6 +155,12 @@ class Variant:
         """Index of the first block that does not run on the trunk's tokens as trained."""
         early = self.entry_key is not None or self._hidden_key is not None
         return 0 if early else self.layers(depth)[0]
+
+    def content_of_map(self) -> dict[str, Any]:
+        """What the map is made of, files by their content."""
+        apart = [key for key in COMMON if key not in OF_MAP]
+        own = {key: value for key, value in self.config.items() if key not in apart}
+        return _content({**own, **self.maps})
 
     @property
     def entry_key(self) -> str | None:
@@ -177,8 +195,9 @@ class Variant:
         are put in. A prior that the attention has no use for is warned of once.
         """
         scene = context.scene
-        if "guidance" not in self.uses and scene.guidance is not None:
-            scene = replace(scene, guidance=None)  # or the key of a cell would not know
+        # What a function does not say that it reads, it cannot read: the key would not know.
+        hidden_from_it = [name for name in ("guidance", "labels") if name not in self.uses]
+        scene = replace(scene, **dict.fromkeys(hidden_from_it))
         context = replace(
             context, scene=scene, class_token=self.config["class_token"], texts=self._text
         )
@@ -201,6 +220,21 @@ class Variant:
             _warn_that_prior_is_ignored(self.name)
         return after
 
+    def map(self, context: Context) -> Tensor:
+        """This variant's attention map in another variant's block: (batch, heads, tokens, tokens).
+
+        Its own prior, mix and class-token choice apply; layers, residual, MLP and stream are the
+        other's.
+        """
+        assert self._weights is not None
+        prior = self._parts["prior"]
+        context = replace(
+            context,
+            class_token=context.class_token and self.config["class_token"],
+            prior=None if prior is None else self._term(prior, context),
+        )
+        return _weights(context, self._weights, self._parts["mix"])
+
     @staticmethod
     def _term(prior: Callable[[Any], Tensor], context: Context) -> Callable[[Context], Tensor]:
         """A prior as a function of the context; one of the grid alone is computed once."""
@@ -210,6 +244,26 @@ class Variant:
         more = context.tokens.shape[1] - matrix.shape[-1]
         matrix = F.pad(matrix, (0, more, 0, more)) if more else matrix
         return lambda _: matrix
+
+
+@dataclass(frozen=True)
+class Map:
+    """The attention map of one variant, as a parameter of another: called with the context, gives
+    (batch, heads, tokens, tokens).
+
+    A weights function gets one for each parameter that is annotated ``Map``; the user gives a
+    variant's name, or the content of its yaml. Equal maps compute the same thing.
+
+    Attributes:
+        key: digest of what the map is made of.
+        variant: whose map it is.
+    """
+
+    key: str
+    variant: Variant = field(repr=False, compare=False)
+
+    def __call__(self, context: Context) -> Tensor:
+        return self.variant.map(context)
 
 
 def build(config: Mapping[str, Any], name: str | None = None) -> Variant:
@@ -259,9 +313,11 @@ def _build(config: dict[str, Any], name: str) -> Variant:
         raise LabError("has no _target_; name a weights function or a block edit")
     function = locate(config["_target_"])
     parameters = {k: v for k, v in config.items() if k not in COMMON and k != "_target_"}
+    maps = _maps(function, parameters)
+    parameters = {k: v for k, v in parameters.items() if k not in maps}
     whole_block = kind_of(function) is block_edit
-    bound = bind(function, parameters, FUNCTIONS, also_known=COMMON)
-    config = {**config, **bound.keywords}
+    bound = bind(function, parameters, FUNCTIONS, supplied=(*maps,), also_known=COMMON)
+    config = {**config, **bound.keywords, **{key: described(config[key]) for key in maps}}
     parts: dict[str, partial[Any] | None] = {}
     for key, kinds in PARTS.items():
         config[key] = described(config[key])
@@ -288,6 +344,8 @@ def _build(config: dict[str, Any], name: str) -> Variant:
             )
         edit: Edit = bound
     else:
+        values = {key: Map(digest(base.content_of_map()), base) for key, base in maps.items()}
+        bound = partial(bound, **values)
         if config["stream"] not in ("replace", "parallel"):
             raise unknown("stream", str(config["stream"]), ("replace", "parallel"))
         edit = partial(
@@ -298,17 +356,48 @@ def _build(config: dict[str, Any], name: str) -> Variant:
             residual=config["residual"],
             mlp=config["mlp"],
         )
-    identity = _content(config)
+    contents = {key: base.content_of_map() for key, base in maps.items()}
+    identity = _content({**config, **contents})
+    modules = {f.func.__module__ for f in functions}
     return Variant(
         name=name,
         config=config,
         key=digest(identity),
         edit_key=digest({k: v for k, v in identity.items() if k != "layers"}),
-        modules=tuple(sorted({f.func.__module__ for f in functions})),
-        uses=used(functions),
+        modules=tuple(sorted(modules.union(*(base.modules for base in maps.values())))),
+        uses=used(functions).union(*(base.uses for base in maps.values())),
+        maps=contents,
         _edit=edit,
         _parts=parts,
+        _weights=None if whole_block else bound,
     )
+
+
+def _maps(function: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[str, Variant]:
+    """The variants that the parameters annotated `Map` name; numbers among them stay numbers."""
+    maps = {}
+    for key, parameter in inspect.signature(function).parameters.items():
+        value = parameters.get(key, parameter.default)
+        if not re.search(r"\bMap\b", str(parameter.annotation)):
+            continue
+        missing = value is inspect.Parameter.empty or value == "???"
+        if not missing and (isinstance(value, str | Mapping) or callable(value)):
+            maps[key] = _map(key, value)
+    return maps
+
+
+def _map(key: str, value: Any) -> Variant:
+    content = described(value)
+    if isinstance(value, str):
+        if not _names:
+            raise LabError(f"{key} {value!r}: names are known where conf/ is: import sclip_lab")
+        content = _names[0](value)
+    base = build(content, value if isinstance(value, str) else None)
+    parts = [name for name in ("repair", "entry", "hidden") if base.config[name]]
+    if base._weights is None or parts:
+        why = f"changes more than its map ({', '.join(parts)})" if parts else "has no single map"
+        raise LabError(f"{key} '{base.name}' {why}; name a variant with a weights function")
+    return base
 
 
 def _weights(

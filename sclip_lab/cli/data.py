@@ -163,7 +163,7 @@ def listing(data: str | None = None) -> str:
         here = "built in"
         if root is not None:  # not resolved: paths are a group of their own
             place = str(root._value()).replace("${paths.data}", folder)
-            here = "yes" if Path(place).is_dir() else "no"
+            here = "yours" if place == "???" else "yes" if Path(place).is_dir() else "no"
         about = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         rows.append((name, str(samples or ""), _classes(config.get("vocabulary")), here, about))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sclip_lab.config import registry
+from sclip_lab.config import plugins, registry
 from sclip_lab.core.errors import LabError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from sclip_lab.evaluation.recorder import Observer, View
     from sclip_lab.evaluation.spec import Spec
+    from sclip_lab.paper.sections import Drawn
     from sclip_lab.report.found import Found
     from sclip_lab.report.page import Section
     from sclip_lab.results.store.store import Store
@@ -41,9 +42,15 @@ def parser() -> argparse.ArgumentParser:
         "may follow, such as dataset=voc21,context60 backbone=ViT-B-16-quickgelu.",
     )
     made.add_argument("words", nargs="*", metavar="STUDY | KEY=VALUE", help="default: all studies")
+    made.epilog = "A study of your own: plugins=[my.ideas] --config-dir=my/conf, docs/extending.md."
     made.add_argument("--out", type=Path, default=Path("results/paper"), help="the report's folder")
     made.add_argument("--image", help="attention study: a photo's name in the data set")
     made.add_argument("--points", nargs="+", metavar="Y,X", help="attention study: pixels")
+    made.add_argument("--config-dir", metavar="DIR", help="a folder of yaml files of your own")
+    made.add_argument(
+        "--family", choices=["claim", "page"], default="claim",
+        help="adjust p over the comparisons of each claim, or over all of the page",
+    )  # fmt: skip
     made.add_argument(
         "--processes", type=int, metavar="N",
         help="copies of this process that share the images, on a CPU; default: as many as cores, "
@@ -65,9 +72,11 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     keys = [word for word in args.words if "=" in word]
     chosen = [word for word in args.words if "=" not in word]
+    plugins.enter([*keys, *([f"--config-dir={args.config_dir}"] if args.config_dir else [])])
+    keys = [key for key in keys if not key.lstrip("+").startswith("hydra.searchpath=")]
     cells = cells_of_all(chosen, keys, args.processes or cores())
     options = {"image": args.image, "points": points(args.points or [])}
-    made = sections_of(cells, options, args.processes)
+    drawn = drawn_of(cells, options, args.processes)
     for line in dict.fromkeys(line for part in cells.values() for line in part.missing):
         print(f"not evaluated: {line}", file=sys.stderr)
     embedded = any(s.backbone.name == EMBEDDED for part in cells.values() for s in part.specs)
@@ -75,14 +84,15 @@ def run(args: argparse.Namespace) -> int:
     seeds = [s.backbone.description.get("seed") for part in cells.values() for s in part.specs]
     notes += [sections.RANDOM] if seeds and None not in seeds else []
     title = "SCLIP's paper, study by study"
-    paths = page.write([sections.overview(made), *made], args.out, title, notes)
-    files.write_text(args.out / "verdicts.md", sections.markdown(made, embedded))
+    made, judged = sections.sections(drawn, args.family, embedded)
+    paths = page.write(made, args.out, title, notes)
+    files.write_text(args.out / "verdicts.md", sections.markdown(drawn, judged, embedded))
     print(f"{len(paths)} files, the report: {paths[0]}")
     return 0
 
 
 def sections(
-    wanted: Sequence[str] = (),
+    requested: Sequence[str] = (),
     overrides: Sequence[str] = (),
     *,
     image: str | None = None,
@@ -92,23 +102,28 @@ def sections(
     """Studies evaluated, judged and drawn, for Python and notebooks.
 
     Args:
-        wanted: their names; all for none.
+        requested: their names; all for none.
         overrides: keys of ``sclip-lab evaluate``, such as "dataset=voc21".
         image, points: of the study of attention: a photo's name, and (row, column) of its pixels.
         processes: as of ``sclip-lab paper``; None: its default.
 
     Returns:
-        one section each, with ``tables``, ``figures`` and ``verdicts``, in the order asked for.
+        one section each, with ``rows`` (its claims), ``tables`` and ``figures``, in the order asked
+        for.
 
     Raises:
         LabError: unknown study or key, or nothing could be evaluated.
     """
+    from sclip_lab.paper import sections
+
     options = {"image": image, "points": points}
-    return sections_of(cells_of_all(wanted, overrides), options, processes)
+    drawn = drawn_of(cells_of_all(requested, overrides), options, processes)
+    made, _ = sections.sections(drawn)
+    return made[-len(drawn) :]
 
 
 def cells_of_all(
-    wanted: Sequence[str], overrides: Sequence[str], processes: int = 1
+    requested: Sequence[str], overrides: Sequence[str], processes: int = 1
 ) -> dict[str, Cells]:
     """The cells of several studies, whose configurations so many processes compose.
 
@@ -119,7 +134,7 @@ def cells_of_all(
     from sclip_lab.paper import studies
 
     keys = with_data(overrides)
-    names = list(studies.chosen(wanted))
+    names = list(studies.chosen(requested))
     processes = min(processes, len(names)) if can_fork() else 1
     if processes > 1:
         with multiprocessing.get_context("fork").Pool(processes) as pool:
@@ -134,20 +149,17 @@ def cells_of_all(
     return cells
 
 
-def sections_of(
+def drawn_of(
     cells: Mapping[str, Cells], options: Mapping[str, Any], processes: int | None = 1
-) -> list[Section]:
-    """The sections of studies by their cells, which are evaluated where that is missing."""
+) -> list[Drawn]:
+    """Studies by their cells, which are evaluated where that is missing, then drawn."""
     from sclip_lab.paper import sections, studies
-    from sclip_lab.report import page
 
-    wanted = studies.chosen(list(cells))
-    found = evaluated(cells, wanted, options, processes)
+    chosen = studies.chosen(list(cells))
+    found = evaluated(cells, chosen, options, processes)
     return [
-        sections.section(name, study, found[name], cells[name].missing)
-        if name in found
-        else page.Section(name, name, study.question, cells[name].missing)
-        for name, study in wanted.items()
+        sections.draw(name, study, found.get(name), cells[name].missing)
+        for name, study in chosen.items()
     ]
 
 
@@ -227,7 +239,7 @@ def how_to_get(dataset: str, error: str) -> str:
 
 def evaluated(
     cells: Mapping[str, Cells],
-    wanted: Mapping[str, Any],
+    chosen_studies: Mapping[str, Any],
     options: Mapping[str, Any],
     processes: int | None = 1,
 ) -> dict[str, Found]:
@@ -265,8 +277,8 @@ def evaluated(
         evaluate_forked(specs, store, copies, observers=observers, shard=shard, **settings)  # type: ignore[arg-type]
     found = {name: read(store, cells[name].specs, options) for name in configs}
     for name, part in found.items():
-        for _, setting in wanted[name].settings(part):
-            photos = wanted[name].photos(setting)
+        for _, setting in chosen_studies[name].settings(part):
+            photos = chosen_studies[name].photos(setting)
             if photos:
                 specs = list(setting.specs.values())
                 shard = tuple(configs[name].shard)
@@ -308,12 +320,9 @@ def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Fou
 
     asked = {spec.key: spec for spec in reversed(specs)}  # of equal cells the first one's names
     keys = list(dict.fromkeys(spec.key for spec in specs))
-    labels = {key: spec.label for key, spec in asked.items()}
-    df = results.load(store.root, keys, partial=True, labels=labels)
-    protocols = {key[:12]: spec.protocol.name for key, spec in asked.items()}
-    attributes = df.attrs
-    df["protocol"] = df["spec"].astype(str).map(protocols).astype("category")
-    df.attrs = attributes
+    names = {key: spec.shown_names for key, spec in asked.items()}
+    df = results.load(store.root, keys, partial=True, names=names)
+    counts = {spec.dataset.name: len(spec.dataset) for spec in specs}
     return Found(
         df=df,
         measured=results.diagnostics(store.root, keys),
@@ -321,8 +330,20 @@ def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Fou
         pictures=picture_files.load(store.root, keys),
         specs={key[:12]: spec for key, spec in asked.items()},
         options=options,
-        whole={spec.dataset.name: len(spec.dataset) for spec in specs},
+        whole={name: whole_size(name, count) for name, count in counts.items()},
     )
+
+
+def whole_size(dataset: str, count: int) -> int:
+    """How many photos a data set has where ``dataset.limit`` and the like take ``count`` of them:
+    as its yaml says."""
+    if dataset not in registry.names("dataset"):
+        return count
+    usual = registry.load_group("dataset", dataset)
+    expected = usual.get("expected") or []
+    sizes = expected if isinstance(expected, list) else [expected]
+    sizes = [usual["limit"]] if usual.get("limit") else sizes
+    return count if count in sizes else max([count, *sizes])
 
 
 class Chosen:

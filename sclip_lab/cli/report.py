@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sclip_lab.core.errors import LabError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sclip_lab.report.found import Found
+
+EMBEDDED = "patchwork_vit"
+RANDOM = "random weights"
+FEW = 100  # photos, below which a reader is told how to get more
 
 
 def parser(prog: str = "sclip-lab report") -> argparse.ArgumentParser:
@@ -20,6 +33,10 @@ def parser(prog: str = "sclip-lab report") -> argparse.ArgumentParser:
     made.add_argument(
         "--where", nargs="+", default=[], metavar="COLUMN=PATTERN,PATTERN",
         help="only cells that fit, such as attention=csa*,vanilla dataset=voc21",
+    )  # fmt: skip
+    made.add_argument(
+        "--sweep", metavar="NAME|last",
+        help="only the cells of one sweep, under its names: see sclip-lab store sweeps",
     )  # fmt: skip
     made.add_argument("--baseline", help="label to compare the others with; default: vanilla")
     made.add_argument("--images", type=int, default=4, help="photos in pictures")
@@ -33,19 +50,93 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: no store, nothing selected, or an unknown column, value or baseline.
     """
+    from sclip_lab.paper import published
     from sclip_lab.report import page, store_report
-    from sclip_lab.results.store import machines
 
-    part = store_report.found(args.store, conditions(args.where))
-    made = store_report.sections(part, args.baseline, args.images)
-    notes = [f"store {args.store}", *(f"only {word}" for word in args.where)]
-    mixed = machines.note(part.df)
-    notes += [f"Beware: {mixed}."] if mixed else []
+    part = store_report.found(args.store, conditions(args.where), args.sweep)
+    scores = partial(published.scores, elsewhere=False)
+    made = store_report.sections(part, args.baseline, args.images, scores)
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-    title = f"Results of {args.store.name}"
-    files = page.write(made, args.out, title, notes, processes=min(cores, 4))
+    lead = [store_report.result(cells) for cells in part.by_photos().values()]
+    files = page.write(
+        [*made, page.Section("next", "next steps", notes=_next_steps(part, args))],
+        args.out,
+        _title(part.df),
+        _notes(part.df, args),
+        processes=min(cores, 4),
+        lead=lead,
+    )
     print(f"{len(files)} files, the report: {files[0]}")
     return 0
+
+
+def _title(df: pd.DataFrame) -> str:
+    data, networks = (", ".join(df[name].astype(str).unique()) for name in ("dataset", "backbone"))
+    return f"Results on {data} with {networks}"
+
+
+def _notes(df: pd.DataFrame, args: argparse.Namespace) -> list[str]:
+    """What a reader has to know before the first number: command, date, network, protocol."""
+    from sclip_lab.paper import sections
+    from sclip_lab.results.store import machines, reading, sweeps
+
+    specs = list(df["spec"].astype(str).unique())
+    days = [str(r.get("created", ""))[:10] for r in reading.records(args.store, specs)]
+    computed = min(days) if min(days) == max(days) else f"{min(days)} to {max(days)}"
+    today = datetime.datetime.now(datetime.UTC).date()
+    words = ["sclip-lab", "report", str(args.store)]
+    words += [word for part in args.where[:1] for word in ("--where", *args.where) if part]
+    words += ["--sweep", args.sweep] if args.sweep else []
+    words += ["--baseline", args.baseline] if args.baseline else []
+    sweep = [f"sweep: {sweeps.find(args.store, args.sweep)['command']}"] if args.sweep else []
+    notes = [*sweep, f"{shlex.join(words)} · {today} · {len(specs)} cells, computed {computed}"]
+    weights = {key: _weights(config) for key, config in df.attrs["configs"].items()}
+    notes += [f"network: {line}" for line in dict.fromkeys(weights[spec] for spec in specs)]
+    protocols = ", ".join(df["protocol"].astype(str).unique())
+    notes.append(f"protocol: {protocols} (docs/protocols.md)")
+    if EMBEDDED in set(df["backbone"].astype(str)):
+        notes.append(sections.EMBEDDED)
+    if all(RANDOM in weights[spec] for spec in specs):
+        notes.append(sections.RANDOM)
+    mixed = machines.note(df)
+    return [*notes, *([f"Beware: {mixed}."] if mixed else [])]
+
+
+def _weights(config: Mapping[str, Any]) -> str:
+    """A network and where its weights are from."""
+    name, seed = config.get("backbone.name"), config.get("backbone.seed")
+    source, checkpoint = config.get("backbone.pretrained"), config.get("backbone.checkpoint")
+    if source:
+        return f"{name}, weights {source} of open_clip"
+    if checkpoint:
+        return f"{name}, weights of {Path(str(checkpoint)).name}"
+    return f"{name}, {RANDOM} (seed {seed})"
+
+
+def _next_steps(part: Found, args: argparse.Namespace) -> list[str]:
+    """What a reader may want to do now, as commands."""
+    labels = list(dict.fromkeys(part.df["attention"].astype(str)))
+    choices = ",".join(label for label in labels if "(" not in label)
+    steps = []
+    if EMBEDDED in set(part.df["backbone"].astype(str)) and choices:
+        steps.append(
+            f"The same on CLIP: sclip-lab evaluate -m attention={choices} dataset=voc21 "
+            "backbone=ViT-B-16-quickgelu pretrained=openai"
+        )
+    if len(labels) > 1:
+        best = str(part.summary["attention"].iloc[int(part.summary["miou"].argmax())])
+        steps.append(
+            "Against another baseline: "
+            + shlex.join(["sclip-lab", "report", str(args.store), "--baseline", best])
+        )
+    if part.df.groupby("spec", observed=True)["image"].nunique().min() < FEW:
+        steps.append(
+            "Narrower intervals: more photos, such as dataset.limit=256; an interval halves with "
+            "four times as many."
+        )
+    store = repr(str(args.store))
+    steps.append(f"In Python: import sclip_lab as lab; df = lab.results.load({store})")
+    return steps
 
 
 def conditions(words: Sequence[str]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""``sclip-lab store``: list, verify, repair, gc and export what evaluations keep."""
+"""``sclip-lab store``: list, sweeps, verify, repair, gc and export what evaluations keep."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ STORE_VARIABLE = "SCLIP_LAB_STORE"
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``sclip-lab store``."""
     made = argparse.ArgumentParser(
-        prog="sclip-lab store", description="List, verify, repair, gc and export a store."
+        prog="sclip-lab store",
+        description="List cells and sweeps, verify, repair, gc and export a store.",
     )
     commands = made.add_subparsers(dest="store_command", required=True, metavar="command")
 
@@ -27,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     command("list", "one line per cell: names, images done, size")
+    command("sweeps", "one line per sweep: name, when, cells, how many finished, command")
     command("verify", "read every file and name what is damaged, lost or orphaned")
     command("repair", "set damaged files aside")
     cleaning = command("gc", "delete temporary files that nobody writes any more")
@@ -46,11 +48,17 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: bad input, with one clear message.
     """
-    from sclip_lab.results.store import upkeep
+    from sclip_lab import results
+    from sclip_lab.results.store import sweeps, upkeep
 
     root = args.store or Path(os.environ.get(STORE_VARIABLE) or "results/store")
     if args.store_command == "list":
         print(upkeep.contents(root).to_string(index=False))
+        return 0
+    if args.store_command == "sweeps":
+        specs = results.specs(root)
+        finished = dict(zip(specs["key"], specs["done"] == specs["images"], strict=True))
+        print(sweeps.table(root, finished).to_string(index=False))
         return 0
     if args.store_command == "verify":
         findings = list(upkeep.check(root))

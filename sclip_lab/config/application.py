@@ -6,6 +6,7 @@ loader; here both are the caller's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 from sclip_lab.config.composition import CONFIG, Loader
-from sclip_lab.core.errors import LabError
+from sclip_lab.core.errors import CrashError, LabError, bug_behind, describe
 
 NAME = "evaluate"
 
@@ -79,8 +80,11 @@ def _run_jobs(
     multirun: bool,
 ) -> None:
     errors: list[Exception] = []
+    count = 0
 
     def recorded(config: DictConfig) -> Any:
+        nonlocal count
+        count += 1
         try:
             return task(config)
         except Exception as error:
@@ -96,8 +100,14 @@ def _run_jobs(
         except Exception:
             if not errors:  # otherwise Hydra raises the job's own
                 raise
-    if errors:
+    if len(errors) == 1:
         raise errors[0]
+    if errors:
+        reasons = Counter(map(describe, errors))
+        listed = "; ".join(f"{number} x {text}" for text, number in reasons.most_common())
+        text = f"{len(errors)} of {count} jobs failed: {listed}"
+        bug = next(filter(None, map(bug_behind, errors)), None)
+        raise LabError(text) if bug is None else CrashError(text) from bug
 
 
 def _run_one(

@@ -98,6 +98,18 @@ def plain_config(node: Any) -> Any:
         raise LabError(f"configuration: {str(error).splitlines()[0]}") from error
 
 
+class UnknownKey(LabError):
+    """A typed key that a configuration does not have.
+
+    Attributes:
+        key: as typed.
+    """
+
+    def __init__(self, key: str, message: object) -> None:
+        self.key = key
+        super().__init__(message)
+
+
 class Repository(ConfigRepository):
     """Hydra's yaml files, each checked by `guard.check_file` before it is parsed.
 
@@ -138,28 +150,49 @@ class Loader(ConfigLoaderImpl):
         self.repository = Repository(search_path)
 
     def load_configuration(
-        self, config_name: str | None, overrides: list[str], *args: Any, **options: Any
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """As Hydra's.
+        """As Hydra's. Of a sweep, a key may be one that only swept choices have.
 
         Raises:
             LabError: what does not compose, in one line with the nearest known name, or a
                 configuration that `guard.check_hydra` refuses.
         """
-        with self._explained(overrides):
+        words = list(overrides)
+        while True:
+            try:
+                flags = run_mode, from_shell, validate_sweep_overrides
+                config = self._load(config_name, words, *flags)
+            except UnknownKey as error:
+                if run_mode != RunMode.MULTIRUN:
+                    raise
+                words = [word for word in words if key_of(word) != error.key]
+                continue
+            if words != overrides:
+                task = [w for w in overrides if not w.lstrip("+~").startswith(("hydra.", "hydra/"))]
+                config.hydra.overrides.task = task
+            return config
+
+    def _load(self, config_name: str | None, overrides: list[str], *flags: Any) -> DictConfig:
+        with self.explained(overrides):
             self._check_preset(overrides)
-            config = super().load_configuration(config_name, overrides, *args, **options)
+            config = super().load_configuration(config_name, overrides, *flags)
             guard.check_hydra(config)
             if commands := guard.commands_in(config):
                 of_hydra = [word for word in overrides if word.lstrip("+~").startswith("hydra")]
-                usual = super().load_configuration(config_name, of_hydra, *args, **options)
+                usual = super().load_configuration(config_name, of_hydra, *flags)
                 guard.check_commands(commands, usual)
         return config
 
     def load_file(self, group: str, name: str) -> DictConfig:
         """One file of a group with what its own defaults name, without the rest of conf/."""
         repository = CachingConfigRepository(self.repository)
-        with self._explained([f"{group}={name}"]):
+        with self.explained([f"{group}={name}"]):
             defaults = create_defaults_list(repository, f"{group}/{name}", [], False, False)
             return self._compose_config_from_defaults_list(defaults.defaults, repository)
 
@@ -184,7 +217,7 @@ class Loader(ConfigLoaderImpl):
                 raise unknown(key, name, known)
 
     @contextmanager
-    def _explained(self, words: Sequence[str]) -> Iterator[None]:
+    def explained(self, words: Sequence[str]) -> Iterator[None]:
         """Turn whatever Hydra raises into one `LabError`."""
         try:
             yield
@@ -212,27 +245,55 @@ class Loader(ConfigLoaderImpl):
             typed = any(word.partition("=")[0].partition("@")[0] == group for word in words)
             known = [option for option in error.options or () if not option.startswith("_")]
             return unknown(group, name, known) if typed else None
-        if isinstance(error.__cause__, ConfigAttributeError | ConfigKeyError):
-            return _unknown_key(error.__cause__, words, self.list_groups(""))
+        for cause in (error, error.__cause__):
+            if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+                return _unknown_key(cause, words, self.list_groups(""))
         return None
+
+
+def key_of(word: str) -> str:
+    """The key of an override as one types it, without signs before it."""
+    return word.partition("=")[0].lstrip("+~")
 
 
 def _unknown_key(
     error: ConfigAttributeError | ConfigKeyError, words: Sequence[str], groups: Sequence[str]
-) -> LabError | None:
-    """The nearest keys beside one that is not there; None where there are none beside it."""
-    key, node = str(error.full_key), error.parent_node
-    first, dot, _ = key.partition(".")
-    if key in MOVED:
-        return LabError(f"unknown key '{key}'; {MOVED[key]}")
+) -> UnknownKey:
+    """The nearest keys beside one that is not there, or the same name elsewhere."""
+    key = str(error.full_key)
+    within = [typed for typed in map(key_of, words) if f"{typed}.".startswith(f"{key}.")]
+    typed = within[0] if within else key
+    if typed in MOVED:
+        return UnknownKey(typed, f"unknown key '{typed}'; {MOVED[typed]}")
+    first = key.partition(".")[0]
     if first in PLACES:
-        typed = next((word for word in words if word.startswith(first)), key).partition("=")[0]
         place = typed.replace(first, PLACES[first], 1)
-        return LabError(f"unknown key '{typed}'; did you mean {place}?")
-    prefix = f"{key.rpartition('.')[0]}." if dot else ""
-    siblings = list(node) if isinstance(node, DictConfig) and not node._is_none() else []
-    known = {f"{prefix}{name}" for name in [*siblings, *(() if prefix else groups)]} - {"hydra"}
-    return unknown("key", key, known) if known else None
+        return UnknownKey(typed, f"unknown key '{typed}'; did you mean {place}?")
+    node = error.parent_node
+    present = isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation()
+    content: Any = OmegaConf.to_container(node) if present else {}
+    prefix = key.rpartition(".")[0]
+    known = {f"{prefix}.{name}".lstrip(".") for name in [*content, *(() if prefix else groups)]}
+    same_name = [
+        f"{prefix}.{place}".lstrip(".")
+        for place in _keys(content)
+        if place.rpartition(".")[2] == typed.rpartition(".")[2] and not place.startswith("hydra.")
+    ]
+    if same_name:
+        listed = " or ".join(same_name[:3])
+        return UnknownKey(typed, f"unknown key '{typed}'; did you mean {listed}?")
+    if not known:
+        return UnknownKey(typed, f"unknown key '{typed}': {prefix} has no keys with these choices")
+    return UnknownKey(typed, unknown("key", typed, known - {"hydra"}))
+
+
+def _keys(content: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys of all values in a mapping."""
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def _as_said(error: Exception, words: Sequence[str]) -> LabError:
@@ -241,13 +302,26 @@ def _as_said(error: Exception, words: Sequence[str]) -> LabError:
     text = text if cause in text else f"{text}; {cause}".lstrip("; ")
     text = text or f"{type(error).__name__} in its yaml"
     if isinstance(error, OverrideParseException):
-        words = [error.override]
+        return LabError(_unparsed(error.override, text, words))
     elif "integer string conversion" in text:  # a number of more digits than Python reads
         words = [max(words, key=len)]
     if any(word in text for word in words):
         return LabError(text)
     where = " ".join(words)
     return LabError(f"{where if len(where) <= 200 else f'{where[:197]}...'}: {text}")
+
+
+def _unparsed(word: str, text: str, words: Sequence[str]) -> str:
+    """A word that is no override: its key, and how it is quoted where that is what is missing."""
+    key, equals, value = word.partition("=")
+    before = words[words.index(word) - 1] if word in words[1:] else ""
+    if not equals and "=" in before:  # a value with a space, which the shell has split
+        key, _, value = before.partition("=")
+        value = f"{value} {word}"
+        text = f"'{word}' is no KEY=VALUE"
+    quotes = f"""; a value with such signs is quoted twice: '{key}="{value}"'"""
+    plain = key and value and value[0] not in "[{" and '"' not in value and "'" not in value
+    return f"{word if equals else key}: {text}{quotes if plain else ''}"
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -299,5 +373,5 @@ def parsed(words: Sequence[str]) -> list[Any]:
         LabError: words that are none.
     """
     loader = Loader()
-    with loader._explained(words):
+    with loader.explained(words):
         return OverridesParser.create(loader).parse_overrides(list(words))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sclip_lab.attention.variant import PARTS, Variant, build
+from sclip_lab.attention.variant import PARTS, Variant, build, names_by
+from sclip_lab.attention.variant import variant as variant
 from sclip_lab.config.composition import PLACES, alone, composed, plain_config
 from sclip_lab.config.folders import conf_dir as conf_dir
 from sclip_lab.config.folders import names
@@ -95,6 +96,16 @@ def load_attention(
     return build(config, name)
 
 
+def _map_by_name(name: str) -> dict[str, Any]:
+    """A variant's yaml, for another variant that takes its map."""
+    if name not in names("attention"):
+        raise unknown("attention", name, names("attention"))
+    return _usual(name, None, None)
+
+
+names_by(_map_by_name)
+
+
 def load_dataset(name: str, **overrides: Any) -> Dataset:
     """A data set of ``conf/dataset``, for example ``load_dataset("coco_panoptic20", root=...)``.
 
@@ -120,6 +131,8 @@ def load_backbone(
     """
     from sclip_lab.network import loading  # torch and open_clip: too slow to load for a listing
 
+    if options.get("model") is not None:
+        return loading.load_backbone(name, pretrained, **options)
     if name in names("backbone"):
         own = load_group("backbone", name)
         if "_target_" in own:

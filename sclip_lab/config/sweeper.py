@@ -18,23 +18,33 @@ for those keys that a grid says it has to ``keep``.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override, OverrideType, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sclip_lab.config.composition import composed, parsed, plain_config
+from sclip_lab.config.composition import (
+    Loader,
+    UnknownKey,
+    composed,
+    key_of,
+    parsed,
+    plain_config,
+)
 from sclip_lab.config.folders import names
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.values import shown
 
+log = logging.getLogger(__name__)
 ABOUT = ("when", "unless", "keep")  # keys of a grid that are no overrides
 
 
@@ -127,7 +137,18 @@ def _values(override: Override) -> list[str]:
         return [override.get_value_element_as_str()]
     if not override.is_discrete_sweep():
         raise LabError(f"{override.input_line}: not a list or range of values to sweep over")
-    return list(override.sweep_string_iterator())
+    texts, swept = list(override.sweep_string_iterator()), override.value()
+    if not isinstance(swept, RangeSweep) or swept.stop is None:
+        return texts
+    # Sums of steps in binary are off by rounding: 0.30000000000000004, or the end once more.
+    ends = [Decimal(repr(end)) for end in (swept.start, swept.stop, swept.step)]
+    digits = max(-int(end.as_tuple().exponent) for end in ends)
+    numbers = [round(float(text), digits) for text in texts]
+    inside = [n < swept.stop if swept.step > 0 else n > swept.stop for n in numbers]
+    exact = [
+        str(number) if "." in text else text for number, text in zip(numbers, texts, strict=True)
+    ]
+    return list(itertools.compress(exact, inside))
 
 
 def _check(grids: Any) -> None:
@@ -168,16 +189,54 @@ def sweep(words: Sequence[str]) -> list[DictConfig]:
     typed = parsed(words)
     presets = [str(o.input_line) for o in typed if o.key_or_group == "experiment"]
     others = [o for o in typed if o.key_or_group != "experiment"]
-    fixed = [str(o.input_line) for o in others if not o.is_sweep_override()]
-    hydra = composed(*presets, *fixed).hydra
+    fixed = [o for o in others if not o.is_sweep_override()]
+    groups = [str(o.input_line) for o in fixed if o.is_hydra_override() or not _sets_a_value(o)]
+    hydra = composed(*presets, *groups).hydra
     lines = _lines(plain_config(hydra.sweeper.get("params")) or {})
     lines += [str(override.input_line) for override in others]
     grids = plain_config(hydra.sweeper.get("grids")) or []
     jobs = expand(grids, lines, plain_config(hydra.runtime.choices))
-    return [_job(presets, parsed(job)) for job in jobs]
+    return compose_jobs(jobs, lambda job: _job(presets, job))
 
 
-def _job(presets: list[str], overrides: list[Override]) -> DictConfig:
+def compose_jobs(
+    jobs: Sequence[Sequence[str]], load: Callable[[list[str]], DictConfig]
+) -> list[DictConfig]:
+    """The configurations of jobs, where a key goes to the choices that have it.
+
+    Args:
+        jobs: overrides of each.
+        load: composes one.
+
+    Returns:
+        one for each job; of jobs that are then alike, the first.
+
+    Raises:
+        LabError: what does not compose; a key that no job has (did you mean).
+    """
+    configs: dict[tuple[str, ...], DictConfig] = {}
+    lacking: dict[str, list[UnknownKey]] = {}
+    for job in jobs:
+        words = list(job)
+        while tuple(words) not in configs:
+            try:
+                configs[tuple(words)] = load(words)
+            except UnknownKey as error:
+                if error.key not in map(key_of, words):
+                    raise
+                lacking.setdefault(error.key, []).append(error)
+                words = [word for word in words if key_of(word) != error.key]
+    for key, errors in lacking.items():
+        if not any(key in map(key_of, words) for words in configs):
+            raise errors[0]
+        log.info(
+            "%s: left out of %d of %d jobs, which have no such key", key, len(errors), len(jobs)
+        )
+    return list(configs.values())
+
+
+def _job(presets: list[str], words: list[str]) -> DictConfig:
+    overrides = parsed(words)
     values = [override for override in overrides if _sets_a_value(override)]
     groups = [str(override.input_line) for override in overrides if override not in values]
     config = composed(*presets, *groups)
@@ -185,8 +244,9 @@ def _job(presets: list[str], overrides: list[Override]) -> DictConfig:
     choices = plain_config(config.hydra.runtime.choices)
     with open_dict(config):
         config.hydra = {"runtime": {"choices": choices}, "overrides": {"task": task}}
-    for override in values:
-        OmegaConf.update(config, override.get_key_element(), override.value(), merge=True)
+    with Loader().explained(words):
+        for override in values:
+            OmegaConf.update(config, override.get_key_element(), override.value(), merge=True)
     return config
 
 

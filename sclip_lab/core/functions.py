@@ -119,16 +119,20 @@ def reads_others(summary: Callable[..., Any]) -> Callable[[Function], Function]:
     return mark
 
 
-def uses(*things: str) -> Callable[[Function], Function]:
+def uses(*things: str, when: Mapping[str, Any] | None = None) -> Callable[[Function], Function]:
     """Mark a function by what it reads besides a window's blocks.
 
     ``guidance``: features of a second network; ``text``: the protocol's texts, both of which a
-    cell's key must know; ``photo``: all windows of a photo together. A function without the mark
-    cannot read them.
+    cell's key must know; ``labels``: ground truth, which makes a cell an oracle; ``photo``: all
+    windows of a photo together. A function without the mark cannot read them.
+
+    Args:
+        things: what it reads.
+        when: only where its parameters have these values.
     """
 
     def mark(function: Function) -> Function:
-        function.__uses__ = frozenset(things)  # type: ignore[attr-defined]
+        function.__uses__ = frozenset(things), dict(when or {})  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -153,7 +157,13 @@ def summary_of(function: Callable[..., Any]) -> Callable[..., Any] | None:
 
 def used(functions: Iterable[Callable[..., Any]]) -> frozenset[str]:
     """Everything that functions are marked to read."""
-    return frozenset().union(*(_mark(function, "__uses__") or () for function in functions))
+    things: set[str] = set()
+    for function in functions:
+        marked, when = _mark(function, "__uses__") or ((), {})
+        values = getattr(function, "keywords", {})
+        if all(values.get(name) == value for name, value in when.items()):
+            things.update(marked)
+    return frozenset(things)
 
 
 def allow(*modules: str) -> None:

@@ -149,6 +149,9 @@ def build(config: Mapping[str, Any], faults: list[str] | None = None) -> Dataset
     parameters = {key: value for key, value in config.items() if key != "_target_"}
     if "_target_" not in config:
         raise LabError(f"dataset {parameters.get('name', '')}: has no _target_; name its class")
+    for key, value in parameters.items():
+        if value == "???":  # OmegaConf's word for a value that has to be given
+            raise LabError(f"dataset.{key} is missing: type dataset.{key}=...")
     make = locate(config["_target_"], ("sclip_lab.data",))
     ours = make.__module__.startswith("sclip_lab.")
     if ours and not (inspect.isclass(make) and issubclass(make, Dataset)):

@@ -42,6 +42,36 @@ def area(positives: Tensor, negatives: Tensor) -> Tensor:
     return positives.new_tensor(share if few is hits else 1 - share, dtype=torch.float64)
 
 
+def matched_area(
+    positives: Tensor, negatives: Tensor, strata: Tensor, other_strata: Tensor
+) -> Tensor:
+    """`area` among pairs of one stratum alone, all pairs counting alike.
+
+    Args:
+        positives, negatives: (count,) scores.
+        strata, other_strata: whole numbers from 0, the stratum of each.
+
+    Returns:
+        float64 scalar in 0 .. 1; NaN where no stratum has both.
+    """
+    hits, misses = (side.float().cpu().numpy() for side in (positives, negatives))
+    levels = np.unique(np.concatenate([hits, misses]))
+    # One sorted list for all strata: a stratum's scores, by rank, come before the next one's.
+    first, second = (
+        side.cpu().numpy() * len(levels) + np.searchsorted(levels, scores)
+        for side, scores in ((strata, hits), (other_strata, misses))
+    )
+    second = np.sort(second)
+    start, end = (
+        np.searchsorted(second, (strata.cpu().numpy() + more) * len(levels)) for more in (0, 1)
+    )
+    below, up_to = (np.searchsorted(second, first, side) for side in ("left", "right"))
+    compared = int((end - start).sum())
+    lower = float((below - start).sum() + (up_to - below).sum() / 2)
+    share = lower / compared if compared else torch.nan
+    return positives.new_tensor(share, dtype=torch.float64)
+
+
 def average_precision(scores: Tensor, positive: Tensor) -> Tensor:
     """Sum over thresholds of (recall_n - recall_{n-1}) * precision_n, equal scores together, by
     scikit-learn.

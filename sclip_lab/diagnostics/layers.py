@@ -6,7 +6,7 @@ that share a layer measure it once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -88,7 +88,8 @@ class Layers:
     def untouched(self) -> Tensor:
         """(batch, tokens, width) behind the last block of the network as it was trained."""
         entered = self.entered(self.rewritten[0])
-        for block in self.encoded.backbone.blocks[entered.block.index + 1 :]:
+        blocks = self.encoded.backbone.blocks_on(self.encoded.grid)
+        for block in blocks[entered.block.index + 1 :]:
             entered = entered.once("next", partial(BlockInput, block, partial(_plain, entered)))
         return _plain(entered)
 
@@ -97,20 +98,28 @@ class Layers:
         middle of the same variant."""
         encoded, first = self.encoded, self.rewritten[0]
         chain = self.entered(0).once(("moved", self.position_embedding), self._moved_chain)
+        scene = encoded.scene.of(self._moved_images)
+        if encoded.scene.labels is not None:
+            scene = replace(scene, labels=encoded.scene.labels.moved(SHIFT))
         [(_, state, _)] = tree.leaves(
-            encoded.backbone.blocks,
+            encoded.backbone.blocks_on(encoded.grid),
             chain[first],
             encoded.grid,
             [encoded.variant],
             history=tuple(chain[:first]),
+            scene=scene,
         )
         return encoded.backbone.project(state, encoded.grid)[0]
+
+    @property
+    def _moved_images(self) -> Tensor:
+        return moved(self.encoded.images, self.encoded.backbone.patch_size, SHIFT)
 
     def _moved_chain(self) -> list[BlockInput]:
         """What enters each block of the untouched network on the moved windows, when asked."""
         backbone = self.encoded.backbone
-        images = moved(self.encoded.images, backbone.patch_size, SHIFT)
-        blocks = backbone.blocks
+        images = self._moved_images
+        blocks = backbone.blocks_on(backbone.grid(*images.shape[-2:]))
         embed = partial(backbone.embed, images, self.position_embedding)
         chain = [BlockInput(blocks[0], embed)]
         for block in blocks[1:]:

@@ -30,7 +30,12 @@ class Measure:
         says: what the number is.
         low, high: its range; None where there is no bound.
         needs: parts of the observation without which it has no meaning.
-        better: whether a good variant has it "high" or "low"; "" where neither can be said.
+        better: whether a good variant has it "high" or "low"; "" where neither can be said, or
+            where a map that is blind to content can have the ideal value too.
+        outcome: it compares what is predicted with the masks, as the score does: that it goes with
+            the score explains nothing. Others say how a variant works.
+        of_row_sum: it depends on the sum of a map's rows: maps whose rows have other sums, such as
+            CSA's, which sum to 2, cannot be compared by it.
         source: paper, or "this laboratory".
         undefined: where it has no meaning, beside missing parts; "" where it always has one.
         control: the measure that says what this one would be by chance.
@@ -50,6 +55,8 @@ class Measure:
     high: float | None = 1.0
     needs: tuple[Part, ...] = ()
     better: Literal["high", "low", ""] = ""
+    outcome: bool = False
+    of_row_sum: bool = False
     source: str = "this laboratory"
     undefined: str = ""
     control: str | None = None

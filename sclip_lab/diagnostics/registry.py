@@ -25,6 +25,7 @@ from sclip_lab.diagnostics.observation import Observation, Scene
 
 ONE_CLASS = "windows of one class"
 ONE_PATCH = "grids of one patch"
+NO_OTHER = "windows of one class, attention to self alone"
 
 
 def _of_weights(function: Callable[[Tensor], Tensor]) -> Callable[[Observation], Tensor]:
@@ -62,7 +63,7 @@ def _of_tokens(
 
 
 def _to_class_token(layers: Layers, tokens: Tensor) -> Tensor:
-    if tokens.shape[1] == layers.encoded.grid[0] * layers.encoded.grid[1]:
+    if not layers.encoded.backbone.has_class_token:
         return torch.full((len(tokens),), torch.nan, device=tokens.device)  # there is none
     return features.class_similarity(layers.patches(tokens), tokens[:, 0].float())
 
@@ -146,7 +147,6 @@ MEASURES: dict[str, Measure] = {
         _of_weights(attention.spatial_invariance),
         "cosine of the maps of two patches; 1: all patches have one map",
         needs=ATTENTION,
-        better="low",
         source="after arXiv 2312.01597",
         undefined=ONE_PATCH,
         of_weights=_by_head(attention.spatial_invariance),
@@ -167,7 +167,6 @@ MEASURES: dict[str, Measure] = {
         lambda seen: same_class.inter_class_mass(seen.mean_weights, seen.flat_labels),
         "attention that goes to other classes",
         needs=ATTENTION,
-        better="low",
         source="after arXiv 2411.10086",
         undefined=ONE_CLASS,
         control="inter_class_share",
@@ -179,12 +178,34 @@ MEASURES: dict[str, Measure] = {
         undefined=ONE_CLASS,
         is_control=True,
     ),
+    "inter_class_mass_relative": Measure(
+        lambda seen: same_class.relative_mass(seen.mean_weights, seen.flat_labels),
+        "attention between patches that goes to other classes, over their share; 1: as uniform",
+        high=None,
+        needs=ATTENTION,
+        undefined=NO_OTHER,
+    ),
+    "inter_class_mass_matched": Measure(
+        lambda seen: same_class.matched_mass(seen.mean_weights, seen.flat_labels, seen.grid),
+        "the same over that of a blind map with the same distances; 1: content does not count",
+        high=None,
+        needs=ATTENTION,
+        better="low",
+        undefined=NO_OTHER,
+    ),
     "attention_same_class_auroc": Measure(
         lambda seen: same_class.same_class_auroc(seen.mean_weights, seen.flat_labels),
         "ROC area of attention telling pairs of one class; 0.5 by chance",
         needs=ATTENTION,
         better="high",
         source="after arXiv 2203.08414",
+        undefined=ONE_CLASS,
+    ),
+    "attention_same_class_auroc_matched": Measure(
+        lambda seen: same_class.matched_auroc(seen.mean_weights, seen.flat_labels, seen.grid),
+        "the same among pairs of equal distance; 0.5 by chance and for maps blind to content",
+        needs=ATTENTION,
+        better="high",
         undefined=ONE_CLASS,
     ),
     "attention_same_class_ap": Measure(
@@ -201,6 +222,12 @@ MEASURES: dict[str, Measure] = {
         "ROC area of feature cosines telling pairs of one class; 0.5 by chance",
         better="high",
         source="after arXiv 2203.08414",
+        undefined=ONE_CLASS,
+    ),
+    "feature_same_class_auroc_matched": Measure(
+        lambda seen: same_class.matched_auroc(seen.cosines, seen.flat_labels, seen.grid),
+        "the same among pairs of equal distance; 0.5 by chance",
+        better="high",
         undefined=ONE_CLASS,
     ),
     "feature_same_class_ap": Measure(
@@ -259,7 +286,6 @@ MEASURES: dict[str, Measure] = {
         lambda seen: features.outlier_fraction(seen.patches.flatten(1, 2)),
         "share of patches with a norm above median + 3 MAD",
         high=0.5,
-        better="low",
         source="after arXiv 2309.16588",
         of_tokens=_of_tokens(features.outlier_fraction),
     ),
@@ -267,9 +293,9 @@ MEASURES: dict[str, Measure] = {
         lambda seen: features.high_norm_rate(_stream(seen)),
         f"share of patch tokens with a norm above {features.HIGH_NORM:g}",
         needs=LAYERS,
-        better="low",
         source="after arXiv 2309.16588",
         of_tokens=_of_tokens(features.high_norm_rate),
+        of_row_sum=True,
     ),
     "residual_ratio": Measure(
         _last_residual_ratio,
@@ -279,6 +305,7 @@ MEASURES: dict[str, Measure] = {
         source="arXiv 2407.12442",
         undefined="attention among patches alone",
         of_layer=_residual_ratio,
+        of_row_sum=True,
     ),
     "cka_to_plain": Measure(
         lambda seen: _cka(_layers(seen), _layers(seen).untouched()),
@@ -301,7 +328,6 @@ MEASURES: dict[str, Measure] = {
         "cosine of the features of the same pixels in a window and in the window moved by a patch",
         low=-1.0,
         needs=LAYERS,
-        better="high",
         source="after arXiv 2210.02984",
         control="shift_shuffled",
     ),
@@ -317,6 +343,7 @@ MEASURES: dict[str, Measure] = {
         "share of classes whose most similar patch is of the class",
         needs=SIMILARITY,
         better="high",
+        outcome=True,
         source="arXiv 1608.00507",
         undefined=ONE_CLASS,
     ),
@@ -325,6 +352,7 @@ MEASURES: dict[str, Measure] = {
         "share of a class's similarity map that lies on the class",
         needs=SIMILARITY,
         better="high",
+        outcome=True,
         source="arXiv 2003.07258",
         undefined=ONE_CLASS,
     ),
@@ -333,6 +361,7 @@ MEASURES: dict[str, Measure] = {
         "share of the class among the most similar patches, as many as it has",
         needs=SIMILARITY,
         better="high",
+        outcome=True,
         source="arXiv 2003.07258",
         undefined=ONE_CLASS,
     ),
@@ -341,6 +370,7 @@ MEASURES: dict[str, Measure] = {
         "ROC area of a class's similarity map telling its patches; 0.5 by chance",
         needs=SIMILARITY,
         better="high",
+        outcome=True,
         undefined=ONE_CLASS,
         control="localisation_auc_shuffled",
     ),
@@ -356,6 +386,7 @@ MEASURES: dict[str, Measure] = {
         "IoU of the bands along the borders of true and predicted regions",
         needs=SCENE,
         better="high",
+        outcome=True,
         source="arXiv 2103.16562",
         undefined="photos of void alone",
     ),
@@ -369,12 +400,14 @@ MEASURES: dict[str, Measure] = {
         low=-1.0,
         needs=SCENE,
         better="low",
+        outcome=True,
         undefined="photos of one window",
     ),
     "patch_retrieval_miou": Measure(
         lambda seen: torch.full((len(seen.patches),), torch.nan),
         "mIoU of labels taken over from the nearest patches of the other measured photos",
         better="high",
+        outcome=True,
         source="after arXiv 2306.01667",
         undefined="photos measured alone",
         pool=retrieval.patch_retrieval,

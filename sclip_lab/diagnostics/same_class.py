@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.diagnostics.curves import area, average_precision
+from sclip_lab.diagnostics.curves import area, average_precision, matched_area
 from sclip_lab.diagnostics.observation import VOID
 
 
@@ -47,6 +47,101 @@ def inter_class_share(labels: Tensor) -> Tensor:
     count = labels.shape[-1]
     uniform = torch.ones(len(labels), count, count, device=labels.device)
     return inter_class_mass(uniform, labels)
+
+
+def relative_mass(weights: Tensor, labels: Tensor) -> Tensor:
+    """Share of a patch's attention to other patches that goes to other classes, over the share of
+    such patches: mean over patches of the one over the mean of the other.
+
+    A patch's attention to itself does not count, so that attention to self alone is no merit.
+
+    Args:
+        weights: (batch, patches, patches), rows of any positive sum; heads averaged.
+        labels: (batch, patches).
+
+    Returns:
+        (batch,), 0 or more; 1 for uniform attention. NaN also where no patch attends to another.
+    """
+    between = _between(labels)
+    return _ratio(weights, between, _other(labels, between), between.to(weights))
+
+
+def matched_mass(weights: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tensor:
+    """`inter_class_mass` without the diagonal, over that of a map that is as local and blind.
+
+    The blind map spreads what a patch attends to at each distance evenly over the places at that
+    distance: the expectation of the map with its weights shuffled among them.
+
+    Args:
+        weights, labels: as `relative_mass`. grid: (grid_h, grid_w).
+
+    Returns:
+        (batch,), 0 or more; 1 for every map that depends on distance alone, such as a Gaussian.
+    """
+    between = _between(labels)
+    other = _other(labels, between)
+    distance = _distances(grid).to(weights.device).expand(weights.shape)
+    steps = int(distance.max()) + 1
+
+    def by_distance(values: Tensor) -> Tensor:
+        sums = weights.new_zeros(*weights.shape[:2], steps)
+        return sums.scatter_add(-1, distance, values.to(weights))
+
+    places = by_distance(between).clamp_min(1)
+    spread = by_distance(weights * between) / places
+    return _ratio(weights, between, other, spread.gather(-1, distance) * between)
+
+
+def _ratio(weights: Tensor, between: Tensor, other: Tensor, control: Tensor) -> Tensor:
+    """Mean share of ``weights`` on other classes over that of ``control``."""
+    shares = []
+    counted = (weights * between).sum(-1) > 0
+    for map_ in (weights, control):
+        total = (map_ * between).sum(-1)
+        share = (map_ * other).sum(-1) / total.clamp_min(1e-12)
+        shares.append((share * counted).sum(-1))
+    return torch.where(shares[1] > 0, shares[0] / shares[1], torch.nan)
+
+
+def _between(labels: Tensor) -> Tensor:
+    """(batch, patches, patches) bool: two different, labelled patches."""
+    valid = labels != VOID
+    itself = torch.eye(labels.shape[-1], dtype=torch.bool, device=labels.device)
+    return valid[:, :, None] & valid[:, None] & ~itself
+
+
+def _other(labels: Tensor, between: Tensor) -> Tensor:
+    return between & (labels[:, :, None] != labels[:, None])
+
+
+@lru_cache(maxsize=4)
+def _distances(grid: tuple[int, int]) -> Tensor:
+    """(patches, patches) int64: equal numbers for equal distances, 0 for a patch and itself."""
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    position = torch.stack([rows.flatten(), columns.flatten()], dim=1)
+    squared = (position[:, None] - position[None]).square().sum(-1)
+    return torch.unique(squared, return_inverse=True)[1]
+
+
+def matched_auroc(scores: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tensor:
+    """`same_class_auroc` among pairs of one patch and one distance: near patches are alike anyway.
+
+    Args:
+        scores: (batch, patches, patches), attention averaged over heads or cosines of features.
+        labels: (batch, patches). grid: (grid_h, grid_w).
+
+    Returns:
+        (batch,) in 0 .. 1; 0.5 by chance, and where each patch's score depends on distance alone.
+        NaN where no patch has both, one of its class and one of another, at one distance.
+    """
+    distance = _distances(grid)
+    steps = int(distance.max()) + 1
+    distance = (distance + steps * torch.arange(len(distance))[:, None]).flatten()
+    areas = []
+    for (same, other), score in zip(_all_places(labels, False), scores, strict=True):
+        flat = score.float().cpu().flatten()
+        areas.append(matched_area(flat[same], flat[other], distance[same], distance[other]))
+    return torch.stack(areas).to(scores.device)
 
 
 def same_class_auroc(scores: Tensor, labels: Tensor, symmetric: bool = False) -> Tensor:
@@ -90,10 +185,13 @@ def _pairs(scores: Tensor, labels: Tensor, symmetric: bool) -> list[tuple[Tensor
     pairs of different, labelled patches, or each once."""
     if scores.shape != (*labels.shape, labels.shape[-1]):
         raise LabError(f"scores {tuple(scores.shape)} do not belong to labels {labels.shape}")
-    labels = labels.cpu()
-    places = _places(labels.numpy().tobytes(), tuple(labels.shape), str(labels.dtype), symmetric)
-    windows = zip(scores.float().cpu().flatten(1), places, strict=True)
+    windows = zip(scores.float().cpu().flatten(1), _all_places(labels, symmetric), strict=True)
     return [(score[same], score[other]) for score, (same, other) in windows]
+
+
+def _all_places(labels: Tensor, symmetric: bool) -> list[tuple[Tensor, Tensor]]:
+    labels = labels.cpu()
+    return _places(labels.numpy().tobytes(), tuple(labels.shape), str(labels.dtype), symmetric)
 
 
 @lru_cache(maxsize=4)

@@ -25,7 +25,10 @@ class Audit:
     """
 
     def __init__(self, specs: Iterable[Spec]) -> None:
+        specs = list(specs)
         self.datasets = {spec.dataset.key: spec.dataset for spec in specs}
+        self._readers = {(s.vocabulary.key, s.backbone.text_key): s for s in specs if
+                         s.backbone.has_text}  # fmt: skip
         self.censuses = {
             key: Census(dataset.vocabulary, dataset.ignore_index)
             for key, dataset in self.datasets.items()
@@ -59,6 +62,10 @@ class Audit:
                     # Few photos seldom hold all classes: `data verify` lists those that do not.
                     if "occur in no mask" not in warning:
                         log.warning("warning: %s: %s", name, warning)
+        if any(self._seen.values()):
+            for spec in self._readers.values():
+                for line in read_alike(spec):
+                    log.warning("warning: %s", line)
         for line in never_true(df):
             log.warning("warning: %s", line)
 
@@ -92,6 +99,25 @@ def never_true(df: pd.DataFrame) -> list[str]:
                 f"{', '.join(named)}{more}"
             )
     return lines
+
+
+def read_alike(spec: Spec) -> list[str]:
+    """Names of different classes that are one text to the text tower, such as two descriptions that
+    differ behind its last token. The lower id takes the pixels of both."""
+    if spec.backbone.tokenize is None:
+        return []
+    queries, classes = spec.vocabulary.queries, spec.vocabulary.query_classes
+    first: dict[bytes, int] = {}
+    lines = []
+    for index, tokens in enumerate(spec.backbone.tokenize(list(queries))):
+        other = first.setdefault(tokens.numpy().tobytes(), index)
+        if classes[other] != classes[index] and queries[other].strip() != queries[index].strip():
+            lines.append(
+                f"{spec.vocabulary.name}: classes {classes[other]} and {classes[index]} are one "
+                f"text to the text tower, which reads {len(tokens)} tokens without case: "
+                f"'{queries[other][:40]}' and '{queries[index][:40]}'"
+            )
+    return lines[:NAMED]
 
 
 def nothing_left(specs: Sequence[Spec], store: Store) -> dict[str, str]:

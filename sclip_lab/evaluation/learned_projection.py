@@ -155,7 +155,7 @@ def _windows(
         with torch.no_grad():
             # A copy of what was made in inference mode can be learned from; the original cannot.
             x = backbone.embed(to_input(image, (size, size), backbone)[None]).clone()
-            for plain in backbone.blocks[:index]:
+            for plain in backbone.blocks_on(backbone.grid(size, size))[:index]:
                 x = plain.plain(x)
         tokens.append(x)
         labels.append(answer)
@@ -176,12 +176,13 @@ def _patch_embeddings(
     backbone: Backbone, index: int, tokens: Tensor, matrix: Tensor, per_head: bool
 ) -> Tensor:
     """(images, patches, embed_dim) float32, with the block's attention through ``matrix``."""
-    block = backbone.blocks[index]
     side = backbone.image_size // backbone.patch_size
+    blocks = backbone.blocks_on((side, side))
+    block = blocks[index]
     ctx = Context(BlockInput(block, tokens), (), (side, side))
     after = tokens + block.output(self_attention(ctx, matrix, per_head), ctx.value)
     after = after + block.mlp(after)
-    for plain in backbone.blocks[index + 1 :]:
+    for plain in blocks[index + 1 :]:
         after = plain.plain(after)
     return backbone.head(after[:, block.prefix :]).float()
 

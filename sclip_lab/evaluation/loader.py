@@ -66,12 +66,16 @@ class Photo:
     pixels: Tensor
     memo: dict[Any, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
-    def patch_labels(self, ignore_index: int) -> Tensor:
-        """(windows, grid_h, grid_w) int64: majority class of each patch, -1 where it is void."""
+    def patch_counts(self, ignore_index: int) -> Tensor:
+        """`windows.patch_counts` of the mask: (windows, grid_h, grid_w, classes)."""
         key = self.plan, ignore_index
         if key not in self.memo:
-            self.memo[key] = windows.patch_labels(self.plan, self.sample.mask, ignore_index)
+            self.memo[key] = windows.patch_counts(self.plan, self.sample.mask, ignore_index)
         return self.memo[key]
+
+    def patch_labels(self, ignore_index: int) -> Tensor:
+        """(windows, grid_h, grid_w) int64: majority class of each patch, -1 where it is void."""
+        return windows.majority(self.patch_counts(ignore_index))
 
 
 class Loader:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,15 @@ def evaluate(
         raise unknown("on_error", str(on_error), ON_ERROR)
     store = store if isinstance(store, Store) else Store(store)
     timings = timings or Timings()
-    unique = list({spec.key: spec for spec in specs}.values())
+    by_name = {(spec.key, *spec.shown_names.values()): spec for spec in specs}
+    by_key: dict[str, Spec] = {}
+    for spec in by_name.values():  # of equal ones the first one's names
+        by_key.setdefault(spec.key, spec)
+    unique = list(by_key.values())
     if not unique:
         raise LabError("no specs to evaluate")
     groups = passes(unique, shard)
-    for spec in unique:
+    for spec in by_name.values():
         store.open(spec)
     cache = TrunkCache(store.root / "trunk", trunk_cache_gb) if trunk_cache_gb else None
     failed: dict[str, LabError] = {}
@@ -118,8 +123,8 @@ def evaluate(
         failed |= {key: LabError(why) for key, why in nothing_left(unique, store).items()}
     if failed:
         raise Unfinished(failed) from next(iter(failed.values()))
-    labels = {spec.key: spec.label for spec in unique}
-    df = results.load(store.root, list(labels), partial=True, labels=labels)
+    shown = {spec.key: spec.shown_names for spec in unique}
+    df = results.load(store.root, list(shown), partial=True, names=shown)
     audit.say_what_was_read(df)
     return df
 
@@ -150,7 +155,8 @@ def passes(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
                 f"shard {index} of {count}: data set '{spec.dataset.name}' has "
                 f"{len(spec.dataset)} images, use at most that many shards"
             )
-        key = (spec.backbone.key, spec.dataset.key, spec.protocol.geometry)
+        data = spec.dataset.key, spec.dataset.ignore_index
+        key = (spec.backbone.key, *data, spec.protocol.geometry)
         guide = None if spec.guidance is None else spec.guidance.key
         groups.setdefault(key, {}).setdefault(guide, []).append(spec)
     found = []
@@ -247,7 +253,8 @@ class _Pass:
             self.backbone, photos[0].plan, variants, self.guide
         )
         planned = [(photo.plan, photo.pixels) for photo in photos]
-        return Windows(planned, self.protocol.views, self.backbone, self.guide, most)
+        counts = [partial(photo.patch_counts, self.dataset.ignore_index) for photo in photos]
+        return Windows(planned, self.protocol.views, self.backbone, self.guide, most, counts)
 
     def _encoded(
         self, windows: Windows, photos: Sequence[Photo], groups: Sequence[tuple[Variant, Any]]

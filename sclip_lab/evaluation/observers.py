@@ -59,7 +59,7 @@ class Pictures:
             store.root,
             view.spec.key,
             sample.name,
-            view.prediction.cpu().numpy().astype(np.uint8),
+            view.prediction.cpu().numpy(),
             points=points,
             attention=None if not maps else np.stack([m for m, _ in maps]),
             attention_box=None if not maps else np.stack([box for _, box in maps]),

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from sclip_lab.network.guidance import Guide
 
 
+ORACLE = "oracle"  # what the label of a cell that read ground truth begins with
+
+
 @dataclass(frozen=True)
 class Spec:
     """What is evaluated, and the digest of everything that can change its number.
@@ -38,13 +41,14 @@ class Spec:
         backbone: with which weights, in which precision.
         protocol: from photo to prediction.
         dataset: on which photos.
-        label: what a table calls the variant; its name otherwise. Not part of the key.
+        label: what a table calls the variant; its name otherwise, with `ORACLE` before it where
+            the variant reads ground truth. Not part of the key.
         guidance: a second network; dropped where neither variant nor protocol looks at one.
 
     Raises:
-        LabError: a layer out of range for this backbone, a readout or refinement that does not
-            exist or fit, a vocabulary of another number of classes, or no guidance where the
-            variant or the protocol looks at it.
+        LabError: ground truth for views of windows, a layer out of range for this backbone, a
+            readout or refinement that does not exist or fit, a vocabulary of another number of
+            classes, or no guidance where the variant or the protocol looks at it.
     """
 
     attention: Variant
@@ -63,8 +67,15 @@ class Spec:
             object.__setattr__(self, "guidance", None)
         if not self.backbone.has_text:
             self._need_no_text()
-        if not self.label:
-            object.__setattr__(self, "label", self.attention.name)
+        label = self.label or self.attention.name
+        if self.oracle and not label.startswith(ORACLE):
+            label = f"{ORACLE} {label}"
+        object.__setattr__(self, "label", label)
+        if self.oracle and len(self.protocol.views or ()) > 1:
+            raise LabError(
+                f"{self.attention.name} reads ground truth, which is not known of the changed "
+                f"views of protocol {self.protocol.name}; set protocol.views=null"
+            )
         expected = self.dataset.vocabulary.num_classes
         if self.vocabulary.num_classes != expected:
             raise LabError(
@@ -92,6 +103,21 @@ class Spec:
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+    @property
+    def shown_names(self) -> dict[str, str]:
+        """What tables call the cell: its label under ``attention``, and the other parts' names."""
+        return {
+            "attention": self.label,
+            "backbone": self.backbone.name,
+            "dataset": self.dataset.name,
+            "protocol": self.protocol.name,
+        }
+
+    @property
+    def oracle(self) -> bool:
+        """Whether the variant reads ground truth, so that its number is no method's score."""
+        return "labels" in self.attention.uses
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -124,6 +150,11 @@ class Spec:
             "layers": self.attention.layers(self.backbone.depth),
             "backbone": self.backbone.key,
             **({} if self.guidance is None else {"guidance": self.guidance.key}),
+            **(
+                {"labels": digest([self.dataset.key, self.dataset.ignore_index])}
+                if self.oracle
+                else {}
+            ),
             "device": self.backbone.device.type,
             "protocol": self.protocol.key,
             "vocabulary": self.vocabulary.key,
@@ -135,6 +166,11 @@ class Spec:
             # told apart, nor is the processor: see docs/identity.md.
             "torch": torch.__version__.partition("+")[0],
         }
+
+    @property
+    def _labels_digest(self) -> str:
+        """Of the masks and of what counts in them: what an oracle reads."""
+        return digest([self.dataset.key, self.dataset.ignore_index])
 
     def _guidance_record(self) -> dict[str, Any]:
         if self.guidance is None:

@@ -12,16 +12,19 @@ from sclip_lab.core.values import within
 
 LARGEST = 1_000_000  # bytes of a file
 MOST = {"layers": 1000}  # other sizes are smaller than 2^21
+NEEDED = {"embed_dim", "vision_cfg", "text_cfg"}
+# Keys that load a model of a hub.
 HUB = ("hf_model_name", "hf_model_pretrained", "timm_model_pretrained")
 
 
 def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """open_clip's model config of a ViT whose weights have OpenAI's names.
 
-    Heads are 64 wide in every CLIP of OpenAI, on both towers.
+    In every CLIP of OpenAI, heads of both towers have 64 channels; in other networks in the same
+    layout they may not.
 
     Raises:
-        LabError: a weight that tells the shape is missing.
+        LabError: a weight whose shape is needed is missing.
     """
     shape = {key: tuple(value.shape) for key, value in state_dict.items()}
     try:
@@ -43,13 +46,15 @@ def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         raise LabError(f"visual.positional_embedding has {positions} patches, not a square grid")
 
     def layers(prefix: str) -> int:
-        found = {key.removeprefix(prefix).split(".")[0] for key in shape if key.startswith(prefix)}
-        odd = found - {str(index) for index in range(len(found))}
+        numbers = {
+            key.removeprefix(prefix).split(".")[0] for key in shape if key.startswith(prefix)
+        }
+        odd = numbers - {str(index) for index in range(len(numbers))}
         if odd:
             raise LabError(
                 f"weights of {prefix}{min(odd)[:40]!a}: blocks are numbered from 0 without a gap"
             )
-        return len(found)
+        return len(numbers)
 
     return {
         "embed_dim": embed_dim,
@@ -74,38 +79,45 @@ def read_architecture(path: Path) -> dict[str, Any]:
     """open_clip's model config from a JSON file.
 
     Raises:
-        LabError: no file, one that is too large for it, or no JSON mapping.
+        LabError: there is no such file, it is too large for one, or it holds no JSON mapping.
     """
     try:
         if not path.is_file() or path.stat().st_size > LARGEST:
             raise ValueError(f"no file of at most {LARGEST} bytes")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        architecture = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise LabError(f"architecture file {path}: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(architecture, dict):
         raise LabError(f"architecture file {path}: must be a mapping, as open_clip's configs are")
-    return found
+    return architecture
 
 
-def check_architecture(given: Mapping[str, Any], source: str) -> None:
-    """That a stranger's description builds a network from numbers alone.
+def check_architecture(architecture: Mapping[str, Any], source: str, local: bool = False) -> None:
+    """Check that a stranger's description builds a network from numbers alone.
+
+    Args:
+        architecture: open_clip's model config.
+        source: what it is called, in messages.
+        local: allow a text tower whose configuration is in a local folder.
 
     Raises:
-        LabError: a part is missing or no mapping, or names a model of a hub: its files are not
+        LabError: a part is missing or no mapping, or names a model of a hub, whose files are not
             read as carefully as a checkpoint here.
     """
-    wanted = {"embed_dim", "vision_cfg", "text_cfg"}
-    if not wanted <= set(given):
-        raise LabError(f"{source} lacks {', '.join(sorted(wanted - set(given)))}")
+    if not set(architecture) >= NEEDED:
+        raise LabError(f"{source} lacks {', '.join(sorted(NEEDED - set(architecture)))}")
     for part in ("vision_cfg", "text_cfg"):
-        if not isinstance(given[part], Mapping):
-            raise LabError(f"{source}: {part} {given[part]!r} must be a mapping")
-        for key, value in given[part].items():
+        if not isinstance(architecture[part], Mapping):
+            raise LabError(f"{source}: {part} {architecture[part]!r} must be a mapping")
+        for key, value in architecture[part].items():
             if isinstance(value, int | float):
                 within(f"{source}: {part}.{key}", value, -1, MOST.get(key, 2**21))
+            if local and key == "hf_model_name" and Path(str(value)).is_dir():
+                continue
             hub = key.endswith("model_name") and isinstance(value, str) and {*":/"} & {*value}
             if value and (hub or key in HUB):
                 raise LabError(
                     f"{source}: {part}.{key} {value!r} loads a model of a hub; give its weights "
                     "as checkpoint=<file>"
+                    + (", its configuration as text_folder=<folder>" if key in HUB[:1] else "")
                 )

@@ -1,4 +1,4 @@
-"""CLIP itself, borrowed from open_clip and read by the names of its weights."""
+"""A frozen image network with or without a text tower, as everything above it uses it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.network import tower
-from sclip_lab.network.context import State
+from sclip_lab.network.block import Block
+from sclip_lab.network.context import Grid, State
 from sclip_lab.network.position_embedding import DEFAULT_RULE
+from sclip_lab.network.structure import structure
+from sclip_lab.network.tokenizer import check_lengths
 
 # CLIP's channel statistics in 0 .. 255 as the field's evaluations write them.
 MEAN = (122.771, 116.746, 104.094)
@@ -24,21 +27,22 @@ STD = (68.501, 66.632, 70.323)
 
 
 def cells(side: int, patch: int, padding: str) -> int:
-    """Patches along a side of so many pixels: an incomplete last one counts where it is padded."""
+    """Patches along a side in pixels: an incomplete last one counts if it is padded."""
     return -(-side // patch) if padding == "corner" else side // patch
 
 
 @dataclass(eq=False)
 class Backbone:
-    """A frozen CLIP with a ViT, open_clip's with a class token or SigLIP's without; or a ViT alone.
+    """A frozen CLIP with a vision transformer, or a vision transformer alone.
 
     Attributes:
         name: for tables.
-        model: the open_clip model, or timm's ViT, in evaluation mode.
-        tokenize: texts to tokens; None where there is no text tower.
+        model: the open_clip model, or timm's, in evaluation mode.
+        tokenize: texts to tokens; None if there is no text tower.
         position_embedding: default rule of `sclip_lab.network.position_embedding`.
         padding: ``floor`` drops pixels beyond the last whole patch, ``corner`` pads with zeros
             at the bottom and right (original MaskCLIP).
+        mean, std: channel statistics in 0 .. 255, RGB.
         description: what identifies it in a spec besides its weights.
     """
 
@@ -57,16 +61,36 @@ class Backbone:
 
     @property
     def has_class_token(self) -> bool:
-        """Whether token 0 of each image is a class token, or all tokens are patches."""
-        return self.tower.prefix == 1
+        """Whether token 0 of each image is a class token."""
+        return self.tower.has_class_token
+
+    def blocks_on(self, grid: Grid) -> Sequence[Block]:
+        """The blocks for patches of a grid: those of ``blocks``, with their rotary or relative
+        position embedding in networks that have one."""
+        return self.tower.blocks_on(grid)
 
     @property
     def device(self) -> torch.device:
-        return self.tower.convolution.weight.device
+        return next(self.model.parameters()).device
+
+    def to(self, device: str | torch.device) -> Backbone:
+        """Move the network to a device; returns the backbone itself."""
+        self.model.to(device)
+        self.tower.moved()
+        self.__dict__.pop("key", None)
+        return self
+
+    def __repr__(self) -> str:
+        weights = sum(weight.numel() for weight in self.model.parameters())
+        return (
+            f"Backbone({self.name}: {self.depth} blocks, patch {self.patch_size}, "
+            f"{weights / 1e6:.1f} M weights, {'with' if self.has_text else 'no'} text, "
+            f"{self.dtype}, {self.device})".replace("torch.", "")
+        )
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the matrix products of the image tower's last block."""
+        """Precision of the matrix products in the image tower's last block."""
         return self.blocks[-1].dtype
 
     @property
@@ -86,30 +110,31 @@ class Backbone:
     def embed_dim(self) -> int:
         return self.tower.embed_dim
 
+    @property
+    def activation(self) -> str:
+        """Class of the activation in the image tower's MLPs, such as ``QuickGELU``."""
+        mlp = self.tower.modules[-1].mlp
+        return type(getattr(mlp, "gelu", None) or getattr(mlp, "act", None)).__name__
+
     @cached_property
     def key(self) -> str:
-        """sha256 of every weight (names, shapes, values as stored in memory) and the settings
-        that change what the weights compute."""
-        total = hashlib.sha256(
-            json.dumps(
-                {
-                    "mean": self.mean,
-                    "std": self.std,
-                    "padding": self.padding,
-                    "position_embedding": self.position_embedding,
-                    **self.tower.settings,
-                    # Quick or exact GELU, all that differs between CLIPs, is in the settings.
-                    **({} if self.has_class_token else {"text": _text_settings(self.model)}),
-                }
-            ).encode()
-        )
-        return _add_weights(total, self.model.state_dict()).hexdigest()
+        """sha256 of every weight (names, shapes, values as stored in memory) and of everything
+        else that changes what the network computes, see `sclip_lab.network.structure`."""
+        settings = {
+            "mean": self.mean,
+            "std": self.std,
+            "padding": self.padding,
+            "position_embedding": self.position_embedding,
+            "structure": structure(self.model),
+        }
+        total = hashlib.sha256(json.dumps(settings).encode())
+        return add_weights(total, self.model.state_dict()).hexdigest()
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Patches along height and width of an image of that many pixels.
 
         Raises:
-            LabError: smaller than one patch.
+            LabError: the image is smaller than one patch.
         """
         patch = self.patch_size
         grid = cells(height, patch, self.padding), cells(width, patch, self.padding)
@@ -133,57 +158,63 @@ class Backbone:
                 backbone's.
 
         Returns:
-            (batch, tokens, width), in the precision of the norms: the class token, if there is
-            one, and grid_h * grid_w patches.
+            (batch, tokens, width), in the precision of the norms: class and register tokens, if
+            there are any, and grid_h * grid_w patches.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise LabError(
-                f"images of shape {tuple(images.shape)}: (batch, 3, height, width) wanted"
+                f"images of shape {tuple(images.shape)}; they must be (batch, 3, height, width)"
             )
         height, width = images.shape[-2:]
-        grid = self.grid(height, width)
+        grid, patch = self.grid(height, width), self.patch_size
         if self.padding == "corner":
-            patch = self.patch_size
             images = F.pad(images, (0, grid[1] * patch - width, 0, grid[0] * patch - height))
-        patches = self.tower.convolution(
-            images.to(self.device, self.tower.convolution.weight.dtype)
-        )
-        rule = position_embedding or self.position_embedding
-        return self.tower.embed(patches.flatten(2).transpose(1, 2), grid, rule)
+        elif (height, width) != (grid[0] * patch, grid[1] * patch):
+            images = images[..., : grid[0] * patch, : grid[1] * patch]
+        patches = self.tower.patches(images.to(self.device))
+        return self.tower.embed(patches, grid, position_embedding or self.position_embedding)
 
     def head(self, tokens: Tensor) -> Tensor:
-        """What follows the last block, for each token alone: (..., width) -> (..., embed_dim).
+        """The layers behind the last block, on each token alone: (..., width) -> (...,
+        embed_dim).
 
-        LN_post and the final projection; without a class token the pooling of one patch, see
-        `sclip_lab.network.tower.TimmTower`. Lets gradients by.
+        Last norm and projection; with attention pooling the pooling of that token alone, see
+        `sclip_lab.network.timm_tower.TimmTower`. Gradients flow through it.
         """
         return self.tower.head(tokens)
 
     @torch.inference_mode()
     def project(self, state: State, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """`head` of what flows behind the last block.
+        """Embeddings of the state behind the last block.
 
         Returns:
-            patch embeddings (batch, grid_h, grid_w, embed_dim) and class embeddings
-            (batch, embed_dim), neither normalised. Beside a dense stream the class embedding is
-            the trained stream's, the one that was made to match texts. Without a class token it
-            is the pooled image embedding.
+            patch embeddings (batch, grid_h, grid_w, embed_dim) and image embeddings
+            (batch, embed_dim), neither normalised. The image embedding is what the network itself
+            computes: its class token, or what it pools. It comes from the trained stream even if
+            there is a dense one, because the trained stream was made to match texts.
         """
         patches, whole = self.tower.embeddings(state)
         return patches.unflatten(1, grid), whole
 
     @torch.inference_mode()
-    def encode_text(self, texts: Sequence[str], batch: int = 256) -> Tensor:
+    def encode_text(self, texts: Sequence[str], batch: int = 256, truncate: bool = False) -> Tensor:
         """Text embeddings, not normalised: (texts, embed_dim) float32.
 
-        With a causal text tower, positions behind the end of text change nothing, so batches are
+        In a causal text tower, positions behind the end of text change nothing, so batches are
         sorted by length and cut there.
 
+        Args:
+            texts: class names in prompts, or other texts.
+            batch: texts at a time.
+            truncate: cut texts that are longer than the tower reads, instead of refusing them.
+
         Raises:
-            LabError: a network without text tower.
+            LabError: a network without text tower, or a text that is too long.
         """
         if self.tokenize is None:
             raise LabError(f"backbone {self.name} has no text tower: it cannot read class names")
+        if not truncate:
+            check_lengths(self.tokenize, list(texts), self.name)
         tokens = self.tokenize(list(texts))
         ends = tokens.argmax(dim=-1)
         order = torch.argsort(ends, stable=True)
@@ -196,7 +227,7 @@ class Backbone:
         model = self.model
         mask = getattr(model, "attn_mask", None)
         if mask is None or model.text_pool_type != "argmax":
-            return model.encode_text(tokens.to(self.device)).float().cpu()
+            return model.encode_text(tokens.to(self.device), normalize=False).float().cpu()
         tokens = tokens[:, :length].to(self.device)
         x = model.token_embedding(tokens) + model.positional_embedding[:length]
         x = model.transformer(x, attn_mask=mask[:length, :length])
@@ -215,29 +246,15 @@ class Backbone:
 
     @cached_property
     def text_key(self) -> str:
-        """sha256 of the weights of the text tower alone, and of its settings."""
+        """sha256 of the text tower alone: weights and structure."""
         weights = self.model.state_dict().items()
         text = {name: tensor for name, tensor in weights if not name.startswith("visual.")}
-        settings = json.dumps(_text_settings(self.model)).encode()
-        return _add_weights(hashlib.sha256(settings), text).hexdigest()
+        parts = [entry for entry in structure(self.model) if not entry[0].startswith("visual")]
+        return add_weights(hashlib.sha256(json.dumps(parts).encode()), text).hexdigest()
 
 
-def _text_settings(model: Any) -> dict[str, Any]:
-    """What changes the text tower's function besides its weights."""
-    text = getattr(model, "text", model)
-    blocks = getattr(getattr(text, "transformer", None), "resblocks", None)
-    if blocks is None:
-        return {"tower": type(text).__name__}
-    return {
-        "activation": repr(blocks[0].mlp.gelu),
-        "causal": text.attn_mask is not None,
-        "eps": text.ln_final.eps,
-        "heads": blocks[0].attn.num_heads,
-        "pool": getattr(text, "text_pool_type", getattr(text, "pool_type", None)),
-    }
-
-
-def _add_weights(total: hashlib._Hash, weights: Mapping[str, Tensor]) -> hashlib._Hash:
+def add_weights(total: hashlib._Hash, weights: Mapping[str, Tensor]) -> hashlib._Hash:
+    """Add names, shapes, types and values of weights to a digest; returns it."""
     for name, tensor in sorted(weights.items()):
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         total.update(_bytes(tensor))

@@ -1,7 +1,8 @@
 """One transformer block, read by the names of its weights.
 
-Borrowing the weights instead of calling the block's own forward is the seam that has stayed the
-same between open_clip releases, and it is the only thing a rewritten block needs.
+Borrowing the weights instead of calling the block's own forward works with many releases of
+open_clip and timm, and weights are all that a rewritten block needs. This file has the interface
+and open_clip's own block; timm's are in `sclip_lab.network.timm_block`.
 """
 
 from __future__ import annotations
@@ -20,42 +21,59 @@ from sclip_lab.core.shapes import PerHead, Tokens, Weights
 from sclip_lab.network.linear import QUICK_GELU, Linear, is_quick_gelu
 
 PROJECTIONS = ("query", "key", "value")
+# Query and key as they are before a rotary embedding turns them. In networks without one these are
+# query and key. Rotation makes the product of two patches depend on their distance; before it,
+# only their content counts.
+BEFORE_ROTATION = ("query_before_rotation", "key_before_rotation")
+Weight = tuple[Tensor, Tensor | None]
 
 
 class Block:
     """A pre-norm residual attention block: ``x + O(A)``, then ``x + M(x)``.
 
-    Args:
+    Attributes:
         module: an open_clip ``ResidualAttentionBlock`` (``ln_1``, ``attn``, ``ln_2``, ``mlp``,
             optional layer scales ``ls_1`` and ``ls_2``).
         index: 0-based position.
         depth: number of blocks of the network.
-        prefix: tokens before the patches: 1 with a class token, 0 without.
+        prefix: number of tokens before the patches: the class token, if any, and registers.
+        has_class_token: whether token 0 is a class token.
         network: its name, for messages.
+        num_heads, head_dim, width: heads, channels of a head, channels of a token.
+        scale: factor on query-key products, 1 / sqrt(head_dim) as a rule.
+        bias: (1, heads, tokens, tokens) term of the trained query-key scores, or None. Networks
+            with relative position embedding have one.
+        tower: the image tower that the block belongs to, which sets it.
     """
 
+    bias: Tensor | None = None
+
     def __init__(
-        self, module: Any, index: int, depth: int, prefix: int = 1, network: str = "this network"
+        self,
+        module: Any,
+        index: int,
+        depth: int,
+        prefix: int = 1,
+        network: str = "this network",
+        has_class_token: bool | None = None,
     ) -> None:
         self.module = module
         self.index = index
         self.depth = depth
         self.prefix = prefix
+        self.has_class_token = prefix > 0 if has_class_token is None else has_class_token
         self.network = network
         self.norm_1, self.norm_2 = self._norms()
         self.num_heads: int = module.attn.num_heads
-        self.width: int = self.packed[0].shape[1]
-        self.head_dim = self.width // self.num_heads
-        self.scale = self.head_dim**-0.5
+        self.width, self.head_dim, self.scale = self._sizes()
         self.layer_scale_1, self.layer_scale_2 = self._layer_scales()
         self._linear: defaultdict[str, Linear] = defaultdict(Linear)
-        # The network that it belongs to, put in by it: its head, and its norm before the blocks.
         self.tower: Any = None
         self._hidden: Callable[[Block, Tensor], Tensor] | None = None
         self.hidden_key: str | None = None
 
     def with_hidden(self, edit: Callable[[Block, Tensor], Tensor], key: str | None) -> Block:
-        """The same block with an edit of what its MLP has behind the activation.
+        """The same block with an edit of the MLP's activations.
 
         Args:
             edit: (block, (batch, tokens, hidden)) -> the same shape.
@@ -65,10 +83,17 @@ class Block:
         edited._hidden, edited.hidden_key = edit, key
         return edited
 
-    @property
-    def packed(self) -> tuple[Tensor, Tensor | None]:
-        """Weight (3 * width, width) and bias (3 * width,) of query, key and value."""
-        return self.module.attn.in_proj_weight, self.module.attn.in_proj_bias
+    def _sizes(self) -> tuple[int, int, float]:
+        width = self.module.attn.in_proj_weight.shape[1]
+        head_dim = width // self.num_heads
+        return width, head_dim, head_dim**-0.5
+
+    def _weight(self, name: str) -> Weight:
+        """Weight (heads * head_dim, width) and bias of a projection."""
+        rows = slice(*(self.width * (PROJECTIONS.index(name) + i) for i in (0, 1)))
+        attention = self.module.attn
+        bias = attention.in_proj_bias
+        return attention.in_proj_weight[rows], None if bias is None else bias[rows]
 
     @property
     def out_projection(self) -> nn.Linear:
@@ -77,57 +102,78 @@ class Block:
     def _norms(self) -> tuple[nn.Module, nn.Module]:
         return self.module.ln_1, self.module.ln_2
 
-    def _layer_scales(self) -> tuple[nn.Module, nn.Module]:
+    def _layer_scales(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
         none = nn.Identity()
         return getattr(self.module, "ls_1", none), getattr(self.module, "ls_2", none)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the matrix products; norms and the token stream may be in a higher precision."""
-        return self.packed[0].dtype
+        """Precision of the matrix products; norms and the token stream can have a higher one."""
+        return self._weight("query")[0].dtype
 
     def need_class_token(self, who: str, instead: str) -> None:
         """Refuse a network without class token.
 
         Args:
             who: the method or parameter that reads it.
-            instead: what goes without.
+            instead: what works without one.
 
         Raises:
             LabError: naming all three.
         """
-        if not self.prefix:
+        if not self.has_class_token:
             raise LabError(f"{who} needs a class token; {self.network} has none; {instead}")
 
     def among_tokens(self, matrix: Tensor) -> Tensor:
-        """(..., 1 + patches, 1 + patches), the class token first -> (..., tokens, tokens)."""
-        skip = 1 - self.prefix
-        return matrix[..., skip:, skip:]
+        """A matrix among class token and patches as one among all tokens.
+
+        Args:
+            matrix: (..., 1 + patches, 1 + patches), the class token's row and column first.
+
+        Returns:
+            (..., tokens, tokens). Every token before the patches gets the class token's row and
+            column; without such tokens both are dropped.
+        """
+        places = [*[0] * self.prefix, *range(1, matrix.shape[-1])]
+        if self.prefix == 1:
+            return matrix
+        index = torch.tensor(places, device=matrix.device)
+        return matrix.index_select(-2, index).index_select(-1, index)
 
     def norm(self, tokens: Tokens) -> Tokens:
         """LN1, the input of the three projections: (batch, tokens, width), same shape out."""
         return self.norm_1(tokens).to(self.dtype)
 
-    def heads(self, x: Tokens) -> PerHead:
-        """(batch, tokens, width) -> (batch, heads, tokens, head_dim)."""
-        batch, tokens, _ = x.shape
-        return x.view(batch, tokens, self.num_heads, self.head_dim).transpose(1, 2)
+    def heads(self, x: Tensor) -> PerHead:
+        """(batch, tokens, heads * head_dim) -> (batch, heads, tokens, head_dim).
+
+        Raises:
+            LabError: ``x`` has another number of channels.
+        """
+        batch, tokens, channels = x.shape
+        if channels % self.head_dim:
+            raise LabError(
+                f"{self.network}: {channels} channels cannot be cut into heads of {self.head_dim}"
+            )
+        return x.view(batch, tokens, -1, self.head_dim).transpose(1, 2)
 
     def project(self, normed: Tokens, name: str) -> PerHead:
-        """One of the block's own projections of LN1's output.
+        """One of the block's own projections of LN1's output, as its attention uses it.
 
         Args:
             normed: (batch, tokens, width).
-            name: ``query``, ``key`` or ``value``.
+            name: one of ``PROJECTIONS``, or of ``BEFORE_ROTATION``.
 
         Returns:
             (batch, heads, tokens, head_dim), not scaled.
         """
-        which = PROJECTIONS.index(name)
-        rows = slice(which * self.width, (which + 1) * self.width)
-        weight, bias = self.packed
-        bias = None if bias is None else bias[rows]
-        return self.heads(self._linear[name](normed, weight[rows], bias))
+        name = name.removesuffix("_before_rotation")
+        return self.heads(self._linear[name](normed, *self._weight(name)))
+
+    def bias_of(self, tokens: int) -> Tensor | None:
+        """``bias`` with zeros for tokens behind the patches: (1, heads, tokens, tokens)."""
+        more = 0 if self.bias is None else tokens - self.bias.shape[-1]
+        return self.bias if self.bias is None or not more else F.pad(self.bias, (0, more) * 2)
 
     def output(self, weights: Weights, value: PerHead) -> Tokens:
         """O(A): heads concatenated, output projection, layer scale.
@@ -159,8 +205,8 @@ class Block:
     ) -> Tensor:
         if is_quick_gelu(activation) and not torch.is_grad_enabled():
             hidden = self._linear["first"](x, first.weight, first.bias)
-            # The same operations and bits as the module's own forward, without its three
-            # temporaries of the hidden size: a window at a time stays in the cache.
+            # The operations and bits of the module's own forward, without its three temporaries
+            # of the hidden size: one window at a time stays in the processor's cache.
             for window in hidden.split(1 if hidden.device.type == "cpu" else len(hidden)):
                 window.mul_(torch.mul(window, QUICK_GELU).sigmoid_())
         else:
@@ -173,64 +219,14 @@ class Block:
         """The block as trained, with a fused attention: (batch, tokens, width), same shape out."""
         normed = self.norm(tokens)
         query, key, value = (self.project(normed, name) for name in PROJECTIONS)
-        tokens = tokens + self.merge(F.scaled_dot_product_attention(query, key, value))
-        return tokens + self.mlp(tokens)
-
-
-class TimmBlock(Block):
-    """The same from a timm ``Block`` (``norm1``, ``attn.qkv``, ``attn.proj``, ``ls1``, ``norm2``,
-    ``mlp``, ``ls2``).
-
-    Raises:
-        LabError: a block that does something else with these parts, or has others.
-    """
-
-    def __init__(
-        self, module: Any, index: int, depth: int, prefix: int = 0, network: str = "this network"
-    ) -> None:
-        _check_timm(module, network)
-        super().__init__(module, index, depth, prefix, network)
-
-    @property
-    def packed(self) -> tuple[Tensor, Tensor | None]:
-        return self.module.attn.qkv.weight, self.module.attn.qkv.bias
-
-    @property
-    def out_projection(self) -> nn.Linear:
-        return self.module.attn.proj
-
-    def _norms(self) -> tuple[nn.Module, nn.Module]:
-        return self.module.norm1, self.module.norm2
-
-    def _layer_scales(self) -> tuple[nn.Module, nn.Module]:
-        return self.module.ls1, self.module.ls2
-
-    def _mlp(self, normed: Tensor) -> Tensor:
-        mlp = self.module.mlp
-        if not isinstance(getattr(mlp, "norm", None), nn.Identity):
-            return mlp(normed)
-        return self._two_layers(normed, mlp.fc1, mlp.act, mlp.fc2)
-
-
-def _check_timm(module: Any, network: str) -> None:
-    wanted = ("norm1", "attn", "ls1", "norm2", "mlp", "ls2")
-    lacks = [name for name in wanted if not hasattr(module, name)]
-    if lacks:
-        raise LabError(f"{network}: its {type(module).__name__} has no {', '.join(lacks)}")
-    attention = module.attn
-    if type(attention).__name__ != "Attention":
-        raise LabError(
-            f"{network}: {type(attention).__name__} attention; "
-            "one packed query-key-value projection is needed"
+        bias = self.bias_of(tokens.shape[1])
+        attended = F.scaled_dot_product_attention(
+            *(query, key, value),
+            attn_mask=None if bias is None else bias.to(query.dtype),
+            scale=None if self.scale == self.head_dim**-0.5 else self.scale,
         )
-    for name in ("q_norm", "k_norm", "norm", "gate"):
-        if not isinstance(getattr(attention, name, None), nn.Identity | None):
-            raise LabError(
-                f"{network}: its attention has a {name}; values, queries and keys must be plain "
-                "projections"
-            )
-    if attention.qkv.out_features != 3 * attention.qkv.in_features:
-        raise LabError(f"{network}: its heads together are not as wide as its tokens")
+        tokens = tokens + self.merge(attended)
+        return tokens + self.mlp(tokens)
 
 
 def softmax_scores(scores: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -1,40 +1,138 @@
-"""Weights by name from a file that a stranger may have made: only tensors are read."""
+"""Weights by name from a file or folder that a stranger may have made: only tensors are read."""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import pickle
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError
+from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.network.torchscript import is_torchscript, read_torchscript
 
-# What a zip may unpack to beyond its own size: tensors are stored as they are, only code is packed.
+log = logging.getLogger(__name__)
+
+# What a zip may unpack to beyond its own size: tensors are not compressed, only code is.
 MAX_UNPACKED = 64 << 20
 LARGEST = 64 << 30  # bytes; ViT-bigG has 10 GB in fp32
+LARGEST_INDEX = 64 << 20
+# What wrappers of a model put before the names of its weights.
+PREFIXES = ("module.", "_orig_mod.", "base_model.model.", "clip_model.", "model.")
+# The weights of a folder, in the order of preference.
+IN_FOLDER = (
+    *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
+    *("open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin"),
+)
+SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})(\.\w+)$")
 
 
-def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
-    """The state dict of a file: ``.safetensors``, that of `torch.save`, or OpenAI's archive.
+def read_checkpoint(path: Path, weights: str | None = None) -> dict[str, Tensor]:
+    """The state dict of a file or folder.
 
-    A checkpoint may hold it under ``state_dict`` beside other things.
+    Files are safetensors, those of `torch.save`, OpenAI's archives, or the index of a sharded
+    checkpoint; the content tells which, not the name. A folder is one of transformers' or
+    open_clip's. Weights that training code put under a name (``state_dict``, ``model`` ...) or
+    behind a prefix (``module.`` ...) are unwrapped, which is logged in one line.
+
+    Args:
+        path: of the file or folder.
+        weights: which weights, where the file has several, such as ``ema``.
 
     Raises:
-        LabError: there is no such file, it holds anything but tensors and plain values, or its
-            sizes do not fit together.
+        LabError: there is no such file, it is of another kind, it holds several sets of weights and
+            none was chosen, it holds anything but tensors and plain values, or its sizes do not fit
+            together.
     """
+    notes: list[str] = []
+    if os.path.isdir(path):  # no name is too long for this
+        path = _in_folder(path)
+        notes.append(f"file {path.name}")
+    if path.name.endswith(".index.json"):
+        state_dict = _sharded(path)
+    else:
+        _check_shard(path)
+        state_dict = _chosen(path, _load(path), weights, notes)
+    _check_tensors(path, state_dict)
+    state_dict = _without_prefix(state_dict, notes)
+    if any(".lora_A." in name or ".lora_B." in name for name in state_dict):
+        raise LabError(
+            f"checkpoint {path} holds LoRA weights beside the model's; merge them first "
+            "(peft: model.merge_and_unload()), then save model.state_dict()"
+        )
+    if notes:
+        log.info("checkpoint %s: read %s", path, ", ".join(notes))
+    return state_dict
+
+
+def _in_folder(folder: Path) -> Path:
+    for name in IN_FOLDER:
+        if (folder / name).is_file():
+            return folder / name
+    kinds = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+    files = sorted(each for each in folder.iterdir() if each.suffix in kinds)
+    if len(files) == 1:
+        return files[0]
+    names = ", ".join(each.name for each in files[:5])
+    raise LabError(
+        f"checkpoint {folder} is a folder with several files of weights ({names}); name one"
+        if files
+        else f"checkpoint {folder} is a folder without weights; known are {', '.join(IN_FOLDER)}"
+    )
+
+
+def _check_shard(path: Path) -> None:
+    shard = SHARD.match(path.name)
+    if shard and int(shard[2]) > 1:
+        index = f"{shard[1]}{shard[3]}.index.json"
+        raise LabError(
+            f"checkpoint {path} is one of {int(shard[2])} shards; give their index {index}, or the "
+            "folder"
+        )
+
+
+def _sharded(index: Path) -> dict[str, Tensor]:
+    """All shards that an index names, which must lie beside it."""
+    try:
+        if index.stat().st_size > LARGEST_INDEX:
+            raise ValueError(f"more than {LARGEST_INDEX} bytes")
+        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted({str(name) for name in placed.values()})
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise LabError(f"checkpoint {index}: no index of shards ({error})") from error
+    state_dict: dict[str, Tensor] = {}
+    for name in names:
+        if Path(name).name != name:
+            raise LabError(f"checkpoint {index}: shard {name!a} must lie beside the index")
+        shard = index.parent / name
+        if not shard.is_file():
+            raise LabError(f"checkpoint {index}: its shard {name} is missing")
+        state_dict |= _chosen(shard, _load(shard), None, [])
+    missing = sorted(set(placed) - set(state_dict))
+    if missing:
+        raise LabError(f"checkpoint {index}: its shards lack weight {_short(missing[0])}")
+    return state_dict
+
+
+def _load(path: Path) -> Any:
+    if os.path.islink(path) and not os.path.exists(path):
+        raise LabError(f"checkpoint {path} is a link to a file that does not exist")
     if not os.path.isfile(path):
         raise LabError(f"checkpoint {path} does not exist")
     if path.stat().st_size > LARGEST:
         raise LabError(f"checkpoint {path} has {path.stat().st_size} bytes, more than {LARGEST}")
+    with open(path, "rb") as file:
+        start = file.read(512)
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(start):
             from safetensors.torch import load_file
 
             return load_file(path)
@@ -43,7 +141,10 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
                 _check_sizes(path, archive)
                 if is_torchscript(archive):
                     return read_torchscript(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        if kind := _other_kind(start):
+            raise LabError(f"checkpoint {path} cannot be read: it is {kind}")
+        with open(path, "rb") as file:  # torch would go by the name
+            return torch.load(file, map_location="cpu", weights_only=True)
     except LabError:
         raise
     except pickle.UnpicklingError as error:
@@ -58,23 +159,94 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
         raise LabError(
             f"checkpoint {path} cannot be read as safetensors or torch weights: {error}"
         ) from error
-    if isinstance(loaded, Mapping):
-        loaded = loaded.get("state_dict", loaded)
-    if not isinstance(loaded, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
-    ):
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """A header of JSON behind its length in 8 bytes."""
+    return len(start) > 8 and start[8:9] == b"{"
+
+
+def _other_kind(start: bytes) -> str | None:
+    """What a file that is certainly no weights is, by its first bytes."""
+    if not start:
+        return "empty"
+    head = start.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page, perhaps of a download that failed"
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS; fetch the file itself by git lfs pull"
+    if head.startswith((b"{", b"[")):
+        return "JSON"
+    if start[:4] == b"\x89HDF":
+        return "HDF5"
+    if start[:6] == b"\x93NUMPY":
+        return None  # torch says it as well as anybody
+    if start.isascii() and all(byte >= 32 or byte in b"\r\n\t" for byte in start):
+        return "text"
+    return None
+
+
+def _chosen(path: Path, loaded: Any, weights: str | None, notes: list[str]) -> dict[str, Tensor]:
+    """The weights among what a file holds."""
+    sets = dict(_sets(loaded)) if isinstance(loaded, Mapping) else {}
+    if weights is not None:
+        if weights not in sets:
+            raise unknown(f"weights of checkpoint {path}", weights, [name for name in sets if name])
+        chosen = weights
+    elif not sets:
         raise LabError(f"checkpoint {path} holds no state dict (weights by name)")
-    odd = [n for n, t in loaded.items() if t.layout != torch.strided or t.device.type != "cpu"]
+    elif len(sets) > 1:
+        names = list(sets)
+        raise LabError(
+            f"checkpoint {path} holds several sets of weights: {', '.join(names)}. Choose one, as "
+            f"in backbone.weights={names[-1]}"
+        )
+    else:
+        [chosen] = sets
+    if chosen:
+        notes.append(f"the weights under {chosen!r}")
+    return dict(sets[chosen])
+
+
+def _sets(loaded: Mapping[Any, Any], inside: str = "", depth: int = 0) -> Any:
+    """(dotted name, weights) of every mapping of names to tensors."""
+    if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
+        if all(isinstance(name, str) for name in loaded):
+            yield inside, loaded
+        return
+    if depth > 2:
+        return
+    for name, value in loaded.items():
+        # Optimizers hold tensors by number, and by names of their own.
+        if isinstance(name, str) and isinstance(value, Mapping) and "optim" not in name:
+            yield from _sets(value, f"{inside}.{name}" if inside else name, depth + 1)
+
+
+def _without_prefix(state_dict: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """Names without the prefixes that all of them share."""
+    removed = ""
+    while state_dict:
+        shared = [p for p in PREFIXES if all(name.startswith(p) for name in state_dict)]
+        if not shared:
+            break
+        removed += shared[0]
+        state_dict = {name.removeprefix(shared[0]): value for name, value in state_dict.items()}
+    if removed:
+        notes.append(f"without the prefix {removed!r} of all names")
+    return state_dict
+
+
+def _check_tensors(path: Path, state_dict: Mapping[str, Tensor]) -> None:
+    odd = [n for n, t in state_dict.items() if t.layout != torch.strided or t.device.type != "cpu"]
     if odd:
         raise LabError(f"checkpoint {path}: weight {_short(odd[0])} is no plain tensor of numbers")
     # A view may claim any size over one stored number.
-    large = [n for n, t in loaded.items() if t.nbytes > t.untyped_storage().nbytes()]
+    large = [n for n, t in state_dict.items() if t.nbytes > t.untyped_storage().nbytes()]
     if large:
-        shape = tuple(loaded[large[0]].shape)
+        shape = tuple(state_dict[large[0]].shape)
         raise LabError(
             f"checkpoint {path}: weight {_short(large[0])} of shape {shape} has fewer numbers"
         )
-    return loaded
 
 
 def _short(name: str) -> str:
@@ -82,7 +254,7 @@ def _short(name: str) -> str:
 
 
 def _check_sizes(path: Path, archive: zipfile.ZipFile) -> None:
-    """No entry twice, none that unpacks to more than the file can hold."""
+    """No entry twice, and none that unpacks to more than the file can hold."""
     names = archive.namelist()
     if len(set(names)) < len(names):
         raise LabError(f"checkpoint {path} cannot be read: an entry of the zip is there twice")

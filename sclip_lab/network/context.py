@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.network.block import PROJECTIONS, Block, softmax_scores
+from sclip_lab.network.block import BEFORE_ROTATION, PROJECTIONS, Block, softmax_scores
 from sclip_lab.network.depth import Layer, resolve
 from sclip_lab.network.scene import ALONE, Grid, Guidance, Placement, Scene, alone
 from sclip_lab.network.text import Text
+from sclip_lab.network.truth import PatchLabels
 
 # Bytes of one window's attention map that is kept for other variants. Of a large photo as one
 # window the maps of all blocks would take gigabytes, so each is computed anew.
@@ -69,22 +70,36 @@ class BlockInput:
         return self.once("normed", lambda: self.block.norm(self.tokens))
 
     def projected(self, name: str) -> Tensor:
-        """(batch, heads, tokens, head_dim): ``query``, ``key``, ``value``, or ``identity``,
-        LN1's output cut into heads."""
+        """(batch, heads, tokens, head_dim): ``query``, ``key`` or ``value`` as the network's own
+        softmax uses them; ``query_before_rotation`` and ``key_before_rotation`` without the rotary
+        embedding, where there is one; or ``identity``, LN1's output cut into heads."""
         if name == "identity":
-            return self.block.heads(self.normed)
-        if name not in PROJECTIONS:
-            raise unknown("projection", name, (*PROJECTIONS, "identity"))
+            per_head = self.block.heads(self.normed)
+            if per_head.shape[1] != self.block.num_heads:
+                raise LabError(
+                    f"{self.block.network}: identity needs heads that are together as wide as the "
+                    "tokens"
+                )
+            return per_head
+        if name not in (*PROJECTIONS, *BEFORE_ROTATION):
+            raise unknown("projection", name, (*PROJECTIONS, *BEFORE_ROTATION, "identity"))
         return self.once(name, lambda: self.block.project(self.normed, name))
 
     def attention(self, a: str = "query", b: str = "key") -> Tensor:
-        """softmax(a b^T / sqrt(head_dim)): (batch, heads, tokens, tokens)."""
+        """softmax(a b^T / sqrt(head_dim)): (batch, heads, tokens, tokens). For query and key the
+        network's relative position bias is added, if it has one."""
 
         def compute() -> Tensor:
-            return softmax_scores(scores(self.projected(a), self.projected(b), self.block.scale))
+            raw = scores(self.projected(a), self.projected(b), self.block.scale)
+            return softmax_scores(raw, self.bias(a, b))
 
         size = 4 * self.block.num_heads * self.tokens.shape[1] ** 2
         return self.once(("attention", a, b), compute) if size <= LARGEST_KEPT else compute()
+
+    def bias(self, a: str, b: str) -> Tensor | None:
+        """The network's own term of the scores of two projections: (1, heads, tokens, tokens)."""
+        trained = (a, b) == ("query", "key")
+        return self.block.bias_of(self.tokens.shape[1]) if trained else None
 
 
 def scores(a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -180,7 +195,7 @@ class Context:
     @property
     def closed(self) -> bool:
         """Whether there is a class token that patches must not attend to."""
-        return not self.class_token and self.block.prefix > 0
+        return not self.class_token and self.block.has_class_token
 
     @property
     def photos(self) -> tuple[Placement, ...]:
@@ -203,6 +218,27 @@ class Context:
         if self.texts is None:
             raise LabError("this attention reads texts: give class names, or text=...")
         return self.texts
+
+    @property
+    def labels(self) -> PatchLabels:
+        """Ground truth on the window's patch grid; for functions marked by
+        `sclip_lab.core.functions.uses`. What reads it is an oracle.
+
+        Raises:
+            LabError: nobody knows the truth here, or the patches lie on another grid.
+        """
+        labels = self.scene.labels
+        if labels is None:
+            raise LabError(
+                "this attention reads ground truth; evaluate it on a data set with masks, or give "
+                "labels=..."
+            )
+        if labels.grid != tuple(self.grid):
+            raise LabError(
+                f"ground truth is known on a {labels.grid[0]} x {labels.grid[1]} grid of patches; "
+                f"this block has {self.grid[0]} x {self.grid[1]}"
+            )
+        return labels
 
     def head(self, tokens: Tensor) -> Tensor:
         """Layers behind the last block, on each token alone: (..., width) -> (..., embed_dim)."""
@@ -253,7 +289,8 @@ class Context:
         if not changed and temperature == 1.0:
             return self.input.attention(a, b)
         raw = self.scores(self.input.projected(a), self.input.projected(b), temperature)
-        return self.softmax(raw)
+        bias = self.input.bias(a, b)
+        return self.softmax(raw if bias is None else raw + bias)
 
     def after(self, layer: Layer) -> Tensor:
         """Tokens behind an earlier block (0-based index, negative index or fraction of depth)."""
@@ -284,6 +321,6 @@ class Context:
         if self.closed:
             # The class token's own row keeps it: an empty row has no softmax.
             closed = raw.new_zeros(raw.shape[-2:])
-            closed[1:, 0] = -torch.inf
+            closed[self.block.prefix :, 0] = -torch.inf
             bias = closed if bias is None else bias + closed
         return bias

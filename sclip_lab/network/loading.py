@@ -1,47 +1,49 @@
-"""A frozen CLIP by name, from a checkpoint or from weights in memory.
-
-The only module that imports open_clip.
-"""
+"""A frozen CLIP by name, from a checkpoint, from weights in memory, or a model in memory."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import open_clip
 import torch
 from torch import Tensor, nn
 
 from sclip_lab.core.errors import LabError, printable, unknown
 from sclip_lab.core.values import LARGEST_SEED, check, within
-from sclip_lab.network import tower
+from sclip_lab.network import published, tower
 from sclip_lab.network.architecture import (
     check_architecture,
     infer_architecture,
     read_architecture,
 )
-from sclip_lab.network.backbone import MEAN, STD, Backbone
+from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.checkpoint import read_checkpoint
+from sclip_lab.network.fit import (
+    check_config,
+    check_fit,
+    fitting_names,
+    load_weights,
+    set_epsilon,
+)
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.precision import PRECISIONS, lower_precision
+from sclip_lab.network.published import OPENAI_ENTRIES
+from sclip_lab.network.tokenizer import Tokenizer
 
-log = logging.getLogger(__name__)
-# Only OpenAI's archives hold these beside the weights. All of them were trained with QuickGELU.
-OPENAI_ENTRIES = {"input_resolution", "context_length", "vocab_size"}
 MOST_NUMBERS = 10**10  # weights of a network that a file describes
 # The prompt sets that come with open_clip, as text with one {}.
 TEMPLATE_SETS = {
     "openai_imagenet": tuple(make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES),
     "simple_imagenet": tuple(make("{}") for make in open_clip.SIMPLE_IMAGENET_TEMPLATES),
 }
+UNREACHED = "Failed to download"  # open_clip's words
 
 
 def architectures() -> list[str]:
@@ -53,9 +55,14 @@ def load_backbone(
     name: str | None = None,
     pretrained: str | None = None,
     *,
+    model: Any = None,
+    tokenizer: Callable[..., Tensor] | None = None,
+    preprocess: Any = None,
     state_dict: Mapping[str, Any] | None = None,
     checkpoint: str | Path | None = None,
+    weights: str | None = None,
     architecture: Mapping[str, Any] | str | Path | None = None,
+    text_folder: str | Path | None = None,
     quick_gelu: bool | None = None,
     precision: str = "fp32",
     device: str = "auto",
@@ -69,20 +76,27 @@ def load_backbone(
     """A frozen CLIP.
 
     Args:
-        name: an open_clip architecture such as ``ViT-B-16-quickgelu``. Not needed with
-            ``architecture``, nor with a state dict in OpenAI's layout, whose shapes tell.
+        name: an open_clip architecture such as ``ViT-B-16-quickgelu``, or a model of a hub or of a
+            local folder (``hf-hub:org/model``, ``local-dir:path``). Not needed with ``model`` or
+            ``architecture``, nor with OpenAI's own files.
         pretrained: an open_clip tag (``openai``, downloaded by open_clip), a local file, or None
             for random weights drawn from ``seed``.
+        model: a model in memory instead, open_clip's or timm's; it is copied.
+        tokenizer: of that model; open_clip's own tokenizer if None.
+        preprocess: its image transform, whose channel statistics are taken; the model's if None.
         state_dict: weights, in open_clip's or OpenAI's layout (tensors or arrays).
-        checkpoint: the same from a file: ``.safetensors``, or ``.pt`` read with weights_only.
+        checkpoint: the same from a file or folder, see `sclip_lab.network.checkpoint`.
+        weights: which weights of a checkpoint that holds several, such as ``ema``.
         architecture: open_clip's model config (``embed_dim``, ``vision_cfg``, ``text_cfg``,
             optionally ``quick_gelu``, ``custom_text``, ``init_logit_bias``), as mapping or JSON
             file.
+        text_folder: local folder of the text tower's configuration and tokenizer, for networks
+            whose text tower is one of transformers'; None fetches them from the hub.
         quick_gelu: activation x sigmoid(1.702 x). None: what the name or architecture says, and
-            True for weights in OpenAI's layout without either. Weights that are known to be
-            trained with the other activation are refused unless this says which one is meant.
+            True for OpenAI's own files without either. Weights that are known to be trained with
+            the other activation are refused unless this says which one is meant.
         precision: ``fp32``, ``bf16`` or ``fp16``, see `lower_precision`.
-        device: ``auto`` (CUDA where there is one), or a torch device.
+        device: ``auto`` (CUDA if there is one), or a torch device.
         seed: of random weights.
         position_embedding: how a grid of another size gets its position embeddings.
         padding: what happens to pixels beyond the last whole patch, ``floor`` or ``corner``.
@@ -100,78 +114,101 @@ def load_backbone(
         raise unknown("precision", precision, PRECISIONS)
     if padding not in ("floor", "corner"):
         raise unknown("padding", padding, ("floor", "corner"))
-    if pretrained and checkpoint is None and os.path.isfile(pretrained):
+    others = (pretrained, checkpoint, state_dict, architecture)
+    if model is not None and any(other is not None for other in others):
+        raise LabError("model= is a network with its weights; leave checkpoint and pretrained")
+    if pretrained and checkpoint is None and os.path.exists(pretrained):
         checkpoint, pretrained = pretrained, None
+    if checkpoint is not None and state_dict is not None:
+        raise LabError("give either checkpoint or state_dict, not both")
     source = str(checkpoint) if checkpoint is not None else "state_dict"
     if checkpoint is not None:
-        if state_dict is not None:
-            raise LabError("give either checkpoint or state_dict, not both")
-        state_dict = read_checkpoint(Path(checkpoint))
-    if state_dict is not None:
+        state_dict = read_checkpoint(Path(checkpoint), weights)
+    elif state_dict is not None:
         state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    if architecture is not None and not isinstance(architecture, Mapping):
-        architecture = read_architecture(Path(architecture))
-    if architecture is not None and pretrained:
-        raise LabError(
-            f"{name or 'custom'}: pretrained={pretrained} is a tag of open_clip's "
-            "architectures and not of this one; leave it, or give checkpoint=<file>"
-        )
-
-    if architecture is None and name is None:
-        if state_dict is None:
-            raise LabError("name an architecture, for example ViT-B-16-quickgelu")
-        architecture = infer_architecture(state_dict)
-        quick_gelu = True if quick_gelu is None else quick_gelu
-    if state_dict is not None and set(state_dict) >= OPENAI_ENTRIES:
-        _check_activation(
-            name or "custom", source, True, _activation(name, architecture), quick_gelu
-        )
     device = check_device(device)
-    torch_state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    try:
-        if architecture is not None:
-            model, tokenize = _custom(dict(architecture), quick_gelu, state_dict, source)
-            name = name or "custom"
-        else:
-            assert name is not None
-            model, tokenize = _named(
-                name, None if state_dict is not None else pretrained, quick_gelu
+    known: published.Statistics | None
+    where: str | None
+    if model is not None:
+        name, known, tokenize = _in_memory(name, model, tokenizer, preprocess)
+        model = copy.deepcopy(model)
+        where = "in memory"
+    else:
+        if architecture is not None and not isinstance(architecture, Mapping):
+            architecture = read_architecture(Path(architecture))
+        if architecture is not None and pretrained:
+            raise LabError(
+                f"{name or 'custom'}: pretrained={pretrained} is a tag of open_clip's "
+                "architectures and not of this one; leave it, or give checkpoint=<file>"
             )
-    finally:
-        torch.random.set_rng_state(torch_state)
-    found = tower.find(name, model)
-    if quick_gelu and not found.prefix:
-        raise LabError(f"backbone {name}: timm's tower has its own activation; leave quick_gelu")
-    if mean is None or std is None:
+        is_openai = state_dict is not None and set(state_dict) >= OPENAI_ENTRIES
+        if architecture is None and name is None:
+            if state_dict is None:
+                raise LabError("name an architecture, for example ViT-B-16-quickgelu")
+            if not is_openai:
+                raise _unnamed(state_dict, source)
+            architecture = infer_architecture(state_dict)
+            quick_gelu = True if quick_gelu is None else quick_gelu
+        elif is_openai:
+            published.check_openai(name, architecture, source, quick_gelu)
+        with seeded(seed):
+            if architecture is not None:
+                model, tokenize = _custom(
+                    dict(architecture), quick_gelu, state_dict, source, text_folder
+                )
+                name = name or "custom"
+            else:
+                assert name is not None
+                tag = None if state_dict is not None else pretrained
+                model, tokenize = _named(name, tag, quick_gelu, text_folder, state_dict is not None)
+        where = name.partition(":")[0] if ":" in name and state_dict is None else None
         tag = None if state_dict is not None else pretrained
-        known_mean, known_std = _statistics(model.visual, name, tag, state_dict is not None)
+        known = (
+            None
+            if mean is not None and std is not None
+            else published.statistics(model.visual, name, tag, state_dict is not None)
+        )
+    image_tower = tower.find(name, model)
+    if quick_gelu and hasattr(getattr(model, "visual", model), "trunk"):
+        raise LabError(f"backbone {name}: timm's tower has its own activation; leave quick_gelu")
     if state_dict is not None:
-        _load_weights(model, state_dict, source, name)
+        has_text = load_weights(model, state_dict, source, name)
+        tokenize = tokenize if has_text else None
+        if checkpoint is not None:
+            check_config(Path(checkpoint), image_tower, name)
     if layer_norm_eps is not None:
-        for module in model.visual.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = layer_norm_eps
-    check_finite(model, source if state_dict is not None else f"{name} {pretrained}")
+        set_epsilon(getattr(model, "visual", model), layer_norm_eps)
+    check_finite(model, source if state_dict is not None else f"{name} {pretrained or where or ''}")
     model = model.to(device).eval().requires_grad_(False)
-    lower_precision(model, precision)
+    lower_precision(image_tower, precision)
+    is_random = pretrained is None and state_dict is None and where is None
     return Backbone(
         name=name,
         model=model,
         tokenize=tokenize,
         position_embedding=position_embedding,
         padding=padding,
-        mean=known_mean if mean is None else tuple(mean),
-        std=known_std if std is None else tuple(std),
+        mean=tuple(mean if mean is not None else known[0] if known else ()),
+        std=tuple(std if std is not None else known[1] if known else ()),
         description={
             "name": name,
             # Weights of a file or of the call take a tag's place.
-            "pretrained": pretrained if state_dict is None else None,
+            "pretrained": (pretrained or where) if state_dict is None else None,
             "checkpoint": str(checkpoint) if checkpoint is not None else None,
-            "seed": seed if pretrained is None and state_dict is None else None,
+            "seed": seed if is_random else None,
             "precision": precision,
             "device": torch.device(device).type,
         },
+    )
+
+
+def _unnamed(state_dict: Mapping[str, Any], source: str) -> LabError:
+    """Weights without a name do not say how wide heads are and which activation they need."""
+    fitting = fitting_names(state_dict)
+    names = f" Its shapes fit {', '.join(fitting)}." if fitting else ""
+    return LabError(
+        f"{source}: name the architecture, as in backbone=ViT-B-16. Only OpenAI's own files go "
+        f"without one: weights do not say how wide heads are, nor their activation.{names}"
     )
 
 
@@ -192,35 +229,94 @@ def _check_numbers(
             within(name, value, 0, 1e3, above=name == "std")
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random weights from a seed; the caller's generator is left as it was."""
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.random.set_rng_state(state)
+
+
+def _in_memory(
+    name: str | None, model: Any, tokenizer: Callable[..., Tensor] | None, preprocess: Any
+) -> tuple[str, published.Statistics, Any]:
+    """Name, channel statistics and tokenizer of a model that somebody built.
+
+    Raises:
+        LabError: it does not say its channel statistics.
+    """
+    name = name or type(model).__name__
+    visual = getattr(model, "visual", None)
+    tokenize = None
+    if visual is not None:
+        text = getattr(model, "text", model)
+        vocabulary = getattr(text, "vocab_size", None)
+        if tokenizer is None and vocabulary == 49408:
+            tokenizer = open_clip.SimpleTokenizer(context_length=text.context_length)
+        tokenize = Tokenizer(name, lambda: _needed(tokenizer, name))
+    steps = getattr(preprocess, "transforms", ())
+    stated: list[Any] = [
+        {"mean": step.mean, "std": step.std} for step in steps if hasattr(step, "std")
+    ]
+    if isinstance(preprocess, Mapping):
+        stated = [preprocess]
+    if visual is None:
+        stated.append(getattr(model, "pretrained_cfg", {}))
+    else:
+        stated.append(getattr(visual, "preprocess_cfg", {}))
+        stated.append(
+            {"mean": getattr(visual, "image_mean", None), "std": getattr(visual, "image_std", None)}
+        )
+    for note in stated:
+        if note and note.get("mean") is not None and note.get("std") is not None:
+            return name, published.of_note(note), tokenize
+    raise LabError(
+        f"model {name} does not say its channel statistics; give preprocess=, or mean= and std= "
+        "in 0 .. 255"
+    )
+
+
+def _needed(tokenizer: Any, name: str) -> Any:
+    if tokenizer is None:
+        raise LabError(f"give tokenizer=, the function that makes tokens for {name}")
+    return tokenizer
+
+
 def _custom(
     architecture: dict[str, Any],
     quick_gelu: bool | None,
     state_dict: Mapping[str, Any] | None,
     source: str,
-) -> tuple[Any, Callable]:
-    check_architecture(architecture, "architecture")
+    text_folder: str | Path | None,
+) -> tuple[Any, Tokenizer]:
+    text = _with_folder(architecture, text_folder, "architecture")
+    check_architecture(architecture, "architecture", local=text_folder is not None)
     if quick_gelu is None:
         quick_gelu = bool(architecture.get("quick_gelu", False))
-    text = dict(architecture["text_cfg"])
-    build = open_clip.CustomTextCLIP if architecture.get("custom_text") else open_clip.CLIP
+    of_transformers = "hf_model_name" in text
+    custom_text = architecture.get("custom_text") or of_transformers
+    build = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
 
     def built() -> Any:
         return build(
             architecture["embed_dim"],
             dict(architecture["vision_cfg"]),
-            text,
+            dict(text),
             quick_gelu,
             init_logit_bias=architecture.get("init_logit_bias"),
         )
 
     try:
-        with torch.device("meta"):  # without memory, whatever sizes a stranger has written
+        with torch.device("meta"):  # needs no memory, whatever sizes a stranger has written
             planned = built()
         numbers = sum(weight.numel() for weight in planned.state_dict().values())
         if numbers > MOST_NUMBERS:
             raise LabError(f"architecture: {numbers} weights; at most {MOST_NUMBERS} are made")
         if state_dict is not None:
-            _check_fit(planned, state_dict, source, "custom")
+            check_fit(planned, state_dict, source, "custom")
         model = built()
     except LabError:
         raise
@@ -229,85 +325,140 @@ def _custom(
         raise LabError(f"architecture: {type(error).__name__}: {error}") from error
     length = text.get("context_length", 77)
     if "hf_tokenizer_name" not in text:
-        return model, open_clip.SimpleTokenizer(context_length=length)
+        return model, Tokenizer("custom", lambda: open_clip.SimpleTokenizer(context_length=length))
     hub, options = text["hf_tokenizer_name"], _no_remote_code(text, "architecture")
-    return model, _Tokenizer(hub, lambda: open_clip.tokenizer.HFTokenizer(hub, length, **options))
+    return model, Tokenizer(hub, lambda: open_clip.tokenizer.HFTokenizer(hub, length, **options))
+
+
+def _with_folder(
+    architecture: dict[str, Any], folder: str | Path | None, name: str
+) -> dict[str, Any]:
+    """The text tower's description, read from a local folder if there is one."""
+    text = architecture.get("text_cfg")
+    if folder is None or not isinstance(text, Mapping):
+        return dict(text) if isinstance(text, Mapping) else {}
+    text = dict(text)
+    path = Path(folder)
+    if not (path / "config.json").is_file() and "hf_model_name" in text:
+        raise LabError(f"text_folder {path}: there is no config.json of {text['hf_model_name']}")
+    if "auto_map" in read_architecture(path / "config.json") if path.is_dir() else False:
+        raise LabError(f"text_folder {path}: its config.json runs code of a stranger (auto_map)")
+    for key in ("hf_model_name", "hf_tokenizer_name"):
+        if key in text:
+            text[key] = str(path)
+    if "hf_model_name" in text:
+        text["hf_model_pretrained"] = False
+    architecture["text_cfg"] = text
+    return text
 
 
 def _no_remote_code(text: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The tokenizer's options. One that comes with code of its own is refused."""
+    """The tokenizer's options. A tokenizer that comes with code of its own is refused."""
     options = dict(text.get("tokenizer_kwargs") or {})
     if options.get("trust_remote_code"):
         raise LabError(f"{source}: its tokenizer runs code of a stranger (trust_remote_code)")
     return options
 
 
-class _Tokenizer:
-    """open_clip's, made when the first text asks: some come from a hub, and images need none."""
-
-    def __init__(self, name: str, make: Callable[[], Callable]) -> None:
-        self.name = name
-        self._make = make
-
-    @cached_property
-    def _made(self) -> Callable:
-        try:
-            with _quiet():
-                return self._make()
-        # A hub's client fails in many ways; whichever it is, there is no tokenizer.
-        except Exception as error:
-            raise LabError(
-                f"the tokenizer of {self.name} cannot be loaded ({error}); it comes from a hub "
-                "and needs the package transformers. Images go without it"
-            ) from error
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        return self._made(texts)
-
-
-UNREACHED = "Failed to download"  # how open_clip says it
-
-
-def _named(name: str, pretrained: str | None, quick_gelu: bool | None) -> tuple[Any, Callable]:
+def _named(
+    name: str,
+    pretrained: str | None,
+    quick_gelu: bool | None,
+    text_folder: str | Path | None,
+    has_weights: bool,
+) -> tuple[Any, Tokenizer]:
     # open_clip fetches any "hf-hub:org/model" itself; other names are its own architectures.
-    if ":" not in name and name not in open_clip.list_models():
-        told = unknown("backbone", name, open_clip.list_models())
-        raise LabError(f"{told}; one that open_clip does not know needs an architecture")
-    if pretrained and ":" not in name:
+    elsewhere = ":" in name
+    if not elsewhere and name not in open_clip.list_models():
+        message = unknown("backbone", name, open_clip.list_models())
+        raise LabError(f"{message}; one that open_clip does not know needs an architecture")
+    if pretrained and not elsewhere:
         known = open_clip.list_pretrained_tags_by_model(name)
         if pretrained not in known:
             message = unknown(f"pretrained tag of {name}", pretrained, known)
             raise LabError(f"{message}; pretrained=null is random weights")
-        trained = bool(open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu"))
-        _check_activation(
-            name, f"the tag {pretrained}", trained, _activation(name, None), quick_gelu
-        )
-    options = {} if quick_gelu is None else {"quick_gelu": quick_gelu}
+        published.check_tag(name, pretrained, quick_gelu)
+    options: dict[str, Any] = {} if quick_gelu is None else {"quick_gelu": quick_gelu}
     try:
         with _quiet():
-            if ":" not in name:
-                # Without memory for weights: what is not read is known before it is fetched.
-                with torch.device("meta"):
-                    tower.find(name, open_clip.create_model(name, device="meta", **options))
-            else:
-                if config := open_clip.get_model_config(name):
-                    check_architecture(config, name)
-                    _no_remote_code(config["text_cfg"], name)
-            model = open_clip.create_model(name, pretrained=pretrained, **options)
-            return model, _Tokenizer(name, lambda: open_clip.get_tokenizer(name))
-    except (ImportError, OSError, RuntimeError) as error:
-        if isinstance(error, OSError) or UNREACHED in str(error):
-            raise LabError(
-                f"{name} {pretrained}: the weights cannot be fetched from here. Run where the "
-                "network reaches them, or give checkpoint=<local file>; pretrained=null is random "
-                "weights, for timing and layout"
-            ) from error
-        raise LabError(f"{name} {pretrained}: open_clip cannot build it: {error}") from error
+            config = open_clip.get_model_config(name)
+            if elsewhere and config:
+                check_architecture(config, name)
+                _no_remote_code(config["text_cfg"], name)
+            if not elsewhere:
+                # Without memory: what is not supported is said before weights are fetched.
+                tower.find(name, _planned(config, quick_gelu))
+            if text_folder is not None and config:
+                config["text_cfg"] = _with_folder(config, text_folder, name)
+                options["text_cfg"] = config["text_cfg"]
+            model = open_clip.create_model(
+                name,
+                pretrained=pretrained,
+                # A hub's model without its weights would be a random network.
+                load_weights=not has_weights,
+                require_pretrained=elsewhere and not has_weights,
+                pretrained_text=False,
+                **options,
+            )
+    except LabError:
+        raise
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise _cannot_build(name, pretrained, error) from error
+    if text_folder is not None and config and "hf_tokenizer_name" in config["text_cfg"]:
+        text = config["text_cfg"]
+        folder, length = str(text_folder), text.get("context_length", 77)
+        return model, Tokenizer(name, lambda: open_clip.tokenizer.HFTokenizer(folder, length))
+
+    def tokenizer() -> Any:
+        with _quiet():
+            return open_clip.get_tokenizer(name)
+
+    return model, Tokenizer(name, tokenizer)
 
 
-def _told_by_us(record: logging.LogRecord) -> bool:
+def _planned(config: Mapping[str, Any], quick_gelu: bool | None) -> Any:
+    """A network's image tower without memory for weights."""
+    vision = {**config["vision_cfg"]}
+    if "timm_model_name" in vision:
+        vision["timm_model_pretrained"] = False
+    chosen = config.get("quick_gelu", False) if quick_gelu is None else quick_gelu
+    planned = nn.Module()
+    with torch.device("meta"):
+        planned.visual = open_clip.model._build_vision_tower(config["embed_dim"], vision, chosen)
+    return planned
+
+
+def _cannot_build(name: str, pretrained: str | None, error: Exception) -> LabError:
+    told = str(error)
+    if "pip install transformers" in told:
+        return LabError(f"{name}: its text tower needs the package transformers; install it")
+    if "Required pretrained weights" in told:
+        return LabError(
+            f"{name}: its weights did not arrive, and without them it would be a random network. "
+            "Run where the network reaches them, or give checkpoint=<local file>"
+        )
+    if isinstance(error, OSError) and name in open_clip.list_models():
+        text = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
+        if "hf_model_name" in text:
+            return LabError(
+                f"{name}: the configuration of its text tower {text['hf_model_name']} cannot be "
+                "fetched from here. Give text_folder=<local folder with its config.json and "
+                "tokenizer>, or run where the network reaches the hub"
+            )
+    if isinstance(error, OSError) or UNREACHED in told:
+        return LabError(
+            f"{name} {pretrained}: the weights cannot be fetched from here. Run where the "
+            "network reaches them, or give checkpoint=<local file>; pretrained=null is random "
+            "weights, for timing and layout"
+        )
+    return LabError(f"{name} {pretrained}: open_clip cannot build it: {error}")
+
+
+def _repeats(record: logging.LogRecord) -> bool:
+    """Whether a record says more than our own error does."""
     text = record.getMessage()
-    return UNREACHED not in text and not text.startswith("No pretrained weights")
+    ours = ("No pretrained weights", "Could not find/download default weights")
+    return UNREACHED not in text and not text.startswith(ours) and "initialized" not in text
 
 
 @contextmanager
@@ -315,146 +466,24 @@ def _quiet() -> Iterator[None]:
     """Without open_clip's progress notes, which go to the root logger; warnings are let through."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.INFO))
-    # A host that cannot be reached is told once, by us, not once per attempt.
+    # A host that cannot be reached is reported once, by our error, not once per attempt.
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
     hub.setLevel(logging.CRITICAL)
-    logging.root.addFilter(_told_by_us)
+    logging.root.addFilter(_repeats)
     try:
         with warnings.catch_warnings():
-            # Of the tag's activation; `_check_activation` has decided.
+            # `published.check_tag` has decided about the activation.
             warnings.filterwarnings("ignore", "QuickGELU mismatch")
             yield
     finally:
         hub.setLevel(level)
-        logging.root.removeFilter(_told_by_us)
+        logging.root.removeFilter(_repeats)
         logging.disable(before)
 
 
-def _load_weights(model: Any, state_dict: Mapping[str, Any], source: str, name: str) -> None:
-    given = _check_fit(model, state_dict, source, name)
-    model.load_state_dict({key: value.float() for key, value in given.items()})
-
-
-def _check_fit(
-    model: Any, state_dict: Mapping[str, Any], source: str, name: str
-) -> dict[str, Tensor]:
-    """The weights without what is none.
-
-    Raises:
-        LabError: they are not those of the model by name, shape and type.
-    """
-    given = {
-        key: _as_tensor(key, value, source)
-        for key, value in state_dict.items()
-        if key not in OPENAI_ENTRIES
-    }
-    wanted = model.state_dict()
-    missing = sorted(set(wanted) - set(given))
-    extra = sorted(set(given) - set(wanted))
-    shapes = [
-        f"{key} is {tuple(given[key].shape)}, not {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in given and given[key].shape != wanted[key].shape
-    ]
-    problems = (
-        ([f"{len(missing)} weights missing, first {missing[0]}"] if missing else [])
-        + ([f"{len(extra)} unexpected, first {extra[0]}"] if extra else [])
-        + ([f"{len(shapes)} of another shape, first {shapes[0]}"] if shapes else [])
-    )
-    if problems:
-        raise LabError(f"{source} does not fit architecture {name}: {'; '.join(problems)}")
-    return given
-
-
-def _as_tensor(key: str, value: Any, source: str) -> Tensor:
-    try:
-        found = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-    except (TypeError, ValueError) as error:
-        raise LabError(f"{source}: weight {key!a} is no array of numbers ({error})") from error
-    if found.is_complex() or found.is_quantized or found.layout != torch.strided:
-        raise LabError(f"{source}: weight {key!a} of type {found.dtype} is no plain array of reals")
-    return found
-
-
-def _activation(name: str | None, architecture: Mapping[str, Any] | None) -> bool:
-    """Whether an architecture computes with QuickGELU, by its description or its name."""
-    if architecture is None and name is not None and ":" not in name:
-        architecture = open_clip.get_model_config(name)
-    # Without a description the file alone says it.
-    return True if architecture is None else bool(architecture.get("quick_gelu", False))
-
-
-def _check_activation(
-    name: str, weights: str, trained: bool, computed: bool, requested: bool | None
-) -> None:
-    """Refuse weights that were trained with another activation than the network computes.
-
-    Args:
-        name: of the network. weights: what they are called, in messages.
-        trained, computed: whether with QuickGELU.
-        requested: the user's own choice, which is obeyed.
-
-    Raises:
-        LabError: naming both activations, the name that fits and the key that decides.
-    """
-    words = {True: "QuickGELU", False: "GELU"}
-    if requested is not None:
-        if requested != trained:
-            log.warning(
-                "backbone %s: %s was trained with %s; quick_gelu=%s replaces it",
-                *(name, weights, words[trained], str(requested).lower()),
-            )
-        return
-    if trained == computed:
-        return
-    fitting = name.removesuffix("-quickgelu") + ("-quickgelu" if trained else "")
-    use = f"use backbone={fitting}, or " if fitting in open_clip.list_models() else ""
-    raise LabError(
-        f"backbone {name} computes {words[computed]}, but {weights} was trained with "
-        f"{words[trained]}: {use}decide by backbone.quick_gelu={str(trained).lower()}"
-    )
-
-
-def _statistics(
-    visual: Any, name: str, tag: str | None, from_file: bool
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation in 0 .. 255.
-
-    Those of the tag or of the hub's configuration; for other weights those on which all tags of
-    the name agree, then a timm tower's own, then CLIP's.
-    """
-    if tag is not None:
-        notes = [open_clip.get_pretrained_cfg(name, tag)]
-    elif ":" in name:
-        notes = [open_clip.get_model_preprocess_cfg(SimpleNamespace(visual=visual))]
-    else:
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        notes = [open_clip.get_pretrained_cfg(name, each) for each in tags]
-    if not notes and hasattr(visual, "trunk"):
-        notes = [visual.trunk.pretrained_cfg]
-    choices = {(_in_bytes(note["mean"], MEAN), _in_bytes(note["std"], STD)) for note in notes}
-    if len(choices) == 1:
-        return choices.pop()
-    if choices and from_file:
-        log.warning(
-            "backbone %s: its published weights have several channel statistics and a file does "
-            "not say which; CLIP's are used. backbone.mean and backbone.std decide; means: %s",
-            name,
-            " | ".join(str([round(value, 1) for value in means]) for means, _ in sorted(choices)),
-        )
-    return MEAN, STD
-
-
-def _in_bytes(noted: Sequence[float], of_clip: tuple[float, ...]) -> tuple[float, ...]:
-    """Statistics of 0 .. 1 in 0 .. 255; CLIP's as the field's evaluations round them."""
-    scaled = tuple(255 * float(value) for value in noted)
-    same = all(abs(a - b) < 1e-3 for a, b in zip(scaled, of_clip, strict=True))
-    return of_clip if same else scaled
-
-
 def check_device(device: str) -> str:
-    """The device that is meant, before anything is put there."""
+    """The device that is meant, checked before anything is put there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -468,6 +497,11 @@ def check_device(device: str) -> str:
 
 
 def check_finite(model: Any, source: str) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        LabError: naming the first one.
+    """
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise LabError(f"{source}: weight {name} contains NaN or infinity")

@@ -7,29 +7,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from sclip_lab.network import tower
 from sclip_lab.network.linear import QUICK_GELU, is_quick_gelu
+from sclip_lab.network.tower import Tower
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def lower_precision(model: Any, precision: str) -> None:
+def lower_precision(tower: Tower, precision: str) -> None:
     """Matrix products of the image tower's blocks in half precision.
 
-    Norms, the token stream between blocks, patch embedding, final projection and text tower stay
-    as they are: they take little time, and rounding them costs more agreement with fp32 than all
-    products together. Names are embedded once and cached. Against bf16 the first two blocks stay
-    as well: all others inherit their errors, and each moves more labels than any later one.
+    Norms, the token stream between blocks, patch embedding, final projection and text tower keep
+    their precision: they take little time, and rounding them costs more agreement with fp32 than
+    all products together. For bf16 the first two blocks keep it as well: later blocks inherit their
+    errors, and each of the two changes more labels than any later one.
 
     Args:
-        model: an open_clip model, changed in place.
+        tower: an image tower, whose modules are changed in place.
         precision: a key of ``PRECISIONS``.
     """
     dtype = PRECISIONS[precision]
     if dtype == torch.float32:
         return
-    modules = tower.find("model", model).modules
-    for module in modules[2 if dtype == torch.bfloat16 else 0 :]:
+    for module in tower.modules[2 if dtype == torch.bfloat16 else 0 :]:
         _quick_gelu_to_silu(module.mlp)
         module.attn.to(dtype)
         module.mlp.to(dtype)
@@ -37,10 +36,10 @@ def lower_precision(model: Any, precision: str) -> None:
 
 @torch.no_grad()
 def _quick_gelu_to_silu(mlp: Any) -> None:
-    """Quick GELU's factor moved into the layers around it: x sigmoid(a x) = silu(a x) / a.
+    """Move QuickGELU's factor into the layers around it: x sigmoid(a x) = silu(a x) / a.
 
-    SiLU is one operation everywhere, and fused with the product before it, without rounding in
-    between. To be done before weights are rounded.
+    SiLU is one operation on every device and can be fused with the product before it, without
+    rounding in between. Must be called before weights are rounded.
     """
     if is_quick_gelu(getattr(mlp, "gelu", None)):
         mlp.gelu = nn.SiLU()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.network.truth import PatchLabels
 
 Grid = tuple[int, int]
 MISSING = (
@@ -116,10 +117,12 @@ class Scene:
         placements: the photos in the order of their windows; empty: each window is a photo of its
             own; None: only some of a photo's windows are here.
         guidance: or None without a second network.
+        labels: ground truth on the patch grid, or None where nobody knows it.
     """
 
     placements: tuple[Placement, ...] | None = ()
     guidance: Guidance | None = field(default=None, compare=False)
+    labels: PatchLabels | None = field(default=None, compare=False)
 
     @property
     def photos(self) -> tuple[Placement, ...]:
@@ -145,7 +148,8 @@ class Scene:
                 for p in photos
                 if windows.start <= p.windows.start and p.windows.stop <= windows.stop
             )
-        return Scene(photos, None if self.guidance is None else self.guidance.part(windows))
+        guidance = None if self.guidance is None else self.guidance.part(windows)
+        return Scene(photos, guidance, None if self.labels is None else self.labels.part(windows))
 
     def of(self, images: Tensor) -> Scene:
         """Other images, (batch, 3, height, width), each a photo of its own, with their guidance."""

@@ -1,24 +1,48 @@
-"""Any plain ViT of timm as a backbone: a network that never saw text.
+"""A vision transformer of timm as a backbone: a network that never saw text.
 
 Its patch embeddings are the tokens behind the last norm. Readouts that compare them with texts
-refuse it; one that learns classes from masks of other photos does not.
+refuse it; ``prototypes``, which learns classes from masks of other photos, does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
 
-from sclip_lab.core.errors import unknown
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.values import LARGEST_SEED, shown, within
+from sclip_lab.network import tower
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.checkpoint import read_checkpoint
-from sclip_lab.network.guidance import HUB_NAMES, build_timm, load_timm_weights
-from sclip_lab.network.loading import check_device, check_finite
+from sclip_lab.network.fit import check_config, load_timm_weights
+from sclip_lab.network.loading import check_device, check_finite, seeded
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.precision import PRECISIONS, lower_precision
+
+# The names of torch.hub entries and of SAM's own registry -> timm's names, with their tags.
+HUB_NAMES = {
+    "dino_vits16": "vit_small_patch16_224.dino",
+    "dino_vits8": "vit_small_patch8_224.dino",
+    "dino_vitb16": "vit_base_patch16_224.dino",
+    "dino_vitb8": "vit_base_patch8_224.dino",
+    "dinov2_vits14": "vit_small_patch14_dinov2.lvd142m",
+    "dinov2_vitb14": "vit_base_patch14_dinov2.lvd142m",
+    "dinov2_vitl14": "vit_large_patch14_dinov2.lvd142m",
+    "dinov2_vits14_reg": "vit_small_patch14_reg4_dinov2.lvd142m",
+    "dinov2_vitb14_reg": "vit_base_patch14_reg4_dinov2.lvd142m",
+    "dinov2_vitl14_reg": "vit_large_patch14_reg4_dinov2.lvd142m",
+    "sam_vit_b": "samvit_base_patch16.sa1b",
+    "sam_vit_l": "samvit_large_patch16.sa1b",
+    "sam_vit_h": "samvit_huge_patch16.sa1b",
+}
+MOST = {"depth": 1000}  # blocks; other numbers are smaller than 2^16
+# Arguments of timm that name files or hosts.
+FROM_ELSEWHERE = ("pretrained", "checkpoint", "cache_dir")
 
 
 def load_vit(
@@ -26,6 +50,7 @@ def load_vit(
     pretrained: str | None = None,
     *,
     checkpoint: str | Path | None = None,
+    weights: str | None = None,
     precision: str = "fp32",
     device: str = "auto",
     seed: int = 0,
@@ -41,14 +66,16 @@ def load_vit(
         name: timm's, such as ``vit_base_patch16_224``, or that of a torch.hub entry
             (``dino_vitb16``).
         pretrained: timm's tag of its weights (``dino``), fetched by timm; None for random ones.
-        checkpoint: weights from a local file instead, ``.safetensors`` or ``.pt``, by timm's names.
+        checkpoint: weights from a local file or folder instead, in timm's, transformers' or the
+            authors' layout, see `sclip_lab.network.checkpoint`.
+        weights: which weights of a checkpoint that holds several, such as ``teacher``.
         precision, device, seed, position_embedding, padding, mean, std: as in
             `sclip_lab.network.loading.load_backbone`; mean and std are timm's by default.
         options: more arguments of the timm model, such as ``depth`` or ``embed_dim``.
 
     Raises:
-        LabError: unknown name or tag (did you mean), a network that is no plain ViT or has more
-            tokens than a class token and patches, or weights that do not fit or are not finite.
+        LabError: unknown name or tag (did you mean), a network of another kind, or weights that do
+            not fit or are not finite.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -64,10 +91,14 @@ def load_vit(
     model, source = build_timm(full, name, fetched, seed, dict(options or {}), "backbone")
     if checkpoint is not None:
         source = str(checkpoint)
-        load_timm_weights(model, read_checkpoint(Path(checkpoint)), source, name, "backbone")
+        state_dict = read_checkpoint(Path(checkpoint), weights)
+        load_timm_weights(model, state_dict, source, name, "backbone")
     check_finite(model, source)
     model = model.to(device).eval().requires_grad_(False)
-    lower_precision(model, precision)
+    image_tower = tower.find(name, model)
+    if checkpoint is not None:
+        check_config(Path(checkpoint), image_tower, name)
+    lower_precision(image_tower, precision)
     known = model.pretrained_cfg
     return Backbone(
         name=name,
@@ -86,3 +117,62 @@ def load_vit(
             "device": device.partition(":")[0],
         },
     )
+
+
+def build_timm(
+    timm_name: str, name: str, pretrained: bool, seed: int, options: dict[str, Any], role: str
+) -> tuple[Any, str]:
+    """timm's network without its classifier, and where its weights are from.
+
+    Args:
+        timm_name: with the tag of its weights. name: what the user called it.
+        pretrained: let timm fetch its weights. seed: of random ones.
+        options: more arguments. role: what it is for, in messages: a key of the configuration.
+
+    Raises:
+        LabError: unknown name (did you mean), options that cannot be meant or name files, or
+            weights that cannot be fetched.
+    """
+    architecture = timm_name.partition(".")[0]
+    if architecture not in timm.list_models():
+        raise unknown(role, name, [*HUB_NAMES, *timm.list_models("*vit*")])
+    within(f"{role}.seed", seed, 0, LARGEST_SEED)
+    for key, value in options.items():
+        if isinstance(value, int | float):
+            within(f"{role}.options.{key}", value, -1, MOST.get(key, 65_536))
+        if key.startswith(FROM_ELSEWHERE):
+            raise LabError(
+                f"{role}.options.{key} loads what may run code; weights are given as "
+                f"{role}.checkpoint=<file>"
+            )
+    create = {"pretrained": pretrained, "num_classes": 0, **options}
+    try:
+        with _quiet(), seeded(seed):
+            try:
+                # Position embeddings for images of any size, where the network offers them.
+                model = timm.create_model(timm_name, dynamic_img_size=True, **create)
+            except TypeError as error:
+                if "dynamic_img_size" not in str(error):
+                    raise
+                model = timm.create_model(timm_name, **create)
+    except (OSError, ImportError) as error:
+        raise LabError(
+            f"{role} {name}: timm could not fetch its weights ({error}); on a machine without "
+            f"that network give {role}.checkpoint=<local file>"
+        ) from error
+    # Options that cannot be meant break a network's code in many ways.
+    except Exception as error:
+        used = f" with {role}.options {shown(options)}" if options else ""
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LabError(f"{role} {name}: timm cannot build it{used}: {why}") from error
+    return model, f"timm {timm_name}" if pretrained else f"random, seed {seed}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.INFO))
+    try:
+        yield
+    finally:
+        logging.disable(before)

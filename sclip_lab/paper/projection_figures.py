@@ -63,13 +63,15 @@ def preserved_figure(spec: Spec) -> Figure:
     dims = [2**n for n in range(2, 11) if 2**n <= 2 * width]
     values = preserved(tokens, dims)
     block = spec.backbone.blocks[-1]
-    own = width // block.num_heads
+    head_dim = width // block.num_heads
     with style():
         figure = Figure(figsize=(3.6, 2.7), layout="constrained")
         ax = figure.subplots()
         ax.plot(dims, values.mean(1), "o-", color=COLORS[0], markersize=3.5)
         ax.plot(np.repeat(dims, values.shape[1]), values.ravel(), ".", color="0.4", markersize=3)
-        ax.axvline(own, color=COLORS[1], ls="--", lw=1, label=f"head_dim of this network: {own}")
+        ax.axvline(
+            head_dim, color=COLORS[1], ls="--", lw=1, label=f"head_dim of this network: {head_dim}"
+        )
         ax.set_xscale("log", base=2)
         ax.set_xticks(dims, [str(dim) for dim in dims])
         ax.set_xlabel("dimension of the random projection")

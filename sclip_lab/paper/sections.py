@@ -1,17 +1,20 @@
-"""Studies to sections of a report."""
+"""Studies to sections of a report: drawn one by one, judged together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sclip_lab.paper import published, questions, verdicts
+from sclip_lab.paper.claims import Claim
 from sclip_lab.paper.studies import Study
-from sclip_lab.report import escaping, verdicts
+from sclip_lab.paper.verdicts import FAILS, HOLDS, TESTED, Verdict
+from sclip_lab.report import escaping
 from sclip_lab.report.found import Found
-from sclip_lab.report.page import Section
+from sclip_lab.report.page import Row, Section
 
 MARKDOWN = """# Verdicts
 
@@ -19,89 +22,148 @@ Generated: `sclip-lab paper` writes verdicts.md beside its index.html, and `make
 here. Scores are mIoU x100, with 95 % intervals of differences.
 """
 EMBEDDED = (
-    "This is the embedded world: patchwork_vit, a small CLIP trained on procedural scenes, on such "
-    "scenes. It is a model organism. What it shows is no statement about CLIP."
+    "patchwork_vit was trained so that the paper's order appears: it tests the laboratory, not the "
+    "paper. It is a small CLIP trained on procedural scenes, and all numbers here are of such "
+    "scenes. Nothing here is a statement about CLIP."
 )
 RANDOM = "Weights are random: pictures and tables show the layout, numbers say nothing."
 
 
-def section(name: str, study: Study, found: Found, missing: Sequence[str] = ()) -> Section:
-    """One study, judged and drawn for every setting of its cells.
+@dataclass(frozen=True)
+class Drawn:
+    """A study's tables, figures and claims, before the claims of the page are judged.
+
+    Attributes:
+        missing: what could not be evaluated, and how to get it; one line each.
+        parts: its cells by setting.
+    """
+
+    name: str
+    study: Study
+    notes: Sequence[str] = ()
+    missing: Sequence[str] = ()
+    claims: Sequence[Claim] = ()
+    parts: Mapping[str, Found] = field(default_factory=dict)
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+
+
+def draw(name: str, study: Study, found: Found | None, missing: Sequence[str] = ()) -> Drawn:
+    """One study, drawn for every setting of its cells.
 
     Args:
-        name: the study's. found: its cells.
+        name: the study's. found: its cells; None: there are none.
         missing: what could not be evaluated, and how to get it; one line each.
     """
-    notes, judged = list(missing), []
+    if found is None:
+        return Drawn(name, study, missing=missing)
+    notes: list[str] = []
+    claims: list[Claim] = []
     tables: dict[str, pd.DataFrame] = {}
     figures: dict[str, Figure] = {}
-    parts = list(study.settings(found))
-    for setting, part in parts:
-        part = part.on_common_images()
+    parts = {setting: part.on_common_images() for setting, part in study.settings(found)}
+    for setting, part in parts.items():
         tail = f"_{setting.replace(', ', '_')}" if len(parts) > 1 else ""
-        seen = [text for text in (setting, part.part) if text]
-        judged += [replace(v, setting=", ".join(seen)) for v in study.verdicts(part)]
-        tables |= {f"{key}{tail}": table for key, table in study.tables(part).items()}
+        for claim in study.claims(part):
+            place = [text for text in (setting, claim.setting, part.part) if text]
+            claims.append(replace(claim, study=name, setting=", ".join(place)))
+        made = study.tables(part) if study.tables else {name: published.scores(part)}
+        tables |= {f"{key}{tail}": table for key, table in made.items()}
         figures |= {f"{key}{tail}": figure for key, figure in study.figures(part).items()}
         if part.part:
             notes.append(f"Scores are over {part.part}.")
         images = part.df.groupby("dataset", observed=True)["image"].nunique()
         counted = ", ".join(f"{count} images of {dataset}" for dataset, count in images.items())
         notes.append(f"{setting or 'all'}: {part.df['spec'].nunique()} cells, {counted}.")
-    own = f"verdicts_{name}"
-    tables[own] = verdict_table({name: judged})
-    title = name.replace("_", " ")
-    return Section(name, title, study.question, notes, judged, tables, figures, [own])
+    return Drawn(name, study, notes, missing, claims, parts, tables, figures)
 
 
-def verdict_table(judged: Mapping[str, Sequence[verdicts.Verdict]]) -> pd.DataFrame:
-    """All verdicts of several studies, one row each."""
-    tables = [verdicts.table(list(rows), study) for study, rows in judged.items()]
-    return pd.concat(tables, ignore_index=True) if tables else verdicts.table([])
+def sections(
+    drawn: Sequence[Drawn], family: str = "claim", embedded: bool = False
+) -> tuple[list[Section], list[Verdict]]:
+    """The sections of a page, ten questions and all verdicts first, and the verdicts.
 
-
-def departures(judged: Mapping[str, Sequence[verdicts.Verdict]]) -> str:
-    """Where results are surely other than published, in a sentence."""
-    found = [
-        f"{v.claim} ({v.setting})" if v.setting else v.claim
-        for rows in judged.values()
-        for v in rows
-        if v.departs
-    ]
-    return (
-        f"{len(found)} published claims do not hold here: {'; '.join(found)}."
-        if found
-        else "No published claim is refuted here."
+    Args:
+        drawn: its studies. family: see `verdicts.judge`. embedded: the network is patchwork_vit.
+    """
+    judged = verdicts.judge([claim for study in drawn for claim in study.claims], family)
+    made = [_section(study, [v for v in judged if v.claim.study == study.name]) for study in drawn]
+    first = Section(
+        "questions",
+        "ten questions",
+        "What does a careful reader of the SCLIP paper ask, and what do these results answer?",
+        [EMBEDDED] if embedded else [],
+        questions.rows({study.name: study for study in drawn}, embedded),
     )
+    return [first, _overview(drawn, judged), *made], judged
 
 
-def overview(sections: Sequence[Section]) -> Section:
-    """The first section: what became of each claim."""
-    judged = {s.name: s.verdicts for s in sections if s.verdicts}
-    table = verdict_table(judged)
-    told = [replace(v, claim=f"{study}: {v.claim}") for study, rows in judged.items() for v in rows]
-    counts = table["verdict"].value_counts()
-    text = ", ".join(f"{answer}: {count}" for answer, count in counts.items())
-    notes = [f"{len(table)} claims; {text}.", departures(judged), verdicts.RULE, verdicts.LEGEND]
-    question = "What became of each claim?"
-    tables = {"verdicts": table}
+def _section(study: Drawn, judged: Sequence[Verdict]) -> Section:
+    table = f"verdicts_{study.name}"
+    notes = [*study.missing, *study.notes, *_left_out([study])]
     return Section(
-        "verdicts", "all verdicts", question, notes, told, tables, files_only=["verdicts"]
+        study.name,
+        study.name.replace("_", " "),
+        study.study.question,
+        notes,
+        [_row(verdict) for verdict in judged],
+        {**study.tables, table: verdicts.table(judged)} if study.parts else {},
+        study.figures,
+        [table],
     )
 
 
-def markdown(sections: Sequence[Section], embedded: bool = False) -> str:
+def _overview(drawn: Sequence[Drawn], judged: Sequence[Verdict]) -> Section:
+    """What became of each claim."""
+    rows = [_row(verdict, with_study=True) for verdict in judged]
+    tables = {"verdicts": verdicts.table(judged)}
+    notes = [*_notes(judged), *_left_out(drawn)]
+    question = "What became of each claim?"
+    return Section(
+        "verdicts", "all verdicts", question, notes, rows, tables, files_only=["verdicts"]
+    )
+
+
+def _notes(judged: Sequence[Verdict]) -> list[str]:
+    return [verdicts.counts(judged), verdicts.published(judged), verdicts.RULE, verdicts.LEGEND]
+
+
+def _left_out(drawn: Sequence[Drawn]) -> list[str]:
+    same = [claim for study in drawn for claim in study.claims if claim.same]
+    lines = dict.fromkeys(f"{claim.text} ({claim.same})" for claim in same)
+    return [f"Left out, for its two sides cannot differ: {line}." for line in lines]
+
+
+def _row(verdict: Verdict, with_study: bool = False) -> Row:
+    marks = {HOLDS: "holds", FAILS: "fails"} if verdict.standing == TESTED else {}
+    cells = {
+        "study": verdict.claim.study if with_study else "",
+        "claim": verdict.claim.text,
+        "verdict": verdict.answer,
+        "standing": verdict.standing,
+        "published": verdict.beside_published,
+        "because": verdict.why,
+        "setting": verdict.claim.setting,
+    }
+    classes = {"verdict": f"answer {marks.get(verdict.answer, 'open')}"}
+    classes |= {"published": "departs"} if verdict.departs else {}
+    links = {"study": f"#{verdict.claim.study}"} if with_study else {}
+    return Row(cells, classes, links)
+
+
+def markdown(drawn: Sequence[Drawn], judged: Sequence[Verdict], embedded: bool = False) -> str:
     """docs/verdicts.md: the verdicts of all studies as a table.
 
     Args:
         embedded: the network is the embedded one, and the text says so.
     """
-    judged = {s.name: s.verdicts for s in sections if s.verdicts}
-    notes = [*([EMBEDDED] if embedded else []), departures(judged), verdicts.RULE, verdicts.LEGEND]
-    head = "| study | claim | verdict | published | because | setting |"
-    lines = [MARKDOWN, *(f"{note}\n" for note in notes), head, "|---|---|---|---|---|---|"]
-    for study, rows in judged.items():
-        for v in rows:
-            cells = [study, v.claim, f"**{v.answer}**", v.beside_published, v.why, v.setting]
-            lines.append("| " + " | ".join(map(escaping.markdown, cells)) + " |")
+    notes = [*([EMBEDDED] if embedded else []), *_notes(judged), *_left_out(drawn)]
+    columns = ["study", "claim", "verdict", "standing", "published", "because", "setting"]
+    lines = [MARKDOWN, *(f"{note}\n" for note in notes), f"| {' | '.join(columns)} |"]
+    lines.append("|---" * len(columns) + "|")
+    for verdict in judged:
+        cells = dict(_row(verdict, with_study=True).cells)
+        texts = [escaping.markdown(cells[name]) for name in columns]
+        texts[2] = f"**{texts[2]}**"
+        lines.append("| " + " | ".join(texts) + " |")
     return "\n".join(lines) + "\n"

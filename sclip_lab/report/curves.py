@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.report.figures import COLORS, Figure, color, style
+from sclip_lab.report.figures import COLORS, Figure, color, draw_floors, style
 from sclip_lab.report.found import Found
 
 STEPS = 14  # places to try above and below a point for its name
@@ -94,6 +94,7 @@ def plot(
         if key is not None:
             dashes = DASHES.get(name, "-.")
             ax.axhline(100 * found.score(key), color="0.15", lw=1, ls=dashes, label=name)
+    draw_floors(ax, found.summary, across=True)
     ax.set_ylabel("mIoU x100, 95 % band")
     sns.despine(ax=ax)
 
@@ -200,7 +201,8 @@ def curve(
     """
     if x not in df:
         raise unknown("swept parameter", x, swept(df))
-    lines = _lines(results.summary(df, n, level) if table is None else table, x)
+    table = results.summary(df, n, level) if table is None else table
+    lines = _lines(table, x)
     if not lines:
         raise LabError(f"no variant was run with two values of {x} and all else equal")
     firsts = pd.concat([line.iloc[:1] for line in lines])
@@ -222,6 +224,7 @@ def curve(
             texts = [f"{t:g}" if isinstance(t, int | float) else str(t) for t in ticks.values()]
             ax.set_xticks(list(ticks), texts)
             ax.minorticks_off()
+        draw_floors(ax, table, across=True)
         ax.set_xlabel(x.split(".", 1)[1].replace("_", " "))
         ax.set_ylabel(f"mIoU x100, {level * 100:g} % band")
         ax.legend(frameon=False)

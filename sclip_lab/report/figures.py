@@ -34,6 +34,7 @@ STYLE = {
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
 }
+FLOOR_DASHES = (":", "--", "-.")
 TALL = 9.0  # inches: about what a screen shows
 _STRIP = 40  # classes side by side in `per_class`
 _ROWS = 40  # variants below each other in one picture
@@ -72,6 +73,27 @@ def paged(name: str, drawn: Sequence[Figure]) -> dict[str, Figure]:
     return {f"{name}_{number}": figure for number, figure in enumerate(drawn, start=1)}
 
 
+def draw_floors(ax: Axes, table: pd.DataFrame, across: bool = False) -> str:
+    """Grey lines at the scores that need no network, where a table is of one data set.
+
+    Args:
+        table: a `results.summary`, or rows of it. across: horizontal lines, not vertical ones.
+
+    Returns:
+        what the lines are, in words; "" without any.
+    """
+    datasets = table["dataset"].astype(str).unique()
+    known = table.attrs.get("floors", {}).get(datasets[0], {}) if len(datasets) == 1 else {}
+    for (name, score), dashes in zip(known.items(), FLOOR_DASHES, strict=False):
+        looks = {"color": "0.35", "lw": 0.8, "ls": dashes, "zorder": 1.5, "label": name}
+        if across:
+            ax.hlines(100 * score, 0, 1, transform=ax.get_yaxis_transform(), **looks)
+        else:
+            ax.vlines(100 * score, 0, 1, transform=ax.get_xaxis_transform(), **looks)
+    words = [f"{name} {100 * score:.1f}" for name, score in known.items()]
+    return f"grey: {', '.join(words)}" if words else ""
+
+
 def bars(
     df: pd.DataFrame,
     sort: bool = False,
@@ -107,7 +129,9 @@ def _by_dataset(table: pd.DataFrame, sort: bool = False) -> dict[str, pd.DataFra
     groups = {}
     for dataset, rows in table.groupby("dataset", observed=True, sort=False):
         rows = rows.assign(name=labels(rows))
-        groups[str(dataset)] = rows.sort_values("miou", ascending=False) if sort else rows
+        if sort:  # oracles have no place among methods
+            rows = rows.sort_values(["oracle", "miou"], ascending=[True, False])
+        groups[str(dataset)] = rows
     return groups
 
 
@@ -122,7 +146,8 @@ def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
         for ax, (dataset, rows) in zip(axes, groups, strict=False):
             _bars(ax, rows)
             ax.set_title(f"{dataset}, {rows['images'].iloc[0]} photos")
-            ax.set_xlabel(f"mIoU x100, {level * 100:g} % interval")
+            ax.set_xlabel(f"mIoU x100, {level * 100:g} % interval\n{draw_floors(ax, rows)}".strip())
+            ax.xaxis.label.set_fontsize(6.5)
         for ax in axes[len(groups) :]:
             ax.set_axis_off()
         figure.set_label(f"mIoU x100 with its {level * 100:g} % interval over photos")
@@ -132,7 +157,10 @@ def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
 def _bars(ax: Axes, table: pd.DataFrame) -> None:
     scaled = table[["miou", "low", "high"]] * 100
     names = list(table["name"])
-    ax.barh(range(len(names)), scaled["miou"], height=0.7, color=COLORS[5])
+    drawn = ax.barh(range(len(names)), scaled["miou"], height=0.7, color=COLORS[5])
+    for bar, is_oracle in zip(drawn, table["oracle"], strict=True):
+        if is_oracle:
+            bar.set(facecolor="white", edgecolor=COLORS[5], hatch="////")
     ax.set_yticks(range(len(names)), names)
     low, high = scaled["low"].to_numpy(), scaled["high"].to_numpy()
     ax.errorbar(
@@ -289,6 +317,7 @@ def grouped(found: Found, grid: Mapping[str, Mapping[str, str]]) -> Figure:
         ax.set_yticks(range(len(grid)), list(grid))
         ax.invert_yaxis()
         ax.set_xlabel("mIoU x100, 95 % interval")
+        draw_floors(ax, found.summary)
         longest = max(len(name) for name in variants)
         columns = max(1, int(size[0] / (0.55 + 0.065 * longest)))
         figure.legend(loc="outside lower center", ncols=columns, frameon=False)

@@ -137,21 +137,22 @@ class Found:
     def by_photos(self) -> dict[str, Found]:
         """The parts whose cells were evaluated on the same photos, by a unique name of these.
 
-        The name is the data set's. Where one data set has several sets of photos, their number
-        follows, and then whatever else is needed: the beginning of their digest, a count.
+        The name is the data set's. Where one data set has several sets of photos, their split and
+        number follow, and then whatever else is needed: the beginning of their digest, a count.
         """
         members: dict[int, list[str]] = {}
         for spec, number in photo_sets(self.df).items():
             members.setdefault(number, []).append(spec)
         configs = self.df.attrs.get("configs", {})
-        facts: list[tuple[str, str, str, str]] = []
+        facts: list[tuple[str, ...]] = []
         for specs in members.values():
-            rows = self.df[self.df["spec"] == specs[0]]
+            rows, config = self.df[self.df["spec"] == specs[0]], configs.get(specs[0], {})
             count = rows["image"].nunique()
-            digest = str(configs.get(specs[0], {}).get("dataset.digest", ""))
-            photos, place = f", {count} photo{'s' * (count > 1)}", f", set {len(facts) + 1}"
-            facts.append((str(rows["dataset"].iloc[0]), photos, f" ({digest[:DIGITS]})", place))
-        names = ["".join(parts[:1]) for parts in facts]
+            split = f", {config['dataset.split']}" if config.get("dataset.split") else ""
+            photos = f"{split}, {count} photo{'s' * (count > 1)}"
+            digest = f" ({str(config.get('dataset.digest', ''))[:DIGITS]})"
+            facts.append((str(rows["dataset"].iloc[0]), photos, digest, f", set {len(facts) + 1}"))
+        names = [parts[0] for parts in facts]
         for length in range(2, 5):
             names = [
                 "".join(parts[:length]) if names.count(name) > 1 else name

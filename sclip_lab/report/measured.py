@@ -13,8 +13,10 @@ from matplotlib.axes import Axes
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES
 from sclip_lab.report.figures import COLORS, TALL, Figure, style
+from sclip_lab.results.statistics.intervals import student
 from sclip_lab.results.store.spec_labels import labels
 
+ROW_SUM = "not between row sums"
 GOOD = {"high": "right is good", "low": "left is good"}
 ZERO = 1e-3  # of the longest bar: what cannot be seen
 ROW, BAR = 0.85, 0.17  # inches: of a row of charts beside its bars, and of a bar
@@ -56,8 +58,23 @@ def _drawn(df: pd.DataFrame, names: Mapping[str, str], per_row: int) -> Figure:
         axes[0].set_yticks(range(len(names)), names.values())
         for ax in axes[len(drawn) :]:
             ax.set_axis_off()
-    figure.set_label("diagnostics: mean over photos with its 95 % interval; dots: single photos")
+    figure.set_label(
+        "diagnostics: mean over photos with Student's 95 % interval; dots: single photos"
+        + _undefined(df)
+    )
     return figure
+
+
+def _undefined(df: pd.DataFrame) -> str:
+    """Which of these measures are not defined on how many photos, and where they are not."""
+    counts = df.attrs.get("undefined", {})
+    told = []
+    for measure in df["measure"].astype(str).unique():
+        if counts.get(measure):
+            where = MEASURES[measure].undefined if measure in MEASURES else ""
+            name = measure.replace("_", " ")
+            told.append(f"{name} {counts[measure]} times" + (f" ({where})" if where else ""))
+    return f"; left out where not defined: {', '.join(told)}" if told else ""
 
 
 def pages(df: pd.DataFrame, variants: int = 20, per_row: int = 3) -> list[Figure]:
@@ -96,7 +113,7 @@ def _charts(df: pd.DataFrame) -> pd.Series:
 def _chart(ax: Axes, rows: pd.DataFrame, order: list[str]) -> None:
     places = {"x": rows["value"], "y": rows["variant"], "order": order, "ax": ax}
     sns.barplot(
-        **places, color=COLORS[5], width=0.7, errorbar=("ci", 95), seed=0, n_boot=200,
+        **places, color=COLORS[5], width=0.7, errorbar=student,
         err_kws={"linewidth": 0.9, "color": "black"},
     )  # fmt: skip
     # seaborn draws its jitter from numpy's global state; the same store gives the same picture.
@@ -110,7 +127,8 @@ def _chart(ax: Axes, rows: pd.DataFrame, order: list[str]) -> None:
         if len(values) and values.abs().max() <= ZERO * longest:
             ax.text(0, place, " 0", va="center", fontsize=6)
     measure = MEASURES.get(str(rows["measure"].iloc[0]))
-    ax.set(xlabel=GOOD.get(measure.better, "") if measure else "", ylabel="")
+    notes = [GOOD.get(measure.better, ""), ROW_SUM if measure.of_row_sum else ""] if measure else []
+    ax.set(xlabel="; ".join(filter(None, notes)), ylabel="")
     ax.set_title("\n".join(wrap(str(rows["chart"].iloc[0]), 28)))
     sns.despine(ax=ax)
 

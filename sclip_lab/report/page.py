@@ -25,7 +25,21 @@ COMPRESSION = 3  # of PNG: half the time of zlib's usual 6, 4 % more bytes
 PDF_DPI = 200  # of photos within a PDF; lines have none
 PNG_DPI = 150
 PLAIN = ("rho", "seconds")  # columns that are no fractions
+SIGNED = ("difference", "gain")  # beginnings of columns that show their sign
 WIDE = 1600  # pixels: what a screen shows of a picture
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of words in a section.
+
+    Attributes:
+        cells: text by column. classes: class of the style sheet by column. links: target by column.
+    """
+
+    cells: Mapping[str, str]
+    classes: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,7 +49,8 @@ class Section:
     Attributes:
         name: of its files and its anchor. title, question: in words.
         notes: lines below the question, such as which part of the data was seen.
-        verdicts: judged claims, `Verdict` of the studies. tables, figures: by file name.
+        rows: lines of words, shown as one table without the columns that are empty everywhere.
+        tables, figures: by file name.
         files_only: names of tables that the page does not show.
     """
 
@@ -43,7 +58,7 @@ class Section:
     title: str
     question: str = ""
     notes: Sequence[str] = ()
-    verdicts: Sequence[Any] = ()
+    rows: Sequence[Row] = ()
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     figures: Mapping[str, Figure] = field(default_factory=dict)
     files_only: Sequence[str] = ()
@@ -55,12 +70,13 @@ def write(
     title: str,
     notes: Sequence[str] = (),
     processes: int = 1,
+    lead: Sequence[str] = (),
 ) -> list[Path]:
     """Write index.html, and below ``out`` every figure as PNG and PDF, every table as CSV and TeX.
 
     Args:
         sections: in order. out: made if it is not there.
-        title: of the page. notes: lines below it.
+        title: of the page. notes: lines below it. lead: the result, in large letters below these.
         processes: how many draw; several are copies of this one, so not while threads are at work.
 
     Returns:
@@ -81,18 +97,22 @@ def write(
         tables = {}
         for name, table in section.tables.items():
             paths.append(out / f"{escaping.file_name(name)}.csv")
-            files.write_text(paths[-1], table.to_csv(index=False))
+            files.write_text(paths[-1], numbers(table).to_csv(index=False))
             paths.append(out / f"{escaping.file_name(name)}.tex")
-            files.write_text(paths[-1], latex(table))
+            files.write_text(paths[-1], latex(table, name))
             if name not in section.files_only:
                 tables[name] = html(table)
-        published = any(verdict.published for verdict in section.verdicts)
+        columns = dict.fromkeys(
+            name for row in section.rows for name, text in row.cells.items() if text
+        )
         part = {"section": section, "pictures": pictures, "tables": tables}
-        shown.append({**part, "published": published})
+        shown.append({**part, "columns": list(columns)})
     environment = Environment(
         loader=PackageLoader("sclip_lab.report"), autoescape=True, undefined=StrictUndefined
     )
-    text = environment.get_template("page.html.j2").render(title=title, notes=notes, sections=shown)
+    text = environment.get_template("page.html.j2").render(
+        title=title, notes=notes, lead=lead, sections=shown
+    )
     files.write_text(out / "index.html", text)
     return [out / "index.html", *paths]
 
@@ -133,11 +153,40 @@ def html(table: pd.DataFrame) -> str:
     return style(table, "html").to_html(table_attributes='class="numbers"')
 
 
-def latex(table: pd.DataFrame) -> str:
-    """A table as LaTeX with booktabs, special characters escaped (see `style`)."""
-    numeric = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
+def latex(table: pd.DataFrame, name: str = "") -> str:
+    """A table as LaTeX with booktabs, special characters escaped (see `style`), and the label
+    ``tab:name``."""
+    numeric = [pd.api.types.is_numeric_dtype(kind) for kind in _with_intervals(table).dtypes]
     columns = "".join("r" if number else "l" for number in numeric)
-    return style(table, "latex").to_latex(hrules=True, column_format=columns)
+    label = f"tab:{escaping.file_name(name)}" if name else None
+    return style(table, "latex").to_latex(hrules=True, column_format=columns, label=label)
+
+
+def numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """A table as a csv holds it: fractions x100, which their column's name says."""
+    plain = {*table.attrs.get("plain", PLAIN), *P.values()}
+    scaled = {
+        str(name): f"{name} x100"
+        for name in table
+        if pd.api.types.is_float_dtype(table[name].dtype) and name not in plain
+    }
+    return table.assign(**{n: (100 * table[n]).round(6) for n in scaled}).rename(columns=scaled)
+
+
+def _with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """Two columns of bounds become one of text, as ``attrs["intervals"]`` says: name -> bounds."""
+    shown = table.copy()
+    for name, (low, high) in table.attrs.get("intervals", {}).items():
+        before = str(list(table)[list(table).index(low) - 1])  # what they are the bounds of
+        sign = "+" if before.startswith(SIGNED) else ""
+        texts = [
+            "" if pd.isna(start) else f"{100 * start:{sign}.1f} to {100 * end:{sign}.1f}"
+            for start, end in zip(table[low], table[high], strict=True)
+        ]
+        shown.insert(list(shown).index(low), name, texts)
+        shown = shown.drop(columns=[low, high])
+    shown.attrs = table.attrs
+    return shown
 
 
 def style(table: pd.DataFrame, escape: str) -> Styler:
@@ -145,9 +194,10 @@ def style(table: pd.DataFrame, escape: str) -> Styler:
 
     Columns of `tables.P` are p-values. Other floats are fractions and shown x100 with one decimal,
     differences with their sign, except in columns named in ``table.attrs["plain"]``;
-    ``table.attrs["bold"]`` says by column which entries are bold; ``table.attrs["caption"]`` is
-    printed above.
+    ``table.attrs["bold"]`` says by column which entries are bold, ``table.attrs["intervals"]``
+    which two columns are the bounds of one; ``table.attrs["caption"]`` is printed above.
     """
+    table = _with_intervals(table)
     plain = table.attrs.get("plain", PLAIN)
     shown = table.copy()
     shown.columns = [_escaped(str(name), escape) for name in table]
@@ -159,7 +209,7 @@ def style(table: pd.DataFrame, escape: str) -> Styler:
         if old in P.values():
             styler = styler.format(_p, subset=[new], escape=escape)
             continue
-        signed = "+" if str(old).startswith(("difference", "gain")) else ""
+        signed = "+" if str(old).startswith(SIGNED) else ""
         pattern = "{:#.3g}" if old in plain else f"{{:{signed}.1f}}"
         factor = 1 if old in plain else 100
 

@@ -2,43 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.report import curves, escaping, figures, measured, pictures, published
+from sclip_lab.report import curves, escaping, figures, measured, pictures, tables
 from sclip_lab.report.figures import Figure, paged
 from sclip_lab.report.found import Found
 from sclip_lab.report.page import Section
 from sclip_lab.report.tables import P
-from sclip_lab.results.store import picture_files
+from sclip_lab.results.store import picture_files, sweeps
 from sclip_lab.results.store.picture_files import Picture, Prediction
 from sclip_lab.results.table.choices import choose
-from sclip_lab.results.table.scores import spec_rows
+from sclip_lab.results.table.scores import NAMES, spec_rows
 
 SHEET = 8  # variants on one sheet of attention maps
 TILES = 12  # pictures on one sheet of predictions: photo, truth and variants
 USUAL = "vanilla"
+ALPHA = 0.05
+CLOSE = 3  # names of cells that are not surely below the best, in the result's sentence
 
 
-def select(store: Path, where: Mapping[str, Sequence[str]]) -> list[str] | None:
-    """Keys of the cells that fit; None for all.
+def select(
+    store: Path, where: Mapping[str, Sequence[str]], sweep: str | None = None
+) -> tuple[list[str] | None, dict[str, dict[str, str]]]:
+    """Which cells fit, and what the selection calls them.
 
     Args:
         store: the folder.
-        where: column of `results.specs` -> patterns such as ``csa*``, one of which has to fit.
+        where: column of `results.specs` -> patterns such as ``csa*``, one of which has to fit. A
+            cell of several names fits where one of them does, and is called by that one.
+        sweep: only the cells of one sweep, under its names: see `sclip_lab.results.store.sweeps`.
+
+    Returns:
+        keys, None for all; and names by key.
 
     Raises:
-        LabError: an unknown column, a pattern that fits nothing (did you mean), or no cell left.
+        LabError: an unknown sweep or column, a pattern that fits nothing (did you mean), or no cell
+            left.
     """
+    names: dict[str, dict[str, str]] = {}
+    if sweep is not None:
+        names = {key: dict(cell) for key, cell in sweeps.find(store, sweep)["cells"].items()}
     if not where:
-        return None
+        return (list(names) if sweep is not None else None), names
     table = results.specs(store)
+    table = table[table["key"].isin(names)] if sweep is not None else table
+    table = _by_each_name(store, table, names)
     for column, patterns in where.items():
         if column not in table:
             raise unknown("column", column, map(str, table.columns))
@@ -50,18 +66,42 @@ def select(store: Path, where: Mapping[str, Sequence[str]]) -> list[str] | None:
         table = table[fits]
     if table.empty:
         raise LabError(f"no cell of {store} fits all of {', '.join(where)}")
-    return table["key"].to_list()
+    table = table.drop_duplicates("key")
+    chosen = table.set_index("key")[NAMES[1:]].astype(str).to_dict("index")
+    names = {str(k): {str(n): str(v) for n, v in cell.items()} for k, cell in chosen.items()}
+    return list(names), names
 
 
-def found(store: Path, where: Mapping[str, Sequence[str]] | None = None) -> Found:
-    """What a store has of a selection."""
-    keys = select(store, where or {})
-    return Found(
-        results.load(store, keys), results.diagnostics(store, keys), picture_files.load(store, keys)
-    )
+def _by_each_name(
+    store: Path, table: pd.DataFrame, names: Mapping[str, Mapping[str, str]]
+) -> pd.DataFrame:
+    """A row for each name of each cell, the usual one first; or the sweep's names alone."""
+    table = table.astype(dict.fromkeys(NAMES[1:], str))
+    parts = [table]
+    for record in results.records(store, table["key"].to_list()):
+        row = table[table["key"] == record["key"]]
+        every = [names[record["key"]]] if record["key"] in names else record["also"]
+        parts += [row.assign(**{name: each[name] for name in NAMES[1:]}) for each in every]
+    rows = pd.concat(parts[1:] if names else parts, ignore_index=True)
+    order = {key: place for place, key in enumerate(table["key"])}
+    return rows.sort_values("key", key=lambda keys: keys.map(order), kind="stable")
 
 
-def sections(found: Found, baseline: str | None = None, images: int = 4) -> list[Section]:
+def found(
+    store: Path, where: Mapping[str, Sequence[str]] | None = None, sweep: str | None = None
+) -> Found:
+    """What a store has of a selection (see `select`)."""
+    keys, names = select(store, where or {}, sweep)
+    df = results.load(store, keys, names=names)
+    return Found(df, results.diagnostics(store, keys), picture_files.load(store, keys))
+
+
+def sections(
+    found: Found,
+    baseline: str | None = None,
+    images: int = 4,
+    scores: Callable[[Found], pd.DataFrame] = tables.cells,
+) -> list[Section]:
     """Scores, differences to a baseline, curves, diagnostics and pictures.
 
     Cells that were evaluated on different photos (another data set, split or number of photos)
@@ -70,6 +110,7 @@ def sections(found: Found, baseline: str | None = None, images: int = 4) -> list
     Args:
         found: the cells. baseline: a label; None: vanilla where it is among them.
         images: photos in pictures.
+        scores: makes the table of scores, such as `sclip_lab.paper.published.scores`.
 
     Raises:
         LabError: an unknown baseline (did you mean), or one that can be compared with nothing.
@@ -84,11 +125,14 @@ def sections(found: Found, baseline: str | None = None, images: int = 4) -> list
     made = []
     for name, part in parts.items():
         of_part = [
-            _scores(part),
+            _scores(part, scores),
             *([compared[name]] if name in compared else []),
             *_drawn(part, images),
         ]
-        made += of_part if len(parts) == 1 else [_of_photos(section, name) for section in of_part]
+        if len(parts) > 1:  # of one set of photos the page's own lead says it
+            of_part[0] = replace(of_part[0], notes=[result(part)])
+            of_part = [_of_photos(section, name) for section in of_part]
+        made += of_part
     return made
 
 
@@ -126,37 +170,62 @@ def _drawn(part: Found, images: int) -> list[Section]:
     return made
 
 
-def _scores(part: Found) -> Section:
+def _scores(part: Found, scores: Callable[[Found], pd.DataFrame]) -> Section:
     drawn = paged("bars", figures.bar_pages(part.summary))
     drawn |= paged("per_class", figures.per_class_pages(part.df, part.summary))
-    return Section("scores", "scores", tables={"scores": published.scores(part)}, figures=drawn)
+    return Section("scores", "scores", tables={"scores": scores(part)}, figures=drawn)
+
+
+def result(part: Found) -> str:
+    """What cells of the same photos show, in one sentence."""
+    table = part.summary.reset_index(drop=True)
+    best = int(table["miou"].argmax())
+    names, row = part.cells["name"].to_list(), table.iloc[best]
+    photos = int(row["images"])
+    text = f"{names[best]} scores {100 * row['miou']:.1f} mIoU x100"
+    if not pd.isna(row["low"]):
+        text += f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    text += f" on {photos} photo{'s' * (photos > 1)} of {row['dataset']}"
+    others = len(table) - 1
+    if not others:
+        return f"{text}."
+    below = int((~table["unbeaten"].astype(bool)).sum())
+    close = [name for k, name in enumerate(names) if k != best and bool(table["unbeaten"].iloc[k])]
+    if not close:
+        return f"{text}, surely more than {_all_of(others)}."
+    rest = f"; not surely below it: {', '.join(close[:CLOSE])}"
+    rest += f" and {len(close) - CLOSE} more" if len(close) > CLOSE else ""
+    return f"{text}, surely more than {below} of {others} other{'s' * (others > 1)}{rest}."
+
+
+def _all_of(others: int) -> str:
+    return "the other" if others == 1 else f"all {others} others"
 
 
 def _differences(part: Found, baseline: str) -> Section:
-    """The table of differences, or a note that says why there is none."""
+    """The table of differences, or a note that says why there is none.
+
+    Intervals and p are adjusted for all comparisons of the table by one method (Bonferroni), so
+    that a p is below 5 % exactly where its interval excludes 0.
+    """
     title = f"differences to {baseline}"
     try:
-        table = results.differences(part.df, baseline)
+        known = results.differences(part.df, baseline, n=1)  # for its pairs alone
     except LabError as error:
         return Section("differences", title, notes=[str(error)])
+    pairs = list(zip(known["spec_a"], known["spec_b"], strict=True))
+    count = len(pairs)
+    table = part.comparisons.of(pairs, 1 - ALPHA / count)
     shown = pd.DataFrame(
         {
-            "compared": [
-                f"{part.name(a)} against {part.name(b)}"
-                for a, b in zip(table["spec_a"], table["spec_b"], strict=True)
-            ],
-            "data set": table["dataset"].astype(str),
-            "difference": table["difference"].to_numpy(float),
-            "95 % interval": [
-                f"{100 * low:+.1f} to {100 * high:+.1f}"
-                for low, high in zip(table["low"], table["high"], strict=True)
-            ],
+            "compared": [f"{part.name(a)} against {part.name(b)}" for a, b in pairs],
+            **{name: table[name].to_numpy(float) for name in ("difference", "low", "high")},
+            P["p"]: np.minimum(1, count * table["p"].to_numpy(float)),
         }
     )
-    for column in ("p", "p_holm", "p_permutation"):
-        if column in table:
-            shown[P[column]] = table[column].to_numpy(float)
-    shown.attrs["caption"] = "differences in mIoU x100 on the same photos"
+    together = "" if count == 1 else f"; intervals and p for all {count} together (Bonferroni)"
+    shown.attrs["caption"] = f"differences in mIoU x100 on the same photos{together}"
+    shown.attrs["intervals"] = {tables.INTERVAL: ("low", "high")}
     return Section("differences", title, tables={"differences": shown})
 
 

@@ -8,9 +8,15 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab.report import escaping
+from sclip_lab.report.found import Found
 from sclip_lab.results.store.spec_labels import labels
 
 SETTING = ["backbone", "dataset", "protocol"]
+BOLD = (
+    "mIoU x100; bold: the best of its data set, and what is not surely below it; not bold: surely "
+    "below it (Holm, 5 %)"
+)
+INTERVAL = "95 % interval"
 P = {
     "p": "p",
     "p_permutation": "p, permutation",
@@ -18,6 +24,30 @@ P = {
     "p_max_t": "p, max-T",
     "p_bh": "p, Benjamini-Hochberg",
 }
+
+
+def cells(found: Found) -> pd.DataFrame:
+    """One row per cell: variant, backbone and data set where they vary, also (its other names, if
+    any cell has some), mIoU, low, high (fractions).
+
+    ``attrs`` says how a page shows it: caption, bold entries, and which columns are an interval.
+    """
+    table = found.summary
+    shown = pd.DataFrame({"variant": found.cells["name"].to_list()})
+    for column, name in (("backbone", "backbone"), ("dataset", "data set")):
+        if table[column].nunique() > 1:
+            shown[name] = table[column].astype(str).to_list()
+    other = table.attrs.get("also", {})
+    if any(str(spec) in other for spec in table["spec"]):
+        shown["also"] = ["; ".join(other.get(str(spec), ())) for spec in table["spec"]]
+    shown["mIoU"] = table["miou"].to_numpy(float)
+    shown["low"], shown["high"] = table["low"].to_numpy(float), table["high"].to_numpy(float)
+    shown.attrs = {
+        "caption": BOLD,
+        "bold": {"mIoU": table["unbeaten"].to_list()},
+        "intervals": {INTERVAL: ("low", "high")},
+    }
+    return shown
 
 
 def to_markdown(table: pd.DataFrame, bold: bool = True) -> str:

@@ -7,6 +7,8 @@ import gc
 import json
 import logging
 import math
+import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sclip_lab import results
@@ -38,10 +41,10 @@ from sclip_lab.evaluation.loop import Unfinished, evaluate
 from sclip_lab.evaluation.observers import Diagnostics, Pictures
 from sclip_lab.evaluation.recorder import Observer
 from sclip_lab.evaluation.spec import Spec
-from sclip_lab.results.store import machines
+from sclip_lab.paper import published
+from sclip_lab.results.store import machines, sweeps
 from sclip_lab.results.store.reading import SHORT
 from sclip_lab.results.store.store import Store
-from sclip_lab.results.table import expected
 from sclip_lab.run import known_words, tracking
 from sclip_lab.segmentation.protocol import Protocol
 from sclip_lab.segmentation.protocol import build as build_protocol
@@ -136,11 +139,27 @@ def compute(configs: Sequence[DictConfig]) -> list[Exception | None]:
         together = json.dumps([plain_config(config[key]) for key in TOGETHER])
         jobs.setdefault(together, []).append((index, spec))
     for members in jobs.values():
+        config = configs[members[0][0]]
+        if OmegaConf.select(config, "hydra.sweep.dir") is not None:  # a submitted job: its parent
+            note_sweep([spec for _, spec in members], config)
         _compute_together(configs, members, failures)
     for config, failure in zip(configs, failures, strict=True):
         if failure is not None:
             set_outcome(config, failure)
     return failures
+
+
+def note_sweep(specs: Sequence[Spec], config: DictConfig) -> None:
+    """Write these cells and the command into the store's log of sweeps."""
+    names: dict[str, dict[str, str]] = {}
+    for spec in specs:
+        names.setdefault(spec.key, spec.shown_names)
+    name = config.tracking.group or OmegaConf.select(config, "hydra.runtime.choices.experiment")
+    if name is None:
+        name = "sweep" if len(names) > 1 else specs[0].label
+    words = sys.argv[2:] if sys.argv[1:2] == ["evaluate"] else sys.argv[1:]
+    command = shlex.join(["sclip-lab", "evaluate", *words])
+    sweeps.note(Path(config.paths.store), str(name), command, names)
 
 
 def set_outcome(config: DictConfig, outcome: Outcome | Exception) -> None:
@@ -213,6 +232,8 @@ def _write_to_log(error: Exception) -> None:
 def _compute_alone(config: DictConfig) -> Outcome:
     spec = make_spec(config)
     tracking.check(config.tracking)
+    if HydraConfig.get().mode == RunMode.RUN:
+        note_sweep([spec], config)
     return _evaluate([spec], config, Timings()).outcome(spec)
 
 
@@ -256,7 +277,7 @@ def _report(config: DictConfig, outcome: Outcome) -> float:
         log.warning("%s; the numbers are in the store %s", error, store.root)
     if _is_preset(spec, config, int(summary["images"])):
         entries = plain_config(config.protocol).get("expected") or ()
-        for line in expected.report(spec, float(summary["miou"]), entries):
+        for line in published.against_expected(spec, float(summary["miou"]), entries):
             log.info("%s", line)
     group = _group(config, HydraConfig.get())
     write = partial(tracking.log_run, config.tracking, spec, store, record, group, output)

@@ -21,6 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sclip_lab.config.composition import plain_config
+from sclip_lab.config.sweeper import compose_jobs
 from sclip_lab.core.errors import LabError, describe, traceback_of, unknown
 from sclip_lab.run import jobs
 
@@ -57,13 +58,11 @@ class FusedLauncher(Launcher):
         """The jobs' configurations, each with Hydra's own section."""
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        configs: list[DictConfig] = []
-        for number, overrides in enumerate(job_overrides, initial_job_idx):
-            load = self.hydra_context.config_loader.load_sweep_config
-            config = load(self.config, list(overrides))
+        load = partial(self.hydra_context.config_loader.load_sweep_config, self.config)
+        configs = compose_jobs(job_overrides, load)
+        for number, config in enumerate(configs, initial_job_idx):
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
-            configs.append(config)
         return configs
 
     def run_jobs(self, configs: Sequence[DictConfig]) -> list[JobReturn]:
@@ -112,6 +111,8 @@ class JobsLauncher(FusedLauncher):
         Raises:
             LabError: one error for whatever is missing.
         """
+        from sclip_lab.run import job
+
         configs = self.compose(job_overrides, initial_job_idx)
         resources = jobs.Resources(**self.resources)
         self._check(configs)
@@ -124,6 +125,7 @@ class JobsLauncher(FusedLauncher):
             return returns
         cells = self.cells(configs)
         if cells:
+            job.note_sweep([spec for spec, _ in cells], cells[0][1])
             keys = [spec.key for spec, _ in cells]
             failed = self._submit([config for _, config in cells], keys, resources)
             log.info("%s", self.report(cells, failed))
@@ -304,12 +306,12 @@ def _table(cells: Sequence[tuple[Spec, DictConfig]]) -> str:
     from sclip_lab import results
     from sclip_lab.run.job import table
 
-    stores: dict[str, dict[str, str]] = {}
+    stores: dict[str, dict[str, dict[str, str]]] = {}
     for spec, config in cells:
-        stores.setdefault(str(config.paths.store), {})[spec.key] = spec.label
+        stores.setdefault(str(config.paths.store), {}).setdefault(spec.key, spec.shown_names)
     tables = [
-        table(results.load(root, list(labels), partial=True, labels=labels))
-        for root, labels in stores.items()
+        table(results.load(root, list(names), partial=True, names=names))
+        for root, names in stores.items()
     ]
     return "\n" + "\n\n".join(tables) + "\n"
 

@@ -30,7 +30,7 @@ from sclip_lab import results
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.identity import digest
-from sclip_lab.evaluation.spec import Spec
+from sclip_lab.evaluation.spec import ORACLE, Spec
 from sclip_lab.results.store import picture_files
 from sclip_lab.results.store.store import Store
 
@@ -158,7 +158,7 @@ def log_run(
         group=group,
         job_type="cell",
         name=" ".join([*named, *([part] if part else [])]),
-        tags=_tags([*record["names"].values(), part]),
+        tags=_tags([*record["names"].values(), part, ORACLE if spec.oracle else ""]),
         config=record,
     )
 
@@ -194,6 +194,7 @@ def log_sweep(
     table = results.summary(df) if summary is None else summary
 
     def content(wandb: Any) -> dict[str, Any]:
+        from sclip_lab.paper import published
         from sclip_lab.report import page
         from sclip_lab.report.found import Found
         from sclip_lab.report.store_report import sections
@@ -212,7 +213,8 @@ def log_sweep(
                 logged[f"scatter/{key}"] = plot
         found = Found(df, measured, picture_files.load(store, cells), known=table)
         title = group or f"sweep of {len(cells)} cells"
-        report, *paths = page.write(sections(found), output / "report", title)
+        made = sections(found, scores=published.scores)
+        report, *paths = page.write(made, output / "report", title)
         logged["report"] = wandb.Html(str(report), inject=False)
         drawn = {file.stem: file for file in paths if file.suffix == ".png"}
         for name in ("bars", "diagnostics"):

@@ -250,6 +250,8 @@ def search(
     if trials < 1 or batch < 1 or photos < 1:
         raise LabError("trials, batch and photos must be 1 or more")
     default = _spec(fixed)
+    if default.oracle:
+        raise LabError(f"{default.label} reads ground truth: an oracle has no best setting")
     chosen_on, reported_on = _splits(default.dataset, fixed, train, photos, seed)
     default = replace(default, dataset=reported_on)
     store = Path(str(sweeper.sweep(fixed)[0].paths.store))

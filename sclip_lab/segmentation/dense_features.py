@@ -1,10 +1,10 @@
-"""Dense features of one variant: the plain function under everything else."""
+"""Dense features and attention maps of one variant, as plain functions of images."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -13,16 +13,18 @@ from torch import Tensor
 from sclip_lab.attention.variant import Variant
 from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.context import Context, Grid, State
+from sclip_lab.network.depth import Layer, resolve
 from sclip_lab.network.scene import Scene, alone, seen
 from sclip_lab.network.text import Text
-from sclip_lab.segmentation.encoded import encode
+from sclip_lab.network.truth import PatchLabels
+from sclip_lab.segmentation.encoded import Encoded, encode
 from sclip_lab.segmentation.readouts.cosine import unit
 
 if TYPE_CHECKING:
     from sclip_lab.network.guidance import Guide
 
 
-@torch.inference_mode()
 def dense_features(
     backbone: Backbone,
     images: Tensor | np.ndarray,
@@ -31,6 +33,7 @@ def dense_features(
     position_embedding: str | None = None,
     guidance: Guide | None = None,
     text: Text | Tensor | None = None,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """Patch embeddings in the space of text embeddings.
 
@@ -44,17 +47,100 @@ def dense_features(
         guidance: a second network, for variants that look at one.
         text: for variants that read texts: (texts, embed_dim) unit embeddings, or these with
             auxiliary words.
+        labels: for variants that read ground truth: (batch, grid_h, grid_w) class ids of the
+            patches, -1 where unknown.
 
     Returns:
-        (batch, grid_h, grid_w, embed_dim) float32, on the guidance's grid where the variant
-        takes that; pixels beyond the last whole patch have none.
+        (batch, grid_h, grid_w, embed_dim) float32, on the guidance's grid if the variant takes
+        that; pixels beyond the last whole patch have none. An ordinary tensor without gradient,
+        which may enter a computation with gradients.
 
     Raises:
-        LabError: shape, layer out of range, unknown rule.
+        LabError: shape, layer out of range, unknown rule, or features that are not finite.
     """
+    encoded = _encoded(backbone, images, attention, position_embedding, guidance, text, labels)
+    with torch.inference_mode():
+        patches = encoded.patches.float()
+        patches = unit(patches) if normalize else patches
+    if not bool(torch.isfinite(patches).all()):
+        lower = backbone.dtype != torch.float32
+        advice = "; its numbers are too large for this precision, take fp32" if lower else ""
+        raise LabError(
+            f"backbone {backbone.name} with attention '{attention.name}': features in "
+            f"{str(backbone.dtype).removeprefix('torch.')} are not finite{advice}"
+        )
+    return patches.clone()
+
+
+class AttentionMaps(NamedTuple):
+    """Attention weights of one image in one block.
+
+    Attributes:
+        weights: (heads, queries, keys). Queries and keys are tokens: class and register tokens, if
+            there are any, then patches row after row; or patches alone.
+        grid: (grid_h, grid_w) of the patches.
+    """
+
+    weights: Tensor
+    grid: Grid
+
+
+def attention_maps(
+    backbone: Backbone,
+    image: Tensor | np.ndarray,
+    attention: Variant,
+    layer: Layer = -1,
+    position_embedding: str | None = None,
+    guidance: Guide | None = None,
+    text: Text | Tensor | None = None,
+    labels: Tensor | None = None,
+) -> AttentionMaps:
+    """The attention weights of every head in one block.
+
+    Args:
+        image: (3, height, width) or (1, 3, height, width); precision and other arguments as for
+            `dense_features`.
+        layer: a block, as an index (-1 the last) or a fraction of depth. In a block that the
+            variant does not rewrite, the weights are those of the network itself.
+
+    Returns:
+        weights (heads, queries, keys) float32, and the grid. Rows sum to what the variant makes
+        them: to 1 for one softmax, to 2 for CSA.
+
+    Raises:
+        LabError: several images, a layer out of range, or a block edit without a single map.
+    """
+    images = torch.as_tensor(image)
+    images = images[None] if images.ndim == 3 else images
+    if len(images) != 1:
+        raise LabError(f"attention_maps of {len(images)} images; give one")
+    encoded = _encoded(backbone, images, attention, position_embedding, guidance, text, labels)
+    index = resolve(layer, backbone.depth)
+    with torch.inference_mode():
+        entered = encoded.history[index]
+        if index not in encoded.variant.layers(backbone.depth):
+            return AttentionMaps(entered.attention()[0].float().clone(), encoded.grid)
+        context = Context(entered, encoded.history[:index], encoded.grid, scene=encoded.scene)
+        state = encoded.variant.apply(entered, State(entered.tokens), context)
+    if state.attention is None:
+        raise LabError(f"attention '{attention.name}' has no single map of weights in a block")
+    return AttentionMaps(state.attention[0].float().clone(), state.grid or encoded.grid)
+
+
+def _encoded(
+    backbone: Backbone,
+    images: Tensor | np.ndarray,
+    attention: Variant,
+    position_embedding: str | None,
+    guidance: Guide | None,
+    text: Text | Tensor | None,
+    labels: Tensor | None,
+) -> Encoded:
     images = torch.as_tensor(images)
     if images.ndim != 4 or images.shape[1] != 3:
-        raise LabError(f"images of shape {tuple(images.shape)}: (batch, 3, height, width) wanted")
+        raise LabError(
+            f"images of shape {tuple(images.shape)}; they must be (batch, 3, height, width)"
+        )
     if images.dtype == torch.uint8:
         images = backbone.normalise(images)
     if text is not None:
@@ -64,6 +150,10 @@ def dense_features(
     if guidance is not None:
         look = partial(guidance.of_windows, backbone=backbone)
         scene = replace(scene, guidance=seen(images, look))
+    if labels is not None:
+        grid = (len(images), *backbone.grid(*size))
+        if tuple(labels.shape) != grid or labels.is_floating_point():
+            raise LabError(f"labels of shape {tuple(labels.shape)}: expected whole numbers, {grid}")
+        scene = replace(scene, labels=PatchLabels.of(labels))
     [(_, encoded)] = encode(backbone, images, [attention], position_embedding, scene=scene)
-    patches = encoded.patches.float()
-    return unit(patches) if normalize else patches
+    return encoded

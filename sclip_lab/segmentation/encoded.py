@@ -81,7 +81,7 @@ class Encoded:
         scores of every rewritten block."""
         first = self.variant.first(self.backbone.depth)
         [(_, state, history)] = tree.leaves(
-            self.backbone.blocks,
+            self.backbone.blocks_on(self.grid),
             self.history[first],
             self.grid,
             [self.variant],
@@ -181,10 +181,12 @@ def encode(
     else:
         level, tokens = trunk[0], trunk[1].to(backbone.device)
         embed = partial(backbone.embed, images, position_embedding)
-        for block in backbone.blocks[:level]:
+        for block in backbone.blocks_on(grid)[:level]:
             entered = BlockInput(block, partial(_behind, before[-1]) if before else embed)
             before = (*before, entered)
-    leaves = tree.leaves(backbone.blocks, tokens, grid, variants, timings, before, scene=scene)
+    leaves = tree.leaves(
+        backbone.blocks_on(grid), tokens, grid, variants, timings, before, scene=scene
+    )
     for index, state, history in leaves:
         if variants[index].entry_key is not None:
             state, history = _without_entry(state, history, backbone.blocks[0].prefix, grid)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
@@ -26,6 +27,7 @@ from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput
 from sclip_lab.network.scene import Guidance, Placement, Scene
+from sclip_lab.network.truth import PatchLabels
 from sclip_lab.segmentation import views
 from sclip_lab.segmentation.decoder import Readout, steps
 from sclip_lab.segmentation.encoded import Encoded, encode
@@ -71,9 +73,9 @@ def make_readout(
     def embed(names: Vocabulary | None, prompts: str | tuple[str, ...] | None) -> Tensor | None:
         if names is None or prompts is None or not backbone.has_text:
             return None
-        key = names.key, prompts
+        key = names.key, prompts, protocol.truncate
         if key not in texts:
-            text = embed_vocabulary(backbone, names, prompts, cache, progress)
+            text = embed_vocabulary(backbone, names, prompts, cache, progress, protocol.truncate)
             texts[key] = text.to(backbone.device)
         return texts[key]
 
@@ -96,6 +98,8 @@ class Windows:
         backbone: whose statistics they are normalised with.
         guide: a second network; it looks at the windows when a variant asks for it.
         most: how many go through the network at once; a chunk may have a few more.
+        counts: per photo () -> (windows, grid_h, grid_w, classes) pixels of each class, for
+            variants that read ground truth; none: nobody knows it.
 
     Attributes:
         parts: which windows belong to each photo: photo after photo, of each view after view.
@@ -112,6 +116,7 @@ class Windows:
         backbone: Backbone,
         guide: Guide | None = None,
         most: int = 1 << 30,
+        counts: Sequence[Callable[[], Tensor]] = (),
     ) -> None:
         self.plans = [plan for plan, _ in photos]
         pixels = [pixels.to(backbone.device, non_blocking=True) for _, pixels in photos]
@@ -119,6 +124,7 @@ class Windows:
         self.changes = changes
         self.backbone = backbone
         self.guide = guide
+        self.counts = counts
         count = max(1, len(changes or ()))
         if guide is not None and guide.scope == "photo" and count > 1:
             raise LabError(
@@ -159,7 +165,14 @@ class Windows:
             patch = self.backbone.patch_size
             placements.append(Placement(place, plan.corners[some], plan.resized, patch))
         guidance = None if self.guide is None else self._guided(windows)
-        return Scene(tuple(placements) if complete else None, guidance)
+        labels = PatchLabels(partial(self._counts, windows)) if self.counts else None
+        return Scene(tuple(placements) if complete else None, guidance, labels)
+
+    def _counts(self, windows: slice) -> Tensor:
+        """Pixels of each class in the patches of some windows."""
+        pieces = [self.counts[photo]()[some] for photo, _, some in self._pieces(windows)]
+        classes = max(piece.shape[-1] for piece in pieces)
+        return torch.cat([F.pad(piece, (0, classes - piece.shape[-1])) for piece in pieces])
 
     def _pieces(self, windows: slice) -> Iterator[tuple[int, str, slice]]:
         """Photo, view, and which windows of that view, for a part of all windows."""

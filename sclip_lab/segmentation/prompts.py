@@ -18,7 +18,7 @@ from sclip_lab.network.backbone import Backbone
 
 MOST_ROWS = 20_000
 # Embeddings by text tower, templates and query, the oldest first.
-_rows: dict[tuple[str, tuple[str, ...], str], Tensor] = {}
+_rows: dict[tuple[str, tuple[str, ...], str, bool], Tensor] = {}
 
 
 def templates(choice: str | Sequence[str]) -> tuple[str, ...]:
@@ -38,6 +38,7 @@ def embed_vocabulary(
     prompts: str | Sequence[str] = "openai_imagenet",
     cache: Path | None = None,
     progress: bool = False,
+    truncate: bool = False,
 ) -> Tensor:
     """One unit text embedding per query: prompts normalised, averaged, normalised again.
 
@@ -50,16 +51,22 @@ def embed_vocabulary(
         prompts: a template set's name, or templates.
         cache: directory of finished embeddings, or None.
         progress: show a bar.
+        truncate: cut texts that are longer than the text tower reads, instead of refusing them.
+
+    Raises:
+        LabError: a text that is too long, or an embedding that is not finite.
 
     Returns:
         (queries, embed_dim) float32, unit norm.
     """
     chosen = templates(prompts)
-    keys = [(backbone.text_key, chosen, query) for query in vocabulary.queries]
+    keys = [(backbone.text_key, chosen, query, truncate) for query in vocabulary.queries]
     missing = [key for key in dict.fromkeys(keys) if key not in _rows]
     path, digest = None, ""
     if cache is not None:
-        identity = [backbone.text_key, chosen, vocabulary.queries]
+        # What was cut is found again only by those who allow it.
+        cut = ["truncated"] if truncate else []
+        identity = [backbone.text_key, chosen, vocabulary.queries, *cut]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         path = cache / f"{digest}.safetensors"
         if (known := _cached(path, digest, (len(keys), backbone.embed_dim))) is not None:
@@ -68,7 +75,7 @@ def embed_vocabulary(
     while _rows and len(_rows) + len(missing) > MOST_ROWS:
         _rows.pop(next(iter(_rows)))
     for key in tqdm(missing, "text embeddings", disable=not progress):
-        embedded[key] = _rows[key] = _embed(backbone, chosen, key[2])
+        embedded[key] = _rows[key] = _embed(backbone, chosen, key[2], truncate)
     text = torch.stack([embedded[key] for key in keys])
     if path is not None:
         files.sweep(path.parent)
@@ -76,9 +83,13 @@ def embed_vocabulary(
     return text
 
 
-def _embed(backbone: Backbone, templates: Sequence[str], query: str) -> Tensor:
+def _embed(backbone: Backbone, templates: Sequence[str], query: str, truncate: bool) -> Tensor:
     texts = [template.format(query) for template in templates]
-    embedded = torch.nn.functional.normalize(backbone.encode_text(texts), dim=-1)
+    try:
+        encoded = backbone.encode_text(texts, truncate=truncate)
+    except LabError as error:
+        raise LabError(f"class name {query[:60]!r}: {error}") from error
+    embedded = torch.nn.functional.normalize(encoded, dim=-1)
     mean = torch.nn.functional.normalize(embedded.mean(dim=0), dim=-1)
     if not torch.isfinite(mean).all():
         raise LabError(f"backbone {backbone.name}: the text embedding of '{query}' is not finite")

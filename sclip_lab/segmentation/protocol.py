@@ -89,6 +89,7 @@ class Protocol:
         second_templates: prompts of a second set of texts with the same names, for a readout that
             compares something else than patches with texts, such as FreeCP's crops; None: it sees
             the first set there.
+        truncate: cut texts that are longer than the text tower reads, instead of refusing them.
         logit_scale: factor on cosine similarities before the softmax.
         prob_threshold: pixels whose largest class probability is below become background; or a
             function of `sclip_lab.segmentation.thresholds` under ``_target_`` that finds it for
@@ -120,6 +121,7 @@ class Protocol:
     vocabulary: str | None = None
     auxiliary: str | tuple[str, ...] | None = None
     second_templates: str | tuple[str, ...] | None = None
+    truncate: bool = False
     logit_scale: float = 40.0
     prob_threshold: float | Mapping[str, Any] = 0.0
     area_threshold: float = 0.0
@@ -253,7 +255,7 @@ def _refinement(given: Any) -> dict[str, Any] | None:
 
 def build(config: Mapping[str, Any]) -> Protocol:
     """A protocol from its yaml: fields of `Protocol`, and optionally ``expected``, see
-    `sclip_lab.results.table.expected`.
+    `sclip_lab.paper.published`.
 
     Raises:
         LabError: unknown field (did you mean) or a value out of range.

@@ -288,16 +288,17 @@ def stitching_part(plan: Plan, axis: int, rows: slice) -> tuple[int, Tensor]:
     return first, torch.from_numpy(matrix[rows, first:last].toarray())
 
 
-def patch_labels(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
-    """Majority class of each patch of each window.
+def patch_counts(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
+    """Pixels of each class in each patch of each window.
 
     Args:
         plan: window geometry.
         mask: (height, width) class ids at the photo's size.
-        ignore_index: pixels that do not vote.
+        ignore_index: pixels that do not count.
 
     Returns:
-        (windows, grid_h, grid_w) int64; -1 where no pixel votes. Ties go to the lower id.
+        (windows, grid_h, grid_w, classes) int32, with at least one class and none above the mask's
+        largest.
     """
     votes = torch.from_numpy(np.where(mask == ignore_index, -1, mask.astype(np.int64)))
     rows = (torch.arange(plan.resized[0]) * plan.target[0]) // plan.resized[0]
@@ -308,9 +309,21 @@ def patch_labels(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
     cut = F.pad(cut, (0, wide - plan.columns.seen, 0, high - plan.rows.seen), value=-1)
     side = plan.rows.patch
     patches = cut.unfold(1, side, side).unfold(2, side, side).flatten(3)
-    counts = torch.zeros(*patches.shape[:3], int(votes.max()) + 2, dtype=torch.int32)
+    classes = max(1, int(votes.max()) + 1)
+    counts = torch.zeros(*patches.shape[:3], classes + 1, dtype=torch.int32)
     counts.scatter_add_(3, patches + 1, torch.ones_like(patches, dtype=torch.int32))
-    voting = counts[..., 1:]
-    if voting.shape[-1] == 0:
-        return torch.full(patches.shape[:3], -1)
-    return torch.where(voting.sum(-1) > 0, voting.argmax(-1), -1)
+    return counts[..., 1:]
+
+
+def patch_labels(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
+    """Majority class of each patch of each window; args as `patch_counts`.
+
+    Returns:
+        (windows, grid_h, grid_w) int64; -1 where no pixel votes. Ties go to the lower id.
+    """
+    return majority(patch_counts(plan, mask, ignore_index))
+
+
+def majority(counts: Tensor) -> Tensor:
+    """The class of most pixels: (..., classes) -> (...) int64, -1 where there is none."""
+    return torch.where(counts.sum(-1) > 0, counts.argmax(-1), -1)

@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,6 +14,7 @@ from sclip_lab import results
 from sclip_lab.cli import paper
 from sclip_lab.cli.main import main
 from sclip_lab.core.errors import LabError
+from sclip_lab.report import store_report
 from sclip_lab.run.job import table
 from tests.synthetic_store import (
     confusion_rows,
@@ -128,6 +130,46 @@ def test_paper_names_missing_weights_before_one_of_many_data_sets(
     assert str(missing) in capsys.readouterr().err
 
 
+def test_paper_knows_how_large_a_data_set_is() -> None:
+    assert paper.whole_size("patchwork", 2) == 64
+    assert paper.whole_size("voc21", 20) == paper.whole_size("voc21", 1449) == 1449
+    assert paper.whole_size("mine", 7) == 7
+
+
+def test_paper_takes_a_study_of_a_plug_in_and_few_photos_have_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From outside: a module with STUDIES, and a folder with the sweep."""
+    (tmp_path / "ideas_for_paper.py").write_text(
+        "from sclip_lab.paper.claims import higher\n"
+        "from sclip_lab.paper.studies import Study\n"
+        "from sclip_lab.report.curves import spec\n"
+        "def claims(found):\n"
+        "    csa, vanilla = (spec(found, variant=name) for name in ('csa', 'vanilla'))\n"
+        "    return [higher(found, csa, vanilla, 'CSA is better')]\n"
+        "STUDIES = {'mystudy': Study('Is CSA better?', claims)}\n"
+    )
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mystudy.yaml").write_text(
+        "# @package _global_\n"
+        "defaults: [override /hydra/sweeper: union, override /diagnostics: none]\n"
+        "pictures: {images: 0}\n"
+        "hydra: {sweeper: {grids: [{attention: 'vanilla,csa'}]}}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for variable in ("SCLIP_LAB_PLUGINS", "SCLIP_LAB_CONF"):
+        monkeypatch.setenv(variable, "")  # and back to what it was
+    words = ["mystudy", "plugins=[ideas_for_paper]", "dataset.limit=2", "dataset.height=96",
+             "dataset.width=96", f"paths.store={tmp_path / 'store'}"]  # fmt: skip
+    options = ["--config-dir", str(tmp_path / "conf"), "--out", str(tmp_path / "out")]
+    assert main(["paper", *words, *options, "--processes", "1"]) == 0
+    text = (tmp_path / "out" / "verdicts.md").read_text(encoding="utf-8")
+    assert "| mystudy | CSA is better | **no verdict** | cannot be tested here |" in text
+    assert "2 of 64 photos; a verdict needs 10" in text
+    assert main(["paper", "mystudi", *words[1:], *options]) == 1
+
+
 def test_random_weights_of_large_networks_are_not_made() -> None:
     asked = ["backbone=ViT-B-16-quickgelu", "dataset=patchwork"]
     sizes = [
@@ -216,3 +258,45 @@ def test_the_table_of_a_sweep_over_sizes_says_how_many_photos(tmp_path: Path) ->
     head, *rows = table(results.load(tmp_path)).splitlines()
     assert head.endswith("images")
     assert sorted(row.split()[-1] for row in rows) == ["4", "6"]
+
+
+def test_a_page_says_what_it_is_of_and_its_files_hold_numbers(store: Path, tmp_path: Path) -> None:
+    assert main(["report", str(store), "--where", "dataset=shapes", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "index.html").read_text()
+    assert "<h1>Results on shapes with tiny</h1>" in page
+    assert f"sclip-lab report {store} --where dataset=shapes" in page
+    assert "network: tiny, random weights" in page
+    assert "protocol: sclip" in page
+    assert 'class="lead">csa scores' in page
+    assert "next steps</h2>" in page
+    assert "published" not in page  # nobody has published numbers of these photos
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert list(scores) == ["variant", "mIoU x100", "low x100", "high x100"]
+    summary = results.summary(results.load(store))
+    np.testing.assert_allclose(scores["mIoU x100"], 100 * summary["miou"], atol=1e-5)
+    np.testing.assert_allclose(scores["high x100"], 100 * summary["high"], atol=1e-5)
+    assert "\\label{tab:scores}" in (tmp_path / "scores.tex").read_text()
+
+
+def test_intervals_and_p_of_a_table_agree(store: Path, tmp_path: Path) -> None:
+    assert main(["report", str(store), "--out", str(tmp_path)]) == 0
+    table = pd.read_csv(tmp_path / "differences.csv")
+    excludes = (table["low x100"] > 0) | (table["high x100"] < 0)
+    assert (excludes == (table["p"] < 0.05)).all()
+    alone = results.differences(results.load(store))
+    np.testing.assert_allclose(table["p"], np.minimum(1, len(alone) * alone["p"]))
+    np.testing.assert_allclose(table["difference x100"], 100 * alone["difference"], atol=1e-5)
+
+
+def test_the_result_is_one_sentence(store: Path) -> None:
+    whole = store_report.found(store)
+    summary = whole.summary.set_index(whole.summary["attention"].astype(str))
+    below = int((~summary["unbeaten"]).sum())
+    text = store_report.result(whole)
+    assert text.startswith(f"csa scores {100 * summary.loc['csa', 'miou']:.1f} mIoU x100 [")
+    assert f"surely more than {below} of 3 others" in text
+    assert text.endswith("not surely below it: identity.") == bool(
+        summary.loc["identity", "unbeaten"]
+    )
+    alone = whole.of([str(summary.loc["csa", "spec"])])
+    assert store_report.result(alone).endswith("on 6 photos of shapes.")

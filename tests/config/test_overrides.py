@@ -36,12 +36,23 @@ def compose(*words: str, folder: Path | None = None, multirun: bool = False) -> 
         ("attention=null", "unknown attention 'null'"),
         ("pictures={image: 3}", "unknown key 'pictures.image'; did you mean pictures.images"),
         ("attention=[csa", "attention=[csa: "),
+        ("temperature=0.5", "unknown key 'temperature'; did you mean attention.temperature?"),
+        ("stride=56", "did you mean protocol.stride?"),
+        ("checkpoint=/x/epoch=31-step=1000.ckpt",
+         "quoted twice: 'checkpoint=\"/x/epoch=31-step=1000.ckpt\"'"),
+        ("attention.layers=last 2 3=4", "quoted twice: 'attention.layers=\"last 2 3=4\"'"),
     ],
 )  # fmt: skip
 def test_unknown_names(typed: str, said: str) -> None:
     with pytest.raises(LabError) as raised:
         compose(typed)
     assert said in str(raised.value)
+
+
+def test_a_value_that_the_shell_has_split() -> None:
+    with pytest.raises(LabError, match=r"attention\.layers: '2' is no KEY=VALUE; .*=\"last 2\"'"):
+        compose("attention.layers=last", "2")
+    compose('checkpoint="/x/epoch=31-step=1000.ckpt"', 'attention.layers="last 2"')
 
 
 def test_an_unknown_name_of_a_sweep_is_found_before_anything_is_computed(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from sclip_lab.attention.variant import build
 from sclip_lab.config import registry as registry
 from sclip_lab.config.composition import plain_config
 from sclip_lab.config.sweeper import sweep
-from sclip_lab.results.table import published
+from sclip_lab.paper import published
 from sclip_lab.run.job import make_protocol
 from sclip_lab.segmentation.protocol import Geometry, Protocol
 
@@ -94,12 +94,16 @@ def test_experiments_cover_what_they_name() -> None:
     assert len(axes("demo")["attention"]) >= 14
     every = set(registry.names("attention"))
     guided = {"fsa_proxy", "gla_proxy", "guided", "proxyclip"}
-    apart = {"csa_learned", "cliper_level", *guided}
+    # An oracle or a control is no method, and an intervention is made of two.
+    interventions = {"set_mass", "between", "shuffled", "entropy", "composed", "oracle", "blind",
+                     "uniform"}  # fmt: skip
+    apart = {"csa_learned", "cliper_level", *guided, *interventions}
     unified = [job for job in jobs("methods") if job.protocol.name == "unified"]
     attentions = {job.hydra.runtime.choices.attention for job in unified}
     assert attentions == every - apart
     random = [j for j in jobs("methods", pretrained="null") if j.protocol.name == "unified"]
-    assert {job.hydra.runtime.choices.attention for job in random} == every - apart | guided
+    expected = (every - apart) | guided
+    assert {job.hydra.runtime.choices.attention for job in random} == expected
     assert {"0", "1"} <= set(axes("window")["attention.prior.radius"])
     sides = [job.protocol.short_side for job in jobs("resolution", backbone="ViT-B-16")]
     assert sorted(set(sides)) == [224, 336, 448]

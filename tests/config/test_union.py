@@ -58,6 +58,58 @@ def test_composed_jobs_are_those_that_hydra_launches(tmp_path: Path) -> None:
     assert len(launched) == 3
 
 
+@pytest.mark.parametrize(
+    ("typed", "values"),
+    [
+        ("range(0.1,0.4,0.1)", ["0.1", "0.2", "0.3"]),
+        ("range(0.01,0.06,0.01)", ["0.01", "0.02", "0.03", "0.04", "0.05"]),
+        ("range(1,0,-0.25)", ["1.0", "0.75", "0.5", "0.25"]),
+        ("range(1,4)", ["1", "2", "3"]),
+        ("range(1.2,1.5,0.1)", ["1.2", "1.3", "1.4"]),
+    ],
+)
+def test_ranges_have_the_digits_that_are_typed(typed: str, values: list[str]) -> None:
+    assert expand([], [f"seed={typed}"], {}) == [[f"seed={value}"] for value in values]
+
+
+SIGMA = "attention.prior.sigma"
+
+
+def test_a_key_goes_to_the_choices_that_have_it(caplog: pytest.LogCaptureFixture) -> None:
+    def sigmas(*words: str) -> list[object]:
+        return [
+            config.attention.prior and config.attention.prior.get("sigma")
+            for config in sweep([f"attention={words[0]}", *words[1:]])
+        ]
+
+    assert sigmas("naclip,segearth_gav", f"{SIGMA}=3") == [3, 3]
+    with caplog.at_level("INFO"):
+        assert sigmas("csa,naclip", f"{SIGMA}=2,3") == [None, 2, 3]
+    assert f"{SIGMA}: left out of 2 of 4 jobs, which have no such key" in caplog.text
+    with pytest.raises(LabError, match=f"'{SIGMA}': attention.prior has no keys"):
+        sweep(["attention=csa,vanilla", f"{SIGMA}=3"])
+    with pytest.raises(LabError, match=r"did you mean attention\.prior\.sigma"):
+        sweep(["attention=naclip,segearth_gav", "attention.sigma=3"])
+
+
+def test_a_fixed_key_of_swept_choices_runs(tmp_path: Path) -> None:
+    run = evaluate(tmp_path, "-m", "attention=csa,naclip", f"{SIGMA}=3")
+    assert run.code == 0, run.err
+    assert len(list(tmp_path.glob("sweep/*/result.json"))) == 2
+    assert "naclip(prior.sigma=3.0)" in run.out
+    with_typo = evaluate(tmp_path, "-m", "attention=csa,naclip", "attention.sigm=3")
+    assert with_typo.code == 1
+    assert "unknown key 'attention.sigm'" in with_typo.err
+
+
+def test_failed_jobs_are_counted_by_reason(tmp_path: Path) -> None:
+    run = evaluate(tmp_path, "-m", "attention=csa", "attention.layers=[98],[99],[-1]", "seed=0,1")
+    assert run.code == 1
+    [line] = [line for line in run.err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: 4 of 6 jobs failed: 2 x attention 'csa'")
+    assert "; 2 x attention 'csa'" in line
+
+
 def test_presets_of_the_union_are_listed() -> None:
     assert "union" in registry.names("hydra/sweeper")
 

@@ -178,9 +178,8 @@ def test_an_evaluation_with_functions_alone(
     df = evaluate(specs, Store(tmp_path / "store"), progress=False)
     scores = lab.results.summary(df).set_index("attention")["miou"]
     assert scores["own"] == scores["usual"]
-    undeclared = Protocol(refinement=cell("def f(x):\n    return x\n"))
-    with pytest.raises(LabError, match="does not say what it refines"):
-        lab.Spec(lab.load_attention("vanilla"), backbone, undeclared, photos, "x")
+    with pytest.raises(LabError, match="must be declared by its decorator"):
+        Protocol(refinement=cell("def f(x):\n    return x\n"))
 
 
 def COSINE(seen: Any, words: Tensor) -> Tensor:

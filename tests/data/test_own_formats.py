@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pycocotools.coco import COCO as OfficialCoco
 
+import sclip_lab as lab
 from sclip_lab.core.errors import LabError
 from sclip_lab.data import digests, polygons
 from sclip_lab.data.base import Dataset, build
@@ -106,3 +107,25 @@ def test_polygons_are_drawn_as_pycocotools_draws_them(tmp_path: Path) -> None:
         annotation = {"image_id": 1, "segmentation": [points.ravel().tolist()]}
         expected = official.annToMask(annotation).astype(bool)
         np.testing.assert_array_equal(polygons.polygon(points.tolist(), (24, 32)), expected)
+
+
+@pytest.mark.parametrize(
+    ("yaml_name", "name"),
+    [
+        ("folder", "prefixes, two folders"),
+        ("folder", "0 and 255"),
+        ("folder", "Supervisely's bitmaps"),
+        ("coco_json", "COCO's polygons of own categories"),
+        ("huggingface", "parquet of several shards and splits"),
+    ],
+)
+def test_the_yaml_of_each_reader_takes_its_keys(tmp_path: Path, yaml_name: str, name: str) -> None:
+    one = CASES[name]
+    config, truth = folder(one, tmp_path / "root")
+    target, keys = config.pop("_target_"), {k: v for k, v in config.items() if k != "name"}
+    with pytest.raises(LabError, match=r"dataset.root is missing: type dataset.root=\.\.\."):
+        lab.load_dataset(yaml_name)
+    dataset = lab.load_dataset(yaml_name, **keys)
+    assert f"{type(dataset).__module__}.{type(dataset).__name__}" == target
+    for stem, mask in read(dataset).items():
+        np.testing.assert_array_equal(mask, truth[stem])

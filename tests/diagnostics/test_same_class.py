@@ -14,6 +14,9 @@ from sclip_lab.diagnostics.curves import auroc, average_precision
 from sclip_lab.diagnostics.same_class import (
     inter_class_mass,
     inter_class_share,
+    matched_auroc,
+    matched_mass,
+    relative_mass,
     same_class_ap,
     same_class_auroc,
     same_class_share,
@@ -127,3 +130,73 @@ def test_bad_shapes() -> None:
         same_class_auroc(torch.rand(1, 3, 3), torch.zeros(1, 4))
     with pytest.raises(LabError, match="scores"):
         auroc(torch.rand(3, 1), torch.ones(3, dtype=torch.bool))
+
+
+GRID = (3, 5)
+
+
+def distance(i: int, j: int) -> int:
+    return (i // 5 - j // 5) ** 2 + (i % 5 - j % 5) ** 2
+
+
+def test_relative_and_matched_mass_by_loops() -> None:
+    scores, labels = drawn()
+    weights = scores.exp()
+    for window in range(3):
+        names, mass, share, blind = labels[window].tolist(), 0.0, 0.0, 0.0
+        known = [i for i in range(15) if names[i] != VOID]
+        for i in known:
+            others = [j for j in known if j != i]
+            total = sum(weights[window, i, j].item() for j in others)
+            away = [j for j in others if names[j] != names[i]]
+            mass += sum(weights[window, i, j].item() for j in away) / total
+            share += len(away) / len(others)
+            for step in {distance(i, j) for j in others}:
+                ring = [j for j in others if distance(i, j) == step]
+                on_ring = sum(weights[window, i, j].item() for j in ring) / total
+                blind += on_ring * sum(names[j] != names[i] for j in ring) / len(ring)
+        relative = relative_mass(weights, labels)[window].item()
+        assert relative == pytest.approx(mass / share, rel=1e-5)
+        assert matched_mass(weights, labels, GRID)[window].item() == pytest.approx(
+            mass / blind, rel=1e-5
+        )
+
+
+def test_matched_auroc_by_loops() -> None:
+    scores, labels = drawn()
+    for window in range(3):
+        names, won, compared = labels[window].tolist(), 0.0, 0
+        known = [i for i in range(15) if names[i] != VOID]
+        for i in known:
+            for j in known:
+                for k in known:
+                    if i in (j, k) or distance(i, j) != distance(i, k):
+                        continue
+                    if names[j] == names[i] and names[k] != names[i]:
+                        a, b = scores[window, i, j].item(), scores[window, i, k].item()
+                        won += (a > b) + (a == b) / 2
+                        compared += 1
+        value = matched_auroc(scores, labels, GRID)[window].item()
+        assert value == pytest.approx(won / compared, abs=1e-12)
+
+
+def test_matched_measures_tell_a_blind_map_from_one_that_looks() -> None:
+    _, labels = drawn()
+    steps = torch.tensor([[distance(i, j) for j in range(15)] for i in range(15)]).float()
+    gaussian = torch.softmax(-steps / 0.5, -1).expand(3, -1, -1)
+    torch.testing.assert_close(matched_mass(gaussian, labels, GRID), torch.ones(3))
+    torch.testing.assert_close(
+        matched_auroc(gaussian, labels, GRID), torch.full((3,), 0.5, dtype=torch.float64)
+    )
+    uniform = torch.full((3, 15, 15), 1 / 15)
+    torch.testing.assert_close(relative_mass(uniform, labels), torch.ones(3))
+    looks = (labels[:, :, None] == labels[:, None]).float()
+    assert not relative_mass(looks, labels).any()
+    assert not matched_mass(looks, labels, GRID).any()
+    assert matched_auroc(looks, labels, GRID).eq(1).all()
+    itself = torch.eye(15).expand(3, -1, -1)
+    assert relative_mass(itself, labels).isnan().all()
+    assert matched_mass(itself, labels, GRID).isnan().all()
+    one = torch.zeros(3, 15, dtype=torch.long)
+    assert relative_mass(uniform, one).isnan().all()
+    assert matched_auroc(uniform, one, GRID).isnan().all()

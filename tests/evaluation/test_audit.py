@@ -14,8 +14,10 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.evaluation.loop import evaluate
+from sclip_lab.evaluation.observers import Pictures
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.results.store.picture_files import load as load_panels
 from sclip_lab.segmentation.protocol import Protocol
 
 WORDS = Vocabulary("three", (("sky",), ("road",), ("car",)))
@@ -90,3 +92,38 @@ def test_skip_that_leaves_nothing_says_why(
     broken = folder(tmp_path, [])
     with pytest.raises(LabError, match=r"left out all 2 photos of mine; 0: .*the file is empty"):
         run(backbone, broken, tmp_path, caplog, on_error="skip")
+
+
+def test_more_than_256_classes_in_counts_and_pictures(backbone: Backbone, tmp_path: Path) -> None:
+    words = Vocabulary("many", tuple((f"thing {index}",) for index in range(300)))
+    ids = np.random.default_rng(0).choice([0, 255, 256, 299, 65535], (64, 64)).astype(np.uint16)
+    for kind, values in (("images", np.zeros((64, 64, 3), np.uint8)), ("masks", ids)):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(values).save(tmp_path / kind / "a.png")
+    data = Folder(
+        "many", tmp_path, "images", "masks", words, image_suffix=".png", ignore_index=65535
+    )
+    spec = Spec(lab.load_attention("csa"), backbone, Protocol(short_side=64), data)
+    df = evaluate([spec], tmp_path / "store", observers=[Pictures(1)], progress=False)
+    counted = df.groupby("true")["pixels"].sum()
+    assert counted.to_dict() == {i: int((ids == i).sum()) for i in (0, 255, 256, 299)}
+    (panel,) = load_panels(tmp_path / "store")
+    np.testing.assert_array_equal(panel.mask, ids)
+    prediction = panel.predictions[0].prediction[ids != 65535]
+    values, pixels = np.unique(prediction, return_counts=True)
+    predicted = df.groupby("predicted")["pixels"].sum().to_dict()
+    assert predicted == dict(zip(values.tolist(), pixels.tolist(), strict=True))
+
+
+def test_names_that_the_text_tower_cannot_tell_apart(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = "a thing " * 50
+    words = Vocabulary(
+        "long", ((f"{long} red",), (f"{long} blue",), ("car",), ("bed",), ("bunk", "bed "))
+    )
+    data = folder(tmp_path, [np.arange(64 * 64).reshape(64, 64) % 3])
+    data.vocabulary = words
+    text = run(backbone, data, tmp_path, caplog)
+    assert "long: classes 0 and 1 are one text to the text tower" in text
+    assert "classes 3 and 4" not in text  # equal names are said by `data verify`

@@ -127,7 +127,7 @@ def test_a_tag_with_another_activation_can_be_decided(
     with pytest.raises(LabError, match="use backbone=ViT-B-16-quickgelu, or"):
         load_backbone("ViT-B-16", "openai", device="cpu")
     backbone = load_backbone("ViT-B-16", "openai", device="cpu", quick_gelu=True)
-    assert backbone.tower.settings["activation"] == "QuickGELU"
+    assert backbone.activation == "QuickGELU"
 
 
 def test_openais_file_under_a_name_with_gelu_is_refused(

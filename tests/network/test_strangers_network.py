@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from sclip_lab.core.errors import LabError
 from sclip_lab.network.architecture import check_architecture
 from sclip_lab.network.checkpoint import read_checkpoint
-from sclip_lab.network.guidance import build_timm
 from sclip_lab.network.loading import load_backbone
+from sclip_lab.network.vit import build_timm
 
 SOUND: dict[str, Any] = {"embed_dim": 8, "vision_cfg": {"width": 16}, "text_cfg": {"width": 16}}
 

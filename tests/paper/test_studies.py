@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from sclip_lab import results
 from sclip_lab.config import registry
 from sclip_lab.core.errors import LabError
-from sclip_lab.paper import sections, studies
+from sclip_lab.paper import claims, questions, sections, studies, verdicts
+from sclip_lab.paper.cards import trained_to_show
 from sclip_lab.paper.studies import qualitative
-from sclip_lab.report import page, verdicts
+from sclip_lab.report import page
 from sclip_lab.report.figures import COLORS
 from sclip_lab.report.found import Found, on_common_images
 from sclip_lab.results.statistics import comparisons, uncertainty
@@ -75,9 +77,9 @@ def test_a_store_that_lacks_cells_is_no_error(
     for label, skill in skills.items():
         rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate(images)]
         write_spec(tmp_path, label, rows, images)  # and no parameter of any attention is known
-    section = sections.section(name, studies.load(name), Found(results.load(tmp_path)))
-    assert all(v.answer in (verdicts.HOLDS, verdicts.FAILS, verdicts.OPEN)
-               for v in section.verdicts)  # fmt: skip
+    drawn = sections.draw(name, studies.load(name), Found(results.load(tmp_path)))
+    _, judged = sections.sections([drawn])
+    assert all(v.answer == verdicts.NONE for v in judged)  # three photos
 
 
 def test_the_verdicts_in_docs_say_whose_they_are() -> None:
@@ -86,83 +88,209 @@ def test_the_verdicts_in_docs_say_whose_they_are() -> None:
     assert verdicts.RULE in text
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
     judged = {row[0].removeprefix("| ") for row in rows}
-    assert {"main", "layers", "methods"} <= judged <= set(studies.names())
-    assert any(row[3].startswith(verdicts.DEPARTS) for row in rows)
+    assert {"main", "layers"} <= judged <= set(studies.names())
+    assert any(row[4].startswith("departs") for row in rows)
 
 
 # ---------------------------------------------------------------- verdicts
 
 
+def answer(claim: claims.Claim) -> str:
+    [verdict] = verdicts.judge([claim])
+    return verdict.answer
+
+
+def why(claim: claims.Claim) -> str:
+    [verdict] = verdicts.judge([claim])
+    return verdict.why
+
+
 def test_higher_follows_the_paired_test(found: Found) -> None:
     csa, vanilla, query = (named(found, name) for name in ("csa", "vanilla", "csa_q"))
-    assert verdicts.higher(found, csa, vanilla, "").answer == verdicts.HOLDS
-    assert verdicts.higher(found, vanilla, csa, "").answer == verdicts.FAILS
+    assert answer(claims.higher(found, csa, vanilla, "")) == verdicts.HOLDS
+    assert answer(claims.higher(found, vanilla, csa, "")) == verdicts.FAILS
     row = results.difference(found.df, csa, query).iloc[0]
     sure = row["p"] < 0.05
     expected = (verdicts.HOLDS if row["difference"] > 0 else verdicts.FAILS) if sure else None
-    assert verdicts.higher(found, csa, query, "").answer == (expected or verdicts.OPEN)
-    why = verdicts.higher(found, csa, vanilla, "").why
+    assert answer(claims.higher(found, csa, query, "")) == (expected or verdicts.OPEN)
+    text = why(claims.higher(found, csa, vanilla, ""))
     scores = results.summary(found.df).set_index("attention")["miou"]
-    told = f"at {100 * scores['csa']:.1f} against {{}} at {100 * scores['vanilla']:.1f}"
-    assert f"csa {told.format('vanilla')}" in why
+    words = f"at {100 * scores['csa']:.1f} against {{}} at {100 * scores['vanilla']:.1f}"
+    assert f"csa {words.format('vanilla')}" in text
     names = {csa: "ours", vanilla: "theirs"}
-    assert (
-        f"ours {told.format('theirs')}" in verdicts.higher(found, csa, vanilla, "", names=names).why
-    )
+    text = why(claims.higher(found, csa, vanilla, "", names=names))
+    assert f"ours {words.format('theirs')}" in text
 
 
-def test_more_comparisons_need_more_evidence(found: Found) -> None:
+def test_more_comparisons_need_more_evidence() -> None:
+    test = claims.Comparison(("score", "a", "b"), 0.012, 1.0)
+    others = tuple(claims.Comparison(("score", "a", f"{k}"), 0.9, 1.0) for k in range(4))
+    alone = claims.Claim("alone", "facts", (test,))
+    assert answer(alone) == verdicts.HOLDS
+    judged = claims.Claim("in a family", "facts", (test,), others)
+    assert answer(judged) == verdicts.OPEN
+    assert "p = 0.060 (Holm, 5 comparisons)" in why(judged)
+    # Over the page: claims of their own count as well, each comparison once.
+    page_of = [alone, *(claims.Claim(o.key[2], "facts", (o,)) for o in (*others, *others))]
+    first, *_ = verdicts.judge(page_of, "page")
+    assert first.answer == verdicts.OPEN
+    assert "(Holm, 5 comparisons)" in first.why
+    with pytest.raises(LabError, match="did you mean page"):
+        verdicts.judge([alone], "pages")
+
+
+def test_a_claim_that_repeats_a_comparison_refers_to_the_first(found: Found) -> None:
     csa, vanilla = named(found, "csa"), named(found, "vanilla")
-    part = Found(found.df)
-    row = found.difference(csa, vanilla)
-    part._differences[csa, vanilla, 0.95] = row.where(row.index != "p", 0.012)
-    family = [(f"other {k}", vanilla) for k in range(4)]
-    part._differences.update({(*pair, 0.95): pd.Series({"p": 0.9}) for pair in family})
-    assert verdicts.higher(part, csa, vanilla, "").answer == verdicts.HOLDS
-    judged = verdicts.higher(part, csa, vanilla, "", family)
-    assert judged.answer == verdicts.OPEN
-    assert f"(Holm, {len(family) + 1} comparisons)" in judged.why
+    one = replace(claims.higher(found, csa, vanilla, "One says so"), study="main")
+    two = replace(claims.higher(found, vanilla, csa, "Another denies it"), study="layers")
+    first, second = verdicts.judge([one, two])
+    assert (first.standing, second.standing) == (verdicts.TESTED, verdicts.REPEATS)
+    assert second.why == "the same comparison as main: One says so"
+    assert "1 tested (1 hold" in verdicts.counts([first, second])
+    assert "1 repeat" in verdicts.counts([first, second])
+
+
+def test_a_repetition_the_other_way_round_has_the_other_answer(found: Found) -> None:
+    csa, vanilla = named(found, "csa"), named(found, "vanilla")
+    judged = verdicts.judge([claims.higher(found, *pair, "") for pair in
+                             ((csa, vanilla), (vanilla, csa), (csa, vanilla))])  # fmt: skip
+    assert [v.answer for v in judged] == [verdicts.HOLDS, verdicts.FAILS, verdicts.HOLDS]
+
+
+def test_what_cannot_differ_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    """Two names of one result: neither a claim nor a member of a family."""
+    found = write(tmp_path)
+    images = [f"photo_{index}" for index in range(12)]
+    rows = [confusion_rows(n, *labels(i, 0.8, (48, 64), 5)) for i, n in enumerate(images)]
+    write_spec(tmp_path, "csa_again", rows, images)
+    found = Found(results.load(tmp_path))
+    csa, again, vanilla = (named(found, name) for name in ("csa", "csa_again", "vanilla"))
+    same = claims.higher(found, again, csa, "No news", same="it is the same")
+    assert same.same == "it is the same"
+    assert verdicts.judge([same]) == []
+    drawn = sections.Drawn("layers", studies.load("layers"), claims=[same], parts={"": found})
+    made, _ = sections.sections([drawn])
+    note = "Left out, for its two sides cannot differ: No news (it is the same)."
+    assert all(note in section.notes for section in made[1:])
+    family = [(csa, vanilla), (again, vanilla), (again, csa)]
+    assert "comparisons" not in why(claims.higher(found, csa, vanilla, "", family))
+    assert "1 others" in why(claims.best(found, csa, [again, vanilla], ""))
 
 
 def test_the_page_says_where_results_depart_from_what_is_published(found: Found) -> None:
     csa, vanilla = named(found, "csa"), named(found, "vanilla")
-    worse = verdicts.higher(found, vanilla, csa, "Less is more", published="1.6")
-    assert worse.departs
-    assert worse.beside_published == "departs (1.6)"
-    assert not verdicts.higher(found, vanilla, csa, "Nobody says so").departs
-    part = page.Section("layers", "layers", verdicts=[worse])
-    assert "1 published claims do not hold here: Less is more." in sections.overview([part]).notes
-    text = sections.markdown([part], embedded=True)
+    worse = claims.higher(found, vanilla, csa, "Less is more", published="1.6")
+    [judged] = verdicts.judge([worse])
+    assert judged.departs
+    assert judged.beside_published == "departs (1.6)"
+    [unpublished] = verdicts.judge([claims.higher(found, vanilla, csa, "Nobody says so")])
+    assert not unpublished.departs
+    drawn = sections.Drawn("layers", studies.load("layers"), parts={"": found},
+                           claims=[replace(worse, study="layers")])  # fmt: skip
+    made, verdict = sections.sections([drawn], embedded=True)
+    note = "1 published claims could be tested: 0 agree, 1 depart (Less is more)."
+    assert note in made[1].notes
+    text = sections.markdown([drawn], verdict, embedded=True)
     assert "| departs (1.6) |" in text
-    assert "embedded world" in text
+    assert sections.EMBEDDED in text
+
+
+def test_what_the_network_was_made_to_show_is_no_evidence(found: Found) -> None:
+    name = next(iter(sorted(trained_to_show("patchwork_vit"))))
+    study, _, text = name.partition(": ")
+    csa, vanilla = named(found, "csa"), named(found, "vanilla")
+    claim = replace(claims.higher(found, csa, vanilla, text, published="1.2"), study=study)
+    for backbone, standing in (("patchwork_vit", verdicts.MADE), ("ViT-B-16", verdicts.TESTED)):
+        [judged] = verdicts.judge([replace(claim, backbones=frozenset([backbone]))])
+        assert (judged.answer, judged.standing) == (verdicts.HOLDS, standing)
+        word = "made to" if standing == verdicts.MADE else "agrees"
+        assert judged.beside_published == f"{word} (1.2)"
+    assert trained_to_show("no such network") == frozenset()
+
+
+def test_each_line_of_the_card_is_a_claim_of_the_page() -> None:
+    docs = Path(__file__).parents[2] / "docs" / "verdicts.md"
+    rows = [line.strip("| ").split(" | ") for line in docs.read_text("utf-8").splitlines()
+            if line.startswith("| ")]  # fmt: skip
+    made = {f"{row[0]}: {row[1]}" for row in rows if row[3] == verdicts.MADE}
+    repeated = {f"{row[0]}: {row[1]}" for row in rows if row[3] == verdicts.REPEATS}
+    shown = {row[0] for row in rows}
+    listed = {name for name in trained_to_show("patchwork_vit") if name.split(":")[0] in shown}
+    assert made <= listed <= made | repeated
+
+
+@pytest.mark.parametrize("photos", [2, 9])
+def test_few_photos_are_described_without_a_verdict(photos: int, tmp_path: Path) -> None:
+    found = replace(write(tmp_path, count=photos), whole={"shapes": 64})
+    csa, vanilla = named(found, "csa"), named(found, "vanilla")
+    for claim in (
+        claims.higher(found, csa, vanilla, ""),
+        claims.best(found, csa, [vanilla], ""),
+        claims.alike(found, [csa], vanilla, 0.01, ""),
+    ):
+        assert answer(claim) == verdicts.NONE
+        assert f"{photos} of 64 photos; a verdict needs 10" in why(claim)
+        assert "[" not in why(claim)  # no interval of few photos
+        assert "p =" not in why(claim)
+
+
+def test_random_weights_have_no_verdict(tmp_path: Path) -> None:
+    images = [f"photo_{index}" for index in range(12)]
+    for label, skill in SKILLS.items():
+        rows = [confusion_rows(n, *labels(i, skill, (48, 64), 5)) for i, n in enumerate(images)]
+        config = {"attention": {"residual": True, "mlp": True}, "backbone": {"seed": 3}}
+        write_spec(tmp_path, label, rows, images, config=config)
+    found = Found(results.load(tmp_path))
+    _, judged = sections.sections([sections.draw("main", studies.load("main"), found)])
+    assert {v.answer for v in judged} == {verdicts.NONE}
+    assert all("not computed" in v.why or "random (seed 3)" in v.why for v in judged)
+
+
+def test_scores_at_chance_have_no_verdict(tmp_path: Path) -> None:
+    """Both at random: whatever their difference is, it says nothing of attention."""
+    found = write(tmp_path, {"csa": 0.05, "vanilla": 0.0}, count=40)
+    csa, vanilla = named(found, "csa"), named(found, "vanilla")
+    claim = claims.higher(found, csa, vanilla, "")
+    assert answer(claim) == verdicts.NONE
+    floors = results.floors(found.df).set_index("floor")["score"]
+    assert f"not surely above {100 * floors.max():.1f}" in why(claim)
+    assert floors.idxmax() in why(claim)
 
 
 def test_best_and_alike(found: Found) -> None:
     everything = list(found.cells.index)
     csa, vanilla = named(found, "csa"), named(found, "vanilla")
-    assert verdicts.best(found, vanilla, everything, "").answer == verdicts.FAILS
-    assert verdicts.best(found, csa, [vanilla, named(found, "maskclip")], "").answer == "holds"
+    assert answer(claims.best(found, vanilla, everything, "")) == verdicts.FAILS
+    assert answer(claims.best(found, csa, [vanilla, named(found, "maskclip")], "")) == "holds"
     highest = found.cells["miou"].max()
-    assert verdicts.alike(found, everything, csa, highest, "").answer == verdicts.HOLDS
-    vacuous = verdicts.alike(found, everything, csa, highest + 1e-6, "")
-    assert vacuous.answer == verdicts.OPEN
-    assert "all scores are below" in vacuous.why
-    assert verdicts.alike(found, [vanilla], csa, 0.01, "").answer == verdicts.FAILS
-    assert verdicts.alike(found, [named(found, "csa_q")], csa, 1e-6, "").answer != verdicts.HOLDS
+    assert answer(claims.alike(found, everything, csa, highest, "")) == verdicts.HOLDS
+    vacuous = claims.alike(found, everything, csa, highest + 1e-6, "")
+    assert answer(vacuous) == verdicts.NONE
+    assert "all scores are below" in why(vacuous)
+    assert answer(claims.alike(found, [vanilla], csa, 0.01, "")) == verdicts.FAILS
+    tight = claims.alike(found, [named(found, "csa_q")], csa, 1e-6, "")
+    assert answer(tight) != verdicts.HOLDS
+
+
+def test_alike_holds_where_the_interval_lies_within(found: Found) -> None:
+    csa, query = named(found, "csa"), named(found, "csa_q")
+    row = found.difference(csa, query)
+    reach = max(abs(row["low"]), abs(row["high"]))
+    assert answer(claims.alike(found, [query], csa, 1.01 * reach, "")) == verdicts.HOLDS
+    assert answer(claims.alike(found, [query], csa, 0.99 * reach, "")) != verdicts.HOLDS
 
 
 def test_pairs_are_compared_on_the_images_that_both_have(tmp_path: Path) -> None:
-    write(tmp_path, {"csa": 0.8}, count=6)
-    images = [f"photo_{index}" for index in range(6)]
-    rows = [confusion_rows(n, *labels(i, 0.2, (48, 64), 5)) for i, n in enumerate(images[:4])]
+    write(tmp_path, {"csa": 0.8}, count=16)
+    images = [f"photo_{index}" for index in range(16)]
+    rows = [confusion_rows(n, *labels(i, 0.2, (48, 64), 5)) for i, n in enumerate(images[:12])]
     write_spec(tmp_path, "vanilla", rows, images)
     df = on_common_images(results.load(tmp_path, partial=True))
-    assert set(df["image"]) == set(images[:4])
-    part = Found(df, whole={"shapes": 6})
-    assert part.part == "4 of 6 images of shapes"
-    assert (
-        verdicts.higher(part, *(named(part, n) for n in ("csa", "vanilla")), "").answer == "holds"
-    )
+    assert set(df["image"]) == set(images[:12])
+    part = Found(df, whole={"shapes": 16})
+    assert part.part == "12 of 16 images of shapes"
+    pair = [named(part, name) for name in ("csa", "vanilla")]
+    assert answer(claims.higher(part, *pair, "")) == "holds"
 
 
 def test_one_bootstrap_serves_all_claims_of_a_study(
@@ -206,11 +334,12 @@ def test_a_method_may_have_several_protocols_of_its_own(tmp_path: Path) -> None:
                 for i, n in enumerate(images)]  # fmt: skip
         write_spec(tmp_path, variant, rows, images, names={"protocol": protocol}, seed=number)
     found, study = Found(results.load(tmp_path)), studies.load("methods")
-    claims = {v.claim: v.why for v in study.verdicts(found)}
+    facts = {claim.text: claim for claim in study.claims(found)}
     for protocol in ("clearclip", "freecp"):
         claim = f"clearclip is better under protocol {protocol} than under the one that all share"
-        assert f"clearclip · {protocol} at" in claims[claim]
-        assert "(Holm, 2 comparisons)" in claims[claim]
+        assert f"clearclip · {protocol} at" in facts[claim].facts
+        keys = {c.key for c in (*facts[claim].tests, *facts[claim].family)}
+        assert len(keys) == 2
     ticks = study.figures(found)["methods_own"].axes[0].get_yticklabels()
     assert {tick.get_text().split("   ")[0] for tick in ticks} == {
         "clearclip, clearclip", "clearclip, freecp"
@@ -234,15 +363,32 @@ def test_strengths_of_changed_photos_are_told(tmp_path: Path) -> None:
     assert lines == {"vanilla": COLORS[0], "csa": COLORS[2]}  # as in every chart
 
 
-@pytest.mark.parametrize(("photos", "answer"), [(1, verdicts.OPEN), (6, verdicts.HOLDS)])
-def test_one_measured_photo_decides_nothing(found: Found, photos: int, answer: str) -> None:
+@pytest.mark.parametrize(
+    ("photos", "expected"), [(1, verdicts.NONE), (9, verdicts.NONE), (12, verdicts.HOLDS)]
+)
+def test_few_measured_photos_decide_nothing(found: Found, photos: int, expected: str) -> None:
     rows = [
         {"spec": named(found, name), "image": f"photo_{k}", "measure": "spatial_invariance",
          "value": value + 0.01 * k}
         for k in range(photos) for name, value in (("vanilla", 0.9), ("csa", 0.5))
     ]  # fmt: skip
     measured = replace(found, measured=pd.DataFrame(rows))
-    assert studies.load("attention").verdicts(measured)[0].answer == answer
+    assert answer(studies.load("attention").claims(measured)[0]) == expected
+
+
+def test_a_diagnostic_is_judged_by_students_t(found: Found) -> None:
+    draw = np.random.default_rng(0)
+    values = {name: draw.normal(mean, 0.3, 12) for name, mean in (("vanilla", 0.8), ("csa", 0.6))}
+    rows = [
+        {"spec": named(found, name), "image": f"photo_{k}", "measure": "spatial_invariance",
+         "value": value}
+        for name, row in values.items() for k, value in enumerate(row)
+    ]  # fmt: skip
+    claim = studies.load("attention").claims(replace(found, measured=pd.DataFrame(rows)))[0]
+    expected = scipy.stats.ttest_rel(values["csa"], values["vanilla"])
+    assert claim.tests[0].p == pytest.approx(expected.pvalue)
+    interval = expected.confidence_interval()
+    assert f"[{interval.low:+.2f}, {interval.high:+.2f}] on 12 photos" in claim.facts
 
 
 def test_random_projections_are_drawn_with_their_seeds_and_forms(tmp_path: Path) -> None:
@@ -272,12 +418,13 @@ def test_random_projections_are_drawn_with_their_seeds_and_forms(tmp_path: Path)
 
 def test_a_page_is_one_file_that_escapes_names(found: Found, tmp_path: Path) -> None:
     study = studies.load("main")
-    bad = verdicts.Verdict("<script>alert(1)</script>", verdicts.HOLDS, "a & b")
+    bad = page.Row({"claim": "<script>alert(1)</script>", "because": "a & b"})
     table = pd.DataFrame({"variant": ["a_b <i>", "50 %"], "mIoU": [0.25, np.nan]})
     table.attrs["bold"] = {"mIoU": [True, False]}
-    section = page.Section("odd", "odd & even", verdicts=[bad], tables={"odd": table})
-    made = [sections.section("main", study, found), section]
-    files = page.write([sections.overview(made), *made], tmp_path, "a title")
+    section = page.Section("odd", "odd & even", rows=[bad], tables={"odd": table})
+    drawn = sections.draw("main", study, found)
+    made, judged = sections.sections([drawn])
+    files = page.write([*made, section], tmp_path, "a title")
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "<script" not in text
     assert "a_b &lt;i&gt;" in text
@@ -289,10 +436,74 @@ def test_a_page_is_one_file_that_escapes_names(found: Found, tmp_path: Path) -> 
     suffixes = {path.suffix for path in files}
     assert suffixes == {".html", ".png", ".pdf", ".csv", ".tex"}
     assert all(path.stat().st_size for path in files)
-    assert pd.read_csv(tmp_path / "odd.csv")["mIoU"][0] == 0.25
-    judged = pd.read_csv(tmp_path / "verdicts.csv")
-    assert set(judged["study"]) == {"main", "odd"}
-    assert "CSA is better than vanilla attention" in sections.markdown(made)
+    assert pd.read_csv(tmp_path / "odd.csv")["mIoU x100"][0] == 25.0
+    table = pd.read_csv(tmp_path / "verdicts.csv")
+    assert set(table["study"]) == {"main"}
+    assert "CSA is better than vanilla attention" in sections.markdown([drawn], judged)
+
+
+# ---------------------------------------------------------------- the ten questions
+
+
+def test_each_question_has_a_study_that_answers_it() -> None:
+    answered = {key for name in studies.names() for key in studies.load(name).answers}
+    assert answered == set(questions.QUESTIONS)
+    assert len(questions.QUESTIONS) == 10
+
+
+def test_the_page_begins_with_ten_questions_answered_in_numbers(found: Found) -> None:
+    drawn = sections.draw("main", studies.load("main"), found)
+    missing = sections.draw("backbones", studies.load("backbones"), None, ["no weights here"])
+    (first, *_), _ = sections.sections([drawn, missing], embedded=True)
+    answers = {row.cells["question"]: row for row in first.rows}
+    assert list(answers) == list(questions.QUESTIONS.values())
+    gains = answers[questions.QUESTIONS["gains"]]
+    assert gains.links == {"study": "#main"}
+    assert gains.cells["answer"].startswith(questions.WORLD + "shapes: most on")
+    text = answers[questions.QUESTIONS["foundation"]].cells["answer"]
+    assert text.endswith("no answer here: no weights here.")
+    text = answers[questions.QUESTIONS["projection"]].cells["answer"]
+    assert text == "not asked here: sclip-lab paper projections"
+
+
+def test_random_weights_answer_no_question(tmp_path: Path) -> None:
+    for label in ("csa", "vanilla"):
+        rows = [confusion_rows(n, *labels(i, 0.5, (24, 32), 5)) for i, n in enumerate("abc")]
+        write_spec(tmp_path, label, rows, "abc", config={"backbone": {"seed": 4}})
+    drawn = sections.draw("main", studies.load("main"), Found(results.load(tmp_path)))
+    (first, *_), _ = sections.sections([drawn])
+    texts = [row.cells["answer"] for row in first.rows if "#main" in row.links.values()]
+    assert texts == ["no answer, weights are random (seed 4)."]
+
+
+# ---------------------------------------------------------------- studies of plug-ins
+
+
+def test_a_plug_in_adds_a_study(
+    found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """
+from sclip_lab.paper.claims import higher
+from sclip_lab.paper.studies import Study
+from sclip_lab.report.curves import spec
+
+def claims(found):
+    csa, vanilla = (spec(found, variant=name) for name in ("csa", "vanilla"))
+    return [higher(found, csa, vanilla, "Mine is better")]
+
+STUDIES = {"mystudy": Study("Is mine better?", claims), "main": Study("Taken?", claims)}
+"""
+    (tmp_path / "ideas_of_mine.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(LabError, match="unknown study 'mystudy'"):
+        studies.load("mystudy")
+    monkeypatch.setenv("SCLIP_LAB_PLUGINS", "ideas_of_mine")
+    assert "mystudy" in studies.names()
+    assert studies.load("main").question != "Taken?"
+    drawn = sections.draw("mystudy", studies.load("mystudy"), found)
+    assert list(drawn.tables) == ["mystudy"]  # the usual table
+    _, [verdict] = sections.sections([drawn])
+    assert (verdict.claim.name, verdict.answer) == ("mystudy: Mine is better", verdicts.HOLDS)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 9])

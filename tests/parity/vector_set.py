@@ -23,7 +23,7 @@ from torch import Tensor
 from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import load_backbone
-from tests import make_clip, vectors
+from tests import make_clip, toy, vectors
 
 
 class Kept(np.ndarray):
@@ -138,7 +138,8 @@ class VectorSet:
         """The toy CLIP; arguments as for `load_backbone`."""
         key = repr(sorted(arguments.items()))
         if key not in self._networks:
-            self._networks[key] = load_backbone(state_dict=self.weights, device="cpu", **arguments)
+            weights = toy.openai(self.weights)
+            self._networks[key] = load_backbone(state_dict=weights, device="cpu", **arguments)
         return self._networks[key]
 
     @cached_property

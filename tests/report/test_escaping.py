@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from sclip_lab.paper import sections
+from sclip_lab.paper import sections, verdicts
+from sclip_lab.paper.claims import Claim
 from sclip_lab.report import escaping, page, tables
 from sclip_lab.report.figures import style
-from sclip_lab.report.verdicts import Verdict
 
 NAME = "a<script>alert(1)</script>\n|$x$_\"'`\\~^\u2028[b](c)"
 
@@ -22,7 +22,10 @@ def test_page_and_files(tmp_path: Path) -> None:
     with style():
         figure = Figure()
         figure.subplots().set_title("$\\frac$ of $5")
-    section = page.Section("s", NAME, NAME, [NAME], tables={NAME: table}, figures={NAME: figure})
+    row = page.Row({NAME: NAME, "": "x"}, {NAME: NAME}, {"": "#s"})
+    section = page.Section(
+        "s", NAME, NAME, [NAME], [row], tables={NAME: table}, figures={NAME: figure}
+    )
     files = page.write([section], tmp_path / "out", NAME, [NAME])
     text = files[0].read_text()
     assert "<script>alert" not in text
@@ -31,7 +34,7 @@ def test_page_and_files(tmp_path: Path) -> None:
     tex = next(file for file in files if file.suffix == ".tex").read_text()
     assert "\\$x\\$\\_" in tex
     assert "\u2028" not in tex
-    assert len([line for line in tex.splitlines() if "script" in line]) == 3
+    assert len([line for line in tex.splitlines() if "script" in line]) == 4  # one is a label
 
 
 def test_tables_keep_their_rows() -> None:
@@ -40,8 +43,8 @@ def test_tables_keep_their_rows() -> None:
     lines = tables.to_markdown(frame).splitlines()
     assert len([line for line in lines if line.startswith("|")]) == 3
     assert "<script>" not in "".join(lines)
-    verdict = Verdict(NAME, "holds", NAME)
-    made = sections.markdown([page.Section(NAME, "t", verdicts=[verdict])])
+    judged = verdicts.judge([Claim(NAME, NAME, no_verdict=NAME, study=NAME)])
+    made = sections.markdown([], judged)
     assert "<script>" not in made
     assert sum(line.startswith("|") for line in made.splitlines()) == 3
 

@@ -59,6 +59,21 @@ def test_photos_of_two_data_sets_are_drawn_together(df: pd.DataFrame) -> None:
     assert (wide["high"] - wide["low"]).mean() > (narrow["high"] - narrow["low"]).mean()
 
 
+def test_equal_file_names_of_unrelated_sets_are_different_photos(tmp_path: Path) -> None:
+    names = [f"{k:04}" for k in range(10)]
+    for order, dataset in enumerate(("mine", "yours")):
+        for label, skill in SKILL.items():
+            rows = [confusion_rows(n, *labels(k + 20 * order, skill, (24, 32), 5))
+                    for k, n in enumerate(names)]  # fmt: skip
+            write_spec(tmp_path, label, rows, names, dataset=dataset, created=f"{order}{label}")
+    df = results.load(tmp_path)
+    assert set(results.mean_over_datasets(df, n=20)["photos"]) == {20}
+    together = results.mean_over_datasets(df, n=20, shared=[("mine", "yours")])
+    assert set(together["photos"]) == {10}
+    with pytest.raises(LabError, match="did you mean yours"):
+        results.mean_over_datasets(df, n=10, shared=[("mine", "your")])
+
+
 def test_strata_of_plain_means_are_summed_like_welch(df: pd.DataFrame) -> None:
     """Pixel accuracy of images of one size over two sets without common photos."""
     pair = df[df["dataset"].isin(["voc20", "city"])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ import scipy.stats
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
-from sclip_lab.results.statistics.relations import spearman
+from sclip_lab.results.statistics.relations import families_of, over_families, spearman
 from sclip_lab.results.store import spec_files
-from tests.synthetic_store import SKILL, write_store
+from tests.synthetic_store import SKILL, confusion_rows, labels, write_spec, write_store
 
 
 @pytest.fixture
@@ -50,8 +51,88 @@ def test_relations(store: Path) -> None:
         assert (row["variants"], row["photos"]) == (4, 4)
     assert table.index[0] == "inter_class_mass"
     assert table.loc["inter_class_mass", "better"] == "low"
-    assert table.loc["inter_class_mass", "as_expected"] is True
-    assert table.loc["diagonal_mass", "as_expected"] is None
+    # Three families (csa and csa(temperature=2.0) are one) are a description and no finding.
+    assert set(table["families"]) == {3}
+    assert all(answer is None for answer in table["as_expected"])
+
+
+def many_variants(root: Path, count: int, photos: int = 12) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Variants whose score follows one measure and has nothing to do with 20 others."""
+    draw = np.random.default_rng(0)
+    images = [f"photo_{k}" for k in range(photos)]
+    rows = []
+    for number in range(count):
+        skill = 0.2 + 0.6 * number / count
+        counts = [confusion_rows(n, *labels(k, skill, (48, 64), 5)) for k, n in enumerate(images)]
+        key = write_spec(root, f"v{number}", counts, images)
+        noise = draw.normal(0, 1, 20)
+        for image in images:
+            values = {"inter_class_mass": 1 - skill} | {f"m{k}": v for k, v in enumerate(noise)}
+            rows += [(key[:12], f"v{number}", image, name, value + draw.normal(0, 0.01))
+                     for name, value in values.items()]  # fmt: skip
+    columns = ["spec", "attention", "image", "measure", "value"]
+    return results.load(root), pd.DataFrame(rows, columns=columns)
+
+
+def test_a_relation_is_sure_over_families_and_measures(tmp_path: Path) -> None:
+    df, measured = many_variants(tmp_path, 16)
+    table = results.relations(df, measured, n=500).set_index("measure")
+    mass = table.loc["inter_class_mass"]
+    assert mass["as_expected"] is True
+    assert (mass["families"], mass["variants"], mass["photos"]) == (16, 16, 12)
+    assert mass["spearman"] == pytest.approx(mass["by_family"])  # each family is one variant
+    assert mass["least"] <= mass["spearman"] <= mass["most"]
+    others = table.drop("inter_class_mass")
+    assert (others["p_adjusted"] >= others["p"]).all()
+    assert (others["p_adjusted"] > 0.05).all()
+    # The same variants as four families say nothing, whatever their correlation is.
+    families = {spec: f"f{k % 4}" for k, spec in enumerate(df["spec"].unique())}
+    fewer = results.relations(df, measured, n=500, families=families).set_index("measure")
+    assert fewer.loc["inter_class_mass", "as_expected"] is None
+    assert fewer.loc["inter_class_mass", "spearman"] == mass["spearman"]
+    assert fewer.loc["inter_class_mass", "p"] > mass["p"]
+
+
+def test_p_over_families_equals_all_permutations() -> None:
+    draw = np.random.default_rng(1)
+    measure, scores = draw.normal(size=(2, 6))
+    family = np.array(["a", "a", "b", "c", "d", "e"])
+    rho, p, adjusted = over_families(measure[None], scores, family, n=20_000)
+    means = [np.array([v[family == f].mean() for f in "abcde"]) for v in (measure, scores)]
+    every = [scipy.stats.spearmanr(means[0], order).statistic
+             for order in itertools.permutations(means[1])]  # fmt: skip
+    assert rho[0] == pytest.approx(scipy.stats.spearmanr(*means).statistic)
+    exact = np.mean(np.abs(every) >= abs(rho[0]) - 1e-9)
+    assert p[0] == pytest.approx(exact, abs=0.015)
+    assert adjusted[0] == pytest.approx(p[0])  # one measure
+
+
+def test_families_are_told_by_name_and_by_module(tmp_path: Path) -> None:
+    rows = [confusion_rows("x", *labels(0, 0.5, (24, 32), 5))]
+    modules = {"csa": "lab.correlative.correlative", "csa_random": "lab.projected.random",
+               "clearclip": "lab.correlative.correlative", "vanilla": "lab.vanilla.vanilla",
+               "sharpened": "lab.vanilla.vanilla", "csa(temperature=2.0)": "lab.correlative.f",
+               "early": "lab.early.early"}  # fmt: skip
+    for name, target in modules.items():
+        write_spec(tmp_path, name, rows, ["x"], config={"attention": {"_target_": target}})
+    df = results.load(tmp_path)
+    found = families_of(df)
+    label = df.drop_duplicates("spec").set_index("spec")["attention"].astype(str)
+    members: dict[str, set[str]] = {}
+    for spec, name in found.items():
+        members.setdefault(name, set()).add(label[spec])
+    assert sorted(map(sorted, members.values())) == [
+        ["clearclip", "csa", "csa(temperature=2.0)", "csa_random"], ["early"],
+        ["sharpened", "vanilla"],
+    ]  # fmt: skip
+
+
+def test_weighted_ranks_equal_repeated_entries() -> None:
+    draw = np.random.default_rng(2)
+    x, y = draw.integers(0, 4, (2, 1, 7)).astype(float)
+    weights = np.array([[2, 0, 1, 3, 1, 1, 0]])
+    repeated = [np.repeat(z, weights[0], axis=1) for z in (x, y)]
+    np.testing.assert_allclose(spearman(x, y, weights.astype(float)), spearman(*repeated))
 
 
 def test_rows_of_ranks_equal_scipy() -> None:

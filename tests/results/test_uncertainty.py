@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from pathlib import Path
 
@@ -165,6 +166,35 @@ def test_void_alone_has_neither_score_nor_p(tmp_path: Path) -> None:
     assert not results.summary(df, n=50)["unbeaten"].any()
 
 
+def test_photos_of_void_alone_are_no_photos(tmp_path: Path) -> None:
+    """As many photos again in which nothing counts change neither score, interval nor p."""
+    images = [f"i{k:02}" for k in range(12)]
+    for label, skill in (("a", 0.5), ("b", 0.6)):
+        rows = _rows(images, skill)
+        voids = [rows[0].iloc[:1].assign(image=f"void{k}", pixels=0) for k in range(12)]
+        write_spec(tmp_path / "some", label, rows, images, created=label)
+        every = [*images, *(f"void{k}" for k in range(12))]
+        write_spec(tmp_path / "more", label, [*rows, *voids], every, created=label)
+    some, more = (
+        results.difference(results.load(tmp_path / name), "b", "a", n=300).iloc[0]
+        for name in ("some", "more")
+    )
+    columns = ["difference", "low", "high", "p", "p_permutation", "images"]
+    pd.testing.assert_series_equal(some[columns], more[columns])
+    assert more["images"] == 12
+
+
+def test_a_difference_that_is_the_same_on_all_photos_keeps_its_p(tmp_path: Path) -> None:
+    images = list("wxyz")
+    for label, skill in (("vanilla", 0.3), ("a", 0.9), ("b", 0.9)):
+        [row] = _rows(["x"], skill)
+        write_spec(tmp_path, label, [row.assign(image=image) for image in images], images)
+    table = results.differences(results.load(tmp_path), "vanilla", n=2000)
+    assert set(table["p"]) == {2 / 2**4}
+    assert (table["p_max_t"] >= table["p"]).all()
+    np.testing.assert_allclose(table["p_max_t"], table["p_holm"])
+
+
 def test_one_image_has_no_interval(tmp_path: Path) -> None:
     df = _two(tmp_path, 1)
     table = results.summary(df, n=50)
@@ -222,18 +252,18 @@ def test_summary_has_one_row_a_spec(store: Path) -> None:
     np.testing.assert_array_equal(table[["miou", "low", "high"]], interval)
 
 
-def test_unbeaten_is_what_holms_p_does_not_reject(store: Path) -> None:
+def test_unbeaten_is_what_holms_p_over_all_pairs_does_not_reject(store: Path) -> None:
     df = results.load(store)
     table = results.summary(df, n=200, level=0.99).set_index("attention")
     best = table["miou"].idxmax()
     others = [label for label in SKILL if label != best]
-    gaps = [results.difference(df, best, label, n=200)["p"].iloc[0] for label in others]
-    ordered = sorted(range(len(gaps)), key=gaps.__getitem__)
+    pairs = list(itertools.combinations(SKILL, 2))
+    gaps = {pair: results.difference(df, *pair, n=200)["p"].iloc[0] for pair in pairs}
     beaten = set()
-    for step, k in enumerate(ordered):  # Holm: stop at the first that is kept
-        if gaps[k] * (len(gaps) - step) >= 0.01:
+    for step, pair in enumerate(sorted(pairs, key=gaps.__getitem__)):
+        if gaps[pair] * (len(pairs) - step) >= 0.01:  # Holm: stop at the first that is kept
             break
-        beaten.add(others[k])
+        beaten |= set(pair) - {best} if best in pair else set()
     assert set(table.index[~table["unbeaten"].to_numpy(bool)]) == beaten
     assert beaten
     assert len(beaten) < len(others)

@@ -42,7 +42,9 @@ def test_normalised_averaged_normalised(backbone: Backbone) -> None:
 
 def test_text_that_is_not_finite(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     for bad in (torch.nan, torch.inf):
-        monkeypatch.setattr(backbone, "encode_text", lambda texts, bad=bad: torch.full((3, 4), bad))
+        monkeypatch.setattr(
+            backbone, "encode_text", lambda texts, truncate, bad=bad: torch.full((3, 4), bad)
+        )
         with pytest.raises(LabError, match="text embedding of 'dog' is not finite"):
             embed_vocabulary(backbone, VOCABULARY, PROMPTS)
 
@@ -77,7 +79,9 @@ def test_vocabularies_share_queries(backbone: Backbone, monkeypatch: pytest.Monk
     prompts._rows.clear()
     embed_vocabulary(backbone, VOCABULARY, PROMPTS)
     encode, asked = backbone.encode_text, []
-    monkeypatch.setattr(backbone, "encode_text", lambda texts: asked.append(texts) or encode(texts))
+    monkeypatch.setattr(
+        backbone, "encode_text", lambda texts, truncate: asked.append(texts) or encode(texts)
+    )
     text = embed_vocabulary(backbone, both, PROMPTS)
     assert asked == [["a photo of a lawn.", "art of the lawn.", "lawn"]]
     assert torch.equal(text, alone)  # the same bits in any company

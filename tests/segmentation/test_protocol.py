@@ -20,6 +20,7 @@ CHANGES: dict[str, Any] = {
     "vocabulary": "sclip_voc21",
     "auxiliary": ("sky", "wall"),
     "second_templates": ("a crop of a {}.",),
+    "truncate": True,
     "logit_scale": 50.0,
     "prob_threshold": 0.1,
     "area_threshold": 0.1,

@@ -1,31 +1,28 @@
 """The paper as studies: this folder is their registry.
 
-A study is one file here and ``conf/experiment/<name>.yaml``: a question, a sweep, tables and
-figures, and claims as functions of the results. Nothing else knows it; a new study is two files.
+A study is one file here and ``conf/experiment/<name>.yaml``: a question, a sweep, claims, tables
+and figures as functions of the results. Nothing else knows it. A plug-in adds studies of its own:
+the module that it allows has a dictionary ``STUDIES``, and its conf/experiment the sweeps.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sclip_lab.core.errors import unknown
+from sclip_lab.core import functions
+from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.paper.claims import Claim
 from sclip_lab.report.found import Found
-from sclip_lab.report.verdicts import Verdict
 
 
 def no_figures(found: Found) -> dict[str, Figure]:
     """Nothing to draw."""
-    return {}
-
-
-def no_tables(found: Found) -> dict[str, pd.DataFrame]:
-    """No further table."""
     return {}
 
 
@@ -40,18 +37,21 @@ class Study:
 
     Attributes:
         question: what is asked, one sentence.
-        verdicts: the claims, judged.
-        figures, tables: by file name; captions are a figure's and a table's own.
+        claims: sentences that the results support or refute.
+        figures, tables: by file name; captions are a figure's and a table's own. Without
+            ``tables``: scores beside published numbers.
         photos: names of images whose predictions it wants to show.
+        answers: one or two sentences by question, see `sclip_lab.paper.questions`.
         across: columns that vary within one call; other backbones and data sets are called apart.
         order: place in the report.
     """
 
     question: str
-    verdicts: Callable[[Found], list[Verdict]]
+    claims: Callable[[Found], list[Claim]]
     figures: Callable[[Found], Mapping[str, Figure]] = no_figures
-    tables: Callable[[Found], dict[str, pd.DataFrame]] = no_tables
+    tables: Callable[[Found], dict[str, pd.DataFrame]] | None = None
     photos: Callable[[Found], list[str]] = no_photos
+    answers: Mapping[str, Callable[[Found], str]] = field(default_factory=dict)
     across: tuple[str, ...] = ()
     order: int = 50
 
@@ -68,23 +68,40 @@ class Study:
 
 def names() -> list[str]:
     """All studies, in the order of the report."""
-    known = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem[0] != "_")
+    known = [*_files(), *_of_plugins()]
     return sorted(known, key=lambda name: (load(name).order, name))
 
 
 def load(name: str) -> Study:
-    """A study by its file's name.
+    """A study by its file's name, or by its name in a plug-in.
 
     Raises:
-        LabError: there is none (did you mean).
+        LabError: there is none (did you mean), or a plug-in's is no `Study`.
     """
-    if not (Path(__file__).parent / f"{name}.py").is_file():
-        raise unknown("study", name, names())
-    study = importlib.import_module(f"{__name__}.{name}").STUDY
-    assert isinstance(study, Study)
+    if name in _files():
+        study = importlib.import_module(f"{__name__}.{name}").STUDY
+    else:
+        known = _of_plugins()
+        if name not in known:
+            raise unknown("study", name, [*_files(), *known])
+        study = known[name]
+    if not isinstance(study, Study):
+        raise LabError(f"study '{name}' is a {type(study).__name__}, not a sclip_lab Study")
     return study
 
 
-def chosen(wanted: Sequence[str]) -> dict[str, Study]:
+def chosen(requested: Sequence[str]) -> dict[str, Study]:
     """Studies by name; all for none."""
-    return {name: load(name) for name in wanted or names()}
+    return {name: load(name) for name in requested or names()}
+
+
+def _files() -> list[str]:
+    return [p.stem for p in Path(__file__).parent.glob("*.py") if p.stem[0] != "_"]
+
+
+def _of_plugins() -> dict[str, Study]:
+    """The studies of modules that the user allowed; a name of this package cannot be taken."""
+    known: dict[str, Study] = {}
+    for module in functions.allowed():
+        known |= getattr(importlib.import_module(module), "STUDIES", {})
+    return {name: study for name, study in known.items() if name not in _files()}

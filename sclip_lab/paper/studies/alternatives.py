@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import pandas as pd
 from matplotlib.figure import Figure
 
+from sclip_lab.paper import published
+from sclip_lab.paper.claims import Claim, best, higher
 from sclip_lab.paper.studies import Study
-from sclip_lab.report import published
 from sclip_lab.report.curves import curves, line, number, spec
 from sclip_lab.report.figures import COLORS
 from sclip_lab.report.found import Found
-from sclip_lab.report.verdicts import Verdict, best, higher
 
 FAMILIES = {
     "sharpened": "attention.temperature",
@@ -40,27 +39,26 @@ def _top(found: Found, places: dict[float, str]) -> str:
     return max(places.values(), key=lambda key: found.score(key))
 
 
-def _verdicts(found: Found) -> list[Verdict]:
+def _claims(found: Found) -> list[Claim]:
     csa, vanilla = spec(found, variant="csa"), spec(found, variant="vanilla")
-    lines, judged = _families(found), []
+    lines, claims = _families(found), []
     for name, places in lines.items():
-        others = [key for key in places.values() if key != csa]
         if csa:
-            claim = f"CSA is better than {name} attention at any setting"
-            judged.append(best(found, csa, others, claim, published="1.5"))
+            text = f"CSA is better than {name} attention at any setting"
+            claims.append(best(found, csa, list(places.values()), text, published="1.5"))
     if vanilla and "sharpened" in lines:
         sharper = {t: key for t, key in lines["sharpened"].items() if t < 1}
         if sharper:
-            judged.append(higher(found, _top(found, sharper), vanilla, (
+            claims.append(higher(found, _top(found, sharper), vanilla, (
                 "Sharpening repairs vanilla attention: the best temperature is better"
             ), family=[(key, vanilla) for key in sharper.values()]))  # fmt: skip
     for name in ("local", "early"):
         if vanilla and name in lines:
             inner = {p: key for p, key in lines[name].items() if key != vanilla}
-            judged.append(higher(found, _top(found, inner), vanilla, (
+            claims.append(higher(found, _top(found, inner), vanilla, (
                 f"{name.capitalize()} attention repairs part: its best setting is above vanilla"
             ), family=[(key, vanilla) for key in inner.values()], published="1.5"))  # fmt: skip
-    return judged
+    return claims
 
 
 def _figures(found: Found) -> dict[str, Figure]:
@@ -84,15 +82,28 @@ def _figures(found: Found) -> dict[str, Figure]:
     return {"alternatives": figure}
 
 
-def _tables(found: Found) -> dict[str, pd.DataFrame]:
-    return {"alternatives": published.scores(found)}
+def _lacking(found: Found) -> str:
+    csa, vanilla = spec(found, variant="csa"), spec(found, variant="vanilla")
+    tops = {name: _top(found, places) for name, places in _families(found).items()}
+    if not csa or not vanilla or not tops:
+        return ""
+    gain = found.score(csa) - found.score(vanilla)
+    shares = [
+        f"{name} attention {100 * found.score(top):.1f} "
+        f"({(found.score(top) - found.score(vanilla)) / gain:.2f} of the gain)"
+        for name, top in tops.items()
+    ]
+    return (
+        f"Vanilla scores {100 * found.score(vanilla):.1f}, CSA {100 * found.score(csa):.1f}; at "
+        f"its best setting {', '.join(shares)}."
+    )
 
 
 STUDY = Study(
     question="Does a simpler change do as well as CSA: sharper attention, attention within a small "
     "window, or the attention of an earlier block?",
-    verdicts=_verdicts,
+    claims=_claims,
     figures=_figures,
-    tables=_tables,
+    answers={"alternatives": _lacking},
     order=2,
 )

@@ -11,12 +11,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.paper.claims import Claim, difference_in_words, mean_difference, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import spec
 from sclip_lab.report.figures import Figure
 from sclip_lab.report.found import Found
 from sclip_lab.report.pictures import FONT, attention_over_photo
-from sclip_lab.report.verdicts import FAILS, HOLDS, MEASURED, OPEN, Verdict, nothing
 
 if TYPE_CHECKING:
     from sclip_lab.data.base import Sample
@@ -36,42 +36,24 @@ def _cells(found: Found) -> dict[str, str]:
     return {name: key for name, key in cells.items() if key}
 
 
-def _verdicts(found: Found) -> list[Verdict]:
-    """Paired over photos: the mean difference of a measure with its bootstrap interval."""
-    cells, judged = _cells(found), []
+def _claims(found: Found) -> list[Claim]:
+    """Paired over photos: the mean difference of a measure with Student's interval."""
+    cells = _cells(found)
     if len(cells) < 2 or not len(found.measured):
-        return [nothing(claim, "not measured") for claim, _ in CLAIMS.values()]
-    for measure, (claim, sign) in CLAIMS.items():
-        rows = found.measured[found.measured["measure"] == measure]
-        grid = rows.assign(spec=rows["spec"].astype(str)).pivot_table(
-            index="image", columns="spec", values="value", observed=True
-        )
-        if not set(cells.values()) <= set(grid):
-            judged.append(nothing(claim, f"{measure} was not measured"))
-            continue
-        grid = grid[list(cells.values())].dropna()
-        gaps = (grid[cells["csa"]] - grid[cells["vanilla"]]).to_numpy()
-        draw = np.random.default_rng(0)
-        means = gaps[draw.integers(len(gaps), size=(2000, len(gaps)))].mean(1)
-        low, high = np.quantile(means, [0.025, 0.975])
-        sure = low * high > 0 and len(gaps) >= MEASURED
-        answer = OPEN if not sure else HOLDS if gaps.mean() * sign > 0 else FAILS
-        why = (
-            f"{measure.replace('_', ' ')} {grid[cells['csa']].mean():.2f} against "
-            f"{grid[cells['vanilla']].mean():.2f}: {gaps.mean():+.2f} [{low:+.2f}, {high:+.2f}], "
-            f"{len(gaps)} photos"
-        )
-        judged.append(Verdict(claim, answer, why))
-    return judged
+        return [missing(text, "not measured") for text, _ in CLAIMS.values()]
+    return [
+        mean_difference(found, measure, cells["csa"], cells["vanilla"], sign, text)
+        for measure, (text, sign) in CLAIMS.items()
+    ]
 
 
 def _sample(found: Found, any_spec: Spec) -> Sample:
-    names, wanted = list(any_spec.dataset.names), found.options.get("image")
-    if wanted is None:
+    names, requested = list(any_spec.dataset.names), found.options.get("image")
+    if requested is None:
         return any_spec.dataset[0]
-    if wanted not in names:
-        raise unknown(f"image of {any_spec.dataset.name}", wanted, names)
-    return any_spec.dataset[names.index(wanted)]
+    if requested not in names:
+        raise unknown(f"image of {any_spec.dataset.name}", requested, names)
+    return any_spec.dataset[names.index(requested)]
 
 
 def _figures(found: Found) -> dict[str, Figure]:
@@ -149,10 +131,40 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
     return {"attention": table}
 
 
+def _localises(found: Found) -> str:
+    cells = _cells(found)
+    if len(cells) < 2 or not len(found.measured):
+        return ""
+    rows = found.measured.assign(spec=found.measured["spec"].astype(str))
+    means = rows.groupby(["measure", "spec"], observed=True)["value"].mean()
+    words = {"inter_class_mass": "of its attention {:.2f} falls on other classes",
+             "spatial_invariance": "the maps of two patches correlate by {:.2f}"}  # fmt: skip
+    parts = []
+    for name, spec_key in cells.items():
+        values = [
+            text.format(means[measure, spec_key])
+            for measure, text in words.items()
+            if (measure, spec_key) in means
+        ]
+        parts.append(f"{name}: {', '.join(values)}")
+    return f"{'; '.join(parts)}. Only interventions can say whether that makes the score."
+
+
+def _transformation(found: Found) -> str:
+    cells = _cells(found)
+    if len(cells) < 2:
+        return ""
+    return (
+        "The same patches look at other places, see the figure: "
+        f"{difference_in_words(found, cells['csa'], cells['vanilla'])}."
+    )
+
+
 STUDY = Study(
     question="Where does the patch under a chosen point look, with vanilla attention and with CSA?",
-    verdicts=_verdicts,
+    claims=_claims,
     figures=_figures,
     tables=_tables,
+    answers={"localises": _localises, "transformation": _transformation},
     order=5,
 )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import pandas as pd
 from matplotlib.figure import Figure
 
+from sclip_lab.paper.claims import Claim, higher, missing
 from sclip_lab.paper.studies import Study
-from sclip_lab.report import published
 from sclip_lab.report.curves import spec
 from sclip_lab.report.figures import grouped
 from sclip_lab.report.found import Found
-from sclip_lab.report.verdicts import Verdict, higher, nothing
 
 NAMES = {
     "vanilla": {"variant": "vanilla"},
@@ -37,30 +35,31 @@ def _grid(found: Found) -> dict[str, dict[str, str]]:
     return grid
 
 
-def _verdicts(found: Found) -> list[Verdict]:
-    grid, judged = _grid(found), []
+def _claims(found: Found) -> list[Claim]:
+    grid, claims = _grid(found), []
     for backbone, cells in grid.items():
-        pairs = [
-            ("CSA is better than vanilla attention", "CSA", "vanilla"),
-            ("dropping residual and MLP improves CSA", "CSA, residual and MLP dropped", "CSA"),
-        ]
-        for claim, a, b in pairs:
-            if a in cells and b in cells:
-                judged.append(higher(found, cells[a], cells[b], f"On {backbone} {claim}"))
-    small = next((cells for name, cells in grid.items() if name.startswith(SMALL)), None)
-    large = next((cells for name, cells in grid.items() if name.startswith(LARGE)), None)
-    claims = {
-        "CSA collapses on L/14: it is better on B/16": "CSA",
-        "CSA without residual and MLP does not collapse: it is better on L/14": DROPPED,
-    }
-    for claim, name in claims.items():
-        if not small or not large or name not in small or name not in large:
-            judged.append(nothing(claim, NEEDED, "1.6"))
-        elif name == "CSA":
-            judged.append(higher(found, small[name], large[name], claim, published="1.6"))
-        else:
-            judged.append(higher(found, large[name], small[name], claim, published="1.6"))
-    return judged
+        csa, vanilla, dropped = (cells.get(name) for name in ("CSA", "vanilla", DROPPED))
+        place = f"On {backbone}"
+        claims.append(higher(found, csa, vanilla, f"{place} CSA is better than vanilla attention"))
+        claims.append(
+            higher(found, dropped, csa, f"{place} dropping residual and MLP improves CSA")
+        )
+    small, large = (
+        next((cells for name, cells in grid.items() if name.startswith(size)), {})
+        for size in (SMALL, LARGE)
+    )
+    for text, name, better, other in (
+        ("CSA collapses on L/14: it is better on B/16", "CSA", small, large),
+        ("CSA without residual and MLP does not collapse: it is better on L/14", DROPPED, large,
+         small),
+    ):  # fmt: skip
+        both = name in small and name in large
+        claims.append(
+            higher(found, better[name], other[name], text, published="1.6")
+            if both
+            else missing(text, NEEDED, "1.6")
+        )
+    return claims
 
 
 def _figures(found: Found) -> dict[str, Figure]:
@@ -69,16 +68,26 @@ def _figures(found: Found) -> dict[str, Figure]:
     return {"backbones": figure}
 
 
-def _tables(found: Found) -> dict[str, pd.DataFrame]:
-    return {"backbones": published.scores(found)}
+def _foundation_models(found: Found) -> str:
+    pairs = {
+        name: (cells["CSA"], cells["vanilla"])
+        for name, cells in _grid(found).items()
+        if {"CSA", "vanilla"} <= set(cells)
+    }
+    gains = [f"{name} {100 * found.difference(*pair)['difference']:+.1f}"
+             for name, pair in pairs.items()]  # fmt: skip
+    if not gains:
+        return ""
+    text = f"CSA's gain over vanilla attention: {', '.join(gains)}."
+    return text if len(gains) > 1 else f"{text} Other networks are missing: it {NEEDED}."
 
 
 STUDY = Study(
     question="Does CSA help networks of every size and kind, why does it collapse on L/14, and "
     "what removes the collapse?",
-    verdicts=_verdicts,
+    claims=_claims,
     figures=_figures,
-    tables=_tables,
+    answers={"foundation": _foundation_models},
     across=("backbone",),
     order=8,
 )

@@ -1,7 +1,8 @@
-"""Which diagnostic predicts the score, and what CSA changes in which layer and head."""
+"""Which diagnostic goes with the score, and what CSA changes in which layer and head."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -13,11 +14,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES
+from sclip_lab.paper.claims import PHOTOS as FEWEST_PHOTOS
+from sclip_lab.paper.claims import Claim, Comparison, few_photos, gated, missing, whole
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import label_points, spec
 from sclip_lab.report.figures import COLORS, Figure, style
 from sclip_lab.report.found import Found
-from sclip_lab.report.verdicts import FAILS, HOLDS, MEASURED, OPEN, Verdict, nothing
+from sclip_lab.results.statistics.relations import FEWEST
 
 RESAMPLES = 500
 PAGE = 12  # charts in one picture
@@ -30,70 +33,66 @@ BETTER = {"high": "right is good", "low": "left is good"}
 
 @lru_cache(maxsize=1)  # for claims, table and figures of one part
 def correlations(found: Found) -> pd.DataFrame:
-    """`results.relations` of these cells, strongest first: measure, Spearman, its interval over
-    photos, variants, photos, which direction is good, and whether that is what was found."""
-    columns = ["measure", "rho", "low", "high", "variants", "photos", "good", "as expected"]
+    """`results.relations` of these cells, strongest first, with columns named as a page shows
+    them."""
+    columns = ["measure", "rho", "low", "high", "rho of families", "p", "p, adjusted", "least",
+               "most", "variants", "families", "photos", "good", "as expected"]  # fmt: skip
     if not len(found.measured):
         return pd.DataFrame(columns=columns)
     try:
         table = results.relations(found.df, found.measured, n=RESAMPLES)
     except LabError:
         return pd.DataFrame(columns=columns)
-    table = table[table["spearman"].notna() & (table["variants"] > 3)]
+    table = table[table["spearman"].notna() & (table["variants"] > 3)].reset_index(drop=True)
     answers = {True: "yes", False: "no"}
-    shown = pd.DataFrame(
-        {
-            "measure": table["measure"],
-            "rho": table["spearman"],
-            "low": table["low"],
-            "high": table["high"],
-            "variants": table["variants"],
-            "photos": table["photos"],
-            "good": table["better"],
-            "as expected": [answers.get(value, "") for value in table["as_expected"]],
-        }
-    ).reset_index(drop=True)
+    table["as_expected"] = [answers.get(value, "") for value in table["as_expected"]]
+    shown = table.drop(columns="dataset").rename(
+        columns={"spearman": "rho", "by_family": "rho of families", "p_adjusted": "p, adjusted",
+                 "better": "good", "as_expected": "as expected"}
+    )  # fmt: skip
     shown.attrs = {
-        "plain": ("rho", "low", "high"),
-        "caption": "Which diagnostic predicts mIoU over variants: Spearman's correlation with a "
-        "95 % interval over photos. good: the direction that a good variant should have; as "
-        "expected: whether the interval lies on that side of 0. Controls are left out",
+        "plain": ("rho", "low", "high", "rho of families", "p", "p, adjusted", "least", "most"),
+        "caption": "Which diagnostic goes with mIoU over variants: Spearman's correlation, with a "
+        "95 % interval that resamples families of variants and photos; the same over the means of "
+        "families, with p by permuting these, and p adjusted over all measures; range with one "
+        "family left out. good: the direction that a good variant should have. Controls are left "
+        "out",
     }
     return shown
 
 
-def _verdicts(found: Found) -> list[Verdict]:
-    table, judged = correlations(found).set_index("measure"), []
+def _claims(found: Found) -> list[Claim]:
+    table, claims = correlations(found).set_index("measure"), []
     for measure in CLAIMED:
         better = MEASURES[measure].better
-        claim = f"Variants with {better}er {measure.replace('_', ' ')} score higher"
+        text = f"Variants with {better}er {measure.replace('_', ' ')} score higher"
         if measure not in table.index:
-            judged.append(nothing(claim, "not measured on four variants"))
+            claims.append(missing(text, "not measured on four variants"))
             continue
         row = table.loc[measure]
-        answer = {"yes": HOLDS, "no": FAILS}.get(str(row["as expected"]), OPEN)
-        answer = answer if row["photos"] >= MEASURED else OPEN
-        why = (
+        facts = (
             f"Spearman {row['rho']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] over "
-            f"{row['variants']} variants, {row['photos']} photos"
+            f"{row['variants']} variants of {row['families']} families and {row['photos']} photos; "
+            f"{row['least']:+.2f} to {row['most']:+.2f} with one family left out; "
+            f"{row['rho of families']:+.2f} over families, adjusted for {len(table)} measures"
         )
-        judged.append(Verdict(claim, answer, why))
-    if len(table) and table["photos"].iloc[0] >= MEASURED:
-        top = table.iloc[0]
-        judged.append(Verdict(
-            f"One diagnostic, {str(table.index[0]).replace('_', ' ')}, orders variants nearly as "
-            "their score does: its correlation with it is above 0.8 in size",
-            HOLDS if min(abs(top["low"]), abs(top["high"])) > 0.8 and top["low"] * top["high"] > 0
-            else FAILS if max(abs(top["low"]), abs(top["high"])) < 0.8 else OPEN,
-            f"Spearman {top['rho']:+.2f} [{top['low']:+.2f}, {top['high']:+.2f}], the strongest "
-            f"of {len(table)}",
-        ))  # fmt: skip
-    return judged
+        expected = (row["rho"] > 0) == (better == "high")
+        p, cells = table["p, adjusted"].loc[measure], list(found.cells.index)
+        key = ("relation", measure, *sorted(map(found.comparisons.counts, cells)))
+        test = Comparison(key, p if expected else 1.0, 1.0 if expected else p)
+        claim = gated(found, Claim(text, facts, (test,)), cells)
+        reason = ""
+        if row["photos"] < FEWEST_PHOTOS:
+            reason = few_photos(int(table["photos"].loc[measure]), whole(found, cells[0]))
+        elif row["families"] < FEWEST:
+            reason = f"{row['families']} families of variants; a verdict needs {FEWEST}"
+        claims.append(replace(claim, no_verdict=claim.no_verdict or reason))
+    return claims
 
 
 def _scatter(ax: Axes, found: Found, points: pd.DataFrame, measure: str, size: float) -> None:
-    mine = points[points["measure"] == measure].dropna(subset="value")
-    x, y = mine["value"].to_list(), (100 * mine["score"]).to_list()
+    of_measure = points[points["measure"] == measure].dropna(subset="value")
+    x, y = of_measure["value"].to_list(), (100 * of_measure["score"]).to_list()
     ax.plot(x, y, "o", color=COLORS[0], markersize=3.5)
     control = MEASURES[measure].control
     chance = (
@@ -106,7 +105,9 @@ def _scatter(ax: Axes, found: Found, points: pd.DataFrame, measure: str, size: f
     ax.margins(0.2, 0.12)
     ax.set_xlim(ax.get_xlim())
     ax.set_ylim(ax.get_ylim())
-    label_points(ax, x, y, [found.name(s) for s in mine["spec"].astype(str)], (size, size), 4.5)
+    label_points(
+        ax, x, y, [found.name(s) for s in of_measure["spec"].astype(str)], (size, size), 4.5
+    )
 
 
 def _scatters(found: Found, table: pd.DataFrame) -> dict[str, Figure]:
@@ -131,8 +132,10 @@ def _scatters(found: Found, table: pd.DataFrame) -> dict[str, Figure]:
                 ax.set_ylabel("mIoU x100")
             for ax in axes[len(page) :]:
                 ax.set_axis_off()
-        figure.set_label("each point is a variant; Spearman's correlation with its interval over "
-                         "photos, the closest relations first")  # fmt: skip
+        figure.set_label(
+            "each point is a variant; Spearman's correlation with its interval over families of "
+            "variants and photos, the closest relations first"
+        )
         tail = f"_{start // PAGE + 1}" if len(names) > PAGE else ""
         drawn[f"covariance{tail}"] = figure
     return drawn
@@ -151,8 +154,12 @@ def _heat_maps(found: Found) -> Figure | None:
     tables = {}
     for measure in known:
         for name, key in pair.items():
-            mine = rows[(rows["measure"] == measure) & (rows["spec"] == key) & (rows["head"] >= 0)]
-            tables[measure, name] = mine.pivot_table(index="layer", columns="head", values="value")
+            of_measure = rows[
+                (rows["measure"] == measure) & (rows["spec"] == key) & (rows["head"] >= 0)
+            ]
+            tables[measure, name] = of_measure.pivot_table(
+                index="layer", columns="head", values="value"
+            )
     depth, heads = (max(table.shape[axis] for table in tables.values()) for axis in (0, 1))
     with style():
         size = (1.0 + 2 * max(1.4, 0.24 * heads), 0.5 + len(known) * max(1.2, 0.2 * depth + 0.5))
@@ -191,9 +198,9 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
 
 
 STUDY = Study(
-    question="Which diagnostic of attention and features predicts the score of a variant, and in "
+    question="Which diagnostic of attention and features goes with the score of a variant, and in "
     "which layers and heads does CSA change it?",
-    verdicts=_verdicts,
+    claims=_claims,
     figures=_figures,
     tables=_tables,
     order=6,

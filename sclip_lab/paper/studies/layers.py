@@ -5,11 +5,10 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sclip_lab.paper.claims import Claim, best, higher
 from sclip_lab.paper.studies import Study
-from sclip_lab.report import published
 from sclip_lab.report.curves import curves, number, pick, spec
 from sclip_lab.report.found import Found
-from sclip_lab.report.verdicts import Verdict, best, higher
 
 KEPT = {
     "residual and MLP kept": (True, True),
@@ -35,28 +34,26 @@ def _lines(found: Found) -> dict[str, dict[float, str]]:
     return {name: places for name, places in lines.items() if places}
 
 
-def _verdicts(found: Found) -> list[Verdict]:
-    judged, lines = [], _lines(found)
+def _claims(found: Found) -> list[Claim]:
+    claims, lines = [], _lines(found)
     for name, places in lines.items():
         if 1.0 in places and len(places) > 1:
-            claim = f"CSA in the last block alone is best ({name})"
+            text = f"CSA in the last block alone is best ({name})"
             usual = name == "residual and MLP kept"
-            judged.append(best(found, places[1.0], list(places.values()), claim,
+            claims.append(best(found, places[1.0], list(places.values()), text,
                                published="1.6" if usual else ""))  # fmt: skip
     ends = ("residual and MLP kept", "both dropped")
     kept, dropped = (lines.get(name, {}).get(1.0) for name in ends)
-    if kept and dropped:
-        claim = "In the last block, dropping residual and MLP improves CSA"
-        judged.append(higher(found, dropped, kept, claim))
     bare = spec(found, variant="maskclip", attention__residual=False, attention__mlp=False)
     maskclip = spec(found, variant="maskclip", attention__residual=True)
-    if kept and maskclip:
-        claim = "CSA is better than MaskCLIP, residual and MLP kept"
-        judged.append(higher(found, kept, maskclip, claim, published="1.2"))
-    if dropped and bare:
-        claim = "CSA is better than MaskCLIP, residual and MLP dropped"
-        judged.append(higher(found, dropped, bare, claim, published="1.2"))
-    return judged
+    return [
+        *claims,
+        higher(found, dropped, kept, "In the last block, dropping residual and MLP improves CSA"),
+        higher(found, kept, maskclip, "CSA is better than MaskCLIP, residual and MLP kept",
+               published="1.2"),
+        higher(found, dropped, bare, "CSA is better than MaskCLIP, residual and MLP dropped",
+               published="1.2"),
+    ]  # fmt: skip
 
 
 def _figures(found: Found) -> dict[str, Figure]:
@@ -68,15 +65,10 @@ def _figures(found: Found) -> dict[str, Figure]:
     return {"layers": figure}
 
 
-def _tables(found: Found) -> dict[str, pd.DataFrame]:
-    return {"layers": published.scores(found)}
-
-
 STUDY = Study(
     question="In how many of the last blocks should attention be changed, and should these blocks "
     "keep their residual connection and MLP?",
-    verdicts=_verdicts,
+    claims=_claims,
     figures=_figures,
-    tables=_tables,
     order=3,
 )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 
+from sclip_lab.paper import published
+from sclip_lab.paper.claims import Claim, higher
 from sclip_lab.paper.studies import Study
 from sclip_lab.report import figures as charts
-from sclip_lab.report import published
+from sclip_lab.report import tables
 from sclip_lab.report.curves import pick
 from sclip_lab.report.figures import Figure, paged
 from sclip_lab.report.found import Found
 from sclip_lab.report.gains import per_class, per_size
-from sclip_lab.report.verdicts import Verdict, higher, nothing
 
 
 def _cell(found: Found, variant: str, refined: bool) -> str | None:
@@ -27,8 +29,8 @@ def _refined(row: pd.Series) -> bool:
     return isinstance(target, str)
 
 
-def _verdicts(found: Found) -> list[Verdict]:
-    judged = []
+def _claims(found: Found) -> list[Claim]:
+    claims = []
     for dataset in found.df["dataset"].astype(str).unique():
         part = found.only(dataset=dataset)
         vanilla, maskclip, csa = (_cell(part, v, False) for v in ("vanilla", "maskclip", "csa"))
@@ -38,12 +40,11 @@ def _verdicts(found: Found) -> list[Verdict]:
             ("MaskCLIP is better than vanilla attention", maskclip, vanilla),
             ("Refinement by PAMR improves CSA", _cell(part, "csa", True), csa),
         ]
-        for claim, a, b in pairs:
-            if a is None or b is None:
-                judged.append(nothing(claim, f"not computed on {dataset}", "1.2"))
-            else:
-                judged.append(higher(part, a, b, f"{claim} ({dataset})", published="1.2"))
-    return judged
+        claims += [
+            replace(higher(part, a, b, text, published="1.2"), setting=dataset)
+            for text, a, b in pairs
+        ]
+    return claims
 
 
 def wide(found: Found) -> pd.DataFrame:
@@ -64,21 +65,21 @@ def wide(found: Found) -> pd.DataFrame:
     if grid.shape[1] > 1:
         grid["average"] = grid.mean(axis=1, skipna=False)
     grid = grid.reset_index()
-    grid.attrs = {"caption": published.BOLD, "bold": bold}
+    grid.attrs = {"caption": tables.BOLD, "bold": bold}
     return grid
 
 
 def _tables(found: Found) -> dict[str, pd.DataFrame]:
-    tables = {"main": wide(found), "main_published": published.scores(found)}
+    shown = {"main": wide(found), "main_published": published.scores(found)}
     for dataset in found.df["dataset"].astype(str).unique():
         part = found.only(dataset=dataset)
         pair = [_cell(part, variant, False) for variant in ("csa", "vanilla")]
         if None not in pair:
-            tables[f"main_gain_per_class_{dataset}"] = per_class(part, *map(str, pair))
+            shown[f"main_gain_per_class_{dataset}"] = per_class(part, *map(str, pair))
             sizes = per_size(part, *map(str, pair))
             if len(sizes):
-                tables[f"main_gain_per_size_{dataset}"] = sizes
-    return tables
+                shown[f"main_gain_per_size_{dataset}"] = sizes
+    return shown
 
 
 def _figures(found: Found) -> Mapping[str, Figure]:
@@ -86,12 +87,33 @@ def _figures(found: Found) -> Mapping[str, Figure]:
     return paged("main_bars", charts.bar_pages(found.summary)) | paged("main_per_class", classes)
 
 
+def _largest_gains(found: Found) -> str:
+    lines = []
+    for dataset in found.df["dataset"].astype(str).unique():
+        part = found.only(dataset=dataset)
+        csa, vanilla = _cell(part, "csa", False), _cell(part, "vanilla", False)
+        if csa is None or vanilla is None:
+            continue
+        classes, sizes = per_class(part, csa, vanilla), per_size(part, csa, vanilla)
+        first, last = classes.iloc[0], classes.iloc[-1]
+        text = (
+            f"{dataset}: most on {first['class']} ({100 * first['gain']:+.1f} IoU), least on "
+            f"{last['class']} ({100 * last['gain']:+.1f})"
+        )
+        if len(sizes):
+            top = sizes.sort_values("gain").iloc[-1]
+            text += f", and most where a class covers {top['class covers']}"
+        lines.append(f"{text}.")
+    return " ".join(lines)
+
+
 STUDY = Study(
     question="Is correlative self-attention better than vanilla attention and than attention to "
     "self, on which data sets, classes and sizes of regions, and does refinement change that?",
-    verdicts=_verdicts,
+    claims=_claims,
     figures=_figures,
     tables=_tables,
+    answers={"gains": _largest_gains},
     across=("dataset",),
     order=0,
 )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import seaborn as sns
 
+from sclip_lab.paper.claims import Claim, best, higher, missing
 from sclip_lab.paper.studies import Study
-from sclip_lab.report import published
 from sclip_lab.report.figures import COLORS, Figure, style
 from sclip_lab.report.found import Found
-from sclip_lab.report.verdicts import Verdict, best, higher, nothing
 from sclip_lab.results.statistics.across import ranks
 
 ONE = "unified"
 RIVALS = ("clearclip", "naclip", "scclip", "resclip")
+EQUAL = "its own protocol changes nothing on these photos"
 
 
 def _unified(found: Found) -> Found:
@@ -36,26 +35,26 @@ def _pairs(found: Found) -> dict[tuple[str, str], tuple[str, str]]:
     }
 
 
-def _verdicts(found: Found) -> list[Verdict]:
-    one, judged = _unified(found), []
+def _claims(found: Found) -> list[Claim]:
+    one, claims = _unified(found), []
     if one.df["spec"].nunique() > 1:
         specs = list(one.cells.sort_values("miou", ascending=False).index)
-        judged.append(best(one, specs[0], specs, f"Under one protocol one method, "
+        claims.append(best(one, specs[0], specs, f"Under one protocol one method, "
                            f"{one.name(specs[0])}, is surely ahead of all others"))  # fmt: skip
         first = next((s for s in specs if one.name(s) == "csa"), None)
         if first:
             rivals = {one.name(s): s for s in specs if one.name(s) in RIVALS}
             family = [(spec, first) for spec in rivals.values()]
             for rival, spec in rivals.items():
-                claim = f"{rival} is better than CSA under one protocol"
-                judged.append(higher(one, spec, first, claim, family))
+                text = f"{rival} is better than CSA under one protocol"
+                claims.append(higher(one, spec, first, text, family))
     pairs = _pairs(found)
-    for (name, protocol), (own, shared) in pairs.items():
-        claim = f"{name} is better under protocol {protocol} than under the one that all share"
-        judged.append(higher(found, own, shared, claim, list(pairs.values())))
+    for (name, protocol), (with_own, shared) in pairs.items():
+        text = f"{name} is better under protocol {protocol} than under the one that all share"
+        claims.append(higher(found, with_own, shared, text, list(pairs.values()), same=EQUAL))
     if not pairs:
-        judged.append(nothing("Methods are better under their own protocols", "none was computed"))
-    return judged
+        claims.append(missing("Methods are better under their own protocols", "none was computed"))
+    return claims
 
 
 def _figures(found: Found) -> dict[str, Figure]:
@@ -96,9 +95,9 @@ def _own(found: Found, pairs: dict[tuple[str, str], tuple[str, str]]) -> Figure:
             row = rows[name]
             ax.plot([100 * row["low"], 100 * row["high"]], [place, place], color=COLORS[5], lw=4)
             ax.plot(100 * row["difference"], place, "o", color=COLORS[0], markersize=4)
-        own = [100 * found.score(pairs[name][0]) for name in names]
+        scores = [100 * found.score(pairs[name][0]) for name in names]
         ticks = [f"{name}, {protocol}   {score:.1f}"
-                 for (name, protocol), score in zip(names, own, strict=True)]  # fmt: skip
+                 for (name, protocol), score in zip(names, scores, strict=True)]  # fmt: skip
         ax.set_yticks(range(len(names)), ticks)
         ax.set_ylim(len(names) - 0.4, -0.6)
         ax.set_xlabel("gain in mIoU x100 over the shared protocol,\n95 % interval (right is good)")
@@ -110,15 +109,10 @@ def _own(found: Found, pairs: dict[tuple[str, str], tuple[str, str]]) -> Figure:
     return figure
 
 
-def _tables(found: Found) -> dict[str, pd.DataFrame]:
-    return {"methods": published.scores(found)}
-
-
 STUDY = Study(
     question="In which order do methods come under one protocol, and what does each gain by its "
     "own?",
-    verdicts=_verdicts,
+    claims=_claims,
     figures=_figures,
-    tables=_tables,
     order=11,
 )

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pandas as pd
 from matplotlib.figure import Figure
 
+from sclip_lab.paper.claims import Claim, higher, random_seed
 from sclip_lab.paper.studies import Study
-from sclip_lab.report import published
-from sclip_lab.report.curves import pick, spec
+from sclip_lab.report.curves import spec
 from sclip_lab.report.figures import grouped
 from sclip_lab.report.found import Found
-from sclip_lab.report.verdicts import OPEN, Verdict, higher
 
 VARIANTS = ("vanilla", "maskclip", "csa")
 
@@ -23,31 +21,19 @@ def _grid(found: Found) -> dict[str, dict[str, str]]:
     for backbone in found.df["backbone"].astype(str).unique():
         part = found.only(backbone=backbone)
         cells = {name: spec(part, variant=name) for name in VARIANTS}
-        name = backbone if _seed(part) is None else f"{backbone}\nrandom weights"
+        seeds = [random_seed(part, key) for key in part.cells.index]
+        name = backbone if None in seeds else f"{backbone}\nrandom weights"
         grid[name] = {name: key for name, key in cells.items() if key}
     return grid
 
 
-def _seed(found: Found) -> object:
-    """The seed of random weights; None where weights were trained."""
-    seeds = pick(found).get("backbone.seed")
-    return None if seeds is None or seeds.isna().all() else seeds.dropna().iloc[0]
-
-
-def _verdicts(found: Found) -> list[Verdict]:
-    judged = []
-    for backbone, cells in _grid(found).items():
-        if not {"vanilla", "csa"} <= set(cells):
-            continue
-        place = ", ".join(backbone.splitlines())
-        claim = f"On {place}, CSA is better than vanilla attention, read out by prototypes"
-        verdict = higher(found, cells["csa"], cells["vanilla"], claim)
-        seed = _seed(found.of(list(cells.values())))
-        if seed is not None:
-            why = f"weights are random (seed {seed}), which says nothing of trained ones"
-            verdict = Verdict(claim, OPEN, f"{why}: {verdict.why}")
-        judged.append(verdict)
-    return judged
+def _claims(found: Found) -> list[Claim]:
+    text = "On {}, CSA is better than vanilla attention, read out by prototypes"
+    return [
+        higher(found, cells["csa"], cells["vanilla"], text.format(", ".join(backbone.splitlines())))
+        for backbone, cells in _grid(found).items()
+        if {"vanilla", "csa"} <= set(cells)
+    ]
 
 
 def _figures(found: Found) -> Mapping[str, Figure]:
@@ -56,16 +42,28 @@ def _figures(found: Found) -> Mapping[str, Figure]:
     return {"other_vits": figure}
 
 
-def _tables(found: Found) -> dict[str, pd.DataFrame]:
-    return {"other_vits": published.scores(found)}
+def _gaining(found: Found) -> str:
+    grid = _grid(found)
+    trained = {n: c for n, c in grid.items() if "random" not in n and {"csa", "vanilla"} <= set(c)}
+    gains = [
+        f"{name} {100 * found.difference(cells['csa'], cells['vanilla'])['difference']:+.1f}"
+        for name, cells in trained.items()
+    ]
+    text = f"CSA's gain read out by prototypes: {', '.join(gains)}." if gains else ""
+    if len(trained) < len(grid):
+        text += (
+            " The ViT without text has random weights here and answers nothing: "
+            "backbone=timm backbone.name=... checkpoint=<file>."
+        )
+    return text.strip()
 
 
 STUDY = Study(
     question="Does CSA help a ViT that never saw text, when classes are read from the masks of "
     "other photos?",
-    verdicts=_verdicts,
+    claims=_claims,
     figures=_figures,
-    tables=_tables,
+    answers={"vits": _gaining},
     across=("backbone",),
     order=12,
 )

@@ -10,17 +10,18 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from sclip_lab.paper.claims import Claim, best, difference_in_words, higher, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import label_points, pick
 from sclip_lab.report.figures import Figure, color, style
 from sclip_lab.report.found import Found
-from sclip_lab.report.verdicts import Verdict, best, higher, nothing
 
 if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
 
 SIZES = ("short_side", "crop_size", "stride")
 REPEATS = 3
+ONE_WINDOW = "one window holds the whole photo, so the stride changes nothing"
 
 
 def _settings(found: Found, variant: str) -> dict[tuple[int, int, int], str]:
@@ -58,35 +59,41 @@ def _cost(found: Found) -> dict[tuple[int, int, int], float]:
     return {sizes: seconds(found.specs[s]) for sizes, s in settings.items() if s in found.specs}
 
 
-def _verdicts(found: Found) -> list[Verdict]:
+def _claims(found: Found) -> list[Claim]:
     csa, vanilla = _settings(found, "csa"), _settings(found, "vanilla")
     if len(csa) < 2:
-        return [nothing("Larger photos are better for CSA", "only one setting was computed")]
-    judged = []
+        return [missing("Larger photos are better for CSA", "only one setting was computed")]
+    claims = []
     names = {spec: f"{variant} {_told(sizes)}" for variant, settings in (("csa", csa),
              ("vanilla", vanilla)) for sizes, spec in settings.items()}  # fmt: skip
     sides = sorted({side for side, _, _ in csa})
     for small, large in pairwise(sides):
         pair = [(small, c, s) for a, c, s in csa if a == large and (small, c, s) in csa]
         if pair:
-            claim = f"CSA is better at short side {large} than at {small}, with equal windows"
+            text = f"CSA is better at short side {large} than at {small}, with equal windows"
             setting = pair[0]
             larger = csa[(large, setting[1], setting[2])]
-            judged.append(higher(found, larger, csa[setting], claim,
+            claims.append(higher(found, larger, csa[setting], text,
                                  published="1.6", names=names))  # fmt: skip
-    side, crop, _ = next(iter(csa))
-    strides = sorted({s for a, c, s in csa if (a, c) == (side, crop)})
-    if len(strides) > 1:
-        claim = f"Windows that overlap are better: stride {strides[0]} beats {strides[-1]}"
-        dense, sparse = csa[(side, crop, strides[0])], csa[(side, crop, strides[-1])]
-        judged.append(higher(found, dense, sparse, claim, names=names))
+    for (side, crop), strides in _strides(csa).items():
+        dense, sparse = (csa[side, crop, strides[k]] for k in (0, -1))
+        text = f"Windows that overlap are better: stride {strides[0]} beats {strides[-1]}"
+        text += f" at short side {side}"
+        claims.append(higher(found, dense, sparse, text, names=names, same=ONE_WINDOW))
     top = max(csa, key=lambda sizes: found.score(csa[sizes]))
-    claim = f"Short side / window / stride {_told(top)} is better than all others"
-    judged.append(best(found, csa[top], list(csa.values()), claim, names=names))
-    if top in vanilla:
-        claim = "CSA is better than vanilla attention at the sizes that are best for CSA"
-        judged.append(higher(found, csa[top], vanilla[top], claim, names=names))
-    return judged
+    text = f"Short side / window / stride {_told(top)} is better than all others"
+    claims.append(best(found, csa[top], list(csa.values()), text, names=names))
+    text = "CSA is better than vanilla attention at the sizes that are best for CSA"
+    claims.append(higher(found, csa[top], vanilla.get(top), text, names=names))
+    return claims
+
+
+def _strides(settings: dict[tuple[int, int, int], str]) -> dict[tuple[int, int], list[int]]:
+    """(short side, window) -> its strides, where there are several."""
+    strides: dict[tuple[int, int], list[int]] = {}
+    for side, crop, stride in sorted(settings):
+        strides.setdefault((side, crop), []).append(stride)
+    return {sizes: known for sizes, known in strides.items() if len(known) > 1}
 
 
 def _figures(found: Found) -> dict[str, Figure]:
@@ -148,11 +155,21 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
     return {"preprocessing": table}
 
 
+def _sizes(found: Found) -> str:
+    csa = _settings(found, "csa")
+    if len(csa) < 2:
+        return ""
+    top, low = (pick_one(csa, key=lambda sizes: found.score(csa[sizes])) for pick_one in (max, min))
+    names = {csa[sizes]: f"short side / window / stride {_told(sizes)}" for sizes in (top, low)}
+    return f"CSA at {difference_in_words(found, csa[top], csa[low], names)}."
+
+
 STUDY = Study(
     question="How large should photos and windows be, how much should windows overlap, and what "
     "does a point of mIoU cost?",
-    verdicts=_verdicts,
+    claims=_claims,
     figures=_figures,
     tables=_tables,
+    answers={"preprocessing": _sizes},
     order=4,
 )

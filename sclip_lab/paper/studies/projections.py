@@ -6,17 +6,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sclip_lab.paper import published
+from sclip_lab.paper.claims import Claim, alike, difference_in_words, higher, missing
 from sclip_lab.paper.projection_figures import (
     correlation_figure,
     map_correlations,
     preserved_figure,
 )
 from sclip_lab.paper.studies import Study
-from sclip_lab.report import published
 from sclip_lab.report.curves import curves, line, pick, spec
 from sclip_lab.report.figures import COLORS
 from sclip_lab.report.found import Found
-from sclip_lab.report.verdicts import Verdict, alike, higher, nothing
 
 SINGLE = ("csa_identity", "csa_q", "csa_k", "csa_v")
 FORMS = {"orthogonal": "csa_random_orthogonal", "of full width": "csa_random_full"}
@@ -31,44 +31,41 @@ def _seeds(found: Found, **fixed: object) -> list[str]:
     return list(pick(found, **fixed).index)
 
 
-def _verdicts(found: Found) -> list[Verdict]:
+def _claims(found: Found) -> list[Claim]:
     csa, mean, vanilla = (_first(found, v) for v in ("csa", "csa_mean", "vanilla"))
     singles = [key for v in SINGLE if (key := _first(found, v))]
     randoms = _seeds(found, variant="csa_random", attention__count=1)
-    judged = []
+    claims = []
     if csa and singles:
-        judged.append(alike(found, [*singles, *randoms], csa, MARGIN, (
+        text = (
             "CSA is insensitive to the projection: any single one lies within 3 points of q and k"
-        ), "1.4"))  # fmt: skip
+        )
+        claims.append(alike(found, [*singles, *randoms], csa, MARGIN, text, "1.4"))
     if mean and singles:
-        judged.append(alike(found, [*singles, *randoms], mean, MARGIN, (
+        text = (
             "CSA is insensitive to the projection where all maps have one weight: any single one "
             "lies within 3 points of the mean of q and k"
-        )))  # fmt: skip
-    if csa and mean:
-        judged.append(higher(found, csa, mean, "The sum's doubled weight against the residual "
-                             "helps: q + k is better than their mean"))  # fmt: skip
-    if vanilla and randoms:
-        worst = min(randoms, key=lambda key: found.score(key))
-        judged.append(higher(found, worst, vanilla, "Even the worst random projection is better "
-                             "than vanilla attention", published="1.4"))  # fmt: skip
-    many = _seeds(found, variant="csa_random", attention__count=16)
-    if many and randoms:
-        ranked = sorted(randoms, key=lambda key: found.score(key))
-        median = ranked[len(ranked) // 2]
-        judged.append(higher(found, many[0], median, "An ensemble of 16 random projections is "
-                             "better than the median single one"))  # fmt: skip
+        )
+        claims.append(alike(found, [*singles, *randoms], mean, MARGIN, text))
+    text = "The sum's doubled weight against the residual helps: q + k is better than their mean"
+    claims.append(higher(found, csa, mean, text))
+    if randoms:
+        ranked = sorted(randoms, key=found.score)
+        text = "Even the worst random projection is better than vanilla attention"
+        family = [(key, vanilla) for key in randoms] if vanilla else []
+        claims.append(higher(found, ranked[0], vanilla, text, family, published="1.4"))
+        many = _seeds(found, variant="csa_random", attention__count=16)
+        if many:
+            text = "An ensemble of 16 random projections is better than the median single one"
+            claims.append(higher(found, many[0], ranked[len(ranked) // 2], text))
     learned = _first(found, "csa_learned")
     if learned is None:
         how = "none was given: sclip-lab learn-projection, then attention.projection_file=..."
-        judged.append(nothing("A learned projection is best", how, "1.4"))
-    elif csa:
-        judged.append(
-            higher(
-                found, learned, csa, "A learned projection is better than q and k", published="1.4"
-            )
-        )
-    return judged
+        claims.append(missing("A learned projection is best", how, "1.4"))
+    else:
+        text = "A learned projection is better than q and k"
+        claims.append(higher(found, learned, csa, text, published="1.4"))
+    return claims
 
 
 def _ensemble(found: Found) -> Figure | None:
@@ -139,11 +136,38 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
     return tables
 
 
+def _any_projection(found: Found) -> str:
+    csa, vanilla = _first(found, "csa"), _first(found, "vanilla")
+    singles = [*(key for v in SINGLE if (key := _first(found, v))),
+               *_seeds(found, variant="csa_random", attention__count=1)]  # fmt: skip
+    if not csa or not vanilla or not singles:
+        return ""
+    low, high = (pick_one(singles, key=found.score) for pick_one in (min, max))
+    return (
+        f"{len(singles)} single projections score {100 * found.score(low):.1f} "
+        f"({found.name(low)}) to {100 * found.score(high):.1f} ({found.name(high)}), q + k "
+        f"{100 * found.score(csa):.1f}, vanilla {100 * found.score(vanilla):.1f}: the spread is "
+        f"{(found.score(high) - found.score(low)) / (found.score(csa) - found.score(vanilla)):.2f} "
+        "of the gain."
+    )
+
+
+def _tuning_free(found: Found) -> str:
+    csa, learned = _first(found, "csa"), _first(found, "csa_learned")
+    if csa is None or learned is None:
+        return (
+            "No answer: no learned projection was given (sclip-lab learn-projection, then "
+            "attention.projection_file=...)."
+        )
+    return f"Against a learned projection: {difference_in_words(found, csa, learned)}."
+
+
 STUDY = Study(
     question="Which projection do tokens have to be correlated through: none, q, k, v, both, a "
     "random or a learned one? And why does it hardly matter?",
-    verdicts=_verdicts,
+    claims=_claims,
     figures=_figures,
     tables=_tables,
+    answers={"projection": _any_projection, "tuning": _tuning_free},
     order=1,
 )

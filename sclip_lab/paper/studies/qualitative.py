@@ -8,12 +8,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sclip_lab import results
+from sclip_lab.paper.claims import Claim, Comparison, difference_in_words, gated, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report import pictures
 from sclip_lab.report.curves import spec
 from sclip_lab.report.found import Found
 from sclip_lab.report.gains import per_photo
-from sclip_lab.report.verdicts import FAILS, HOLDS, OPEN, Verdict, nothing, told
 
 EACH = 2  # photos of each kind
 
@@ -41,21 +41,23 @@ def _photos(found: Found) -> list[str]:
     return list(dict.fromkeys(name for names in chosen(found).values() for name in names))
 
 
-def _verdicts(found: Found) -> list[Verdict]:
-    claim = "CSA is better than vanilla attention on most photos"
+def _claims(found: Found) -> list[Claim]:
+    text = "CSA is better than vanilla attention on most photos"
     pair = _pair(found)
     if pair is None:
-        return [nothing(claim, "not computed")]
+        return [missing(text, "not computed")]
     from scipy.stats import binomtest
 
     gains = per_photo(found, *pair)["gain"]
     better, worse = int((gains > 0).sum()), int((gains < 0).sum())
-    test = binomtest(better, better + worse) if better + worse else None
-    sure = test is not None and test.pvalue < 0.05
-    answer = OPEN if not sure else HOLDS if better > worse else FAILS
-    p = f", sign test p = {test.pvalue:.2g}" if test else ""
-    why = f"better on {better}, worse on {worse} of {len(gains)} photos{p}; {told(found, *pair)}"
-    return [Verdict(claim, answer, why)]
+    p = binomtest(better, better + worse).pvalue if better + worse else 1.0
+    key = ("sign", *sorted(map(found.comparisons.counts, pair)))
+    test = Comparison(key, p if better > worse else 1.0, p if better < worse else 1.0)
+    facts = (
+        f"better on {better}, worse on {worse} of {len(gains)} photos; "
+        f"{difference_in_words(found, *pair)}; sign test"
+    )
+    return [gated(found, Claim(text, facts, (test,)), pair)]
 
 
 def _figures(found: Found) -> dict[str, Figure]:
@@ -92,11 +94,27 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
     return {"qualitative": kept.reset_index(drop=True)}
 
 
+def _failures(found: Found) -> str:
+    pair = _pair(found)
+    if pair is None:
+        return ""
+    photos = per_photo(found, *pair)
+    lowest, least = photos["a"].idxmin(), photos["gain"].idxmin()
+    scores = results.iou(found.of([pair[0]]).df).dropna(subset="iou")
+    worst = scores.sort_values("iou").iloc[0]
+    return (
+        f"CSA is worst on {lowest} ({100 * photos['a'].min():.1f} mIoU on the photo by itself), "
+        f"gains least on {least} ({100 * photos['gain'].min():+.1f}), and knows {worst['class']} "
+        f"least ({100 * worst['iou']:.1f} IoU); the figure shows such photos."
+    )
+
+
 STUDY = Study(
     question="What does the gain look like: where it is largest, in the middle, and smallest?",
-    verdicts=_verdicts,
+    claims=_claims,
     figures=_figures,
     tables=_tables,
     photos=_photos,
+    answers={"failures": _failures},
     order=7,
 )

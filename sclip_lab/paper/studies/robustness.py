@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sclip_lab.paper.claims import Claim, higher
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import curves, pick
 from sclip_lab.report.found import Found
-from sclip_lab.report.verdicts import Verdict, higher
 
 WEIGHT = ".weight"
 PREFIX = "protocol.views."
@@ -50,7 +50,7 @@ def _grid(found: Found) -> dict[str, dict[str, dict[float, str]]]:
     return lines
 
 
-def _verdicts(found: Found) -> list[Verdict]:
+def _claims(found: Found) -> list[Claim]:
     pairs = {}
     for kind, variants in _grid(found).items():
         csa, vanilla = variants.get("csa", {}), variants.get("vanilla", {})
@@ -84,14 +84,14 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
 
 def _strengths(found: Found, kinds: list[str]) -> list[str]:
     """What the strengths of each change are, as its views say."""
-    told = []
+    lines = []
     for kind in kinds:
         name, words = MEANING.get(kind, ("", ""))
         columns = sorted(c for c in map(str, found.cells) if _is_view(c, kind, name))
         values = [found.cells[column].dropna().iloc[0] for column in columns]
         if values:
-            told.append(f"{kind} {words.format(', '.join(f'{value:g}' for value in values))}")
-    return told
+            lines.append(f"{kind} {words.format(', '.join(f'{value:g}' for value in values))}")
+    return lines
 
 
 def _is_view(column: str, kind: str, parameter: str) -> bool:
@@ -113,7 +113,7 @@ def _figures(found: Found) -> dict[str, Figure]:
 
 STUDY = Study(
     question="Does the gain of CSA survive when photos are blurred, noisy, compressed or dark?",
-    verdicts=_verdicts,
+    claims=_claims,
     figures=_figures,
     tables=_tables,
     order=10,

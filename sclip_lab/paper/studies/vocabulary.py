@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sclip_lab.paper.claims import Claim, higher, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.figures import grouped
 from sclip_lab.report.found import Found
-from sclip_lab.report.verdicts import Verdict, higher, nothing
 
 CHANGED = ("vocabulary", "templates", "prob_threshold")
 EMBEDDED = "patchwork_vit"
@@ -37,28 +37,25 @@ def _grid(found: Found) -> dict[str, dict[str, str]]:
     return grid
 
 
-def _verdicts(found: Found) -> list[Verdict]:
+def _claims(found: Found) -> list[Claim]:
     grid = _grid(found)
     usual = grid.pop("as published", {})
-    judged = []
     csa, vanilla = usual.get("csa"), usual.get("vanilla")
     if not csa or not vanilla or not grid:
-        return [nothing("The vocabulary matters more than attention", "cells are missing")]
+        return [missing("The vocabulary matters more than attention", "cells are missing")]
+    claims = []
     both = {s: v for s, v in grid.items() if {"csa", "vanilla"} <= v.keys()}
     family = [(v["csa"], v["vanilla"]) for v in both.values()]
     for setting, pair in zip(both, family, strict=True):
-        claim = f"CSA stays better than vanilla attention: {setting}"
+        text = f"CSA stays better than vanilla attention: {setting}"
         names = dict(zip(pair, ("csa", "vanilla"), strict=True))
-        judged.append(higher(found, *pair, claim, family, names=names))
+        claims.append(higher(found, *pair, text, family, names=names))
     changed = {s: v["csa"] for s, v in grid.items() if "csa" in v}
     worst = min(changed, key=lambda setting: found.score(changed[setting]))
-    claim = (
-        "The worst names, prompts or threshold cost CSA more than vanilla attention in its place"
-    )
+    text = "The worst names, prompts or threshold cost CSA more than vanilla attention in its place"
     family = [(vanilla, spec) for spec in changed.values()]
     names = {changed[worst]: f"csa, {worst},", vanilla: "vanilla, as published,"}
-    judged.append(higher(found, vanilla, changed[worst], claim, family, names=names))
-    return judged
+    return [*claims, higher(found, vanilla, changed[worst], text, family, names=names)]
 
 
 def _figures(found: Found) -> dict[str, Figure]:
@@ -83,7 +80,7 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
 STUDY = Study(
     question="How much do class names, prompt templates and thresholds move the score, compared "
     "with the choice of attention?",
-    verdicts=_verdicts,
+    claims=_claims,
     figures=_figures,
     tables=_tables,
     order=9,

@@ -1,9 +1,9 @@
 """Several data sets together: the mean of their scores, and who is first on which.
 
-Benchmarks share photos: VOC20 and VOC21, Context59 and Context60, COCO-Object and COCO-Stuff. Two
-images of one name are one photo, and it is drawn for all its data sets or for none: photos are
-resampled within strata, one for each set of data sets that hold a photo, so that every data set
-keeps its size.
+Benchmarks share photos (`COLLECTIONS`). There, two images of one name are one photo, and it is
+drawn for all its data sets or for none: photos are resampled within strata, one for each set of
+data sets that hold a photo, so that every data set keeps its size. Elsewhere equal file names mean
+nothing.
 """
 
 from __future__ import annotations
@@ -21,9 +21,14 @@ from sclip_lab.results.statistics.permutation import permutation_p
 from sclip_lab.results.statistics.resampling import Design, Sample, Scored, score
 from sclip_lab.results.statistics.uncertainty import check, not_beaten, samples
 from sclip_lab.results.table.choices import Choice, choose, names
-from sclip_lab.results.table.scores import spec_rows
+from sclip_lab.results.table.scores import methods_only, spec_rows
 
 VARIANT = ["attention", "backbone", "protocol"]
+COLLECTIONS = (
+    ("voc20", "voc21", "context59", "context60"),  # Context annotates photos of VOC 2010
+    ("coco_object", "coco_object_val2017", "coco_stuff10k", "coco_stuff164k", "coco_panoptic20"),
+)
+Shared = Collection[Collection[str]]
 
 
 class Together:
@@ -36,7 +41,8 @@ class Together:
     Args:
         df: from `results.load`.
         statistic, n, seed: as in `results.bootstrap`.
-        apart: data sets whose image names mean nothing elsewhere, such as numbers.
+        apart: data sets that share no photo with any other, whatever `COLLECTIONS` says.
+        shared: further groups of data sets in which images of one name are one photo.
 
     Attributes:
         table: one row per variant: attention, backbone, protocol, and what tells them apart.
@@ -44,8 +50,8 @@ class Together:
         samples: per variant, per data set, its counts. scores: the same, scored.
 
     Raises:
-        LabError: an unknown data set in ``apart``; specs of one variant and data set, or of one
-            data set, with different images; no variant that has all data sets.
+        LabError: an unknown data set in ``apart`` or ``shared``; specs of one variant and data
+            set, or of one data set, with different images; no variant that has all data sets.
     """
 
     def __init__(
@@ -55,33 +61,52 @@ class Together:
         n: int = 2000,
         seed: int = 0,
         apart: Collection[str] = (),
+        shared: Shared = (),
     ) -> None:
+        df = methods_only(df)
         self.datasets = [str(name) for name in df["dataset"].unique()]
-        for name in apart:
+        for name in (*apart, *(name for group in shared for name in group)):
             if name not in self.datasets:
                 raise unknown("data set", name, self.datasets)
         specs = spec_rows(df)
         distinct = [*VARIANT, *_distinguishing(specs)]
         specs["variant"] = specs.groupby(distinct, dropna=False, observed=True, sort=False).ngroup()
-        counts = {spec: sample for spec, _, _, sample in samples(df)}
-        places, self.design = _design(df, n, seed, apart)
+        df = df.astype({"image": "category"})
+        all_of_it = list(samples(df))
+        counts = {spec: sample for spec, _, _, sample in all_of_it}
+        names = df["image"].cat.categories.astype(str).to_numpy()
+        images = {dataset: names[codes] for _, dataset, codes, _ in reversed(all_of_it)}
+        places, self.design = _design(images, n, seed, self._collections(apart, shared))
         rows, self.samples, self.left_out = [], [], []
         for _, members in specs.groupby("variant", sort=False):
-            found = {str(row["dataset"]): str(row["spec"]) for _, row in members.iterrows()}
+            by_dataset = {str(row["dataset"]): str(row["spec"]) for _, row in members.iterrows()}
             label = str(members["attention"].iloc[0])
-            if len(found) < len(members):
+            if len(by_dataset) < len(members):
                 raise LabError(f"'{label}' has several specs of one data set, equal but for names")
-            if set(found) < set(self.datasets):
+            if set(by_dataset) < set(self.datasets):
                 self.left_out.append(label)
                 continue
             rows.append(members[distinct].iloc[0])
-            self.samples.append([_placed(counts[found[d]], places[d], d) for d in self.datasets])
+            self.samples.append(
+                [_placed(counts[by_dataset[d]], places[d], d) for d in self.datasets]
+            )
         if not rows:
             raise LabError(f"no variant was evaluated on all of {', '.join(self.datasets)}")
         self.table = pd.DataFrame(rows).reset_index(drop=True)
         flat = score([s for row in self.samples for s in row], self.design, statistic)
         width = len(self.datasets)
         self.scores = [flat[k : k + width] for k in range(0, len(flat), width)]
+
+    def _collections(self, apart: Collection[str], shared: Shared) -> dict[str, str]:
+        """Data set -> what its photos are of: the first data set of its group."""
+        collection = {name: name for name in self.datasets}
+        for group in (*COLLECTIONS, *shared):
+            together = [name for name in self.datasets if name in group and name not in apart]
+            joined = {collection[name] for name in together}
+            for name in self.datasets:
+                if collection[name] in joined:
+                    collection[name] = collection[together[0]]
+        return collection
 
     @property
     def means(self) -> list[Scored]:
@@ -99,11 +124,12 @@ def mean_over_datasets(
     level: float = 0.95,
     seed: int = 0,
     apart: Collection[str] = (),
+    shared: Shared = (),
 ) -> pd.DataFrame:
     """The average of the table's last column, with its interval.
 
     Args:
-        df, statistic, n, seed, apart: see `Together`. level: of the interval.
+        df, statistic, n, seed, apart, shared: see `Together`. level: of the interval.
 
     Returns:
         One row per variant: attention, backbone, protocol, what else tells them apart; mean, low,
@@ -111,7 +137,7 @@ def mean_over_datasets(
         column per data set with its score. ``attrs``: level, datasets, left_out.
     """
     check(statistic, n, level)
-    all_of = Together(df, statistic, n, seed, apart)
+    all_of = Together(df, statistic, n, seed, apart, shared)
     bounds = [interval(mean, level) for mean in all_of.means]
     table = all_of.table.assign(
         mean=[mean.estimate for mean in all_of.means],
@@ -135,12 +161,13 @@ def mean_differences(
     level: float = 0.95,
     seed: int = 0,
     apart: Collection[str] = (),
+    shared: Shared = (),
 ) -> pd.DataFrame:
     """Every variant's mean over data sets against one.
 
     Args:
         baseline: a choice that names one variant, see `sclip_lab.results.table.choices`.
-        df, statistic, n, level, seed, apart: as `mean_over_datasets`.
+        df, statistic, n, level, seed, apart, shared: as `mean_over_datasets`.
 
     Returns:
         One row per other variant: a, b, difference, low, high, p, p_permutation (a photo is
@@ -150,7 +177,7 @@ def mean_differences(
         LabError: a baseline that is unknown or names several variants.
     """
     check(statistic, n, level)
-    all_of = Together(df, statistic, n, seed, apart)
+    all_of = Together(df, statistic, n, seed, apart, shared)
     # `choose` wants the columns of a table of specs; a variant has no key of its own.
     table = all_of.table.assign(spec=[f"{k}" for k in range(len(all_of.table))], dataset="all")
     chosen = choose(table, baseline).rows
@@ -186,6 +213,7 @@ def ranks(
     level: float = 0.95,
     seed: int = 0,
     apart: Collection[str] = (),
+    shared: Shared = (),
 ) -> pd.DataFrame:
     """Places of the variants, for a picture.
 
@@ -198,7 +226,7 @@ def ranks(
         photos), mean_rank (over data sets). ``attrs``: level, datasets, left_out.
     """
     check(statistic, n, level)
-    all_of = Together(df, statistic, n, seed, apart)
+    all_of = Together(df, statistic, n, seed, apart, shared)
     tables = []
     for k, dataset in enumerate(all_of.datasets):
         estimates = np.array([[row[k].estimate for row in all_of.scores]])
@@ -231,23 +259,17 @@ def _distinguishing(specs: pd.DataFrame) -> list[str]:
 
 
 def _design(
-    df: pd.DataFrame, n: int, seed: int, apart: Collection[str]
+    images: dict[str, np.ndarray], n: int, seed: int, collection: dict[str, str]
 ) -> tuple[dict[str, np.ndarray], Design]:
     """Per data set the place of each of its images among all photos, and how these are drawn."""
-    df = df.astype({"image": "category"})
-    held: dict[tuple[str, int], list[str]] = {}
-    images: dict[str, np.ndarray] = {}
-    for dataset, rows in df.groupby("dataset", observed=True, sort=False):
-        name = str(dataset)
-        images[name] = np.unique(rows["image"].cat.codes.to_numpy())
-        for code in images[name]:
-            held.setdefault((name if name in apart else "", int(code)), []).append(name)
+    held: dict[tuple[str, str], list[str]] = {}
+    photos = {d: [(collection[d], str(name)) for name in names] for d, names in images.items()}
+    for dataset, of_dataset in photos.items():
+        for photo in of_dataset:
+            held.setdefault(photo, []).append(dataset)
     place = {photo: k for k, photo in enumerate(held)}
     strata = pd.factorize(pd.Series(["\0".join(owners) for owners in held.values()]))[0]
-    places = {
-        name: np.array([place[(name if name in apart else "", int(c))] for c in codes])
-        for name, codes in images.items()
-    }
+    places = {name: np.array([place[p] for p in of_it]) for name, of_it in photos.items()}
     return places, Design(strata, n, seed)
 
 

@@ -6,6 +6,7 @@ named.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -14,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.results.statistics import multiple
+from sclip_lab.results.statistics import floors, multiple
 from sclip_lab.results.statistics.intervals import interval, p_value
 from sclip_lab.results.statistics.permutation import permutation_p
-from sclip_lab.results.statistics.resampling import Scored
+from sclip_lab.results.statistics.resampling import Sample, Scored, score
 from sclip_lab.results.statistics.uncertainty import Resampled, check, photo_sets, resampled
 from sclip_lab.results.store import machines
 from sclip_lab.results.table.choices import (
@@ -101,14 +102,14 @@ def differences(
     pairs, left_out = [], []
     others = table[~table["spec"].isin(chosen.rows["spec"])]
     for spec, key in zip(others["spec"], keys_of(others, fixed), strict=True):
-        found = starts.get((photos[str(spec)], *key), [])
-        if len(found) > 1:
+        matches = starts.get((photos[str(spec)], *key), [])
+        if len(matches) > 1:
             raise LabError(
-                f"baseline {said(baseline)} is {len(found)} specs ({', '.join(found)}) that "
+                f"baseline {said(baseline)} is {len(matches)} specs ({', '.join(matches)}) that "
                 f"{spec} could be compared with; name what tells them apart"
             )
-        pairs += [(str(spec), start) for start in found]
-        left_out += [] if found else [str(spec)]
+        pairs += [(str(spec), start) for start in matches]
+        left_out += [] if matches else [str(spec)]
     if not pairs:
         raise LabError(
             f"nothing to compare with {said(baseline)}: no other spec was evaluated on the same "
@@ -169,7 +170,44 @@ class Comparisons:
         self.groups = list(resampled(df, statistic, n, seed))
         self._place = {spec: (g, k) for g, group in enumerate(self.groups)
                        for k, spec in enumerate(group.specs)}  # fmt: skip
+        self._counts: dict[str, str] = {}
+        self._floors: dict[str, tuple[str, Scored]] = {}
         self._facts = {str(row["spec"]): row for _, row in spec_rows(df).iterrows()}
+
+    def gap(self, a: str, b: str) -> Scored:
+        """The difference of two specs of the same photos."""
+        (g, k), (_, m) = self._place[a], self._place[b]
+        return self.groups[g].scores[k] - self.groups[g].scores[m]
+
+    def photos(self, spec: str) -> int:
+        """How many photos with counted pixels a spec's score rests on."""
+        g, k = self._place[spec]
+        return len(self.groups[g].samples[k].photos)
+
+    def counts(self, spec: str) -> str:
+        """A digest of a spec's counts on every photo: equal for specs that cannot differ."""
+        if spec not in self._counts:
+            g, k = self._place[spec]
+            totals = self.groups[g].samples[k].totals
+            self._counts[spec] = f"{g}-{hashlib.sha256(totals.tobytes()).hexdigest()[:16]}"
+        return self._counts[spec]
+
+    def above_floor(self, spec: str) -> tuple[str, float, float]:
+        """The highest of `floors.totals` on a spec's photos: name, score, and two-sided p of the
+        spec's difference from it, 1 where the spec scores less."""
+        g, k = self._place[spec]
+        sample, design = self.groups[g].samples[k], self.groups[g].scores[k].design
+        key = f"{g}-{hashlib.sha256(sample.totals[:, 1].tobytes()).hexdigest()}"
+        if key not in self._floors:
+            made = floors.totals(sample.totals[:, 1])
+            scored = score([Sample(t, sample.photos) for t in made.values()], design,
+                           self.statistic)  # fmt: skip
+            self._floors[key] = max(
+                zip(made, scored, strict=True), key=lambda named: named[1].estimate
+            )
+        name, floor = self._floors[key]
+        gap = self.groups[g].scores[k] - floor
+        return name, floor.estimate, p_value(gap) if gap.estimate > 0 else 1.0
 
     def only(self, specs: Collection[str]) -> list[Resampled]:
         """The groups without all other specs."""
@@ -243,8 +281,8 @@ def _families(
     adjusted = by.transform(lambda p: multiple.holm(p.to_numpy()))
     largest = np.full(len(gaps), np.nan)
     for group in {g for g, _ in gaps}:
-        mine = [k for k, (g, _) in enumerate(gaps) if g == group]
-        largest[mine] = multiple.max_t([gaps[k][1] for k in mine])
+        members = [k for k, (g, _) in enumerate(gaps) if g == group]
+        largest[members] = multiple.max_t([gaps[k][1] for k in members])
     return adjusted, pd.Series(largest, compared.index)
 
 

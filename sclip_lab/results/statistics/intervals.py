@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 from scipy import special
 
 from sclip_lab.core.errors import unknown
@@ -116,26 +117,27 @@ def interval(scored: Scored, level: float = 0.95, method: str = "corrected") -> 
     return METHODS[method](scored, level)
 
 
-def studentised(scored: Scored) -> tuple[float, float]:
-    """The score without its bias in standard errors, and degrees of freedom; 0 where the field's
-    score has the other sign."""
+def studentised(scored: Scored, at: float = 0.0) -> tuple[float, float]:
+    """How far the score without its bias lies above ``at``, in standard errors, and degrees of
+    freedom. 0 where the field's score lies on the other side of ``at``."""
     error, freedom = standard_error(scored)
-    middle = scored.centre - bias(scored)
-    if middle * scored.estimate < 0:
+    distance = scored.centre - bias(scored) - at
+    if distance * (scored.estimate - at) < 0:
         return 0.0, freedom
     if error <= _ROUNDING:
-        return (0.0 if abs(middle) <= _ROUNDING else float(np.copysign(np.inf, middle))), freedom
-    return middle / error, freedom
+        is_equal = abs(distance) <= _ROUNDING
+        return (0.0 if is_equal else float(np.copysign(np.inf, distance))), freedom
+    return distance / error, freedom
 
 
-def p_value(scored: Scored) -> float:
-    """Two-sided p of "the true value is 0", below 1 - level where `corrected` excludes 0.
+def p_value(scored: Scored, at: float = 0.0) -> float:
+    """Two-sided p of "the true value is ``at``", below 1 - level where `corrected` excludes it.
 
     Returns:
         NaN where the score or its error is. A difference that is the same on all photos has no
         error: it gets 2 / 2^photos, the least that swapping the two photo by photo can show.
     """
-    statistic, freedom = studentised(scored)
+    statistic, freedom = studentised(scored, at)
     if np.isinf(statistic):
         return float(2.0 ** (1 - len(scored.design.strata)))
     return float(2 * special.stdtr(freedom, -abs(statistic)))
@@ -147,3 +149,15 @@ def _quantiles(scored: Scored, low: float, high: float) -> Interval:
         return np.nan, np.nan
     first, last = np.quantile(kept, [low, high])
     return float(first), float(last)
+
+
+def student(values: npt.ArrayLike, level: float = 0.95) -> Interval:
+    """Student's interval of the mean of some photos' numbers: right on few photos too, where
+    quantiles of a bootstrap are too narrow. NaN for fewer than two."""
+    known = np.asarray(values, dtype=float)
+    known = known[~np.isnan(known)]
+    if len(known) < 2:
+        return np.nan, np.nan
+    reach = known.std(ddof=1) / np.sqrt(len(known))
+    reach *= special.stdtrit(len(known) - 1, (1 + level) / 2)
+    return float(known.mean() - reach), float(known.mean() + reach)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sclip_lab.results.statistics.intervals import studentised
+from sclip_lab.results.statistics.intervals import p_value, studentised
 from sclip_lab.results.statistics.resampling import Scored
 from sclip_lab.results.table.metrics import Array
 
@@ -54,6 +54,9 @@ def max_t(differences: Sequence[Scored]) -> Array:
     resampled ones are divided by the root of a chi-square over its degrees of freedom, one draw
     a resample, so that a family of one gives Student's p.
 
+    A difference that is the same on all photos has no standard error, so its p (that of swapping
+    photos) is adjusted by Holm's factor instead. No adjusted p is below its own p.
+
     Args:
         differences: of one design.
 
@@ -70,11 +73,16 @@ def max_t(differences: Sequence[Scored]) -> Array:
     freedom = min(free for _, free in asked if not np.isnan(free))
     chance = np.random.default_rng([design.seed, 1]).chisquare(freedom, design.n) / freedom
     largest = np.zeros(design.n)
-    for k in reversed(order):
+    single = {k: p_value(differences[k]) for k in order}
+    for rank, k in reversed(list(enumerate(order))):
+        if np.isinf(observed[k]):
+            adjusted[k] = min(1.0, single[k] * (len(order) - rank))
+            continue
         drawn = differences[k].resampled - np.nanmean(differences[k].resampled)
         spread = np.nanstd(drawn)
         in_errors = np.abs(drawn) / (spread if spread > 0 else 1.0) / np.sqrt(chance)
         largest = np.fmax(largest, in_errors)
-        adjusted[k] = (1 + np.count_nonzero(largest >= observed[k])) / (design.n + 1)
+        share = (1 + np.count_nonzero(largest >= observed[k])) / (design.n + 1)
+        adjusted[k] = max(share, single[k])
     adjusted[order] = np.maximum.accumulate(adjusted[order])
     return adjusted

@@ -1,18 +1,24 @@
-"""Which diagnostic goes with the score: over variants, with intervals over photos.
+"""Which diagnostic goes with the score over variants: by families of variants, and over photos.
 
 That two numbers go together over variants does not say that one makes the other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.results.statistics.resampling import Design
 from sclip_lab.results.statistics.uncertainty import check, resampled
 from sclip_lab.results.table.metrics import Array, divide
-from sclip_lab.results.table.scores import NAMES, spec_rows
+from sclip_lab.results.table.scores import NAMES, methods_only, spec_rows
+
+FEWEST = 8  # families below which a relation is a description and no finding
 
 
 def points(df: pd.DataFrame, measured: pd.DataFrame, statistic: str = "miou") -> pd.DataFrame:
@@ -53,21 +59,28 @@ def relations(
     n: int = 2000,
     level: float = 0.95,
     seed: int = 0,
+    families: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Spearman's correlation of each diagnostic with the score, over the variants of a data set.
 
-    Scores and diagnostics are resampled with the same photos; a photo that was not measured
-    counts in the score alone. Controls are left out, and specs on which a measure is not defined.
+    The claim is about variants, and variants of one family are nearly the same variant. So the
+    interval resamples families and photos together, and p permutes the families' mean scores
+    against their mean diagnostics. p_adjusted is adjusted over all measures that were tried. Scores
+    and diagnostics are resampled with the same photos; a photo that was not measured counts in the
+    score alone. Controls are left out, and specs on which a measure is not defined.
 
     Args:
         df, measured, statistic: as `points`.
-        n: resamples. level: of the interval (quantiles). seed: of the resamples.
+        n: resamples, and permutations. level: of the interval (quantiles). seed: of both.
+        families: spec -> name of its family; by default `families_of`.
 
     Returns:
         One row per data set (and set of images) and measure, the closest relation first: dataset,
-        measure, spearman (NaN where all values are equal), low, high, variants, photos
-        (measured), better ("high", "low" or ""), as_expected (True or False where the interval
-        excludes 0 and a direction is known to be good; None elsewhere).
+        measure, spearman (over variants; NaN where all values are equal), low, high, by_family
+        (over the means of families), p, p_adjusted, least, most (range of ``spearman`` with one
+        family left out), variants, families, photos (measured), better ("high", "low" or ""),
+        as_expected (True or False where p_adjusted is below 1 - level for at least `FEWEST`
+        families and a direction is known to be good; None elsewhere).
 
     Raises:
         LabError: fewer than three variants, none of which says anything about a rank.
@@ -75,49 +88,67 @@ def relations(
     from sclip_lab.diagnostics import MEASURES
 
     check(statistic, n, level)
+    df = methods_only(df)
+    families = families_of(df) if families is None else families
+    order = df.astype({"image": "category"})["image"].cat.categories.astype(str)
     rows = []
     for group in resampled(df, statistic, n, seed):
-        dataset = str(df.loc[df["spec"] == group.specs[0], "dataset"].iloc[0])
-        place = {spec: k for k, spec in enumerate(group.specs)}
-        images = df.loc[df["spec"] == group.specs[0], "image"].astype(str).unique()
+        of_group = df[df["spec"] == group.specs[0]]
+        present = set(of_group["image"].astype(str).iloc[np.flatnonzero(of_group["pixels"])])
         # The order in which `resampled` numbers photos: that of the categories in the data.
-        order = df.astype({"image": "category"})["image"].cat.categories.astype(str)
-        number = {name: k for k, name in enumerate([i for i in order if i in set(images)])}
-        weights = np.concatenate(list(Design.plain(len(number), n, seed).weights()))
-        for measure, found in measured.groupby("measure", observed=True, sort=False):
-            name = str(measure)
-            if name in MEASURES and MEASURES[name].is_control:
-                continue
-            mine = found[found["spec"].astype(str).isin(place) & found["value"].notna()]
-            mine = mine[mine["image"].astype(str).isin(number)]
-            values = mine.pivot_table(
-                index="image", columns="spec", values="value", observed=True, sort=False
-            )
-            if values.shape[1] < 3:
-                continue
-            own = weights[:, [number[str(image)] for image in values.index]]
-            known = values.notna().to_numpy(float)
-            sums = own @ values.fillna(0).to_numpy(float)
-            drawn = divide(sums, own @ known)
-            chosen = [group.scores[place[str(spec)]] for spec in values]
-            estimate = spearman(
-                values.mean().to_numpy()[None], np.array([[s.estimate for s in chosen]])
-            )[0]
-            spread = spearman(drawn, np.stack([s.resampled for s in chosen], axis=1))
+        number = {name: k for k, name in enumerate([i for i in order if i in present])}
+        design = Design.plain(len(number), n, seed)
+        weights = np.concatenate(list(design.weights()))
+        tried = _tried(measured, group.specs, number, MEASURES)
+        if not tried:
+            continue
+        family = np.array([families[spec] for spec in group.specs])
+        estimates = np.array([scored.estimate for scored in group.scores])
+        resampled_scores = np.stack([scored.resampled for scored in group.scores], axis=1)
+        draws = np.random.default_rng([seed, 3])
+        drawn_families = _drawn_families(family, n, draws)
+        # NaN where a spec was not measured.
+        means = np.stack([grid.mean().reindex(group.specs).to_numpy() for grid in tried.values()])
+        by_family, p, adjusted = over_families(means, estimates, family, n, draws)
+        for row, (measure, grid) in enumerate(tried.items()):
+            known = ~np.isnan(means[row])
+            x, y, group_of = means[row][known], estimates[known], family[known]
+            columns = grid[[spec for spec, is_known in zip(group.specs, known, strict=True)
+                            if is_known]]  # fmt: skip
+            photos = weights[:, [number[str(image)] for image in columns.index]]
+            sums = photos @ columns.fillna(0).to_numpy(float)
+            values = divide(sums, photos @ columns.notna().to_numpy(float))
+            scores = resampled_scores[:, known]
+            spread = spearman(values, scores, drawn_families[:, known])
             spread = spread[~np.isnan(spread)]
             ends = [(1 - level) / 2, (1 + level) / 2]
             low, high = np.quantile(spread, ends) if len(spread) else (np.nan, np.nan)
-            better = MEASURES[name].better if name in MEASURES else ""
-            sure = bool(better) and (low > 0 or high < 0)
+            over_photos = spearman(values, scores)
+            wrong_side = min((over_photos <= 0).mean(), (over_photos >= 0).mean())
+            estimate = float(spearman(x[None], y[None])[0])
+            without = [
+                float(spearman(x[group_of != name][None], y[group_of != name][None])[0])
+                for name in dict.fromkeys(group_of)
+            ]
+            better = MEASURES[measure].better if measure in MEASURES else ""
+            count = len(set(group_of))
+            p_adjusted = max(float(adjusted[row]), min(1.0, 2 * wrong_side))
+            sure = bool(better) and count >= FEWEST and p_adjusted < 1 - level
             rows.append(
                 {
-                    "dataset": dataset,
-                    "measure": name,
+                    "dataset": str(of_group["dataset"].iloc[0]),
+                    "measure": measure,
                     "spearman": estimate,
                     "low": float(low),
                     "high": float(high),
-                    "variants": values.shape[1],
-                    "photos": len(values),
+                    "by_family": float(by_family[row]),
+                    "p": max(float(p[row]), min(1.0, 2 * wrong_side)),
+                    "p_adjusted": p_adjusted,
+                    "least": min(without),
+                    "most": max(without),
+                    "variants": len(x),
+                    "families": count,
+                    "photos": len(columns),
                     "better": better,
                     "as_expected": bool((estimate > 0) == (better == "high")) if sure else None,
                 }
@@ -132,6 +163,110 @@ def relations(
     ).reset_index(drop=True)
     table.attrs["level"] = level
     return table
+
+
+def families_of(df: pd.DataFrame) -> dict[str, str]:
+    """Family of each spec: variants that are nearly one variant.
+
+    Two variants are of one family if their names share the part before the first underscore (csa,
+    csa_q), or if one module computes their attention (vanilla, sharpened). A family bears the name
+    of its first variant.
+
+    Returns:
+        spec -> family.
+    """
+    configs = df.attrs.get("configs", {})
+    family: dict[str, str] = {}  # of a name's stem or a module
+    families: dict[str, str] = {}
+    for _, row in spec_rows(df).iterrows():
+        spec = str(row["spec"])
+        name = str(row["attention"]).partition("(")[0]
+        marks = [f"name {name.partition('_')[0]}"]
+        target = configs.get(spec, {}).get("attention._target_", row.get("attention._target_"))
+        if isinstance(target, str):
+            marks.append(f"module {target.rpartition('.')[0]}")
+        known = list(dict.fromkeys(family[mark] for mark in marks if mark in family))
+        first = known[0] if known else name
+        for mark, old in list(family.items()):
+            family[mark] = first if old in known else old
+        families = {s: first if old in known else old for s, old in families.items()}
+        family |= dict.fromkeys(marks, first)
+        families[spec] = first
+    return families
+
+
+def over_families(
+    measures: Array,
+    scores: Array,
+    family: npt.NDArray[np.str_],
+    n: int = 2000,
+    draw: np.random.Generator | None = None,
+) -> tuple[Array, Array, Array]:
+    """Rank correlation of the families' means, its permutation p, and p adjusted over all measures.
+
+    The adjustment compares each p with the smallest of all measures in the same permutation
+    (Westfall and Young, 1993, min-P), so measures that go together cost less than with Holm.
+
+    Args:
+        measures: (measures, variants), NaN where a measure is not defined.
+        scores: (variants,). family: (variants,) names.
+        n: permutations of families. draw: of these.
+
+    Returns:
+        (measures,) each; correlation NaN and p 1 where ranks are constant.
+    """
+    draw = np.random.default_rng(0) if draw is None else draw
+    names, place = np.unique(family, return_inverse=True)
+    member = (place[:, None] == np.arange(len(names))).astype(float)
+    mean_scores = divide(scores @ member, member.sum(0))
+    known = ~np.isnan(measures)
+    means = divide(np.nan_to_num(measures) @ member, known.astype(float) @ member)
+    orders = np.stack([np.arange(len(names)), *(draw.permutation(len(names)) for _ in range(n))])
+    permuted = mean_scores[orders]
+    observed, worse = np.full(len(measures), np.nan), np.full((len(measures), n + 1), 1.0)
+    for row, mean in enumerate(means):
+        there = ~np.isnan(mean)
+        if there.sum() < 3:
+            continue
+        x = np.broadcast_to(mean[there], (n + 1, int(there.sum())))
+        size = np.abs(spearman(x, permuted[:, there]))
+        observed[row] = spearman(mean[None, there], mean_scores[None, there])[0]
+        if not np.isnan(size).any():
+            in_order = np.sort(np.round(size, 9))
+            worse[row] = 1 - np.searchsorted(in_order, np.round(size, 9)) / (n + 1)
+    smallest = np.sort(worse.min(0))
+    p = worse[:, 0]
+    adjusted = np.searchsorted(smallest, p, side="right") / (n + 1)
+    return observed, p, np.where(p < 1, adjusted, 1.0)
+
+
+def _tried(
+    measured: pd.DataFrame,
+    specs: Sequence[str],
+    number: Mapping[str, int],
+    known: Mapping[str, Any],
+) -> dict[str, pd.DataFrame]:
+    """Per measure its values, images x specs, where three variants or more have one."""
+    tried = {}
+    for measure, rows in measured.groupby("measure", observed=True, sort=False):
+        name = str(measure)
+        if name in known and known[name].is_control:
+            continue
+        rows = rows[rows["spec"].astype(str).isin(set(specs)) & rows["value"].notna()]
+        rows = rows[rows["image"].astype(str).isin(number)].astype({"spec": str})
+        grid = rows.pivot_table(
+            index="image", columns="spec", values="value", observed=True, sort=False
+        )
+        if grid.shape[1] >= 3:
+            tried[name] = grid
+    return tried
+
+
+def _drawn_families(family: npt.NDArray[np.str_], n: int, draw: np.random.Generator) -> Array:
+    """(n, variants): how often each variant's family was drawn, with replacement."""
+    names, place = np.unique(family, return_inverse=True)
+    drawn = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), n)
+    return drawn[:, place].astype(float)
 
 
 def layer_heads(measured: pd.DataFrame, attention: str, measure: str) -> pd.DataFrame:
@@ -151,20 +286,41 @@ def layer_heads(measured: pd.DataFrame, attention: str, measure: str) -> pd.Data
     for column, name in (("attention", attention), ("measure", measure)):
         if name not in set(measured[column]):
             raise unknown(column, name, map(str, measured[column].unique()))
-    mine = measured[(measured["attention"] == attention) & (measured["measure"] == measure)]
-    if mine["spec"].nunique() != 1:
-        raise LabError(f"'{attention}' has {mine['spec'].nunique()} specs with '{measure}'")
-    table = mine.pivot_table(index="layer", columns="head", values="value", observed=True)
+    of_variant = measured[(measured["attention"] == attention) & (measured["measure"] == measure)]
+    if of_variant["spec"].nunique() != 1:
+        raise LabError(f"'{attention}' has {of_variant['spec'].nunique()} specs with '{measure}'")
+    table = of_variant.pivot_table(index="layer", columns="head", values="value", observed=True)
     return table.reindex(range(int(measured["layer"].max()) + 1)).rename_axis("layer")
 
 
-def spearman(x: Array, y: Array) -> Array:
+def spearman(x: Array, y: Array, weights: Array | None = None) -> Array:
     """Rank correlation of each row of (rows, variants) with the same row of the other; NaN where
-    a row is constant or holds a NaN."""
-    from scipy import stats  # takes half a second
+    a row is constant or holds a NaN.
 
-    ranks = [stats.rankdata(z, axis=1) for z in (x, y)]
-    one, two = (r - r.mean(1, keepdims=True) for r in ranks)
-    found = divide((one * two).sum(1), np.sqrt((one**2).sum(1) * (two**2).sum(1)))
-    found[np.isnan(x).any(1) | np.isnan(y).any(1)] = np.nan
-    return found
+    Args:
+        weights: (rows, variants) how often each variant counts; once by default.
+    """
+    if weights is None:
+        from scipy import stats  # takes half a second
+
+        ranks = [stats.rankdata(z, axis=1) for z in (x, y)]
+        weights = np.ones_like(ranks[0])
+    else:
+        ranks = [_weighted_ranks(z, weights) for z in (x, y)]
+    total = weights.sum(1, keepdims=True)
+    one, two = (r - (weights * r).sum(1, keepdims=True) / total for r in ranks)
+    squares = [(weights * r**2).sum(1) for r in (one, two)]
+    rho = divide((weights * one * two).sum(1), np.sqrt(squares[0] * squares[1]))
+    constant = (squares[0] < 1e-12) | (squares[1] < 1e-12)
+    rho[constant | np.isnan(x).any(1) | np.isnan(y).any(1)] = np.nan
+    return rho
+
+
+def _weighted_ranks(values: Array, weights: Array) -> Array:
+    """Mid-ranks of each row if each entry stood there as often as its weight says."""
+    ranks = np.empty_like(values)
+    for k in range(values.shape[1]):
+        below = values < values[:, k : k + 1]
+        equal = values == values[:, k : k + 1]
+        ranks[:, k] = (weights * below).sum(1) + (weights * equal).sum(1) / 2
+    return ranks

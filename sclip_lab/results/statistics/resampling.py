@@ -139,18 +139,18 @@ def score(samples: Sequence[Sample], design: Design, statistic: str = "miou") ->
     drawn = np.zeros(photos)
     for weights in design.weights():
         drawn += weights.sum(0)
-        for sample, found in zip(samples, resampled, strict=True):
-            own = weights if _is_all(sample.photos, photos) else weights[:, sample.photos]
-            sums = own @ sample.totals.reshape(len(sample.totals), -1)
-            found.append(defined(sums.reshape(len(own), *sample.totals.shape[1:]), statistic))
+        for sample, chunks in zip(samples, resampled, strict=True):
+            drawn_of = weights if _is_all(sample.photos, photos) else weights[:, sample.photos]
+            sums = drawn_of @ sample.totals.reshape(len(sample.totals), -1)
+            chunks.append(defined(sums.reshape(len(drawn_of), *sample.totals.shape[1:]), statistic))
     scores = []
-    for sample, found in zip(samples, resampled, strict=True):
+    for sample, chunks in zip(samples, resampled, strict=True):
         whole = sample.totals.sum(0)
         centre = float(defined(whole.copy(), statistic))
         without = np.full(photos, centre)
         without[sample.photos] = _without_one(sample.totals, whole, statistic)
         estimate = float(STATISTICS[statistic](whole))
-        values = np.concatenate(found)
+        values = np.concatenate(chunks)
         scores.append(Scored(estimate, centre, without, values, drawn / design.n, design))
     return scores
 

@@ -7,6 +7,7 @@ the difference of their scores, which is far less uncertain than either score: s
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -14,10 +15,17 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.results.statistics import multiple
+from sclip_lab.results.statistics import floors, multiple
 from sclip_lab.results.statistics.intervals import METHODS, interval, p_value
 from sclip_lab.results.statistics.resampling import Design, Index, Sample, Scored, score
-from sclip_lab.results.table.scores import NAMES, STATISTICS, pixel_accuracy, spec_rows, totals_of
+from sclip_lab.results.table.scores import (
+    NAMES,
+    STATISTICS,
+    is_oracle,
+    pixel_accuracy,
+    spec_rows,
+    totals_of,
+)
 from sclip_lab.results.table.support import FEW, few_classes
 
 
@@ -55,11 +63,11 @@ def bootstrap(
     check(statistic, n, level)
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    found = {}
+    bounds = {}
     for group in resampled(df, statistic, n, seed):
         for spec, scored in zip(group.specs, group.scores, strict=True):
-            found[spec] = (scored.estimate, *interval(scored, level, method))
-    table = pd.DataFrame.from_dict(found, orient="index", columns=["estimate", "low", "high"])
+            bounds[spec] = (scored.estimate, *interval(scored, level, method))
+    table = pd.DataFrame.from_dict(bounds, orient="index", columns=["estimate", "low", "high"])
     return table.loc[[str(spec) for spec in df["spec"].unique()]].rename_axis("spec")
 
 
@@ -79,47 +87,55 @@ def summary(
 
     Returns:
         Columns spec, attention, backbone, dataset, protocol; miou, low, high (`bootstrap`);
-        unbeaten (True where the best of the same images does not beat it: p of the paired
-        difference, adjusted by Holm over all of them, is 1 - level or more); pixel_accuracy,
+        unbeaten (`not_beaten`); pixel_accuracy,
         images, and of how many in the data set; few_classes (how many classes of the images'
-        truth are on fewer than 50 of them); and the config values that differ.
-        ``attrs["level"]`` is the level.
+        truth are on fewer than 50 of them); oracle (True where the spec read ground truth: it is
+        never unbeaten); and the config values that differ.
+        ``attrs``: level, and floors {data set: {name: score}}, see `floors.floors`.
     """
     check("miou", n, level)
-    facts = {}
+    facts, oracles = {}, set(df.attrs.get("oracles", ()))
     for group in resampled(df, "miou", n, seed) if groups is None else groups:
-        unbeaten = not_beaten(group.scores, level)
-        for spec, scored, free in zip(group.specs, group.scores, unbeaten, strict=True):
-            facts[spec] = (scored.estimate, *interval(scored, level), free)
+        ranked = [k for k, spec in enumerate(group.specs) if spec not in oracles]
+        unbeaten = dict(
+            zip(ranked, not_beaten([group.scores[k] for k in ranked], level), strict=True)
+        )
+        for k, (spec, scored) in enumerate(zip(group.specs, group.scores, strict=True)):
+            facts[spec] = (scored.estimate, *interval(scored, level), unbeaten.get(k, False))
     table = spec_rows(df)
     rows = [facts[spec] for spec in table["spec"]]
     scores = pd.DataFrame(rows, columns=["miou", "low", "high", "unbeaten"])
     scores["pixel_accuracy"] = pixel_accuracy(df).to_numpy()
     images = df.groupby("spec", observed=True, sort=False)["image"].nunique()
     scores["images"] = images.to_numpy()
+    scores["oracle"] = is_oracle(table).to_numpy()
     known = df.attrs.get("of", {})
-    scores["of"] = [known.get(spec, found) for spec, found in images.items()]
+    scores["of"] = [known.get(spec, count) for spec, count in images.items()]
     scores["few_classes"] = few_classes(df, FEW).to_numpy()
     table = pd.concat([table[NAMES], scores, table.drop(columns=NAMES)], axis=1)
-    table.attrs = {**df.attrs, "level": level}
+    lowest = floors.floors(df)
+    by_name = {str(dataset): dict(zip(rows["floor"], rows["score"], strict=True))
+               for dataset, rows in lowest.groupby("dataset")}  # fmt: skip
+    table.attrs = {**df.attrs, "level": level, "floors": by_name}
     return table
 
 
 def not_beaten(scores: list[Scored], level: float = 0.95) -> list[bool]:
-    """Which scores the highest does not beat, by Holm's adjusted p; False where there is none."""
+    """True for scores that are not significantly below the highest; False for NaN.
+
+    The data choose which score is the highest, so p is adjusted by Holm over all pairs, not over
+    the pairs with that one alone.
+    """
     estimates = np.array([scored.estimate for scored in scores])
-    if np.isnan(estimates).all():
+    known = [k for k in np.argsort(-estimates, kind="stable") if not np.isnan(estimates[k])]
+    if not known:
         return [False] * len(scores)
-    best = int(np.nanargmax(estimates))
-    others = [k for k in range(len(scores)) if k != best]
-    adjusted = multiple.holm([p_value(scores[best] - scores[k]) for k in others])
-    # Of a single image nothing is known: no p, and nobody is beaten.
-    free = {
-        k: not p < 1 - level
-        for k, p in zip(others, adjusted, strict=True)
-        if not np.isnan(estimates[k])
-    }
-    return [k == best or free.get(k, False) for k in range(len(scores))]
+    pairs = list(itertools.combinations(known, 2))  # those with the highest come first
+    adjusted = multiple.holm([p_value(scores[a] - scores[b]) for a, b in pairs])
+    # Of a single photo nothing is known: p is NaN, and nothing is beaten.
+    beaten = {b for (_, b), p in zip(pairs[: len(known) - 1], adjusted, strict=False)
+              if p < 1 - level}  # fmt: skip
+    return [k in known and k not in beaten for k in range(len(scores))]
 
 
 def check(statistic: str, n: int, level: float) -> None:
@@ -166,10 +182,13 @@ def photo_sets(df: pd.DataFrame) -> dict[str, int]:
 
 def samples(df: pd.DataFrame) -> Iterator[tuple[str, str, Index, Sample]]:
     """Per spec its key, data set, sorted codes of its images in the column ``image``, and counts
-    per image in that order."""
+    per image in that order. Photos without a counted pixel are left out: they measure nothing."""
     df = df.astype({"image": "category"})
     for spec, rows in df.groupby("spec", observed=True, sort=False):
         images, position = np.unique(rows["image"].cat.codes.to_numpy(), return_inverse=True)
         totals = totals_of(rows, position, len(images))
+        counted = totals[:, 1].any(axis=1)
+        if counted.any():
+            images, totals = images[counted], totals[counted]
         dataset = str(rows["dataset"].iloc[0])
         yield str(spec), dataset, images, Sample(totals, np.arange(len(images)))

@@ -70,7 +70,7 @@ def load(
     keys: Sequence[str] | None = None,
     *,
     partial: bool = False,
-    labels: Mapping[str, str] | None = None,
+    names: Mapping[str, Mapping[str, str]] | None = None,
 ) -> pd.DataFrame:
     """Read a store, or what ``sclip-lab store export`` made of one.
 
@@ -81,8 +81,9 @@ def load(
             are missing.
         partial: also specs of which some images are missing. Without it they are left out, and
             one warning names them.
-        labels: key -> what to call the variant. Without it a cell has the shortest of the labels
-            under which it was asked for: vanilla rather than sharpened(temperature=1.0).
+        names: key -> columns attention, backbone, dataset, protocol, as a sweep calls the cell.
+            Without it a cell has the names with the shortest label under which it was asked for:
+            vanilla rather than sharpened(temperature=1.0).
 
     Returns:
         One row per (spec, image, true, predicted), in the order of the specs' creation and of
@@ -92,8 +93,10 @@ def load(
         "attention.temperature", per config value that differs between the specs loaded.
         ``attrs["class_names"]`` is {dataset: [names]}, ``attrs["configs"]`` {spec: flat config},
         ``attrs["of"]`` {spec: number of its data set's images}, ``attrs["processors"]``
-        {spec: instruction set or GPU}, and ``attrs["skipped"]`` {spec: {image: why}} of images
-        that on_error=skip has left out.
+        {spec: instruction set or GPU}, ``attrs["also"]`` {spec: its other names, in words}, and
+        ``attrs["skipped"]`` {spec: {image: why}} of images that on_error=skip has left out.
+        ``attrs["oracles"]`` lists the specs that read ground truth; their labels begin with
+        "oracle", and they are in no ranking.
     """
     specs, frames, unfinished = [], [], []
     if Path(path).is_file():
@@ -101,7 +104,7 @@ def load(
     else:
         counted, damaged = _all_rows(path, keys, COUNTS)
     for record, rows in counted:
-        record["label"] = (labels or {}).get(record["key"], record["label"])
+        _rename(record, (names or {}).get(record["key"]))
         if rows["image"].nunique() < len(record["images"]):
             unfinished.append(f"{record['label']} ({record['key'][:SHORT]})")
             if not partial or rows.empty:
@@ -111,19 +114,21 @@ def load(
     _warn_of_damage(path, damaged)
     if unfinished and not partial:
         warnings.warn(
-            f"left out of {path}, unfinished: {', '.join(unfinished)}; "
-            "run them to the end, or load(..., partial=True)",
+            f"left out of {path}, unfinished: {_some(unfinished)}; run them to the end (see "
+            "sclip-lab store sweeps), or load(..., partial=True)",
             stacklevel=2,
         )
     if not specs:
-        why = damaged + [f"unfinished: {', '.join(unfinished)}"] * bool(unfinished)
+        why = damaged + [f"unfinished: {_some(unfinished)}"] * bool(unfinished)
         raise LabError(f"no finished results in {path}; {'; '.join(why)}")
-    names = _class_names(specs)
+    classes = _class_names(specs)
     df = _tidy(specs, frames)
-    df.attrs["class_names"] = Shared(names)
+    df.attrs["class_names"] = Shared(classes)
+    df.attrs["also"] = {r["key"][:SHORT]: also for r in specs if (also := other_names(r))}
     df.attrs["configs"] = Shared({r["key"][:SHORT]: _flatten(r["config"]) for r in specs})
     df.attrs["of"] = {r["key"][:SHORT]: len(r["images"]) for r in specs}
     df.attrs["processors"] = {r["key"][:SHORT]: machines.processor(r) for r in specs}
+    df.attrs["oracles"] = [r["key"][:SHORT] for r in specs if "labels" in r.get("identity", {})]
     df.attrs["skipped"] = {}
     for record, rows in zip(specs, frames, strict=True):
         folder = Path(path) / "specs" / record["key"]
@@ -183,6 +188,29 @@ def _of_one_code(path: str | Path, measured: list[Rows]) -> list[Rows]:
     return [
         (record, rows[~rows["measure"].isin(mixed) | spec_files.by_code_of_today(rows)])
         for record, rows in measured
+    ]
+
+
+def _some(names: Sequence[str], shown: int = 3) -> str:
+    """A few names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _rename(record: dict[str, Any], names: Mapping[str, str] | None) -> None:
+    """Call a cell by these of its names."""
+    if names:
+        every = [record["names"], *record.get("also", [])]
+        record["names"] = {**record["names"], **names}
+        record["label"] = record["names"]["attention"]
+        record["also"] = [other for other in every if other != record["names"]]
+
+
+def other_names(record: Mapping[str, Any]) -> list[str]:
+    """The other names of a cell in words: of each what differs from the names that are shown."""
+    return [
+        " · ".join(str(other[k]) for k in NAMES[1:] if other.get(k) != record["names"].get(k))
+        for other in record.get("also", [])
     ]
 
 

@@ -1,4 +1,4 @@
-"""The files of one cell: its record in spec.json, the labels it was asked for under, its tables."""
+"""The files of one cell: its record in spec.json, other names of it, its tables."""
 
 from __future__ import annotations
 
@@ -66,7 +66,10 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A cell's spec.json, with the shortest label under which the cell was asked for.
+    """A cell's spec.json, with the names under which the cell was asked for.
+
+    ``names`` (with ``attention``, its label) are those with the shortest label, of equal ones the
+    first that was asked for; ``also`` lists all others.
 
     Raises:
         Damaged: it is not what was written for this cell.
@@ -74,34 +77,37 @@ def read_record(path: Path) -> dict[str, Any]:
         LabError: it cannot be opened.
     """
     record = files.read_json(path, _record_of(path.parent))
-    labels = [record["label"], *_labels(path.parent)]
-    return {**record, "label": min(labels, key=lambda label: (len(label), label))}
+    own = {**record["names"], "attention": record["label"]}
+    every = [own, *(names for names in _aliases(path.parent) if names != own)]
+    names = min(every, key=lambda names: len(names["attention"]))
+    also = [other for other in every if other != names]
+    return {**record, "label": names["attention"], "names": names, "also": also}
 
 
-def add_label(folder: Path, label: str) -> None:
-    """Keep one more label under which the cell in ``folder`` was asked for."""
-    if label not in _labels(folder):
-        path = folder / f"label-{digest(label)[:12]}.json"
-        files.write_json(path, {"label": label}, _label_of(folder), first=True)
+def add_names(folder: Path, names: Mapping[str, str]) -> None:
+    """Keep other names under which the cell in ``folder`` was asked for."""
+    path = folder / f"names-{digest(names)[:12]}.json"
+    if not path.exists():
+        files.write_json(path, {"names": dict(names)}, _names_of(folder), first=True)
 
 
-def _labels(folder: Path) -> list[str]:
-    """Labels beside the record's own. A damaged one is passed over: it changes no number."""
-    labels = []
-    for path in sorted(folder.glob("label-*.json")):
+def _aliases(folder: Path) -> list[dict[str, str]]:
+    """Names beside the record's own. A damaged file is passed over: it changes no number."""
+    aliases = []
+    for path in sorted(folder.glob("names-*.json")):
         try:
-            labels.append(files.read_json(path, _label_of(folder))["label"])
-        except (LabError, FileNotFoundError):
+            aliases.append(dict(files.read_json(path, _names_of(folder))["names"]))
+        except (LabError, FileNotFoundError, KeyError):
             continue
-    return labels
+    return aliases
 
 
 def _record_of(folder: Path) -> dict[str, str]:
     return {"kind": "record", "spec": folder.name}
 
 
-def _label_of(folder: Path) -> dict[str, str]:
-    return {"kind": "label", "spec": folder.name}
+def _names_of(folder: Path) -> dict[str, str]:
+    return {"kind": "names", "spec": folder.name}
 
 
 def read(folder: Path, kind: Kind) -> tuple[pd.DataFrame, list[files.Damaged]]:

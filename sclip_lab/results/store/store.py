@@ -4,6 +4,8 @@
     <root>/specs/<key>/rows-*.parquet           image, true, predicted, pixels
     <root>/specs/<key>/diagnostics-*.parquet    image, measure, code, layer, head, value
     <root>/specs/<key>/skipped-*.parquet        image, reason, at
+    <root>/specs/<key>/names-*.json             other names that the cell was asked for under
+    <root>/sweeps/<id>.json                     which sweep asked for which cells, and when
     <root>/text/<digest>.safetensors            text embeddings
     <root>/damaged/...                          what was found damaged, kept to be looked at
 
@@ -90,9 +92,10 @@ class Store:
         except files.Damaged as damaged:
             files.set_aside(self.root, damaged)
         else:
-            label = str(spec.record()["label"])
-            if label != known["label"]:
-                spec_files.add_label(path.parent, label)
+            record = spec.record()
+            names = {**record["names"], "attention": record["label"]}
+            if names not in (known["names"], *known["also"]):
+                spec_files.add_names(path.parent, names)
             return
         spec_files.write_record(path, spec.record())
 

@@ -86,6 +86,27 @@ def spec_rows(df: pd.DataFrame) -> pd.DataFrame:
     return df.drop_duplicates("spec").drop(columns=ROWS).reset_index(drop=True)
 
 
+def is_oracle(df: pd.DataFrame) -> pd.Series:
+    """Per row whether its spec read ground truth: its score is no method's, and has no rank."""
+    return df["spec"].astype(str).isin(df.attrs.get("oracles", ()))
+
+
+def methods_only(df: pd.DataFrame) -> pd.DataFrame:
+    """The rows without those of oracles.
+
+    Raises:
+        LabError: there are only oracles.
+    """
+    oracle = is_oracle(df)
+    if not oracle.any():
+        return df
+    if oracle.all():
+        raise LabError("all of these cells read ground truth: oracles are not ranked")
+    kept = df[~oracle]
+    kept.attrs = df.attrs
+    return kept
+
+
 def class_names_of(df: pd.DataFrame, dataset: str) -> list[str]:
     return list(df.attrs.get("class_names", {}).get(dataset, []))
 

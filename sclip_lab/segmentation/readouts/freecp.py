@@ -105,10 +105,10 @@ def purified(
             return None
         crop = one.images[:, :, top:bottom, left_side:right]
         crop = F.interpolate(crop, (crop_size, crop_size), mode="bilinear", align_corners=False)
-        tokens = backbone.embed(crop)
-        for block in backbone.blocks:
+        tokens, grid = backbone.embed(crop), backbone.grid(crop_size, crop_size)
+        for block in backbone.blocks_on(grid):
             tokens = block.plain(tokens)
-        whole = backbone.project(State(tokens), backbone.grid(crop_size, crop_size))[1]
+        whole = backbone.project(State(tokens), grid)[1]
         return unit(whole.float())[0] @ crop_text[background:].to(whole.device).T.float()
 
     kept = winners(refined, groups, of_crop, box_threshold)

@@ -39,18 +39,19 @@ def self_correlation(entered: BlockInput) -> Tensor:
     return (total / 3).mean(dim=1)
 
 
-def affinity(correlation: Tensor) -> Tensor:
+def affinity(correlation: Tensor, prefix: int = 1) -> Tensor:
     """How much more a patch correlates with another than the class token does, not below 0.
 
     Args:
         correlation: (tokens, tokens), the class token first.
+        prefix: tokens before the patches.
 
     Returns:
         (patches, patches).
     """
     if correlation.ndim != 2 or correlation.shape[0] != correlation.shape[1]:
         raise LabError(f"correlation {tuple(correlation.shape)}: (tokens, tokens) wanted")
-    return (correlation[1:, 1:] - correlation[:1, 1:]).clamp(min=0)
+    return (correlation[prefix:, prefix:] - correlation[:1, prefix:]).clamp(min=0)
 
 
 def clusters(rows: Tensor, eps: float = 0.7, min_samples: int = 3) -> np.ndarray:
@@ -145,6 +146,6 @@ def cliptrase(
         )
     entered = encoded.history[resolve(layer, encoded.backbone.depth)]
     entered.block.need_class_token("refinement cliptrase", "refine with pamr instead")
-    rows = affinity(self_correlation(entered)[0].float())
+    rows = affinity(self_correlation(entered)[0].float(), entered.block.prefix)
     size = prediction.shape[0], prediction.shape[1]
     return vote(prediction, regions(rows, clusters(rows, eps, min_samples), encoded.grid, size))

@@ -1,0 +1,33 @@
+"""Move one map towards another, with the sum of the rows as an axis of its own."""
+
+from __future__ import annotations
+
+from sclip_lab.attention.variant import Map
+from sclip_lab.core.shapes import Weights
+from sclip_lab.core.values import within
+from sclip_lab.network.context import Context
+
+
+def between(
+    ctx: Context, a: Map, b: Map, share: float = 0.5, row_sum: float | Map = 1.0
+) -> Weights:
+    """row_sum * ((1 - share) A_a + share A_b), both scaled to rows that sum to 1.
+
+    CSA adds two softmaxes, so that its rows sum to 2 beside the kept residual: another sum is
+    another weight of attention against the residual. No ground truth is read.
+
+    Args:
+        ctx: the block as the variant sees it.
+        a, b: maps of two variants.
+        share: of b, 0 .. 1.
+        row_sum: above 0, or a variant whose own sums are taken.
+
+    Returns:
+        (batch, heads, tokens, tokens).
+    """
+    within("share", share, 0, 1)
+    if not callable(row_sum):
+        within("row_sum", row_sum, 0, above=True)
+    one, two = (weights / weights.sum(-1, keepdim=True) for weights in (a(ctx), b(ctx)))
+    total = row_sum(ctx).sum(-1, keepdim=True) if callable(row_sum) else row_sum
+    return total * ((1 - share) * one + share * two)

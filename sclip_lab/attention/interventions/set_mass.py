@@ -1,0 +1,96 @@
+"""Set how much of a map falls on other classes; all proportions within either side stay."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sclip_lab.attention.interventions.sides import (
+    Sides,
+    patches_of,
+    warn_of_rows_that_stay,
+    with_patches,
+)
+from sclip_lab.attention.variant import Map
+from sclip_lab.core.errors import unknown
+from sclip_lab.core.functions import uses
+from sclip_lab.core.shapes import Weights
+from sclip_lab.core.values import within
+from sclip_lab.network.context import Context
+
+SCOPES = ("row", "class", "window")
+STEPS = 100  # of a bisection over 120 units of log odds, down to float64's precision
+
+
+@uses("labels")
+def set_mass(ctx: Context, base: Map, other: float | Map = 0.5, scope: str = "row") -> Weights:
+    """A' = (1 - other) A|S / sum A|S + other A|O / sum A|O, times the row's labelled weight.
+
+    Rows without weight on one of their sides stay.
+
+    Args:
+        ctx: the block as the variant sees it.
+        base: A, the map of a variant.
+        other: the share of O, 0 .. 1, or a variant whose own share is taken.
+        scope: over what the share holds: each ``row``, or the mean over the rows of a ``class`` in
+            a window, or over all rows of a ``window``. In the last two one number multiplies all
+            odds O : S, so that rows keep their differences.
+
+    Returns:
+        (batch, heads, tokens, tokens); rows keep their sums.
+    """
+    if scope not in SCOPES:
+        raise unknown("scope", scope, SCOPES)
+    weights = base(ctx)
+    patches, sides = patches_of(ctx, weights), Sides.of(ctx)
+    share = sides.share(patches)
+    if callable(other):
+        target = sides.share(patches_of(ctx, other(ctx)))
+        # A row that the other map does not look along has no share there, and keeps its own.
+        target = torch.where(target.isnan(), share, target)
+    else:
+        within("other", other, 0, 1)
+        target = torch.full_like(share, other)
+    if scope != "row":
+        label = ctx.labels.majority.to(share.device)
+        target = _for_groups(share, target, label if scope == "class" else label.clamp(max=0))
+    return with_patches(ctx, weights, with_share(patches, sides, target))
+
+
+def with_share(patches: Tensor, sides: Sides, target: Tensor) -> Tensor:
+    """Weights between patches whose rows have these shares on O: (windows, heads, patches, 1)."""
+    same, other = sides.mass(patches)
+    movable = (same > 0) & (other > 0)
+    has_both = sides.same.any(-1, keepdim=True) & sides.other.any(-1, keepdim=True)
+    warn_of_rows_that_stay("set_mass", ~movable, has_both.expand_as(movable))
+    total = same + other
+    of_same = torch.where(movable, (1 - target) * total / same, 1.0)
+    of_other = torch.where(movable, target * total / other, 1.0)
+    return patches * torch.where(sides.same, of_same, torch.where(sides.other, of_other, 1.0))
+
+
+def _for_groups(share: Tensor, target: Tensor, group: Tensor) -> Tensor:
+    """Shares whose mean over each group of rows is that of ``target``, by one factor on the odds.
+
+    Args:
+        share, target: (windows, heads, patches, 1).
+        group: (windows, patches); rows of one number belong together, those below 0 to none.
+    """
+    result = target.clone()
+    odds = torch.logit(share)
+    for number in group.unique():
+        if number < 0:
+            continue
+        rows = (group == number)[:, None, :, None] & odds.isfinite()
+        count = rows.sum(2, keepdim=True).clamp_min(1)
+        mean = torch.where(rows, target, 0.0).sum(2, keepdim=True) / count
+        low, high = torch.full_like(mean, -60.0), torch.full_like(mean, 60.0)
+        for _ in range(STEPS):
+            middle = (low + high) / 2
+            reached = torch.where(rows, torch.sigmoid(odds + middle), 0.0).sum(2, keepdim=True)
+            below = reached / count < mean
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        moved = torch.sigmoid(odds + (low + high) / 2)
+        moved = torch.where((mean == 0) | (mean == 1), mean, moved)
+        result = torch.where(rows, moved, result)
+    return result

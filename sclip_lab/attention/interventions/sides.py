@@ -1,0 +1,97 @@
+"""The two sides of a row: patches of its own class, and patches of other classes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cache
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from sclip_lab.network.context import Context
+from sclip_lab.network.truth import UNKNOWN
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Which patches are on which side of each row.
+
+    Attributes:
+        same: S, the row's own patch among them.
+        other: O. A patch of unknown class is on neither side of any row, and its row has none.
+    """
+
+    same: Bool[Tensor, "windows 1 patches patches"]
+    other: Bool[Tensor, "windows 1 patches patches"]
+
+    @classmethod
+    def of(cls, ctx: Context) -> Sides:
+        """By the majority class of each patch; the same object for all variants on one input."""
+
+        def make() -> Sides:
+            label = ctx.labels.majority.to(ctx.tokens.device)
+            known = label != UNKNOWN
+            known = (known[:, :, None] & known[:, None])[:, None]
+            same = (label[:, :, None] == label[:, None])[:, None]
+            return cls(same & known, ~same & known)
+
+        return ctx.input.once("sides", make)
+
+    def mass(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight on S and on O: (windows, heads, patches, 1) each."""
+        return tuple((weights * side).sum(-1, keepdim=True) for side in (self.same, self.other))  # type: ignore[return-value]
+
+    def share(self, weights: Tensor) -> Tensor:
+        """Share of a row's labelled weight that falls on O: (windows, heads, patches, 1), 0 .. 1;
+        NaN for a row without any."""
+        same, other = self.mass(weights)
+        return other / (same + other)
+
+
+def patches_of(ctx: Context, weights: Tensor) -> Tensor:
+    """Weights between patches in float64: (windows, heads, patches, patches)."""
+    prefix = ctx.block.prefix
+    return weights[..., prefix:, prefix:].double()
+
+
+def with_patches(ctx: Context, weights: Tensor, patches: Tensor) -> Tensor:
+    """``weights`` with other weights between patches; the class token's row and column stay."""
+    prefix = ctx.block.prefix
+    result = weights.expand(-1, patches.shape[1], -1, -1).clone()
+    result[..., prefix:, prefix:] = patches.to(result)
+    return result
+
+
+def around_patches(ctx: Context, patches: Tensor, row_sum: float = 1.0) -> Tensor:
+    """Weights between patches as a whole map: no patch attends to the class token, whose own row
+    is the network's.
+
+    Args:
+        ctx: the block as the variant sees it.
+        patches: (windows or 1, 1, patches, patches); rows sum to 1.
+        row_sum: factor on them.
+    """
+    weights = ctx.attention().clone()
+    prefix = ctx.block.prefix
+    weights[..., prefix:, :prefix] = 0
+    weights[..., prefix:, prefix:] = (row_sum * patches).to(weights)
+    return weights
+
+
+def warn_of_rows_that_stay(name: str, staying: Tensor, rows: Tensor) -> None:
+    """Say once what share of the rows that have both sides has no weight on one of them."""
+    share = float((staying & rows).sum() / rows.sum().clamp_min(1))
+    if share > 0:
+        _warn(name, f"{100 * share:.0f}")
+
+
+@cache
+def _warn(name: str, percent: str) -> None:
+    log.warning(
+        "%s: %s %% of the rows have no weight on one of their sides, and stay as they are",
+        name,
+        percent,
+    )

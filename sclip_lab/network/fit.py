@@ -1,0 +1,317 @@
+"""Weights into a network: converted if they are in another layout, refused if they do not fit."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import timm
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
+from timm.models import vision_transformer
+from torch import Tensor
+
+from sclip_lab.core.errors import LabError
+from sclip_lab.network import layouts
+from sclip_lab.network.architecture import infer_architecture, read_architecture
+from sclip_lab.network.published import OPENAI_ENTRIES
+from sclip_lab.network.tower import Tower
+
+log = logging.getLogger(__name__)
+
+Weights = dict[str, Tensor]
+# Buffers that other releases saved, and that are made anew.
+BUFFERS = ("attn_mask", "position_ids")
+# Weights of other heads and of training, which features do not need.
+UNUSED = ("head.", "mask_token", "fc_norm.", "head_dist.", "pooler.", "dino_head.", "ibot_head.")
+VISUAL = "visual."
+
+
+def load_weights(model: Any, weights: Mapping[str, Any], source: str, name: str) -> bool:
+    """Put weights into an open_clip model.
+
+    Args:
+        model: changed in place. weights: in a known layout.
+        source: what the weights are called, in messages. name: of the network.
+
+    Returns:
+        whether the text tower has weights; a file can hold the image tower alone.
+
+    Raises:
+        LabError: they do not fit.
+    """
+    fitting = check_fit(model, weights, source, name)
+    has_text = any(not key.startswith(VISUAL) for key in fitting)
+    model.load_state_dict(
+        {
+            key: value.float() if value.is_floating_point() else value
+            for key, value in fitting.items()
+        },
+        strict=has_text,
+    )
+    return has_text
+
+
+def check_fit(model: Any, weights: Mapping[str, Any], source: str, name: str) -> Weights:
+    """Weights by the model's names.
+
+    Raises:
+        LabError: they are not those of the model by name, shape and type.
+    """
+    tensors = {
+        key: _as_tensor(key, value, source)
+        for key, value in weights.items()
+        if key not in OPENAI_ENTRIES
+    }
+    notes: list[str] = []
+    converted = _converted(model, tensors, notes)
+    expected = model.state_dict()
+    if converted and all(key.startswith(VISUAL) for key in converted):
+        expected = {key: value for key, value in expected.items() if key.startswith(VISUAL)}
+        notes.append("the image tower alone, so texts cannot be read")
+    _compare(converted, expected, source, f"architecture {name}", _hint(tensors, name))
+    if notes:
+        log.info("%s: read %s", source, ", ".join(notes))
+    return converted
+
+
+def load_timm_weights(
+    model: Any, weights: Mapping[str, Tensor], source: str, name: str, role: str
+) -> None:
+    """Put weights into a vision transformer of timm.
+
+    Facebook's, transformers' and other layouts are converted, by timm's own converter where it has
+    one; a position embedding of another grid is resampled.
+
+    Raises:
+        LabError: they do not fit.
+    """
+    notes: list[str] = []
+    expected = model.state_dict()
+    tensors = {key: value.float() for key, value in weights.items() if value.is_floating_point()}
+    if renamed := layouts.of_vit(tensors):
+        tensors, layout = renamed
+        notes.append(layout)
+        if layout == layouts.VIT:
+            # Its norms have another epsilon than timm's, which weights do not say.
+            set_epsilon(model, layouts.VIT_EPSILON)
+    tensors = _of_training(tensors, notes)
+    if "register_tokens" in tensors:
+        tensors.setdefault("mask_token", torch.zeros(1))  # timm knows DINOv2's layout by it
+    tensors = _by_timm(model, tensors)
+    tensors = {
+        key: value
+        for key, value in tensors.items()
+        if key in expected or not key.startswith(UNUSED)
+    }
+    _compare(tensors, expected, source, f"{role} {name}", "")
+    if notes:
+        log.info("%s: read %s", source, ", ".join(notes))
+    model.load_state_dict(tensors)
+
+
+def set_epsilon(model: Any, epsilon: float) -> None:
+    """Replace the epsilon of every layer norm of a module."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = epsilon
+
+
+def check_config(folder: Path, tower: Tower, name: str) -> None:
+    """Compare the ``config.json`` of a folder in transformers' layout with a network.
+
+    Weights do not say the number of heads, the activation and the epsilon of norms. The epsilon is
+    taken from the file.
+
+    Raises:
+        LabError: another number of heads, or another activation.
+    """
+    if not (folder / "config.json").is_file():
+        return
+    config = read_architecture(folder / "config.json")
+    vision = config.get("vision_config", config)
+    if not isinstance(vision, Mapping):
+        return
+    heads, ours = vision.get("num_attention_heads"), tower.blocks[0].num_heads
+    if heads is not None and heads != ours:
+        raise LabError(f"{folder}: its config.json has {heads} heads in a block, {name} has {ours}")
+    activation, computed = vision.get("hidden_act"), layouts.activation(tower.modules[0].mlp)
+    if activation in layouts.ACTIVATIONS or computed in layouts.ACTIVATIONS.values():
+        expected = layouts.ACTIVATIONS.get(str(activation), str(activation))
+        if activation is not None and expected != computed:
+            raise LabError(
+                f"{folder}: its config.json has the activation {activation}, {name} computes "
+                f"{computed}"
+            )
+    epsilon = vision.get("layer_norm_eps")
+    if isinstance(epsilon, float):
+        for module in [*tower.modules]:
+            set_epsilon(module, epsilon)
+
+
+def _of_training(weights: Weights, notes: list[str]) -> Weights:
+    """The network of DINO's training, without its projection heads."""
+    if not any(key.startswith("backbone.") for key in weights):
+        return weights
+    notes.append("the weights below 'backbone.'")
+    return {
+        key.removeprefix("backbone."): value
+        for key, value in weights.items()
+        if key.startswith("backbone.")
+    }
+
+
+def _by_timm(model: Any, weights: Weights) -> Weights:
+    """Weights as the converter beside the model's class makes them."""
+    if set(weights) == set(model.state_dict()) and _same_shapes(weights, model.state_dict()):
+        return weights
+    module = sys.modules[type(model).__module__]
+    convert: Callable[..., Any] = getattr(
+        module, "checkpoint_filter_fn", vision_transformer.checkpoint_filter_fn
+    )
+    try:
+        converted = convert(dict(weights), model)
+    # It expects one of its own layouts, and fails in many ways on others.
+    except Exception:
+        return weights
+    return dict(converted)
+
+
+def _same_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    return all(weights[key].shape == expected[key].shape for key in expected)
+
+
+def _converted(model: Any, weights: Weights, notes: list[str]) -> Weights:
+    """Weights in open_clip's current layout of this model."""
+    if renamed := layouts.of_clip(weights):
+        weights, layout = renamed
+        notes.append(f"{layout} layout")
+    weights = dict(convert_state_dict(model, weights))
+    expected = model.state_dict()
+    if "class_embedding" in weights and "conv1.weight" in weights:  # the tower without its name
+        weights = {VISUAL + key: value for key, value in weights.items()}
+    has_text_module = any(key.startswith("text.") for key in expected)
+    if "positional_embedding" in weights and has_text_module:
+        weights = convert_to_custom_text_state_dict(weights)
+        notes.append("the text tower's weights by their newer names")
+    elif "text.positional_embedding" in weights and not has_text_module:
+        weights = {key.removeprefix("text."): value for key, value in weights.items()}
+    weights = {
+        key: value
+        for key, value in weights.items()
+        if key in expected or key.rpartition(".")[2] not in BUFFERS
+    }
+    _fix_logits(weights, expected, notes)
+    _resize(model, weights, expected, notes)
+    return weights
+
+
+def _fix_logits(weights: Weights, expected: Mapping[str, Tensor], notes: list[str]) -> None:
+    """Scale and bias of logits: they change no feature, and releases keep them differently."""
+    has_text = any(not key.startswith(VISUAL) for key in weights)
+    for key, usual in (("logit_scale", np.log(1 / 0.07)), ("logit_bias", 0.0)):
+        if key in weights and key not in expected:
+            del weights[key]
+        elif key in weights and weights[key].numel() == 1:
+            weights[key] = weights[key].reshape(expected[key].shape)
+        elif key in expected and has_text and key not in weights:
+            weights[key] = torch.full(expected[key].shape, float(usual))
+            notes.append(f"no {key}, which is set to {usual:.3g}")
+
+
+def _resize(model: Any, weights: Weights, expected: Mapping[str, Tensor], notes: list[str]) -> None:
+    """Position embeddings of another image size or text length, as open_clip resizes them."""
+
+    def differs(key: str) -> bool:
+        both = key in weights and key in expected
+        return (
+            both
+            and weights[key].shape[-1:] == expected[key].shape[-1:]
+            and (weights[key].shape != expected[key].shape)
+        )
+
+    trunk_key = "visual.trunk.pos_embed"
+    if differs("visual.positional_embedding"):
+        open_clip.model.resize_pos_embed(weights, model)
+        notes.append("position embeddings resized to the network's grid")
+    if differs(trunk_key):
+        trunk = model.visual.trunk
+        rows = weights[trunk_key].shape[1]
+        count = expected[trunk_key].shape[1] - np.prod(trunk.patch_embed.grid_size)
+        side = round((rows - int(count)) ** 0.5)
+        weights[trunk_key] = timm.layers.resample_abs_pos_embed(
+            weights[trunk_key].float(),
+            list(trunk.patch_embed.grid_size),
+            old_size=[side, side],
+            num_prefix_tokens=int(count),
+        )
+        notes.append("position embeddings resized to the network's grid")
+    if any(differs(key) for key in ("positional_embedding", "text.positional_embedding")):
+        open_clip.model.resize_text_pos_embed(weights, model)
+        notes.append("position embeddings of texts resized")
+
+
+def _hint(weights: Weights, name: str) -> str:
+    """Names of networks that these weights would fit."""
+    fitting = [other for other in fitting_names(weights) if other != name]
+    return f". Their sizes are those of {', '.join(fitting)}" if fitting else ""
+
+
+def fitting_names(state_dict: Mapping[str, Any], most: int = 5) -> list[str]:
+    """open_clip's names of plain ViTs whose sizes are those of some weights."""
+    try:
+        sizes = infer_architecture(state_dict)
+    except LabError:
+        return []
+    vision, text = sizes["vision_cfg"], sizes["text_cfg"]
+    names = []
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        other_vision, other_text = config["vision_cfg"], config["text_cfg"]
+        same = config["embed_dim"] == sizes["embed_dim"] and all(
+            other.get(key) == own[key]
+            for own, other, keys in (
+                (vision, other_vision, ("width", "patch_size", "layers", "image_size")),
+                (text, other_text, ("width", "layers", "vocab_size", "context_length")),
+            )
+            for key in keys
+        )
+        names += [name] if same else []
+    return names[:most]
+
+
+def _compare(
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str, what: str, hint: str
+) -> None:
+    missing = sorted(set(expected) - set(weights))
+    extra = sorted(set(weights) - set(expected))
+    shapes = [
+        f"{key} is {tuple(weights[key].shape)}, not {tuple(expected[key].shape)}"
+        for key in expected
+        if key in weights and weights[key].shape != expected[key].shape
+    ]
+    problems = (
+        ([f"{len(missing)} weights missing, first {missing[0]}"] if missing else [])
+        + ([f"{len(extra)} unexpected, first {extra[0]}"] if extra else [])
+        + ([f"{len(shapes)} of another shape, first {shapes[0]}"] if shapes else [])
+    )
+    if problems:
+        raise LabError(f"{source} does not fit {what}: {'; '.join(problems)}{hint}")
+
+
+def _as_tensor(key: str, value: Any, source: str) -> Tensor:
+    try:
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise LabError(f"{source}: weight {key!a} is no array of numbers ({error})") from error
+    if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
+        raise LabError(
+            f"{source}: weight {key!a} of type {tensor.dtype} is no plain array of reals"
+        )
+    return tensor

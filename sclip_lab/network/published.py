@@ -1,0 +1,123 @@
+"""What open_clip notes about published weights: channel statistics and activation.
+
+Weights that are used with other statistics or another activation than they were trained with give
+wrong numbers without any error, so both are taken from the notes and contradictions are refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import open_clip
+
+from sclip_lab.core.errors import LabError
+from sclip_lab.network.backbone import MEAN, STD
+
+log = logging.getLogger(__name__)
+
+# Only OpenAI's archives hold these beside the weights. All of them were trained with QuickGELU.
+OPENAI_ENTRIES = {"input_resolution", "context_length", "vocab_size"}
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+WORDS = {True: "QuickGELU", False: "GELU"}
+
+
+def check_tag(name: str, tag: str, quick_gelu: bool | None) -> None:
+    """Refuse a tag of weights that were trained with another activation than ``name`` computes.
+
+    Args:
+        name: of the network. tag: of its weights.
+        quick_gelu: the user's own choice, which is obeyed, or None.
+
+    Raises:
+        LabError: naming both activations, the name that fits and the key that decides.
+    """
+    trained = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
+    _check(name, f"the tag {tag}", trained, computes_quick_gelu(name, None), quick_gelu)
+
+
+def check_openai(
+    name: str | None,
+    architecture: Mapping[str, Any] | None,
+    source: str,
+    quick_gelu: bool | None,
+) -> None:
+    """The same for weights of OpenAI under a name or an architecture.
+
+    Raises:
+        LabError: the name computes GELU.
+    """
+    computed = computes_quick_gelu(name, architecture)
+    _check(name or "custom", source, True, computed, quick_gelu)
+
+
+def computes_quick_gelu(name: str | None, architecture: Mapping[str, Any] | None) -> bool:
+    """Whether a network computes QuickGELU, by its description or its name; True for OpenAI's
+    layout without either."""
+    if architecture is None and name is not None and ":" not in name:
+        architecture = open_clip.get_model_config(name)
+    return True if architecture is None else bool(architecture.get("quick_gelu", False))
+
+
+def _check(name: str, weights: str, trained: bool, computed: bool, requested: bool | None) -> None:
+    if requested is not None:
+        if requested != trained:
+            log.warning(
+                "backbone %s: %s was trained with %s; quick_gelu=%s replaces it",
+                *(name, weights, WORDS[trained], str(requested).lower()),
+            )
+        return
+    if trained == computed:
+        return
+    fitting = name.removesuffix("-quickgelu") + ("-quickgelu" if trained else "")
+    use = f"use backbone={fitting}, or " if fitting in open_clip.list_models() else ""
+    raise LabError(
+        f"backbone {name} computes {WORDS[computed]}, but {weights} was trained with "
+        f"{WORDS[trained]}: {use}decide by backbone.quick_gelu={str(trained).lower()}"
+    )
+
+
+def statistics(visual: Any, name: str, tag: str | None, from_file: bool) -> Statistics:
+    """Mean and standard deviation in 0 .. 255.
+
+    For a tag or a model of a hub, those that open_clip notes. For other weights, those on which all
+    tags of the name agree, then a timm tower's own, then CLIP's.
+
+    Args:
+        visual: open_clip's image tower. name: of the network. tag: of its weights, or None.
+        from_file: whether the weights are a user's own; then disagreement is worth a warning.
+    """
+    if tag is not None:
+        notes = [open_clip.get_pretrained_cfg(name, tag)]
+    elif ":" in name:
+        notes = [open_clip.get_model_preprocess_cfg(SimpleNamespace(visual=visual))]
+    else:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        notes = [open_clip.get_pretrained_cfg(name, each) for each in tags]
+    if not notes and hasattr(visual, "trunk"):
+        notes = [visual.trunk.pretrained_cfg]
+    choices = {of_note(note) for note in notes}
+    if len(choices) == 1:
+        return choices.pop()
+    if choices and from_file:
+        log.warning(
+            "backbone %s: its published weights have several channel statistics and a file does "
+            "not say which; CLIP's are used. backbone.mean and backbone.std decide; means: %s",
+            name,
+            " | ".join(str([round(value, 1) for value in means]) for means, _ in sorted(choices)),
+        )
+    return MEAN, STD
+
+
+def of_note(note: Mapping[str, Any]) -> Statistics:
+    """Statistics in 0 .. 255 of a note with ``mean`` and ``std`` in 0 .. 1."""
+    return in_bytes(note["mean"], MEAN), in_bytes(note["std"], STD)
+
+
+def in_bytes(noted: Sequence[float], of_clip: tuple[float, ...]) -> tuple[float, ...]:
+    """Statistics of 0 .. 1 in 0 .. 255; CLIP's as the field's evaluations round them."""
+    scaled = tuple(255 * float(value) for value in noted)
+    same = all(abs(a - b) < 1e-3 for a, b in zip(scaled, of_clip, strict=True))
+    return of_clip if same else scaled

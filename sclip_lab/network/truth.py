@@ -1,0 +1,77 @@
+"""Ground truth on the patch grid, for variants that declare ``uses("labels")``: oracles.
+
+An oracle's number says what a network could do if it knew the answer. It is never a method's score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+UNKNOWN = -1
+
+
+class PatchLabels:
+    """Which classes each patch of each window holds, computed when it is first asked for.
+
+    Args:
+        count: () -> (windows, grid_h, grid_w, classes) pixels of each class in each patch; pixels
+            that are void in the mask count for no class.
+    """
+
+    def __init__(self, count: Callable[[], Tensor]) -> None:
+        self._count = count
+
+    @classmethod
+    def of(cls, majority: Tensor) -> PatchLabels:
+        """Of patches that hold one class each: (windows, grid_h, grid_w), -1 for unknown."""
+
+        def count() -> Tensor:
+            known = majority != UNKNOWN
+            pixels = F.one_hot(majority.clamp_min(0), max(1, int(majority.max()) + 1))
+            return pixels * known[..., None]
+
+        return cls(count)
+
+    @cached_property
+    def counts(self) -> Int[Tensor, "windows grid_h grid_w classes"]:
+        """Pixels of each class in each patch."""
+        return self._count()
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(grid_h, grid_w) of a window."""
+        return self.counts.shape[1], self.counts.shape[2]
+
+    @cached_property
+    def shares(self) -> Float[Tensor, "windows patches classes"]:
+        """Share of each class in a patch's labelled pixels; all 0 where none is labelled."""
+        counts = self.counts.flatten(1, 2).float()
+        return counts / counts.sum(-1, keepdim=True).clamp_min(1)
+
+    @cached_property
+    def majority(self) -> Int[Tensor, "windows patches"]:
+        """The class with most pixels in a patch, the lower id of equal ones; -1 (unknown) where
+        no pixel is labelled."""
+        counts = self.counts.flatten(1, 2)
+        return torch.where(counts.sum(-1) > 0, counts.argmax(-1), UNKNOWN)
+
+    def part(self, windows: slice) -> PatchLabels:
+        """Those of some of the windows."""
+        return PatchLabels(lambda: self.counts[windows])
+
+    def moved(self, shift: tuple[int, int]) -> PatchLabels:
+        """Those of windows whose pictures moved so many patches down and right; what comes into
+        sight there is unknown."""
+        down, right = shift
+        grid_h, grid_w = self.grid
+
+        def count() -> Tensor:
+            return F.pad(self.counts, (0, 0, right, 0, down, 0))[:, :grid_h, :grid_w]
+
+        return PatchLabels(count)

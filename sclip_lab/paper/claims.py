@@ -1,0 +1,278 @@
+"""Claims about cells: which comparisons each rests on, and why it can have no verdict.
+
+A study makes claims; `sclip_lab.paper.verdicts` judges those of a whole page together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from sclip_lab.report.found import Found
+from sclip_lab.results.statistics.intervals import p_value
+
+LEVEL = 0.05
+PHOTOS = 10  # below so many, no verdict
+SAME = "both sides give the same counts on every photo"
+Pair = tuple[str, str]  # of specs
+Names = Mapping[str, str]  # of specs
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One comparison.
+
+    Attributes:
+        key: what is compared. Equal for the same counts on the same photos, whatever the cells are
+            called, so that no page counts a comparison twice.
+        supports: two-sided p where the data lean towards the claim, else 1.
+        refutes: the same where they lean against it.
+    """
+
+    key: tuple[str, ...]
+    supports: float
+    refutes: float
+
+    @property
+    def p(self) -> float:
+        return min(self.supports, self.refutes)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that results can support or refute.
+
+    Attributes:
+        text: the sentence. facts: the numbers, in words.
+        tests: all of them have to support the claim; one that refutes it is enough.
+        family: further tests of the same question, for which p is adjusted.
+        shown: which test's p is printed behind the facts.
+        counted: before the facts, with {won}, {lost} and {all} for numbers of tests.
+        published: the section of docs/field.md where the same is claimed; "" where it is not.
+        no_verdict: why there can be none. same: why its two sides cannot differ.
+        study, setting: where it stands. backbones: whose networks it is about.
+    """
+
+    text: str
+    facts: str
+    tests: tuple[Comparison, ...] = ()
+    family: tuple[Comparison, ...] = ()
+    shown: int = 0
+    counted: str = ""
+    published: str = ""
+    no_verdict: str = ""
+    same: str = ""
+    study: str = ""
+    setting: str = ""
+    backbones: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """Study and sentence, as a card lists it and as repetitions refer to it."""
+        return f"{self.study}: {self.text}"
+
+
+def missing(text: str, reason: str, published: str = "") -> Claim:
+    """A claim that cannot be judged here, and why."""
+    return Claim(text, "", published=published, no_verdict=reason)
+
+
+def higher(
+    found: Found,
+    a: str | None,
+    b: str | None,
+    text: str,
+    family: Sequence[Pair] = (),
+    published: str = "",
+    names: Names | None = None,
+    same: str = SAME,
+) -> Claim:
+    """Claim: spec ``a`` scores higher than spec ``b``.
+
+    Args:
+        found: has both. a, b: specs; None: not computed. text: the claim in words.
+        family: all pairs that are compared for the question, (a, b) among them or not.
+        published: see `Claim`. names: see `difference_in_words`.
+        same: what to say where both have the same counts.
+    """
+    if a is None or b is None:
+        return missing(text, "not computed", published)
+    claim = Claim(text, difference_in_words(found, a, b, names), published=published)
+    if not differ(found, a, b):
+        return replace(claim, same=same)
+    others = tuple(score_test(found, *pair) for pair in family if differ(found, *pair))
+    return gated(found, replace(claim, tests=(score_test(found, a, b),), family=others), [a, b])
+
+
+def best(
+    found: Found,
+    spec: str,
+    others: Sequence[str],
+    text: str,
+    published: str = "",
+    names: Names | None = None,
+) -> Claim:
+    """Claim: ``spec`` scores highest. Others with the same counts are left out."""
+    others = [other for other in others if other != spec and differ(found, spec, other)]
+    if not others:
+        return missing(text, "nothing to compare with", published)
+    rival = max(range(len(others)), key=lambda k: found.score(others[k]))
+    claim = Claim(
+        text,
+        difference_in_words(found, spec, others[rival], names),
+        tests=tuple(score_test(found, spec, other) for other in others),
+        shown=rival,
+        counted="surely above {won} of {all} others; nearest: ",
+        published=published,
+    )
+    return gated(found, claim, [spec, others[rival]])
+
+
+def alike(
+    found: Found, specs: Sequence[str], other: str, margin: float, text: str, published: str = ""
+) -> Claim:
+    """Claim: each of ``specs`` scores within ``margin`` (a fraction) of ``other``: equivalence.
+
+    A test supports it where both one-sided tests at the margins do (Schuirmann, 1987), and refutes
+    it where the difference is surely outside. Scores that all lie below the margin are alike
+    whatever is measured, and say nothing.
+    """
+    specs = [spec for spec in specs if spec != other]
+    if not specs:
+        return missing(text, "nothing to compare with", published)
+    if max(map(found.score, [*specs, other])) < margin:
+        return missing(text, f"all scores are below {100 * margin:g} points", published)
+    tests = []
+    for spec in specs:
+        gap = found.comparisons.gap(spec, other)
+        outside = abs(gap.estimate) > margin
+        below, above = p_value(gap, margin), p_value(gap, -margin)
+        key = ("alike", f"{margin:g}", *sorted(map(found.comparisons.counts, (spec, other))))
+        nearest = below if gap.estimate > 0 else above
+        tests.append(
+            Comparison(key, 1.0 if outside else max(below, above), nearest if outside else 1.0)
+        )
+    far = max(range(len(specs)), key=lambda k: abs(found.comparisons.gap(specs[k], other).estimate))
+    claim = Claim(
+        text,
+        difference_in_words(found, specs[far], other),
+        tests=tuple(tests),
+        shown=far,
+        counted=f"{{won}} of {{all}} surely within {100 * margin:g} points, {{lost}} surely "
+        "outside; furthest: ",
+        published=published,
+    )
+    return gated(found, claim, [specs[far], other])
+
+
+def mean_difference(found: Found, measure: str, a: str, b: str, sign: int, text: str) -> Claim:
+    """Claim: the mean of a diagnostic is higher (``sign`` 1) or lower (-1) on spec ``a`` than on
+    ``b``. Student's paired t over the photos that both have."""
+    from scipy import stats  # takes half a second
+
+    rows = found.measured[found.measured["measure"] == measure]
+    grid = rows.assign(spec=rows["spec"].astype(str)).pivot_table(
+        index="image", columns="spec", values="value", observed=True
+    )
+    if not {a, b} <= set(grid):
+        return missing(text, f"{measure} was not measured")
+    grid = grid[[a, b]].dropna()
+    gaps = (grid[a] - grid[b]).to_numpy()
+    means = f"{grid[a].mean():.2f} against {grid[b].mean():.2f}: {gaps.mean():+.2f}"
+    facts = f"{measure.replace('_', ' ')} {means}"
+    if len(gaps) < PHOTOS:
+        claim = gated(found, Claim(text, facts), [a, b], floor=False)
+        return replace(claim, no_verdict=claim.no_verdict or few_photos(len(gaps), whole(found, a)))
+    error = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
+    reach = error * float(stats.t.ppf(1 - LEVEL / 2, len(gaps) - 1))
+    low, high = gaps.mean() - reach, gaps.mean() + reach
+    p = float(stats.ttest_1samp(gaps, 0).pvalue) if error else 2.0 ** (1 - len(gaps))
+    leans = gaps.mean() * sign > 0
+    key = ("measure", measure, *sorted(map(found.comparisons.counts, (a, b))))
+    test = Comparison(key, p if leans else 1.0, 1.0 if leans else p)
+    facts += f" [{low:+.2f}, {high:+.2f}] on {len(gaps)} photos"
+    return gated(found, Claim(text, facts, (test,)), [a, b], floor=False)
+
+
+# ---------------------------------------------------------------- what a comparison says
+
+
+def score_test(found: Found, a: str, b: str) -> Comparison:
+    """Test of "spec a scores higher than spec b" on the same photos."""
+    row = found.difference(a, b)
+    key = ("score", *sorted(map(found.comparisons.counts, (a, b))))
+    p = float(row["p"])
+    p = 1.0 if np.isnan(p) else p
+    return Comparison(key, p if row["difference"] > 0 else 1.0, p if row["difference"] < 0 else 1.0)
+
+
+def differ(found: Found, a: str, b: str) -> bool:
+    """Whether the counts of two specs differ on any photo."""
+    return found.comparisons.counts(a) != found.comparisons.counts(b)
+
+
+def difference_in_words(found: Found, a: str, b: str, names: Names | None = None) -> str:
+    """Scores and their difference; with its interval on `PHOTOS` photos or more.
+
+    Args:
+        names: what specs are called here, where the claim says the rest; else `Found.name`.
+    """
+    row = found.difference(a, b)
+    first, second = (
+        f"{(names or {}).get(spec) or found.name(spec)} at {100 * found.score(spec):.1f}"
+        for spec in (a, b)
+    )
+    text = f"{first} against {second}: {100 * row['difference']:+.1f}"
+    if found.comparisons.photos(a) < PHOTOS:
+        return text
+    return f"{text} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+
+
+# ---------------------------------------------------------------- what forbids a verdict
+
+
+def gated(found: Found, claim: Claim, specs: Sequence[str], floor: bool = True) -> Claim:
+    """The claim with its networks, and with the reason if these specs allow no verdict on it.
+
+    Args:
+        specs: whose scores it is about.
+        floor: whether the highest of them has to be surely above `results.floors`.
+    """
+    backbones = frozenset(str(found.cells["backbone"].loc[spec]) for spec in specs)
+    seeds = [seed for spec in specs if (seed := random_seed(found, spec)) is not None]
+    photos = found.comparisons.photos(specs[0])
+    reason = ""
+    if seeds:
+        reason = f"weights are random (seed {seeds[0]}) and say nothing of trained ones"
+    elif photos < PHOTOS:
+        reason = few_photos(photos, whole(found, specs[0]))
+    elif floor:
+        top = max(specs, key=found.score)
+        name, score, p = found.comparisons.above_floor(top)
+        if not p < LEVEL:
+            reason = (
+                f"{100 * found.score(top):.1f} is not surely above {100 * score:.1f}, what "
+                f"needs no network: {name}"
+            )
+    return replace(claim, backbones=backbones, no_verdict=reason)
+
+
+def few_photos(photos: int, of: int | None) -> str:
+    """Why so few photos allow no verdict: "2 of 64 photos; a verdict needs 10"."""
+    count = f"{photos} of {of}" if of else str(photos)
+    return f"{count} photos; a verdict needs {PHOTOS}"
+
+
+def whole(found: Found, spec: str) -> int | None:
+    """How many photos a spec's data set has."""
+    dataset = str(found.cells["dataset"].loc[spec])
+    return found.whole.get(dataset) or found.df.attrs.get("of", {}).get(spec)
+
+
+def random_seed(found: Found, spec: str) -> int | None:
+    """The seed of a network's random weights; None where they were trained."""
+    seed = found.cells.loc[spec].get("backbone.seed")
+    return None if pd.isna(seed) else int(str(seed).partition(".")[0])

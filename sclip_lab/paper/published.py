@@ -1,0 +1,274 @@
+"""Published numbers: which belongs beside one of ours, and how far ours is from it.
+
+``paper_numbers.csv`` has the columns method; attention: our label of the same variant, empty if
+there is none; backbone: open_clip's architecture without "-quickgelu"; pretrained: beginning of the
+tag; dataset; protocol: our preset's name where there is one, "sclip/paper" for the SCLIP paper's
+own; metric; value: a fraction; source: its key, several separated by ";"; mark: F read in primary
+code, README, issue or figure, 2 second-hand, C computed from F or 2, G a guess; note.
+``paper_sources.csv`` says what the keys stand for. A number that was not read in the paper is never
+called the paper's: see `kind`.
+
+A protocol's yaml lists the scores that it has to reproduce under ``expected``, one entry for each
+variant and network::
+
+    expected:
+      - {attention: csa, backbone: ViT-B-16, pretrained: openai, tolerance: 0.002,
+         source: SCLIP README, miou: {voc21: 0.5963}}
+
+``tolerance`` is the largest difference that counts as reproduced; null: no gate. They are no part
+of a protocol's identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sclip_lab.core.errors import LabError
+from sclip_lab.report import tables
+from sclip_lab.report.found import Found
+
+FILE = Path(__file__).resolve().parent / "paper_numbers.csv"
+SOURCES = FILE.with_name("paper_sources.csv")
+COLUMNS = ["method", "attention", "backbone", "pretrained", "dataset", "protocol", "metric",
+           "value", "source", "mark", "note"]  # fmt: skip
+SHOWN = ["published", "published_protocol", "source", "mark"]
+OWN_PROTOCOL = "sclip/paper"
+KINDS = {
+    "2": "second-hand note, unverified",
+    "C": "computed from published numbers",
+    "G": "a guess",
+}
+REFERENCE = {"dataset": "voc21", "backbone": "ViT-B-16"}
+NOTE = (
+    "published: the number of the same variant, network and data set; where there is none, the one "
+    "of ViT-B/16 on VOC21, which is no target for the score beside it"
+)
+OWN = "published: the number of the same variant, network and whole data set"
+ENTRY = ["attention", "backbone", "pretrained", "tolerance", "source", "miou"]
+
+
+def read(file: str | Path = FILE) -> pd.DataFrame:
+    """The published numbers; raises LabError if a column is missing."""
+    table = pd.read_csv(file, keep_default_na=False, dtype={"mark": str})
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise LabError(f"{file} lacks the column {', '.join(missing)}")
+    return table[COLUMNS]
+
+
+@cache
+def sources(file: str | Path = SOURCES) -> pd.DataFrame:
+    """What source keys stand for: key (index), kind, what."""
+    return pd.read_csv(file, keep_default_na=False).set_index("key")
+
+
+def kind(source: str, mark: str) -> str:
+    """The kind of source of one number, in words: what a table prints beside it.
+
+    >>> kind("SC", "F"), kind("PN-S;TRI", "2")
+    ('README of the official code', 'second-hand note, unverified')
+    """
+    if mark in KINDS:
+        return KINDS[mark]
+    known = sources()["kind"]
+    return "; ".join(dict.fromkeys(str(known.get(key, key)) for key in source.split(";") if key))
+
+
+# ---------------------------------------------------------------- beside a score of ours
+
+
+def beside(table: pd.DataFrame, numbers: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Add the published mIoU of each row's variant to a `results.summary`.
+
+    A number belongs to a row if variant, backbone, weights and data set agree. Protocols differ
+    between repositories, so of several numbers the one of the same protocol is taken, then one that
+    was read at first hand, then the first; `published_protocol` has to be shown with it.
+
+    Args:
+        table: from `results.summary`. numbers: from `read`, which is the default.
+
+    Returns:
+        ``table`` with published (NaN if none), published_protocol, source, mark.
+    """
+    numbers = read() if numbers is None else numbers
+    configs = table.attrs.get("configs", {})
+    rows = [_published(row, configs.get(row["spec"]), numbers) for _, row in table.iterrows()]
+    extra = pd.DataFrame(rows, columns=SHOWN, index=table.index)
+    extra["published"] = extra["published"].astype(float)
+    joined = pd.concat([table, extra], axis=1)
+    joined.attrs = table.attrs
+    return joined
+
+
+def _published(row: pd.Series, config: dict[str, Any] | None, numbers: pd.DataFrame) -> list[Any]:
+    same = numbers[
+        (numbers["attention"] == row["attention"])
+        & (numbers["dataset"] == row["dataset"])
+        & (numbers["backbone"] == str(row["backbone"]).removesuffix("-quickgelu"))
+        & (numbers["metric"] == "miou")
+    ]
+    if config is not None:
+        same = same[[_same_weights(config, tag) for tag in same["pretrained"]]]
+    if same.empty:
+        return [float("nan"), "", "", ""]
+    rank = pd.DataFrame(
+        {
+            "protocol": same["protocol"] != row["protocol"],
+            "mark": same["mark"] != "F",
+            "other": ~same["protocol"].isin([OWN_PROTOCOL, "sclip"]),
+        }
+    )
+    best = same.loc[rank.sort_values(["protocol", "mark", "other"], kind="stable").index[0]]
+    return [best["value"], best["protocol"], best["source"], best["mark"]]
+
+
+def _same_weights(config: dict[str, Any], tag: str) -> bool:
+    """Random weights match nothing; a local checkpoint is taken for what its architecture says."""
+    pretrained = config.get("backbone.pretrained")
+    if pretrained is None:
+        return config.get("backbone.checkpoint") is not None
+    return str(pretrained).startswith(tag)
+
+
+def scores(found: Found, elsewhere: bool = True) -> pd.DataFrame:
+    """`report.tables.cells` with published numbers: one row per cell.
+
+    Args:
+        found: the cells.
+        elsewhere: also numbers of ViT-B/16 on VOC21 for a cell on other data, which are no target.
+
+    Columns added where a number is published: published, published on, source, difference, verdict:
+    "agrees" where the published number lies in the interval, else "above" or "below" it; the last
+    two are empty where the published number is of another network or data set.
+    """
+    shown = tables.cells(found)
+    table = beside(found.summary)
+    cells = found.cells.loc[table["spec"].astype(str).to_list()]
+    rows = []
+    for (_, row), (_, cell) in zip(table.iterrows(), cells.iterrows(), strict=True):
+        plain = _as_published(cell)
+        is_known = plain and not np.isnan(row["published"]) and _whole(cell)
+        other = reference(str(row["attention"])) if elsewhere and plain and not is_known else None
+        if is_known:
+            value, place = row["published"], row["dataset"]
+            inside = row["low"] <= value <= row["high"]
+            verdict = "agrees" if inside else "above" if row["miou"] > value else "below"
+            rows.append(
+                [value, place, kind(row["source"], row["mark"]), row["miou"] - value, verdict]
+            )
+        elif other is not None:
+            words = kind(str(other["source"]), str(other["mark"]))
+            rows.append([other["value"], REFERENCE["dataset"], words, np.nan, ""])
+        else:
+            rows.append([np.nan, "", "", np.nan, ""])
+    columns = ["published", "published on", "source", "difference", "verdict"]
+    added = pd.DataFrame(rows, columns=columns, index=shown.index)
+    if added["published"].isna().all():
+        return shown
+    added = added if added["verdict"].any() else added.drop(columns=["difference", "verdict"])
+    joined = pd.concat([shown, added], axis=1)
+    note = NOTE if elsewhere else OWN
+    joined.attrs = {**shown.attrs, "caption": f"{shown.attrs['caption']}; {note}"}
+    return joined
+
+
+def _whole(cell: pd.Series) -> bool:
+    """Whether a cell is over the photos that papers report on: no selection, no train split."""
+    chosen, split = (cell.get(f"dataset.{name}") for name in ("selection", "split"))
+    return not (isinstance(chosen, str) and chosen) and split != "train"
+
+
+def _as_published(cell: pd.Series) -> bool:
+    """Whether nothing but attention was changed: no refinement, readout or view of a cell's own."""
+    parts = ("protocol.refinement.", "protocol.readout.", "protocol.views.")
+    return not any(
+        str(name).startswith(parts) and value == value and value is not None
+        for name, value in cell.items()
+    )
+
+
+def described(number: pd.Series) -> str:
+    """A published number's score and kind of source, as a picture prints them."""
+    words = kind(str(number["source"]), str(number["mark"]))
+    return f"{100 * float(number['value']):.1f} on {str(number['dataset']).upper()}, {words}"
+
+
+def reference(label: str) -> pd.Series | None:
+    """The published number of ViT-B/16 on VOC21 by the SCLIP paper's variants."""
+    table = read()
+    same = table[
+        (table["attention"] == label)
+        & (table["dataset"] == REFERENCE["dataset"])
+        & (table["backbone"] == REFERENCE["backbone"])
+        & (table["metric"] == "miou")
+        & table["protocol"].isin([OWN_PROTOCOL, "sclip"])
+    ]
+    if same.empty:
+        return None
+    return same.sort_values("mark", key=lambda marks: marks != "F", kind="stable").iloc[0]
+
+
+# ---------------------------------------------------------------- what a protocol has to reproduce
+
+
+def expected(entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A protocol's ``expected`` with one row per score.
+
+    Returns:
+        Columns attention, backbone, pretrained, tolerance, source, dataset, miou.
+
+    Raises:
+        LabError: an entry lacks a key.
+    """
+    rows = []
+    for entry in entries:
+        missing = [key for key in ENTRY if key not in entry]
+        if missing:
+            raise LabError(f"protocol.expected: {dict(entry)} lacks {', '.join(missing)}")
+        shared = {key: entry[key] for key in ENTRY if key != "miou"}
+        rows += [{**shared, "dataset": name, "miou": miou} for name, miou in entry["miou"].items()]
+    return pd.DataFrame(rows, columns=[*ENTRY[:-1], "dataset", "miou"])
+
+
+def reproduced(ours: float, theirs: float, tolerance: float) -> str:
+    """ "within", "outside", or "no gate" where the tolerance is NaN: a score that is not trusted
+    enough to fail by. A tie is within."""
+    if pd.isna(tolerance):
+        return "no gate"
+    # Differences of decimal fractions are not exact.
+    return "within" if abs(ours - theirs) <= tolerance + 1e-12 else "outside"
+
+
+def against_expected(spec: Any, miou: float, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each score that is expected of a cell: ours, theirs, difference, verdict.
+
+    Args:
+        spec: the cell. A local checkpoint is taken for the weights that an entry names; random
+            weights match nothing, and a network with GELU is not OpenAI's.
+        miou: what it scored, a fraction.
+        entries: its protocol's ``expected``.
+    """
+    table = expected(entries)
+    weights = spec.backbone.description
+    same = table[
+        (table["attention"] == spec.label)
+        & (table["backbone"] == spec.backbone.name.removesuffix("-quickgelu"))
+        & (table["dataset"] == spec.dataset.name)
+    ]
+    if weights.get("checkpoint") is None:
+        same = same[same["pretrained"] == weights.get("pretrained")]
+    if spec.backbone.activation == "GELU":
+        same = same[same["pretrained"] != "openai"]
+    return [
+        f"ours {100 * miou:.2f}, theirs {100 * row['miou']:.2f} ({row['source']}), "
+        f"difference {100 * (miou - row['miou']):+.2f}"
+        + ("" if pd.isna(row["tolerance"]) else f", tolerance {100 * row['tolerance']:.2f}")
+        + f": {reproduced(miou, row['miou'], row['tolerance'])}"
+        for _, row in same.iterrows()
+    ]

@@ -1,0 +1,70 @@
+"""Ten questions that a careful reader of the SCLIP paper asks, answered in numbers by studies.
+
+A study says which of them it answers, and how, in ``Study.answers``: question -> function of its
+cells that returns one or two sentences, "" where it lacks a cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from sclip_lab.paper.claims import random_seed
+from sclip_lab.paper.studies import load, names
+from sclip_lab.report.page import Row
+
+if TYPE_CHECKING:
+    from sclip_lab.paper.sections import Drawn
+
+QUESTIONS = {
+    "localises": "Why does correlative attention localise?",
+    "projection": "Why does any projection do?",
+    "tuning": "What does it cost to tune nothing?",
+    "alternatives": "What do simpler alternatives lack?",
+    "transformation": "What shows the transformation of attention?",
+    "gains": "Where are gains largest?",
+    "foundation": "What does it say of foundation models?",
+    "preprocessing": "What does pre-processing do?",
+    "failures": "Where do predictions fail?",
+    "vits": "Which other ViTs gain?",
+}
+WORLD = "On the embedded world, which tests the laboratory and not the paper: "
+
+
+def rows(drawn: Mapping[str, Drawn], embedded: bool = False) -> list[Row]:
+    """One row per question: the answer of each study of the page that has one, or what is missing.
+
+    Args:
+        drawn: the page's studies. embedded: the network is patchwork_vit, and each answer says so.
+    """
+    known = {name: load(name) if name not in drawn else drawn[name].study for name in
+             dict.fromkeys([*names(), *drawn])}  # fmt: skip
+    made = []
+    for number, (key, question) in enumerate(QUESTIONS.items(), start=1):
+        able = [name for name, study in known.items() if key in study.answers]
+        asked = [name for name in able if name in drawn]
+        answers = {name: _answer(drawn[name], key) for name in asked}
+        shown = next((name for name in asked if drawn[name].parts), asked[0] if asked else "")
+        text = " ".join(filter(None, answers.values()))
+        if not asked:
+            text = f"not asked here: sclip-lab paper {' '.join(able)}"
+        elif embedded:
+            text = WORLD + text
+        cells = {"": f"{number}", "question": question, "answer": text, "study": shown}
+        made.append(Row(cells, links={"study": f"#{shown}"} if shown else {}))
+    return made
+
+
+def _answer(study: Drawn, key: str) -> str:
+    """A study's answer in each of its settings, or what it lacks."""
+    parts = []
+    for setting, found in study.parts.items():
+        seeds = [seed for s in found.cells.index if (seed := random_seed(found, s)) is not None]
+        if len(seeds) == len(found.cells):
+            text = f"no answer, weights are random (seed {seeds[0]})."
+        else:
+            text = study.study.answers[key](found) or "no answer, cells are missing."
+        parts.append(f"{setting}: {text}" if len(study.parts) > 1 else text)
+    if not parts:
+        return f"no answer here: {'; '.join(study.missing) or 'nothing was evaluated'}."
+    return " ".join(parts)

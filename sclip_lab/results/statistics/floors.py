@@ -1,0 +1,65 @@
+"""What a prediction scores that looks at no photo: the floor below which a score says nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from sclip_lab.results.table.metrics import Array
+from sclip_lab.results.table.scores import STATISTICS, spec_rows, totals_of
+
+CONSTANT, MAJORITY, RANDOM = (
+    "best constant class",
+    "most frequent class per photo",
+    "random patches",
+)
+
+
+def totals(true: Array) -> dict[str, Array]:
+    """Counts of three predictions that need no network.
+
+    Best constant class: one class everywhere, that with most pixels. Most frequent class per photo:
+    each photo is named by its largest class, which nobody knows without its mask. Random patches:
+    each class of the vocabulary is equally likely at each place (expected counts).
+
+    Args:
+        true: (images, classes) pixels by true class.
+
+    Returns:
+        name -> (images, 3, classes) pixels: right, true, predicted.
+    """
+    images, classes = true.shape
+    pixels = true.sum(1, keepdims=True)
+    constant = np.zeros_like(true)
+    constant[:, np.argmax(true.sum(0))] = 1
+    majority = np.zeros_like(true)
+    majority[np.arange(images), true.argmax(1)] = 1
+    shares = {CONSTANT: constant, MAJORITY: majority, RANDOM: np.full_like(true, 1 / classes)}
+    return {
+        name: np.stack([share * true, true, share * pixels], axis=1)
+        for name, share in shares.items()
+    }
+
+
+def floors(df: pd.DataFrame, statistic: str = "miou") -> pd.DataFrame:
+    """Scores of `totals` on every data set of a results DataFrame.
+
+    Args:
+        df: from `results.load`. The spec with the most images stands for its data set.
+        statistic: miou, pixel_accuracy or mean_accuracy.
+
+    Returns:
+        Columns dataset, floor, score: three rows a data set.
+    """
+    images = df.groupby("spec", observed=True, sort=False)["image"].nunique()
+    rows = []
+    for dataset, specs in spec_rows(df).groupby("dataset", observed=True, sort=False):
+        spec = images.loc[specs["spec"]].idxmax()
+        of_spec = df[df["spec"] == spec]
+        codes, position = np.unique(of_spec["image"].astype(str), return_inverse=True)
+        true = totals_of(of_spec, position, len(codes))[:, 1]
+        rows += [
+            (str(dataset), name, float(STATISTICS[statistic](counts.sum(0))))
+            for name, counts in totals(true).items()
+        ]
+    return pd.DataFrame(rows, columns=["dataset", "floor", "score"])

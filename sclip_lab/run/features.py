@@ -1,0 +1,72 @@
+"""Dense features and attention maps, with variants by name and images of any kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sclip_lab.attention.variant import Variant
+from sclip_lab.config.registry import load_attention
+from sclip_lab.data.decode import read_image
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.segmentation import dense_features as functions
+from sclip_lab.segmentation.dense_features import AttentionMaps
+
+
+def dense_features(
+    backbone: Backbone, images: Any, attention: Variant | str, *args: Any, **options: Any
+) -> Tensor:
+    """`sclip_lab.segmentation.dense_features.dense_features`, and more kinds of input.
+
+    Args:
+        backbone: from `load_backbone`.
+        images: as there; or one image: a file, a PIL image, or (height, width, 3) uint8 RGB.
+        attention: a variant, or the name of a file of conf/attention.
+        *args, **options: as there.
+
+    Returns:
+        (batch, grid_h, grid_w, embed_dim) float32.
+
+    Raises:
+        LabError: as there, an image that cannot be read, or an unknown name.
+    """
+    return functions.dense_features(backbone, _batch(images), _variant(attention), *args, **options)
+
+
+def attention_maps(
+    backbone: Backbone, image: Any, attention: Variant | str, *args: Any, **options: Any
+) -> AttentionMaps:
+    """`sclip_lab.segmentation.dense_features.attention_maps`, for more kinds of input.
+
+    Args:
+        backbone: from `load_backbone`.
+        image: as there; or a file, a PIL image, or (height, width, 3) uint8 RGB.
+        attention: a variant, or the name of a file of conf/attention.
+        *args, **options: as there: the layer, -1 for the last block.
+
+    Returns:
+        ``weights`` (heads, queries, keys) float32, and ``grid`` (grid_h, grid_w).
+
+    Raises:
+        LabError: as there, an image that cannot be read, or an unknown name.
+    """
+    return functions.attention_maps(backbone, _batch(image), _variant(attention), *args, **options)
+
+
+def _variant(attention: Variant | str) -> Variant:
+    return load_attention(attention) if isinstance(attention, str) else attention
+
+
+def _batch(images: Any) -> Tensor:
+    if isinstance(images, str | Path):
+        images = read_image(images)
+    if hasattr(images, "convert"):  # of PIL
+        images = np.array(images.convert("RGB"))
+    images = torch.as_tensor(images)
+    if images.ndim == 3 and images.shape[0] != 3 and images.shape[-1] == 3:
+        images = images.permute(2, 0, 1)
+    return images[None] if images.ndim == 3 else images

@@ -1,0 +1,190 @@
+"""One network of each kind of tower against its library's own forward pass, and CSA by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from sclip_lab.config.registry import load_attention
+from sclip_lab.core.errors import LabError
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.segmentation.dense_features import dense_features
+from tests import toy
+from tests.network.small_networks import (
+    attention_replaced,
+    csa,
+    own_features,
+    photos,
+    relative_error,
+    small_clip,
+    small_vit,
+)
+
+pytestmark = pytest.mark.usefixtures("quiet")
+EXACT = 5e-6
+PLAIN = "vit_tiny_patch16_224"
+TIMM: dict[str, tuple[str, dict[str, Any]]] = {
+    "registers": (PLAIN, {"reg_tokens": 3}),
+    "registers alone": (PLAIN, {"reg_tokens": 3, "class_token": False, "global_pool": "avg"}),
+    "norms of query and key": (PLAIN, {"qk_norm": True}),
+    "norms inside": (PLAIN, {"scale_attn_norm": True, "scale_mlp_norm": True}),
+    "no position": (PLAIN, {"pos_embed": "none"}),
+    "attention pool": ("vit_base_patch16_siglip_224", {}),
+    "DINOv2 with registers": ("vit_small_patch14_reg4_dinov2", {}),
+    "SwiGLU": ("vit_giant_patch14_dinov2", {}),
+    "AIMv2": ("aimv2_large_patch14_224", {}),
+    "BEiT-3": ("beit3_base_patch16_224", {}),
+    "EVA": ("eva_giant_patch14_224", {}),
+    "EVA-02": ("eva02_tiny_patch14_224", {}),
+    "EVA-02 behind": ("eva02_enormous_patch14_clip_224", {}),
+    "DINOv3": ("vit_small_patch16_dinov3", {}),
+    "PE-Core": ("vit_pe_core_tiny_patch16_384", {}),
+    "PE-Spatial": ("vit_pe_spatial_tiny_patch16_512", {}),
+    "rotation a layer": ("vit_small_patch16_rope_mixed_224", {}),
+    "grouped queries": ("vit_base_patch16_sapiens2", {}),
+    "BEiT": ("beit_base_patch16_224", {}),
+    "relative": ("vit_relpos_small_patch16_224", {}),
+    "relative behind": ("vit_relpos_base_patch32_plus_rpn_256", {}),
+    "shared relative": ("vit_srelpos_small_patch16_224", {}),
+    "norms behind": ("vit_base_patch16_rpn_224", {}),
+    "distilled": ("deit_tiny_distilled_patch16_224", {}),
+    "NaFlex": ("naflexvit_base_patch16_gap", {}),
+}
+CLIP = {
+    "class token": "ViT-B-16",
+    "mean": "ViT-H-14-CLIPA",
+    "CoCa": "coca_ViT-B-32",
+    "SigLIP": "ViT-B-16-SigLIP",
+    "PE-Core": "PE-Core-S-16-384",
+    "EVA-02": "EVA02-B-16",
+    "convolutions": "MobileCLIP-B",
+    "mean without class token": "vit_medium_patch16_gap_256",
+}
+
+
+def compare(backbone: Backbone) -> None:
+    images = photos(backbone)
+    patches, whole = own_features(backbone, images)
+    for layers in ([-1], "last 2"):  # fused blocks, and all of them rewritten
+        ours = toy.encoded(backbone, images, load_attention("vanilla", layers=layers))
+        assert relative_error(ours.patches.flatten(1, 2), patches) < EXACT
+        assert relative_error(ours.class_embedding, whole) < EXACT
+    with attention_replaced(backbone.tower.modules[-1], csa):
+        patches, whole = own_features(backbone, images)
+    ours = toy.encoded(backbone, images, load_attention("csa"))
+    assert relative_error(ours.patches.flatten(1, 2), patches) < EXACT
+    assert relative_error(ours.class_embedding, whole) < EXACT
+
+
+@pytest.mark.parametrize("kind", TIMM)
+def test_of_timm(kind: str) -> None:
+    name, options = TIMM[kind]
+    compare(small_vit(name, **options))
+
+
+@pytest.mark.parametrize("kind", CLIP)
+def test_of_open_clip(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = small_clip(monkeypatch, CLIP[kind])
+    compare(backbone)
+    tokens = (
+        torch.randint(1, 400, (3, 77))[:, : backbone.tokenize(["a"]).shape[1]]
+        if kind in ("class token", "CoCa", "PE-Core", "EVA-02", "convolutions")
+        else None
+    )
+    if tokens is not None:
+        texts = ["a photo of a cat.", "sky", ""]
+        ids = backbone.tokenize(texts)
+        with torch.inference_mode():
+            expected = backbone.model.encode_text(ids, normalize=False)
+        assert relative_error(backbone.encode_text(texts), expected) < EXACT
+
+
+@pytest.mark.parametrize("kind", ["PE-Core", "DINOv3", "EVA-02", "rotation a layer", "BEiT"])
+def test_other_grids(kind: str) -> None:
+    """A grid that is not the trained one, as timm's own network of that size computes it."""
+    name, options = TIMM[kind]
+    backbone = small_vit(name, **options)
+    side = backbone.patch_size
+    images = torch.randn(1, 3, 3 * side, 5 * side, generator=torch.Generator().manual_seed(2))
+    other = small_vit(name, **{**options, "img_size": (3 * side, 5 * side)})
+    weights = backbone.model.state_dict()
+    resized = {
+        key: value
+        for key, value in other.model.state_dict().items()
+        if key not in weights or weights[key].shape != value.shape
+    }
+    if resized:  # tables that depend on the size: timm's own resizing
+        backbone.model.set_input_size(img_size=(3 * side, 5 * side))
+        resized_model = backbone.model
+        backbone = small_vit(name, **options)
+        other.model.load_state_dict(resized_model.state_dict())
+    else:
+        other.model.load_state_dict(weights)
+    patches, _ = own_features(other, images)
+    ours = toy.encoded(backbone, images, load_attention("vanilla"))
+    rule = "bicubic_antialias"
+    from sclip_lab.segmentation.encoded import encode
+
+    [(_, ours)] = encode(backbone, images, [load_attention("vanilla")], rule)
+    assert relative_error(ours.patches.flatten(1, 2), patches) < 2e-5
+
+
+def test_before_rotation_is_a_named_option() -> None:
+    backbone = small_vit("vit_small_patch16_dinov3")
+    images = photos(backbone)
+    names = ("query_before_rotation", "key_before_rotation")
+    after, before = (
+        dense_features(backbone, images, load_attention("csa", **options))
+        for options in ({}, {"projections": names})
+    )
+    assert not torch.allclose(after, before)
+    plain = small_vit(PLAIN)  # no rotation: the same
+    same = [
+        dense_features(plain, photos(plain), load_attention("csa", **options))
+        for options in ({}, {"projections": names})
+    ]
+    assert torch.equal(*same)
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "vit_small_patch14_reg4_dinov2"])
+@pytest.mark.parametrize("attention", ["naclip", "scclip", "sfp", "resclip", "gem", "surgery"])
+def test_variants_with_registers_and_rotation(name: str, attention: str) -> None:
+    backbone = small_vit(name, depth=12)
+    features = dense_features(backbone, photos(backbone), load_attention(attention))
+    assert torch.isfinite(features).all()
+    assert features.shape == (2, 4, 4, 64)
+
+
+def test_a_class_token_is_closed_and_registers_are_not() -> None:
+    backbone = small_vit(PLAIN, reg_tokens=3)
+    variant = load_attention("csa", class_token=False)
+    weights = toy.encoded(backbone, photos(backbone), variant).state.attention
+    assert weights is not None
+    assert (weights[:, :, 4:, 0] == 0).all()
+    assert (weights[:, :, 4:, 1:4] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("vit_base_patch16_xp_224", "ParallelScalingBlock"),
+        ("vit_small_patch16_18x2_224", "ParallelThingsBlock"),
+        ("samvit_base_patch16_224", r"attends within windows \(SAM\)"),
+        ("maxvit_tiny_tf_224", "no plain vision transformer"),
+        ("efficientvit_b0", "no plain vision transformer"),
+    ],
+)
+def test_what_is_not_supported_is_named(name: str, says: str) -> None:
+    from sclip_lab.network.vit import load_vit
+
+    options = {"depth": 2} if name.startswith("vit_") else {}
+    with pytest.raises(LabError, match=says):
+        load_vit(name, device="cpu", options=options)
+
+
+def test_a_block_without_its_grid_is_refused() -> None:
+    backbone = small_vit("vit_small_patch16_dinov3")
+    with pytest.raises(LabError, match="blocks_on"):
+        backbone.blocks[0].plain(torch.zeros(1, 21, 64))
