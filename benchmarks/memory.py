@@ -1,22 +1,38 @@
-"""Memory that a readout takes on each side."""
+"""Peak memory: of a readout on each side, and of every protocol with its own methods.
+
+python -m benchmarks.memory [--out docs] [--protocols NAME ...]
+"""
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import json
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 
 from benchmarks import reference
-from benchmarks.tasks import (
-    coco_object,
+from benchmarks.tasks import coco_object
+from sclip_lab.config.registry import (
+    load_attention,
+    load_backbone,
+    load_group,
+    load_guidance,
+    load_protocol,
 )
-from sclip_lab.segmentation.decoder import Readout
+from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.segmentation.decoder import Readout, steps
 from sclip_lab.segmentation.readouts.cosine import unit
+from sclip_lab.segmentation.segment import segment
 
 
 def memory_in_use(peak: bool = False, reset_peak: bool = False) -> int:
@@ -76,3 +92,97 @@ def memory_in_child(side: str) -> int:
         command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
     )
     return int(child.stdout)
+
+
+# Protocol -> its own methods, and the second network that they look at.
+METHODS: dict[str, tuple[str, ...]] = {
+    "cdam": ("cdam", "cdam_sclip", "cdam_clearclip", "cdam_gem"),
+    "clearclip": ("clearclip",),
+    "cliper": ("cliper",),
+    "cliptrase": ("cliptrase",),
+    "dih": ("dih",),
+    "freecp": ("clearclip", "gem"),
+    "fsa": ("fsa_proxy",),
+    "gem": ("gem",),
+    "gla": ("gla", "gla_proxy"),
+    "itaclip": ("itaclip",),
+    "lposs": ("maskclip",),
+    "lposs_plus": ("maskclip",),
+    "maskclip": ("maskclip",),
+    "naclip": ("naclip",),
+    "naclip_pamr": ("naclip",),
+    "pearl": ("pearl",),
+    "proxyclip": ("proxyclip",),
+    "radseg": ("scra",),
+    "resclip": ("resclip",),
+    "rfclip": ("rfclip",),
+    "sc_clip": ("scclip",),
+    "sclip": ("vanilla", "csa"),
+    "sclip_paper": ("csa",),
+    "segearth": ("segearth",),
+    "sfp": ("sfp",),
+    "surgery": ("surgery",),
+    "unified": ("registers", "rfclip", "scclip", "cliper", "itaclip"),
+}
+GUIDES = {"lposs": "dino_vitb16", "lposs_plus": "dino_vitb16"}
+# Data set whose settings and names are taken -> (height, width) of a photo.
+SIZES = {"coco_object": (480, 640), "cityscapes": (1024, 2048)}
+
+
+def method_peak(protocol_name: str, method: str, dataset: str) -> dict[str, float]:
+    """Seconds and peak bytes of this process that labels one photo with ViT-B/16, random weights.
+
+    All windows of the photo are run. Prompts are one a name: texts are embedded in batches of the
+    same size however many there are.
+    """
+    vocabulary = load_group("dataset", dataset)["vocabulary"]
+    protocol = replace(load_protocol(protocol_name, dataset), templates=("a photo of a {}.",))
+    names = Vocabulary.named(protocol.vocabulary or vocabulary)
+    backbone = load_backbone("ViT-B-16-quickgelu", seed=0, device="cpu")
+    variant = load_attention(method, dataset=dataset, protocol=protocol_name)
+    guide = None
+    if "guidance" in variant.uses | steps(protocol).uses:
+        guide = load_guidance(
+            GUIDES.get(protocol_name, "dino_vitb8"), pretrained=False, device="cpu"
+        )
+    coarse = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
+    photo = cv2.resize(coarse, SIZES[dataset][::-1], interpolation=cv2.INTER_CUBIC)
+    loaded, start = memory_in_use(peak=True), time.perf_counter()
+    segment(backbone, photo, names, variant, protocol, guide)
+    seconds = time.perf_counter() - start
+    return {"loaded": loaded, "peak": memory_in_use(peak=True), "seconds": round(seconds, 1)}
+
+
+def method_peaks(path: Path, protocols: Sequence[str]) -> None:
+    """`method_peak` of each protocol's methods, each in a process of its own, into a file.
+
+    What is there is kept, so that a run that was stopped goes on.
+    """
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for protocol in protocols:
+        for method, dataset in itertools.product(METHODS[protocol], SIZES):
+            key = f"{protocol} {method} {dataset}"
+            if key in found:
+                continue
+            command = [sys.executable, "-m", "benchmarks.memory", *key.split(" ")]
+            root = Path(__file__).parents[1]
+            child = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+            found[key] = json.loads(child.stdout.splitlines()[-1])
+            print(key, found[key], flush=True)
+            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Peak memory of every protocol with its methods")
+    parser.add_argument("one", nargs="*", help="protocol, method and data set: measure these alone")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the figures")
+    parser.add_argument("--protocols", nargs="+", default=list(METHODS), choices=list(METHODS))
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(method_peak(*arguments.one)))
+        return
+    method_peaks(arguments.out / "performance-memory.json", arguments.protocols)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,6 +13,7 @@ block l, normalised there, through the last block's value path.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
@@ -20,6 +21,9 @@ from sclip_lab.core.functions import block_edit, weights_function
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 from sclip_lab.network.depth import Layer, resolve
+
+# Values of attention maps that are balanced at once.
+LARGEST = 1 << 23
 
 
 @weights_function
@@ -37,10 +41,22 @@ def cliper(ctx: Context, rounds: int | None = None) -> Tensor:
         raise LabError("the first block has no earlier attention to sum")
     if rounds is not None and rounds < 0:
         raise LabError(f"rounds {rounds} must be 0 or more")
-    total = ctx.at(0).attention()
-    for index in range(1, ctx.block.index):
-        total = total + ctx.at(index).attention()
-    return balanced(total, ctx.block.depth if rounds is None else rounds)
+    return balanced(earlier(ctx), ctx.block.depth if rounds is None else rounds)
+
+
+def earlier(ctx: Context) -> Tensor:
+    """Sum of the attention of all blocks before this one: (batch, heads, tokens, tokens)."""
+
+    def summed() -> Tensor:
+        total = ctx.at(0).attention().clone()
+        for index in range(1, ctx.block.index):
+            total += ctx.at(index).attention()
+        return total
+
+    if ctx.prior is None and ctx.feedback is None and not ctx.closed:
+        # The same for every level of a network.
+        return ctx.input.once("sum of earlier attention", summed)
+    return summed()
 
 
 @block_edit
@@ -54,13 +70,28 @@ def level(block: Block, state: State, ctx: Context, source: Layer = -1) -> State
     Returns:
         a state whose tokens are O(A_l v) without residual and MLP.
     """
-    index = resolve(source, block.depth)
-    weights = cliper(ctx, rounds=index + 1)
-    value = ctx.value
-    if index < block.index:
-        # Normalised twice: by the level's own LN1, and again by this block's.
-        value = block.project(block.norm(ctx.earlier(source).normed), "value")
-    return State(block.output(weights, value), state.dense, weights)
+    weights = cliper(ctx, rounds=resolve(source, block.depth) + 1)
+    return State(block.output(weights, _value(ctx, source)), state.dense, weights)
+
+
+def level_tokens(ctx: Context, source: Layer) -> Tensor:
+    """The tokens of `level`, whose attention weights are never there for all heads at once."""
+    block, value = ctx.block, _value(ctx, source)
+    rounds, total = resolve(source, block.depth) + 1, earlier(ctx)
+    step = max(1, LARGEST // total[:, 0].numel())  # heads
+    per_head = [
+        balanced(some, rounds).to(value) @ some_values
+        for some, some_values in zip(total.split(step, 1), value.split(step, 1), strict=True)
+    ]
+    return block.merge(torch.cat(per_head, dim=1))
+
+
+def _value(ctx: Context, source: Layer) -> Tensor:
+    """(batch, heads, tokens, head_dim) of one level."""
+    if resolve(source, ctx.block.depth) >= ctx.block.index:
+        return ctx.value
+    # Normalised twice: by the level's own LN1, and again by this block's.
+    return ctx.block.project(ctx.block.norm(ctx.earlier(source).normed), "value")
 
 
 def balanced(attention: Tensor, rounds: int) -> Tensor:
@@ -73,9 +104,15 @@ def balanced(attention: Tensor, rounds: int) -> Tensor:
     Returns:
         the same shape; rows sum to 1.
     """
-    for _ in range(rounds):
-        attention = attention / attention.sum(dim=-2, keepdim=True)
-        attention = attention / attention.sum(dim=-1, keepdim=True)
-    attention = (attention + attention.mT) / 2
-    attention = (attention - attention.mean(dim=-2, keepdim=True)).clamp(min=0)
-    return attention / attention.sum(dim=-1, keepdim=True)
+    maps = attention.reshape(-1, *attention.shape[-2:])
+    result = torch.empty_like(maps)
+    # Some at a time: those of all heads of a large photo take a gigabyte.
+    step = max(1, LARGEST // maps[0].numel())
+    for some, balanced_maps in zip(maps.split(step), result.split(step), strict=True):
+        for _ in range(rounds):
+            some = some / some.sum(dim=-2, keepdim=True)
+            some = some / some.sum(dim=-1, keepdim=True)
+        some = (some + some.mT) / 2
+        some = (some - some.mean(dim=-2, keepdim=True)).clamp(min=0)
+        balanced_maps[:] = some / some.sum(dim=-1, keepdim=True)
+    return result.view(attention.shape)

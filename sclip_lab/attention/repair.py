@@ -27,6 +27,8 @@ from sclip_lab.core.functions import repair_function
 from sclip_lab.network.context import Context, Grid
 from sclip_lab.network.depth import Layer
 
+ISOLATED = ("keep", "zero", "undefined")
+
 
 def lof_scores(patches: Tensor, neighbours: int = 30) -> Tensor:
     """Local outlier factors with squared distances and each patch's own k-distance.
@@ -122,14 +124,16 @@ def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: str = "keep
         tokens: (batch, tokens, width).
         outliers: (batch, grid_h * grid_w) bool.
         grid: (grid_h, grid_w).
-        isolated: an outlier without such a neighbour stays (``keep``, SC-CLIP) or becomes
-            ``zero`` (SFP).
+        isolated: an outlier without such a neighbour stays (``keep``, SC-CLIP), becomes ``zero``,
+            or is ``undefined``: SFP's code divides 0 by 0 there, which spreads over the window and
+            makes all of it class 0. Here such a window is refused, so ``zero`` is what SFP's preset
+            has, a deviation from its code.
 
     Returns:
         the shape of ``tokens``; all others, the class token included, unchanged.
     """
-    if isolated not in ("keep", "zero"):
-        raise unknown("isolated", isolated, ("keep", "zero"))
+    if isolated not in ISOLATED:
+        raise unknown("isolated", isolated, ISOLATED)
     prefix = tokens.shape[1] - math.prod(grid)
     if outliers.shape[1] != math.prod(grid) or prefix < 0:
         raise LabError(
@@ -140,7 +144,7 @@ def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: str = "keep
     clean = (~outliers[..., None]).to(tokens.dtype)
     # An outlier's own place in its 3 x 3 box is masked, so the box is the 8 neighbours.
     total, number = _boxes(torch.where(outliers[..., None], 0, patches), grid), _boxes(clean, grid)
-    mean = total / number.clamp_min(1)
+    mean = total / (number if isolated == "undefined" else number.clamp_min(1))
     replace = outliers[..., None]
     if isolated == "keep":
         replace = replace & (number > 0)

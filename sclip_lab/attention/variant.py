@@ -80,6 +80,8 @@ COMMON: dict[str, Any] = {
     "hidden": None,
 }
 LARGEST_FILE = 8 << 30  # bytes of a file that a parameter names
+# What of a variant makes its map; the rest says what becomes of the map.
+OF_MAP = ("class_token", "prior", "mix")
 # What the functions of a variant may be.
 FUNCTIONS = (weights_function, block_edit)
 PARTS = {
@@ -89,8 +91,6 @@ PARTS = {
     "entry": (entry_function,),
     "hidden": (hidden_function,),
 }
-# What of a variant makes its map; the rest says what becomes of the map.
-OF_MAP = ("class_token", "prior", "mix")
 Edit = Callable[[Block, State, Context], State]
 _names: list[Callable[[str], Mapping[str, Any]]] = []
 
@@ -316,7 +316,7 @@ def _build(config: dict[str, Any], name: str) -> Variant:
     maps = _maps(function, parameters)
     parameters = {k: v for k, v in parameters.items() if k not in maps}
     whole_block = kind_of(function) is block_edit
-    bound = bind(function, parameters, FUNCTIONS, supplied=(*maps,), also_known=COMMON)
+    bound = bind(function, parameters, FUNCTIONS, supplied=maps, also_known=COMMON)
     config = {**config, **bound.keywords, **{key: described(config[key]) for key in maps}}
     parts: dict[str, partial[Any] | None] = {}
     for key, kinds in PARTS.items():

@@ -15,6 +15,7 @@ Shapes: ``nodes`` = B * S, window by window, row-major within a window.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,6 +28,8 @@ from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 from sclip_lab.network.scene import Grid, Placement
 
+# Values of a matrix between patches that are there at once: of many windows a part of its rows.
+LARGEST = 1 << 23
 # Added to the number of patches in a mean, as the official code does.
 EPSILON = 1e-6
 NORMS = ("token", "photo")
@@ -142,15 +145,24 @@ class Across:
         value = ctx.value[:, :, block.prefix :]
         per_head = torch.empty_like(value)
         for photo in ctx.photos:
-            weights = self.weights(raw[photo.windows], photo, ctx.grid)
             all_values = value[photo.windows].transpose(0, 1).flatten(1, 2)
-            spread = (weights.to(all_values) @ all_values).unflatten(1, (len(photo), -1))
-            per_head[photo.windows] = spread.transpose(0, 1)
+            spread = torch.cat(
+                [
+                    weights.to(all_values) @ all_values
+                    for weights in self._row_blocks(raw[photo.windows], photo, ctx.grid)
+                ],
+                dim=1,
+            )
+            per_head[photo.windows] = spread.unflatten(1, (len(photo), -1)).transpose(0, 1)
         joined = torch.cat([ctx.value[:, :, : block.prefix], per_head], dim=2)
         return replace(state, tokens=block.merge(joined), attention=None)
 
     def weights(self, raw: Tensor, photo: Placement, grid: Grid) -> Tensor:
         """Attention weights of one photo, (nodes, nodes), from (B, patches, channels)."""
+        return torch.cat(list(self._row_blocks(raw, photo, grid)))
+
+    def _row_blocks(self, raw: Tensor, photo: Placement, grid: Grid) -> Iterator[Tensor]:
+        """The same in blocks of rows, (rows, nodes)."""
         start = raw.float().flatten(0, 1)
         keys = F.normalize(start, dim=-1)
         queries = keys
@@ -169,7 +181,13 @@ class Across:
             if self.dynamic_gamma:
                 sharp = 1 + self.dynamic_gamma / count[:, None]
         centre = self.beta + self.dynamic_beta * math.log(1 + len(photo))
-        return weights_across(queries, keys, centre, sharp, self.norm)
+        blocks, mean = row_blocks(len(keys)), None
+        if self.norm == "photo" and len(blocks) > 1:
+            sums = [(queries[rows] @ keys.T).sum(dtype=torch.float64) for rows in blocks]
+            mean = (torch.stack(sums).sum() / len(keys) ** 2).to(keys)
+        for rows in blocks:
+            gamma = sharp[rows] if isinstance(sharp, Tensor) else sharp
+            yield weights_across(queries[rows], keys, centre, gamma, self.norm, mean)
 
 
 @dataclass(frozen=True)
@@ -194,14 +212,19 @@ class Anchors:
         Returns:
             (nodes, channels) of unit norm, and (nodes,) how many patches the last round gathered.
         """
-        anchors = start
-        diagonal = torch.eye(len(keys), dtype=torch.bool, device=keys.device)
+        anchors, counts = start, [torch.empty(0)]
         for _ in range(self.rounds):
-            hit = F.normalize(anchors, dim=-1) @ keys.T > self.threshold
-            hit |= diagonal & ~hit.any(dim=-1, keepdim=True)
-            count = hit.sum(dim=-1)
-            anchors = F.normalize(hit.to(keys) @ keys / (count[:, None] + EPSILON), dim=-1)
-        return anchors, count
+            gathered, counts = [], []
+            for rows in row_blocks(len(keys)):
+                hit = F.normalize(anchors[rows], dim=-1) @ keys.T > self.threshold
+                alone = ~hit.any(dim=-1)
+                hit.diagonal(rows.start)[:] |= alone  # where nothing is alike, the patch itself
+                count = hit.sum(dim=-1)
+                mean = hit.to(keys) @ keys / (count[:, None] + EPSILON)
+                gathered.append(F.normalize(mean, dim=-1))
+                counts.append(count)
+            anchors = torch.cat(gathered)
+        return anchors, torch.cat(counts)
 
 
 def neighbourhood_mean(
@@ -222,11 +245,24 @@ def neighbourhood_mean(
     row, column = (torch.arange(side, device=features.device) for side in grid)
     near_rows, near_columns = ((a[:, None] - a).abs() <= 1 for a in (row, column))
     near = (near_rows[:, None, :, None] & near_columns[None, :, None, :]).flatten(2).flatten(0, 1)
-    members = torch.block_diag(*[near] * windows) | (pixels[:, None] == pixels)
-    if not include_self:
-        members &= ~torch.eye(len(features), dtype=torch.bool, device=features.device)
-    members = members.to(features)
-    return members @ features / members.sum(dim=-1, keepdim=True).clamp(min=1)
+    step = max(1, LARGEST // len(near) // len(features))  # windows
+    means = []
+    for first in range(0, windows, step):
+        some = min(step, windows - first)
+        rows = slice(first * len(near), (first + some) * len(near))
+        members = pixels[rows, None] == pixels
+        members[:, rows] |= torch.block_diag(*[near] * some)
+        if not include_self:
+            members.diagonal(rows.start)[:] = False
+        count = members.sum(dim=-1, keepdim=True).clamp(min=1)
+        means.append(members.to(features) @ features / count)
+    return torch.cat(means)
+
+
+def row_blocks(nodes: int) -> list[slice]:
+    """Rows of a (nodes, nodes) matrix in blocks of at most `LARGEST` values."""
+    step = max(1, LARGEST // nodes)
+    return [slice(first, min(first + step, nodes)) for first in range(0, nodes, step)]
 
 
 def weights_across(
@@ -235,6 +271,7 @@ def weights_across(
     beta: float | Tensor,
     gamma: float | Tensor,
     norm: str = "token",
+    mean: Tensor | None = None,
 ) -> Tensor:
     """softmax(gamma * (a K^T - beta * mean)) over the entries where that is not negative; a row
     without any keeps its largest.
@@ -244,12 +281,15 @@ def weights_across(
         beta: factor on the mean similarity.
         gamma: > 0, inverse temperature, or (nodes, 1) one for each query.
         norm: ``token``: the mean of each row, at least 0; ``photo``: of all pairs.
+        mean: that of all pairs, where ``queries`` are some of them.
 
     Returns:
-        (nodes, nodes); rows sum to 1.
+        (queries, keys); rows sum to 1.
     """
     similarities = queries @ keys.T
-    if norm == "token":
+    if mean is not None:
+        pass
+    elif norm == "token":
         mean = similarities.mean(dim=-1, keepdim=True).clamp(min=0)
     else:
         mean = similarities.mean()

@@ -39,17 +39,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words and words[0] in COMMANDS else None
+    if words[:1] == ["completion"]:
+        from sclip_lab.cli import completion
+
+        return ended(lambda: completion.run(completion.parser().parse_args(words[1:])))
     if name is None:
         parser = argparse.ArgumentParser(
             prog="sclip-lab",
             description="A laboratory for training-free attention variants of CLIP.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            epilog="commands:\n" + "".join(f"  {n:<18}{text}\n" for n, text in COMMANDS.items()),
+            epilog="commands:\n"
+            + "".join(f"  {n:<18}{text}\n" for n, text in COMMANDS.items())
+            + "  completion        tab completion for bash, zsh or fish: see --help\n",
         )
-        parser.add_argument("command", choices=COMMANDS, metavar="command")
-        parser.parse_args(words[:1])  # prints help or an error, and exits
+        parser.add_argument("--version", action="version", version=f"sclip-lab {_version()}")
+        parser.add_argument("command", choices=[*COMMANDS, "completion"], metavar="command")
+        if not words:
+            parser.print_help()
+            return 0
+        parser.parse_args(words[:1])  # prints help, the version or an error, and exits
     advice = "what was finished is in the store, the same command goes on"
-    return ended(lambda: _run(str(name), words[1:]), advice if name == "evaluate" else "")
+    keeps = name in ("evaluate", "paper", "tune")
+    return ended(lambda: _run(str(name), words[1:]), advice if keeps else "")
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("sclip-lab")
 
 
 def _run(name: str, words: list[str]) -> int:
@@ -93,8 +110,8 @@ def report(error: Exception) -> None:
 
     ``SCLIP_LAB_TRACEBACK=1`` and Hydra's ``HYDRA_FULL_ERROR=1`` show the traceback of all.
     """
-    wanted = [name for name in (TRACEBACK, "HYDRA_FULL_ERROR") if os.environ.get(name) == "1"]
-    if lines := traceback_of(error, always=bool(wanted)):
+    variables = (TRACEBACK, "HYDRA_FULL_ERROR")
+    if lines := traceback_of(error, always=any(os.environ.get(v) == "1" for v in variables)):
         print(lines, file=sys.stderr)
     line = describe(error)
     if bug_behind(error) is error:

@@ -35,14 +35,19 @@ log = logging.getLogger(__name__)
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``sclip-lab paper``."""
+    from sclip_lab.paper import studies
+
     made = argparse.ArgumentParser(
         prog="sclip-lab paper",
-        description="Evaluate the cells that the studies lack in as few passes as possible, and "
-        "write a report. Without a backbone: the embedded world. Any key of `sclip-lab evaluate` "
-        "may follow, such as dataset=voc21,context60 backbone=ViT-B-16-quickgelu.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Evaluate the cells that the studies lack in as few passes as possible, "
+        "and write a report.\nWithout a backbone: the embedded world. Any key of `sclip-lab "
+        "evaluate`\nmay follow, such as dataset=voc21,context60 backbone=ViT-B-16-quickgelu.",
     )
     made.add_argument("words", nargs="*", metavar="STUDY | KEY=VALUE", help="default: all studies")
-    made.epilog = "A study of your own: plugins=[my.ideas] --config-dir=my/conf, docs/extending.md."
+    questions = "".join(f"  {n:<14}{studies.load(n).question}\n" for n in studies.names())
+    own = "A study of your own: plugins=[my.ideas] --config-dir=my/conf, docs/extending.md."
+    made.epilog = f"studies:\n{questions}\n{own}"
     made.add_argument("--out", type=Path, default=Path("results/paper"), help="the report's folder")
     made.add_argument("--image", help="attention study: a photo's name in the data set")
     made.add_argument("--points", nargs="+", metavar="Y,X", help="attention study: pixels")
@@ -74,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
     chosen = [word for word in args.words if "=" not in word]
     plugins.enter([*keys, *([f"--config-dir={args.config_dir}"] if args.config_dir else [])])
     keys = [key for key in keys if not key.lstrip("+").startswith("hydra.searchpath=")]
+    if not any(key.startswith("paths.store=") for key in keys):
+        keys.append(f"paths.store={args.out / 'store'}")  # not among the user's own cells
     cells = cells_of_all(chosen, keys, args.processes or cores())
     options = {"image": args.image, "points": points(args.points or [])}
     drawn = drawn_of(cells, options, args.processes)

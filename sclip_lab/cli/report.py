@@ -27,7 +27,13 @@ FEW = 100  # photos, below which a reader is told how to get more
 def parser(prog: str = "sclip-lab report") -> argparse.ArgumentParser:
     """The arguments of ``sclip-lab report``."""
     made = argparse.ArgumentParser(
-        prog=prog, description="Write index.html, and every figure and table by itself."
+        prog=prog,
+        description="Write index.html, and every figure and table by itself. Cells of other photos "
+        "(data set, split, number) get sections of their own.",
+        epilog="Columns for --where: attention (the label), backbone, dataset, protocol, key, "
+        "created, images, done, and every key of the configuration, such as attention.temperature, "
+        "backbone.pretrained, dataset.split, dataset.selection or protocol.short_side. A pattern "
+        "may hold * and ?, such as attention=csa*.",
     )
     made.add_argument("store", type=Path, help="the store's folder, such as results/store")
     made.add_argument(

@@ -13,11 +13,11 @@ STORE_VARIABLE = "SCLIP_LAB_STORE"
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``sclip-lab store``."""
-    made = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog="sclip-lab store",
         description="List cells and sweeps, verify, repair, gc and export a store.",
     )
-    commands = made.add_subparsers(dest="store_command", required=True, metavar="command")
+    commands = arguments.add_subparsers(dest="store_command", required=True, metavar="command")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -25,6 +25,8 @@ def parser() -> argparse.ArgumentParser:
             "--store", type=Path, metavar="DIR",
             help=f"the store (default: ${STORE_VARIABLE} or results/store)",
         )  # fmt: skip
+        if name != "export":  # whose words are keys
+            added.add_argument("path", nargs="?", type=Path, help="the same as --store")
         return added
 
     command("list", "one line per cell: names, images done, size")
@@ -39,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     exporting.add_argument("keys", nargs="*", metavar="key", help="beginnings of keys; all if none")
     exporting.add_argument("--to", type=Path, required=True, metavar="NAME",
                            help="NAME.parquet and NAME.json")  # fmt: skip
-    return made
+    return arguments
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,7 +53,10 @@ def run(args: argparse.Namespace) -> int:
     from sclip_lab import results
     from sclip_lab.results.store import sweeps, upkeep
 
-    root = args.store or Path(os.environ.get(STORE_VARIABLE) or "results/store")
+    path = getattr(args, "path", None)
+    if path and args.store and path != args.store:
+        raise LabError(f"two stores: {path} and --store {args.store}; name one")
+    root = args.store or path or Path(os.environ.get(STORE_VARIABLE) or "results/store")
     if args.store_command == "list":
         print(upkeep.contents(root).to_string(index=False))
         return 0

@@ -221,7 +221,7 @@ def write_json(
 
 def read_json(path: Path, belongs: Mapping[str, str]) -> dict[str, Any]:
     """A record without its seal. Raises as `read`."""
-    record = json.loads(read(path, belongs))
+    record: dict[str, Any] = json.loads(read(path, belongs))
     del record[SEAL]
     return record
 
@@ -256,7 +256,9 @@ def read_table(path: Path, belongs: Mapping[str, str], columns: list[str]) -> pd
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pq.read_table(pa.BufferReader(read(path, belongs)), columns=columns).to_pandas()
+    content = pa.BufferReader(read(path, belongs))
+    table: pd.DataFrame = pq.read_table(content, columns=columns).to_pandas()
+    return table
 
 
 def write_tensors(

@@ -147,22 +147,24 @@ def _mark(function: Callable[..., Any], name: str) -> Any:
 
 def kind_of(function: Callable[..., Any]) -> Kind | None:
     """The kind that a function was declared to be; None without a decorator."""
-    return _mark(function, "__kind__")
+    kind: Kind | None = _mark(function, "__kind__")
+    return kind
 
 
 def summary_of(function: Callable[..., Any]) -> Callable[..., Any] | None:
     """What a readout declared with `reads_others` wants to know of each photo; None for others."""
-    return _mark(function, "__summary__")
+    summary: Callable[..., Any] | None = _mark(function, "__summary__")
+    return summary
 
 
 def used(functions: Iterable[Callable[..., Any]]) -> frozenset[str]:
-    """Everything that functions are marked to read."""
+    """Everything that functions are marked to read, with the parameters that they are bound to."""
     things: set[str] = set()
     for function in functions:
         marked, when = _mark(function, "__uses__") or ((), {})
         values = getattr(function, "keywords", {})
         if all(values.get(name) == value for name, value in when.items()):
-            things.update(marked)
+            things |= set(marked)
     return frozenset(things)
 
 
@@ -233,7 +235,7 @@ def locate(target: str, homes: Collection[str] = HOMES) -> Callable[..., Any]:
         reason = f"_target_ {target}: {error or type(error).__name__}"
         absent = isinstance(error, ModuleNotFoundError) and _within(module_name, [str(error.name)])
         raise (LabError if absent else CrashError)(reason) from error
-    function = getattr(module, attribute, None)
+    function: Callable[..., Any] | None = getattr(module, attribute, None)
     home = str(getattr(function, "__module__", ""))  # not that of a module that imports it
     if attribute[0] == "_" or not callable(function) or not _within(home, [*homes, *allowed()]):
         known = [n for n, f in vars(module).items() if n[0] != "_" and inspect.isfunction(f)]
@@ -279,11 +281,13 @@ def bind(
         if len(by_place) < len(kind.by_place):
             raise LabError(f"{function.__name__} must take the arguments of a {kind}")
         supplied.update(by_place[: len(kind.by_place)])
-    own = {n: p for n, p in signature.items() if n not in supplied and p.kind not in _VARIADIC}
-    values = {name: p.default for name, p in own.items()}
+    open_parameters = {
+        n: p for n, p in signature.items() if n not in supplied and p.kind not in _VARIADIC
+    }
+    values = {name: p.default for name, p in open_parameters.items()}
     for name, value in parameters.items():
-        if name not in own:
-            raise unknown("parameter", name, [*own, *also_known])
+        if name not in open_parameters:
+            raise unknown("parameter", name, [*open_parameters, *also_known])
         values[name] = value
     missing = [n for n, v in values.items() if v is inspect.Parameter.empty or v == "???"]
     if missing:
@@ -293,7 +297,7 @@ def bind(
         )
     check_arguments(function, values)
     for name, value in values.items():
-        values[name] = _one_form(plain(value), str(own[name].annotation))
+        values[name] = _one_form(plain(value), str(open_parameters[name].annotation))
     return partial(function, **values)
 
 

@@ -297,7 +297,8 @@ def _first_line(node: ast.AST) -> int | None:
     """The line in which a function begins, as Python counts; None for other nodes."""
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
         return None
-    return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
 def _codes(code: CodeType) -> list[CodeType]:

@@ -9,23 +9,23 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.data import labelme, supervisely
+from sclip_lab.data.class_ids import ClassIds
 from sclip_lab.data.decode import pixel_limit
-from sclip_lab.data.labels import Labels
 
 
 def read_annotation(
-    content: bytes, labels: Labels, photo_size: tuple[int, int], source: object
+    content: bytes, class_ids: ClassIds, photo_size: tuple[int, int], source: object
 ) -> np.ndarray:
     """Class ids of one annotation file, Labelme's or Supervisely's.
 
     Args:
         content: its bytes.
-        labels: of the data set.
+        class_ids: of the data set.
         photo_size: height, width; used where the file does not say its own.
         source: the file, for errors.
 
     Returns:
-        (height, width) of ``labels.dtype``.
+        (height, width) of ``class_ids.dtype``.
 
     Raises:
         LabError: not one of these formats, damaged, or with classes that are unknown.
@@ -40,7 +40,7 @@ def read_annotation(
                 size = reader.size(annotation) or photo_size
                 if not 0 < size[0] * size[1] <= pixel_limit():
                     raise LabError(f"size {size[1]} x {size[0]} is none of a photo that is read")
-                return labels.paint(size, reader.regions(annotation, size), source)
+                return class_ids.paint(size, reader.regions(annotation, size), source)
             except LabError as error:
                 named = str(source) in str(error)
                 raise LabError(f"{error}" if named else f"mask {source}: {error}") from None

@@ -15,17 +15,16 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import select, selection_words
+from sclip_lab.data.class_ids import BACKGROUND, IGNORE, ClassIds, vocabulary_of
 from sclip_lab.data.decode import LARGEST_JSON, regular_file
-from sclip_lab.data.files import Files
-from sclip_lab.data.labels import BACKGROUND, IGNORE, Labels, vocabulary_of
+from sclip_lab.data.file_dataset import FileDataset
 from sclip_lab.data.paths import below
 from sclip_lab.data.polygons import segmentation
+from sclip_lab.data.splits import filled, has_split
 from sclip_lab.data.vocabulary import Vocabulary, readable
 
-SPLIT = "{split}"
 
-
-class CocoJson(Files):
+class CocoJson(FileDataset):
     """Photos with instances, drawn into masks of class ids.
 
     Args:
@@ -75,12 +74,10 @@ class CocoJson(Files):
     ) -> None:
         self.name, self._title, self._faults = name, f"data set '{name}'", faults
         self.root = Path(root).expanduser()
-        if (split is None) == (SPLIT in images + annotations):
-            needs = "is missing" if split is None else f"is '{split}', but no path holds {SPLIT}"
-            raise LabError(f"{self._title}: dataset.split {needs}")
+        if split is not None or has_split(images, annotations):
+            images, annotations = filled(self.root, split, images, annotations)
         self.split = split or ""
-        self.images = self.root / images.replace(SPLIT, self.split)
-        self.annotations = self.root / annotations.replace(SPLIT, self.split)
+        self.images, self.annotations = self.root / images, self.root / annotations
         photos, instances, categories = self._read()
         if vocabulary is None:
             names = [readable(category) for category in categories.values()]
@@ -88,11 +85,11 @@ class CocoJson(Files):
             vocabulary = Vocabulary.of(name, [[text] for text in [*bare, *names]])
         self.vocabulary = vocabulary_of(vocabulary, self.root)
         self.ignore_index = ignore_index
-        self.labels = Labels(
+        self.class_ids = ClassIds(
             self._title, self.vocabulary, ignore_index, label_map, unlabelled=unlabelled
         )
         source = f"category of {self.annotations}"
-        self._class_ids = {n: self.labels.class_id(c, source) for n, c in categories.items()}
+        self._id_of = {n: self.class_ids.class_id(c, source) for n, c in categories.items()}
         self.overlap, self.crowd, self.mask_resize = overlap, crowd, mask_resize
         self.selection = selection_words(limit, sample, seed)
         self.expected = [expected] if isinstance(expected, int) else list(expected or ())
@@ -101,7 +98,7 @@ class CocoJson(Files):
 
     @property
     def reading(self) -> dict[str, Any]:
-        """What changes a mask besides ``labels``."""
+        """What changes a mask besides ``class_ids``."""
         return {**super().reading, "overlap": self.overlap, "crowd": self.crowd}
 
     def image_path(self, name: str) -> Path:
@@ -113,17 +110,17 @@ class CocoJson(Files):
         photo = self._photos[name]
         content = [
             photo.get("height"), photo.get("width"),
-            [[self._class_ids[one["category_id"]], one.get("iscrowd", 0), one.get("area"),
+            [[self._id_of[one["category_id"]], one.get("iscrowd", 0), one.get("area"),
               one["segmentation"]] for one in self._instances.get(photo["id"], ())],
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def read_ids(self, name: str, content: bytes | None, photo_size: tuple[int, int]) -> np.ndarray:
-        """A sample's mask; see `sclip_lab.data.files.Files.read_ids`."""
+        """A sample's mask; see `sclip_lab.data.file_dataset.FileDataset.read_ids`."""
         photo = self._photos[name]
         size = (int(photo.get("height") or photo_size[0]), int(photo.get("width") or photo_size[1]))
         if size != photo_size and self.mask_resize is None:
-            return np.zeros(size, self.labels.dtype)  # refused by its size, drawn or not
+            return np.zeros(size, self.class_ids.dtype)  # refused by its size, drawn or not
         ids = np.full(size, -1, np.int64)
         crowds: list[tuple[int, np.ndarray, Mapping[str, Any]]] = []
         things: list[tuple[int, np.ndarray, Mapping[str, Any]]] = []
@@ -141,12 +138,12 @@ class CocoJson(Files):
             things.sort(key=lambda each: -each[0])
         for _, region, one in crowds:
             ignored = self.crowd == IGNORE
-            ids[region] = self.ignore_index if ignored else self._class_ids[one["category_id"]]
+            ids[region] = self.ignore_index if ignored else self._id_of[one["category_id"]]
         for _, region, one in things:
-            ids[region] = self._class_ids[one["category_id"]]
+            ids[region] = self._id_of[one["category_id"]]
         if (ids < 0).any():
-            ids[ids < 0] = self.labels.background()
-        return ids.astype(self.labels.dtype)
+            ids[ids < 0] = self.class_ids.background()
+        return ids.astype(self.class_ids.dtype)
 
     def _present(self, names: list[str]) -> list[str]:
         absent = [name for name in names if not self.image_path(name).is_file()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,22 +10,22 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import select, selection_words
+from sclip_lab.data.class_ids import ClassIds, vocabulary_of
 from sclip_lab.data.decode import read_mask
-from sclip_lab.data.files import Files
-from sclip_lab.data.labels import Labels, vocabulary_of
-from sclip_lab.data.lists import read_list
+from sclip_lab.data.file_dataset import FileDataset
+from sclip_lab.data.lists import places_below, read_list
 from sclip_lab.data.palette import Palette
 from sclip_lab.data.paths import below
+from sclip_lab.data.splits import filled, has_split, list_file
 from sclip_lab.data.vocabulary import Vocabulary
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".jp2")
-SPLIT = "{split}"
 JSON_BEFORE = b"\xef\xbb\xbf \t\r\n"  # what may stand before a json's first brace
 
 
-class Folder(Files):
+class Folder(FileDataset):
     """Photos and masks that share the stem of their file names.
 
     A photo ``<root>/<images>/<stem><image_suffix>`` goes with the mask
@@ -103,7 +102,16 @@ class Folder(Files):
         self.name, self._title = name, f"data set '{name}'"
         self.root = Path(root).expanduser()
         self._faults, self._list_key = faults, "split_list"
-        images, masks, self.split_list = self._choose_split(images, masks, split, split_list)
+        if split is not None and split_list is None and not has_split(images, masks):
+            split_list, split, self._list_key = (
+                list_file(self.root, split),
+                Path(split).stem,
+                "split",
+            )
+        elif split is not None or has_split(images, masks, split_list):
+            images, masks, split_list = filled(self.root, split, images, masks, split_list)
+        self.split = split or ""
+        self.split_list = self.root / split_list if split_list else None
         self.images, self.masks = (
             Path(os.path.normpath(self.root / folder)) for folder in (images, masks)
         )
@@ -125,7 +133,7 @@ class Folder(Files):
         colours = None
         if palette is not None:
             colours = Palette.read(palette, self.vocabulary, self.root, self._title)
-        self.labels = Labels(
+        self.class_ids = ClassIds(
             self._title, self.vocabulary, ignore_index, label_map, reduce_zero_label, colours,
             unlabelled,
         )  # fmt: skip
@@ -146,16 +154,16 @@ class Folder(Files):
         return self.masks / self._mask_file(name)
 
     def read_ids(self, name: str, content: bytes | None, photo_size: tuple[int, int]) -> np.ndarray:
-        """A sample's mask from its file's bytes; see `sclip_lab.data.files.Files.read_ids`."""
+        """A sample's mask; see `sclip_lab.data.file_dataset.FileDataset.read_ids`."""
         assert content is not None
         path = self.mask_path(name)
         if content[:16].lstrip(JSON_BEFORE).startswith(b"{"):
             from sclip_lab.data.annotations import read_annotation
 
-            return read_annotation(content, self.labels, photo_size, path)
-        if self.labels.palette is not None:
-            return self.labels.from_colours(read_mask(path, content, colours=True), path)
-        return self.labels.from_raw(read_mask(path, content), path)
+            return read_annotation(content, self.class_ids, photo_size, path)
+        if self.class_ids.palette is not None:
+            return self.class_ids.from_colours(read_mask(path, content, colours=True), path)
+        return self.class_ids.from_raw(read_mask(path, content), path)
 
     def check_masks(self) -> None:
         """Refuse masks that hold 0 and 255 alone, unless label_map says that 255 is void.
@@ -166,8 +174,8 @@ class Folder(Files):
         Raises:
             LabError: naming the two ways to write what is meant.
         """
-        void, labels = self.ignore_index, self.labels
-        explained = labels.reduce_zero_label or void in labels.ids_of_raw or labels.palette
+        void, ids = self.ignore_index, self.class_ids
+        explained = ids.reduce_zero_label or void in ids.ids_of_raw or ids.palette
         if self.vocabulary.num_classes < 2 or explained:
             return
         present: set[int] = set()
@@ -205,46 +213,6 @@ class Folder(Files):
             and (self.recursive or "/" not in mask)
             and not (self.images == self.masks and self._stem(mask) in photos)
         )
-
-    def _choose_split(
-        self, images: str, masks: str, split: str | None, split_list: str | None
-    ) -> tuple[str, str, Path | None]:
-        """Fill in {split}; a yaml without it names a list file by ``split``."""
-        templates = [text for text in (images, masks, split_list) if text and SPLIT in text]
-        if not templates:
-            if split is not None and split_list is None:
-                if not (self.root / split).exists() and not Path(split).suffix:
-                    raise LabError(
-                        f"{self._title}: split is '{split}', but none of images, masks and "
-                        f"split_list holds '{SPLIT}', and there is no list {self.root / split} "
-                        "(config key dataset.split)"
-                    )
-                split_list, split = split, Path(split).stem
-                self._list_key = "split"
-            self.split = split or ""
-            return images, masks, self.root / split_list if split_list else None
-        if split is None:
-            known = self._known_splits(templates[0])
-            raise LabError(f"{self._title}: dataset.split is missing; there are {', '.join(known)}")
-        if split in ("", ".", "..") or "/" in split or "\\" in split:
-            raise LabError(f"{self._title}: dataset.split {split!r} is not the name of a split")
-        for template in templates:
-            if self.root.is_dir() and not (self.root / template.replace(SPLIT, split)).exists():
-                known = self._known_splits(template)
-                if known:
-                    raise LabError(f"{self._title}: {unknown('dataset.split', split, known)}")
-        self.split = split
-        filled = [text and text.replace(SPLIT, split) for text in (images, masks, split_list)]
-        return str(filled[0]), str(filled[1]), self.root / filled[2] if filled[2] else None
-
-    def _known_splits(self, template: str) -> list[str]:
-        """What {split} could stand for, as far as files are there."""
-        head, _, tail = template.partition(SPLIT)
-        pattern = re.compile(re.escape(head) + r"([^/]+)" + re.escape(tail).replace(
-            re.escape(SPLIT), r"\1"))  # fmt: skip
-        places = self.root.glob(template.replace(SPLIT, "*"))
-        names = (pattern.fullmatch(place.relative_to(self.root).as_posix()) for place in places)
-        return sorted({match[1] for match in names if match})
 
     def _find_names(self, limit: int | None, sample: int | None, seed: int) -> list[str]:
         for key, folder in (("root", self.root), ("images", self.images), ("masks", self.masks)):
@@ -406,7 +374,7 @@ class Folder(Files):
         def find_photo(text: str) -> str | None:
             if text in photos:
                 return text
-            for file in _below_one(text, places, self.images):
+            for file in places_below(text, places, self.images):
                 stem = file if file in photos else self._stem(file)
                 if stem in photos:
                     return stem
@@ -415,7 +383,7 @@ class Folder(Files):
             return bare if known else None
 
         def find_mask(text: str) -> str | None:
-            files = _below_one(text, [self.masks, self.root, path.parent], self.masks)
+            files = places_below(text, [self.masks, self.root, path.parent], self.masks)
             candidates = [*files, *(file + self.mask_suffix for file in files)]
             return next((file for file in candidates if file in masks), None)
 
@@ -433,18 +401,6 @@ class Folder(Files):
                 f"e.g. '{repeated[0]}'"
             )
         return names
-
-
-def _below_one(text: str, places: Sequence[Path], folder: Path) -> list[str]:
-    """What a list's entry may be below ``folder``: a path from one of several places."""
-    plain = text.replace("\\", "/").strip("\"' ")
-    relative = plain.lstrip("/").removeprefix("./")
-    candidates = [Path(os.path.normpath(place / relative)) for place in places]
-    if plain.startswith("/"):
-        candidates.insert(0, Path(plain))
-    return [
-        path.relative_to(folder).as_posix() for path in candidates if path.is_relative_to(folder)
-    ]
 
 
 def _files(folder: Path, recursive: bool = True) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -120,3 +121,15 @@ def _header(row: Sequence[str]) -> tuple[int, int] | None:
     photo = next((i for i, cell in enumerate(cells) if cell in PHOTO_COLUMNS), None)
     mask = next((i for i, cell in enumerate(cells) if cell in MASK_COLUMNS), -1)
     return None if photo is None else (photo, mask)
+
+
+def places_below(text: str, places: Sequence[Path], folder: Path) -> list[str]:
+    """What a list's entry may be below ``folder``: a path from one of several places."""
+    plain = text.replace("\\", "/").strip("\"' ")
+    relative = plain.lstrip("/").removeprefix("./")
+    candidates = [Path(os.path.normpath(place / relative)) for place in places]
+    if plain.startswith("/"):
+        candidates.insert(0, Path(plain))
+    return [
+        path.relative_to(folder).as_posix() for path in candidates if path.is_relative_to(folder)
+    ]

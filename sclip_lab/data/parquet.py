@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.data.base import Dataset, Sample, select, selection_words
+from sclip_lab.data.class_ids import ClassIds, vocabulary_of
 from sclip_lab.data.decode import read_image, read_mask
 from sclip_lab.data.digests import file_digests, proof
-from sclip_lab.data.files import nearest
-from sclip_lab.data.labels import Labels, vocabulary_of
+from sclip_lab.data.file_dataset import nearest
 from sclip_lab.data.palette import Palette
 from sclip_lab.data.vocabulary import Vocabulary
 
@@ -75,7 +75,7 @@ class HuggingFace(Dataset):
         self.vocabulary = vocabulary_of(vocabulary, self.root)
         self.ignore_index, self.mask_resize = ignore_index, mask_resize
         colours = palette and Palette.read(palette, self.vocabulary, self.root, self._title)
-        self.labels = Labels(
+        self.class_ids = ClassIds(
             self._title, self.vocabulary, ignore_index, label_map, reduce_zero_label,
             colours or None,
         )  # fmt: skip
@@ -105,10 +105,10 @@ class HuggingFace(Dataset):
             )
         photo = read_image(source, _content(cells[0], self.image, source))
         content = _content(cells[1], self.mask, source)
-        if self.labels.palette is not None:
-            mask = self.labels.from_colours(read_mask(source, content, colours=True), source)
+        if self.class_ids.palette is not None:
+            mask = self.class_ids.from_colours(read_mask(source, content, colours=True), source)
         else:
-            mask = self.labels.from_raw(read_mask(source, content), source)
+            mask = self.class_ids.from_raw(read_mask(source, content), source)
         if mask.shape != photo.shape[:2]:
             if self.mask_resize is None:
                 raise LabError(
@@ -122,7 +122,7 @@ class HuggingFace(Dataset):
     def key(self) -> str:
         """sha256 over the shards, the rows that are taken, and the way they are read."""
         reading = {
-            **self.labels.reading, "image": self.image, "mask": self.mask,
+            **self.class_ids.reading, "image": self.image, "mask": self.mask,
             "mask_resize": self.mask_resize,
         }  # fmt: skip
         used = sorted({shard for shard, _ in self._places.values()})

@@ -8,23 +8,29 @@ written whole or not at all, so an interrupted conversion is simply started agai
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.data.coco_ids import CATEGORIES, THINGS
 from sclip_lab.data.coco_object import instances_to_mask
-from sclip_lab.data.decode import LARGEST_JSON, LARGEST_LIST, read_mask, regular_file
+from sclip_lab.data.conversion import (
+    for_each,
+    lines_of,
+    link,
+    link_converted,
+    place,
+    read_mat,
+    remap,
+    save_mask,
+    search,
+    stems_of,
+)
+from sclip_lab.data.decode import LARGEST_JSON, read_mask, regular_file
 from sclip_lab.data.paths import below
 from sclip_lab.data.polygons import segmentation
 from sclip_lab.data.vocabulary import Vocabulary
@@ -87,30 +93,30 @@ def coco_object(source: Path, root: Path) -> str:
     objects = {category - 1: index for index, category in enumerate(THINGS, start=1)}
     stuff = {category - 1: 0 for category in CATEGORIES if category not in THINGS}
     table, suffix = {**stuff, **objects, 255: 0}, "_instanceTrainIds.png"
-    json_is_there = _search(source, COCO_JSON, "instances_val2017.json")
-    if _search(source, COCO_MAPS, f"{COCO_STEM}.png") or not json_is_there:
+    json_is_there = search(source, COCO_JSON, "instances_val2017.json")
+    if search(source, COCO_MAPS, f"{COCO_STEM}.png") or not json_is_there:
         return _coco_maps(source, root, table, suffix)
     return _coco_instances(source, root, json_is_there[0])
 
 
 def coco_stuff10k(source: Path, root: Path) -> str:
     """annotations/*.mat (field S: category id, 0 unlabelled) of the test list to 0, 1..171."""
-    if not _search(source, ("annotations",), "*.mat"):
-        converted = _converted(source, root, (".",), "annotations/test2014/*_labelTrainIds.png")
+    if not search(source, ("annotations",), "*.mat"):
+        converted = link_converted(source, root, (".",), "annotations/test2014/*_labelTrainIds.png")
         if converted:
             return converted
     table = {0: 0} | {category: index for index, category in enumerate(CATEGORIES, start=1)}
-    stem_list = _search(source, ("imageLists", "imagesLists"), "test.txt", "test list")[0]
-    stems = _stems(stem_list)
-    images = _search(source, ("images",), "*.jpg", "photos")[0].parent
-    mats = _search(source, ("annotations",), "*.mat", "labels")[0].parent
+    stem_list = search(source, ("imageLists", "imagesLists"), "test.txt", "test list")[0]
+    stems = stems_of(stem_list)
+    images = search(source, ("images",), "*.jpg", "photos")[0].parent
+    mats = search(source, ("annotations",), "*.mat", "labels")[0].parent
 
     def convert(stem: str) -> None:
         mask = remap(read_mat(mats / f"{stem}.mat", "S"), table, mats / f"{stem}.mat")
         save_mask(mask, root / f"annotations/test2014/{stem}_labelTrainIds.png")
         place(images / f"{stem}.jpg", root / f"images/test2014/{stem}.jpg")
 
-    _each(convert, stems, "COCO-Stuff 10k")
+    for_each(convert, stems, "COCO-Stuff 10k")
     return f"{root}: {len(stems)} photos and masks of the test list {images.parent}"
 
 
@@ -123,25 +129,25 @@ def context(source: Path, root: Path) -> str:
     else that of the json, else VOC2010's own ImageSets/Main/val.txt (5,105).
     """
     voc = ("VOCdevkit/VOC2010", "VOC2010", ".")
-    mats = _search(source, ["trainval", *(f"{v}/trainval" for v in voc), "."], "*.mat")
-    merged = _search(source, voc, "trainval_merged.json")
+    mats = search(source, ["trainval", *(f"{v}/trainval" for v in voc), "."], "*.mat")
+    merged = search(source, voc, "trainval_merged.json")
     if not mats and not merged:
-        converted = _converted(source, root, voc, "SegmentationClassContext/*.png")
+        converted = link_converted(source, root, voc, "SegmentationClassContext/*.png")
         if converted:
             return converted
         raise LabError(
             f"no labels found; looked for {source}/trainval/*.mat, trainval_merged.json and "
             "SegmentationClassContext/*.png, also in VOC2010 and VOCdevkit/VOC2010"
         )
-    images = _search(source, [f"{v}/JPEGImages" for v in voc], "*.jpg", "photos")[0].parent
+    images = search(source, [f"{v}/JPEGImages" for v in voc], "*.jpg", "photos")[0].parent
     if mats:
-        names = _search(source, [*voc, "trainval"], "labels.txt") or [mats[0].parent / "labels.txt"]
+        names = search(source, [*voc, "trainval"], "labels.txt") or [mats[0].parent / "labels.txt"]
         if names[0].is_file():
             _check_context_names(names[0])
     regions = {} if mats else _context_regions(merged[0])
     lists = [f"{v}/ImageSets/{k}" for k in ("SegmentationContext", "Main") for v in voc]
-    split = _search(source, lists[:3] if regions else lists, "val.txt", None if regions else "list")
-    stems = _stems(split[0]) if split else sorted(regions)
+    split = search(source, lists[:3] if regions else lists, "val.txt", None if regions else "list")
+    stems = stems_of(split[0]) if split else sorted(regions)
     table = dict.fromkeys(range(460), 0) | {raw: i for i, raw in enumerate(CONTEXT_IDS, start=1)}
 
     def convert(stem: str) -> None:
@@ -156,7 +162,7 @@ def context(source: Path, root: Path) -> str:
         save_mask(remap(raw, table, path), root / f"SegmentationClassContext/{stem}.png")
         place(images / f"{stem}.jpg", root / f"JPEGImages/{stem}.jpg")
 
-    _each(convert, stems, "Pascal Context")
+    for_each(convert, stems, "Pascal Context")
     target = root / "ImageSets/SegmentationContext/val.txt"
     if split:
         place(split[0], target)
@@ -201,21 +207,21 @@ def cityscapes(source: Path, root: Path) -> str:
     table = dict.fromkeys(range(256), 255) | {raw: i for i, raw in enumerate(CITYSCAPES_IDS)}
     labels = [f"{place}gtFine" for place in ("", "gtFine_trainvaltest/")]
     pictures = [f"{place}leftImg8bit" for place in ("", "leftImg8bit_trainvaltest/")]
-    if not _search(source, labels, "val/*/*_labelIds.png"):
-        converted = _converted(source, root, (".",), "gtFine/val/*/*_labelTrainIds.png")
+    if not search(source, labels, "val/*/*_labelIds.png"):
+        converted = link_converted(source, root, (".",), "gtFine/val/*/*_labelTrainIds.png")
         if converted:
             return converted
-    masks = _search(source, labels, "val/*/*_labelIds.png", "labels")
-    masks += _search(source, labels, "train/*/*_labelIds.png")
-    photos = _search(source, pictures, "val/*/*_leftImg8bit.png", "photos")
-    photos += _search(source, pictures, "train/*/*_leftImg8bit.png")
+    masks = search(source, labels, "val/*/*_labelIds.png", "labels")
+    masks += search(source, labels, "train/*/*_labelIds.png")
+    photos = search(source, pictures, "val/*/*_leftImg8bit.png", "photos")
+    photos += search(source, pictures, "train/*/*_leftImg8bit.png")
 
     def convert(path: Path) -> None:
         name = path.name.replace("_labelIds.png", "_labelTrainIds.png")
         mask = remap(read_mask(path), table, path)
         save_mask(mask, root / "gtFine" / path.parents[1].name / path.parent.name / name)
 
-    _each(convert, masks, "Cityscapes")
+    for_each(convert, masks, "Cityscapes")
     for photo in photos:
         split, city = photo.parents[1].name, photo.parent.name
         place(photo, root / "leftImg8bit" / split / city / photo.name)
@@ -224,12 +230,12 @@ def cityscapes(source: Path, root: Path) -> str:
 
 def voc2012(source: Path, root: Path) -> str:
     """Nothing to convert: the root becomes a link to the download."""
-    return _link(source, root, ("VOCdevkit/VOC2012", "VOC2012", "."), "SegmentationClass/*.png")
+    return link(source, root, ("VOCdevkit/VOC2012", "VOC2012", "."), "SegmentationClass/*.png")
 
 
 def ade20k(source: Path, root: Path) -> str:
     """Nothing to convert: the root becomes a link to the download."""
-    return _link(source, root, ("ADEChallengeData2016", "."), "annotations/validation/*.png")
+    return link(source, root, ("ADEChallengeData2016", "."), "annotations/validation/*.png")
 
 
 CONVERSIONS: dict[str, Callable[[Path, Path], str]] = {
@@ -245,76 +251,22 @@ CONVERSIONS: dict[str, Callable[[Path, Path], str]] = {
 }
 
 
-def remap(raw: np.ndarray, table: Mapping[int, int], path: Path) -> np.ndarray:
-    """Ids through a table.
-
-    Args:
-        raw: (height, width) integers.
-        table: {id in the file: id}; every id of the file must be in it.
-        path: named in the error.
-
-    Returns:
-        (height, width) uint8.
-    """
-    values, inverse = np.unique(raw, return_inverse=True)
-    strange = [value for value in values.tolist() if value not in table]
-    if strange:
-        raise LabError(f"{path}: ids {strange[:5]} do not occur in this data set's format")
-    return np.array([table[v] for v in values.tolist()], np.uint8)[inverse].reshape(raw.shape)
-
-
-def read_mat(path: Path, field: str) -> np.ndarray:
-    """(height, width) integers: one matrix of a MATLAB file."""
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(path, variable_names=[field])
-    except Exception as error:  # scipy raises many kinds for a damaged file
-        raise LabError(f"{path}: cannot be read as a MATLAB file ({error})") from error
-    if field not in content:
-        raise LabError(f"{path}: holds no matrix '{field}'; is it this data set's label file?")
-    return np.asarray(content[field]).astype(np.int64)
-
-
-def save_mask(mask: np.ndarray, path: Path) -> None:
-    """Write a png of ids, in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    Image.fromarray(mask).save(partial, "PNG")
-    os.replace(partial, path)
-
-
-def place(source: Path, target: Path) -> None:
-    """Bring a file to its place, by a hard link if possible; it may be there already."""
-    if not source.is_file():
-        raise LabError(f"{source}: no such file; the download is incomplete")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        if os.path.samefile(source, target):
-            return
-        target.unlink()
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
 def _coco_maps(source: Path, root: Path, table: Mapping[int, int], suffix: str) -> str:
-    maps = _search(source, COCO_MAPS, f"{COCO_STEM}.png")
+    maps = search(source, COCO_MAPS, f"{COCO_STEM}.png")
     if not maps:
-        converted = _converted(source, root, (".",), f"annotations/val2017/*{suffix}")
+        converted = link_converted(source, root, (".",), f"annotations/val2017/*{suffix}")
         if converted:
             return converted
         what = "stuffthingmaps" if suffix == "_labelTrainIds.png" else "stuffthingmaps or json"
-        maps = _search(source, [*COCO_MAPS], f"{COCO_STEM}.png", what)
-    photos = _search(source, COCO_IMAGES, "*.jpg", "photos")
+        maps = search(source, [*COCO_MAPS], f"{COCO_STEM}.png", what)
+    photos = search(source, COCO_IMAGES, "*.jpg", "photos")
     _check_coding(maps)
 
     def convert(path: Path) -> None:
         mask = remap(read_mask(path), table, path)
         save_mask(mask, root / "annotations/val2017" / f"{path.stem}{suffix}")
 
-    _each(convert, maps, "masks")
+    for_each(convert, maps, "masks")
     for photo in photos:
         place(photo, root / "images/val2017" / photo.name)
     return f"{root}: {len(photos)} photos, {len(maps)} masks from the pixel maps {maps[0].parent}"
@@ -345,7 +297,7 @@ def _check_coding(maps: Sequence[Path]) -> None:
 
 
 def _coco_instances(source: Path, root: Path, path: Path) -> str:
-    photos = _search(source, COCO_IMAGES, "*.jpg", "photos")
+    photos = search(source, COCO_IMAGES, "*.jpg", "photos")
     regular_file(path, "COCO instances", LARGEST_JSON)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -370,7 +322,7 @@ def _coco_instances(source: Path, root: Path, path: Path) -> str:
         stem = below(photos[0].parent, image["file_name"], path).stem
         save_mask(mask, root / f"annotations/val2017/{stem}_instanceTrainIds.png")
 
-    _each(convert, images, "masks")
+    for_each(convert, images, "masks")
     for photo in photos:
         place(photo, root / "images/val2017" / photo.name)
     return f"{root}: {len(photos)} photos, {len(images)} masks from {path}"
@@ -378,74 +330,8 @@ def _coco_instances(source: Path, root: Path, path: Path) -> str:
 
 def _check_context_names(path: Path) -> None:
     """The 459-class list must give our ids the names we expect."""
-    names = dict(line.split(":", 1) for line in _lines(path) if ":" in line)
+    names = dict(line.split(":", 1) for line in lines_of(path) if ":" in line)
     for raw, name in zip(CONTEXT_IDS, Vocabulary.named("sclip_context59").names, strict=True):
         listed = names.get(str(raw), "nothing").strip()
         if listed != name:
             raise LabError(f"{path}: id {raw} is '{listed}', expected '{name}'; another release?")
-
-
-def _link(source: Path, root: Path, places: Iterable[str], pattern: str) -> str:
-    """Make the root a link to the first place that holds such files."""
-    converted = _converted(source, root, places, pattern)
-    if converted is None:
-        looked = ", ".join(str(source / place / pattern) for place in places)
-        raise LabError(f"nothing of this data set below {source}; looked for {looked}")
-    return converted
-
-
-def _converted(source: Path, root: Path, places: Iterable[str], pattern: str) -> str | None:
-    """Make the root a link to a folder that is in its layout already; None if there is none."""
-    folders = [source / place for place in places]
-    folder = next((f for f in folders if next(f.glob(pattern), None)), None)
-    if folder is None:
-        return None
-    as_it_lies = f"{folder.resolve()} works as it lies, nothing to convert"
-    if root.exists():
-        if os.path.samefile(root, folder):
-            return f"{root}: already in place; {as_it_lies}"
-        raise LabError(f"{root} is there already and is not {folder}; remove it or choose --to")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    root.symlink_to(folder.resolve(), target_is_directory=True)
-    return f"{root}: link to {folder.resolve()}; {as_it_lies}"
-
-
-def _search(
-    source: Path, places: Iterable[str], pattern: str, what: str | None = None
-) -> list[Path]:
-    """Files that match in the first place that has any, sorted; LabError if ``what`` is given
-    and no place has one."""
-    places = list(places)
-    for place_ in places:
-        with suppress(OSError):
-            if files := sorted((source / place_).glob(pattern)):
-                return files
-    if what is None:
-        return []
-    looked = ", ".join(os.path.normpath(source / place_ / pattern) for place_ in places)
-    raise LabError(f"no {what} found; looked for {looked}")
-
-
-def _stems(path: Path) -> list[str]:
-    """The names of a list, none of which leads out of a folder."""
-    stems = _lines(path)
-    for stem in stems:
-        below(path.parent, stem, path)
-    return stems
-
-
-def _lines(path: Path) -> list[str]:
-    regular_file(path, "list", LARGEST_LIST)
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def _each(function: Callable[[Any], None], items: Sequence[Any], title: str) -> None:
-    """Call the function on each item, in threads (decoding and encoding release the lock)."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(function, items)
-        try:
-            for _ in tqdm(done, total=len(items), desc=title, unit="mask", delay=1):
-                pass
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Sample
 from sclip_lab.data.census import Census
-from sclip_lab.data.files import nearest
+from sclip_lab.data.file_dataset import nearest
 
 CELL = 220, 165  # width, height of a picture, pixels
 GAP, LINE = 8, 18

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.data.census import Census
-from sclip_lab.data.files import Files
+from sclip_lab.data.file_dataset import FileDataset
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
 
@@ -69,7 +69,7 @@ def verify(data: Dataset, faults: Sequence[str] = (), pictures: int = 0) -> Repo
         report.census.add(sample.mask)
         if index in kept:
             report.samples.append(sample)
-    if isinstance(data, Files) and report.census.only_first_class:
+    if isinstance(data, FileDataset) and report.census.only_first_class:
         try:
             data.check_masks()
         except LabError as error:

@@ -9,9 +9,11 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -29,12 +31,16 @@ from sclip_lab.evaluation.references import References
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.evaluation.trunk_cache import CachedEncoder, TrunkCache
 from sclip_lab.results.store.store import Store
-from sclip_lab.segmentation import pipeline, tree
+from sclip_lab.results.table import metrics
+from sclip_lab.segmentation import batched, pipeline, tree, views
+from sclip_lab.segmentation.decoder import NOT_FINITE, Readout
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.pipeline import Collected, Windows
 
 log = logging.getLogger(__name__)
 ON_ERROR = ("stop", "skip")
+# Kinds of devices that label all photos of a batch at once; a CPU does one photo after the other.
+BATCHED_ON = ("cuda",)
 
 
 def evaluate(
@@ -165,6 +171,86 @@ def passes(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
         first, *others = by_guide.values() or [[]]
         found += [unguided + first, *others]
     return found
+
+
+class DeviceCounts:
+    """Counts of a batch of photos that stay on the device until all variants have run.
+
+    Args:
+        photos: of one batch.
+        windows: the same photos'.
+    """
+
+    def __init__(self, photos: Sequence[Photo], windows: Windows) -> None:
+        self.photos = photos
+        self.windows = windows
+        self._geometries: dict[Any, batched.Geometry] = {}
+        self._masks: dict[Any, Tensor] = {}
+        self._taken: list[tuple[Spec, Tensor, Tensor]] = []
+
+    def takes(self, readout: Readout, logits: Tensor) -> bool:
+        """Whether a readout can be decided for all photos at once."""
+        return batched.suits(readout) and batched.fits(self._geometry(logits), logits.shape[-1])
+
+    def _geometry(self, logits: Tensor) -> batched.Geometry:
+        grid = logits.shape[1], logits.shape[2]
+        if grid not in self._geometries:
+            plans = [plan.on_grid(grid) for plan in self.windows.plans]
+            starts = [0, *accumulate(plan.num_windows for plan in plans)][:-1]
+            self._geometries[grid] = batched.Geometry(plans, starts, logits.device)
+        return self._geometries[grid]
+
+    def add(self, spec: Spec, readout: Readout, logits: Tensor) -> list[Tensor]:
+        """Labels of each photo, (height, width), whose counts are kept.
+
+        Args:
+            spec: the cell.
+            readout: its.
+            logits: (windows, grid_h, grid_w, queries) patch logits, of all views.
+
+        Raises:
+            PhotoError: a mask that does not fit its photo or vocabulary.
+        """
+        geometry, classes = self._geometry(logits), readout.num_classes
+        ignored = spec.dataset.ignore_index
+        key = geometry.size, classes, ignored
+        if key not in self._masks:
+            masks = [photo.sample.mask for photo in self.photos]
+            for photo, mask in zip(self.photos, masks, strict=True):
+                try:
+                    metrics.check_mask(mask, classes, ignored)
+                except LabError as error:
+                    raise PhotoError(spec.dataset.name, photo.sample.name, error) from None
+            on_host = batched.masks_of(masks, geometry.size, classes, ignored)
+            self._masks[key] = on_host.to(logits.device, non_blocking=True).long()
+        averaged = [
+            views.average(logits[part], readout.protocol.views) for part in self.windows.parts
+        ] if readout.protocol.views else [logits]  # fmt: skip
+        patches = torch.cat(averaged)
+        labels, counts = batched.label_and_count(readout, geometry, patches, self._masks[key])
+        self._taken.append((spec, counts, patches.isfinite().all()))
+        return labels
+
+    def fetch(self) -> Iterator[tuple[Spec, np.ndarray | None]]:
+        """Each spec with its counts [photo, true, predicted], void behind the last class; None for
+        logits that are not finite. One copy from the device for all of them."""
+        if not self._taken:
+            return
+        parts = [part.flatten() for _, counts, finite in self._taken
+                 for part in (counts, finite.int())]  # fmt: skip
+        fetched = to_host(torch.cat(parts))
+        start = 0
+        for spec, counts, _ in self._taken:
+            stop = start + counts.numel()
+            finite, found = fetched[stop], fetched[start:stop].reshape(counts.shape)
+            start = stop + 1
+            yield spec, found if finite else None
+
+
+def to_host(values: Tensor) -> np.ndarray:
+    """The one place where a batch waits for the device."""
+    fetched: np.ndarray = values.cpu().numpy()
+    return fetched
 
 
 class _Pass:
@@ -309,6 +395,7 @@ class _Pass:
         if not groups:  # all have failed before
             return
         windows = self._windows(photos, len(groups))
+        counts = DeviceCounts(photos, windows) if self.backbone.device.type in BATCHED_ON else None
         collected, parts = Collected(windows), list(zip(names, windows.parts, strict=True))
         # By variant and what makes readouts' logits equal: those of each chunk so far.
         logits: dict[Any, list[Tensor]] = {}
@@ -332,7 +419,20 @@ class _Pass:
                     self._fail(spec, photos, error)
                     continue
                 if at.stop == windows.every.stop:
-                    self._finish(spec, photos, windows, torch.cat(made), whole)
+                    self._finish(spec, photos, windows, torch.cat(made), whole, counts)
+        if counts is not None:
+            self._fetch(counts)
+
+    def _fetch(self, counts: DeviceCounts) -> None:
+        """Record what a batch has counted on the device."""
+        with self.recorder.timings.measure("count"):
+            for spec, matrices in counts.fetch():
+                if matrices is None:
+                    self._fail(spec, counts.photos, LabError(NOT_FINITE.format("patch logits")))
+                    continue
+                for photo, matrix in zip(counts.photos, matrices, strict=True):
+                    rows = metrics.of_matrix(matrix[:-1])
+                    self.recorder.count(spec, photo.sample.name, rows)
 
     def _finish(
         self,
@@ -341,9 +441,20 @@ class _Pass:
         windows: Windows,
         logits: Tensor,
         whole: Encoded | None,
+        counts: DeviceCounts | None,
     ) -> None:
         """Label the photos by one spec, and record that."""
         recorder, readout = self.recorder, self.readouts[spec.key]
+        labels: list[Tensor] | None = None
+        if counts is not None and counts.takes(readout, logits):
+            try:
+                with recorder.timings.measure("readout"):
+                    labels = counts.add(spec, readout, logits)
+            except PhotoError:
+                pass  # photo by photo, so that the others are counted
+            except Exception as error:
+                self._fail(spec, photos, error)
+                return
         for number, photo in enumerate(photos):
             name, first_view = photo.sample.name, windows.first_view(number)
             if not recorder.needs(spec, name):
@@ -353,13 +464,16 @@ class _Pass:
             if readout.reads_windows or recorder.observes(spec, name):
                 assert whole is not None
                 encoded = whole.part(first_view)
+            on_grid = replace(photo, plan=photo.plan.on_grid((logits.shape[1], logits.shape[2])))
             try:
+                if labels is not None:
+                    if encoded is not None:
+                        view = View(spec, on_grid, labels[number], encoded, logits[first_view])
+                        recorder.observe(view)
+                    continue
                 with recorder.timings.measure("readout"):
                     prediction = pipeline.label(readout, windows, number, of_photo, encoded)
-                grid = of_photo.shape[1], of_photo.shape[2]
-                on_grid = replace(photo, plan=photo.plan.on_grid(grid))
-                view = View(spec, on_grid, prediction, encoded, logits[first_view])
-                recorder.record(view)
+                recorder.record(View(spec, on_grid, prediction, encoded, logits[first_view]))
             except PhotoError as error:
                 recorder.fail_photo(name, error)
             except Exception as error:

@@ -136,11 +136,31 @@ class Recorder:
         Raises:
             PhotoError: a mask that does not fit its photo or vocabulary.
         """
+        spec, sample = view.spec, view.photo.sample
+        if sample.name in self.uncounted[spec.key]:
+            classes, ignored = spec.vocabulary.num_classes, spec.dataset.ignore_index
+            try:
+                with self.timings.measure("count"):
+                    rows = metrics.count(view.prediction, sample.mask, classes, ignored)
+            except LabError as error:
+                raise PhotoError(spec.dataset.name, sample.name, error) from None
+            self.count(spec, sample.name, rows)
+        self.observe(view)
+
+    def count(self, spec: Spec, name: str, rows: metrics.Rows) -> None:
+        """Take the counts of one spec on one image, if they are missing."""
+        if name not in self.uncounted[spec.key]:
+            return
+        true, predicted, pixels = rows
+        if not len(pixels):
+            # An image of void alone is finished too: one row that counts nothing says so.
+            true, predicted, pixels = (np.zeros(1, dtype=a.dtype) for a in rows)
+        counted = {"image": name, "true": true, "predicted": predicted, "pixels": pixels}
+        self._counts[spec.key].append(counted)
+
+    def observe(self, view: View) -> None:
+        """Show one spec on one image to the observers that ask for it."""
         name, key = view.photo.sample.name, view.spec.key
-        if name in self.uncounted[key]:
-            with self.timings.measure("count"):
-                counted = _counted(view)
-            self._counts[key].append(counted)
         for observer, pending in zip(self.observers, self.unobserved, strict=True):
             if name in pending[key]:
                 with self.timings.measure("observers"):
@@ -213,18 +233,3 @@ class Recorder:
         reason = describe(error)
         if self._known_skips[spec.key].get(name) != reason:
             self._skips[spec.key].append({"image": [name], "reason": reason, "at": time.time()})
-
-
-def _counted(view: View) -> Mapping[str, Any]:
-    """One image's rows for the store."""
-    spec, sample = view.spec, view.photo.sample
-    classes, ignored = spec.vocabulary.num_classes, spec.dataset.ignore_index
-    try:
-        rows = metrics.count(view.prediction, sample.mask, classes, ignored)
-    except LabError as error:
-        raise PhotoError(spec.dataset.name, sample.name, error) from None
-    true, predicted, pixels = rows
-    if not len(pixels):
-        # An image of void alone is finished too: one row that counts nothing says so.
-        true, predicted, pixels = (np.zeros(1, dtype=a.dtype) for a in rows)
-    return {"image": sample.name, "true": true, "predicted": predicted, "pixels": pixels}

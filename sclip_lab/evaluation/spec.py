@@ -105,6 +105,11 @@ class Spec:
         return hash(self.key)
 
     @property
+    def oracle(self) -> bool:
+        """Whether the variant reads ground truth, so that its number is no method's score."""
+        return "labels" in self.attention.uses
+
+    @property
     def shown_names(self) -> dict[str, str]:
         """What tables call the cell: its label under ``attention``, and the other parts' names."""
         return {
@@ -113,11 +118,6 @@ class Spec:
             "dataset": self.dataset.name,
             "protocol": self.protocol.name,
         }
-
-    @property
-    def oracle(self) -> bool:
-        """Whether the variant reads ground truth, so that its number is no method's score."""
-        return "labels" in self.attention.uses
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

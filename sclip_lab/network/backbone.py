@@ -56,6 +56,7 @@ class Backbone:
     description: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._statistics: dict[Any, list[Tensor]] = {}
         self.tower = tower.find(self.name, self.model)
         self.blocks = self.tower.blocks
 
@@ -144,8 +145,12 @@ class Backbone:
 
     def normalise(self, images: Tensor) -> Tensor:
         """(batch, 3, height, width) RGB in 0 .. 255 -> the network's input, float32."""
-        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
+        key = images.device, self.mean, self.std
+        if key not in self._statistics:  # on a device once
+            with torch.inference_mode(False):
+                columns = [torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std)]
+                self._statistics[key] = [column.to(images.device) for column in columns]
+        mean, std = self._statistics[key]
         return (images.float() - mean) / std
 
     @torch.inference_mode()

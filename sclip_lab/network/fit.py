@@ -205,7 +205,8 @@ def _converted(model: Any, weights: Weights, notes: list[str]) -> Weights:
     weights = {
         key: value
         for key, value in weights.items()
-        if key in expected or key.rpartition(".")[2] not in BUFFERS
+        if key in expected
+        or not (key.rpartition(".")[2] in BUFFERS or key.startswith("text_decoder."))
     }
     _fix_logits(weights, expected, notes)
     _resize(model, weights, expected, notes)

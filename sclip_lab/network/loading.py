@@ -168,6 +168,8 @@ def load_backbone(
             if mean is not None and std is not None
             else published.statistics(model.visual, name, tag, state_dict is not None)
         )
+    if hasattr(model, "text_decoder"):
+        model.text_decoder = nn.Identity()  # CoCa's captions; no feature needs them
     image_tower = tower.find(name, model)
     if quick_gelu and hasattr(getattr(model, "visual", model), "trunk"):
         raise LabError(f"backbone {name}: timm's tower has its own activation; leave quick_gelu")

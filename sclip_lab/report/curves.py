@@ -18,7 +18,14 @@ from sclip_lab.report.figures import COLORS, Figure, color, draw_floors, style
 from sclip_lab.report.found import Found
 
 STEPS = 14  # places to try above and below a point for its name
-DASHES = {"CSA": "--", "CSA (q + k)": "--", "vanilla": ":"}  # of reference lines, else "-."
+# Of reference lines, else "-.".
+DASHES: dict[str, Any] = {
+    "CSA": "--",
+    "CSA (q + k)": "--",
+    "vanilla": ":",
+    "oracle: uniform over the class": (0, (9, 2)),
+    "blind Gaussian": (0, (5, 1, 1, 1, 1, 1)),
+}
 Line = Mapping[float, str]  # place on the axis -> spec
 
 
@@ -147,7 +154,8 @@ def _legend(figure: Figure, axes: np.ndarray) -> None:
         for handle, label in entries:
             if not (alone and handle.get_linestyle() == "-"):  # its axis says what it is
                 handles.setdefault(label, handle)
-    columns = max(1, int(figure.get_size_inches()[0] / 1.6))
+    longest = max(map(len, handles), default=1)
+    columns = max(1, int(figure.get_size_inches()[0] / max(1.6, 0.5 + 0.065 * longest)))
     figure.legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=columns,
         frameon=False,
@@ -158,10 +166,10 @@ def swept(df: pd.DataFrame) -> list[str]:
     """The parameters with values in an order of which some variant has several, all else equal."""
     table = df.drop_duplicates("spec")
     names = [str(c) for c in table if "." in str(c) and not str(c).endswith("seed")]
-    return [name for name in names if _lines(table, name)]
+    return [name for name in names if lines_of(table, name)]
 
 
-def _lines(table: pd.DataFrame, x: str) -> list[pd.DataFrame]:
+def lines_of(table: pd.DataFrame, x: str) -> list[pd.DataFrame]:
     """The rows of ``table`` that differ in ``x`` alone, at least two values of it each.
 
     Column "place" is the value's place on the axis, "line" the variant without this parameter.
@@ -202,7 +210,7 @@ def curve(
     if x not in df:
         raise unknown("swept parameter", x, swept(df))
     table = results.summary(df, n, level) if table is None else table
-    lines = _lines(table, x)
+    lines = lines_of(table, x)
     if not lines:
         raise LabError(f"no variant was run with two values of {x} and all else equal")
     firsts = pd.concat([line.iloc[:1] for line in lines])

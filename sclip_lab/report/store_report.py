@@ -17,6 +17,8 @@ from sclip_lab.report.figures import Figure, paged
 from sclip_lab.report.found import Found
 from sclip_lab.report.page import Section
 from sclip_lab.report.tables import P
+from sclip_lab.results.statistics.intervals import interval
+from sclip_lab.results.statistics.resampling import Scored
 from sclip_lab.results.store import picture_files, sweeps
 from sclip_lab.results.store.picture_files import Picture, Prediction
 from sclip_lab.results.table.choices import choose
@@ -152,9 +154,41 @@ def _of_photos(section: Section, photos: str) -> Section:
     )
 
 
+def seeds(part: Found) -> pd.DataFrame | None:
+    """Variants that were evaluated with several seeds and all else equal; None without any.
+
+    Columns: variant, seeds (how many), mIoU (mean over seeds), low, high (its interval over
+    photos), sd over seeds (of the scores); fractions.
+    """
+    rows = []
+    names = [str(c) for c in part.summary if str(c).startswith("attention.")]
+    for column in (name for name in names if name.endswith("seed")):
+        for line in curves.lines_of(part.summary, column):
+            specs = set(line["spec"].astype(str))
+            (group,) = part.comparisons.only(specs)
+            mean = Scored.mean(group.scores)
+            low, high = interval(mean, 1 - ALPHA)
+            scores = [scored.estimate for scored in group.scores]
+            rows.append(
+                {"variant": str(line["line"].iloc[0]), "seeds": len(specs), "mIoU": mean.estimate}
+                | {"low": low, "high": high, "sd over seeds": float(np.std(scores, ddof=1))}
+            )
+    if not rows:
+        return None
+    table = pd.DataFrame(rows)
+    table.attrs["intervals"] = {tables.INTERVAL: ("low", "high")}
+    table.attrs["caption"] = (
+        "mIoU x100, mean over seeds; interval of that mean over photos; beside it the standard "
+        "deviation over seeds, which no number of photos makes smaller"
+    )
+    return table
+
+
 def _drawn(part: Found, images: int) -> list[Section]:
     """Sections of figures: curves, diagnostics, pictures."""
     made = []
+    if (table := seeds(part)) is not None:
+        made.append(Section("seeds", "seeds", tables={"seeds": table}))
     swept: dict[str, Figure] = {}
     for parameter in curves.swept(part.df):
         log = parameter.endswith("temperature")

@@ -197,7 +197,7 @@ def log_sweep(
         from sclip_lab.paper import published
         from sclip_lab.report import page
         from sclip_lab.report.found import Found
-        from sclip_lab.report.store_report import sections
+        from sclip_lab.report.store_report import sections, seeds
 
         flat = table.astype({c: str for c in table if table[c].dtype == "category"})
         logged: dict[str, Any] = {"scores": wandb.Table(dataframe=flat)}
@@ -212,6 +212,11 @@ def log_sweep(
                 plot = wandb.plot.scatter(scatter, measure, "miou", title=title)
                 logged[f"scatter/{key}"] = plot
         found = Found(df, measured, picture_files.load(store, cells), known=table)
+        over_seeds = [
+            spread for part in found.by_photos().values() if (spread := seeds(part)) is not None
+        ]
+        if over_seeds:
+            logged["seeds"] = wandb.Table(dataframe=pd.concat(over_seeds))
         title = group or f"sweep of {len(cells)} cells"
         made = sections(found, scores=published.scores)
         report, *paths = page.write(made, output / "report", title)

@@ -37,6 +37,7 @@ from sclip_lab.segmentation.readouts.cosine import cosine
 from sclip_lab.segmentation.windows import Plan
 from sclip_lab.segmentation.winner import winner
 
+NOT_FINITE = "{} contain NaN or infinity; fp16 overflows where bf16 does not"
 Bands = Iterator[tuple[slice, Tensor]]
 
 
@@ -145,6 +146,11 @@ class Readout:
         return "photo" in used([self._steps.score])
 
     @property
+    def refines(self) -> bool:
+        """Whether logits or labels are refined."""
+        return bool(self._steps.of_logits or self._steps.of_labels)
+
+    @property
     def reads_windows(self) -> bool:
         """Whether `predict` looks at the photo's windows."""
         return self._steps.reads_windows
@@ -216,7 +222,7 @@ class Readout:
         _require_finite(laid_out, "patch logits")
         text = None if self.text is None else self.text.to(laid_out.device)
         seen: dict[str, Any] = {"encoded": encoded, "text": text}
-        if image is not None and (self._steps.of_logits or self._steps.of_labels):
+        if image is not None and self.refines:
             resized = F.interpolate(image[None].to(laid_out), size=plan.target, mode="bilinear")
             seen["image"] = resized[0]
         whole = plan.stitch(laid_out) if self._steps.of_logits else None
@@ -293,7 +299,7 @@ class Readout:
 
 def _require_finite(values: Tensor, what: str) -> None:
     if not bool(values.isfinite().all()):
-        raise LabError(f"{what} contain NaN or infinity; fp16 overflows where bf16 does not")
+        raise LabError(NOT_FINITE.format(what))
 
 
 def _winners(bands: Bands) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:

@@ -134,7 +134,7 @@ def _encoded(
     position_embedding: str | None,
     guidance: Guide | None,
     text: Text | Tensor | None,
-    labels: Tensor | None,
+    labels: Tensor | None = None,
 ) -> Encoded:
     images = torch.as_tensor(images)
     if images.ndim != 4 or images.shape[1] != 3:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sclip_lab.network.guidance import Guide
 
 # Bytes of activations at once: at most so many on a CPU, and a part of the memory that is free.
-CPU_BYTES = 768 << 20
+CPU_BYTES = 512 << 20
 SHARE_OF_FREE = 0.25
 
 
@@ -82,7 +82,7 @@ def make_readout(
     return Readout(
         protocol,
         embed(vocabulary, protocol.templates),
-        torch.tensor(vocabulary.query_classes),
+        torch.tensor(vocabulary.query_classes, device=backbone.device),
         embed(protocol.auxiliary_vocabulary(), protocol.templates),
         embed(vocabulary, protocol.second_templates),
     )
@@ -198,7 +198,10 @@ class Windows:
         """The second network's, (windows, channels, grid_h, grid_w)."""
         assert self.guide is not None
         if windows == self.every and len(self.chunks) > 1:
-            return torch.cat([self._guided(chunk).features for chunk in self.chunks])
+            joined = torch.cat([self._guided(chunk).features for chunk in self.chunks])
+            for chunk in self.chunks:  # nobody asks for a part any more
+                self._guidance.pop((chunk.start, chunk.stop), None)
+            return joined
         if self.guide.scope == "windows":
             return self.guide.of_windows(self.cut(windows), self.backbone)
         features = []
@@ -429,7 +432,7 @@ def at_once(backbone: Backbone, plan: Plan, variants: int, guide: Guide | None =
         maps = max(tokens, math.prod(grid))
     # What each block keeps for others, q, k, v and an attention map; then each variant's own.
     kept = backbone.depth * (4 * tokens * block.width + block.num_heads * tokens**2)
-    own = variants * (2 * tokens * block.width + 2 * block.num_heads * maps**2)
+    own = variants * (tokens * block.width + block.num_heads * maps**2)
     return max(2, int(memory(backbone.device) // (4 * (kept + own))))
 
 

@@ -18,6 +18,10 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError
 
+# Values of a matrix between patches that are there at once, and bytes of weights of pixels that are
+# kept in double precision.
+LARGEST = 1 << 23
+DOUBLE_BYTES = 512 << 20
 TOLERANCE = 1e-6  # of the residual, relative to the right-hand side
 
 
@@ -77,7 +81,10 @@ def patch_graph(
         (nodes, nodes) float64.
     """
     nodes = len(features)
-    similarities, index = (features @ features.T).topk(min(neighbours, nodes), dim=-1)
+    step = max(1, LARGEST // nodes)
+    largest = [(some @ features.T).topk(min(neighbours, nodes), dim=-1)
+               for some in features.split(step)]  # fmt: skip
+    similarities, index = (torch.cat(parts) for parts in zip(*largest, strict=True))
     offset = (positions[:, None].double() - positions[index].double()).square().sum(-1)
     near = torch.exp(-distance_scale * offset.pow(distance_power / 2))
     weights = similarities.double().clamp(min=0).pow(exponent) * near
@@ -121,8 +128,9 @@ def propagate_over_pixels(
     """The same on the graph of pixels at most ``radius`` rows and columns apart, with
     W_ij = exp(-|colour_i - colour_j| / tau).
 
-    Each of the offsets is one plane of weights, so memory is ((2 radius + 1)^2 - 1) / 2 planes
-    beside five times the scores.
+    Each of the offsets is one plane of weights, so memory is ((2 radius + 1)^2 - 1) / 2 planes, in
+    single precision where double would take more than half a gigabyte, and five times the scores
+    of one class, for classes do not depend on each other.
 
     Args:
         colours: (channels, height, width).
@@ -146,6 +154,8 @@ def propagate_over_pixels(
         if (y, x) > (0, 0) and y < height and abs(x) < width
     ]
     degree = colours.new_zeros(height, width)
+    size = 8 * len(offsets) * height * width
+    kept = torch.float64 if size <= DOUBLE_BYTES else torch.float32
     planes = []
     for offset in offsets:
         here, there = _pair(offset, height, width)
@@ -153,11 +163,11 @@ def propagate_over_pixels(
         plane = torch.exp(-distance / tau)
         degree[here] += plane
         degree[there] += plane
-        planes.append(plane)
+        planes.append(plane.to(kept))
     scale = _inverse_root(degree)
     for offset, plane in zip(offsets, planes, strict=True):
         here, there = _pair(offset, height, width)
-        plane *= scale[here] * scale[there]
+        plane *= (scale[here] * scale[there]).to(kept)
 
     def product(x: Tensor) -> Tensor:
         x = x.view(height, width, -1)
@@ -168,8 +178,11 @@ def propagate_over_pixels(
             result[there].addcmul_(x[here], plane[..., None], value=-alpha)
         return result.view(height * width, -1)
 
-    wanted = scores.double().flatten(1).T.contiguous()
-    return conjugate_gradients(product, wanted, steps).T.float().view_as(scores)
+    result = torch.empty(scores.shape, device=scores.device)
+    for of_class, solved in zip(scores, result, strict=True):
+        column = of_class.double().flatten()[:, None]
+        solved[:] = conjugate_gradients(product, column, steps).view_as(solved)
+    return result
 
 
 def lab(rgb: Tensor) -> Tensor:
@@ -200,7 +213,9 @@ _SRGB_TO_XYZ = (
 _D65 = (0.95047, 1.0, 1.08883)
 
 
-def _pair(offset: tuple[int, int], height: int, width: int) -> tuple[Sequence, Sequence]:
+def _pair(
+    offset: tuple[int, int], height: int, width: int
+) -> tuple[Sequence[slice], Sequence[slice]]:
     """Slices of the pixels that have a neighbour at ``offset``, and of those neighbours."""
     y, x = offset
     rows = slice(0, height - y), slice(y, height)

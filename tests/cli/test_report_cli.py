@@ -300,3 +300,24 @@ def test_the_result_is_one_sentence(store: Path) -> None:
     )
     alone = whole.of([str(summary.loc["csa", "spec"])])
     assert store_report.result(alone).endswith("on 6 photos of shapes.")
+
+
+def test_seeds_have_a_mean_and_a_spread(tmp_path: Path) -> None:
+    images = list("abcdef")
+    for seed in range(3):
+        for label, skill in (("random", 0.5 + seed / 20), ("vanilla", 0.3)):
+            rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate(images)]
+            if label == "vanilla" and seed:
+                continue
+            name = f"{label}(seed={seed})" if label == "random" else label
+            config = {"attention": {"seed": seed}} if label == "random" else {}
+            write_spec(tmp_path / "s", name, rows, images, config=config, seed=seed)
+    assert main(["report", str(tmp_path / "s"), "--out", str(tmp_path / "out")]) == 0
+    (row,) = pd.read_csv(tmp_path / "out/seeds.csv").to_dict("records")
+    df = results.load(tmp_path / "s")
+    scores = 100 * results.miou(df[df["attention"] != "vanilla"])
+    assert row["variant"] == "random"
+    assert row["seeds"] == 3
+    assert row["mIoU x100"] == pytest.approx(scores.mean(), abs=1e-5)
+    assert row["sd over seeds x100"] == pytest.approx(scores.std(ddof=1), abs=1e-5)
+    assert row["low x100"] < row["mIoU x100"] < row["high x100"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ ATTENTION = {
     "proxyclip": "proxyclip",
     "fsa": "fsa_proxy",
     "gla": "gla_proxy",
+    "pearl": "pearl",
 }
 FIRST_THREE = "share of the photo, grey and blurred"
 
@@ -169,6 +171,65 @@ def test_clipers_code(
         assert len(Vocabulary.named(named).classes[0]) == background
 
 
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "official_configs.tsv"
+PRESETS = {
+    "SCLIP": "sclip",
+    "NACLIP": "naclip",
+    "ClearCLIP": "clearclip",
+    "PEARL": "pearl",
+    "FreeCP": "freecp",
+    "ProxyCLIP": "proxyclip",
+}
+DATASETS = {"city_scapes": "cityscapes"}
+
+
+def official_fields() -> list[tuple[str, str, dict[str, str]]]:
+    """Preset, data set, and every field that the method's own configuration sets."""
+    if not SHARED.is_file():
+        return []
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    with SHARED.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+            dataset = DATASETS.get(row["config"], row["config"])
+            if row["method"] in PRESETS and dataset in names("dataset"):
+                key = PRESETS[row["method"]], dataset
+                found.setdefault(key, {})[row["field"]] = row["value"]
+    return [(*key, fields) for key, fields in found.items()]
+
+
+@pytest.mark.parametrize(("preset", "dataset", "fields"), official_fields())
+def test_every_field_of_the_official_file(
+    preset: str, dataset: str, fields: dict[str, str]
+) -> None:
+    """Read from the file beside the repository itself; without it there is nothing to compare."""
+    made = load_protocol(preset, dataset)
+
+    def own(place: str) -> str:
+        return f"{float(at(preset, dataset, made, place)):g}"
+
+    long, short = re.findall(r"\d+", fields["resize"])[:2]
+    assert (made.long_side, made.short_side) == (int(long), int(short))
+    ours = {
+        "slide_crop": lambda: str(made.crop_size or 0),
+        "slide_stride": lambda: str(made.stride),
+        "logit_scale": lambda: f"{made.logit_scale:g}",
+        "prob_thd": lambda: f"{made.prob_threshold:g}",
+        "area_thd": lambda: f"{made.area_threshold:g}",
+        "alpha_kk": lambda: own("attention.key_share"),
+        "grid": lambda: own("refinement.side"),
+        "rp_thres": lambda: own("readout.redundancy"),
+        "ap_thres": lambda: own("readout.ambiguity"),
+    }
+    for field, value in fields.items():
+        if field in ours:
+            assert ours[field]() == f"{float(value):g}", field
+    # What a configuration does not set has the segmentor's default.
+    assert fields.get("prob_thd") or made.prob_threshold == 0
+    if preset == "pearl":
+        assert fields.get("alpha_kk") or own("attention.key_share") == "0.08"
+        assert fields.get("grid") or own("refinement.side") == "80"
+
+
 def test_what_all_official_segmentors_share() -> None:
     assert MEAN == (122.771, 116.746, 104.094)
     assert STD == (68.501, 66.632, 70.323)
@@ -180,7 +241,7 @@ def test_the_table_covers_every_preset_of_a_configuration() -> None:
     apart = {
         *("sclip_paper", "unified"),  # no configuration of theirs
         *("naclip_pamr", "lposs_plus"),  # another and a refinement
-        *("pearl", "gem", "surgery", "maskclip"),  # whose configurations were not read
+        *("gem", "surgery", "maskclip"),  # whose configurations were not read
         *("cliptrase", "cliper"),  # codes of their own: above
     }
     assert covered == set(names("protocol")) - apart

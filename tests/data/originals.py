@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,7 @@ SIZE = (6, 8)  # height, width
 
 
 def cli(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    data.add_parser(parser.add_subparsers())
-    return data.run(parser.parse_args(["data", *words]))
+    return data.run(data.parser().parse_args(list(words)))
 
 
 def photo(path: Path) -> None:

@@ -148,7 +148,12 @@ def gla(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
         plan = windows.plan(size, size, CROP, STRIDE, backbone.patch_size, multiple=PADDED_TO)
         key = f"{one}__boxes_x1x2y1y2"
         if key in arrays:
-            boxes = [(x, x + CROP, y, y + CROP) for y, x in plan.corners]
+            # A box is cut at the photo, where that is narrower than a window.
+            boxes = [
+                (x, min(x + CROP, size[1]), y, min(y + CROP, size[0]))
+                for y in plan.rows.starts
+                for x in plan.columns.starts
+            ]
             yield unequal(key, torch.tensor(boxes), arrays[key])
         scene = one_photo(plan, guidance, backbone.patch_size)
         [(_, found)] = encode(backbone, plan.cut(image), [variant], scene=scene)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from sclip_lab.attention.variant import Map
+from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
 
 
+@weights_function
 def between(
     ctx: Context, a: Map, b: Map, share: float = 0.5, row_sum: float | Map = 1.0
 ) -> Weights:

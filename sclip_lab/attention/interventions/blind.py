@@ -8,6 +8,7 @@ from torch import Tensor
 from sclip_lab.attention.interventions.shuffled import squared_distances
 from sclip_lab.attention.interventions.sides import around_patches
 from sclip_lab.core.errors import unknown
+from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import LARGEST_SEED, within
 from sclip_lab.network.context import Context, Grid
@@ -15,6 +16,7 @@ from sclip_lab.network.context import Context, Grid
 KINDS = ("gaussian", "partner", "uniform")
 
 
+@weights_function
 def blind(
     ctx: Context, kind: str = "gaussian", sigma: float = 0.5, row_sum: float = 1.0, seed: int = 0
 ) -> Weights:

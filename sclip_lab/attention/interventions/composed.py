@@ -9,12 +9,13 @@ from sclip_lab.attention.interventions.entropy import relative_entropy, with_ent
 from sclip_lab.attention.interventions.set_mass import with_share
 from sclip_lab.attention.interventions.sides import Sides, patches_of, with_patches
 from sclip_lab.attention.variant import Map
-from sclip_lab.core.functions import uses
+from sclip_lab.core.functions import uses, weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.network.context import Context
 
 
 @uses("labels")
+@weights_function
 def composed(ctx: Context, place: Map, sharpness: Map, mass: Map, weight: Map) -> Weights:
     """``place`` with the sharpness, the mass on other classes and the row sums of other maps.
 

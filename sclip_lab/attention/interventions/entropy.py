@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sclip_lab.attention.interventions.sides import Sides, patches_of, with_patches
 from sclip_lab.attention.variant import Map
-from sclip_lab.core.functions import uses
+from sclip_lab.core.functions import uses, weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
@@ -20,6 +20,7 @@ WIDEST = 14.0  # of log beta: from nearly uniform to nearly one patch
 
 
 @uses("labels")
+@weights_function
 def entropy(ctx: Context, base: Map, at: float | Map = 0.9) -> Weights:
     """Each side of each row with one temperature of its own, so that its entropy is ``at``.
 

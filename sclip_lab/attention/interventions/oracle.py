@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 
 from sclip_lab.attention.interventions.sides import Sides, around_patches
-from sclip_lab.core.functions import uses
+from sclip_lab.core.functions import uses, weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
 
 
 @uses("labels")
+@weights_function
 def oracle(ctx: Context, row_sum: float = 1.0) -> Weights:
     """Uniform over S; a patch of unknown class attends to itself.
 

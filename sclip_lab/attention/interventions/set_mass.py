@@ -13,7 +13,7 @@ from sclip_lab.attention.interventions.sides import (
 )
 from sclip_lab.attention.variant import Map
 from sclip_lab.core.errors import unknown
-from sclip_lab.core.functions import uses
+from sclip_lab.core.functions import uses, weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
@@ -23,6 +23,7 @@ STEPS = 100  # of a bisection over 120 units of log odds, down to float64's prec
 
 
 @uses("labels")
+@weights_function
 def set_mass(ctx: Context, base: Map, other: float | Map = 0.5, scope: str = "row") -> Weights:
     """A' = (1 - other) A|S / sum A|S + other A|O / sum A|O, times the row's labelled weight.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from sclip_lab.attention.interventions.sides import Sides, patches_of, with_patches
 from sclip_lab.attention.variant import Map
 from sclip_lab.core.errors import unknown
-from sclip_lab.core.functions import uses
+from sclip_lab.core.functions import uses, weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import LARGEST_SEED
 from sclip_lab.core.values import within as in_range
@@ -18,6 +18,7 @@ KINDS = ("class", "distance", "window")
 
 
 @uses("labels", when={"within": "class"})
+@weights_function
 def shuffled(ctx: Context, base: Map, within: str = "class", seed: int = 0) -> Weights:
     """The weights of each row in another order.
 

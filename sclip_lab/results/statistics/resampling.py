@@ -100,17 +100,19 @@ class Scored:
     bounds: tuple[float, float] = (0.0, 1.0)
 
     def __sub__(self, other: Scored) -> Scored:
-        return _combined([self, other], [1.0, -1.0], (-1.0, 1.0))
+        return combined([self, other], [1.0, -1.0], (-1.0, 1.0))
 
     @staticmethod
     def mean(scores: Sequence[Scored]) -> Scored:
         """Their mean, all of one design."""
-        return _combined(scores, [1 / len(scores)] * len(scores), scores[0].bounds)
+        return combined(scores, [1 / len(scores)] * len(scores), scores[0].bounds)
 
 
-def _combined(
+def combined(
     scores: Sequence[Scored], factors: Sequence[float], bounds: tuple[float, float]
 ) -> Scored:
+    """The sum of scores of one design, each times its factor, with its resamples."""
+
     def total(name: str) -> metrics.Array:
         return sum(f * getattr(s, name) for s, f in zip(scores, factors, strict=True))
 

@@ -73,6 +73,24 @@ def count(
     )
 
 
+def check_mask(mask: npt.NDArray[np.integer], num_classes: int, ignore_index: int) -> None:
+    """Refuse a mask as `count` does.
+
+    Raises:
+        LabError: an id outside the vocabulary.
+    """
+    wrong = ((mask < 0) | (mask >= num_classes)) & (mask != ignore_index)
+    if wrong.any():
+        count(np.zeros(mask.shape, np.int64), mask, num_classes, ignore_index)
+
+
+def of_matrix(matrix: npt.NDArray[np.integer]) -> Rows:
+    """The rows of a (classes, classes) confusion matrix, [true, predicted] -> pixels."""
+    true, predicted = np.nonzero(matrix)
+    pixels = matrix[true, predicted].astype(np.int64)
+    return Rows(true.astype(np.int16), predicted.astype(np.int16), pixels)
+
+
 def _labels(name: str, labels: npt.NDArray[np.integer] | torch.Tensor) -> npt.NDArray[np.integer]:
     on_host = labels if isinstance(labels, np.ndarray) else labels.detach().cpu().numpy()
     if on_host.ndim != 2 or not np.issubdtype(on_host.dtype, np.integer):

@@ -2,7 +2,8 @@
 
 CLIPer: Sun, Cao, Xie, Jiang, Pang, ICCV 2025, arXiv 2411.13836: its CLIP part, without the
 diffusion refinement. The levels below the last differ from it in the last block alone
-(`sclip_lab.attention.cliper.level`), which reads every block's attention from the first pass.
+(`sclip_lab.attention.cliper.level_tokens`), which reads every block's attention from the first
+pass.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.attention.cliper import level
+from sclip_lab.attention.cliper import level_tokens
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import readout_function
 from sclip_lab.network.context import Context, State
@@ -100,7 +101,7 @@ def logits_of_levels(encoded: Encoded, text: Tensor, scale: float) -> Tensor:
 
     levels = []
     for source in range(backbone.depth - 1):
-        state = level(entered.block, State(entered.tokens), context, source)
+        state = State(level_tokens(context, source))
         levels.append(logits(backbone.project(state, encoded.grid)[0]))
     return torch.stack([*levels, logits(encoded.patches)])
 

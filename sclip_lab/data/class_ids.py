@@ -18,7 +18,7 @@ IGNORE = "ignore"  # in a yaml: the class of pixels that count nowhere
 BACKGROUND = "background"
 
 
-class Labels:
+class ClassIds:
     """How the masks of one data set are read.
 
     Args:

@@ -14,25 +14,25 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Dataset, Sample
+from sclip_lab.data.class_ids import ClassIds
 from sclip_lab.data.decode import read_image
 from sclip_lab.data.digests import file_digests, read_hashed
-from sclip_lab.data.labels import Labels
 
 RESIZE = ("nearest",)
 
 
-class Files(Dataset):
+class FileDataset(Dataset):
     """What data sets have in common whose photos are files.
 
-    A subclass sets ``name``, ``vocabulary``, ``labels`` and ``_names``, says where photos and masks
-    lie, and what their bytes mean.
+    A subclass sets ``name``, ``vocabulary``, ``class_ids`` and ``_names``, says where photos and
+    masks lie, and what their bytes mean.
 
     Attributes:
-        labels: how a mask becomes class ids.
+        class_ids: how masks become class ids.
         mask_resize: "nearest" for masks of another size than their photos; None refuses them.
     """
 
-    labels: Labels
+    class_ids: ClassIds
     mask_resize: str | None = None
     _names: list[str]
 
@@ -58,7 +58,7 @@ class Files(Dataset):
             photo_size: height, width, for annotations that do not say theirs.
 
         Returns:
-            (height, width) class ids of ``labels.dtype``.
+            (height, width) class ids of ``class_ids.dtype``.
         """
 
     def annotation_digest(self, name: str) -> str:
@@ -84,7 +84,7 @@ class Files(Dataset):
     def key(self) -> str:
         """sha256 over photos, masks, their order, the way ids are read and the class count."""
         self.check_masks()
-        reading = {**self.labels.reading, **self.reading}
+        reading = {**self.class_ids.reading, **self.reading}
         places = [(self.image_path(name), self.mask_path(name)) for name in self._names]
         paths = [path for pair in places for path in pair if path is not None]
         digests = iter(file_digests(paths, f"hashing {self.name}"))
@@ -99,7 +99,7 @@ class Files(Dataset):
 
     @property
     def reading(self) -> dict[str, Any]:
-        """What changes a mask besides ``labels``."""
+        """What changes a mask besides ``class_ids``."""
         return {} if self.mask_resize is None else {"mask_resize": self.mask_resize}
 
     @cached_property

@@ -1,0 +1,139 @@
+"""Steps of conversions: finding downloads, mapping ids, writing masks and placing photos."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from sclip_lab.core.errors import LabError
+from sclip_lab.data.decode import LARGEST_LIST, regular_file
+from sclip_lab.data.paths import below
+
+
+def remap(raw: np.ndarray, table: Mapping[int, int], path: Path) -> np.ndarray:
+    """Ids through a table.
+
+    Args:
+        raw: (height, width) integers.
+        table: {id in the file: id}; every id of the file must be in it.
+        path: named in the error.
+
+    Returns:
+        (height, width) uint8.
+    """
+    values, inverse = np.unique(raw, return_inverse=True)
+    strange = [value for value in values.tolist() if value not in table]
+    if strange:
+        raise LabError(f"{path}: ids {strange[:5]} do not occur in this data set's format")
+    return np.array([table[v] for v in values.tolist()], np.uint8)[inverse].reshape(raw.shape)
+
+
+def read_mat(path: Path, field: str) -> np.ndarray:
+    """(height, width) integers: one matrix of a MATLAB file."""
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path, variable_names=[field])
+    except Exception as error:  # scipy raises many kinds for a damaged file
+        raise LabError(f"{path}: cannot be read as a MATLAB file ({error})") from error
+    if field not in content:
+        raise LabError(f"{path}: holds no matrix '{field}'; is it this data set's label file?")
+    return np.asarray(content[field]).astype(np.int64)
+
+
+def save_mask(mask: np.ndarray, path: Path) -> None:
+    """Write a png of ids, in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    Image.fromarray(mask).save(partial, "PNG")
+    os.replace(partial, path)
+
+
+def place(source: Path, target: Path) -> None:
+    """Bring a file to its place, by a hard link if possible; it may be there already."""
+    if not source.is_file():
+        raise LabError(f"{source}: no such file; the download is incomplete")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        if os.path.samefile(source, target):
+            return
+        target.unlink()
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def link(source: Path, root: Path, places: Iterable[str], pattern: str) -> str:
+    """Make the root a link to the first place that holds such files."""
+    converted = link_converted(source, root, places, pattern)
+    if converted is None:
+        looked = ", ".join(str(source / place / pattern) for place in places)
+        raise LabError(f"nothing of this data set below {source}; looked for {looked}")
+    return converted
+
+
+def link_converted(source: Path, root: Path, places: Iterable[str], pattern: str) -> str | None:
+    """Make the root a link to a folder that is in its layout already; None if there is none."""
+    folders = [source / place for place in places]
+    folder = next((f for f in folders if next(f.glob(pattern), None)), None)
+    if folder is None:
+        return None
+    as_it_lies = f"{folder.resolve()} works as it lies, nothing to convert"
+    if root.exists():
+        if os.path.samefile(root, folder):
+            return f"{root}: already in place; {as_it_lies}"
+        raise LabError(f"{root} is there already and is not {folder}; remove it or choose --to")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    root.symlink_to(folder.resolve(), target_is_directory=True)
+    return f"{root}: link to {folder.resolve()}; {as_it_lies}"
+
+
+def search(
+    source: Path, places: Iterable[str], pattern: str, what: str | None = None
+) -> list[Path]:
+    """Files that match in the first place that has any, sorted; LabError if ``what`` is given
+    and no place has one."""
+    places = list(places)
+    for place_ in places:
+        with suppress(OSError):
+            if files := sorted((source / place_).glob(pattern)):
+                return files
+    if what is None:
+        return []
+    looked = ", ".join(os.path.normpath(source / place_ / pattern) for place_ in places)
+    raise LabError(f"no {what} found; looked for {looked}")
+
+
+def stems_of(path: Path) -> list[str]:
+    """The names of a list, none of which leads out of a folder."""
+    stems = lines_of(path)
+    for stem in stems:
+        below(path.parent, stem, path)
+    return stems
+
+
+def lines_of(path: Path) -> list[str]:
+    regular_file(path, "list", LARGEST_LIST)
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def for_each(function: Callable[[Any], None], items: Sequence[Any], title: str) -> None:
+    """Call the function on each item, in threads (decoding and encoding release the lock)."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = pool.map(function, items)
+        try:
+            for _ in tqdm(done, total=len(items), desc=title, unit="mask", delay=1):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

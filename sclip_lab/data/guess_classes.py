@@ -1,0 +1,194 @@
+"""What the masks of a folder hold, as the keys of a yaml: ids, colours and names of classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sclip_lab.core.errors import LabError
+from sclip_lab.data.base import build
+from sclip_lab.data.decode import read_image, read_mask
+from sclip_lab.data.guess_layout import FEW_COLOURS
+from sclip_lab.data.palette import file_rows
+from sclip_lab.data.vocabulary import Vocabulary, readable
+
+CLASS_FILES = [
+    "_classes.csv",
+    "class_dict.csv",
+    "labelmap.txt",
+    "classes.txt",
+    "labels.txt",
+    "names.txt",
+    "class_names.txt",
+    "label_names.txt",
+    "categories.txt",
+    "classes.json",
+    "labels.json",
+    "categories.json",
+    "id2label.json",
+    "classes.csv",
+    "labels.csv",
+]
+
+
+@dataclass
+class Guess:
+    """The keys of a yaml, and what could not be known."""
+
+    target: str
+    keys: dict[str, Any] = field(default_factory=dict)
+    comments: list[str] = field(default_factory=list)
+
+
+def describe_masks(
+    root: Path, contents: Sequence[tuple[str, bytes]], made: Guess, files: Sequence[str]
+) -> None:
+    """Ids or colours of masks as vocabulary, label_map, palette and ignore_index."""
+    palette_file = next(
+        (f for f in files if Path(f).name in ("labelmap.txt", "class_dict.csv")), None
+    )
+    ids: set[int] = set()
+    colours: set[tuple[int, int, int]] = set()
+    grey = False
+    for source, content in contents:
+        try:
+            ids.update(np.unique(read_mask(source, content)).tolist())
+        except LabError as error:
+            if "holds colours" not in str(error):
+                raise
+            picture = read_mask(source, content, colours=True)
+            unique = np.unique(picture.reshape(-1, 3), axis=0)
+            if (unique == unique[:, :1]).all() and palette_file is None:
+                grey = True
+                ids.update(unique[:, 0].tolist())
+            else:
+                colours.update(map(tuple, unique.tolist()))
+    if colours:
+        _describe_colours(root, sorted(colours), made, palette_file)
+        return
+    if grey:
+        made.keys["palette"] = "grey"
+        made.comments.append("the masks have three equal channels: their grey is the id")
+    vocabulary = _vocabulary_file(root, files)
+    _describe_ids(root, sorted(ids), made, vocabulary)
+
+
+def _describe_ids(root: Path, ids: list[int], made: Guess, file: str | None) -> None:
+    void = [value for value in ids if value in (-1, 255, 65535) and value != max(
+        (v for v in ids if v not in (-1, 255, 65535)), default=-2) + 1]  # fmt: skip
+    classes = [value for value in ids if value not in void]
+    if ids == [0, 255]:
+        void, classes = [], [0, 255]
+        made.comments.append("ids are 0 and 255: 255 is taken for the second class, not for void")
+    names = None
+    if file is not None:
+        try:
+            names = Vocabulary.read(root / file)
+            made.keys["vocabulary"] = file
+        except LabError as error:
+            made.comments.append(f"{error}")
+    count = names.num_classes if names else 0
+    label_map: dict[int, Any] = {}
+    if names and classes and max(classes) == count and 0 in classes:
+        made.keys["reduce_zero_label"] = True
+        made.comments.append(f"{count} names for ids 0..{count}: 0 is taken for void")
+    elif classes and min(classes) == 1 and (not names or max(classes) == count):
+        made.keys["reduce_zero_label"] = True
+        made.comments.append("ids begin with 1: class 0 is id 1")
+        count = max(count, max(classes))
+    elif names and classes and max(classes) < count:
+        pass
+    elif classes != list(range(len(classes))) and not names and max(classes) > len(classes) + 8:
+        label_map = {raw: index for index, raw in enumerate(classes)}
+        count = len(classes)
+        made.comments.append("ids with gaps are numbered anew by label_map")
+    elif ids == [0, 255]:
+        label_map, count = {255: 1}, max(2, count)
+    else:
+        count = max(count, max(classes, default=0) + 1)
+    if names is None:
+        made.keys["vocabulary"] = [f"class {index}" for index in range(max(1, count))]
+        made.comments.append(
+            "the names of the classes are not known: replace class 0, class 1, ... in the order "
+            "of the ids"
+        )
+    ignore = 255 if count <= 255 else 65535
+    if ignore != 255:
+        made.keys["ignore_index"] = ignore
+    label_map |= {value: "ignore" for value in void if value != ignore}
+    if label_map:
+        made.keys["label_map"] = label_map
+    if void:
+        made.comments.append(f"id {', '.join(map(str, void))} is taken for void")
+
+
+def _describe_colours(
+    root: Path, colours: list[tuple[int, int, int]], made: Guess, palette_file: str | None
+) -> None:
+    if palette_file is not None:
+        rows = [name for name, _ in file_rows(root / palette_file)]
+        made.keys["palette"] = palette_file
+        made.keys["vocabulary"] = [readable(name) for name in rows]
+        made.comments.append(f"colours and names are those of {palette_file}")
+        return
+    if len(colours) > FEW_COLOURS:
+        raise LabError(f"{root}: masks have {len(colours)} colours or more; are they masks?")
+    void = [colour for colour in colours if colour in ((255, 255, 255), (224, 224, 192))]
+    void = void if len(colours) > 2 else []
+    classes = [colour for colour in colours if colour not in void]
+    names = [f"class {index}" for index in range(len(classes))]
+    made.keys["vocabulary"] = names
+    made.keys["palette"] = dict(zip(names, map(list, classes), strict=True))
+    if void:
+        made.keys["palette"]["ignore"] = list(void[0])
+        made.comments.append(f"colour {list(void[0])} is taken for void")
+    made.comments.append("what the colours mean is not known: name the classes, in both keys alike")
+
+
+def describe_annotations(
+    root: Path, contents: Sequence[tuple[str, bytes]], made: Guess, files: Sequence[str]
+) -> None:
+    names: dict[str, None] = {}
+    for _, content in contents:
+        annotation = json.loads(content)
+        for shape in annotation.get("shapes", annotation.get("objects", [])):
+            names[str(shape.get("label", shape.get("classTitle")))] = None
+    meta = next((f for f in files if Path(f).name == "meta.json"), None)
+    if meta is not None:
+        classes = json.loads((root / meta).read_bytes()).get("classes", [])
+        names |= {str(one["title"]): None for one in classes}
+    ignored = [n for n in names if n.strip("_").casefold() in ("ignore", "void")]
+    classes = [readable(n) for n in sorted(names) if n not in ignored]
+    if not any(name.casefold() == "background" for name in classes):
+        classes = ["background", *classes]
+    made.keys["vocabulary"] = sorted(classes, key=lambda name: name.casefold() != "background")
+    if ignored:
+        made.keys["label_map"] = dict.fromkeys(ignored, "ignore")
+    made.comments.append("pixels of no shape are background; unlabelled: ignore leaves them out")
+
+
+def compare_sizes(root: Path, made: Guess) -> None:
+    """mask_resize where the first masks have other sizes than their photos."""
+    config = {"name": "x", "root": str(root), **made.keys, "mask_resize": "nearest", "limit": 3}
+    dataset: Any = build({"_target_": made.target, **config})
+    for name in dataset.names:
+        photo = read_image(dataset.image_path(name))
+        path = dataset.mask_path(name)
+        coloured = dataset.class_ids.palette is not None
+        mask = read_mask(path, colours=coloured)
+        if photo.shape[:2] != mask.shape[:2]:
+            made.keys["mask_resize"] = "nearest"
+            made.comments.append(
+                "masks have another size than their photos: the nearest id is taken"
+            )
+            return
+
+
+def _vocabulary_file(root: Path, files: Sequence[str]) -> str | None:
+    by_name = {Path(file).name.lower(): file for file in files}
+    return next((by_name[name] for name in CLASS_FILES if name in by_name), None)

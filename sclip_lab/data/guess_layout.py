@@ -1,0 +1,232 @@
+"""How photos and masks of a folder lie and are named, as far as their names and contents tell."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sclip_lab.core.errors import LabError
+from sclip_lab.data.decode import read_image
+from sclip_lab.data.splits import SPLIT
+
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing", "dev")
+PHOTO_WORDS = [
+    "images",
+    "image",
+    "img",
+    "imgs",
+    "photos",
+    "jpegimages",
+    "img_dir",
+    "rgb",
+    "leftimg8bit",
+]
+MASK_WORDS = [
+    "masks",
+    "mask",
+    "labels",
+    "label",
+    "annotations",
+    "ann_dir",
+    "ann",
+    "gt",
+    "gtfine",
+    "segmentationclass",
+    "seg",
+    "segmentation",
+    "groundtruth",
+]
+FEW_COLOURS = 64
+
+
+def told_apart(root: Path, pictures: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Photos and masks among image files, by what they hold; by their folders where it helps."""
+    kinds: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for file in pictures:
+        folder, _, last = file.rpartition("/")
+        # Names of one folder that differ in digits alone are of one kind.
+        kinds[folder, re.sub(r"\d+", "0", last.rpartition(".")[0]) + last[-4:].lower()].append(file)
+    photos: list[str] = []
+    masks: list[str] = []
+    by_folder: dict[str, list[bool]] = defaultdict(list)
+    verdicts: dict[tuple[str, str], bool] = {}
+    for key, members in kinds.items():
+        votes = [_is_mask(root / file) for file in members[:3]]
+        verdicts[key] = sum(votes) * 2 > len(votes)
+        by_folder[key[0]] += votes
+    for key, members in kinds.items():
+        parts = set(key[0].lower().split("/"))
+        if parts & set(MASK_WORDS) and not parts & set(PHOTO_WORDS):
+            verdict = True
+        elif parts & set(PHOTO_WORDS) and not parts & set(MASK_WORDS):
+            verdict = False
+        else:
+            verdict = verdicts[key]
+        (masks if verdict else photos).extend(members)
+    return sorted(photos), sorted(masks)
+
+
+def _is_mask(path: Path) -> bool:
+    """Whether an image looks like a mask: one channel or few colours, in areas."""
+    try:
+        values = read_image(path)
+    except LabError:
+        return True  # 32-bit ids are no photo
+    flat = values.reshape(-1, 3).astype(np.int64) @ np.array([65536, 256, 1])
+    return len(np.unique(flat)) <= max(FEW_COLOURS, flat.size // 50)
+
+
+def layout_keys(photos: Sequence[str], masks: Sequence[str]) -> dict[str, Any]:
+    """Folders, suffixes and names that bring photos and masks together."""
+    keys: dict[str, Any] = {}
+    splits_of_photos, splits_of_masks = _splits(photos), _splits(masks)
+    common = [split for split in splits_of_photos if split in splits_of_masks]
+    if common:
+        keys["split"], keys["_splits"] = usual_split(common), common
+        photos = [f for f in photos if keys["split"] in f.split("/")]
+        masks = [f for f in masks if keys["split"] in f.split("/")]
+    images, mask_folder = _common_folder(photos), _common_folder(masks)
+    names = [os.path.relpath(f, images).replace(os.sep, "/") for f in photos]
+    mask_names = [os.path.relpath(f, mask_folder).replace(os.sep, "/") for f in masks]
+    before, behind, mask_name, suffix = _naming(names, mask_names)
+    endings = sorted({"." + name.rpartition(".")[2] for name in names})
+    keys["images"], keys["masks"] = (
+        "/".join(SPLIT if part == keys.get("split") else part for part in folder.split("/"))
+        for folder in (images, mask_folder)
+    )
+    if endings != [".jpg"]:
+        keys["image_suffix"] = endings[0] if len(endings) == 1 else endings
+    if before or behind:
+        keys["image_name"] = f"{before}{{stem}}{behind}"
+    if mask_name != "{stem}":
+        keys["mask_name"] = mask_name
+    if suffix != ".png":
+        keys["mask_suffix"] = suffix
+    if any("/" in name for name in names):
+        keys["recursive"] = True
+    return keys
+
+
+def _naming(photos: Sequence[str], masks: Sequence[str]) -> tuple[str, str, str, str]:
+    """What stands before and behind a photo's stem, the mask's name, and the mask's suffix.
+
+    Tried: whatever a photo and a mask have in common is the stem; the choice that pairs most wins.
+    """
+    suffix = "." + Counter(m.rpartition(".")[2] for m in masks).most_common(1)[0][0]
+    mask_set = set(masks)
+    best: tuple[int, int, tuple[str, str, str, str]] | None = None
+    tried = set()
+    for photo in photos[:: max(1, len(photos) // 4)][:5]:
+        stem = photo.rpartition("/")[2].rpartition(".")[0]
+        near = sorted(masks, key=lambda m: -_likeness(stem, m.rpartition("/")[2]))[:5]
+        for mask in near:
+            for naming in _namings(photo, mask, suffix):
+                if naming in tried:
+                    continue
+                tried.add(naming)
+                pairs = sum(_mask_of(p, naming) in mask_set for p in photos)
+                rank = (pairs, -sum(map(len, naming)), naming)
+                if best is None or rank[:2] > best[:2]:
+                    best = rank
+    if best is None or best[0] == 0:
+        raise LabError(
+            f"no rule brings the photo {photos[0]} to one of {len(masks)} masks, such as {masks[0]}"
+        )
+    return best[2]
+
+
+def _likeness(stem: str, mask: str) -> float:
+    return SequenceMatcher(None, stem, mask, autojunk=False).find_longest_match().size
+
+
+def _namings(photo: str, mask: str, suffix: str) -> Iterable[tuple[str, str, str, str]]:
+    """Ways in which one photo and one mask could belong together."""
+    folder, _, last = photo.rpartition("/")
+    bare, whole = last.rpartition(".")[0], last
+    mask_folder, _, mask_last = mask.rpartition("/")
+    mask_bare = mask_last.removesuffix(suffix)
+    stems = {bare}
+    match = SequenceMatcher(None, bare, mask_bare, autojunk=False).find_longest_match()
+    common = bare[match.a : match.a + match.size]
+    stems |= {common, common.strip("_-. ")}
+    if digits := re.findall(r"\d+", common):
+        stems.add(digits[-1])
+    if whole in mask_bare:
+        yield "", "", mask_bare.replace(whole, "{photo}", 1), suffix
+    if folder and mask_bare and mask_folder == folder and bare not in mask_bare:
+        yield "", "", f"{{folder}}/{mask_bare}", suffix
+    for stem in stems:
+        if not stem or stem not in mask_bare:
+            continue
+        before, _, behind = bare.partition(stem)
+        nested = bool(folder) and not mask_folder
+        inside = mask_bare.replace(stem, "{name}" if nested else "{stem}", 1)
+        yield before, behind, inside, suffix
+
+
+def _mask_of(photo: str, naming: tuple[str, str, str, str]) -> str | None:
+    """The mask's file under a naming, as `Folder` would look for it."""
+    before, behind, mask_name, suffix = naming
+    folder, slash, last = photo.rpartition("/")
+    bare = last.rpartition(".")[0]
+    if not (bare.startswith(before) and bare.endswith(behind)):
+        return None
+    stem = bare[len(before) : len(bare) - len(behind)]
+    if not stem:
+        return None
+    inside = folder + slash if "{stem}" in mask_name and "/" not in mask_name else ""
+    for part, value in (("stem", stem), ("name", stem), ("folder", folder), ("photo", photo)):
+        mask_name = mask_name.replace(f"{{{part}}}", value)
+    return f"{inside}{mask_name}{suffix}"
+
+
+def _splits(files: Sequence[str]) -> list[str]:
+    folders = {part for file in files for part in file.split("/")[:-1]}
+    return [part for part in sorted(folders) if part.lower() in SPLITS]
+
+
+def usual_split(splits: Iterable[str]) -> str:
+    """The one to evaluate on: val before test before train."""
+    order = ("val", "valid", "validation", "test", "testing", "dev")
+    return min(splits, key=lambda s: order.index(s.lower()) if s.lower() in order else len(order))
+
+
+def _common_folder(files: Sequence[str]) -> str:
+    folders = [file.rpartition("/")[0] for file in files]
+    return os.path.commonpath(folders).replace(os.sep, "/") or "." if all(folders) else "."
+
+
+def split_template(files: Sequence[str]) -> tuple[str, list[str]] | None:
+    """Files that differ in the name of a split alone: (path with {split}, splits)."""
+    templates: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        for split in SPLITS:
+            pattern = rf"(?<![a-z]){split}(?![a-z])"
+            if re.search(pattern, file):
+                templates[re.sub(pattern, SPLIT, file)].append(split)
+                break
+    return max(templates.items(), key=lambda each: len(each[1]), default=None)
+
+
+def split_lists(
+    root: Path, files: Sequence[str], photos: Sequence[str]
+) -> list[tuple[str, list[str]]]:
+    """Lists of photos that are named after splits: (path with {split}, splits)."""
+    stems = {Path(photo).stem for photo in photos}
+    templates: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        path = Path(file)
+        if path.suffix not in (".txt", ".csv", ".json") or path.stem.lower() not in SPLITS:
+            continue
+        text = (root / file).read_text(encoding="utf-8-sig", errors="replace")
+        words = re.split(r"[\s,;\"\[\]]+", text)
+        if any(Path(word.replace("\\", "/")).stem in stems for word in words if word):
+            templates[str(path.with_name(SPLIT + path.suffix).as_posix())].append(path.stem)
+    return sorted(templates.items(), key=lambda each: -len(each[1]))
