@@ -86,10 +86,10 @@ def _title(df: pd.DataFrame) -> str:
 def _notes(df: pd.DataFrame, args: argparse.Namespace) -> list[str]:
     """What a reader has to know before the first number: command, date, network, protocol."""
     from sclip_lab.paper import sections
-    from sclip_lab.results.store import loading, machines, sweeps
+    from sclip_lab.results.store import machines, reading, sweeps
 
     specs = list(df["spec"].astype(str).unique())
-    days = [str(r.get("created", ""))[:10] for r in loading.records(args.store, specs)]
+    days = [str(r.get("created", ""))[:10] for r in reading.records(args.store, specs)]
     computed = min(days) if min(days) == max(days) else f"{min(days)} to {max(days)}"
     today = datetime.datetime.now(datetime.UTC).date()
     words = ["sclip-lab", "report", str(args.store)]
@@ -106,7 +106,7 @@ def _notes(df: pd.DataFrame, args: argparse.Namespace) -> list[str]:
         notes.append(sections.EMBEDDED)
     if all(RANDOM in weights[spec] for spec in specs):
         notes.append(sections.RANDOM)
-    mixed = machines.told(df)
+    mixed = machines.note(df)
     return [*notes, *([f"Beware: {mixed}."] if mixed else [])]
 
 

@@ -19,8 +19,8 @@ from sclip_lab.report.page import Section
 from sclip_lab.report.tables import P
 from sclip_lab.results.statistics.intervals import interval
 from sclip_lab.results.statistics.resampling import Scored
-from sclip_lab.results.store import panels, sweeps
-from sclip_lab.results.store.panels import Panel, Prediction
+from sclip_lab.results.store import picture_files, sweeps
+from sclip_lab.results.store.picture_files import Picture, Prediction
 from sclip_lab.results.table.choices import choose
 from sclip_lab.results.table.scores import NAMES, spec_rows
 
@@ -95,7 +95,7 @@ def found(
     """What a store has of a selection (see `select`)."""
     keys, names = select(store, where or {}, sweep)
     df = results.load(store, keys, names=names)
-    return Found(df, results.diagnostics(store, keys), panels.load(store, keys))
+    return Found(df, results.diagnostics(store, keys), picture_files.load(store, keys))
 
 
 def sections(
@@ -273,7 +273,7 @@ def _differences(part: Found, baseline: str) -> Section:
 def _pictures(part: Found, images: int) -> Mapping[str, Figure]:
     shown = [
         replace(p, predictions=[replace(q, label=_name(part, q)) for q in p.predictions])
-        for p in list(part.panels)[:images]
+        for p in list(part.pictures)[:images]
     ]
     if not shown:
         return {}
@@ -288,7 +288,7 @@ def _name(part: Found, prediction: Prediction) -> str:
     return part.name(prediction.spec) if known else prediction.label
 
 
-def _panels(shown: Sequence[Panel]) -> list[Figure]:
+def _panels(shown: Sequence[Picture]) -> list[Figure]:
     """At most so many tiles in a picture: several photos of few variants, or a part of many."""
     drawn, colors = [], pictures.class_colors(shown)
     for sheet in _sheets(shown, TILES - 2):
@@ -299,7 +299,7 @@ def _panels(shown: Sequence[Panel]) -> list[Figure]:
     return drawn
 
 
-def _sheets(shown: Sequence[Panel], variants: int) -> list[list[Panel]]:
+def _sheets(shown: Sequence[Picture], variants: int) -> list[list[Picture]]:
     """The same photos with so many variants at a time."""
     longest = max((len(p.predictions) for p in shown), default=0)
     sheets = [

@@ -19,7 +19,7 @@ from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.observers import Pictures
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.results.store.panels import load as load_panels
+from sclip_lab.results.store.picture_files import load as load_panels
 from sclip_lab.segmentation.protocol import Protocol
 
 WORDS = Vocabulary("three", (("sky",), ("road",), ("car",)))

@@ -13,7 +13,7 @@ import scipy.stats
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
 from sclip_lab.results.statistics.relations import families_of, over_families, spearman
-from sclip_lab.results.store import cells
+from sclip_lab.results.store import spec_files
 from tests.synthetic_store import SKILL, confusion_rows, labels, write_spec, write_store
 
 
@@ -33,8 +33,8 @@ def store(tmp_path: Path) -> Path:
                 (f"photo_{image}", "diagonal_mass", 1, 2, 0.1 * image),
             ]
         columns = ["image", "measure", "layer", "head", "value"]
-        table = cells.joined([pd.DataFrame(rows, columns=columns)], cells.MEASURES)
-        cells.write(tmp_path / "specs" / key, cells.MEASURES, table)
+        table = spec_files.joined([pd.DataFrame(rows, columns=columns)], spec_files.MEASURES)
+        spec_files.write(tmp_path / "specs" / key, spec_files.MEASURES, table)
     return tmp_path
 
 
