@@ -95,7 +95,7 @@ def load_backbone(
         quick_gelu: activation x sigmoid(1.702 x). None: what the name or architecture says, and
             True for OpenAI's own files without either. Weights that are known to be trained with
             the other activation are refused unless this says which one is meant.
-        precision: ``fp32``, ``bf16`` or ``fp16``, see `lower_precision`.
+        precision: ``fp32``, ``bf16``, ``bf16_fast`` or ``fp16``, see `lower_precision`.
         device: ``auto`` (CUDA if there is one), or a torch device.
         seed: of random weights.
         position_embedding: how a grid of another size gets its position embeddings.

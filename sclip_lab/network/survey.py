@@ -58,13 +58,17 @@ def survey(family: str = "") -> Iterator[Network]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for name in open_clip.list_models():
-                if family.lower() in name.lower():
+                if _plain(family) in _plain(name):
                     yield _of_open_clip(name)
             for name in timm.list_models():
-                if family.lower() in name.lower():
+                if _plain(family) in _plain(name):
                     yield _of_timm(name)
     finally:
         logging.disable(before)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def _of_open_clip(name: str) -> Network:
