@@ -36,6 +36,9 @@ from sclip_lab.results.table.scores import STATISTICS
 from sclip_lab.segmentation import photos
 from sclip_lab.segmentation.prompts import embed_vocabulary
 
+SIDES = ("single", "several", "half", "fast", "half_single", "fast_single")
+HALVES = ("bf16", "bf16_fast")
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -44,6 +47,9 @@ class Compared:
     single: list[float]
     several: list[float]
     half: list[float]
+    fast: list[float]
+    half_single: list[float]
+    fast_single: list[float]
     reference: list[dict[str, float]]
     variants: int
     equal: float
@@ -64,9 +70,15 @@ class Compared:
         }
         alone = [self.variants * s / o for s, o in zip(self.single, self.several, strict=True)]
         found["separate_over_sweep"] = spread(alone)
-        if self.half:
-            halves = zip(sums, self.half, strict=True)
-            found["sweep_bf16"] = spread([r / o for r, o in halves])
+        sides = {
+            "sweep_bf16": (sums, self.half),
+            "sweep_bf16_fast": (sums, self.fast),
+            "single_bf16": (first, self.half_single),
+            "single_bf16_fast": (first, self.fast_single),
+        }
+        for name, (reference, ours) in sides.items():
+            if ours:
+                found[name] = spread([r / o for r, o in zip(reference, ours, strict=True)])
         return found
 
     def report(self) -> dict[str, Any]:
@@ -91,6 +103,7 @@ def compare(
     job: Task,
     full: Backbone,
     half: Backbone | None,
+    fast: Backbone | None,
     names: Sequence[str],
     repetitions: int,
     measured: int | None = None,
@@ -103,7 +116,8 @@ def compare(
 
     Args:
         job: photos and names.
-        full, half: the network in fp32, and in bf16 if that is to be measured.
+        full, half, fast: the network in fp32, and in ``bf16`` and ``bf16_fast`` if these are to be
+            measured.
         names: variants, ``csa`` first.
         repetitions: photos.
         measured: the reference runs only that many variants; None: all.
@@ -120,10 +134,11 @@ def compare(
         "reference_single": growth(plain, *first, names[0]),
     }
     sides = {"single": (full, csa), "several": (full, variants)}
-    if half is not None:
-        sides["half"] = (half, variants)
-        sweep(half, photos[0], job, text, variants)
-    ours: dict[str, list[float]] = {side: [] for side in ("single", "several", "half")}
+    for name, backbone in (("half", half), ("fast", fast)):
+        if backbone is not None:
+            sides |= {name: (backbone, variants), f"{name}_single": (backbone, csa)}
+            sweep(backbone, photos[0], job, text, variants)
+    ours: dict[str, list[float]] = {side: [] for side in SIDES}
     plains: list[dict[str, float]] = []
     equal, equal_half, classes = [], [], set()
     chosen = names[:measured]
@@ -151,6 +166,9 @@ def compare(
         ours["single"],
         ours["several"],
         ours["half"],
+        ours["fast"],
+        ours["half_single"],
+        ours["fast_single"],
         plains,
         len(variants),
         statistics.mean(equal),
@@ -164,25 +182,25 @@ def trained(scenes: int) -> dict[str, float]:
     """fp32 against bf16 on weights that were trained: the embedded network and its scenes.
 
     Returns:
-        labels_equal_bf16, the share of pixels with equal labels, and miou_change_bf16, the largest
-        change of a variant's mIoU in points.
+        labels_equal_*, the share of pixels with fp32's label, and miou_change_*, the largest change
+        of a variant's mIoU in points; of each of `HALVES`.
     """
     dataset = load_dataset("patchwork")
     protocol = load_protocol("sclip", "patchwork")
-    full, half = (load_backbone("patchwork_vit", precision=p) for p in ("fp32", "bf16"))
+    full, *halves = (load_backbone("patchwork_vit", precision=p) for p in ("fp32", *HALVES))
     text = embed_vocabulary(full, dataset.vocabulary, protocol.templates)
     classes = torch.tensor(dataset.vocabulary.query_classes)
     variants = load_variants(VARIANTS)
     count = dataset.vocabulary.num_classes
-    totals = np.zeros((2, len(variants), 3, count), dtype=np.int64)
-    equal = []
+    totals = np.zeros((1 + len(HALVES), len(variants), 3, count), dtype=np.int64)
+    equal: dict[str, list[float]] = {name: [] for name in HALVES}
     for index in range(min(scenes, len(dataset))):
         sample = dataset[index]
         plan, pixels = photos.prepare(sample.image, protocol, full)
         photo = full.normalise(pixels[None])[0]
         job = Task("patchwork", plan.resized, plan.target, classes, protocol, full.patch_size)
-        both = [sweep(backbone, photo, job, text, variants) for backbone in (full, half)]
-        for side, labels in enumerate(both):
+        sides = [sweep(backbone, photo, job, text, variants) for backbone in (full, *halves)]
+        for side, labels in enumerate(sides):
             for number, found in enumerate(labels):
                 rows = metrics.count(found, sample.mask, count, dataset.ignore_index)
                 here = totals[side, number]
@@ -190,9 +208,13 @@ def trained(scenes: int) -> dict[str, float]:
                 np.add.at(here[2], rows.predicted, rows.pixels)
                 right = rows.true == rows.predicted
                 here[0, rows.true[right]] += rows.pixels[right]
-        equal += [(a == b).float().mean().item() for a, b in zip(*both, strict=True)]
+        for name, labels in zip(HALVES, sides[1:], strict=True):
+            pairs = zip(sides[0], labels, strict=True)
+            equal[name] += [(a == b).float().mean().item() for a, b in pairs]
     scores = STATISTICS["miou"](totals)
-    return {
-        "labels_equal_bf16": round(statistics.mean(equal), 7),
-        "miou_change_bf16": round(float(100 * np.abs(scores[0] - scores[1]).max()), 4),
-    }
+    figures = {}
+    for side, name in enumerate(HALVES, start=1):
+        figures[f"labels_equal_{name}"] = round(statistics.mean(equal[name]), 7)
+        change = 100 * np.abs(scores[0] - scores[side]).max()
+        figures[f"miou_change_{name}"] = round(float(change), 4)
+    return figures

@@ -60,7 +60,7 @@ def matrix_rate(dtype: torch.dtype) -> float:
 
 
 @torch.inference_mode()
-def bound(backbone: Backbone, job: Task, repetitions: int) -> dict[str, float]:
+def bound(backbone: Backbone, fast: Backbone, job: Task, repetitions: int) -> dict[str, float]:
     """Trunk once, each last block alone, and a sweep, in seconds; medians.
 
     The trunk is the embedding and every block before the last. A last block measured alone
@@ -84,12 +84,14 @@ def bound(backbone: Backbone, job: Task, repetitions: int) -> dict[str, float]:
         context = Context(fresh, tuple(history[:-1]), plan.grid)
         return variant.apply(fresh, State(fresh.tokens), context)
 
-    taken: dict[str, list[float]] = {"trunk": [], "last_blocks": [], "single": [], "sweep": []}
+    stages = ("trunk", "last_blocks", "single", "sweep", "single_fast")
+    taken: dict[str, list[float]] = {stage: [] for stage in stages}
     for _ in range(repetitions + 1):
         seconds, history = timed(trunk)
         taken["trunk"].append(seconds)
         taken["last_blocks"].append(sum(timed(alone, history, v)[0] for v in variants))
         taken["single"].append(timed(sweep, backbone, photo, job, text, variants[:1])[0])
+        taken["single_fast"].append(timed(sweep, fast, photo, job, text, variants[:1])[0])
         taken["sweep"].append(timed(sweep, backbone, photo, job, text, variants)[0])
     return {stage: statistics.median(values[1:]) for stage, values in taken.items()}
 

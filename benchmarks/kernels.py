@@ -42,6 +42,9 @@ from sclip_lab.segmentation.protocol import Protocol
 SIZE, TARGET = (336, 448), (375, 500)
 
 
+WAITING = ("_local_scalar_dense", "nonzero", "bincount")
+
+
 class Noise:
     """Data set of noise photos; only names and a vocabulary are looked at."""
 
@@ -65,6 +68,7 @@ class Count(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
+        self.names: Counter[str] = Counter()
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -76,17 +80,13 @@ class Count(TorchDispatchMode):
         on_device = any(a.device.type == "cuda" for a in (*inputs, *outputs))
         if not on_device:
             return result
-        if (
-            "_local_scalar_dense" in name
-            or "nonzero" in name
-            or "bincount" in name
-            or any(a.device.type == "cpu" for a in outputs)
-        ):
+        if any(word in name for word in WAITING) or any(a.device.type == "cpu" for a in outputs):
             self.counts["waits"] += 1
         elif any(a.device.type == "cpu" and a.ndim for a in inputs):
             self.counts["transfers"] += 1
-        elif not _is_view(function, args, result):
+        elif not _is_view(function, inputs, outputs):
             self.counts["kernels"] += 1
+            self.names[name] += 1
         return result
 
 
@@ -98,17 +98,19 @@ def _flat(value: Any) -> list[Any]:
     return [value]
 
 
-def _is_view(function: Any, args: Any, result: Any) -> bool:
-    """Whether an operation only looks at memory otherwise, or only reserves it."""
-    if function.is_view or function.__name__.startswith(
-        ("empty", "detach", "_unsafe_view", "view")
-    ):
+def _is_view(
+    function: Any, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]
+) -> bool:
+    """Whether an operation only looks at memory otherwise, reserves it, or asks a question."""
+    if function._schema.is_mutable:
+        return False
+    if not outputs or function.__name__.startswith("empty"):
         return True
-    aliases = [r.alias_info for r in function._schema.returns]
-    return bool(aliases) and all(a is not None and not a.is_write for a in aliases)
+    known = {a.untyped_storage()._cdata for a in inputs}
+    return all(a.untyped_storage()._cdata in known for a in outputs)
 
 
-def count(images: int, classes: int, variants: int) -> dict[str, int]:
+def count(images: int, classes: int, variants: int, names: bool = False) -> dict[str, int]:
     """What one batch asks: kernels, transfers and waits, for ``variants`` of B/16 in bf16."""
     backbone = load_backbone("ViT-B-16-quickgelu", seed=0, precision="bf16", device="cpu")
     backbone.text_key  # noqa: B018  # of values, which fake tensors have not
@@ -153,6 +155,8 @@ def count(images: int, classes: int, variants: int) -> dict[str, int]:
             with counter:
                 one_pass._record(photos)
     counts = dict(counter.counts)
+    if names:
+        print(counter.names)
     return {
         "kernels": counts.get("kernels", 0),
         "transfers": counts.get("transfers", 0),

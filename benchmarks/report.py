@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import torch
+
+from sclip_lab.network import rates
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -21,6 +22,15 @@ KEYS: dict[str, tuple[str, str, float]] = {
     "single_fp32": ("one variant, 30 names, 336x448 -> 375x500, reference / ours", "+", 1.3),
     "sweep12_fp32": ("12 variants, same photos, reference / ours", "+", 7),
     "sweep12_bf16": ("the same, reference in fp32 / ours in bf16", "+", 18),
+    "sweep12_bf16_fast": ("the same, reference in fp32 / ours in bf16_fast", "+", 18),
+    "single_bf16": ("one variant, reference in fp32 / ours in bf16", "", 0),
+    "single_bf16_fast": ("one variant, reference in fp32 / ours in bf16_fast", "", 0),
+    "bf16_rate_share": (
+        "operations of the network per second of a single evaluation in bf16_fast, readout "
+        "included, over the rate of a large product in bf16",
+        "",
+        0,
+    ),
     "single_object_fp32": ("one variant, 113 names, 336x448 -> 480x640, reference / ours", "+", 5),
     "sweep12_object_fp32": ("12 variants, same photos, reference / ours", "+", 30),
     "separate_over_sweep12": (
@@ -86,6 +96,16 @@ KEYS: dict[str, tuple[str, str, float]] = {
         "-",
         0.1,
     ),
+    "labels_equal_bf16_fast": (
+        "share of pixels where our bf16_fast has our fp32's label, trained weights (patchwork)",
+        "",
+        0,
+    ),
+    "miou_change_bf16_fast": (
+        "largest change of a variant's mIoU by bf16_fast in points, trained weights (patchwork)",
+        "-",
+        0.1,
+    ),
     "labels_equal_bf16_random": ("as above on the benchmark's random weights: near-ties", "", 0),
 }
 
@@ -96,19 +116,11 @@ GROWN = ("ours_sweep_fp32", "reference_single")
 
 def machine() -> dict[str, Any]:
     """Cores, kind of processor, library, date, load: what a figure depends on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text(encoding="utf-8").splitlines()
-        pairs = (line.partition(":") for line in lines)
-        fields = {name.strip(): text.strip() for name, _, text in pairs}
-        family = fields.get("cpu family"), fields.get("model")
-        cpu = f"{fields.get('model name', cpu)}, family {family[0]} model {family[1]}"
     return {
         "machine": {
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "cpu": cpu,
+            "cpu": rates.processor(),
             "capability": torch.backends.cpu.get_cpu_capability(),
             "torch": torch.__version__,
             "date": datetime.date.today().isoformat(),

@@ -12,19 +12,17 @@ largest.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import report, tasks
-from benchmarks.compared import compare, trained
+from benchmarks.compared import HALVES, compare, trained
 from benchmarks.costs import (
     block_operations,
     bound,
@@ -47,7 +45,6 @@ from sclip_lab.config.registry import (
     load_backbone,
 )
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.network.precision import lower_precision
 
 
 def measure(quick: bool, photos: int | None = None, measured: int | None = None) -> dict[str, Any]:
@@ -58,20 +55,23 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
         photos: repetitions; None: as many as each mode takes.
         measured: variants that the reference runs, the rest counting as their mean; None: all.
     """
-    full, half = networks()
+    full, half, fast = networks()
     small, large = voc20(), coco_object()
     # In quick mode the reference takes some: its variants differ little, and at COCO-Object's names
     # each has the same dense readout.
     few, fewer = (min(measured or 12, 6), min(measured or 12, 2)) if quick else (measured, measured)
-    first = compare(small, full, half, VARIANTS, photos or (2 if quick else 7), few)
-    second = compare(large, full, None, VARIANTS, photos or (2 if quick else 3), fewer)
+    first = compare(small, full, half, fast, VARIANTS, photos or (2 if quick else 7), few)
+    second = compare(large, full, None, None, VARIANTS, photos or (2 if quick else 3), fewer)
     memory = {side: memory_in_child(side) for side in ("ours", "reference")}
     ratios, object_ratios = first.ratios(), second.ratios()
     figures: dict[str, Any] = {
-        **bounds(full, small, photos or (3 if quick else 9)),
+        **bounds(full, fast, small, photos or (3 if quick else 9)),
         "single_fp32": ratios["single_fp32"],
         "sweep12_fp32": ratios["sweep_fp32"],
         "sweep12_bf16": ratios["sweep_bf16"],
+        "sweep12_bf16_fast": ratios["sweep_bf16_fast"],
+        "single_bf16": ratios["single_bf16"],
+        "single_bf16_fast": ratios["single_bf16_fast"],
         "single_object_fp32": object_ratios["single_fp32"],
         "sweep12_object_fp32": object_ratios["sweep_fp32"],
         "separate_over_sweep12": ratios["separate_over_sweep"],
@@ -96,9 +96,9 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
     return figures
 
 
-def bounds(full: Backbone, job: Task, repetitions: int) -> dict[str, Any]:
+def bounds(full: Backbone, fast: Backbone, job: Task, repetitions: int) -> dict[str, Any]:
     """What a variant costs, and what this machine could do at best."""
-    limit = bound(full, job, repetitions)
+    limit = bound(full, fast, job, repetitions)
     single, half = matrix_rate(torch.float32), matrix_rate(torch.bfloat16)
     plan = job.plan
     tokens, width = 1 + plan.grid[0] * plan.grid[1], full.blocks[0].width
@@ -109,6 +109,7 @@ def bounds(full: Backbone, job: Task, repetitions: int) -> dict[str, Any]:
         "slope_per_variant": round(slope / limit["trunk"], 4),
         "sweep_over_bound": round(limit["sweep"] / (limit["trunk"] + limit["last_blocks"]), 4),
         "matrix_rate_share": round(network / limit["single"] / single, 4),
+        "bf16_rate_share": round(network / limit["single_fast"] / half, 4),
         "matrix_rate_gflops": {"fp32": round(single / 1e9, 1), "bf16": round(half / 1e9, 1)},
         "network_gflop": round(network / 1e9, 1),
         "bound_seconds": limit,
@@ -123,17 +124,18 @@ def diagnostics_shares(full: Backbone, repetitions: int) -> dict[str, Any]:
     }
 
 
-def networks() -> tuple[Backbone, Backbone]:
-    """ViT-B/16 of random weights in fp32 and bf16."""
-    full = load_backbone("ViT-B-16-quickgelu", seed=0, device="cpu")
-    half = replace(full, model=copy.deepcopy(full.model))
-    lower_precision(half.model, "bf16")
-    return full, half
+def networks() -> tuple[Backbone, Backbone, Backbone]:
+    """ViT-B/16 of random weights in fp32, ``bf16`` and ``bf16_fast``."""
+    full, half, fast = (
+        load_backbone("ViT-B-16-quickgelu", seed=0, precision=precision, device="cpu")
+        for precision in ("fp32", *HALVES)
+    )
+    return full, half, fast
 
 
 def more() -> dict[str, Any]:
     """Other numbers of variants, classes and pixels, one photo each."""
-    full, half = networks()
+    full, half, _ = networks()
     found: dict[str, Any] = {}
     jobs = {
         "4 variants": (voc20(), VARIANTS[:4]),
@@ -143,13 +145,13 @@ def more() -> dict[str, Any]:
         "1500 x 2000": (task("large", "sclip_voc20", (336, 448), (1500, 2000)), VARIANTS[:4]),
     }
     for name, (job, variants) in jobs.items():
-        result = compare(job, full, half, variants, 1)
+        result = compare(job, full, half, None, variants, 1)
         found[name] = result.report()
     # 24 variants: the twelve, and as many temperatures; the reference's time for each of the
     # latter is its mean over the former.
     warmer = (0.25, 0.6, 0.7, 0.8, 0.9, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
     extra = [load_attention("csa", temperature=temperature) for temperature in warmer]
-    found["24 variants"] = compare(voc20(), full, half, VARIANTS, 1, extra=extra).report()
+    found["24 variants"] = compare(voc20(), full, half, None, VARIANTS, 1, extra=extra).report()
     return found
 
 
@@ -183,7 +185,7 @@ def main() -> None:
     if arguments.only:
         photos = arguments.photos or 9
         parts: dict[str, Callable[[], dict[str, Any]]] = {
-            "bound": lambda: bounds(networks()[0], voc20(), photos),
+            "bound": lambda: bounds(networks()[0], networks()[2], voc20(), photos),
             "diagnostics": lambda: diagnostics_shares(networks()[0], photos),
             "more": lambda: {"more": more()},
             "sweeps": lambda: sweeps(min(3, photos)),

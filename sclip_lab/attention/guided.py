@@ -67,7 +67,16 @@ def proxyclip(
     weights, grid = guided_map(ctx, beta, gamma, output_grid)
     value = resized(patch_values(ctx), ctx.grid, grid, swap_axes)
     weights = weights[:, None]
-    return on_grid(block, state, ctx, weights.to(value) @ value, grid, weights)
+    return on_grid(block, state, ctx, spread(weights, value), grid, weights)
+
+
+def spread(weights: Tensor, value: Tensor) -> Tensor:
+    """One map for all heads, (batch, 1, patches, patches), times (batch, heads, patches, head_dim).
+
+    Head by head: a product of all would make a copy of the map for each.
+    """
+    one = weights[:, 0].to(value)
+    return torch.stack([one @ of_head for of_head in value.unbind(1)], dim=1)
 
 
 def guided_map(ctx: Context, beta: float, gamma: float, output_grid: str) -> tuple[Tensor, Grid]:

@@ -25,6 +25,7 @@ COMMANDS = {
     "explore": "one photo, several variants: where does every patch look? (a page)",
     "segment": "label one photo and save a picture of it",
     "data": "list, guess, fetch, prepare and verify data sets",
+    "networks": "which networks of open_clip and timm load, and what they are",
     "store": "list, verify, repair, gc and export a store",
     "learn-projection": "learn W_r for attention=csa_learned from the train split",
 }

@@ -63,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
     scores = partial(published.scores, elsewhere=False)
     made = store_report.sections(part, args.baseline, args.images, scores)
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-    lead = [store_report.result(cells) for cells in part.by_photos().values()]
+    parts = part.by_photos()
+    names = list(parts) if len(parts) > 1 else [""]
+    lead = [store_report.result(p, n) for p, n in zip(parts.values(), names, strict=True)]
     files = page.write(
         [*made, page.Section("next", "next steps", notes=_next_steps(part, args))],
         args.out,
@@ -116,7 +118,7 @@ def _weights(config: Mapping[str, Any]) -> str:
         return f"{name}, weights {source} of open_clip"
     if checkpoint:
         return f"{name}, weights of {Path(str(checkpoint)).name}"
-    return f"{name}, {RANDOM} (seed {seed})"
+    return f"{name}, {RANDOM}{'' if seed is None else f' (seed {seed})'}"
 
 
 def _next_steps(part: Found, args: argparse.Namespace) -> list[str]:

@@ -63,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
     if args.store_command == "sweeps":
         specs = results.specs(root)
         finished = dict(zip(specs["key"], specs["done"] == specs["images"], strict=True))
-        print(sweeps.table(root, finished).to_string(index=False))
+        table = sweeps.table(root, finished)
+        table["command"] = table["command"].str.ljust(int(table["command"].str.len().max() or 0))
+        print(table.rename(columns={"command": "  command"}).to_string(index=False, justify="left"))
         return 0
     if args.store_command == "verify":
         findings = list(upkeep.check(root))

@@ -95,7 +95,7 @@ def load_backbone(
         quick_gelu: activation x sigmoid(1.702 x). None: what the name or architecture says, and
             True for OpenAI's own files without either. Weights that are known to be trained with
             the other activation are refused unless this says which one is meant.
-        precision: ``fp32``, ``bf16`` or ``fp16``, see `lower_precision`.
+        precision: ``fp32``, ``bf16``, ``bf16_fast`` or ``fp16``, see `lower_precision`.
         device: ``auto`` (CUDA if there is one), or a torch device.
         seed: of random weights.
         position_embedding: how a grid of another size gets its position embeddings.
@@ -389,7 +389,7 @@ def _named(
                 _no_remote_code(config["text_cfg"], name)
             if not elsewhere:
                 # Without memory: what is not supported is said before weights are fetched.
-                tower.find(name, _planned(config, quick_gelu))
+                tower.find(name, planned_clip(config, quick_gelu))
             if text_folder is not None and config:
                 config["text_cfg"] = _with_folder(config, text_folder, name)
                 options["text_cfg"] = config["text_cfg"]
@@ -418,8 +418,8 @@ def _named(
     return model, Tokenizer(name, tokenizer)
 
 
-def _planned(config: Mapping[str, Any], quick_gelu: bool | None) -> Any:
-    """A network's image tower without memory for weights."""
+def planned_clip(config: Mapping[str, Any], quick_gelu: bool | None) -> Any:
+    """An open_clip network's image tower, without memory for weights."""
     vision = {**config["vision_cfg"]}
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False

@@ -132,7 +132,7 @@ def sections(
             *_drawn(part, images),
         ]
         if len(parts) > 1:  # of one set of photos the page's own lead says it
-            of_part[0] = replace(of_part[0], notes=[result(part)])
+            of_part[0] = replace(of_part[0], notes=[result(part, name)])
             of_part = [_of_photos(section, name) for section in of_part]
         made += of_part
     return made
@@ -210,8 +210,12 @@ def _scores(part: Found, scores: Callable[[Found], pd.DataFrame]) -> Section:
     return Section("scores", "scores", tables={"scores": scores(part)}, figures=drawn)
 
 
-def result(part: Found) -> str:
-    """What cells of the same photos show, in one sentence."""
+def result(part: Found, place: str = "") -> str:
+    """What cells of the same photos show, in one sentence.
+
+    Args:
+        part: the cells. place: what to call their photos; their number and data set otherwise.
+    """
     table = part.summary.reset_index(drop=True)
     best = int(table["miou"].argmax())
     names, row = part.cells["name"].to_list(), table.iloc[best]
@@ -219,7 +223,8 @@ def result(part: Found) -> str:
     text = f"{names[best]} scores {100 * row['miou']:.1f} mIoU x100"
     if not pd.isna(row["low"]):
         text += f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-    text += f" on {photos} photo{'s' * (photos > 1)} of {row['dataset']}"
+    plural = "s" if photos > 1 else ""
+    text += f" on {place}" if place else f" on {photos} photo{plural} of {row['dataset']}"
     others = len(table) - 1
     if not others:
         return f"{text}."
@@ -229,7 +234,9 @@ def result(part: Found) -> str:
         return f"{text}, surely more than {_all_of(others)}."
     rest = f"; not surely below it: {', '.join(close[:CLOSE])}"
     rest += f" and {len(close) - CLOSE} more" if len(close) > CLOSE else ""
-    return f"{text}, surely more than {below} of {others} other{'s' * (others > 1)}{rest}."
+    if not below:
+        return f"{text}{rest}."
+    return f"{text}, surely more than {below} of {others} others{rest}."
 
 
 def _all_of(others: int) -> str:

@@ -1,0 +1,92 @@
+"""How much faster this machine multiplies matrices in bf16 than in fp32: measured, and remembered.
+
+A processor with AMX or a GPU with tensor cores takes a fraction of the time; one with AVX512_BF16
+alone about half; others emulate it. ``precision=bf16_fast`` depends on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+from sclip_lab.core import files
+from sclip_lab.core.errors import LabError
+from sclip_lab.network.linear import Linear
+
+# Tokens of six windows of ViT-B/16, and the two products of its MLP.
+SHAPES = ((1182, 768, 3072), (1182, 3072, 768))
+ROUNDS = 9
+CACHE_VARIABLE = "SCLIP_LAB_CACHE"
+_measured: dict[str, float] = {}
+
+
+def bf16_gain(device: torch.device) -> float:
+    """Rate of products in bf16 over that in fp32.
+
+    Measured once for each kind of device, number of threads and release of torch, and kept in
+    ``$SCLIP_LAB_CACHE`` (default ~/.cache/sclip_lab): a gain near a limit must not fall on another
+    side of it in the next process.
+    """
+    kind = _kind(device)
+    if kind in _measured:
+        return _measured[kind]
+    folder = os.environ.get(CACHE_VARIABLE) or os.path.join("~", ".cache", "sclip_lab")
+    path = Path(os.path.expanduser(folder)) / "bf16_gain.json"
+    try:
+        known = {str(k): float(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, AttributeError, TypeError):  # not there yet, or damaged
+        known = {}
+    if kind not in known:
+        known[kind] = round(rate(device, torch.bfloat16) / rate(device, torch.float32), 2)
+        # In a home that cannot be written it is measured anew next time.
+        with contextlib.suppress(OSError, LabError):
+            files.write_text(path, json.dumps(known, indent=1) + "\n")
+    _measured[kind] = known[kind]
+    return _measured[kind]
+
+
+@torch.inference_mode()
+def rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of the network's products, weights laid out before; the best of some."""
+    best = 0.0
+    for rows, inner, columns in SHAPES:
+        x = torch.randn(rows, inner, device=device).to(dtype)
+        weight, layer = torch.randn(columns, inner, device=device).to(dtype), Linear()
+        for _ in range(ROUNDS):
+            _wait(device)
+            start = time.perf_counter()
+            layer(x, weight, None)
+            _wait(device)
+            best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start))
+    return best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _kind(device: torch.device) -> str:
+    """What the gain depends on."""
+    name = processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads() if device.type == "cpu" else 0
+    return f"{name}, {threads} threads, torch {torch.__version__.partition('+')[0]}"
+
+
+def processor() -> str:
+    """The processor's name, family and model, and which of its instructions multiply bf16."""
+    fields = {"model name": platform.processor() or platform.machine()}
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        pairs = (line.partition(":") for line in info.read_text(encoding="utf-8").splitlines())
+        fields |= {name.strip(): text.strip() for name, _, text in pairs}
+    flags = fields.get("flags", "").split()
+    known = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
+    place = f"family {fields.get('cpu family')} model {fields.get('model')}"
+    return f"{fields['model name']}, {place}, {' '.join(known) or 'no bf16 products'}"
