@@ -77,9 +77,9 @@ class World:
         shared = draw.normal(0, 0.7, (photos, 1)) + draw.normal(0, 0.8, (photos, count))
         totals = []
         for variant in range(self.variants):
-            found = ease + shared + draw.normal(0, 0.6, (photos, count))
-            found += self.gain if variant == 0 else 0.0
-            right = np.round(true / (1 + np.exp(-found)))
+            logits = ease + shared + draw.normal(0, 0.6, (photos, count))
+            logits += self.gain if variant == 0 else 0.0
+            right = np.round(true / (1 + np.exp(-logits)))
             missed = true - right
             luck = np.exp(draw.normal(0, 1, (photos, count)))
             astray = (missed @ confused) * luck
@@ -118,11 +118,11 @@ def coverage(
         one, two = scored(totals, n)
         gap = one - two
         for method in METHODS:
-            for name, found, truth in (
+            for name, scores, truth in (
                 ("score", one, truths[0]),
                 ("difference", gap, truths[0] - truths[1]),
             ):
-                low, high = interval(found, method=method)
+                low, high = interval(scores, method=method)
                 hits.setdefault(f"{name}_{method}", []).append(low <= truth <= high)
         hits.setdefault("p", []).append(p_value(gap) < 0.05)
         places = np.arange(photos)
@@ -239,7 +239,7 @@ def null_tables(repetitions: int) -> str:
 
     def rows(named: dict[str, dict[str, float]]) -> list[list[str]]:
         return [
-            [name, *(f"{100 * v:.1f}" for v in found.values())] for name, found in named.items()
+            [name, *(f"{100 * v:.1f}" for v in shares.values())] for name, shares in named.items()
         ]
 
     relations = {f"{k}": null_relations(k, repetitions) for k in SIZES_OF_FAMILIES}
@@ -279,10 +279,10 @@ def simulate(repetitions: int, kinds: Sequence[str] = KINDS) -> tuple[pd.DataFra
     for kind in kinds:
         for photos in SIZES:
             for gain in (0.0, 0.6):
-                found = coverage(kind, photos, repetitions, gain=gain)
-                single.append({"classes": kind, "photos": photos, "gain": gain} | found)
-            found = family(kind, photos, max(1, repetitions // 2))
-            several.append({"classes": kind, "photos": photos} | found)
+                shares = coverage(kind, photos, repetitions, gain=gain)
+                single.append({"classes": kind, "photos": photos, "gain": gain} | shares)
+            shares = family(kind, photos, max(1, repetitions // 2))
+            several.append({"classes": kind, "photos": photos} | shares)
             print(single[-1], several[-1], flush=True)
     return pd.DataFrame(single), pd.DataFrame(several)
 

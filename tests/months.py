@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sclip_lab.results.store import cells, sweeps
+from sclip_lab.results.store import spec_files, sweeps
 from tests.synthetic_store import confusion_rows, key_of, labels, write_spec
 
 SKILL = {
@@ -46,7 +46,7 @@ def write(root: Path) -> None:
                 part = 1 if name == "interrupted" else size[1]
                 written[place] = _cell(root, label, size, part, number, name == "shards")
             else:
-                cells.add_names(root / "specs" / written[place], names)
+                spec_files.add_names(root / "specs" / written[place], names)
             asked[written[place]] = names
         command = f"sclip-lab evaluate -m attention={','.join(chosen)} dataset.split={size[0]} "
         sweeps.note(root, name, f"{command}dataset.limit={size[1]}", asked)
