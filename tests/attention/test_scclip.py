@@ -81,7 +81,7 @@ def test_flat_image_gives_finite_features(attention: str) -> None:
     [
         ({"second_pass": ["4/12"]}, "first and a last layer"),
         ({"second_pass": ["9/12", "4/12"]}, "lies behind the last"),
-        ({"similarity_layer": -1}, "only read up to"),
+        ({"similarity_layer": -1}, "can read blocks 0 to"),
         ({"residual": False}, "residual cannot be set"),
         ({"repair": {"_target_": REPAIR + "norm", "neighbours": 3}}, "neighbours"),
     ],
