@@ -88,7 +88,7 @@ def document() -> str:
     by_module: dict[Any, list[str]] = {}
     for name in names("attention"):
         by_module.setdefault(idea(name), []).append(name)
-    for module in sorted(by_module, key=lambda found: found.__name__):
+    for module in sorted(by_module, key=lambda module: module.__name__):
         parts += [section(module), *map(variant_text, by_module[module])]
     for group, words in OTHERS.items():
         rows = [
@@ -120,12 +120,12 @@ def modules(group: str) -> list[ModuleType]:
     """Modules of the functions in a group, each once."""
     configs = [load_group(group, name) for name in names(group)]
     steps = [step for config in configs for step in (config, *config.values())]
-    found = [
+    functions = [
         locate(step["_target_"])
         for step in steps
         if isinstance(step, Mapping) and "_target_" in step
     ]
-    return list(dict.fromkeys(sys.modules[function.__module__] for function in found))
+    return list(dict.fromkeys(sys.modules[function.__module__] for function in functions))
 
 
 def section(module: ModuleType) -> str:
@@ -190,17 +190,17 @@ def linked(text: str) -> str:
 def row(name: str) -> list[str]:
     """One variant's cells, in the order of ``COLUMNS``."""
     config = {**COMMON, **load_group("attention", name)}
-    own = {key: value for key, value in config.items() if key not in COMMON}
+    parameters = {key: value for key, value in config.items() if key not in COMMON}
     function = locate(config["_target_"])
     replaces = next(iter(inspect.signature(function).parameters)) == "block"
-    kept = ["—" if replaces else shown(config[key]) for key in ("residual", "mlp", "stream")]
+    settings = ["—" if replaces else shown(config[key]) for key in ("residual", "mlp", "stream")]
     parts = [call(config[key]) if config[key] else "" for key in PARTS]
     return [
         f"`{name}`",
         paper(conf_dir() / "attention" / f"{name}.yaml"),
         shown(config["layers"]),
-        call(own),
-        *kept,
+        call(parameters),
+        *settings,
         *parts,
         shown(config["class_token"]),
     ]

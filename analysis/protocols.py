@@ -69,8 +69,10 @@ def _others(config: dict[str, Any]) -> str:
     """Fields without a column whose usual value is not that of every protocol."""
     usual = load_group("protocol", "unified")
     skipped = {"name", "expected", *FIELDS}
-    found = [f"{k} {_cell(k, v)}" for k, v in config.items() if k not in skipped and v != usual[k]]
-    return ", ".join(found)
+    changes = [
+        f"{k} {_cell(k, v)}" for k, v in config.items() if k not in skipped and v != usual[k]
+    ]
+    return ", ".join(changes)
 
 
 def _cell(field: str, value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sclip_lab.results.store import cells, panels
+from sclip_lab.results.store import picture_files, spec_files
 
 CLASSES = ["background", "cat", "dog", "tree", "sky"]
 SKILL = {"vanilla": 0.35, "csa": 0.75, "csa(temperature=2.0)": 0.7, "identity": 0.6}
@@ -86,10 +86,10 @@ def write_spec(
         record["config"][group] |= values
     folder = root / "specs" / key
     (folder / "spec.json").unlink(missing_ok=True)
-    cells.write_record(folder / "spec.json", record)
+    spec_files.write_record(folder / "spec.json", record)
     for start in range(0, len(rows), chunk):
         part = pd.concat(rows[start : start + chunk], ignore_index=True)
-        cells.write(folder, cells.COUNTS, part)
+        spec_files.write(folder, spec_files.COUNTS, part)
     return key
 
 
@@ -110,7 +110,7 @@ def write_store(root: Path, num_images: int = 6, shape: tuple[int, int] = (48, 6
     return keys
 
 
-def write_panels(root: Path, keys: Sequence[str], num_images: int = 2) -> None:
+def write_pictures(root: Path, keys: Sequence[str], num_images: int = 2) -> None:
     """Pictures for specs of `write_store`; the last of them has no attention map."""
     shape = (48, 64)
     points = np.array([[10, 12], [30, 40]], np.int32)
@@ -120,10 +120,10 @@ def write_panels(root: Path, keys: Sequence[str], num_images: int = 2) -> None:
         mask = labels(index, 1.0, shape, len(CLASSES))[1]
         shades = np.linspace(40, 220, len(CLASSES)).astype(np.uint8)
         photo = np.repeat(shades[mask % len(CLASSES)][..., None], 3, axis=2)
-        panels.save_image(root, key_of("shapes"), name, photo, mask)
+        picture_files.save_image(root, key_of("shapes"), name, photo, mask)
         for key, skill in zip(keys, SKILL.values(), strict=True):
             prediction = labels(index, skill, shape, len(CLASSES))[0]
             maps = np.random.default_rng(index).dirichlet(np.ones(36), 2)
             attention = maps.reshape(2, 6, 6).astype(np.float32)
             extra = (None, None) if key == keys[-1] else (attention, boxes)
-            panels.save_prediction(root, key, name, prediction, points, *extra)
+            picture_files.save_prediction(root, key, name, prediction, points, *extra)

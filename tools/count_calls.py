@@ -1,6 +1,6 @@
 """How much of the library one command enters, counted by a profile hook.
 
-    python tools/count_calls.py                    # one cell on two photos of the embedded world
+    python tools/count_calls.py                    # one cell on two photos in a folder
     python tools/count_calls.py attention=naclip   # with further overrides
     python tools/count_calls.py --names            # and the functions by file
 
@@ -21,10 +21,36 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = str(ROOT / "sclip_lab") + "/"
-CELL = ("attention=csa", "dataset.limit=2", "tracking=disabled", "progress=false", "device=cpu")
+CELL = ("attention=csa", "dataset=two", "tracking=disabled", "progress=false", "device=cpu")
+YAML = """# Two photos
+_target_: sclip_lab.data.folder.Folder
+name: two
+root: {folder}
+images: images
+masks: masks
+image_suffix: .png
+vocabulary: {folder}/names.txt
+ignore_index: 255
+"""
 FIRST_PHOTO = "evaluation/loader.py", "load"  # the pass makes or decodes a photo
+
+
+def write_photos(folder: Path) -> Path:
+    """Two photos with masks of two classes, and the yaml of a data set; its conf folder."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 96, 128, 3), np.uint8)
+    for name in ("images", "masks", "conf/dataset"):
+        (folder / name).mkdir(parents=True)
+    for number, photo in enumerate(pixels):
+        Image.fromarray(photo).save(folder / f"images/{number}.png")
+        Image.fromarray(photo[..., 0] // 128).save(folder / f"masks/{number}.png")
+    (folder / "names.txt").write_text("stripes\ndots\n")
+    (folder / "conf/dataset/two.yaml").write_text(YAML.format(folder=folder))
+    return folder / "conf"
 
 
 class Counter:
@@ -60,13 +86,13 @@ def main() -> int:
     counter = Counter()
     with tempfile.TemporaryDirectory() as folder:
         places = [f"paths.store={folder}/store", f"hydra.run.dir={folder}/run"]
-        sys.argv = ["sclip-lab", "evaluate", *CELL, *places, *args.overrides]
+        places.append(f"--config-dir={write_photos(Path(folder))}")
         from sclip_lab.cli.main import main as command
 
         threading.setprofile(counter)  # photos are loaded beside the network
         sys.setprofile(counter)
         try:
-            exit_code = command()
+            exit_code = command(["evaluate", *places, *CELL, *args.overrides])
         finally:
             sys.setprofile(None)
     everything = list(counter.entered)

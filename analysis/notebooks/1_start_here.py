@@ -11,7 +11,7 @@ import tempfile
 import sclip_lab as lab
 from sclip_lab.evaluation.observers import Pictures
 from sclip_lab.report import pictures, tables
-from sclip_lab.results.store import panels
+from sclip_lab.results.store import picture_files
 
 backbone = lab.load_backbone("patchwork_vit")
 data = lab.load_dataset("patchwork", limit=8)
@@ -61,4 +61,4 @@ from IPython.display import Markdown
 Markdown(tables.to_markdown(lab.results.summary(df)))
 
 # %%
-pictures.panel(panels.load(folder.name))
+pictures.panel(picture_files.load(folder.name))

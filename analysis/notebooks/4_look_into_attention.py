@@ -10,7 +10,7 @@ import tempfile
 import sclip_lab as lab
 from sclip_lab.evaluation.observers import Pictures
 from sclip_lab.report import pictures
-from sclip_lab.results.store import panels
+from sclip_lab.results.store import picture_files
 
 backbone = lab.load_backbone("patchwork_vit")
 data = lab.load_dataset("patchwork", limit=1)
@@ -35,7 +35,7 @@ folder = tempfile.TemporaryDirectory()
 protocol = lab.load_protocol("sclip", "patchwork")
 specs = [lab.Spec(variant, backbone, protocol, data) for variant in variants]
 lab.evaluate(specs, folder.name, observers=[Pictures(images=1, points=3)], progress=False)
-photos = panels.load(folder.name)
+photos = picture_files.load(folder.name)
 pictures.attention_maps(photos)
 
 # %% [markdown]

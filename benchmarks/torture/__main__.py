@@ -179,7 +179,7 @@ def _hostile(folder: Path, name: str, times: int, seed: int) -> dict[str, Any]:
     count = folder / "count"
     line = [
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short",
-        f"--hypothesis-seed={seed}", f"tests/hostile/test_{name}.py",
+        f"--hypothesis-seed={seed}", f"tests/hostile/test_hostile_{name}.py",
     ]  # fmt: skip
     more = {
         "SCLIP_LAB_HOSTILE": str(times),

@@ -83,6 +83,8 @@ def _ended(line: Sequence[str], signum: signal.Signals, after: float) -> tuple[f
         process = _started(line, folder, said)
         deadline = time.monotonic() + WAIT_SECONDS
         while not list(folder.glob("store/specs/*/rows-*")):
+            if os.waitpid(process, os.WNOHANG)[0]:
+                return 0.0, 0, f"ended before it stored anything: {said.read_text()[-300:]!r}"
             if time.monotonic() > deadline:
                 os.kill(process, signal.SIGTERM)
                 return WAIT_SECONDS, 0, "nothing was stored"

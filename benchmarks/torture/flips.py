@@ -15,7 +15,7 @@ from sclip_lab.attention.projected import BELONGS, load_projection
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
 from sclip_lab.evaluation.trunk_cache import TrunkCache
-from sclip_lab.results.store import cells, panels
+from sclip_lab.results.store import picture_files, spec_files
 from sclip_lab.results.store.store import Store
 
 DIGEST = "0123456789abcdef"
@@ -52,7 +52,7 @@ def _files(folder: Path) -> list[tuple[Path, Callable[[], Any]]]:
     place = store.directory(cell)
     rows, measures = next(place.glob("rows-*")), next(place.glob("diagnostics-*"))
     image = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
-    panels.save_image(root, DIGEST, IMAGES[0], image, image[..., 0])
+    picture_files.save_image(root, DIGEST, IMAGES[0], image, image[..., 0])
     photo = next((root / "images").rglob("*.npz"))
     tokens = torch.arange(60, dtype=torch.float32).reshape(3, 4, 5)
     cache = TrunkCache(root / "trunk", 1.0)
@@ -62,15 +62,15 @@ def _files(folder: Path) -> list[tuple[Path, Callable[[], Any]]]:
     files.write_tensors(text, {"text": tokens}, {"kind": "text", "key": "key"})
     projection = folder / "projection.safetensors"
     files.write_tensors(projection, {"projection": tokens}, BELONGS, {"per_head": "True"})
-    prediction = next(place.glob("panels/*.npz"))
-    belongs = {"kind": "prediction", "cell": cell.key, "image": IMAGES[0]}
+    prediction = next(place.glob("pictures/*.npz"))
+    belongs = {"kind": "prediction", "spec": cell.key, "image": IMAGES[0]}
     if prediction.name != "photo%200.npz":
         belongs["image"] = IMAGES[1]
     of_photo = {"kind": "photo", "dataset": DIGEST[:12], "image": IMAGES[0]}
     return [
-        (place / "spec.json", lambda: cells.read_record(place / "spec.json")),
-        (rows, lambda: cells.read_one(rows, cells.COUNTS)),
-        (measures, lambda: cells.read_one(measures, cells.MEASURES)),
+        (place / "spec.json", lambda: spec_files.read_record(place / "spec.json")),
+        (rows, lambda: spec_files.read_one(rows, spec_files.COUNTS)),
+        (measures, lambda: spec_files.read_one(measures, spec_files.MEASURES)),
         (text, lambda: files.read_tensors(text, {"kind": "text", "key": "key"})),
         (trunk, lambda: files.read_tensors(trunk, {"kind": "trunk", "key": "key"})),
         (projection, lambda: load_projection(str(projection))[0]),

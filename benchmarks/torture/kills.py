@@ -24,7 +24,7 @@ from benchmarks.torture import shares
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.identity import digest
-from sclip_lab.results.store import panels
+from sclip_lab.results.store import picture_files
 from sclip_lab.results.store.store import Store
 
 IMAGES = [f"photo {number}" for number in range(6)]
@@ -84,8 +84,8 @@ def work(root: Path, done: Callable[[str], object] = lambda line: None) -> None:
             if name not in measured:
                 values = {"image": name, "measure": ["entropy"], "value": [0.5]}
                 store.append(cell, [values], "diagnostics")
-            if not panels.has_prediction(root, cell.key, name):
-                panels.save_prediction(root, cell.key, name, np.zeros((4, 4), np.uint8))
+            if not picture_files.has_prediction(root, cell.key, name):
+                picture_files.save_prediction(root, cell.key, name, np.zeros((4, 4), np.uint8))
         store.compact(cell)
         store.compact(cell, "diagnostics")
 
@@ -101,7 +101,7 @@ def state(root: Path) -> dict[str, Any]:
         "doubled": int((counted.size() > 1).sum() + (measured.groupby(["spec", "image"],
                        observed=True).size() > 1).sum()),
         "measured": len(measured),
-        "panels": len(list(root.glob("specs/*/panels/*.npz"))),
+        "pictures": len(list(root.glob("specs/*/pictures/*.npz"))),
         "temporary": len(list(root.rglob(".*.tmp"))),
     }  # fmt: skip
 

@@ -122,7 +122,7 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _told(settings: dict[str, float]) -> str:
+def _in_words(settings: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in settings.items())
 
 
@@ -155,9 +155,9 @@ def export(
         "most": MOST_NAMES,
         "part": PART,
         "processor": processor(),
-        "hiding": _told(asdict(Hiding())),
-        "weights": _told(asdict(weights[0])),
-        "second": _told(
+        "hiding": _in_words(asdict(Hiding())),
+        "weights": _in_words(asdict(weights[0])),
+        "second": _in_words(
             {k: v for k, v in asdict(weights[1]).items() if v != getattr(weights[0], k)}
         ),
     }

@@ -89,19 +89,19 @@ class Grouping(nn.Module):
 
     def forward(self, seen: Seen, weights: Weights) -> Tensor:
         """The weighted sum, a scalar; without the captions."""
-        wanted = code(seen.colour)
+        target = code(seen.colour)
         last = dict(zip(("last_q", "last_k"), seen.keys, strict=True))
         early = list(seen.early)  # one map for both, so that queries find their keys
         losses = {
-            "late": self._heard("late", seen.late, wanted),
+            "late": self._heard("late", seen.late, target),
             "keys": sum(
-                self._heard(name, values, wanted) + weights.flat * values.square().mean()
+                self._heard(name, values, target) + weights.flat * values.square().mean()
                 for name, values in last.items()
             ),
-            "other": sum(self._unexplained(name, values, wanted) for name, values in last.items()),
+            "other": sum(self._unexplained(name, values, target) for name, values in last.items()),
             "early": sum(
-                self._heard("early", values, wanted, weights.noise)
-                + self._unexplained("early", values, wanted)
+                self._heard("early", values, target, weights.noise)
+                + self._unexplained("early", values, target)
                 + weights.small * values.square().mean()
                 for values in early
             ),
@@ -112,10 +112,10 @@ class Grouping(nn.Module):
         weighted = [getattr(weights, name) * loss for name, loss in losses.items()]
         return torch.stack(weighted).sum()
 
-    def _heard(self, name: str, values: Tensor, wanted: Tensor, noise: float = 1.0) -> Tensor:
+    def _heard(self, name: str, values: Tensor, target: Tensor, noise: float = 1.0) -> Tensor:
         """How badly a probe reads the colour through noise."""
         noisy = F.dropout(values + noise * torch.randn_like(values), DROPPED)
-        return F.mse_loss(self.hear[name](noisy), wanted)
+        return F.mse_loss(self.hear[name](noisy), target)
 
-    def _unexplained(self, name: str, values: Tensor, wanted: Tensor) -> Tensor:
-        return F.mse_loss(values, self.tell[name](wanted))
+    def _unexplained(self, name: str, values: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(values, self.tell[name](target))

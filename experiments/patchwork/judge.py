@@ -37,10 +37,10 @@ def card() -> list[str]:
 
 def variants(names: Sequence[str]) -> dict[str, lab.Variant]:
     """Row of the table -> variant."""
-    kept = {name: lab.load_attention(name) for name in (*names, "naclip")}
+    plain = {name: lab.load_attention(name) for name in (*names, "naclip")}
     dropped = {f"{name}, both dropped": lab.load_attention(name, **BARE) for name in DROPPED}
     deeper = {f"csa, {part}": lab.load_attention("csa", layers=part) for part in DEEPER}
-    return {**kept, **dropped, **deeper}
+    return {**plain, **dropped, **deeper}
 
 
 # Differences that the bars speak of: the first should be above the second.
@@ -72,7 +72,7 @@ def judge(assets: Path, store: Path, images: int) -> tuple[pd.DataFrame, pd.Data
     measured = results.diagnostics(store, [spec.key for spec in specs])
     means = measured.groupby(["attention", "measure"], observed=True)["value"].mean().unstack()
     scores: dict[Any, Any] = summary.to_dict("index")
-    told = {
+    by_variant = {
         name: {
             "mIoU": f"{100 * row['miou']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]",
             "of CSA": f"{row['miou'] / scores['csa']['miou']:.2f}",
@@ -90,7 +90,7 @@ def judge(assets: Path, store: Path, images: int) -> tuple[pd.DataFrame, pd.Data
             "mIoU": f"{100 * gap['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
         }
     gaps["Spearman of inter-class mass with mIoU, the card's variants"] = {"mIoU": f"{rank:+.2f}"}
-    return pd.DataFrame(told).T, pd.DataFrame(gaps).T
+    return pd.DataFrame(by_variant).T, pd.DataFrame(gaps).T
 
 
 def main() -> None:

@@ -51,8 +51,8 @@ def scene_pool(folder: Path, scenes: int, easy: bool = False) -> Pool:
     folder.mkdir(parents=True, exist_ok=True)
     done, image_file, mask_file = (folder / n for n in ("pool.json", "images.npy", "masks.npy"))
     first = Patchwork("train", 8, HEIGHT, WIDTH).key
-    wanted = {"scenes": scenes, "easy": easy, "first": first}
-    if not done.is_file() or json.loads(done.read_text()) != wanted:
+    settings = {"scenes": scenes, "easy": easy, "first": first}
+    if not done.is_file() or json.loads(done.read_text()) != settings:
         shape = (scenes, HEIGHT, WIDTH)
         images = np.lib.format.open_memmap(image_file, "w+", np.uint8, (*shape, 3))
         masks = np.lib.format.open_memmap(mask_file, "w+", np.uint8, shape)
@@ -63,7 +63,7 @@ def scene_pool(folder: Path, scenes: int, easy: bool = False) -> Pool:
                 images[low:high], masks[low:high] = block
         images.flush()
         masks.flush()
-        write_text(done, json.dumps(wanted))
+        write_text(done, json.dumps(settings))
     return _mapped(image_file), _mapped(mask_file)
 
 
@@ -85,7 +85,7 @@ def draw_windows(
     Returns:
         (batch, side, side, 3) uint8, and (batch, classes) booleans: what is in each.
     """
-    found: np.ndarray = np.empty((batch, side, side, 3), np.uint8)
+    photos: np.ndarray = np.empty((batch, side, side, 3), np.uint8)
     present = np.empty((batch, len(CLASSES)), bool)
     images, masks = pool
     for row in range(batch):
@@ -96,10 +96,10 @@ def draw_windows(
             :, :: rng.choice((-1, 1))
         ]
         image = image[..., rng.permutation(3)]
-        found[row] = image ^ (255 * rng.integers(0, 2, 3)).astype(np.uint8)
+        photos[row] = image ^ (255 * rng.integers(0, 2, 3)).astype(np.uint8)
         counts = np.bincount(masks[index][area].ravel(), minlength=len(CLASSES))
         present[row] = counts / side**2 >= LEAST_COVER
-    return found, present
+    return photos, present
 
 
 def to_tensor(images: np.ndarray) -> Tensor:

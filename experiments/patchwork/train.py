@@ -132,8 +132,8 @@ class Model(torch.nn.Module):
         x = clip.token_embedding(ids) + clip.positional_embedding[:length]
         x = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length])
         x = clip.ln_final(x)[torch.arange(len(ids)), ids.argmax(dim=1)]
-        found = x @ clip.text_projection
-        return F.normalize(found, dim=-1) if normalize else found
+        embedded = x @ clip.text_projection
+        return F.normalize(embedded, dim=-1) if normalize else embedded
 
     def whole(self) -> open_clip.CLIP:
         """A copy with all tokens; those that no caption uses are zero."""
@@ -185,8 +185,8 @@ class Run:
                 "choose another folder with --out"
             )
         self.model.load_state_dict(state["model"])
-        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
+        for optimizer, moments in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(moments)
         self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
 
     def save(self) -> None:

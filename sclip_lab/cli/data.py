@@ -24,12 +24,12 @@ PICTURES = 12  # photos on a contact sheet
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``sclip-lab data``."""
-    made = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog="sclip-lab data",
         description="Data sets are described by conf/dataset/*.yaml and looked for below "
         f"--data, by default ${DATA_VARIABLE} or ./data.",
     )
-    commands = made.add_subparsers(dest="data_command", required=True, metavar="command")
+    commands = arguments.add_subparsers(dest="data_command", required=True, metavar="command")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
             metavar="DIR",
             help="the data set's folder (default: its yaml's root)",
         )
-    return made
+    return arguments
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,21 +13,21 @@ from sclip_lab.run.explore import ATTENTION, explore
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``sclip-lab explore``."""
-    made = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog="sclip-lab explore",
         description="One photo, several variants: where does every patch look? (a page)",
     )
-    made.add_argument("photo", type=Path)
-    made.add_argument(
+    arguments.add_argument("photo", type=Path)
+    arguments.add_argument(
         "--attention", default=",".join(ATTENTION), help="files of conf/attention, by commas"
     )
-    made.add_argument("--names", help='classes, for example "cat; grass,lawn; sky"')
-    made.add_argument("--mask", type=Path, help="class ids of the truth, drawn as an outline")
-    made.add_argument("--protocol", default="sclip", help="a file of conf/protocol")
-    made.add_argument("--patches", type=int, default=28 * 28, help="at most so many")
-    made.add_argument("--out", type=Path, help="the page (default: explore-<photo>.html)")
-    options.add_backbone(made)
-    return made
+    arguments.add_argument("--names", help='classes, for example "cat; grass,lawn; sky"')
+    arguments.add_argument("--mask", type=Path, help="class ids of the truth, drawn as an outline")
+    arguments.add_argument("--protocol", default="sclip", help="a file of conf/protocol")
+    arguments.add_argument("--patches", type=int, default=28 * 28, help="at most so many")
+    arguments.add_argument("--out", type=Path, help="the page (default: explore-<photo>.html)")
+    options.add_backbone(arguments)
+    return arguments
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,20 +11,20 @@ from sclip_lab.core.errors import LabError
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``sclip-lab learn-projection``."""
-    made = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog="sclip-lab learn-projection",
         description="Learn W_r for attention=csa_learned from the train split.",
     )
-    made.add_argument("--dataset", default="patchwork", help="a file of conf/dataset")
-    made.add_argument("--folder", help="another root for it, for example a train split")
-    made.add_argument("--protocol", default="sclip", help="whose prompts are used")
-    made.add_argument("--images", type=int, default=64)
-    made.add_argument("--steps", type=int, default=100)
-    made.add_argument("--lr", type=float, default=1e-3)
-    made.add_argument("--full-width", action="store_true", help="one map for all heads")
-    made.add_argument("--out", type=Path, default=Path("results/projection.safetensors"))
-    options.add_backbone(made)
-    return made
+    arguments.add_argument("--dataset", default="patchwork", help="a file of conf/dataset")
+    arguments.add_argument("--folder", help="another root for it, for example a train split")
+    arguments.add_argument("--protocol", default="sclip", help="whose prompts are used")
+    arguments.add_argument("--images", type=int, default=64)
+    arguments.add_argument("--steps", type=int, default=100)
+    arguments.add_argument("--lr", type=float, default=1e-3)
+    arguments.add_argument("--full-width", action="store_true", help="one map for all heads")
+    arguments.add_argument("--out", type=Path, default=Path("results/projection.safetensors"))
+    options.add_backbone(arguments)
+    return arguments
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ COMMANDS = {
     "explore": "one photo, several variants: where does every patch look? (a page)",
     "segment": "label one photo and save a picture of it",
     "data": "list, guess, fetch, prepare and verify data sets",
+    "networks": "which networks of open_clip and timm load, and what they are",
     "store": "list, verify, repair, gc and export a store",
     "learn-projection": "learn W_r for attention=csa_learned from the train split",
 }
@@ -110,8 +111,8 @@ def report(error: Exception) -> None:
 
     ``SCLIP_LAB_TRACEBACK=1`` and Hydra's ``HYDRA_FULL_ERROR=1`` show the traceback of all.
     """
-    wanted = [name for name in (TRACEBACK, "HYDRA_FULL_ERROR") if os.environ.get(name) == "1"]
-    if lines := traceback_of(error, always=bool(wanted)):
+    variables = (TRACEBACK, "HYDRA_FULL_ERROR")
+    if lines := traceback_of(error, always=any(os.environ.get(v) == "1" for v in variables)):
         print(lines, file=sys.stderr)
     line = describe(error)
     if bug_behind(error) is error:

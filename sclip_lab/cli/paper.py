@@ -323,7 +323,7 @@ def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Fou
     """What a store has of these specs, which were just evaluated."""
     from sclip_lab import results
     from sclip_lab.report.found import Found
-    from sclip_lab.results.store import panels
+    from sclip_lab.results.store import picture_files
 
     asked = {spec.key: spec for spec in reversed(specs)}  # of equal cells the first one's names
     keys = list(dict.fromkeys(spec.key for spec in specs))
@@ -334,7 +334,7 @@ def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Fou
         df=df,
         measured=results.diagnostics(store.root, keys),
         layers=results.diagnostics(store.root, keys, layers=True),
-        panels=panels.load(store.root, keys),
+        pictures=picture_files.load(store.root, keys),
         specs={key[:12]: spec for key, spec in asked.items()},
         options=options,
         whole={name: whole_size(name, count) for name, count in counts.items()},
@@ -363,7 +363,7 @@ class Chosen:
         self.pictures = Pictures(points=0)
 
     def pending(self, store: Store, spec: Spec) -> set[str]:
-        from sclip_lab.results.store.panels import has_prediction
+        from sclip_lab.results.store.picture_files import has_prediction
 
         return {name for name in self.names if not has_prediction(store.root, spec.key, name)}
 

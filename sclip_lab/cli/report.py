@@ -63,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
     scores = partial(published.scores, elsewhere=False)
     made = store_report.sections(part, args.baseline, args.images, scores)
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-    lead = [store_report.result(cells) for cells in part.by_photos().values()]
+    parts = part.by_photos()
+    names = list(parts) if len(parts) > 1 else [""]
+    lead = [store_report.result(p, n) for p, n in zip(parts.values(), names, strict=True)]
     files = page.write(
         [*made, page.Section("next", "next steps", notes=_next_steps(part, args))],
         args.out,
@@ -84,10 +86,10 @@ def _title(df: pd.DataFrame) -> str:
 def _notes(df: pd.DataFrame, args: argparse.Namespace) -> list[str]:
     """What a reader has to know before the first number: command, date, network, protocol."""
     from sclip_lab.paper import sections
-    from sclip_lab.results.store import loading, machines, sweeps
+    from sclip_lab.results.store import machines, reading, sweeps
 
     specs = list(df["spec"].astype(str).unique())
-    days = [str(r.get("created", ""))[:10] for r in loading.records(args.store, specs)]
+    days = [str(r.get("created", ""))[:10] for r in reading.records(args.store, specs)]
     computed = min(days) if min(days) == max(days) else f"{min(days)} to {max(days)}"
     today = datetime.datetime.now(datetime.UTC).date()
     words = ["sclip-lab", "report", str(args.store)]
@@ -104,7 +106,7 @@ def _notes(df: pd.DataFrame, args: argparse.Namespace) -> list[str]:
         notes.append(sections.EMBEDDED)
     if all(RANDOM in weights[spec] for spec in specs):
         notes.append(sections.RANDOM)
-    mixed = machines.told(df)
+    mixed = machines.note(df)
     return [*notes, *([f"Beware: {mixed}."] if mixed else [])]
 
 
@@ -116,7 +118,7 @@ def _weights(config: Mapping[str, Any]) -> str:
         return f"{name}, weights {source} of open_clip"
     if checkpoint:
         return f"{name}, weights of {Path(str(checkpoint)).name}"
-    return f"{name}, {RANDOM} (seed {seed})"
+    return f"{name}, {RANDOM}{'' if seed is None else f' (seed {seed})'}"
 
 
 def _next_steps(part: Found, args: argparse.Namespace) -> list[str]:

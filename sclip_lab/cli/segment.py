@@ -16,16 +16,16 @@ MOST_NAMES = 256
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``sclip-lab segment``."""
-    made = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog="sclip-lab segment", description="Label one photo and save a picture of it."
     )
-    made.add_argument("photo", type=Path)
-    made.add_argument("names", nargs="+", help="a class each; synonyms separated by commas")
-    made.add_argument("--attention", default="csa", help="a file of conf/attention")
-    made.add_argument("--protocol", default="sclip", help="a file of conf/protocol")
-    made.add_argument("--out", type=Path, default=Path("segmentation.png"))
-    options.add_backbone(made)
-    return made
+    arguments.add_argument("photo", type=Path)
+    arguments.add_argument("names", nargs="+", help="a class each; synonyms separated by commas")
+    arguments.add_argument("--attention", default="csa", help="a file of conf/attention")
+    arguments.add_argument("--protocol", default="sclip", help="a file of conf/protocol")
+    arguments.add_argument("--out", type=Path, default=Path("segmentation.png"))
+    options.add_backbone(arguments)
+    return arguments
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,11 +13,11 @@ STORE_VARIABLE = "SCLIP_LAB_STORE"
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of ``sclip-lab store``."""
-    made = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog="sclip-lab store",
         description="List cells and sweeps, verify, repair, gc and export a store.",
     )
-    commands = made.add_subparsers(dest="store_command", required=True, metavar="command")
+    commands = arguments.add_subparsers(dest="store_command", required=True, metavar="command")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     exporting.add_argument("keys", nargs="*", metavar="key", help="beginnings of keys; all if none")
     exporting.add_argument("--to", type=Path, required=True, metavar="NAME",
                            help="NAME.parquet and NAME.json")  # fmt: skip
-    return made
+    return arguments
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
     if args.store_command == "sweeps":
         specs = results.specs(root)
         finished = dict(zip(specs["key"], specs["done"] == specs["images"], strict=True))
-        print(sweeps.table(root, finished).to_string(index=False))
+        table = sweeps.table(root, finished)
+        table["command"] = table["command"].str.ljust(int(table["command"].str.len().max() or 0))
+        print(table.rename(columns={"command": "  command"}).to_string(index=False, justify="left"))
         return 0
     if args.store_command == "verify":
         findings = list(upkeep.check(root))

@@ -36,7 +36,8 @@ def run(words: Sequence[str], task: Callable[[DictConfig], Any]) -> None:
         LabError: words that do not compose.
     """
     parser = get_args_parser()
-    args = parser.parse_args(list(words))
+    parser.prog = "sclip-lab evaluate"
+    args = parser.parse_intermixed_args(list(words))  # flags may stand between overrides
     _check_flags(args)
     version.setbase("1.3")
     hydra = Hydra(NAME, Loader(args.config_dir, args.config_path))

@@ -7,7 +7,7 @@ nearest name for an unknown one. This file and `application` are all that touch 
 
 from __future__ import annotations
 
-import pickle
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -113,11 +113,10 @@ class UnknownKey(LabError):
 class Repository(ConfigRepository):
     """Hydra's yaml files, each checked by `guard.check_file` before it is parsed.
 
-    Parsed files are kept: each job of a sweep reads some twenty, most of them the same. They are
-    kept as bytes, for Hydra changes what it gets, and a copy takes four times as long.
+    Parsed files are kept: each job of a sweep reads some thirty, most of them the same.
     """
 
-    _parsed: dict[tuple[Any, ...], bytes] = {}  # noqa: RUF012, shared on purpose
+    _parsed: dict[tuple[Any, ...], ConfigResult | None] = {}  # noqa: RUF012, shared on purpose
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         source = self._find_object_source(config_path, ObjectType.CONFIG)
@@ -131,8 +130,8 @@ class Repository(ConfigRepository):
         if key not in self._parsed:
             if source.scheme() == "file":
                 guard.check_file(path)
-            self._parsed[key] = pickle.dumps(super().load_config(config_path))
-        return pickle.loads(self._parsed[key])
+            self._parsed[key] = super().load_config(config_path)
+        return copy.deepcopy(self._parsed[key])  # Hydra changes what it gets
 
 
 class Loader(ConfigLoaderImpl):

@@ -10,7 +10,7 @@ from pathlib import Path
 from sclip_lab.core.functions import installed
 
 PACKAGE = Path(__file__).resolve().parents[1]
-VARIABLE = "SCLIP_LAB_CONF"  # folders of one's own, separated as in PATH
+VARIABLE = "SCLIP_LAB_CONF"  # the user's folders, separated as in PATH
 _added: list[Path] = []
 
 
@@ -29,15 +29,15 @@ def add_folder(folder: Path) -> None:
 def folders() -> list[Path]:
     """Where yaml files are looked for, in order: the package's own first, so that none of its
     names can be taken; then those of the environment, of this process and of installed plug-ins."""
-    own = [Path(part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
-    found = [conf_dir(), *own, *_added, *_of_plugins()]
-    return [folder for folder in dict.fromkeys(f.resolve() for f in found) if folder.is_dir()]
+    named = [Path(part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+    every = [conf_dir(), *named, *_added, *_of_plugins()]
+    return [folder for folder in dict.fromkeys(f.resolve() for f in every) if folder.is_dir()]
 
 
 def names(group: str) -> list[str]:
     """The choices of a config group; files that start with an underscore are shared parts."""
-    found = (path.stem for folder in folders() for path in (folder / group).glob("*.yaml"))
-    return sorted({stem for stem in found if stem[0] != "_"})
+    stems = (path.stem for folder in folders() for path in (folder / group).glob("*.yaml"))
+    return sorted({stem for stem in stems if stem[0] != "_"})
 
 
 def find(group: str, name: str) -> Path | None:

@@ -134,14 +134,14 @@ def load_backbone(
     if options.get("model") is not None:
         return loading.load_backbone(name, pretrained, **options)
     if name in names("backbone"):
-        own = load_group("backbone", name)
-        if "_target_" in own:
-            load = backbone_loader(own.pop("_target_"))
-            del own["usual"]
-            return bind(load, own | options | {"pretrained": pretrained})()
+        config = load_group("backbone", name)
+        if "_target_" in config:
+            load = backbone_loader(config.pop("_target_"))
+            del config["usual"]
+            return bind(load, config | options | {"pretrained": pretrained})()
         if not options.get("checkpoint") and options.get("state_dict") is None:
-            options["checkpoint"] = own["checkpoint"]
-        options.setdefault("architecture", own.get("architecture"))
+            options["checkpoint"] = config["checkpoint"]
+        options.setdefault("architecture", config.get("architecture"))
     elif name and ":" not in name and not options.get("architecture"):
         known = [*loading.architectures(), *names("backbone")]
         if name not in known:

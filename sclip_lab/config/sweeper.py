@@ -116,10 +116,10 @@ def expand(
         lines = parsed(_lines({k: v for k, v in grid.items() if k not in ABOUT}))
         lines += [override for override in typed if override.get_key_element() not in kept]
         values = {override.get_key_element(): _values(override) for override in lines}
-        asked = {o.get_key_element(): str(o.input_line).partition("=")[2] for o in typed}
+        on_line = {o.get_key_element(): str(o.input_line).partition("=")[2] for o in typed}
         for combination in itertools.product(*values.values()):
             job = dict(zip(values, combination, strict=True))
-            chosen = {**choices, **{k: v if k in kept else job[k] for k, v in asked.items()}}
+            chosen = {**choices, **{k: v if k in kept else job[k] for k, v in on_line.items()}}
             fits = [_matches(chosen, *one) for one in grid.get("when", {}).items()]
             excluded = [_matches(chosen, *one) for one in grid.get("unless", {}).items()]
             if all(fits) and not any(excluded):

@@ -68,7 +68,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> LabError:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     # A list longer than a screen hides the suggestion.
-    listing = ", ".join(known) if len(known) <= 60 else f"{len(known)} names"
+    listing = ", ".join(known) if len(known) <= 80 else f"{len(known)} names"
     return LabError(f"unknown {kind} '{name}'{hint} (known: {listing or 'none'})")
 
 

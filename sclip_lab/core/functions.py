@@ -281,11 +281,13 @@ def bind(
         if len(by_place) < len(kind.by_place):
             raise LabError(f"{function.__name__} must take the arguments of a {kind}")
         supplied.update(by_place[: len(kind.by_place)])
-    own = {n: p for n, p in signature.items() if n not in supplied and p.kind not in _VARIADIC}
-    values = {name: p.default for name, p in own.items()}
+    open_parameters = {
+        n: p for n, p in signature.items() if n not in supplied and p.kind not in _VARIADIC
+    }
+    values = {name: p.default for name, p in open_parameters.items()}
     for name, value in parameters.items():
-        if name not in own:
-            raise unknown("parameter", name, [*own, *also_known])
+        if name not in open_parameters:
+            raise unknown("parameter", name, [*open_parameters, *also_known])
         values[name] = value
     missing = [n for n, v in values.items() if v is inspect.Parameter.empty or v == "???"]
     if missing:
@@ -295,7 +297,7 @@ def bind(
         )
     check_arguments(function, values)
     for name, value in values.items():
-        values[name] = _one_form(plain(value), str(own[name].annotation))
+        values[name] = _one_form(plain(value), str(open_parameters[name].annotation))
     return partial(function, **values)
 
 

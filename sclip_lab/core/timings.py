@@ -7,18 +7,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+ONCE = ("text",)  # stages that do not grow with the images
+
 
 @dataclass
 class Timings:
     """Wall-clock seconds by stage, and the images they were spent on.
 
     Attributes:
+        cells, stored: how many were asked for, and how many of these needed no image.
         synchronise: called around every stage: `torch.cuda.synchronize` where a GPU works on after
             a call has returned, so that its time counts for the stage that asked for it.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     images: int = 0
+    cells: int = 0
+    stored: int = 0
     synchronise: Callable[[], None] = lambda: None
 
     @contextmanager
@@ -30,13 +35,20 @@ class Timings:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
     def report(self) -> str:
-        """One line: images, milliseconds per image, and the share of the four largest stages."""
+        """One line: images, milliseconds per image with the shares of the four largest stages, what
+        was done once, and how many cells were in the store already."""
         if not self.images:
             return "nothing was computed: all cells were in the store"
-        total = sum(self.seconds.values())
-        largest = sorted(self.seconds.items(), key=lambda item: -item[1])[:4]
+        each = {stage: s for stage, s in self.seconds.items() if stage not in ONCE}
+        total = sum(each.values())
+        largest = sorted(each.items(), key=lambda item: -item[1])[:4]
         shares = ", ".join(f"{stage} {100 * s / max(total, 1e-9):.0f} %" for stage, s in largest)
-        return f"{self.images} images, {1000 * total / self.images:.0f} ms each: {shares}"
+        line = f"{self.images} images, {1000 * total / self.images:.0f} ms each: {shares}"
+        once = [f"{stage} {self.seconds[stage]:.1f} s" for stage in ONCE if stage in self.seconds]
+        line += f"; once: {', '.join(once)}" if once else ""
+        if self.stored:
+            line += f"; {self.stored} of {self.cells} cells were in the store"
+        return line
 
     def table(self) -> str:
         """Milliseconds per image and stage, in the order in which stages first came."""

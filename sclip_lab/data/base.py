@@ -129,6 +129,7 @@ class Part(Dataset):
         return hashlib.sha256("\n".join([self.whole.key, *self._names]).encode()).hexdigest()
 
 
+COMMON = ("split", "limit", "sample", "seed")  # keys of every data set
 _REQUIRED = ("name", "vocabulary", "ignore_index", "names", "key", "__getitem__", "__len__")
 
 
@@ -157,13 +158,18 @@ def build(config: Mapping[str, Any], faults: list[str] | None = None) -> Dataset
     if ours and not (inspect.isclass(make) and issubclass(make, Dataset)):
         raise LabError(f"_target_ {config['_target_']}: is no data set")
     known = list(inspect.signature(make).parameters)
+    for key in COMMON:  # null in conf/config.yaml: what the class has by default
+        if parameters.get(key) is None:
+            parameters.pop(key, None)
     _refuse_count(parameters.get("images"), "images" in known)
     part = _pop_part(parameters, known)
     _check_parameters(make, parameters)
     if faults is not None and "faults" in known:
         parameters["faults"] = faults
     dataset = make(**parameters)
-    missing = [name for name in _REQUIRED if not hasattr(dataset, name)]
+    # hasattr would compute the key, which hashes every file.
+    absent = object()
+    missing = [n for n in _REQUIRED if inspect.getattr_static(dataset, n, absent) is absent]
     if missing:
         raise LabError(
             f"_target_ {config['_target_']}: gives {type(dataset).__name__}, which is no data set; "
@@ -188,12 +194,15 @@ def _pop_part(parameters: dict[str, Any], known: Sequence[str]) -> dict[str, Any
     Returns:
         arguments of `Part`; empty where the class selects by itself or takes all samples.
     """
-    if "split" not in known and parameters.pop("split", None) is not None:
+    if "split" not in known and "split" in parameters:
         raise LabError(f"dataset.split: data set '{parameters.get('name', '')}' has no splits")
-    if "limit" in known:
-        return {}
-    usual = {"limit": None, "sample": None, "seed": 0}
-    part = {key: parameters.pop(key, value) for key, value in usual.items()}
+    part: dict[str, Any] = {
+        key: None if key in known else parameters.pop(key, None) for key in ("limit", "sample")
+    }
+    # A class may draw by a seed of its own; one number serves both.
+    part["seed"] = parameters.get("seed", 0)
+    if "seed" not in known:
+        parameters.pop("seed", None)
     check_arguments(select, part, "dataset.")
     return {} if part["limit"] is None and part["sample"] is None else part
 

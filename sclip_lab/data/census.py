@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sclip_lab.data.vocabulary import Vocabulary
@@ -70,11 +72,20 @@ class Census:
             )
         return lines
 
-    def warnings(self) -> list[str]:
-        """What should be known before a number is quoted."""
+    def warnings(self, turned: Sequence[str] = ()) -> list[str]:
+        """What should be known before a number is quoted.
+
+        Args:
+            turned: photos that their EXIF tags turn.
+        """
         if not self.photos:
             return []
         lines = []
+        if turned:
+            lines.append(
+                f"{len(turned)} of {self.photos} photos are turned by their EXIF tags, such as "
+                f"{turned[0]}; look whether their masks are upright: equal sizes do not tell"
+            )
         if self.share_ignored > MUCH_IGNORED:
             lines.append(
                 f"{self.share_ignored:.1%} of pixels are ignored: scores are of the rest alone"

@@ -56,6 +56,15 @@ _ORIENTATION = 0x0112
 Image.MAX_IMAGE_PIXELS = None
 
 
+def is_turned(content: bytes) -> bool:
+    """Whether a photo's EXIF tag says to turn or mirror it."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+    except Exception:  # reading its pixels says what is wrong
+        return False
+
+
 def read_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
     """A photo, turned upright by its EXIF orientation, as the field's loader (cv2) does.
 
@@ -128,13 +137,20 @@ def regular_file(path: str | Path, what: str, largest: float = math.inf) -> int:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         if isinstance(error, FileNotFoundError):
-            reason = "no such file"
+            reason = missing_reason(path)
         raise LabError(f"{what} {_short(path)}: {reason}") from error
     if not stat.S_ISREG(status.st_mode):
         raise LabError(f"{what} {_short(path)}: a folder, pipe or device, not a file")
     if status.st_size > largest:
         raise LabError(f"{what} {_short(path)}: {status.st_size} bytes, more than {largest}")
     return status.st_size
+
+
+def missing_reason(path: str | Path) -> str:
+    """Why a file that is not there is not there, in words."""
+    if os.path.islink(path):
+        return f"a link to {os.readlink(path)}, where nothing is"
+    return "no such file"
 
 
 def bounded_file(path: str | Path, what: str) -> int:
@@ -208,6 +224,8 @@ def _kind_of(content: bytes) -> str:
         return "is a web page, not an image file; fetch it again"
     if start.startswith((b"{", b"[")):
         return "is JSON, not an image file"
+    if start.startswith(b"<?xml"):
+        return "is XML, not an image file; export masks or COCO's json (CVAT and VOC tools can)"
     if content.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not an image file; `git lfs pull` fetches the file itself"
     return "not an image file; truncated or damaged: fetch it again"

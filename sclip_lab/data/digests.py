@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
-from sclip_lab.data.decode import bounded_file, regular_file
+from sclip_lab.data.decode import bounded_file, missing_reason, regular_file
 
 CACHE_VARIABLE = "SCLIP_LAB_CACHE"
 # A file changed twice within one tick of the clock keeps its times, so what was written just
@@ -86,6 +86,8 @@ def proof(path: str | Path) -> Proof:
     """
     try:
         status = os.stat(path)
+    except FileNotFoundError as error:
+        raise LabError(f"{path}: {missing_reason(path)}") from error
     except (OSError, ValueError) as error:
         raise LabError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino

@@ -15,7 +15,7 @@ import numpy as np
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.data.class_ids import ClassIds
-from sclip_lab.data.decode import read_image
+from sclip_lab.data.decode import is_turned, read_image
 from sclip_lab.data.digests import file_digests, read_hashed
 
 RESIZE = ("nearest",)
@@ -75,6 +75,8 @@ class FileDataset(Dataset):
         photo = read_hashed(path, photo_digest, "photo")
         content = None if mask_path is None else read_hashed(mask_path, mask_digest, "mask")
         image = read_image(path, photo)
+        if is_turned(photo) and name not in self.turned:
+            self.turned.append(name)
         mask = self.read_ids(name, content, (image.shape[0], image.shape[1]))
         if image.shape[:2] != mask.shape:
             mask = self._resized(mask, image, path, mask_path)
@@ -96,6 +98,12 @@ class FileDataset(Dataset):
         for name, (photo, mask) in self._digests.items():
             digest.update(f"\n{name}\t{photo}\t{mask or self.annotation_digest(name)}".encode())
         return digest.hexdigest()
+
+    @cached_property
+    def turned(self) -> list[str]:
+        """Photos read so far that their EXIF tags turn. Their masks must be upright, which only
+        a look tells: a half turn keeps the size, and so does a turned square."""
+        return []
 
     @property
     def reading(self) -> dict[str, Any]:

@@ -235,7 +235,8 @@ class Folder(FileDataset):
                 self._refuse_no_photo(considered)
             self._report_left_out(files, photos, masks)
             if alone := self._alone(masks, photos):
-                self.unpaired = (*self.unpaired, f"{len(alone)} masks without a photo")
+                masks_alone = f"{len(alone)} mask{'s' * (len(alone) > 1)} without a photo"
+                self.unpaired = (*self.unpaired, masks_alone)
         else:
             names = self._listed_names(self.split_list, photos, masks)
         names = select(names, limit, sample, seed)
@@ -306,18 +307,19 @@ class Folder(FileDataset):
         absent = [name for name in names if not has(name)]
         if not absent:
             return names
+        if self._faults is not None:
+            self._faults += [f"sample '{name}' has no {what}: {path(name)}" for name in absent]
+            missing = set(absent)
+            return [name for name in names if name not in missing]
         listed = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
         hint = ""
         if what == "photo":
             hint = f" (as the list {self.split_list} says; it holds one stem a line)"
-        elif path(absent[0]).is_symlink():
-            hint = f", which is a link to {os.readlink(path(absent[0]))}, where nothing is"
-        self._fault(
+        raise LabError(
+            f"{self._title}: "
             f"{len(absent)} of {len(names)} samples have no {what}: {listed}; "
             f"'{absent[0]}' needs {path(absent[0])}{hint}"
         )
-        missing = set(absent)
-        return [name for name in names if name not in missing]
 
     def _refuse_no_photo(self, files: Sequence[str]) -> None:
         counts = Counter(Path(file).suffix or "no suffix" for file in files)
@@ -404,7 +406,8 @@ class Folder(FileDataset):
 
 
 def _files(folder: Path, recursive: bool = True) -> list[str]:
-    """Files below a folder, as posix paths relative to it; links that lead nowhere are none."""
+    """Files below a folder, as posix paths relative to it. Links that lead nowhere are among them:
+    a photo that cannot be read is an error, not one photo less."""
     files: list[str] = []
     waiting = [("", os.fspath(folder))]
     entered = {os.path.realpath(folder)}  # links may lead in circles
@@ -415,7 +418,7 @@ def _files(folder: Path, recursive: bool = True) -> list[str]:
         except OSError as error:
             raise LabError(f"folder {place}: {error.strerror}") from error
         for entry in entries:
-            if entry.is_file():
+            if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
                 files.append(prefix + entry.name)
             elif recursive and entry.is_dir():
                 real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path

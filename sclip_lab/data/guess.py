@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import yaml
+from tqdm import tqdm
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import build
@@ -27,8 +27,6 @@ from sclip_lab.data.guess_layout import (
 )
 from sclip_lab.data.splits import SPLIT
 from sclip_lab.data.vocabulary import readable
-
-LOOKED_AT = 50  # masks whose ids are read
 
 
 def guess(folder: Path, target: Path | None = None) -> str:
@@ -104,8 +102,7 @@ def _tables(root: Path) -> Guess:
         made.comments.append(f"dataset.split chooses among {', '.join(splits)}")
     made.keys["vocabulary"] = ["class 0"]
     probe = HuggingFace("x", root, ["class 0"], made.keys.get("split"))
-    places = np.linspace(0, len(probe) - 1, min(LOOKED_AT, len(probe))).astype(int)
-    contents = [(f"row {index}", probe.mask_content(int(index))) for index in places]
+    contents = ((f"row {index}", probe.mask_content(index)) for index in range(len(probe)))
     describe_masks(root, contents, made, [])
     return made
 
@@ -117,7 +114,12 @@ def _is_coco(path: Path) -> bool:
         content = json.loads(path.read_bytes())
     except (ValueError, OSError, RecursionError):
         return False
-    return isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content)
+    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= set(content):
+        return False
+    entries = content["annotations"]  # panoptic ones have pngs of their own
+    return isinstance(entries, list) and all(
+        isinstance(entry, dict) and "category_id" in entry for entry in entries[:10]
+    )
 
 
 def _coco(root: Path, jsons: Sequence[str], photos: Sequence[str]) -> Guess:
@@ -175,8 +177,8 @@ def _pairs(root: Path, files: Sequence[str], photos: Sequence[str]) -> Guess:
         made.comments.append(f"dataset.split chooses among {', '.join(splits)}")
     split = layout.get("split")
     in_split = [f for f in masks if split is None or split in f.split("/")]
-    spread = [in_split[i] for i in np.linspace(0, len(in_split) - 1, LOOKED_AT).astype(int)]
-    contents = [(mask, (root / mask).read_bytes()) for mask in dict.fromkeys(spread)]
+    progress = tqdm(in_split, "reading masks", unit="mask", delay=1, leave=False)
+    contents = ((mask, (root / mask).read_bytes()) for mask in progress)
     lists = split_lists(root, files, pictures) if split is None else []
     if lists:
         template, names = lists[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,17 @@ class Guess:
 
 
 def describe_masks(
-    root: Path, contents: Sequence[tuple[str, bytes]], made: Guess, files: Sequence[str]
+    root: Path, contents: Iterable[tuple[str, bytes]], made: Guess, files: Sequence[str]
 ) -> None:
-    """Ids or colours of masks as vocabulary, label_map, palette and ignore_index."""
+    """Ids or colours of masks as vocabulary, label_map, palette and ignore_index.
+
+    Args:
+        root: the folder.
+        contents: name and bytes of every mask: an id that a sample does not show would be given to
+            another class by the label_map that is made here.
+        made: takes the keys.
+        files: all files of the folder.
+    """
     palette_file = next(
         (f for f in files if Path(f).name in ("labelmap.txt", "class_dict.csv")), None
     )
@@ -78,6 +86,11 @@ def describe_masks(
     _describe_ids(root, sorted(ids), made, vocabulary)
 
 
+def _is_sparse(classes: Sequence[int]) -> bool:
+    """Whether less than half of the ids up to the largest are in use."""
+    return len(classes) > 1 and max(classes) + 1 >= 2 * len(classes)
+
+
 def _describe_ids(root: Path, ids: list[int], made: Guess, file: str | None) -> None:
     void = [value for value in ids if value in (-1, 255, 65535) and value != max(
         (v for v in ids if v not in (-1, 255, 65535)), default=-2) + 1]  # fmt: skip
@@ -103,7 +116,9 @@ def _describe_ids(root: Path, ids: list[int], made: Guess, file: str | None) -> 
         count = max(count, max(classes))
     elif names and classes and max(classes) < count:
         pass
-    elif classes != list(range(len(classes))) and not names and max(classes) > len(classes) + 8:
+    elif (
+        not names and len(classes) > 1 and max(classes) + 1 >= 2 * len(classes) and ids != [0, 255]
+    ):
         label_map = {raw: index for index, raw in enumerate(classes)}
         count = len(classes)
         made.comments.append("ids with gaps are numbered anew by label_map")
@@ -151,7 +166,7 @@ def _describe_colours(
 
 
 def describe_annotations(
-    root: Path, contents: Sequence[tuple[str, bytes]], made: Guess, files: Sequence[str]
+    root: Path, contents: Iterable[tuple[str, bytes]], made: Guess, files: Sequence[str]
 ) -> None:
     names: dict[str, None] = {}
     for _, content in contents:

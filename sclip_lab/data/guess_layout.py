@@ -43,6 +43,7 @@ MASK_WORDS = [
     "segmentation",
     "groundtruth",
 ]
+_BESIDE = re.compile(r"segmentationobject|instance|_color|_colour|polygons|preview|overlay", re.I)
 FEW_COLOURS = 64
 
 
@@ -55,12 +56,10 @@ def told_apart(root: Path, pictures: Sequence[str]) -> tuple[list[str], list[str
         kinds[folder, re.sub(r"\d+", "0", last.rpartition(".")[0]) + last[-4:].lower()].append(file)
     photos: list[str] = []
     masks: list[str] = []
-    by_folder: dict[str, list[bool]] = defaultdict(list)
     verdicts: dict[tuple[str, str], bool] = {}
     for key, members in kinds.items():
         votes = [_is_mask(root / file) for file in members[:3]]
         verdicts[key] = sum(votes) * 2 > len(votes)
-        by_folder[key[0]] += votes
     for key, members in kinds.items():
         parts = set(key[0].lower().split("/"))
         if parts & set(MASK_WORDS) and not parts & set(PHOTO_WORDS):
@@ -70,7 +69,10 @@ def told_apart(root: Path, pictures: Sequence[str]) -> tuple[list[str], list[str
         else:
             verdict = verdicts[key]
         (masks if verdict else photos).extend(members)
-    return sorted(photos), sorted(masks)
+    # Instances and pictures in colours often lie beside the classes.
+    named = [m for m in masks if set(m.lower().split("/")[:-1]) & set(MASK_WORDS)]
+    classes = [m for m in named or masks if not _BESIDE.search(m)]
+    return sorted(photos), sorted(classes or masks)
 
 
 def _is_mask(path: Path) -> bool:
@@ -121,7 +123,7 @@ def _naming(photos: Sequence[str], masks: Sequence[str]) -> tuple[str, str, str,
     """
     suffix = "." + Counter(m.rpartition(".")[2] for m in masks).most_common(1)[0][0]
     mask_set = set(masks)
-    best: tuple[int, int, tuple[str, str, str, str]] | None = None
+    best: tuple[int, bool, int, tuple[str, str, str, str]] | None = None
     tried = set()
     for photo in photos[:: max(1, len(photos) // 4)][:5]:
         stem = photo.rpartition("/")[2].rpartition(".")[0]
@@ -132,14 +134,15 @@ def _naming(photos: Sequence[str], masks: Sequence[str]) -> tuple[str, str, str,
                     continue
                 tried.add(naming)
                 pairs = sum(_mask_of(p, naming) in mask_set for p in photos)
-                rank = (pairs, -sum(map(len, naming)), naming)
-                if best is None or rank[:2] > best[:2]:
+                of_training = "train" in naming[2].lower()  # Cityscapes' ids of 19 classes
+                rank = (pairs, of_training, -sum(map(len, naming)), naming)
+                if best is None or rank[:3] > best[:3]:
                     best = rank
     if best is None or best[0] == 0:
         raise LabError(
             f"no rule brings the photo {photos[0]} to one of {len(masks)} masks, such as {masks[0]}"
         )
-    return best[2]
+    return best[3]
 
 
 def _likeness(stem: str, mask: str) -> float:

@@ -75,7 +75,7 @@ def verify(data: Dataset, faults: Sequence[str] = (), pictures: int = 0) -> Repo
         except LabError as error:
             report.problems.append(str(error))
     report.facts += report.census.facts()
-    report.warnings += report.census.warnings()
+    report.warnings += report.census.warnings(getattr(data, "turned", ()))
     return report
 
 

@@ -58,7 +58,7 @@ class Audit:
             if census.photos:
                 share = f"{census.share_ignored:.1%} of pixels are ignored"
                 log.info("%s: %d masks read, %s", name, census.photos, share)
-                for warning in census.warnings():
+                for warning in census.warnings(getattr(self.datasets[key], "turned", ())):
                     # Few photos seldom hold all classes: `data verify` lists those that do not.
                     if "occur in no mask" not in warning:
                         log.warning("warning: %s: %s", name, warning)

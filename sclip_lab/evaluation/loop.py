@@ -115,6 +115,9 @@ def evaluate(
             mine = names[shard[0] :: shard[1]]
             recorder = Recorder(group, store, observers, mine, timings, on_error == "skip")
             indices = [i for i, name in enumerate(names) if recorder.wanted(name)]
+            missing = {spec.key for i in indices for spec in recorder.wanted(names[i])}
+            timings.cells += len(group)
+            timings.stored += len(group) - len(missing)
             if indices:
                 store.check_writable()
                 try:

@@ -16,7 +16,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import retrieval
 from sclip_lab.evaluation.recorder import View
 from sclip_lab.evaluation.spec import Spec
-from sclip_lab.results.store import panels
+from sclip_lab.results.store import picture_files
 from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation.windows import Plan
 
@@ -40,20 +40,22 @@ class Pictures:
 
     def pending(self, store: Store, spec: Spec) -> set[str]:
         if spec.protocol.centre_crop is not None:
-            return set()  # panels of all protocols share the whole photo
+            return set()  # pictures of all protocols share the whole photo
         wanted = set(spec.dataset.names[: self.images])
-        return {name for name in wanted if not panels.has_prediction(store.root, spec.key, name)}
+        return {
+            name for name in wanted if not picture_files.has_prediction(store.root, spec.key, name)
+        }
 
     def observe(self, store: Store, view: View) -> None:
         sample = view.photo.sample
         digest = view.spec.dataset.key
-        if not panels.has_image(store.root, digest, sample.name):
-            panels.save_image(store.root, digest, sample.name, sample.image, sample.mask)
+        if not picture_files.has_image(store.root, digest, sample.name):
+            picture_files.save_image(store.root, digest, sample.name, sample.image, sample.mask)
         points = region_points(sample.mask, view.spec.dataset.ignore_index, self.points)
         assert view.encoded is not None
         weights, plan = view.encoded.state.attention, view.photo.plan
         maps = None if weights is None else [attention_at(weights, plan, *p) for p in points]
-        panels.save_prediction(
+        picture_files.save_prediction(
             store.root,
             view.spec.key,
             sample.name,

@@ -389,7 +389,7 @@ def _named(
                 _no_remote_code(config["text_cfg"], name)
             if not elsewhere:
                 # Without memory: what is not supported is said before weights are fetched.
-                tower.find(name, _planned(config, quick_gelu))
+                tower.find(name, planned_clip(config, quick_gelu))
             if text_folder is not None and config:
                 config["text_cfg"] = _with_folder(config, text_folder, name)
                 options["text_cfg"] = config["text_cfg"]
@@ -418,8 +418,8 @@ def _named(
     return model, Tokenizer(name, tokenizer)
 
 
-def _planned(config: Mapping[str, Any], quick_gelu: bool | None) -> Any:
-    """A network's image tower without memory for weights."""
+def planned_clip(config: Mapping[str, Any], quick_gelu: bool | None) -> Any:
+    """An open_clip network's image tower, without memory for weights."""
     vision = {**config["vision_cfg"]}
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False

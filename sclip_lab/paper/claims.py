@@ -189,7 +189,8 @@ def mean_difference(found: Found, measure: str, a: str, b: str, sign: int, text:
     error = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
     reach = error * float(stats.t.ppf(1 - LEVEL / 2, len(gaps) - 1))
     low, high = gaps.mean() - reach, gaps.mean() + reach
-    p = float(stats.ttest_1samp(gaps, 0).pvalue) if error else 2.0 ** (1 - len(gaps))
+    is_constant = error < 1e-12  # rounding: then the least that swapping signs can show
+    p = 2.0 ** (1 - len(gaps)) if is_constant else float(stats.ttest_1samp(gaps, 0).pvalue)
     leans = gaps.mean() * sign > 0
     key = ("measure", measure, *sorted(map(found.comparisons.counts, (a, b))))
     test = Comparison(key, p if leans else 1.0, 1.0 if leans else p)

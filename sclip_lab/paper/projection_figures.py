@@ -94,8 +94,8 @@ def map_correlations(found: Found, specs: Sequence[str]) -> pd.DataFrame | None:
         specs' names by specs' names, each in -1 .. 1; None where fewer than two have maps.
     """
     maps: dict[str, list[np.ndarray]] = {spec: [] for spec in specs}
-    for panel in found.panels:
-        by_spec = {p.spec: p.attention for p in panel.predictions if p.attention is not None}
+    for picture in found.pictures:
+        by_spec = {p.spec: p.attention for p in picture.predictions if p.attention is not None}
         if set(specs) <= by_spec.keys():
             for spec in specs:
                 maps[spec] += list(by_spec[spec].reshape(len(by_spec[spec]), -1))

@@ -92,8 +92,7 @@ def sections(
         "questions",
         "ten questions",
         "What does a careful reader of the SCLIP paper ask, and what do these results answer?",
-        [EMBEDDED] if embedded else [],
-        questions.rows({study.name: study for study in drawn}, embedded),
+        rows=questions.rows({study.name: study for study in drawn}, embedded),
     )
     return [first, _overview(drawn, judged), *made], judged
 

@@ -160,6 +160,8 @@ def counts(verdicts: Sequence[Verdict]) -> str:
 def published(verdicts: Sequence[Verdict]) -> str:
     """What became of published claims, in a sentence."""
     tested = [v for v in verdicts if v.standing == TESTED and v.claim.published]
+    if not tested:
+        return "No published claim could be tested."
     departing = [
         f"{v.claim.text} ({v.claim.setting})" if v.claim.setting else v.claim.text
         for v in tested

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 
 from sclip_lab import results
 from sclip_lab.report.found import Found
-from sclip_lab.results.store.labels import labels
+from sclip_lab.results.store.spec_labels import labels
 from sclip_lab.results.table.support import FEW
 
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]

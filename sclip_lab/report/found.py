@@ -13,8 +13,8 @@ import pandas as pd
 from sclip_lab import results
 from sclip_lab.results.statistics.comparisons import Comparisons
 from sclip_lab.results.statistics.uncertainty import photo_sets
-from sclip_lab.results.store.labels import labels
-from sclip_lab.results.store.panels import Panel
+from sclip_lab.results.store.picture_files import Picture
+from sclip_lab.results.store.spec_labels import labels
 
 if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
@@ -29,7 +29,7 @@ class Found:
     Attributes:
         df: rows of `results.load`, on images that all cells of a data set have.
         measured: rows of `results.diagnostics`. layers: the same by layer and head.
-        panels: pictures of `results.panels.load`.
+        pictures: of `sclip_lab.results.store.picture_files.load`.
         specs: the cells by the beginning of their key, as in ``df["spec"]``; empty where only a
             store is at hand, and what needs the network is left out.
         options: what was typed for a study, such as ``image`` and ``points``.
@@ -40,7 +40,7 @@ class Found:
 
     df: pd.DataFrame
     measured: pd.DataFrame = field(default_factory=pd.DataFrame)
-    panels: Sequence[Panel] = ()
+    pictures: Sequence[Picture] = ()
     specs: Mapping[str, Spec] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     whole: Mapping[str, int] = field(default_factory=dict)
@@ -114,9 +114,9 @@ class Found:
             for rows in (self.measured, self.layers)
         )
         pictures = [
-            Panel(**{**vars(panel), "predictions": kept})
-            for panel in self.panels
-            for kept in [[p for p in panel.predictions if p.spec in chosen]]
+            Picture(**{**vars(picture), "predictions": kept})
+            for picture in self.pictures
+            for kept in [[p for p in picture.predictions if p.spec in chosen]]
             if kept
         ]
         specs_kept = {key: spec for key, spec in self.specs.items() if key in chosen}
@@ -127,7 +127,7 @@ class Found:
             self,
             df=df,
             measured=measured,
-            panels=pictures,
+            pictures=pictures,
             specs=specs_kept,
             layers=layers,
             known=known,

@@ -14,7 +14,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES
 from sclip_lab.report.figures import COLORS, TALL, Figure, style
 from sclip_lab.results.statistics.intervals import student
-from sclip_lab.results.store.labels import labels
+from sclip_lab.results.store.spec_labels import labels
 
 ROW_SUM = "not between row sums"
 GOOD = {"high": "right is good", "low": "left is good"}

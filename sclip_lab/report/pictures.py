@@ -15,7 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.report.figures import PLAIN, Figure
-from sclip_lab.results.store.panels import Panel, Prediction
+from sclip_lab.results.store.picture_files import Picture, Prediction
 from sclip_lab.results.table import metrics
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ FONT: Any = {
 
 
 def panel(
-    panels: Sequence[Panel],
+    pictures: Sequence[Picture],
     columns: int = 6,
     max_classes: int = len(PALETTE),
     named: bool = False,
@@ -49,35 +49,35 @@ def panel(
     prediction has its mIoU x100 on this photo in its corner.
 
     Args:
-        panels: from `sclip_lab.results.store.panels.load`.
+        pictures: from `sclip_lab.results.store.picture_files.load`.
         columns: pictures side by side; more variants go on in the next row.
         max_classes: the classes largest in truth, then in prediction, get a colour of their own
             and a line of the legend; the rest are one grey. Ignored pixels are striped.
         named: write each photo's name above it.
         colors: of classes, where several pictures share them; see `class_colors`.
     """
-    _check(panels)
-    colors = colors or class_colors(panels, max_classes)
-    pictures = max(len(item.predictions) for item in panels) + 2
-    rows = -(-pictures // columns)
-    across = -(-pictures // rows)  # fill the rows evenly
+    _check(pictures)
+    colors = colors or class_colors(pictures, max_classes)
+    tiles = max(len(item.predictions) for item in pictures) + 2
+    rows = -(-tiles // columns)
+    across = -(-tiles // rows)  # fill the rows evenly
     width = 9.0 / max(across, 4)
     titles = [
         [item.name.replace(": ", "\n") if named else "photo", "truth"]
         + [_folded(p.label, width) for p in item.predictions]
-        for item in panels
+        for item in pictures
     ]
     starts = [(block, row * across) for block in titles for row in range(rows)]
     lines = [max(t.count("\n") for t in [*b[i : i + across], ""]) + 1 for b, i in starts]
-    heights = [width * p.image.shape[0] / p.image.shape[1] for p in panels for _ in range(rows)]
-    handles = _legend(panels, colors)
+    heights = [width * p.image.shape[0] / p.image.shape[1] for p in pictures for _ in range(rows)]
+    handles = _legend(pictures, colors)
     legend_columns = max(1, int(width * across / 1.5))
     footer = 0.25 + 0.16 * -(-len(handles) // legend_columns)
     with rc_context(FONT):
         figure, grid = _grid(
             heights, [width] * across, [0.13 * n + 0.03 for n in lines], bottom=footer
         )
-        for number, item in enumerate(panels):
+        for number, item in enumerate(pictures):
             cells = grid[rows * number : rows * (number + 1)].ravel()
             shown: list[npt.NDArray[np.uint8]] = [item.image, _paint(item.mask, item, colors)]
             shown += [
@@ -105,7 +105,7 @@ def panel(
     return figure
 
 
-def photo_miou(item: Panel, prediction: Prediction) -> float:
+def photo_miou(item: Picture, prediction: Prediction) -> float:
     """mIoU of one prediction over the classes of its photo's truth or prediction, a fraction; NaN
     for a photo of ignored pixels alone."""
     count = len(item.class_names)
@@ -128,20 +128,20 @@ def _corner(ax: Axes, score: float) -> None:
         )  # fmt: skip
 
 
-def attention_maps(panels: Sequence[Panel]) -> Figure:
+def attention_maps(pictures: Sequence[Picture]) -> Figure:
     """Where the patch under each chosen point looks: a column per point, a row per variant.
 
     The top row shows the photo, the point and the sliding window it was seen in. Maps are averaged
     over heads and scaled to their own maximum. A variant that has no single map says so.
 
     Raises:
-        LabError: if no panel holds points.
+        LabError: if no picture holds points.
     """
-    _check(panels)
-    columns = [(p, i) for p in panels for i in range(len(_points(p)))]
+    _check(pictures)
+    columns = [(p, i) for p in pictures for i in range(len(_points(p)))]
     if not columns:
-        raise LabError("these panels hold no points; evaluate with points to look at attention")
-    names = ["photo", *dict.fromkeys(v.label for p in panels for v in p.predictions)]
+        raise LabError("these pictures hold no points; evaluate with points to look at attention")
+    names = ["photo", *dict.fromkeys(v.label for p in pictures for v in p.predictions)]
     height = min(0.85, 6.0 / len(columns))
     widths = [height * p.image.shape[1] / p.image.shape[0] for p, _ in columns]
     folded = [_folded(name) for name in names]
@@ -204,9 +204,9 @@ def _scale(figure: Figure, left: float) -> None:
     bar.tick_params(length=0, pad=2)
 
 
-def _check(panels: Sequence[Panel]) -> None:
-    if not panels or not any(item.predictions for item in panels):
-        raise LabError("no pictures to draw: the store holds no panels of these specs")
+def _check(pictures: Sequence[Picture]) -> None:
+    if not pictures or not any(item.predictions for item in pictures):
+        raise LabError("no pictures to draw: the store holds no pictures of these specs")
 
 
 def _folded(label: str, width: float = 9.0) -> str:
@@ -220,12 +220,12 @@ def _folded(label: str, width: float = 9.0) -> str:
 # ---------------------------------------------------------------- predictions
 
 
-def class_colors(panels: Sequence[Panel], max_classes: int = len(PALETTE)) -> dict[str, str]:
+def class_colors(pictures: Sequence[Picture], max_classes: int = len(PALETTE)) -> dict[str, str]:
     """Colours of the classes shown by themselves, in the order of the legend."""
     max_classes = min(max_classes, len(PALETTE))
     truth: dict[str, int] = {}
     guess: dict[str, int] = {}
-    for item in panels:
+    for item in pictures:
         for area, maps in ((truth, [item.mask]), (guess, [p.prediction for p in item.predictions])):
             for labels in maps:
                 ids, pixels = np.unique(labels, return_counts=True)
@@ -241,7 +241,7 @@ def class_colors(panels: Sequence[Panel], max_classes: int = len(PALETTE)) -> di
 
 
 def _paint(
-    labels: npt.NDArray[np.uint8], item: Panel, colors: Mapping[str, str]
+    labels: npt.NDArray[np.uint8], item: Picture, colors: Mapping[str, str]
 ) -> npt.NDArray[np.uint8]:
     names = item.class_names
     table = np.array([to_rgb(colors.get(name, OTHER)) for name in names] + [to_rgb(OTHER)])
@@ -254,11 +254,11 @@ def _paint(
     return np.round(picture * 255).astype(np.uint8)
 
 
-def _legend(panels: Sequence[Panel], colors: Mapping[str, str]) -> list[Patch]:
+def _legend(pictures: Sequence[Picture], colors: Mapping[str, str]) -> list[Patch]:
     handles = [Patch(color=color, label=name) for name, color in colors.items()]
     seen = {
         item.class_names[index]
-        for item in panels
+        for item in pictures
         for labels in (item.mask, *(p.prediction for p in item.predictions))
         for index in np.unique(labels)
         if index != item.ignore_index and index < len(item.class_names)
@@ -267,7 +267,7 @@ def _legend(panels: Sequence[Panel], colors: Mapping[str, str]) -> list[Patch]:
         others = len(seen - colors.keys())
         label = f"{others} other class{'es' if others > 1 else ''}"
         handles.append(Patch(color=OTHER, label=label))
-    if any((item.mask == item.ignore_index).any() for item in panels):
+    if any((item.mask == item.ignore_index).any() for item in pictures):
         handles.append(Patch(facecolor="white", edgecolor="0.6", hatch="/////", label="ignored"))
     return handles
 
@@ -275,14 +275,14 @@ def _legend(panels: Sequence[Panel], colors: Mapping[str, str]) -> list[Patch]:
 # ---------------------------------------------------------------- attention
 
 
-def _points(item: Panel) -> npt.NDArray[np.int32]:
+def _points(item: Picture) -> npt.NDArray[np.int32]:
     for prediction in item.predictions:
         if prediction.points is not None:
             return prediction.points
     return np.zeros((0, 2), np.int32)
 
 
-def _mark(ax: Axes, item: Panel, index: int) -> None:
+def _mark(ax: Axes, item: Picture, index: int) -> None:
     _photo(ax, item.image)
     boxes = [p.attention_box for p in item.predictions if p.attention_box is not None]
     if boxes:
@@ -301,7 +301,7 @@ def _photo(ax: Axes, image: npt.NDArray[np.uint8]) -> None:
     ax.imshow(image[::step, ::step], extent=(-0.5, width - 0.5, height - 0.5, -0.5))
 
 
-def _map(ax: Axes, item: Panel, prediction: Prediction | None, index: int) -> None:
+def _map(ax: Axes, item: Picture, prediction: Prediction | None, index: int) -> None:
     if prediction is None or prediction.attention is None or prediction.attention_box is None:
         ax.text(0.5, 0.5, "no single\nmap", ha="center", va="center", transform=ax.transAxes,
                 color="0.4")  # fmt: skip
@@ -329,7 +329,7 @@ def _ring(ax: Axes, point: npt.NDArray[np.int32]) -> None:
     ax.plot(point[1], point[0], "o", ms=6, mfc="none", mec="#56B4E9", mew=1.2)
 
 
-def _bare(ax: Axes, item: Panel) -> None:
+def _bare(ax: Axes, item: Picture) -> None:
     height, width = item.image.shape[:2]
     ax.set(
         xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal", xticks=[], yticks=[]

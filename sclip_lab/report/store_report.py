@@ -19,8 +19,8 @@ from sclip_lab.report.page import Section
 from sclip_lab.report.tables import P
 from sclip_lab.results.statistics.intervals import interval
 from sclip_lab.results.statistics.resampling import Scored
-from sclip_lab.results.store import panels, sweeps
-from sclip_lab.results.store.panels import Panel, Prediction
+from sclip_lab.results.store import picture_files, sweeps
+from sclip_lab.results.store.picture_files import Picture, Prediction
 from sclip_lab.results.table.choices import choose
 from sclip_lab.results.table.scores import NAMES, spec_rows
 
@@ -95,7 +95,7 @@ def found(
     """What a store has of a selection (see `select`)."""
     keys, names = select(store, where or {}, sweep)
     df = results.load(store, keys, names=names)
-    return Found(df, results.diagnostics(store, keys), panels.load(store, keys))
+    return Found(df, results.diagnostics(store, keys), picture_files.load(store, keys))
 
 
 def sections(
@@ -132,7 +132,7 @@ def sections(
             *_drawn(part, images),
         ]
         if len(parts) > 1:  # of one set of photos the page's own lead says it
-            of_part[0] = replace(of_part[0], notes=[result(part)])
+            of_part[0] = replace(of_part[0], notes=[result(part, name)])
             of_part = [_of_photos(section, name) for section in of_part]
         made += of_part
     return made
@@ -210,8 +210,12 @@ def _scores(part: Found, scores: Callable[[Found], pd.DataFrame]) -> Section:
     return Section("scores", "scores", tables={"scores": scores(part)}, figures=drawn)
 
 
-def result(part: Found) -> str:
-    """What cells of the same photos show, in one sentence."""
+def result(part: Found, place: str = "") -> str:
+    """What cells of the same photos show, in one sentence.
+
+    Args:
+        part: the cells. place: what to call their photos; their number and data set otherwise.
+    """
     table = part.summary.reset_index(drop=True)
     best = int(table["miou"].argmax())
     names, row = part.cells["name"].to_list(), table.iloc[best]
@@ -219,7 +223,8 @@ def result(part: Found) -> str:
     text = f"{names[best]} scores {100 * row['miou']:.1f} mIoU x100"
     if not pd.isna(row["low"]):
         text += f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-    text += f" on {photos} photo{'s' * (photos > 1)} of {row['dataset']}"
+    plural = "s" if photos > 1 else ""
+    text += f" on {place}" if place else f" on {photos} photo{plural} of {row['dataset']}"
     others = len(table) - 1
     if not others:
         return f"{text}."
@@ -229,7 +234,9 @@ def result(part: Found) -> str:
         return f"{text}, surely more than {_all_of(others)}."
     rest = f"; not surely below it: {', '.join(close[:CLOSE])}"
     rest += f" and {len(close) - CLOSE} more" if len(close) > CLOSE else ""
-    return f"{text}, surely more than {below} of {others} other{'s' * (others > 1)}{rest}."
+    if not below:
+        return f"{text}{rest}."
+    return f"{text}, surely more than {below} of {others} others{rest}."
 
 
 def _all_of(others: int) -> str:
@@ -266,7 +273,7 @@ def _differences(part: Found, baseline: str) -> Section:
 def _pictures(part: Found, images: int) -> Mapping[str, Figure]:
     shown = [
         replace(p, predictions=[replace(q, label=_name(part, q)) for q in p.predictions])
-        for p in list(part.panels)[:images]
+        for p in list(part.pictures)[:images]
     ]
     if not shown:
         return {}
@@ -281,7 +288,7 @@ def _name(part: Found, prediction: Prediction) -> str:
     return part.name(prediction.spec) if known else prediction.label
 
 
-def _panels(shown: Sequence[Panel]) -> list[Figure]:
+def _panels(shown: Sequence[Picture]) -> list[Figure]:
     """At most so many tiles in a picture: several photos of few variants, or a part of many."""
     drawn, colors = [], pictures.class_colors(shown)
     for sheet in _sheets(shown, TILES - 2):
@@ -292,7 +299,7 @@ def _panels(shown: Sequence[Panel]) -> list[Figure]:
     return drawn
 
 
-def _sheets(shown: Sequence[Panel], variants: int) -> list[list[Panel]]:
+def _sheets(shown: Sequence[Picture], variants: int) -> list[list[Picture]]:
     """The same photos with so many variants at a time."""
     longest = max((len(p.predictions) for p in shown), default=0)
     sheets = [

@@ -9,7 +9,7 @@ import pandas as pd
 
 from sclip_lab.report import escaping
 from sclip_lab.report.found import Found
-from sclip_lab.results.store.labels import labels
+from sclip_lab.results.store.spec_labels import labels
 
 SETTING = ["backbone", "dataset", "protocol"]
 BOLD = (

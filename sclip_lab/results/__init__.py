@@ -13,7 +13,7 @@ from sclip_lab.results.statistics.comparisons import all_pairs, difference, diff
 from sclip_lab.results.statistics.floors import floors
 from sclip_lab.results.statistics.relations import layer_heads, points, relations
 from sclip_lab.results.statistics.uncertainty import bootstrap, summary
-from sclip_lab.results.store.loading import diagnostics, load, records, specs
+from sclip_lab.results.store.reading import diagnostics, load, records, specs
 from sclip_lab.results.table.choices import Choice
 from sclip_lab.results.table.scores import iou, miou, pixel_accuracy
 from sclip_lab.results.table.support import support

@@ -43,7 +43,7 @@ from sclip_lab.evaluation.recorder import Observer
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.paper import published
 from sclip_lab.results.store import machines, sweeps
-from sclip_lab.results.store.loading import SHORT
+from sclip_lab.results.store.reading import SHORT
 from sclip_lab.results.store.store import Store
 from sclip_lab.run import known_words, tracking
 from sclip_lab.segmentation.protocol import Protocol
@@ -408,7 +408,7 @@ def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
     elif summary.groupby("dataset", observed=True)["images"].nunique().gt(1).any():
         shown["images"] = summary["images"]
     lines = [shown.to_string(index=False)]
-    mixed = machines.told(df)
+    mixed = machines.note(df)
     lines += [f"beware: {mixed}"] if mixed else []
     labels = dict(zip(summary["spec"], summary["attention"], strict=True))
     for spec, images in df.attrs.get("skipped", {}).items():

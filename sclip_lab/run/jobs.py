@@ -25,7 +25,7 @@ QUEUE_SECONDS = 15.0  # between two looks at Slurm's queue
 # A file that another node has written may become visible late on a shared file system.
 VISIBLE_SECONDS = 60.0
 LAST_LINES = 12
-# Local jobs that are cancelled have so long.
+# Local jobs get so long to write what is finished before they are killed.
 ENDING_SECONDS = 1.5
 
 
@@ -113,8 +113,8 @@ def run(
 
 
 def _cancel(jobs: Sequence[Any]) -> None:
-    """End all jobs. Those of this machine have a moment to write what is finished: they are told
-    by SIGTERM, which submitit passes on. Its own way ends in a traceback, and is for the rest."""
+    """End all jobs. Jobs of this machine get SIGTERM, which submitit passes on, and a moment to
+    write what is finished. Other jobs use submitit's cancel, which prints a traceback."""
     local = [job for job in jobs if getattr(job, "_process", None) is not None]
     for job in local:
         job._process.terminate()
@@ -134,7 +134,7 @@ def _executor(folder: str | Path, resources: Resources) -> Any:
         raise LabError(
             "jobs need submitit: pip install submitit, or this package with [slurm]"
         ) from error
-    given: dict[str, Any] = {
+    parameters: dict[str, Any] = {
         "name": "sclip_lab",
         "timeout_min": resources.timeout_min,
         "cpus_per_task": resources.cpus_per_task,
@@ -151,7 +151,7 @@ def _executor(folder: str | Path, resources: Resources) -> Any:
     }
     try:
         executor = submitit.AutoExecutor(folder, cluster=resources.executor)
-        executor.update_parameters(**given)
+        executor.update_parameters(**parameters)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise LabError(f"{resources.executor}: {error}") from error
     return executor
@@ -159,7 +159,7 @@ def _executor(folder: str | Path, resources: Resources) -> Any:
 
 @dataclass(frozen=True)
 class _Task:
-    """In the job: the launching process's working directory, the job's share of the machine."""
+    """Run the function in a job: in the launching process's folder, on the job's share of GPUs."""
 
     function: Callable[[int], Any]
     cwd: str
@@ -171,8 +171,8 @@ class _Task:
         with signals.one_line("what was finished is in the store"):
             os.chdir(self.cwd)
             if self.gpus:
-                own = _take_turns(self.gpus, self.resources.gpus_per_node, index)
-                os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+                share = _take_turns(self.gpus, self.resources.gpus_per_node, index)
+                os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(share)
             import torch  # CUDA is not initialised before its first use: the line above counts
 
             torch.set_num_threads(self.resources.cpus_per_task)
@@ -207,8 +207,8 @@ def _take_turns(gpus: Sequence[str], number: int, index: int) -> list[str]:
 def _failures(jobs: Sequence[Any], executor: str) -> list[tuple[Any, str]]:
     """Wait for all jobs; those that failed, and why."""
     if executor == "debug":
-        found = [(job, job.exception()) for job in jobs]
-        return [(job, str(error)) for job, error in found if error is not None]
+        errors = [(job, job.exception()) for job in jobs]
+        return [(job, str(error)) for job, error in errors if error is not None]
     failed = []
     waiting, looked, shown = list(jobs), -math.inf, ""
     while waiting:
@@ -218,10 +218,10 @@ def _failures(jobs: Sequence[Any], executor: str) -> list[tuple[Any, str]]:
             if queue is not None:
                 gone = {job.job_id for job in waiting} - set(queue)
                 states = Counter(queue[j.job_id].lower() for j in waiting if j.job_id in queue)
-                told = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
-                if told != shown:
-                    log.info("%d jobs: %s", len(waiting), told or "ending")
-                shown = told
+                line = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
+                if line != shown:
+                    log.info("%d jobs: %s", len(waiting), line or "ending")
+                shown = line
         for job in list(waiting):
             # submitit's own wait() asks sacct, and without Slurm's accounting it never learns
             # that a job was killed.

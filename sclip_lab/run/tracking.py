@@ -31,7 +31,7 @@ from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.identity import digest
 from sclip_lab.evaluation.spec import ORACLE, Spec
-from sclip_lab.results.store import panels
+from sclip_lab.results.store import picture_files
 from sclip_lab.results.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -211,7 +211,7 @@ def log_sweep(
                 title = f"{measure} against mIoU"
                 plot = wandb.plot.scatter(scatter, measure, "miou", title=title)
                 logged[f"scatter/{key}"] = plot
-        found = Found(df, measured, panels.load(store, cells), known=table)
+        found = Found(df, measured, picture_files.load(store, cells), known=table)
         over_seeds = [
             spread for part in found.by_photos().values() if (spread := seeds(part)) is not None
         ]
@@ -219,9 +219,9 @@ def log_sweep(
             logged["seeds"] = wandb.Table(dataframe=pd.concat(over_seeds))
         title = group or f"sweep of {len(cells)} cells"
         made = sections(found, scores=published.scores)
-        report, *files = page.write(made, output / "report", title)
+        report, *paths = page.write(made, output / "report", title)
         logged["report"] = wandb.Html(str(report), inject=False)
-        drawn = {file.stem: file for file in files if file.suffix == ".png"}
+        drawn = {file.stem: file for file in paths if file.suffix == ".png"}
         for name in ("bars", "diagnostics"):
             if name in drawn:
                 logged[name] = wandb.Image(str(drawn[name]))
@@ -361,9 +361,9 @@ def _written(memory: Path, content: str) -> Path | None:
 def _stamps(root: Path, key: str) -> list[tuple[str, int, int]]:
     """Name, size and time of what a cell keeps beside its counts (pictures, diagnostics), given
     its key or the beginning of it: equal as long as nobody writes there."""
-    kept = ("panels/*.npz", "diagnostics-*.parquet")
-    files = sorted(file for part in kept for file in root.glob(f"specs/{key}*/{part}"))
-    return [(file.name, (at := file.stat()).st_size, at.st_mtime_ns) for file in files]
+    kept = ("pictures/*.npz", "diagnostics-*.parquet")
+    paths = sorted(file for part in kept for file in root.glob(f"specs/{key}*/{part}"))
+    return [(file.name, (at := file.stat()).st_size, at.st_mtime_ns) for file in paths]
 
 
 def _id(*parts: str) -> str:
@@ -379,15 +379,15 @@ def _pictures(wandb: Any, spec: Spec, store: Store, count: int) -> dict[str, Any
     """Photos with truth and prediction as W&B's mask overlays, a key each because sizes differ,
     and the attention maps of the points that the store holds."""
     labels = dict(enumerate(spec.vocabulary.names)) | {spec.dataset.ignore_index: "void"}
-    kept = panels.load(store.root, [spec.key])[:count] if count else []
+    kept = picture_files.load(store.root, [spec.key])[:count] if count else []
     logged = {}
-    for panel, key in zip(kept, keys(panel.name for panel in kept).values(), strict=True):
+    for picture, key in zip(kept, keys(picture.name for picture in kept).values(), strict=True):
         masks = {
-            "prediction": {"mask_data": panel.predictions[0].prediction, "class_labels": labels},
-            "truth": {"mask_data": panel.mask, "class_labels": labels},
+            "prediction": {"mask_data": picture.predictions[0].prediction, "class_labels": labels},
+            "truth": {"mask_data": picture.mask, "class_labels": labels},
         }
-        logged[f"predictions/{key}"] = wandb.Image(panel.image, masks=masks, caption=panel.name)
-    if any(panel.predictions[0].attention is not None for panel in kept):
+        logged[f"predictions/{key}"] = wandb.Image(picture.image, masks=masks, caption=picture.name)
+    if any(picture.predictions[0].attention is not None for picture in kept):
         from sclip_lab.report.pictures import attention_maps
 
         logged["attention_maps"] = wandb.Image(_drawn(attention_maps(kept)))

@@ -27,7 +27,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Dataset, Part
 from sclip_lab.evaluation.loop import Unfinished, evaluate
 from sclip_lab.evaluation.spec import Spec
-from sclip_lab.results.store.loading import SHORT
+from sclip_lab.results.store.reading import SHORT
 from sclip_lab.run.job import make_spec
 from sclip_lab.segmentation import tree
 

@@ -20,7 +20,7 @@ from tests.synthetic_store import (
     confusion_rows,
     key_of,
     labels,
-    write_panels,
+    write_pictures,
     write_spec,
     write_store,
 )
@@ -29,7 +29,7 @@ from tests.synthetic_store import (
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("store")
-    write_panels(root, write_store(root))
+    write_pictures(root, write_store(root))
     return root
 
 

@@ -177,9 +177,9 @@ def test_published_numbers_name_our_variants_as_tables_do() -> None:
         name, _, changes = label.partition("(")
         pairs = (change.split("=") for change in changes.rstrip(")").split(", ") if change)
         overrides = {key: ast.literal_eval(value) for key, value in pairs}
-        assert name in registry.names("attention"), published
+        assert name in registry.names("attention"), label
         if name != "csa_learned":  # which has no label without its file
-            assert registry.variant_label(registry.load_attention(name, **overrides)) == published
+            assert registry.variant_label(registry.load_attention(name, **overrides)) == label
 
 
 @pytest.mark.parametrize("module", [methods, protocols, diagnostics])

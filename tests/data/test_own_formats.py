@@ -129,3 +129,19 @@ def test_the_yaml_of_each_reader_takes_its_keys(tmp_path: Path, yaml_name: str, 
     assert f"{type(dataset).__module__}.{type(dataset).__name__}" == target
     for stem, mask in read(dataset).items():
         np.testing.assert_array_equal(mask, truth[stem])
+
+
+def test_guess_looks_at_every_mask(tmp_path: Path) -> None:
+    """An id that one mask of many holds must not fall to the class that takes its number."""
+    for index in range(80):
+        ids = np.full((8, 8), (0, 5, 90)[index % 3])
+        if index == 37:
+            ids[:4] = 2  # a numbering of 0, 5, 90 alone would call it 90's class
+        own_formats.photo(tmp_path / f"root/images/{index:02d}.jpg", size=(8, 8))
+        own_formats.image(tmp_path / f"root/masks/{index:02d}.png", ids.astype(np.uint8))
+    guess(tmp_path / "root", tmp_path / "conf/dataset/mine.yaml")
+    config = yaml.safe_load((tmp_path / "conf/dataset/mine.yaml").read_text(encoding="utf-8"))
+    assert config["label_map"] == {0: 0, 2: 1, 5: 2, 90: 3}
+    mask = build(config)[37].mask
+    assert mask[0, 0] == 1
+    assert mask[7, 7] == 2

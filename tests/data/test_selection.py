@@ -10,7 +10,7 @@ import pytest
 
 import sclip_lab as lab
 from sclip_lab.core.errors import LabError
-from sclip_lab.data.base import Dataset, Sample, build, select
+from sclip_lab.data.base import Dataset, Part, Sample, build, select
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
 from tests.data.originals import grid, photo, png
@@ -125,6 +125,26 @@ def test_the_keys_on_a_plug_in_that_knows_none(monkeypatch: pytest.MonkeyPatch) 
         build({**target, "split": "val"})
     with pytest.raises(LabError, match=r"dataset.limit: 'x' must be"):
         build({**target, "limit": "x"})
+
+
+class Seeded(Bare):
+    """A data set of a plug-in that has keys of these names, with defaults of its own."""
+
+    def __init__(self, name: str, split: str = "dev", seed: int = 5) -> None:
+        self.split, self.seed = split, seed
+
+
+def test_a_plug_ins_own_defaults_stay() -> None:
+    lab.allow(__name__)
+    common = {"split": None, "limit": None, "sample": None, "seed": None}
+    target = {"_target_": f"{__name__}.Seeded", "name": "seeded", **common}
+    made = build(target)
+    assert isinstance(made, Seeded)
+    assert (made.split, made.seed) == ("dev", 5)
+    part = build({**target, "split": "test", "seed": 1, "sample": 3})
+    assert isinstance(part, Part)
+    assert isinstance(part.whole, Seeded)
+    assert (part.split, part.whole.seed, len(part)) == ("test", 1, 3)
 
 
 @pytest.mark.parametrize("number", [8, 0])

@@ -11,7 +11,7 @@ from PIL import Image
 from sclip_lab.cli.data import dataset_config
 from sclip_lab.config.folders import conf_dir
 from sclip_lab.core.errors import LabError
-from sclip_lab.data import prepare, sheet
+from sclip_lab.data import file_dataset, prepare, sheet
 from sclip_lab.data.census import Census
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.verify import verify, vocabulary_faults
@@ -122,13 +122,18 @@ def test_verify_lists_each_of_many_faults(
     (root / "masks/31.png").symlink_to(root / "gone.png")
     png(root / "masks/alone.png", grid([], 0))
     png(root / "masks/32.png", grid([200], 0))
+    (root / "images/02.jpg").unlink()
+    (root / "images/02.jpg").symlink_to("nowhere.jpg")
     assert cli("verify", "coco_panoptic20") == 1
     out = capsys.readouterr().out
     assert out.count("the file is empty") == 20
-    assert "... and 5 more like the last" in out
+    assert "... and 4 more like the last" in out
     for text in (
-        "2 of 40 samples have no mask: 30, 31",
-        "38 samples, the whole data set has 20",
+        "sample '30' has no mask: ",
+        "31.png: a link to ",
+        "gone.png, where nothing is",
+        "02.jpg: a link to nowhere.jpg, where nothing is",
+        "39 samples, the whole data set has 20",
         "mask without photo: alone.png",
         "32.png: id 200 on 1 pixels",
     ):
@@ -184,3 +189,40 @@ def test_verify_takes_what_evaluate_takes(tmp_path: Path, data: Path) -> None:
     assert cli("verify", "patchwork", "dataset.limit=2") == 0
     with pytest.raises(LabError, match="only keys of dataset"):
         cli("verify", "patchwork", "protocol.stride=2")
+
+
+def test_photos_that_exif_turns_are_said(tmp_path: Path) -> None:
+    """Square photos: the masks fit, upright or not, and only a look tells."""
+    words = Vocabulary("two", (("sky",), ("road",)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "images").mkdir()
+    for stem in "ab":
+        noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+        image = Image.fromarray(noise)
+        image.save(tmp_path / f"images/{stem}.jpg", **({"exif": exif} if stem == "b" else {}))
+        png(tmp_path / f"masks/{stem}.png", np.indices((8, 8))[0] % 2)
+    report = verify(Folder("square", tmp_path, "images", "masks", words))
+    assert report.problems == []
+    assert "1 of 2 photos are turned by their EXIF tags, such as b" in report.warnings[0]
+
+
+def test_verify_reads_each_file_once(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the key, which hashes all files, nor a second look at the masks."""
+    root = data / "coco_panoptic20"
+    for stem in "ab":
+        photo(root / f"images/{stem}.jpg")
+        png(root / f"masks/{stem}.png", grid([1, 2], 0))
+    read: list[str] = []
+    once = file_dataset.read_hashed
+
+    def counting(path: Path, digest: str | None, what: str) -> bytes:
+        read.append(path.name)
+        return once(path, digest, what)
+
+    monkeypatch.setattr(file_dataset, "read_hashed", counting)
+    monkeypatch.setattr(file_dataset, "file_digests", lambda *_: pytest.fail("hashed"))
+    cli("verify", "coco_panoptic20")
+    assert sorted(read) == ["a.jpg", "a.png", "b.jpg", "b.png"]

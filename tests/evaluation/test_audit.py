@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -17,7 +19,7 @@ from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.observers import Pictures
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.results.store.panels import load as load_panels
+from sclip_lab.results.store.picture_files import load as load_panels
 from sclip_lab.segmentation.protocol import Protocol
 
 WORDS = Vocabulary("three", (("sky",), ("road",), ("car",)))
@@ -50,7 +52,7 @@ def test_one_line_says_what_is_evaluated(
     folder(tmp_path, masks)
     Image.fromarray(masks[0].astype(np.uint8)).save(tmp_path / "masks/alone.png")
     text = run(backbone, folder(tmp_path, masks, limit=2), tmp_path, caplog)
-    assert "mine: 2 photos with masks (first 2), 3 classes; 1 masks without a photo" in text
+    assert "mine: 2 photos with masks (first 2), 3 classes; 1 mask without a photo" in text
     assert "mine: 2 masks read, 0.0% of pixels are ignored" in text
     assert "warning" not in text
 
@@ -124,3 +126,37 @@ def test_names_that_the_text_tower_cannot_tell_apart(
     text = run(backbone, data, tmp_path, caplog)
     assert "alike: classes 0 and 1 are one text to the text tower" in text
     assert "classes 2 and 3" not in text  # equal names are said by `data verify`
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+@pytest.mark.parametrize("kind", ["images", "masks"])
+def test_a_file_that_changes_after_hashing_gives_no_number(
+    backbone: Backbone, tmp_path: Path, kind: str, on_error: str
+) -> None:
+    """And once it is restored the cell is what it would have been."""
+    masks = [np.arange(64 * 64).reshape(64, 64) // 200 % 3, np.arange(64 * 64).reshape(64, 64) % 3]
+    data = folder(tmp_path, masks)
+    protocol = Protocol(short_side=64)
+    spec = Spec(lab.load_attention("csa"), backbone, protocol, data)
+    expected = evaluate([spec], tmp_path / "untouched", progress=False)
+    assert spec.key  # hashed
+    path = tmp_path / kind / "1.png"
+    original, times = path.read_bytes(), path.stat()
+    path.write_bytes((tmp_path / kind / "0.png").read_bytes())
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    store = tmp_path / "store"
+    if on_error == "stop":
+        with pytest.raises(LabError, match=rf"{kind}/1\.png: the file has changed since it was"):
+            evaluate([spec], store, progress=False)
+    else:
+        df = evaluate([spec], store, progress=False, on_error="skip")
+        assert set(df["image"].astype(str)) == {"0"}
+    path.write_bytes(original)
+    again = Spec(lab.load_attention("csa"), backbone, protocol, folder(tmp_path, []))
+    assert again.key == spec.key
+    df = evaluate([again], store, progress=False)
+    columns = ["image", "true", "predicted", "pixels"]
+    pd.testing.assert_frame_equal(
+        df[columns].astype({"image": str}).sort_values(columns, ignore_index=True),
+        expected[columns].astype({"image": str}).sort_values(columns, ignore_index=True),
+    )

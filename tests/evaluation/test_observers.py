@@ -15,7 +15,7 @@ from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.observers import Diagnostics, Pictures, attention_at, region_points
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.results.store import panels
+from sclip_lab.results.store import picture_files
 from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.protocol import Protocol
@@ -59,17 +59,17 @@ def test_pictures_are_kept_once_and_equal_segment(
     observer = Pictures(images=2, points=2)
     evaluate([spec], store, observers=[observer], progress=False)
     assert observer.pending(store, spec) == set()
-    found = panels.load(store.root, [spec.key])
-    assert [panel.name for panel in found] == ["0", "1"]
-    for index, panel in enumerate(found):
+    found = picture_files.load(store.root, [spec.key])
+    assert [picture.name for picture in found] == ["0", "1"]
+    for index, picture in enumerate(found):
         sample = photos[index]
-        np.testing.assert_array_equal(panel.image, sample.image)
-        np.testing.assert_array_equal(panel.mask, sample.mask)
+        np.testing.assert_array_equal(picture.image, sample.image)
+        np.testing.assert_array_equal(picture.mask, sample.mask)
         labels = lab.segment(
             spec.backbone, sample.image, photos.vocabulary, spec.attention, spec.protocol
         )
-        np.testing.assert_array_equal(panel.predictions[0].prediction, labels)
-        attention = panel.predictions[0].attention
+        np.testing.assert_array_equal(picture.predictions[0].prediction, labels)
+        attention = picture.predictions[0].attention
         assert attention is not None
         assert attention.shape == (2, 4, 4)
 
@@ -79,7 +79,7 @@ def test_pictures_of_a_finished_cell(spec: Spec, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     before = evaluate([spec], store, progress=False)
     after = evaluate([spec], store, observers=[Pictures(1, 1)], progress=False)
-    assert [panel.name for panel in panels.load(store.root, [spec.key])] == ["0"]
+    assert [picture.name for picture in picture_files.load(store.root, [spec.key])] == ["0"]
     assert before["pixels"].sum() == after["pixels"].sum()
 
 
@@ -120,7 +120,7 @@ def test_a_variant_without_a_map(
     observers = [Pictures(1, 1), Diagnostics(["attention_entropy", "feature_invariance"], 1)]
     evaluate([spec], store, observers=observers, progress=False)
     assert [o.pending(store, spec) for o in observers] == [set(), set()]
-    assert len(panels.load(store.root, [spec.key])) == 1
+    assert len(picture_files.load(store.root, [spec.key])) == 1
 
 
 def test_unknown_measure() -> None:

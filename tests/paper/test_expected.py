@@ -1,4 +1,4 @@
-"""Expected scores: they are those of analysis/paper_numbers.csv, and a run says how far it is."""
+"""Expected scores: they are those of paper_numbers.csv, and a run says how far it is."""
 
 from __future__ import annotations
 

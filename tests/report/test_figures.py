@@ -20,14 +20,14 @@ from PIL import Image
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
 from sclip_lab.report import curves, figures, measured, page, pictures
-from sclip_lab.results.store import panels
+from sclip_lab.results.store import picture_files
 from tests.confusion import counted, score
 from tests.synthetic_store import (
     CLASSES,
     SKILL,
     confusion_rows,
     labels,
-    write_panels,
+    write_pictures,
     write_spec,
     write_store,
 )
@@ -36,7 +36,7 @@ from tests.synthetic_store import (
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("store")
-    write_panels(root, write_store(root))
+    write_pictures(root, write_store(root))
     return root
 
 
@@ -46,8 +46,8 @@ def df(store: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def photos(store: Path) -> list[panels.Panel]:
-    return panels.load(store)
+def photos(store: Path) -> list[picture_files.Picture]:
+    return picture_files.load(store)
 
 
 def _texts(figure: Figure) -> list[str]:
@@ -180,7 +180,7 @@ def test_diagnostics_show_means_and_every_image() -> None:
 # ---------------------------------------------------------------- pictures
 
 
-def test_panel_paints_classes_and_names_them(photos: list[panels.Panel]) -> None:
+def test_panel_paints_classes_and_names_them(photos: list[picture_files.Picture]) -> None:
     figure = pictures.panel(photos)
     cells = [ax for ax in figure.axes if ax.images]
     assert len(cells) == 2 * (2 + 4)
@@ -207,7 +207,7 @@ def test_panel_paints_classes_and_names_them(photos: list[panels.Panel]) -> None
     _inside(figure)
 
 
-def test_panel_folds_many_variants_and_rare_classes(photos: list[panels.Panel]) -> None:
+def test_panel_folds_many_variants_and_rare_classes(photos: list[picture_files.Picture]) -> None:
     many = [replace(photos[0], predictions=photos[0].predictions * 4)]
     figure = pictures.panel(many, max_classes=2)
     axes = np.array([ax.get_position().bounds for ax in figure.axes])
@@ -225,7 +225,7 @@ def test_class_colours_are_distinct() -> None:
     assert gaps.min() > 25  # 2.3 is what an eye can just tell apart; the three greens had 19
 
 
-def test_titles_of_neighbours_do_not_touch(photos: list[panels.Panel]) -> None:
+def test_titles_of_neighbours_do_not_touch(photos: list[picture_files.Picture]) -> None:
     named = [replace(p, label="a variant of a very long name · with something(temperature=2.0)")
              for p in photos[0].predictions * 3]  # fmt: skip
     figure = pictures.panel([replace(photos[0], predictions=named[:10])])
@@ -236,7 +236,7 @@ def test_titles_of_neighbours_do_not_touch(photos: list[panels.Panel]) -> None:
         assert not one.overlaps(two)
 
 
-def test_attention_maps_have_a_column_per_point(photos: list[panels.Panel]) -> None:
+def test_attention_maps_have_a_column_per_point(photos: list[picture_files.Picture]) -> None:
     figure = pictures.attention_maps(photos)
     grid = np.array(figure.axes[:-1]).reshape(5, 4)  # photo and 4 variants, 2 points of 2 photos
     names = ["photo", "vanilla", "csa", "csa\ntemperature=2.0", "identity"]
@@ -253,8 +253,8 @@ def test_attention_maps_have_a_column_per_point(photos: list[panels.Panel]) -> N
     _inside(figure)
 
 
-def test_pictures_say_what_they_lack(photos: list[panels.Panel]) -> None:
-    with pytest.raises(LabError, match="no panels"):
+def test_pictures_say_what_they_lack(photos: list[picture_files.Picture]) -> None:
+    with pytest.raises(LabError, match="no pictures"):
         pictures.panel([])
     bare = [replace(p, points=None, attention=None, attention_box=None)
             for p in photos[0].predictions]  # fmt: skip

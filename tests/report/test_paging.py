@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from sclip_lab import results
 from sclip_lab.report import figures, page, store_report
 from sclip_lab.report.found import Found
-from sclip_lab.results.store import panels
-from tests.synthetic_store import confusion_rows, labels, write_panels, write_spec, write_store
+from sclip_lab.results.store import picture_files
+from tests.synthetic_store import confusion_rows, labels, write_pictures, write_spec, write_store
 
 VARIANTS, CLASSES = 45, 90
 OTHERS = ["x", "y", "z"]
@@ -35,11 +35,11 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Found:
         write_spec(root, label, [confusion_rows("x", guess, mask)], ["x"], class_names=names)
     df = results.load(root)
     small = tmp_path_factory.mktemp("pictures")
-    write_panels(small, write_store(small))
+    write_pictures(small, write_store(small))
     pictures = [
-        replace(panel, predictions=[replace(panel.predictions[0], label=f"v{k}")
+        replace(picture, predictions=[replace(picture.predictions[0], label=f"v{k}")
                                     for k in range(VARIANTS)])
-        for panel in panels.load(small)
+        for picture in picture_files.load(small)
     ]  # fmt: skip
     rows = df.drop_duplicates("spec").drop(columns=["true", "predicted", "pixels"])
     chosen = ["inter_class_mass", "inter_class_share", "rank_accuracy", *OTHERS]
@@ -60,7 +60,7 @@ def test_every_picture_of_a_large_store_fits_a_screen(
     found = [figure for part in drawn.values() for figure in part.values()]
     assert max(figure.get_size_inches()[1] for figure in found) <= LIMIT
     names = {name.rpartition("_")[0] for part in drawn.values() for name in part}
-    assert names == {"bars", "per_class", "diagnostics", "panel", "attention"}  # numbered
+    assert names == {"bars", "per_class", "diagnostics", "picture", "attention"}  # numbered
 
 
 def test_nothing_is_lost_between_pages(drawn: dict[str, Mapping[str, Figure]]) -> None:
@@ -80,7 +80,7 @@ def test_nothing_is_lost_between_pages(drawn: dict[str, Mapping[str, Figure]]) -
     legends = {
         tuple((t.get_text(), p.get_facecolor()) for t, p in zip(
             f.legends[0].get_texts(), f.legends[0].get_patches(), strict=True))
-        for name, f in drawn["pictures"].items() if name.startswith("panel")
+        for name, f in drawn["pictures"].items() if name.startswith("picture")
     }  # fmt: skip
     assert len(legends) == 1  # a class has one colour on all pages
     maps = [f for name, f in drawn["pictures"].items() if name.startswith("attention")]

@@ -14,7 +14,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.paper import published
 from sclip_lab.report import tables
 from sclip_lab.report.curves import without
-from sclip_lab.results.store.labels import labels
+from sclip_lab.results.store.spec_labels import labels
 from tests.synthetic_store import confusion_rows, write_spec, write_store
 from tests.synthetic_store import labels as images_of
 

@@ -11,7 +11,7 @@ import pytest
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
-from sclip_lab.results.store import cells
+from sclip_lab.results.store import spec_files
 from tests.confusion import counted, iou
 from tests.confusion import score as score_of
 from tests.synthetic_store import CLASSES, SKILL, confusion_rows, labels, write_spec, write_store
@@ -176,8 +176,8 @@ def test_diagnostics_are_tidy_too(store: Path) -> None:
         {"image": ["photo_1", "photo_0"], "measure": "entropy", "value": [0.5, 0.25]}
     )
     for rows in (values, values[:1]):  # two writers measured the first photo
-        row = cells.joined([rows], cells.MEASURES)
-        cells.write(store / "specs" / key, cells.MEASURES, row)
+        row = spec_files.joined([rows], spec_files.MEASURES)
+        spec_files.write(store / "specs" / key, spec_files.MEASURES, row)
     df = results.diagnostics(store)
     assert list(df) == ["spec", "attention", "backbone", "dataset", "protocol", *values]
     assert list(df["attention"]) == ["csa", "csa"]

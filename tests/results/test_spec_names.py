@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from sclip_lab.results.store.labels import labels
+from sclip_lab.results.store.spec_labels import labels
 
 
 def table(**columns: list[object]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from sclip_lab import results
 from sclip_lab.cli.main import main
 from sclip_lab.core.errors import LabError
 from sclip_lab.report import store_report
-from sclip_lab.results.store import cells, sweeps
+from sclip_lab.results.store import spec_files, sweeps
 from tests.synthetic_store import confusion_rows, labels, write_spec, write_store
 
 
@@ -28,7 +28,7 @@ def store(tmp_path: Path) -> Path:
     """Vanilla, csa, csa(temperature=2.0) and identity; csa is also asked for under naclip."""
     keys = write_store(tmp_path)
     other = names(protocol="naclip")
-    cells.add_names(tmp_path / "specs" / keys[1], other)
+    spec_files.add_names(tmp_path / "specs" / keys[1], other)
     vanilla = names(attention="vanilla")
     sweeps.note(tmp_path, "first", "sclip-lab evaluate a", {keys[0]: vanilla, keys[1]: names()})
     sweeps.note(tmp_path, "other", "sclip-lab evaluate b", {keys[0]: vanilla, keys[1]: other})

@@ -106,7 +106,7 @@ def test_jobs_fail_without_another_try_when_the_pass_stops(
     assert outcome.code == 1
     assert "Traceback" not in outcome.out + outcome.err
     error = "data set patchwork, image test_000001: photo 1 is damaged"
-    assert f"error: {error}" in outcome.err
+    assert f"error: 2 of 2 jobs failed: 2 x {error}" in outcome.err
     assert outcome.out.count(error) == 1  # where the pass stopped
     for number in "01":
         assert f"error: {error}" in (tmp_path / f"sweep/{number}/evaluate.log").read_text()

@@ -79,3 +79,17 @@ def test_everything_else_is_one_line(backbone: Backbone, call, message: str) -> 
 def test_an_empty_folder_is_named(backbone: Backbone, tmp_path: Path) -> None:
     with pytest.raises(LabError, match="holds no photo"):
         lab.segment(backbone, tmp_path, NAMES)
+
+
+def test_the_script_in_the_docs_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "library.md").read_text(encoding="utf-8")
+    script = text.split("```python\n")[1].split("```")[0]
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(script, "library.md", "exec"), names)
+    assert (tmp_path / "results/features.npy").is_file()
+    assert "csa" in capsys.readouterr().out
+    assert np.shape(names["middle"])

@@ -24,9 +24,14 @@ from sclip_lab.results.statistics.relations import FEWEST
 
 RESAMPLES = 500
 PAGE = 12  # charts in one picture
-# What SCLIP's argument is about.
-CLAIMED = ("spatial_invariance", "inter_class_mass", "attention_same_class_auroc",
-           "feature_same_class_auroc")  # fmt: skip
+# What SCLIP's argument is about, and the side on which it says that good variants lie. A measure's
+# own direction is another thing: a map that is blind to content can be as low.
+CLAIMED = {
+    "spatial_invariance": "low",
+    "inter_class_mass": "low",
+    "attention_same_class_auroc": "high",
+    "feature_same_class_auroc": "high",
+}
 MAPPED = ("spatial_invariance", "inter_class_mass", "attention_entropy")
 BETTER = {"high": "right is good", "low": "left is good"}
 
@@ -40,7 +45,10 @@ def correlations(found: Found) -> pd.DataFrame:
     if not len(found.measured):
         return pd.DataFrame(columns=columns)
     try:
-        table = results.relations(found.df, found.measured, n=RESAMPLES)
+        # What reads the outcome with the masks goes with the score, and explains nothing.
+        outcomes = [name for name, measure in MEASURES.items() if measure.outcome]
+        measured = found.measured[~found.measured["measure"].isin(outcomes)]
+        table = results.relations(found.df, measured, n=RESAMPLES)
     except LabError:
         return pd.DataFrame(columns=columns)
     table = table[table["spearman"].notna() & (table["variants"] > 3)].reset_index(drop=True)
@@ -55,17 +63,16 @@ def correlations(found: Found) -> pd.DataFrame:
         "caption": "Which diagnostic goes with mIoU over variants: Spearman's correlation, with a "
         "95 % interval that resamples families of variants and photos; the same over the means of "
         "families, with p by permuting these, and p adjusted over all measures; range with one "
-        "family left out. good: the direction that a good variant should have. Controls are left "
-        "out",
+        "family left out. good: the direction that a good variant should have. Controls and "
+        "measures of the outcome are left out",
     }
     return shown
 
 
 def _claims(found: Found) -> list[Claim]:
     table, claims = correlations(found).set_index("measure"), []
-    for measure in CLAIMED:
-        better = MEASURES[measure].better
-        text = f"Variants with {better}er {measure.replace('_', ' ')} score higher"
+    for measure, side in CLAIMED.items():
+        text = f"Variants with {side}er {measure.replace('_', ' ')} score higher"
         if measure not in table.index:
             claims.append(missing(text, "not measured on four variants"))
             continue
@@ -76,7 +83,7 @@ def _claims(found: Found) -> list[Claim]:
             f"{row['least']:+.2f} to {row['most']:+.2f} with one family left out; "
             f"{row['rho of families']:+.2f} over families, adjusted for {len(table)} measures"
         )
-        expected = (row["rho"] > 0) == (better == "high")
+        expected = (row["rho"] > 0) == (side == "high")
         p, cells = table["p, adjusted"].loc[measure], list(found.cells.index)
         key = ("relation", measure, *sorted(map(found.comparisons.counts, cells)))
         test = Comparison(key, p if expected else 1.0, 1.0 if expected else p)

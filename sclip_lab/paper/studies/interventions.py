@@ -331,11 +331,21 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
     return {name: table for name, table in tables.items() if len(table)}
 
 
+def _localises(found: Found) -> str:
+    table = parts(found)
+    if table.empty:
+        return ""
+    shares = [f"{row['part']} {100 * row['gain']:+.1f}" for _, row in table.iloc[:-1].iterrows()]
+    whole = 100 * table["gain"].iloc[-1]
+    return f"CSA's gain of {whole:+.1f} is by parts of a row (Shapley): {'; '.join(shares)}."
+
+
 STUDY = Study(
     question="What of an attention map makes the score: how much of it falls on other classes, how "
     "sharp it is, which patches weigh more, or how much it weighs against the residual?",
     claims=_claims,
     figures=_figures,
     tables=_tables,
+    answers={"localises": _localises},
     order=13,
 )

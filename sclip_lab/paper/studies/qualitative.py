@@ -62,18 +62,18 @@ def _claims(found: Found) -> list[Claim]:
 
 def _figures(found: Found) -> dict[str, Figure]:
     shown = []
-    by_name = {panel.name: panel for panel in found.panels}
+    by_name = {picture.name: picture for picture in found.pictures}
     scores = results.miou(found.df, ["spec", "image"])
     scores.index = scores.index.map(lambda key: (str(key[0]), str(key[1])))
     for kind, names in chosen(found).items():
         for name in names:
             if name in by_name:
-                panel = by_name[name]
+                picture = by_name[name]
                 labelled = [
                     replace(p, label=f"{p.label}: {100 * scores.get((p.spec, name), 0):.0f}")
-                    for p in panel.predictions
+                    for p in picture.predictions
                 ]
-                shown.append(replace(panel, name=f"{kind}: {name}", predictions=labelled))
+                shown.append(replace(picture, name=f"{kind}: {name}", predictions=labelled))
     if not shown:
         return {}
     figure = pictures.panel(shown, named=True)

@@ -20,20 +20,20 @@ def processor(record: Mapping[str, Any]) -> str:
     return str(provenance.get("gpu") or provenance.get("processor") or "")
 
 
-def told(df: pd.DataFrame, specs: Collection[str] | None = None) -> str | None:
+def note(df: pd.DataFrame, specs: Collection[str] | None = None) -> str | None:
     """One sentence where cells come from different processors; None where they do not.
 
     Args:
         df: from `results.load`.
         specs: only these; None: all.
     """
-    found: dict[str, list[str]] = {}
+    by_processor: dict[str, list[str]] = {}
     for spec, name in df.attrs.get("processors", {}).items():
         if name and (specs is None or spec in specs):
-            found.setdefault(name, []).append(spec)
-    if len(found) < 2:
+            by_processor.setdefault(name, []).append(spec)
+    if len(by_processor) < 2:
         return None
-    parts = [f"{name} ({_few(cells)})" for name, cells in found.items()]
+    parts = [f"{name} ({_few(specs)})" for name, specs in by_processor.items()]
     return (
         f"cells were computed with different instruction sets: {'; '.join(parts)}; "
         "these round otherwise, so differences of a few pixels mean nothing"
@@ -42,11 +42,11 @@ def told(df: pd.DataFrame, specs: Collection[str] | None = None) -> str | None:
 
 def warn(df: pd.DataFrame, specs: Collection[str]) -> None:
     """One warning where the cells that are compared come from different processors."""
-    text = told(df, specs)
+    text = note(df, specs)
     if text is not None:
         warnings.warn(text, stacklevel=4)
 
 
-def _few(cells: Sequence[str]) -> str:
-    more = f" and {len(cells) - 2} more" if len(cells) > 2 else ""
-    return ", ".join(cells[:2]) + more
+def _few(specs: Sequence[str]) -> str:
+    more = f" and {len(specs) - 2} more" if len(specs) > 2 else ""
+    return ", ".join(specs[:2]) + more

@@ -27,13 +27,13 @@ from typing import Any, Protocol
 import pandas as pd
 
 from sclip_lab.core import files
-from sclip_lab.results.store import cells
-from sclip_lab.results.store.cells import KINDS
+from sclip_lab.results.store import spec_files
+from sclip_lab.results.store.spec_files import KINDS
 
 log = logging.getLogger(__name__)
 
 
-class Cell(Protocol):
+class StoredSpec(Protocol):
     """What the store has to know of a spec."""
 
     @property
@@ -72,21 +72,21 @@ class Store:
         """
         files.probe(self.root)
 
-    def directory(self, spec: Cell) -> Path:
+    def directory(self, spec: StoredSpec) -> Path:
         return self.root / "specs" / spec.key
 
     @property
     def text_cache(self) -> Path:
         return self.root / "text"
 
-    def open(self, spec: Cell) -> None:
+    def open(self, spec: StoredSpec) -> None:
         """Write spec.json once; a damaged one is set aside and written again. Temporary files of
         processes that died are removed."""
         path = self.directory(spec) / "spec.json"
-        for folder in (path.parent, path.parent / "panels"):
+        for folder in (path.parent, path.parent / "pictures"):
             files.sweep(folder)
         try:
-            known = cells.read_record(path)
+            known = spec_files.read_record(path)
         except FileNotFoundError:
             pass
         except files.Damaged as damaged:
@@ -95,11 +95,11 @@ class Store:
             record = spec.record()
             names = {**record["names"], "attention": record["label"]}
             if names not in (known["names"], *known["also"]):
-                cells.add_names(path.parent, names)
+                spec_files.add_names(path.parent, names)
             return
-        cells.write_record(path, spec.record())
+        spec_files.write_record(path, spec.record())
 
-    def done(self, spec: Cell, kind: str = "rows") -> set[str]:
+    def done(self, spec: StoredSpec, kind: str = "rows") -> set[str]:
         """Names of the images that are finished. Damaged files are set aside, so that their
         images are not among them.
 
@@ -108,7 +108,9 @@ class Store:
         """
         return set(self._read(spec, kind)["image"].unique())
 
-    def append(self, spec: Cell, frames: Sequence[Mapping[str, Any]], kind: str = "rows") -> None:
+    def append(
+        self, spec: StoredSpec, frames: Sequence[Mapping[str, Any]], kind: str = "rows"
+    ) -> None:
         """Add finished images in one atomic write. The disk is asked for it in the background.
 
         Args:
@@ -119,38 +121,38 @@ class Store:
         """
         if not frames:
             return
-        frame = cells.joined(frames, KINDS[kind])
-        path = cells.write(self.directory(spec), KINDS[kind], frame)
+        frame = spec_files.joined(frames, KINDS[kind])
+        path = spec_files.write(self.directory(spec), KINDS[kind], frame)
         self._waiting = [future for future in self._waiting if not future.done()]
         self._waiting.append(self._syncing.submit(_sync, path))
 
-    def compact(self, spec: Cell, kind: str = "rows") -> None:
+    def compact(self, spec: StoredSpec, kind: str = "rows") -> None:
         """Join a finished cell's files into one. A crash in between only leaves duplicates, and
         no file is removed before the joined one is on the disk."""
         parts = KINDS[kind].files(self.directory(spec))
         if len(parts) < 2:
             return
-        frame = cells.each_once(self._read(spec, kind), KINDS[kind])
+        frame = spec_files.each_once(self._read(spec, kind), KINDS[kind])
         if frame.empty:
             return
-        joined = cells.write(self.directory(spec), KINDS[kind], frame, sync=True)
+        joined = spec_files.write(self.directory(spec), KINDS[kind], frame, sync=True)
         for path in parts:
             if path != joined:
                 path.unlink(missing_ok=True)
 
-    def diagnostics(self, spec: Cell) -> pd.DataFrame:
+    def diagnostics(self, spec: StoredSpec) -> pd.DataFrame:
         """Diagnostics of a cell that were measured by the code of today: image, measure, layer,
         head (-1 for none), value (NaN where the measure is not defined)."""
         values = self._read(spec, "diagnostics")
-        values = values[cells.by_code_of_today(values)].drop(columns=["file", "code"])
+        values = values[spec_files.by_code_of_today(values)].drop(columns=["file", "code"])
         return values.drop_duplicates(["image", "measure", "layer", "head"], ignore_index=True)
 
-    def skipped(self, spec: Cell) -> dict[str, str]:
+    def skipped(self, spec: StoredSpec) -> dict[str, str]:
         """Images that were left out and are not done since, each with the last reason."""
-        return cells.skipped(self._read(spec, "skipped"), self.done(spec))
+        return spec_files.skipped(self._read(spec, "skipped"), self.done(spec))
 
-    def _read(self, spec: Cell, kind: str) -> pd.DataFrame:
-        frame, damaged = cells.read(self.directory(spec), KINDS[kind])
+    def _read(self, spec: StoredSpec, kind: str) -> pd.DataFrame:
+        frame, damaged = spec_files.read(self.directory(spec), KINDS[kind])
         for error in damaged:
             files.set_aside(self.root, error)
         return frame

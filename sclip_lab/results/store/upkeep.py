@@ -1,4 +1,4 @@
-"""Looking after a store: what is in it, what is damaged or not needed, and taking some along."""
+"""Lists, verifies, repairs, cleans and exports a store."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import pandas as pd
 
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
-from sclip_lab.results.store import cells, panels
-from sclip_lab.results.store.cells import COUNTS, KINDS
-from sclip_lab.results.store.loading import EXPORT, load, records
+from sclip_lab.results.store import picture_files, spec_files
+from sclip_lab.results.store.reading import EXPORT, load, records
+from sclip_lab.results.store.spec_files import COUNTS, KINDS
 
 STATES = ("damaged", "lost", "orphan", "set aside")
 
 
 class Finding(NamedTuple):
-    """One file that is not as it should be.
+    """One file of a store that needs attention.
 
     Attributes:
-        path: which.
+        path: the file.
         state: ``damaged``, ``lost`` (a temporary file that nobody writes any more), ``orphan``
             (of a cell without spec.json) or ``set aside``.
         reason: in words.
@@ -35,7 +35,7 @@ class Finding(NamedTuple):
 
 
 def check(root: Path) -> Iterator[Finding]:
-    """Read every file of a store, and say what is wrong with which.
+    """Read every file of a store, and report each that needs attention.
 
     Raises:
         LabError: there is no store.
@@ -64,11 +64,7 @@ def check(root: Path) -> Iterator[Finding]:
 
 
 def repair(root: Path) -> list[Finding]:
-    """Set damaged files aside.
-
-    Returns:
-        which these were.
-    """
+    """Set damaged files aside, and return them."""
     damaged = [finding for finding in check(root) if finding.state == "damaged"]
     for finding in damaged:
         files.set_aside(root, files.Damaged(finding.path, finding.reason))
@@ -76,8 +72,8 @@ def repair(root: Path) -> list[Finding]:
 
 
 def collect(root: Path, *, damaged: bool = False, orphans: bool = False) -> list[Finding]:
-    """What can be deleted: lost temporary files, and on demand what was set aside and what
-    belongs to no cell. Deletes nothing itself."""
+    """Files that can be deleted: lost temporary files and, on request, files that were set aside
+    and files of cells without spec.json. Deletes nothing."""
     states = {"lost"}
     if damaged:
         states.add("set aside")
@@ -91,7 +87,7 @@ def contents(root: Path) -> pd.DataFrame:
     rows = []
     for record in records(root):
         folder = root / "specs" / record["key"]
-        counts, _ = cells.read(folder, COUNTS)
+        counts, _ = spec_files.read(folder, COUNTS)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         rows.append(
             {
@@ -107,9 +103,11 @@ def contents(root: Path) -> pd.DataFrame:
 
 
 def export(root: Path, target: Path, keys: Sequence[str] | None = None) -> tuple[Path, Path]:
-    """Write chosen cells as two files that any tool can read: ``<target>.parquet``, one tidy row
-    per (spec, image, true, predicted) as in `sclip_lab.results.load`, and ``<target>.json``, the
-    cells' records and what the columns mean.
+    """Write specs as two files that any tool can read.
+
+    ``<target>.parquet`` has one tidy row per (spec, image, true, predicted), as
+    `sclip_lab.results.load` gives them; ``<target>.json`` has the specs' records and what the
+    columns mean.
 
     Raises:
         LabError: nothing to export, or the files cannot be written.
@@ -117,7 +115,6 @@ def export(root: Path, target: Path, keys: Sequence[str] | None = None) -> tuple
     if not target.name:
         raise LabError(f"{target}: give the export a name in it, as in {target / 'export'}")
     frame = load(root, keys, partial=True)
-    chosen = [record["key"] for record in records(root, keys)]
     plain_frame = frame.astype(
         {name: str for name in frame if isinstance(frame[name].dtype, pd.CategoricalDtype)}
     )
@@ -134,7 +131,7 @@ def export(root: Path, target: Path, keys: Sequence[str] | None = None) -> tuple
         },
         "table": table.name,
         "table_digest": hashlib.sha256(table.read_bytes()).hexdigest(),
-        "cells": list(records(root, chosen)),
+        "cells": records(root, keys),
     }
     files.write_json(about, described, EXPORT)
     return table, about
@@ -165,15 +162,15 @@ def _read(path: Path, inside: tuple[str, ...], names: Sequence[str]) -> None:
         names: of all photos of the store's cells.
     """
     if inside[0] == "specs" and inside[2:] == ("spec.json",):
-        cells.read_record(path)
+        spec_files.read_record(path)
     elif inside[0] == "specs" and len(inside) == 3:
         for kind in KINDS.values():
             if path in kind.files(path.parent):
-                cells.read_one(path, kind)
-    elif inside[0] == "specs" and inside[2:3] == ("panels",) and path.suffix == ".npz":
-        panels.check_prediction(path, inside[1], names)
+                spec_files.read_one(path, kind)
+    elif inside[0] == "specs" and inside[2:3] == ("pictures",) and path.suffix == ".npz":
+        picture_files.check_prediction(path, inside[1], names)
     elif inside[0] == "images" and len(inside) == 3 and path.suffix == ".npz":
-        panels.check_photo(path, inside[1], names)
+        picture_files.check_photo(path, inside[1], names)
     elif inside[0] in ("text", "trunk") and path.suffix == ".safetensors":
         files.read(path, {"kind": inside[0], "key": path.stem})
 

@@ -103,11 +103,11 @@ def _aliases(folder: Path) -> list[dict[str, str]]:
 
 
 def _record_of(folder: Path) -> dict[str, str]:
-    return {"kind": "record", "cell": folder.name}
+    return {"kind": "record", "spec": folder.name}
 
 
 def _names_of(folder: Path) -> dict[str, str]:
-    return {"kind": "names", "cell": folder.name}
+    return {"kind": "names", "spec": folder.name}
 
 
 def read(folder: Path, kind: Kind) -> tuple[pd.DataFrame, list[files.Damaged]]:
@@ -147,7 +147,7 @@ def write(folder: Path, kind: Kind, frame: pd.DataFrame, *, sync: bool = False) 
 
 
 def _table_of(folder: Path, kind: Kind) -> dict[str, str]:
-    return {"kind": kind.name, "cell": folder.name}
+    return {"kind": kind.name, "spec": folder.name}
 
 
 def joined(frames: Sequence[Mapping[str, Any]], kind: Kind) -> pd.DataFrame:

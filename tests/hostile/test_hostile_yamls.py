@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 import sclip_lab as lab
 from sclip_lab.config import folders
-from sclip_lab.config.registry import conf_dir
+from sclip_lab.config.folders import conf_dir
 from sclip_lab.config.sweeper import sweep
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Dataset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import logging
 import os
@@ -11,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,13 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import sclip_lab as lab
 from sclip_lab import results
-from sclip_lab.cli import main, paper, report
+from sclip_lab.cli.main import main
 from sclip_lab.core.errors import LabError
-from sclip_lab.run import job
 from tests.hostile.outcome import ends_well, examples
-from tests.hostile.test_values import SMALL, STARTS, leaves, sound_configuration
+from tests.hostile.test_hostile_values import SMALL, STARTS, leaves, sound_configuration
 from tests.synthetic_store import write_store
 
 WORDS = [
@@ -97,21 +95,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(path) for name, path in paths.items()}
 
 
-@pytest.fixture(autouse=True)
-def one_network() -> Iterator[None]:
-    """The embedded network is loaded once for all lines."""
-    load = lab.load_backbone
-    sound = load("patchwork_vit")
-
-    def load_backbone(name: object = None, *args: object, **options: object) -> object:
-        plain = name == "patchwork_vit" and not any(args) and not any(options.values())
-        return sound if plain else load(name, *args, **options)  # type: ignore[arg-type]
-
-    with mock.patch.object(lab, "load_backbone", load_backbone):
-        yield
-    job.make_dataset.cache_clear()
-
-
 def status_of(line: list[str]) -> tuple[int | str | None, str]:
     """A command in this process: its exit code, and what it printed on stderr."""
     out, err = io.StringIO(), io.StringIO()
@@ -119,7 +102,7 @@ def status_of(line: list[str]) -> tuple[int | str | None, str]:
     handlers, level, argv, variables = root.handlers[:], root.level, sys.argv, dict(os.environ)
     try:
         with redirect_stdout(out), redirect_stderr(err):
-            return main.main(line), err.getvalue()
+            return main(line), err.getvalue()
     except SystemExit as stop:
         return stop.code, err.getvalue()
     finally:
@@ -150,16 +133,12 @@ def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
             yield from action.option_strings
 
 
-def options() -> dict[str, list[str]]:
-    (below,) = (a for a in main._parser()._actions if isinstance(a, argparse._SubParsersAction))
-    known = {name: sorted(set(options_of(parser))) for name, parser in below.choices.items()}
-    return known | {
-        "paper": [*options_of(paper.parser())],
-        "report": [*options_of(report.parser())],
-    }
+def options(command: str) -> list[str]:
+    module = importlib.import_module(f"sclip_lab.cli.{command.replace('-', '_')}")
+    return sorted(set(options_of(module.parser())))
 
 
-OPTIONS = options()
+OPTIONS = {line[0]: options(line[0]) for line in SOUND}
 
 
 @given(data=st.data(), sound=st.sampled_from(SOUND), word=st.sampled_from(WORDS))
@@ -194,6 +173,7 @@ def test_evaluate_and_hydras_grammar(
     ends_well(lambda: run(["evaluate", *SMALL, *PLACES, *more]))
 
 
+@pytest.mark.slow
 @given(data=st.data(), which=st.integers(0, len(STARTS) - 1), value=st.sampled_from(TYPED))
 @examples(3)
 def test_every_key_as_one_types_it(data: st.DataObject, which: int, value: str) -> None:

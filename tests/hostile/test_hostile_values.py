@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sclip_lab.config.registry import load_attention, load_protocol, names
+from sclip_lab.config.folders import names
+from sclip_lab.config.registry import load_attention, load_protocol
 from sclip_lab.config.sweeper import sweep
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.run import job

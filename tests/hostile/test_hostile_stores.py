@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sclip_lab import results
 from sclip_lab.cli.main import main
 from tests.hostile.outcome import changed, ends_well, examples
-from tests.synthetic_store import write_panels, write_store
+from tests.synthetic_store import write_pictures, write_store
 
 COMMANDS = ("list", "verify", "repair", "gc", "export")
 
@@ -21,7 +21,7 @@ COMMANDS = ("list", "verify", "repair", "gc", "export")
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     root = tmp_path_factory.mktemp("store")
     keys = write_store(root, 2)
-    write_panels(root, keys, 1)
+    write_pictures(root, keys, 1)
     return root, keys
 
 

@@ -1,4 +1,4 @@
-"""Reading a store: see `sclip_lab.results`."""
+"""Reads a store into DataFrames: see `sclip_lab.results`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ import pandas as pd
 
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.results.store import cells, machines
-from sclip_lab.results.store.cells import COUNTS, MEASURES, SKIPPED, Kind
+from sclip_lab.results.store import machines, spec_files
+from sclip_lab.results.store.spec_files import COUNTS, MEASURES, SKIPPED, Kind
 from sclip_lab.results.table.scores import NAMES
 
-SHORT = 12
+SHORT = 12  # digits of a key that tables show
 EXPORT = {"kind": "export"}  # what the json file of an export belongs to
+
+Rows = tuple[dict[str, Any], pd.DataFrame]  # a spec's record, and rows of one kind
 
 
 def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -42,7 +44,7 @@ def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[st
     read, damaged = [], []
     for key in sorted(paths if requested is None else requested):
         try:
-            read.append(cells.read_record(paths[key]))
+            read.append(spec_files.read_record(paths[key]))
         except FileNotFoundError:
             continue
         except LabError as error:
@@ -97,9 +99,11 @@ def load(
         "oracle", and they are in no ranking.
     """
     specs, frames, unfinished = [], [], []
-    whole = not Path(path).is_file()
-    found, damaged = _all_rows(path, keys, COUNTS) if whole else (_exported(Path(path), keys), [])
-    for record, rows in found:
+    if Path(path).is_file():
+        counted, damaged = _exported(Path(path), keys), list[str]()
+    else:
+        counted, damaged = _all_rows(path, keys, COUNTS)
+    for record, rows in counted:
         _rename(record, (names or {}).get(record["key"]))
         if rows["image"].nunique() < len(record["images"]):
             unfinished.append(f"{record['label']} ({record['key'][:SHORT]})")
@@ -128,9 +132,9 @@ def load(
     df.attrs["skipped"] = {}
     for record, rows in zip(specs, frames, strict=True):
         folder = Path(path) / "specs" / record["key"]
-        left_out, _ = cells.read(folder, SKIPPED)
+        left_out, _ = spec_files.read(folder, SKIPPED)
         if len(left_out):
-            reasons = cells.skipped(left_out, set(rows["image"]))
+            reasons = spec_files.skipped(left_out, set(rows["image"]))
             df.attrs["skipped"] |= {record["key"][:SHORT]: reasons} if reasons else {}
     return df
 
@@ -151,44 +155,39 @@ def diagnostics(
         {measure: number}. A measure whose code changed between two cells would compare what
         cannot be compared: only its values by the code of today are kept, with a warning.
     """
-    found, damaged = _all_rows(path, keys, MEASURES)
+    measured, damaged = _all_rows(path, keys, MEASURES)
     _warn_of_damage(path, damaged)
-    found = _of_one_code(path, found)
     dropped = ["code"] if layers else ["code", "layer", "head"]
-    kept, undefined = [], pd.Series(dtype=int)
-    for record, rows in found:
+    specs, frames, undefined = [], [], pd.Series(dtype=int)
+    for record, rows in _of_one_code(path, measured):
         rows = rows[(rows["layer"] >= 0) == layers].drop(columns=dropped)
-        known = rows["value"].notna()
-        undefined = undefined.add(rows["measure"][~known].value_counts(), fill_value=0)
-        if known.any():
-            kept.append((record, rows[known]))
-    if not kept:
-        columns = [*NAMES, *(name for name in MEASURES.types if name not in dropped)]
-        df = pd.DataFrame(columns=columns)
-    else:
-        df = _tidy([record for record, _ in kept], [rows for _, rows in kept])
+        defined = rows["value"].notna()
+        undefined = undefined.add(rows["measure"][~defined].value_counts(), fill_value=0)
+        if defined.any():
+            specs.append(record)
+            frames.append(rows[defined])
+    columns = [*NAMES, *(name for name in MEASURES.types if name not in dropped)]
+    df = _tidy(specs, frames) if specs else pd.DataFrame(columns=columns)
     df.attrs["undefined"] = {str(name): int(count) for name, count in undefined.items()}
     return df
 
 
-def _of_one_code(
-    path: str | Path, found: list[tuple[dict[str, Any], pd.DataFrame]]
-) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """Each measure by one code: that of today where there are several."""
-    if not found:
-        return found
-    codes = pd.concat([rows[["measure", "code"]] for _, rows in found]).drop_duplicates()
+def _of_one_code(path: str | Path, measured: list[Rows]) -> list[Rows]:
+    """The rows of each measure by one code: that of today where there are several."""
+    if not measured:
+        return measured
+    codes = pd.concat([rows[["measure", "code"]] for _, rows in measured]).drop_duplicates()
     mixed = codes["measure"][codes["measure"].duplicated()].unique()
     if not len(mixed):
-        return found
+        return measured
     warnings.warn(
         f"left out of {path}, measured before the code of the measure changed: some values of "
         f"{', '.join(mixed)}; evaluate their cells with diagnostics again",
         stacklevel=3,
     )
     return [
-        (record, rows[~rows["measure"].isin(mixed) | cells.by_code_of_today(rows)])
-        for record, rows in found
+        (record, rows[~rows["measure"].isin(mixed) | spec_files.by_code_of_today(rows)])
+        for record, rows in measured
     ]
 
 
@@ -232,15 +231,13 @@ def specs(path: str | Path) -> pd.DataFrame:
     """One row per spec of a store: names, key, created, images, done (of them), whole config."""
     counted, damaged = _all_rows(path, None, COUNTS)
     _warn_of_damage(path, damaged)
-    found = [record for record, _ in counted]
-    table = spec_table(found, only_differing=False)
-    done = [rows["image"].nunique() for _, rows in counted]
+    table = spec_table([record for record, _ in counted], only_differing=False)
     facts = pd.DataFrame(
         {
-            "key": [record["key"] for record in found],
-            "created": [record["created"] for record in found],
-            "images": [len(record["images"]) for record in found],
-            "done": done,
+            "key": [record["key"] for record, _ in counted],
+            "created": [record["created"] for record, _ in counted],
+            "images": [len(record["images"]) for record, _ in counted],
+            "done": [rows["image"].nunique() for _, rows in counted],
         }
     )
     return pd.concat([table[NAMES], facts, table.drop(columns=NAMES)], axis=1)
@@ -257,11 +254,11 @@ def _match_key(key: str, known: list[str]) -> str:
 
 def _all_rows(
     path: str | Path, keys: Sequence[str] | None, kind: Kind
-) -> tuple[list[tuple[dict[str, Any], pd.DataFrame]], list[str]]:
-    """Rows of every spec, and what was found damaged; an error where the specs were asked for."""
-    rows, damaged = [], list[str]()
+) -> tuple[list[Rows], list[str]]:
+    """Rows of every spec, and errors of damaged files; raises the first where keys are given."""
+    rows, damaged = list[Rows](), list[str]()
     for record in records(path, keys):
-        frame, errors = cells.read(Path(path) / "specs" / record["key"], kind)
+        frame, errors = spec_files.read(Path(path) / "specs" / record["key"], kind)
         if errors and keys is not None:
             raise errors[0]
         rows.append((record, _in_order(frame, record, kind)))
@@ -269,7 +266,7 @@ def _all_rows(
     return rows, damaged
 
 
-def _exported(path: Path, keys: Sequence[str] | None) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+def _exported(path: Path, keys: Sequence[str] | None) -> list[Rows]:
     """As `_all_rows`, from an export: its json holds the records, and a digest of its table.
 
     Raises:
@@ -286,19 +283,17 @@ def _exported(path: Path, keys: Sequence[str] | None) -> list[tuple[dict[str, An
     rows = pd.read_parquet(io.BytesIO(content))
     by_key = {record["key"]: record for record in described["cells"]}
     chosen = by_key if keys is None else [_match_key(key, list(by_key)) for key in keys]
+    parts = [rows[rows["spec"] == key[:SHORT]].assign(file=0) for key in chosen]
     return [
-        (
-            by_key[key],
-            _in_order(rows[rows["spec"] == key[:SHORT]].assign(file=0), by_key[key], COUNTS),
-        )
-        for key in chosen
+        (by_key[key], _in_order(part, by_key[key], COUNTS))
+        for key, part in zip(chosen, parts, strict=True)
     ]
 
 
 def _in_order(rows: pd.DataFrame, record: dict[str, Any], kind: Kind) -> pd.DataFrame:
     """Each image once, in the order of the spec's images."""
     place = {image: position for position, image in enumerate(record["images"])}
-    rows = cells.each_once(rows.assign(position=rows["image"].map(place)), kind)
+    rows = spec_files.each_once(rows.assign(position=rows["image"].map(place)), kind)
     rows = rows.sort_values(["position", *kind.order], ignore_index=True)
     return rows[list(kind.types)].astype(kind.types)
 

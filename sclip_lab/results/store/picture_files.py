@@ -1,10 +1,10 @@
-"""Prediction pictures kept beside the numbers: what the qualitative figures are drawn from.
+"""Pictures: a photo with its mask and predictions, kept to draw figures from.
 
 Layout below the store's root, arrays in compressed npz files:
 
     images/<first 12 digits of the data set's digest>/<image>.npz
         image (height, width, 3) uint8; mask (height, width) uint8
-    specs/<key>/panels/<image>.npz
+    specs/<key>/pictures/<image>.npz
         prediction (height, width) uint8; and, where points were asked for,
         points (points, 2) int32: row, column in pixels of the photo;
         attention (points, grid_h, grid_w) float32: the weights, averaged over heads, with which
@@ -30,8 +30,8 @@ import numpy.typing as npt
 from sclip_lab import results
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
-from sclip_lab.results.store.labels import labels
-from sclip_lab.results.store.loading import SHORT, spec_table
+from sclip_lab.results.store.reading import SHORT, spec_table
+from sclip_lab.results.store.spec_labels import labels
 
 _DIGITS = 12
 _LONGEST = 200  # letters of a file's name; file systems take 255 with what is written beside it
@@ -39,7 +39,7 @@ _LONGEST = 200  # letters of a file's name; file systems take 255 with what is w
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one variant made of one photo; the arrays are described at the top of the file."""
+    """One variant's prediction of one photo; the arrays are described at the top of the file."""
 
     label: str
     prediction: npt.NDArray[np.uint8]
@@ -50,8 +50,8 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One photo with its mask and the predictions of all variants that kept one."""
+class Picture:
+    """One photo with its mask and the predictions that were kept of it."""
 
     name: str
     dataset: str
@@ -82,13 +82,12 @@ def save_image(
 
 
 def has_image(root: str | Path, digest: str, name: str) -> bool:
-    """Whether a photo has been kept, and is whole; a damaged file is set aside."""
+    """Whether a photo is in the store; a damaged file is set aside."""
     return _whole(Path(root), _image_file(Path(root), digest, name), _photo(digest, name))
 
 
 def has_prediction(root: str | Path, key: str, name: str) -> bool:
-    """Whether one spec's prediction for a photo has been kept, and is whole; a damaged file is set
-    aside."""
+    """Whether one spec's prediction of a photo is in the store; a damaged file is set aside."""
     return _whole(Path(root), _prediction_file(Path(root), key, name), _prediction(key, name))
 
 
@@ -103,11 +102,11 @@ def save_prediction(
 ) -> Path:
     """Keep one spec's prediction for one photo, with its attention maps if it has any."""
     count = 0 if points is None else len(points)
-    wanted = {"points": (count, 2), "attention_box": (count, 4)}
-    given = {"points": points, "attention": attention, "attention_box": attention_box}
-    arrays = {part: value for part, value in given.items() if value is not None}
+    shapes = {"points": (count, 2), "attention_box": (count, 4)}
+    optional = {"points": points, "attention": attention, "attention_box": attention_box}
+    arrays = {part: value for part, value in optional.items() if value is not None}
     for part, value in arrays.items():
-        shape = wanted.get(part, (count, *value.shape[1:]))
+        shape = shapes.get(part, (count, *value.shape[1:]))
         if value.shape != shape or (part == "attention" and value.ndim != 3):
             raise LabError(f"image '{name}': {part} has shape {value.shape} for {count} points")
     if (attention is None) != (attention_box is None):
@@ -119,25 +118,25 @@ def save_prediction(
     return file
 
 
-def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
-    """The panels of a store.
+def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Picture]:
+    """The pictures of a store.
 
     Args:
         root: the store's root.
         keys: only these specs, each a key or the beginning of one; all if None.
 
     Returns:
-        One panel per photo of a data set, photos in the data set's order, predictions in the
-        order of the specs' creation. Labels are unique: see `sclip_lab.results.store.labels`.
+        One picture per photo of a data set, photos in the data set's order, predictions in the
+        order of the specs' creation. Labels are unique: see `sclip_lab.results.store.spec_labels`.
     """
     root = Path(root)
-    panels: dict[tuple[str, str], Panel] = {}
+    pictures: dict[tuple[str, str], Picture] = {}
     damaged: list[files.Damaged] = []
-    kept = [
-        r for r in results.records(root, keys) if (root / "specs" / r["key"] / "panels").is_dir()
+    records = [
+        r for r in results.records(root, keys) if (root / "specs" / r["key"] / "pictures").is_dir()
     ]
-    labelled = _labels(kept)
-    for record in kept:
+    labels_by_key = _labels(records)
+    for record in records:
         config = record["config"]["dataset"]
         for name in record["images"]:
             file = _prediction_file(root, record["key"], name)
@@ -146,13 +145,13 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
             place = (config["digest"][:_DIGITS], name)
             try:
                 arrays = _read(file, _prediction(record["key"], name))
-                if place not in panels:
+                if place not in pictures:
                     photo = _read(_image_file(root, *place), _photo(*place))
             except files.Damaged as error:
                 damaged.append(error)
                 continue
-            if place not in panels:
-                panels[place] = Panel(
+            if place not in pictures:
+                pictures[place] = Picture(
                     name=name,
                     dataset=record["names"]["dataset"],
                     image=photo["image"],
@@ -162,22 +161,22 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Panel]:
                     predictions=[],
                 )
             key = record["key"][:SHORT]
-            panels[place].predictions.append(Prediction(labelled[key], **arrays, spec=key))
-    if damaged and (keys is not None or not panels):
+            pictures[place].predictions.append(Prediction(labels_by_key[key], **arrays, spec=key))
+    if damaged and (keys is not None or not pictures):
         raise damaged[0]
     if damaged:
         names = "; ".join(map(str, damaged))
         warnings.warn(f"left out of {root}, damaged: {names}; evaluate again", stacklevel=2)
-    return list(panels.values())
+    return list(pictures.values())
 
 
 def _labels(records: list[dict[str, Any]]) -> dict[str, str]:
     """Unique labels by the beginning of the key, within each data set."""
-    found: dict[str, str] = {}
+    by_key: dict[str, str] = {}
     for dataset in dict.fromkeys(record["names"]["dataset"] for record in records):
         table = spec_table([r for r in records if r["names"]["dataset"] == dataset])
-        found |= dict(zip(table["spec"], labels(table), strict=True))
-    return found
+        by_key |= dict(zip(table["spec"], labels(table), strict=True))
+    return by_key
 
 
 def _image_file(root: Path, digest: str, name: str) -> Path:
@@ -185,11 +184,11 @@ def _image_file(root: Path, digest: str, name: str) -> Path:
 
 
 def _prediction_file(root: Path, key: str, name: str) -> Path:
-    return root / "specs" / key / "panels" / _file_name(name)
+    return root / "specs" / key / "pictures" / _file_name(name)
 
 
 def _file_name(name: str) -> str:
-    """A photo's name as that of a file; a long one is cut, and told from others by a digest."""
+    """The file name for a photo; a long name is cut and gets a digest."""
     quoted = quote(name, safe="")
     if len(quoted) > _LONGEST:
         quoted = f"{quoted[: _LONGEST - 33]}-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
@@ -201,7 +200,7 @@ def _photo(digest: str, name: str) -> dict[str, str]:
 
 
 def _prediction(key: str, name: str) -> dict[str, str]:
-    return {"kind": "prediction", "cell": key, "image": name}
+    return {"kind": "prediction", "spec": key, "image": name}
 
 
 def check_prediction(file: Path, key: str, names: Sequence[str]) -> None:

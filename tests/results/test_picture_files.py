@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.results.store import panels
-from tests.synthetic_store import key_of, write_panels, write_spec, write_store
+from sclip_lab.results.store import picture_files
+from tests.synthetic_store import key_of, write_pictures, write_spec, write_store
 
 DIGEST = key_of("shapes")
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
@@ -24,15 +24,15 @@ def test_round_trip_in_the_data_sets_order(tmp_path: Path) -> None:
     names = ["z/with slash", "a b%", "ü"]
     key = write_spec(tmp_path, "csa", [], names)
     for name in reversed(names):
-        panels.save_image(tmp_path, DIGEST, name, IMAGE, MASK)
-        panels.save_prediction(tmp_path, key, name, MASK + 1, POINTS, MAPS, BOXES)
-    found = panels.load(tmp_path)
-    assert [panel.name for panel in found] == names
-    for panel in found:
-        np.testing.assert_array_equal(panel.image, IMAGE)
-        np.testing.assert_array_equal(panel.mask, MASK)
-        assert (panel.dataset, panel.ignore_index) == ("shapes", 255)
-        (prediction,) = panel.predictions
+        picture_files.save_image(tmp_path, DIGEST, name, IMAGE, MASK)
+        picture_files.save_prediction(tmp_path, key, name, MASK + 1, POINTS, MAPS, BOXES)
+    found = picture_files.load(tmp_path)
+    assert [picture.name for picture in found] == names
+    for picture in found:
+        np.testing.assert_array_equal(picture.image, IMAGE)
+        np.testing.assert_array_equal(picture.mask, MASK)
+        assert (picture.dataset, picture.ignore_index) == ("shapes", 255)
+        (prediction,) = picture.predictions
         np.testing.assert_array_equal(prediction.prediction, MASK + 1)
         np.testing.assert_array_equal(prediction.points, POINTS)
         np.testing.assert_array_equal(prediction.attention, MAPS)
@@ -41,29 +41,29 @@ def test_round_trip_in_the_data_sets_order(tmp_path: Path) -> None:
 
 def test_variants_come_in_order_and_may_lack_attention(tmp_path: Path) -> None:
     keys = write_store(tmp_path)
-    write_panels(tmp_path, keys)
-    first = panels.load(tmp_path)[0]
+    write_pictures(tmp_path, keys)
+    first = picture_files.load(tmp_path)[0]
     labels = [prediction.label for prediction in first.predictions]
     assert labels == ["vanilla", "csa", "csa(temperature=2.0)", "identity"]
     assert first.predictions[-1].attention is None
     assert first.predictions[0].attention is not None
-    only = panels.load(tmp_path, [keys[1][:8]])[0]
+    only = picture_files.load(tmp_path, [keys[1][:8]])[0]
     assert [prediction.label for prediction in only.predictions] == ["csa"]
 
 
 def test_equal_labels_are_told_apart(tmp_path: Path) -> None:
     for seed, backbone in enumerate(["B", "L"]):
         key = write_spec(tmp_path, "csa", [], ["x"], seed=seed, names={"backbone": backbone})
-        panels.save_prediction(tmp_path, key, "x", MASK)
-    panels.save_image(tmp_path, DIGEST, "x", IMAGE, MASK)
-    (panel,) = panels.load(tmp_path)
-    assert {prediction.label for prediction in panel.predictions} == {"csa · B", "csa · L"}
+        picture_files.save_prediction(tmp_path, key, "x", MASK)
+    picture_files.save_image(tmp_path, DIGEST, "x", IMAGE, MASK)
+    (picture,) = picture_files.load(tmp_path)
+    assert {prediction.label for prediction in picture.predictions} == {"csa · B", "csa · L"}
 
 
 def test_an_interrupted_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = panels.save_image(tmp_path, DIGEST, "x", IMAGE, MASK)
+    file = picture_files.save_image(tmp_path, DIGEST, "x", IMAGE, MASK)
 
     def full(path: Path, content: bytes) -> None:
         with path.open("wb") as stream:
@@ -73,25 +73,25 @@ def test_an_interrupted_write_leaves_the_old_file(
     before = file.read_bytes()
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(LabError, match=r"cannot write .*x\.npz: No space left"):
-        panels.save_image(tmp_path, DIGEST, "x", IMAGE, MASK)
+        picture_files.save_image(tmp_path, DIGEST, "x", IMAGE, MASK)
     assert file.read_bytes() == before
     assert os.listdir(file.parent) == ["x.npz"]
 
 
-def test_a_store_without_panels_has_none(tmp_path: Path) -> None:
+def test_a_store_without_pictures_has_none(tmp_path: Path) -> None:
     write_store(tmp_path)
-    assert panels.load(tmp_path) == []
+    assert picture_files.load(tmp_path) == []
 
 
 def test_missing_or_broken_files_are_named(tmp_path: Path) -> None:
     key = write_spec(tmp_path, "csa", [], ["x"])
-    file = panels.save_prediction(tmp_path, key, "x", MASK)
+    file = picture_files.save_prediction(tmp_path, key, "x", MASK)
     with pytest.raises(LabError, match=rf"{DIGEST[:12]}.x\.npz cannot be read"):
-        panels.load(tmp_path)
-    panels.save_image(tmp_path, DIGEST, "x", IMAGE, MASK)
+        picture_files.load(tmp_path)
+    picture_files.save_image(tmp_path, DIGEST, "x", IMAGE, MASK)
     file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(LabError, match=r"panels.x\.npz has no seal"):
-        panels.load(tmp_path)
+    with pytest.raises(LabError, match=r"pictures.x\.npz has no seal"):
+        picture_files.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,6 @@ def test_missing_or_broken_files_are_named(tmp_path: Path) -> None:
 )
 def test_wrong_shapes_are_named(tmp_path: Path, arrays, message: str) -> None:
     with pytest.raises(LabError, match=message):
-        panels.save_prediction(tmp_path, "k", "x", **{"prediction": MASK} | arrays)
+        picture_files.save_prediction(tmp_path, "k", "x", **{"prediction": MASK} | arrays)
     with pytest.raises(LabError, match="expected"):
-        panels.save_image(tmp_path, DIGEST, "x", IMAGE, MASK.T)
+        picture_files.save_image(tmp_path, DIGEST, "x", IMAGE, MASK.T)

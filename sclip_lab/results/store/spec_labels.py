@@ -1,4 +1,4 @@
-"""Short names for specs that are unique among the specs they stand beside."""
+"""Short labels that are unique among the specs of a table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from sclip_lab.results.table.scores import NAMES
 
 FACTS = ("backbone", "dataset", "protocol")  # columns of names
-PLAIN = {"readout": "cosine"}  # what a part is called that is not there
+PLAIN = {"readout": "cosine"}  # the name of a part that is absent
 DIGITS = 6
 VIEWS, WEIGHT = "protocol.views.", ".weight"
 
@@ -28,19 +28,19 @@ def labels(table: pd.DataFrame) -> list[str]:
     """
     names = [str(name) for name in table["attention"]]
     varying = [name for name in FACTS if name in table and table[name].nunique() > 1]
-    varying += [name for name in map(str, table) if _tells(name)]
-    told = {column: [_value(column, value) for value in table[column]] for column in varying}
+    varying += [name for name in map(str, table) if _is_setting(name)]
+    texts = {column: [_value(column, value) for value in table[column]] for column in varying}
     weights = [column for column in varying if column.startswith(VIEWS) and column.endswith(WEIGHT)]
     if weights:  # which views count says more than every weight
         views = {
             column.removeprefix(VIEWS).removesuffix(WEIGHT): table[column] for column in weights
         }
-        told = {VIEWS: _counting(views), **told}
-    for values in told.values():
-        met: dict[str, set[str]] = {}
+        texts = {VIEWS: _weighted(views), **texts}
+    for values in texts.values():
+        by_name: dict[str, set[str]] = {}
         for name, value in zip(names, values, strict=True):
-            met.setdefault(name, set()).add(value)
-        clash = {name for name, several in met.items() if len(several) > 1}
+            by_name.setdefault(name, set()).add(value)
+        clash = {name for name, different in by_name.items() if len(different) > 1}
         names = [
             f"{name} · {value}" if name in clash and value else name
             for name, value in zip(names, values, strict=True)
@@ -55,19 +55,19 @@ def labels(table: pd.DataFrame) -> list[str]:
     return names
 
 
-def _counting(views: Mapping[str, pd.Series]) -> list[str]:
+def _weighted(views: Mapping[str, pd.Series]) -> list[str]:
     """Per row the names of the views whose weight is above 0."""
     rows = zip(*views.values(), strict=True)
     return [" + ".join(n for n, w in zip(views, row, strict=True) if w > 0) for row in rows]
 
 
-def _tells(column: str) -> bool:
-    """Configuration values that say something to a reader: no digests, nothing of summaries."""
+def _is_setting(column: str) -> bool:
+    """Whether a column is a configuration value that means something to a reader."""
     return "." in column and column not in NAMES and "digest" not in column
 
 
 def _value(column: str, value: object) -> str:
-    """A value in as few words as possible; a function is its own name, one that is missing ""."""
+    """A value in few words: a function is its name, a missing value is ""."""
     if column in FACTS:
         return str(value)
     path = column.split(".")

@@ -1,0 +1,120 @@
+"""Which networks of the installed open_clip and timm can be loaded, and what they are."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+import timm
+import torch
+from torch import nn
+
+from sclip_lab.core.errors import LabError
+from sclip_lab.network import layouts, published, tower
+from sclip_lab.network.loading import planned_clip
+
+# Parts of the names of timm's modules whose networks are built here; others are convolutional.
+TRANSFORMERS = ("vit", "vision_transformer", "eva", "beit", "deit")
+
+
+@dataclass(frozen=True)
+class Network:
+    """One name.
+
+    Attributes:
+        library: ``open_clip`` or ``timm``.
+        name: as in ``backbone.name``.
+        refusal: why it is not loaded; "" if it is.
+        depth, patch, image: blocks; sides of a patch and of the trained images in pixels.
+        class_token: whether it has one. registers: other tokens before the patches.
+        text: kind of its text tower: "", ``open_clip`` or ``transformers``.
+        activation: of its MLPs.
+        mean: channel means in 0 .. 255 of its published weights; several where they differ.
+    """
+
+    library: str
+    name: str
+    refusal: str = ""
+    depth: int = 0
+    patch: int = 0
+    image: int = 0
+    class_token: bool = False
+    registers: int = 0
+    text: str = ""
+    activation: str = ""
+    mean: str = ""
+
+
+def survey(family: str = "") -> Iterator[Network]:
+    """Every name of both libraries that contains ``family``. Networks are built without memory for
+    weights, so this takes about 0.1 s a name."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for name in open_clip.list_models():
+                if _plain(family) in _plain(name):
+                    yield _of_open_clip(name)
+            for name in timm.list_models():
+                if _plain(family) in _plain(name):
+                    yield _of_timm(name)
+    finally:
+        logging.disable(before)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def _of_open_clip(name: str) -> Network:
+    config = open_clip.get_model_config(name)
+    text = "transformers" if "hf_model_name" in config["text_cfg"] else "open_clip"
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    notes = [open_clip.get_pretrained_cfg(name, tag) for tag in tags]
+    return _described("open_clip", name, lambda: planned_clip(config, None), text, notes)
+
+
+def _of_timm(name: str) -> Network:
+    module = timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
+    if not any(word in module for word in TRANSFORMERS):
+        return Network("timm", name, f"is no plain vision transformer: timm keeps it in {module}")
+
+    def build() -> Any:
+        with torch.device("meta"):
+            return timm.create_model(name, num_classes=0)
+
+    note = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    notes = [] if note is None else [{"mean": note.mean, "std": note.std}]
+    return _described("timm", name, build, "", notes)
+
+
+def _described(library: str, name: str, build: Any, text: str, notes: list[Any]) -> Network:
+    try:
+        model: nn.Module = build()
+        image_tower = tower.find(name, model)
+    except LabError as error:
+        why = str(error).removeprefix("backbone ").removeprefix(f"{name}: ")
+        return Network(library, name, why)
+    # Libraries fail in their own ways on some names of their own.
+    except Exception as error:
+        why = (str(error).splitlines() or [""])[0]
+        return Network(library, name, f"{library} cannot build it: {type(error).__name__} {why}")
+    means = sorted({published.of_note(note)[0] for note in notes})
+    return Network(
+        library,
+        name,
+        "",
+        len(image_tower.blocks),
+        image_tower.patch_size,
+        image_tower.image_size,
+        image_tower.has_class_token,
+        image_tower.prefix - image_tower.has_class_token,
+        text,
+        layouts.activation(image_tower.modules[0].mlp),
+        " or ".join(" ".join(f"{value:.1f}" for value in mean) for mean in means),
+    )
