@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks import report
-from benchmarks.memory import memory_in_use
+from benchmarks.memory import SIZES, memory_in_use
 from sclip_lab.config.sweeper import sweep
 from sclip_lab.core.timings import Timings
 from sclip_lab.evaluation.loop import evaluate, passes
@@ -121,7 +121,30 @@ def page(figures: Mapping[str, Mapping[str, Any]]) -> str:
         shares = [found["variants"].get(name) for found in figures.values()]
         cells_of = ["" if share is None else f"{share:.2f}" for share in shares]
         lines.append(f"| `{name}` | " + " | ".join(cells_of) + " |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", *memory_table()])
+
+
+def memory_table() -> list[str]:
+    """Peaks of `benchmarks.memory`, as far as they were measured."""
+    path = Path(__file__).parents[1] / "docs" / "performance-memory.json"
+    if not path.is_file():
+        return []
+    lines = [
+        "## Peak memory",
+        "",
+        "Of a process that labels one photo with ViT-B/16 in fp32 and random weights, all windows "
+        "of it (`python -m benchmarks.memory`): GB after the network was loaded, and at its "
+        "peak. Windows go through the network in chunks, see `batch_windows`.",
+        "",
+        "| protocol | method | settings of | photo | loaded | peak | s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for key, row in json.loads(path.read_text(encoding="utf-8")).items():
+        protocol, method, dataset = key.split(" ")
+        height, width = SIZES[dataset]
+        numbers = f"{row['loaded'] / 1e9:.2f} | {row['peak'] / 1e9:.2f} | {row['seconds']:.0f}"
+        lines.append(f"| {protocol} | {method} | {dataset} | {height} x {width} | {numbers} |")
+    return [*lines, ""]
 
 
 def main() -> None:

@@ -221,20 +221,14 @@ def write(figures: Mapping[str, Any], folder: Path) -> None:
 
 
 def gpu(path: Path) -> str:
-    """What `benchmarks.gpu` measured, in a sentence; that nothing was, without its file."""
-    if not path.is_file():
+    """Where the figures of `benchmarks.gpu` are; that nothing was measured, without a GPU's."""
+    figures = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"device": "cpu"}
+    if figures["device"] == "cpu":
         return (
-            "No GPU was at hand. `python -m benchmarks.gpu --out docs` measures 1,449 photos, 12 "
-            "variants, B/16 in bf16, by stages; the goal is 60 s on one H100-class GPU."
+            "No GPU was at hand. `python -m benchmarks.gpu --minutes 8` measures a day's worth on "
+            "one; [what was counted without](performance-gpu.md)."
         )
-    found = json.loads(path.read_text(encoding="utf-8"))
-    stages = found["milliseconds_per_image"].items()
-    parts = ", ".join(f"{name} {value:.2f}" for name, value in stages)
-    return (
-        f"{found['device']}: {found['images']} photos and {found['variants']} variants in "
-        f"{found['seconds']} s, goal {found['goal_seconds']:.0f} s. "
-        f"Milliseconds per photo: {parts}."
-    )
+    return f"{figures['device']}: [performance-gpu.md](performance-gpu.md)."
 
 
 def figure(figures: Mapping[str, Any], path: Path) -> None:

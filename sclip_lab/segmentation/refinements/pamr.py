@@ -60,15 +60,16 @@ def pamr(
     weights = affinity(image, dilations)
     shifts = _shifts(dilations)
     margin = max(dilations)
-    refined = []
-    for part in mask.split(1 if mask.device.type == "cpu" else len(mask)):
+    refined = torch.empty_like(mask)
+    each = 1 if mask.device.type == "cpu" else len(mask)
+    for part, place in zip(mask.split(each), refined.split(each), strict=True):
         for _ in range(steps):
             padded = F.pad(part[None], (margin,) * 4, mode="replicate")[0]
             part = torch.zeros_like(part)
             for weight, (y, x) in zip(weights, shifts, strict=True):
                 part.addcmul_(weight, _shifted(padded, y, x, margin))
-        refined.append(part)
-    return torch.cat(refined)
+        place[:] = part
+    return refined
 
 
 def affinity(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
