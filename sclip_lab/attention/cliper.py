@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import block_edit, weights_function
-from sclip_lab.network.block import Block
-from sclip_lab.network.context import Context, State
+from sclip_lab.network.block import Block, softmax_scores
+from sclip_lab.network.context import LARGEST_KEPT, Context, State, scores
 from sclip_lab.network.depth import Layer, resolve
 
 # Values of attention maps that are balanced at once.
@@ -53,9 +53,24 @@ def earlier(ctx: Context) -> Tensor:
             total += ctx.at(index).attention()
         return total
 
+    def summed_by_head() -> Tensor:
+        """The same for maps that are too large to be kept: a head at a time."""
+        heads = []
+        for head in range(ctx.block.num_heads):
+            total: Tensor | None = None
+            for entered in ctx.history:
+                query, key = (entered.projected(n)[:, [head]] for n in ("query", "key"))
+                one = softmax_scores(scores(query, key, ctx.block.scale))
+                total = one if total is None else total.add_(one)
+            assert total is not None
+            heads.append(total)
+        return torch.cat(heads, dim=1)
+
     if ctx.prior is None and ctx.feedback is None and not ctx.closed:
+        tokens = ctx.tokens.shape[1]
+        large = 4 * ctx.block.num_heads * tokens**2 > LARGEST_KEPT
         # The same for every level of a network.
-        return ctx.input.once("sum of earlier attention", summed)
+        return ctx.input.once("sum of earlier attention", summed_by_head if large else summed)
     return summed()
 
 

@@ -394,6 +394,10 @@ class _Pass:
             observed = any(recorder.observes(spec, name) for name in names)
             return observed or readout.sees_photo or readout.reads_windows
 
+        def needs_history(spec: Spec) -> bool:
+            observed = any(recorder.observes(spec, name) for name in names)
+            return observed or self.readouts[spec.key].reads_history
+
         groups = self._by_variant(missing(recorder.specs))
         if not groups:  # all have failed before
             return
@@ -405,7 +409,8 @@ class _Pass:
         for index, chunk, encoded in self._encoded(windows, photos, groups):
             specs, whole = missing(groups[index][1]), None
             if chunk == windows.every or any(map(needs_whole, specs)):
-                whole = collected.add(index, chunk, encoded)
+                history = any(map(needs_history, specs))
+                whole = collected.add(index, chunk, encoded, history)
             for spec in specs:
                 readout = self.readouts[spec.key]
                 seen, at = encoded, chunk

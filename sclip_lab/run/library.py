@@ -43,6 +43,7 @@ def segment(
     attention: Variant | str = "csa",
     protocol: Protocol | str | None = None,
     guidance: Guide | None = None,
+    batch_windows: int | None = None,
 ) -> Any:
     """Label every pixel of a photo, of a list of photos, or of all photos in a folder.
 
@@ -53,6 +54,8 @@ def segment(
         attention: from `load_attention`, or a name of conf/attention.
         protocol: from `load_protocol`, or a name of conf/protocol; SCLIP's default otherwise.
         guidance: a second network, for attention or readouts that look at one.
+        batch_windows: windows of a photo that go through the network at once; None: as many as
+            memory has room for. The labels do not depend on it.
 
     Returns:
         (height, width) class ids, indices into ``class_names``; a list of them for a list, and
@@ -68,7 +71,9 @@ def segment(
 
     def labels(photo: Any) -> Labels:
         pixels = as_image(photo)
-        return one_photo.segment(network, pixels, class_names, variant, protocol, guidance)
+        return one_photo.segment(
+            network, pixels, class_names, variant, protocol, guidance, batch_windows
+        )
 
     if isinstance(image, list | tuple):
         return [labels(photo) for photo in image]

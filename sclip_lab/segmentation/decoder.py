@@ -146,6 +146,11 @@ class Readout:
         return "photo" in used([self._steps.score])
 
     @property
+    def reads_history(self) -> bool:
+        """Whether what entered each block is looked at for all windows of a photo together."""
+        return self.reads_windows or "history" in used([self._steps.score])
+
+    @property
     def refines(self) -> bool:
         """Whether logits or labels are refined."""
         return bool(self._steps.of_logits or self._steps.of_labels)

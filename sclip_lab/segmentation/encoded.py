@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
+from sclip_lab.core.errors import LabError
 from sclip_lab.core.timings import Timings
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Feedback, Grid, State
@@ -94,10 +95,16 @@ class Encoded:
             state, history = _without_entry(state, history, prefix, self.grid)
         return replace(self, state=state, history=history)
 
-    def tokens_only(self) -> Encoded:
-        """The same without what was derived from blocks' inputs, and without the images."""
-        history = tuple(entered.fresh() for entered in self.history)
-        return replace(self, images=self.images[:0], history=history)
+    def tokens_only(self, history: bool) -> Encoded:
+        """The same without what was derived from blocks' inputs, and without the images.
+
+        Args:
+            history: keep what entered each block; otherwise looking at it is an error.
+        """
+        entered = tuple(
+            e.fresh() if history else BlockInput(e.block, _not_kept) for e in self.history
+        )
+        return replace(self, images=self.images[:0], history=entered)
 
     @classmethod
     def joined(cls, chunks: Sequence[Encoded], images: Tensor, scene: Scene) -> Encoded:
@@ -211,6 +218,13 @@ def _without_entry(
 
 def _rows(entered: BlockInput, rows: slice) -> Tensor:
     return entered.tokens[:, rows]
+
+
+def _not_kept() -> Tensor:
+    raise LabError(
+        "what entered the blocks is not kept for all windows of a photo; a readout that looks at "
+        'it is declared with sclip_lab.core.functions.uses("photo", "history")'
+    )
 
 
 def _cat(entered: Sequence[BlockInput]) -> Tensor:

@@ -360,12 +360,15 @@ class Collected:
         self.windows = windows
         self._chunks: dict[int, list[Encoded]] = {}
 
-    def add(self, index: int, chunk: slice, encoded: Encoded) -> Encoded | None:
-        """All windows of a variant if this chunk is its last, with tokens alone kept of others."""
+    def add(
+        self, index: int, chunk: slice, encoded: Encoded, history: bool = True
+    ) -> Encoded | None:
+        """All windows of a variant if this chunk is its last, with tokens alone kept of others:
+        those behind the network, and with ``history`` those before each block."""
         every = self.windows.every
         if chunk == every:
             return encoded
-        self._chunks.setdefault(index, []).append(encoded.tokens_only())
+        self._chunks.setdefault(index, []).append(encoded.tokens_only(history))
         if chunk.stop < every.stop:
             return None
         images, scene = self.windows.cut(every), self.windows.scene(every)

@@ -69,7 +69,7 @@ def segment(
     logits, whole = [], None
     for _, chunk, encoded in pipeline.run(encoder, windows, [attention]):
         if readout.sees_photo or readout.reads_windows:
-            whole = collected.add(0, chunk, encoded)
+            whole = collected.add(0, chunk, encoded, readout.reads_history)
         if not readout.sees_photo:
             logits.append(readout.patch_logits(encoded))
     if readout.sees_photo:

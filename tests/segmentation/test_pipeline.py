@@ -188,7 +188,7 @@ def test_evaluation_and_segment_in_chunks(
         return
     vocabulary, image = photos.vocabulary, photos[0].image
     labels = [
-        lab.segment(backbone, image, vocabulary, variants[0], changed, guide(), most)
+        lab.segment(backbone, image, vocabulary, variants[0], changed, guide(), batch_windows=most)
         for most in (1000, 2)
     ]
     assert np.array_equal(*labels)
