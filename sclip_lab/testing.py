@@ -160,8 +160,8 @@ def _computed(network: Backbone, images: Tensor, variant: Variant, where: str) -
     try:
         guide = small_guide() if "guidance" in variant.uses else None
         return dense_features(network, images, variant, guidance=guide)
-    except LabError:
-        raise
+    except LabError as error:
+        raise AssertionError(f"{where}: {error}") from error
     except Exception as error:
         raise AssertionError(f"{where}: {type(error).__name__}: {error}") from error
 

@@ -228,7 +228,7 @@ class Loader(ConfigLoaderImpl):
             raise
         # A yaml that is none raises what it likes in Hydra's code, AssertionError included.
         except Exception as error:
-            if isinstance(error, OSError) and not isinstance(error, MissingConfigException):
+            if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the machine: its file is named
             raise self._better(error, words) or _as_said(error, words) from error
 

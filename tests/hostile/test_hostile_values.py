@@ -23,7 +23,7 @@ from sclip_lab.run import job
 from sclip_lab.segmentation.protocol import Protocol
 from tests.hostile.outcome import BAD, ends_well, examples
 
-SMALL = ["dataset.images=1", "dataset.height=64", "dataset.width=96", "progress=false",
+SMALL = ["dataset.limit=1", "dataset.height=64", "dataset.width=96", "progress=false",
          "tracking=disabled", "pictures.images=0", "diagnostics=none"]  # fmt: skip
 SECOND = ["guidance=dino_vitb16", "guidance.name=vit_tiny_patch16_224",
           "guidance.pretrained=false", "guidance.options={depth: 2}"]  # fmt: skip

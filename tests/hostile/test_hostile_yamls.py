@@ -51,7 +51,7 @@ def with_value(content: bytes, data: st.DataObject) -> bytes:
 
 def use(group: str) -> None:
     if group in ("experiment", "readout", "refinement", "backbone"):
-        jobs = sweep([f"{group}=case", "dataset.images=1"])
+        jobs = sweep([f"{group}=case", "dataset.limit=1"])
         if len(jobs) > 3000:
             raise LabError("many jobs")
         if group != "backbone":
