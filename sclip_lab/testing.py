@@ -21,6 +21,7 @@ from sclip_lab.network.guidance import Guide, load_guidance
 from sclip_lab.network.loading import load_backbone
 from sclip_lab.network.scene import Guidance, Scene
 from sclip_lab.network.text import Text
+from sclip_lab.network.truth import PatchLabels
 from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.dense_features import dense_features
 
@@ -113,9 +114,12 @@ def _check_weights(
     tokens, vanilla = network.embed(images), load_attention("vanilla")
     with torch.inference_mode():
         [(_, alone, _)] = tree.leaves(network.blocks, tokens, grid, [vanilla])
-        scene = Scene()
-        if "guidance" in variant.uses:
-            scene = Scene(guidance=Guidance(lambda: small_guide().of_windows(images, network)))
+        guidance = Guidance(lambda: small_guide().of_windows(images, network))
+        labels = PatchLabels.of(patch_labels(network, images))
+        scene = Scene(
+            guidance=guidance if "guidance" in variant.uses else None,
+            labels=labels if "labels" in variant.uses else None,
+        )
         both = tree.leaves(network.blocks, tokens, grid, [variant, vanilla], scene=scene)
         states = {index: state for index, state, _ in both}
     _require(
@@ -156,10 +160,21 @@ def _images(height: int, width: int) -> Tensor:
     return torch.randn(2, 3, height, width, generator=generator)
 
 
+def patch_labels(network: Backbone, images: Tensor) -> Tensor:
+    """(batch, grid_h, grid_w) int64: ground truth of two classes and an unknown corner, the same
+    for each image, for variants that read it."""
+    height, width = network.grid(*images.shape[-2:])
+    labels = (torch.arange(height)[:, None] + torch.arange(width)) * 2 // (height + width)
+    if height * width > 4:
+        labels[0, 0] = -1
+    return labels.expand(len(images), height, width)
+
+
 def _computed(network: Backbone, images: Tensor, variant: Variant, where: str) -> Tensor:
     try:
         guide = small_guide() if "guidance" in variant.uses else None
-        return dense_features(network, images, variant, guidance=guide)
+        labels = patch_labels(network, images) if "labels" in variant.uses else None
+        return dense_features(network, images, variant, guidance=guide, labels=labels)
     except LabError as error:
         raise AssertionError(f"{where}: {error}") from error
     except Exception as error:

@@ -311,9 +311,10 @@ class Context:
     def _before(self, layer: Layer, last: int) -> int:
         index = resolve(layer, self.block.depth)
         if index > last:
+            readable = f"can read blocks 0 to {last}" if last >= 0 else "has no block before it"
             raise LabError(
                 f"layer {layer} is block {index}; block {self.block.index}, which is rewritten, "
-                f"can read blocks 0 to {last}"
+                f"{readable}"
             )
         return index
 

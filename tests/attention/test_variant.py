@@ -25,6 +25,12 @@ from sclip_lab.segmentation.dense_features import dense_features
 from tests.conftest import ARCHITECTURE
 from tests.second_network import seen
 
+
+def truth(attention: Variant, backbone: Backbone, images: Tensor) -> Tensor | None:
+    """Ground truth for variants that read it."""
+    return testing.patch_labels(backbone, images) if "labels" in attention.uses else None
+
+
 ALL = names("attention")
 KINDS = ("prior", "mix", "repair", "entry", "hidden")
 PARTS = [(kind, part) for kind in KINDS for part in names(f"attention/{kind}") if part != "none"]
@@ -40,6 +46,14 @@ WITHOUT_SCORES = (
     "gla",
     "gla_proxy",
     "fsa_proxy",
+    "between",
+    "blind",
+    "composed",
+    "entropy",
+    "oracle",
+    "set_mass",
+    "shuffled",
+    "uniform",
 )
 # A network of one block has none before it.
 READS_BLOCKS_BEFORE = {"cliper", "cliper_level", "dih", "scclip", "sfp", "similarity"}
@@ -75,9 +89,10 @@ def test_small_depths(depth: int, images: Tensor, projection_file: str) -> None:
     small = load_backbone(architecture=architecture, seed=0, device="cpu")
     for name in ALL:
         attention = loaded(name, projection_file)
-        given = {"text": TEXT, "guidance": seen(attention)}
+        labels = truth(attention, small, images)
+        given = {"text": TEXT, "guidance": seen(attention), "labels": labels}
         if depth == 1 and name in READS_BLOCKS_BEFORE:
-            with pytest.raises(LabError, match=r"block -1|no earlier attention"):
+            with pytest.raises(LabError, match=r"has no block before it|no earlier attention"):
                 dense_features(small, images, attention, **given)
         else:
             assert dense_features(small, images, attention, **given).isfinite().all(), name
@@ -95,7 +110,10 @@ def test_differs_from_vanilla(
 ) -> None:
     expected = dense_features(backbone, images, load_attention("vanilla"))
     attention = loaded(name, projection_file)
-    ours = dense_features(backbone, images, attention, text=TEXT, guidance=seen(attention))
+    labels = truth(attention, backbone, images)
+    ours = dense_features(
+        backbone, images, attention, text=TEXT, guidance=seen(attention), labels=labels
+    )
     assert (ours - expected).abs().max() > 1e-3
 
 
@@ -110,7 +128,14 @@ def test_a_prior_changes_the_features_or_is_warned_of(
     _warn_that_prior_is_ignored.cache_clear()
     narrow = {"_target_": "sclip_lab.attention.prior.gaussian", "sigma": 1.0}
     without, ours = (
-        dense_features(backbone, images, attention, text=TEXT, guidance=seen(attention))
+        dense_features(
+            backbone,
+            images,
+            attention,
+            text=TEXT,
+            guidance=seen(attention),
+            labels=truth(attention, backbone, images),
+        )
         for prior in (None, narrow)
         for attention in [loaded(name, projection_file, prior=prior)]
     )
@@ -283,7 +308,9 @@ def test_layer_out_of_range(layers: Any, backbone: Backbone, images: Tensor) -> 
 
 
 def test_early_source_must_be_earlier(backbone: Backbone, images: Tensor) -> None:
-    with pytest.raises(LabError, match="layer -1 is block 3, but block 1 is the one"):
+    with pytest.raises(
+        LabError, match="layer -1 is block 3; block 1, which is rewritten, can read"
+    ):
         dense_features(backbone, images, load_attention("early", layers=[1], source=-1))
 
 
