@@ -8,6 +8,7 @@ This package's own variants are tested with it too.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -21,6 +22,7 @@ from sclip_lab.network.guidance import Guide, load_guidance
 from sclip_lab.network.loading import load_backbone
 from sclip_lab.network.scene import Guidance, Scene
 from sclip_lab.network.text import Text
+from sclip_lab.network.truth import PatchLabels
 from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.dense_features import dense_features
 
@@ -116,6 +118,8 @@ def _check_weights(
         scene = Scene()
         if "guidance" in variant.uses:
             scene = Scene(guidance=Guidance(lambda: small_guide().of_windows(images, network)))
+        if "labels" in variant.uses:
+            scene = replace(scene, labels=PatchLabels.of(_labels(network, images)))
         both = tree.leaves(network.blocks, tokens, grid, [variant, vanilla], scene=scene)
         states = {index: state for index, state, _ in both}
     _require(
@@ -156,10 +160,17 @@ def _images(height: int, width: int) -> Tensor:
     return torch.randn(2, 3, height, width, generator=generator)
 
 
+def _labels(network: Backbone, images: Tensor) -> Tensor:
+    """(batch, grid_h, grid_w) class ids that follow from each photo alone: its brighter patches."""
+    brightness = torch.nn.functional.avg_pool2d(images.mean(1), network.patch_size)
+    return (brightness > 0).long()
+
+
 def _computed(network: Backbone, images: Tensor, variant: Variant, where: str) -> Tensor:
     try:
         guide = small_guide() if "guidance" in variant.uses else None
-        return dense_features(network, images, variant, guidance=guide)
+        labels = _labels(network, images) if "labels" in variant.uses else None
+        return dense_features(network, images, variant, guidance=guide, labels=labels)
     except LabError as error:
         raise AssertionError(f"{where}: {error}") from error
     except Exception as error:
