@@ -21,7 +21,8 @@ WITH_EXAMPLES = sorted(
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_of(name: str) -> None:
     module = importlib.import_module(name.removesuffix(".__init__"))
-    found = doctest.testmod(module)
+    # An example's functions are a user's, not this package's.
+    found = doctest.testmod(module, extraglobs={"__name__": "notebook"})
     source = Path(module.__file__ or "").read_text(encoding="utf-8")
     assert found.attempted or "+SKIP" in source
     assert not found.failed

@@ -31,6 +31,7 @@ from sclip_lab.core.functions import (
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import Context
 from sclip_lab.network.scene import Guidance, Placement, Scene
+from sclip_lab.network.truth import PatchLabels
 from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.encoded import Encoded, encode
 from sclip_lab.segmentation.protocol import REFINEMENTS, Protocol
@@ -47,6 +48,7 @@ ASKED = {
     "text": "texts within a block",
     "photos": "all windows of a photo",
     "guidance": "a second network",
+    "labels": "ground truth",
     "scene": "all windows of a photo",
     "whole_class_embedding": "the photo's class token",
     "again": "a second pass",
@@ -99,7 +101,8 @@ def seen(variant: lab.Variant) -> Encoded:
     network = testing.small_backbone()
     features = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(0))
     place = Placement(slice(0, 2), ((0, 0), (0, 32)), (64, 96), network.patch_size)
-    scene = Scene((place,), Guidance(lambda: features))
+    labels = PatchLabels.of(testing.patch_labels(network, testing._images(64, 64)))
+    scene = Scene((place,), Guidance(lambda: features), labels)
     given = variant.given(testing._text(network))
     [(_, found)] = encode(network, testing._images(64, 64), [given], scene=scene)
     return found

@@ -63,7 +63,7 @@ def test_equal_specs_are_one_in_a_set(spec: Spec) -> None:
         ),
         (
             {"refinement": {"_target_": "sclip_lab.segmentation.refinements.pamr.affinity"}},
-            r"protocol.refinement: affinity does not say what it refines",
+            r"protocol.refinement: affinity is no function for a yaml",
         ),
     ],
 )
@@ -241,7 +241,7 @@ def test_equal_specs_are_one_member_of_a_set(spec: Spec) -> None:
 def test_a_data_set_is_hashed_once(
     backbone: Backbone, photos: Folder, protocol: Protocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sclip_lab.data import folder
+    from sclip_lab.data import file_dataset
 
     calls = []
 
@@ -249,7 +249,7 @@ def test_a_data_set_is_hashed_once(
         calls.append(title)
         return ["0"] * len(paths)
 
-    monkeypatch.setattr(folder, "file_digests", counted)
+    monkeypatch.setattr(file_dataset, "file_digests", counted)
     for name in ("vanilla", "csa", "csa_k", "csa_q"):
         made = Spec(lab.load_attention(name), backbone, protocol, photos)
         assert made.key

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from sclip_lab import testing
 from sclip_lab.attention.prior import gaussian
 from sclip_lab.attention.variant import Variant
 from sclip_lab.config.registry import load_attention, load_group, names
@@ -137,11 +138,14 @@ def test_every_variant_runs_or_says_why_not(
             dense_features(headless, images, variant)
         return
     text = torch.nn.functional.normalize(torch.randn(5, 64), dim=-1)
+    labels = testing.patch_labels(headless, images) if "labels" in variant.uses else None
     around = {"text": text, "guidance": seen(variant)}
+    each_around = {**around, "labels": None if labels is None else labels[:1]}
+    around["labels"] = labels
     features = dense_features(headless, images, variant, **around)
     assert features.shape == (2, 6, 8, 64)
     assert torch.isfinite(features).all()
-    each = [dense_features(headless, one[None], variant, **around) for one in images]
+    each = [dense_features(headless, one[None], variant, **each_around) for one in images]
     torch.testing.assert_close(features, torch.cat(each), atol=2e-5, rtol=0)
     # Where there is no class token, leaving it out changes nothing.
     other = load_attention(name, class_token=not variant.config["class_token"], **given)

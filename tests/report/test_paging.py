@@ -60,7 +60,7 @@ def test_every_picture_of_a_large_store_fits_a_screen(
     found = [figure for part in drawn.values() for figure in part.values()]
     assert max(figure.get_size_inches()[1] for figure in found) <= LIMIT
     names = {name.rpartition("_")[0] for part in drawn.values() for name in part}
-    assert names == {"bars", "per_class", "diagnostics", "picture", "attention"}  # numbered
+    assert names == {"bars", "per_class", "diagnostics", "panel", "attention"}  # numbered
 
 
 def test_nothing_is_lost_between_pages(drawn: dict[str, Mapping[str, Figure]]) -> None:
@@ -80,7 +80,7 @@ def test_nothing_is_lost_between_pages(drawn: dict[str, Mapping[str, Figure]]) -
     legends = {
         tuple((t.get_text(), p.get_facecolor()) for t, p in zip(
             f.legends[0].get_texts(), f.legends[0].get_patches(), strict=True))
-        for name, f in drawn["pictures"].items() if name.startswith("picture")
+        for name, f in drawn["pictures"].items() if name.startswith("panel")
     }  # fmt: skip
     assert len(legends) == 1  # a class has one colour on all pages
     maps = [f for name, f in drawn["pictures"].items() if name.startswith("attention")]
@@ -94,7 +94,7 @@ def test_axes_say_what_is_good_and_controls_are_lines(
     first = drawn["diagnostics"]["diagnostics_1"]
     charts = {ax.get_title(): ax for ax in first.axes}
     assert "inter class share" not in charts
-    assert charts["inter class mass"].get_xlabel() == "left is good · dotted: control"
+    assert charts["inter class mass"].get_xlabel() == "dotted: control"
     assert [line.get_linestyle() for line in charts["inter class mass"].lines][-1] == ":"
     assert charts["rank accuracy"].get_xlabel() == "right is good"
     assert charts["x"].get_xlabel() == ""

@@ -74,7 +74,7 @@ def around_patches(ctx: Context, patches: Tensor, row_sum: float = 1.0) -> Tenso
         patches: (windows or 1, 1, patches, patches); rows sum to 1.
         row_sum: factor on them.
     """
-    weights = ctx.attention().clone()
+    weights = ctx.input.attention().clone()
     prefix = ctx.block.prefix
     weights[..., prefix:, :prefix] = 0
     weights[..., prefix:, prefix:] = (row_sum * patches).to(weights)
