@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -144,7 +145,11 @@ def cells_of_all(
     names = list(studies.chosen(requested))
     processes = min(processes, len(names)) if can_fork() else 1
     if processes > 1:
-        with multiprocessing.get_context("fork").Pool(processes) as pool:
+        # The pool ends its workers by SIGTERM. This process's handler, which they inherit, raises
+        # instead, and a worker where that is swallowed would wait for work for ever.
+        default = (signal.SIGTERM, signal.SIG_DFL)
+        fork = multiprocessing.get_context("fork")
+        with fork.Pool(processes, signal.signal, default) as pool:
             composed = pool.map(partial(jobs, overrides=keys), names, chunksize=1)
     else:
         composed = [jobs(name, keys) for name in names]
