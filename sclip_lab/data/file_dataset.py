@@ -18,8 +18,6 @@ from sclip_lab.data.class_ids import ClassIds
 from sclip_lab.data.decode import is_turned, read_image
 from sclip_lab.data.digests import file_digests, read_hashed
 
-RESIZE = ("nearest",)
-
 
 class FileDataset(Dataset):
     """What data sets have in common whose photos are files.

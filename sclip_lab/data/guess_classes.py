@@ -86,11 +86,6 @@ def describe_masks(
     _describe_ids(root, sorted(ids), made, vocabulary)
 
 
-def _is_sparse(classes: Sequence[int]) -> bool:
-    """Whether less than half of the ids up to the largest are in use."""
-    return len(classes) > 1 and max(classes) + 1 >= 2 * len(classes)
-
-
 def _describe_ids(root: Path, ids: list[int], made: Guess, file: str | None) -> None:
     void = [value for value in ids if value in (-1, 255, 65535) and value != max(
         (v for v in ids if v not in (-1, 255, 65535)), default=-2) + 1]  # fmt: skip

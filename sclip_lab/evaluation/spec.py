@@ -167,11 +167,6 @@ class Spec:
             "torch": torch.__version__.partition("+")[0],
         }
 
-    @property
-    def _labels_digest(self) -> str:
-        """Of the masks and of what counts in them: what an oracle reads."""
-        return digest([self.dataset.key, self.dataset.ignore_index])
-
     def _guidance_record(self) -> dict[str, Any]:
         if self.guidance is None:
             return {}
