@@ -12,7 +12,7 @@ import sclip_lab as lab
 from sclip_lab.config.registry import variant_label
 from sclip_lab.evaluation.observers import Diagnostics
 from sclip_lab.report import curves, figures
-from sclip_lab.report.measured import diagnostics
+from sclip_lab.report.diagnostic_charts import diagnostics
 
 folder = tempfile.TemporaryDirectory()
 store = os.environ.get("SCLIP_LAB_STORE", folder.name)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sclip_lab.evaluation.recorder import Observer, View
     from sclip_lab.evaluation.spec import Spec
     from sclip_lab.paper.sections import Drawn
-    from sclip_lab.report.found import Found
+    from sclip_lab.report.evidence import Evidence
     from sclip_lab.report.page import Section
     from sclip_lab.results.store.store import Store
 
@@ -168,9 +168,9 @@ def drawn_of(
     from sclip_lab.paper import sections, studies
 
     chosen = studies.chosen(list(cells))
-    found = evaluated(cells, chosen, options, processes)
+    evidence = evaluated(cells, chosen, options, processes)
     return [
-        sections.draw(name, study, found.get(name), cells[name].missing)
+        sections.draw(name, study, evidence.get(name), cells[name].missing)
         for name, study in chosen.items()
     ]
 
@@ -254,7 +254,7 @@ def evaluated(
     chosen_studies: Mapping[str, Any],
     options: Mapping[str, Any],
     processes: int | None = 1,
-) -> dict[str, Found]:
+) -> dict[str, Evidence]:
     """Evaluate the union of all cells, then the photos that studies choose by their results."""
     from sclip_lab.core.timings import Timings
     from sclip_lab.evaluation.forked import evaluate_forked
@@ -287,18 +287,18 @@ def evaluated(
     copies = _copies(cells, processes)
     for shard, specs in shards.items():
         evaluate_forked(specs, store, copies, observers=observers, shard=shard, **settings)  # type: ignore[arg-type]
-    found = {name: read(store, cells[name].specs, options) for name in configs}
-    for name, part in found.items():
+    evidence = {name: read(store, cells[name].specs, options) for name in configs}
+    for name, part in evidence.items():
         for _, setting in chosen_studies[name].settings(part):
             photos = chosen_studies[name].photos(setting)
             if photos:
                 specs = list(setting.specs.values())
                 shard = tuple(configs[name].shard)
                 evaluate(specs, store, observers=[Chosen(photos)], shard=shard, **settings)  # type: ignore[arg-type]
-                found[name] = read(store, cells[name].specs, options)
+                evidence[name] = read(store, cells[name].specs, options)
     if timings.images or copies == 1:
         log.info("%s", timings.report())
-    return found
+    return evidence
 
 
 def _copies(cells: Mapping[str, Cells], asked: int | None) -> int:
@@ -324,10 +324,10 @@ def cores() -> int:
     return min(torch.get_num_threads(), MOST)
 
 
-def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Found:
+def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Evidence:
     """What a store has of these specs, which were just evaluated."""
     from sclip_lab import results
-    from sclip_lab.report.found import Found
+    from sclip_lab.report.evidence import Evidence
     from sclip_lab.results.store import picture_files
 
     asked = {spec.key: spec for spec in reversed(specs)}  # of equal cells the first one's names
@@ -335,7 +335,7 @@ def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Fou
     names = {key: spec.shown_names for key, spec in asked.items()}
     df = results.load(store.root, keys, partial=True, names=names)
     counts = {spec.dataset.name: len(spec.dataset) for spec in specs}
-    return Found(
+    return Evidence(
         df=df,
         measured=results.diagnostics(store.root, keys),
         layers=results.diagnostics(store.root, keys, layers=True),

@@ -17,7 +17,7 @@ from sclip_lab.core.errors import LabError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from sclip_lab.report.found import Found
+    from sclip_lab.report.evidence import Evidence
 
 EMBEDDED = "patchwork_vit"
 RANDOM = "random weights"
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from sclip_lab.paper import published
     from sclip_lab.report import page, store_report
 
-    part = store_report.found(args.store, conditions(args.where), args.sweep)
+    part = store_report.read(args.store, conditions(args.where), args.sweep)
     scores = partial(published.scores, elsewhere=False)
     made = store_report.sections(part, args.baseline, args.images, scores)
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
@@ -121,7 +121,7 @@ def _weights(config: Mapping[str, Any]) -> str:
     return f"{name}, {RANDOM}{'' if seed is None else f' (seed {seed})'}"
 
 
-def _next_steps(part: Found, args: argparse.Namespace) -> list[str]:
+def _next_steps(part: Evidence, args: argparse.Namespace) -> list[str]:
     """What a reader may want to do now, as commands."""
     labels = list(dict.fromkeys(part.df["attention"].astype(str)))
     choices = ",".join(label for label in labels if "(" not in label)

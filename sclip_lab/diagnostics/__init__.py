@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.diagnostics.catalogue import MEASURES, find
 from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.diagnostics.measure import NONE, Measure, Value, compute, values
 from sclip_lab.diagnostics.observation import Observation, Scene
-from sclip_lab.diagnostics.registry import MEASURES, find
 
 __all__ = [
     "MEASURES",

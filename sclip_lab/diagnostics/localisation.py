@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.diagnostics.curves import auroc
+from sclip_lab.diagnostics.auc import auroc
 from sclip_lab.diagnostics.observation import VOID
 
 

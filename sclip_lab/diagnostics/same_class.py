@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.diagnostics.curves import area, average_precision, matched_area
+from sclip_lab.diagnostics.auc import area, average_precision, matched_area
 from sclip_lab.diagnostics.observation import VOID
 
 

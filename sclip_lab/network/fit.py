@@ -20,7 +20,7 @@ from torch import Tensor
 from sclip_lab.core.errors import LabError
 from sclip_lab.network import layouts
 from sclip_lab.network.architecture import infer_architecture, read_architecture
-from sclip_lab.network.published import OPENAI_ENTRIES
+from sclip_lab.network.pretrained_tags import OPENAI_ENTRIES
 from sclip_lab.network.tower import Tower
 
 log = logging.getLogger(__name__)

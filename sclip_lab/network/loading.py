@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sclip_lab.core.errors import LabError, printable, unknown
 from sclip_lab.core.values import LARGEST_SEED, check, within
-from sclip_lab.network import published, tower
+from sclip_lab.network import pretrained_tags, tower
 from sclip_lab.network.architecture import (
     check_architecture,
     infer_architecture,
@@ -34,7 +34,7 @@ from sclip_lab.network.fit import (
 )
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.precision import PRECISIONS, lower_precision
-from sclip_lab.network.published import OPENAI_ENTRIES
+from sclip_lab.network.pretrained_tags import OPENAI_ENTRIES
 from sclip_lab.network.tokenizer import Tokenizer
 
 MOST_NUMBERS = 10**10  # weights of a network that a file describes
@@ -127,7 +127,7 @@ def load_backbone(
     elif state_dict is not None:
         state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
     device = check_device(device)
-    known: published.Statistics | None
+    known: pretrained_tags.Statistics | None
     where: str | None
     if model is not None:
         name, known, tokenize = _in_memory(name, model, tokenizer, preprocess)
@@ -150,7 +150,7 @@ def load_backbone(
             architecture = infer_architecture(state_dict)
             quick_gelu = True if quick_gelu is None else quick_gelu
         elif is_openai:
-            published.check_openai(name, architecture, source, quick_gelu)
+            pretrained_tags.check_openai(name, architecture, source, quick_gelu)
         with seeded(seed):
             if architecture is not None:
                 model, tokenize = _custom(
@@ -166,7 +166,7 @@ def load_backbone(
         known = (
             None
             if mean is not None and std is not None
-            else published.statistics(model.visual, name, tag, state_dict is not None)
+            else pretrained_tags.statistics(model.visual, name, tag, state_dict is not None)
         )
     if hasattr(model, "text_decoder"):
         model.text_decoder = nn.Identity()  # CoCa's captions; no feature needs them
@@ -244,7 +244,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def _in_memory(
     name: str | None, model: Any, tokenizer: Callable[..., Tensor] | None, preprocess: Any
-) -> tuple[str, published.Statistics, Any]:
+) -> tuple[str, pretrained_tags.Statistics, Any]:
     """Name, channel statistics and tokenizer of a model that somebody built.
 
     Raises:
@@ -274,7 +274,7 @@ def _in_memory(
         )
     for note in stated:
         if note and note.get("mean") is not None and note.get("std") is not None:
-            return name, published.of_note(note), tokenize
+            return name, pretrained_tags.of_note(note), tokenize
     raise LabError(
         f"model {name} does not say its channel statistics; give preprocess=, or mean= and std= "
         "in 0 .. 255"
@@ -379,7 +379,7 @@ def _named(
         if pretrained not in known:
             message = unknown(f"pretrained tag of {name}", pretrained, known)
             raise LabError(f"{message}; pretrained=null is random weights")
-        published.check_tag(name, pretrained, quick_gelu)
+        pretrained_tags.check_tag(name, pretrained, quick_gelu)
     options: dict[str, Any] = {} if quick_gelu is None else {"quick_gelu": quick_gelu}
     try:
         with _quiet():

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.network import layouts, published, tower
+from sclip_lab.network import layouts, pretrained_tags, tower
 from sclip_lab.network.loading import planned_clip
 
 # Parts of the names of timm's modules whose networks are built here; others are convolutional.
@@ -104,7 +104,7 @@ def _described(library: str, name: str, build: Any, text: str, notes: list[Any])
     except Exception as error:
         why = (str(error).splitlines() or [""])[0]
         return Network(library, name, f"{library} cannot build it: {type(error).__name__} {why}")
-    means = sorted({published.of_note(note)[0] for note in notes})
+    means = sorted({pretrained_tags.of_note(note)[0] for note in notes})
     return Network(
         library,
         name,

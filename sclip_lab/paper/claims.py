@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from sclip_lab.report.found import Found
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.results.statistics.intervals import p_value
 
 LEVEL = 0.05
@@ -81,7 +81,7 @@ def missing(text: str, reason: str, published: str = "") -> Claim:
 
 
 def higher(
-    found: Found,
+    evidence: Evidence,
     a: str | None,
     b: str | None,
     text: str,
@@ -93,22 +93,24 @@ def higher(
     """Claim: spec ``a`` scores higher than spec ``b``.
 
     Args:
-        found: has both. a, b: specs; None: not computed. text: the claim in words.
+        evidence: has both. a, b: specs; None: not computed. text: the claim in words.
         family: all pairs that are compared for the question, (a, b) among them or not.
         published: see `Claim`. names: see `difference_in_words`.
         same: what to say where both have the same counts.
     """
     if a is None or b is None:
         return missing(text, "not computed", published)
-    claim = Claim(text, difference_in_words(found, a, b, names), published=published)
-    if not differ(found, a, b):
+    claim = Claim(text, difference_in_words(evidence, a, b, names), published=published)
+    if not differ(evidence, a, b):
         return replace(claim, same=same)
-    others = tuple(score_test(found, *pair) for pair in family if differ(found, *pair))
-    return gated(found, replace(claim, tests=(score_test(found, a, b),), family=others), [a, b])
+    others = tuple(score_test(evidence, *pair) for pair in family if differ(evidence, *pair))
+    return gated(
+        evidence, replace(claim, tests=(score_test(evidence, a, b),), family=others), [a, b]
+    )
 
 
 def best(
-    found: Found,
+    evidence: Evidence,
     spec: str,
     others: Sequence[str],
     text: str,
@@ -116,23 +118,28 @@ def best(
     names: Names | None = None,
 ) -> Claim:
     """Claim: ``spec`` scores highest. Others with the same counts are left out."""
-    others = [other for other in others if other != spec and differ(found, spec, other)]
+    others = [other for other in others if other != spec and differ(evidence, spec, other)]
     if not others:
         return missing(text, "nothing to compare with", published)
-    rival = max(range(len(others)), key=lambda k: found.score(others[k]))
+    rival = max(range(len(others)), key=lambda k: evidence.score(others[k]))
     claim = Claim(
         text,
-        difference_in_words(found, spec, others[rival], names),
-        tests=tuple(score_test(found, spec, other) for other in others),
+        difference_in_words(evidence, spec, others[rival], names),
+        tests=tuple(score_test(evidence, spec, other) for other in others),
         shown=rival,
         counted="surely above {won} of {all} others; nearest: ",
         published=published,
     )
-    return gated(found, claim, [spec, others[rival]])
+    return gated(evidence, claim, [spec, others[rival]])
 
 
 def alike(
-    found: Found, specs: Sequence[str], other: str, margin: float, text: str, published: str = ""
+    evidence: Evidence,
+    specs: Sequence[str],
+    other: str,
+    margin: float,
+    text: str,
+    published: str = "",
 ) -> Claim:
     """Claim: each of ``specs`` scores within ``margin`` (a fraction) of ``other``: equivalence.
 
@@ -143,37 +150,41 @@ def alike(
     specs = [spec for spec in specs if spec != other]
     if not specs:
         return missing(text, "nothing to compare with", published)
-    if max(map(found.score, [*specs, other])) < margin:
+    if max(map(evidence.score, [*specs, other])) < margin:
         return missing(text, f"all scores are below {100 * margin:g} points", published)
     tests = []
     for spec in specs:
-        gap = found.comparisons.gap(spec, other)
+        gap = evidence.comparisons.gap(spec, other)
         outside = abs(gap.estimate) > margin
         below, above = p_value(gap, margin), p_value(gap, -margin)
-        key = ("alike", f"{margin:g}", *sorted(map(found.comparisons.counts, (spec, other))))
+        key = ("alike", f"{margin:g}", *sorted(map(evidence.comparisons.counts, (spec, other))))
         nearest = below if gap.estimate > 0 else above
         tests.append(
             Comparison(key, 1.0 if outside else max(below, above), nearest if outside else 1.0)
         )
-    far = max(range(len(specs)), key=lambda k: abs(found.comparisons.gap(specs[k], other).estimate))
+    far = max(
+        range(len(specs)), key=lambda k: abs(evidence.comparisons.gap(specs[k], other).estimate)
+    )
     claim = Claim(
         text,
-        difference_in_words(found, specs[far], other),
+        difference_in_words(evidence, specs[far], other),
         tests=tuple(tests),
         shown=far,
         counted=f"{{won}} of {{all}} surely within {100 * margin:g} points, {{lost}} surely "
         "outside; furthest: ",
         published=published,
     )
-    return gated(found, claim, [specs[far], other])
+    return gated(evidence, claim, [specs[far], other])
 
 
-def mean_difference(found: Found, measure: str, a: str, b: str, sign: int, text: str) -> Claim:
+def mean_difference(
+    evidence: Evidence, measure: str, a: str, b: str, sign: int, text: str
+) -> Claim:
     """Claim: the mean of a diagnostic is higher (``sign`` 1) or lower (-1) on spec ``a`` than on
     ``b``. Student's paired t over the photos that both have."""
     from scipy import stats  # takes half a second
 
-    rows = found.measured[found.measured["measure"] == measure]
+    rows = evidence.measured[evidence.measured["measure"] == measure]
     grid = rows.assign(spec=rows["spec"].astype(str)).pivot_table(
         index="image", columns="spec", values="value", observed=True
     )
@@ -184,50 +195,52 @@ def mean_difference(found: Found, measure: str, a: str, b: str, sign: int, text:
     means = f"{grid[a].mean():.2f} against {grid[b].mean():.2f}: {gaps.mean():+.2f}"
     facts = f"{measure.replace('_', ' ')} {means}"
     if len(gaps) < PHOTOS:
-        claim = gated(found, Claim(text, facts), [a, b], floor=False)
-        return replace(claim, no_verdict=claim.no_verdict or few_photos(len(gaps), whole(found, a)))
+        claim = gated(evidence, Claim(text, facts), [a, b], floor=False)
+        return replace(
+            claim, no_verdict=claim.no_verdict or few_photos(len(gaps), whole(evidence, a))
+        )
     error = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
     reach = error * float(stats.t.ppf(1 - LEVEL / 2, len(gaps) - 1))
     low, high = gaps.mean() - reach, gaps.mean() + reach
     is_constant = error < 1e-12  # rounding: then the least that swapping signs can show
     p = 2.0 ** (1 - len(gaps)) if is_constant else float(stats.ttest_1samp(gaps, 0).pvalue)
     leans = gaps.mean() * sign > 0
-    key = ("measure", measure, *sorted(map(found.comparisons.counts, (a, b))))
+    key = ("measure", measure, *sorted(map(evidence.comparisons.counts, (a, b))))
     test = Comparison(key, p if leans else 1.0, 1.0 if leans else p)
     facts += f" [{low:+.2f}, {high:+.2f}] on {len(gaps)} photos"
-    return gated(found, Claim(text, facts, (test,)), [a, b], floor=False)
+    return gated(evidence, Claim(text, facts, (test,)), [a, b], floor=False)
 
 
 # ---------------------------------------------------------------- what a comparison says
 
 
-def score_test(found: Found, a: str, b: str) -> Comparison:
+def score_test(evidence: Evidence, a: str, b: str) -> Comparison:
     """Test of "spec a scores higher than spec b" on the same photos."""
-    row = found.difference(a, b)
-    key = ("score", *sorted(map(found.comparisons.counts, (a, b))))
+    row = evidence.difference(a, b)
+    key = ("score", *sorted(map(evidence.comparisons.counts, (a, b))))
     p = float(row["p"])
     p = 1.0 if np.isnan(p) else p
     return Comparison(key, p if row["difference"] > 0 else 1.0, p if row["difference"] < 0 else 1.0)
 
 
-def differ(found: Found, a: str, b: str) -> bool:
+def differ(evidence: Evidence, a: str, b: str) -> bool:
     """Whether the counts of two specs differ on any photo."""
-    return found.comparisons.counts(a) != found.comparisons.counts(b)
+    return evidence.comparisons.counts(a) != evidence.comparisons.counts(b)
 
 
-def difference_in_words(found: Found, a: str, b: str, names: Names | None = None) -> str:
+def difference_in_words(evidence: Evidence, a: str, b: str, names: Names | None = None) -> str:
     """Scores and their difference; with its interval on `PHOTOS` photos or more.
 
     Args:
-        names: what specs are called here, where the claim says the rest; else `Found.name`.
+        names: what specs are called here, where the claim says the rest; else `Evidence.name`.
     """
-    row = found.difference(a, b)
+    row = evidence.difference(a, b)
     first, second = (
-        f"{(names or {}).get(spec) or found.name(spec)} at {100 * found.score(spec):.1f}"
+        f"{(names or {}).get(spec) or evidence.name(spec)} at {100 * evidence.score(spec):.1f}"
         for spec in (a, b)
     )
     text = f"{first} against {second}: {100 * row['difference']:+.1f}"
-    if found.comparisons.photos(a) < PHOTOS:
+    if evidence.comparisons.photos(a) < PHOTOS:
         return text
     return f"{text} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
 
@@ -235,27 +248,27 @@ def difference_in_words(found: Found, a: str, b: str, names: Names | None = None
 # ---------------------------------------------------------------- what forbids a verdict
 
 
-def gated(found: Found, claim: Claim, specs: Sequence[str], floor: bool = True) -> Claim:
+def gated(evidence: Evidence, claim: Claim, specs: Sequence[str], floor: bool = True) -> Claim:
     """The claim with its networks, and with the reason if these specs allow no verdict on it.
 
     Args:
         specs: whose scores it is about.
         floor: whether the highest of them has to be surely above `results.floors`.
     """
-    backbones = frozenset(str(found.cells["backbone"].loc[spec]) for spec in specs)
-    seeds = [seed for spec in specs if (seed := random_seed(found, spec)) is not None]
-    photos = found.comparisons.photos(specs[0])
+    backbones = frozenset(str(evidence.cells["backbone"].loc[spec]) for spec in specs)
+    seeds = [seed for spec in specs if (seed := random_seed(evidence, spec)) is not None]
+    photos = evidence.comparisons.photos(specs[0])
     reason = ""
     if seeds:
         reason = f"weights are random (seed {seeds[0]}) and say nothing of trained ones"
     elif photos < PHOTOS:
-        reason = few_photos(photos, whole(found, specs[0]))
+        reason = few_photos(photos, whole(evidence, specs[0]))
     elif floor:
-        top = max(specs, key=found.score)
-        name, score, p = found.comparisons.above_floor(top)
+        top = max(specs, key=evidence.score)
+        name, score, p = evidence.comparisons.above_floor(top)
         if not p < LEVEL:
             reason = (
-                f"{100 * found.score(top):.1f} is not surely above {100 * score:.1f}, what "
+                f"{100 * evidence.score(top):.1f} is not surely above {100 * score:.1f}, what "
                 f"needs no network: {name}"
             )
     return replace(claim, backbones=backbones, no_verdict=reason)
@@ -267,13 +280,13 @@ def few_photos(photos: int, of: int | None) -> str:
     return f"{count} photos; a verdict needs {PHOTOS}"
 
 
-def whole(found: Found, spec: str) -> int | None:
+def whole(evidence: Evidence, spec: str) -> int | None:
     """How many photos a spec's data set has."""
-    dataset = str(found.cells["dataset"].loc[spec])
-    return found.whole.get(dataset) or found.df.attrs.get("of", {}).get(spec)
+    dataset = str(evidence.cells["dataset"].loc[spec])
+    return evidence.whole.get(dataset) or evidence.df.attrs.get("of", {}).get(spec)
 
 
-def random_seed(found: Found, spec: str) -> int | None:
+def random_seed(evidence: Evidence, spec: str) -> int | None:
     """The seed of a network's random weights; None where they were trained."""
-    seed = found.cells.loc[spec].get("backbone.seed")
+    seed = evidence.cells.loc[spec].get("backbone.seed")
     return None if pd.isna(seed) else int(str(seed).partition(".")[0])

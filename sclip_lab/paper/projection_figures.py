@@ -10,8 +10,8 @@ import pandas as pd
 import seaborn as sns
 import torch
 
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS, Figure, style
-from sclip_lab.report.found import Found
 
 if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
@@ -24,13 +24,13 @@ def normed_tokens(spec: Spec, photos: int = PHOTOS) -> np.ndarray:
     """(windows, patches, width) float64: what enters the last block's projections."""
     from sclip_lab.segmentation.pipeline import encode_photo
 
-    found = []
+    features = []
     for index in range(min(photos, len(spec.dataset))):
         image = spec.dataset[index].image
         _, encoded = encode_photo(spec.backbone, image, spec.protocol, spec.attention)
         last = encoded.history[-1]
-        found.append(last.normed[:, last.block.prefix :].double().cpu().numpy())
-    return np.concatenate(found)
+        features.append(last.normed[:, last.block.prefix :].double().cpu().numpy())
+    return np.concatenate(features)
 
 
 def preserved(tokens: np.ndarray, dims: list[int], seeds: int = SEEDS) -> np.ndarray:
@@ -84,17 +84,17 @@ def preserved_figure(spec: Spec) -> Figure:
     return figure
 
 
-def map_correlations(found: Found, specs: Sequence[str]) -> pd.DataFrame | None:
+def map_correlations(evidence: Evidence, specs: Sequence[str]) -> pd.DataFrame | None:
     """Pearson correlation of attention maps, averaged over the chosen points of all photos.
 
     Args:
-        found: has pictures with attention maps. specs: whose maps, in order.
+        evidence: has pictures with attention maps. specs: whose maps, in order.
 
     Returns:
         specs' names by specs' names, each in -1 .. 1; None where fewer than two have maps.
     """
     maps: dict[str, list[np.ndarray]] = {spec: [] for spec in specs}
-    for picture in found.pictures:
+    for picture in evidence.pictures:
         by_spec = {p.spec: p.attention for p in picture.predictions if p.attention is not None}
         if set(specs) <= by_spec.keys():
             for spec in specs:
@@ -104,7 +104,7 @@ def map_correlations(found: Found, specs: Sequence[str]) -> pd.DataFrame | None:
         return None
     standard = {spec: np.stack([_standardised(m) for m in maps[spec]]) for spec in kept}
     values = [[float((standard[a] * standard[b]).mean()) for b in kept] for a in kept]
-    names = [str(found.name(spec)) for spec in kept]
+    names = [str(evidence.name(spec)) for spec in kept]
     return pd.DataFrame(values, index=names, columns=names)
 
 

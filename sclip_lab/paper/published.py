@@ -31,7 +31,7 @@ import pandas as pd
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.report import tables
-from sclip_lab.report.found import Found
+from sclip_lab.report.evidence import Evidence
 
 FILE = Path(__file__).resolve().parent / "paper_numbers.csv"
 SOURCES = FILE.with_name("paper_sources.csv")
@@ -136,20 +136,20 @@ def _same_weights(config: dict[str, Any], tag: str) -> bool:
     return str(pretrained).startswith(tag)
 
 
-def scores(found: Found, elsewhere: bool = True) -> pd.DataFrame:
+def scores(evidence: Evidence, elsewhere: bool = True) -> pd.DataFrame:
     """`report.tables.cells` with published numbers: one row per cell.
 
     Args:
-        found: the cells.
+        evidence: the cells.
         elsewhere: also numbers of ViT-B/16 on VOC21 for a cell on other data, which are no target.
 
     Columns added where a number is published: published, published on, source, difference, verdict:
     "agrees" where the published number lies in the interval, else "above" or "below" it; the last
     two are empty where the published number is of another network or data set.
     """
-    shown = tables.cells(found)
-    table = beside(found.summary)
-    cells = found.cells.loc[table["spec"].astype(str).to_list()]
+    shown = tables.cells(evidence)
+    table = beside(evidence.summary)
+    cells = evidence.cells.loc[table["spec"].astype(str).to_list()]
     rows = []
     for (_, row), (_, cell) in zip(table.iterrows(), cells.iterrows(), strict=True):
         plain = _as_published(cell)

@@ -13,7 +13,7 @@ from sclip_lab.paper.claims import Claim
 from sclip_lab.paper.studies import Study
 from sclip_lab.paper.verdicts import FAILS, HOLDS, TESTED, Verdict
 from sclip_lab.report import escaping
-from sclip_lab.report.found import Found
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.page import Row, Section
 
 MARKDOWN = """# Verdicts
@@ -43,25 +43,25 @@ class Drawn:
     notes: Sequence[str] = ()
     missing: Sequence[str] = ()
     claims: Sequence[Claim] = ()
-    parts: Mapping[str, Found] = field(default_factory=dict)
+    parts: Mapping[str, Evidence] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     figures: Mapping[str, Figure] = field(default_factory=dict)
 
 
-def draw(name: str, study: Study, found: Found | None, missing: Sequence[str] = ()) -> Drawn:
+def draw(name: str, study: Study, evidence: Evidence | None, missing: Sequence[str] = ()) -> Drawn:
     """One study, drawn for every setting of its cells.
 
     Args:
-        name: the study's. found: its cells; None: there are none.
+        name: the study's. evidence: its cells; None: there are none.
         missing: what could not be evaluated, and how to get it; one line each.
     """
-    if found is None:
+    if evidence is None:
         return Drawn(name, study, missing=missing)
     notes: list[str] = []
     claims: list[Claim] = []
     tables: dict[str, pd.DataFrame] = {}
     figures: dict[str, Figure] = {}
-    parts = {setting: part.on_common_images() for setting, part in study.settings(found)}
+    parts = {setting: part.on_common_images() for setting, part in study.settings(evidence)}
     for setting, part in parts.items():
         tail = f"_{setting.replace(', ', '_')}" if len(parts) > 1 else ""
         for claim in study.claims(part):

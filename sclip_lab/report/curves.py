@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS, Figure, color, draw_floors, style
-from sclip_lab.report.found import Found
 
 STEPS = 14  # places to try above and below a point for its name
 # Of reference lines, else "-.".
@@ -37,23 +37,23 @@ def number(value: object) -> float:
         return float("nan")
 
 
-def line(found: Found, parameter: str, **fixed: object) -> dict[float, str]:
+def line(evidence: Evidence, parameter: str, **fixed: object) -> dict[float, str]:
     """Specs by their value of one configuration key, in the order of the values.
 
     Args:
-        found: the cells. parameter: a key such as "attention.temperature".
+        evidence: the cells. parameter: a key such as "attention.temperature".
         **fixed: variant, or configuration keys with "__" for dots, and the value to select.
     """
-    table = pick(found, **fixed)
+    table = pick(evidence, **fixed)
     known = table.get(parameter, pd.Series(dtype=object))  # no cell has such a parameter
     places = {spec: number(value) for spec, value in known.items()}
     ordered = sorted((place, str(spec)) for spec, place in places.items() if place == place)
     return dict(ordered)
 
 
-def pick(found: Found, **fixed: object) -> pd.DataFrame:
-    """The rows of ``found.cells`` with these values; keys as in `line`."""
-    table = found.cells
+def pick(evidence: Evidence, **fixed: object) -> pd.DataFrame:
+    """The rows of ``evidence.cells`` with these values; keys as in `line`."""
+    table = evidence.cells
     for key, value in fixed.items():
         column = key.replace("__", ".")
         if column not in table:
@@ -68,15 +68,15 @@ def _same(cell: object, value: object) -> bool:
     return cell == value
 
 
-def spec(found: Found, **fixed: object) -> str | None:
+def spec(evidence: Evidence, **fixed: object) -> str | None:
     """The one spec with these values, or the first of several; None where there is none."""
-    table = pick(found, **fixed)
+    table = pick(evidence, **fixed)
     return str(table.index[0]) if len(table) else None
 
 
 def plot(
     ax: Axes,
-    found: Found,
+    evidence: Evidence,
     lines: Mapping[str, Line],
     references: Mapping[str, str | None] | None = None,
     spread: Mapping[str, Sequence[Sequence[str]]] | None = None,
@@ -84,11 +84,11 @@ def plot(
     """Draw mIoU x100 with its interval as a band, one line per name.
 
     Args:
-        ax: where. found: the cells.
+        ax: where. evidence: the cells.
         lines: spec by place, by name. references: specs drawn as horizontal lines, by name.
         spread: further specs (such as other seeds) at each place of a line, drawn as dots.
     """
-    cells = found.cells
+    cells = evidence.cells
     for index, (name, places) in enumerate(lines.items()):
         table = cells.loc[list(places.values())]
         x, shade = list(places), color(name, index)
@@ -100,14 +100,14 @@ def plot(
     for name, key in (references or {}).items():
         if key is not None:
             dashes = DASHES.get(name, "-.")
-            ax.axhline(100 * found.score(key), color="0.15", lw=1, ls=dashes, label=name)
-    draw_floors(ax, found.summary, across=True)
+            ax.axhline(100 * evidence.score(key), color="0.15", lw=1, ls=dashes, label=name)
+    draw_floors(ax, evidence.summary, across=True)
     ax.set_ylabel("mIoU x100, 95 % band")
     sns.despine(ax=ax)
 
 
 def curves(
-    found: Found,
+    evidence: Evidence,
     panels: Mapping[str, Mapping[str, Line]],
     references: Mapping[str, str | None] | None = None,
     log: Sequence[str] = (),
@@ -116,7 +116,7 @@ def curves(
     """One chart per parameter, side by side with one scale.
 
     Args:
-        found: the cells.
+        evidence: the cells.
         panels: lines (see `plot`) by the axis' title.
         references: horizontal lines in every chart. log: titles with a logarithmic axis.
         ticks: places of ticks by title; by default those of the lines.
@@ -127,7 +127,7 @@ def curves(
         figure = Figure(figsize=(0.8 + 2.9 * columns, 0.7 + 2.5 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for ax, (title, lines) in zip(axes, panels.items(), strict=False):
-            plot(ax, found, lines, references)
+            plot(ax, evidence, lines, references)
             ax.set_xlabel(title)
             places = sorted({place for line in lines.values() for place in line})
             if title in log:

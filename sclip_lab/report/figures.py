@@ -18,7 +18,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from sclip_lab import results
-from sclip_lab.report.found import Found
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.results.store.spec_labels import labels
 from sclip_lab.results.table.support import FEW
 
@@ -288,11 +288,11 @@ def _heat_maps(strips: list[tuple[str, pd.DataFrame]], top: float) -> Figure:
     return figure
 
 
-def grouped(found: Found, grid: Mapping[str, Mapping[str, str]]) -> Figure:
+def grouped(evidence: Evidence, grid: Mapping[str, Mapping[str, str]]) -> Figure:
     """mIoU x100 with 95 % intervals.
 
     Args:
-        found: the cells. grid: group -> variant -> spec.
+        evidence: the cells. grid: group -> variant -> spec.
     """
     variants = list(dict.fromkeys(name for specs in grid.values() for name in specs))
     height = 0.8 / len(variants)
@@ -304,7 +304,7 @@ def grouped(found: Found, grid: Mapping[str, Mapping[str, str]]) -> Figure:
             places, scores, low, high = [], [], [], []
             for row, specs in enumerate(grid.values()):
                 if variant in specs:
-                    cell = found.summary.set_index(found.summary["spec"].astype(str)).loc[
+                    cell = evidence.summary.set_index(evidence.summary["spec"].astype(str)).loc[
                         specs[variant]
                     ]
                     places.append(row + (index - (len(variants) - 1) / 2) * height)
@@ -317,7 +317,7 @@ def grouped(found: Found, grid: Mapping[str, Mapping[str, str]]) -> Figure:
         ax.set_yticks(range(len(grid)), list(grid))
         ax.invert_yaxis()
         ax.set_xlabel("mIoU x100, 95 % interval")
-        draw_floors(ax, found.summary)
+        draw_floors(ax, evidence.summary)
         longest = max(len(name) for name in variants)
         columns = max(1, int(size[0] / (0.55 + 0.065 * longest)))
         figure.legend(loc="outside lower center", ncols=columns, frameon=False)

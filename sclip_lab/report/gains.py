@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab import results
-from sclip_lab.report.found import Found
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.results.table.support import FEW
 
 # Shares of the photo that a class covers in it.
 SIZES = [(0.0, 0.05), (0.05, 0.2), (0.2, 0.5), (0.5, 1.01)]
 
 
-def per_class(found: Found, a: str, b: str) -> pd.DataFrame:
+def per_class(evidence: Evidence, a: str, b: str) -> pd.DataFrame:
     """IoU of both cells and the difference, one row per class that occurs, largest gain first."""
-    pair = found.of([a, b])
+    pair = evidence.of([a, b])
     iou = results.iou(pair.df)
     grid = iou.assign(spec=iou["spec"].astype(str)).pivot(index="id", columns="spec", values="iou")
     names = iou.drop_duplicates("id").set_index("id")["class"]
@@ -25,8 +25,8 @@ def per_class(found: Found, a: str, b: str) -> pd.DataFrame:
         {
             "class": names.loc[photos.index].to_list(),
             "photos": [f"{n} (few)" if n < FEW else str(n) for n in photos],
-            found.name(a): grid.loc[photos.index, a].to_list(),
-            found.name(b): grid.loc[photos.index, b].to_list(),
+            evidence.name(a): grid.loc[photos.index, a].to_list(),
+            evidence.name(b): grid.loc[photos.index, b].to_list(),
         }
     )
     table["gain"] = (grid.loc[photos.index, a] - grid.loc[photos.index, b]).to_list()
@@ -37,12 +37,12 @@ def per_class(found: Found, a: str, b: str) -> pd.DataFrame:
     return table
 
 
-def per_size(found: Found, a: str, b: str) -> pd.DataFrame:
+def per_size(evidence: Evidence, a: str, b: str) -> pd.DataFrame:
     """Share of pixels that are right, by how much of its photo the pixel's class covers.
 
     A cell's counts are per photo and class, so a region here is all of a class in one photo.
     """
-    pair = found.of([a, b]).df
+    pair = evidence.of([a, b]).df
     pair = pair[pair["pixels"] > 0]
     pair = pair.assign(
         spec=pair["spec"].astype(str), right=pair["pixels"].where(pair["true"] == pair["predicted"])
@@ -61,7 +61,7 @@ def per_size(found: Found, a: str, b: str) -> pd.DataFrame:
         rows.append(
             {"class covers": f"{100 * low:.0f} to {min(100, 100 * high):.0f} % of the photo"}
             | {"regions": len(here) // 2}
-            | {found.name(s): recall.get(s, np.nan) for s in (a, b)}
+            | {evidence.name(s): recall.get(s, np.nan) for s in (a, b)}
             | {"gain": recall.get(a, np.nan) - recall.get(b, np.nan)}
         )
     table = pd.DataFrame(rows)
@@ -71,9 +71,9 @@ def per_size(found: Found, a: str, b: str) -> pd.DataFrame:
     return table
 
 
-def per_photo(found: Found, a: str, b: str) -> pd.DataFrame:
+def per_photo(evidence: Evidence, a: str, b: str) -> pd.DataFrame:
     """mIoU of both cells on each photo by itself; index image, columns a, b, gain; worst first."""
-    scores = results.miou(found.of([a, b]).df, ["spec", "image"]).unstack("spec")
+    scores = results.miou(evidence.of([a, b]).df, ["spec", "image"]).unstack("spec")
     scores.columns = scores.columns.astype(str)
     table = pd.DataFrame({"a": scores[a], "b": scores[b], "gain": scores[a] - scores[b]})
     return table.dropna().sort_values("gain", kind="stable")

@@ -12,9 +12,9 @@ import pandas as pd
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.report import curves, escaping, figures, measured, pictures, tables
+from sclip_lab.report import curves, diagnostic_charts, escaping, figures, pictures, tables
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import Figure, paged
-from sclip_lab.report.found import Found
 from sclip_lab.report.page import Section
 from sclip_lab.report.tables import P
 from sclip_lab.results.statistics.intervals import interval
@@ -89,20 +89,20 @@ def _by_each_name(
     return rows.sort_values("key", key=lambda keys: keys.map(order), kind="stable")
 
 
-def found(
+def read(
     store: Path, where: Mapping[str, Sequence[str]] | None = None, sweep: str | None = None
-) -> Found:
+) -> Evidence:
     """What a store has of a selection (see `select`)."""
     keys, names = select(store, where or {}, sweep)
     df = results.load(store, keys, names=names)
-    return Found(df, results.diagnostics(store, keys), picture_files.load(store, keys))
+    return Evidence(df, results.diagnostics(store, keys), picture_files.load(store, keys))
 
 
 def sections(
-    found: Found,
+    part: Evidence,
     baseline: str | None = None,
     images: int = 4,
-    scores: Callable[[Found], pd.DataFrame] = tables.cells,
+    scores: Callable[[Evidence], pd.DataFrame] = tables.cells,
 ) -> list[Section]:
     """Scores, differences to a baseline, curves, diagnostics and pictures.
 
@@ -110,7 +110,7 @@ def sections(
     cannot be compared in pairs, so each set of photos has sections of its own.
 
     Args:
-        found: the cells. baseline: a label; None: vanilla where it is among them.
+        part: the cells. baseline: a label; None: vanilla where it is among them.
         images: photos in pictures.
         scores: makes the table of scores, such as `sclip_lab.paper.published.scores`.
 
@@ -118,8 +118,8 @@ def sections(
         LabError: an unknown baseline (did you mean), or one that can be compared with nothing.
     """
     if baseline is not None:
-        choose(spec_rows(found.df), baseline)
-    parts = found.by_photos()
+        choose(spec_rows(part.df), baseline)
+    parts = part.by_photos()
     compared = {name: _differences(part, baseline or USUAL) for name, part in parts.items()
                 if baseline or _has_usual(part)}  # fmt: skip
     if baseline is not None and not any(section.tables for section in compared.values()):
@@ -138,7 +138,7 @@ def sections(
     return made
 
 
-def _has_usual(part: Found) -> bool:
+def _has_usual(part: Evidence) -> bool:
     return USUAL in set(part.df["attention"].astype(str)) and part.df["spec"].nunique() > 1
 
 
@@ -154,7 +154,7 @@ def _of_photos(section: Section, photos: str) -> Section:
     )
 
 
-def seeds(part: Found) -> pd.DataFrame | None:
+def seeds(part: Evidence) -> pd.DataFrame | None:
     """Variants that were evaluated with several seeds and all else equal; None without any.
 
     Columns: variant, seeds (how many), mIoU (mean over seeds), low, high (its interval over
@@ -184,7 +184,7 @@ def seeds(part: Found) -> pd.DataFrame | None:
     return table
 
 
-def _drawn(part: Found, images: int) -> list[Section]:
+def _drawn(part: Evidence, images: int) -> list[Section]:
     """Sections of figures: curves, diagnostics, pictures."""
     made = []
     if (table := seeds(part)) is not None:
@@ -196,7 +196,7 @@ def _drawn(part: Found, images: int) -> list[Section]:
     if swept:
         made.append(Section("curves", "curves", figures=swept))
     if len(part.measured):
-        drawn = paged("diagnostics", measured.pages(part.measured))
+        drawn = paged("diagnostics", diagnostic_charts.pages(part.measured))
         made.append(Section("diagnostics", "diagnostics", figures=drawn))
     photos = _pictures(part, images)
     if photos:
@@ -204,13 +204,13 @@ def _drawn(part: Found, images: int) -> list[Section]:
     return made
 
 
-def _scores(part: Found, scores: Callable[[Found], pd.DataFrame]) -> Section:
+def _scores(part: Evidence, scores: Callable[[Evidence], pd.DataFrame]) -> Section:
     drawn = paged("bars", figures.bar_pages(part.summary))
     drawn |= paged("per_class", figures.per_class_pages(part.df, part.summary))
     return Section("scores", "scores", tables={"scores": scores(part)}, figures=drawn)
 
 
-def result(part: Found, place: str = "") -> str:
+def result(part: Evidence, place: str = "") -> str:
     """What cells of the same photos show, in one sentence.
 
     Args:
@@ -243,7 +243,7 @@ def _all_of(others: int) -> str:
     return "the other" if others == 1 else f"all {others} others"
 
 
-def _differences(part: Found, baseline: str) -> Section:
+def _differences(part: Evidence, baseline: str) -> Section:
     """The table of differences, or a note that says why there is none.
 
     Intervals and p are adjusted for all comparisons of the table by one method (Bonferroni), so
@@ -270,7 +270,7 @@ def _differences(part: Found, baseline: str) -> Section:
     return Section("differences", title, tables={"differences": shown})
 
 
-def _pictures(part: Found, images: int) -> Mapping[str, Figure]:
+def _pictures(part: Evidence, images: int) -> Mapping[str, Figure]:
     shown = [
         replace(p, predictions=[replace(q, label=_name(part, q)) for q in p.predictions])
         for p in list(part.pictures)[:images]
@@ -282,7 +282,7 @@ def _pictures(part: Found, images: int) -> Mapping[str, Figure]:
     return paged("panel", _panels(shown)) | paged("attention", maps)
 
 
-def _name(part: Found, prediction: Prediction) -> str:
+def _name(part: Evidence, prediction: Prediction) -> str:
     """A cell's name in pictures is its name in tables, unique among the cells of its photos."""
     known = prediction.spec in part.cells.index
     return part.name(prediction.spec) if known else prediction.label

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab.report import escaping
-from sclip_lab.report.found import Found
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.results.store.spec_labels import labels
 
 SETTING = ["backbone", "dataset", "protocol"]
@@ -26,14 +26,14 @@ P = {
 }
 
 
-def cells(found: Found) -> pd.DataFrame:
+def cells(evidence: Evidence) -> pd.DataFrame:
     """One row per cell: variant, backbone and data set where they vary, also (its other names, if
     any cell has some), mIoU, low, high (fractions).
 
     ``attrs`` says how a page shows it: caption, bold entries, and which columns are an interval.
     """
-    table = found.summary
-    shown = pd.DataFrame({"variant": found.cells["name"].to_list()})
+    table = evidence.summary
+    shown = pd.DataFrame({"variant": evidence.cells["name"].to_list()})
     for column, name in (("backbone", "backbone"), ("dataset", "data set")):
         if table[column].nunique() > 1:
             shown[name] = table[column].astype(str).to_list()

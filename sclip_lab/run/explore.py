@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from sclip_lab.attention.variant import Variant
     from sclip_lab.network.backbone import Backbone
-    from sclip_lab.report.explorer.page import Page
+    from sclip_lab.report.explorer.document import Page
     from sclip_lab.segmentation.protocol import Protocol
 
 ATTENTION = ("vanilla", "csa", "maskclip")
@@ -52,8 +52,8 @@ def explore(
     from sclip_lab.config.registry import variant_label
     from sclip_lab.data.decode import read_mask
     from sclip_lab.data.vocabulary import Vocabulary
+    from sclip_lab.report.explorer.document import page
     from sclip_lab.report.explorer.maps import look
-    from sclip_lab.report.explorer.page import page
     from sclip_lab.run.library import as_image
 
     if isinstance(backbone, str):

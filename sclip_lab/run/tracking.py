@@ -196,7 +196,7 @@ def log_sweep(
     def content(wandb: Any) -> dict[str, Any]:
         from sclip_lab.paper import published
         from sclip_lab.report import page
-        from sclip_lab.report.found import Found
+        from sclip_lab.report.evidence import Evidence
         from sclip_lab.report.store_report import sections, seeds
 
         flat = table.astype({c: str for c in table if table[c].dtype == "category"})
@@ -211,14 +211,14 @@ def log_sweep(
                 title = f"{measure} against mIoU"
                 plot = wandb.plot.scatter(scatter, measure, "miou", title=title)
                 logged[f"scatter/{key}"] = plot
-        found = Found(df, measured, picture_files.load(store, cells), known=table)
+        evidence = Evidence(df, measured, picture_files.load(store, cells), known=table)
         over_seeds = [
-            spread for part in found.by_photos().values() if (spread := seeds(part)) is not None
+            spread for part in evidence.by_photos().values() if (spread := seeds(part)) is not None
         ]
         if over_seeds:
             logged["seeds"] = wandb.Table(dataframe=pd.concat(over_seeds))
         title = group or f"sweep of {len(cells)} cells"
-        made = sections(found, scores=published.scores)
+        made = sections(evidence, scores=published.scores)
         report, *paths = page.write(made, output / "report", title)
         logged["report"] = wandb.Html(str(report), inject=False)
         drawn = {file.stem: file for file in paths if file.suffix == ".png"}

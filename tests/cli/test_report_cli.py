@@ -289,7 +289,7 @@ def test_intervals_and_p_of_a_table_agree(store: Path, tmp_path: Path) -> None:
 
 
 def test_the_result_is_one_sentence(store: Path) -> None:
-    whole = store_report.found(store)
+    whole = store_report.read(store)
     summary = whole.summary.set_index(whole.summary["attention"].astype(str))
     below = int((~summary["unbeaten"]).sum())
     text = store_report.result(whole)

@@ -14,7 +14,7 @@ import sclip_lab as lab
 from sclip_lab import results
 from sclip_lab.core import identity
 from sclip_lab.data.folder import Folder
-from sclip_lab.diagnostics import MEASURES, Measure, code_of, measure, registry
+from sclip_lab.diagnostics import MEASURES, Measure, catalogue, code_of, measure
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.observers import Diagnostics
 from sclip_lab.evaluation.spec import Spec
@@ -66,11 +66,11 @@ def test_a_line_moves_the_measures_that_it_is_of(moved: Callable[..., set[str]])
     assert moved("layers", "from __future__ import annotations", "k = 1") == set(MEASURES)
 
 
-def test_a_function_that_rows_of_the_registry_share_moves_those_rows(
+def test_a_function_that_rows_of_the_catalogue_share_moves_those_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     usual = {name: code_of(name) for name in MEASURES}
-    monkeypatch.setattr(registry, "_classes", lambda seen: 2 * seen.similarity.flatten(1, 2))
+    monkeypatch.setattr(catalogue, "_classes", lambda seen: 2 * seen.similarity.flatten(1, 2))
     _forget()
     localised = {
         n for n in MEASURES if n[:5] in ("point", "relev", "rank_", "local") and "resid" not in n
@@ -132,7 +132,7 @@ def test_a_users_measure_is_known_by_its_code_and_its_helpers(
 
 
 def test_words_move_nothing(moved: Callable[..., set[str]]) -> None:
-    assert not moved("registry", "attention of a patch to itself", "other words")
+    assert not moved("catalogue", "attention of a patch to itself", "other words")
     assert not moved("same_class", "from __future__", "# why\nfrom __future__")
     assert not moved("measure", "it is defined everywhere", "see there")
 

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.diagnostics.curves import auroc, average_precision
+from sclip_lab.diagnostics.auc import auroc, average_precision
 from sclip_lab.diagnostics.same_class import (
     inter_class_mass,
     inter_class_share,

@@ -164,7 +164,7 @@ def test_no_table_and_no_picture_ranks_an_oracle(
         results.ranks(results.load(tmp_path, sorted(oracles)), n=20)
 
     met = 0
-    for section in store_report.sections(store_report.found(tmp_path)):
+    for section in store_report.sections(store_report.read(tmp_path)):
         met += _walk(section.tables, len(oracles))
         for figure in section.figures.values():
             figure.draw_without_rendering()

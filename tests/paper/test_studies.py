@@ -19,29 +19,29 @@ from sclip_lab.paper import claims, questions, sections, studies, verdicts
 from sclip_lab.paper.cards import trained_to_show
 from sclip_lab.paper.studies import qualitative
 from sclip_lab.report import page
+from sclip_lab.report.evidence import Evidence, on_common_images
 from sclip_lab.report.figures import COLORS
-from sclip_lab.report.found import Found, on_common_images
 from sclip_lab.results.statistics import comparisons, uncertainty
 from tests.synthetic_store import confusion_rows, labels, write_spec
 
 SKILLS = {"vanilla": 0.2, "csa": 0.8, "csa_q": 0.78, "maskclip": 0.5}
 
 
-def write(root: Path, skills: dict[str, float] = SKILLS, count: int = 12) -> Found:
+def write(root: Path, skills: dict[str, float] = SKILLS, count: int = 12) -> Evidence:
     images = [f"photo_{index}" for index in range(count)]
     for label, skill in skills.items():
         rows = [confusion_rows(n, *labels(i, skill, (48, 64), 5)) for i, n in enumerate(images)]
         write_spec(root, label, rows, images, config={"attention": {"residual": True, "mlp": True}})
-    return Found(results.load(root))
+    return Evidence(results.load(root))
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     return write(tmp_path_factory.mktemp("store"))
 
 
-def named(found: Found, label: str) -> str:
-    return str(found.cells.index[found.cells["attention"] == label][0])
+def named(evidence: Evidence, label: str) -> str:
+    return str(evidence.cells.index[evidence.cells["attention"] == label][0])
 
 
 # ---------------------------------------------------------------- the registry
@@ -77,7 +77,7 @@ def test_a_store_that_lacks_cells_is_no_error(
     for label, skill in skills.items():
         rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate(images)]
         write_spec(tmp_path, label, rows, images)  # and no parameter of any attention is known
-    drawn = sections.draw(name, studies.load(name), Found(results.load(tmp_path)))
+    drawn = sections.draw(name, studies.load(name), Evidence(results.load(tmp_path)))
     _, judged = sections.sections([drawn])
     assert all(v.answer == verdicts.NONE for v in judged)  # three photos
 
@@ -105,20 +105,20 @@ def why(claim: claims.Claim) -> str:
     return verdict.why
 
 
-def test_higher_follows_the_paired_test(found: Found) -> None:
-    csa, vanilla, query = (named(found, name) for name in ("csa", "vanilla", "csa_q"))
-    assert answer(claims.higher(found, csa, vanilla, "")) == verdicts.HOLDS
-    assert answer(claims.higher(found, vanilla, csa, "")) == verdicts.FAILS
-    row = results.difference(found.df, csa, query).iloc[0]
+def test_higher_follows_the_paired_test(evidence: Evidence) -> None:
+    csa, vanilla, query = (named(evidence, name) for name in ("csa", "vanilla", "csa_q"))
+    assert answer(claims.higher(evidence, csa, vanilla, "")) == verdicts.HOLDS
+    assert answer(claims.higher(evidence, vanilla, csa, "")) == verdicts.FAILS
+    row = results.difference(evidence.df, csa, query).iloc[0]
     sure = row["p"] < 0.05
     expected = (verdicts.HOLDS if row["difference"] > 0 else verdicts.FAILS) if sure else None
-    assert answer(claims.higher(found, csa, query, "")) == (expected or verdicts.OPEN)
-    text = why(claims.higher(found, csa, vanilla, ""))
-    scores = results.summary(found.df).set_index("attention")["miou"]
+    assert answer(claims.higher(evidence, csa, query, "")) == (expected or verdicts.OPEN)
+    text = why(claims.higher(evidence, csa, vanilla, ""))
+    scores = results.summary(evidence.df).set_index("attention")["miou"]
     words = f"at {100 * scores['csa']:.1f} against {{}} at {100 * scores['vanilla']:.1f}"
     assert f"csa {words.format('vanilla')}" in text
     names = {csa: "ours", vanilla: "theirs"}
-    text = why(claims.higher(found, csa, vanilla, "", names=names))
+    text = why(claims.higher(evidence, csa, vanilla, "", names=names))
     assert f"ours {words.format('theirs')}" in text
 
 
@@ -139,10 +139,10 @@ def test_more_comparisons_need_more_evidence() -> None:
         verdicts.judge([alone], "pages")
 
 
-def test_a_claim_that_repeats_a_comparison_refers_to_the_first(found: Found) -> None:
-    csa, vanilla = named(found, "csa"), named(found, "vanilla")
-    one = replace(claims.higher(found, csa, vanilla, "One says so"), study="main")
-    two = replace(claims.higher(found, vanilla, csa, "Another denies it"), study="layers")
+def test_a_claim_that_repeats_a_comparison_refers_to_the_first(evidence: Evidence) -> None:
+    csa, vanilla = named(evidence, "csa"), named(evidence, "vanilla")
+    one = replace(claims.higher(evidence, csa, vanilla, "One says so"), study="main")
+    two = replace(claims.higher(evidence, vanilla, csa, "Another denies it"), study="layers")
     first, second = verdicts.judge([one, two])
     assert (first.standing, second.standing) == (verdicts.TESTED, verdicts.REPEATS)
     assert second.why == "the same comparison as main: One says so"
@@ -150,42 +150,42 @@ def test_a_claim_that_repeats_a_comparison_refers_to_the_first(found: Found) -> 
     assert "1 repeat" in verdicts.counts([first, second])
 
 
-def test_a_repetition_the_other_way_round_has_the_other_answer(found: Found) -> None:
-    csa, vanilla = named(found, "csa"), named(found, "vanilla")
-    judged = verdicts.judge([claims.higher(found, *pair, "") for pair in
+def test_a_repetition_the_other_way_round_has_the_other_answer(evidence: Evidence) -> None:
+    csa, vanilla = named(evidence, "csa"), named(evidence, "vanilla")
+    judged = verdicts.judge([claims.higher(evidence, *pair, "") for pair in
                              ((csa, vanilla), (vanilla, csa), (csa, vanilla))])  # fmt: skip
     assert [v.answer for v in judged] == [verdicts.HOLDS, verdicts.FAILS, verdicts.HOLDS]
 
 
 def test_what_cannot_differ_is_left_out_with_its_reason(tmp_path: Path) -> None:
     """Two names of one result: neither a claim nor a member of a family."""
-    found = write(tmp_path)
+    evidence = write(tmp_path)
     images = [f"photo_{index}" for index in range(12)]
     rows = [confusion_rows(n, *labels(i, 0.8, (48, 64), 5)) for i, n in enumerate(images)]
     write_spec(tmp_path, "csa_again", rows, images)
-    found = Found(results.load(tmp_path))
-    csa, again, vanilla = (named(found, name) for name in ("csa", "csa_again", "vanilla"))
-    same = claims.higher(found, again, csa, "No news", same="it is the same")
+    evidence = Evidence(results.load(tmp_path))
+    csa, again, vanilla = (named(evidence, name) for name in ("csa", "csa_again", "vanilla"))
+    same = claims.higher(evidence, again, csa, "No news", same="it is the same")
     assert same.same == "it is the same"
     assert verdicts.judge([same]) == []
-    drawn = sections.Drawn("layers", studies.load("layers"), claims=[same], parts={"": found})
+    drawn = sections.Drawn("layers", studies.load("layers"), claims=[same], parts={"": evidence})
     made, _ = sections.sections([drawn])
     note = "Left out, for its two sides cannot differ: No news (it is the same)."
     assert all(note in section.notes for section in made[1:])
     family = [(csa, vanilla), (again, vanilla), (again, csa)]
-    assert "comparisons" not in why(claims.higher(found, csa, vanilla, "", family))
-    assert "1 others" in why(claims.best(found, csa, [again, vanilla], ""))
+    assert "comparisons" not in why(claims.higher(evidence, csa, vanilla, "", family))
+    assert "1 others" in why(claims.best(evidence, csa, [again, vanilla], ""))
 
 
-def test_the_page_says_where_results_depart_from_what_is_published(found: Found) -> None:
-    csa, vanilla = named(found, "csa"), named(found, "vanilla")
-    worse = claims.higher(found, vanilla, csa, "Less is more", published="1.6")
+def test_the_page_says_where_results_depart_from_what_is_published(evidence: Evidence) -> None:
+    csa, vanilla = named(evidence, "csa"), named(evidence, "vanilla")
+    worse = claims.higher(evidence, vanilla, csa, "Less is more", published="1.6")
     [judged] = verdicts.judge([worse])
     assert judged.departs
     assert judged.beside_published == "departs (1.6)"
-    [unpublished] = verdicts.judge([claims.higher(found, vanilla, csa, "Nobody says so")])
+    [unpublished] = verdicts.judge([claims.higher(evidence, vanilla, csa, "Nobody says so")])
     assert not unpublished.departs
-    drawn = sections.Drawn("layers", studies.load("layers"), parts={"": found},
+    drawn = sections.Drawn("layers", studies.load("layers"), parts={"": evidence},
                            claims=[replace(worse, study="layers")])  # fmt: skip
     made, verdict = sections.sections([drawn], embedded=True)
     note = "1 published claims could be tested: 0 agree, 1 depart (Less is more)."
@@ -195,11 +195,11 @@ def test_the_page_says_where_results_depart_from_what_is_published(found: Found)
     assert sections.EMBEDDED in text
 
 
-def test_what_the_network_was_made_to_show_is_no_evidence(found: Found) -> None:
+def test_what_the_network_was_made_to_show_is_no_evidence(evidence: Evidence) -> None:
     name = next(iter(sorted(trained_to_show("patchwork_vit"))))
     study, _, text = name.partition(": ")
-    csa, vanilla = named(found, "csa"), named(found, "vanilla")
-    claim = replace(claims.higher(found, csa, vanilla, text, published="1.2"), study=study)
+    csa, vanilla = named(evidence, "csa"), named(evidence, "vanilla")
+    claim = replace(claims.higher(evidence, csa, vanilla, text, published="1.2"), study=study)
     for backbone, standing in (("patchwork_vit", verdicts.MADE), ("ViT-B-16", verdicts.TESTED)):
         [judged] = verdicts.judge([replace(claim, backbones=frozenset([backbone]))])
         assert (judged.answer, judged.standing) == (verdicts.HOLDS, standing)
@@ -221,12 +221,12 @@ def test_each_line_of_the_card_is_a_claim_of_the_page() -> None:
 
 @pytest.mark.parametrize("photos", [2, 9])
 def test_few_photos_are_described_without_a_verdict(photos: int, tmp_path: Path) -> None:
-    found = replace(write(tmp_path, count=photos), whole={"shapes": 64})
-    csa, vanilla = named(found, "csa"), named(found, "vanilla")
+    evidence = replace(write(tmp_path, count=photos), whole={"shapes": 64})
+    csa, vanilla = named(evidence, "csa"), named(evidence, "vanilla")
     for claim in (
-        claims.higher(found, csa, vanilla, ""),
-        claims.best(found, csa, [vanilla], ""),
-        claims.alike(found, [csa], vanilla, 0.01, ""),
+        claims.higher(evidence, csa, vanilla, ""),
+        claims.best(evidence, csa, [vanilla], ""),
+        claims.alike(evidence, [csa], vanilla, 0.01, ""),
     ):
         assert answer(claim) == verdicts.NONE
         assert f"{photos} of 64 photos; a verdict needs 10" in why(claim)
@@ -240,44 +240,44 @@ def test_random_weights_have_no_verdict(tmp_path: Path) -> None:
         rows = [confusion_rows(n, *labels(i, skill, (48, 64), 5)) for i, n in enumerate(images)]
         config = {"attention": {"residual": True, "mlp": True}, "backbone": {"seed": 3}}
         write_spec(tmp_path, label, rows, images, config=config)
-    found = Found(results.load(tmp_path))
-    _, judged = sections.sections([sections.draw("main", studies.load("main"), found)])
+    evidence = Evidence(results.load(tmp_path))
+    _, judged = sections.sections([sections.draw("main", studies.load("main"), evidence)])
     assert {v.answer for v in judged} == {verdicts.NONE}
     assert all("not computed" in v.why or "random (seed 3)" in v.why for v in judged)
 
 
 def test_scores_at_chance_have_no_verdict(tmp_path: Path) -> None:
     """Both at random: whatever their difference is, it says nothing of attention."""
-    found = write(tmp_path, {"csa": 0.05, "vanilla": 0.0}, count=40)
-    csa, vanilla = named(found, "csa"), named(found, "vanilla")
-    claim = claims.higher(found, csa, vanilla, "")
+    evidence = write(tmp_path, {"csa": 0.05, "vanilla": 0.0}, count=40)
+    csa, vanilla = named(evidence, "csa"), named(evidence, "vanilla")
+    claim = claims.higher(evidence, csa, vanilla, "")
     assert answer(claim) == verdicts.NONE
-    floors = results.floors(found.df).set_index("floor")["score"]
+    floors = results.floors(evidence.df).set_index("floor")["score"]
     assert f"not surely above {100 * floors.max():.1f}" in why(claim)
     assert floors.idxmax() in why(claim)
 
 
-def test_best_and_alike(found: Found) -> None:
-    everything = list(found.cells.index)
-    csa, vanilla = named(found, "csa"), named(found, "vanilla")
-    assert answer(claims.best(found, vanilla, everything, "")) == verdicts.FAILS
-    assert answer(claims.best(found, csa, [vanilla, named(found, "maskclip")], "")) == "holds"
-    highest = found.cells["miou"].max()
-    assert answer(claims.alike(found, everything, csa, highest, "")) == verdicts.HOLDS
-    vacuous = claims.alike(found, everything, csa, highest + 1e-6, "")
+def test_best_and_alike(evidence: Evidence) -> None:
+    everything = list(evidence.cells.index)
+    csa, vanilla = named(evidence, "csa"), named(evidence, "vanilla")
+    assert answer(claims.best(evidence, vanilla, everything, "")) == verdicts.FAILS
+    assert answer(claims.best(evidence, csa, [vanilla, named(evidence, "maskclip")], "")) == "holds"
+    highest = evidence.cells["miou"].max()
+    assert answer(claims.alike(evidence, everything, csa, highest, "")) == verdicts.HOLDS
+    vacuous = claims.alike(evidence, everything, csa, highest + 1e-6, "")
     assert answer(vacuous) == verdicts.NONE
     assert "all scores are below" in why(vacuous)
-    assert answer(claims.alike(found, [vanilla], csa, 0.01, "")) == verdicts.FAILS
-    tight = claims.alike(found, [named(found, "csa_q")], csa, 1e-6, "")
+    assert answer(claims.alike(evidence, [vanilla], csa, 0.01, "")) == verdicts.FAILS
+    tight = claims.alike(evidence, [named(evidence, "csa_q")], csa, 1e-6, "")
     assert answer(tight) != verdicts.HOLDS
 
 
-def test_alike_holds_where_the_interval_lies_within(found: Found) -> None:
-    csa, query = named(found, "csa"), named(found, "csa_q")
-    row = found.difference(csa, query)
+def test_alike_holds_where_the_interval_lies_within(evidence: Evidence) -> None:
+    csa, query = named(evidence, "csa"), named(evidence, "csa_q")
+    row = evidence.difference(csa, query)
     reach = max(abs(row["low"]), abs(row["high"]))
-    assert answer(claims.alike(found, [query], csa, 1.01 * reach, "")) == verdicts.HOLDS
-    assert answer(claims.alike(found, [query], csa, 0.99 * reach, "")) != verdicts.HOLDS
+    assert answer(claims.alike(evidence, [query], csa, 1.01 * reach, "")) == verdicts.HOLDS
+    assert answer(claims.alike(evidence, [query], csa, 0.99 * reach, "")) != verdicts.HOLDS
 
 
 def test_pairs_are_compared_on_the_images_that_both_have(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_pairs_are_compared_on_the_images_that_both_have(tmp_path: Path) -> None
     write_spec(tmp_path, "vanilla", rows, images)
     df = on_common_images(results.load(tmp_path, partial=True))
     assert set(df["image"]) == set(images[:12])
-    part = Found(df, whole={"shapes": 16})
+    part = Evidence(df, whole={"shapes": 16})
     assert part.part == "12 of 16 images of shapes"
     pair = [named(part, name) for name in ("csa", "vanilla")]
     assert answer(claims.higher(part, *pair, "")) == "holds"
@@ -320,8 +320,8 @@ def test_the_page_says_that_unknown_words_are_one_to_the_embedded_network(tmp_pa
             rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate(images)]
             write_spec(tmp_path, label, rows, images, names={"backbone": backbone},
                        seed=len(backbone))  # fmt: skip
-    found, study = Found(results.load(tmp_path)), studies.load("vocabulary")
-    for setting, part in study.settings(found):
+    evidence, study = Evidence(results.load(tmp_path)), studies.load("vocabulary")
+    for setting, part in study.settings(evidence):
         told = study.figures(part)["vocabulary"].get_label()
         assert ("one and the same token" in told) == setting.startswith("patchwork_vit")
 
@@ -333,14 +333,14 @@ def test_a_method_may_have_several_protocols_of_its_own(tmp_path: Path) -> None:
         rows = [confusion_rows(n, *labels(i, 0.2 + 0.2 * number, (24, 32), 5))
                 for i, n in enumerate(images)]  # fmt: skip
         write_spec(tmp_path, variant, rows, images, names={"protocol": protocol}, seed=number)
-    found, study = Found(results.load(tmp_path)), studies.load("methods")
-    facts = {claim.text: claim for claim in study.claims(found)}
+    evidence, study = Evidence(results.load(tmp_path)), studies.load("methods")
+    facts = {claim.text: claim for claim in study.claims(evidence)}
     for protocol in ("clearclip", "freecp"):
         claim = f"clearclip is better under protocol {protocol} than under the one that all share"
         assert f"clearclip · {protocol} at" in facts[claim].facts
         keys = {c.key for c in (*facts[claim].tests, *facts[claim].family)}
         assert len(keys) == 2
-    ticks = study.figures(found)["methods_own"].axes[0].get_yticklabels()
+    ticks = study.figures(evidence)["methods_own"].axes[0].get_yticklabels()
     assert {tick.get_text().split("   ")[0] for tick in ticks} == {
         "clearclip, clearclip", "clearclip, freecp"
     }  # fmt: skip
@@ -357,7 +357,7 @@ def test_strengths_of_changed_photos_are_told(tmp_path: Path) -> None:
                     for i, n in enumerate(images)]  # fmt: skip
             write_spec(tmp_path, variant, rows, images, config=config)
     study = studies.load("robustness")
-    figure = study.figures(Found(results.load(tmp_path)))["robustness"]
+    figure = study.figures(Evidence(results.load(tmp_path)))["robustness"]
     assert "blur of sigma 0.7, 1.5, 3 pixels" in figure.get_label()
     lines = {line.get_label(): line.get_color() for line in figure.axes[0].lines}
     assert lines == {"vanilla": COLORS[0], "csa": COLORS[2]}  # as in every chart
@@ -366,25 +366,25 @@ def test_strengths_of_changed_photos_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("photos", "expected"), [(1, verdicts.NONE), (9, verdicts.NONE), (12, verdicts.HOLDS)]
 )
-def test_few_measured_photos_decide_nothing(found: Found, photos: int, expected: str) -> None:
+def test_few_measured_photos_decide_nothing(evidence: Evidence, photos: int, expected: str) -> None:
     rows = [
-        {"spec": named(found, name), "image": f"photo_{k}", "measure": "spatial_invariance",
+        {"spec": named(evidence, name), "image": f"photo_{k}", "measure": "spatial_invariance",
          "value": value + 0.01 * k}
         for k in range(photos) for name, value in (("vanilla", 0.9), ("csa", 0.5))
     ]  # fmt: skip
-    measured = replace(found, measured=pd.DataFrame(rows))
+    measured = replace(evidence, measured=pd.DataFrame(rows))
     assert answer(studies.load("attention").claims(measured)[0]) == expected
 
 
-def test_a_diagnostic_is_judged_by_students_t(found: Found) -> None:
+def test_a_diagnostic_is_judged_by_students_t(evidence: Evidence) -> None:
     draw = np.random.default_rng(0)
     values = {name: draw.normal(mean, 0.3, 12) for name, mean in (("vanilla", 0.8), ("csa", 0.6))}
     rows = [
-        {"spec": named(found, name), "image": f"photo_{k}", "measure": "spatial_invariance",
+        {"spec": named(evidence, name), "image": f"photo_{k}", "measure": "spatial_invariance",
          "value": value}
         for name, row in values.items() for k, value in enumerate(row)
     ]  # fmt: skip
-    claim = studies.load("attention").claims(replace(found, measured=pd.DataFrame(rows)))[0]
+    claim = studies.load("attention").claims(replace(evidence, measured=pd.DataFrame(rows)))[0]
     expected = scipy.stats.ttest_rel(values["csa"], values["vanilla"])
     assert claim.tests[0].p == pytest.approx(expected.pvalue)
     interval = expected.confidence_interval()
@@ -401,28 +401,28 @@ def test_random_projections_are_drawn_with_their_seeds_and_forms(tmp_path: Path)
                 config = {"attention": {"count": count, "seed": seed}}
                 write_spec(tmp_path, f"{variant}(count={count}, seed={seed})", rows, images,
                            config=config, names={"attention": variant})  # fmt: skip
-    found, study = Found(results.load(tmp_path)), studies.load("projections")
-    (ax,) = study.figures(found)["projections_ensemble"].axes
+    evidence, study = Evidence(results.load(tmp_path)), studies.load("projections")
+    (ax,) = study.figures(evidence)["projections_ensemble"].axes
     drawn = {str(line.get_label()): line for line in ax.lines}
     crosses = drawn["one of full width, 5 seeds"]
-    summary = results.summary(found.df)
+    summary = results.summary(evidence.df)
     full = summary["miou"][summary["attention"].astype(str).str.startswith("csa_random_full")]
     np.testing.assert_allclose(sorted(crosses.get_ydata()), sorted(100 * full))
     assert [len(line.get_xdata()) for line in ax.lines if line.get_marker() == "_"] == [5, 5]
-    table = study.tables(found)["projections_random"]
+    table = study.tables(evidence)["projections_random"]
     assert table[["matrices", "seeds"]].to_numpy().tolist() == [[1, 5], [2, 5], [1, 5]]
 
 
 # ---------------------------------------------------------------- the page
 
 
-def test_a_page_is_one_file_that_escapes_names(found: Found, tmp_path: Path) -> None:
+def test_a_page_is_one_file_that_escapes_names(evidence: Evidence, tmp_path: Path) -> None:
     study = studies.load("main")
     bad = page.Row({"claim": "<script>alert(1)</script>", "because": "a & b"})
     table = pd.DataFrame({"variant": ["a_b <i>", "50 %"], "mIoU": [0.25, np.nan]})
     table.attrs["bold"] = {"mIoU": [True, False]}
     section = page.Section("odd", "odd & even", rows=[bad], tables={"odd": table})
-    drawn = sections.draw("main", study, found)
+    drawn = sections.draw("main", study, evidence)
     made, judged = sections.sections([drawn])
     files = page.write([*made, section], tmp_path, "a title")
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
@@ -451,8 +451,8 @@ def test_each_question_has_a_study_that_answers_it() -> None:
     assert len(questions.QUESTIONS) == 10
 
 
-def test_the_page_begins_with_ten_questions_answered_in_numbers(found: Found) -> None:
-    drawn = sections.draw("main", studies.load("main"), found)
+def test_the_page_begins_with_ten_questions_answered_in_numbers(evidence: Evidence) -> None:
+    drawn = sections.draw("main", studies.load("main"), evidence)
     missing = sections.draw("backbones", studies.load("backbones"), None, ["no weights here"])
     (first, *_), _ = sections.sections([drawn, missing], embedded=True)
     answers = {row.cells["question"]: row for row in first.rows}
@@ -470,7 +470,7 @@ def test_random_weights_answer_no_question(tmp_path: Path) -> None:
     for label in ("csa", "vanilla"):
         rows = [confusion_rows(n, *labels(i, 0.5, (24, 32), 5)) for i, n in enumerate("abc")]
         write_spec(tmp_path, label, rows, "abc", config={"backbone": {"seed": 4}})
-    drawn = sections.draw("main", studies.load("main"), Found(results.load(tmp_path)))
+    drawn = sections.draw("main", studies.load("main"), Evidence(results.load(tmp_path)))
     (first, *_), _ = sections.sections([drawn])
     texts = [row.cells["answer"] for row in first.rows if "#main" in row.links.values()]
     assert texts == ["no answer, weights are random (seed 4)."]
@@ -480,16 +480,16 @@ def test_random_weights_answer_no_question(tmp_path: Path) -> None:
 
 
 def test_a_plug_in_adds_a_study(
-    found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = """
 from sclip_lab.paper.claims import higher
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import spec
 
-def claims(found):
-    csa, vanilla = (spec(found, variant=name) for name in ("csa", "vanilla"))
-    return [higher(found, csa, vanilla, "Mine is better")]
+def claims(evidence):
+    csa, vanilla = (spec(evidence, variant=name) for name in ("csa", "vanilla"))
+    return [higher(evidence, csa, vanilla, "Mine is better")]
 
 STUDIES = {"mystudy": Study("Is mine better?", claims), "main": Study("Taken?", claims)}
 """
@@ -500,7 +500,7 @@ STUDIES = {"mystudy": Study("Is mine better?", claims), "main": Study("Taken?", 
     monkeypatch.setenv("SCLIP_LAB_PLUGINS", "ideas_of_mine")
     assert "mystudy" in studies.names()
     assert studies.load("main").question != "Taken?"
-    drawn = sections.draw("mystudy", studies.load("mystudy"), found)
+    drawn = sections.draw("mystudy", studies.load("mystudy"), evidence)
     assert list(drawn.tables) == ["mystudy"]  # the usual table
     _, [verdict] = sections.sections([drawn])
     assert (verdict.claim.name, verdict.answer) == ("mystudy: Mine is better", verdicts.HOLDS)

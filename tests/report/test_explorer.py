@@ -20,8 +20,8 @@ import sclip_lab as lab
 from sclip_lab.cli.main import main
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.report.explorer.document import LEVELS, page
 from sclip_lab.report.explorer.maps import Maps, look, sampled
-from sclip_lab.report.explorer.page import LEVELS, page
 
 VARIANTS = ("vanilla", "csa", "maskclip", "naclip", "clearclip", "surgery")
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
-from sclip_lab.report import curves, figures, measured, page, pictures
+from sclip_lab.report import curves, diagnostic_charts, figures, page, pictures
 from sclip_lab.results.store import picture_files
 from tests.confusion import counted, score
 from tests.synthetic_store import (
@@ -165,7 +165,7 @@ def test_diagnostics_show_means_and_every_image() -> None:
         ],
         columns=["attention", "image", "measure", "value"],
     )
-    figure = measured.diagnostics(table)
+    figure = diagnostic_charts.diagnostics(table)
     first, second = figure.axes
     assert [ax.get_title() for ax in figure.axes] == ["attention entropy", "outlier share"]
     np.testing.assert_allclose([bar.get_width() for bar in first.patches], [1.5, 4.5])
@@ -174,7 +174,7 @@ def test_diagnostics_show_means_and_every_image() -> None:
     assert sorted(dots) == [1, 2, 4, 5]
     _inside(figure)
     with pytest.raises(LabError, match="value"):
-        measured.diagnostics(table.drop(columns="value"))
+        diagnostic_charts.diagnostics(table.drop(columns="value"))
 
 
 # ---------------------------------------------------------------- pictures
@@ -277,7 +277,7 @@ def test_diagnostics_never_pool_specs_of_one_label() -> None:
     facts = {"attention": "csa", "backbone": "b", "dataset": "d", "protocol": "p", "measure": "m"}
     rows = [{**facts, "spec": s, "image": i, "value": v} for s, i, v in [
         ("aaa111", "x", 1.0), ("bbb222", "x", 3.0)]]  # fmt: skip
-    (ax,) = measured.diagnostics(pd.DataFrame(rows)).axes
+    (ax,) = diagnostic_charts.diagnostics(pd.DataFrame(rows)).axes
     assert [bar.get_width() for bar in ax.patches] == [1.0, 3.0]
     assert len({tick.get_text() for tick in ax.get_yticklabels()}) == 2
 

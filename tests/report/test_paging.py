@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from sclip_lab import results
 from sclip_lab.report import figures, page, store_report
-from sclip_lab.report.found import Found
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.results.store import picture_files
 from tests.synthetic_store import confusion_rows, labels, write_pictures, write_spec, write_store
 
@@ -24,7 +24,7 @@ LIMIT = 11.0  # inches: 1650 pixels in a report
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Found:
+def large(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     """Forty-five variants on ninety classes, pictures of two photos, five measures."""
     root = tmp_path_factory.mktemp("large")
     names = [f"a class with quite a name {index}" for index in range(CLASSES)]
@@ -44,11 +44,11 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Found:
     rows = df.drop_duplicates("spec").drop(columns=["true", "predicted", "pixels"])
     chosen = ["inter_class_mass", "inter_class_share", "rank_accuracy", *OTHERS]
     diagnosed = pd.concat([rows.assign(measure=name, value=0.5) for name in chosen])
-    return Found(df, diagnosed, pictures)
+    return Evidence(df, diagnosed, pictures)
 
 
 @pytest.fixture(scope="module")
-def drawn(large: Found) -> dict[str, Mapping[str, Figure]]:
+def drawn(large: Evidence) -> dict[str, Mapping[str, Figure]]:
     """The report's figures by section."""
     return {part.name: part.figures for part in store_report.sections(large)}
 

@@ -48,14 +48,14 @@ def test_a_cell_keeps_all_its_names(store: Path) -> None:
 
 @pytest.mark.parametrize("protocol", ["sclip", "naclip"])
 def test_a_cell_is_selected_by_any_of_its_names(store: Path, protocol: str) -> None:
-    part = store_report.found(store, {"protocol": [protocol], "attention": ["csa"]})
+    part = store_report.read(store, {"protocol": [protocol], "attention": ["csa"]})
     assert set(part.df["protocol"].astype(str)) == {protocol}
     assert part.df["spec"].nunique() == 1
 
 
 def test_a_sweep_is_reported_under_its_names(store: Path, tmp_path: Path) -> None:
     for sweep, protocol in (("first", "sclip"), ("other", "naclip"), ("last", "naclip")):
-        part = store_report.found(store, sweep=sweep)
+        part = store_report.read(store, sweep=sweep)
         assert part.df["spec"].nunique() == 2
         csa = part.df[part.df["attention"] == "csa"]
         assert set(csa["protocol"].astype(str)) == {protocol}
@@ -65,7 +65,7 @@ def test_a_sweep_is_reported_under_its_names(store: Path, tmp_path: Path) -> Non
     assert "sweep: sclip-lab evaluate b" in page
     assert list(pd.read_csv(out / "scores.csv")["also"].dropna()) == ["sclip"]
     with pytest.raises(LabError, match="did you mean first"):
-        store_report.found(store, sweep="firsst")
+        store_report.read(store, sweep="firsst")
 
 
 def test_sweeps_are_listed_with_what_is_finished(

@@ -18,15 +18,15 @@ from matplotlib.figure import Figure
 from sclip_lab.core import functions
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.paper.claims import Claim
-from sclip_lab.report.found import Found
+from sclip_lab.report.evidence import Evidence
 
 
-def no_figures(found: Found) -> dict[str, Figure]:
+def no_figures(evidence: Evidence) -> dict[str, Figure]:
     """Nothing to draw."""
     return {}
 
 
-def no_photos(found: Found) -> list[str]:
+def no_photos(evidence: Evidence) -> list[str]:
     """No picture beyond those that the sweep keeps."""
     return []
 
@@ -47,23 +47,23 @@ class Study:
     """
 
     question: str
-    claims: Callable[[Found], list[Claim]]
-    figures: Callable[[Found], Mapping[str, Figure]] = no_figures
-    tables: Callable[[Found], dict[str, pd.DataFrame]] | None = None
-    photos: Callable[[Found], list[str]] = no_photos
-    answers: Mapping[str, Callable[[Found], str]] = field(default_factory=dict)
+    claims: Callable[[Evidence], list[Claim]]
+    figures: Callable[[Evidence], Mapping[str, Figure]] = no_figures
+    tables: Callable[[Evidence], dict[str, pd.DataFrame]] | None = None
+    photos: Callable[[Evidence], list[str]] = no_photos
+    answers: Mapping[str, Callable[[Evidence], str]] = field(default_factory=dict)
     across: tuple[str, ...] = ()
     order: int = 50
 
-    def settings(self, found: Found) -> Iterable[tuple[str, Found]]:
+    def settings(self, evidence: Evidence) -> Iterable[tuple[str, Evidence]]:
         """The parts that are judged apart, each with its name."""
         apart = [name for name in ("backbone", "dataset") if name not in self.across]
         if not apart:
-            yield "", found
+            yield "", evidence
             return
-        table = found.df[apart].astype(str).drop_duplicates()
+        table = evidence.df[apart].astype(str).drop_duplicates()
         for row in table.to_dict("records"):
-            yield ", ".join(row.values()), found.only(**{str(k): v for k, v in row.items()})
+            yield ", ".join(row.values()), evidence.only(**{str(k): v for k, v in row.items()})
 
 
 def names() -> list[str]:

@@ -8,8 +8,8 @@ from sclip_lab.paper import published
 from sclip_lab.paper.claims import Claim, best, higher
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import curves, line, number, spec
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS
-from sclip_lab.report.found import Found
 
 FAMILIES = {
     "sharpened": "attention.temperature",
@@ -23,9 +23,9 @@ TITLES = {
 }
 
 
-def _families(found: Found) -> dict[str, dict[float, str]]:
-    lines = {name: line(found, key, variant=name) for name, key in FAMILIES.items()}
-    vanilla, maskclip = spec(found, variant="vanilla"), spec(found, variant="maskclip")
+def _families(evidence: Evidence) -> dict[str, dict[float, str]]:
+    lines = {name: line(evidence, key, variant=name) for name, key in FAMILIES.items()}
+    vanilla, maskclip = spec(evidence, variant="vanilla"), spec(evidence, variant="maskclip")
     # The ends of the curves are cells by other names.
     if vanilla:
         lines["sharpened"] = dict(sorted({**lines["sharpened"], 1.0: vanilla}.items()))
@@ -35,39 +35,42 @@ def _families(found: Found) -> dict[str, dict[float, str]]:
     return {name: places for name, places in lines.items() if len(places) > 1}
 
 
-def _top(found: Found, places: dict[float, str]) -> str:
-    return max(places.values(), key=lambda key: found.score(key))
+def _top(evidence: Evidence, places: dict[float, str]) -> str:
+    return max(places.values(), key=lambda key: evidence.score(key))
 
 
-def _claims(found: Found) -> list[Claim]:
-    csa, vanilla = spec(found, variant="csa"), spec(found, variant="vanilla")
-    lines, claims = _families(found), []
+def _claims(evidence: Evidence) -> list[Claim]:
+    csa, vanilla = spec(evidence, variant="csa"), spec(evidence, variant="vanilla")
+    lines, claims = _families(evidence), []
     for name, places in lines.items():
         if csa:
             text = f"CSA is better than {name} attention at any setting"
-            claims.append(best(found, csa, list(places.values()), text, published="1.5"))
+            claims.append(best(evidence, csa, list(places.values()), text, published="1.5"))
     if vanilla and "sharpened" in lines:
         sharper = {t: key for t, key in lines["sharpened"].items() if t < 1}
         if sharper:
-            claims.append(higher(found, _top(found, sharper), vanilla, (
+            claims.append(higher(evidence, _top(evidence, sharper), vanilla, (
                 "Sharpening repairs vanilla attention: the best temperature is better"
             ), family=[(key, vanilla) for key in sharper.values()]))  # fmt: skip
     for name in ("local", "early"):
         if vanilla and name in lines:
             inner = {p: key for p, key in lines[name].items() if key != vanilla}
-            claims.append(higher(found, _top(found, inner), vanilla, (
+            claims.append(higher(evidence, _top(evidence, inner), vanilla, (
                 f"{name.capitalize()} attention repairs part: its best setting is above vanilla"
             ), family=[(key, vanilla) for key in inner.values()], published="1.5"))  # fmt: skip
     return claims
 
 
-def _figures(found: Found) -> dict[str, Figure]:
-    lines = _families(found)
+def _figures(evidence: Evidence) -> dict[str, Figure]:
+    lines = _families(evidence)
     if not lines:
         return {}
-    references = {"CSA": spec(found, variant="csa"), "vanilla": spec(found, variant="vanilla")}
+    references = {
+        "CSA": spec(evidence, variant="csa"),
+        "vanilla": spec(evidence, variant="vanilla"),
+    }
     panels = {TITLES[name]: {name: places} for name, places in lines.items()}
-    figure = curves(found, panels, references, log=[TITLES["sharpened"]])
+    figure = curves(evidence, panels, references, log=[TITLES["sharpened"]])
     places = {"sharpened": (0.5, 2.0), "local": (1.0,), "early": (number("3/12"),)}
     for ax, name in zip(figure.axes, lines, strict=False):
         known = published.reference(name)
@@ -82,20 +85,20 @@ def _figures(found: Found) -> dict[str, Figure]:
     return {"alternatives": figure}
 
 
-def _lacking(found: Found) -> str:
-    csa, vanilla = spec(found, variant="csa"), spec(found, variant="vanilla")
-    tops = {name: _top(found, places) for name, places in _families(found).items()}
+def _lacking(evidence: Evidence) -> str:
+    csa, vanilla = spec(evidence, variant="csa"), spec(evidence, variant="vanilla")
+    tops = {name: _top(evidence, places) for name, places in _families(evidence).items()}
     if not csa or not vanilla or not tops:
         return ""
-    gain = found.score(csa) - found.score(vanilla)
+    gain = evidence.score(csa) - evidence.score(vanilla)
     shares = [
-        f"{name} attention {100 * found.score(top):.1f} "
-        f"({(found.score(top) - found.score(vanilla)) / gain:.2f} of the gain)"
+        f"{name} attention {100 * evidence.score(top):.1f} "
+        f"({(evidence.score(top) - evidence.score(vanilla)) / gain:.2f} of the gain)"
         for name, top in tops.items()
     ]
     return (
-        f"Vanilla scores {100 * found.score(vanilla):.1f}, CSA {100 * found.score(csa):.1f}; at "
-        f"its best setting {', '.join(shares)}."
+        f"Vanilla scores {100 * evidence.score(vanilla):.1f}, CSA {100 * evidence.score(csa):.1f}; "
+        f"at its best setting {', '.join(shares)}."
     )
 
 

@@ -14,8 +14,8 @@ from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.paper.claims import Claim, difference_in_words, mean_difference, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import spec
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import Figure
-from sclip_lab.report.found import Found
 from sclip_lab.report.pictures import FONT, attention_over_photo
 
 if TYPE_CHECKING:
@@ -31,24 +31,24 @@ CLAIMS = {
 }
 
 
-def _cells(found: Found) -> dict[str, str]:
-    cells = {name: spec(found, variant=name) for name in ("vanilla", "csa")}
+def _cells(evidence: Evidence) -> dict[str, str]:
+    cells = {name: spec(evidence, variant=name) for name in ("vanilla", "csa")}
     return {name: key for name, key in cells.items() if key}
 
 
-def _claims(found: Found) -> list[Claim]:
+def _claims(evidence: Evidence) -> list[Claim]:
     """Paired over photos: the mean difference of a measure with Student's interval."""
-    cells = _cells(found)
-    if len(cells) < 2 or not len(found.measured):
+    cells = _cells(evidence)
+    if len(cells) < 2 or not len(evidence.measured):
         return [missing(text, "not measured") for text, _ in CLAIMS.values()]
     return [
-        mean_difference(found, measure, cells["csa"], cells["vanilla"], sign, text)
+        mean_difference(evidence, measure, cells["csa"], cells["vanilla"], sign, text)
         for measure, (text, sign) in CLAIMS.items()
     ]
 
 
-def _sample(found: Found, any_spec: Spec) -> Sample:
-    names, requested = list(any_spec.dataset.names), found.options.get("image")
+def _sample(evidence: Evidence, any_spec: Spec) -> Sample:
+    names, requested = list(any_spec.dataset.names), evidence.options.get("image")
     if requested is None:
         return any_spec.dataset[0]
     if requested not in names:
@@ -56,28 +56,28 @@ def _sample(found: Found, any_spec: Spec) -> Sample:
     return any_spec.dataset[names.index(requested)]
 
 
-def _figures(found: Found) -> dict[str, Figure]:
-    cells = {name: key for name, key in _cells(found).items() if key in found.specs}
+def _figures(evidence: Evidence) -> dict[str, Figure]:
+    cells = {name: key for name, key in _cells(evidence).items() if key in evidence.specs}
     if not cells:
         return {}
-    first = found.specs[next(iter(cells.values()))]
-    sample = _sample(found, first)
+    first = evidence.specs[next(iter(cells.values()))]
+    sample = _sample(evidence, first)
     height, width = sample.mask.shape
-    points = found.options.get("points") or _default_points(sample, first)
+    points = evidence.options.get("points") or _default_points(sample, first)
     for row, column in points:
         if not (0 <= row < height and 0 <= column < width):
             raise LabError(
                 f"--points {row},{column} lies outside {sample.name}, {height} x {width}"
             )
-    specs = {name: found.specs[key] for name, key in cells.items()}
+    specs = {name: evidence.specs[key] for name, key in cells.items()}
     return {"attention": _drawn(sample, points, specs)}
 
 
 def _default_points(sample: Sample, any_spec: Spec) -> list[tuple[int, int]]:
     from sclip_lab.evaluation.observers import region_points
 
-    found = region_points(sample.mask, any_spec.dataset.ignore_index, POINTS)
-    return [(int(row), int(column)) for row, column in found]
+    points = region_points(sample.mask, any_spec.dataset.ignore_index, POINTS)
+    return [(int(row), int(column)) for row, column in points]
 
 
 def _drawn(sample: Sample, points: list[tuple[int, int]], specs: dict[str, Spec]) -> Figure:
@@ -117,11 +117,11 @@ def _drawn(sample: Sample, points: list[tuple[int, int]], specs: dict[str, Spec]
     return figure
 
 
-def _tables(found: Found) -> dict[str, pd.DataFrame]:
-    cells = _cells(found)
-    if not len(found.measured):
+def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
+    cells = _cells(evidence)
+    if not len(evidence.measured):
         return {}
-    rows = found.measured.assign(spec=found.measured["spec"].astype(str))
+    rows = evidence.measured.assign(spec=evidence.measured["spec"].astype(str))
     names = {key: name for name, key in cells.items()}
     grid = rows.assign(variant=rows["spec"].map(names)).pivot_table(
         index="measure", columns="variant", values="value", observed=True
@@ -131,11 +131,11 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
     return {"attention": table}
 
 
-def _localises(found: Found) -> str:
-    cells = _cells(found)
-    if len(cells) < 2 or not len(found.measured):
+def _localises(evidence: Evidence) -> str:
+    cells = _cells(evidence)
+    if len(cells) < 2 or not len(evidence.measured):
         return ""
-    rows = found.measured.assign(spec=found.measured["spec"].astype(str))
+    rows = evidence.measured.assign(spec=evidence.measured["spec"].astype(str))
     means = rows.groupby(["measure", "spec"], observed=True)["value"].mean()
     words = {"inter_class_mass": "of its attention {:.2f} falls on other classes",
              "spatial_invariance": "the maps of two patches correlate by {:.2f}"}  # fmt: skip
@@ -150,13 +150,13 @@ def _localises(found: Found) -> str:
     return f"{'; '.join(parts)}. Only interventions can say whether that makes the score."
 
 
-def _transformation(found: Found) -> str:
-    cells = _cells(found)
+def _transformation(evidence: Evidence) -> str:
+    cells = _cells(evidence)
     if len(cells) < 2:
         return ""
     return (
         "The same patches look at other places, see the figure: "
-        f"{difference_in_words(found, cells['csa'], cells['vanilla'])}."
+        f"{difference_in_words(evidence, cells['csa'], cells['vanilla'])}."
     )
 
 

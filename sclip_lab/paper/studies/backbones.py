@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from sclip_lab.paper.claims import Claim, higher, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import spec
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import grouped
-from sclip_lab.report.found import Found
 
 NAMES = {
     "vanilla": {"variant": "vanilla"},
@@ -25,24 +25,26 @@ NEEDED = (
 DROPPED = "CSA, residual and MLP dropped"
 
 
-def _grid(found: Found) -> dict[str, dict[str, str]]:
+def _grid(evidence: Evidence) -> dict[str, dict[str, str]]:
     """Backbone -> variant -> spec."""
     grid: dict[str, dict[str, str]] = {}
-    for backbone in found.df["backbone"].astype(str).unique():
-        part = found.only(backbone=backbone)
+    for backbone in evidence.df["backbone"].astype(str).unique():
+        part = evidence.only(backbone=backbone)
         cells = {name: spec(part, **fixed) for name, fixed in NAMES.items()}  # type: ignore[arg-type]
         grid[backbone] = {name: key for name, key in cells.items() if key}
     return grid
 
 
-def _claims(found: Found) -> list[Claim]:
-    grid, claims = _grid(found), []
+def _claims(evidence: Evidence) -> list[Claim]:
+    grid, claims = _grid(evidence), []
     for backbone, cells in grid.items():
         csa, vanilla, dropped = (cells.get(name) for name in ("CSA", "vanilla", DROPPED))
         place = f"On {backbone}"
-        claims.append(higher(found, csa, vanilla, f"{place} CSA is better than vanilla attention"))
         claims.append(
-            higher(found, dropped, csa, f"{place} dropping residual and MLP improves CSA")
+            higher(evidence, csa, vanilla, f"{place} CSA is better than vanilla attention")
+        )
+        claims.append(
+            higher(evidence, dropped, csa, f"{place} dropping residual and MLP improves CSA")
         )
     small, large = (
         next((cells for name, cells in grid.items() if name.startswith(size)), {})
@@ -55,26 +57,26 @@ def _claims(found: Found) -> list[Claim]:
     ):  # fmt: skip
         both = name in small and name in large
         claims.append(
-            higher(found, better[name], other[name], text, published="1.6")
+            higher(evidence, better[name], other[name], text, published="1.6")
             if both
             else missing(text, NEEDED, "1.6")
         )
     return claims
 
 
-def _figures(found: Found) -> dict[str, Figure]:
-    figure = grouped(found, _grid(found))
+def _figures(evidence: Evidence) -> dict[str, Figure]:
+    figure = grouped(evidence, _grid(evidence))
     figure.set_label("variants by network; residual and MLP dropped in the last block")
     return {"backbones": figure}
 
 
-def _foundation_models(found: Found) -> str:
+def _foundation_models(evidence: Evidence) -> str:
     pairs = {
         name: (cells["CSA"], cells["vanilla"])
-        for name, cells in _grid(found).items()
+        for name, cells in _grid(evidence).items()
         if {"CSA", "vanilla"} <= set(cells)
     }
-    gains = [f"{name} {100 * found.difference(*pair)['difference']:+.1f}"
+    gains = [f"{name} {100 * evidence.difference(*pair)['difference']:+.1f}"
              for name, pair in pairs.items()]  # fmt: skip
     if not gains:
         return ""

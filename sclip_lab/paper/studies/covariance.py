@@ -18,8 +18,8 @@ from sclip_lab.paper.claims import PHOTOS as FEWEST_PHOTOS
 from sclip_lab.paper.claims import Claim, Comparison, few_photos, gated, missing, whole
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import label_points, spec
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS, Figure, style
-from sclip_lab.report.found import Found
 from sclip_lab.results.statistics.relations import FEWEST
 
 RESAMPLES = 500
@@ -37,18 +37,18 @@ BETTER = {"high": "right is good", "low": "left is good"}
 
 
 @lru_cache(maxsize=1)  # for claims, table and figures of one part
-def correlations(found: Found) -> pd.DataFrame:
+def correlations(evidence: Evidence) -> pd.DataFrame:
     """`results.relations` of these cells, strongest first, with columns named as a page shows
     them."""
     columns = ["measure", "rho", "low", "high", "rho of families", "p", "p, adjusted", "least",
                "most", "variants", "families", "photos", "good", "as expected"]  # fmt: skip
-    if not len(found.measured):
+    if not len(evidence.measured):
         return pd.DataFrame(columns=columns)
     try:
         # What reads the outcome with the masks goes with the score, and explains nothing.
         outcomes = [name for name, measure in MEASURES.items() if measure.outcome]
-        measured = found.measured[~found.measured["measure"].isin(outcomes)]
-        table = results.relations(found.df, measured, n=RESAMPLES)
+        measured = evidence.measured[~evidence.measured["measure"].isin(outcomes)]
+        table = results.relations(evidence.df, measured, n=RESAMPLES)
     except LabError:
         return pd.DataFrame(columns=columns)
     table = table[table["spearman"].notna() & (table["variants"] > 3)].reset_index(drop=True)
@@ -69,8 +69,8 @@ def correlations(found: Found) -> pd.DataFrame:
     return shown
 
 
-def _claims(found: Found) -> list[Claim]:
-    table, claims = correlations(found).set_index("measure"), []
+def _claims(evidence: Evidence) -> list[Claim]:
+    table, claims = correlations(evidence).set_index("measure"), []
     for measure, side in CLAIMED.items():
         text = f"Variants with {side}er {measure.replace('_', ' ')} score higher"
         if measure not in table.index:
@@ -84,20 +84,20 @@ def _claims(found: Found) -> list[Claim]:
             f"{row['rho of families']:+.2f} over families, adjusted for {len(table)} measures"
         )
         expected = (row["rho"] > 0) == (side == "high")
-        p, cells = table["p, adjusted"].loc[measure], list(found.cells.index)
-        key = ("relation", measure, *sorted(map(found.comparisons.counts, cells)))
+        p, cells = table["p, adjusted"].loc[measure], list(evidence.cells.index)
+        key = ("relation", measure, *sorted(map(evidence.comparisons.counts, cells)))
         test = Comparison(key, p if expected else 1.0, 1.0 if expected else p)
-        claim = gated(found, Claim(text, facts, (test,)), cells)
+        claim = gated(evidence, Claim(text, facts, (test,)), cells)
         reason = ""
         if row["photos"] < FEWEST_PHOTOS:
-            reason = few_photos(int(table["photos"].loc[measure]), whole(found, cells[0]))
+            reason = few_photos(int(table["photos"].loc[measure]), whole(evidence, cells[0]))
         elif row["families"] < FEWEST:
             reason = f"{row['families']} families of variants; a verdict needs {FEWEST}"
         claims.append(replace(claim, no_verdict=claim.no_verdict or reason))
     return claims
 
 
-def _scatter(ax: Axes, found: Found, points: pd.DataFrame, measure: str, size: float) -> None:
+def _scatter(ax: Axes, evidence: Evidence, points: pd.DataFrame, measure: str, size: float) -> None:
     of_measure = points[points["measure"] == measure].dropna(subset="value")
     x, y = of_measure["value"].to_list(), (100 * of_measure["score"]).to_list()
     ax.plot(x, y, "o", color=COLORS[0], markersize=3.5)
@@ -113,12 +113,12 @@ def _scatter(ax: Axes, found: Found, points: pd.DataFrame, measure: str, size: f
     ax.set_xlim(ax.get_xlim())
     ax.set_ylim(ax.get_ylim())
     label_points(
-        ax, x, y, [found.name(s) for s in of_measure["spec"].astype(str)], (size, size), 4.5
+        ax, x, y, [evidence.name(s) for s in of_measure["spec"].astype(str)], (size, size), 4.5
     )
 
 
-def _scatters(found: Found, table: pd.DataFrame) -> dict[str, Figure]:
-    points = results.points(found.df, found.measured)
+def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
+    points = results.points(evidence.df, evidence.measured)
     rows_of = table.set_index("measure")
     names, drawn = list(rows_of.index), {}
     for start in range(0, len(names), PAGE):
@@ -131,7 +131,7 @@ def _scatters(found: Found, table: pd.DataFrame) -> dict[str, Figure]:
             figure = Figure(figsize=size, layout=apart)
             axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
             for ax, measure in zip(axes, page, strict=False):
-                _scatter(ax, found, points, measure, 2.2)
+                _scatter(ax, evidence, points, measure, 2.2)
                 row, good = rows_of.loc[measure], BETTER.get(MEASURES[measure].better)
                 ax.set_xlabel(measure.replace("_", " ") + (f" ({good})" if good else ""))
                 ax.set_title(f"Spearman {row['rho']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]")
@@ -148,10 +148,10 @@ def _scatters(found: Found, table: pd.DataFrame) -> dict[str, Figure]:
     return drawn
 
 
-def _heat_maps(found: Found) -> Figure | None:
+def _heat_maps(evidence: Evidence) -> Figure | None:
     """A measure by layer and head, of vanilla attention and of CSA."""
-    measured = found.layers
-    pair = {name: spec(found, variant=name) for name in ("vanilla", "csa")}
+    measured = evidence.layers
+    pair = {name: spec(evidence, variant=name) for name in ("vanilla", "csa")}
     if not len(measured) or None in pair.values():
         return None
     rows = measured.assign(spec=measured["spec"].astype(str))
@@ -192,15 +192,15 @@ def _heat_maps(found: Found) -> Figure | None:
     return figure
 
 
-def _figures(found: Found) -> dict[str, Figure]:
-    table = correlations(found)
-    drawn = _scatters(found, table) if len(table) else {}
-    heads = _heat_maps(found)
+def _figures(evidence: Evidence) -> dict[str, Figure]:
+    table = correlations(evidence)
+    drawn = _scatters(evidence, table) if len(table) else {}
+    heads = _heat_maps(evidence)
     return drawn | ({"covariance_layers": heads} if heads is not None else {})
 
 
-def _tables(found: Found) -> dict[str, pd.DataFrame]:
-    table = correlations(found)
+def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
+    table = correlations(evidence)
     return {"covariance": table} if len(table) else {}
 
 

@@ -15,9 +15,9 @@ from sclip_lab import results
 from sclip_lab.paper.claims import Claim, Comparison, alike, best, gated, higher, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import curves, line, number, pick, spec
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS, style
 from sclip_lab.report.figures import Figure as Drawn
-from sclip_lab.report.found import Found
 from sclip_lab.results.statistics.intervals import interval, p_value
 from sclip_lab.results.statistics.resampling import Scored, combined
 
@@ -35,21 +35,21 @@ SHARPNESS = "entropy within each side, of uniform (oracle)"
 MOVED, ROW_SUM = "share moved from vanilla to CSA", "row sum"
 
 
-def _cells(found: Found) -> dict[frozenset[str], str]:
+def _cells(evidence: Evidence) -> dict[frozenset[str], str]:
     """The cell of each set of parts that are taken from CSA; the others are vanilla's."""
     cells = {}
-    for key, row in pick(found, variant="oracle composed").iterrows():
+    for key, row in pick(evidence, variant="oracle composed").iterrows():
         taken = {part for part in PARTS if row[f"attention.{part}"] == "csa"}
         cells[frozenset(taken)] = str(key)
     return cells if len(cells) == 2 ** len(PARTS) else {}
 
 
-def shapley(found: Found, cells: Mapping[frozenset[str], str]) -> dict[str, Scored]:
+def shapley(evidence: Evidence, cells: Mapping[frozenset[str], str]) -> dict[str, Scored]:
     """Each part's share of CSA's gain: the mean, over all orders in which parts can be taken from
     CSA, of what the score gains when this part's turn comes (Shapley, 1953).
 
     Args:
-        found: has all cells.
+        evidence: has all cells.
         cells: the cell of each set of parts.
 
     Returns:
@@ -62,14 +62,14 @@ def shapley(found: Found, cells: Mapping[frozenset[str], str]) -> dict[str, Scor
         for size in range(count):
             for before in combinations(others, size):
                 taken = frozenset(before)
-                gaps.append(found.comparisons.gap(cells[taken | {part}], cells[taken]))
+                gaps.append(evidence.comparisons.gap(cells[taken | {part}], cells[taken]))
                 weights.append(factorial(size) * factorial(count - 1 - size) / factorial(count))
         values[part] = combined(gaps, weights, (-1.0, 1.0))
     return values
 
 
-def _set_mass(found: Found, **fixed: object) -> dict[float, str]:
-    return line(found, "attention.other", variant="oracle set_mass", attention__layers=[-1],
+def _set_mass(evidence: Evidence, **fixed: object) -> dict[float, str]:
+    return line(evidence, "attention.other", variant="oracle set_mass", attention__layers=[-1],
                 **fixed)  # fmt: skip
 
 
@@ -77,17 +77,17 @@ def _set_mass(found: Found, **fixed: object) -> dict[float, str]:
 
 
 def _share_of_gain(
-    found: Found, text: str, changed: str | None, ends: tuple[str | None, str | None]
+    evidence: Evidence, text: str, changed: str | None, ends: tuple[str | None, str | None]
 ) -> Claim:
     """Claim: a cell has at least `SHARE` of the way from the first end to the second."""
     low, high = ends
     if changed is None or low is None or high is None:
         return missing(text, "not computed")
-    gain, part = found.comparisons.gap(high, low), found.comparisons.gap(changed, low)
+    gain, part = evidence.comparisons.gap(high, low), evidence.comparisons.gap(changed, low)
     beyond = combined([part, gain], [1.0, -SHARE], (-1.0, 1.0))
     facts = (
-        f"{found.name(changed)} at {100 * found.score(changed):.1f}, between "
-        f"{100 * found.score(low):.1f} and {100 * found.score(high):.1f}: "
+        f"{evidence.name(changed)} at {100 * evidence.score(changed):.1f}, between "
+        f"{100 * evidence.score(low):.1f} and {100 * evidence.score(high):.1f}: "
         f"{100 * part.estimate:+.1f} of {100 * gain.estimate:+.1f}"
     )
     if gain.estimate == 0:
@@ -96,60 +96,60 @@ def _share_of_gain(
     leans = beyond.estimate * sign > 0
     p = p_value(beyond)
     p = 1.0 if np.isnan(p) else p
-    key = ("share", f"{SHARE:g}", *map(found.comparisons.counts, (changed, low, high)))
+    key = ("share", f"{SHARE:g}", *map(evidence.comparisons.counts, (changed, low, high)))
     test = Comparison(key, p if leans else 1.0, 1.0 if leans else p)
-    return gated(found, Claim(text, facts, (test,)), [low, high])
+    return gated(evidence, Claim(text, facts, (test,)), [low, high])
 
 
-def _largest_part(found: Found, cells: Mapping[frozenset[str], str]) -> Claim:
+def _largest_part(evidence: Evidence, cells: Mapping[frozenset[str], str]) -> Claim:
     text = "Of the four parts of a row, mass on other classes has the largest share of CSA's gain"
     if not cells:
         return missing(text, "not all 16 combinations were computed")
-    values = shapley(found, cells)
+    values = shapley(evidence, cells)
     tests = []
     for part in list(PARTS)[1:]:
         gap = combined([values["mass"], values[part]], [1.0, -1.0], (-1.0, 1.0))
         p = p_value(gap)
         p, leans = (1.0 if np.isnan(p) else p), gap.estimate > 0
-        key = ("shapley", "mass", part, *sorted(map(found.comparisons.counts, cells.values())))
+        key = ("shapley", "mass", part, *sorted(map(evidence.comparisons.counts, cells.values())))
         tests.append(Comparison(key, p if leans else 1.0, 1.0 if leans else p))
     facts = ", ".join(f"{part} {100 * value.estimate:+.1f}" for part, value in values.items())
     ends = [cells[frozenset(PARTS)], cells[frozenset()]]
-    return gated(found, Claim(text, facts, tuple(tests)), ends)
+    return gated(evidence, Claim(text, facts, tuple(tests)), ends)
 
 
-def _claims(found: Found) -> list[Claim]:
-    cells = _cells(found)
-    vanilla, csa = (spec(found, variant=name) for name in ("vanilla", "csa"))
+def _claims(evidence: Evidence) -> list[Claim]:
+    cells = _cells(evidence)
+    vanilla, csa = (spec(evidence, variant=name) for name in ("vanilla", "csa"))
     with_mass = cells.get(frozenset({"mass"}))
     without = cells.get(frozenset(PARTS) - {"mass"})
     shuffled = {
-        base: spec(found, variant="oracle shuffled", attention__base=base)
+        base: spec(evidence, variant="oracle shuffled", attention__base=base)
         for base in ("vanilla", "csa")
     }
-    blocks = _by_block(found)
-    lowest = _set_mass(found, attention__base="csa_mean").get(0.0)
+    blocks = _by_block(evidence)
+    lowest = _set_mass(evidence, attention__base="csa_mean").get(0.0)
     claims = [
-        _share_of_gain(found, "Setting vanilla's mass on other classes to CSA's gives at least "
+        _share_of_gain(evidence, "Setting vanilla's mass on other classes to CSA's gives at least "
                        "80 % of CSA's gain", with_mass, (vanilla, csa)),
-        _share_of_gain(found, "Setting CSA's mass on other classes to vanilla's takes at least "
+        _share_of_gain(evidence, "Setting CSA's mass on other classes to vanilla's takes at least "
                        "80 % of CSA's gain away", without, (csa, vanilla)),
-        _largest_part(found, cells),
-        _share_of_gain(found, "Which patches of a class weigh more hardly matters: CSA with its "
+        _largest_part(evidence, cells),
+        _share_of_gain(evidence, "Which patches of a class weigh more hardly matters: CSA with its "
                        "weights shuffled within either side keeps at least 80 % of its gain",
                        shuffled["csa"], (vanilla, csa)),
-        higher(found, csa, spec(found, variant="blind"), "CSA is better than a Gaussian that is "
-               "blind to content"),
-        higher(found, lowest, csa, "CSA would gain from putting no weight on other classes"),
+        higher(evidence, csa, spec(evidence, variant="blind"), "CSA is better than a Gaussian that "
+               "is blind to content"),
+        higher(evidence, lowest, csa, "CSA would gain from putting no weight on other classes"),
     ]  # fmt: skip
     if vanilla and shuffled["vanilla"]:
         claims.append(alike(
-            found, [shuffled["vanilla"]], vanilla, MARGIN, "That vanilla's maps are alike from "
+            evidence, [shuffled["vanilla"]], vanilla, MARGIN, "That vanilla's maps are alike from "
             "everywhere is not what costs: shuffled within either side they differ, and score "
             "within 3 points"))  # fmt: skip
     if len(blocks) > 1:
         last = blocks[max(blocks)]
-        claims.append(best(found, last, list(blocks.values()), "The last block's mass on other "
+        claims.append(best(evidence, last, list(blocks.values()), "The last block's mass on other "
                            "classes matters most: removing it there gains most"))  # fmt: skip
     return claims
 
@@ -157,12 +157,14 @@ def _claims(found: Found) -> list[Claim]:
 # ---------------------------------------------------------------- figures and tables
 
 
-def _by_block(found: Found) -> dict[float, str]:
+def _by_block(evidence: Evidence) -> dict[float, str]:
     """The cells in which vanilla's mass on other classes is 0 in one block, by its number."""
-    table = pick(found, variant="oracle set_mass", attention__base="vanilla", attention__other=0.0)
+    table = pick(
+        evidence, variant="oracle set_mass", attention__base="vanilla", attention__other=0.0
+    )
     places = {}
     for key, layers in table.get("attention.layers", pd.Series(dtype=object)).items():
-        depth = found.specs[str(key)].backbone.depth if str(key) in found.specs else None
+        depth = evidence.specs[str(key)].backbone.depth if str(key) in evidence.specs else None
         places[_block(layers, depth)] = str(key)
     return {place: key for place, key in sorted(places.items()) if place == place}
 
@@ -178,25 +180,25 @@ def _block(layers: object, depth: int | None) -> float:
     return round(place * depth) if depth and not float(place).is_integer() else place
 
 
-def _dose(found: Found) -> Figure:
+def _dose(evidence: Evidence) -> Figure:
     panels = {
-        MASS: {name: _set_mass(found, attention__base=base) for base, name in BASES.items()},
-        MOVED: {"from vanilla to CSA": _moved(found)},
+        MASS: {name: _set_mass(evidence, attention__base=base) for base, name in BASES.items()},
+        MOVED: {"from vanilla to CSA": _moved(evidence)},
         SHARPNESS: {
             BASES["vanilla"]: {},  # for the colour of the next
-            BASES["csa_mean"]: line(found, "attention.at", variant="oracle entropy"),
+            BASES["csa_mean"]: line(evidence, "attention.at", variant="oracle entropy"),
         },
         ROW_SUM: {
-            BASES["vanilla"]: _row_sums(found, "vanilla", {1.0: "vanilla"}),
-            BASES["csa_mean"]: _row_sums(found, "csa", {1.0: "csa_mean", 2.0: "csa"}),
+            BASES["vanilla"]: _row_sums(evidence, "vanilla", {1.0: "vanilla"}),
+            BASES["csa_mean"]: _row_sums(evidence, "csa", {1.0: "csa_mean", 2.0: "csa"}),
         },
     }
     panels = {title: lines for title, lines in panels.items() if any(lines.values())}
-    references = {name: spec(found, variant=variant) for name, variant in (
+    references = {name: spec(evidence, variant=variant) for name, variant in (
         ("oracle: uniform over the class", "oracle"), ("CSA", "csa"), ("blind Gaussian", "blind"),
         ("vanilla", "vanilla"))}  # fmt: skip
-    figure = curves(found, panels, references, log=[ROW_SUM])
-    _own_masses(found, figure)
+    figure = curves(evidence, panels, references, log=[ROW_SUM])
+    _own_masses(evidence, figure)
     figure.set_label(
         "one part of the last block's map is set, everything else stays; crosses: where the map "
         "itself lies; band: 95 % interval over photos. All but the second and fourth chart read "
@@ -205,32 +207,32 @@ def _dose(found: Found) -> Figure:
     return figure
 
 
-def _moved(found: Found) -> dict[float, str]:
-    places = line(found, "attention.share", variant="between", attention__a="vanilla",
+def _moved(evidence: Evidence) -> dict[float, str]:
+    places = line(evidence, "attention.share", variant="between", attention__a="vanilla",
                   attention__b="csa")  # fmt: skip
-    ends = {0.0: spec(found, variant="vanilla"), 1.0: spec(found, variant="csa_mean")}
+    ends = {0.0: spec(evidence, variant="vanilla"), 1.0: spec(evidence, variant="csa_mean")}
     return dict(sorted({**places, **{at: key for at, key in ends.items() if key}}.items()))
 
 
-def _row_sums(found: Found, base: str, known: Mapping[float, str]) -> dict[float, str]:
+def _row_sums(evidence: Evidence, base: str, known: Mapping[float, str]) -> dict[float, str]:
     """The map of one variant by the sum of its rows; ``known``: variants that have it with a sum
     of their own."""
-    places = line(found, "attention.row_sum", variant="between", attention__a=base,
+    places = line(evidence, "attention.row_sum", variant="between", attention__a=base,
                   attention__b=base)  # fmt: skip
-    others = {at: key for at, name in known.items() if (key := spec(found, variant=name))}
+    others = {at: key for at, name in known.items() if (key := spec(evidence, variant=name))}
     return dict(sorted({**others, **places}.items()))
 
 
-def _own_masses(found: Found, figure: Figure) -> None:
+def _own_masses(evidence: Evidence, figure: Figure) -> None:
     """Mark each base map at its own mass on other classes, where that was measured."""
-    if not len(found.measured) or not figure.axes:
+    if not len(evidence.measured) or not figure.axes:
         return
-    rows = found.measured[found.measured["measure"] == "inter_class_mass"]
+    rows = evidence.measured[evidence.measured["measure"] == "inter_class_mass"]
     means = rows.assign(spec=rows["spec"].astype(str)).groupby("spec")["value"].mean()
     for index, base in enumerate(BASES):
-        key = spec(found, variant=base)
+        key = spec(evidence, variant=base)
         if key is not None and key in means:
-            figure.axes[0].plot(means[key], 100 * found.score(str(key)), "x", markersize=7,
+            figure.axes[0].plot(means[key], 100 * evidence.score(str(key)), "x", markersize=7,
                                 color=_color(figure, index), mew=1.6, zorder=5)  # fmt: skip
 
 
@@ -239,13 +241,13 @@ def _color(figure: Figure, index: int) -> object:
     return lines[index].get_color() if index < len(lines) else "black"
 
 
-def parts(found: Found) -> pd.DataFrame:
+def parts(evidence: Evidence) -> pd.DataFrame:
     """The four parts of CSA's gain: part, gain, low, high, and share of the gain."""
-    cells = _cells(found)
+    cells = _cells(evidence)
     if not cells:
         return pd.DataFrame()
-    values = shapley(found, cells)
-    whole = found.comparisons.gap(cells[frozenset(PARTS)], cells[frozenset()])
+    values = shapley(evidence, cells)
+    whole = evidence.comparisons.gap(cells[frozenset(PARTS)], cells[frozenset()])
     rows = []
     for name, value in [*((PARTS[p], v) for p, v in values.items()), ("all four", whole)]:
         low, high = interval(value)
@@ -280,16 +282,19 @@ def _bars(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _figures(found: Found) -> dict[str, Figure]:
-    drawn = {"interventions_dose": _dose(found)}
-    table = parts(found)
+def _figures(evidence: Evidence) -> dict[str, Figure]:
+    drawn = {"interventions_dose": _dose(evidence)}
+    table = parts(evidence)
     if len(table):
         drawn["interventions_parts"] = _bars(table)
-    blocks = _by_block(found)
+    blocks = _by_block(evidence)
     if len(blocks) > 1:
-        references = {"vanilla": spec(found, variant="vanilla"), "CSA": spec(found, variant="csa")}
+        references = {
+            "vanilla": spec(evidence, variant="vanilla"),
+            "CSA": spec(evidence, variant="csa"),
+        }
         title = "block whose mass on other classes is removed"
-        figure = curves(found, {title: {"vanilla attention, mass 0 in one block": blocks}},
+        figure = curves(evidence, {title: {"vanilla attention, mass 0 in one block": blocks}},
                         references)  # fmt: skip
         figure.set_label("vanilla attention whose mass on other classes is set to 0 in one block "
                          "alone; an oracle; band: 95 % interval over photos")  # fmt: skip
@@ -297,12 +302,12 @@ def _figures(found: Found) -> dict[str, Figure]:
     return drawn
 
 
-def _per_class(found: Found, columns: Mapping[str, str | None]) -> pd.DataFrame:
+def _per_class(evidence: Evidence, columns: Mapping[str, str | None]) -> pd.DataFrame:
     """IoU of each class for some cells, the largest gain of the last over the first on top."""
     present = {name: key for name, key in columns.items() if key}
     if len(present) < len(columns):
         return pd.DataFrame()
-    scores = results.iou(found.df[found.df["spec"].astype(str).isin(present.values())])
+    scores = results.iou(evidence.df[evidence.df["spec"].astype(str).isin(present.values())])
     grid = scores.assign(spec=scores["spec"].astype(str)).pivot_table(
         index="class", columns="spec", values="iou", observed=True, sort=False
     )
@@ -321,18 +326,18 @@ def _ends(names: Iterable[str]) -> tuple[str, str]:
     return ordered[0], ordered[-1]
 
 
-def _tables(found: Found) -> dict[str, pd.DataFrame]:
-    tables = {"interventions_parts": parts(found)}
-    tables["interventions_per_class"] = _per_class(found, {
-        "vanilla": spec(found, variant="vanilla"),
-        "oracle: vanilla with CSA's mass": _cells(found).get(frozenset({"mass"})),
-        "CSA": spec(found, variant="csa"),
+def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
+    tables = {"interventions_parts": parts(evidence)}
+    tables["interventions_per_class"] = _per_class(evidence, {
+        "vanilla": spec(evidence, variant="vanilla"),
+        "oracle: vanilla with CSA's mass": _cells(evidence).get(frozenset({"mass"})),
+        "CSA": spec(evidence, variant="csa"),
     })  # fmt: skip
     return {name: table for name, table in tables.items() if len(table)}
 
 
-def _localises(found: Found) -> str:
-    table = parts(found)
+def _localises(evidence: Evidence) -> str:
+    table = parts(evidence)
     if table.empty:
         return ""
     shares = [f"{row['part']} {100 * row['gain']:+.1f}" for _, row in table.iloc[:-1].iterrows()]

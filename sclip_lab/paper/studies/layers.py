@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from sclip_lab.paper.claims import Claim, best, higher
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import curves, number, pick, spec
-from sclip_lab.report.found import Found
+from sclip_lab.report.evidence import Evidence
 
 KEPT = {
     "residual and MLP kept": (True, True),
@@ -24,43 +24,44 @@ def _blocks(value: object) -> float:
     return float(text.count(",") + 1) if text.startswith("[") else number(text)
 
 
-def _lines(found: Found) -> dict[str, dict[float, str]]:
+def _lines(evidence: Evidence) -> dict[str, dict[float, str]]:
     lines = {}
     for name, (residual, mlp) in KEPT.items():
-        table = pick(found, variant="csa", attention__residual=residual, attention__mlp=mlp)
+        table = pick(evidence, variant="csa", attention__residual=residual, attention__mlp=mlp)
         known = table.get("attention.layers", pd.Series(dtype=object))
         places = {_blocks(value): str(key) for key, value in known.items()}
         lines[name] = dict(sorted(places.items()))
     return {name: places for name, places in lines.items() if places}
 
 
-def _claims(found: Found) -> list[Claim]:
-    claims, lines = [], _lines(found)
+def _claims(evidence: Evidence) -> list[Claim]:
+    claims, lines = [], _lines(evidence)
     for name, places in lines.items():
         if 1.0 in places and len(places) > 1:
             text = f"CSA in the last block alone is best ({name})"
             usual = name == "residual and MLP kept"
-            claims.append(best(found, places[1.0], list(places.values()), text,
+            claims.append(best(evidence, places[1.0], list(places.values()), text,
                                published="1.6" if usual else ""))  # fmt: skip
     ends = ("residual and MLP kept", "both dropped")
     kept, dropped = (lines.get(name, {}).get(1.0) for name in ends)
-    bare = spec(found, variant="maskclip", attention__residual=False, attention__mlp=False)
-    maskclip = spec(found, variant="maskclip", attention__residual=True)
+    bare = spec(evidence, variant="maskclip", attention__residual=False, attention__mlp=False)
+    maskclip = spec(evidence, variant="maskclip", attention__residual=True)
     return [
         *claims,
-        higher(found, dropped, kept, "In the last block, dropping residual and MLP improves CSA"),
-        higher(found, kept, maskclip, "CSA is better than MaskCLIP, residual and MLP kept",
+        higher(evidence, dropped, kept,
+               "In the last block, dropping residual and MLP improves CSA"),
+        higher(evidence, kept, maskclip, "CSA is better than MaskCLIP, residual and MLP kept",
                published="1.2"),
-        higher(found, dropped, bare, "CSA is better than MaskCLIP, residual and MLP dropped",
+        higher(evidence, dropped, bare, "CSA is better than MaskCLIP, residual and MLP dropped",
                published="1.2"),
     ]  # fmt: skip
 
 
-def _figures(found: Found) -> dict[str, Figure]:
-    references = {"vanilla": spec(found, variant="vanilla")}
-    references["MaskCLIP"] = spec(found, variant="maskclip", attention__residual=True)
-    lines = _lines(found)
-    figure = curves(found, {"CSA in the last n blocks": lines}, references)
+def _figures(evidence: Evidence) -> dict[str, Figure]:
+    references = {"vanilla": spec(evidence, variant="vanilla")}
+    references["MaskCLIP"] = spec(evidence, variant="maskclip", attention__residual=True)
+    lines = _lines(evidence)
+    figure = curves(evidence, {"CSA in the last n blocks": lines}, references)
     figure.set_label("CSA in the last n blocks; band: 95 % interval over photos")
     return {"layers": figure}
 

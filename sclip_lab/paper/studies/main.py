@@ -13,13 +13,13 @@ from sclip_lab.paper.studies import Study
 from sclip_lab.report import figures as charts
 from sclip_lab.report import tables
 from sclip_lab.report.curves import pick
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import Figure, paged
-from sclip_lab.report.found import Found
 from sclip_lab.report.gains import per_class, per_size
 
 
-def _cell(found: Found, variant: str, refined: bool) -> str | None:
-    table = pick(found, variant=variant)
+def _cell(evidence: Evidence, variant: str, refined: bool) -> str | None:
+    table = pick(evidence, variant=variant)
     table = table[[_refined(row) == refined for _, row in table.iterrows()]]
     return str(table.index[0]) if len(table) else None
 
@@ -29,10 +29,10 @@ def _refined(row: pd.Series) -> bool:
     return isinstance(target, str)
 
 
-def _claims(found: Found) -> list[Claim]:
+def _claims(evidence: Evidence) -> list[Claim]:
     claims = []
-    for dataset in found.df["dataset"].astype(str).unique():
-        part = found.only(dataset=dataset)
+    for dataset in evidence.df["dataset"].astype(str).unique():
+        part = evidence.only(dataset=dataset)
         vanilla, maskclip, csa = (_cell(part, v, False) for v in ("vanilla", "maskclip", "csa"))
         pairs = [
             ("CSA is better than vanilla attention", csa, vanilla),
@@ -47,9 +47,9 @@ def _claims(found: Found) -> list[Claim]:
     return claims
 
 
-def wide(found: Found) -> pd.DataFrame:
+def wide(evidence: Evidence) -> pd.DataFrame:
     """Methods by data sets with their average: the paper's main table."""
-    cells = found.cells
+    cells = evidence.cells
     method = [
         f"{row['attention']}{' + PAMR' if _refined(row) else ''}" for _, row in cells.iterrows()
     ]
@@ -69,10 +69,10 @@ def wide(found: Found) -> pd.DataFrame:
     return grid
 
 
-def _tables(found: Found) -> dict[str, pd.DataFrame]:
-    shown = {"main": wide(found), "main_published": published.scores(found)}
-    for dataset in found.df["dataset"].astype(str).unique():
-        part = found.only(dataset=dataset)
+def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
+    shown = {"main": wide(evidence), "main_published": published.scores(evidence)}
+    for dataset in evidence.df["dataset"].astype(str).unique():
+        part = evidence.only(dataset=dataset)
         pair = [_cell(part, variant, False) for variant in ("csa", "vanilla")]
         if None not in pair:
             shown[f"main_gain_per_class_{dataset}"] = per_class(part, *map(str, pair))
@@ -82,15 +82,15 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
     return shown
 
 
-def _figures(found: Found) -> Mapping[str, Figure]:
-    classes = charts.per_class_pages(found.df, found.summary)
-    return paged("main_bars", charts.bar_pages(found.summary)) | paged("main_per_class", classes)
+def _figures(evidence: Evidence) -> Mapping[str, Figure]:
+    classes = charts.per_class_pages(evidence.df, evidence.summary)
+    return paged("main_bars", charts.bar_pages(evidence.summary)) | paged("main_per_class", classes)
 
 
-def _largest_gains(found: Found) -> str:
+def _largest_gains(evidence: Evidence) -> str:
     lines = []
-    for dataset in found.df["dataset"].astype(str).unique():
-        part = found.only(dataset=dataset)
+    for dataset in evidence.df["dataset"].astype(str).unique():
+        part = evidence.only(dataset=dataset)
         csa, vanilla = _cell(part, "csa", False), _cell(part, "vanilla", False)
         if csa is None or vanilla is None:
             continue

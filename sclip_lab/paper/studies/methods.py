@@ -6,8 +6,8 @@ import seaborn as sns
 
 from sclip_lab.paper.claims import Claim, best, higher, missing
 from sclip_lab.paper.studies import Study
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS, Figure, style
-from sclip_lab.report.found import Found
 from sclip_lab.results.statistics.across import ranks
 
 ONE = "unified"
@@ -15,17 +15,17 @@ RIVALS = ("clearclip", "naclip", "scclip", "resclip")
 EQUAL = "its own protocol changes nothing on these photos"
 
 
-def _unified(found: Found) -> Found:
-    protocols = found.cells["protocol"].astype(str)
-    return found.of(list(found.cells.index[protocols == ONE]))
+def _unified(evidence: Evidence) -> Evidence:
+    protocols = evidence.cells["protocol"].astype(str)
+    return evidence.of(list(evidence.cells.index[protocols == ONE]))
 
 
-def _pairs(found: Found) -> dict[tuple[str, str], tuple[str, str]]:
+def _pairs(evidence: Evidence) -> dict[tuple[str, str], tuple[str, str]]:
     """Variant and another protocol -> (spec under that one, spec under the one that all share).
 
     A variant may have several: FreeCP's protocol is for ClearCLIP and GEM, which have their own.
     """
-    cells = found.cells
+    cells = evidence.cells
     same = cells[cells["protocol"].astype(str) == ONE]
     shared = {str(cell["attention"]): str(spec) for spec, cell in same.iterrows()}
     return {
@@ -35,8 +35,8 @@ def _pairs(found: Found) -> dict[tuple[str, str], tuple[str, str]]:
     }
 
 
-def _claims(found: Found) -> list[Claim]:
-    one, claims = _unified(found), []
+def _claims(evidence: Evidence) -> list[Claim]:
+    one, claims = _unified(evidence), []
     if one.df["spec"].nunique() > 1:
         specs = list(one.cells.sort_values("miou", ascending=False).index)
         claims.append(best(one, specs[0], specs, f"Under one protocol one method, "
@@ -48,17 +48,17 @@ def _claims(found: Found) -> list[Claim]:
             for rival, spec in rivals.items():
                 text = f"{rival} is better than CSA under one protocol"
                 claims.append(higher(one, spec, first, text, family))
-    pairs = _pairs(found)
+    pairs = _pairs(evidence)
     for (name, protocol), (with_own, shared) in pairs.items():
         text = f"{name} is better under protocol {protocol} than under the one that all share"
-        claims.append(higher(found, with_own, shared, text, list(pairs.values()), same=EQUAL))
+        claims.append(higher(evidence, with_own, shared, text, list(pairs.values()), same=EQUAL))
     if not pairs:
         claims.append(missing("Methods are better under their own protocols", "none was computed"))
     return claims
 
 
-def _figures(found: Found) -> dict[str, Figure]:
-    one = _unified(found)
+def _figures(evidence: Evidence) -> dict[str, Figure]:
+    one = _unified(evidence)
     if one.df["spec"].nunique() < 2:
         return {}
     table = ranks(one.df).sort_values("rank", ignore_index=True)
@@ -79,13 +79,13 @@ def _figures(found: Found) -> dict[str, Figure]:
         "ranks under one protocol; bars hold 95 % of resamples of photos, and are no test: see the "
         "verdicts"
     )
-    pairs = _pairs(found)
-    return {"methods": figure} | ({"methods_own": _own(found, pairs)} if pairs else {})
+    pairs = _pairs(evidence)
+    return {"methods": figure} | ({"methods_own": _own(evidence, pairs)} if pairs else {})
 
 
-def _own(found: Found, pairs: dict[tuple[str, str], tuple[str, str]]) -> Figure:
+def _own(evidence: Evidence, pairs: dict[tuple[str, str], tuple[str, str]]) -> Figure:
     """What each method gains by its own protocol."""
-    rows = {name: found.difference(*pair) for name, pair in pairs.items()}
+    rows = {name: evidence.difference(*pair) for name, pair in pairs.items()}
     names = sorted(rows, key=lambda name: -rows[name]["difference"])
     with style():
         figure = Figure(figsize=(5.0, 0.9 + 0.2 * len(names)), layout="constrained")
@@ -95,7 +95,7 @@ def _own(found: Found, pairs: dict[tuple[str, str], tuple[str, str]]) -> Figure:
             row = rows[name]
             ax.plot([100 * row["low"], 100 * row["high"]], [place, place], color=COLORS[5], lw=4)
             ax.plot(100 * row["difference"], place, "o", color=COLORS[0], markersize=4)
-        scores = [100 * found.score(pairs[name][0]) for name in names]
+        scores = [100 * evidence.score(pairs[name][0]) for name in names]
         ticks = [f"{name}, {protocol}   {score:.1f}"
                  for (name, protocol), score in zip(names, scores, strict=True)]  # fmt: skip
         ax.set_yticks(range(len(names)), ticks)

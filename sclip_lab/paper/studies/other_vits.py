@@ -9,17 +9,17 @@ from matplotlib.figure import Figure
 from sclip_lab.paper.claims import Claim, higher, random_seed
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import spec
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import grouped
-from sclip_lab.report.found import Found
 
 VARIANTS = ("vanilla", "maskclip", "csa")
 
 
-def _grid(found: Found) -> dict[str, dict[str, str]]:
+def _grid(evidence: Evidence) -> dict[str, dict[str, str]]:
     """Backbone, with the source of its weights where they are random -> variant -> spec."""
     grid = {}
-    for backbone in found.df["backbone"].astype(str).unique():
-        part = found.only(backbone=backbone)
+    for backbone in evidence.df["backbone"].astype(str).unique():
+        part = evidence.only(backbone=backbone)
         cells = {name: spec(part, variant=name) for name in VARIANTS}
         seeds = [random_seed(part, key) for key in part.cells.index]
         name = backbone if None in seeds else f"{backbone}\nrandom weights"
@@ -27,26 +27,28 @@ def _grid(found: Found) -> dict[str, dict[str, str]]:
     return grid
 
 
-def _claims(found: Found) -> list[Claim]:
+def _claims(evidence: Evidence) -> list[Claim]:
     text = "On {}, CSA is better than vanilla attention, read out by prototypes"
     return [
-        higher(found, cells["csa"], cells["vanilla"], text.format(", ".join(backbone.splitlines())))
-        for backbone, cells in _grid(found).items()
+        higher(
+            evidence, cells["csa"], cells["vanilla"], text.format(", ".join(backbone.splitlines()))
+        )
+        for backbone, cells in _grid(evidence).items()
         if {"vanilla", "csa"} <= set(cells)
     ]
 
 
-def _figures(found: Found) -> Mapping[str, Figure]:
-    figure = grouped(found, _grid(found))
+def _figures(evidence: Evidence) -> Mapping[str, Figure]:
+    figure = grouped(evidence, _grid(evidence))
     figure.set_label("classes read by prototypes from the masks of all other photos")
     return {"other_vits": figure}
 
 
-def _gaining(found: Found) -> str:
-    grid = _grid(found)
+def _gaining(evidence: Evidence) -> str:
+    grid = _grid(evidence)
     trained = {n: c for n, c in grid.items() if "random" not in n and {"csa", "vanilla"} <= set(c)}
     gains = [
-        f"{name} {100 * found.difference(cells['csa'], cells['vanilla'])['difference']:+.1f}"
+        f"{name} {100 * evidence.difference(cells['csa'], cells['vanilla'])['difference']:+.1f}"
         for name, cells in trained.items()
     ]
     text = f"CSA's gain read out by prototypes: {', '.join(gains)}." if gains else ""

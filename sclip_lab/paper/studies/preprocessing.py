@@ -13,8 +13,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from sclip_lab.paper.claims import Claim, best, difference_in_words, higher, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import label_points, pick
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import Figure, color, style
-from sclip_lab.report.found import Found
 
 if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
@@ -24,8 +24,8 @@ REPEATS = 3
 ONE_WINDOW = "one window holds the whole photo, so the stride changes nothing"
 
 
-def _settings(found: Found, variant: str) -> dict[tuple[int, int, int], str]:
-    table = pick(found, variant=variant)
+def _settings(evidence: Evidence, variant: str) -> dict[tuple[int, int, int], str]:
+    table = pick(evidence, variant=variant)
     if not {f"protocol.{name}" for name in SIZES} <= set(table):
         return {}  # cells of another program do not say
     columns = [table[f"protocol.{name}"] for name in SIZES]
@@ -53,14 +53,16 @@ def seconds(spec: Spec) -> float:
     return min(taken)
 
 
-def _cost(found: Found) -> dict[tuple[int, int, int], float]:
+def _cost(evidence: Evidence) -> dict[tuple[int, int, int], float]:
     """Seconds per photo by setting; empty where the network is not at hand."""
-    settings = _settings(found, "csa")
-    return {sizes: seconds(found.specs[s]) for sizes, s in settings.items() if s in found.specs}
+    settings = _settings(evidence, "csa")
+    return {
+        sizes: seconds(evidence.specs[s]) for sizes, s in settings.items() if s in evidence.specs
+    }
 
 
-def _claims(found: Found) -> list[Claim]:
-    csa, vanilla = _settings(found, "csa"), _settings(found, "vanilla")
+def _claims(evidence: Evidence) -> list[Claim]:
+    csa, vanilla = _settings(evidence, "csa"), _settings(evidence, "vanilla")
     if len(csa) < 2:
         return [missing("Larger photos are better for CSA", "only one setting was computed")]
     claims = []
@@ -73,18 +75,18 @@ def _claims(found: Found) -> list[Claim]:
             text = f"CSA is better at short side {large} than at {small}, with equal windows"
             setting = pair[0]
             larger = csa[(large, setting[1], setting[2])]
-            claims.append(higher(found, larger, csa[setting], text,
+            claims.append(higher(evidence, larger, csa[setting], text,
                                  published="1.6", names=names))  # fmt: skip
     for (side, crop), strides in _strides(csa).items():
         dense, sparse = (csa[side, crop, strides[k]] for k in (0, -1))
         text = f"Windows that overlap are better: stride {strides[0]} beats {strides[-1]}"
         text += f" at short side {side}"
-        claims.append(higher(found, dense, sparse, text, names=names, same=ONE_WINDOW))
-    top = max(csa, key=lambda sizes: found.score(csa[sizes]))
+        claims.append(higher(evidence, dense, sparse, text, names=names, same=ONE_WINDOW))
+    top = max(csa, key=lambda sizes: evidence.score(csa[sizes]))
     text = f"Short side / window / stride {_told(top)} is better than all others"
-    claims.append(best(found, csa[top], list(csa.values()), text, names=names))
+    claims.append(best(evidence, csa[top], list(csa.values()), text, names=names))
     text = "CSA is better than vanilla attention at the sizes that are best for CSA"
-    claims.append(higher(found, csa[top], vanilla.get(top), text, names=names))
+    claims.append(higher(evidence, csa[top], vanilla.get(top), text, names=names))
     return claims
 
 
@@ -96,8 +98,8 @@ def _strides(settings: dict[tuple[int, int, int], str]) -> dict[tuple[int, int],
     return {sizes: known for sizes, known in strides.items() if len(known) > 1}
 
 
-def _figures(found: Found) -> dict[str, Figure]:
-    cost = _cost(found)
+def _figures(evidence: Evidence) -> dict[str, Figure]:
+    cost = _cost(evidence)
     if len(cost) < 2:
         return {}
     with style():
@@ -105,11 +107,11 @@ def _figures(found: Found) -> dict[str, Figure]:
         ax = figure.subplots()
         shown: tuple[list[float], list[float], list[str]] = ([], [], [])
         for variant in ("csa", "vanilla"):
-            settings = {s: spec for s, spec in _settings(found, variant).items() if s in cost}
+            settings = {s: spec for s, spec in _settings(evidence, variant).items() if s in cost}
             if not settings:
                 continue
             places = [cost[sizes] for sizes in settings]
-            scores = [100 * found.score(spec) for spec in settings.values()]
+            scores = [100 * evidence.score(spec) for spec in settings.values()]
             shade = color(variant, 0)
             ax.plot(places, scores, "o", color=shade, markersize=4, label=variant)
             front = _front(list(zip(places, scores, strict=True)))
@@ -144,24 +146,26 @@ def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return kept
 
 
-def _tables(found: Found) -> dict[str, pd.DataFrame]:
+def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
     rows = [
-        {**dict(zip(SIZES, sizes, strict=True)), "variant": variant, "mIoU": found.score(spec)}
+        {**dict(zip(SIZES, sizes, strict=True)), "variant": variant, "mIoU": evidence.score(spec)}
         for variant in ("vanilla", "csa")
-        for sizes, spec in _settings(found, variant).items()
+        for sizes, spec in _settings(evidence, variant).items()
     ]
     table = pd.DataFrame(rows)
     table.attrs["caption"] = "mIoU x100; short side, window and stride in pixels"
     return {"preprocessing": table}
 
 
-def _sizes(found: Found) -> str:
-    csa = _settings(found, "csa")
+def _sizes(evidence: Evidence) -> str:
+    csa = _settings(evidence, "csa")
     if len(csa) < 2:
         return ""
-    top, low = (pick_one(csa, key=lambda sizes: found.score(csa[sizes])) for pick_one in (max, min))
+    top, low = (
+        pick_one(csa, key=lambda sizes: evidence.score(csa[sizes])) for pick_one in (max, min)
+    )
     names = {csa[sizes]: f"short side / window / stride {_told(sizes)}" for sizes in (top, low)}
-    return f"CSA at {difference_in_words(found, csa[top], csa[low], names)}."
+    return f"CSA at {difference_in_words(evidence, csa[top], csa[low], names)}."
 
 
 STUDY = Study(

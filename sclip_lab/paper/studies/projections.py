@@ -15,81 +15,84 @@ from sclip_lab.paper.projection_figures import (
 )
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import curves, line, pick, spec
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS
-from sclip_lab.report.found import Found
 
 SINGLE = ("csa_identity", "csa_q", "csa_k", "csa_v")
 FORMS = {"orthogonal": "csa_random_orthogonal", "of full width": "csa_random_full"}
 MARGIN = 0.03  # the paper's rows lie between 57.1 and 60.4 on VOC21
 
 
-def _first(found: Found, variant: str) -> str | None:
-    return spec(found, variant=variant)
+def _first(evidence: Evidence, variant: str) -> str | None:
+    return spec(evidence, variant=variant)
 
 
-def _seeds(found: Found, **fixed: object) -> list[str]:
-    return list(pick(found, **fixed).index)
+def _seeds(evidence: Evidence, **fixed: object) -> list[str]:
+    return list(pick(evidence, **fixed).index)
 
 
-def _claims(found: Found) -> list[Claim]:
-    csa, mean, vanilla = (_first(found, v) for v in ("csa", "csa_mean", "vanilla"))
-    singles = [key for v in SINGLE if (key := _first(found, v))]
-    randoms = _seeds(found, variant="csa_random", attention__count=1)
+def _claims(evidence: Evidence) -> list[Claim]:
+    csa, mean, vanilla = (_first(evidence, v) for v in ("csa", "csa_mean", "vanilla"))
+    singles = [key for v in SINGLE if (key := _first(evidence, v))]
+    randoms = _seeds(evidence, variant="csa_random", attention__count=1)
     claims = []
     if csa and singles:
         text = (
             "CSA is insensitive to the projection: any single one lies within 3 points of q and k"
         )
-        claims.append(alike(found, [*singles, *randoms], csa, MARGIN, text, "1.4"))
+        claims.append(alike(evidence, [*singles, *randoms], csa, MARGIN, text, "1.4"))
     if mean and singles:
         text = (
             "CSA is insensitive to the projection where all maps have one weight: any single one "
             "lies within 3 points of the mean of q and k"
         )
-        claims.append(alike(found, [*singles, *randoms], mean, MARGIN, text))
+        claims.append(alike(evidence, [*singles, *randoms], mean, MARGIN, text))
     text = "The sum's doubled weight against the residual helps: q + k is better than their mean"
-    claims.append(higher(found, csa, mean, text))
+    claims.append(higher(evidence, csa, mean, text))
     if randoms:
-        ranked = sorted(randoms, key=found.score)
+        ranked = sorted(randoms, key=evidence.score)
         text = "Even the worst random projection is better than vanilla attention"
         family = [(key, vanilla) for key in randoms] if vanilla else []
-        claims.append(higher(found, ranked[0], vanilla, text, family, published="1.4"))
-        many = _seeds(found, variant="csa_random", attention__count=16)
+        claims.append(higher(evidence, ranked[0], vanilla, text, family, published="1.4"))
+        many = _seeds(evidence, variant="csa_random", attention__count=16)
         if many:
             text = "An ensemble of 16 random projections is better than the median single one"
-            claims.append(higher(found, many[0], ranked[len(ranked) // 2], text))
-    learned = _first(found, "csa_learned")
+            claims.append(higher(evidence, many[0], ranked[len(ranked) // 2], text))
+    learned = _first(evidence, "csa_learned")
     if learned is None:
         how = "none was given: sclip-lab learn-projection, then attention.projection_file=..."
         claims.append(missing("A learned projection is best", how, "1.4"))
     else:
         text = "A learned projection is better than q and k"
-        claims.append(higher(found, learned, csa, text, published="1.4"))
+        claims.append(higher(evidence, learned, csa, text, published="1.4"))
     return claims
 
 
-def _ensemble(found: Found) -> Figure | None:
-    table = pick(found, variant="csa_random")
+def _ensemble(evidence: Evidence) -> Figure | None:
+    table = pick(evidence, variant="csa_random")
     counts = sorted({int(v) for v in table.get("attention.count", ())})
-    groups = [_seeds(found, variant="csa_random", attention__count=n) for n in counts]
+    groups = [_seeds(evidence, variant="csa_random", attention__count=n) for n in counts]
     if len(counts) < 2:
         return None
     lines = {
-        "random, seed 0": line(found, "attention.count", variant="csa_random", attention__seed=0)
+        "random, seed 0": line(evidence, "attention.count", variant="csa_random", attention__seed=0)
     }
-    references = {"CSA (q + k)": _first(found, "csa"), "mean of q and k": _first(found, "csa_mean")}
-    figure = curves(found, {"random projections in the ensemble": lines}, references,
+    references = {
+        "CSA (q + k)": _first(evidence, "csa"),
+        "mean of q and k": _first(evidence, "csa_mean"),
+    }
+    figure = curves(evidence, {"random projections in the ensemble": lines}, references,
                     log=["random projections in the ensemble"])  # fmt: skip
     ax = figure.axes[0]
     for count, keys in zip(counts, groups, strict=True):
-        scores = 100 * found.cells.loc[keys, "miou"]
+        scores = 100 * evidence.cells.loc[keys, "miou"]
         label = "single seeds" if count == counts[0] else None
         ax.plot([count] * len(scores), scores, "_", color="black", markersize=7, zorder=3,
                 label=label)  # fmt: skip
     for place, (name, variant) in enumerate(FORMS.items(), start=1):
-        keys = _seeds(found, variant=variant, attention__count=1)
+        keys = _seeds(evidence, variant=variant, attention__count=1)
         if keys:
-            scores = 100 * found.cells.loc[keys, "miou"]
+            scores = 100 * evidence.cells.loc[keys, "miou"]
             ax.plot([1.0 + 0.1 * place] * len(keys), scores, "x", color=COLORS[place],
                     markersize=4, label=f"one {name}, {len(keys)} seeds")  # fmt: skip
     ax.legend(fontsize=6, loc="upper right", bbox_to_anchor=(1, 0.95), edgecolor="none")
@@ -102,22 +105,22 @@ def _ensemble(found: Found) -> Figure | None:
     return figure
 
 
-def _figures(found: Found) -> dict[str, Figure]:
-    drawn: dict[str, Figure | None] = {"projections_ensemble": _ensemble(found)}
+def _figures(evidence: Evidence) -> dict[str, Figure]:
+    drawn: dict[str, Figure | None] = {"projections_ensemble": _ensemble(evidence)}
     shown = [key for v in ("csa", *SINGLE, "csa_random", "csa_random_orthogonal", "vanilla")
-             if (key := _first(found, v))]  # fmt: skip
-    correlations = map_correlations(found, shown)
+             if (key := _first(evidence, v))]  # fmt: skip
+    correlations = map_correlations(evidence, shown)
     if correlations is not None:
         drawn["projections_maps"] = correlation_figure(correlations)
-    if found.specs:
-        drawn["projections_inner_products"] = preserved_figure(next(iter(found.specs.values())))
+    if evidence.specs:
+        drawn["projections_inner_products"] = preserved_figure(next(iter(evidence.specs.values())))
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def _tables(found: Found) -> dict[str, pd.DataFrame]:
+def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
     rows = []
     for variant in ("csa_random", "csa_random_orthogonal", "csa_random_full"):
-        table = pick(found, variant=variant)
+        table = pick(evidence, variant=variant)
         if table.empty:
             continue
         for count, group in table.groupby("attention.count", sort=True):
@@ -127,39 +130,38 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
                 | {"mean": scores.mean(), "lowest": scores.min(), "highest": scores.max()}
                 | {"std": float(np.std(scores, ddof=1)) if len(scores) > 1 else np.nan}
             )
-    fixed = found.cells[~found.cells["variant"].str.startswith("csa_random")].index
-    tables = {"projections": published.scores(found.of([*fixed, *_seeds(
-        found, variant="csa_random", attention__count=1, attention__seed=0)]))}  # fmt: skip
+    fixed = evidence.cells[~evidence.cells["variant"].str.startswith("csa_random")].index
+    tables = {"projections": published.scores(evidence.of([*fixed, *_seeds(
+        evidence, variant="csa_random", attention__count=1, attention__seed=0)]))}  # fmt: skip
     if rows:
         tables["projections_random"] = pd.DataFrame(rows)
         tables["projections_random"].attrs["caption"] = "random projections over seeds, mIoU x100"
     return tables
 
 
-def _any_projection(found: Found) -> str:
-    csa, vanilla = _first(found, "csa"), _first(found, "vanilla")
-    singles = [*(key for v in SINGLE if (key := _first(found, v))),
-               *_seeds(found, variant="csa_random", attention__count=1)]  # fmt: skip
+def _any_projection(evidence: Evidence) -> str:
+    csa, vanilla = _first(evidence, "csa"), _first(evidence, "vanilla")
+    singles = [*(key for v in SINGLE if (key := _first(evidence, v))),
+               *_seeds(evidence, variant="csa_random", attention__count=1)]  # fmt: skip
     if not csa or not vanilla or not singles:
         return ""
-    low, high = (pick_one(singles, key=found.score) for pick_one in (min, max))
+    low, high = (pick_one(singles, key=evidence.score) for pick_one in (min, max))
+    lowest, highest, both, none = (evidence.score(key) for key in (low, high, csa, vanilla))
     return (
-        f"{len(singles)} single projections score {100 * found.score(low):.1f} "
-        f"({found.name(low)}) to {100 * found.score(high):.1f} ({found.name(high)}), q + k "
-        f"{100 * found.score(csa):.1f}, vanilla {100 * found.score(vanilla):.1f}: the spread is "
-        f"{(found.score(high) - found.score(low)) / (found.score(csa) - found.score(vanilla)):.2f} "
-        "of the gain."
+        f"{len(singles)} single projections score {100 * lowest:.1f} ({evidence.name(low)}) to "
+        f"{100 * highest:.1f} ({evidence.name(high)}), q + k {100 * both:.1f}, vanilla "
+        f"{100 * none:.1f}: the spread is {(highest - lowest) / (both - none):.2f} of the gain."
     )
 
 
-def _tuning_free(found: Found) -> str:
-    csa, learned = _first(found, "csa"), _first(found, "csa_learned")
+def _tuning_free(evidence: Evidence) -> str:
+    csa, learned = _first(evidence, "csa"), _first(evidence, "csa_learned")
     if csa is None or learned is None:
         return (
             "No answer: no learned projection was given (sclip-lab learn-projection, then "
             "attention.projection_file=...)."
         )
-    return f"Against a learned projection: {difference_in_words(found, csa, learned)}."
+    return f"Against a learned projection: {difference_in_words(evidence, csa, learned)}."
 
 
 STUDY = Study(

@@ -12,23 +12,23 @@ from sclip_lab.paper.claims import Claim, Comparison, difference_in_words, gated
 from sclip_lab.paper.studies import Study
 from sclip_lab.report import pictures
 from sclip_lab.report.curves import spec
-from sclip_lab.report.found import Found
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.gains import per_photo
 
 EACH = 2  # photos of each kind
 
 
-def _pair(found: Found) -> tuple[str, str] | None:
-    csa, vanilla = spec(found, variant="csa"), spec(found, variant="vanilla")
+def _pair(evidence: Evidence) -> tuple[str, str] | None:
+    csa, vanilla = spec(evidence, variant="csa"), spec(evidence, variant="vanilla")
     return (csa, vanilla) if csa and vanilla else None
 
 
-def chosen(found: Found) -> dict[str, list[str]]:
+def chosen(evidence: Evidence) -> dict[str, list[str]]:
     """Names of photos: largest gain, median, smallest; none twice, so with few photos fewer."""
-    pair = _pair(found)
+    pair = _pair(evidence)
     if pair is None:
         return {}
-    photos = [str(name) for name in per_photo(found, *pair).index]
+    photos = [str(name) for name in per_photo(evidence, *pair).index]
     each = min(EACH, max(1, len(photos) // 3))
     largest, others = photos[::-1][:each], photos[:-each]
     smallest, others = others[:each], others[each:]
@@ -37,35 +37,35 @@ def chosen(found: Found) -> dict[str, list[str]]:
     return {"largest gain": largest, "median": median, "smallest gain": smallest}
 
 
-def _photos(found: Found) -> list[str]:
-    return list(dict.fromkeys(name for names in chosen(found).values() for name in names))
+def _photos(evidence: Evidence) -> list[str]:
+    return list(dict.fromkeys(name for names in chosen(evidence).values() for name in names))
 
 
-def _claims(found: Found) -> list[Claim]:
+def _claims(evidence: Evidence) -> list[Claim]:
     text = "CSA is better than vanilla attention on most photos"
-    pair = _pair(found)
+    pair = _pair(evidence)
     if pair is None:
         return [missing(text, "not computed")]
     from scipy.stats import binomtest
 
-    gains = per_photo(found, *pair)["gain"]
+    gains = per_photo(evidence, *pair)["gain"]
     better, worse = int((gains > 0).sum()), int((gains < 0).sum())
     p = binomtest(better, better + worse).pvalue if better + worse else 1.0
-    key = ("sign", *sorted(map(found.comparisons.counts, pair)))
+    key = ("sign", *sorted(map(evidence.comparisons.counts, pair)))
     test = Comparison(key, p if better > worse else 1.0, p if better < worse else 1.0)
     facts = (
         f"better on {better}, worse on {worse} of {len(gains)} photos; "
-        f"{difference_in_words(found, *pair)}; sign test"
+        f"{difference_in_words(evidence, *pair)}; sign test"
     )
-    return [gated(found, Claim(text, facts, (test,)), pair)]
+    return [gated(evidence, Claim(text, facts, (test,)), pair)]
 
 
-def _figures(found: Found) -> dict[str, Figure]:
+def _figures(evidence: Evidence) -> dict[str, Figure]:
     shown = []
-    by_name = {picture.name: picture for picture in found.pictures}
-    scores = results.miou(found.df, ["spec", "image"])
+    by_name = {picture.name: picture for picture in evidence.pictures}
+    scores = results.miou(evidence.df, ["spec", "image"])
     scores.index = scores.index.map(lambda key: (str(key[0]), str(key[1])))
-    for kind, names in chosen(found).items():
+    for kind, names in chosen(evidence).items():
         for name in names:
             if name in by_name:
                 picture = by_name[name]
@@ -82,25 +82,25 @@ def _figures(found: Found) -> dict[str, Figure]:
     return {"qualitative": figure}
 
 
-def _tables(found: Found) -> dict[str, pd.DataFrame]:
-    pair = _pair(found)
+def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
+    pair = _pair(evidence)
     if pair is None:
         return {}
-    table = per_photo(found, *pair).reset_index()
-    table.columns = ["photo", found.name(pair[0]), found.name(pair[1]), "gain"]
+    table = per_photo(evidence, *pair).reset_index()
+    table.columns = ["photo", evidence.name(pair[0]), evidence.name(pair[1]), "gain"]
     table = table.assign(photo=table["photo"].astype(str))
     kept = pd.concat([table.tail(5).iloc[::-1], table.head(5).iloc[::-1]]).drop_duplicates()
     kept.attrs["caption"] = "mIoU x100 on single photos: five largest gains, five smallest"
     return {"qualitative": kept.reset_index(drop=True)}
 
 
-def _failures(found: Found) -> str:
-    pair = _pair(found)
+def _failures(evidence: Evidence) -> str:
+    pair = _pair(evidence)
     if pair is None:
         return ""
-    photos = per_photo(found, *pair)
+    photos = per_photo(evidence, *pair)
     lowest, least = photos["a"].idxmin(), photos["gain"].idxmin()
-    scores = results.iou(found.of([pair[0]]).df).dropna(subset="iou")
+    scores = results.iou(evidence.of([pair[0]]).df).dropna(subset="iou")
     worst = scores.sort_values("iou").iloc[0]
     return (
         f"CSA is worst on {lowest} ({100 * photos['a'].min():.1f} mIoU on the photo by itself), "

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from sclip_lab.paper.claims import Claim, higher
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import curves, pick
-from sclip_lab.report.found import Found
+from sclip_lab.report.evidence import Evidence
 
 WEIGHT = ".weight"
 PREFIX = "protocol.views."
@@ -31,12 +31,12 @@ def _condition(cell: pd.Series) -> tuple[str, int]:
     return "photo", 0
 
 
-def _grid(found: Found) -> dict[str, dict[str, dict[float, str]]]:
+def _grid(evidence: Evidence) -> dict[str, dict[str, dict[float, str]]]:
     """Change -> variant -> strength -> spec; strength 0 is the photo as it is."""
     lines: dict[str, dict[str, dict[float, str]]] = {}
     clean = {}
     for variant in VARIANTS:
-        for spec, cell in pick(found, variant=variant).iterrows():
+        for spec, cell in pick(evidence, variant=variant).iterrows():
             kind, strength = _condition(cell)
             if kind == "photo":
                 clean[variant] = str(spec)
@@ -50,9 +50,9 @@ def _grid(found: Found) -> dict[str, dict[str, dict[float, str]]]:
     return lines
 
 
-def _claims(found: Found) -> list[Claim]:
+def _claims(evidence: Evidence) -> list[Claim]:
     pairs = {}
-    for kind, variants in _grid(found).items():
+    for kind, variants in _grid(evidence).items():
         csa, vanilla = variants.get("csa", {}), variants.get("vanilla", {})
         for strength in sorted(set(csa) & set(vanilla) - {0.0}):
             pairs[f"{kind}, strength {strength:g} of 3"] = (csa[strength], vanilla[strength])
@@ -61,18 +61,20 @@ def _claims(found: Found) -> list[Claim]:
         spec: name for pair in family for spec, name in zip(pair, ("csa", "vanilla"), strict=True)
     }
     return [
-        higher(found, *pair, f"CSA is better than vanilla attention: {change}", family, names=names)
+        higher(
+            evidence, *pair, f"CSA is better than vanilla attention: {change}", family, names=names
+        )
         for change, pair in pairs.items()
     ]
 
 
-def _tables(found: Found) -> dict[str, pd.DataFrame]:
+def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
     rows = []
-    for kind, variants in _grid(found).items():
+    for kind, variants in _grid(evidence).items():
         csa, vanilla = variants.get("csa", {}), variants.get("vanilla", {})
         for strength in sorted(set(csa) & set(vanilla)):
-            row = found.difference(csa[strength], vanilla[strength])
-            scores = {name: found.score(places[strength]) for name, places in variants.items()}
+            row = evidence.difference(csa[strength], vanilla[strength])
+            scores = {name: evidence.score(places[strength]) for name, places in variants.items()}
             rows.append(
                 {"change": kind, "strength": int(strength), **scores, "gain": row["difference"]}
                 | {"interval": f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"}
@@ -82,13 +84,13 @@ def _tables(found: Found) -> dict[str, pd.DataFrame]:
     return {"robustness": table} if rows else {}
 
 
-def _strengths(found: Found, kinds: list[str]) -> list[str]:
+def _strengths(evidence: Evidence, kinds: list[str]) -> list[str]:
     """What the strengths of each change are, as its views say."""
     lines = []
     for kind in kinds:
         name, words = MEANING.get(kind, ("", ""))
-        columns = sorted(c for c in map(str, found.cells) if _is_view(c, kind, name))
-        values = [found.cells[column].dropna().iloc[0] for column in columns]
+        columns = sorted(c for c in map(str, evidence.cells) if _is_view(c, kind, name))
+        values = [evidence.cells[column].dropna().iloc[0] for column in columns]
         if values:
             lines.append(f"{kind} {words.format(', '.join(f'{value:g}' for value in values))}")
     return lines
@@ -98,15 +100,15 @@ def _is_view(column: str, kind: str, parameter: str) -> bool:
     return column.startswith(f"{PREFIX}{kind}_") and column.endswith(f".change.{parameter}")
 
 
-def _figures(found: Found) -> dict[str, Figure]:
-    grid = _grid(found)
+def _figures(evidence: Evidence) -> dict[str, Figure]:
+    grid = _grid(evidence)
     panels = {f"{kind}, strength": variants for kind, variants in grid.items()}
     if not panels:
         return {}
-    figure = curves(found, panels)
+    figure = curves(evidence, panels)
     figure.set_label(
         "changed photos by strength, 0 is the photo itself; band: 95 % interval. "
-        f"Strengths 1 to 3: {'; '.join(_strengths(found, list(grid)))}"
+        f"Strengths 1 to 3: {'; '.join(_strengths(evidence, list(grid)))}"
     )
     return {"robustness": figure}
 

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from sclip_lab.paper.claims import Claim, higher, missing
 from sclip_lab.paper.studies import Study
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import grouped
-from sclip_lab.report.found import Found
 
 CHANGED = ("vocabulary", "templates", "prob_threshold")
 EMBEDDED = "patchwork_vit"
@@ -28,17 +28,17 @@ def _setting(cell: pd.Series, usual: pd.Series) -> str:
     return ", ".join(parts) or "as published"
 
 
-def _grid(found: Found) -> dict[str, dict[str, str]]:
+def _grid(evidence: Evidence) -> dict[str, dict[str, str]]:
     """Setting -> variant -> spec."""
     grid: dict[str, dict[str, str]] = {}
-    for variant, rows in found.cells.groupby("variant", sort=False):
+    for variant, rows in evidence.cells.groupby("variant", sort=False):
         for spec, cell in rows.iterrows():
             grid.setdefault(_setting(cell, rows.iloc[0]), {})[str(variant)] = str(spec)
     return grid
 
 
-def _claims(found: Found) -> list[Claim]:
-    grid = _grid(found)
+def _claims(evidence: Evidence) -> list[Claim]:
+    grid = _grid(evidence)
     usual = grid.pop("as published", {})
     csa, vanilla = usual.get("csa"), usual.get("vanilla")
     if not csa or not vanilla or not grid:
@@ -49,28 +49,28 @@ def _claims(found: Found) -> list[Claim]:
     for setting, pair in zip(both, family, strict=True):
         text = f"CSA stays better than vanilla attention: {setting}"
         names = dict(zip(pair, ("csa", "vanilla"), strict=True))
-        claims.append(higher(found, *pair, text, family, names=names))
+        claims.append(higher(evidence, *pair, text, family, names=names))
     changed = {s: v["csa"] for s, v in grid.items() if "csa" in v}
-    worst = min(changed, key=lambda setting: found.score(changed[setting]))
+    worst = min(changed, key=lambda setting: evidence.score(changed[setting]))
     text = "The worst names, prompts or threshold cost CSA more than vanilla attention in its place"
     family = [(vanilla, spec) for spec in changed.values()]
     names = {changed[worst]: f"csa, {worst},", vanilla: "vanilla, as published,"}
-    return [*claims, higher(found, vanilla, changed[worst], text, family, names=names)]
+    return [*claims, higher(evidence, vanilla, changed[worst], text, family, names=names)]
 
 
-def _figures(found: Found) -> dict[str, Figure]:
-    figure = grouped(found, _grid(found))
+def _figures(evidence: Evidence) -> dict[str, Figure]:
+    figure = grouped(evidence, _grid(evidence))
     words = ["names, prompts and thresholds, each changed alone from the published setting"]
-    if EMBEDDED in set(found.df["backbone"].astype(str)):
+    if EMBEDDED in set(evidence.df["backbone"].astype(str)):
         words.append(f"{EMBEDDED} {ONE_TOKEN}")
     figure.set_label("; ".join(words))
     return {"vocabulary": figure}
 
 
-def _tables(found: Found) -> dict[str, pd.DataFrame]:
+def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
     rows = [
-        {"setting": setting, **{name: found.score(spec) for name, spec in variants.items()}}
-        for setting, variants in _grid(found).items()
+        {"setting": setting, **{name: evidence.score(spec) for name, spec in variants.items()}}
+        for setting, variants in _grid(evidence).items()
     ]
     table = pd.DataFrame(rows)
     table.attrs["caption"] = "mIoU x100"

@@ -23,7 +23,7 @@ DIGITS = 6  # of a digest in a name
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Evidence:
     """Cells of one or several settings.
 
     Attributes:
@@ -95,7 +95,7 @@ class Found:
     def _differences(self) -> dict[tuple[str, str, float], pd.Series]:
         return {}
 
-    def only(self, **chosen: str) -> Found:
+    def only(self, **chosen: str) -> Evidence:
         """The part with these values of columns such as dataset and backbone."""
         rows = pd.Series(True, index=self.df.index)
         for name, value in chosen.items():
@@ -104,7 +104,7 @@ class Found:
         df.attrs = self.df.attrs
         return self.of(sorted(set(df["spec"].astype(str))))
 
-    def of(self, specs: Sequence[str]) -> Found:
+    def of(self, specs: Sequence[str]) -> Evidence:
         """The part with these specs."""
         chosen = set(specs)
         df = self.df[self.df["spec"].astype(str).isin(chosen)]
@@ -134,7 +134,7 @@ class Found:
             bootstrap=lambda: self.comparisons,
         )
 
-    def by_photos(self) -> dict[str, Found]:
+    def by_photos(self) -> dict[str, Evidence]:
         """The parts whose cells were evaluated on the same photos, by a unique name of these.
 
         The name is the data set's. Where one data set has several sets of photos, their split and
@@ -161,7 +161,7 @@ class Found:
         parts = [self.of(specs) for specs in members.values()] if len(members) > 1 else [self]
         return dict(zip(names, parts, strict=True))
 
-    def on_common_images(self) -> Found:
+    def on_common_images(self) -> Evidence:
         """On the images that all specs of a data set have, so that each pair can be compared."""
         return replace(self, df=on_common_images(self.df), bootstrap=None)
 
