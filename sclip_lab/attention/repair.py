@@ -126,8 +126,8 @@ def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: str = "keep
         grid: (grid_h, grid_w).
         isolated: an outlier without such a neighbour stays (``keep``, SC-CLIP), becomes ``zero``,
             or is ``undefined``: SFP's code divides 0 by 0 there, which spreads over the window and
-            makes all of it class 0. Here such a window is refused, so ``zero`` is what SFP's preset
-            has, a deviation from its code.
+            makes all of it class 0. Such a window is refused, unless the readout is
+            `sclip_lab.segmentation.readouts.sfp`. SFP's preset has ``zero``, a deviation.
 
     Returns:
         the shape of ``tokens``; all others, the class token included, unchanged.

@@ -40,6 +40,7 @@ def class_scores(
         raise LabError(f"background {background} must be 1 .. {len(mask) - 1} of the queries")
     scores = mask.amax(dim=(1, 2), keepdim=True)
     maps = mask * (scores / (scores + EPSILON))
-    kept = torch.where((maps >= pixel_threshold) & (scores > class_threshold), maps, 0.0)
-    kept[:background] = 0
-    return kept
+    maps[maps < pixel_threshold] = 0
+    maps[(scores <= class_threshold).flatten()] = 0
+    maps[:background] = 0
+    return maps
