@@ -5,7 +5,6 @@ Sun, Cao, Xie, Jiang, Pang, ICCV 2025, arXiv 2411.13836, without the diffusion r
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError

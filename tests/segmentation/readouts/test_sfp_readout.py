@@ -86,9 +86,7 @@ def test_isolated_outliers_from_photo_to_labels() -> None:
     official_repair = load_attention("sfp", repair={**ISOLATED, "isolated": "undefined"})
     with pytest.raises(LabError, match="NaN"):
         segment(backbone, photo, names, official_repair, protocol)
-    first = Protocol(
-        short_side=None, crop_size=64, stride=16, templates=("{}",), readout=READOUT
-    )
+    first = Protocol(short_side=None, crop_size=64, stride=16, templates=("{}",), readout=READOUT)
     assert (segment(backbone, photo, names, official_repair, first) == 0).all()
     finite = load_attention("sfp", repair={**ISOLATED, "isolated": "zero"})
     assert np.array_equal(
