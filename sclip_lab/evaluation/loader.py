@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -150,7 +151,7 @@ class Loader:
     def _photos(self, indices: Sequence[int]) -> Iterator[Photo]:
         """In order, decoded ahead of their use."""
         names = self.dataset.names
-        with ThreadPoolExecutor(max_workers=2) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             ahead: deque[tuple[int, Future[Photo]]] = deque()
             remaining = iter(indices)
             try:
