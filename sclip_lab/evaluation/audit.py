@@ -33,13 +33,13 @@ class Audit:
             key: Census(dataset.vocabulary, dataset.ignore_index)
             for key, dataset in self.datasets.items()
         }
-        self._seen: dict[str, set[str]] = {key: set() for key in self.datasets}
+        self._audited: dict[str, set[str]] = {key: set() for key in self.datasets}
 
     def add(self, dataset: Dataset, name: str, mask: np.ndarray) -> None:
         """Count one mask, (height, width); once, however many passes read it."""
         key = dataset.key
-        if name not in self._seen[key]:
-            self._seen[key].add(name)
+        if name not in self._audited[key]:
+            self._audited[key].add(name)
             self.censuses[key].add(mask)
 
     def say_what_is_evaluated(self) -> None:
@@ -62,7 +62,7 @@ class Audit:
                     # Few photos seldom hold all classes: `data verify` lists those that do not.
                     if "occur in no mask" not in warning:
                         log.warning("warning: %s: %s", name, warning)
-        if any(self._seen.values()):
+        if any(self._audited.values()):
             for spec in self._readers.values():
                 for line in read_alike(spec):
                     log.warning("warning: %s", line)
@@ -91,12 +91,12 @@ def never_true(df: pd.DataFrame) -> list[str]:
         strange = predicted[~predicted.index.isin(list(present))].sort_values(ascending=False)
         if len(strange):
             names = df.attrs["class_names"][str(dataset)]
-            named = [str(names[int(index)]) for index in strange.index[:NAMED]]
+            listed = [str(names[int(index)]) for index in strange.index[:NAMED]]
             share = strange.sum() / predicted.sum()
             more = ", ..." if len(strange) > NAMED else ""
             lines.append(
                 f"{dataset}: predicted on {share:.1%} of pixels, but in no mask: "
-                f"{', '.join(named)}{more}"
+                f"{', '.join(listed)}{more}"
             )
     return lines
 

@@ -51,12 +51,12 @@ def evaluate_forked(
         timings: of what is done here.
     """
     index, count = shard
-    mine = [set(spec.dataset.names[index::count]) for spec in specs]
-    copies = min(processes, *map(len, mine))
+    names = [set(spec.dataset.names[index::count]) for spec in specs]
+    copies = min(processes, *map(len, names))
     if copies > 1 and not can_fork():
         log.warning("one process evaluates, not %d: this system makes no copies of one", copies)
         copies = 1
-    if copies > 1 and all(n <= store.done(s) for n, s in zip(mine, specs, strict=True)):
+    if copies > 1 and all(n <= store.done(s) for n, s in zip(names, specs, strict=True)):
         copies = 1
     children = []
     if copies > 1:

@@ -112,8 +112,8 @@ def evaluate(
     with signals.raised():
         for group in groups:
             names = list(group[0].dataset.names)
-            mine = names[shard[0] :: shard[1]]
-            recorder = Recorder(group, store, observers, mine, timings, on_error == "skip")
+            shard_names = names[shard[0] :: shard[1]]
+            recorder = Recorder(group, store, observers, shard_names, timings, on_error == "skip")
             indices = [i for i, name in enumerate(names) if recorder.wanted(name)]
             missing = {spec.key for i in indices for spec in recorder.wanted(names[i])}
             timings.cells += len(group)
@@ -168,12 +168,12 @@ def passes(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
         key = (spec.backbone.key, *data, spec.protocol.geometry)
         guide = None if spec.guidance is None else spec.guidance.key
         groups.setdefault(key, {}).setdefault(guide, []).append(spec)
-    found = []
+    result = []
     for by_guide in groups.values():
         unguided = by_guide.pop(None, [])
         first, *others = by_guide.values() or [[]]
-        found += [unguided + first, *others]
-    return found
+        result += [unguided + first, *others]
+    return result
 
 
 class DeviceCounts:
@@ -245,9 +245,9 @@ class DeviceCounts:
         start = 0
         for spec, counts, _ in self._taken:
             stop = start + counts.numel()
-            finite, found = fetched[stop], fetched[start:stop].reshape(counts.shape)
+            finite, matrices = fetched[stop], fetched[start:stop].reshape(counts.shape)
             start = stop + 1
-            yield spec, found if finite else None
+            yield spec, matrices if finite else None
 
 
 def to_host(values: Tensor) -> np.ndarray:

@@ -122,8 +122,8 @@ class Spec:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The protocol's vocabulary, or the data set's own."""
-        named = self.protocol.vocabulary
-        return self.dataset.vocabulary if named is None else Vocabulary.named(named)
+        name = self.protocol.vocabulary
+        return self.dataset.vocabulary if name is None else Vocabulary.named(name)
 
     @cached_property
     def auxiliary(self) -> Vocabulary | None:
@@ -219,13 +219,13 @@ def provenance() -> dict[str, str]:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         revision = "unknown"
-    found = {"revision": revision, "python": platform.python_version()}
+    versions = {"revision": revision, "python": platform.python_version()}
     for package in ("sclip-lab", "torch", "open_clip_torch", "numpy"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "unknown"
-    found["processor"] = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+            versions[package] = "unknown"
+    versions["processor"] = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        versions["gpu"] = torch.cuda.get_device_name()
+    return versions

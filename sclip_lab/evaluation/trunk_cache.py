@@ -151,8 +151,8 @@ class CachedEncoder(Encoder):
         self, chunk: slice, images: Tensor, variants: Sequence[Variant], scene: Scene
     ) -> Iterator[tuple[int, Encoded]]:
         for index, encoded in super().encode(chunk, images, variants, scene):
-            kept = sum(map(len, self._computed))
-            if self.cache is not None and self._tokens is None and kept == chunk.start:
+            computed = sum(map(len, self._computed))
+            if self.cache is not None and self._tokens is None and computed == chunk.start:
                 self._computed.append(encoded.history[self._level].tokens)
                 if chunk.stop == self._windows.every.stop:
                     self._save(torch.cat(self._computed))
