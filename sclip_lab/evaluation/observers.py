@@ -1,4 +1,4 @@
-"""What is kept beside the counts for a few images: pictures for figures, and diagnostics."""
+"""Observers of a few images: pictures for figures, and diagnostics."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from sclip_lab.segmentation.windows import Plan
 
 
 class Pictures:
-    """Predictions, and attention maps of chosen points, of the first images of a data set.
+    """Saves predictions and attention maps of the first images of a data set.
 
-    A point is chosen in the middle of each of the largest regions of the mask; its map is read in
-    the window whose middle is nearest, where the point has most around it.
+    Each of the mask's largest classes gives a point, far from the border of its regions. The map
+    of a point is that of the window whose middle is nearest, so that most of its surroundings show.
 
     Args:
         images: how many.
@@ -66,14 +66,14 @@ class Pictures:
         )
 
     def flush(self, store: Store) -> None:
-        """Every picture was written when it was taken."""
+        """Do nothing, for `observe` has written every picture."""
 
 
 class Diagnostics:
-    """Measures of `sclip_lab.diagnostics` on the first images of a data set.
+    """Takes measures of `sclip_lab.diagnostics` on the first images of a data set.
 
-    Those of several photos together (`Measure.pool`) are taken in the pass that sees all of these
-    images; a shard that sees some of them leaves these measures to a later run.
+    Pooled measures (`Measure.pool`) need all of these images in one pass. A shard that sees only
+    some of them leaves pooled measures to a later run.
 
     Args:
         measures: their names.
@@ -94,7 +94,7 @@ class Diagnostics:
         self._complete: dict[str, pd.DataFrame] = {}
 
     def measured(self, store: Store, spec: Spec) -> pd.DataFrame:
-        """`Store.diagnostics`, read once where nothing was missing when the pass began."""
+        """Return `Store.diagnostics`, read only once if nothing was missing when the pass began."""
         frame = self._complete.get(spec.key)
         return store.diagnostics(spec) if frame is None else frame
 
@@ -136,7 +136,7 @@ class Diagnostics:
         self._pool(view.spec)
 
     def _pool(self, spec: Spec) -> None:
-        """What is said of all wanted photos together, once the last of them has been seen."""
+        """Take the pooled measures once the last of their photos was observed."""
         photos = self._pools.get(spec.key)
         if photos is None or set(photos) != set(spec.dataset.names[: self.images]):
             return
