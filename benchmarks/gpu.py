@@ -128,7 +128,7 @@ class Measure:
         folder = self.folder / f"{kind}-{classes}"
         if not folder.exists():
             total, size, _ = SETS[kind]
-            write_photos(folder, total if self.device.type == "cuda" else 32, size, classes)
+            write_photos(folder, total if self.device.type == "cuda" else 1, size, classes)
         name = f"{kind}{images}"
         return Folder(name, folder, "images", "masks", NAMES[classes], ".jpg", ".png", limit=images)
 
@@ -150,8 +150,8 @@ class Measure:
         self, kind: str, network: str, count: int, classes: int, seconds: float
     ) -> dict[str, Any]:
         """As many photos as take about so long, their stages, memory and share of the rate."""
-        most = SETS[kind][0] if self.device.type == "cuda" else 32
-        few = min(most, 16 if self.device.type == "cuda" else 1)
+        most = SETS[kind][0] if self.device.type == "cuda" else 1
+        few = min(most, 16)
         setting = (kind, network, count, classes)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -239,7 +239,8 @@ def page(figures: dict[str, Any]) -> str:
         "# On a GPU",
         "",
         f"Made by `python -m benchmarks.gpu` on {figures['device']}, torch {figures['torch']}, in "
-        f"{figures['minutes']} minutes; host {figures['machine']['cpu']}.",
+        f"{figures['minutes']} minutes; host {figures['machine']['cpu']}, load average before "
+        f"{figures['machine']['load_before']}.",
         "",
     ]
     if figures["device"] == "cpu":
