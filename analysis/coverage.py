@@ -270,7 +270,7 @@ def null_tables(repetitions: int) -> str:
 
     relations = {f"{k}": null_relations(k, repetitions) for k in SIZES_OF_FAMILIES}
     means = {
-        f"{shape}, {photos} photos": null_means(photos, shape, 4 * repetitions)
+        f"{shape}, {photos} photos": null_means(photos, shape, 8 * repetitions)
         for shape in SHAPES
         for photos in (5, 10, 20, 64)
     }

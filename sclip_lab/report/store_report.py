@@ -211,14 +211,18 @@ def _scores(part: Evidence, scores: Callable[[Evidence], pd.DataFrame]) -> Secti
 
 
 def result(part: Evidence, place: str = "") -> str:
-    """What cells of the same photos show, in one sentence.
+    """What cells of the same photos show, in one sentence; oracles have no part in it.
 
     Args:
         part: the cells. place: what to call their photos; their number and data set otherwise.
     """
-    table = part.summary.reset_index(drop=True)
+    is_method = ~part.summary["oracle"].to_numpy(bool)
+    if not is_method.any():
+        return f"All cells read ground truth: oracles{f' on {place}' if place else ''}, not ranked."
+    table = part.summary[is_method].reset_index(drop=True)
     best = int(table["miou"].argmax())
-    names, row = part.cells["name"].to_list(), table.iloc[best]
+    names = part.cells["name"][is_method].to_list()
+    row = table.iloc[best]
     photos = int(row["images"])
     text = f"{names[best]} scores {100 * row['miou']:.1f} mIoU x100"
     if not pd.isna(row["low"]):

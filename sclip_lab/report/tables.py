@@ -17,7 +17,7 @@ BOLD = (
     "mIoU x100; bold: the best of its data set, and what is not surely below it; not bold: surely "
     "below it (Holm, 5 %)"
 )
-ORACLES = "oracle: reads ground truth, so it is no method's score and has no rank"
+ORACLES = "oracle: reads ground truth, so its score is of no method and has no rank"
 NO_INTERVAL = (
     "no interval where a score lies outside that of the classes that the photos show, or where all "
     "photos say the same"
