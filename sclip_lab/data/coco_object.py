@@ -1,4 +1,4 @@
-"""COCO instance annotations to COCO-Object masks: 0 background, 1..80 objects.
+"""Draw COCO's instances as COCO-Object masks: 0 background, 1..80 objects.
 
 Crowds are drawn first, then instances from large to small, so that a small thing on a large one
 stays visible.
@@ -21,14 +21,9 @@ OBJECT_IDS = {category: index for index, category in enumerate(THINGS, start=1)}
 def instances_to_mask(
     annotations: Sequence[Mapping[str, Any]], height: int, width: int
 ) -> np.ndarray:
-    """One photo's instances in one mask.
+    """(height, width) uint8: 0, or 1 .. 80 in the order of COCO's categories.
 
-    Args:
-        annotations: entries of instances_*.json with category_id, area, iscrowd, segmentation.
-        height, width: of the photo.
-
-    Returns:
-        (height, width) uint8: 0, or 1 .. 80 in the order of COCO's categories.
+    ``annotations`` are a photo's entries of instances_*.json.
 
     Raises:
         LabError: a category is not one of COCO's 80, or a segmentation is damaged.

@@ -147,15 +147,6 @@ def test_a_plug_ins_own_defaults_stay() -> None:
     assert (part.split, part.whole.seed, len(part)) == ("test", 1, 3)
 
 
-@pytest.mark.parametrize("number", [8, 0])
-def test_images_as_a_count_says_limit(root: Path, number: int) -> None:
-    with pytest.raises(LabError, match=rf"dataset.images={number}.*dataset.limit={number}"):
-        lab.load_dataset("patchwork", images=number)
-    config = {"_target_": "sclip_lab.data.folder.Folder", "name": "x", "root": str(root)}
-    with pytest.raises(LabError, match=r"dataset.limit=.*is the folder of the photos"):
-        build({**config, "images": number, "masks": "masks", "vocabulary": "patchwork"})
-
-
 def test_a_part_has_a_key_of_its_own_and_hashes_only_itself(root: Path) -> None:
     whole, part = folder(root, split="train"), folder(root, split="train", limit=2)
     assert whole.key != part.key
