@@ -66,13 +66,13 @@ def all_variants(backbone: Backbone) -> list[Variant]:
 def patches(backbone: Backbone, most: int, changes: views.Views | None) -> dict[str, Tensor]:
     variants = all_variants(backbone)
     cut = Windows(planned(2), changes, backbone, guide(), most)
-    collected, found = Collected(cut), {}
+    collected, result = Collected(cut), {}
     for index, chunk, encoded in pipeline.run(Encoder(backbone), cut, variants):
         whole = collected.add(index, chunk, encoded)
         if whole is not None:
-            found[variants[index].name] = whole.patches.clone()
-    assert len(found) == len(variants)
-    return found
+            result[variants[index].name] = whole.patches.clone()
+    assert len(result) == len(variants)
+    return result
 
 
 @pytest.mark.parametrize("most", [2, 3, 7])
@@ -86,7 +86,8 @@ def test_views_in_chunks(backbone: Backbone) -> None:
     [(plan, pixels)] = planned()
     cut = Windows([(plan, pixels)], VIEWS, backbone, most=4)
     normalised = backbone.normalise(pixels[None])[0]
-    expected = views.see(plan.cut(normalised), VIEWS)
+    images = plan.cut(normalised)
+    expected = torch.cat([views.see_one(images, view, name) for name, view in VIEWS.items()])
     assert torch.equal(torch.cat([cut.cut(chunk) for chunk in cut.chunks]), expected)
     assert cut.every == slice(0, 5 * plan.num_windows)
     assert torch.equal(cut.cut(cut.first_view(0)), plan.cut(normalised))
@@ -174,14 +175,14 @@ def test_evaluation_and_segment_in_chunks(
     measures = ("attention_entropy", "spatial_invariance")
     frames = []
     for number, most in enumerate((1000, 2, 3)):
-        kept = Diagnostics(measures, 2)
+        remaining = Diagnostics(measures, 2)
         store = Store(tmp_path / str(number))
         df = lab.evaluate(
-            specs, store, observers=[Pictures(2, 2), kept], batch_windows=most, progress=False
+            specs, store, observers=[Pictures(2, 2), remaining], batch_windows=most, progress=False
         )
         columns = ["attention", "image", "true", "predicted", "pixels"]
         rows = df[columns].astype({"attention": str, "image": str})
-        values = [kept.measured(store, spec)[["image", "measure", "value"]] for spec in specs]
+        values = [remaining.measured(store, spec)[["image", "measure", "value"]] for spec in specs]
         frames.append((rows, pd.concat(values, ignore_index=True)))
     for rows, values in frames[1:]:
         pd.testing.assert_frame_equal(rows, frames[0][0])
