@@ -6,7 +6,6 @@ Walks the directory: a new yaml is tested the moment it exists.
 from __future__ import annotations
 
 import copy
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.dense_features import dense_features
 from tests.conftest import ARCHITECTURE
 from tests.second_network import seen
+from tests.variants import loaded_variant
 
 
 def truth(attention: Variant, backbone: Backbone, images: Tensor) -> Tensor | None:
@@ -69,19 +69,19 @@ def projection_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def load(name: str, projection_file: str) -> Variant:
-    overrides = {"projection_file": projection_file} if name == "csa_learned" else {}
-    return load_attention(name, **overrides)
+def overrides(name: str, projection_file: str) -> dict[str, str]:
+    return {"projection_file": projection_file} if name == "csa_learned" else {}
 
 
-loaded = cache(load)  # composing a yaml takes longer than running its variant
+def loaded(name: str, projection_file: str) -> Variant:
+    return loaded_variant(name, **overrides(name, projection_file))
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_contract(name: str, projection_file: str) -> None:
     attention = loaded(name, projection_file)
     assert attention.name == name
-    assert attention.key == load(name, projection_file).key
+    assert attention.key == load_attention(name, **overrides(name, projection_file)).key
     testing.check_variant(attention)
 
 

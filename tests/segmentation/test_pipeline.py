@@ -28,6 +28,7 @@ from sclip_lab.segmentation import pipeline, views, windows
 from sclip_lab.segmentation.pipeline import Collected, Encoder, Windows
 from sclip_lab.segmentation.protocol import Protocol
 from tests.second_network import guide
+from tests.variants import loaded_variant
 
 VIEWS = views.checked(
     {
@@ -57,9 +58,9 @@ def all_variants(backbone: Backbone) -> list[Variant]:
     rows = rows / rows.norm(dim=-1, keepdim=True)
     text = Text.of(rows[:5], rows[5:])
     chosen = [name for name in names("attention") if name not in LEFT_OUT]
-    variants = [lab.load_attention(name).given(text) for name in chosen]
+    variants = [loaded_variant(name).given(text) for name in chosen]
     # Ground truth has windows of a data set; tests/evaluation/test_oracles.py looks at those.
-    return [variant for variant in variants if "labels" not in variant.uses]
+    return [attention for attention in variants if "labels" not in attention.uses]
 
 
 @torch.inference_mode()
@@ -75,9 +76,16 @@ def patches(backbone: Backbone, most: int, changes: views.Views | None) -> dict[
     return result
 
 
+@pytest.fixture(scope="module")
+def at_once(backbone: Backbone) -> dict[str, Tensor]:
+    return patches(backbone, 1000, None)
+
+
 @pytest.mark.parametrize("most", [2, 3, 7])
-def test_every_variant_has_the_same_bits_in_chunks(backbone: Backbone, most: int) -> None:
-    at_once, in_chunks = (patches(backbone, count, None) for count in (1000, most))
+def test_every_variant_has_the_same_bits_in_chunks(
+    backbone: Backbone, at_once: dict[str, Tensor], most: int
+) -> None:
+    in_chunks = patches(backbone, most, None)
     different = [name for name in at_once if not torch.equal(at_once[name], in_chunks[name])]
     assert not different
 
