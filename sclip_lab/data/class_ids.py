@@ -25,13 +25,9 @@ class ClassIds:
     Args:
         title: begins the errors, such as "data set 'mine'".
         vocabulary: class names in id order.
-        ignore_index: id of pixels that are not counted; above every class id, at most 65535.
-        label_map: {raw id, or class name in an annotation file: class id, class name or "ignore"}.
-            What is not listed stays as it is.
-        reduce_zero_label: after label_map, 0 becomes ignore_index and every other id drops by 1.
-        palette: colours of masks that are stored as colours, see `sclip_lab.data.palette`.
-        unlabelled: class of pixels outside of all polygons: a name, an id or "ignore". None takes
-            the class named background; without such a class these pixels are an error.
+        root: folder of the palette's file.
+        ignore_index, label_map, reduce_zero_label, palette, unlabelled: see
+            `sclip_lab.data.folder.Folder`.
 
     Attributes:
         dtype: of a mask of ids: uint8, or uint16 where an id is above 255.
@@ -44,17 +40,18 @@ class ClassIds:
         self,
         title: str,
         vocabulary: Vocabulary,
+        root: Path,
         ignore_index: int = 255,
         label_map: Mapping[Any, Any] | None = None,
         reduce_zero_label: bool = False,
-        palette: Palette | None = None,
+        palette: Any = None,
         unlabelled: str | int | None = None,
     ) -> None:
         self.title = title
         self.vocabulary = vocabulary
         self.ignore_index = ignore_index
         self.reduce_zero_label = reduce_zero_label
-        self.palette = palette
+        self.palette = None if palette is None else Palette.read(palette, vocabulary, root, title)
         classes = vocabulary.num_classes
         if not classes <= ignore_index <= LARGEST_ID:
             bound = f"must be in {classes}..{LARGEST_ID}"

@@ -28,25 +28,17 @@ class CocoJson(FileDataset):
     """Photos whose instances are drawn into masks of class ids.
 
     Args:
-        name: what a table calls the data set.
-        root: folder that the other paths start from.
-        images: folder of the photos, below root; may hold {split}.
         annotations: the json, below root; may hold {split}.
-        vocabulary: class names in id order, see `sclip_lab.data.folder.Folder`. Every category must
-            be a class, or be listed in label_map. None takes the json's categories in the order of
-            their ids, with blanks for underscores, after "background" unless ``unlabelled`` is set.
-        unlabelled: class of pixels outside of all instances, or "ignore"; by default the class
-            named background.
+        vocabulary: class names in id order. Every category must be a class, or be listed in
+            label_map. None takes the json's categories in the order of their ids, with blanks for
+            underscores, after "background" unless ``unlabelled`` is set.
         label_map: {category name: class name, id or "ignore"}.
         overlap: where instances overlap, the "smallest" by area is on top, or the "last" of the
             json. Crowds lie below all others.
         crowd: "keep" regions marked iscrowd, or "ignore" their pixels.
-        ignore_index: id of pixels that are not counted.
-        mask_resize: "nearest" if the json's sizes differ from those of the photos.
-        split: the value of {split}.
-        limit, sample, seed: see `sclip_lab.data.base.select`.
-        expected: how many samples the whole data set has.
-        faults: a list that collects what is wrong with photos; None raises the first error.
+        name, root, images, unlabelled, ignore_index, mask_resize, split, limit, sample, seed,
+        expected,
+            faults: see `sclip_lab.data.folder.Folder`.
 
     Raises:
         LabError: a json that is damaged or of another kind, unknown categories, missing photos.
@@ -86,7 +78,7 @@ class CocoJson(FileDataset):
         self.vocabulary = vocabulary_of(vocabulary, self.root)
         self.ignore_index = ignore_index
         self.class_ids = ClassIds(
-            self.title, self.vocabulary, ignore_index, label_map, unlabelled=unlabelled
+            self.title, self.vocabulary, self.root, ignore_index, label_map, unlabelled=unlabelled
         )
         source = f"category of {self.annotations}"
         self._id_of = {n: self.class_ids.class_id(c, source) for n, c in categories.items()}

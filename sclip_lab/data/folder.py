@@ -16,7 +16,6 @@ from sclip_lab.data.class_ids import ClassIds, vocabulary_of
 from sclip_lab.data.decode import read_mask
 from sclip_lab.data.file_dataset import FileDataset
 from sclip_lab.data.lists import places_below, read_list
-from sclip_lab.data.palette import Palette
 from sclip_lab.data.paths import below
 from sclip_lab.data.splits import filled, has_split, list_file
 from sclip_lab.data.vocabulary import Vocabulary
@@ -127,12 +126,9 @@ class Folder(FileDataset):
         self._before, _, self._behind = image_name.partition("{stem}")
         self.mask_name = mask_name
         self.ignore_index = ignore_index
-        colours = None
-        if palette is not None:
-            colours = Palette.read(palette, self.vocabulary, self.root, self.title)
         self.class_ids = ClassIds(
-            self.title, self.vocabulary, ignore_index, label_map, reduce_zero_label, colours,
-            unlabelled,
+            self.title, self.vocabulary, self.root, ignore_index, label_map, reduce_zero_label,
+            palette, unlabelled,
         )  # fmt: skip
         self.mask_resize = mask_resize
         self.recursive = recursive

@@ -77,6 +77,8 @@ class Palette:
             key, number = _colour(colour, source), _class_of(label, vocabulary, source)
             if colours.setdefault(key, number) != number:
                 raise LabError(f"{source}: colour {list(key)} stands for two classes")
+        if not colours:
+            raise LabError(f"{source} has no colour")
         return cls(colours)
 
     def numbers(self, colours: np.ndarray, source: object) -> np.ndarray:

@@ -23,7 +23,6 @@ from sclip_lab.data.class_ids import ClassIds, vocabulary_of
 from sclip_lab.data.decode import read_image
 from sclip_lab.data.digests import file_digests, proof
 from sclip_lab.data.file_dataset import fitted
-from sclip_lab.data.palette import Palette
 from sclip_lab.data.vocabulary import Vocabulary
 
 _SHARD = re.compile(r"(?P<split>.+?)(?:-\d{5}-of-\d{5}(?:-[0-9a-f]+)?|-\d+)?")
@@ -36,16 +35,13 @@ class HuggingFace(Dataset):
     """Photos and masks in the columns of a table.
 
     Args:
-        name: what a table of results calls the data set.
         root: a folder with ``*.parquet`` below it, or a folder of ``save_to_disk``.
-        vocabulary: class names in id order, see `sclip_lab.data.folder.Folder`.
         split: the part, as the shards are named: ``data/train-00000-of-00002.parquet`` or the
             folder ``train``; None if there is only one.
         image: column of the photos; None takes the one named image, img or photo.
         mask: column of the masks; None takes the one named mask, label, annotation or the like.
-        ignore_index, reduce_zero_label, label_map, palette, mask_resize: as for folders.
-        limit, sample, seed: see `sclip_lab.data.base.select`.
-        expected: how many samples the whole split has.
+        name, vocabulary, ignore_index, reduce_zero_label, label_map, palette, mask_resize, limit,
+            sample, seed, expected: see `sclip_lab.data.folder.Folder`.
 
     Raises:
         LabError: no such folder, split or column.
@@ -74,10 +70,9 @@ class HuggingFace(Dataset):
         self._shards, self.split = self._choose_split(split)
         self.vocabulary = vocabulary_of(vocabulary, self.root)
         self.ignore_index, self.mask_resize = ignore_index, mask_resize
-        colours = palette and Palette.read(palette, self.vocabulary, self.root, self.title)
         self.class_ids = ClassIds(
-            self.title, self.vocabulary, ignore_index, label_map, reduce_zero_label,
-            colours or None,
+            self.title, self.vocabulary, self.root, ignore_index, label_map, reduce_zero_label,
+            palette,
         )  # fmt: skip
         columns = _Shard.open(self._shards[0], self.title).columns
         self.image = self._column("image", image, columns, IMAGE_COLUMNS)

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.data.coco_ids import CATEGORIES, THINGS
-from sclip_lab.data.coco_object import instances_to_mask
+from sclip_lab.data.coco_object import CATEGORIES, THINGS, instances_to_mask
 from sclip_lab.data.conversion import (
     by_image,
     for_each,

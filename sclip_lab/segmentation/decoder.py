@@ -61,6 +61,11 @@ class Steps:
     summary: Callable[..., Any] | None = None
 
     @property
+    def uses(self) -> frozenset[str]:
+        """What they are marked to read, see `sclip_lab.core.functions.uses`."""
+        return used([self.score, *self.of_logits, *self.of_labels])
+
+    @property
     def reads_text(self) -> bool:
         """Whether any of them is given the text embeddings."""
         return self.summary is None or self.threshold is not None or self._refinement_takes("text")

@@ -53,8 +53,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def folder(root: Path, **settings: object) -> Folder:
-    given = {"images": "images/{split}", "masks": "masks/{split}", **settings}
-    return Folder("parts", root, vocabulary=WORDS, **given)  # type: ignore[arg-type]
+    inputs = {"images": "images/{split}", "masks": "masks/{split}", **settings}
+    return Folder("parts", root, vocabulary=WORDS, **inputs)  # type: ignore[arg-type]
 
 
 def test_select() -> None:
@@ -138,9 +138,9 @@ def test_a_plug_ins_own_defaults_stay() -> None:
     lab.allow(__name__)
     common = {"split": None, "limit": None, "sample": None, "seed": None}
     target = {"_target_": f"{__name__}.Seeded", "name": "seeded", **common}
-    made = build(target)
-    assert isinstance(made, Seeded)
-    assert (made.split, made.seed) == ("dev", 5)
+    built = build(target)
+    assert isinstance(built, Seeded)
+    assert (built.split, built.seed) == ("dev", 5)
     part = build({**target, "split": "test", "seed": 1, "sample": 3})
     assert isinstance(part, Part)
     assert isinstance(part.whole, Seeded)
