@@ -32,6 +32,7 @@ from sclip_lab.network.fit import (
     load_weights,
     set_epsilon,
 )
+from sclip_lab.network.planned import planned_clip, planning
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.precision import PRECISIONS, lower_precision
 from sclip_lab.network.pretrained_tags import OPENAI_ENTRIES
@@ -312,7 +313,7 @@ def _custom(
         )
 
     try:
-        with torch.device("meta"):  # needs no memory, whatever sizes a stranger has written
+        with planning():  # needs no memory, whatever sizes a stranger has written
             planned = built()
         numbers = sum(weight.numel() for weight in planned.state_dict().values())
         if numbers > MOST_NUMBERS:
@@ -416,18 +417,6 @@ def _named(
             return open_clip.get_tokenizer(name)
 
     return model, Tokenizer(name, tokenizer)
-
-
-def planned_clip(config: Mapping[str, Any], quick_gelu: bool | None) -> Any:
-    """An open_clip network's image tower, without memory for weights."""
-    vision = {**config["vision_cfg"]}
-    if "timm_model_name" in vision:
-        vision["timm_model_pretrained"] = False
-    chosen = config.get("quick_gelu", False) if quick_gelu is None else quick_gelu
-    planned = nn.Module()
-    with torch.device("meta"):
-        planned.visual = open_clip.model._build_vision_tower(config["embed_dim"], vision, chosen)
-    return planned
 
 
 def _cannot_build(name: str, pretrained: str | None, error: Exception) -> LabError:

@@ -68,6 +68,8 @@ def small_options(name: str) -> dict[str, Any]:
     patch = re.search(r"patch(\d+)", name)
     options: dict[str, Any] = {"depth": DEPTH, "embed_dim": WIDTH, "num_heads": HEADS}
     options["img_size"] = 4 * int(patch[1]) if patch else 64
+    if name.startswith("naflexvit") and "_radio_" in name:
+        options["pos_embed_grid_size"] = (4, 4)  # instead of 128 x 128
     if "sapiens2" in name:
         options["num_kv_heads"] = 1
     if "vitamin" in name or "_r26_" in name or "_r50_" in name or "resnet" in name:

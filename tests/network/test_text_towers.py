@@ -84,8 +84,8 @@ def test_texts_that_are_too_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         backbone.encode_text(["cat " * 90])
 
 
-def test_without_the_folder_the_advice_is_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+@pytest.mark.usefixtures("offline")
+def test_without_the_folder_the_advice_is_the_folder() -> None:
     with pytest.raises(LabError, match=r"roberta-base cannot be fetched from here.*text_folder="):
         load_backbone("roberta-ViT-B-32", device="cpu")
 
