@@ -19,7 +19,7 @@ FILLING = {
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Skip the filling of new weights, on which torch spends most of the time on its meta device."""
+    """Skip filling new weights, which takes most of the time on torch's meta device."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None

@@ -75,7 +75,7 @@ def small_options(name: str) -> dict[str, Any]:
     if "vitamin" in name or "_r26_" in name or "_r50_" in name or "resnet" in name:
         del options["embed_dim"], options["num_heads"]  # the convolutions fix them
         options["img_size"] = 128
-    if "giant_patch14" in name and "dinov2" in name:
+    if "giant_patch14" in name and ("dinov2" in name or "tipsv2" in name):
         options |= {"embed_dim": 96, "num_heads": 3}  # the gated MLP halves an even number
     if "mci" in name:
         options["embed_dim"] = 768  # as wide as its convolutions
@@ -101,10 +101,12 @@ def small_vit(name: str, **options: Any) -> Backbone:
     return perturbed(load_vit(name, device="cpu", options=small_options(name) | options))
 
 
-def small_clip(monkeypatch: pytest.MonkeyPatch, name: str) -> Backbone:
+def small_clip(
+    monkeypatch: pytest.MonkeyPatch, name: str, text_folder: Path | None = None
+) -> Backbone:
     """A small network of open_clip's, loaded by name."""
     shrink(monkeypatch, name)
-    return perturbed(load_backbone(name, device="cpu"))
+    return perturbed(load_backbone(name, text_folder=text_folder, device="cpu"))
 
 
 def photos(backbone: Backbone) -> Tensor:
