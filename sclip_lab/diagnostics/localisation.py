@@ -96,7 +96,7 @@ def _mean_over_classes(
         present = names.unique()
         if len(present) < 2:
             continue
-        named = present.roll(-step)
-        scores = [score(maps[:, m], names == c) for c, m in zip(present, named, strict=True)]
+        map_of_each = present.roll(-step)
+        scores = [score(maps[:, m], names == c) for c, m in zip(present, map_of_each, strict=True)]
         means[window] = torch.stack([value.cpu() for value in scores]).float().mean()
     return means.to(labels.device)

@@ -73,11 +73,11 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
     figure = curves(evidence, panels, references, log=[TITLES["sharpened"]])
     places = {"sharpened": (0.5, 2.0), "local": (1.0,), "early": (number("3/12"),)}
     for ax, name in zip(figure.axes, lines, strict=False):
-        known = published.reference(name)
-        if known is not None:
-            scores = [100 * float(known["value"])] * len(places[name])
+        quoted = published.reference(name)
+        if quoted is not None:
+            scores = [100 * float(quoted["value"])] * len(places[name])
             ax.plot(places[name], scores, "D", mfc="none", color=COLORS[1], markersize=5)
-            ax.set_title(f"diamond: {published.described(known)}", fontsize=6, color="0.35")
+            ax.set_title(f"diamond: {published.described(quoted)}", fontsize=6, color="0.35")
     figure.set_label(
         "diamonds: published, of ViT-B/16 on VOC21, so no target for another network or data set; "
         "the published tau = 2 has two readings, temperature 0.5 or 2"

@@ -92,12 +92,8 @@ def _share_of_gain(
     )
     if gain.estimate == 0:
         return missing(text, "both ends score alike")
-    sign = 1 if gain.estimate > 0 else -1
-    leans = beyond.estimate * sign > 0
-    p = p_value(beyond)
-    p = 1.0 if np.isnan(p) else p
     key = ("share", f"{SHARE:g}", *map(evidence.comparisons.counts, (changed, low, high)))
-    test = Comparison(key, p if leans else 1.0, 1.0 if leans else p)
+    test = Comparison.of(key, p_value(beyond), beyond.estimate * gain.estimate > 0)
     return gated(evidence, Claim(text, facts, (test,)), [low, high])
 
 
@@ -109,10 +105,8 @@ def _largest_part(evidence: Evidence, cells: Mapping[frozenset[str], str]) -> Cl
     tests = []
     for part in list(PARTS)[1:]:
         gap = combined([values["mass"], values[part]], [1.0, -1.0], (-1.0, 1.0))
-        p = p_value(gap)
-        p, leans = (1.0 if np.isnan(p) else p), gap.estimate > 0
         key = ("shapley", "mass", part, *sorted(map(evidence.comparisons.counts, cells.values())))
-        tests.append(Comparison(key, p if leans else 1.0, 1.0 if leans else p))
+        tests.append(Comparison.of(key, p_value(gap), gap.estimate > 0))
     facts = ", ".join(f"{part} {100 * value.estimate:+.1f}" for part, value in values.items())
     ends = [cells[frozenset(PARTS)], cells[frozenset()]]
     return gated(evidence, Claim(text, facts, tuple(tests)), ends)
@@ -214,12 +208,12 @@ def _moved(evidence: Evidence) -> dict[float, str]:
     return dict(sorted({**places, **{at: key for at, key in ends.items() if key}}.items()))
 
 
-def _row_sums(evidence: Evidence, base: str, known: Mapping[float, str]) -> dict[float, str]:
+def _row_sums(evidence: Evidence, base: str, variants: Mapping[float, str]) -> dict[float, str]:
     """The map of one variant by the sum of its rows; ``known``: variants that have it with a sum
     of their own."""
     places = line(evidence, "attention.row_sum", variant="between", attention__a=base,
                   attention__b=base)  # fmt: skip
-    others = {at: key for at, name in known.items() if (key := spec(evidence, variant=name))}
+    others = {at: key for at, name in variants.items() if (key := spec(evidence, variant=name))}
     return dict(sorted({**others, **places}.items()))
 
 
