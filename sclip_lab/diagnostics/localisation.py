@@ -65,7 +65,7 @@ def rank_accuracy(similarity: Tensor, labels: Tensor) -> Tensor:
 
 
 def localisation_auc(similarity: Tensor, labels: Tensor, shuffled: bool = False) -> Tensor:
-    """Area under the ROC of "this patch is of the class" as told by the class's map.
+    """Area under the ROC curve of the class's map as a score of "this patch is of the class".
 
     Args:
         similarity, labels: as `pointing_game`.

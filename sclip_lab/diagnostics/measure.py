@@ -32,21 +32,21 @@ class Measure:
         needs: parts of the observation without which it has no meaning.
         better: whether a good variant has it "high" or "low"; "" where neither can be said, or
             where a map that is blind to content can have the ideal value too.
-        outcome: it compares what is predicted with the masks, as the score does: that it goes with
-            the score explains nothing. Others say how a variant works.
+        outcome: it compares predictions with the masks, as the score does. So it explains nothing
+            that it goes with the score.
         of_row_sum: it depends on the sum of a map's rows: maps whose rows have other sums, such as
             CSA's, which sum to 2, cannot be compared by it.
         source: paper, or "this laboratory".
         undefined: where it has no meaning, beside missing parts; "" where it always has one.
         control: the measure that says what this one would be by chance.
-        is_control: it does not depend on the variant, or not in a way of interest: a line to
-            compare with.
+        is_control: it is a line to compare others with; that it depends on the variant, if it
+            does, is of no interest.
         of_weights: the same of (batch, heads, patches, patches) weights of any layer, (batch,
             heads).
         of_tokens: the same of the tokens that enter a layer, (batch,).
         of_layer: the same of a layer, (batch,); None where the layer has no such thing.
-        pool: of features, (patches, dim), and labels, (patches,), of several photos, a number for
-            each: what can be said of photos together only. `compute` then has nothing to say.
+        pool: for a measure of photos together: from the features, (patches, dim), and labels,
+            (patches,), of several photos to a number for each. `compute` then returns NaN.
     """
 
     compute: Callable[[Observation], Tensor]

@@ -67,7 +67,7 @@ def patch_retrieval(
 
 
 def some(count: int, limit: int = PATCHES) -> np.ndarray:
-    """Which of ``count`` patches are kept: at most ``wanted``, in equal steps."""
+    """Which of ``count`` patches are kept: at most ``limit``, in equal steps."""
     if count <= limit:
         return np.arange(count)
     return np.linspace(0, count - 1, limit).round().astype(int)

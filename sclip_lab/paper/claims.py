@@ -63,7 +63,7 @@ class Claim:
         counted: before the facts, with {won}, {lost} and {all} for numbers of tests.
         published: the section of docs/field.md where the same is claimed; "" where it is not.
         no_verdict: why there can be none. same: why its two sides cannot differ.
-        study, setting: where it stands. backbones: whose networks it is about.
+        study, setting: where on the page it stands. backbones: names of the networks it is about.
     """
 
     text: str

@@ -38,11 +38,12 @@ class Study:
     Attributes:
         question: what is asked, one sentence.
         claims: sentences that the results support or refute.
-        figures, tables: by file name; captions are a figure's and a table's own. Without
-            ``tables``: scores beside published numbers.
+        figures, tables: by file name. A figure's label is its caption, a table has it in
+            ``attrs``. A study without ``tables`` shows its scores beside published numbers.
         photos: names of images whose predictions it wants to show.
         answers: one or two sentences by question, see `sclip_lab.paper.questions`.
-        across: columns that vary within one call; other backbones and data sets are called apart.
+        across: "backbone" or "dataset" where one call is to see all of them; by default these
+            functions are called for each backbone and data set by itself.
         order: place in the report.
     """
 

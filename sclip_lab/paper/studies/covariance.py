@@ -16,7 +16,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES
 from sclip_lab.paper.claims import Claim, Comparison, few_photos, gated, missing, whole
 from sclip_lab.paper.studies import Study
-from sclip_lab.report.curves import label_points, spec
+from sclip_lab.report.curves import label_points, specs
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS, Figure, style
 from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS
@@ -156,7 +156,8 @@ def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
 def _heat_maps(evidence: Evidence) -> Figure | None:
     """A measure by layer and head, of vanilla attention and of CSA."""
     measured = evidence.layers
-    pair = {name: spec(evidence, variant=name) for name in ("vanilla", "csa")}
+    names = ("vanilla", "csa")
+    pair = dict(zip(names, specs(evidence, *names), strict=True))
     if not len(measured) or None in pair.values():
         return None
     rows = measured.assign(spec=measured["spec"].astype(str))

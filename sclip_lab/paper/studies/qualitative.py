@@ -11,7 +11,7 @@ from sclip_lab import results
 from sclip_lab.paper.claims import Claim, Comparison, difference_in_words, gated, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report import pictures
-from sclip_lab.report.curves import spec
+from sclip_lab.report.curves import specs
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.gains import per_photo
 
@@ -19,7 +19,7 @@ EACH = 2  # photos of each kind
 
 
 def _pair(evidence: Evidence) -> tuple[str, str] | None:
-    csa, vanilla = spec(evidence, variant="csa"), spec(evidence, variant="vanilla")
+    csa, vanilla = specs(evidence, "csa", "vanilla")
     return (csa, vanilla) if csa and vanilla else None
 
 

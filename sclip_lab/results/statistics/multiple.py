@@ -1,7 +1,8 @@
 """p-values of several questions at once.
 
-A family is what is asked together. Holm and max-T keep the chance of a single wrong "differs" in
-the family below alpha, Benjamini and Hochberg the expected share of wrong ones among all found.
+A family is a set of questions that are asked together. Holm and max-T keep the chance of a single
+wrong "differs" in it below alpha. Benjamini and Hochberg keep the expected share of wrong ones
+among all that are called different.
 """
 
 from __future__ import annotations
