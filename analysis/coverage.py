@@ -167,9 +167,11 @@ def null_relations(families: int, repetitions: int, photos: int = 20) -> dict[st
     for _ in range(repetitions):
         truths = draw.normal(0, 1, (MEASURES + 1, families))[:, family]
         truths += draw.normal(0, 0.3, truths.shape)
-        seen = truths[:2, None] + draw.normal(0, 1, (2, photos, 16))
+        observed = truths[:2, None] + draw.normal(0, 1, (2, photos, 16))
         weights = draw.multinomial(photos, np.full(photos, 1 / photos), 200) / photos
-        low, high = np.quantile(spearman(weights @ seen[0], weights @ seen[1]), [0.025, 0.975])
+        low, high = np.quantile(
+            spearman(weights @ observed[0], weights @ observed[1]), [0.025, 0.975]
+        )
         noisy = truths + draw.normal(0, photos**-0.5, truths.shape)
         _, p, adjusted = over_families(noisy[1:], noisy[0], names, 500, draw)
         hits["photos"].append(low > 0 or high < 0)
@@ -263,9 +265,9 @@ def null_bold(photos: int, repetitions: int, n: int = 400) -> dict[str, float]:
 def null_tables(repetitions: int) -> str:
     """What claims and tables say where there is nothing to say, in per cent."""
 
-    def rows(named: dict[str, dict[str, float]]) -> list[list[str]]:
+    def rows(results: dict[str, dict[str, float]]) -> list[list[str]]:
         return [
-            [name, *(f"{100 * v:.1f}" for v in shares.values())] for name, shares in named.items()
+            [name, *(f"{100 * v:.1f}" for v in shares.values())] for name, shares in results.items()
         ]
 
     relations = {f"{k}": null_relations(k, repetitions) for k in SIZES_OF_FAMILIES}

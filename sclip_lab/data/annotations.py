@@ -1,4 +1,4 @@
-"""One json a photo: which format it is, and its regions as class ids."""
+"""Annotation files with one json a photo: find the format and draw the regions as class ids."""
 
 from __future__ import annotations
 
@@ -16,19 +16,12 @@ from sclip_lab.data.decode import pixel_limit
 def read_annotation(
     content: bytes, class_ids: ClassIds, photo_size: tuple[int, int], source: object
 ) -> np.ndarray:
-    """Class ids of one annotation file, Labelme's or Supervisely's.
+    """(height, width) class ids of one annotation file of Labelme or Supervisely.
 
-    Args:
-        content: its bytes.
-        class_ids: of the data set.
-        photo_size: height, width; used where the file does not say its own.
-        source: the file, for errors.
-
-    Returns:
-        (height, width) of ``class_ids.dtype``.
+    ``photo_size`` is used if the file does not state its size.
 
     Raises:
-        LabError: not one of these formats, damaged, or with classes that are unknown.
+        LabError: another format, a damaged file, or an unknown class; the error names ``source``.
     """
     try:
         annotation = json.loads(content)
@@ -42,8 +35,8 @@ def read_annotation(
                     raise LabError(f"size {size[1]} x {size[0]} is none of a photo that is read")
                 return class_ids.paint(size, reader.regions(annotation, size), source)
             except LabError as error:
-                named = str(source) in str(error)
-                raise LabError(f"{error}" if named else f"mask {source}: {error}") from None
+                place = "" if str(source) in str(error) else f"mask {source}: "
+                raise LabError(f"{place}{error}") from None
             except Exception as error:  # a json of a stranger may miss anything
                 raise LabError(f"mask {source}: damaged ({error!r})") from error
     hint = ""

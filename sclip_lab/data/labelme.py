@@ -31,7 +31,7 @@ def regions(content: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple
     """Each shape's label and (height, width) bool region, in drawing order.
 
     Raises:
-        LabError: a shape without an area, or one that is damaged.
+        LabError: a shape without an area, or a damaged one.
     """
     for shape in content["shapes"]:
         label, points = str(shape["label"]), shape["points"]

@@ -215,14 +215,14 @@ def test_verify_reads_each_file_once(
     for stem in "ab":
         photo(root / f"images/{stem}.jpg")
         png(root / f"masks/{stem}.png", grid([1, 2], 0))
-    read: list[str] = []
+    contents: list[str] = []
     once = file_dataset.read_hashed
 
     def counting(path: Path, digest: str | None, what: str) -> bytes:
-        read.append(path.name)
+        contents.append(path.name)
         return once(path, digest, what)
 
     monkeypatch.setattr(file_dataset, "read_hashed", counting)
     monkeypatch.setattr(file_dataset, "file_digests", lambda *_: pytest.fail("hashed"))
     cli("verify", "coco_panoptic20")
-    assert sorted(read) == ["a.jpg", "a.png", "b.jpg", "b.png"]
+    assert sorted(contents) == ["a.jpg", "a.png", "b.jpg", "b.png"]

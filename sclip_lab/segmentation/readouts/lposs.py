@@ -1,8 +1,8 @@
-"""Scores propagated over the patches of all windows of a photo.
+"""LPOSS: scores propagated over the patches of all windows of a photo.
 
-LPOSS: Stojnic, Kalantidis, Matas, Tolias, CVPR 2025, arXiv 2503.19777. Patches are alike if a
-second network says so and if they are near in the photo; cosines with texts flow along that graph.
-Its second step, over pixels, is the refinement `sclip_lab.segmentation.refinements.lposs`.
+LPOSS: Stojnic, Kalantidis, Matas, Tolias, CVPR 2025, arXiv 2503.19777. Cosines with texts flow
+along a graph of patches. Two patches are connected if a second network finds them similar and they
+are near in the photo. The second step, over pixels, is `sclip_lab.segmentation.refinements.lposs`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ def lposs(
     """Cosines propagated over the patches of each photo; values may be far above 1.
 
     Args:
-        encoded, text: as for every readout.
         neighbours, exponent, distance_scale, distance_power: of
             `sclip_lab.segmentation.propagation.patch_graph`; distances in pixels of the resized
             photo. The official code fails on fewer patches than neighbours; here all are taken.
@@ -55,7 +54,7 @@ def propagated(
     alpha: float = 0.95,
     steps: int = 10,
 ) -> Tensor:
-    """Scores (windows, grid_h, grid_w, queries) of some photos, propagated within each of them."""
+    """Scores (windows, grid_h, grid_w, queries) propagated within each photo of a scene."""
     grid = scores.shape[1], scores.shape[2]
     features = scene.need_guidance("readout lposs").on(grid)
     result = torch.empty_like(scores)
@@ -63,7 +62,7 @@ def propagated(
         centres = photo.centres(grid).to(features.device)
         nodes = features[photo.windows].flatten(0, 1)
         graph = patch_graph(nodes, centres, neighbours, exponent, distance_scale, distance_power)
-        own = scores[photo.windows].flatten(0, 2)
-        spread = propagate_over_patches(graph, own, alpha, steps)
+        of_photo = scores[photo.windows].flatten(0, 2)
+        spread = propagate_over_patches(graph, of_photo, alpha, steps)
         result[photo.windows] = spread.view_as(result[photo.windows])
     return result

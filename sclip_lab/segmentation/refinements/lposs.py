@@ -1,7 +1,7 @@
-"""LPOSS's second step: logits propagated over the pixels of the photo.
-
-Stojnic, Kalantidis, Matas, Tolias, CVPR 2025, arXiv 2503.19777. Here it runs at the photo's own
+"""LPOSS's second step: logits propagated over the pixels of the photo, here at the photo's own
 size.
+
+Stojnic, Kalantidis, Matas, Tolias, CVPR 2025, arXiv 2503.19777.
 """
 
 from __future__ import annotations
@@ -25,17 +25,11 @@ def lposs(
     steps: int = 10,
 ) -> Tensor:
     """Logits propagated among pixels at most ``radius`` rows and columns apart that have the same
-    colour, in CIE L*a*b*.
+    colour, in CIE L*a*b*: float32, values may be far above 1.
 
-    Args:
-        mask: (queries, height, width) logits.
-        image: (3, height, width), normalised.
-        encoded: for the channel statistics.
-        radius, tau, alpha, steps: of
-            `sclip_lab.segmentation.propagation.propagate_over_pixels`.
-
-    Returns:
-        (queries, height, width) float32; values may be far above 1.
+    ``radius``, ``tau``, ``alpha`` and ``steps`` are those of
+    `sclip_lab.segmentation.propagation.propagate_over_pixels`; ``encoded`` has the channel
+    statistics.
     """
     backbone = encoded.backbone
     mean, std = (
