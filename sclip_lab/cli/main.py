@@ -71,6 +71,10 @@ def _version() -> str:
 
 
 def _run(name: str, words: list[str]) -> int:
+    if os.environ.get("SCLIP_LAB_PLUGINS"):
+        from sclip_lab.config import plugins
+
+        plugins.enter(())
     module = importlib.import_module(f"sclip_lab.cli.{name.replace('-', '_')}")
     if name == "evaluate":  # everything behind the word is Hydra's, its --help included
         return int(module.main(words))
@@ -90,6 +94,10 @@ def ended(task: Callable[[], int], advice: str = "") -> int:
         advice: what to do after a signal.
     """
     readable_output()
+    if (
+        not sys.stderr.isatty()
+    ):  # a bar in a file is one endless line; tqdm reads this when imported
+        os.environ.setdefault("TQDM_DISABLE", "1")
     thresholds = gc.get_threshold()
     # Nearly all that a command makes until networks run lives to its end: seldom look for garbage.
     gc.set_threshold(100_000, 50, 50)

@@ -38,16 +38,20 @@ def allow(*modules: str, conf: str | Path | None = None) -> None:
 
 
 def enter(arguments: Sequence[str]) -> None:
-    """What a command line of ``sclip-lab evaluate`` names itself: ``plugins=[...]``,
-    ``--config-dir`` and ``hydra.searchpath``. The processes of its jobs learn of it too.
+    """Allow what a command line names itself: ``plugins=[...]``, ``--config-dir`` and
+    ``hydra.searchpath``. The processes of its jobs learn of it too. A module that it names, or
+    that the variable ``SCLIP_LAB_PLUGINS`` names, may lie in the current folder.
 
     Raises:
-        LabError: not the name of a module.
+        LabError: not the name of a module, or a module that Python does not find.
     """
     modules, folders = _typed(arguments)
     functions.allow(*modules)
-    for module in modules:
-        _make_importable(module)
+    for module in functions.allowed():
+        top = module.partition(".")[0]
+        missing = importlib.util.find_spec(top) is None and not _in_this_folder(top)
+        if missing and module in modules:
+            raise LabError(f"plugins=[{module}]: {functions.absent(top)}")
     _extend(functions.VARIABLE, modules, ",")
     _extend(VARIABLE, [str(folder.absolute()) for folder in folders], os.pathsep)
 
@@ -86,15 +90,15 @@ def _add_folder(folder: Path) -> None:
     add_folder(folder)
 
 
-def _make_importable(module: str) -> None:
-    """A module beside the user, whom a console script does not look beside."""
-    top = module.split(".")[0]
+def _in_this_folder(top: str) -> bool:
+    """Let Python look in the current folder, where the console script does not, if a module is
+    there."""
     here = Path.cwd()
-    if importlib.util.find_spec(top) is None and (
-        (here / top).is_dir() or (here / f"{top}.py").is_file()
-    ):
-        sys.path.append(str(here))
-        _extend("PYTHONPATH", [str(here)], os.pathsep)
+    if not (here / top).is_dir() and not (here / f"{top}.py").is_file():
+        return False
+    sys.path.append(str(here))
+    _extend("PYTHONPATH", [str(here)], os.pathsep)
+    return True
 
 
 def _extend(variable: str, values: Iterable[str], separator: str) -> None:

@@ -13,8 +13,9 @@ import pandas as pd
 
 from sclip_lab.core.errors import unknown
 from sclip_lab.paper.cards import trained_to_show
-from sclip_lab.paper.claims import LEVEL, PHOTOS, Claim, Comparison
+from sclip_lab.paper.claims import LEVEL, Claim, Comparison
 from sclip_lab.results.statistics import multiple
+from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS
 
 HOLDS, FAILS, OPEN, NONE = "holds", "does not hold", "cannot say", "no verdict"
 TESTED, MADE = "tested", "made to"
@@ -23,8 +24,8 @@ FAMILIES = ("claim", "page")
 RULE = (
     "A claim holds or does not hold where the paired test over photos is sure of it at 5 %, with p "
     "adjusted after Holm for all comparisons of the claim (or of the page, with --family page); "
-    f"else the data cannot say. There is no verdict on fewer than {PHOTOS} photos, for random "
-    "weights, and where the higher score is not surely above what needs no network."
+    f"else the data cannot say. There is no verdict on fewer than {FEWEST_PHOTOS} photos, for "
+    "random weights, and where the higher score is not surely above what needs no network."
 )
 LEGEND = (
     "Made to: the network was trained until the claim held (its model card lists these), so that "

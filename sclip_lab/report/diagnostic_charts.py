@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES
 from sclip_lab.report.figures import COLORS, TALL, Figure, style
-from sclip_lab.results.statistics.intervals import student
+from sclip_lab.results.statistics.intervals import mean_interval
 from sclip_lab.results.store.spec_labels import labels
 
 ROW_SUM = "not between row sums"
@@ -59,8 +59,7 @@ def _drawn(df: pd.DataFrame, names: Mapping[str, str], per_row: int) -> Figure:
         for ax in axes[len(drawn) :]:
             ax.set_axis_off()
     figure.set_label(
-        "diagnostics: mean over photos with Student's 95 % interval; dots: single photos"
-        + _undefined(df)
+        "diagnostics: mean over photos with a 95 % interval; dots: single photos" + _undefined(df)
     )
     return figure
 
@@ -113,7 +112,7 @@ def _charts(df: pd.DataFrame) -> pd.Series:
 def _chart(ax: Axes, rows: pd.DataFrame, order: list[str]) -> None:
     places = {"x": rows["value"], "y": rows["variant"], "order": order, "ax": ax}
     sns.barplot(
-        **places, color=COLORS[5], width=0.7, errorbar=student,
+        **places, color=COLORS[5], width=0.7, errorbar=mean_interval,
         err_kws={"linewidth": 0.9, "color": "black"},
     )  # fmt: skip
     # seaborn draws its jitter from numpy's global state; the same store gives the same picture.

@@ -75,6 +75,11 @@ class Steps:
         """Whether a threshold or a refinement is given the photo's windows."""
         return self.threshold is not None or self._refinement_takes("encoded")
 
+    @property
+    def uses(self) -> frozenset[str]:
+        """What readout and refinements are declared to read (`sclip_lab.core.functions.uses`)."""
+        return used([self.score, *self.of_logits, *self.of_labels])
+
     def _refinement_takes(self, name: str) -> bool:
         refinements = [step.func for step in [*self.of_logits, *self.of_labels]]
         return any(name in inspect.signature(function).parameters for function in refinements)

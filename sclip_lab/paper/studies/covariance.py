@@ -14,12 +14,12 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES
-from sclip_lab.paper.claims import PHOTOS as FEWEST_PHOTOS
 from sclip_lab.paper.claims import Claim, Comparison, few_photos, gated, missing, whole
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import label_points, spec
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS, Figure, style
+from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS
 from sclip_lab.results.statistics.relations import FEWEST
 
 RESAMPLES = 500
@@ -78,7 +78,7 @@ def _claims(evidence: Evidence) -> list[Claim]:
             continue
         row = table.loc[measure]
         facts = (
-            f"Spearman {row['rho']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] over "
+            f"Spearman {_with_interval(row)} over "
             f"{row['variants']} variants of {row['families']} families and {row['photos']} photos; "
             f"{row['least']:+.2f} to {row['most']:+.2f} with one family left out; "
             f"{row['rho of families']:+.2f} over families, adjusted for {len(table)} measures"
@@ -95,6 +95,12 @@ def _claims(evidence: Evidence) -> list[Claim]:
             reason = f"{row['families']} families of variants; a verdict needs {FEWEST}"
         claims.append(replace(claim, no_verdict=claim.no_verdict or reason))
     return claims
+
+
+def _with_interval(row: pd.Series) -> str:
+    """A correlation in words, with its interval where there is one."""
+    text = f"{row['rho']:+.2f}"
+    return text if np.isnan(row["low"]) else f"{text} [{row['low']:+.2f}, {row['high']:+.2f}]"
 
 
 def _scatter(ax: Axes, evidence: Evidence, points: pd.DataFrame, measure: str, size: float) -> None:
@@ -134,7 +140,7 @@ def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
                 _scatter(ax, evidence, points, measure, 2.2)
                 row, good = rows_of.loc[measure], BETTER.get(MEASURES[measure].better)
                 ax.set_xlabel(measure.replace("_", " ") + (f" ({good})" if good else ""))
-                ax.set_title(f"Spearman {row['rho']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]")
+                ax.set_title(f"Spearman {_with_interval(row)}")
             for ax in axes[::columns]:
                 ax.set_ylabel("mIoU x100")
             for ax in axes[len(page) :]:

@@ -56,7 +56,9 @@ def difference(
     Returns:
         One row per pair: a, b (what tells them apart), spec_a, spec_b, backbone, dataset,
         protocol ("x, y" where they differ), difference, low, high (`intervals.corrected`), p
-        (two-sided, of the same), p_permutation (`permutation_p`), images. NaN where a score is.
+        (two-sided, of the same), p_permutation (`permutation_p`), images. NaN where a score is;
+        low, high and p also on fewer than `intervals.FEWEST_PHOTOS` photos, and the bounds where
+        `intervals.interval` gives none. p_permutation is exact on any number of photos.
 
     Raises:
         LabError: for an unknown or ambiguous name, or specs seen on different images.

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS
 from sclip_lab.results.statistics.resampling import Design
 from sclip_lab.results.statistics.uncertainty import check, resampled
 from sclip_lab.results.table.metrics import Array, divide
@@ -67,7 +68,8 @@ def relations(
     interval resamples families and photos together, and p permutes the families' mean scores
     against their mean diagnostics. p_adjusted is adjusted over all measures that were tried. Scores
     and diagnostics are resampled with the same photos; a photo that was not measured counts in the
-    score alone. Controls are left out, and specs on which a measure is not defined.
+    score alone. Controls are left out, and specs on which a measure is not defined. On fewer than
+    `FEWEST_PHOTOS` measured photos there is neither an interval nor a p.
 
     Args:
         df, measured, statistic: as `points`.
@@ -122,7 +124,8 @@ def relations(
             spread = spearman(values, scores, drawn_families[:, known])
             spread = spread[~np.isnan(spread)]
             ends = [(1 - level) / 2, (1 + level) / 2]
-            low, high = np.quantile(spread, ends) if len(spread) else (np.nan, np.nan)
+            few = len(columns) < FEWEST_PHOTOS
+            low, high = np.quantile(spread, ends) if len(spread) and not few else (np.nan, np.nan)
             over_photos = spearman(values, scores)
             wrong_side = min((over_photos <= 0).mean(), (over_photos >= 0).mean())
             estimate = float(spearman(x[None], y[None])[0])
@@ -132,7 +135,8 @@ def relations(
             ]
             better = MEASURES[measure].better if measure in MEASURES else ""
             count = len(set(group_of))
-            p_adjusted = max(float(adjusted[row]), min(1.0, 2 * wrong_side))
+            least_p = np.nan if few else min(1.0, 2 * wrong_side)
+            p_adjusted = np.maximum(adjusted[row], least_p)  # keeps NaN
             sure = bool(better) and count >= FEWEST and p_adjusted < 1 - level
             rows.append(
                 {
@@ -142,8 +146,8 @@ def relations(
                     "low": float(low),
                     "high": float(high),
                     "by_family": float(by_family[row]),
-                    "p": max(float(p[row]), min(1.0, 2 * wrong_side)),
-                    "p_adjusted": p_adjusted,
+                    "p": float(np.maximum(p[row], least_p)),
+                    "p_adjusted": float(p_adjusted),
                     "least": min(without),
                     "most": max(without),
                     "variants": len(x),

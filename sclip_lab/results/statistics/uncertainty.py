@@ -55,7 +55,7 @@ def bootstrap(
 
     Returns:
         Index spec, in order of appearance; columns estimate, low, high. NaN where an estimate has
-        no pixel, and for the bounds of a single image.
+        no pixel, and where `intervals.interval` gives no bounds.
 
     Raises:
         LabError: unknown statistic or method, n or level out of range.
