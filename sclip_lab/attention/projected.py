@@ -21,7 +21,7 @@ from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context, scores
 
-# Where a learned projection belongs, for its seal; its network is named in the file.
+# The seal of a learned projection; the file itself names its network.
 BELONGS = {"kind": "projection"}
 
 

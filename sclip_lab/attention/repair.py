@@ -44,7 +44,7 @@ def lof_scores(patches: Tensor, neighbours: int = 30) -> Tensor:
     count = patches.shape[1]
     if count == 1:
         return patches.new_ones(patches.shape[:2], dtype=torch.float32)
-    # Differences are what counts: taking the mean off keeps the expanded square from cancelling.
+    # Distances do not change if the mean is subtracted, and the expanded square cancels less.
     centred = patches.float() - patches.float().mean(1, keepdim=True)
     square = centred.square().sum(-1)
     distance = square[:, :, None] + square[:, None] - 2 * centred @ centred.transpose(1, 2)

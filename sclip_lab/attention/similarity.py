@@ -57,7 +57,7 @@ def centred(similarities: Tensor, beta: float, sharpness: float) -> Tensor:
 def above_mean(similarities: Tensor, beta: float, sharpness: float) -> Tensor:
     """`centred`, with -inf where it is negative: scores for a softmax over similar patches."""
     scores = centred(similarities, beta, sharpness)
-    # A patch may always attend to itself, or a flat image could leave it nothing.
+    # A patch may always attend to itself; otherwise a flat image could leave an empty row.
     diagonal = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
     return scores.masked_fill((scores < 0) & ~diagonal, -torch.inf)
 

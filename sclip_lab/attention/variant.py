@@ -82,7 +82,7 @@ COMMON: dict[str, Any] = {
 LARGEST_FILE = 8 << 30  # bytes of a file that a parameter names
 # Common keys that change a variant's map; the others say how the map is used.
 OF_MAP = ("class_token", "prior", "mix")
-# What the functions of a variant may be.
+# The kinds of functions that ``_target_`` and the parts of a variant may name.
 FUNCTIONS = (weights_function, block_edit)
 PARTS = {
     "prior": (prior_function, prior_of_grid),
@@ -451,7 +451,7 @@ def _rewritten(
 def _repaired(context: Context, repair: Callable[[Context], Tensor] | None) -> Context:
     if repair is None:
         return context
-    # Shared like every other derived value, so that variants with one repair share its q, k, v.
+    # Cached with the block's input, so that variants with the same repair share its q, k, v.
     key = ("repaired", repair.func, digest(plain(repair.keywords)))  # type: ignore[attr-defined]
     entered = context.input.once(key, lambda: BlockInput(context.block, repair(context)))
     return replace(context, input=entered)

@@ -28,7 +28,7 @@ from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 from sclip_lab.network.scene import Grid, Placement
 
-# Values of a matrix between patches that are there at once: of many windows a part of its rows.
+# Values of a matrix between patches in memory at once; of many windows only some rows are.
 LARGEST = 1 << 23
 # Added to the number of patches in a mean, as the official code does.
 EPSILON = 1e-6

@@ -13,9 +13,9 @@ from sclip_lab.data.decode import read_mask
 from sclip_lab.data.palette import Palette
 from sclip_lab.data.vocabulary import Vocabulary
 
-TABLE = 1 << 16  # raw ids that a table holds; 32-bit masks may have others, through label_map
+TABLE = 1 << 16  # raw ids in a table; label_map also takes other ids, of 32-bit masks
 LARGEST_ID = (1 << 16) - 1
-IGNORE = "ignore"  # in a yaml: the class of pixels that count nowhere
+IGNORE = "ignore"  # in a yaml: the class of pixels that are not counted
 BACKGROUND = "background"
 
 

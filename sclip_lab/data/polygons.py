@@ -81,7 +81,7 @@ def segmentation(value: Any, size: tuple[int, int]) -> np.ndarray:
         return coco.decode(runs).astype(bool)
     except LabError:
         raise
-    except Exception as error:  # pycocotools raises what it likes
+    except Exception as error:  # pycocotools raises many kinds
         raise LabError(
             f"segmentation cannot be decoded ({error or type(error).__name__})"
         ) from error

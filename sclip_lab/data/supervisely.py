@@ -21,11 +21,6 @@ from sclip_lab.data.decode import pixel_limit
 LARGEST_BITMAP = 1 << 28  # bytes of one object, unpacked
 
 
-def is_supervisely(content: Mapping[str, Any]) -> bool:
-    """Whether a json is of this format."""
-    return isinstance(content.get("objects"), list) and isinstance(content.get("size"), Mapping)
-
-
 def size(content: Mapping[str, Any]) -> tuple[int, int]:
     """(height, width) of the photo that was annotated."""
     return int(content["size"]["height"]), int(content["size"]["width"])

@@ -89,7 +89,7 @@ def listed(texts: Sequence[str]) -> list[str]:
     """
     kinds: dict[str, list[str]] = defaultdict(list)
     for text in texts:
-        # What follows the file's name says what is wrong with it.
+        # Words without digits and paths: they say what is wrong, not where.
         kinds[" ".join(word for word in text.split() if word.isalpha())[:60]].append(text)
     lines = []
     for kind in kinds.values():

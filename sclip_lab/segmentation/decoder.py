@@ -75,11 +75,6 @@ class Steps:
         """Whether a threshold or a refinement is given the photo's windows."""
         return self.threshold is not None or self._refinement_takes("encoded")
 
-    @property
-    def uses(self) -> frozenset[str]:
-        """What readout and refinements are declared to read (`sclip_lab.core.functions.uses`)."""
-        return used([self.score, *self.of_logits, *self.of_labels])
-
     def _refinement_takes(self, name: str) -> bool:
         refinements = [step.func for step in [*self.of_logits, *self.of_labels]]
         return any(name in inspect.signature(function).parameters for function in refinements)
@@ -270,7 +265,7 @@ class Readout:
         dtype = torch.uint8 if self.num_classes <= 256 else torch.int16
         classes = self.query_classes.to(device, dtype)
         prediction = torch.empty(size, dtype=dtype, device=device)
-        # log of the sum of exponentials per pixel: only a probability threshold needs it.
+        # Log of the sum of exponentials per pixel, for a probability threshold.
         normaliser = torch.empty(size, device=device) if threshold else None
         best = torch.empty(size, device=device) if threshold else None
         for rows, largest, query, below in _winners(bands()):
@@ -293,7 +288,7 @@ class Readout:
         return prediction
 
     def _large_enough(self, prediction: Tensor) -> Tensor:
-        """(classes,) bool: background, and classes above the share of predicted foreground."""
+        """(classes,) bool: background, and the classes above the share of predicted foreground."""
         area = torch.bincount(prediction.flatten().int(), minlength=self.num_classes)
         area[self.protocol.background] = 0
         foreground = area.sum()

@@ -25,7 +25,7 @@ from sclip_lab.network.backbone import cells
 Size = tuple[int, int]
 # Values in a band of rows.
 CPU_BAND, GPU_BAND = 1 << 20, 1 << 26
-# Up to so many pixels along a side of the photo, an axis is stitched by one dense matrix.
+# A photo's side of at most so many pixels is stitched by one dense matrix.
 LONG_SIDE = 4096
 
 
@@ -38,7 +38,7 @@ class Axis:
         crop: pixels in a window.
         cells: patches in a window.
         patch: pixels in a patch.
-        before, after: pixels of padding that the network sees on either side of it.
+        before, after: pixels of padding on either side of a window.
     """
 
     starts: tuple[int, ...]
@@ -56,7 +56,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Plan:
-    """Window geometry of one image size, and the two matrices that stitch it back.
+    """Window geometry of one image size.
 
     Attributes:
         resized: (height, width) in which windows are cut.
@@ -147,7 +147,7 @@ class Plan:
             yield rows, torch.matmul(by.to(wide.device), used, out=band)
 
     def _widened(self, laid_out: Tensor) -> Tensor:
-        """Columns stitched, rows not yet: (channels, n_rows * grid_h, target width)."""
+        """(channels, n_rows * grid_h, target width): columns are stitched, rows not yet."""
         width = self.target[1]
         if width <= LONG_SIDE:
             # The whole B_x, most of it zero: the time goes into writing the result anyway.

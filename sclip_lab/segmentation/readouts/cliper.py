@@ -177,6 +177,6 @@ def fused(levels: Tensor, attention: Tensor, threshold: float) -> Tensor:
 
 
 def _text(foreground: Tensor, background: Tensor) -> Tensor:
-    """Rows that compete: both lists, and the direction of the mean foreground class."""
+    """The rows that compete: both lists, and the direction of the mean foreground class."""
     mean = foreground.mean(dim=0, keepdim=True)
     return torch.cat([foreground, background, mean / mean.norm()]).float()

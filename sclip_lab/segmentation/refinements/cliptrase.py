@@ -82,14 +82,9 @@ def regions(
 
 
 def vote(prediction: Tensor, region: Tensor) -> Tensor:
-    """The most frequent class of each region, the smallest of several; noise keeps its own.
+    """Give each region its most frequent class; ties go to the smallest, noise does not change.
 
-    Args:
-        prediction: (height, width) class ids, 0 or more.
-        region: (height, width) from `regions`.
-
-    Returns:
-        (height, width), the prediction's dtype.
+    ``prediction``, (height, width) class ids, and ``region`` from `regions` have one shape.
     """
     if prediction.shape != region.shape:
         raise LabError(f"prediction {tuple(prediction.shape)}, regions {tuple(region.shape)}")

@@ -86,7 +86,7 @@ def affinity(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
     padded = F.pad(image[None], (margin,) * 4, mode="replicate")[0]
     scores = image.new_zeros(8 * len(dilations), *image.shape[-2:])
     for channel, centre in zip(padded, image, strict=True):
-        # The centre, once per dilation, is a difference of 0 and adds nothing to either sum.
+        # The centre counts once per dilation; its difference of 0 adds nothing to either sum.
         difference = torch.stack(
             [_shifted(channel, y, x, margin) for y, x in _shifts(dilations)]
         ).sub_(centre)
