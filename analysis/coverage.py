@@ -278,7 +278,7 @@ def null_tables(repetitions: int) -> str:
     }
     constant = [
         [f"{k}", *("none" if np.isnan(p) else f"{p:.4f}" for p in constant_differences(k).values())]
-        for k in (4, 10, 20)
+        for k in (4, 10, 12)
     ]
     few = max(1, repetitions // 2)
     parts = [

@@ -90,13 +90,17 @@ class Compared:
         }
 
     def seconds(self) -> dict[str, dict[str, float]]:
-        found = {
-            "reference_single": spread([r["csa"] for r in self.reference]),
-            "reference_sweep": spread(self.sums()),
-            "ours_single_fp32": spread(self.single),
-            "ours_sweep_fp32": spread(self.several),
+        sides = {
+            "reference_single": [r["csa"] for r in self.reference],
+            "reference_sweep": self.sums(),
+            "ours_single_fp32": self.single,
+            "ours_sweep_fp32": self.several,
+            "ours_single_bf16": self.half_single,
+            "ours_sweep_bf16": self.half,
+            "ours_single_bf16_fast": self.fast_single,
+            "ours_sweep_bf16_fast": self.fast,
         }
-        return {**found, **({"ours_sweep_bf16": spread(self.half)} if self.half else {})}
+        return {side: spread(seconds) for side, seconds in sides.items() if seconds}
 
 
 def compare(

@@ -193,6 +193,7 @@ def main() -> None:
         }
         part = parts[arguments.only]()
         figures = json.loads(path.read_text(encoding="utf-8")) | part
+        print("\n".join(report.lines({key: part[key] for key in part if key in report.KEYS})))
         path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         report.write(figures, arguments.out)
         return
@@ -203,6 +204,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     report.write(figures, arguments.out)
+    print("\n".join(report.lines(figures)))
     print(f"wrote {path}, performance.md and performance.png beside it")
 
 

@@ -111,8 +111,8 @@ def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: str = "keep
         grid: (grid_h, grid_w).
         isolated: an outlier without such a neighbour stays (``keep``, SC-CLIP), becomes ``zero``,
             or is ``undefined``: SFP's code divides 0 by 0 there, which spreads over the window and
-            makes all of it class 0. Such a window is refused here, so SFP's preset has ``zero`` and
-            deviates from its code.
+            makes all of it class 0. Such a window is refused, unless the readout is
+            `sclip_lab.segmentation.readouts.sfp`. SFP's preset has ``zero``, a deviation.
 
     Returns:
         the shape of ``tokens``; all other tokens are unchanged.

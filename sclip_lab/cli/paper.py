@@ -287,7 +287,11 @@ def evaluated(
     copies = _copies(cells, processes)
     for shard, specs in shards.items():
         evaluate_forked(specs, store, copies, observers=observers, shard=shard, **settings)  # type: ignore[arg-type]
-    evidence = {name: read(store, cells[name].specs, options) for name in configs}
+
+    def read_one(name: str) -> Evidence:
+        return read(store, cells[name].specs, options, configs[name].diagnostics)
+
+    evidence = {name: read_one(name) for name in configs}
     for name, part in evidence.items():
         for _, setting in chosen_studies[name].settings(part):
             photos = chosen_studies[name].photos(setting)
@@ -295,7 +299,7 @@ def evaluated(
                 specs = list(setting.specs.values())
                 shard = tuple(configs[name].shard)
                 evaluate(specs, store, observers=[Chosen(photos)], shard=shard, **settings)  # type: ignore[arg-type]
-                evidence[name] = read(store, cells[name].specs, options)
+                evidence[name] = read_one(name)
     if timings.images or copies == 1:
         log.info("%s", timings.report())
     return evidence
@@ -324,8 +328,13 @@ def cores() -> int:
     return min(torch.get_num_threads(), MOST)
 
 
-def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Evidence:
-    """What a store has of these specs, which were just evaluated."""
+def read(
+    store: Store, specs: Sequence[Spec], options: Mapping[str, Any], diagnostics: DictConfig
+) -> Evidence:
+    """What a store has of these specs, which were just evaluated; of diagnostics what was asked
+    for."""
+    import pandas as pd
+
     from sclip_lab import results
     from sclip_lab.report.evidence import Evidence
     from sclip_lab.results.store import picture_files
@@ -337,8 +346,10 @@ def read(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Evi
     counts = {spec.dataset.name: len(spec.dataset) for spec in specs}
     return Evidence(
         df=df,
-        measured=results.diagnostics(store.root, keys),
-        layers=results.diagnostics(store.root, keys, layers=True),
+        measured=results.diagnostics(store.root, keys) if diagnostics.measures else pd.DataFrame(),
+        layers=results.diagnostics(store.root, keys, layers=True)
+        if diagnostics.measures and diagnostics.layers
+        else pd.DataFrame(),
         pictures=picture_files.load(store.root, keys),
         specs={key[:12]: spec for key, spec in asked.items()},
         options=options,

@@ -373,6 +373,7 @@ class _Pass:
         collected = Collected(windows)
         for index, chunk, encoded in self._encoded(windows, photos, groups):
             whole = collected.add(index, chunk, encoded)
+            del encoded  # or it stays while the next chunk is encoded
             if whole is None:
                 continue
             for number, photo in enumerate(photos):
@@ -382,6 +383,7 @@ class _Pass:
                         self.references.add(spec, photo, first_view)
                     except Exception as error:
                         self._fail(spec, [photo], error)
+            del whole, first_view
 
     def _record(self, photos: Sequence[Photo]) -> None:
         """Compute what is missing of one batch of photos, and record it."""
@@ -414,21 +416,27 @@ class _Pass:
                 whole = collected.add(index, chunk, encoded, history)
             for spec in specs:
                 readout = self.readouts[spec.key]
-                seen, at = encoded, chunk
-                if readout.sees_photo:
-                    if whole is None:
-                        continue
-                    seen, at = whole, windows.every
+                if readout.sees_photo and whole is None:
+                    continue
+                at = windows.every if readout.sees_photo else chunk
                 made = logits.setdefault((index, readout.logits_key), [])
                 try:
                     with recorder.timings.measure("readout"):
                         if sum(map(len, made)) == at.start:
-                            made.append(self.references.logits(spec, seen, at, parts))
+                            made.append(
+                                self.references.logits(
+                                    spec,
+                                    whole if whole and readout.sees_photo else encoded,
+                                    at,
+                                    parts,
+                                )
+                            )
                 except Exception as error:
                     self._fail(spec, photos, error)
                     continue
                 if at.stop == windows.every.stop:
                     self._finish(spec, photos, windows, torch.cat(made), whole, counts)
+            del encoded, whole  # or they stay while the next chunk is encoded
         if counts is not None:
             self._fetch(counts)
 

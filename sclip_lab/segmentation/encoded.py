@@ -187,6 +187,7 @@ def encode(
         if variants[index].entry_key is not None:
             state, history = _without_entry(state, history, backbone.blocks[0].prefix, grid)
         yield index, Encoded(backbone, variants[index], images, grid, state, history, scene)
+        del state, history  # or they stay while the next variant runs
 
 
 def _without_entry(

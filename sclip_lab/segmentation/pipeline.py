@@ -307,6 +307,7 @@ def run(
             for index, encoded in call([variants[i] for i in chosen]):
                 waiting.remove(chosen[index])
                 yield chosen[index], encoded
+                del encoded  # or it stays while the next variant runs
         except Exception as error:
             if failed is None:
                 raise
@@ -328,8 +329,10 @@ def run(
                 if variants[index].entry_key is None and first[index] >= len(history):
                     history = encoded.history[: first[index] + 1]
                 yield index, chunk, encoded
+                del encoded
         if joint:
             tokens.append(encoder.entering(chunk, images, level, history))
+        del history  # or it stays while the next chunk is encoded
     if joint:
         images, scene = windows.cut(windows.every), windows.scene(windows.every)
         trunk = level, torch.cat(tokens)

@@ -72,8 +72,13 @@ def segment(
             whole = collected.add(0, chunk, encoded, readout.reads_history)
         if not readout.sees_photo:
             logits.append(readout.patch_logits(encoded))
+        del encoded  # or it stays while the next chunk is encoded
     if readout.sees_photo:
         assert whole is not None
         logits.append(readout.patch_logits(whole))
-    first_view = None if whole is None else whole.part(windows.first_view(0))
+    first_view = None
+    if readout.reads_windows:
+        assert whole is not None
+        first_view = whole.part(windows.first_view(0))
+    del whole  # labels are decided at the photo's size, which takes memory as well
     return pipeline.label(readout, windows, 0, torch.cat(logits), first_view).cpu().numpy()

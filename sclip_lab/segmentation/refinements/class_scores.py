@@ -5,7 +5,6 @@ Sun, Cao, Xie, Jiang, Pang, ICCV 2025, arXiv 2411.13836, without the diffusion r
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
@@ -36,6 +35,7 @@ def class_scores(
         raise LabError(f"background {background} must be 1 .. {len(mask) - 1} of the queries")
     scores = mask.amax(dim=(1, 2), keepdim=True)
     maps = mask * (scores / (scores + EPSILON))
-    result = torch.where((maps >= pixel_threshold) & (scores > class_threshold), maps, 0.0)
-    result[:background] = 0
-    return result
+    maps[maps < pixel_threshold] = 0
+    maps[(scores <= class_threshold).flatten()] = 0
+    maps[:background] = 0
+    return maps
