@@ -75,8 +75,7 @@ def spread(weights: Tensor, value: Tensor) -> Tensor:
 
 
 def guided_map(ctx: Context, beta: float, gamma: float, output_grid: str) -> tuple[Tensor, Grid]:
-    """ProxyCLIP's map (batch, patches, patches) and the grid of its patches; arguments as in
-    `proxyclip`.
+    """ProxyCLIP's map (batch, patches, patches) and its grid; arguments as in `proxyclip`.
 
     Raises:
         LabError: an unknown grid, or another grid in a block that is not the last.

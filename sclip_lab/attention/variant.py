@@ -96,8 +96,7 @@ _names: list[Callable[[str], Mapping[str, Any]]] = []
 
 
 def names_by(load: Callable[[str], Mapping[str, Any]]) -> None:
-    """Set how the name of a variant becomes the content of its yaml; conf/ is above this
-    package."""
+    """Set the function from a variant's name to the content of its yaml."""
     _names[:] = [load]
 
 
@@ -152,8 +151,7 @@ class Variant:
         return replace(self, key=key, edit_key=edit_key, _text=text)
 
     def first(self, depth: int) -> int:
-        """Index of the first block whose input or computation differs from the trained
-        network's."""
+        """Index of the first block whose input or computation is not as trained."""
         early = self.entry_key is not None or self._hidden_key is not None
         return 0 if early else self.layers(depth)[0]
 
@@ -250,11 +248,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Map:
-    """The attention map of one variant as a parameter of another: context -> (batch, heads, tokens,
-    tokens).
+    """The attention map of one variant as a parameter of another.
 
-    A weights function gets a map for each parameter that is annotated ``Map``; the user states a
-    variant's name or the content of its yaml. Equal maps compute the same thing.
+    It maps the context to (batch, heads, tokens, tokens). A weights function gets a map for each
+    parameter that is annotated ``Map``; the user states a variant's name or the content of its
+    yaml. Equal maps compute the same thing.
 
     Attributes:
         key: digest of what determines the map.

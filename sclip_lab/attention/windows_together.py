@@ -221,8 +221,7 @@ class Anchors:
 def neighbourhood_mean(
     features: Tensor, pixels: Tensor, windows: int, grid: Grid, include_self: bool
 ) -> Tensor:
-    """(nodes, channels) means over the same place in other windows and the 8 neighbours in the
-    window.
+    """(nodes, channels): mean over the same place in other windows and 8 neighbours.
 
     Args:
         features: (nodes, channels).

@@ -60,8 +60,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
-        """The sample at ``index``; raises LabError with the file's name if the file cannot be
-        used."""
+        """The sample at ``index``; a LabError names the file if it cannot be used."""
 
     @property
     @abstractmethod

@@ -312,8 +312,7 @@ def _check_png(content: bytes) -> None:
 
 
 def _check_lossless(path: str | Path, image: Image.Image, content: bytes) -> None:
-    """Refuse a mask whose ids may have been changed by compression; the bytes tell, not the
-    name."""
+    """Refuse a mask whose bytes say that compression may have changed its ids."""
     compression = str(image.format)
     lossless = compression in LOSSLESS
     if compression == "TIFF":
@@ -345,8 +344,7 @@ def _check_stored_ids(path: str | Path, image: Image.Image) -> None:
 
 
 def _grey_levels(path: str | Path, image: Image.Image) -> np.ndarray:
-    """(height, width) int32 greys of a GIF. Its palette indices are no ids: writers renumber
-    them."""
+    """(height, width) int32 greys of a GIF; its palette indices are no ids."""
     colours = np.array(image.convert("RGB")).astype(np.int32)
     if (colours != colours[..., :1]).any():
         raise LabError(

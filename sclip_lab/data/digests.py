@@ -25,8 +25,7 @@ Proof = tuple[int, int, int, int]
 
 
 def cache_file() -> Path:
-    """The file that remembers digests, below ``$SCLIP_LAB_CACHE`` (by default
-    ~/.cache/sclip_lab)."""
+    """The file of digests, below ``$SCLIP_LAB_CACHE``, by default ~/.cache/sclip_lab."""
     folder = os.environ.get(CACHE_VARIABLE) or os.path.join("~", ".cache", "sclip_lab")
     return Path(os.path.expanduser(folder)) / "file_digests.json"
 

@@ -1,5 +1,4 @@
-"""Find out what the masks of a folder hold (ids, colours, class names) and state it as yaml
-keys."""
+"""Find out what a folder's masks hold (ids, colours, class names), as yaml keys."""
 
 from __future__ import annotations
 

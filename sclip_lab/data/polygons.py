@@ -49,8 +49,7 @@ def circle(points: Points, size: tuple[int, int]) -> np.ndarray:
 
 
 def pasted(bitmap: np.ndarray, left: int, top: int, size: tuple[int, int]) -> np.ndarray:
-    """A (rows, columns) bool bitmap at its place in the photo; parts beyond the photo are cut
-    off."""
+    """A (rows, columns) bool bitmap at its place in the photo, cut at the photo's border."""
     region = np.zeros(size, bool)
     rows, columns = (slice(max(0, start), max(0, start + length)) for start, length in
                      ((top, bitmap.shape[0]), (left, bitmap.shape[1])))  # fmt: skip

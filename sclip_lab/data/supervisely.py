@@ -48,8 +48,7 @@ def regions(content: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple
 
 
 def _bitmap(data: str) -> np.ndarray:
-    """(rows, columns) bool from the base64 of a deflated png; its alpha or only channel is the
-    region."""
+    """(rows, columns) bool from the base64 of a deflated png: its alpha or only channel."""
     unpacked = zlib.decompressobj().decompress(base64.b64decode(data), LARGEST_BITMAP)
     with Image.open(io.BytesIO(unpacked)) as image:
         if image.width * image.height > pixel_limit():

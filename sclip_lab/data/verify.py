@@ -1,5 +1,4 @@
-"""Check that a data set on disk holds what its yaml says. Every sample is read, all faults are
-listed."""
+"""Check that a data set on disk is what its yaml says. Every sample is read."""
 
 from __future__ import annotations
 

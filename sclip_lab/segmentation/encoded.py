@@ -193,8 +193,7 @@ def encode(
 def _without_entry(
     state: State, history: tuple[BlockInput, ...], prefix: int, grid: Grid
 ) -> tuple[State, tuple[BlockInput, ...]]:
-    """Remove the tokens that a variant added: readouts and measures read class token and
-    patches."""
+    """Remove the tokens that a variant added; readouts and measures do not read them."""
     rows = slice(prefix + math.prod(grid))
     index = slice(None), rows
     cut = (BlockInput(e.block, partial(_tokens, e, index)) for e in history)

@@ -163,11 +163,10 @@ class Plan:
     def row_bands(
         self, channels: int, device: torch.device, max_values: int | None = None
     ) -> Iterator[slice]:
-        """Rows of the target from top to bottom, as many at once as have ``max_values`` values; at
-        least one.
+        """Rows of the target from top to bottom, each band of at most ``max_values`` values.
 
-        None takes what fits into the cache of a CPU core, or a quarter of a gigabyte on a GPU,
-        where each band costs the start of several kernels.
+        A band has at least one row. None takes what fits into the cache of a CPU core, or a quarter
+        of a gigabyte on a GPU, where each band costs the start of several kernels.
         """
         if max_values is None:
             max_values = CPU_BAND if device.type == "cpu" else GPU_BAND

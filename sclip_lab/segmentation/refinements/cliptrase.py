@@ -26,8 +26,7 @@ MEDIAN = 7
 
 
 def self_correlation(entered: BlockInput) -> Tensor:
-    """(batch, tokens, tokens) in -1 .. 1: mean over heads and over q, k, v of the cosines
-    between tokens."""
+    """(batch, tokens, tokens) cosines between tokens, mean over heads and q, k, v."""
     total = torch.zeros(())
     for name in ("query", "key", "value"):
         unit = F.normalize(entered.projected(name), dim=-1)
