@@ -1,5 +1,4 @@
-"""Check that a data set on disk holds what its yaml says. Every sample is read, all faults are
-listed."""
+"""Check that a data set on disk is what its yaml says. Every sample is read."""
 
 from __future__ import annotations
 
@@ -89,7 +88,7 @@ def listed(texts: Sequence[str]) -> list[str]:
     """
     kinds: dict[str, list[str]] = defaultdict(list)
     for text in texts:
-        # What follows the file's name says what is wrong with it.
+        # Words without digits and paths: they say what is wrong, not where.
         kinds[" ".join(word for word in text.split() if word.isalpha())[:60]].append(text)
     lines = []
     for kind in kinds.values():

@@ -25,7 +25,7 @@ def templates(choice: str | Sequence[str]) -> tuple[str, ...]:
     """The prompts of a named set, or the prompts themselves: text with one ``{}`` each."""
     if not isinstance(choice, str):
         return tuple(choice)
-    from sclip_lab.network.loading import TEMPLATE_SETS  # open_clip: too slow for a finished sweep
+    from sclip_lab.network.loading import TEMPLATE_SETS  # imports open_clip, which is slow
 
     if choice not in TEMPLATE_SETS:
         raise unknown("template set", choice, TEMPLATE_SETS)
