@@ -14,12 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import create_config_search_path
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
@@ -27,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from sclip_lab.config import guard
-from sclip_lab.config.folders import PACKAGE, conf_dir, folders
+from sclip_lab.config.folders import PACKAGE, conf_dir, folders, names
 from sclip_lab.core.errors import LabError, unknown
 
 CONFIG = "config"
@@ -111,10 +112,8 @@ class UnknownKey(LabError):
 
 
 class Repository(ConfigRepository):
-    """Hydra's yaml files, each checked by `guard.check_file` before it is parsed.
-
-    Parsed files are kept: each job of a sweep reads some thirty, most of them the same.
-    """
+    """Hydra's yaml files. `guard.check_file` looks at each before it is parsed, once in a process
+    while the file does not change."""
 
     _parsed: dict[tuple[Any, ...], ConfigResult | None] = {}  # noqa: RUF012, shared on purpose
 
@@ -123,7 +122,7 @@ class Repository(ConfigRepository):
         if source is None or source.scheme() not in ("file", "pkg"):
             return super().load_config(config_path)
         path, stamp = Path(source.path, source._normalize_file_name(config_path)), (0, 0)
-        if source.scheme() == "file":  # the others are Hydra's own
+        if source.scheme() == "file":  # files in packages are Hydra's own
             status = path.stat()
             stamp = status.st_mtime_ns, status.st_size
         key = (source.provider, str(path), config_path, stamp)
@@ -137,6 +136,9 @@ class Repository(ConfigRepository):
 class Loader(ConfigLoaderImpl):
     """Hydra's loader of configurations, see the top of this file.
 
+    Hydra takes 50 ms to compose a job. So a loader composes each choice of files once, and the jobs
+    of a sweep that differ in values alone are copies of it.
+
     Args:
         folder: of yaml files, which come before the package's own (``--config-dir``).
         main: the folder of ``config.yaml``; None: the package's.
@@ -147,10 +149,49 @@ class Loader(ConfigLoaderImpl):
         if folder is not None:
             if not Path(folder).is_dir():
                 raise LabError(f"--config-dir {folder}: no such folder")
-            # Hydra wants its schemas last.
+            # Hydra requires its schemas to come last.
             search_path.prepend("command-line", f"file://{Path(folder).absolute()}", "schema")
         super().__init__(search_path)
         self.repository = Repository(search_path)
+        self._chosen: dict[tuple[str, ...], DictConfig] = {}
+
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: Sequence[str]
+    ) -> DictConfig:
+        """The configuration of one job of a sweep, equal to Hydra's.
+
+        Raises:
+            LabError: what does not compose.
+        """
+        of_hydra = OmegaConf.to_container(master_config.hydra.overrides.hydra)  # unresolved
+        words = [*map(str, of_hydra), *sweep_overrides]
+        overrides = self.parsed(words)
+        values = [override for override in overrides if self._sets_a_value(override)]
+        choices = tuple(str(o.input_line) for o in overrides if o not in values)
+        if choices not in self._chosen:
+            name = master_config.hydra.job.config_name
+            self._chosen[choices] = self.load_configuration(name, list(choices), RunMode.RUN)
+        config = self._chosen[choices].copy()
+        with self.explained(words):
+            self._apply_overrides_to_config(values, config)
+        task = [override for override in overrides if not override.is_hydra_override()]
+        config.hydra.overrides.task = [override.input_line for override in task]
+        form = config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = get_overrides_dirname(
+            task, form.exclude_keys, form.item_sep, form.kv_sep
+        )
+        OmegaConf.copy_cache(from_config=master_config, to_config=config)  # the time of ${now:}
+        return config
+
+    def _sets_a_value(self, override: Override) -> bool:
+        """Whether an override only changes a value of the composed configuration."""
+        return (
+            override.type == OverrideType.CHANGE
+            and override.package is None
+            and not override.is_hydra_override()
+            and not override.is_sweep_override()
+            and not self.repository.group_exists(override.key_or_group)
+        )
 
     def load_configuration(
         self,
@@ -192,6 +233,15 @@ class Loader(ConfigLoaderImpl):
                 guard.check_commands(commands, usual)
         return config
 
+    def parsed(self, words: Sequence[str]) -> list[Override]:
+        """Overrides as Hydra parses them, choices that sweep over a group's files included.
+
+        Raises:
+            LabError: words that are none.
+        """
+        with self.explained(words):
+            return OverridesParser.create(self).parse_overrides(list(words))
+
     def load_file(self, group: str, name: str) -> DictConfig:
         """One file of a group with what its own defaults name, without the rest of conf/."""
         repository = CachingConfigRepository(self.repository)
@@ -215,8 +265,9 @@ class Loader(ConfigLoaderImpl):
                     f"{word}: one preset at a time. Run them one after another; what two have in "
                     "common is computed once"
                 )
-            known = self.choices(key, words) if key == "experiment" else [name]
-            if name not in (*known, "null"):
+            if key != "experiment" or name in ("null", *names(key)):
+                continue
+            if name not in (known := self.choices(key, words)):
                 raise unknown(key, name, known)
 
     @contextmanager
@@ -367,14 +418,3 @@ def _composed(overrides: tuple[str, ...], stamps: object) -> DictConfig:
     )
     guard.check_values(config)
     return config
-
-
-def parsed(words: Sequence[str]) -> list[Any]:
-    """Overrides as Hydra parses them, choices that sweep over a group's files included.
-
-    Raises:
-        LabError: words that are none.
-    """
-    loader = Loader()
-    with loader.explained(words):
-        return OverridesParser.create(loader).parse_overrides(list(words))

@@ -22,25 +22,18 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override, OverrideType, RangeSweep
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.types import HydraContext, RunMode, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
-from sclip_lab.config.composition import (
-    Loader,
-    UnknownKey,
-    composed,
-    key_of,
-    parsed,
-    plain_config,
-)
-from sclip_lab.config.folders import names
+from sclip_lab.config.composition import CONFIG, Loader, UnknownKey, key_of, plain_config
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.values import shown
 
@@ -109,11 +102,12 @@ def expand(
         LabError: words that are no overrides, or grids that are none.
     """
     _check(grids)
-    typed = parsed(words)
+    loader = Loader()
+    typed = loader.parsed(words)
     jobs: dict[tuple[str, ...], None] = {}
     for grid in grids or [{}]:
         kept = str(grid.get("keep", "")).split(",")
-        lines = parsed(_lines({k: v for k, v in grid.items() if k not in ABOUT}))
+        lines = loader.parsed(_lines({k: v for k, v in grid.items() if k not in ABOUT}))
         lines += [override for override in typed if override.get_key_element() not in kept]
         values = {override.get_key_element(): _values(override) for override in lines}
         on_line = {o.get_key_element(): str(o.input_line).partition("=")[2] for o in typed}
@@ -174,11 +168,7 @@ def _matches(chosen: Mapping[str, Any], key: str, pattern: str) -> bool:
 
 
 def sweep(words: Sequence[str]) -> list[DictConfig]:
-    """The configurations of ``sclip-lab evaluate -m <words>`` without launching them, with as much
-    of Hydra's own section as specs are made from.
-
-    Hydra composes a job in a tenth of a second, and a report has some two hundred. So each choice
-    of groups is composed once, and values are set in a copy of it, as Hydra does at the end.
+    """The configurations of ``sclip-lab evaluate -m <words>`` without launching them.
 
     Args:
         words: Hydra overrides; commas sweep.
@@ -186,17 +176,13 @@ def sweep(words: Sequence[str]) -> list[DictConfig]:
     Raises:
         LabError: they do not compose.
     """
-    typed = parsed(words)
-    presets = [str(o.input_line) for o in typed if o.key_or_group == "experiment"]
-    others = [o for o in typed if o.key_or_group != "experiment"]
-    fixed = [o for o in others if not o.is_sweep_override()]
-    groups = [str(o.input_line) for o in fixed if o.is_hydra_override() or not _sets_a_value(o)]
-    hydra = composed(*presets, *groups).hydra
-    lines = _lines(plain_config(hydra.sweeper.get("params")) or {})
-    lines += [str(override.input_line) for override in others]
-    grids = plain_config(hydra.sweeper.get("grids")) or []
-    jobs = expand(grids, lines, plain_config(hydra.runtime.choices))
-    return compose_jobs(jobs, lambda job: _job(presets, job))
+    loader = Loader()
+    master = loader.load_configuration(CONFIG, list(words), RunMode.MULTIRUN, from_shell=False)
+    sweeper = master.hydra.sweeper
+    grids, params = plain_config(sweeper.get("grids")), plain_config(sweeper.get("params"))
+    lines = [*_lines(params or {}), *master.hydra.overrides.task]
+    jobs = expand(grids or [], lines, plain_config(master.hydra.runtime.choices))
+    return compose_jobs(jobs, partial(loader.load_sweep_config, master))
 
 
 def compose_jobs(
@@ -233,22 +219,3 @@ def compose_jobs(
             "%s: left out of %d of %d jobs, which have no such key", key, len(errors), len(jobs)
         )
     return list(configs.values())
-
-
-def _job(presets: list[str], words: list[str]) -> DictConfig:
-    overrides = parsed(words)
-    values = [override for override in overrides if _sets_a_value(override)]
-    groups = [str(override.input_line) for override in overrides if override not in values]
-    config = composed(*presets, *groups)
-    task = [*presets, *(str(override.input_line) for override in overrides)]
-    choices = plain_config(config.hydra.runtime.choices)
-    with open_dict(config):
-        config.hydra = {"runtime": {"choices": choices}, "overrides": {"task": task}}
-    with Loader().explained(words):
-        for override in values:
-            OmegaConf.update(config, override.get_key_element(), override.value(), merge=True)
-    return config
-
-
-def _sets_a_value(override: Override) -> bool:
-    return not names(override.key_or_group) and override.type == OverrideType.CHANGE
