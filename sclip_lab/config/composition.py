@@ -163,8 +163,8 @@ class Loader(ConfigLoaderImpl):
         Raises:
             LabError: what does not compose.
         """
-        of_hydra = OmegaConf.to_container(master_config.hydra.overrides.hydra)  # unresolved
-        words = [*map(str, of_hydra), *sweep_overrides]
+        of_hydra: Any = OmegaConf.to_container(master_config.hydra.overrides.hydra)  # unresolved
+        words = [*of_hydra, *sweep_overrides]
         overrides = self.parsed(words)
         values = [override for override in overrides if self._sets_a_value(override)]
         choices = tuple(str(o.input_line) for o in overrides if o not in values)
