@@ -295,6 +295,8 @@ def read_tensors(
         if not foreign:
             raise
         raise Damaged(path, f"is not a safetensors file: {error}") from None
+    if not notes.get(SEAL, _BLANK).startswith(_MARK.decode()):  # else it passes for a foreign file
+        raise Damaged(path, "is not what was written here: its seal is damaged")
     return tensors, {key: value for key, value in notes.items() if key != SEAL}
 
 
