@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.progress import Bar
 from sclip_lab.data.decode import LARGEST_JSON, read_image, regular_file
 from sclip_lab.data.paths import below
 
@@ -76,7 +76,7 @@ def convert(annotations: Path, segment_folder: Path, mask_folder: Path) -> list[
         raise LabError(f"panoptic json {annotations}: cannot be read ({error!r})") from error
     classes = class_ids(categories)
     mask_folder.mkdir(parents=True, exist_ok=True)
-    for entry in tqdm(entries, desc="panoptic masks", unit="mask", delay=2, leave=False):
+    for entry in Bar(entries, desc="panoptic masks", unit="mask", delay=2, leave=False):
         source = below(segment_folder, entry["file_name"], annotations)
         target = below(mask_folder, entry["file_name"], annotations).with_suffix(".png")
         try:
