@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sclip_lab import results
 from sclip_lab.attention.variant import Variant
 from sclip_lab.core import signals
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.progress import Bar
 from sclip_lab.core.timings import Timings
 from sclip_lab.evaluation.audit import Audit, nothing_left
 from sclip_lab.evaluation.loader import Loader, Photo, PhotoError
@@ -330,8 +330,8 @@ class _Pass:
                 if len(recorder.failures) == len(self.specs):
                     return
 
-    def _bar(self, total: int, title: str) -> tqdm[Any]:
-        return tqdm(total=total, desc=title, unit="img", disable=not self.progress)
+    def _bar(self, total: int, title: str) -> Bar:
+        return Bar(total=total, desc=title, unit="img", disable=not self.progress)
 
     def _by_variant(self, specs: Iterable[Spec]) -> list[tuple[Variant, list[Spec]]]:
         """Each variant once, with its specs."""
