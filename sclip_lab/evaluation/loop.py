@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sclip_lab import results
 from sclip_lab.attention.variant import Variant
 from sclip_lab.core import signals
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.progress import Bar
 from sclip_lab.core.timings import Timings
 from sclip_lab.evaluation.audit import Audit, nothing_left
 from sclip_lab.evaluation.loader import Loader, Photo, PhotoError
@@ -115,13 +115,13 @@ def evaluate(
             shard_names = names[shard[0] :: shard[1]]
             recorder = Recorder(group, store, observers, shard_names, timings, on_error == "skip")
             indices = [i for i, name in enumerate(names) if recorder.missing(name)]
-            missing = {spec.key for i in indices for spec in recorder.missing(names[i])}
+            missing = [s for s in group if any(recorder.needs(s, names[i]) for i in indices)]
             timings.cells += len(group)
             timings.stored += len(group) - len(missing)
             if indices:
                 store.check_writable()
                 try:
-                    one_pass = _Pass(group, recorder, batch_windows, cache, progress, audit)
+                    one_pass = _Pass(missing, recorder, batch_windows, cache, progress, audit)
                     one_pass.run(indices, batch_images)
                 except PhotoError as error:
                     failed |= {spec.key: error for spec in recorder.missing(error.image)}
@@ -263,7 +263,7 @@ class _Pass:
     """One pass over the images of one data set, for specs that share their windows.
 
     Args:
-        specs: with the same network, data set and window geometry.
+        specs: with the same network, data set and window geometry; of each some image is missing.
         recorder: knows what is missing, and takes what is computed.
         batch_windows: windows at once; None: as many as memory has room for.
         cache: of the trunk's tokens, or None.
@@ -280,6 +280,7 @@ class _Pass:
         progress: bool,
         audit: Audit,
     ) -> None:
+        self.specs = specs
         self.audit = audit
         self.recorder = recorder
         self.batch_windows = batch_windows
@@ -297,13 +298,13 @@ class _Pass:
                 )
                 for spec in specs
             }
-        timings, names = recorder.timings, self.dataset.names
+        timings = recorder.timings
         self.encoder = CachedEncoder(self.backbone, self.dataset, self.protocol, cache, timings)
-        missing = [spec for spec in specs if any(recorder.needs(spec, name) for name in names)]
-        self.references = References(missing, self.readouts)
+        self.references = References(specs, self.readouts)
         variants = [variant for variant, _ in self._by_variant(specs)]
-        blocks, apart = tree.cost(self.backbone.depth, variants)
-        log.info("%d variants run %d blocks per photo, apart %d", len(variants), blocks, apart)
+        blocks, unshared = tree.cost(self.backbone.depth, variants)
+        text = "%d variant%s of this run: %d blocks per photo, %d without sharing"
+        log.info(text, len(variants), "s" * (len(variants) > 1), blocks, unshared)
 
     def run(self, indices: Sequence[int], batch_images: int | None) -> None:
         """Compute what is missing of some images, and record it."""
@@ -317,7 +318,7 @@ class _Pass:
                         self._refer(photos)
                     signals.check()
                     bar.update(len(photos))
-        title = f"{len(recorder.specs)} x {dataset.name}"
+        title = f"{len(self.specs)} x {dataset.name}"
         with recorder, self._bar(len(indices), title) as bar:
             for photos in loader.batches(indices):
                 for photo in photos:
@@ -326,11 +327,11 @@ class _Pass:
                     self._record(photos)
                 recorder.finish(len(photos))
                 bar.update(len(photos))
-                if len(recorder.failures) == len(recorder.specs):
+                if len(recorder.failures) == len(self.specs):
                     return
 
-    def _bar(self, total: int, title: str) -> tqdm[Any]:
-        return tqdm(total=total, desc=title, unit="img", disable=not self.progress)
+    def _bar(self, total: int, title: str) -> Bar:
+        return Bar(total=total, desc=title, unit="img", disable=not self.progress)
 
     def _by_variant(self, specs: Iterable[Spec]) -> list[tuple[Variant, list[Spec]]]:
         """Each variant once, with its specs."""
@@ -403,7 +404,7 @@ class _Pass:
             observed = any(recorder.observes(spec, name) for name in names)
             return observed or self.readouts[spec.key].reads_history
 
-        groups = self._by_variant(missing(recorder.specs))
+        groups = self._by_variant(missing(self.specs))
         if not groups:  # all have failed before
             return
         windows = self._windows(photos, len(groups))

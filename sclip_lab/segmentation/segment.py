@@ -1,4 +1,4 @@
-"""One photo, some class names, a label map."""
+"""Segment one photo: class names in, label map out."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def segment(
     Args:
         backbone: from `load_backbone`.
         image: (height, width, 3) uint8 RGB, a PIL image, or a file.
-        class_names: a name per class; several separated by commas, or a list, are synonyms.
+        class_names: one name per class; several, separated by commas or in a list, are synonyms.
         attention: from `load_attention`.
-        protocol: how; SCLIP's default otherwise.
-        guidance: a second network, for attention or readouts that look at one.
-        batch_windows: windows of the photo that go through the network at once; None: as many as
-            memory has room for. The labels do not depend on it.
+        protocol: by default SCLIP's.
+        guidance: a second network, for attention or readouts that read one.
+        batch_windows: windows that go through the network at once; None: as many as memory holds.
+            The labels do not depend on it.
 
     Returns:
-        (height, width) class ids: indices into ``class_names``, uint8 (int16 beyond 256 classes);
-        of the photo's middle, if the protocol crops photos.
+        (height, width) indices into ``class_names``, uint8 (int16 beyond 256 classes); of the
+        photo's middle, if the protocol crops photos.
 
     Raises:
         LabError: an image that cannot be read, or no class names.
