@@ -24,8 +24,23 @@ log = logging.getLogger(__name__)
 MAX_UNPACKED = 64 << 20
 LARGEST = 64 << 30  # bytes; ViT-bigG has 10 GB in fp32
 LARGEST_INDEX = 64 << 20
-# What wrappers of a model put before the names of its weights.
-PREFIXES = ("module.", "_orig_mod.", "base_model.model.", "clip_model.", "model.")
+# What torch's own wrappers put into names, also in their middle, and count beside the weights.
+WRAPPERS = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+COUNTERS = ("n_averaged",)
+# First parts of names that say which part of a network this is, so that they are no wrapper's.
+PARTS = {"visual", "text", "vision_model", "text_model", "image_encoder"}
+FEWEST_OF_A_SET = 16  # weights below two names that make them two networks
+# First bytes of files that are no weights as torch or safetensors write them -> what they are.
+KINDS = {
+    b"\x89HDF": "HDF5",
+    b"\x93NUMPY": "an array of NumPy",
+    b"\x1f\x8b": "packed by gzip; unpack it first",
+    b"%PDF": "a PDF",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"GGUF": "in the format GGUF",
+    b"PK": "a damaged zip, perhaps a download that was not finished",
+}
 # The weights of a folder, in the order of preference.
 IN_FOLDER = (
     *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
@@ -62,12 +77,12 @@ def read_checkpoint(path: Path, weights: str | None = None) -> dict[str, Tensor]
         _check_shard(path)
         state_dict = _chosen(path, _load(path), weights, notes)
     _check_tensors(path, state_dict)
-    state_dict = _without_prefix(state_dict, notes)
-    if any(".lora_A." in name or ".lora_B." in name for name in state_dict):
+    if any("lora_" in name for name in state_dict):
         raise LabError(
             f"checkpoint {path} holds LoRA weights beside the model's; merge them first "
             "(peft: model.merge_and_unload()), then save model.state_dict()"
         )
+    state_dict = _without_wrappers(state_dict, notes)
     if notes:
         log.info("checkpoint %s: read %s", path, ", ".join(notes))
     return state_dict
@@ -149,9 +164,15 @@ def _load(path: Path) -> Any:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 _check_sizes(path, archive)
+                if not any(name.endswith("data.pkl") for name in archive.namelist()):
+                    names = ", ".join(archive.namelist()[:3])
+                    raise LabError(
+                        f"checkpoint {path} cannot be read: it is a zip of other files ({names}) "
+                        "and not one of torch.save"
+                    )
                 if is_torchscript(archive):
                     return read_torchscript(path)
-        if kind := _other_kind(start):
+        elif kind := _other_kind(start):
             raise LabError(f"checkpoint {path} cannot be read: it is {kind}")
         with open(path, "rb") as file:  # torch would go by the name
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -167,7 +188,8 @@ def _load(path: Path) -> Any:
     # Readers of damaged files fail in many ways.
     except Exception as error:
         raise LabError(
-            f"checkpoint {path} cannot be read as safetensors or torch weights: {error}"
+            f"checkpoint {path} cannot be read as safetensors or torch weights: "
+            f"{(str(error).splitlines() or [type(error).__name__])[0]}"
         ) from error
 
 
@@ -180,25 +202,40 @@ def _other_kind(start: bytes) -> str | None:
     """What a file that is certainly no weights is, by its first bytes."""
     if not start:
         return "empty"
+    for first, kind in KINDS.items():
+        if start.startswith(first):
+            return kind
+    if not any(start):
+        return "filled with zeros, perhaps a download that was not finished"
+    if start[257:262] == b"ustar":
+        return "a tar archive"
     head = start.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     if head.startswith((b"<!doctype html", b"<html")):
         return "an HTML page, perhaps of a download that failed"
+    if head.startswith(b"<?xml"):
+        return "an XML page, perhaps of a download that was refused"
     if head.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS; fetch the file itself by git lfs pull"
     if head.startswith((b"{", b"[")):
         return "JSON"
-    if start[:4] == b"\x89HDF":
-        return "HDF5"
-    if start[:6] == b"\x93NUMPY":
-        return None  # torch says it as well as anybody
     if start.isascii() and all(byte >= 32 or byte in b"\r\n\t" for byte in start):
         return "text"
     return None
 
 
 def _chosen(path: Path, loaded: Any, weights: str | None, notes: list[str]) -> dict[str, Tensor]:
-    """The weights among what a file holds."""
+    """Return the weights among what a file holds.
+
+    ``weights`` is the name of a mapping of the file, or the first part of weights' names.
+    """
     sets = dict(_sets(loaded)) if isinstance(loaded, Mapping) else {}
+    if weights is not None and weights not in sets:
+        sets |= {
+            first: part
+            for whole in list(sets.values())
+            for first, part in _by_first_part(whole).items()
+            if first == weights
+        }
     if weights is not None:
         if weights not in sets:
             raise unknown(f"weights of checkpoint {path}", weights, [name for name in sets if name])
@@ -222,7 +259,11 @@ def _sets(loaded: Mapping[Any, Any], inside: str = "", depth: int = 0) -> Any:
     """(dotted name, weights) of every mapping of names to tensors."""
     if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
         if all(isinstance(name, str) for name in loaded):
-            yield inside, loaded
+            networks = _networks(loaded)
+            for name, part in networks.items():
+                yield f"{inside}.{name}" if inside else name, part
+            if not networks:
+                yield inside, loaded
         return
     if depth > 2:
         return
@@ -232,18 +273,45 @@ def _sets(loaded: Mapping[Any, Any], inside: str = "", depth: int = 0) -> Any:
             yield from _sets(value, f"{inside}.{name}" if inside else name, depth + 1)
 
 
-def _without_prefix(state_dict: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
-    """Names without the prefixes that all of them share."""
+def _networks(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return the networks in one mapping: parts with many weights of the same names, such as
+    ``student.`` and ``teacher.``. Empty for a mapping of one network."""
+    parts = _by_first_part(weights)
+    large = {name: part for name, part in parts.items() if len(part) >= FEWEST_OF_A_SET}
+    return {
+        name: part
+        for name, part in large.items()
+        if any(set(part) == set(other) for key, other in large.items() if key != name)
+    }
+
+
+def _by_first_part(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in weights.items():
+        first, _, rest = name.partition(".")
+        if rest:
+            parts.setdefault(first, {})[rest] = tensor
+    return parts
+
+
+def _without_wrappers(state_dict: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """Return weights by names without what wrappers of a model put before and into them."""
+    bare = {
+        WRAPPERS.sub("", name): value for name, value in state_dict.items() if name not in COUNTERS
+    }
+    if len(bare) > 1 and set(bare) - set(state_dict):
+        notes.append("without the marks of torch's wrappers in names")
     removed = ""
-    while state_dict:
-        shared = [p for p in PREFIXES if all(name.startswith(p) for name in state_dict)]
-        if not shared:
+    while len(bare) > 1:
+        firsts = {name.partition(".")[0] for name in bare}
+        if len(firsts) > 1 or firsts <= PARTS or firsts & set(bare):
             break
-        removed += shared[0]
-        state_dict = {name.removeprefix(shared[0]): value for name, value in state_dict.items()}
+        [first] = firsts
+        removed += f"{first}."
+        bare = {name.removeprefix(f"{first}."): value for name, value in bare.items()}
     if removed:
         notes.append(f"without the prefix {removed!r} of all names")
-    return state_dict
+    return bare
 
 
 def _check_tensors(path: Path, state_dict: Mapping[str, Tensor]) -> None:

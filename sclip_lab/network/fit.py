@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,13 @@ def check_fit(model: Any, weights: Mapping[str, Any], source: str, name: str) ->
     notes: list[str] = []
     converted = _converted(model, tensors, notes)
     expected = model.state_dict()
+    of_image = {key for key in expected if key.startswith(VISUAL)}
+    if converted and set(converted) <= set(expected) - of_image:
+        raise LabError(f"{source} holds weights of a text tower and none of an image tower")
     if converted and all(key.startswith(VISUAL) for key in converted):
-        expected = {key: value for key, value in expected.items() if key.startswith(VISUAL)}
+        expected = {key: expected[key] for key in of_image}
         notes.append("the image tower alone, so texts cannot be read")
-    _compare(converted, expected, source, f"architecture {name}", _hint(tensors, name))
+    _compare(converted, expected, source, f"architecture {name}", _hint(tensors, expected, name))
     if notes:
         log.info("%s: read %s", source, ", ".join(notes))
     return converted
@@ -94,7 +98,9 @@ def load_timm_weights(
     """
     notes: list[str] = []
     expected = model.state_dict()
-    tensors = {key: value.float() for key, value in weights.items() if value.is_floating_point()}
+    tensors = {
+        key: value.float() if value.is_floating_point() else value for key, value in weights.items()
+    }
     if renamed := layouts.of_vit(tensors):
         tensors, layout = renamed
         notes.append(layout)
@@ -262,10 +268,20 @@ def _resize(model: Any, weights: Weights, expected: Mapping[str, Tensor], notes:
         notes.append("position embeddings of texts resized")
 
 
-def _hint(weights: Weights, name: str) -> str:
-    """Names of networks that these weights would fit."""
-    fitting = [other for other in fitting_names(weights) if other != name]
-    return f". Their sizes are those of {', '.join(fitting)}" if fitting else ""
+def _hint(weights: Weights, expected: Mapping[str, Tensor], name: str) -> str:
+    """Advice for weights that do not fit: other networks of their sizes, or a part of them."""
+    fitting = fitting_names(weights)
+    if fitting and name not in fitting:
+        return f". Their sizes are those of {', '.join(fitting)}"
+    firsts = Counter(key.partition(".")[0] for key in weights)
+    [(first, count)] = firsts.most_common(1) or [("", 0)]
+    if (
+        len(firsts) > 1
+        and count > len(weights) / 2
+        and not any(key.startswith(f"{first}.") for key in expected)
+    ):
+        return f". backbone.weights={first} takes the {count} weights below '{first}.' alone"
+    return ""
 
 
 def fitting_names(state_dict: Mapping[str, Any], most: int = 5) -> list[str]:
@@ -301,6 +317,18 @@ def _compare(
         for key in expected
         if key in weights and weights[key].shape != expected[key].shape
     ]
+    integers = [
+        key
+        for key in expected
+        if key in weights
+        and expected[key].is_floating_point()
+        and not weights[key].is_floating_point()
+    ]
+    if integers:
+        raise LabError(
+            f"{source}: weight {integers[0]} is of type {weights[integers[0]].dtype}, as in "
+            "quantised networks; convert the weights to floating point first"
+        )
     problems = (
         ([f"{len(missing)} weights missing, first {missing[0]}"] if missing else [])
         + ([f"{len(extra)} unexpected, first {extra[0]}"] if extra else [])

@@ -89,6 +89,14 @@ WRAPPED: dict[str, Callable[[Weights], Any]] = {
     "_orig_mod.module.": behind("_orig_mod.module."),
     "module._orig_mod.": behind("module._orig_mod."),
     "base_model.model.": behind("base_model.model."),
+    "a prefix of one's own": behind("net.encoder."),
+    "averaged": lambda w: {"n_averaged": torch.tensor(3)} | behind("module.")(w),
+    "wrapped inside": lambda w: {
+        k.replace("resblocks.0.", "resblocks.0._checkpoint_wrapped_module.").replace(
+            "visual.", "visual._orig_mod."
+        ): v
+        for k, v in w.items()
+    },
     "logit_bias": lambda w: w | {"logit_bias": torch.zeros(())},
     "attn_mask": lambda w: w | {"attn_mask": torch.zeros(77, 77)},
     "no logit_scale": lambda w: {k: v for k, v in w.items() if k != "logit_scale"},
@@ -151,6 +159,43 @@ def test_two_sets_of_weights_are_a_question(weights: Weights, tmp_path: Path) ->
     loads_exactly(path, weights, weights="state_dict")
     with pytest.raises(LabError, match="'emma'; did you mean ema"):
         load_backbone(NAME, checkpoint=path, weights="emma", device="cpu")
+
+
+def test_networks_beside_each_other_in_names(weights: Weights, tmp_path: Path) -> None:
+    ema = {k: v + 0.01 if v.is_floating_point() else v for k, v in weights.items()}
+    path = tmp_path / "it.pt"
+    both = behind("student.")(weights) | behind("teacher.")(ema)
+    torch.save({"state_dict": both | {"loss.center": torch.ones(3)}}, path)
+    names = "state_dict.student, state_dict.teacher"
+    with pytest.raises(LabError, match=f"several sets of weights: {names}"):
+        load_backbone(NAME, checkpoint=path, device="cpu")
+    loads_exactly(path, ema, weights="state_dict.teacher")
+
+
+def test_a_part_of_the_names_can_be_chosen(weights: Weights, tmp_path: Path) -> None:
+    path = tmp_path / "it.pt"
+    torch.save({"state_dict": behind("clip.")(weights) | {"head.weight": torch.ones(3)}}, path)
+    with pytest.raises(LabError, match=r"backbone\.weights=clip takes the \d+ weights below"):
+        load_backbone(NAME, checkpoint=path, device="cpu")
+    loads_exactly(path, weights, weights="clip")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda w: {k: v.to(torch.int8) for k, v in w.items()}, "int8, as in quantised networks"),
+        (
+            lambda w: {k: v for k, v in w.items() if not k.startswith("visual.")},
+            "holds weights of a text tower and none of an image tower",
+        ),
+    ],
+)
+def test_no_network_of_images(
+    change: Callable[[Weights], Weights], says: str, weights: Weights, tmp_path: Path
+) -> None:
+    torch.save(change(weights), tmp_path / "it.pt")
+    with pytest.raises(LabError, match=rf"it\.pt.*{says}"):
+        load_backbone(NAME, checkpoint=tmp_path / "it.pt", device="cpu")
 
 
 @pytest.mark.parametrize("inside", ["visual.", ""])
@@ -307,6 +352,18 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda p: p.write_text("version https://git-lfs.github.com/spec/v1"),
         "a pointer of Git LFS",
     ),
+    "npz": (
+        lambda p: np.savez(p.open("wb"), a=np.ones(3)),
+        r"it is a zip of other files \(a\.npy\)",
+    ),
+    "gzip": (lambda p: p.write_bytes(b"\x1f\x8b" + bytes(9)), "it is packed by gzip"),
+    "picture": (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(9)), "it is a picture"),
+    "zeros": (lambda p: p.write_bytes(bytes(4096)), "it is filled with zeros"),
+    "a download that broke off": (
+        lambda p: (torch.save({"a": torch.ones(999)}, p), p.write_bytes(p.read_bytes()[:900])),
+        "it is a damaged zip",
+    ),
+    "loralib": (lambda p: torch.save({"a.lora_A": torch.ones(2)}, p), "merge them first"),
     "lora": (
         lambda p: torch.save({"base_model.model.a.lora_A.weight": torch.ones(2)}, p),
         "merge them first",
