@@ -225,8 +225,8 @@ class Backbone:
         ends = tokens.argmax(dim=-1)
         order = torch.argsort(ends, stable=True)
         out = torch.empty(len(tokens), self.embed_dim)
-        for chosen in order.split(batch):
-            out[chosen] = self._encode_tokens(tokens[chosen], int(ends[chosen].max()) + 1)
+        for rows in order.split(batch):
+            out[rows] = self._encode_tokens(tokens[rows], int(ends[rows].max()) + 1)
         if not bool(torch.isfinite(out).all()):
             text = texts[int((~torch.isfinite(out)).any(dim=1).nonzero()[0])]
             raise LabError(

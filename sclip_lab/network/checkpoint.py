@@ -75,7 +75,7 @@ def read_checkpoint(path: Path, weights: str | None = None) -> dict[str, Tensor]
         state_dict = _sharded(path)
     else:
         _check_shard(path)
-        state_dict = _chosen(path, _load(path), weights, notes)
+        state_dict = _selected(path, _load(path), weights, notes)
     _check_tensors(path, state_dict)
     if any("lora_" in name for name in state_dict):
         raise LabError(
@@ -140,7 +140,7 @@ def _sharded(index: Path) -> dict[str, Tensor]:
         shard = index.parent / name
         if not shard.is_file():
             raise LabError(f"checkpoint {index}: its shard {name} is missing")
-        state_dict |= _chosen(shard, _load(shard), None, [])
+        state_dict |= _selected(shard, _load(shard), None, [])
     missing = sorted(set(placed) - set(state_dict))
     if missing:
         raise LabError(f"checkpoint {index}: its shards lack weight {_short(missing[0])}")
@@ -179,8 +179,8 @@ def _load(path: Path) -> Any:
     except LabError:
         raise
     except pickle.UnpicklingError as error:
-        named = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
-        holds = f"it holds a Python object ({named[1]})" if named else "it is no file of weights"
+        match = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
+        holds = f"it holds a Python object ({match[1]})" if match else "it is no file of weights"
         raise LabError(
             f"checkpoint {path} cannot be read: {holds}. Only tensors are read, for objects can "
             "run code; whoever made it can save model.state_dict() alone, best as safetensors"
@@ -223,7 +223,7 @@ def _other_kind(start: bytes) -> str | None:
     return None
 
 
-def _chosen(path: Path, loaded: Any, weights: str | None, notes: list[str]) -> dict[str, Tensor]:
+def _selected(path: Path, loaded: Any, weights: str | None, notes: list[str]) -> dict[str, Tensor]:
     """Return the weights among what a file holds.
 
     ``weights`` is the name of a mapping of the file, or the first part of weights' names.
@@ -239,7 +239,7 @@ def _chosen(path: Path, loaded: Any, weights: str | None, notes: list[str]) -> d
     if weights is not None:
         if weights not in sets:
             raise unknown(f"weights of checkpoint {path}", weights, [name for name in sets if name])
-        chosen = weights
+        selection = weights
     elif not sets:
         raise LabError(f"checkpoint {path} holds no state dict (weights by name)")
     elif len(sets) > 1:
@@ -249,10 +249,10 @@ def _chosen(path: Path, loaded: Any, weights: str | None, notes: list[str]) -> d
             f"in backbone.weights={names[-1]}"
         )
     else:
-        [chosen] = sets
-    if chosen:
-        notes.append(f"the weights under {chosen!r}")
-    return dict(sets[chosen])
+        [selection] = sets
+    if selection:
+        notes.append(f"the weights under {selection!r}")
+    return dict(sets[selection])
 
 
 def _sets(loaded: Mapping[Any, Any], inside: str = "", depth: int = 0) -> Any:

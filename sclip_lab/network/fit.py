@@ -296,8 +296,8 @@ def fitting_names(state_dict: Mapping[str, Any], most: int = 5) -> list[str]:
         config = open_clip.get_model_config(name)
         other_vision, other_text = config["vision_cfg"], config["text_cfg"]
         same = config["embed_dim"] == sizes["embed_dim"] and all(
-            other.get(key) == own[key]
-            for own, other, keys in (
+            other.get(key) == needed[key]
+            for needed, other, keys in (
                 (vision, other_vision, ("width", "patch_size", "layers", "image_size")),
                 (text, other_text, ("width", "layers", "vocab_size", "context_length")),
             )

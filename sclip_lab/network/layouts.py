@@ -78,17 +78,17 @@ def of_vit(weights: Mapping[str, Tensor]) -> tuple[Weights, str] | None:
     prefix = [p for p in names if f"{p}embeddings.patch_embeddings.projection.weight" in weights]
     if not prefix:
         return None
-    own = {n.removeprefix(prefix[0]): w for n, w in weights.items() if n.startswith(prefix[0])}
+    inner = {n.removeprefix(prefix[0]): w for n, w in weights.items() if n.startswith(prefix[0])}
     renamed = {
-        "cls_token": own["embeddings.cls_token"],
-        "pos_embed": own["embeddings.position_embeddings"],
-        **_renamed(own, {"embeddings.patch_embeddings.projection": "patch_embed.proj"}),
-        **_renamed(own, {"layernorm": "norm"}),
-        **_blocks(own),
+        "cls_token": inner["embeddings.cls_token"],
+        "pos_embed": inner["embeddings.position_embeddings"],
+        **_renamed(inner, {"embeddings.patch_embeddings.projection": "patch_embed.proj"}),
+        **_renamed(inner, {"layernorm": "norm"}),
+        **_blocks(inner),
     }
-    if "embeddings.register_tokens" in own:
+    if "embeddings.register_tokens" in inner:
         # timm adds the class token's position embedding to the token itself.
-        renamed["reg_token"] = own["embeddings.register_tokens"]
+        renamed["reg_token"] = inner["embeddings.register_tokens"]
         renamed["cls_token"] = renamed["cls_token"] + renamed["pos_embed"][:, :1]
         renamed["pos_embed"] = renamed["pos_embed"][:, 1:]
     scaled = any(".ls1." in name for name in renamed)
@@ -152,8 +152,8 @@ def _siglip(weights: Mapping[str, Tensor]) -> Weights:
         f"text.{name}": weight
         for name, weight in _renamed(text, {"head": "text_projection"}).items()
     }
-    kept = ("logit_scale", "logit_bias")
-    return renamed | {name: weights[name] for name in kept if name in weights}
+    logit_names = ("logit_scale", "logit_bias")
+    return renamed | {name: weights[name] for name in logit_names if name in weights}
 
 
 def _inside(weights: Mapping[str, Tensor], prefix: str) -> Weights:

@@ -129,13 +129,15 @@ def load_backbone(
         notes = pretrained_tags.read_notes(folder_of(Path(checkpoint)))
     elif state_dict is not None:
         state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    has_weights = state_dict is not None
+    tag = None if has_weights else pretrained
     device = check_device(device)
-    known: pretrained_tags.Statistics | None
+    statistics: pretrained_tags.Statistics | None
     where: str | None
     # Weights do not show their activation. Whether anything but the name says it:
     states_activation = state_dict is None or architecture is not None or quick_gelu is not None
     if model is not None:
-        name, known, tokenize = _in_memory(name, model, tokenizer, preprocess)
+        name, statistics, tokenize = _in_memory(name, model, tokenizer, preprocess)
         model = copy.deepcopy(model)
         where = "in memory"
     else:
@@ -167,14 +169,12 @@ def load_backbone(
                 name = name or "custom"
             else:
                 assert name is not None
-                tag = None if state_dict is not None else pretrained
-                model, tokenize = _named(name, tag, quick_gelu, text_folder, state_dict is not None)
-        where = name.partition(":")[0] if ":" in name and state_dict is None else None
-        tag = None if state_dict is not None else pretrained
-        known = (
+                model, tokenize = _by_name(name, tag, quick_gelu, text_folder, has_weights)
+        where = name.partition(":")[0] if ":" in name and not has_weights else None
+        statistics = (
             None
             if mean is not None and std is not None
-            else pretrained_tags.statistics(model.visual, name, tag, state_dict is not None, notes)
+            else pretrained_tags.statistics(model.visual, name, tag, has_weights, notes)
         )
     if hasattr(model, "text_decoder"):
         model.text_decoder = nn.Identity()  # CoCa's captions; no feature needs them
@@ -200,8 +200,8 @@ def load_backbone(
         tokenize=tokenize,
         position_embedding=position_embedding,
         padding=padding,
-        mean=tuple(mean if mean is not None else known[0] if known else ()),
-        std=tuple(std if std is not None else known[1] if known else ()),
+        mean=tuple(mean if mean is not None else statistics[0] if statistics else ()),
+        std=tuple(std if std is not None else statistics[1] if statistics else ()),
         description={
             "name": name,
             # Weights of a file or of the call take a tag's place.
@@ -372,7 +372,7 @@ def _no_remote_code(text: Mapping[str, Any], source: str) -> dict[str, Any]:
     return options
 
 
-def _named(
+def _by_name(
     name: str,
     pretrained: str | None,
     quick_gelu: bool | None,
@@ -385,9 +385,9 @@ def _named(
         message = unknown("backbone", name, open_clip.list_models())
         raise LabError(f"{message}; one that open_clip does not know needs an architecture")
     if pretrained and not elsewhere:
-        known = open_clip.list_pretrained_tags_by_model(name)
-        if pretrained not in known:
-            message = unknown(f"pretrained tag of {name}", pretrained, known)
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if pretrained not in tags:
+            message = unknown(f"pretrained tag of {name}", pretrained, tags)
             raise LabError(f"{message}; pretrained=null is random weights")
         pretrained_tags.check_tag(name, pretrained, quick_gelu)
     options: dict[str, Any] = {} if quick_gelu is None else {"quick_gelu": quick_gelu}
@@ -429,10 +429,10 @@ def _named(
 
 
 def _cannot_build(name: str, pretrained: str | None, error: Exception) -> LabError:
-    told = str(error)
-    if "pip install transformers" in told:
+    reason = str(error)
+    if "pip install transformers" in reason:
         return LabError(f"{name}: its text tower needs the package transformers; install it")
-    if "Required pretrained weights" in told:
+    if "Required pretrained weights" in reason:
         return LabError(
             f"{name}: its weights did not arrive, and without them it would be a random network. "
             "Run where the network reaches them, or give checkpoint=<local file>"
@@ -445,7 +445,7 @@ def _cannot_build(name: str, pretrained: str | None, error: Exception) -> LabErr
                 "fetched from here. Give text_folder=<local folder with its config.json and "
                 "tokenizer>, or run where the network reaches the hub"
             )
-    if isinstance(error, OSError) or UNREACHED in told:
+    if isinstance(error, OSError) or UNREACHED in reason:
         return LabError(
             f"{name} {pretrained}: the weights cannot be fetched from here. Run where the "
             "network reaches them, or give checkpoint=<local file>; pretrained=null is random "

@@ -157,9 +157,9 @@ def statistics(
         from_file: whether the weights are a user's own; then disagreement is worth a warning.
         notes_of_file: from `read_notes`.
     """
-    own = notes_of_file.get("preprocess_cfg", {})
-    if own.get("mean") is not None and own.get("std") is not None:
-        notes = [own]
+    stated = notes_of_file.get("preprocess_cfg", {})
+    if stated.get("mean") is not None and stated.get("std") is not None:
+        notes = [stated]
     elif tag is not None:
         notes = [open_clip.get_pretrained_cfg(name, tag)]
     elif ":" in name:

@@ -39,15 +39,15 @@ def bf16_gain(device: torch.device) -> float:
     folder = os.environ.get(CACHE_VARIABLE) or os.path.join("~", ".cache", "sclip_lab")
     path = Path(os.path.expanduser(folder)) / "bf16_gain.json"
     try:
-        known = {str(k): float(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
+        gains = {str(k): float(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, AttributeError, TypeError):  # not there yet, or damaged
-        known = {}
-    if kind not in known:
-        known[kind] = round(rate(device, torch.bfloat16) / rate(device, torch.float32), 2)
+        gains = {}
+    if kind not in gains:
+        gains[kind] = round(rate(device, torch.bfloat16) / rate(device, torch.float32), 2)
         # In a home that cannot be written it is measured anew next time.
         with contextlib.suppress(OSError, LabError):
-            files.write_text(path, json.dumps(known, indent=1) + "\n")
-    _measured[kind] = known[kind]
+            files.write_text(path, json.dumps(gains, indent=1) + "\n")
+    _measured[kind] = gains[kind]
     return _measured[kind]
 
 
@@ -87,6 +87,6 @@ def processor() -> str:
         pairs = (line.partition(":") for line in info.read_text(encoding="utf-8").splitlines())
         fields |= {name.strip(): text.strip() for name, _, text in pairs}
     flags = fields.get("flags", "").split()
-    known = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
+    instructions = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
     place = f"family {fields.get('cpu family')} model {fields.get('model')}"
-    return f"{fields['model name']}, {place}, {' '.join(known) or 'no bf16 products'}"
+    return f"{fields['model name']}, {place}, {' '.join(instructions) or 'no bf16 products'}"

@@ -96,10 +96,10 @@ class Guidance:
 
     def of(self, images: Tensor) -> Guidance | None:
         """Guidance for other images, (batch, 3, height, width), each as one window."""
-        return None if self._look is None else seen(images, self._look)
+        return None if self._look is None else guidance_of(images, self._look)
 
 
-def seen(images: Tensor, look: Callable[[Tensor], Tensor]) -> Guidance:
+def guidance_of(images: Tensor, look: Callable[[Tensor], Tensor]) -> Guidance:
     """Guidance for images, (batch, 3, height, width), each passed as one window to ``look``."""
     return Guidance(lambda: look(images), look)
 

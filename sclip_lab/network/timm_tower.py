@@ -73,10 +73,10 @@ class TimmTower(Tower):
         modules = []
         for module in self.modules:
             attention = module.attn
-            own = getattr(attention, "rel_pos", None)
+            relative = getattr(attention, "rel_pos", None)
             if getattr(attention, "relative_position_bias_table", None) is not None:
-                own = attention
-            modules.append(own if own is not None else shared)
+                relative = attention
+            modules.append(relative if relative is not None else shared)
         return modules
 
     def blocks_on(self, grid: Grid) -> Sequence[Block]:

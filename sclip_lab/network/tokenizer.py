@@ -28,7 +28,7 @@ class Tokenizer:
         self._make = make
 
     @cached_property
-    def _made(self) -> Any:
+    def _function(self) -> Any:
         try:
             return self._make()
         # A hub's client fails in many ways; in each of them there is no tokenizer.
@@ -40,14 +40,14 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """(texts, context length) int64; longer texts are cut."""
-        return self._made(list(texts))
+        return self._function(list(texts))
 
     def lengths(self, texts: Sequence[str]) -> list[int] | None:
         """Tokens of each text before it is cut, start and end included, as far as 4 times the
         context length; None for a tokenizer that cannot say."""
         context = self(texts[:1]).shape[1]
         try:
-            tokens = self._made(list(texts), context_length=LONG * context)
+            tokens = self._function(list(texts), context_length=LONG * context)
         except TypeError:
             return None
         padding = tokens[:, -1:]  # of a text that is not longer than that

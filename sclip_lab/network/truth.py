@@ -32,9 +32,9 @@ class PatchLabels:
         """Of patches that hold one class each: (windows, grid_h, grid_w), -1 for unknown."""
 
         def count() -> Tensor:
-            known = majority != UNKNOWN
+            labelled = majority != UNKNOWN
             pixels = F.one_hot(majority.clamp_min(0), max(1, int(majority.max()) + 1))
-            return pixels * known[..., None]
+            return pixels * labelled[..., None]
 
         return cls(count)
 

@@ -83,7 +83,7 @@ def load_vit(
     architecture, _, tag = full.partition(".")
     fetched = checkpoint is None and pretrained is not None
     if fetched and pretrained != tag:
-        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+        tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{architecture}.*")]
         if pretrained not in tags:
             raise unknown(f"pretrained tag of {name}", str(pretrained), tags)
         full = f"{architecture}.{pretrained}"
@@ -99,15 +99,15 @@ def load_vit(
     if checkpoint is not None:
         check_config(folder_of(Path(checkpoint)), image_tower, name)
     lower_precision(image_tower, precision)
-    known = model.pretrained_cfg
+    statistics = model.pretrained_cfg
     return Backbone(
         name=name,
         model=model,
         tokenize=None,
         position_embedding=position_embedding,
         padding=padding,
-        mean=tuple(255 * value for value in known["mean"]) if mean is None else tuple(mean),
-        std=tuple(255 * value for value in known["std"]) if std is None else tuple(std),
+        mean=tuple(255 * value for value in statistics["mean"]) if mean is None else tuple(mean),
+        std=tuple(255 * value for value in statistics["std"]) if std is None else tuple(std),
         description={
             "name": name,
             "pretrained": pretrained if fetched else None,

@@ -162,7 +162,7 @@ def attention_replaced(block: Any, rule: Callable[..., Tensor]) -> Iterator[None
         nonlocal inside
         inside = False
 
-    def chosen(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Tensor:
+    def replaced(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Tensor:
         if not inside:
             return original(query, key, value, *args, **options)
         return rule(query, key, value, options.get("scale") or query.shape[-1] ** -0.5)
@@ -171,7 +171,7 @@ def attention_replaced(block: Any, rule: Callable[..., Tensor]) -> Iterator[None
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with mock.patch.object(F, "scaled_dot_product_attention", chosen):
+        with mock.patch.object(F, "scaled_dot_product_attention", replaced):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)

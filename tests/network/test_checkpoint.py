@@ -60,8 +60,8 @@ def archive(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_the_digests_are_openais() -> None:
     # The sha256 of ViT-B/16, as OpenAI's own code lists it.
-    known = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
-    assert known in torchscript.openai_digests()
+    digest = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
+    assert digest in torchscript.openai_digests()
     assert len(torchscript.openai_digests()) == 9
 
 
@@ -71,11 +71,11 @@ def test_openais_archive_is_read(
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     monkeypatch.setattr(torchscript, "openai_digests", lambda: frozenset({digest}))
     official = torch.jit.load(str(archive), "cpu").state_dict()
-    read = read_checkpoint(archive)
-    assert read.keys() == official.keys()
+    loaded = read_checkpoint(archive)
+    assert loaded.keys() == official.keys()
     for name, weight in official.items():
-        assert read[name].dtype == weight.dtype
-        assert torch.equal(read[name], weight), name
+        assert loaded[name].dtype == weight.dtype
+        assert torch.equal(loaded[name], weight), name
     loaded = load_backbone(checkpoint=archive, architecture=ARCHITECTURE, device="cpu")
     rounded = {name: weight.half().float() for name, weight in backbone.model.state_dict().items()}
     for name, weight in loaded.model.state_dict().items():

@@ -401,27 +401,28 @@ def test_dinov2_with_registers_of_facebook(tmp_path: Path) -> None:
         "mask_token": torch.zeros(1, 64),
         "pos_embed": torch.randn(1, 17, 64),
     }
-    own = timm.create_model(name, num_classes=0, **SMALL)
+    reference = timm.create_model(name, num_classes=0, **SMALL)
     theirs |= {
         k: torch.randn_like(v)
-        for k, v in own.state_dict().items()
+        for k, v in reference.state_dict().items()
         if k not in ("cls_token", "reg_token", "pos_embed")
     }
     torch.save(theirs, tmp_path / "it.pth")
-    own.load_state_dict(vision_transformer.checkpoint_filter_fn(dict(theirs), own))
+    reference.load_state_dict(vision_transformer.checkpoint_filter_fn(dict(theirs), reference))
     backbone = load_vit(
         "dinov2_vits14_reg", checkpoint=tmp_path / "it.pth", device="cpu", options=SMALL
     )
-    expected = own.eval()(images(56)).detach()
+    expected = reference.eval()(images(56)).detach()
     assert relative_error(image_of(backbone, 56), expected) < EXACT
 
 
 @pytest.mark.parametrize("weights", ["student", "teacher"])
 def test_dino_of_training(weights: str, tmp_path: Path) -> None:
-    own = timm.create_model("vit_small_patch16_224", num_classes=0, **SMALL | {"img_size": 64})
+    small = SMALL | {"img_size": 64}
+    reference = timm.create_model("vit_small_patch16_224", num_classes=0, **small)
     sets = {}
     for name in ("student", "teacher"):
-        trained = {k: torch.randn_like(v) for k, v in own.state_dict().items()}
+        trained = {k: torch.randn_like(v) for k, v in reference.state_dict().items()}
         sets[name] = trained
     wrapped = {
         name: {f"module.backbone.{k}": v for k, v in trained.items()}
@@ -429,25 +430,25 @@ def test_dino_of_training(weights: str, tmp_path: Path) -> None:
         for name, trained in sets.items()
     }
     torch.save({**wrapped, "epoch": 100}, tmp_path / "it.pth")
-    options = {"device": "cpu", "options": SMALL | {"img_size": 64}}
+    options = {"device": "cpu", "options": small}
     with pytest.raises(LabError, match="several sets of weights: student, teacher"):
         load_vit("dino_vits16", checkpoint=tmp_path / "it.pth", **options)
     backbone = load_vit("dino_vits16", checkpoint=tmp_path / "it.pth", weights=weights, **options)
-    own.load_state_dict(sets[weights])
-    expected = own.eval()(images()).detach()
+    reference.load_state_dict(sets[weights])
+    expected = reference.eval()(images()).detach()
     assert relative_error(image_of(backbone), expected) < EXACT
 
 
 def test_sam_of_facebook(tmp_path: Path) -> None:
     small = {"depth": 2, "embed_dim": 64, "num_heads": 2, "img_size": 64, "global_attn_indexes": ()}
-    own = timm.create_model("samvit_base_patch16", num_classes=0, **small)
-    ours = {k: torch.randn_like(v) for k, v in own.state_dict().items()}
+    reference = timm.create_model("samvit_base_patch16", num_classes=0, **small)
+    ours = {k: torch.randn_like(v) for k, v in reference.state_dict().items()}
     theirs = {f"image_encoder.{k.replace('mlp.fc', 'mlp.lin')}": v for k, v in ours.items()}
     theirs["mask_decoder.x"] = torch.ones(2)
     torch.save(theirs, tmp_path / "it.pth")
-    own.load_state_dict(vision_transformer_sam.checkpoint_filter_fn(dict(theirs), own))
+    reference.load_state_dict(vision_transformer_sam.checkpoint_filter_fn(dict(theirs), reference))
     guide = load_guidance("sam_vit_b", checkpoint=tmp_path / "it.pth", device="cpu", options=small)
-    [expected] = own.eval().forward_intermediates(
+    [expected] = reference.eval().forward_intermediates(
         images(), indices=[1], norm=True, intermediates_only=True
     )
     assert relative_error(guide.features(images()), expected.detach()) < 5 * EXACT

@@ -199,14 +199,14 @@ class TestInMemory:
             "ViT-L-14", "laion2b_s32b_b82k"
         )
         backbone = lab.load_backbone(model=model, preprocess=preprocess, device="cpu")
-        named = load_backbone("ViT-L-14", "laion2b_s32b_b82k", device="cpu")
-        assert backbone.key == named.key
-        assert backbone.mean == named.mean == (127.5, 127.5, 127.5)
-        assert torch.equal(backbone.encode_text(["a cat"]), named.encode_text(["a cat"]))
+        by_name = load_backbone("ViT-L-14", "laion2b_s32b_b82k", device="cpu")
+        assert backbone.key == by_name.key
+        assert backbone.mean == by_name.mean == (127.5, 127.5, 127.5)
+        assert torch.equal(backbone.encode_text(["a cat"]), by_name.encode_text(["a cat"]))
         assert model.training or next(model.parameters()).requires_grad  # left as it was
         assert backbone.description["seed"] is None
         model.visual.proj.data += 1
-        assert lab.load_backbone(model=model, device="cpu").key != named.key
+        assert lab.load_backbone(model=model, device="cpu").key != by_name.key
 
     def test_timm(self) -> None:
         model = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=2)
