@@ -51,7 +51,7 @@ SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})(\.\w+)$")
 
 
 def read_checkpoint(path: Path, weights: str | None = None) -> dict[str, Tensor]:
-    """The state dict of a file or folder.
+    """Read the state dict of a file or folder.
 
     Files are safetensors, those of `torch.save`, OpenAI's archives, or the index of a sharded
     checkpoint; the content tells which, not the name. A folder is one of transformers' or
@@ -125,7 +125,7 @@ def _check_shard(path: Path) -> None:
 
 
 def _sharded(index: Path) -> dict[str, Tensor]:
-    """All shards that an index names, which must lie beside it."""
+    """Read all shards that an index names. They must lie beside it."""
     try:
         if index.stat().st_size > LARGEST_INDEX:
             raise ValueError(f"more than {LARGEST_INDEX} bytes")
@@ -194,12 +194,12 @@ def _load(path: Path) -> Any:
 
 
 def _is_safetensors(start: bytes) -> bool:
-    """A header of JSON behind its length in 8 bytes."""
+    """Tell whether a file starts like safetensors: 8 bytes of length, then JSON."""
     return len(start) > 8 and start[8:9] == b"{"
 
 
 def _other_kind(start: bytes) -> str | None:
-    """What a file that is certainly no weights is, by its first bytes."""
+    """Name the kind of a file that is certainly no weights, from its first bytes."""
     if not start:
         return "empty"
     for first, kind in KINDS.items():
@@ -256,7 +256,7 @@ def _selected(path: Path, loaded: Any, weights: str | None, notes: list[str]) ->
 
 
 def _sets(loaded: Mapping[Any, Any], inside: str = "", depth: int = 0) -> Any:
-    """(dotted name, weights) of every mapping of names to tensors."""
+    """Yield (dotted name, weights) of every mapping of names to tensors."""
     if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
         if all(isinstance(name, str) for name in loaded):
             networks = _networks(loaded)
@@ -275,7 +275,7 @@ def _sets(loaded: Mapping[Any, Any], inside: str = "", depth: int = 0) -> Any:
 
 def _networks(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Return the networks in one mapping: parts with many weights of the same names, such as
-    ``student.`` and ``teacher.``. Empty for a mapping of one network."""
+    ``student.`` and ``teacher.``. Empty if the mapping is one network."""
     parts = _by_first_part(weights)
     large = {name: part for name, part in parts.items() if len(part) >= FEWEST_OF_A_SET}
     return {
@@ -295,7 +295,7 @@ def _by_first_part(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]
 
 
 def _without_wrappers(state_dict: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
-    """Return weights by names without what wrappers of a model put before and into them."""
+    """Remove from the names of weights what wrappers of a model have put there."""
     bare = {
         WRAPPERS.sub("", name): value for name, value in state_dict.items() if name not in COUNTERS
     }
@@ -332,7 +332,7 @@ def _short(name: str) -> str:
 
 
 def _check_sizes(path: Path, archive: zipfile.ZipFile) -> None:
-    """No entry twice, and none that unpacks to more than the file can hold."""
+    """Check that no entry is there twice, and that none unpacks to more than the file can hold."""
     names = archive.namelist()
     if len(set(names)) < len(names):
         raise LabError(f"checkpoint {path} cannot be read: an entry of the zip is there twice")

@@ -60,7 +60,7 @@ def load_weights(model: Any, weights: Mapping[str, Any], source: str, name: str)
 
 
 def check_fit(model: Any, weights: Mapping[str, Any], source: str, name: str) -> Weights:
-    """Weights by the model's names.
+    """Convert weights to a model's names, and check that they fit.
 
     Raises:
         LabError: they are not those of the model by name, shape and type.
@@ -166,7 +166,7 @@ def check_config(folder: Path, tower: Tower, name: str) -> bool:
 
 
 def _of_training(weights: Weights, notes: list[str]) -> Weights:
-    """The network of DINO's training, without its projection heads."""
+    """Return the network of DINO's training without its projection heads."""
     if not any(key.startswith("backbone.") for key in weights):
         return weights
     notes.append("the weights below 'backbone.'")
@@ -178,8 +178,10 @@ def _of_training(weights: Weights, notes: list[str]) -> Weights:
 
 
 def _by_timm(model: Any, weights: Weights) -> Weights:
-    """Weights as the converter beside the model's class makes them."""
-    if set(weights) == set(model.state_dict()) and _same_shapes(weights, model.state_dict()):
+    """Convert weights by timm's own converter, which stands beside the model's class."""
+    expected = model.state_dict()
+    same_names = set(weights) == set(expected)
+    if same_names and all(weights[key].shape == expected[key].shape for key in expected):
         return weights
     module = sys.modules[type(model).__module__]
     convert: Callable[..., Any] = getattr(
@@ -193,12 +195,8 @@ def _by_timm(model: Any, weights: Weights) -> Weights:
     return dict(converted)
 
 
-def _same_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
-    return all(weights[key].shape == expected[key].shape for key in expected)
-
-
 def _converted(model: Any, weights: Weights, notes: list[str]) -> Weights:
-    """Weights in open_clip's current layout of this model."""
+    """Convert weights to open_clip's current layout of this model."""
     if renamed := layouts.of_clip(weights):
         weights, layout = renamed
         notes.append(f"{layout} layout")
@@ -224,7 +222,8 @@ def _converted(model: Any, weights: Weights, notes: list[str]) -> Weights:
 
 
 def _fix_logits(weights: Weights, expected: Mapping[str, Tensor], notes: list[str]) -> None:
-    """Scale and bias of logits: they change no feature, and releases keep them differently."""
+    """Make scale and bias of logits fit. They change no feature, and releases store them
+    differently."""
     has_text = any(not key.startswith(VISUAL) for key in weights)
     for key, usual in (("logit_scale", np.log(1 / 0.07)), ("logit_bias", 0.0)):
         if key in weights and key not in expected:
@@ -237,7 +236,7 @@ def _fix_logits(weights: Weights, expected: Mapping[str, Tensor], notes: list[st
 
 
 def _resize(model: Any, weights: Weights, expected: Mapping[str, Tensor], notes: list[str]) -> None:
-    """Position embeddings of another image size or text length, as open_clip resizes them."""
+    """Resize position embeddings of another image size or text length, as open_clip does."""
 
     def differs(key: str) -> bool:
         both = key in weights and key in expected
@@ -269,7 +268,8 @@ def _resize(model: Any, weights: Weights, expected: Mapping[str, Tensor], notes:
 
 
 def _hint(weights: Weights, expected: Mapping[str, Tensor], name: str) -> str:
-    """Advice for weights that do not fit: other networks of their sizes, or a part of them."""
+    """Return advice for weights that do not fit: other networks of their sizes, or a part of
+    them."""
     fitting = fitting_names(weights)
     if fitting and name not in fitting:
         return f". Their sizes are those of {', '.join(fitting)}"
@@ -285,7 +285,7 @@ def _hint(weights: Weights, expected: Mapping[str, Tensor], name: str) -> str:
 
 
 def fitting_names(state_dict: Mapping[str, Any], most: int = 5) -> list[str]:
-    """open_clip's names of plain ViTs whose sizes are those of some weights."""
+    """Return open_clip's names of plain ViTs that have the sizes of some weights."""
     try:
         sizes = infer_architecture(state_dict)
     except LabError:

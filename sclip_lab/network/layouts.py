@@ -56,15 +56,15 @@ OPEN_CLIP = {
 
 
 def activation(mlp: Any) -> str:
-    """Name of an MLP's activation, such as ``QuickGELU`` or ``GELU with tanh``."""
+    """Return the name of an MLP's activation, such as ``QuickGELU`` or ``GELU with tanh``."""
     module = getattr(mlp, "gelu", None) or getattr(mlp, "act", None)
     tanh = getattr(module, "approximate", "none") == "tanh" or type(module).__name__ == "GELUTanh"
     return "GELU with tanh" if tanh else type(module).__name__
 
 
 def of_clip(weights: Mapping[str, Tensor]) -> tuple[Weights, str] | None:
-    """transformers' CLIPModel or SiglipModel in open_clip's layout, and its name; None for
-    others."""
+    """Rename weights of transformers' CLIPModel or SiglipModel to open_clip's layout. Returns them
+    with the name of their layout, or None for weights in another one."""
     if not any(name.startswith("vision_model.") for name in weights):
         return None
     if "vision_model.head.probe" in weights:
@@ -73,7 +73,8 @@ def of_clip(weights: Mapping[str, Tensor]) -> tuple[Weights, str] | None:
 
 
 def of_vit(weights: Mapping[str, Tensor]) -> tuple[Weights, str] | None:
-    """transformers' ViTModel or Dinov2Model in timm's layout, and its name; None for others."""
+    """Rename weights of transformers' ViTModel or Dinov2Model to timm's layout. Returns them with
+    the name of their layout, or None for weights in another one."""
     names = {"vit.", "dinov2.", "dinov2_with_registers.", ""}
     prefix = [p for p in names if f"{p}embeddings.patch_embeddings.projection.weight" in weights]
     if not prefix:
@@ -161,7 +162,7 @@ def _inside(weights: Mapping[str, Tensor], prefix: str) -> Weights:
 
 
 def _renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> Weights:
-    """Weights below some modules, with those modules' new names."""
+    """Return the weights below some modules under those modules' new names."""
     return {
         f"{new}.{name.removeprefix(f'{old}.')}": weight
         for old, new in names.items()
@@ -171,7 +172,7 @@ def _renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> Weights
 
 
 def _blocks(weights: Mapping[str, Tensor]) -> Weights:
-    """The blocks in timm's layout, query, key and value packed."""
+    """Return the blocks' weights in timm's layout, with query, key and value packed."""
     renamed: Weights = {}
     for name, weight in weights.items():
         if match := BLOCK.fullmatch(name):

@@ -48,7 +48,7 @@ UNREACHED = "Failed to download"  # open_clip's words
 
 
 def architectures() -> list[str]:
-    """Names that open_clip knows."""
+    """List the names that open_clip knows."""
     return open_clip.list_models()
 
 
@@ -74,7 +74,7 @@ def load_backbone(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Backbone:
-    """A frozen CLIP.
+    """Load a CLIP, frozen.
 
     Args:
         name: an open_clip architecture such as ``ViT-B-16-quickgelu``, or a model of a hub or of a
@@ -215,7 +215,8 @@ def load_backbone(
 
 
 def _unnamed(state_dict: Mapping[str, Any], source: str) -> LabError:
-    """Weights without a name do not say how wide heads are and which activation they need."""
+    """Return the error for weights without a name, which do not say how wide heads are and which
+    activation they need."""
     fitting = fitting_names(state_dict)
     names = f" Its shapes fit {', '.join(fitting)}." if fitting else ""
     return LabError(
@@ -243,7 +244,7 @@ def _check_numbers(
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Random weights from a seed; the caller's generator is left as it was."""
+    """Draw random weights from a seed, and leave the caller's generator as it was."""
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
@@ -255,7 +256,7 @@ def seeded(seed: int) -> Iterator[None]:
 def _in_memory(
     name: str | None, model: Any, tokenizer: Callable[..., Tensor] | None, preprocess: Any
 ) -> tuple[str, pretrained_tags.Statistics, Any]:
-    """Name, channel statistics and tokenizer of a model that somebody built.
+    """Return name, channel statistics and tokenizer of a model in memory.
 
     Raises:
         LabError: it does not say its channel statistics.
@@ -345,7 +346,7 @@ def _custom(
 def _with_folder(
     architecture: dict[str, Any], folder: str | Path | None, name: str
 ) -> dict[str, Any]:
-    """The text tower's description, read from a local folder if there is one."""
+    """Return the text tower's description, with files from a local folder if there is one."""
     text = architecture.get("text_cfg")
     if folder is None or not isinstance(text, Mapping):
         return dict(text) if isinstance(text, Mapping) else {}
@@ -365,7 +366,7 @@ def _with_folder(
 
 
 def _no_remote_code(text: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The tokenizer's options. A tokenizer that comes with code of its own is refused."""
+    """Return the tokenizer's options. A tokenizer that comes with code of its own is refused."""
     options = dict(text.get("tokenizer_kwargs") or {})
     if options.get("trust_remote_code"):
         raise LabError(f"{source}: its tokenizer runs code of a stranger (trust_remote_code)")
@@ -455,7 +456,7 @@ def _cannot_build(name: str, pretrained: str | None, error: Exception) -> LabErr
 
 
 def _repeats(record: logging.LogRecord) -> bool:
-    """Whether a record says more than our own error does."""
+    """Tell whether a record says more than our own error does."""
     text = record.getMessage()
     ours = ("No pretrained weights", "Could not find/download default weights")
     return UNREACHED not in text and not text.startswith(ours) and "initialized" not in text
@@ -463,7 +464,7 @@ def _repeats(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without open_clip's progress notes, which go to the root logger; warnings are let through."""
+    """Hide open_clip's progress notes, which go to the root logger. Warnings are let through."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.INFO))
     # A host that cannot be reached is reported once, by our error, not once per attempt.
@@ -483,7 +484,7 @@ def _quiet() -> Iterator[None]:
 
 
 def check_device(device: str) -> str:
-    """The device that is meant, checked before anything is put there."""
+    """Return the device that is meant, after checking that it can be used."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -31,13 +31,13 @@ class _WithoutValues(TorchFunctionMode):
 
 @contextmanager
 def planning() -> Iterator[None]:
-    """Modules that are built here have shapes and no values, whatever sizes are asked for."""
+    """Build modules that have shapes and no values, so that any size is possible."""
     with torch.device("meta"), _WithoutValues():
         yield
 
 
 def planned_clip(config: Mapping[str, Any], quick_gelu: bool | None) -> Any:
-    """An open_clip network's image tower without memory for weights.
+    """Build the image tower of an open_clip network without memory for its weights.
 
     Args:
         config: open_clip's model config.

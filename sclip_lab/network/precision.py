@@ -23,7 +23,7 @@ SEVERAL_TIMES = 3.0
 
 
 def lower_precision(tower: Tower, precision: str) -> None:
-    """Matrix products of the image tower's blocks in half precision.
+    """Lower the matrix products of the image tower's blocks to half precision.
 
     Norms, the token stream between blocks, patch embedding, final projection and text tower keep
     their precision: they take little time, and rounding them costs more agreement with fp32 than

@@ -27,7 +27,7 @@ _measured: dict[str, float] = {}
 
 
 def bf16_gain(device: torch.device) -> float:
-    """Rate of products in bf16 over that in fp32.
+    """Return how many times faster than in fp32 a device multiplies matrices in bf16.
 
     Measured once for each kind of device, number of threads and release of torch, and kept in
     ``$SCLIP_LAB_CACHE`` (default ~/.cache/sclip_lab): a gain near a limit must not fall on another
@@ -53,7 +53,8 @@ def bf16_gain(device: torch.device) -> float:
 
 @torch.inference_mode()
 def rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of the network's products, weights laid out before; the best of some."""
+    """Measure operations a second in products of the network's sizes. The best of several rounds
+    counts, and weights are laid out before the clock starts."""
     best = 0.0
     for rows, inner, columns in SHAPES:
         x = torch.randn(rows, inner, device=device).to(dtype)
@@ -73,14 +74,14 @@ def _wait(device: torch.device) -> None:
 
 
 def _kind(device: torch.device) -> str:
-    """What the gain depends on."""
+    """Name everything that the gain depends on."""
     name = processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
     threads = torch.get_num_threads() if device.type == "cpu" else 0
     return f"{name}, {threads} threads, torch {torch.__version__.partition('+')[0]}"
 
 
 def processor() -> str:
-    """The processor's name, family and model, and which of its instructions multiply bf16."""
+    """Return the processor's name, family and model, and its instructions that multiply bf16."""
     fields = {"model name": platform.processor() or platform.machine()}
     info = Path("/proc/cpuinfo")
     if info.is_file():

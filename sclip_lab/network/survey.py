@@ -23,7 +23,7 @@ TRANSFORMERS = ("vit", "vision_transformer", "eva", "beit", "deit")
 
 @dataclass(frozen=True)
 class Network:
-    """One name.
+    """What is known of one name.
 
     Attributes:
         library: ``open_clip`` or ``timm``.

@@ -15,8 +15,8 @@ LONG = 4  # times the context length, in which a text is measured
 
 
 class Tokenizer:
-    """A tokenizer of open_clip's kind, made on first use: some come from a hub, and images need
-    none.
+    """A tokenizer as open_clip has them. It is made on first use, because some come from a hub and
+    images need none.
 
     Args:
         name: of the network, for messages.
@@ -39,12 +39,12 @@ class Tokenizer:
             ) from error
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(texts, context length) int64; longer texts are cut."""
+        """Return tokens, (texts, context length) int64. Longer texts are cut."""
         return self._function(list(texts))
 
     def lengths(self, texts: Sequence[str]) -> list[int] | None:
-        """Tokens of each text before it is cut, start and end included, as far as 4 times the
-        context length; None for a tokenizer that cannot say."""
+        """Count the tokens of each text before it is cut, start and end included. Counting stops at
+        4 times the context length. None for a tokenizer that cannot say."""
         context = self(texts[:1]).shape[1]
         try:
             tokens = self._function(list(texts), context_length=LONG * context)

@@ -22,13 +22,15 @@ CONVERT = 'torch.save(torch.jit.load("archive.pt", "cpu").state_dict(), "weights
 
 
 def is_torchscript(archive: zipfile.ZipFile) -> bool:
-    """Whether a zip is an archive of `torch.jit.save`; those of `torch.save` have no constants."""
+    """Tell whether a zip was made by `torch.jit.save`. Archives of `torch.save` have no
+    constants."""
     return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
 
 
 @cache
 def openai_digests() -> frozenset[str]:
-    """sha256 of the archives that OpenAI published, from open_clip's download addresses."""
+    """Return the sha256 of the archives that OpenAI published, from open_clip's download
+    addresses."""
     import open_clip  # slow, and not needed for other checkpoints
 
     addresses = [
@@ -41,7 +43,7 @@ def openai_digests() -> frozenset[str]:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Parameters and buffers by name.
+    """Read parameters and buffers by name.
 
     Raises:
         LabError: the file is not one of OpenAI's.

@@ -60,7 +60,7 @@ def load_vit(
     std: Sequence[float] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Backbone:
-    """A frozen ViT of timm without text tower.
+    """Load a frozen ViT of timm, without text tower.
 
     Args:
         name: timm's, such as ``vit_base_patch16_224``, or that of a torch.hub entry
@@ -122,7 +122,7 @@ def load_vit(
 def build_timm(
     timm_name: str, name: str, pretrained: bool, seed: int, options: dict[str, Any], role: str
 ) -> tuple[Any, str]:
-    """timm's network without its classifier, and where its weights are from.
+    """Build timm's network without its classifier, and say where its weights are from.
 
     Args:
         timm_name: with the tag of its weights. name: what the user called it.

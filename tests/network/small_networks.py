@@ -135,7 +135,7 @@ def own_features(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:
         return pooled.view(*tokens.shape[:2], -1), whole
     behind: list[Tensor] = []
     last = model.visual.transformer.resblocks[-1]
-    handle = last.register_forward_hook(lambda module, given, out: behind.append(out))
+    handle = last.register_forward_hook(lambda module, inputs, out: behind.append(out))
     model.encode_image(images)
     handle.remove()
     visual, tokens = model.visual, behind[0][:, 1:]

@@ -193,13 +193,13 @@ def test_tensors_without_numbers(odd: Tensor, tmp_path: Path) -> None:
 
 def test_an_architecture_whose_tokenizer_brings_code() -> None:
     text = {"hf_tokenizer_name": "stranger/model", "tokenizer_kwargs": {"trust_remote_code": True}}
-    given = {**ARCHITECTURE, "text_cfg": {**ARCHITECTURE["text_cfg"], **text}}
+    architecture = {**ARCHITECTURE, "text_cfg": {**ARCHITECTURE["text_cfg"], **text}}
     with pytest.raises(LabError, match="trust_remote_code"):
-        load_backbone(architecture=given, device="cpu")
+        load_backbone(architecture=architecture, device="cpu")
 
 
 @pytest.mark.parametrize("key", ["pretrained", "checkpoint", "architecture"])
 def test_a_name_that_is_too_long_for_a_file(key: str) -> None:
-    given = {"name": "ViT-B-32", "device": "cpu", key: "x" * 3000}
+    architecture = {"name": "ViT-B-32", "device": "cpu", key: "x" * 3000}
     with pytest.raises(LabError, match=f"{key}|xxx"):
-        load_backbone(**given)  # type: ignore[arg-type]
+        load_backbone(**architecture)  # type: ignore[arg-type]

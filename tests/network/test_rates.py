@@ -47,7 +47,7 @@ def test_a_rate_is_what_a_product_takes(monkeypatch: pytest.MonkeyPatch) -> None
     assert 1e6 < rates.rate(CPU, torch.float32) < 1e15
 
 
-@pytest.mark.parametrize(("gain", "kept"), [(1.7, 2), (7.5, 0)])
+@pytest.mark.parametrize(("gain", "stored"), [(1.7, 2), (7.5, 0)])
 def test_blocks_in_fp32(gain: float, stored: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "bf16_gain", lambda device: gain)
     fast = load_backbone(architecture=ARCHITECTURE, seed=0, device="cpu", precision="bf16_fast")
