@@ -1,12 +1,11 @@
-"""A command line of Hydra's: its flags, its one job or its sweep, and its errors as they were.
+"""Run a command line of Hydra: its flags, one job, or a sweep.
 
-Hydra's own entry point catches and prints errors by itself, and loads configurations by its own
-loader; here both are the caller's.
+This replaces Hydra's entry point, which prints errors itself and uses its own loader. Here errors
+are raised, and configurations come from `sclip_lab.config.composition.Loader`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,14 +25,15 @@ NAME = "evaluate"
 
 
 def run(words: Sequence[str], task: Callable[[DictConfig], Any]) -> None:
-    """Do what a command line of Hydra's says.
+    """Run a command line of Hydra.
 
     Args:
-        words: behind the command's name.
-        task: runs one job. Its errors are raised here, the first one when all jobs have ended.
+        words: the arguments behind the command's name.
+        task: runs one job.
 
     Raises:
-        LabError: words that do not compose.
+        LabError: the words do not compose, or several jobs failed.
+        Exception: the error of the one job that failed, when all jobs have ended.
     """
     parser = get_args_parser()
     parser.prog = "sclip-lab evaluate"
@@ -63,14 +63,14 @@ def run(words: Sequence[str], task: Callable[[DictConfig], Any]) -> None:
 def _check_flags(args: Any) -> None:
     if args.experimental_rerun is not None:
         raise LabError(
-            f"--experimental-rerun {args.experimental_rerun}: not taken, for its file is a pickle, "
+            f"--experimental-rerun {args.experimental_rerun}: refused, since its file is a pickle, "
             "which can run code; type the keys of .hydra/overrides.yaml instead"
         )
     exclusive = ("run", "multirun", "cfg", "info", "shell_completion")
-    if len(typed := [f"--{name}" for name in exclusive if getattr(args, name)]) > 1:
-        raise LabError(f"command line: {' and '.join(typed)} do not go together")
+    if len(flags := [f"--{name}" for name in exclusive if getattr(args, name)]) > 1:
+        raise LabError(f"command line: {' and '.join(flags)} cannot be combined")
     if args.resolve and not (args.cfg or args.help):
-        raise LabError("command line: --resolve goes with --cfg or --help")
+        raise LabError("command line: --resolve needs --cfg or --help")
 
 
 def _run_jobs(
@@ -99,22 +99,35 @@ def _run_jobs(
         try:
             hydra.multirun(config_name, recorded, overrides)
         except Exception:
-            if not errors:  # otherwise Hydra raises the job's own
+            if not errors:  # otherwise it is the error of a job
                 raise
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        reasons = Counter(map(describe, errors))
-        listed = "; ".join(f"{number} x {text}" for text, number in reasons.most_common())
-        text = f"{len(errors)} of {count} jobs failed: {listed}"
+        text = f"{len(errors)} of {count} jobs failed: {by_reason(errors)}"
         bug = next(filter(None, map(bug_behind, errors)), None)
         raise LabError(text) if bug is None else CrashError(text) from bug
+
+
+def by_reason(errors: Sequence[Exception]) -> str:
+    """Errors of jobs, the most frequent reason first; what one reason says of several jobs is
+    told once, with the first job that met it."""
+    texts: dict[str, list[str]] = {}
+    for error in errors:
+        text, cause = describe(error), error.__cause__
+        reason = "" if cause is None else describe(cause)
+        texts.setdefault(reason if reason and text.endswith(reason) else text, []).append(text)
+    lines = []
+    for reason, alike in sorted(texts.items(), key=lambda item: -len(item[1])):
+        first = "" if len(set(alike)) == 1 else f" (first: {alike[0].removesuffix(reason)[:-2]})"
+        lines.append(f"{len(alike)} x {reason if first else alike[0]}{first}")
+    return "; ".join(lines)
 
 
 def _run_one(
     hydra: Hydra, config_name: str, overrides: list[str], task: Callable[[DictConfig], Any]
 ) -> bool:
-    """Run one job; or return True, where the configuration asks for a sweep."""
+    """Run one job; return True instead if the configuration asks for a sweep."""
     config = hydra.compose_config(config_name, overrides, RunMode.RUN, with_log_configuration=True)
     if config.hydra.mode == RunMode.MULTIRUN:
         return True
@@ -134,10 +147,10 @@ def _run_one(
 
 
 def _require_multirun(config: DictConfig) -> None:
-    """A preset that sweeps would run one job of the defaults without -m."""
+    """Refuse a preset that sweeps without -m: only one job, of the defaults, would run."""
     sweeper = config.hydra.sweeper
-    in_grids = dict.fromkeys(key for grid in sweeper.get("grids") or [] for key in grid)
-    swept = [*(sweeper.get("params") or ()), *in_grids]
+    grids = (grid for grid in sweeper.get("grids") or [])
+    swept = [*(sweeper.get("params") or ()), *dict.fromkeys(key for grid in grids for key in grid)]
     if swept:
         name = config.hydra.runtime.choices.get("experiment")
         raise LabError(
