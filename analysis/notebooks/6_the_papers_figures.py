@@ -13,8 +13,8 @@ from pathlib import Path
 
 from IPython.display import display
 
-from sclip_lab.cli.paper import sections
 from sclip_lab.paper import studies
+from sclip_lab.run.studies import sections
 
 folder = tempfile.TemporaryDirectory()
 store = os.environ.get("SCLIP_LAB_STORE", folder.name)

@@ -50,7 +50,7 @@ def earlier(ctx: Context) -> Tensor:
         return total
 
     def summed_by_head() -> Tensor:
-        """The same for maps that are too large to be kept: a head at a time."""
+        """The same for maps that are too large to be stored together: head by head."""
         heads = []
         for head in range(ctx.block.num_heads):
             total: Tensor | None = None
@@ -65,7 +65,7 @@ def earlier(ctx: Context) -> Tensor:
     if ctx.prior is None and ctx.feedback is None and not ctx.closed:
         tokens = ctx.tokens.shape[1]
         large = 4 * ctx.block.num_heads * tokens**2 > LARGEST_KEPT
-        # The same for every level of a network.
+        # All levels of a network share this sum.
         return ctx.input.once("sum of earlier attention", summed_by_head if large else summed)
     return summed()
 
@@ -107,7 +107,7 @@ def balanced(attention: Tensor, rounds: int) -> Tensor:
     """
     maps = attention.reshape(-1, *attention.shape[-2:])
     result = torch.empty_like(maps)
-    # Some at a time: those of all heads of a large photo take a gigabyte.
+    # Some at a time: the maps of all heads of a large photo take a gigabyte.
     step = max(1, LARGEST // maps[0].numel())
     for some, balanced_maps in zip(maps.split(step), result.split(step), strict=True):
         for _ in range(rounds):

@@ -88,8 +88,7 @@ def last_weights(inner: Context, similarities: Tensor, sharpness: float) -> Tens
 
 
 def by_heads(ctx: Context, layer: Layer, heads: int) -> Tensor:
-    """z = x + out_proj(sum over heads chosen by A_qk of A_kk,h V) of block ``layer``: (batch,
-    tokens, width)."""
+    """z of block ``layer``: x + out_proj(sum over heads chosen by A_qk of A_kk,h V)."""
     entered = ctx.earlier(layer)
     chosen = lowest_entropy(entered.attention("query", "key"), heads)
     mixed = (entered.attention("key", "key") * chosen[..., None, None]).sum(1)

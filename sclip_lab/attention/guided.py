@@ -75,8 +75,7 @@ def spread(weights: Tensor, value: Tensor) -> Tensor:
 
 
 def guided_map(ctx: Context, beta: float, gamma: float, output_grid: str) -> tuple[Tensor, Grid]:
-    """ProxyCLIP's map (batch, patches, patches) and the grid of its patches; arguments as in
-    `proxyclip`.
+    """ProxyCLIP's map (batch, patches, patches) and its grid; arguments as in `proxyclip`.
 
     Raises:
         LabError: an unknown grid, or another grid in a block that is not the last.
@@ -193,7 +192,7 @@ def guidance_repair(
     tokens = context.tokens if tokens is None else tokens
     raw = centred(cosines(context, context.grid), beta, gamma)
     raw = raw.masked_fill(outliers[:, None], -torch.inf)
-    # A patch that resembles no clean one takes the clean one that it resembles most.
+    # A patch that is like no clean patch takes the most similar one.
     raw = raw.masked_fill(raw < raw.amax(dim=-1, keepdim=True).clamp(max=0), -torch.inf)
     patches = tokens[:, prefix:]
     mean = torch.softmax(raw, dim=-1).to(patches) @ patches

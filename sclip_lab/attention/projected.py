@@ -21,7 +21,7 @@ from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context, scores
 
-# Where a learned projection belongs, for its seal; its network is named in the file.
+# The seal of a learned projection; the file itself names its network.
 BELONGS = {"kind": "projection"}
 
 
@@ -41,8 +41,7 @@ def _matrix(width: int, distribution: str, seed: int) -> Tensor:
 def self_attention(
     ctx: Context, matrix: Tensor, per_head: bool = True, temperature: float = 1.0
 ) -> Tensor:
-    """softmax(r r^T / (temperature * sqrt(dim))) with r = LN1(x) W; gradients reach W; rows sum to
-    1.
+    """softmax(r r^T / (temperature * sqrt(dim))) with r = LN1(x) W; gradients reach W.
 
     Args:
         matrix: W, (width, width).

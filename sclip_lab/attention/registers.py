@@ -70,7 +70,7 @@ def moved(
     """
     if patches not in PATCHES:
         raise unknown("patches", patches, PATCHES)
-    chosen = neurons_of(block.index, neurons, neurons_file)
+    chosen = _neurons_of(block.index, neurons, neurons_file)
     if not chosen:
         return hidden
     if max(chosen) >= hidden.shape[-1]:
@@ -102,7 +102,7 @@ def _of_patches(activations: Tensor, patches: str) -> Tensor:
     return torch.where(activations > mean + activations.std(1, keepdim=True), mean, activations)
 
 
-def neurons_of(index: int, neurons: Neurons, neurons_file: str | None = None) -> list[int]:
+def _neurons_of(index: int, neurons: Neurons, neurons_file: str | None = None) -> list[int]:
     """The neurons of one block; other arguments as in `moved`."""
     if neurons_file is not None:
         try:

@@ -44,7 +44,7 @@ def lof_scores(patches: Tensor, neighbours: int = 30) -> Tensor:
     count = patches.shape[1]
     if count == 1:
         return patches.new_ones(patches.shape[:2], dtype=torch.float32)
-    # Differences are what counts: taking the mean off keeps the expanded square from cancelling.
+    # Distances do not change if the mean is subtracted, and the expanded square cancels less.
     centred = patches.float() - patches.float().mean(1, keepdim=True)
     square = centred.square().sum(-1)
     distance = square[:, :, None] + square[:, None] - 2 * centred @ centred.transpose(1, 2)
@@ -56,8 +56,7 @@ def lof_scores(patches: Tensor, neighbours: int = 30) -> Tensor:
 
 
 def lof_mask(patches: Tensor, neighbours: int = 30, quantile: float = 0.95) -> Tensor:
-    """(batch, patches) bool: patches whose local outlier factor is above a quantile of their
-    image's.
+    """(batch, patches) bool: local outlier factor above a quantile of the image's.
 
     Args:
         patches: (batch, patches, width).
@@ -70,8 +69,7 @@ def lof_mask(patches: Tensor, neighbours: int = 30, quantile: float = 0.95) -> T
 
 
 def norm_mask(patches: Tensor, count: int | None = 10, threshold: float = 0.0) -> Tensor:
-    """(batch, patches) bool: the ``count`` patches with the largest Euclidean norm above
-    ``threshold``.
+    """(batch, patches) bool: the ``count`` largest norms that are above ``threshold``.
 
     Args:
         patches: (batch, patches, width).
@@ -85,8 +83,7 @@ def norm_mask(patches: Tensor, count: int | None = 10, threshold: float = 0.0) -
 def class_attention_mask(
     attention: Tensor, factor: float = 1.5, count: int | None = 10, prefix: int = 1
 ) -> Tensor:
-    """(batch, patches) bool: patches j that the class token attends to more than they do to
-    themselves.
+    """(batch, patches) bool: the class token attends to patch j more than j does to itself.
 
     factor * A_cls,j > A_jj, with A the mean over heads; of those, the ``count`` largest A_cls,j.
 
@@ -166,8 +163,7 @@ def norm(
     threshold: float = 0.0,
     isolated: str = "keep",
 ) -> Tensor:
-    """Repair the outliers that `norm_mask` finds in the block's input; other arguments as in
-    `lof`."""
+    """Repair what `norm_mask` finds in the block's input; other arguments as in `lof`."""
     mask = norm_mask(context.tokens[:, context.block.prefix :], count, threshold)
     return repaired(context.tokens if tokens is None else tokens, mask, context.grid, isolated)
 

@@ -133,10 +133,10 @@ def distracting(patches: Tensor, channels: Sequence[int], sigma: float) -> Tenso
 def repaired(
     tokens: Tensor, grid: Grid, channels: Sequence[int], sigma: float, keep: float, prefix: int
 ) -> Tensor:
-    """Rp above: (batch, tokens, width), same shape out, the class token as it was."""
+    """Rp above: (batch, tokens, width), same shape out; the class token does not change."""
     patches = tokens[:, prefix:]
     image = patches.mT.unflatten(2, grid)
-    # Nine in the divisor, at the border as well.
+    # The divisor is nine at the border too.
     mean = F.avg_pool2d(image, 3, stride=1, padding=1).flatten(2).mT
     mixed = keep * patches + (1 - keep) * mean
     mask = distracting(patches, channels, sigma)[..., None]

@@ -37,8 +37,7 @@ def cut_below(similarities: Tensor, cut: float) -> Tensor:
 
 
 def averaged(tokens: Tensor, similarities: Tensor) -> Tensor:
-    """Replace each patch by the mean of all patches, weighted by similarities; keep the class
-    token.
+    """Replace each patch by the mean of all, weighted by similarities; not the class token.
 
     (batch, tokens, width) and similarities (batch, patches, patches) of 0 or more -> the shape of
     ``tokens``.
@@ -49,15 +48,14 @@ def averaged(tokens: Tensor, similarities: Tensor) -> Tensor:
 
 
 def centred(similarities: Tensor, beta: float, sharpness: float) -> Tensor:
-    """sharpness * (c - beta * mean c), the mean over all pairs of an image: (batch, patches,
-    patches), same shape out."""
+    """sharpness * (c - beta * mean c) of (batch, patches, patches), mean over all pairs."""
     return sharpness * (similarities - beta * similarities.mean((1, 2), keepdim=True))
 
 
 def above_mean(similarities: Tensor, beta: float, sharpness: float) -> Tensor:
     """`centred`, with -inf where it is negative: scores for a softmax over similar patches."""
     scores = centred(similarities, beta, sharpness)
-    # A patch may always attend to itself, or a flat image could leave it nothing.
+    # A patch may always attend to itself; otherwise a flat image could leave an empty row.
     diagonal = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
     return scores.masked_fill((scores < 0) & ~diagonal, -torch.inf)
 
@@ -65,11 +63,10 @@ def above_mean(similarities: Tensor, beta: float, sharpness: float) -> Tensor:
 def similarity_weights(
     ctx: Context, similarities: Tensor, sharpness: float = 3.0, beta: float = 1.0
 ) -> Tensor:
-    """softmax(sharpness * (c - beta * mean c)) over the patches at least as similar as beta * mean
-    c.
+    """softmax(sharpness * (c - beta * mean c)) over the patches where that is not negative.
 
-    The mean runs over all pairs of an image. The variant's prior and class-token choice apply. The
-    class token attends to itself and no patch attends to it.
+    The mean of c runs over all pairs of an image. The variant's prior and class-token choice apply.
+    The class token attends to itself and no patch attends to it.
 
     Args:
         similarities: c, (batch, patches, patches).

@@ -82,7 +82,7 @@ COMMON: dict[str, Any] = {
 LARGEST_FILE = 8 << 30  # bytes of a file that a parameter names
 # Common keys that change a variant's map; the others say how the map is used.
 OF_MAP = ("class_token", "prior", "mix")
-# What the functions of a variant may be.
+# The kinds of functions that ``_target_`` and the parts of a variant may name.
 FUNCTIONS = (weights_function, block_edit)
 PARTS = {
     "prior": (prior_function, prior_of_grid),
@@ -96,8 +96,7 @@ _names: list[Callable[[str], Mapping[str, Any]]] = []
 
 
 def names_by(load: Callable[[str], Mapping[str, Any]]) -> None:
-    """Set how the name of a variant becomes the content of its yaml; conf/ is above this
-    package."""
+    """Set the function from a variant's name to the content of its yaml."""
     _names[:] = [load]
 
 
@@ -152,8 +151,7 @@ class Variant:
         return replace(self, key=key, edit_key=edit_key, _text=text)
 
     def first(self, depth: int) -> int:
-        """Index of the first block whose input or computation differs from the trained
-        network's."""
+        """Index of the first block whose input or computation is not as trained."""
         early = self.entry_key is not None or self._hidden_key is not None
         return 0 if early else self.layers(depth)[0]
 
@@ -250,11 +248,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Map:
-    """The attention map of one variant as a parameter of another: context -> (batch, heads, tokens,
-    tokens).
+    """The attention map of one variant as a parameter of another.
 
-    A weights function gets a map for each parameter that is annotated ``Map``; the user states a
-    variant's name or the content of its yaml. Equal maps compute the same thing.
+    It maps the context to (batch, heads, tokens, tokens). A weights function gets a map for each
+    parameter that is annotated ``Map``; the user states a variant's name or the content of its
+    yaml. Equal maps compute the same thing.
 
     Attributes:
         key: digest of what determines the map.
@@ -451,7 +449,7 @@ def _rewritten(
 def _repaired(context: Context, repair: Callable[[Context], Tensor] | None) -> Context:
     if repair is None:
         return context
-    # Shared like every other derived value, so that variants with one repair share its q, k, v.
+    # Cached with the block's input, so that variants with the same repair share its q, k, v.
     key = ("repaired", repair.func, digest(plain(repair.keywords)))  # type: ignore[attr-defined]
     entered = context.input.once(key, lambda: BlockInput(context.block, repair(context)))
     return replace(context, input=entered)

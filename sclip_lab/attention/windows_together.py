@@ -28,7 +28,7 @@ from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 from sclip_lab.network.scene import Grid, Placement
 
-# Values of a matrix between patches that are there at once: of many windows a part of its rows.
+# Values of a matrix between patches in memory at once; of many windows only some rows are.
 LARGEST = 1 << 23
 # Added to the number of patches in a mean, as the official code does.
 EPSILON = 1e-6
@@ -221,8 +221,7 @@ class Anchors:
 def neighbourhood_mean(
     features: Tensor, pixels: Tensor, windows: int, grid: Grid, include_self: bool
 ) -> Tensor:
-    """(nodes, channels) means over the same place in other windows and the 8 neighbours in the
-    window.
+    """(nodes, channels): mean over the same place in other windows and 8 neighbours.
 
     Args:
         features: (nodes, channels).

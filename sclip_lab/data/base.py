@@ -1,4 +1,4 @@
-"""What a data set is: photos with masks, class names, and a digest of all of it."""
+"""What a data set is: photos with masks, class names, and a digest of everything."""
 
 from __future__ import annotations
 
@@ -60,8 +60,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
-        """The sample at ``index``; raises LabError with the file's name if the file cannot be
-        used."""
+        """The sample at ``index``; a LabError names the file if it cannot be used."""
 
     @property
     @abstractmethod
@@ -104,7 +103,7 @@ def selection_words(limit: int | None, sample: int | None, seed: int) -> str:
 
 
 class Part(Dataset):
-    """Some samples of a data set whose class takes no ``limit`` and ``sample``."""
+    """Some samples of a data set whose class does not accept ``limit`` and ``sample``."""
 
     def __init__(self, whole: Dataset, limit: int | None, sample: int | None, seed: int) -> None:
         self.whole = whole
@@ -151,14 +150,14 @@ def build(config: Mapping[str, Any], faults: list[str] | None = None) -> Dataset
     if "_target_" not in config:
         raise LabError(f"dataset {parameters.get('name', '')}: has no _target_; name its class")
     for key, value in parameters.items():
-        if value == "???":  # OmegaConf's word for a value that has to be given
+        if value == "???":  # OmegaConf's mark for a missing value
             raise LabError(f"dataset.{key} is missing: type dataset.{key}=...")
     make = locate(config["_target_"], ("sclip_lab.data",))
     ours = make.__module__.startswith("sclip_lab.")
     if ours and not (inspect.isclass(make) and issubclass(make, Dataset)):
         raise LabError(f"_target_ {config['_target_']}: is no data set")
     accepted = list(inspect.signature(make).parameters)
-    for key in COMMON:  # null in conf/config.yaml: what the class has by default
+    for key in COMMON:  # null in conf/config.yaml means the default of the class
         if parameters.get(key) is None:
             parameters.pop(key, None)
     part = _pop_part(parameters, accepted)

@@ -13,9 +13,9 @@ from sclip_lab.data.decode import read_mask
 from sclip_lab.data.palette import Palette
 from sclip_lab.data.vocabulary import Vocabulary
 
-TABLE = 1 << 16  # raw ids that a table holds; 32-bit masks may have others, through label_map
+TABLE = 1 << 16  # raw ids in a table; label_map also takes other ids, of 32-bit masks
 LARGEST_ID = (1 << 16) - 1
-IGNORE = "ignore"  # in a yaml: the class of pixels that count nowhere
+IGNORE = "ignore"  # in a yaml: the class of pixels that are not counted
 BACKGROUND = "background"
 
 
@@ -162,8 +162,7 @@ class ClassIds:
     def paint(
         self, size: tuple[int, int], regions: Iterable[tuple[str, np.ndarray]], source: object
     ) -> np.ndarray:
-        """Draw (class name, (height, width) bool) regions as class ids; later regions cover earlier
-        ones.
+        """Draw (class name, (height, width) bool) regions as class ids; later ones are on top.
 
         Raises:
             LabError: an unknown class, or pixels without a class; the error names ``source``.
@@ -238,8 +237,7 @@ class ClassIds:
 
 
 def vocabulary_of(vocabulary: str | Sequence[str] | Vocabulary, root: Path) -> Vocabulary:
-    """The vocabulary that a yaml states: a name of the package, a file, or the class names
-    themselves.
+    """The vocabulary that a yaml states: a name of the package, a file, or class names.
 
     A file may be relative to the data set's folder ``root`` or to where the command runs.
     """
@@ -258,8 +256,7 @@ def ranges(ids: np.ndarray) -> str:
 
 
 def _places(vocabulary: Vocabulary) -> dict[str, int]:
-    """{name: class id} of all synonyms, as written and as `plainly` spells them; the first class
-    wins."""
+    """{name: class id} of all synonyms, as written and as `plainly` spells them."""
     places: dict[str, int] = {}
     for spelling in (str.strip, plainly):
         for name, index in zip(vocabulary.queries, vocabulary.query_classes, strict=True):

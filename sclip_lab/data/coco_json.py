@@ -111,7 +111,7 @@ class CocoJson(FileDataset):
         photo = self._photos[name]
         size = (int(photo.get("height") or photo_size[0]), int(photo.get("width") or photo_size[1]))
         if size != photo_size and self.mask_resize is None:
-            return np.zeros(size, self.class_ids.dtype)  # refused by its size, drawn or not
+            return np.zeros(size, self.class_ids.dtype)  # its size is refused, so no need to draw
         ids = np.full(size, -1, np.int64)
         layers: list[tuple[bool, float, int, np.ndarray]] = []
         for one in self._instances.get(photo["id"], ()):

@@ -44,7 +44,7 @@ PHOTO_MODES = (
 )  # fmt: skip
 MASK_MODES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
-# PIL's names for stored forms of grey whose values it changes: fewer bits, or white as 0.
+# PIL's names for forms of grey whose values it changes: fewer bits, or white as 0.
 _STRETCHED = re.compile(r"L;(2|4|I)")
 # JPEG 2000 is not here: a file does not say whether its bit rate was cut.
 LOSSLESS = ("PNG", "TIFF", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "SGI", "WEBP")
@@ -54,7 +54,7 @@ _TIFF_COMPRESSION = 259
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NPY = b"\x93NUMPY"
 _ORIENTATION = 0x0112
-# PIL's own limit would name neither the file nor a way to raise it; `pixel_limit` does both.
+# PIL's own limit names neither the file nor a way to raise it; `pixel_limit` does.
 Image.MAX_IMAGE_PIXELS = None
 
 
@@ -63,7 +63,7 @@ def is_turned(content: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(content)) as image:
             return image.getexif().get(_ORIENTATION, 1) not in (0, 1)
-    except Exception:  # reading its pixels says what is wrong
+    except Exception:  # reading the pixels will raise the error
         return False
 
 
@@ -274,7 +274,7 @@ def _read_array(path: str | Path, content: bytes, colours: bool) -> np.ndarray:
     """Read an .npy of ids or colours. An array of Python objects is refused."""
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
-    except Exception as error:  # a damaged header raises what it likes
+    except Exception as error:  # a damaged header raises many kinds
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LabError(f"mask {path}: cannot be read as .npy ({line})") from error
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
@@ -312,8 +312,7 @@ def _check_png(content: bytes) -> None:
 
 
 def _check_lossless(path: str | Path, image: Image.Image, content: bytes) -> None:
-    """Refuse a mask whose ids may have been changed by compression; the bytes tell, not the
-    name."""
+    """Refuse a mask whose bytes say that compression may have changed its ids."""
     compression = str(image.format)
     lossless = compression in LOSSLESS
     if compression == "TIFF":
@@ -345,8 +344,7 @@ def _check_stored_ids(path: str | Path, image: Image.Image) -> None:
 
 
 def _grey_levels(path: str | Path, image: Image.Image) -> np.ndarray:
-    """(height, width) int32 greys of a GIF. Its palette indices are no ids: writers renumber
-    them."""
+    """(height, width) int32 greys of a GIF; its palette indices are no ids."""
     colours = np.array(image.convert("RGB")).astype(np.int32)
     if (colours != colours[..., :1]).any():
         raise LabError(

@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tqdm import tqdm
-
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.progress import Bar
 from sclip_lab.data.decode import bounded_file, missing_reason, read_bytes, regular_file
 
 CACHE_VARIABLE = "SCLIP_LAB_CACHE"
-# A file changed twice within one tick of the clock keeps its times, so what was written just
-# before it was hashed is not remembered.
+# A file that is changed twice within one tick of the clock keeps its times. So the digest of a file
+# that was written just before is not remembered.
 SETTLED_NS = 2_000_000_000
 BELONGS = {"kind": "file digests"}
 
@@ -25,8 +24,7 @@ Proof = tuple[int, int, int, int]
 
 
 def cache_file() -> Path:
-    """The file that remembers digests, below ``$SCLIP_LAB_CACHE`` (by default
-    ~/.cache/sclip_lab)."""
+    """The file of digests, below ``$SCLIP_LAB_CACHE``, by default ~/.cache/sclip_lab."""
     folder = os.environ.get(CACHE_VARIABLE) or os.path.join("~", ".cache", "sclip_lab")
     return Path(os.path.expanduser(folder)) / "file_digests.json"
 
@@ -58,10 +56,13 @@ def file_digests(paths: Sequence[Path], title: str = "hashing", bounded: bool = 
     Raises:
         LabError: a path is no regular file, or the file cannot be read or is too large.
     """
-    cache = _load()
+    try:
+        cache = dict(files.read_json(cache_file(), BELONGS)["files"])
+    except (OSError, LabError):
+        cache = {}
     digests = []
     changed = False
-    for path in tqdm(paths, desc=title, unit="file", delay=1, leave=False):
+    for path in Bar(paths, desc=title, unit="file", delay=1, leave=False):
         place = os.path.abspath(path)
         stamp = proof(place)
         entry = cache.get(place)
@@ -75,7 +76,8 @@ def file_digests(paths: Sequence[Path], title: str = "hashing", bounded: bool = 
                 changed = True
         digests.append(str(entry[-1]))
     if changed:
-        _save(cache)
+        with suppress(LabError):
+            files.write_json(cache_file(), {"files": cache}, BELONGS)
     return digests
 
 
@@ -108,15 +110,3 @@ def read_hashed(path: str | Path, digest: str | None, what: str) -> bytes:
             "under the wrong key; leave the data alone and start again"
         )
     return content
-
-
-def _load() -> dict[str, list]:
-    try:
-        return dict(files.read_json(cache_file(), BELONGS)["files"])
-    except (OSError, LabError):
-        return {}
-
-
-def _save(cache: dict[str, list]) -> None:
-    with suppress(LabError):
-        files.write_json(cache_file(), {"files": cache}, BELONGS)

@@ -1,5 +1,4 @@
-"""Data sets whose photos are files. Their key is a hash, and every file that is read must match
-it."""
+"""Data sets of files. The key is a hash of them, and files that are read must match it."""
 
 from __future__ import annotations
 

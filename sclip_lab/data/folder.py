@@ -174,7 +174,7 @@ class Folder(FileDataset):
             try:
                 content = self.mask_path(name).read_bytes()
                 present.update(np.unique(read_mask(self.mask_path(name), content)).tolist())
-            except (LabError, OSError):  # evaluation names this file, or skips it
+            except (LabError, OSError):  # the evaluation will report this file
                 return
             if not present <= {0, void}:
                 return

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.progress import Bar
+from sclip_lab.data.annotations import is_annotation
 from sclip_lab.data.base import build
 from sclip_lab.data.decode import LARGEST_JSON
 from sclip_lab.data.folder import PHOTO_SUFFIXES
@@ -26,9 +27,7 @@ from sclip_lab.data.guess_layout import (
     told_apart,
     usual_split,
 )
-from sclip_lab.data.labelme import is_labelme
 from sclip_lab.data.splits import SPLIT
-from sclip_lab.data.supervisely import is_supervisely
 from sclip_lab.data.vocabulary import readable
 
 
@@ -151,7 +150,7 @@ def _pairs(root: Path, files: Sequence[str], photos: Sequence[str]) -> Guess:
     """Photos with one mask or json each."""
     result = Guess("sclip_lab.data.folder.Folder")
     arrays = [f for f in files if f.endswith(".npy")]
-    jsons = [f for f in files if f.endswith(".json") and _is_annotation(root / f)]
+    jsons = [f for f in files if f.endswith(".json") and is_annotation(_json(root / f))]
     annotated = bool(jsons) and not arrays
     if annotated:
         pictures, masks = list(photos), jsons
@@ -169,7 +168,7 @@ def _pairs(root: Path, files: Sequence[str], photos: Sequence[str]) -> Guess:
         result.choose_split(splits)
     split = result.keys.get("split")
     in_split = [f for f in masks if split is None or split in f.split("/")]
-    progress = tqdm(in_split, "reading masks", unit="mask", delay=1, leave=False)
+    progress = Bar(in_split, "reading masks", unit="mask", delay=1, leave=False)
     contents = ((mask, (root / mask).read_bytes()) for mask in progress)
     lists = split_lists(root, files, pictures) if split is None else []
     if lists:
@@ -182,8 +181,3 @@ def _pairs(root: Path, files: Sequence[str], photos: Sequence[str]) -> Guess:
         describe_masks(root, contents, result, files)
         compare_sizes(root, result)
     return result
-
-
-def _is_annotation(path: Path) -> bool:
-    content = _json(path)
-    return is_labelme(content) or is_supervisely(content)

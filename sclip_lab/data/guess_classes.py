@@ -1,5 +1,4 @@
-"""Find out what the masks of a folder hold (ids, colours, class names) and state it as yaml
-keys."""
+"""Find out what a folder's masks hold (ids, colours, class names), as yaml keys."""
 
 from __future__ import annotations
 
@@ -72,7 +71,8 @@ def describe_masks(
     if grey:
         guess.keys["palette"] = "grey"
         guess.comments.append("the masks have three equal channels: their grey is the id")
-    vocabulary = _vocabulary_file(root, files)
+    by_name = {Path(file).name.lower(): file for file in files}
+    vocabulary = next((by_name[name] for name in CLASS_FILES if name in by_name), None)
     _describe_ids(root, sorted(ids), guess, vocabulary)
 
 
@@ -189,8 +189,3 @@ def compare_sizes(root: Path, guess: Guess) -> None:
                 "masks have another size than their photos: the nearest id is taken"
             )
             return
-
-
-def _vocabulary_file(root: Path, files: Sequence[str]) -> str | None:
-    by_name = {Path(file).name.lower(): file for file in files}
-    return next((by_name[name] for name in CLASS_FILES if name in by_name), None)

@@ -16,11 +16,6 @@ from sclip_lab.data import polygons
 from sclip_lab.data.decode import read_mask
 
 
-def is_labelme(content: Mapping[str, Any]) -> bool:
-    """Whether a json is of this format."""
-    return isinstance(content.get("shapes"), list)
-
-
 def size(content: Mapping[str, Any]) -> tuple[int, int] | None:
     """(height, width) of the photo that was annotated, where the json says it."""
     height, width = content.get("imageHeight"), content.get("imageWidth")

@@ -181,8 +181,7 @@ def _frame(rng: Rng, y: Array, x: Array) -> tuple[Array, Array]:
 
 
 def _apart(rng: Rng, taken: list[Array]) -> Array:
-    """Of twelve colours drawn in [40, 215], take the farthest from those in ``taken`` and add it
-    there."""
+    """Draw twelve colours in [40, 215] and add the one farthest from ``taken`` to it."""
     draws = rng.uniform(40.0, 215.0, (12, 3))
     distances = [((draws - colour) ** 2).sum(axis=1) for colour in taken]
     taken.append(draws[int(np.min(distances, axis=0).argmax()) if distances else 0])
@@ -190,8 +189,7 @@ def _apart(rng: Rng, taken: list[Array]) -> Array:
 
 
 def _surface(rng: Rng, texture: Array, coverage: Array, mean: Array) -> Array:
-    """(pixels, 3) colours with the given mean; ``coverage`` in 0 .. 1 blends the texture over
-    it."""
+    """(pixels, 3) colours with the given mean; ``coverage`` 0 .. 1 blends the texture in."""
     contrast = rng.uniform(-1.0, 1.0, 3)
     contrast *= rng.uniform(55.0, 75.0) / np.sqrt((contrast * contrast).sum())
     return mean + (coverage * (texture - texture.mean()) * 2.0)[:, None] * contrast

@@ -10,8 +10,7 @@ MAX_NAME = 1024  # characters
 
 
 def below(folder: Path, name: object, source: object) -> Path:
-    """Return ``folder / name``, and make sure that a name which a file states lies below the
-    folder.
+    """Return ``folder / name``; ``name``, from a file, must lie below the folder.
 
     Raises:
         LabError: the name is absolute, leads out of the folder, is empty, is not text, or has

@@ -49,8 +49,7 @@ def circle(points: Points, size: tuple[int, int]) -> np.ndarray:
 
 
 def pasted(bitmap: np.ndarray, left: int, top: int, size: tuple[int, int]) -> np.ndarray:
-    """A (rows, columns) bool bitmap at its place in the photo; parts beyond the photo are cut
-    off."""
+    """A (rows, columns) bool bitmap at its place in the photo, cut at the photo's border."""
     region = np.zeros(size, bool)
     rows, columns = (slice(max(0, start), max(0, start + length)) for start, length in
                      ((top, bitmap.shape[0]), (left, bitmap.shape[1])))  # fmt: skip
@@ -81,7 +80,7 @@ def segmentation(value: Any, size: tuple[int, int]) -> np.ndarray:
         return coco.decode(runs).astype(bool)
     except LabError:
         raise
-    except Exception as error:  # pycocotools raises what it likes
+    except Exception as error:  # pycocotools raises many kinds
         raise LabError(
             f"segmentation cannot be decoded ({error or type(error).__name__})"
         ) from error

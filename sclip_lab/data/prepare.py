@@ -188,8 +188,7 @@ def _context_regions(path: Path) -> dict[str, Callable[[], np.ndarray]]:
 
 
 def cityscapes(source: Path, root: Path) -> str:
-    """gtFine *_labelIds.png of train and val to *_labelTrainIds.png: 0..18, 255 if not
-    evaluated."""
+    """gtFine *_labelIds.png of train and val to *_labelTrainIds.png: 0..18, 255 void."""
     table = dict.fromkeys(range(256), 255) | {raw: i for i, raw in enumerate(CITYSCAPES_IDS)}
     labels = [f"{place}gtFine" for place in ("", "gtFine_trainvaltest/")]
     pictures = [f"{place}leftImg8bit" for place in ("", "leftImg8bit_trainvaltest/")]

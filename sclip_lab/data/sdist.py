@@ -32,8 +32,7 @@ def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
 
 
 def download(name: str, version: str, digest: str, backend: str, folder: Path) -> Path:
-    """Fetch ``<name>-<version>.tar.gz`` into ``folder`` with pip, from the index that pip is set up
-    for.
+    """Fetch ``<name>-<version>.tar.gz`` into ``folder`` with pip, from the index that pip uses.
 
     Args:
         digest: sha256 of the archive; pip checks it, and so does this function.

@@ -35,8 +35,7 @@ def class_colours(count: int) -> np.ndarray:
 
 
 def painted(mask: np.ndarray, ignore_index: int, num_classes: int) -> np.ndarray:
-    """(height, width, 3) uint8: a mask in class colours; ignored pixels are white with grey
-    lines."""
+    """(height, width, 3) uint8: a mask in class colours; ignored pixels are hatched white."""
     ignored = mask == ignore_index
     picture = class_colours(num_classes)[np.where(ignored, 0, mask)]
     rows, columns = np.indices(mask.shape)

@@ -21,11 +21,6 @@ from sclip_lab.data.decode import pixel_limit
 LARGEST_BITMAP = 1 << 28  # bytes of one object, unpacked
 
 
-def is_supervisely(content: Mapping[str, Any]) -> bool:
-    """Whether a json is of this format."""
-    return isinstance(content.get("objects"), list) and isinstance(content.get("size"), Mapping)
-
-
 def size(content: Mapping[str, Any]) -> tuple[int, int]:
     """(height, width) of the photo that was annotated."""
     return int(content["size"]["height"]), int(content["size"]["width"])
@@ -53,8 +48,7 @@ def regions(content: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple
 
 
 def _bitmap(data: str) -> np.ndarray:
-    """(rows, columns) bool from the base64 of a deflated png; its alpha or only channel is the
-    region."""
+    """(rows, columns) bool from the base64 of a deflated png: its alpha or only channel."""
     unpacked = zlib.decompressobj().decompress(base64.b64decode(data), LARGEST_BITMAP)
     with Image.open(io.BytesIO(unpacked)) as image:
         if image.width * image.height > pixel_limit():

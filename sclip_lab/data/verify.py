@@ -1,5 +1,4 @@
-"""Check that a data set on disk holds what its yaml says. Every sample is read, all faults are
-listed."""
+"""Check that a data set on disk is what its yaml says. Every sample is read."""
 
 from __future__ import annotations
 
@@ -8,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm import tqdm
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.progress import Bar
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.data.census import Census
 from sclip_lab.data.file_dataset import FileDataset
@@ -62,7 +61,7 @@ def verify(data: Dataset, faults: Sequence[str] = (), pictures: int = 0) -> Repo
         report.problems += [f"mask without photo: {mask}" for mask in data.masks_without_photo()]
     spread = np.linspace(0, len(data) - 1, min(pictures, len(data))).round()
     pictured = set(spread.astype(int).tolist())
-    for index in tqdm(range(len(data)), desc=f"reading {data.name}", unit="sample", delay=1):
+    for index in Bar(range(len(data)), desc=f"reading {data.name}", unit="sample", delay=1):
         try:
             sample = data[index]
         except LabError as error:
@@ -89,7 +88,7 @@ def listed(texts: Sequence[str]) -> list[str]:
     """
     kinds: dict[str, list[str]] = defaultdict(list)
     for text in texts:
-        # What follows the file's name says what is wrong with it.
+        # Words without digits and paths: they say what is wrong, not where.
         kinds[" ".join(word for word in text.split() if word.isalpha())[:60]].append(text)
     lines = []
     for kind in kinds.values():

@@ -89,8 +89,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, name: str, classes: Sequence[Any]) -> Vocabulary:
-        """A vocabulary from a text for each class, whose commas separate synonyms, or a list of
-        synonyms.
+        """A vocabulary from a text for each class, split at commas, or a list of synonyms.
 
         Raises:
             LabError: no name, or a name that is surely a mistake.

@@ -265,7 +265,7 @@ class Readout:
         dtype = torch.uint8 if self.num_classes <= 256 else torch.int16
         classes = self.query_classes.to(device, dtype)
         prediction = torch.empty(size, dtype=dtype, device=device)
-        # log of the sum of exponentials per pixel: only a probability threshold needs it.
+        # Log of the sum of exponentials per pixel, for a probability threshold.
         normaliser = torch.empty(size, device=device) if threshold else None
         best = torch.empty(size, device=device) if threshold else None
         for rows, largest, query, below in _winners(bands()):
@@ -288,7 +288,7 @@ class Readout:
         return prediction
 
     def _large_enough(self, prediction: Tensor) -> Tensor:
-        """(classes,) bool: background, and classes above the share of predicted foreground."""
+        """(classes,) bool: background, and the classes above the share of predicted foreground."""
         area = torch.bincount(prediction.flatten().int(), minlength=self.num_classes)
         area[self.protocol.background] = 0
         foreground = area.sum()
@@ -301,7 +301,7 @@ class Readout:
 
 def _require_finite(values: Tensor, what: str) -> None:
     # The extremes are NaN if any value is; isfinite would copy maps of a photo's size.
-    if values.numel() and not all(extreme.isfinite() for extreme in values.aminmax()):
+    if values.numel() and not bool(torch.stack(values.aminmax()).isfinite().all()):
         raise LabError(NOT_FINITE.format(what))
 
 

@@ -193,7 +193,7 @@ def encode(
 def _without_entry(
     state: State, history: tuple[BlockInput, ...], prefix: int, grid: Grid
 ) -> tuple[State, tuple[BlockInput, ...]]:
-    """Class token and patches alone: readouts and measures know no other tokens."""
+    """Remove the tokens that a variant added; readouts and measures do not read them."""
     rows = slice(prefix + math.prod(grid))
     index = slice(None), rows
     cut = (BlockInput(e.block, partial(_tokens, e, index)) for e in history)

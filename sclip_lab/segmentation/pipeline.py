@@ -227,10 +227,8 @@ def _chunks(total: int, most: int) -> list[slice]:
 class Encoder:
     """Runs variants on chunks of windows.
 
-    Args:
-        backbone: the network.
-        rule: of position embeddings; None: the backbone's.
-        timings: takes the seconds of each branch.
+    ``rule`` is that of position embeddings (None: the backbone's); ``timings`` takes the seconds of
+    each branch.
     """
 
     def __init__(
@@ -241,10 +239,10 @@ class Encoder:
         self.timings = timings or Timings()
 
     def begin(self, windows: Windows, level: int) -> None:
-        """Other windows follow; no variant rewrites a block before ``level``."""
+        """Prepare for other windows; no variant rewrites a block before ``level``."""
 
     def known(self, chunk: slice) -> tuple[int, Tensor] | None:
-        """A block, and the tokens of a chunk that enter it as trained, if they are known."""
+        """A block and its input as trained, for a chunk, if these are stored."""
         return None
 
     def encode(
@@ -258,12 +256,9 @@ class Encoder:
     def entering(
         self, chunk: slice, images: Tensor, level: int, history: Sequence[BlockInput]
     ) -> Tensor:
-        """(windows, tokens, width) that enter a block of the network as trained.
+        """(windows, tokens, width): the input of block ``level`` of the network as trained.
 
-        Args:
-            chunk, images: of which windows.
-            level: index of the block.
-            history: what entered the first blocks, as trained, where that is known.
+        ``history`` has the inputs of the first blocks as trained, as far as they are there.
         """
         entered = history[level] if level < len(history) else (*history, None)[-1]
         with self.timings.measure("trunk"):
@@ -306,7 +301,7 @@ def run(
     def isolated(
         chosen: list[int], call: Callable[[list[Variant]], Iterator[tuple[int, Encoded]]]
     ) -> Iterator[tuple[int, Encoded]]:
-        """A variant that raises ends the tree of all; those that are left then run one by one."""
+        """Run variants together; after an error, run those that are left one by one."""
         waiting = list(chosen)
         try:
             for index, encoded in call([variants[i] for i in chosen]):
@@ -416,14 +411,17 @@ def at_once(backbone: Backbone, plan: Plan, variants: int, guide: Guide | None =
     block = backbone.blocks[0]
     size = plan.rows.seen, plan.columns.seen
     tokens = 1 + math.prod(backbone.grid(*size))
-    maps = tokens
+    maps, guided = tokens, 0
     if guide is not None:
         grid = [max(1, round(side * guide.scale / guide.patch_size)) for side in size]
         maps = max(tokens, math.prod(grid))
+        # It runs while the first network's activations are there: its stream before and behind
+        # LN, q, k, v, what attention puts out, and the hidden layer, four times as wide, twice.
+        guided = 14 * math.prod(grid) * guide.model.embed_dim
     # Each block's input, q, k, v and attention map; then what each variant adds.
     shared = backbone.depth * (4 * tokens * block.width + block.num_heads * tokens**2)
     of_variants = variants * (tokens * block.width + block.num_heads * maps**2)
-    return max(2, int(memory(backbone.device) // (4 * (shared + of_variants))))
+    return max(2, int(memory(backbone.device) // (4 * (shared + of_variants + guided))))
 
 
 def memory(device: torch.device) -> float:

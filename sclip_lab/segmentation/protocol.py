@@ -24,10 +24,10 @@ from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.segmentation import views
 
 LONGEST_SIDE = 100_000  # pixels
-# What the functions of a protocol may be.
+# The kinds of functions that a protocol may name.
 READOUTS = (readout_function, readout_of_others)
 REFINEMENTS = (refines_logits, refines_labels)
-# The readout of protocols that name none.
+# The readout of protocols that do not name one.
 COSINE = {"_target_": "sclip_lab.segmentation.readouts.cosine.cosine"}
 RESAMPLINGS = ("bilinear", "bicubic")
 
@@ -133,7 +133,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
-        # Of views, `views.checked` says more exactly what is wrong.
+        # `views.checked` has better errors for views.
         flat = {name: value for name, value in values.items() if name != "views"}
         check_arguments(Protocol, flat, "protocol.")
         for key in ("prob_threshold", "area_threshold"):

@@ -1,4 +1,4 @@
-"""One photo, some class names, a label map."""
+"""Segment one photo: class names in, label map out."""
 
 from __future__ import annotations
 

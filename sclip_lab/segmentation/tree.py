@@ -92,7 +92,7 @@ def leaves(
 
 
 def cost(depth: int, variants: Sequence[Variant]) -> tuple[int, int]:
-    """(blocks run by the tree, blocks that separate runs would take) for a set of variants."""
+    """(blocks that the tree runs, blocks that separate runs take) for a set of variants."""
     paths = set()
     for variant in variants:
         path: tuple[str | None, ...] = (variant.entry_key,)

@@ -25,7 +25,7 @@ from sclip_lab.network.backbone import cells
 Size = tuple[int, int]
 # Values in a band of rows.
 CPU_BAND, GPU_BAND = 1 << 20, 1 << 26
-# Up to so many pixels along a side of the photo, an axis is stitched by one dense matrix.
+# A photo's side of at most so many pixels is stitched by one dense matrix.
 LONG_SIDE = 4096
 
 
@@ -38,7 +38,7 @@ class Axis:
         crop: pixels in a window.
         cells: patches in a window.
         patch: pixels in a patch.
-        before, after: pixels of padding that the network sees on either side of it.
+        before, after: pixels of padding on either side of a window.
     """
 
     starts: tuple[int, ...]
@@ -56,7 +56,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Plan:
-    """Window geometry of one image size, and the two matrices that stitch it back.
+    """Window geometry of one image size.
 
     Attributes:
         resized: (height, width) in which windows are cut.
@@ -147,7 +147,7 @@ class Plan:
             yield rows, torch.matmul(by.to(wide.device), used, out=band)
 
     def _widened(self, laid_out: Tensor) -> Tensor:
-        """Columns stitched, rows not yet: (channels, n_rows * grid_h, target width)."""
+        """(channels, n_rows * grid_h, target width): columns are stitched, rows not yet."""
         width = self.target[1]
         if width <= LONG_SIDE:
             # The whole B_x, most of it zero: the time goes into writing the result anyway.
@@ -163,11 +163,10 @@ class Plan:
     def row_bands(
         self, channels: int, device: torch.device, max_values: int | None = None
     ) -> Iterator[slice]:
-        """Rows of the target from top to bottom, as many at once as have ``max_values`` values; at
-        least one.
+        """Rows of the target from top to bottom, each band of at most ``max_values`` values.
 
-        None takes what fits into the cache of a CPU core, or a quarter of a gigabyte on a GPU,
-        where each band costs the start of several kernels.
+        A band has at least one row. None takes what fits into the cache of a CPU core, or a quarter
+        of a gigabyte on a GPU, where each band costs the start of several kernels.
         """
         if max_values is None:
             max_values = CPU_BAND if device.type == "cpu" else GPU_BAND

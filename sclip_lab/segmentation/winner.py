@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sclip_lab.core.shapes import Winner
 
-# Differences of 1e-35 are distinguished; larger ones may become -inf, which is as far below.
+# Differences of 1e-35 still count; larger ones may become -inf, which is also below 0.
 STEEP = 1e38
 
 

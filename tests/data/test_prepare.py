@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from scipy.io import savemat
 
-from sclip_lab.cli import data
+import sclip_lab as lab
 from sclip_lab.core.errors import LabError
 from sclip_lab.data import coco_panoptic20, prepare, sdist
 from sclip_lab.data.coco_object import CATEGORIES, THINGS
@@ -301,8 +301,8 @@ def test_to_chooses_the_folder_and_twice_is_the_same(tmp_path: Path) -> None:
 def test_unknown_names_suggest_near_ones(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"data set to prepare 'coco_objects'; did you mean coco_ob"):
         cli("prepare", "coco_objects", "--from", str(tmp_path))
-    with pytest.raises(LabError, match="unknown data set 'voc2'; did you mean voc2"):
-        data.load_dataset("voc2")
+    with pytest.raises(LabError, match="unknown dataset 'voc2'; did you mean voc2"):
+        lab.load_dataset("voc2")
 
 
 @pytest.mark.parametrize("name", sorted(prepare.CONVERSIONS))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sclip_lab.cli.data import dataset_config
 from sclip_lab.config.folders import conf_dir
+from sclip_lab.config.registry import load_group
 from sclip_lab.core.errors import LabError
 from sclip_lab.data import file_dataset, prepare, sheet
 from sclip_lab.data.census import Census
@@ -100,8 +100,9 @@ def test_list_names_every_yaml(capsys: pytest.CaptureFixture[str], data: Path) -
 
 
 @pytest.mark.parametrize("name", sorted(prepare.CONVERSIONS))
-def test_every_conversion_has_its_yaml(name: str) -> None:
-    config = dataset_config(name, "/somewhere")
+def test_every_conversion_has_its_yaml(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCLIP_LAB_DATA", "/somewhere")
+    config = load_group("dataset", name)
     assert config["name"] == name
     assert config["root"].startswith("/somewhere/")
     Vocabulary.named(config["vocabulary"])

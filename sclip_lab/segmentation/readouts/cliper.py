@@ -65,10 +65,10 @@ def cliper_maps(
     window: int | None = None,
     stride: int = 112,
 ) -> Tensor:
-    """CLIPer's score of each foreground class at each patch: (windows, classes, grid_h, grid_w)
-    float32.
+    """CLIPer's class scores, (windows, classes, grid_h, grid_w) float32.
 
-    Scores are not negative. The other arguments are those of `cliper`.
+    A score of each foreground class at each patch, not negative. The other arguments are those of
+    `cliper`.
 
     Args:
         encoded: windows with a variant that has one attention map.
@@ -177,6 +177,6 @@ def fused(levels: Tensor, attention: Tensor, threshold: float) -> Tensor:
 
 
 def _text(foreground: Tensor, background: Tensor) -> Tensor:
-    """Rows that compete: both lists, and the direction of the mean foreground class."""
+    """The rows that compete: both lists, and the direction of the mean foreground class."""
     mean = foreground.mean(dim=0, keepdim=True)
     return torch.cat([foreground, background, mean / mean.norm()]).float()

@@ -40,29 +40,24 @@ def lposs(
     Raises:
         LabError: no guidance, or an alpha or number of steps out of range.
     """
-    graph = (exponent, distance_scale, distance_power)
-    return propagated(cosine(encoded, text), encoded.scene, neighbours, *graph, alpha, steps)
+    graph = (neighbours, exponent, distance_scale, distance_power)
+    return propagated(cosine(encoded, text), encoded.scene, graph, alpha, steps)
 
 
 def propagated(
-    scores: Tensor,
-    scene: Scene,
-    neighbours: int = 400,
-    exponent: float = 3.0,
-    distance_scale: float = 0.01,
-    distance_power: float = 1.0,
-    alpha: float = 0.95,
-    steps: int = 10,
+    scores: Tensor, scene: Scene, graph: tuple[int, float, float, float], alpha: float, steps: int
 ) -> Tensor:
-    """Scores (windows, grid_h, grid_w, queries) propagated within each photo of a scene."""
+    """Scores (windows, grid_h, grid_w, queries) propagated within each photo of a scene.
+
+    ``graph`` are the settings of `patch_graph`.
+    """
     grid = scores.shape[1], scores.shape[2]
     features = scene.need_guidance("readout lposs").on(grid)
     result = torch.empty_like(scores)
     for photo in scene.photos:
         centres = photo.centres(grid).to(features.device)
         nodes = features[photo.windows].flatten(0, 1)
-        graph = patch_graph(nodes, centres, neighbours, exponent, distance_scale, distance_power)
         of_photo = scores[photo.windows].flatten(0, 2)
-        spread = propagate_over_patches(graph, of_photo, alpha, steps)
+        spread = propagate_over_patches(patch_graph(nodes, centres, *graph), of_photo, alpha, steps)
         result[photo.windows] = spread.view_as(result[photo.windows])
     return result

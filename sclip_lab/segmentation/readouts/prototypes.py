@@ -26,8 +26,7 @@ ABSENT = -1.0  # the lowest cosine: a class that no other photo shows is never c
 
 
 def class_means(encoded: Encoded, labels: Tensor, classes: int) -> Tensor:
-    """m_c of one photo: (classes, embed_dim) float32; zeros for a class that the photo does not
-    show.
+    """m_c of one photo: (classes, embed_dim) float32; zeros for absent classes.
 
     Args:
         encoded: all its windows.

@@ -104,8 +104,7 @@ def first_prediction(
 
 
 def patch_labels(probabilities: Tensor, patch_size: int, threshold: float) -> Tensor:
-    """(grid_h, grid_w) int64: the most frequent query among a patch's pixels; ties go to the
-    smallest.
+    """(grid_h, grid_w) int64: the most frequent query in a patch, the smallest of several.
 
     Args:
         probabilities: (queries, height, width).

@@ -18,15 +18,9 @@ SURE = 1e30  # logit of a class that wins wherever its window has any weight
 
 @readout_function
 def undefined_first(encoded: Encoded, text: Tensor) -> Tensor:
-    """Cosines; where all of a window are NaN, its pixels get the class of the first query.
+    """Cosines; if all of a window are NaN, its pixels get the class of the first query.
 
     A window with some NaN keeps them, so that it is refused.
-
-    Args:
-        encoded, text: as for every readout.
-
-    Returns:
-        (windows, grid_h, grid_w, queries) float32.
     """
     logits = cosine(encoded, text)
     undefined = logits.isnan().flatten(1).all(dim=1)

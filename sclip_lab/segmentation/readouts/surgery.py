@@ -20,8 +20,7 @@ from sclip_lab.segmentation.readouts.cosine import unit
 
 @readout_function
 def surgery(encoded: Encoded, text: Tensor, sharpness: float = 2.0) -> Tensor:
-    """`surgery_logits` of each window's patches; ``sharpness`` > 0 is that of the weights of
-    texts."""
+    """`surgery_logits` of each window's patches; ``sharpness`` > 0 as there."""
     patches = encoded.patches.float().flatten(1, 2)
     tokens = torch.cat([encoded.class_embedding.float()[:, None], patches], dim=1)
     return surgery_logits(unit(tokens), text, sharpness)[:, 1:].unflatten(1, encoded.grid)

@@ -26,8 +26,7 @@ MEDIAN = 7
 
 
 def self_correlation(entered: BlockInput) -> Tensor:
-    """(batch, tokens, tokens) in -1 .. 1: mean over heads and over q, k, v of the cosines
-    between tokens."""
+    """(batch, tokens, tokens) cosines between tokens, mean over heads and q, k, v."""
     total = torch.zeros(())
     for name in ("query", "key", "value"):
         unit = F.normalize(entered.projected(name), dim=-1)
@@ -82,14 +81,9 @@ def regions(
 
 
 def vote(prediction: Tensor, region: Tensor) -> Tensor:
-    """The most frequent class of each region, the smallest of several; noise keeps its own.
+    """Give each region its most frequent class; ties go to the smallest, noise does not change.
 
-    Args:
-        prediction: (height, width) class ids, 0 or more.
-        region: (height, width) from `regions`.
-
-    Returns:
-        (height, width), the prediction's dtype.
+    ``prediction``, (height, width) class ids, and ``region`` from `regions` have one shape.
     """
     if prediction.shape != region.shape:
         raise LabError(f"prediction {tuple(prediction.shape)}, regions {tuple(region.shape)}")

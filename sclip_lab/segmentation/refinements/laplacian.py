@@ -81,8 +81,9 @@ def text_affinity(text: Tensor, couple: str = "diagonal") -> Tensor:
 def system(
     image: Tensor, mask: Tensor, likeness: Tensor | None, edges: float = 5.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """D (height, width), and the weights of right (height, width - 1) and lower (height - 1, width)
-    neighbours.
+    """D (height, width), and the weights of right and lower neighbours.
+
+    These are (height, width - 1) and (height - 1, width).
     """
     p = torch.softmax(mask, dim=0)
     trust = p.amax(0).clamp_min(0.05).square()

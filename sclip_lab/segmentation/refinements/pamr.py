@@ -71,13 +71,15 @@ def pamr(
 
 
 def affinity(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
-    """Weight of each neighbour at each pixel: (8 * dilations, height, width), sums to 1 over
-    neighbours.
+    """Weight of each neighbour at each pixel: (8 * dilations, height, width).
 
-    softmax over all neighbours of mean over channels of -|I - I_n| / (0.1 sd + 1e-8), with sd the
-    unbiased standard deviation of a channel over the 3 x 3 samples of every dilation. Beyond the
-    border the nearest pixel is repeated. Neighbours are row-major within a dilation; ``image`` is
-    (channels, height, width) float.
+    The softmax over all neighbours of the mean over channels of
+
+        -|I - I_n| / (0.1 sd + 1e-8)
+
+    with sd the unbiased standard deviation of a channel over the 3 x 3 samples of every dilation.
+    Beyond the border the nearest pixel is repeated. Neighbours are row-major within a dilation;
+    ``image`` is (channels, height, width) float.
     """
     if not dilations or min(dilations) < 1:
         raise LabError(f"dilations {list(dilations)}: at least one, each 1 or more")
@@ -86,7 +88,7 @@ def affinity(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
     padded = F.pad(image[None], (margin,) * 4, mode="replicate")[0]
     scores = image.new_zeros(8 * len(dilations), *image.shape[-2:])
     for channel, centre in zip(padded, image, strict=True):
-        # The centre, once per dilation, is a difference of 0 and adds nothing to either sum.
+        # The centre counts once per dilation; its difference of 0 adds nothing to either sum.
         difference = torch.stack(
             [_shifted(channel, y, x, margin) for y, x in _shifts(dilations)]
         ).sub_(centre)
