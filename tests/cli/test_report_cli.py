@@ -30,7 +30,7 @@ from tests.synthetic_store import (
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("store")
-    write_pictures(root, write_store(root))
+    write_pictures(root, write_store(root, 12))
     return root
 
 
@@ -288,11 +288,11 @@ def test_the_result_is_one_sentence(store: Path) -> None:
         summary.loc["identity", "unbeaten"]
     )
     alone = whole.of([str(summary.loc["csa", "spec"])])
-    assert store_report.result(alone).endswith("on 6 photos of shapes.")
+    assert store_report.result(alone).endswith("on 12 photos of shapes.")
 
 
 def test_seeds_have_a_mean_and_a_spread(tmp_path: Path) -> None:
-    images = list("abcdef")
+    images = list("abcdefghijkl")
     for seed in range(3):
         for label, skill in (("random", 0.5 + seed / 20), ("vanilla", 0.3)):
             rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate(images)]
