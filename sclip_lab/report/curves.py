@@ -74,6 +74,11 @@ def spec(evidence: Evidence, **fixed: object) -> str | None:
     return str(table.index[0]) if len(table) else None
 
 
+def specs(evidence: Evidence, *variants: str) -> tuple[str | None, ...]:
+    """`spec` of each of some variants."""
+    return tuple(spec(evidence, variant=variant) for variant in variants)
+
+
 def plot(
     ax: Axes,
     evidence: Evidence,

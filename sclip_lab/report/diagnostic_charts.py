@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES
 from sclip_lab.report.figures import COLORS, TALL, Figure, style
-from sclip_lab.results.statistics.intervals import student
+from sclip_lab.results.statistics.intervals import mean_interval
 from sclip_lab.results.store.spec_labels import labels
 
 ROW_SUM = "not between row sums"
@@ -59,8 +59,7 @@ def _drawn(df: pd.DataFrame, names: Mapping[str, str], per_row: int) -> Figure:
         for ax in axes[len(drawn) :]:
             ax.set_axis_off()
     figure.set_label(
-        "diagnostics: mean over photos with Student's 95 % interval; dots: single photos"
-        + _undefined(df)
+        "diagnostics: mean over photos with a 95 % interval; dots: single photos" + _undefined(df)
     )
     return figure
 
@@ -115,7 +114,7 @@ def _chart(ax: Axes, rows: pd.DataFrame, order: list[str]) -> None:
     values = {name: by_variant[name].to_numpy() for name in order if name in by_variant}
     places = np.array([order.index(name) for name in values])
     means = np.array([one.mean() for one in values.values()])
-    ends = np.array([student(one) for one in values.values()]).T
+    ends = np.array([mean_interval(one) for one in values.values()]).T
     error = np.abs(ends - means)
     ax.barh(places, means, 0.7, xerr=error, color=COLORS[5], error_kw={"linewidth": 0.9})
     jitter = np.random.default_rng(0)  # the same store gives the same picture

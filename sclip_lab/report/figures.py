@@ -173,7 +173,9 @@ def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
         axes = figure.subplots(len(lines), columns, squeeze=False, height_ratios=heights).ravel()
         for ax, (dataset, rows) in zip(axes, groups, strict=False):
             _bars(ax, rows)
-            ax.set_title(f"{dataset}, {rows['images'].iloc[0]} photos")
+            photos, of = rows[["images", "of"]].iloc[0]
+            count = f"{photos}" if photos == of else f"{photos} of {of}"
+            ax.set_title(f"{dataset}, {count} photos")
             ax.set_xlabel(f"mIoU x100, {level * 100:g} % interval\n{draw_floors(ax, rows)}".strip())
             ax.xaxis.label.set_fontsize(6.5)
         for ax in axes[len(groups) :]:

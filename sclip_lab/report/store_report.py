@@ -18,7 +18,7 @@ from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import Figure, Later, paged
 from sclip_lab.report.page import Section
 from sclip_lab.report.tables import P
-from sclip_lab.results.statistics.intervals import interval
+from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS, interval
 from sclip_lab.results.statistics.resampling import Scored
 from sclip_lab.results.store import picture_files, sweeps
 from sclip_lab.results.store.picture_files import Picture, Prediction
@@ -232,23 +232,30 @@ def _per_class(part: Evidence) -> dict[str, Figure]:
 
 
 def result(part: Evidence, place: str = "") -> str:
-    """What cells of the same photos show, in one sentence.
+    """What cells of the same photos show, in one sentence; oracles have no part in it.
 
     Args:
         part: the cells. place: what to call their photos; their number and data set otherwise.
     """
-    table = part.summary.reset_index(drop=True)
+    is_method = ~part.summary["oracle"].to_numpy(bool)
+    if not is_method.any():
+        return f"All cells read ground truth: oracles{f' on {place}' if place else ''}, not ranked."
+    table = part.summary[is_method].reset_index(drop=True)
     best = int(table["miou"].argmax())
-    names, row = part.cells["name"].to_list(), table.iloc[best]
+    names = part.cells["name"][is_method].to_list()
+    row = table.iloc[best]
     photos = int(row["images"])
     text = f"{names[best]} scores {100 * row['miou']:.1f} mIoU x100"
     if not pd.isna(row["low"]):
         text += f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-    plural = "s" if photos > 1 else ""
-    text += f" on {place}" if place else f" on {photos} photo{plural} of {row['dataset']}"
+    count = f"{photos}" if photos == row["of"] else f"{photos} of {row['of']}"
+    plural = "s" if row["of"] > 1 else ""
+    text += f" on {place}" if place else f" on {count} photo{plural} of {row['dataset']}"
     others = len(table) - 1
     if not others:
         return f"{text}."
+    if photos < FEWEST_PHOTOS:
+        return f"{text}. On fewer than {FEWEST_PHOTOS} photos nothing is surely below another."
     below = int((~table["unbeaten"].astype(bool)).sum())
     close = [name for k, name in enumerate(names) if k != best and bool(table["unbeaten"].iloc[k])]
     if not close:
@@ -286,6 +293,8 @@ def _differences(part: Evidence, baseline: str) -> Section:
         }
     )
     together = "" if count == 1 else f"; intervals and p for all {count} together (Bonferroni)"
+    if table["low"].isna().all():
+        together = f"; no interval and no p on fewer than {FEWEST_PHOTOS} photos"
     shown.attrs["caption"] = f"differences in mIoU x100 on the same photos{together}"
     shown.attrs["intervals"] = {tables.INTERVAL: ("low", "high")}
     return Section("differences", title, tables={"differences": shown})

@@ -37,7 +37,7 @@ from tests.synthetic_store import (
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("store")
-    write_pictures(root, write_store(root))
+    write_pictures(root, write_store(root, 12))
     return root
 
 
