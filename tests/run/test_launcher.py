@@ -88,7 +88,7 @@ def test_a_sweep_says_what_this_run_runs(tmp_path: Path) -> None:
     """Its blocks are those of missing cells; rows and job lines are in the order typed."""
     assert evaluate(tmp_path, "-m", "attention=vanilla,csa").code == 0
     out = evaluate(tmp_path, "-m", "attention=naclip,csa,vanilla", "seed=0").out
-    assert "1 variant of this run: 8 blocks per photo" in out
+    assert "1 variant to run: 8 blocks per photo" in out
     assert "2 of 3 cells were in the store" in out
     rows = [line.split()[0] for line in out.splitlines() if "patchwork_vit patchwork" in line]
     assert rows == ["naclip", "csa", "vanilla"]
