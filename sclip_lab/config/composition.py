@@ -310,7 +310,8 @@ class Loader(ConfigLoaderImpl):
                     return unknown(group, name, known)
         if isinstance(error, MissingConfigException) and error.missing_cfg_file:
             group, _, name = error.missing_cfg_file.rpartition("/")
-            typed = any(word.partition("=")[0].partition("@")[0] == group for word in words)
+            pairs = [word.partition("=") for word in words]
+            typed = any(key.partition("@")[0] == group and name in value for key, _, value in pairs)
             known = [option for option in error.options or () if not option.startswith("_")]
             return unknown(group, name, known) if typed else None
         for cause in (error, error.__cause__):
