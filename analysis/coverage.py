@@ -10,7 +10,7 @@ not. A test (`tests/results/test_coverage.py`, slow) holds the shares to their l
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from scipy import stats
 
 from analysis.methods import markdown
 from sclip_lab.results.statistics import multiple
-from sclip_lab.results.statistics.intervals import METHODS, interval, p_value
+from sclip_lab.results.statistics.intervals import METHODS, mean_p, p_value
 from sclip_lab.results.statistics.permutation import permutation_p
 from sclip_lab.results.statistics.relations import FEWEST, over_families, spearman
 from sclip_lab.results.statistics.resampling import Design, Sample, Scored, score
@@ -117,12 +117,12 @@ def coverage(
         totals = world.draw(photos, draw)
         one, two = scored(totals, n)
         gap = one - two
-        for method in METHODS:
+        for method, interval in METHODS.items():
             for name, scores, truth in (
                 ("score", one, truths[0]),
                 ("difference", gap, truths[0] - truths[1]),
             ):
-                low, high = interval(scores, method=method)
+                low, high = interval(scores, 0.95)
                 hits.setdefault(f"{name}_{method}", []).append(low <= truth <= high)
         hits.setdefault("p", []).append(p_value(gap) < 0.05)
         places = np.arange(photos)
@@ -167,9 +167,11 @@ def null_relations(families: int, repetitions: int, photos: int = 20) -> dict[st
     for _ in range(repetitions):
         truths = draw.normal(0, 1, (MEASURES + 1, families))[:, family]
         truths += draw.normal(0, 0.3, truths.shape)
-        seen = truths[:2, None] + draw.normal(0, 1, (2, photos, 16))
+        observed = truths[:2, None] + draw.normal(0, 1, (2, photos, 16))
         weights = draw.multinomial(photos, np.full(photos, 1 / photos), 200) / photos
-        low, high = np.quantile(spearman(weights @ seen[0], weights @ seen[1]), [0.025, 0.975])
+        low, high = np.quantile(
+            spearman(weights @ observed[0], weights @ observed[1]), [0.025, 0.975]
+        )
         noisy = truths + draw.normal(0, photos**-0.5, truths.shape)
         _, p, adjusted = over_families(noisy[1:], noisy[0], names, 500, draw)
         hits["photos"].append(low > 0 or high < 0)
@@ -179,26 +181,30 @@ def null_relations(families: int, repetitions: int, photos: int = 20) -> dict[st
     return {name: float(np.mean(values)) for name, values in hits.items()}
 
 
+SHAPES: dict[str, Callable[[np.random.Generator, int], Array]] = {
+    "normal": lambda draw, photos: draw.normal(size=photos),
+    "heavy tails": lambda draw, photos: draw.standard_t(3, photos),
+    "skewed": lambda draw, photos: draw.exponential(1, photos) - 1,
+}
+
+
 def null_means(photos: int, shape: str, repetitions: int) -> dict[str, float]:
     """How often the mean of a diagnostic "surely" differs between two variants with equal means.
 
     Args:
-        shape: of the photos' differences: symmetric with heavy tails (Student's t of 3 degrees) or
-            skewed (exponential).
+        shape: of the photos' differences: a key of `SHAPES`.
 
     Returns:
-        t: Student's p is below 0.05; percentile: the interval of the plain bootstrap excludes 0.
+        p: `intervals.mean_p` is below 0.05; t: Student's p is; percentile: the interval of the
+        plain bootstrap excludes 0.
     """
     draw = np.random.default_rng([5, photos, len(shape)])
-    hits: dict[str, list[bool]] = {"t": [], "percentile": []}
+    hits: dict[str, list[bool]] = {"p": [], "t": [], "percentile": []}
     for _ in range(repetitions):
-        gaps = (
-            draw.standard_t(3, photos)
-            if shape == "heavy tails"
-            else draw.exponential(1, photos) - 1
-        )
+        gaps = SHAPES[shape](draw, photos)
         means = gaps[draw.integers(photos, size=(500, photos))].mean(1)
         low, high = np.quantile(means, [0.025, 0.975])
+        hits["p"].append(mean_p(gaps) < 0.05)
         hits["t"].append(stats.ttest_1samp(gaps, 0).pvalue < 0.05)
         hits["percentile"].append(low > 0 or high < 0)
     return {name: float(np.mean(values)) for name, values in hits.items()}
@@ -219,6 +225,28 @@ def null_voids(photos: int, repetitions: int, n: int = 400) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in hits.items()}
 
 
+def constant_differences(photos: int, n: int = 2000) -> dict[str, float]:
+    """The p of a difference that is the same on all photos, in a family of three such.
+
+    Returns:
+        p, holm, max_t: NaN where there are too few photos. resamples: what max-T would say if the
+        resamples, which all show the same, were asked alone.
+    """
+    photo = np.array([[[60.0, 40.0], [100.0, 100.0], [120.0, 80.0]]])
+    totals = [photo.repeat(photos, axis=0) for _ in range(4)]
+    for step, better in enumerate(totals[1:], start=1):
+        better[:, 0] += 5.0 * step
+    first, *others = scored(np.stack(totals), n)
+    gaps = [other - first for other in others]
+    p = np.array([p_value(gap) for gap in gaps])
+    return {
+        "p": p[0],
+        "holm": multiple.holm(p)[0],
+        "max_t": multiple.max_t(gaps)[0],
+        "resamples": 1 / (n + 1),
+    }
+
+
 def null_bold(photos: int, repetitions: int, n: int = 400) -> dict[str, float]:
     """Share of tables of eight equal variants in which any is not bold: p of the best against each
     other adjusted over all pairs, as here, and over the pairs with the best alone."""
@@ -237,17 +265,21 @@ def null_bold(photos: int, repetitions: int, n: int = 400) -> dict[str, float]:
 def null_tables(repetitions: int) -> str:
     """What claims and tables say where there is nothing to say, in per cent."""
 
-    def rows(named: dict[str, dict[str, float]]) -> list[list[str]]:
+    def rows(results: dict[str, dict[str, float]]) -> list[list[str]]:
         return [
-            [name, *(f"{100 * v:.1f}" for v in shares.values())] for name, shares in named.items()
+            [name, *(f"{100 * v:.1f}" for v in shares.values())] for name, shares in results.items()
         ]
 
     relations = {f"{k}": null_relations(k, repetitions) for k in SIZES_OF_FAMILIES}
     means = {
-        f"{photos} photos, {shape}": null_means(photos, shape, 2 * repetitions)
-        for shape in ("heavy tails", "skewed")
-        for photos in (5, 10, 20)
+        f"{shape}, {photos} photos": null_means(photos, shape, 8 * repetitions)
+        for shape in SHAPES
+        for photos in (5, 10, 20, 64)
     }
+    constant = [
+        [f"{k}", *("none" if np.isnan(p) else f"{p:.4f}" for p in constant_differences(k).values())]
+        for k in (4, 10, 12)
+    ]
     few = max(1, repetitions // 2)
     parts = [
         '"Variants with more of it score higher", where 28 measures and the score of 16 variants '
@@ -257,12 +289,16 @@ def null_tables(repetitions: int) -> str:
             ["families", "photos alone", "one measure", "any of 28", "verdict"], rows(relations)
         ),
         "The mean of a diagnostic on two variants with equal means: how often the difference is "
-        "called sure. Verdicts need 10 photos:\n",
-        markdown(["differences", "Student's t", "percentile bootstrap"], rows(means)),
+        "called sure, by the interval that is used here, by Student's alone, and by quantiles of "
+        "the bootstrap. Verdicts need 10 photos:\n",
+        markdown(["differences", "here", "Student's t", "percentile bootstrap"], rows(means)),
+        "A difference that is the same on all photos, in a family of three such; beside it what "
+        "max-T would say by its 2000 resamples alone:\n",
+        markdown(["photos", "p", "Holm", "max-T", "resamples alone"], constant),
         "Two equal variants, and nine times as many photos of void alone: p below 0.05:\n",
         markdown(
             ["photos", "void left out", "void counted"],
-            rows({f"{k}": null_voids(k, repetitions) for k in (4, 8, 16)}),
+            rows({f"{k}": null_voids(k, repetitions) for k in (10, 16, 32)}),
         ),
         "Tables of eight equal variants in which any is not bold:\n",
         markdown(

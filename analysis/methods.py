@@ -139,16 +139,16 @@ def section(module: ModuleType) -> str:
 def variant_text(name: str) -> str:
     """A variant's header, what its parts do, its presets and its published numbers."""
     config = load_group("attention", name)
-    own = idea(name)
+    module = idea(name)
     header = " ".join(linked(header_of(conf_dir() / "attention" / f"{name}.yaml")).split())
     lines = [f"**`{name}`** {header}", ""]
     for key in ("_target_", *PARTS):
         target = config[key] if key == "_target_" else (config.get(key) or {}).get("_target_")
-        if target and locate(target).__module__ != own.__name__:
+        if target and locate(target).__module__ != module.__name__:
             function = locate(target)
-            said = " ".join(inspect.cleandoc(function.__doc__ or "").split("\n\n")[0].split())
+            summary = " ".join(inspect.cleandoc(function.__doc__ or "").split("\n\n")[0].split())
             what = "weights" if key == "_target_" else key
-            lines.append(f"- {what}: `{function.__name__}`: {linked(said)}")
+            lines.append(f"- {what}: `{function.__name__}`: {linked(summary)}")
     presets = [p for p in names("protocol") if name in expected(p)]
     if presets:
         links = ", ".join(f"[{p}](protocols.md#{p})" for p in presets)
@@ -167,12 +167,14 @@ def expected(protocol: str) -> set[str]:
 def published(name: str) -> str:
     """A table of the published mIoU of one variant, in points; empty where there is none."""
     table = paper_numbers.read()
-    mine = table[(table["attention"].str.partition("(")[0] == name) & (table["metric"] == "miou")]
-    mine = mine[mine["dataset"].isin(DATASETS)]
-    if mine.empty:
+    numbers = table[
+        (table["attention"].str.partition("(")[0] == name) & (table["metric"] == "miou")
+    ]
+    numbers = numbers[numbers["dataset"].isin(DATASETS)]
+    if numbers.empty:
         return ""
     rows = []
-    for keys, group in mine.groupby(
+    for keys, group in numbers.groupby(
         ["method", "attention", "backbone", "protocol", "source", "mark"], sort=False
     ):
         values = dict(zip(group["dataset"], group["value"].astype(float), strict=False))
@@ -229,8 +231,8 @@ def call(config: Mapping[str, Any]) -> str:
         ]
         return ", ".join(steps)
     name = str(config["_target_"]).rpartition(".")[2]
-    given = [f"{key}={shown(value)}" for key, value in config.items() if key != "_target_"]
-    return f"{name}({', '.join(given)})"
+    parameters = [f"{key}={shown(value)}" for key, value in config.items() if key != "_target_"]
+    return f"{name}({', '.join(parameters)})"
 
 
 def shown(value: Any) -> str:

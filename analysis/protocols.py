@@ -55,9 +55,11 @@ def _section(name: str, config: dict[str, Any]) -> str:
     # Data sets of one's own that a protocol has values for come behind those with a yaml.
     keys = {key for table in TABLES.findall(text) for key in KEYS.findall(table)}
     for dataset in [*names("dataset"), *sorted(keys - set(names("dataset")))]:
-        own = load_group("protocol", name, dataset=dataset)
+        fields = load_group("protocol", name, dataset=dataset)
         differing = [
-            f"{key} {_cell(key, own[key])}" for key, usual in config.items() if own[key] != usual
+            f"{key} {_cell(key, fields[key])}"
+            for key, usual in config.items()
+            if fields[key] != usual
         ]
         if differing:
             changes.append([f"`{dataset}`", ", ".join(differing)])

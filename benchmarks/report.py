@@ -130,30 +130,42 @@ def machine() -> dict[str, Any]:
 
 
 def value(figures: Mapping[str, Any], key: str) -> float:
-    found = figures[key]
-    return float(found["median"] if isinstance(found, dict) else found)
+    figure = figures[key]
+    return float(figure["median"] if isinstance(figure, dict) else figure)
 
 
-def met(figures: Mapping[str, Any], key: str) -> str:
-    _, sign, goal = KEYS[key]
+def row(figures: Mapping[str, Any], key: str) -> tuple[str, str, str]:
+    """A figure with its range, its goal, and whether it was met."""
+    figure, median, (_, sign, goal) = figures[key], value(figures, key), KEYS[key]
+    text = f"{median:.4g}"
+    if isinstance(figure, dict):
+        text += f" [{figure['low']:.4g}, {figure['high']:.4g}] n={figure['repetitions']}"
+    elif key.startswith("labels_equal"):
+        text = f"{100 * figure:.4f} %"
     if not sign:
-        return ""
-    found = value(figures, key)
-    return "met" if (found >= goal if sign == "+" else found <= goal) else "missed"
+        return text, "", ""
+    met = median >= goal if sign == "+" else median <= goal
+    aim = f"at {'least' if sign == '+' else 'most'} {goal:.5g}"
+    return text, aim, "met" if met else "missed"
+
+
+def lines(figures: Mapping[str, Any]) -> list[str]:
+    """Every key with its `row`, in columns for a terminal."""
+    return [f"{key:30} {'  '.join(row(figures, key))}".rstrip() for key in KEYS if key in figures]
 
 
 def write(figures: Mapping[str, Any], folder: Path) -> None:
     """performance.md and performance.png in ``folder``."""
-    made = figures["machine"]
+    host = figures["machine"]
     command = " ".join(["python -m benchmarks.run", *figures["command"]])
     clocks = {"wall": "Seconds are wall-clock.", "cpu": "Seconds are one thread's processor time."}
     counts = figures["reference_variants"]
-    lines = [
+    page = [
         "# Performance",
         "",
-        f"Made by `{command}` on {made['date']}: {made['cores']} cores, {made['threads']} threads, "
-        f"{made['cpu']}, {made['capability']}, torch {made['torch']}; load average of the "
-        f"machine before the start {made['load_before']}.",
+        f"Made by `{command}` on {host['date']}: {host['cores']} cores, {host['threads']} threads, "
+        f"{host['cpu']}, {host['capability']}, torch {host['torch']}; load average of the "
+        f"machine before the start {host['load_before']}.",
         "",
         "The reference (`benchmarks/reference.py`) evaluates one variant at a time, window by "
         "window, with dense synonym reduction. Both sides run in turns in one process on the "
@@ -167,46 +179,39 @@ def write(figures: Mapping[str, Any], folder: Path) -> None:
         "| key | what | value | goal | |",
         "|---|---|---|---|---|",
     ]
-    for key, (words, sign, goal) in KEYS.items():
-        found = figures[key]
-        text = f"{value(figures, key):.4g}"
-        if isinstance(found, dict):
-            text += f" [{found['low']:.4g}, {found['high']:.4g}] n={found['repetitions']}"
-        elif key.startswith("labels_equal"):
-            text = f"{100 * found:.4f} %"
-        aim = {"+": "at least ", "-": "at most ", "": ""}[sign] + (f"{goal:.5g}" if sign else "")
-        lines.append(f"| {key} | {words} | {text} | {aim} | {met(figures, key)} |")
+    for key, (words, *_) in KEYS.items():
+        page.append(f"| {key} | {words} | {' | '.join(row(figures, key))} |")
     if "more" in figures:
         words = (
             "Reference / ours on one photo (`benchmarks.run --only more`), and growth of the "
             "process beyond what earlier rows left it: 0 is no more than those."
         )
-        lines += ["", "## Other sizes", "", words]
-        lines += ["", "| what | one variant | sweep fp32 | sweep bf16 | ours, sweep | reference |"]
-        lines.append("|---|---|---|---|---|---|")
+        page += ["", "## Other sizes", "", words]
+        page += ["", "| what | one variant | sweep fp32 | sweep bf16 | ours, sweep | reference |"]
+        page.append("|---|---|---|---|---|---|")
         for name, part in figures["more"].items():
-            ratios = (f"{part['ratios'][k]['median']:.2f}" for k in SIZES)
-            grown = (f"{part['memory_growth_bytes'][k] / 1e6:.0f} MB" for k in GROWN)
-            lines.append(f"| {name} | {' | '.join(ratios)} | {' | '.join(grown)} |")
-    lines += ["", "## Seconds per photo", "", "| task | stage | median | low | high |"]
-    lines.append("|---|---|---|---|---|")
+            ratios = (f"{part['ratios'][key]['median']:.2f}" for key in SIZES)
+            grown = (f"{part['memory_growth_bytes'][key] / 1e6:.0f} MB" for key in GROWN)
+            page.append(f"| {name} | {' | '.join(ratios)} | {' | '.join(grown)} |")
+    page += ["", "## Seconds per photo", "", "| task | stage | median | low | high |"]
+    page.append("|---|---|---|---|---|")
     timings = dict(figures["seconds"])
     timings |= {f"{task} (more)": part["seconds"] for task, part in figures.get("more", {}).items()}
     for task, stages in timings.items():
         for stage, s in stages.items():
-            lines.append(
+            page.append(
                 f"| {task} | {stage} | {s['median']:.3f} | {s['low']:.3f} | {s['high']:.3f} |"
             )
-    rates = figures["matrix_rate_gflops"]
+    rate = figures["matrix_rate_gflops"]
     limit, memory = figures["bound_seconds"], figures["memory_bytes"]
-    lines += [
+    page += [
         "",
         "## Bound",
         "",
         f"Trunk {limit['trunk']:.3f} s; 12 last blocks alone {limit['last_blocks']:.3f} s; one "
         f"variant {limit['single']:.3f} s; sweep of 12 {limit['sweep']:.3f} s. The network takes "
-        f"{figures['network_gflop']} GFLOP per photo; large products run at {rates['fp32']} "
-        f"GFLOP/s in fp32 and {rates['bf16']} in bf16. Readout peak: ours "
+        f"{figures['network_gflop']} GFLOP per photo; large products run at {rate['fp32']} "
+        f"GFLOP/s in fp32 and {rate['bf16']} in bf16. Readout peak: ours "
         f"{memory['ours'] / 1e6:.0f} MB, reference {memory['reference'] / 1e6:.0f} MB.",
         "",
         "[What bounds the goals that were missed, and what was tried](performance-notes.md).",
@@ -216,7 +221,7 @@ def write(figures: Mapping[str, Any], folder: Path) -> None:
         gpu(folder / "gpu.json"),
         "",
     ]
-    (folder / "performance.md").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "performance.md").write_text("\n".join(page), encoding="utf-8")
     figure(figures, folder / "performance.png")
 
 

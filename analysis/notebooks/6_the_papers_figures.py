@@ -18,7 +18,7 @@ from sclip_lab.run.studies import sections
 
 folder = tempfile.TemporaryDirectory()
 store = os.environ.get("SCLIP_LAB_STORE", folder.name)
-KEYS = ["dataset.limit=8", f"paths.store={store}", "progress=false"]
+KEYS = ["dataset.limit=12", f"paths.store={store}", "progress=false"]
 {name: studies.load(name).question for name in studies.names()}
 
 # %% [markdown]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.patchwork.tower import Seen
+from experiments.patchwork.tower import Outputs
 
 CODES = 32  # values of a colour's code
 SCALE = 60.0 / 68.0  # of the code: colours that far apart, in the input's units, have other codes
@@ -28,8 +28,8 @@ class Weights:
 
     Attributes:
         read: of the caption read by patches.
-        mixed: of `Seen.mixed`. bent: of `Seen.bent`.
-        louder: of `Seen.louder` above -``quiet``.
+        mixed: of `Outputs.mixed`. bent: of `Outputs.bent`.
+        louder: of `Outputs.louder` above -``quiet``.
         late: of the colour that late tokens tell. keys: that queries and keys of the last block
             tell. early: the same of an early block, and that colour alone explains them.
         noise: deviation of the noise through which those of the early block are read; the others:
@@ -87,13 +87,13 @@ class Grouping(nn.Module):
         self.hear = nn.ModuleDict({name: nn.Linear(width, CODES) for name in names})
         self.tell = nn.ModuleDict({name: nn.Linear(CODES, width) for name in names[1:]})
 
-    def forward(self, seen: Seen, weights: Weights) -> Tensor:
+    def forward(self, outputs: Outputs, weights: Weights) -> Tensor:
         """The weighted sum, a scalar; without the captions."""
-        target = code(seen.colour)
-        last = dict(zip(("last_q", "last_k"), seen.keys, strict=True))
-        early = list(seen.early)  # one map for both, so that queries find their keys
+        target = code(outputs.colour)
+        last = dict(zip(("last_q", "last_k"), outputs.keys, strict=True))
+        early = list(outputs.early)  # one map for both, so that queries find their keys
         losses = {
-            "late": self._heard("late", seen.late, target),
+            "late": self._heard("late", outputs.late, target),
             "keys": sum(
                 self._heard(name, values, target) + weights.flat * values.square().mean()
                 for name, values in last.items()
@@ -105,9 +105,9 @@ class Grouping(nn.Module):
                 + weights.small * values.square().mean()
                 for values in early
             ),
-            "mixed": seen.mixed,
-            "bent": seen.bent,
-            "louder": F.relu(seen.louder + weights.quiet).mean(),
+            "mixed": outputs.mixed,
+            "bent": outputs.bent,
+            "louder": F.relu(outputs.louder + weights.quiet).mean(),
         }
         weighted = [getattr(weights, name) * loss for name, loss in losses.items()]
         return torch.stack(weighted).sum()

@@ -46,11 +46,11 @@ class Hiding:
     bare: float = 0.8
 
 
-class Seen(NamedTuple):
+class Outputs(NamedTuple):
     """What a pass gives, of ``n`` visible patches in each window of the batch.
 
     Attributes:
-        read: (batch, 1 + readers, embed_dim) unit embeddings: class token, then readers.
+        embeddings: (batch, 1 + readers, embed_dim) unit embeddings: class token, then readers.
         mixed: what attention adds before the last block, squared, over its stream, squared; a sum
             over the blocks of the mean over the patches and that of the class token.
         bent: the same of the last MLP, over what reads the caption.
@@ -62,7 +62,7 @@ class Seen(NamedTuple):
         colour: (batch, n, 3) mean colours of the patches, normalised as the input.
     """
 
-    read: Tensor
+    embeddings: Tensor
     mixed: Tensor
     bent: Tensor
     louder: Tensor
@@ -85,7 +85,7 @@ class Tower:
     def __init__(self, visual: Any, patch: int, hiding: Hiding, low: bool) -> None:
         self.visual, self.patch, self.hiding, self.low = visual, patch, hiding, low
 
-    def __call__(self, pixels: Tensor) -> Seen:
+    def __call__(self, pixels: Tensor) -> Outputs:
         """One pass.
 
         Args:
@@ -115,8 +115,8 @@ class Tower:
         bend = self._mlp(last, y)
         bent = _share(bend, y)
         y = y + (torch.rand(*rows.shape, 1) >= hiding.bare) * bend
-        return Seen(
-            read=F.normalize(visual.ln_post(y) @ visual.proj, dim=-1),
+        return Outputs(
+            embeddings=F.normalize(visual.ln_post(y) @ visual.proj, dim=-1),
             mixed=mixed,
             bent=bent,
             louder=sizes[0] - sizes[1],

@@ -245,13 +245,14 @@ class Run:
         for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * self.factor
         pixels, present = self.draw(pools, rng)
-        seen = self.tower(to_tensor(pixels))
+        outputs = self.tower(to_tensor(pixels))
         ids, named = model.captions.draw(present, args.short, rng)
         text, scale = model.encode_text(ids), model.clip.logit_scale.exp()
         losses = [
-            contrastive_loss(one, text, scale, present, named) for one in seen.read.unbind(dim=1)
+            contrastive_loss(one, text, scale, present, named)
+            for one in outputs.embeddings.unbind(dim=1)
         ]
-        others = weights.read * torch.stack(losses[1:]).mean() + model.grouping(seen, weights)
+        others = weights.read * torch.stack(losses[1:]).mean() + model.grouping(outputs, weights)
         if weights.apart:
             ids = model.captions.names
             others = others + weights.apart * too_near(model.encode_text(ids))
@@ -263,7 +264,7 @@ class Run:
         model.clip.logit_scale.data.clamp_(0, math.log(100))
         self.step += 1
         names = model.captions.name_features(model)
-        return losses[0].item(), top1(seen.read[:, 0], names, present)
+        return losses[0].item(), top1(outputs.embeddings[:, 0], names, present)
 
 
 def train(args: argparse.Namespace) -> None:

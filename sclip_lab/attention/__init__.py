@@ -1,5 +1,6 @@
 """How chosen blocks compute attention: weights functions, block edits, and what they share.
 
-Of this package it imports the network's blocks and what finds functions, nothing of data, protocols
-or evaluation: a variant can be read, tested and reused without the rest of the laboratory.
+Every function gets the block as the variant sees it, ``ctx``; a block edit also gets ``block`` and
+``state``. The lists of arguments below leave these out. This package imports the network's blocks
+and nothing of data, protocols or evaluation.
 """

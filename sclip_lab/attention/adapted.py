@@ -1,4 +1,4 @@
-"""FSA, feedback self-adaptive attention: class distributions that a map leads to change the map.
+"""FSA, feedback self-adaptive attention: the class distributions of a map's output change the map.
 
 arXiv 2508.20265. With A a map between patches, v its values and T the texts:
 
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from sclip_lab.attention.guided import guided_map, on_grid, patch_values, resized
-from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import block_edit, mix_function, uses
+from sclip_lab.core.values import within
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 
@@ -35,15 +35,13 @@ def adapted(
 ) -> Tensor:
     """E above, as the ``mix`` of any variant whose patches do not attend to the class token.
 
+    The class token's row stays, and no patch attends to it.
+
     Args:
-        ctx: the block as the variant sees it.
         weights: (batch, heads, tokens, tokens) of the weights function; between patches it is A.
         scale, uniform_scale: factors on the cosines of A's output, and of the uniform map's.
-        share: of the softmax of a row's similarities that is kept, 0 .. 1.
+        share: share of the softmax of a row's similarities that is kept, 0 .. 1.
         sharpness: lambda.
-
-    Returns:
-        the same shape; the class token's row as it was, and no patch attends to it.
     """
     prefix = ctx.block.prefix
     value, text = ctx.value[:, :, prefix:], ctx.text.targets
@@ -67,15 +65,14 @@ def class_distributions(
     scale: float = 20.0,
     uniform_scale: float = 35.0,
 ) -> Tensor:
-    """p above: (batch, patches, texts) float64.
+    """p above: (batch, patches, texts) float64; the scales as in `adapted`.
 
     Args:
         attention: (batch, heads or 1, patches, patches).
         value: (batch, heads, patches, head_dim).
-        block: whose output projection.
-        head: tokens into the space of texts.
+        block: has the output projection.
+        head: tokens -> the space of texts.
         text: (texts, embed_dim) unit rows.
-        scale, uniform_scale: as in `adapted`.
     """
 
     def cosines(tokens: Tensor) -> Tensor:
@@ -84,32 +81,26 @@ def class_distributions(
 
     of_map = scale * cosines(block.output(attention, value))
     uniform = uniform_scale * cosines(block.merge(value.mean(dim=2, keepdim=True)))
-    # Patches that look alike differ by less than what fp32 leaves of a row's sum, and rounding
-    # would decide which of them a row keeps.
+    # Similar patches differ by less than the rounding of a row's sum in fp32, and rounding would
+    # decide which of them a row keeps.
     return torch.softmax((of_map - uniform).double(), dim=-1)
 
 
 def agreement(distributions: Tensor, share: float = 0.45, sharpness: float = 3.0) -> Tensor:
-    """B above.
+    """B above of (batch, patches, texts) distributions: (batch, patches, patches) float64.
 
-    Args:
-        distributions: (batch, patches, texts), rows sum to 1.
-        share, sharpness: as in `adapted`.
-
-    Returns:
-        (batch, patches, patches) float64; rows sum to 1.
+    Rows sum to 1; share and sharpness as in `adapted`.
     """
-    if not 0 <= share <= 1:
-        raise LabError(f"share {share} must lie in 0 .. 1")
+    within("share", share, 0, 1)
     distributions = distributions.double()
     logs = torch.log(distributions + EPSILON)
     self_term = (distributions * logs).sum(-1, keepdim=True)
     divergence = (self_term - distributions @ logs.mT).clamp_min(0)
     similar = 1 / (1 + divergence)
     ordered, index = similar.sort(dim=-1, descending=True, stable=True)
-    kept = torch.softmax(ordered, dim=-1).cumsum(-1) <= share
-    kept[..., 0] = True
-    raw = (ordered * torch.exp(sharpness * ordered)).masked_fill(~kept, -torch.inf)
+    within_share = torch.softmax(ordered, dim=-1).cumsum(-1) <= share
+    within_share[..., 0] = True
+    raw = (ordered * torch.exp(sharpness * ordered)).masked_fill(~within_share, -torch.inf)
     return torch.zeros_like(similar).scatter(-1, index, torch.softmax(raw, dim=-1))
 
 
@@ -132,15 +123,13 @@ def adapted_proxy(
     share: float = 0.45,
     sharpness: float = 3.0,
 ) -> State:
-    """E above with a second network's map as A, the form that is published: no residual, no MLP.
+    """E above with a second network's map as A, the published form: no residual, no MLP.
+
+    The class token attends to itself.
 
     Args:
-        block, state, ctx: as for every block edit.
         beta, gamma, output_grid: of `sclip_lab.attention.guided.proxyclip`, whose map is A.
         scale, uniform_scale, share, sharpness: of `adapted`.
-
-    Returns:
-        the state with patches on the chosen grid; the class token attends to itself.
 
     Raises:
         LabError: no guidance, an unknown grid, or a block that is not the last.

@@ -1,4 +1,4 @@
-"""CDAM: a second pass whose map says how alike the class distributions of patches are.
+"""CDAM: the map of a second pass compares the class distributions of patches.
 
 Kang et al., "Class distribution-induced attention map", ICLR 2025 (openreview CMqOfvD3tO). With
 p_i the softmax over texts (targets and auxiliary words) of a patch's cosines in the first pass, and
@@ -20,12 +20,12 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import mix_function, uses
+from sclip_lab.core.values import within
 from sclip_lab.network.context import Context, Grid
 
 EPSILON = 1e-8
-# A row with a smaller range is constant. Two stretches by 1 / EPSILON make 0.5 of a range of 1e-16,
-# as on a 1 x 7 grid: with two cells, the middle patch is equally far from all. Rounded cosines
-# (1e-7) cannot tell divergences below this apart.
+# A row with a smaller range counts as constant. Two stretches by 1 / EPSILON would turn a range of
+# 1e-16 into 0.5, and the rounding of cosines (1e-7) hides divergences below this anyway.
 CONSTANT = 1e-10
 ROWS = 64  # of a divergence map at once
 SCALES = (1.0, 0.25, 0.37, 0.5, 0.63, 0.75, 0.87)
@@ -40,23 +40,21 @@ def cdam(
     sharpness: float = 10.0,
     scales: Sequence[float] = SCALES,
 ) -> Tensor:
-    """W above, as the ``mix`` of any weights function: its weights are the first pass.
+    """W above, as the ``mix`` of any weights function, whose weights are the first pass.
 
-    Where several blocks are rewritten, those before the last keep the weights of the function: what
-    a token of theirs means as a class is for the last block to say.
+    If several blocks are rewritten, blocks before the last keep the weights of the function: only
+    the last block's tokens are compared with texts. The variant's residual and MLP end both passes.
 
     Args:
-        ctx: the block as the variant sees it; the variant's residual and MLP end both passes.
         weights: (batch, heads, tokens, tokens) of the weights function.
         temperature: > 0, of the softmax over texts.
         sharpness: factor on 1 - J before the softmax of a row.
         scales: shares of the grid's sides, each in (0, 1].
 
     Returns:
-        the shape of ``weights``; in the last block equal for all heads, rows sum to anything.
+        the shape of ``weights``; in the last block equal for all heads, with rows of any sum.
     """
-    if temperature <= 0:
-        raise LabError(f"temperature {temperature} must be above 0")
+    within("temperature", temperature, 0, above=True)
     if ctx.block.index < ctx.block.depth - 1:
         return weights
     prefix, text = ctx.block.prefix, ctx.text.all
@@ -73,21 +71,19 @@ def class_distribution_map(
     sharpness: float = 10.0,
     scales: Sequence[float] = SCALES,
 ) -> Tensor:
-    """W between patches.
+    """W between patches, (batch, patches, patches) in 0 .. 1, not symmetric; settings as in `cdam`.
+
+    A scale leaves at least one row and one column. A grid of one cell, or a patch that is equally
+    far from all others, gives zeros.
 
     Args:
         cosines: (batch, grid_h * grid_w, texts).
-        grid: (grid_h, grid_w). A scale leaves at least one row and one column; one cell, or a patch
-            that is equally far from all others, gives zeros.
-        temperature, sharpness, scales: as in `cdam`.
-
-    Returns:
-        (batch, patches, patches) in 0 .. 1, not symmetric.
+        grid: (grid_h, grid_w).
     """
     if not scales or not all(0 < scale <= 1 for scale in scales):
         raise LabError(f"scales {list(scales)}: at least one, each in (0, 1]")
-    # In double: where patches are alike, J is the small difference of large numbers, and what is
-    # left of it is stretched to 0 .. 1.
+    # In double: for similar patches, J is a small difference of large numbers, and it is stretched
+    # to 0 .. 1 afterwards.
     maps = cosines.mT.unflatten(-1, grid).double()
     total = maps.new_zeros(len(cosines), cosines.shape[1], cosines.shape[1])
     for scale in scales:
@@ -101,8 +97,8 @@ def class_distribution_map(
 def divergence(p: Tensor) -> Tensor:
     """Jensen-Shannon divergences in nats: (batch, n, texts) -> (batch, n, n).
 
-    One text and some rows at a time, so that no (n, n, texts) array is made and what is made stays
-    in the cache of a CPU. J is symmetric: what is left of the diagonal is copied from the right.
+    One text and some rows at a time: no (n, n, texts) array is made, and a CPU's cache holds the
+    rest. J is symmetric, so the part left of the diagonal is copied from the right.
     """
     self_term = (p * torch.log(p + EPSILON)).sum(-1)
     batch, count = self_term.shape
@@ -122,8 +118,7 @@ def divergence(p: Tensor) -> Tensor:
 
 
 def enlarged(between: Tensor, size: Grid, grid: Grid) -> Tensor:
-    """A map between all cells of one grid, bilinear on another, in both of its places:
-    (batch, cells, cells) -> (batch, patches, patches)."""
+    """(batch, cells, cells) -> (batch, patches, patches): bilinear in both places."""
     if size == grid:
         return between
     for _ in range(2):

@@ -1,13 +1,13 @@
-"""Attention of all earlier blocks, summed and balanced, in place of the last block's own.
+"""CLIPer: the attention of all earlier blocks, summed and balanced, replaces the last block's own.
 
 CLIPer: Sun, Cao, Xie, Jiang, Pang, ICCV 2025, arXiv 2411.13836. With M the sum of
-softmax(q k^T / sqrt(d)) over all blocks before the last, ``rounds`` times: columns divided by
-their sums, then rows by theirs (Sinkhorn's alternation); then S = (M + M^T) / 2, the mean of each
-column subtracted, negative entries dropped, rows divided by their sums. Residual and MLP of the
-last block are dropped.
+softmax(q k^T / sqrt(d)) over all blocks before the last, ``rounds`` times: columns divided by their
+sums, then rows by theirs (Sinkhorn's alternation). Then S = (M + M^T) / 2, the mean of each column
+subtracted, negative entries dropped, rows divided by their sums. Residual and MLP of the last block
+are dropped.
 
-The official code balances M in place once more for every level it reads out, so that level l of
-L has had l rounds and the final features have had L; the levels below the last send the input of
+The official code balances M in place once more for every level it reads out, so that level l of L
+has had l rounds and the final features have had L. The levels below the last send the input of
 block l, normalised there, through the last block's value path.
 """
 
@@ -28,14 +28,10 @@ LARGEST = 1 << 23
 
 @weights_function
 def cliper(ctx: Context, rounds: int | None = None) -> Tensor:
-    """Balanced sum of the earlier blocks' attention.
+    """Balanced sum of the earlier blocks' attention; rows sum to 1.
 
-    Args:
-        ctx: the block as the variant sees it; a prior acts on every earlier block's scores.
-        rounds: column and row alternations, 0 or more; None for the network's number of blocks.
-
-    Returns:
-        (batch, heads, tokens, tokens); rows sum to 1.
+    A prior acts on every earlier block's scores. ``rounds`` alternations, 0 or more; None takes the
+    network's number of blocks.
     """
     if not ctx.history:
         raise LabError("the first block has no earlier attention to sum")
@@ -54,7 +50,7 @@ def earlier(ctx: Context) -> Tensor:
         return total
 
     def summed_by_head() -> Tensor:
-        """The same for maps that are too large to be kept: a head at a time."""
+        """The same for maps that are too large to be stored together: head by head."""
         heads = []
         for head in range(ctx.block.num_heads):
             total: Tensor | None = None
@@ -69,28 +65,23 @@ def earlier(ctx: Context) -> Tensor:
     if ctx.prior is None and ctx.feedback is None and not ctx.closed:
         tokens = ctx.tokens.shape[1]
         large = 4 * ctx.block.num_heads * tokens**2 > LARGEST_KEPT
-        # The same for every level of a network.
+        # All levels of a network share this sum.
         return ctx.input.once("sum of earlier attention", summed_by_head if large else summed)
     return summed()
 
 
 @block_edit
 def level(block: Block, state: State, ctx: Context, source: Layer = -1) -> State:
-    """The final features of one level of CLIPer's fusion.
+    """The final features of one level of CLIPer's fusion: O(A_l v) without residual and MLP.
 
-    Args:
-        block, state, ctx: as for every block edit.
-        source: the block whose input is read, l of L; -1 is CLIPer itself.
-
-    Returns:
-        a state whose tokens are O(A_l v) without residual and MLP.
+    ``source`` is the block whose input is read, l of L; -1 is CLIPer itself.
     """
     weights = cliper(ctx, rounds=resolve(source, block.depth) + 1)
     return State(block.output(weights, _value(ctx, source)), state.dense, weights)
 
 
 def level_tokens(ctx: Context, source: Layer) -> Tensor:
-    """The tokens of `level`, whose attention weights are never there for all heads at once."""
+    """The tokens of `level`. The attention weights of all heads are never in memory together."""
     block, value = ctx.block, _value(ctx, source)
     rounds, total = resolve(source, block.depth) + 1, earlier(ctx)
     step = max(1, LARGEST // total[:, 0].numel())  # heads
@@ -110,18 +101,13 @@ def _value(ctx: Context, source: Layer) -> Tensor:
 
 
 def balanced(attention: Tensor, rounds: int) -> Tensor:
-    """Sinkhorn alternations, symmetrised, what lies below a column's mean dropped.
+    """Sinkhorn alternations, then symmetrised, with entries below a column's mean dropped.
 
-    Args:
-        attention: (..., tokens, tokens), not negative.
-        rounds: alternations, 0 or more.
-
-    Returns:
-        the same shape; rows sum to 1.
+    (..., tokens, tokens), not negative, to the same shape; rows sum to 1. ``rounds`` is 0 or more.
     """
     maps = attention.reshape(-1, *attention.shape[-2:])
     result = torch.empty_like(maps)
-    # Some at a time: those of all heads of a large photo take a gigabyte.
+    # Some at a time: the maps of all heads of a large photo take a gigabyte.
     step = max(1, LARGEST // maps[0].numel())
     for some, balanced_maps in zip(maps.split(step), result.split(step), strict=True):
         for _ in range(rounds):

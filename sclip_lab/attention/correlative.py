@@ -1,9 +1,9 @@
 """Correlative self-attention (CSA).
 
-SCLIP: Wang, Mei, Yuille, ECCV 2024, arXiv 2312.01597, eq. 3 and 4. A position attends to where
-its own projection is similar: softmax(r r^T / t) with r = x W_r. The default uses the trained
-query and key projections and adds their two softmaxes, so that rows sum to 2; beside the kept
-residual a sum is not the same as a mean.
+SCLIP: Wang, Mei, Yuille, ECCV 2024, arXiv 2312.01597, eq. 3 and 4. A position attends to where its
+own projection is similar: softmax(r r^T / t) with r = x W_r. The default adds the two softmaxes of
+the trained query and key projections, so that rows sum to 2; beside the residual a sum is not the
+same as a mean.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
+from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
 
 
@@ -43,16 +44,13 @@ def correlative(
 ) -> Weights:
     """sum over r of softmax(r r^T / (temperature * sqrt(head_dim))).
 
+    Rows sum to the number of projections, or to 1 for ``mean``.
+
     Args:
-        ctx: the block as the variant sees it.
-        projections: which of the block's projections to reuse: any of ``query``, ``key``,
-            ``value``, and ``identity``, LN1's output itself cut into heads.
+        projections: any of ``query``, ``key``, ``value``, and ``identity``, which is LN1's output
+            cut into heads.
         combine: ``sum`` (the paper's) or ``mean``.
         temperature: > 0, in units of sqrt(head_dim).
-
-    Returns:
-        (batch, heads, tokens, tokens); rows sum to the number of projections, or to 1.
     """
-    if temperature <= 0:
-        raise LabError(f"temperature {temperature} must be above 0")
+    within("temperature", temperature, 0, above=True)
     return combined([ctx.attention(r, r, temperature) for r in projections], combine)

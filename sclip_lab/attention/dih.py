@@ -1,10 +1,10 @@
 """DiH-CLIP: heads chosen by the entropy of their maps, each mixing all channels.
 
 Duan et al., "Diversity in Heads", ICCV 2025. SC-CLIP's passes (`sclip_lab.attention.scclip`)
-without the repair of outliers, and with head selection: of maps B_1 .. B_H the ``heads`` with the
+without the repair of outliers, and with head selection: of maps B_1 .. B_H, the ``heads`` with the
 lowest E_h = - sum of all entries B log2(B + 1e-6). A chosen map multiplies the values of the full
-width, not its head's share of them. With x_l the stream behind block l of twelve and c_l cosines
-between patches:
+width, not only its head's. With x_l the stream behind block l of twelve and c_l cosines between
+patches:
 
     z_9 = x_9 + out_proj(sum over heads chosen by A_qk of A_kk,h V)        c_9 of z_9, c_4 of x_4
     W_h = (softmax(3 (c_9 - mean c_9)) above the mean + A_kk,h) / 2
@@ -22,7 +22,6 @@ from torch import Tensor
 
 from sclip_lab.attention.scclip import sum_of_layers
 from sclip_lab.attention.similarity import averaged, cosine, cut_below, similarity_weights
-from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import block_edit
 from sclip_lab.core.values import within
 from sclip_lab.network.block import Block
@@ -43,29 +42,23 @@ def dih(
     class_share: float = 0.3,
     second_pass: Sequence[Layer] | None = ("4/12", "10/12"),
 ) -> State:
-    """The block edit of DiH-CLIP.
+    """The block edit of DiH-CLIP; ``attention`` is W of the first pass.
 
     Args:
-        block, state, ctx: as for every block edit.
-        heads: chosen of each map; a network with fewer has all of them.
+        heads: chosen of each map; a network with fewer uses all.
         similarity_layer, average_layer: l of c_9 and of c_4 above.
-        cut: similarities below become 0 where patches are averaged.
+        cut: similarities below become 0 when patches are averaged.
         sharpness: factor on the centred similarities.
-        class_share: 0 .. 1, of the class token, added to every output; 0 where there is none.
+        class_share: 0 .. 1, share of the class token that is added to every output; 0 without one.
         second_pass: first and last layer of the sum r; None: one pass.
 
-    Returns:
-        the state with the sum of the passes; ``attention`` is W of the first.
-
     Raises:
-        LabError: a class_share out of its range, or in a network without class token; no head to
-            choose.
+        LabError: a class_share out of its range, or in a network without class token; no heads.
     """
     within("class_share", class_share, 0, 1)
     if class_share:
         block.need_class_token(f"class_share {class_share}", "set class_share=0")
-    if heads < 1:
-        raise LabError(f"heads {heads} must be 1 or more")
+    within("heads", heads, 1)
     prefix = block.prefix
     near = cosine(by_heads(ctx, similarity_layer, heads), prefix)
     near_cut = cut_below(near, cut)
@@ -95,13 +88,7 @@ def last_weights(inner: Context, similarities: Tensor, sharpness: float) -> Tens
 
 
 def by_heads(ctx: Context, layer: Layer, heads: int) -> Tensor:
-    """z = x + out_proj(sum over heads chosen by A_qk of A_kk,h V): (batch, tokens, width).
-
-    Args:
-        ctx: the block as the variant sees it.
-        layer: the earlier block behind which x is, and whose maps and values are taken.
-        heads: how many are chosen.
-    """
+    """z of block ``layer``: x + out_proj(sum over heads chosen by A_qk of A_kk,h V)."""
     entered = ctx.earlier(layer)
     chosen = lowest_entropy(entered.attention("query", "key"), heads)
     mixed = (entered.attention("key", "key") * chosen[..., None, None]).sum(1)
@@ -109,13 +96,7 @@ def by_heads(ctx: Context, layer: Layer, heads: int) -> Tensor:
 
 
 def full_width(block: Block, weights: Tensor, value: Tensor) -> Tensor:
-    """out_proj(W V) with one map for all channels: (batch, tokens, width).
-
-    Args:
-        block: whose output projection.
-        weights: (batch, tokens, tokens).
-        value: (batch, heads, tokens, head_dim).
-    """
+    """out_proj(W V) of one map (batch, tokens, tokens) for all channels: (batch, tokens, width)."""
     return block.output(weights[:, None], value)
 
 

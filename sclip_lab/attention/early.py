@@ -1,7 +1,7 @@
 """Attention of an earlier block, used in a later one.
 
-"Early-layer attention" is an alternative that SCLIP, arXiv 2312.01597, compares with in its
-ablation: early blocks attend more locally than the last one.
+SCLIP, arXiv 2312.01597, compares with "early-layer attention" in its ablation: early blocks attend
+more locally than the last one.
 """
 
 from __future__ import annotations
@@ -14,14 +14,10 @@ from sclip_lab.network.depth import Layer
 
 @weights_function
 def early(ctx: Context, source: Layer = "3/12") -> Weights:
-    """softmax(q k^T / sqrt(head_dim)) of block ``source``.
+    """softmax(q k^T / sqrt(head_dim)) of block ``source``; rows sum to 1.
 
     Args:
-        ctx: the block as the variant sees it.
-        source: an earlier block, as 0-based index, negative index or fraction of depth; the
-            default is the third of twelve.
-
-    Returns:
-        (batch, heads, tokens, tokens); rows sum to 1.
+        source: an earlier block, as 0-based index, negative index or fraction of depth; the default
+            is the third of twelve.
     """
     return ctx.at(source).attention()

@@ -1,8 +1,8 @@
 """GEM: self-self attention of all three projections, sharpened by its own iteration.
 
-Bousselham et al., CVPR 2024, arXiv 2312.00878. For z in {v, k, q}, per head and with
-unit rows, z <- softmax(b z z^T) z some times, then A_z = softmax(b z z^T); the weights are the
-mean of A_v, A_k and A_q. The method runs the last blocks as a parallel stream without MLP.
+Bousselham et al., CVPR 2024, arXiv 2312.00878. For z in {v, k, q}, per head and with unit rows,
+z <- softmax(b z z^T) z some times, then A_z = softmax(b z z^T); the weights are the mean of A_v,
+A_k and A_q. The method runs the last blocks as a parallel stream without MLP.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.attention.correlative import combined
-from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
+from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
 
 
@@ -27,23 +27,18 @@ def gem(
     inverse_temperature: float | None = None,
     combine: str = "mean",
 ) -> Weights:
-    """Mean over projections of the iterated, normalised self-self attention.
+    """Mean over projections of the iterated, normalised self-self attention; rows sum to 1.
 
     Args:
-        ctx: the block as the variant sees it.
         projections: as in `correlative`.
         iterations: 0 or more.
         inverse_temperature: b > 0; None: mean norm of the image's tokens behind LN1, divided by
             sqrt(head_dim).
-        combine: ``mean`` or ``sum`` over the projections.
-
-    Returns:
-        (batch, heads, tokens, tokens); rows sum to 1, or to the number of projections.
+        combine: ``mean``; or ``sum``, whose rows sum to the number of projections.
     """
-    if iterations < 0:
-        raise LabError(f"iterations {iterations} must be 0 or more")
-    if inverse_temperature is not None and inverse_temperature <= 0:
-        raise LabError(f"inverse_temperature {inverse_temperature} must be above 0")
+    within("iterations", iterations, 0)
+    if inverse_temperature is not None:
+        within("inverse_temperature", inverse_temperature, 0, above=True)
     maps = []
     for name in projections:
         z = F.normalize(ctx.input.projected(name), dim=-1)

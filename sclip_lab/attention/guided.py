@@ -1,14 +1,12 @@
-"""Attention from a second network's features: ProxyCLIP, and the same map for other methods.
+"""ProxyCLIP: attention from a second network's features, and the same map for other methods.
 
-ProxyCLIP: Lan, Chen, Ke, Wang, Feng, Zhang, ECCV 2024, arXiv 2408.04883, section 3. With u the
-unit feature vectors of a frozen second network on its own grid, and the mean over all pairs of a
-window:
+ProxyCLIP: Lan, Chen, Ke, Wang, Feng, Zhang, ECCV 2024, arXiv 2408.04883, section 3. With u the unit
+feature vectors of a frozen second network on its own grid, and the mean over all pairs of a window:
 
     A = softmax_j(gamma * (u_i . u_j - beta * mean(u . u)))   over the j where it is not negative
 
-CLIP's values are resized to that grid, so patch embeddings lie on it as well. On CLIP's own grid
-the same map is a weights function, a term on scores, a part of any other weights, or a repair of
-outliers.
+CLIP's values are resized to that grid, so patch embeddings lie on it too. On CLIP's own grid the
+same map is a weights function, a term on scores, a part of other weights, or a repair of outliers.
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ from sclip_lab.core.functions import (
     uses,
     weights_function,
 )
+from sclip_lab.core.values import within
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 from sclip_lab.network.scene import Grid
@@ -48,18 +47,14 @@ def proxyclip(
 ) -> State:
     """ProxyCLIP's block: the second network's map on CLIP's values, no residual, no MLP.
 
-    The official code takes the mean over all windows of its batch, which is one window in its
-    evaluation; here it is always that of the window.
+    The official code takes the mean over all windows of its batch, which has one window in its
+    evaluation; here the mean is always the window's. The class token attends to itself.
 
     Args:
-        block, state, ctx: as for every block edit.
         beta, gamma: of `similarity_softmax`.
-        output_grid: of the patch embeddings: that of the ``guidance``, or of the ``tokens``, to
-            which the guidance is resized.
-        swap_axes: see `resized`; without effect on square grids.
-
-    Returns:
-        the state with patches on that grid; the class token attends to itself.
+        output_grid: grid of the patch embeddings: of the ``guidance``, or of the ``tokens``, to
+            which the guidance is resized then.
+        swap_axes: see `resized`; it changes nothing on square grids.
 
     Raises:
         LabError: no guidance, an unknown grid, or a block that is not the last.
@@ -71,16 +66,16 @@ def proxyclip(
 
 
 def spread(weights: Tensor, value: Tensor) -> Tensor:
-    """One map for all heads, (batch, 1, patches, patches), times (batch, heads, patches, head_dim).
+    """A map for all heads, (batch, 1, patches, patches), times (batch, heads, patches, head_dim).
 
-    Head by head: a product of all would make a copy of the map for each.
+    Head by head: one product would copy the map for each head.
     """
     one = weights[:, 0].to(value)
     return torch.stack([one @ of_head for of_head in value.unbind(1)], dim=1)
 
 
 def guided_map(ctx: Context, beta: float, gamma: float, output_grid: str) -> tuple[Tensor, Grid]:
-    """ProxyCLIP's map (batch, patches, patches), and the grid of its patches; arguments as there.
+    """ProxyCLIP's map (batch, patches, patches) and its grid; arguments as in `proxyclip`.
 
     Raises:
         LabError: an unknown grid, or another grid in a block that is not the last.
@@ -98,7 +93,7 @@ def guided_map(ctx: Context, beta: float, gamma: float, output_grid: str) -> tup
 
 
 def cosines(ctx: Context, grid: Grid) -> Tensor:
-    """Of the second network's features on a grid: (batch, patches, patches)."""
+    """(batch, patches, patches) cosines of the second network's features on a grid."""
     unit = ctx.guidance.on(grid)
     return unit @ unit.mT
 
@@ -116,10 +111,9 @@ def on_grid(
     grid: Grid,
     attention: Tensor | None = None,
 ) -> State:
-    """O(A) of patches on a grid of their own, beside a class token that attends to itself.
+    """Output projection of patches on a grid of their own; the class token attends to itself.
 
     Args:
-        block, state, ctx: as for every block edit.
         per_head: (batch, heads, patches, head_dim), attention times values.
         grid: of those patches.
         attention: (batch, heads, patches, patches), for diagnostics.
@@ -140,13 +134,9 @@ def on_grid(
 @uses("guidance")
 @weights_function
 def guided(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
-    """ProxyCLIP's map on CLIP's grid, as a weights function: (batch, heads, tokens, tokens).
+    """ProxyCLIP's map on CLIP's grid, as a weights function; arguments as in `similarity_softmax`.
 
     The variant's prior and class-token choice apply; the class token attends to itself.
-
-    Args:
-        ctx: the block as the variant sees it.
-        beta, gamma: of `similarity_softmax`.
     """
     return similarity_weights(ctx, cosines(ctx, ctx.grid), gamma, beta)
 
@@ -157,7 +147,6 @@ def guidance_prior(ctx: Context, strength: float = 10.0, beta: float = 1.0) -> T
     """A term on scores: strength * (c - beta * mean c) between patches, 0 for the class token.
 
     Args:
-        ctx: the block as the variant sees it.
         strength: in units of the scores.
         beta: factor on the mean similarity c of a window.
 
@@ -173,16 +162,8 @@ def guidance_prior(ctx: Context, strength: float = 10.0, beta: float = 1.0) -> T
 def guidance_mix(
     ctx: Context, weights: Tensor, share: float = 0.5, beta: float = 1.2, gamma: float = 3.0
 ) -> Tensor:
-    """(1 - share) * weights + share * the second network's map, see `guided`.
-
-    Args:
-        ctx: the block as the variant sees it.
-        weights: (batch, heads, tokens, tokens) of the weights function.
-        share: 0 .. 1.
-        beta, gamma: of `similarity_softmax`.
-    """
-    if not 0 <= share <= 1:
-        raise LabError(f"share {share} must lie in 0 .. 1")
+    """(1 - share) * weights + share * the second network's map, see `guided`; share is 0 .. 1."""
+    within("share", share, 0, 1)
     return (1 - share) * weights + share * guided(ctx, beta, gamma).to(weights)
 
 
@@ -196,11 +177,10 @@ def guidance_repair(
     beta: float = 1.2,
     gamma: float = 3.0,
 ) -> Tensor:
-    """Outliers become the mean of the clean patches that look like them to the second network.
+    """Replace outliers by the mean of the clean patches that look like them to the second network.
 
     Args:
-        context: the block as the variant sees it.
-        tokens: (batch, tokens, width) to repair at the places found; None: those that enter.
+        tokens: (batch, tokens, width) to repair at the outliers' places; None: the block's input.
         neighbours, quantile: of `sclip_lab.attention.repair.lof_mask`, which finds outliers.
         beta, gamma: of `similarity_softmax`, taken over clean patches.
 
@@ -212,7 +192,7 @@ def guidance_repair(
     tokens = context.tokens if tokens is None else tokens
     raw = centred(cosines(context, context.grid), beta, gamma)
     raw = raw.masked_fill(outliers[:, None], -torch.inf)
-    # A patch that resembles no clean one takes the clean one that it resembles most.
+    # A patch that is like no clean patch takes the most similar one.
     raw = raw.masked_fill(raw < raw.amax(dim=-1, keepdim=True).clamp(max=0), -torch.inf)
     patches = tokens[:, prefix:]
     mean = torch.softmax(raw, dim=-1).to(patches) @ patches
@@ -221,21 +201,20 @@ def guidance_repair(
 
 
 def similarity_softmax(similarities: Tensor, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
-    """softmax(gamma * (c - beta * mean c)) over the entries where that is not negative.
+    """softmax(gamma * (c - beta * mean c)) over the entries that are not negative; rows sum to 1.
+
+    A patch may always attend to itself.
 
     Args:
-        similarities: (batch, patches, patches), 1 on the diagonal.
+        similarities: c, (batch, patches, patches), 1 on the diagonal.
         beta: factor on each window's mean similarity; larger keeps fewer patches.
         gamma: > 0, inverse temperature.
-
-    Returns:
-        the same shape; rows sum to 1. A patch may always attend to itself.
     """
     return torch.softmax(above_mean(similarities, beta, gamma), dim=-1)
 
 
 def resized(per_head: Tensor, grid: Grid, target: Grid, swap_axes: bool = False) -> Tensor:
-    """Patches on another grid, bilinear (corners not aligned).
+    """Patches on another grid, bilinear, corners not aligned.
 
     Args:
         per_head: (batch, heads, patches, head_dim) on ``grid``.

@@ -1,7 +1,7 @@
-"""Attention to oneself only: the value projection read as a dense feature.
+"""Attention to oneself only: the value projection as a dense feature.
 
-MaskCLIP: Zhou, Loy, Dai, ECCV 2022, arXiv 2112.01071, section 3.3. The original keeps residual
-and MLP; SCLIP calls the same thing a local window of one patch.
+MaskCLIP: Zhou, Loy, Dai, ECCV 2022, arXiv 2112.01071, section 3.3. The original keeps residual and
+MLP; SCLIP calls it a local window of one patch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Mixing an attention map with those of middle blocks.
+"""Mix an attention map with those of middle blocks: ``attention/mix=middle``.
 
-Takes part in a variant after its weights function: ``attention/mix=middle``.
+A mix is applied to the result of a variant's weights function.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from sclip_lab.attention.correlative import combined
-from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import mix_function
+from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
 from sclip_lab.network.depth import Layer, resolve_all
 
@@ -27,19 +27,17 @@ def middle(
 ) -> Tensor:
     """gain * ((1 - share) * weights + share * mean over layers of the sum over pairs).
 
-    ResCLIP's residual cross-correlation (arXiv 2411.15851, eq. 7) has pairs [[query, key]];
-    ITACLIP (arXiv 2411.12044, eq. 5) mixes halves of CSA maps: pairs [[query, query], [key, key]].
+    ResCLIP's residual cross-correlation (arXiv 2411.15851, eq. 7) has pairs [[query, key]]; ITACLIP
+    (arXiv 2411.12044, eq. 5) mixes halves of CSA maps: pairs [[query, query], [key, key]].
 
     Args:
-        ctx: the block as the variant sees it.
         weights: (batch, heads, tokens, tokens) of the weights function.
         layers: earlier blocks whose maps are averaged.
-        pairs: which projections make an earlier block's map; several are added.
+        pairs: projections whose scores make an earlier block's map; several are added.
         share: of the middle blocks, 0 .. 1.
         gain: factor on the result.
     """
-    if not 0 <= share <= 1:
-        raise LabError(f"share {share} must lie in 0 .. 1")
+    within("share", share, 0, 1)
     maps = [
         combined([ctx.earlier(layer).attention(a, b) for a, b in pairs], "sum")
         for layer in resolve_all(list(layers), ctx.block.depth)

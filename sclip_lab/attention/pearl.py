@@ -5,9 +5,9 @@ M = k_c^T q_c of centred keys and queries, and R the rotation nearest to M (its 
 
     A = softmax(s q (k R)^T + share * s k_c k_c^T),  s = 1 / sqrt(head_dim)
 
-The release computes R by five Newton-Schulz rounds, which are far from converged: its singular
-values spread down to 1e-4, so what multiplies the keys is no rotation. More rounds, or the exact
-factor, are another method; published numbers belong to the five.
+The release computes R by five Newton-Schulz rounds, which are far from converged: the singular
+values spread down to 1e-4, so R is no rotation. Published numbers belong to the five rounds; more
+rounds, or the exact factor, are another method.
 """
 
 from __future__ import annotations
@@ -24,15 +24,11 @@ EPSILON = 1e-6
 
 @weights_function
 def pearl(ctx: Context, rounds: int | None = 5, key_share: float = 0.08) -> Tensor:
-    """softmax(s q (k R)^T + key_share * s k_c k_c^T).
+    """softmax(s q (k R)^T + key_share * s k_c k_c^T); rows sum to 1.
 
     Args:
-        ctx: the block as the variant sees it.
         rounds: Newton-Schulz rounds for R, 1 or more; None: the exact polar factor.
         key_share: of the centred keys' self-similarity; 0 leaves it out.
-
-    Returns:
-        (batch, heads, tokens, tokens); rows sum to 1.
     """
     if rounds is not None and rounds < 1:
         raise LabError(f"rounds {rounds} must be 1 or more, or null for the exact factor")
@@ -51,15 +47,10 @@ def pearl(ctx: Context, rounds: int | None = 5, key_share: float = 0.08) -> Tens
 
 
 def polar_factor(matrix: Tensor, rounds: int | None = None) -> Tensor:
-    """The orthogonal matrix nearest to ``matrix``, or what some Newton-Schulz rounds make of it.
+    """The orthogonal matrix nearest to ``matrix``, (..., n, n).
 
-    Args:
-        matrix: (..., n, n).
-        rounds: of the coupled iteration for (M^T M)^(-1/2); None: U V^T of the singular value
-            decomposition.
-
-    Returns:
-        the same shape.
+    ``rounds`` of the coupled Newton-Schulz iteration for (M^T M)^(-1/2) approximate it; None takes
+    U V^T of the singular value decomposition.
     """
     if rounds is None:
         left, _, right = torch.linalg.svd(matrix)

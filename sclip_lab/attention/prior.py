@@ -1,10 +1,9 @@
-"""Spatial priors: (tokens, tokens) terms added to attention scores before the softmax.
+"""Spatial priors: terms that are added to attention scores before the softmax.
 
-A prior of ``grid`` is a fixed float32 (tokens, tokens) matrix. A prior of ``ctx`` depends on what
-entered the block, on its query and key norms for example, and broadcasts to (batch, heads, tokens,
-tokens). Row and column 0 belong to the class token; of a prior of ``grid`` a network without one
-drops them. Any of them goes with any weights function:
-``attention/prior=gaussian``.
+A prior of ``grid`` is a fixed float32 (tokens, tokens) matrix. A prior of ``ctx`` depends on the
+block's input, for example on query and key norms, and broadcasts to (batch, heads, tokens, tokens).
+Row and column 0 belong to the class token; a network without one drops them from a prior of
+``grid``. Every prior works with every weights function: ``attention/prior=gaussian``.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import unknown
 from sclip_lab.core.functions import prior_function, prior_of_grid
+from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
 
 
@@ -33,14 +33,9 @@ def _with_class_token(patches: Tensor, fill: float) -> Tensor:
 def gaussian(grid: tuple[int, int], sigma: float = 5.0) -> Tensor:
     """exp(-distance^2 / (2 sigma^2)) between patches, 0 for the class token.
 
-    NACLIP: Hajimiri et al., WACV 2025, arXiv 2404.08181, eq. 6.
-
-    Args:
-        grid: (grid_h, grid_w).
-        sigma: standard deviation in patches, > 0.
+    NACLIP: Hajimiri et al., WACV 2025, arXiv 2404.08181, eq. 6. ``sigma`` > 0 is in patches.
     """
-    if sigma <= 0:
-        raise LabError(f"sigma {sigma} must be above 0")
+    within("sigma", sigma, 0, above=True)
     position = _positions(grid).double()
     squared = (position[:, None] - position[None]).square().sum(-1)
     return _with_class_token(torch.exp(-squared / (2 * sigma**2)), 0.0).float()
@@ -55,13 +50,12 @@ def gaussian_norms(
 ) -> Tensor:
     """The Gaussian in units of the scores: |a_i| |b_j| / sqrt(head_dim) times `gaussian`.
 
-    A score a_i . b_j / sqrt(head_dim) cannot exceed that height, so a Gaussian of peak 1 is lost
-    beside large scores and this one is not. SegEarth-OV's "gav" (arXiv 2410.01768, code) takes the
-    norms of each pair of tokens; NACLIP's ablation without scores (arXiv 2404.08181)
-    takes one number per image, their mean over all heads and pairs, class token included.
+    A score a_i . b_j / sqrt(head_dim) cannot exceed that height. So this Gaussian is never lost
+    beside large scores, as one of peak 1 is. SegEarth-OV's "gav" (arXiv 2410.01768, code) takes the
+    norms of each pair of tokens; NACLIP's ablation without scores (arXiv 2404.08181) takes one
+    number for each image, their mean over all heads and pairs, class token included.
 
     Args:
-        ctx: the block as the variant sees it.
         sigma: standard deviation in patches, > 0.
         norms: ``pairwise`` or ``mean``.
         pair: the two projections a and b.
@@ -84,15 +78,14 @@ def gaussian_norms(
 def window(grid: tuple[int, int], radius: int = 1) -> Tensor:
     """0 within a square of ``2 radius + 1`` patches around each patch, -inf outside.
 
-    The class token is outside every patch's window; its own row sees everything. Radius 0 leaves
-    a patch nothing but itself, which is MaskCLIP's attention.
+    The class token is outside of every patch's window; its own row sees everything. Radius 0 leaves
+    a patch only itself, which is MaskCLIP's attention.
 
     Args:
         grid: (grid_h, grid_w).
         radius: in patches, >= 0 (Chebyshev distance).
     """
-    if radius < 0:
-        raise LabError(f"radius {radius} must be 0 or more")
+    within("radius", radius, 0)
     position = _positions(grid)
     distance = (position[:, None] - position[None]).abs().amax(-1)
     patches = torch.where(distance <= radius, 0.0, -torch.inf)

@@ -1,8 +1,7 @@
 """CSA with projections that CLIP does not have: random ones, and a learned one.
 
-SCLIP, arXiv 2312.01597, section 4.3 (ablation of the projection W_r). The paper does not state
-distribution, orthogonality, seed or whether a matrix serves one head or all; they are parameters
-here.
+SCLIP, arXiv 2312.01597, section 4.3 (ablation of the projection W_r). Distribution, orthogonality,
+seed, and whether a matrix serves one head or all, are not stated there; they are parameters here.
 """
 
 from __future__ import annotations
@@ -19,9 +18,10 @@ from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
+from sclip_lab.core.values import within
 from sclip_lab.network.context import Context, scores
 
-# Where a learned projection belongs, for its seal; its network is named in the file.
+# The seal of a learned projection; the file itself names its network.
 BELONGS = {"kind": "projection"}
 
 
@@ -44,13 +44,13 @@ def self_attention(
     """softmax(r r^T / (temperature * sqrt(dim))) with r = LN1(x) W; gradients reach W.
 
     Args:
-        ctx: the block as the variant sees it.
         matrix: W, (width, width).
-        per_head: cut r into heads, dim = head_dim; otherwise one map of dim = width for all.
+        per_head: cut r into heads, dim = head_dim; otherwise one map of dim = width serves all
+            heads.
         temperature: > 0.
 
     Returns:
-        (batch, heads, tokens, tokens); rows sum to 1.
+        (batch, heads, tokens, tokens).
     """
     projected = ctx.input.normed @ matrix.to(ctx.input.normed)
     if per_head:
@@ -75,22 +75,16 @@ def random(
     """CSA through ``count`` random projections of LN1's output.
 
     Args:
-        ctx: the block as the variant sees it.
         distribution: ``gaussian`` (entries N(0, 1/width)) or ``orthogonal``.
         seed: of the first matrix; matrix i of block l is drawn from (seed, l, i).
         count: size of the ensemble.
-        per_head: cut the (width, width) projection into heads, each with its own map; otherwise
-            one full-width map, scores divided by sqrt(width), serves all heads.
+        per_head: cut the (width, width) projection into heads, each with its own map; otherwise one
+            full-width map, scores divided by sqrt(width), serves all heads.
         combine: ``mean`` or ``sum`` over the ensemble.
         temperature: > 0.
-
-    Returns:
-        (batch, heads, tokens, tokens).
     """
-    if count < 1:
-        raise LabError(f"count {count} must be at least 1")
-    if temperature <= 0:
-        raise LabError(f"temperature {temperature} must be above 0")
+    within("count", count, 1)
+    within("temperature", temperature, 0, above=True)
     maps = []
     for i in range(count):
         draw = ((seed * 1009 + ctx.block.index) * 1009 + i) % 2**63
@@ -103,21 +97,17 @@ def random(
 def learned(
     ctx: Context, projection_file: str, per_head: bool = True, temperature: float = 1.0
 ) -> Weights:
-    """CSA through a projection learned by ``sclip-lab learn-projection``.
+    """CSA through a projection learned by ``sclip-lab learn-projection``; rows sum to 1.
 
     Args:
-        ctx: the block as the variant sees it.
         projection_file: a safetensors file with one (width, width) tensor ``projection``. Its
             content, not its path, is part of a spec's key.
         per_head: as in `random`.
         temperature: > 0.
 
-    Returns:
-        (batch, heads, tokens, tokens); rows sum to 1.
-
     Raises:
-        LabError: the file is missing, its tensor does not fit this network, or it says that it
-            was learned with the other ``per_head``.
+        LabError: the file is missing, its tensor does not fit this network, or it was learned with
+            the other ``per_head``.
     """
     matrix, notes = load_projection(projection_file)
     if notes.get("per_head", str(per_head)) != str(per_head):
@@ -134,11 +124,11 @@ def learned(
 
 
 def load_projection(path: str) -> tuple[Tensor, dict[str, str]]:
-    """The tensor ``projection`` of a safetensors file, float32, and what the file says of it.
+    """The tensor ``projection`` of a safetensors file, float32, and the file's notes.
 
     Raises:
-        LabError: no such file, no such tensor, values that are not finite, or a file that is not
-            what ``sclip-lab learn-projection`` wrote. One from elsewhere has no seal to check.
+        LabError: no such file or tensor, values that are not finite, or a file that changed after
+            ``sclip-lab learn-projection`` wrote it. A file from elsewhere has no seal to check.
     """
     if not os.path.isfile(path):
         raise LabError(

@@ -1,7 +1,7 @@
 """RADSeg's self-correlating recursive attention (SCRA), on CLIP.
 
-RADSeg, arXiv 2511.19704. What ordinary attention puts out tells which tokens belong together, head
-by head, and its similarities are the attention of a second look at the same values:
+RADSeg, arXiv 2511.19704. The output of ordinary attention shows which tokens belong together, head
+by head. Its similarities are the attention of a second look at the same values:
 
     y = out_proj(A_qk v),  B_h = softmax_j(t cos(y_ih, y_jh)) over the j where it is not negative
 
@@ -14,24 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import weights_function
+from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
 
 
 @weights_function
 def scra(ctx: Context, scaling: float = 10.0) -> Tensor:
-    """B above, of all tokens.
+    """B above, of all tokens; rows sum to 1. A prior acts on the scores of both looks.
 
     Args:
-        ctx: the block as the variant sees it; a prior acts on the scores of both looks.
         scaling: t > 0, factor on the cosines.
-
-    Returns:
-        (batch, heads, tokens, tokens); rows sum to 1.
     """
-    if scaling <= 0:
-        raise LabError(f"scaling {scaling} must be above 0")
+    within("scaling", scaling, 0, above=True)
     first = ctx.block.output(ctx.attention(), ctx.value)
     unit = F.normalize(ctx.block.heads(first).float(), dim=-1)
     raw = scaling * unit @ unit.mT

@@ -1,9 +1,10 @@
-"""Test-time registers: extra tokens take over what makes patches outliers.
+"""Test-time registers: extra tokens that take over what makes patches outliers.
 
 Jiang et al., "Vision transformers don't need trained registers", NeurIPS 2025, arXiv 2506.08010. A
 few MLP neurons of early blocks write the large norms of outlier patches. Tokens of zeros are added
-before the first norm; behind the activation of each of those neurons they get its largest value,
-and the patches nothing. They stay keys and queries to the end and are never read out.
+before the first norm. Behind the activation, each of those neurons gets its largest value at the
+added tokens and nothing at the patches. The added tokens stay keys and queries to the end and are
+never read out.
 
 Two parts of any variant: ``entry`` (`zeros`) and ``hidden`` (`moved`). `find` looks for the neurons
 of a network.
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.functions import entry_function, hidden_function
+from sclip_lab.core.values import within
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Grid
@@ -32,14 +34,8 @@ Neurons = Sequence[Sequence[int]]
 
 @entry_function
 def zeros(tokens: Tensor, count: int = 1) -> Tensor:
-    """So many tokens of zeros: (batch, count, width).
-
-    Args:
-        tokens: (batch, tokens, width) that they are put behind.
-        count: 1 or more.
-    """
-    if count < 1:
-        raise LabError(f"count {count} must be 1 or more")
+    """(batch, count, width) zeros to follow ``tokens``, (batch, tokens, width); count >= 1."""
+    within("count", count, 1)
     return tokens.new_zeros(len(tokens), count, tokens.shape[-1])
 
 
@@ -55,27 +51,26 @@ def moved(
 ) -> Tensor:
     """Move the chosen neurons' activations from the patches to the registers.
 
-    Each neuron gets scale * t at the registers, t the entry of largest magnitude, with its sign,
-    over all tokens and all of the block's neurons. The official code edits the first image of a
-    batch only; here every image has a t of its own.
+    Each neuron gets scale * t at the registers, where t is the entry of largest magnitude, with its
+    sign, over all tokens and all chosen neurons of the block. The official code edits only the
+    first image of a batch; here every image has a t of its own.
 
     Args:
-        block: whose MLP it is.
-        hidden: (batch, tokens, hidden) behind the activation; registers come after the patches.
+        hidden: (batch, tokens, hidden) behind the activation; registers follow the patches.
         grid: (grid_h, grid_w) of the patches.
         neurons: (block, neuron) pairs, both from 0.
-        neurons_file: a JSON file with such pairs in their place, as `find` gives them.
-        scale: one, or one for each register; t is found anew after each.
-        patches: what the neurons say at patches: ``zero``, their ``mean`` over patches, the mean at
-            ``only_outliers`` (entries above mean plus standard deviation), or ``keep`` as it is.
-            The class token keeps its own.
+        neurons_file: a JSON file with such pairs instead, as `find` returns them.
+        scale: a number, or one for each register; t is found anew after each.
+        patches: the neurons' values at patches: ``zero``, their ``mean`` over patches, the mean at
+            ``only_outliers`` (entries above mean plus standard deviation), or ``keep`` for no
+            change. The class token keeps its own.
 
     Returns:
-        the same shape.
+        the shape of ``hidden``.
     """
     if patches not in PATCHES:
         raise unknown("patches", patches, PATCHES)
-    chosen = neurons_of(block.index, neurons, neurons_file)
+    chosen = _neurons_of(block.index, neurons, neurons_file)
     if not chosen:
         return hidden
     if max(chosen) >= hidden.shape[-1]:
@@ -107,7 +102,7 @@ def _of_patches(activations: Tensor, patches: str) -> Tensor:
     return torch.where(activations > mean + activations.std(1, keepdim=True), mean, activations)
 
 
-def neurons_of(index: int, neurons: Neurons, neurons_file: str | None = None) -> list[int]:
+def _neurons_of(index: int, neurons: Neurons, neurons_file: str | None = None) -> list[int]:
     """The neurons of one block; other arguments as in `moved`."""
     if neurons_file is not None:
         try:
@@ -131,22 +126,22 @@ def find(
     top: int = 10,
     sparse: bool = False,
 ) -> tuple[list[tuple[int, int]], list[float]]:
-    """The neurons that are most active where tokens have large norms.
+    """Find the neurons that are most active where tokens have large norms.
 
-    score(l, n) = mean over outlier tokens of the neuron's |activation|, averaged over those images
+    score(l, n) = mean over outlier tokens of the neuron's |activation|, averaged over the images
     that have such tokens.
 
     Args:
         backbone: as trained.
         images: each (1, 3, height, width), normalised.
-        threshold: tokens with a larger norm behind ``detect_layer`` are outliers; 30 for OpenAI's
-            ViT-B/16. The class token takes part.
+        threshold: tokens with a larger norm behind ``detect_layer`` are outliers, the class token
+            included; 30 for OpenAI's ViT-B/16.
         detect_layer: where norms are taken.
-        highest_layer: neurons of later blocks are left out; None: none is. The paper's ViT-B/16
-            stops at 5.
+        highest_layer: leave out neurons of later blocks; None: none. The paper's ViT-B/16 stops at
+            5.
         top: how many are returned.
-        sparse: a neuron scores 0 on an image where its activation, with its sign, is below 0.5 at
-            fewer than half of all tokens: image by image, before the mean, as in the official code.
+        sparse: a neuron scores 0 on an image if its activation is below 0.5 at half of all tokens
+            or more: image by image, before the mean, as in the official code.
 
     Returns:
         (block, neuron) pairs in falling order of their scores, and the scores.
@@ -156,7 +151,7 @@ def find(
     """
     detect = resolve(detect_layer, backbone.depth)
     total: Tensor | None = None
-    seen = 0
+    count = 0
     for image in images:
         activations, outliers = _activations(backbone, image, detect, threshold)
         if not bool(outliers.any()):
@@ -166,10 +161,10 @@ def find(
             quiet = (activations < 0.5).float().mean(1) >= 0.5
             score = torch.where(quiet, score, 0.0)
         total = score if total is None else total + score
-        seen += 1
+        count += 1
     if total is None:
         raise LabError(f"no image has a token with a norm above {threshold}")
-    total = total / seen
+    total = total / count
     if highest_layer is not None:
         total = total[: resolve(highest_layer, backbone.depth) + 1]
     scores, index = total.flatten().sort(descending=True, stable=True)

@@ -1,14 +1,14 @@
 """Outlier patches: three tests that find them, and a repair from their neighbours.
 
-Some patch tokens of a trained CLIP leave their place: their norm grows, the class token looks at
-them more than they look at themselves, and what they carry is global. The tests are
+Some patch tokens of a trained CLIP carry global content: their norm grows, and the class token
+attends to them more than they attend to themselves. The tests are
 
 - ``lof``, local outlier factor: SC-CLIP, arXiv 2411.15869, after Breunig et al. 2000;
 - ``class_attention``, A_cls,j > A_jj: SFP, Jin et al., "Feature Purification Matters", ICCV 2025,
   pages 20291-20300, https://github.com/Kimsure/SFP;
 - ``norm``, the largest tokens: Darcet et al., arXiv 2309.16588, and SFP's baseline.
 
-Each is a *repair*, tokens in, tokens out, and goes before any attention:
+Each is a *repair*, tokens in, tokens out, and works with any attention:
 ``attention/repair=lof | norm | class_attention``.
 
 Shapes: ``patches`` = grid_h * grid_w; ``tokens`` = class token, if there is one, + patches.
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.functions import repair_function
+from sclip_lab.core.values import within
 from sclip_lab.network.context import Context, Grid
 from sclip_lab.network.depth import Layer
 
@@ -31,26 +32,19 @@ ISOLATED = ("keep", "zero", "undefined")
 
 
 def lof_scores(patches: Tensor, neighbours: int = 30) -> Tensor:
-    """Local outlier factors with squared distances and each patch's own k-distance.
+    """(batch, patches) float32 local outlier factors of (batch, patches, width).
 
-    score_i = d_i * mean over the k nearest patches j of 1 / d_j, where d_i is the squared
-    Euclidean distance from patch i to its k-th nearest other patch. Breunig et al. use the
-    reachability distance max(d_j, |i - j|^2) in place of d_i; for k = 1 the two are the same.
-
-    Args:
-        patches: (batch, patches, width).
-        neighbours: k; at most patches - 1 are used.
-
-    Returns:
-        (batch, patches) float32; about 1 inside a cluster, more for an outlier, 1 where there is
-        no other patch.
+    score_i = d_i * mean over the k nearest patches j of 1 / d_j, where d_i is the squared Euclidean
+    distance from patch i to its k-th nearest other patch. Breunig et al. use the reachability
+    distance max(d_j, |i - j|^2) in place of d_i; for k = 1 the two are the same. Scores are about 1
+    inside a cluster, larger for an outlier, and 1 if there is no other patch. k is ``neighbours``,
+    at most patches - 1.
     """
-    if neighbours < 1:
-        raise LabError(f"neighbours {neighbours} must be at least 1")
+    within("neighbours", neighbours, 1)
     count = patches.shape[1]
     if count == 1:
         return patches.new_ones(patches.shape[:2], dtype=torch.float32)
-    # Differences are what counts: taking the mean off keeps the expanded square from cancelling.
+    # Distances do not change if the mean is subtracted, and the expanded square cancels less.
     centred = patches.float() - patches.float().mean(1, keepdim=True)
     square = centred.square().sum(-1)
     distance = square[:, :, None] + square[:, None] - 2 * centred @ centred.transpose(1, 2)
@@ -62,32 +56,25 @@ def lof_scores(patches: Tensor, neighbours: int = 30) -> Tensor:
 
 
 def lof_mask(patches: Tensor, neighbours: int = 30, quantile: float = 0.95) -> Tensor:
-    """Patches whose local outlier factor is above a quantile of their image's.
+    """(batch, patches) bool: local outlier factor above a quantile of the image's.
 
     Args:
         patches: (batch, patches, width).
         neighbours: as in `lof_scores`.
         quantile: 0 .. 1, linear between ranks; 0.95 makes about 5 % of the patches outliers.
-
-    Returns:
-        (batch, patches) bool.
     """
-    if not 0 <= quantile <= 1:
-        raise LabError(f"quantile {quantile} must lie in 0 .. 1")
+    within("quantile", quantile, 0, 1)
     factor = lof_scores(patches, neighbours)
     return factor > torch.quantile(factor, quantile, dim=1, keepdim=True)
 
 
 def norm_mask(patches: Tensor, count: int | None = 10, threshold: float = 0.0) -> Tensor:
-    """The ``count`` patches with the largest Euclidean norm, if above ``threshold``.
+    """(batch, patches) bool: the ``count`` largest norms that are above ``threshold``.
 
     Args:
         patches: (batch, patches, width).
-        count: at most so many an image; None: all above the threshold.
+        count: at most so many in an image; None: all above the threshold.
         threshold: in units of the tokens; 30 separates outliers in OpenAI's ViT-B/16.
-
-    Returns:
-        (batch, patches) bool.
     """
     size = patches.float().norm(dim=-1)
     return _largest(size, size > threshold, count)
@@ -96,29 +83,24 @@ def norm_mask(patches: Tensor, count: int | None = 10, threshold: float = 0.0) -
 def class_attention_mask(
     attention: Tensor, factor: float = 1.5, count: int | None = 10, prefix: int = 1
 ) -> Tensor:
-    """Patches j that the class token attends to more than they do to themselves.
+    """(batch, patches) bool: the class token attends to patch j more than j does to itself.
 
-    factor * A_cls,j > A_jj with A the mean over heads; of those, the ``count`` with the largest
-    A_cls,j.
+    factor * A_cls,j > A_jj, with A the mean over heads; of those, the ``count`` largest A_cls,j.
 
     Args:
         attention: (batch, heads, tokens, tokens).
         factor: > 0.
-        count: at most so many an image; None: all.
+        count: at most so many in an image; None: all.
         prefix: tokens before the patches; the first is the class token.
-
-    Returns:
-        (batch, patches) bool.
     """
-    if factor <= 0:
-        raise LabError(f"factor {factor} must be above 0")
+    within("factor", factor, 0, above=True)
     mean = attention.float().mean(1)
     from_class, to_self = mean[:, 0, prefix:], mean.diagonal(dim1=1, dim2=2)[:, prefix:]
     return _largest(from_class, factor * from_class > to_self, count)
 
 
 def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: str = "keep") -> Tensor:
-    """Each outlier replaced by the mean of those of its 8 neighbours that are none.
+    """Replace each outlier by the mean of its 8 neighbours that are no outliers.
 
     Args:
         tokens: (batch, tokens, width).
@@ -126,11 +108,11 @@ def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: str = "keep
         grid: (grid_h, grid_w).
         isolated: an outlier without such a neighbour stays (``keep``, SC-CLIP), becomes ``zero``,
             or is ``undefined``: SFP's code divides 0 by 0 there, which spreads over the window and
-            makes all of it class 0. Here such a window is refused, so ``zero`` is what SFP's preset
-            has, a deviation from its code.
+            makes all of it class 0. Such a window is refused, unless the readout is
+            `sclip_lab.segmentation.readouts.sfp`. SFP's preset has ``zero``, a deviation.
 
     Returns:
-        the shape of ``tokens``; all others, the class token included, unchanged.
+        the shape of ``tokens``; all other tokens are unchanged.
     """
     if isolated not in ISOLATED:
         raise unknown("isolated", isolated, ISOLATED)
@@ -159,11 +141,10 @@ def lof(
     quantile: float = 0.95,
     isolated: str = "keep",
 ) -> Tensor:
-    """Repair what `lof_mask` finds in the tokens that enter the block.
+    """Repair the outliers that `lof_mask` finds in the block's input.
 
     Args:
-        context: the block as the variant sees it.
-        tokens: (batch, tokens, width) to repair at the places found; None: those that enter.
+        tokens: (batch, tokens, width) to repair at the outliers' places; None: the block's input.
         neighbours, quantile: of the test.
         isolated: as in `repaired`.
     """
@@ -182,12 +163,7 @@ def norm(
     threshold: float = 0.0,
     isolated: str = "keep",
 ) -> Tensor:
-    """Repair what `norm_mask` finds in the tokens that enter the block.
-
-    Args:
-        context, tokens, isolated: as in `lof`.
-        count, threshold: of the test.
-    """
+    """Repair what `norm_mask` finds in the block's input; other arguments as in `lof`."""
     mask = norm_mask(context.tokens[:, context.block.prefix :], count, threshold)
     return repaired(context.tokens if tokens is None else tokens, mask, context.grid, isolated)
 
@@ -204,7 +180,7 @@ def class_attention(
     """Repair what `class_attention_mask` finds in an earlier block's attention.
 
     Args:
-        context, tokens, isolated: as in `lof`.
+        tokens, isolated: as in `lof`.
         source: the block whose trained attention is tested; None: the one before.
         factor, count: of the test.
 
@@ -219,11 +195,10 @@ def class_attention(
 
 
 def _largest(score: Tensor, chosen: Tensor, count: int | None) -> Tensor:
-    """``chosen`` (batch, patches), cut to those with the ``count`` largest scores of an image."""
+    """Of the ``chosen`` (batch, patches), those with the ``count`` largest scores of an image."""
     if count is None:
         return chosen
-    if count < 0:
-        raise LabError(f"count {count} must be 0 or more")
+    within("count", count, 0)
     candidates = score.masked_fill(~chosen, -torch.inf)
     top = candidates.topk(min(count, score.shape[1]), dim=1).indices
     return chosen & torch.zeros_like(chosen).scatter(1, top, True)

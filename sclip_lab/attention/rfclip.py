@@ -1,4 +1,4 @@
-"""RF-CLIP: distracting patches smoothed after every block, one map, the mean over all blocks.
+"""RF-CLIP: distracting patches smoothed after every block; one map, the mean over all blocks.
 
 Li et al., "Rectify and focus", AAAI 2026, arXiv 2511.16170, as released: without the refocusing of
 attention, which `refocus_threshold` switches on. With Rp the repair below, x_l the repaired stream
@@ -8,9 +8,9 @@ cosines between g's patches, 0 below a cut:
     A(u) = mean of K_1 .. K_11 and K_12(u);  o(u) = out_proj(A(u) v(u)) between patches
     patches = (o(c x_11) + o(c g)) / 2, without residual and MLP
 
-Rp: a patch is distracting if the share that one of some channels has of it (its channels less
-their minimum, over their sum) is above sigma / width. It becomes, with a share 1 - keep, the mean
-of the nine patches around it; beyond the border they are 0.
+Rp: take a patch's channels less their minimum, over their sum. The patch is distracting if one of
+some channels has more than sigma / width of it. A share 1 - keep of it is then replaced by the mean
+of the nine patches around it; patches beyond the border are 0.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor
 from sclip_lab.attention.similarity import cosine, cut_below
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import block_edit
+from sclip_lab.core.values import within
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, Grid, State
 
@@ -44,10 +45,12 @@ def rfclip(
     refocus_threshold: float | None = None,
     refocus_share: float = 0.6,
 ) -> State:
-    """One block of RF-CLIP: for ``layers: all``.
+    """One block of RF-CLIP, for ``layers: all``.
+
+    Behind the last block the state also has the decoded patches as ``dense`` and the first decode's
+    map between patches.
 
     Args:
-        block, state, ctx: as for every block edit.
         channels: where distracting patches are large, in a network of ``of_width`` channels.
         of_width: another width takes the channels at the same share of it; None: as they are.
         sigma: a patch distracts if a channel has more than sigma / width of it.
@@ -56,15 +59,10 @@ def rfclip(
         refocus_threshold: of `refocused`; None: off, as released.
         refocus_share: of `refocused`, its beta.
 
-    Returns:
-        the stream, repaired; behind the last block also the decoded patches as ``dense``, and the
-        first decode's map between patches.
-
     Raises:
-        LabError: a channel that the network does not have, or a share that is none.
+        LabError: a channel that the network does not have, or a share out of range.
     """
-    if not 0 <= keep <= 1:
-        raise LabError(f"keep {keep} must lie in 0 .. 1")
+    within("keep", keep, 0, 1)
     chosen = channels_of(channels, of_width, block.width)
     last = block.index == block.depth - 1
     if refocus_threshold is None or last:
@@ -99,17 +97,15 @@ def sum_of_self_attention(ctx: Context) -> Tensor | float:
 def decode(
     block: Block, tokens: Tensor, near: Tensor, earlier: Tensor | float
 ) -> tuple[Tensor, Tensor]:
-    """o(c u) above, and its map.
+    """o(c u) above, (batch, patches, width), and its map, (batch, heads, patches, patches).
+
+    The map's rows lack the class token's share.
 
     Args:
         block: the last one.
         tokens: u, (batch, tokens, width).
         near: c, (batch, patches, patches), not normalised.
         earlier: `sum_of_self_attention`.
-
-    Returns:
-        (batch, patches, width) and (batch, heads, patches, patches), whose rows lack what the class
-        token takes.
     """
     prefix = block.prefix
     inner = BlockInput(block, torch.cat([tokens[:, :prefix], near @ tokens[:, prefix:]], dim=1))
@@ -137,10 +133,10 @@ def distracting(patches: Tensor, channels: Sequence[int], sigma: float) -> Tenso
 def repaired(
     tokens: Tensor, grid: Grid, channels: Sequence[int], sigma: float, keep: float, prefix: int
 ) -> Tensor:
-    """Rp above: (batch, tokens, width), same shape out, the class token as it was."""
+    """Rp above: (batch, tokens, width), same shape out; the class token does not change."""
     patches = tokens[:, prefix:]
     image = patches.mT.unflatten(2, grid)
-    # Nine in the divisor, at the border as well.
+    # The divisor is nine at the border too.
     mean = F.avg_pool2d(image, 3, stride=1, padding=1).flatten(2).mT
     mixed = keep * patches + (1 - keep) * mean
     mask = distracting(patches, channels, sigma)[..., None]
@@ -148,21 +144,18 @@ def repaired(
 
 
 def refocused(weights: Tensor, threshold: float, share: float, prefix: int) -> Tensor:
-    """Attention of patches moved away from patches that all patches look at.
+    """Move attention away from patches that all patches attend to.
 
-    A patch's column is such a sink if the sum of it over patch queries, over all tokens, is above
-    the threshold. Sinks keep ``share`` of what they had; the rest goes to the other patches of the
-    row, as their own shares are. A row whose patches are all sinks, as on a grid of a few patches,
-    stays as it was.
+    A patch is such a sink if its column, summed over patch queries and divided by the number of
+    tokens, is above the threshold. Sinks keep ``share`` (beta) of their attention; the rest goes to
+    the other patches of the row in proportion to their own. A row of sinks alone, as on a tiny
+    grid, stays, and so do the class token's row and column.
 
     Args:
         weights: (batch, heads, tokens, tokens).
         threshold: > 0.
         share: beta, 0 .. 1.
         prefix: tokens before the patches.
-
-    Returns:
-        the same shape; the class token's row and column as they were.
     """
     between = weights[:, :, prefix:, prefix:]
     sinks = (between.sum(-2, keepdim=True) / weights.shape[-1] > threshold).to(weights.dtype)

@@ -44,23 +44,18 @@ def scclip(
     second_pass: Sequence[Layer] | None = ("4/12", "10/12"),
     second_projections: Sequence[str] = ("key",),
 ) -> State:
-    """The block edit of SC-CLIP and, by its parameters, of SFP.
+    """The block edit of SC-CLIP and, by its parameters, of SFP; ``attention`` is W.
 
     Args:
-        block, state, ctx: as for every block edit.
-        repair: of outliers, see `outliers`; None: none.
-        similarity_layer: l of c_9 above.
-        average_layer: l of Agg_4 above.
-        cut: similarities below become 0 where patches are averaged.
-        cut_scores: cut them in attention scores as well (SFP).
+        repair: of outliers, see `repair`; None: none.
+        similarity_layer, average_layer: l of c_9 and of Agg_4 above.
+        cut: similarities below become 0 when patches are averaged.
+        cut_scores: also cut them in attention scores (SFP).
         sharpness: factor on the centred similarities, 3 above.
         projections: whose self-attention is averaged with the similarity map.
-        class_share: 0 .. 1, of the class token, added to every output; 0 where there is none.
+        class_share: 0 .. 1, share of the class token that is added to every output; 0 without one.
         second_pass: first and last layer of the sum r; None: one pass.
-        second_projections: the same as ``projections`` for W'.
-
-    Returns:
-        the state with the sum of the passes; ``attention`` is W.
+        second_projections: ``projections`` of W'.
 
     Raises:
         LabError: a class_share out of its range, or in a network without class token.

@@ -1,8 +1,8 @@
-"""Cosine similarity of patch tokens: as attention weights, and to average tokens with.
+"""Cosine similarities of patch tokens, as attention weights and as weights of averages.
 
-Middle layers of CLIP know which patches belong together better than the last attention does.
-SC-CLIP, Bai et al., arXiv 2411.15869; the masked softmax is that of ProxyCLIP, Lan et al., arXiv
-2408.04883, which takes its similarities from another network.
+Middle layers of CLIP know better than the last attention which patches belong together. SC-CLIP,
+Bai et al., arXiv 2411.15869; the masked softmax is that of ProxyCLIP, Lan et al., arXiv 2408.04883,
+which takes its similarities from another network.
 
 Shapes: ``patches`` = grid_h * grid_w; ``tokens`` = class token, if there is one, + patches.
 """
@@ -25,7 +25,7 @@ from sclip_lab.network.depth import Layer
 def cosine(tokens: Tensor, prefix: int = 1) -> Tensor:
     """Cosine similarities of the patches: (batch, tokens, width) -> (batch, patches, patches).
 
-    The first ``prefix`` tokens, 1 or 0, are no patches.
+    The first ``prefix`` tokens are no patches.
     """
     unit = F.normalize(tokens[:, prefix:].float(), dim=-1)
     return unit @ unit.transpose(1, 2)
@@ -37,14 +37,10 @@ def cut_below(similarities: Tensor, cut: float) -> Tensor:
 
 
 def averaged(tokens: Tensor, similarities: Tensor) -> Tensor:
-    """Each patch as the mean of all patches, weighted by similarities; the class token as it is.
+    """Replace each patch by the mean of all, weighted by similarities; not the class token.
 
-    Args:
-        tokens: (batch, tokens, width).
-        similarities: (batch, patches, patches), 0 or more.
-
-    Returns:
-        the shape of ``tokens``.
+    (batch, tokens, width) and similarities (batch, patches, patches) of 0 or more -> the shape of
+    ``tokens``.
     """
     rows = similarities / (similarities.sum(-1, keepdim=True) + 1e-6)
     prefix = tokens.shape[1] - similarities.shape[-1]
@@ -52,15 +48,14 @@ def averaged(tokens: Tensor, similarities: Tensor) -> Tensor:
 
 
 def centred(similarities: Tensor, beta: float, sharpness: float) -> Tensor:
-    """sharpness * (c - beta * mean c), the mean over all pairs of an image: (batch, patches,
-    patches), same shape out."""
+    """sharpness * (c - beta * mean c) of (batch, patches, patches), mean over all pairs."""
     return sharpness * (similarities - beta * similarities.mean((1, 2), keepdim=True))
 
 
 def above_mean(similarities: Tensor, beta: float, sharpness: float) -> Tensor:
     """`centred`, with -inf where it is negative: scores for a softmax over similar patches."""
     scores = centred(similarities, beta, sharpness)
-    # A patch may always attend to itself, or a flat image could leave it nothing.
+    # A patch may always attend to itself; otherwise a flat image could leave an empty row.
     diagonal = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
     return scores.masked_fill((scores < 0) & ~diagonal, -torch.inf)
 
@@ -68,18 +63,18 @@ def above_mean(similarities: Tensor, beta: float, sharpness: float) -> Tensor:
 def similarity_weights(
     ctx: Context, similarities: Tensor, sharpness: float = 3.0, beta: float = 1.0
 ) -> Tensor:
-    """softmax(sharpness * (c - beta * mean c)) over those patches that are at least as similar as
-    beta times the mean over all pairs of the image.
+    """softmax(sharpness * (c - beta * mean c)) over the patches where that is not negative.
+
+    The mean of c runs over all pairs of an image. The variant's prior and class-token choice apply.
+    The class token attends to itself and no patch attends to it.
 
     Args:
-        ctx: the block as the variant sees it; its prior and class-token choice apply.
-        similarities: (batch, patches, patches).
+        similarities: c, (batch, patches, patches).
         sharpness: > 0.
         beta: factor on the mean; 1 in SC-CLIP, 1.2 in ProxyCLIP.
 
     Returns:
-        (batch, heads, tokens, tokens), equal for all heads; rows sum to 1. The class token attends
-        to itself and no patch attends to it: it has no place among patch similarities.
+        (batch, heads, tokens, tokens), equal for all heads; rows sum to 1.
     """
     prefix = ctx.block.prefix
     raw = above_mean(similarities, beta, sharpness)
@@ -98,9 +93,8 @@ def with_similarity(
     """Mean of `similarity_weights` and of softmax(r r^T / sqrt(head_dim)) for each projection r.
 
     Args:
-        ctx: the block as the variant sees it.
         similarities: (batch, patches, patches), or None to leave them out.
-        projections: of the block; may be empty beside similarities.
+        projections: of the block; may be empty if there are similarities.
         sharpness: of the similarities.
 
     Returns:
@@ -118,17 +112,13 @@ def similarity(
     sharpness: float = 3.0,
     cut: float | None = None,
 ) -> Weights:
-    """SC-CLIP's attention alone, as a weights function: middle similarities beside CSA maps.
+    """SC-CLIP's attention alone: the mean of middle similarities and CSA maps; rows sum to 1.
 
     Args:
-        ctx: the block as the variant sees it.
         source: the earlier block whose output is compared.
         projections: whose softmax(r r^T / sqrt(head_dim)) is averaged in; may be empty.
         sharpness: > 0, inverse temperature of the similarities.
         cut: similarities below become 0 before the mean is taken; None: none.
-
-    Returns:
-        (batch, heads, tokens, tokens); rows sum to 1.
     """
     similarities = cosine(ctx.after(source), ctx.block.prefix)
     if cut is not None:

@@ -1,9 +1,9 @@
-"""A variant: which blocks are rewritten, and how. Built from one yaml, known by its content.
+"""A variant: which blocks are rewritten, and how. Its yaml builds it, its content identifies it.
 
 A yaml of ``conf/attention`` names a function of this package under ``_target_``. A *weights
-function* ``(ctx, **parameters) -> weights`` only says how attention weights are computed; the
-common keys below say what becomes of them. A *block edit* ``(block, state, ctx, **parameters) ->
-state`` replaces the whole block and is declared by `sclip_lab.core.functions.block_edit`.
+function* ``(ctx, **parameters) -> weights`` only computes attention weights; the common keys below
+say how they are used. A *block edit* ``(block, state, ctx, **parameters) -> state`` replaces the
+whole block and is declared by `sclip_lab.core.functions.block_edit`.
 
 Common keys (see ``conf/attention/_variant.yaml`` for their defaults):
 
@@ -11,15 +11,15 @@ Common keys (see ``conf/attention/_variant.yaml`` for their defaults):
 layers       rewritten blocks: indices, fractions of depth, or ``"last n"``
 residual     keep the residual branch around attention (weights functions only)
 mlp          keep the block's MLP (weights functions only)
-stream       ``replace`` the block, or run it as trained and collect the rewritten attention's
-             outputs in a ``parallel`` dense stream (weights functions only)
-class_token  whether patches may attend to the class token; means nothing where there is none
+stream       ``replace`` the block; or ``parallel``: run it as trained and collect the rewritten
+             attention's outputs in a dense stream (weights functions only)
+class_token  whether patches may attend to the class token, if there is one
 prior        a term on the scores, see `prior`
 mix          a map from middle blocks, see `mix`
-repair       a correction of the tokens before attention, see `outliers`; a block edit that has a
+repair       a correction of the tokens before attention, see `repair`; a block edit that has a
              parameter ``repair`` gets it as a function
-entry        tokens beside class token and patches, from the first block on, see `registers`
-hidden       an edit of what every block's MLP has behind its activation, see `registers`
+entry        tokens besides class token and patches, from the first block on, see `registers`
+hidden       an edit behind the activation of every block's MLP, see `registers`
 ============ ===================================================================================
 """
 
@@ -80,9 +80,9 @@ COMMON: dict[str, Any] = {
     "hidden": None,
 }
 LARGEST_FILE = 8 << 30  # bytes of a file that a parameter names
-# What of a variant makes its map; the rest says what becomes of the map.
+# Common keys that change a variant's map; the others say how the map is used.
 OF_MAP = ("class_token", "prior", "mix")
-# What the functions of a variant may be.
+# The kinds of functions that ``_target_`` and the parts of a variant may name.
 FUNCTIONS = (weights_function, block_edit)
 PARTS = {
     "prior": (prior_function, prior_of_grid),
@@ -96,7 +96,7 @@ _names: list[Callable[[str], Mapping[str, Any]]] = []
 
 
 def names_by(load: Callable[[str], Mapping[str, Any]]) -> None:
-    """Say how the name of a variant becomes the content of its yaml: conf/ lies above this."""
+    """Set the function from a variant's name to the content of its yaml."""
     _names[:] = [load]
 
 
@@ -106,10 +106,10 @@ class Variant:
 
     Attributes:
         name: the yaml's name, for people; not part of the identity.
-        config: every value of the yaml, defaults included.
+        config: every value of the yaml, with defaults.
         key: digest of ``config`` and of the files it names; equal keys compute the same thing.
-        edit_key: the same without ``layers``: equal edits on the same input share their work.
-        modules: Python modules that its functions come from, for the code version.
+        edit_key: the same without ``layers``: equal edits of the same input share their work.
+        modules: Python modules of its functions, for the code version.
         uses: what its functions are marked to read, see `sclip_lab.core.functions.uses`.
         maps: the content of the variants whose maps its parameters name.
     """
@@ -133,7 +133,7 @@ class Variant:
         """Sorted 0-based indices of the rewritten blocks.
 
         Raises:
-            LabError: out of range for this depth, naming the variant.
+            LabError: an index out of range for this depth; the error names the variant.
         """
         try:
             return resolve_all(self.config["layers"], depth)
@@ -141,10 +141,9 @@ class Variant:
             raise LabError(f"attention '{self.name}': {error}") from None
 
     def given(self, text: Text | None) -> Variant:
-        """The variant with a protocol's texts; the same object if it does not read them, or there
-        are none.
+        """The variant with a protocol's texts; the same object if it reads none or there are none.
 
-        Its keys know the texts: variants with equal keys still compute the same thing.
+        The texts become part of its keys: variants with equal keys still compute the same thing.
         """
         if text is None or "text" not in self.uses:
             return self
@@ -152,19 +151,19 @@ class Variant:
         return replace(self, key=key, edit_key=edit_key, _text=text)
 
     def first(self, depth: int) -> int:
-        """Index of the first block that does not run on the trunk's tokens as trained."""
+        """Index of the first block whose input or computation is not as trained."""
         early = self.entry_key is not None or self._hidden_key is not None
         return 0 if early else self.layers(depth)[0]
 
     def content_of_map(self) -> dict[str, Any]:
-        """What the map is made of, files by their content."""
-        apart = [key for key in COMMON if key not in OF_MAP]
-        own = {key: value for key, value in self.config.items() if key not in apart}
-        return _content({**own, **self.maps})
+        """What determines the map, with files by their content."""
+        ignored = [key for key in COMMON if key not in OF_MAP]
+        config = {key: value for key, value in self.config.items() if key not in ignored}
+        return _content({**config, **self.maps})
 
     @property
     def entry_key(self) -> str | None:
-        """Equal keys bring in the same tokens; None: none."""
+        """Equal keys add the same tokens; None: no tokens are added."""
         return digest(_content(self.config["entry"])) if self._parts["entry"] else None
 
     @cached_property
@@ -172,14 +171,15 @@ class Variant:
         return digest(_content(self.config["hidden"])) if self._parts["hidden"] else None
 
     def key_at(self, level: int, depth: int) -> str | None:
-        """Equal keys do the same to a block on the same input; None: it runs as trained."""
+        """Equal keys do the same to a block on the same input; None: the block runs as trained."""
         return self.edit_key if level in self.layers(depth) else self._hidden_key
 
     def enter(self, tokens: Tensor, grid: Grid, block: Block) -> Tensor:
-        """Tokens that enter the first block with the variant's own behind them.
+        """Tokens that enter the first block, with the variant's own tokens behind them.
 
         Args:
-            tokens: (batch, tokens, width); what has them already comes back as it is.
+            tokens: (batch, tokens, width); if the variant's tokens are there already, nothing
+                changes.
             grid: (grid_h, grid_w).
             block: the first one.
         """
@@ -189,13 +189,13 @@ class Variant:
         return torch.cat([tokens, block.tower.first_norm(entry(tokens)).to(tokens)], dim=1)
 
     def apply(self, entered: BlockInput, state: State, context: Context) -> State:
-        """Run one block that is not as trained: ``state`` behind it.
+        """Run one rewritten block: the state behind it.
 
-        ``context`` is what all variants share here; the variant's prior and class-token choice
-        are put in. A prior that the attention has no use for is warned of once.
+        ``context`` is shared by all variants; the variant's prior and class-token choice are put in
+        here. A prior that the attention has no use for is warned of once.
         """
         scene = context.scene
-        # What a function does not say that it reads, it cannot read: the key would not know.
+        # A function reads only what it declares; otherwise the key would be incomplete.
         hidden_from_it = [name for name in ("guidance", "labels") if name not in self.uses]
         scene = replace(scene, **dict.fromkeys(hidden_from_it))
         context = replace(
@@ -237,7 +237,7 @@ class Variant:
 
     @staticmethod
     def _term(prior: Callable[[Any], Tensor], context: Context) -> Callable[[Context], Tensor]:
-        """A prior as a function of the context; one of the grid alone is computed once."""
+        """A prior as a function of the context; a prior of the grid alone is computed once."""
         if kind_of(prior) is not prior_of_grid:
             return prior
         matrix = context.block.among_tokens(prior(context.grid)).to(context.tokens.device)
@@ -248,14 +248,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class Map:
-    """The attention map of one variant, as a parameter of another: called with the context, gives
-    (batch, heads, tokens, tokens).
+    """The attention map of one variant as a parameter of another.
 
-    A weights function gets one for each parameter that is annotated ``Map``; the user gives a
-    variant's name, or the content of its yaml. Equal maps compute the same thing.
+    It maps the context to (batch, heads, tokens, tokens). A weights function gets a map for each
+    parameter that is annotated ``Map``; the user states a variant's name or the content of its
+    yaml. Equal maps compute the same thing.
 
     Attributes:
-        key: digest of what the map is made of.
+        key: digest of what determines the map.
         variant: whose map it is.
     """
 
@@ -267,15 +267,14 @@ class Map:
 
 
 def build(config: Mapping[str, Any], name: str | None = None) -> Variant:
-    """A variant from the content of its yaml.
+    """Build a variant from the content of its yaml.
 
     Args:
-        config: ``_target_``, the common keys (those left out take their default), and the
-            function's own parameters.
-        name: for people; the function's name otherwise.
+        config: ``_target_``, the common keys (with defaults), and the function's own parameters.
+        name: for people; by default the function's name.
 
     Raises:
-        LabError: unknown target, unknown parameter (did you mean), or a value out of range.
+        LabError: an unknown target, an unknown parameter (did you mean), or a value out of range.
     """
     config = {**COMMON, **plain(config)}
     name = config.pop("name", None) or name or str(config.get("_target_", "")).rpartition(".")[2]
@@ -286,7 +285,7 @@ def build(config: Mapping[str, Any], name: str | None = None) -> Variant:
 
 
 def variant(function: Callable[..., Any], name: str | None = None, **config: Any) -> Variant:
-    """A variant from a function of one's own, without a yaml.
+    """Build a variant from a function of one's own, without a yaml.
 
     >>> def sharp(ctx, temperature=1.0):
     ...     return (ctx.scores() / temperature).softmax(-1)
@@ -295,14 +294,14 @@ def variant(function: Callable[..., Any], name: str | None = None, **config: Any
 
     Args:
         function: a weights function, or a `sclip_lab.core.functions.block_edit`. Its code is part
-            of the key, see `sclip_lab.core.identity`: with other code it is another variant.
-        name: for tables; the function's own name otherwise.
+            of the key, see `sclip_lab.core.identity`: other code is another variant.
+        name: for tables; by default the function's name.
         **config: the function's parameters and the common keys; ``prior``, ``mix`` and ``repair``
             also take a function, or a partial of one.
 
     Raises:
-        LabError: an unknown parameter (did you mean), a value out of range, or a function that
-            uses what no key can be made of.
+        LabError: an unknown parameter (did you mean), a value out of range, or a function that uses
+            something without a key.
     """
     name = name or getattr(function, "__name__", "own").replace("<lambda>", "lambda_")
     return build({**described(function), **config}, name)
@@ -349,10 +348,11 @@ def _build(config: dict[str, Any], name: str) -> Variant:
         if config["stream"] not in ("replace", "parallel"):
             raise unknown("stream", str(config["stream"]), ("replace", "parallel"))
         edit = partial(
-            _parallel if config["stream"] == "parallel" else _replace,
+            _rewritten,
             weights=bound,
             mix=parts["mix"],
             repair=parts["repair"],
+            parallel=config["stream"] == "parallel",
             residual=config["residual"],
             mlp=config["mlp"],
         )
@@ -374,7 +374,7 @@ def _build(config: dict[str, Any], name: str) -> Variant:
 
 
 def _maps(function: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[str, Variant]:
-    """The variants that the parameters annotated `Map` name; numbers among them stay numbers."""
+    """The variants that the parameters annotated `Map` name; a parameter may also hold a number."""
     maps = {}
     for key, parameter in inspect.signature(function).parameters.items():
         value = parameters.get(key, parameter.default)
@@ -409,7 +409,7 @@ def _weights(
     return result if mix is None else mix(context, result)
 
 
-def _replace(
+def _rewritten(
     block: Block,
     state: State,
     context: Context,
@@ -417,46 +417,30 @@ def _replace(
     weights: Callable[[Context], Tensor],
     mix: Callable[[Context, Tensor], Tensor] | None,
     repair: Callable[[Context], Tensor] | None,
+    parallel: bool,
     residual: bool,
     mlp: bool,
 ) -> State:
-    """y = [x +] O(A), then y [+ M(y)], on the only stream."""
-    context = _repaired(context, repair)
+    """y = [x +] O(A), then y [+ M(y)], of attention weights A.
+
+    On the only stream; or, in parallel, on a dense stream beside the trained one, as in CLIP
+    Surgery, GEM and ClearCLIP's last n. The dense stream starts from the first rewritten block's
+    input, or from zero without residual.
+    """
+    repaired = _repaired(context, repair)
+    start = repaired.tokens if residual else None
+    if parallel and state.dense is not None:
+        start = state.dense
 
     def finish(attention: Tensor) -> Tensor:
-        tokens = block.output(attention, context.value)
-        if residual:
-            tokens = context.tokens + tokens
+        tokens = block.output(attention, repaired.value)
+        if start is not None:
+            tokens = start + tokens
         return tokens + block.mlp(tokens) if mlp else tokens
 
-    attention = _weights(replace(context, finish=finish), weights, mix)
-    return replace(state, tokens=finish(attention), attention=attention)
-
-
-def _parallel(
-    block: Block,
-    state: State,
-    context: Context,
-    *,
-    weights: Callable[[Context], Tensor],
-    mix: Callable[[Context, Tensor], Tensor] | None,
-    repair: Callable[[Context], Tensor] | None,
-    residual: bool,
-    mlp: bool,
-) -> State:
-    """The trained stream goes on; a dense stream collects O(A) (CLIP Surgery, GEM, ClearCLIP's
-    last n). It starts from the first rewritten block's input, or from zero without residual."""
-    repaired = _repaired(context, repair)
-
-    def finish(attention: Tensor) -> Tensor:
-        dense = block.output(attention, repaired.value)
-        if state.dense is not None:
-            dense = state.dense + dense
-        elif residual:
-            dense = repaired.tokens + dense
-        return dense + block.mlp(dense) if mlp else dense
-
     attention = _weights(replace(repaired, finish=finish), weights, mix)
+    if not parallel:
+        return replace(state, tokens=finish(attention), attention=attention)
     key = ("plain", block.hidden_key)
     plain_tokens = context.input.once(key, lambda: block.plain(state.tokens))
     return replace(state, tokens=plain_tokens, dense=finish(attention), attention=attention)
@@ -465,7 +449,7 @@ def _parallel(
 def _repaired(context: Context, repair: Callable[[Context], Tensor] | None) -> Context:
     if repair is None:
         return context
-    # Shared like every other derived value, so that variants with one repair share its q, k, v.
+    # Cached with the block's input, so that variants with the same repair share its q, k, v.
     key = ("repaired", repair.func, digest(plain(repair.keywords)))  # type: ignore[attr-defined]
     entered = context.input.once(key, lambda: BlockInput(context.block, repair(context)))
     return replace(context, input=entered)
@@ -481,7 +465,7 @@ def _warn_that_prior_is_ignored(name: str) -> None:
 
 
 def _content(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` with the content of a file in place of its path under keys named ``*_file``."""
+    """``config`` with a file's digest in place of its path, under keys named ``*_file``."""
     content: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):

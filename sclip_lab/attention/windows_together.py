@@ -1,13 +1,13 @@
-"""All windows of a photo attend to each other: GLA-CLIP.
+"""GLA-CLIP: all windows of a photo attend to each other.
 
 GLA-CLIP: CVPR 2026, arXiv 2603.23030. Keys and values are the patches of all B windows of a photo,
-S each; queries of every window see all of them. With K unit features of all patches, one map for
-all heads:
+S each; the queries of every window see all of them. With K the unit features of all patches, one
+map serves all heads:
 
     A = softmax_j(gamma_i (sim_ij - beta mean_i))   over those j where it is not negative
 
-``sim`` = K K^T, or a K^T with *anchors* a: unit means over those patches whose similarity to the
-anchor before is above a threshold, so that a query stands for a whole region.
+``sim`` = K K^T, or a K^T with *anchors* a. An anchor is the unit mean of the patches whose
+similarity to the previous anchor is above a threshold, so that a query stands for a whole region.
 
 Shapes: ``nodes`` = B * S, window by window, row-major within a window.
 """
@@ -28,7 +28,7 @@ from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 from sclip_lab.network.scene import Grid, Placement
 
-# Values of a matrix between patches that are there at once: of many windows a part of its rows.
+# Values of a matrix between patches in memory at once; of many windows only some rows are.
 LARGEST = 1 << 23
 # Added to the number of patches in a mean, as the official code does.
 EPSILON = 1e-6
@@ -53,16 +53,14 @@ def gla(
     threshold: float = 0.6,
     include_self: bool = True,
 ) -> State:
-    """GLA-CLIP's block, no residual, no MLP; patches do not see class tokens.
+    """GLA-CLIP's block, without residual and MLP; patches do not see class tokens.
+
+    The state has no attention map, since rows are longer than a window.
 
     Args:
-        block, state, ctx: as for every block edit.
         source: of K: a projection of the block, over its full width.
         norm, beta, gamma, dynamic_beta, dynamic_gamma, anchors, rounds, threshold, include_self:
-            see `Across`.
-
-    Returns:
-        the state; no attention map, since rows are longer than a window.
+            see `Across` and `Anchors`.
 
     Raises:
         LabError: an unknown source, norm or start, or dynamic_gamma without anchors.
@@ -91,7 +89,7 @@ def gla_guided(
 ) -> State:
     """GLA-CLIP on ProxyCLIP: K from a second network's features, resized to the patches.
 
-    Args and errors as in `gla`; and there must be guidance.
+    Args and errors as in `gla`; there must be guidance.
     """
     gather = Anchors(rounds, threshold)
     dynamic = (dynamic_beta, dynamic_gamma)
@@ -112,10 +110,10 @@ class Across:
     Attributes:
         norm, beta, gamma: of `weights_across`.
         dynamic_beta: times ln(1 + B), added to beta.
-        dynamic_gamma: gamma_i is 1 + dynamic_gamma over the number of patches of anchor i; 0:
+        dynamic_gamma: gamma_i is 1 + dynamic_gamma / number of patches of anchor i; 0 takes
             ``gamma``. Needs anchors.
-        anchors: what gathering starts from: ``patch``, the ``neighbourhood`` of the raw source, or
-            ``unit_neighbourhood`` of its unit vectors; None: no anchors.
+        anchors: start of the gathering: ``patch``, the ``neighbourhood`` mean of the raw source, or
+            of its unit vectors (``unit_neighbourhood``); None: no anchors.
         gather: its rounds and threshold.
         include_self: count the patch itself in its neighbourhood.
 
@@ -162,7 +160,7 @@ class Across:
         return torch.cat(list(self._row_blocks(raw, photo, grid)))
 
     def _row_blocks(self, raw: Tensor, photo: Placement, grid: Grid) -> Iterator[Tensor]:
-        """The same in blocks of rows, (rows, nodes)."""
+        """The same in blocks of (rows, nodes)."""
         start = raw.float().flatten(0, 1)
         keys = F.normalize(start, dim=-1)
         queries = keys
@@ -192,22 +190,15 @@ class Across:
 
 @dataclass(frozen=True)
 class Anchors:
-    """How queries are gathered into regions.
-
-    Attributes:
-        rounds: of gathering, 1 or more.
-        threshold: cosine above which a patch belongs to an anchor, -1 .. 1.
+    """How queries are gathered into regions: ``rounds`` >= 1, and a patch belongs to an anchor if
+    their cosine is above ``threshold``.
     """
 
     rounds: int
     threshold: float
 
     def __call__(self, start: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Anchors gathered from ``start``.
-
-        Args:
-            start: (nodes, channels), any norm.
-            keys: (nodes, channels), unit norm.
+        """Gather anchors from ``start``, (nodes, channels), among ``keys`` of unit norm.
 
         Returns:
             (nodes, channels) of unit norm, and (nodes,) how many patches the last round gathered.
@@ -230,17 +221,14 @@ class Anchors:
 def neighbourhood_mean(
     features: Tensor, pixels: Tensor, windows: int, grid: Grid, include_self: bool
 ) -> Tensor:
-    """Mean over the same place in other windows and the 8 neighbours in one's own.
+    """(nodes, channels): mean over the same place in other windows and 8 neighbours.
 
     Args:
         features: (nodes, channels).
-        pixels: (nodes,) index of each patch's first pixel in the photo: equal ones are one place.
+        pixels: (nodes,) index of each patch's first pixel in the photo; equal pixels are one place.
         windows: B.
         grid: (grid_h, grid_w) of a window.
-        include_self: count the patch itself too.
-
-    Returns:
-        (nodes, channels).
+        include_self: also count the patch itself.
     """
     row, column = (torch.arange(side, device=features.device) for side in grid)
     near_rows, near_columns = ((a[:, None] - a).abs() <= 1 for a in (row, column))
@@ -260,7 +248,7 @@ def neighbourhood_mean(
 
 
 def row_blocks(nodes: int) -> list[slice]:
-    """Rows of a (nodes, nodes) matrix in blocks of at most `LARGEST` values."""
+    """Split the rows of a (nodes, nodes) matrix into blocks of at most `LARGEST` values."""
     step = max(1, LARGEST // nodes)
     return [slice(first, min(first + step, nodes)) for first in range(0, nodes, step)]
 
@@ -273,18 +261,16 @@ def weights_across(
     norm: str = "token",
     mean: Tensor | None = None,
 ) -> Tensor:
-    """softmax(gamma * (a K^T - beta * mean)) over the entries where that is not negative; a row
-    without any keeps its largest.
+    """softmax(gamma * (a K^T - beta * mean)) over the entries that are not negative.
+
+    A row without any keeps its largest entry. (queries, keys) out; rows sum to 1.
 
     Args:
         queries, keys: (nodes, channels), unit norm.
         beta: factor on the mean similarity.
-        gamma: > 0, inverse temperature, or (nodes, 1) one for each query.
-        norm: ``token``: the mean of each row, at least 0; ``photo``: of all pairs.
-        mean: that of all pairs, where ``queries`` are some of them.
-
-    Returns:
-        (queries, keys); rows sum to 1.
+        gamma: > 0, inverse temperature; a number, or (nodes, 1).
+        norm: ``token``: the mean of each row, at least 0; ``photo``: the mean of all pairs.
+        mean: the mean of all pairs, if ``queries`` are only some of the photo's.
     """
     similarities = queries @ keys.T
     if mean is not None:

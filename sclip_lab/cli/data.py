@@ -5,16 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sclip_lab.config.folders import conf_dir, find, names
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError, about, unknown
 from sclip_lab.data.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from sclip_lab.data.base import Dataset
 
 # Whatever is heavy is imported where it is used: help and listings come at once.
 
@@ -82,8 +78,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LabError: bad input, with one clear message.
     """
+    if args.data:
+        os.environ[DATA_VARIABLE] = args.data  # conf/paths reads it
     if args.data_command == "list":
-        print(listing(args.data))
+        print(listing())
         return 0
     if args.data_command == "verify":
         chosen = [word for word in args.names if "=" not in word]
@@ -92,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
             from sclip_lab.config.folders import add_folder
 
             add_folder(args.config_dir)
-        sound = [_verify(name, args.data, keys, args.out) for name in chosen]
+        sound = [_verify(name, keys, args.out) for name in chosen]
         return 0 if all(sound) else 1
     if args.data_command == "guess":
         from sclip_lab.data.guess import guess
@@ -112,48 +110,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def dataset_config(name: str, data: str | None = None, **keys: Any) -> dict[str, Any]:
-    """The yaml of a data set as `sclip-lab evaluate` composes it, with ``paths.data`` filled in.
-
-    Args:
-        name: a file of conf/dataset.
-        data: folder of all data sets; by default $SCLIP_LAB_DATA, else ./data.
-        **keys: of the yaml, with other values.
-
-    Raises:
-        LabError: unknown name (did you mean), or a yaml that does not compose.
-    """
-    from sclip_lab.config.registry import load_group
-
-    if name not in names("dataset"):
-        raise unknown("data set", name, names("dataset"))
-    with _data_folder(data):
-        return load_group("dataset", name, keys)
-
-
-def data_folder(data: str | None = None) -> str:
-    """Where data sets are: the argument, else $SCLIP_LAB_DATA, else ./data."""
-    return data or os.environ.get(DATA_VARIABLE) or "data"
-
-
-def load_dataset(
-    name: str, data: str | None = None, faults: list[str] | None = None, **keys: Any
-) -> Dataset:
-    """The data set that conf/dataset/<name>.yaml describes; see `sclip_lab.data.base.build`."""
-    from sclip_lab.data.base import build
-
-    try:
-        return build(dataset_config(name, data, **keys), faults)
-    except LabError as error:
-        raise LabError(f"conf/dataset/{name}.yaml: {error}") from None
-
-
-def listing(data: str | None = None) -> str:
+def listing() -> str:
     """One line a data set: name, samples, classes, whether it is here, the yaml's first comment."""
     from sclip_lab.config.composition import alone
 
     rows = [("name", "samples", "classes", "here", "what")]
-    folder = data_folder(data)
+    folder = os.environ.get(DATA_VARIABLE) or "data"
     for name in names("dataset"):
         path = find("dataset", name)
         assert path is not None
@@ -164,8 +126,8 @@ def listing(data: str | None = None) -> str:
         if root is not None:  # not resolved: paths are a group of their own
             place = str(root._value()).replace("${paths.data}", folder)
             here = "yours" if place == "???" else "yes" if Path(place).is_dir() else "no"
-        about = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        rows.append((name, str(samples or ""), _classes(config.get("vocabulary")), here, about))
+        summary = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        rows.append((name, str(samples or ""), _classes(config.get("vocabulary")), here, summary))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]])
@@ -181,21 +143,6 @@ def _classes(vocabulary: Any) -> str:
         return str(Vocabulary.named(vocabulary).num_classes) if isinstance(vocabulary, str) else ""
     except LabError:  # a file below the data set's root, or names in the yaml itself
         return ""
-
-
-@contextmanager
-def _data_folder(data: str | None) -> Iterator[None]:
-    """conf/paths reads the variable; ``--data`` stands for it."""
-    before = os.environ.get(DATA_VARIABLE)
-    if data is not None:
-        os.environ[DATA_VARIABLE] = data
-    try:
-        yield
-    finally:
-        if data is not None:
-            os.environ.pop(DATA_VARIABLE)
-            if before is not None:
-                os.environ[DATA_VARIABLE] = before
 
 
 def _keys(words: Iterator[str]) -> dict[str, Any]:
@@ -215,16 +162,22 @@ def _keys(words: Iterator[str]) -> dict[str, Any]:
 
 
 def _target(name: str, args: argparse.Namespace) -> Path:
-    return args.to or Path(dataset_config(name, args.data)["root"])
+    from sclip_lab.config.registry import load_group
+
+    return args.to or Path(load_group("dataset", name)["root"])
 
 
-def _verify(name: str, data: str | None, keys: dict[str, Any], out: Path) -> bool:
+def _verify(name: str, keys: dict[str, Any], out: Path) -> bool:
+    from sclip_lab.config.registry import load_group
     from sclip_lab.data import sheet
+    from sclip_lab.data.base import build
     from sclip_lab.data.verify import listed, verify
 
     faults: list[str] = []
     try:
-        report = verify(load_dataset(name, data, faults, **keys), faults, PICTURES)
+        with about(f"conf/dataset/{name}.yaml"):
+            dataset = build(load_group("dataset", name, keys), faults)
+        report = verify(dataset, faults, PICTURES)
     except LabError as error:
         print(f"{name}: NOT OK")
         for text in listed([*faults, str(error)]):

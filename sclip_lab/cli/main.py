@@ -71,6 +71,10 @@ def _version() -> str:
 
 
 def _run(name: str, words: list[str]) -> int:
+    if os.environ.get("SCLIP_LAB_PLUGINS"):
+        from sclip_lab.config import plugins
+
+        plugins.enter(())
     module = importlib.import_module(f"sclip_lab.cli.{name.replace('-', '_')}")
     if name == "evaluate":  # everything behind the word is Hydra's, its --help included
         return int(module.main(words))

@@ -6,7 +6,6 @@ are raised, and configurations come from `sclip_lab.config.composition.Loader`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -105,11 +104,24 @@ def _run_jobs(
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        reasons = Counter(map(describe, errors))
-        listed = "; ".join(f"{number} x {text}" for text, number in reasons.most_common())
-        text = f"{len(errors)} of {count} jobs failed: {listed}"
+        text = f"{len(errors)} of {count} jobs failed: {by_reason(errors)}"
         bug = next(filter(None, map(bug_behind, errors)), None)
         raise LabError(text) if bug is None else CrashError(text) from bug
+
+
+def by_reason(errors: Sequence[Exception]) -> str:
+    """Errors of jobs, the most frequent reason first; what one reason says of several jobs is
+    told once, with the first job that met it."""
+    texts: dict[str, list[str]] = {}
+    for error in errors:
+        text, cause = describe(error), error.__cause__
+        reason = "" if cause is None else describe(cause)
+        texts.setdefault(reason if reason and text.endswith(reason) else text, []).append(text)
+    lines = []
+    for reason, alike in sorted(texts.items(), key=lambda item: -len(item[1])):
+        first = "" if len(set(alike)) == 1 else f" (first: {alike[0].removesuffix(reason)[:-2]})"
+        lines.append(f"{len(alike)} x {reason if first else alike[0]}{first}")
+    return "; ".join(lines)
 
 
 def _run_one(

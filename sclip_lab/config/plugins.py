@@ -43,15 +43,19 @@ def enter(arguments: Sequence[str]) -> None:
     """Allow the modules and add the folders that a command line of ``sclip-lab evaluate`` names.
 
     These are in ``plugins=[...]``, ``--config-dir`` and ``hydra.searchpath``. They are put into the
-    environment, so that the processes of jobs have them too.
+    environment, so that the processes of jobs have them too. A module that the command line or the
+    variable ``SCLIP_LAB_PLUGINS`` names may lie in the current folder.
 
     Raises:
-        LabError: not the name of a module.
+        LabError: not the name of a module, or a module that Python does not find.
     """
     modules, folders = _on_line(arguments)
     functions.allow(*modules)
-    for module in modules:
-        _make_importable(module)
+    for module in functions.allowed():
+        top = module.partition(".")[0]
+        missing = importlib.util.find_spec(top) is None and not _in_this_folder(top)
+        if missing and module in modules:
+            raise LabError(f"plugins=[{module}]: {functions.absent(top)}")
     _extend(functions.VARIABLE, modules, ",")
     _extend(VARIABLE, [str(folder.absolute()) for folder in folders], os.pathsep)
 
@@ -84,15 +88,14 @@ def _on_line(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
     return modules, folders
 
 
-def _make_importable(module: str) -> None:
-    """Put the working folder on Python's path if the module is there; console scripts do not."""
-    top = module.split(".")[0]
+def _in_this_folder(top: str) -> bool:
+    """Put the current folder on Python's path if the module is there; console scripts do not."""
     here = Path.cwd()
-    if importlib.util.find_spec(top) is None and (
-        (here / top).is_dir() or (here / f"{top}.py").is_file()
-    ):
-        sys.path.append(str(here))
-        _extend("PYTHONPATH", [str(here)], os.pathsep)
+    if not (here / top).is_dir() and not (here / f"{top}.py").is_file():
+        return False
+    sys.path.append(str(here))
+    _extend("PYTHONPATH", [str(here)], os.pathsep)
+    return True
 
 
 def _extend(variable: str, values: Iterable[str], separator: str) -> None:

@@ -32,7 +32,7 @@ installed package's entry point). Other modules are not even imported.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -41,6 +41,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial
 from importlib import metadata
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sclip_lab.core.errors import CrashError, LabError, unknown
@@ -231,15 +232,27 @@ def locate(target: str, homes: Collection[str] = HOMES) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # the user's module may raise any error
-        reason = f"_target_ {target}: {error or type(error).__name__}"
-        absent = isinstance(error, ModuleNotFoundError) and _within(module_name, [str(error.name)])
-        raise (LabError if absent else CrashError)(reason) from error
+        if isinstance(error, ModuleNotFoundError) and _within(module_name, [str(error.name)]):
+            raise LabError(f"_target_ {target}: {absent(str(error.name))}") from error
+        raise CrashError(f"_target_ {target}: {error or type(error).__name__}") from error
     function: Callable[..., Any] | None = getattr(module, attribute, None)
     home = str(getattr(function, "__module__", ""))  # where it is defined, not where imported
     if attribute[0] == "_" or not callable(function) or not _within(home, [*homes, *allowed()]):
         known = [n for n, f in vars(module).items() if n[0] != "_" and inspect.isfunction(f)]
         raise unknown(f"function in {module_name}", attribute, known)
     return function
+
+
+def absent(module: str) -> str:
+    """Where Python looked for a module that it cannot find, and what to do."""
+    top = module.partition(".")[0]
+    if top != module and (spec := importlib.util.find_spec(top)) is not None:
+        place = spec.origin or ", ".join(spec.submodule_search_locations or ())
+        return f"no module '{module}'; '{top}' is {place}"
+    return (
+        f"no module '{top}' in this folder ({Path.cwd()}) or on Python's path; start in the folder "
+        f"that holds {top}, install its package, or name that folder in PYTHONPATH"
+    )
 
 
 def _is_own(module: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a data set is: photos with masks, class names, and a digest of all of it."""
+"""What a data set is: photos with masks, class names, and a digest of everything."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Sample:
     Attributes:
         name: unique within the data set.
         image: (height, width, 3) uint8, RGB.
-        mask: (height, width) uint8, or uint16 where an id is above 255: class ids in
-            0 .. num_classes - 1, or ``ignore_index``.
+        mask: (height, width) class ids in 0 .. num_classes - 1, or ``ignore_index``; uint8, or
+            uint16 where an id is above 255.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Dataset(ABC):
     Attributes:
         name: what a table calls it.
         vocabulary: class names in id order.
-        ignore_index: the mask's value of pixels that count nowhere.
-        split: which part of the data set, such as "val"; empty where it has no parts.
-        selection: which photos of it, in words such as "first 8"; empty for all.
-        unpaired: what was seen beside the samples, in words such as "2 masks without a photo".
+        ignore_index: the mask's value of pixels that are not counted.
+        split: which part of the data set, such as "val"; empty if there are no parts.
+        selection: which photos are taken, such as "first 8"; empty for all.
+        unpaired: files that are no samples, such as "2 masks without a photo".
     """
 
     name: str
@@ -60,28 +60,28 @@ class Dataset(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
-        """The sample at ``index``; raises LabError naming the file when it cannot be used."""
+        """The sample at ``index``; a LabError names the file if it cannot be used."""
 
     @property
     @abstractmethod
     def key(self) -> str:
-        """sha256 of everything here that can change a number: pixels, masks, order, ids."""
+        """sha256 of everything that can change a number: pixels, masks, order, ids."""
 
     def __len__(self) -> int:
         return len(self.names)
 
 
 def select(names: Sequence[str], limit: int | None, sample: int | None, seed: int) -> list[str]:
-    """Some of a data set's samples, in their order.
+    """Choose some of a data set's samples; they stay in their order.
 
     Args:
-        names: all of them.
-        limit: the first so many; None for all.
-        sample: so many of those, drawn at random without repetition; None for all.
-        seed: of the draw. One seed draws the same photos on every machine.
+        names: all samples.
+        limit: take the first ``limit`` of them; None for all.
+        sample: of those, draw so many at random, none of them twice; None for all.
+        seed: of the draw. A seed draws the same photos on every machine.
 
     Raises:
-        LabError: a number below 1.
+        LabError: a limit or sample below 1, or a seed below 0.
     """
     for key, number in (("limit", limit), ("sample", sample)):
         if number is not None and number < 1:
@@ -103,7 +103,7 @@ def selection_words(limit: int | None, sample: int | None, seed: int) -> str:
 
 
 class Part(Dataset):
-    """Some samples of a data set whose class takes no ``limit`` and ``sample``."""
+    """Some samples of a data set whose class does not accept ``limit`` and ``sample``."""
 
     def __init__(self, whole: Dataset, limit: int | None, sample: int | None, seed: int) -> None:
         self.whole = whole
@@ -134,37 +134,35 @@ _REQUIRED = ("name", "vocabulary", "ignore_index", "names", "key", "__getitem__"
 
 
 def build(config: Mapping[str, Any], faults: list[str] | None = None) -> Dataset:
-    """A data set from the content of its yaml.
+    """Build a data set from the content of its yaml.
 
     Args:
-        config: ``_target_``, a class of this package or whatever an allowed module has that gives
-            a data set, and its parameters. Every data set takes ``limit``, ``sample``, ``seed``
-            and ``split``.
-        faults: takes what is wrong with single samples, for a check that lists everything; None
-            raises the first.
+        config: ``_target_`` and its parameters. The target is a class of this package, or anything
+            in an allowed module that returns a data set. Every data set takes ``limit``,
+            ``sample``, ``seed`` and ``split``.
+        faults: a list that collects the errors of single samples; None raises the first error.
 
     Raises:
-        LabError: an unknown target or parameter (did you mean), one that is not allowed, or data
-            that are not there.
+        LabError: an unknown target or parameter (did you mean), a target that is not allowed, or
+            files that are not there.
     """
     parameters = {key: value for key, value in config.items() if key != "_target_"}
     if "_target_" not in config:
         raise LabError(f"dataset {parameters.get('name', '')}: has no _target_; name its class")
     for key, value in parameters.items():
-        if value == "???":  # OmegaConf's word for a value that has to be given
+        if value == "???":  # OmegaConf's mark for a missing value
             raise LabError(f"dataset.{key} is missing: type dataset.{key}=...")
     make = locate(config["_target_"], ("sclip_lab.data",))
     ours = make.__module__.startswith("sclip_lab.")
     if ours and not (inspect.isclass(make) and issubclass(make, Dataset)):
         raise LabError(f"_target_ {config['_target_']}: is no data set")
-    known = list(inspect.signature(make).parameters)
-    for key in COMMON:  # null in conf/config.yaml: what the class has by default
+    accepted = list(inspect.signature(make).parameters)
+    for key in COMMON:  # null in conf/config.yaml means the default of the class
         if parameters.get(key) is None:
             parameters.pop(key, None)
-    _refuse_count(parameters.get("images"), "images" in known)
-    part = _pop_part(parameters, known)
+    part = _pop_part(parameters, accepted)
     _check_parameters(make, parameters)
-    if faults is not None and "faults" in known:
+    if faults is not None and "faults" in accepted:
         parameters["faults"] = faults
     dataset = make(**parameters)
     # hasattr would compute the key, which hashes every file.
@@ -178,30 +176,19 @@ def build(config: Mapping[str, Any], faults: list[str] | None = None) -> Dataset
     return Part(dataset, **part) if part else dataset
 
 
-def _refuse_count(images: Any, is_folder: bool) -> None:
-    """``images`` once was the number of photos; it is only the folder of the photos."""
-    if images is not None and (not is_folder or isinstance(images, int)):
-        folder = "; dataset.images is the folder of the photos" if is_folder else ""
-        raise LabError(
-            f"dataset.images={images}: how many photos is dataset.limit={images} (the first so "
-            f"many) or dataset.sample={images} (at random){folder}"
-        )
+def _pop_part(parameters: dict[str, Any], accepted: Sequence[str]) -> dict[str, Any]:
+    """Remove the common keys that the class does not accept; return the arguments of `Part`.
 
-
-def _pop_part(parameters: dict[str, Any], known: Sequence[str]) -> dict[str, Any]:
-    """Take the keys that every data set has from the parameters of a class that lacks them.
-
-    Returns:
-        arguments of `Part`; empty where the class selects by itself or takes all samples.
+    The result is empty if the class selects samples by itself, or if all samples are taken.
     """
-    if "split" not in known and "split" in parameters:
+    if "split" not in accepted and "split" in parameters:
         raise LabError(f"dataset.split: data set '{parameters.get('name', '')}' has no splits")
     part: dict[str, Any] = {
-        key: None if key in known else parameters.pop(key, None) for key in ("limit", "sample")
+        key: None if key in accepted else parameters.pop(key, None) for key in ("limit", "sample")
     }
-    # A class may draw by a seed of its own; one number serves both.
+    # A class may have a seed of its own; the same number is used for both.
     part["seed"] = parameters.get("seed", 0)
-    if "seed" not in known:
+    if "seed" not in accepted:
         parameters.pop("seed", None)
     check_arguments(select, part, "dataset.")
     return {} if part["limit"] is None and part["sample"] is None else part
@@ -212,8 +199,8 @@ def _check_parameters(make: Callable[..., Any], parameters: Mapping[str, Any]) -
     try:
         signature.bind(**parameters)
     except TypeError as error:
-        known = list(signature.parameters)
-        for name in set(parameters) - set(known):
-            raise unknown(f"parameter of {make.__name__}", str(name), known) from None
+        for name in parameters.keys() - signature.parameters.keys():
+            title = f"parameter of {make.__name__}"
+            raise unknown(title, str(name), signature.parameters) from None
         raise LabError(f"{make.__name__}: {error}") from None
     check_arguments(make, parameters, "dataset.")

@@ -1,4 +1,4 @@
-"""Pixels and photos of each class, counted while masks are read."""
+"""Count pixels and photos of each class while masks are read."""
 
 from __future__ import annotations
 
@@ -14,15 +14,11 @@ MUCH_IGNORED = 0.5  # share of pixels above which a score says little about the 
 class Census:
     """Counts over the masks of a data set.
 
-    Args:
-        vocabulary: of the data set.
-        ignore_index: of the data set.
-
     Attributes:
         photos: how many masks were counted.
         pixels: (num_classes,) pixels of each class.
         occurrences: (num_classes,) photos with each class.
-        ignored: pixels that count nowhere.
+        ignored: pixels with ``ignore_index``.
     """
 
     def __init__(self, vocabulary: Vocabulary, ignore_index: int) -> None:
@@ -42,7 +38,7 @@ class Census:
 
     @property
     def share_ignored(self) -> float:
-        """Ignored pixels among all; 0 where nothing was counted."""
+        """Share of ignored pixels among all; 0 if nothing was counted."""
         return self.ignored / max(1, self.ignored + int(self.pixels.sum()))
 
     @property
@@ -53,11 +49,11 @@ class Census:
 
     @property
     def only_first_class(self) -> bool:
-        """Whether class 0 is all that is left, of several."""
+        """Whether there are several classes and all counted pixels are of class 0."""
         return len(self.pixels) > 1 and self.pixels[0] > 0 and not self.pixels[1:].any()
 
     def facts(self) -> list[str]:
-        """Share of ignored pixels, then share of pixels and photos of each class."""
+        """The share of ignored pixels, then shares of pixels and photos of each class."""
         if not self.photos:
             return []
         total = max(1, int(self.pixels.sum()))

@@ -1,4 +1,4 @@
-"""From what a mask holds (numbers, colours, names of classes) to class ids."""
+"""Convert what a mask holds (numbers, colours, class names) to class ids."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.data.decode import read_mask
 from sclip_lab.data.palette import Palette
 from sclip_lab.data.vocabulary import Vocabulary
 
-TABLE = 1 << 16  # raw ids that a table holds; 32-bit masks may have others, through label_map
+TABLE = 1 << 16  # raw ids in a table; label_map also takes other ids, of 32-bit masks
 LARGEST_ID = (1 << 16) - 1
-IGNORE = "ignore"  # in a yaml: the class of pixels that count nowhere
+IGNORE = "ignore"  # in a yaml: the class of pixels that are not counted
 BACKGROUND = "background"
 
 
@@ -22,15 +23,11 @@ class ClassIds:
     """How the masks of one data set are read.
 
     Args:
-        title: who speaks in errors, such as "data set 'mine'".
+        title: begins the errors, such as "data set 'mine'".
         vocabulary: class names in id order.
-        ignore_index: id of pixels that count nowhere; above every class id, at most 65535.
-        label_map: {what the file says: what it means}. Left a raw id or the name of a class in an
-            annotation file, right a class id, a class name, or "ignore". What is not in it stays.
-        reduce_zero_label: after label_map, 0 becomes ignore_index and every other id drops by 1.
-        palette: colours of masks that are stored as colours, see `sclip_lab.data.palette`.
-        unlabelled: class of the pixels that no polygon covers, a name, an id or "ignore"; None: the
-            class named background, and an error where there is none.
+        root: folder of the palette's file.
+        ignore_index, label_map, reduce_zero_label, palette, unlabelled: see
+            `sclip_lab.data.folder.Folder`.
 
     Attributes:
         dtype: of a mask of ids: uint8, or uint16 where an id is above 255.
@@ -43,17 +40,18 @@ class ClassIds:
         self,
         title: str,
         vocabulary: Vocabulary,
+        root: Path,
         ignore_index: int = 255,
         label_map: Mapping[Any, Any] | None = None,
         reduce_zero_label: bool = False,
-        palette: Palette | None = None,
+        palette: Any = None,
         unlabelled: str | int | None = None,
     ) -> None:
         self.title = title
         self.vocabulary = vocabulary
         self.ignore_index = ignore_index
         self.reduce_zero_label = reduce_zero_label
-        self.palette = palette
+        self.palette = None if palette is None else Palette.read(palette, vocabulary, root, title)
         classes = vocabulary.num_classes
         if not classes <= ignore_index <= LARGEST_ID:
             bound = f"must be in {classes}..{LARGEST_ID}"
@@ -66,15 +64,15 @@ class ClassIds:
         self._places = _places(vocabulary)
         self.ids_of_raw: dict[int, int] = {}
         self.ids_of_names: dict[str, int] = {}
-        for said, meant in (label_map or {}).items():
-            self._add(said, meant)
+        for label, target in (label_map or {}).items():
+            self._add(label, target)
         self._table = self._raw_table()
         self._check_map()
         self.unlabelled = None if unlabelled is None else self.class_id(unlabelled, "unlabelled")
 
     @property
     def reading(self) -> dict[str, Any]:
-        """Everything here that changes what a file means, for the data set's key."""
+        """Everything that changes what a file means, for the data set's key."""
         reading: dict[str, Any] = {
             "classes": self.vocabulary.num_classes,
             "ignore_index": self.ignore_index,
@@ -89,51 +87,41 @@ class ClassIds:
             reading["unlabelled"] = self.unlabelled
         return reading
 
-    def from_raw(self, raw: np.ndarray, source: object) -> np.ndarray:
-        """Class ids of a mask of numbers.
-
-        Args:
-            raw: (height, width) integers as stored.
-            source: the file, for the error.
-
-        Returns:
-            (height, width) of ``dtype``.
+    def from_content(self, content: bytes, source: str | Path) -> np.ndarray:
+        """(height, width) class ids of the bytes of an image or .npy file, of ``dtype``.
 
         Raises:
-            LabError: an id that is none.
+            LabError: a damaged file, or an unknown id or colour; the error names ``source``.
         """
-        outside = (raw < 0) | (raw >= TABLE)
-        if outside.any():
-            ids = self._table[np.where(outside, 0, raw)]
-            for value in np.unique(raw[outside]).tolist():
-                ids[raw == value] = self._after_map(self.ids_of_raw.get(value, -1))
-        else:
-            ids = self._table[raw]
-        if (ids < 0).any():
-            self._refuse_ids(raw[ids < 0], source)
-        return ids.astype(self.dtype)
-
-    def from_colours(self, colours: np.ndarray, source: object) -> np.ndarray:
-        """Class ids of a mask of colours, (height, width, 3) uint8, through the palette.
-
-        Raises:
-            LabError: a colour that is not in it.
-        """
-        assert self.palette is not None  # whoever reads colours looked at it
+        if self.palette is None:
+            return self.from_raw(read_mask(source, content), source)
+        colours = read_mask(source, content, colours=True)
         numbers = self.palette.numbers(colours, source)
         if self.palette.is_grey:
             return self.from_raw(numbers, source)
         return np.where(numbers < 0, self.ignore_index, numbers).astype(self.dtype)
 
-    def class_id(self, value: Any, key: str) -> int:
-        """The id of a class that a yaml or an annotation file names.
-
-        Args:
-            value: a name, an id, or "ignore".
-            key: where it stands, for the error.
+    def from_raw(self, raw: np.ndarray, source: object) -> np.ndarray:
+        """(height, width) class ids of the integers that a mask stores, of ``dtype``.
 
         Raises:
-            LabError: there is no such class (did you mean).
+            LabError: an id that is neither a class nor ignored; the error names ``source``.
+        """
+        outside = (raw < 0) | (raw >= TABLE)
+        ids = self._table[np.where(outside, 0, raw)]
+        if outside.any():
+            values, places = np.unique(raw[outside], return_inverse=True)
+            mapped = np.array([self.ids_of_raw.get(value, -1) for value in values.tolist()])
+            ids[outside] = self._after_map(mapped)[places]
+        if (ids < 0).any():
+            self._refuse_ids(raw[ids < 0], source)
+        return ids.astype(self.dtype)
+
+    def class_id(self, value: Any, key: str) -> int:
+        """The id of a class that a yaml or an annotation file states as name, id or "ignore".
+
+        Raises:
+            LabError: there is no such class (did you mean); the error names ``key``.
         """
         classes = self.vocabulary.num_classes
         if isinstance(value, int) and not isinstance(value, bool):
@@ -151,8 +139,7 @@ class ClassIds:
                 return self._places[spelling]
         if text == IGNORE:
             return self.ignore_index
-        known = [*self.vocabulary.names, IGNORE]
-        error = unknown(f"class in {key}", text, known)
+        error = unknown(f"class in {key}", text, [*self.vocabulary.names, IGNORE])
         raise LabError(
             f"{self.title}: {error}; label_map: {{{text}: <class or {IGNORE}>}} says what it means"
         )
@@ -161,7 +148,7 @@ class ClassIds:
         """The class of pixels that no annotation covers.
 
         Raises:
-            LabError: neither ``unlabelled`` nor a class named background says it.
+            LabError: there is neither ``unlabelled`` nor a class named background.
         """
         if self.unlabelled is not None:
             return self.unlabelled
@@ -175,18 +162,10 @@ class ClassIds:
     def paint(
         self, size: tuple[int, int], regions: Iterable[tuple[str, np.ndarray]], source: object
     ) -> np.ndarray:
-        """Class ids of named regions; later ones cover earlier ones.
-
-        Args:
-            size: height, width.
-            regions: (name of the class, (height, width) bool).
-            source: the file, for the error.
-
-        Returns:
-            (height, width) of ``dtype``.
+        """Draw (class name, (height, width) bool) regions as class ids; later ones are on top.
 
         Raises:
-            LabError: an unknown class, or pixels without a class.
+            LabError: an unknown class, or pixels without a class; the error names ``source``.
         """
         ids = np.full(size, -1, np.int64)
         for name, region in regions:
@@ -196,46 +175,42 @@ class ClassIds:
             ids[bare] = self.background()
         return ids.astype(self.dtype)
 
-    def _add(self, said: Any, meant: Any) -> None:
-        text = str(said).strip()
+    def _add(self, label: Any, target: Any) -> None:
+        text = str(label).strip()
         raw = int(text) if text.removeprefix("-").isdecimal() else None
-        if isinstance(meant, str) and meant.strip().isdecimal():
-            meant = int(meant)
-        if raw is not None and isinstance(meant, int) and not isinstance(meant, bool):
-            self.ids_of_raw[raw] = meant  # its range is checked after reduce_zero_label
-        elif isinstance(meant, int | str) and not isinstance(meant, bool):
-            number = self.class_id(meant, f"label_map of {said!r}")
+        if isinstance(target, str) and target.strip().isdecimal():
+            target = int(target)
+        if raw is not None and isinstance(target, int) and not isinstance(target, bool):
+            self.ids_of_raw[raw] = target  # its range is checked after reduce_zero_label
+        elif isinstance(target, int | str) and not isinstance(target, bool):
+            number = self.class_id(target, f"label_map of {label!r}")
             if raw is None:
-                self.ids_of_names[str(said)] = number
+                self.ids_of_names[str(label)] = number
             else:
                 shift = self.reduce_zero_label and number != self.ignore_index
                 self.ids_of_raw[raw] = number + shift
         else:
-            raise LabError(f"{self.title}: label_map holds what is no id: {said!r}: {meant!r}")
+            raise LabError(f"{self.title}: label_map holds what is no id: {label!r}: {target!r}")
 
-    def _after_map(self, value: int) -> int:
-        """reduce_zero_label for one id; -1 for what is no class."""
+    def _after_map(self, ids: np.ndarray) -> np.ndarray:
+        """Ids after label_map -> class ids by reduce_zero_label; -1 for what is no class."""
+        void = self.ignore_index
         if self.reduce_zero_label:
-            ignored = value in (0, self.ignore_index)
-            value = self.ignore_index if ignored else value - 1 if value < self.ignore_index else -1
-        allowed = 0 <= value < self.vocabulary.num_classes or value == self.ignore_index
-        return value if allowed else -1
+            ids = np.where((ids == 0) | (ids == void), void, np.where(ids > void, -1, ids - 1))
+        allowed = (ids >= 0) & (ids < self.vocabulary.num_classes)
+        return np.where(allowed | (ids == void), ids, -1).astype(np.int32)
 
     def _raw_table(self) -> np.ndarray:
         """(TABLE,) int32: class id or ignore_index of raw ids 0 .. TABLE - 1, -1 for none."""
-        classes, void = self.vocabulary.num_classes, self.ignore_index
         ids = np.arange(TABLE)
         for raw, new in self.ids_of_raw.items():
             if 0 <= raw < TABLE:
                 ids[raw] = new
-        if self.reduce_zero_label:
-            ignored, beyond = (ids == 0) | (ids == void), ids > void
-            ids = np.where(ignored, void, np.where(beyond, -1, ids - 1))
-        return np.where(((ids >= 0) & (ids < classes)) | (ids == void), ids, -1).astype(np.int32)
+        return self._after_map(ids)
 
     def _check_map(self) -> None:
         for raw, new in self.ids_of_raw.items():
-            if self._after_map(new) < 0:
+            if self._after_map(np.array(new)) < 0:
                 raise LabError(
                     f"{self.title}: label_map sends {raw} to {new}, outside the "
                     f"{self.vocabulary.num_classes} classes of vocabulary '{self.vocabulary.name}'"
@@ -253,7 +228,7 @@ class ClassIds:
         )
 
     def _hint(self, values: np.ndarray) -> str:
-        """A label_map for the common cases: 0 and 255, and a void id of another number."""
+        """Suggest a label_map in two common cases: masks of 0 and 255, and another id for void."""
         if self.vocabulary.num_classes == 2 and values.tolist() in ([255], [1, 255]):
             return "; label_map: {255: 1} if 255 is the second class"
         if len(values) == 1 and values[0] in (255, 65535, -1):
@@ -262,11 +237,9 @@ class ClassIds:
 
 
 def vocabulary_of(vocabulary: str | Sequence[str] | Vocabulary, root: Path) -> Vocabulary:
-    """The vocabulary that a yaml names: a list of the package, a file, or the names themselves.
+    """The vocabulary that a yaml states: a name of the package, a file, or class names.
 
-    Args:
-        vocabulary: a path may start from ``root`` or from where the command runs.
-        root: the data set's folder.
+    A file may be relative to the data set's folder ``root`` or to where the command runs.
     """
     if isinstance(vocabulary, Vocabulary):
         return vocabulary
@@ -283,7 +256,7 @@ def ranges(ids: np.ndarray) -> str:
 
 
 def _places(vocabulary: Vocabulary) -> dict[str, int]:
-    """{name: class id} of all synonyms, as written and as `plainly`; the first class wins."""
+    """{name: class id} of all synonyms, as written and as `plainly` spells them."""
     places: dict[str, int] = {}
     for spelling in (str.strip, plainly):
         for name, index in zip(vocabulary.queries, vocabulary.query_classes, strict=True):
@@ -292,5 +265,5 @@ def _places(vocabulary: Vocabulary) -> dict[str, int]:
 
 
 def plainly(name: str) -> str:
-    """A name without case and with blanks for underscores, as tools and people differ in them."""
+    """A name in lower case with blanks for underscores, since tools and people differ in these."""
     return " ".join(name.replace("_", " ").split()).casefold()

@@ -1,4 +1,7 @@
-"""COCO instance annotations to COCO-Object masks: 0 background, 1..80 objects.
+"""COCO's category ids, and instances as COCO-Object masks: 0 background, 1..80 objects.
+
+Ids are 1..90 things and 91..182 stuff; eleven things were never released (Caesar et al.,
+COCO-Stuff, CVPR 2018, and the categories of instances_val2017.json).
 
 Crowds are drawn first, then instances from large to small, so that a small thing on a large one
 stays visible.
@@ -12,23 +15,21 @@ from typing import Any
 import numpy as np
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.data.coco_ids import THINGS
 from sclip_lab.data.polygons import segmentation
 
+UNRELEASED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
+THINGS = tuple(i for i in range(1, 91) if i not in UNRELEASED)  # 80
+STUFF = tuple(range(92, 183))  # 91
+CATEGORIES = THINGS + STUFF  # 171, in the order every benchmark numbers them
 OBJECT_IDS = {category: index for index, category in enumerate(THINGS, start=1)}
 
 
 def instances_to_mask(
     annotations: Sequence[Mapping[str, Any]], height: int, width: int
 ) -> np.ndarray:
-    """One photo's instances in one mask.
+    """(height, width) uint8: 0, or 1 .. 80 in the order of COCO's categories.
 
-    Args:
-        annotations: entries of instances_*.json with category_id, area, iscrowd, segmentation.
-        height, width: of the photo.
-
-    Returns:
-        (height, width) uint8: 0, or 1 .. 80 in the order of COCO's categories.
+    ``annotations`` are a photo's entries of instances_*.json.
 
     Raises:
         LabError: a category is not one of COCO's 80, or a segmentation is damaged.

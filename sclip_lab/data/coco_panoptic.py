@@ -1,23 +1,22 @@
-"""COCO panoptic annotations (png of segment ids + json) to masks of contiguous class ids.
+"""COCO's panoptic annotations (a png of segment ids and a json) to masks of class ids.
 
-Format: Kirillov et al., Panoptic Segmentation, arXiv:1801.00868; a pixel's segment id is
+Format: Kirillov et al., Panoptic Segmentation, arXiv:1801.00868. A pixel's segment id is
 R + 256 G + 256^2 B, and the json gives each segment its category. Classes are numbered in the
-order of the json's categories (80 things, then 53 stuff); pixels of no segment are void.
+order of the json's categories (80 things, then 53 stuff); pixels without a segment are void.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from sclip_lab.core.errors import LabError
-from sclip_lab.data.decode import LARGEST_JSON, read_image, regular_file
+from sclip_lab.core.errors import LabError, about
+from sclip_lab.core.progress import Bar
+from sclip_lab.data.decode import json_content, read_image
 from sclip_lab.data.paths import below
 
 VOID = 255
@@ -31,15 +30,12 @@ def class_ids(categories: Sequence[Mapping[str, Any]]) -> dict[int, int]:
 def panoptic_to_mask(
     segment_png: np.ndarray, segments: Sequence[Mapping[str, Any]], classes: Mapping[int, int]
 ) -> np.ndarray:
-    """Class ids of a panoptic png.
+    """(height, width) uint8 class ids of a panoptic png; VOID (255) where it is black.
 
     Args:
         segment_png: (height, width, 3) uint8, RGB as stored.
         segments: the annotation's ``segments_info``.
-        classes: {category id: class id}, see :func:`class_ids`.
-
-    Returns:
-        (height, width) uint8: class ids, and VOID (255) where the png is black.
+        classes: {category id: class id}, see `class_ids`.
 
     Raises:
         LabError: a segment or a category that the json does not describe.
@@ -65,23 +61,16 @@ def panoptic_to_mask(
 def convert(annotations: Path, segment_folder: Path, mask_folder: Path) -> list[Mapping[str, Any]]:
     """Write ``<mask_folder>/<stem>.png`` for every annotation of a panoptic json.
 
-    Returns:
-        The json's categories, in class order.
+    Returns the json's categories in class order.
     """
-    regular_file(annotations, "panoptic json", LARGEST_JSON)
-    try:
-        content = json.loads(annotations.read_text(encoding="utf-8"))
+    with json_content(annotations, "panoptic json") as content:
         categories, entries = content["categories"], content["annotations"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LabError(f"panoptic json {annotations}: cannot be read ({error!r})") from error
     classes = class_ids(categories)
     mask_folder.mkdir(parents=True, exist_ok=True)
-    for entry in tqdm(entries, desc="panoptic masks", unit="mask", delay=2, leave=False):
+    for entry in Bar(entries, desc="panoptic masks", unit="mask", delay=2, leave=False):
         source = below(segment_folder, entry["file_name"], annotations)
         target = below(mask_folder, entry["file_name"], annotations).with_suffix(".png")
-        try:
+        with about(source):
             mask = panoptic_to_mask(read_image(source), entry["segments_info"], classes)
-        except LabError as error:
-            raise LabError(f"{source}: {error}") from None
         Image.fromarray(mask).save(target)
     return categories

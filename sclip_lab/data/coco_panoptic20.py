@@ -1,5 +1,7 @@
-"""Twenty COCO val2017 photos with their panoptic annotations, on any machine that reaches a
-package registry: they are test data inside the source archive of ``labelbox``."""
+"""Twenty COCO val2017 photos with panoptic annotations, from a package registry.
+
+They are test data in the source archive of ``labelbox``.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +26,13 @@ LICENCE = (
 
 
 def build(target: Path, archive: Path | None = None) -> str:
-    """Make ``target`` hold images/, masks/, panoptic_png/, panoptic.json and classes.txt.
+    """Fill ``target`` with images/, masks/, panoptic_png/, panoptic.json and classes.txt.
 
-    Args:
-        target: the data set's root.
-        archive: the source archive when it is already here; None fetches it with pip.
-
-    Returns:
-        What was done, in words. A target that is complete is left as it is.
+    Without an ``archive`` it is fetched with pip. A complete target is left as it is. Returns what
+    was done, in words.
 
     Raises:
-        LabError: the archive cannot be fetched, is not the one expected, or cannot be unpacked.
+        LabError: the archive cannot be fetched, is another one, or cannot be unpacked.
     """
     if is_complete(target):
         return f"{target}: {COUNT} photos and masks, already there and unchanged.\n{LICENCE}"
@@ -55,7 +53,7 @@ def build(target: Path, archive: Path | None = None) -> str:
 
 
 def is_complete(target: Path) -> bool:
-    """Every file of the manifest is there with its digest; the manifest is written last."""
+    """Whether every file of the manifest is there with its digest; the manifest is written last."""
     try:
         lines = (target / MANIFEST).read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Steps of conversions: finding downloads, mapping ids, writing masks and placing photos."""
+"""Steps of conversions: find downloads, map ids, write masks and place photos."""
 
 from __future__ import annotations
 
@@ -12,23 +12,18 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.data.decode import LARGEST_LIST, regular_file
+from sclip_lab.core.progress import Bar
+from sclip_lab.data.decode import read_text
 from sclip_lab.data.paths import below
 
 
 def remap(raw: np.ndarray, table: Mapping[int, int], path: Path) -> np.ndarray:
-    """Ids through a table.
+    """(height, width) uint8: integers replaced by a table, which must have all of them.
 
-    Args:
-        raw: (height, width) integers.
-        table: {id in the file: id}; every id of the file must be in it.
-        path: named in the error.
-
-    Returns:
-        (height, width) uint8.
+    Raises:
+        LabError: an id that is not in the table; the error names ``path``.
     """
     values, inverse = np.unique(raw, return_inverse=True)
     strange = [value for value in values.tolist() if value not in table]
@@ -59,7 +54,7 @@ def save_mask(mask: np.ndarray, path: Path) -> None:
 
 
 def place(source: Path, target: Path) -> None:
-    """Bring a file to its place, by a hard link if possible; it may be there already."""
+    """Bring a file to its place, by a hard link if possible. The file may be there already."""
     if not source.is_file():
         raise LabError(f"{source}: no such file; the download is incomplete")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +69,7 @@ def place(source: Path, target: Path) -> None:
 
 
 def link(source: Path, root: Path, places: Iterable[str], pattern: str) -> str:
-    """Make the root a link to the first place that holds such files."""
+    """Make the root a link to the first place that has files of the pattern."""
     converted = link_converted(source, root, places, pattern)
     if converted is None:
         looked = ", ".join(str(source / place / pattern) for place in places)
@@ -83,7 +78,7 @@ def link(source: Path, root: Path, places: Iterable[str], pattern: str) -> str:
 
 
 def link_converted(source: Path, root: Path, places: Iterable[str], pattern: str) -> str | None:
-    """Make the root a link to a folder that is in its layout already; None if there is none."""
+    """Make the root a link to a folder that has the right layout already; None if there is none."""
     folders = [source / place for place in places]
     folder = next((f for f in folders if next(f.glob(pattern), None)), None)
     if folder is None:
@@ -101,8 +96,9 @@ def link_converted(source: Path, root: Path, places: Iterable[str], pattern: str
 def search(
     source: Path, places: Iterable[str], pattern: str, what: str | None = None
 ) -> list[Path]:
-    """Files that match in the first place that has any, sorted; LabError if ``what`` is given
-    and no place has one."""
+    """The sorted files of the first place that has any. If no place has one, return an empty list,
+    or raise a LabError with ``what`` if it is given.
+    """
     places = list(places)
     for place_ in places:
         with suppress(OSError):
@@ -115,7 +111,7 @@ def search(
 
 
 def stems_of(path: Path) -> list[str]:
-    """The names of a list, none of which leads out of a folder."""
+    """The names of a list; a name that leads out of the folder is an error."""
     stems = lines_of(path)
     for stem in stems:
         below(path.parent, stem, path)
@@ -123,16 +119,24 @@ def stems_of(path: Path) -> list[str]:
 
 
 def lines_of(path: Path) -> list[str]:
-    regular_file(path, "list", LARGEST_LIST)
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """The lines of a text file that are not empty."""
+    return [line.strip() for line in read_text(path, "list").splitlines() if line.strip()]
+
+
+def by_image(annotations: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
+    """{image_id: its annotations} of a json in COCO's format."""
+    groups: dict[int, list[Mapping[str, Any]]] = {}
+    for entry in annotations:
+        groups.setdefault(entry["image_id"], []).append(entry)
+    return groups
 
 
 def for_each(function: Callable[[Any], None], items: Sequence[Any], title: str) -> None:
-    """Call the function on each item, in threads (decoding and encoding release the lock)."""
+    """Call the function on each item in threads (decoding and encoding release the lock)."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         done = pool.map(function, items)
         try:
-            for _ in tqdm(done, total=len(items), desc=title, unit="mask", delay=1):
+            for _ in Bar(done, total=len(items), desc=title, unit="mask", delay=1):
                 pass
         except BaseException:
             pool.shutdown(cancel_futures=True)

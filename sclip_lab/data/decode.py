@@ -19,6 +19,7 @@ size           refused before memory is taken, beyond ``$SCLIP_LAB_MAX_MEGAPIXEL
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import re
@@ -28,6 +29,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -42,7 +44,7 @@ PHOTO_MODES = (
 )  # fmt: skip
 MASK_MODES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
-# PIL's names for stored forms of grey whose values it changes: fewer bits, or white as 0.
+# PIL's names for forms of grey whose values it changes: fewer bits, or white as 0.
 _STRETCHED = re.compile(r"L;(2|4|I)")
 # JPEG 2000 is not here: a file does not say whether its bit rate was cut.
 LOSSLESS = ("PNG", "TIFF", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "SGI", "WEBP")
@@ -52,31 +54,32 @@ _TIFF_COMPRESSION = 259
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NPY = b"\x93NUMPY"
 _ORIENTATION = 0x0112
-# PIL's own limit would name neither the file nor a way to raise it; `pixel_limit` does both.
+# PIL's own limit names neither the file nor a way to raise it; `pixel_limit` does.
 Image.MAX_IMAGE_PIXELS = None
 
 
 def is_turned(content: bytes) -> bool:
-    """Whether a photo's EXIF tag says to turn or mirror it."""
+    """Whether a photo's EXIF tag turns or mirrors it."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             return image.getexif().get(_ORIENTATION, 1) not in (0, 1)
-    except Exception:  # reading its pixels says what is wrong
+    except Exception:  # reading the pixels will raise the error
         return False
 
 
 def read_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
-    """A photo, turned upright by its EXIF orientation, as the field's loader (cv2) does.
+    """Read a photo and turn it upright by its EXIF tag, as the field's loader (cv2) does.
 
     Args:
-        path: the file; named in errors.
-        content: its bytes, if they were read already.
+        path: the file; errors name it.
+        content: its bytes, if they are in memory already.
 
     Returns:
         (height, width, 3) uint8, RGB.
 
     Raises:
-        LabError: no file, empty, truncated or damaged, too large, or not a photo (float values).
+        LabError: the file is missing, empty, truncated, damaged, too large, or no photo (float
+            values).
     """
     with _decoded(path, "photo", content) as image:
         upright = ImageOps.exif_transpose(image)
@@ -91,24 +94,24 @@ def read_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
 
 
 def read_mask(path: str | Path, content: bytes | None = None, colours: bool = False) -> np.ndarray:
-    """A mask as it is stored; what the bytes are counts, not the file's suffix.
+    """Read a mask as it is stored. The bytes decide what it is, not the file's suffix.
 
     Args:
-        path: the file; named in errors.
-        content: its bytes, if they were read already.
+        path: the file; errors name it.
+        content: its bytes, if they are in memory already.
         colours: read colours instead of ids, also those of a palette.
 
     Returns:
-        (height, width) int32 or int64 raw ids, of a palette file the indices; or colours,
-        (height, width, 3) uint8.
+        (height, width) int32 or int64 raw ids (the indices of a palette file), or
+        (height, width, 3) uint8 colours.
 
     Raises:
-        LabError: no file, empty, truncated or damaged, too large, colours where ids are expected,
-            ids that a decoder changes (2 or 4 bits of grey, white as 0) or that lossy compression
-            has changed.
+        LabError: the file is missing, empty, truncated, damaged or too large; it has colours where
+            ids are expected; or its ids were changed by lossy compression or would be changed by a
+            decoder (2 or 4 bits of grey, white as 0).
     """
     if content is None:
-        content = _content(path, "mask")
+        content = read_bytes(path, "mask")
     if content.startswith(_NPY):
         return _read_array(path, content, colours)
     with _decoded(path, "mask", content) as image:
@@ -126,11 +129,11 @@ def read_mask(path: str | Path, content: bytes | None = None, colours: bool = Fa
 
 
 def regular_file(path: str | Path, what: str, largest: float = math.inf) -> int:
-    """A file's size in bytes.
+    """Return a file's size in bytes.
 
     Raises:
-        LabError: there is none, it is a folder, pipe or device, whose reading may never end, or it
-            has more than ``largest`` bytes.
+        LabError: the file is missing or too large, or it is a folder, pipe or device, whose reading
+            may never end.
     """
     try:
         status = os.stat(path)
@@ -146,8 +149,39 @@ def regular_file(path: str | Path, what: str, largest: float = math.inf) -> int:
     return status.st_size
 
 
+def read_text(path: Path, what: str, largest: float = LARGEST_LIST) -> str:
+    """The text of a file, without the mark that Windows' editors write in front.
+
+    Raises:
+        LabError: as `regular_file`; or the file cannot be read, or is not UTF-8.
+    """
+    regular_file(path, what, largest)
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise LabError(f"{what} {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise LabError(f"{what} {path}: not UTF-8 text ({error})") from error
+
+
+@contextmanager
+def json_content(path: Path, what: str) -> Iterator[Any]:
+    """The content of a json file. An error within, such as a missing key, names the file.
+
+    Raises:
+        LabError: as `regular_file`; or the file is no json, or lacks what is looked for.
+    """
+    regular_file(path, what, LARGEST_JSON)
+    try:
+        yield json.loads(path.read_bytes())
+    except LabError as error:
+        raise LabError(f"{what} {path}: {error}") from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise LabError(f"{what} {path}: cannot be read ({error!r})") from error
+
+
 def missing_reason(path: str | Path) -> str:
-    """Why a file that is not there is not there, in words."""
+    """In words: why there is no such file."""
     if os.path.islink(path):
         return f"a link to {os.readlink(path)}, where nothing is"
     return "no such file"
@@ -157,7 +191,7 @@ def bounded_file(path: str | Path, what: str) -> int:
     """Return the size in bytes of a file that may hold a photo or mask.
 
     Raises:
-        LabError: as `regular_file`, or it is larger than any photo that is read.
+        LabError: as `regular_file`, or the file is larger than any photo that is read.
     """
     size = regular_file(path, what)
     if size > 16 * pixel_limit():
@@ -166,7 +200,7 @@ def bounded_file(path: str | Path, what: str) -> int:
 
 
 def pixel_limit() -> int:
-    """Most pixels that a photo or mask may have.
+    """The largest number of pixels that a photo or mask may have.
 
     Raises:
         LabError: the environment variable is not a number above 0.
@@ -181,21 +215,26 @@ def pixel_limit() -> int:
     return int(limit * 1e6)
 
 
-def _content(path: str | Path, kind: str) -> bytes:
-    if bounded_file(path, kind) == 0:
-        raise LabError(f"{kind} {path}: the file is empty (0 bytes); fetch it again")
+def read_bytes(path: str | Path, what: str) -> bytes:
+    """The bytes of a photo or mask.
+
+    Raises:
+        LabError: as `bounded_file`; or the file is empty or cannot be read.
+    """
+    if bounded_file(path, what) == 0:
+        raise LabError(f"{what} {path}: the file is empty (0 bytes); fetch it again")
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise LabError(f"{kind} {path}: {error.strerror}") from error
+        raise LabError(f"{what} {path}: {error.strerror}") from error
 
 
 @contextmanager
 def _decoded(path: str | Path, kind: str, content: bytes | None = None) -> Iterator[Image.Image]:
-    """The opened and fully decoded file: a truncated one raises, it is never padded with grey."""
+    """Open and fully decode a file. A truncated file raises; it is never padded with grey."""
     limit = pixel_limit()
     if content is None:
-        content = _content(path, kind)
+        content = read_bytes(path, kind)
     try:
         if content.startswith(_PNG):
             _check_png(content)
@@ -218,7 +257,7 @@ def _decoded(path: str | Path, kind: str, content: bytes | None = None) -> Itera
 
 
 def _kind_of(content: bytes) -> str:
-    """What a file is that is no image, in words."""
+    """Describe a file that is no image."""
     start = content[:200].lstrip().lower()
     if start.startswith((b"<!doctype", b"<html")):
         return "is a web page, not an image file; fetch it again"
@@ -232,10 +271,10 @@ def _kind_of(content: bytes) -> str:
 
 
 def _read_array(path: str | Path, content: bytes, colours: bool) -> np.ndarray:
-    """An .npy of ids or colours; one that holds Python objects is refused."""
+    """Read an .npy of ids or colours. An array of Python objects is refused."""
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
-    except Exception as error:  # a damaged header raises what it likes
+    except Exception as error:  # a damaged header raises many kinds
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LabError(f"mask {path}: cannot be read as .npy ({line})") from error
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
@@ -259,7 +298,7 @@ def _more(pixels: float) -> str:
 
 
 def _check_png(content: bytes) -> None:
-    """Compare the checksum of every chunk; PIL skips some of those that hold pixels."""
+    """Compare the checksum of every chunk. PIL skips some chunks that hold pixels."""
     place = len(_PNG)
     while True:
         length, name = struct.unpack_from(">I4s", content, place)
@@ -273,7 +312,7 @@ def _check_png(content: bytes) -> None:
 
 
 def _check_lossless(path: str | Path, image: Image.Image, content: bytes) -> None:
-    """Refuse a mask whose ids its compression may have changed; the decoder tells, not the name."""
+    """Refuse a mask whose bytes say that compression may have changed its ids."""
     compression = str(image.format)
     lossless = compression in LOSSLESS
     if compression == "TIFF":
@@ -305,7 +344,7 @@ def _check_stored_ids(path: str | Path, image: Image.Image) -> None:
 
 
 def _grey_levels(path: str | Path, image: Image.Image) -> np.ndarray:
-    """(height, width) int32 greys of a GIF; writers number a GIF's palette as they like."""
+    """(height, width) int32 greys of a GIF; its palette indices are no ids."""
     colours = np.array(image.convert("RGB")).astype(np.int32)
     if (colours != colours[..., :1]).any():
         raise LabError(

@@ -1,4 +1,4 @@
-"""Data sets of files: hashed once for the key, and checked against it when they are read."""
+"""Data sets of files. The key is a hash of them, and files that are read must match it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sclip_lab.data.digests import file_digests, read_hashed
 class FileDataset(Dataset):
     """What data sets have in common whose photos are files.
 
-    A subclass sets ``name``, ``vocabulary``, ``class_ids`` and ``_names``, says where photos and
-    masks lie, and what their bytes mean.
+    A subclass sets ``name``, ``vocabulary``, ``class_ids`` and ``_names``. Its methods say where
+    photos and masks lie and what the bytes of a mask mean.
 
     Attributes:
         class_ids: how masks become class ids.
-        mask_resize: "nearest" for masks of another size than their photos; None refuses them.
+        mask_resize: "nearest" accepts masks of another size than their photos; None refuses them.
     """
 
     class_ids: ClassIds
@@ -38,33 +38,35 @@ class FileDataset(Dataset):
     def names(self) -> list[str]:
         return self._names
 
+    @property
+    def title(self) -> str:
+        """The data set's name in errors."""
+        return f"data set '{self.name}'"
+
     @abstractmethod
     def image_path(self, name: str) -> Path:
         """Where the photo of a sample lies."""
 
     def mask_path(self, name: str) -> Path | None:
-        """Where the mask of a sample lies; None if it is no file of its own."""
+        """Where the mask of a sample lies; None if it has no file of its own."""
         return None
 
     @abstractmethod
     def read_ids(self, name: str, content: bytes | None, photo_size: tuple[int, int]) -> np.ndarray:
-        """A sample's mask.
+        """(height, width) class ids of a sample's mask, of ``class_ids.dtype``.
 
         Args:
             name: of the sample.
-            content: the bytes at `mask_path`; None if it has none.
-            photo_size: height, width, for annotations that do not say theirs.
-
-        Returns:
-            (height, width) class ids of ``class_ids.dtype``.
+            content: the bytes of the file at `mask_path`; None if there is no such file.
+            photo_size: (height, width), for annotations that do not state a size.
         """
 
     def annotation_digest(self, name: str) -> str:
-        """What stands for a mask in the key if it is no file of its own."""
+        """Digest of a mask that has no file of its own, for the key."""
         return ""
 
     def check_masks(self) -> None:
-        """A look at all masks together before the first is counted; called once, for the key."""
+        """Check all masks together before any pixel is counted; `key` calls this once."""
 
     def __getitem__(self, index: int) -> Sample:
         name = self._names[index]
@@ -75,10 +77,10 @@ class FileDataset(Dataset):
         image = read_image(path, photo)
         if is_turned(photo) and name not in self.turned:
             self.turned.append(name)
-        mask = self.read_ids(name, content, (image.shape[0], image.shape[1]))
-        if image.shape[:2] != mask.shape:
-            mask = self._resized(mask, image, path, mask_path)
-        return Sample(name, image, mask)
+        size = image.shape[0], image.shape[1]
+        mask = self.read_ids(name, content, size)
+        where = f"{self.title}: photo {path}"
+        return Sample(name, image, fitted(mask, size, self.mask_resize, where, mask_path))
 
     @cached_property
     def key(self) -> str:
@@ -99,8 +101,8 @@ class FileDataset(Dataset):
 
     @cached_property
     def turned(self) -> list[str]:
-        """Photos read so far that their EXIF tags turn. Their masks must be upright, which only
-        a look tells: a half turn keeps the size, and so does a turned square."""
+        """Photos read so far that their EXIF tags turn. Only a look tells whether their masks are
+        upright: a half turn keeps the size, and so does a turned square."""
         return []
 
     @property
@@ -110,25 +112,37 @@ class FileDataset(Dataset):
 
     @cached_property
     def _digests(self) -> dict[str, tuple[str | None, str | None]]:
-        """Filled by `key`, so that what is read later must be what was hashed."""
+        """Digests of photo and mask by name. `key` fills it, and later reads are checked."""
         return {}
 
-    def _resized(
-        self, mask: np.ndarray, image: np.ndarray, path: Path, mask_path: Path | None
-    ) -> np.ndarray:
-        """The mask at the photo's size, if the yaml allows it."""
-        (height, width), (rows, columns) = image.shape[:2], mask.shape
-        if self.mask_resize is not None and _same_shape((height, width), (rows, columns)):
-            return nearest(mask, (height, width))
-        remedy = "they must be equal"
-        if (rows, columns) == (width, height):
-            remedy += "; the mask lies on its side: turn it as the photo's EXIF tag turns the photo"
-        elif _same_shape((height, width), (rows, columns)):
-            remedy += "; mask_resize: nearest takes the nearest pixel of the mask"
-        raise LabError(
-            f"data set '{self.name}': photo {path} is {width}x{height}, its mask "
-            f"{mask_path or ''} is {columns}x{rows} (width x height); {remedy}"
-        )
+
+def fitted(
+    mask: np.ndarray, size: tuple[int, int], resize: str | None, photo: str, place: object = ""
+) -> np.ndarray:
+    """A (rows, columns) mask at its photo's (height, width).
+
+    A mask of another scale is accepted if ``resize`` is "nearest". ``photo`` and ``place`` name
+    photo and mask in the error.
+
+    Raises:
+        LabError: the mask has another size and is not resized, or another shape.
+    """
+    (height, width), (rows, columns) = size, mask.shape
+    if (height, width) == (rows, columns):
+        return mask
+    # Sizes that differ in scale alone are equal but for rounding to whole pixels.
+    same_shape = abs(height * columns - width * rows) <= max(height, width, rows, columns)
+    if resize is not None and same_shape:
+        return nearest(mask, size)
+    remedy = "they must be equal"
+    if (rows, columns) == (width, height):
+        remedy += "; the mask lies on its side: turn it as the photo's EXIF tag turns the photo"
+    elif same_shape:
+        remedy += "; mask_resize: nearest takes the nearest pixel of the mask"
+    raise LabError(
+        f"{photo} is {width}x{height}, its mask {place or ''} is {columns}x{rows} "
+        f"(width x height); {remedy}"
+    )
 
 
 def nearest(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
@@ -138,9 +152,3 @@ def nearest(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
         for new, old in zip(size, mask.shape, strict=True)
     )
     return mask[rows[:, None], columns]
-
-
-def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes differ in scale alone, but for rounding to whole pixels."""
-    (height, width), (rows, columns) = one, other
-    return abs(height * columns - width * rows) <= max(height, width, rows, columns)

@@ -1,4 +1,4 @@
-"""A folder of photos and a folder of masks, described by one yaml (conf/dataset/*.yaml)."""
+"""A folder of photos and a folder of masks, described by a yaml (conf/dataset/*.yaml)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from sclip_lab.data.class_ids import ClassIds, vocabulary_of
 from sclip_lab.data.decode import read_mask
 from sclip_lab.data.file_dataset import FileDataset
 from sclip_lab.data.lists import places_below, read_list
-from sclip_lab.data.palette import Palette
 from sclip_lab.data.paths import below
 from sclip_lab.data.splits import filled, has_split, list_file
 from sclip_lab.data.vocabulary import Vocabulary
@@ -28,49 +27,49 @@ JSON_BEFORE = b"\xef\xbb\xbf \t\r\n"  # what may stand before a json's first bra
 class Folder(FileDataset):
     """Photos and masks that share the stem of their file names.
 
-    A photo ``<root>/<images>/<stem><image_suffix>`` goes with the mask
-    ``<root>/<masks>/<stem><mask_suffix>``; the stem is the sample's name. A photo of another
-    suffix, or in a folder below, that has a mask is an error: it is never left out. A mask without
-    a photo is passed over, counted in ``unpaired`` and reported by ``sclip-lab data verify``.
+    The photo ``<root>/<images>/<stem><image_suffix>`` belongs to the mask
+    ``<root>/<masks>/<stem><mask_suffix>``; the stem is the sample's name. A photo that has a mask
+    is never left out silently: another suffix, or a folder below, is an error. A mask without a
+    photo is counted in ``unpaired`` and reported by ``sclip-lab data verify``.
 
-    A mask file is what its bytes are: an image of ids, an image of colours (with ``palette``), an
-    .npy array, or the json of Labelme or Supervisely (``mask_suffix: .json``).
+    The bytes of a mask decide how it is read: as an image of ids, an image of colours (with
+    ``palette``), an .npy array, or the json of Labelme or Supervisely (``mask_suffix: .json``).
 
     Args:
         name: what a table calls the data set.
         root: folder that the other paths start from.
         images: folder of the photos, below root; may hold {split}.
         masks: folder of the masks, below root; may hold {split}.
-        vocabulary: class names in id order: a list that comes with the package, a file (.txt,
-            .csv, .json) that is found from here or from root, or the names themselves.
-        image_suffix: what follows the stem of a photo, ".jpg" or "_leftImg8bit.png"; a list where
+        vocabulary: class names in id order: a list that comes with the package, a file (.txt, .csv,
+            .json; relative to root or to where the command runs), or the names themselves.
+        image_suffix: what follows the stem of a photo, ".jpg" or "_leftImg8bit.png"; a list if
             photos differ, [".jpg", ".JPG", ".png"].
         mask_suffix: what follows the stem of a mask.
         image_name: a photo's name around its stem, such as "img_{stem}".
         mask_name: a mask's name around the stem, such as "mask_{stem}". For other layouts {name} is
             the stem without its folder, {folder} that folder, {photo} the photo's whole file name.
-        ignore_index: id of pixels that count nowhere; above every class id, at most 65535.
-        label_map: {id in the file: id, class name or "ignore"}, in annotation files also {name:
-            class}; what is not in it stays as it is.
+        ignore_index: id of pixels that are not counted; above every class id, at most 65535.
+        label_map: {id in the file: id, class name or "ignore"}; annotation files also take {name:
+            class}. Ids that are not listed stay as they are.
         reduce_zero_label: after label_map, 0 becomes ignore_index and every other id drops by 1.
         palette: colours of masks that are stored as colours, see `sclip_lab.data.palette`.
-        unlabelled: class of pixels that no shape of an annotation covers, or "ignore"; by default
+        unlabelled: class of pixels outside of all shapes of an annotation, or "ignore"; by default
             the class named background.
-        mask_resize: "nearest" where masks are larger or smaller than their photos.
-        split: what {split} stands for, such as "val"; in a yaml without {split} a list file.
-        split_list: file below root with the photos of a split, in evaluation order: stems, file
-            names, paths or pairs, one a line; csv and json as well. None takes all photos, sorted.
-        recursive: also photos in folders below; their stem then contains the folder.
-        limit: take only the first so many.
-        sample: take so many of them at random.
-        seed: of that draw.
-        expected: how many samples the whole data set has (several numbers where releases
-            differ); only ``sclip-lab data verify`` looks at it.
-        faults: takes what is wrong with photos and masks, in words; None raises the first.
+        mask_resize: "nearest" if masks are larger or smaller than their photos.
+        split: the value of {split}, such as "val"; in a yaml without {split} a list file.
+        split_list: file below root that lists the photos of a split in evaluation order: stems,
+            file names, paths or pairs, one a line; also csv and json. None takes all photos,
+            sorted.
+        recursive: also take photos in folders below; their stem then contains the folder.
+        limit, sample, seed: see `sclip_lab.data.base.select`.
+        expected: how many samples the whole data set has (a list if releases differ); only
+            ``sclip-lab data verify`` looks at it.
+        faults: a list that collects what is wrong with photos and masks; None raises the first
+            error.
 
     Raises:
-        LabError: folders, photos or masks that are missing, a list that does not fit, an
-            impossible setting. Pixels are looked at when a sample is read.
+        LabError: folders, photos or masks that are missing, a list that does not fit, an impossible
+            setting. Pixels are checked when a sample is read.
     """
 
     def __init__(
@@ -99,15 +98,12 @@ class Folder(FileDataset):
         expected: int | Sequence[int] | None = None,
         faults: list[str] | None = None,
     ) -> None:
-        self.name, self._title = name, f"data set '{name}'"
+        self.name = name
         self.root = Path(root).expanduser()
         self._faults, self._list_key = faults, "split_list"
         if split is not None and split_list is None and not has_split(images, masks):
-            split_list, split, self._list_key = (
-                list_file(self.root, split),
-                Path(split).stem,
-                "split",
-            )
+            split_list, self._list_key = list_file(self.root, split), "split"
+            split = Path(split).stem
         elif split is not None or has_split(images, masks, split_list):
             images, masks, split_list = filled(self.root, split, images, masks, split_list)
         self.split = split or ""
@@ -118,7 +114,7 @@ class Folder(FileDataset):
         self.vocabulary = vocabulary_of(vocabulary, self.root)
         suffixes = [image_suffix] if isinstance(image_suffix, str) else list(image_suffix)
         if not suffixes:
-            raise LabError(f"{self._title}: image_suffix is empty; it must name a suffix")
+            raise LabError(f"{self.title}: image_suffix is empty; it must name a suffix")
         self.image_suffixes = sorted(suffixes, key=len, reverse=True)  # the longest that fits
         self.mask_suffix = mask_suffix
         for key, pattern, parts in (
@@ -126,21 +122,18 @@ class Folder(FileDataset):
             ("mask_name", mask_name, ("{stem}", "{name}", "{folder}", "{photo}")),
         ):
             if not any(part in pattern for part in parts):
-                raise LabError(f"{self._title}: {key} is '{pattern}'; it must contain '{{stem}}'")
+                raise LabError(f"{self.title}: {key} is '{pattern}'; it must contain '{{stem}}'")
         self._before, _, self._behind = image_name.partition("{stem}")
         self.mask_name = mask_name
         self.ignore_index = ignore_index
-        colours = None
-        if palette is not None:
-            colours = Palette.read(palette, self.vocabulary, self.root, self._title)
         self.class_ids = ClassIds(
-            self._title, self.vocabulary, ignore_index, label_map, reduce_zero_label, colours,
-            unlabelled,
+            self.title, self.vocabulary, self.root, ignore_index, label_map, reduce_zero_label,
+            palette, unlabelled,
         )  # fmt: skip
         self.mask_resize = mask_resize
         self.recursive = recursive
         self.selection = selection_words(limit, sample, seed)
-        self.expected = [expected] if isinstance(expected, int) else list(expected or ())
+        self.expected = expected
         self._photos: dict[str, str] = {}  # stem -> file below images
         self._listed_masks: dict[str, str] = {}  # stem -> file below masks, where a list says it
         self._names = self._find_names(limit, sample, seed)
@@ -161,18 +154,16 @@ class Folder(FileDataset):
             from sclip_lab.data.annotations import read_annotation
 
             return read_annotation(content, self.class_ids, photo_size, path)
-        if self.class_ids.palette is not None:
-            return self.class_ids.from_colours(read_mask(path, content, colours=True), path)
-        return self.class_ids.from_raw(read_mask(path, content), path)
+        return self.class_ids.from_content(content, path)
 
     def check_masks(self) -> None:
         """Refuse masks that hold 0 and 255 alone, unless label_map says that 255 is void.
 
-        Nothing but class 0 would be left, and any mIoU of it is meaningless. Reads masks until one
-        has another id, so one as a rule.
+        Only class 0 would be left of them, and its mIoU would mean nothing. Masks are read until
+        one has another id, which is usually the first.
 
         Raises:
-            LabError: naming the two ways to write what is meant.
+            LabError: it states the two ways to write what is meant.
         """
         void, ids = self.ignore_index, self.class_ids
         explained = ids.reduce_zero_label or void in ids.ids_of_raw or ids.palette
@@ -183,20 +174,20 @@ class Folder(FileDataset):
             try:
                 content = self.mask_path(name).read_bytes()
                 present.update(np.unique(read_mask(self.mask_path(name), content)).tolist())
-            except (LabError, OSError):  # evaluation names this file, or skips it
+            except (LabError, OSError):  # the evaluation will report this file
                 return
             if not present <= {0, void}:
                 return
         if present == {0, void}:
             raise LabError(
-                f"{self._title}: the masks hold the ids 0 and {void} alone, and {void} is "
+                f"{self.title}: the masks hold the ids 0 and {void} alone, and {void} is "
                 f"ignored, so only class '{self.vocabulary.names[0]}' would be left; write "
                 f"label_map: {{{void}: 1}} if {void} marks '{self.vocabulary.names[1]}', or "
                 f"label_map: {{{void}: {void}}} if it is void"
             )
 
     def masks_without_photo(self) -> list[str]:
-        """Files below ``masks`` with the mask suffix that belong to no photo, split or not."""
+        """Files below ``masks`` that have the mask suffix and belong to no photo of any split."""
         return self._alone(
             _files(self.masks, self.recursive),
             self._group_by_stem(_files(self.images, self.recursive)),
@@ -218,7 +209,7 @@ class Folder(FileDataset):
         for key, folder in (("root", self.root), ("images", self.images), ("masks", self.masks)):
             if not folder.is_dir():
                 raise LabError(
-                    f"{self._title}: no folder {folder} (config key dataset.{key}); "
+                    f"{self.title}: no folder {folder} (config key dataset.{key}); "
                     "set SCLIP_LAB_DATA or paths.data to where your data sets are; `sclip-lab "
                     f"data list` and conf/dataset/{self.name}.yaml say how to get this one"
                 )
@@ -254,7 +245,7 @@ class Folder(FileDataset):
 
     def _fault(self, text: str) -> None:
         if self._faults is None:
-            raise LabError(f"{self._title}: {text}")
+            raise LabError(f"{self.title}: {text}")
         self._faults.append(text)
 
     def _photo_file(self, stem: str) -> str:
@@ -292,18 +283,17 @@ class Folder(FileDataset):
         return f"{folder}{slash}{stem}" if stem else None
 
     def _group_by_stem(self, files: Iterable[str]) -> dict[str, list[str]]:
-        """{stem: its photos}: more than one where suffixes differ."""
+        """{stem: its photos}; a stem has several photos if their suffixes differ."""
         photos: dict[str, list[str]] = {}
         for file in files:
-            stem = self._stem(file)
-            if stem is not None:
+            if (stem := self._stem(file)) is not None:
                 photos.setdefault(stem, []).append(file)
         return photos
 
     def _with(
         self, names: list[str], has: Callable[[str], bool], path: Callable[[str], Path], what: str
     ) -> list[str]:
-        """The names that have a photo, or a mask; the others are a fault."""
+        """The names that have a photo, or a mask. The other names are a fault."""
         absent = [name for name in names if not has(name)]
         if not absent:
             return names
@@ -316,7 +306,7 @@ class Folder(FileDataset):
         if what == "photo":
             hint = f" (as the list {self.split_list} says; it holds one stem a line)"
         raise LabError(
-            f"{self._title}: "
+            f"{self.title}: "
             f"{len(absent)} of {len(names)} samples have no {what}: {listed}; "
             f"'{absent[0]}' needs {path(absent[0])}{hint}"
         )
@@ -325,7 +315,7 @@ class Folder(FileDataset):
         counts = Counter(Path(file).suffix or "no suffix" for file in files)
         present = ", ".join(f"{n} x {suffix}" for suffix, n in counts.most_common(3))
         raise LabError(
-            f"{self._title}: no photo {self._before}*{self._behind}{self.image_suffixes[-1]} in "
+            f"{self.title}: no photo {self._before}*{self._behind}{self.image_suffixes[-1]} in "
             f"{self.images} (found: {present or 'nothing'}); see dataset.image_suffix and "
             "dataset.recursive"
         )
@@ -333,8 +323,10 @@ class Folder(FileDataset):
     def _report_left_out(
         self, files: Sequence[str], photos: Mapping[str, list[str]], masks: set[str]
     ) -> None:
-        """A fault for photos of another suffix or in folders below that have masks: an evaluation
-        of a part must be asked for. Those without a mask are counted."""
+        """Refuse photos that have masks and are left out because of their suffix or folder.
+
+        Other photos without a mask are only counted.
+        """
         taken = {file for same_stem in photos.values() for file in same_stem}
         parts = {suffix.rpartition(".")[0] for suffix in self.image_suffixes}
         left_out, suffixes, alone = [], set(self.image_suffixes), 0
@@ -370,7 +362,7 @@ class Folder(FileDataset):
     def _listed_names(
         self, path: Path, photos: Mapping[str, list[str]], masks: set[str]
     ) -> list[str]:
-        title = f"{self._title}: split list (config key dataset.{self._list_key})"
+        title = f"{self.title}: split list (config key dataset.{self._list_key})"
         places = [self.images, self.root, path.parent]
 
         def find_photo(text: str) -> str | None:
@@ -381,8 +373,7 @@ class Folder(FileDataset):
                 if stem in photos:
                     return stem
             bare, ending = os.path.splitext(text)
-            known = ending.lower() in PHOTO_SUFFIXES and bare in photos
-            return bare if known else None
+            return bare if ending.lower() in PHOTO_SUFFIXES and bare in photos else None
 
         def find_mask(text: str) -> str | None:
             files = places_below(text, [self.masks, self.root, path.parent], self.masks)
@@ -392,22 +383,25 @@ class Folder(FileDataset):
         samples = read_list(path, title, find_photo, find_mask)
         for stem, mask in samples:
             if stem not in photos:
-                below(self.images, stem, f"{self._title}: split list {path}")
+                below(self.images, stem, f"{self.title}: split list {path}")
             if mask is not None:
                 self._listed_masks[stem] = mask
         names = [stem for stem, _ in samples]
         repeated = [stem for stem, count in Counter(names).items() if count > 1]
         if repeated:
             raise LabError(
-                f"{self._title}: split list {path} names {len(repeated)} samples more than once, "
+                f"{self.title}: split list {path} names {len(repeated)} samples more than once, "
                 f"e.g. '{repeated[0]}'"
             )
         return names
 
 
 def _files(folder: Path, recursive: bool = True) -> list[str]:
-    """Files below a folder, as posix paths relative to it. Links that lead nowhere are among them:
-    a photo that cannot be read is an error, not one photo less."""
+    """Files below a folder, as posix paths relative to it.
+
+    Links that lead nowhere are included: a photo that cannot be read is an error, not one photo
+    less.
+    """
     files: list[str] = []
     waiting = [("", os.fspath(folder))]
     entered = {os.path.realpath(folder)}  # links may lead in circles

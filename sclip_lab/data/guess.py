@@ -1,19 +1,21 @@
-"""A yaml for a folder of one's own: what can be seen of its layout, names, ids and classes.
+"""Write a yaml for a user's folder from what its layout, names, ids and classes show.
 
-What cannot be seen, such as what the classes are called, stands in comments to be filled in.
+What files do not show, such as the names of classes, is left open in comments.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.progress import Bar
+from sclip_lab.data.annotations import is_annotation
 from sclip_lab.data.base import build
 from sclip_lab.data.decode import LARGEST_JSON
 from sclip_lab.data.folder import PHOTO_SUFFIXES
@@ -30,17 +32,12 @@ from sclip_lab.data.vocabulary import readable
 
 
 def guess(folder: Path, target: Path | None = None) -> str:
-    """Write a yaml for a folder.
+    """Write a yaml for a folder; by default ./conf/dataset/<name of the folder>.yaml.
 
-    Args:
-        folder: photos and masks, as they lie.
-        target: the yaml; None: ./conf/dataset/<name of the folder>.yaml.
-
-    Returns:
-        what was written and what to do next, in words.
+    Returns what was written and what to do next, in words.
 
     Raises:
-        LabError: nothing is recognised, the yaml is there already or cannot be written.
+        LabError: nothing is recognised, or the yaml exists or cannot be written.
     """
     if not folder.is_dir():
         raise LabError(f"{folder}: no such folder")
@@ -48,15 +45,15 @@ def guess(folder: Path, target: Path | None = None) -> str:
     target = target or Path("conf/dataset") / f"{name}.yaml"
     if target.exists():
         raise LabError(f"{target} is there already; choose another with --to")
-    made = recognise(folder.resolve())
-    config = {"_target_": made.target, "name": target.stem, "root": str(folder.resolve())}
-    config |= made.keys
+    recognised = recognise(folder.resolve())
+    config = {"_target_": recognised.target, "name": target.stem, "root": str(folder.resolve())}
+    config |= recognised.keys
     dataset = build(config)
     for index in range(min(4, len(dataset))):
         dataset[index]
     size = f"{len(dataset)} photos, {dataset.vocabulary.num_classes} classes"
     lines = [f"# {folder.resolve().name}: {size}. Guessed from the files; please check:"]
-    lines += [f"# - {comment}" for comment in made.comments]
+    lines += [f"# - {comment}" for comment in recognised.comments]
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=None)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +61,7 @@ def guess(folder: Path, target: Path | None = None) -> str:
     except OSError as error:
         raise LabError(f"{target}: cannot be written ({error})") from error
     conf = target.parent.parent
-    open_points = "".join(f"\n  look at: {comment}" for comment in made.comments)
+    open_points = "".join(f"\n  look at: {comment}" for comment in recognised.comments)
     return (
         f"{target}: {size}{open_points}\n"
         f"Next: sclip-lab data verify {target.stem} --config-dir {conf}\n"
@@ -73,10 +70,10 @@ def guess(folder: Path, target: Path | None = None) -> str:
 
 
 def recognise(root: Path) -> Guess:
-    """The yaml's keys for a folder, but for name and root.
+    """The yaml's keys for a folder, without name and root.
 
     Raises:
-        LabError: it is of no kind that is read, or its masks are damaged by compression.
+        LabError: the folder is of no kind that is read, or its masks are damaged by compression.
     """
     files = sorted(
         path.relative_to(root).as_posix()
@@ -95,26 +92,29 @@ def recognise(root: Path) -> Guess:
 def _tables(root: Path) -> Guess:
     from sclip_lab.data.parquet import HuggingFace
 
-    made = Guess("sclip_lab.data.parquet.HuggingFace")
+    result = Guess("sclip_lab.data.parquet.HuggingFace")
     splits = HuggingFace.splits(root)
     if len(splits) > 1 or next(iter(splits)):
-        made.keys["split"] = usual_split(splits)
-        made.comments.append(f"dataset.split chooses among {', '.join(splits)}")
-    made.keys["vocabulary"] = ["class 0"]
-    probe = HuggingFace("x", root, ["class 0"], made.keys.get("split"))
+        result.choose_split(splits)
+    result.keys["vocabulary"] = ["class 0"]
+    probe = HuggingFace("x", root, ["class 0"], result.keys.get("split"))
     contents = ((f"row {index}", probe.mask_content(index)) for index in range(len(probe)))
-    describe_masks(root, contents, made, [])
-    return made
+    describe_masks(root, contents, result, [])
+    return result
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    """The content of a json; empty if it cannot be read, is too large or is no mapping."""
+    try:
+        content = json.loads(path.read_bytes()) if path.stat().st_size <= LARGEST_JSON else {}
+    except (ValueError, OSError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _is_coco(path: Path) -> bool:
-    if not 2 < path.stat().st_size <= LARGEST_JSON:
-        return False
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, OSError, RecursionError):
-        return False
-    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= set(content):
+    content = _json(path)
+    if not {"images", "annotations", "categories"} <= set(content):
         return False
     entries = content["annotations"]  # panoptic ones have pngs of their own
     return isinstance(entries, list) and all(
@@ -123,45 +123,37 @@ def _is_coco(path: Path) -> bool:
 
 
 def _coco(root: Path, jsons: Sequence[str], photos: Sequence[str]) -> Guess:
-    made = Guess("sclip_lab.data.coco_json.CocoJson")
-    chosen = split_template(jsons)
-    split = None
-    if chosen is not None:
-        template, splits = chosen
-        split = usual_split(splits)
-        made.comments.append(f"dataset.split chooses among {', '.join(splits)}")
-    else:
-        template = jsons[0]
-    content = json.loads((root / template.replace(SPLIT, split or "")).read_bytes())
+    result = Guess("sclip_lab.data.coco_json.CocoJson")
+    template, splits = split_template(jsons) or (jsons[0], [])
+    split = usual_split(splits) if splits else ""
+    content = json.loads((root / template.replace(SPLIT, split)).read_bytes())
     listed = str(content["images"][0]["file_name"]).replace("\\", "/")
     folders = [file.removesuffix(listed).rstrip("/") or "." for file in photos
                if file == listed or file.endswith("/" + listed)]  # fmt: skip
     if not folders:
         raise LabError(f"{root}: no photo {listed}, which {template} names")
-    if split is not None:
-        folders = [f for f in folders if split in f.split("/")] or folders
-        images = "/".join(SPLIT if part == split else part for part in folders[0].split("/"))
-    else:
-        images = folders[0]
-    made.keys = {"images": images, "annotations": template}
-    if split is not None:
-        made.keys["split"] = split
+    folder = next((f for f in folders if split in f.split("/")), folders[0])
+    images = "/".join(SPLIT if split and part == split else part for part in folder.split("/"))
+    result.keys = {"images": images, "annotations": template}
+    if splits:
+        result.choose_split(splits)
     names = [readable(str(c["name"])) for c in sorted(content["categories"], key=lambda c: c["id"])]
-    made.keys["vocabulary"] = names if "background" in names else ["background", *names]
-    made.comments.append("pixels of no instance are background; unlabelled: ignore leaves them out")
-    made.comments.append(
-        "where instances overlap the smallest is seen; overlap: last takes the last"
-    )
-    return made
+    result.keys["vocabulary"] = names if "background" in names else ["background", *names]
+    result.comments += [
+        "pixels of no instance are background; unlabelled: ignore leaves them out",
+        "where instances overlap the smallest is on top; overlap: last takes the last",
+    ]
+    return result
 
 
 def _pairs(root: Path, files: Sequence[str], photos: Sequence[str]) -> Guess:
     """Photos with one mask or json each."""
-    made = Guess("sclip_lab.data.folder.Folder")
+    result = Guess("sclip_lab.data.folder.Folder")
     arrays = [f for f in files if f.endswith(".npy")]
-    jsons = [f for f in files if f.endswith(".json") and _is_annotation(root / f)]
-    if jsons and not arrays:
-        masks, pictures = jsons, list(photos)
+    jsons = [f for f in files if f.endswith(".json") and is_annotation(_json(root / f))]
+    annotated = bool(jsons) and not arrays
+    if annotated:
+        pictures, masks = list(photos), jsons
     else:
         pictures, masks = told_apart(root, photos)
         masks += arrays
@@ -170,35 +162,22 @@ def _pairs(root: Path, files: Sequence[str], photos: Sequence[str]) -> Guess:
             f"{root}: {len(pictures)} photos and {len(masks)} masks were recognised; masks are "
             "images of few ids or colours, .npy, or one json a photo (Labelme, Supervisely)"
         )
-    layout = layout_keys(pictures, masks)
-    made.keys |= layout
-    if splits := layout.pop("_splits", None):
-        del made.keys["_splits"]
-        made.comments.append(f"dataset.split chooses among {', '.join(splits)}")
-    split = layout.get("split")
+    keys, splits = layout_keys(pictures, masks)
+    result.keys |= keys
+    if splits:
+        result.choose_split(splits)
+    split = result.keys.get("split")
     in_split = [f for f in masks if split is None or split in f.split("/")]
-    progress = tqdm(in_split, "reading masks", unit="mask", delay=1, leave=False)
+    progress = Bar(in_split, "reading masks", unit="mask", delay=1, leave=False)
     contents = ((mask, (root / mask).read_bytes()) for mask in progress)
     lists = split_lists(root, files, pictures) if split is None else []
     if lists:
         template, names = lists[0]
-        made.keys |= {"split": usual_split(names), "split_list": template}
-        made.comments.append(f"dataset.split chooses among {', '.join(names)}")
-    if jsons and masks is jsons:
-        describe_annotations(root, contents, made, files)
+        result.choose_split(names)
+        result.keys["split_list"] = template
+    if annotated:
+        describe_annotations(root, contents, result, files)
     else:
-        describe_masks(root, contents, made, files)
-        compare_sizes(root, made)
-    return made
-
-
-def _is_annotation(path: Path) -> bool:
-    """Whether a json is Labelme's or Supervisely's of one photo."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, OSError, RecursionError):
-        return False
-    return isinstance(content, dict) and (
-        isinstance(content.get("shapes"), list)
-        or (isinstance(content.get("objects"), list) and "size" in content)
-    )
+        describe_masks(root, contents, result, files)
+        compare_sizes(root, result)
+    return result

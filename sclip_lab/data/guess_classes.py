@@ -1,9 +1,9 @@
-"""What the masks of a folder hold, as the keys of a yaml: ids, colours and names of classes."""
+"""Find out what a folder's masks hold (ids, colours, class names), as yaml keys."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,49 +13,38 @@ import numpy as np
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import build
 from sclip_lab.data.decode import read_image, read_mask
-from sclip_lab.data.guess_layout import FEW_COLOURS
+from sclip_lab.data.guess_layout import FEW_COLOURS, usual_split
 from sclip_lab.data.palette import file_rows
 from sclip_lab.data.vocabulary import Vocabulary, readable
 
-CLASS_FILES = [
-    "_classes.csv",
-    "class_dict.csv",
-    "labelmap.txt",
-    "classes.txt",
-    "labels.txt",
-    "names.txt",
-    "class_names.txt",
-    "label_names.txt",
-    "categories.txt",
-    "classes.json",
-    "labels.json",
-    "categories.json",
-    "id2label.json",
-    "classes.csv",
-    "labels.csv",
-]
+CLASS_FILES = (
+    "_classes.csv", "class_dict.csv", "labelmap.txt", "classes.txt", "labels.txt", "names.txt",
+    "class_names.txt", "label_names.txt", "categories.txt", "classes.json", "labels.json",
+    "categories.json", "id2label.json", "classes.csv", "labels.csv",
+)  # fmt: skip
 
 
 @dataclass
 class Guess:
-    """The keys of a yaml, and what could not be known."""
+    """The keys of a yaml, and comments on what files do not show."""
 
     target: str
     keys: dict[str, Any] = field(default_factory=dict)
     comments: list[str] = field(default_factory=list)
 
+    def choose_split(self, splits: Collection[str]) -> None:
+        """Set ``split`` to the usual one of several."""
+        self.keys["split"] = usual_split(splits)
+        self.comments.append(f"dataset.split chooses among {', '.join(splits)}")
+
 
 def describe_masks(
-    root: Path, contents: Iterable[tuple[str, bytes]], made: Guess, files: Sequence[str]
+    root: Path, contents: Iterable[tuple[str, bytes]], guess: Guess, files: Sequence[str]
 ) -> None:
-    """Ids or colours of masks as vocabulary, label_map, palette and ignore_index.
+    """State the ids or colours of masks as vocabulary, label_map, palette and ignore_index.
 
-    Args:
-        root: the folder.
-        contents: name and bytes of every mask: an id that a sample does not show would be given to
-            another class by the label_map that is made here.
-        made: takes the keys.
-        files: all files of the folder.
+    ``contents`` has name and bytes of every mask: an id that a sample does not show would get the
+    wrong class from the label_map. ``guess`` takes the keys.
     """
     palette_file = next(
         (f for f in files if Path(f).name in ("labelmap.txt", "class_dict.csv")), None
@@ -77,37 +66,38 @@ def describe_masks(
             else:
                 colours.update(map(tuple, unique.tolist()))
     if colours:
-        _describe_colours(root, sorted(colours), made, palette_file)
+        _describe_colours(root, sorted(colours), guess, palette_file)
         return
     if grey:
-        made.keys["palette"] = "grey"
-        made.comments.append("the masks have three equal channels: their grey is the id")
-    vocabulary = _vocabulary_file(root, files)
-    _describe_ids(root, sorted(ids), made, vocabulary)
+        guess.keys["palette"] = "grey"
+        guess.comments.append("the masks have three equal channels: their grey is the id")
+    by_name = {Path(file).name.lower(): file for file in files}
+    vocabulary = next((by_name[name] for name in CLASS_FILES if name in by_name), None)
+    _describe_ids(root, sorted(ids), guess, vocabulary)
 
 
-def _describe_ids(root: Path, ids: list[int], made: Guess, file: str | None) -> None:
+def _describe_ids(root: Path, ids: list[int], guess: Guess, file: str | None) -> None:
     void = [value for value in ids if value in (-1, 255, 65535) and value != max(
         (v for v in ids if v not in (-1, 255, 65535)), default=-2) + 1]  # fmt: skip
     classes = [value for value in ids if value not in void]
     if ids == [0, 255]:
         void, classes = [], [0, 255]
-        made.comments.append("ids are 0 and 255: 255 is taken for the second class, not for void")
+        guess.comments.append("ids are 0 and 255: 255 is taken for the second class, not for void")
     names = None
     if file is not None:
         try:
             names = Vocabulary.read(root / file)
-            made.keys["vocabulary"] = file
+            guess.keys["vocabulary"] = file
         except LabError as error:
-            made.comments.append(f"{error}")
+            guess.comments.append(f"{error}")
     count = names.num_classes if names else 0
     label_map: dict[int, Any] = {}
     if names and classes and max(classes) == count and 0 in classes:
-        made.keys["reduce_zero_label"] = True
-        made.comments.append(f"{count} names for ids 0..{count}: 0 is taken for void")
+        guess.keys["reduce_zero_label"] = True
+        guess.comments.append(f"{count} names for ids 0..{count}: 0 is taken for void")
     elif classes and min(classes) == 1 and (not names or max(classes) == count):
-        made.keys["reduce_zero_label"] = True
-        made.comments.append("ids begin with 1: class 0 is id 1")
+        guess.keys["reduce_zero_label"] = True
+        guess.comments.append("ids begin with 1: class 0 is id 1")
         count = max(count, max(classes))
     elif names and classes and max(classes) < count:
         pass
@@ -116,35 +106,35 @@ def _describe_ids(root: Path, ids: list[int], made: Guess, file: str | None) -> 
     ):
         label_map = {raw: index for index, raw in enumerate(classes)}
         count = len(classes)
-        made.comments.append("ids with gaps are numbered anew by label_map")
+        guess.comments.append("ids with gaps are numbered anew by label_map")
     elif ids == [0, 255]:
         label_map, count = {255: 1}, max(2, count)
     else:
         count = max(count, max(classes, default=0) + 1)
     if names is None:
-        made.keys["vocabulary"] = [f"class {index}" for index in range(max(1, count))]
-        made.comments.append(
+        guess.keys["vocabulary"] = [f"class {index}" for index in range(max(1, count))]
+        guess.comments.append(
             "the names of the classes are not known: replace class 0, class 1, ... in the order "
             "of the ids"
         )
     ignore = 255 if count <= 255 else 65535
     if ignore != 255:
-        made.keys["ignore_index"] = ignore
+        guess.keys["ignore_index"] = ignore
     label_map |= {value: "ignore" for value in void if value != ignore}
     if label_map:
-        made.keys["label_map"] = label_map
+        guess.keys["label_map"] = label_map
     if void:
-        made.comments.append(f"id {', '.join(map(str, void))} is taken for void")
+        guess.comments.append(f"id {', '.join(map(str, void))} is taken for void")
 
 
 def _describe_colours(
-    root: Path, colours: list[tuple[int, int, int]], made: Guess, palette_file: str | None
+    root: Path, colours: list[tuple[int, int, int]], guess: Guess, palette_file: str | None
 ) -> None:
     if palette_file is not None:
         rows = [name for name, _ in file_rows(root / palette_file)]
-        made.keys["palette"] = palette_file
-        made.keys["vocabulary"] = [readable(name) for name in rows]
-        made.comments.append(f"colours and names are those of {palette_file}")
+        guess.keys["palette"] = palette_file
+        guess.keys["vocabulary"] = [readable(name) for name in rows]
+        guess.comments.append(f"colours and names are those of {palette_file}")
         return
     if len(colours) > FEW_COLOURS:
         raise LabError(f"{root}: masks have {len(colours)} colours or more; are they masks?")
@@ -152,16 +142,18 @@ def _describe_colours(
     void = void if len(colours) > 2 else []
     classes = [colour for colour in colours if colour not in void]
     names = [f"class {index}" for index in range(len(classes))]
-    made.keys["vocabulary"] = names
-    made.keys["palette"] = dict(zip(names, map(list, classes), strict=True))
+    guess.keys["vocabulary"] = names
+    guess.keys["palette"] = dict(zip(names, map(list, classes), strict=True))
     if void:
-        made.keys["palette"]["ignore"] = list(void[0])
-        made.comments.append(f"colour {list(void[0])} is taken for void")
-    made.comments.append("what the colours mean is not known: name the classes, in both keys alike")
+        guess.keys["palette"]["ignore"] = list(void[0])
+        guess.comments.append(f"colour {list(void[0])} is taken for void")
+    guess.comments.append(
+        "what the colours mean is not known: name the classes, in both keys alike"
+    )
 
 
 def describe_annotations(
-    root: Path, contents: Iterable[tuple[str, bytes]], made: Guess, files: Sequence[str]
+    root: Path, contents: Iterable[tuple[str, bytes]], guess: Guess, files: Sequence[str]
 ) -> None:
     names: dict[str, None] = {}
     for _, content in contents:
@@ -176,29 +168,24 @@ def describe_annotations(
     classes = [readable(n) for n in sorted(names) if n not in ignored]
     if not any(name.casefold() == "background" for name in classes):
         classes = ["background", *classes]
-    made.keys["vocabulary"] = sorted(classes, key=lambda name: name.casefold() != "background")
+    guess.keys["vocabulary"] = sorted(classes, key=lambda name: name.casefold() != "background")
     if ignored:
-        made.keys["label_map"] = dict.fromkeys(ignored, "ignore")
-    made.comments.append("pixels of no shape are background; unlabelled: ignore leaves them out")
+        guess.keys["label_map"] = dict.fromkeys(ignored, "ignore")
+    guess.comments.append("pixels of no shape are background; unlabelled: ignore leaves them out")
 
 
-def compare_sizes(root: Path, made: Guess) -> None:
-    """mask_resize where the first masks have other sizes than their photos."""
-    config = {"name": "x", "root": str(root), **made.keys, "mask_resize": "nearest", "limit": 3}
-    dataset: Any = build({"_target_": made.target, **config})
+def compare_sizes(root: Path, guess: Guess) -> None:
+    """Set mask_resize if the first masks have other sizes than their photos."""
+    config = {"name": "x", "root": str(root), **guess.keys, "mask_resize": "nearest", "limit": 3}
+    dataset: Any = build({"_target_": guess.target, **config})
     for name in dataset.names:
         photo = read_image(dataset.image_path(name))
         path = dataset.mask_path(name)
         coloured = dataset.class_ids.palette is not None
         mask = read_mask(path, colours=coloured)
         if photo.shape[:2] != mask.shape[:2]:
-            made.keys["mask_resize"] = "nearest"
-            made.comments.append(
+            guess.keys["mask_resize"] = "nearest"
+            guess.comments.append(
                 "masks have another size than their photos: the nearest id is taken"
             )
             return
-
-
-def _vocabulary_file(root: Path, files: Sequence[str]) -> str | None:
-    by_name = {Path(file).name.lower(): file for file in files}
-    return next((by_name[name] for name in CLASS_FILES if name in by_name), None)

@@ -1,4 +1,4 @@
-"""How photos and masks of a folder lie and are named, as far as their names and contents tell."""
+"""Find out how the photos and masks of a folder lie and are named, from names and contents."""
 
 from __future__ import annotations
 
@@ -17,38 +17,19 @@ from sclip_lab.data.decode import read_image
 from sclip_lab.data.splits import SPLIT
 
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing", "dev")
-PHOTO_WORDS = [
-    "images",
-    "image",
-    "img",
-    "imgs",
-    "photos",
-    "jpegimages",
-    "img_dir",
-    "rgb",
-    "leftimg8bit",
-]
-MASK_WORDS = [
-    "masks",
-    "mask",
-    "labels",
-    "label",
-    "annotations",
-    "ann_dir",
-    "ann",
-    "gt",
-    "gtfine",
-    "segmentationclass",
-    "seg",
-    "segmentation",
-    "groundtruth",
-]
+PHOTO_WORDS = {
+    "images", "image", "img", "imgs", "photos", "jpegimages", "img_dir", "rgb", "leftimg8bit",
+}  # fmt: skip
+MASK_WORDS = {
+    "masks", "mask", "labels", "label", "annotations", "ann_dir", "ann", "gt", "gtfine",
+    "segmentationclass", "seg", "segmentation", "groundtruth",
+}  # fmt: skip
 _BESIDE = re.compile(r"segmentationobject|instance|_color|_colour|polygons|preview|overlay", re.I)
 FEW_COLOURS = 64
 
 
 def told_apart(root: Path, pictures: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Photos and masks among image files, by what they hold; by their folders where it helps."""
+    """Separate photos from masks by their content, and by their folder if its name is clear."""
     kinds: dict[tuple[str, str], list[str]] = defaultdict(list)
     for file in pictures:
         folder, _, last = file.rpartition("/")
@@ -62,16 +43,12 @@ def told_apart(root: Path, pictures: Sequence[str]) -> tuple[list[str], list[str
         verdicts[key] = sum(votes) * 2 > len(votes)
     for key, members in kinds.items():
         parts = set(key[0].lower().split("/"))
-        if parts & set(MASK_WORDS) and not parts & set(PHOTO_WORDS):
-            verdict = True
-        elif parts & set(PHOTO_WORDS) and not parts & set(MASK_WORDS):
-            verdict = False
-        else:
-            verdict = verdicts[key]
-        (masks if verdict else photos).extend(members)
+        of_masks, of_photos = bool(parts & MASK_WORDS), bool(parts & PHOTO_WORDS)
+        is_mask = of_masks if of_masks != of_photos else verdicts[key]
+        (masks if is_mask else photos).extend(members)
     # Instances and pictures in colours often lie beside the classes.
-    named = [m for m in masks if set(m.lower().split("/")[:-1]) & set(MASK_WORDS)]
-    classes = [m for m in named or masks if not _BESIDE.search(m)]
+    in_mask_folders = [m for m in masks if set(m.lower().split("/")[:-1]) & MASK_WORDS]
+    classes = [m for m in in_mask_folders or masks if not _BESIDE.search(m)]
     return sorted(photos), sorted(classes or masks)
 
 
@@ -85,13 +62,15 @@ def _is_mask(path: Path) -> bool:
     return len(np.unique(flat)) <= max(FEW_COLOURS, flat.size // 50)
 
 
-def layout_keys(photos: Sequence[str], masks: Sequence[str]) -> dict[str, Any]:
-    """Folders, suffixes and names that bring photos and masks together."""
+def layout_keys(
+    photos: Sequence[str], masks: Sequence[str]
+) -> tuple[dict[str, Any], Sequence[str]]:
+    """Find folders, suffixes and names that pair photos with masks; return them and the splits."""
     keys: dict[str, Any] = {}
     splits_of_photos, splits_of_masks = _splits(photos), _splits(masks)
     common = [split for split in splits_of_photos if split in splits_of_masks]
     if common:
-        keys["split"], keys["_splits"] = usual_split(common), common
+        keys["split"] = usual_split(common)
         photos = [f for f in photos if keys["split"] in f.split("/")]
         masks = [f for f in masks if keys["split"] in f.split("/")]
     images, mask_folder = _common_folder(photos), _common_folder(masks)
@@ -113,13 +92,14 @@ def layout_keys(photos: Sequence[str], masks: Sequence[str]) -> dict[str, Any]:
         keys["mask_suffix"] = suffix
     if any("/" in name for name in names):
         keys["recursive"] = True
-    return keys
+    return keys, common
 
 
 def _naming(photos: Sequence[str], masks: Sequence[str]) -> tuple[str, str, str, str]:
     """What stands before and behind a photo's stem, the mask's name, and the mask's suffix.
 
-    Tried: whatever a photo and a mask have in common is the stem; the choice that pairs most wins.
+    Whatever a photo and a mask have in common is tried as the stem; the choice with most pairs
+    wins.
     """
     suffix = "." + Counter(m.rpartition(".")[2] for m in masks).most_common(1)[0][0]
     mask_set = set(masks)
@@ -175,7 +155,7 @@ def _namings(photo: str, mask: str, suffix: str) -> Iterable[tuple[str, str, str
 
 
 def _mask_of(photo: str, naming: tuple[str, str, str, str]) -> str | None:
-    """The mask's file under a naming, as `Folder` would look for it."""
+    """The mask's file under a naming, as `Folder` looks for it."""
     before, behind, mask_name, suffix = naming
     folder, slash, last = photo.rpartition("/")
     bare = last.rpartition(".")[0]
@@ -196,7 +176,7 @@ def _splits(files: Sequence[str]) -> list[str]:
 
 
 def usual_split(splits: Iterable[str]) -> str:
-    """The one to evaluate on: val before test before train."""
+    """The split to evaluate on: val before test before train."""
     order = ("val", "valid", "validation", "test", "testing", "dev")
     return min(splits, key=lambda s: order.index(s.lower()) if s.lower() in order else len(order))
 
@@ -207,7 +187,7 @@ def _common_folder(files: Sequence[str]) -> str:
 
 
 def split_template(files: Sequence[str]) -> tuple[str, list[str]] | None:
-    """Files that differ in the name of a split alone: (path with {split}, splits)."""
+    """Files whose names differ only in a split: (path with {split}, splits)."""
     templates: dict[str, list[str]] = defaultdict(list)
     for file in files:
         for split in SPLITS:
@@ -221,7 +201,7 @@ def split_template(files: Sequence[str]) -> tuple[str, list[str]] | None:
 def split_lists(
     root: Path, files: Sequence[str], photos: Sequence[str]
 ) -> list[tuple[str, list[str]]]:
-    """Lists of photos that are named after splits: (path with {split}, splits)."""
+    """Lists of photos that are named after splits: (path with {split}, splits) of each."""
     stems = {Path(photo).stem for photo in photos}
     templates: dict[str, list[str]] = defaultdict(list)
     for file in files:

@@ -16,11 +16,6 @@ from sclip_lab.data import polygons
 from sclip_lab.data.decode import read_mask
 
 
-def is_labelme(content: Mapping[str, Any]) -> bool:
-    """Whether a json is of this format."""
-    return isinstance(content.get("shapes"), list)
-
-
 def size(content: Mapping[str, Any]) -> tuple[int, int] | None:
     """(height, width) of the photo that was annotated, where the json says it."""
     height, width = content.get("imageHeight"), content.get("imageWidth")
@@ -31,7 +26,7 @@ def regions(content: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple
     """Each shape's label and (height, width) bool region, in drawing order.
 
     Raises:
-        LabError: a shape without an area, or one that is damaged.
+        LabError: a shape without an area, or a damaged one.
     """
     for shape in content["shapes"]:
         label, points = str(shape["label"]), shape["points"]

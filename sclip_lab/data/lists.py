@@ -1,4 +1,4 @@
-"""Lists of photos: stems, file names or paths, one a line, pairs of photo and mask, csv, json."""
+"""Lists of photos as text, csv or json: stems, file names, paths, or pairs of photo and mask."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.data.decode import LARGEST_LIST, regular_file
+from sclip_lab.data.decode import read_text
 
 PHOTO_COLUMNS = ("image", "photo", "img", "image_path", "img_path", "file_name", "filename", "file",
                  "path", "name", "stem", "id", "image_id")  # fmt: skip
@@ -27,16 +27,16 @@ def read_list(
 
     Args:
         path: a text file, csv or json.
-        title: who speaks in errors.
-        find_photo: the stem of what a list calls a photo; None if there is no such photo.
-        find_mask: the mask, below the folder of masks, of what a list calls a mask; likewise.
+        title: begins the errors.
+        find_photo: text of the list -> the stem of that photo; None if there is no such photo.
+        find_mask: text of the list -> the mask's path below the mask folder; None if there is none.
 
     Returns:
-        (stem, mask) of each; mask is None where the list does not name it. A line that names no
-        photo is its own stem.
+        (stem, mask) of each sample. ``mask`` is None if the list does not name it. A line that
+        names no photo becomes the stem itself.
 
     Raises:
-        LabError: the list cannot be read, is empty, or has columns that are no photo and mask.
+        LabError: the list cannot be read, is empty, or has other columns than photo and mask.
     """
     rows = _rows(path, title)
     samples: list[tuple[str, str | None]] = []
@@ -81,10 +81,9 @@ def _sample(
 
 
 def _rows(path: Path, title: str) -> list[list[str]]:
-    """The list's rows; of a text file whole lines, without comments and empty ones."""
+    """The list's rows. Rows of a text file are whole lines, without comments and empty lines."""
+    text = read_text(path, title)
     try:
-        regular_file(path, title, LARGEST_LIST)
-        text = path.read_text(encoding="utf-8-sig")
         if text.lstrip().startswith(("[", "{")):
             return _json_rows(json.loads(text))
         lines = [line.strip() for line in text.splitlines()]
@@ -92,9 +91,7 @@ def _rows(path: Path, title: str) -> list[list[str]]:
         if path.suffix.lower() == ".csv":
             return [[cell.strip() for cell in row] for row in csv.reader(lines)]
         return [[line] for line in lines]
-    except LabError:
-        raise
-    except (OSError, UnicodeDecodeError, ValueError, TypeError, csv.Error) as error:
+    except (ValueError, TypeError, csv.Error) as error:
         raise LabError(f"{title} {path}: {error}") from error
 
 
@@ -124,7 +121,7 @@ def _header(row: Sequence[str]) -> tuple[int, int] | None:
 
 
 def places_below(text: str, places: Sequence[Path], folder: Path) -> list[str]:
-    """What a list's entry may be below ``folder``: a path from one of several places."""
+    """Paths below ``folder`` that a list's entry may mean, starting from each of several places."""
     plain = text.replace("\\", "/").strip("\"' ")
     relative = plain.lstrip("/").removeprefix("./")
     candidates = [Path(os.path.normpath(place / relative)) for place in places]

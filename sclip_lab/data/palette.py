@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.data.decode import LARGEST_LIST, regular_file
+from sclip_lab.data.decode import read_text
 from sclip_lab.data.vocabulary import Vocabulary
 
 GREY = "grey"
@@ -20,10 +20,10 @@ _HEX = re.compile(r"#?([0-9a-fA-F]{6})")
 
 
 class Palette:
-    """Colours and the classes that they stand for.
+    """Colours and their classes.
 
     Args:
-        colours: {(red, green, blue): class id, or -1 for pixels to ignore}; None where the three
+        colours: {(red, green, blue): class id, or -1 for pixels to ignore}. None if the three
             channels are equal and hold ids.
     """
 
@@ -35,29 +35,29 @@ class Palette:
 
     @property
     def is_grey(self) -> bool:
-        """Whether channels are equal and hold ids, so that `numbers` are raw ids."""
+        """Whether the channels are equal and hold ids; `numbers` are raw ids then."""
         return self.colours is None
 
     @property
     def reading(self) -> Any:
-        """What a data set's key holds of it."""
+        """What the data set's key holds of the palette."""
         return GREY if self.colours is None else sorted(
             [*colour, number] for colour, number in self.colours.items()
         )  # fmt: skip
 
     @classmethod
     def read(cls, value: Any, vocabulary: Vocabulary, root: Path, title: str) -> Palette:
-        """A palette as a yaml gives it.
+        """A palette as a yaml states it.
 
         Args:
             value: "grey"; a file below ``root``; {name, id or "ignore": colour}; or a list of
                 colours in id order. A colour is [red, green, blue] or "#rrggbb".
-            vocabulary: whose classes the names are.
+            vocabulary: the classes that the names stand for.
             root: the data set's folder.
-            title: who speaks in errors.
+            title: begins the errors.
 
         Raises:
-            LabError: a colour that is none or stands for two classes, or an unknown class.
+            LabError: no colour, a colour that stands for two classes, or an unknown class.
         """
         if value == GREY:
             return cls(None)
@@ -73,21 +73,22 @@ class Palette:
         else:
             raise LabError(f"{source}: {value!r} must map classes to colours")
         colours: dict[tuple[int, int, int], int] = {}
-        for said, colour in pairs:
-            key, number = _colour(colour, source), _class_of(said, vocabulary, source)
+        for label, colour in pairs:
+            key, number = _colour(colour, source), _class_of(label, vocabulary, source)
             if colours.setdefault(key, number) != number:
                 raise LabError(f"{source}: colour {list(key)} stands for two classes")
+        if not colours:
+            raise LabError(f"{source} has no colour")
         return cls(colours)
 
     def numbers(self, colours: np.ndarray, source: object) -> np.ndarray:
-        """(height, width) int64 class ids, or raw ids of a grey palette; -1 to ignore.
+        """(height, width) int64 class ids of (height, width, 3) uint8 colours; -1 to ignore.
 
-        Args:
-            colours: (height, width, 3) uint8.
-            source: the file, for the error.
+        The ids of a grey palette are raw.
 
         Raises:
-            LabError: a colour that is not in the palette; unequal channels of a grey one.
+            LabError: a colour that is not in the palette, or unequal channels of a grey one; the
+                error names ``source``.
         """
         if self.colours is None:
             if (colours != colours[..., :1]).any():
@@ -105,8 +106,8 @@ class Palette:
         most = int(counts.argmax())
         red, rest = divmod(int(values[most]), 65536)
         colour = np.array([red, *divmod(rest, 256)])
-        known = np.array(list(self.colours or {}))
-        nearest = known[((known - colour) ** 2).sum(axis=1).argmin()]
+        listed = np.array(list(self.colours or {}))
+        nearest = listed[((listed - colour) ** 2).sum(axis=1).argmin()]
         raise LabError(
             f"mask {source}: colour {colour.tolist()} on {counts[most]} pixels ({len(values)} such "
             f"colours) is not in the palette; the nearest there is {nearest.tolist()}. Add it (a "
@@ -127,13 +128,13 @@ def _colour(value: Any, source: str) -> tuple[int, int, int]:
     return numbers[0], numbers[1], numbers[2]
 
 
-def _class_of(said: Any, vocabulary: Vocabulary, source: str) -> int:
+def _class_of(label: Any, vocabulary: Vocabulary, source: str) -> int:
     """Class id of a name or id; -1 for ignore."""
-    if isinstance(said, int) and not isinstance(said, bool):
-        if 0 <= said < vocabulary.num_classes:
-            return said
-        raise LabError(f"{source}: {said} is none of the {vocabulary.num_classes} classes")
-    text = str(said).strip()
+    if isinstance(label, int) and not isinstance(label, bool):
+        if 0 <= label < vocabulary.num_classes:
+            return label
+        raise LabError(f"{source}: {label} is none of the {vocabulary.num_classes} classes")
+    text = str(label).strip()
     for index, synonyms in enumerate(vocabulary.classes):
         if text.casefold() in (name.strip().casefold() for name in synonyms):
             return index
@@ -144,9 +145,8 @@ def _class_of(said: Any, vocabulary: Vocabulary, source: str) -> int:
 
 def file_rows(path: Path) -> list[tuple[str, list[int]]]:
     """(name, colour) of each row of a labelmap.txt or a csv."""
-    regular_file(path, "palette", LARGEST_LIST)
+    text = read_text(path, "palette")
     try:
-        text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".csv":
             rows = [
                 {str(key).strip().lower(): value for key, value in row.items()}
@@ -156,7 +156,7 @@ def file_rows(path: Path) -> list[tuple[str, list[int]]]:
         lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
         fields = [line.split(":") for line in lines]
         return [(field[0], [int(part) for part in field[1].split(",")]) for field in fields]
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise LabError(
             f"palette {path}: cannot be read ({error!r}); a line is 'name:red,green,blue::' as in "
             "CVAT's labelmap.txt, or a csv has the columns name, r, g, b"

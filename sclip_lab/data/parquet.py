@@ -1,7 +1,7 @@
 """Hugging Face data sets on disk: parquet shards, or the arrow folder of ``save_to_disk``.
 
-An image is a struct of ``bytes`` and ``path``, or bare bytes; a mask likewise. What is wrong with
-either is told as for files.
+An image is a struct of ``bytes`` and ``path``, or bare bytes; so is a mask. Errors about them are
+those of files.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ import pyarrow.parquet as pq
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.data.base import Dataset, Sample, select, selection_words
 from sclip_lab.data.class_ids import ClassIds, vocabulary_of
-from sclip_lab.data.decode import read_image, read_mask
+from sclip_lab.data.decode import read_image
 from sclip_lab.data.digests import file_digests, proof
-from sclip_lab.data.file_dataset import nearest
-from sclip_lab.data.palette import Palette
+from sclip_lab.data.file_dataset import fitted
 from sclip_lab.data.vocabulary import Vocabulary
 
 _SHARD = re.compile(r"(?P<split>.+?)(?:-\d{5}-of-\d{5}(?:-[0-9a-f]+)?|-\d+)?")
@@ -36,16 +35,13 @@ class HuggingFace(Dataset):
     """Photos and masks in the columns of a table.
 
     Args:
-        name: what a table of results calls the data set.
-        root: the folder: with ``*.parquet`` below it, or a folder of ``save_to_disk``.
-        vocabulary: class names in id order, see `sclip_lab.data.folder.Folder`.
-        split: which part, as in the shards' names: ``data/train-00000-of-00002.parquet`` or the
-            folder ``train``; None where there is one only.
-        image: column of the photos; None: the one named image, img or photo.
-        mask: column of the masks; None: the one named mask, label, annotation or the like.
-        ignore_index, reduce_zero_label, label_map, palette, mask_resize: as for folders.
-        limit, sample, seed: see `sclip_lab.data.base.select`.
-        expected: how many samples the whole split has.
+        root: a folder with ``*.parquet`` below it, or a folder of ``save_to_disk``.
+        split: the part, as the shards are named: ``data/train-00000-of-00002.parquet`` or the
+            folder ``train``; None if there is only one.
+        image: column of the photos; None takes the one named image, img or photo.
+        mask: column of the masks; None takes the one named mask, label, annotation or the like.
+        name, vocabulary, ignore_index, reduce_zero_label, label_map, palette, mask_resize, limit,
+            sample, seed, expected: see `sclip_lab.data.folder.Folder`.
 
     Raises:
         LabError: no such folder, split or column.
@@ -69,24 +65,23 @@ class HuggingFace(Dataset):
         seed: int = 0,
         expected: int | Sequence[int] | None = None,
     ) -> None:
-        self.name, self._title = name, f"data set '{name}'"
+        self.name, self.title = name, f"data set '{name}'"
         self.root = Path(root).expanduser()
         self._shards, self.split = self._choose_split(split)
         self.vocabulary = vocabulary_of(vocabulary, self.root)
         self.ignore_index, self.mask_resize = ignore_index, mask_resize
-        colours = palette and Palette.read(palette, self.vocabulary, self.root, self._title)
         self.class_ids = ClassIds(
-            self._title, self.vocabulary, ignore_index, label_map, reduce_zero_label,
-            colours or None,
+            self.title, self.vocabulary, self.root, ignore_index, label_map, reduce_zero_label,
+            palette,
         )  # fmt: skip
-        columns = _Shard.open(self._shards[0], self._title).columns
+        columns = _Shard.open(self._shards[0], self.title).columns
         self.image = self._column("image", image, columns, IMAGE_COLUMNS)
         self.mask = self._column("mask", mask, columns, MASK_COLUMNS)
         rows = self._rows(columns)
         self._names = select(list(rows), limit, sample, seed)
         self._places = {name: rows[name] for name in self._names}
         self.selection = selection_words(limit, sample, seed)
-        self.expected = [expected] if isinstance(expected, int) else list(expected or ())
+        self.expected = expected
         self._proofs: dict[Path, Any] = {}
 
     @property
@@ -104,19 +99,9 @@ class HuggingFace(Dataset):
                 "start again"
             )
         photo = read_image(source, _content(cells[0], self.image, source))
-        content = _content(cells[1], self.mask, source)
-        if self.class_ids.palette is not None:
-            mask = self.class_ids.from_colours(read_mask(source, content, colours=True), source)
-        else:
-            mask = self.class_ids.from_raw(read_mask(source, content), source)
-        if mask.shape != photo.shape[:2]:
-            if self.mask_resize is None:
-                raise LabError(
-                    f"{source}: the photo is {photo.shape[1]}x{photo.shape[0]}, its mask "
-                    f"{mask.shape[1]}x{mask.shape[0]}; they must be equal, or mask_resize: nearest"
-                )
-            mask = nearest(mask, photo.shape[:2])
-        return Sample(name, photo, mask)
+        mask = self.class_ids.from_content(_content(cells[1], self.mask, source), source)
+        size = photo.shape[0], photo.shape[1]
+        return Sample(name, photo, fitted(mask, size, self.mask_resize, f"photo {source}"))
 
     @cached_property
     def key(self) -> str:
@@ -135,15 +120,15 @@ class HuggingFace(Dataset):
         return digest.hexdigest()
 
     def _open(self, shard: Path) -> _Shard:
-        """The shard, kept open: samples are read in their order as a rule."""
+        """The shard, which stays open: samples are usually read in order."""
         opened = getattr(self, "_opened", None)
         if opened is None or opened.path != shard:
-            opened = self._opened = _Shard.open(shard, self._title)
+            opened = self._opened = _Shard.open(shard, self.title)
         return opened
 
     @staticmethod
     def splits(root: Path) -> dict[str, list[Path]]:
-        """{split: its shards}, as files and folders are named; empty where there are none."""
+        """{split: its shards} by the names of files and folders; empty if there are none."""
         files = sorted([*root.rglob("*.parquet"), *root.rglob("data-*.arrow")])
         by_split: dict[str, list[Path]] = {}
         for file in files:
@@ -163,14 +148,14 @@ class HuggingFace(Dataset):
 
     def _choose_split(self, split: str | None) -> tuple[list[Path], str]:
         if not self.root.is_dir():
-            raise LabError(f"{self._title}: no folder {self.root} (config key dataset.root)")
+            raise LabError(f"{self.title}: no folder {self.root} (config key dataset.root)")
         by_split = self.splits(self.root)
         if not by_split:
-            raise LabError(f"{self._title}: neither *.parquet nor data-*.arrow below {self.root}")
+            raise LabError(f"{self.title}: neither *.parquet nor data-*.arrow below {self.root}")
         if split is None and len(by_split) == 1:
             (split,) = by_split
         if split not in by_split:
-            raise LabError(f"{self._title}: {unknown('dataset.split', str(split), by_split)}")
+            raise LabError(f"{self.title}: {unknown('dataset.split', str(split), by_split)}")
         return by_split[split], split
 
     def _column(
@@ -180,20 +165,20 @@ class HuggingFace(Dataset):
             fitting = [column for column in usual if column in columns]
             if len(fitting) != 1:
                 raise LabError(
-                    f"{self._title}: dataset.{key} must name the column; there are "
+                    f"{self.title}: dataset.{key} must name the column; there are "
                     f"{', '.join(columns)}"
                 )
             return fitting[0]
         if name not in columns:
-            raise LabError(f"{self._title}: {unknown(f'column dataset.{key}', name, columns)}")
+            raise LabError(f"{self.title}: {unknown(f'column dataset.{key}', name, columns)}")
         return name
 
     def _rows(self, columns: Sequence[str]) -> dict[str, tuple[Path, int]]:
-        """{name: (shard, row)} in the order of the table; names from a column where it has them."""
+        """{name: (shard, row)} in the order of the table; a column gives the names if it can."""
         naming = next((column for column in NAME_COLUMNS if column in columns), None)
         rows: list[tuple[str, Path, int]] = []
         for shard in self._shards:
-            opened = _Shard.open(shard, self._title)
+            opened = _Shard.open(shard, self.title)
             if missing := {self.image, self.mask} - set(opened.columns):
                 raise LabError(f"{shard}: has no column {', '.join(sorted(missing))}")
             names = opened.texts(naming) if naming in opened.columns else [""] * opened.rows
@@ -204,13 +189,13 @@ class HuggingFace(Dataset):
 
 
 class _Shard:
-    """One file of rows, read a group of rows at a time."""
+    """One file of rows. One group of rows is in memory at a time."""
 
     def __init__(self, path: Path, columns: list[str], groups: list[int], source: Any) -> None:
         self.path, self.columns, self.groups = path, columns, groups
         self.rows = sum(groups)
         self._source = source
-        self._kept: tuple[int, tuple[str, ...], pa.Table] | None = None
+        self._loaded: tuple[int, tuple[str, ...], pa.Table] | None = None
 
     @classmethod
     def open(cls, path: Path, title: str) -> _Shard:
@@ -246,8 +231,8 @@ class _Shard:
         return [table.column(column)[row].as_py() for column in columns]
 
     def _group(self, group: int, columns: tuple[str, ...]) -> Any:
-        kept = self._kept
-        if kept is None or kept[:2] != (group, columns):
+        loaded = self._loaded
+        if loaded is None or loaded[:2] != (group, columns):
             try:
                 if isinstance(self._source, list):
                     table = self._source[group].select(list(columns))
@@ -256,8 +241,8 @@ class _Shard:
             except (pa.ArrowException, OSError) as error:
                 line = str(error).splitlines()[0]
                 raise LabError(f"{self.path}: cannot be read ({line})") from error
-            kept = self._kept = (group, columns, table)
-        return kept[2]
+            loaded = self._loaded = (group, columns, table)
+        return loaded[2]
 
 
 def _content(cell: Any, column: str, source: str) -> bytes:

@@ -1,15 +1,15 @@
-"""Patchwork: procedural scenes with exact masks, the world of the embedded model.
+"""Patchwork: procedural scenes with exact masks, on which the embedded model was trained.
 
-A quilt of cells, shaped objects on top. All cells of one material in a scene have one colour; most
-show the material's texture, the others the plain colour. A plain cell does not show its class,
-other cells of its colour do. An object's texture is its own shape, small and repeated, and is worn
-off in parts. Only structure distinguishes classes: colours, angles, offsets and scales are drawn
-anew for every scene and object. A scene is a function of (split, index, height, width); the two
-splits draw from disjoint seeds.
+A scene is a quilt of cells with shaped objects on top. All cells of one material have one colour in
+a scene. Most of them show the material's texture, the others are plain: a plain cell does not show
+its class, but other cells of its colour do. The texture of an object is its own shape, small and
+repeated, and worn off in parts. Only structure tells classes apart: colours, angles, offsets and
+scales are drawn anew for every scene and object. A scene is a function of (split, index, height,
+width); the two splits draw from disjoint seeds.
 
 All randomness is integers and uniform floats of PCG64. Fields are computed in float64 and rounded
-to bytes at the end, so machines whose sines differ in the last bit agree; ``key`` hashes the bytes,
-in case they do not.
+to bytes at the end, so machines whose sines differ in the last bit agree. If they do not, ``key``
+shows it, since it hashes the bytes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.core.values import check_arguments
+from sclip_lab.core.errors import unknown
+from sclip_lab.core.values import check_arguments, within
 from sclip_lab.data.base import Dataset, Sample, select, selection_words
 from sclip_lab.data.vocabulary import Vocabulary
 
@@ -181,19 +181,18 @@ def _frame(rng: Rng, y: Array, x: Array) -> tuple[Array, Array]:
 
 
 def _apart(rng: Rng, taken: list[Array]) -> Array:
-    """Of twelve colours drawn in [40, 215] the farthest from those taken, which it joins."""
+    """Draw twelve colours in [40, 215] and add the one farthest from ``taken`` to it."""
     draws = rng.uniform(40.0, 215.0, (12, 3))
     distances = [((draws - colour) ** 2).sum(axis=1) for colour in taken]
     taken.append(draws[int(np.min(distances, axis=0).argmax()) if distances else 0])
     return taken[-1]
 
 
-def _surface(rng: Rng, texture: Array, seen: Array, mean: Array) -> Array:
-    """(pixels, 3) colours with the given mean. ``seen`` in 0 .. 1 blends the texture over the plain
-    colour."""
+def _surface(rng: Rng, texture: Array, coverage: Array, mean: Array) -> Array:
+    """(pixels, 3) colours with the given mean; ``coverage`` 0 .. 1 blends the texture in."""
     contrast = rng.uniform(-1.0, 1.0, 3)
     contrast *= rng.uniform(55.0, 75.0) / np.sqrt((contrast * contrast).sum())
-    return mean + (seen * (texture - texture.mean()) * 2.0)[:, None] * contrast
+    return mean + (coverage * (texture - texture.mean()) * 2.0)[:, None] * contrast
 
 
 @cache
@@ -223,15 +222,10 @@ SPACING = {"disc": 2.2, "triangle": 2.2, "cross": 2.2, "ring": 2.15}  # between 
 
 
 def scene(rng: Rng, height: int, width: int, easy: bool = False) -> tuple[Array, Array]:
-    """One scene.
+    """(height, width, 3) uint8 RGB and (height, width) uint8 ids into ``CLASSES`` of one scene.
 
-    Args:
-        rng: the source of randomness.
-        height, width: pixels.
-        easy: for the beginning of training: one or two materials, and all of them textured.
-
-    Returns:
-        (height, width, 3) uint8 RGB, and (height, width) uint8 ids into ``CLASSES``.
+    An ``easy`` scene, for the beginning of training, has one or two materials, all of them
+    textured.
     """
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     fewest, most, plain = (1, 2, 0.0) if easy else (FEWEST, MOST, PLAIN)
@@ -252,8 +246,10 @@ def scene(rng: Rng, height: int, width: int, easy: bool = False) -> tuple[Array,
 
 
 def _quilt(rng: Rng, y: Array, x: Array, kinds: int, plain: float) -> tuple[Array, Array]:
-    """For each pixel the material of its cell (0 .. kinds - 1), and whether the cell is textured; a
-    share ``plain`` of a material's cells is not."""
+    """The material of each pixel's cell (0 .. kinds - 1), and whether the cell is textured.
+
+    A share ``plain`` of a material's cells is not textured.
+    """
     rows, columns = (int(side.max() / CELL) + 3 for side in (y, x))
     nodes = np.argwhere(np.ones((rows, columns), bool)) - rng.uniform(0, 1, 2)
     nodes = (nodes + rng.uniform(-0.25, 0.25, nodes.shape)) * CELL
@@ -280,8 +276,10 @@ def _quilt(rng: Rng, y: Array, x: Array, kinds: int, plain: float) -> tuple[Arra
 def _place_objects(
     rng: Rng, y: Array, x: Array, image: Array, mask: Array, colours: list[Array], plain: float
 ) -> None:
-    """Paint objects that do not touch each other into ``image`` and ``mask``, each worn off on a
-    share ``plain`` of its surface."""
+    """Paint objects that do not touch each other into ``image`` and ``mask``.
+
+    Each is worn off on a share ``plain`` of its surface.
+    """
     height, width = mask.shape
     placed: list[tuple[float, float, float]] = []
     for _ in range(rng.integers(2, 2 + height * width // 4000)):
@@ -300,8 +298,8 @@ def _place_objects(
             continue
         texture = _motif(rng, name, *_frame(rng, y[inside], x[inside]))
         wear = _field(rng, height, width, WEAR)[inside]
-        seen = np.clip((wear - np.quantile(wear, plain)) * WEAR / 3.0 + 0.5, 0.0, 1.0)
-        image[inside] = _surface(rng, texture, seen, _apart(rng, colours))
+        coverage = np.clip((wear - np.quantile(wear, plain)) * WEAR / 3.0 + 0.5, 0.0, 1.0)
+        image[inside] = _surface(rng, texture, coverage, _apart(rng, colours))
         mask[inside] = len(MATERIALS) + kind
 
 
@@ -318,15 +316,14 @@ class Patchwork(Dataset):
 
     Args:
         split: "train" or "test".
-        limit: how many scenes; there is always a next one.
-        height: pixels, at least 64.
-        width: pixels, at least 64.
+        limit: number of scenes.
+        height, width: pixels, 64 .. 4096.
         name: what tables call it.
         sample: take so many of those scenes at random.
         seed: of that draw.
 
     Raises:
-        LabError: unknown split, no scenes, or sides too small.
+        LabError: an unknown split, no scenes, or sides out of range.
     """
 
     def __init__(
@@ -342,17 +339,9 @@ class Patchwork(Dataset):
         if split not in SPLITS:
             raise unknown("patchwork split", split, SPLITS)
         check_arguments(Patchwork, {"limit": limit, "height": height, "width": width})
-        if not 1 <= limit <= MOST_IMAGES:
-            raise LabError(f"patchwork: limit={limit}; at least 1 and at most {MOST_IMAGES}")
-        if max(height, width) > LARGEST_SIDE:
-            raise LabError(
-                f"patchwork: height={height}, width={width}; at most {LARGEST_SIDE} pixels"
-            )
-        if min(height, width) < SMALLEST_SIDE:
-            raise LabError(
-                f"patchwork: height={height}, width={width}; "
-                f"both must be at least {SMALLEST_SIDE} pixels"
-            )
+        within("patchwork: limit", limit, 1, MOST_IMAGES)
+        within("patchwork: height", height, SMALLEST_SIDE, LARGEST_SIDE)
+        within("patchwork: width", width, SMALLEST_SIDE, LARGEST_SIDE)
         self.name = name
         self.split, self.height, self.width = split, height, width
         self.selection = selection_words(limit, sample, seed)

@@ -1,4 +1,4 @@
-"""Paths whose parts come from a file: a list, a json, an archive, the names of samples."""
+"""Check file names that come from a list, a json, an archive or the names of samples."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ MAX_NAME = 1024  # characters
 
 
 def below(folder: Path, name: object, source: object) -> Path:
-    """``folder / name``, and surely below the folder.
-
-    Args:
-        folder: the user's choice.
-        name: what a file says: a relative path with forward slashes.
-        source: that file, for the error.
+    """Return ``folder / name``; ``name``, from a file, must lie below the folder.
 
     Raises:
-        LabError: the name is absolute, leads out of the folder, is empty or no text, or has
-            control characters.
+        LabError: the name is absolute, leads out of the folder, is empty, is not text, or has
+            control characters; the error names the file, ``source``.
     """
     text = name if isinstance(name, str) else ""
     parts = PurePosixPath(text).parts

@@ -1,7 +1,7 @@
-"""Regions of annotation files to pixels. All formats share this rule: COCO's own, pycocotools.
+"""Draw the regions of annotation files with pycocotools, whose rule all formats share.
 
 A polygon's corner (x, y) lies x pixels right of and y pixels below the photo's upper left corner,
-so that the square of pixel (row, column) reaches from (column, row) to (column + 1, row + 1).
+so the square of pixel (row, column) reaches from (column, row) to (column + 1, row + 1).
 """
 
 from __future__ import annotations
@@ -18,18 +18,10 @@ Points = Sequence[Sequence[float]]
 
 
 def polygon(points: Points, size: tuple[int, int], holes: Sequence[Points] = ()) -> np.ndarray:
-    """The inside of a polygon.
-
-    Args:
-        points: (x, y) of its corners, at least three.
-        size: height, width of the photo.
-        holes: polygons that are cut out.
-
-    Returns:
-        (height, width) bool.
+    """(height, width) bool: the inside of a polygon of (x, y) corners, without its holes.
 
     Raises:
-        LabError: fewer than three corners, or numbers that are none.
+        LabError: fewer than three corners, or corners that are no finite numbers.
     """
     try:
         flat = np.array(points, np.float64).reshape(-1, 2)
@@ -44,20 +36,20 @@ def polygon(points: Points, size: tuple[int, int], holes: Sequence[Points] = ())
 
 
 def rectangle(points: Points, size: tuple[int, int]) -> np.ndarray:
-    """The inside of a rectangle, of which two opposite corners are given."""
+    """The inside of a rectangle with the given two opposite corners."""
     (x1, y1), (x2, y2) = points[0], points[-1]
     return polygon([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], size)
 
 
 def circle(points: Points, size: tuple[int, int]) -> np.ndarray:
-    """Pixels whose centre lies within a circle: its centre, and a point on it."""
+    """Pixels whose centre lies within a circle, given by its centre and a point on it."""
     (x, y), (edge_x, edge_y) = points
     rows, columns = np.ogrid[0.5 : size[0] : 1, 0.5 : size[1] : 1]
     return (columns - x) ** 2 + (rows - y) ** 2 <= (edge_x - x) ** 2 + (edge_y - y) ** 2
 
 
 def pasted(bitmap: np.ndarray, left: int, top: int, size: tuple[int, int]) -> np.ndarray:
-    """A small bitmap, (rows, columns) bool, at its place in the photo; what juts out is cut off."""
+    """A (rows, columns) bool bitmap at its place in the photo, cut at the photo's border."""
     region = np.zeros(size, bool)
     rows, columns = (slice(max(0, start), max(0, start + length)) for start, length in
                      ((top, bitmap.shape[0]), (left, bitmap.shape[1])))  # fmt: skip
@@ -70,10 +62,10 @@ def pasted(bitmap: np.ndarray, left: int, top: int, size: tuple[int, int]) -> np
 
 
 def segmentation(value: Any, size: tuple[int, int]) -> np.ndarray:
-    """(height, width) bool of COCO's ``segmentation``: polygons, or run lengths, packed or not.
+    """(height, width) bool of COCO's ``segmentation``: polygons or run lengths, packed or not.
 
     Raises:
-        LabError: it is none, or of another size than the photo.
+        LabError: a damaged segmentation, or one of another size than the photo.
     """
     height, width = size
     try:
@@ -88,7 +80,7 @@ def segmentation(value: Any, size: tuple[int, int]) -> np.ndarray:
         return coco.decode(runs).astype(bool)
     except LabError:
         raise
-    except Exception as error:  # pycocotools raises what it likes
+    except Exception as error:  # pycocotools raises many kinds
         raise LabError(
             f"segmentation cannot be decoded ({error or type(error).__name__})"
         ) from error

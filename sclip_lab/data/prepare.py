@@ -1,13 +1,12 @@
-"""Benchmarks from their original downloads into the layout of conf/dataset/*.yaml.
+"""Convert the original downloads of benchmarks into the layout of conf/dataset/*.yaml.
 
-Each conversion takes the folder the downloads were unpacked in and the data set's root, and says
-what it did. Photos are hard-linked where the file system allows it, else copied; masks are
-written whole or not at all, so an interrupted conversion is simply started again.
+Each conversion takes the folder of the unpacked downloads and the data set's root, and says what it
+did. Photos are hard-linked if the file system allows it, else copied. A mask is written whole or
+not at all, so an interrupted conversion is simply started again.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.data.coco_ids import CATEGORIES, THINGS
-from sclip_lab.data.coco_object import instances_to_mask
+from sclip_lab.data.coco_object import CATEGORIES, THINGS, instances_to_mask
 from sclip_lab.data.conversion import (
+    by_image,
     for_each,
     lines_of,
     link,
@@ -30,7 +29,7 @@ from sclip_lab.data.conversion import (
     search,
     stems_of,
 )
-from sclip_lab.data.decode import LARGEST_JSON, read_mask, regular_file
+from sclip_lab.data.decode import json_content, read_mask
 from sclip_lab.data.paths import below
 from sclip_lab.data.polygons import segmentation
 from sclip_lab.data.vocabulary import Vocabulary
@@ -56,18 +55,12 @@ COCO_STEM = "[0-9]" * 12  # leaves out *_labelTrainIds.png of an earlier convers
 
 
 def prepare(name: str, source: Path, root: Path) -> str:
-    """Bring data set ``name`` into its layout.
+    """Convert the unpacked downloads in ``source`` into the data set ``name`` at ``root``.
 
-    Args:
-        name: as in conf/dataset.
-        source: where the original downloads were unpacked.
-        root: the data set's root.
-
-    Returns:
-        What was done, in words.
+    Returns what was done, in words.
 
     Raises:
-        LabError: unknown name, or a part of the download that is missing or damaged.
+        LabError: an unknown name, or a part of the download that is missing or damaged.
     """
     if name not in CONVERSIONS:
         raise unknown("data set to prepare", name, CONVERSIONS)
@@ -88,7 +81,7 @@ def coco_stuff164k(source: Path, root: Path) -> str:
 def coco_object(source: Path, root: Path) -> str:
     """stuffthingmaps, else instances_val2017.json, to 0 background and 1..80 objects.
 
-    The maps are what SCLIP, TCL and GroupViT convert; the json serves those who have no maps.
+    SCLIP, TCL and GroupViT convert the maps; the json is for those who do not have them.
     """
     objects = {category - 1: index for index, category in enumerate(THINGS, start=1)}
     stuff = {category - 1: 0 for category in CATEGORIES if category not in THINGS}
@@ -101,10 +94,11 @@ def coco_object(source: Path, root: Path) -> str:
 
 def coco_stuff10k(source: Path, root: Path) -> str:
     """annotations/*.mat (field S: category id, 0 unlabelled) of the test list to 0, 1..171."""
-    if not search(source, ("annotations",), "*.mat"):
-        converted = link_converted(source, root, (".",), "annotations/test2014/*_labelTrainIds.png")
-        if converted:
-            return converted
+    pattern = "annotations/test2014/*_labelTrainIds.png"
+    if not search(source, ("annotations",), "*.mat") and (
+        converted := link_converted(source, root, (".",), pattern)
+    ):
+        return converted
     table = {0: 0} | {category: index for index, category in enumerate(CATEGORIES, start=1)}
     stem_list = search(source, ("imageLists", "imagesLists"), "test.txt", "test list")[0]
     stems = stems_of(stem_list)
@@ -121,12 +115,12 @@ def coco_stuff10k(source: Path, root: Path) -> str:
 
 
 def context(source: Path, root: Path) -> str:
-    """The 459-class labels to 0 background and 1..59; the rest is background.
+    """The 459-class labels to 0 background and 1..59; other classes become background.
 
-    Labels are one .mat a photo (field LabelMap), else the detail release's trainval_merged.json,
-    else masks that mmsegmentation's script has made. The split is
-    ImageSets/SegmentationContext/val.txt where there is one (the detail release's, 5,104 photos),
-    else that of the json, else VOC2010's own ImageSets/Main/val.txt (5,105).
+    The labels are one .mat a photo (field LabelMap), else the detail release's
+    trainval_merged.json, else masks that mmsegmentation's script has made. The split is
+    ImageSets/SegmentationContext/val.txt if there is one (the detail release's, 5,104 photos), else
+    that of the json, else VOC2010's own ImageSets/Main/val.txt (5,105).
     """
     voc = ("VOCdevkit/VOC2010", "VOC2010", ".")
     mats = search(source, ["trainval", *(f"{v}/trainval" for v in voc), "."], "*.mat")
@@ -175,23 +169,17 @@ def context(source: Path, root: Path) -> str:
 
 def _context_regions(path: Path) -> dict[str, Callable[[], np.ndarray]]:
     """{stem: a function that draws its 459-class labels} of the val photos of the detail json."""
-    regular_file(path, "Pascal Context json", LARGEST_JSON)
-    try:
-        content = json.loads(path.read_bytes())
-        by_image: dict[int, list[Mapping[str, Any]]] = {}
-        for one in content["annos_segmentation"]:
-            by_image.setdefault(one["image_id"], []).append(one)
+    with json_content(path, "Pascal Context's json") as content:
+        annotations = by_image(content["annos_segmentation"])
         sizes = {
             photo["image_id"]: (photo["height"], photo["width"])
             for photo in content["images"]
             if photo["phase"] == "val"
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LabError(f"{path}: cannot be read as Pascal Context's json ({error!r})") from error
 
     def draw(number: int) -> np.ndarray:
         labels = np.zeros(sizes[number], np.int64)
-        for one in by_image.get(number, ()):
+        for one in annotations.get(number, ()):
             labels[segmentation(one["segmentation"], sizes[number])] = one["category_id"]
         return labels
 
@@ -200,10 +188,7 @@ def _context_regions(path: Path) -> dict[str, Callable[[], np.ndarray]]:
 
 
 def cityscapes(source: Path, root: Path) -> str:
-    """gtFine *_labelIds.png to *_labelTrainIds.png, 0..18 and 255 for what is not evaluated.
-
-    Train and val, as far as they are there.
-    """
+    """gtFine *_labelIds.png of train and val to *_labelTrainIds.png: 0..18, 255 void."""
     table = dict.fromkeys(range(256), 255) | {raw: i for i, raw in enumerate(CITYSCAPES_IDS)}
     labels = [f"{place}gtFine" for place in ("", "gtFine_trainvaltest/")]
     pictures = [f"{place}leftImg8bit" for place in ("", "leftImg8bit_trainvaltest/")]
@@ -229,12 +214,12 @@ def cityscapes(source: Path, root: Path) -> str:
 
 
 def voc2012(source: Path, root: Path) -> str:
-    """Nothing to convert: the root becomes a link to the download."""
+    """Make the root a link to the download; nothing is converted."""
     return link(source, root, ("VOCdevkit/VOC2012", "VOC2012", "."), "SegmentationClass/*.png")
 
 
 def ade20k(source: Path, root: Path) -> str:
-    """Nothing to convert: the root becomes a link to the download."""
+    """Make the root a link to the download; nothing is converted."""
     return link(source, root, ("ADEChallengeData2016", "."), "annotations/validation/*.png")
 
 
@@ -273,11 +258,11 @@ def _coco_maps(source: Path, root: Path, table: Mapping[int, int], suffix: str) 
 
 
 def _check_coding(maps: Sequence[Path]) -> None:
-    """Refuse COCO's stuff pixelmaps: there 0 is unlabelled and an id is the category, so that all
-    of them would shift by one and unlabelled would become person.
+    """Refuse COCO's stuff pixelmaps, in which 0 is unlabelled and an id is the category.
 
-    In stuffthingmaps 255 is unlabelled, and hardly a photo is without it; so the maps are of the
-    other coding if 255 is in none of a sample.
+    All their ids would shift by one, and unlabelled pixels would become person. In stuffthingmaps
+    255 is unlabelled and hardly a photo is without it, so maps without any 255 are of the other
+    coding.
     """
     places = np.linspace(0, len(maps) - 1, min(len(maps), 50)).round().astype(int)
     present = np.zeros(256, bool)
@@ -286,8 +271,8 @@ def _check_coding(maps: Sequence[Path]) -> None:
         present[raw[(raw >= 0) & (raw < 256)]] = True
         if present[255]:
             return
-    known = {category - 1 for category in CATEGORIES}
-    strange = [value for value in np.flatnonzero(present).tolist() if value not in known]
+    shifted = {category - 1 for category in CATEGORIES}
+    strange = [value for value in np.flatnonzero(present).tolist() if value not in shifted]
     if present[0] or strange[:1] in ([182], [183]):
         raise LabError(
             f"{maps[0].parent}: none of {len(places)} maps holds 255, which is unlabelled in "
@@ -298,16 +283,9 @@ def _check_coding(maps: Sequence[Path]) -> None:
 
 def _coco_instances(source: Path, root: Path, path: Path) -> str:
     photos = search(source, COCO_IMAGES, "*.jpg", "photos")
-    regular_file(path, "COCO instances", LARGEST_JSON)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        images, annotations = content["images"], content["annotations"]
+    with json_content(path, "COCO instances") as content:
+        images, annotations = content["images"], by_image(content["annotations"])
         categories = {category["id"]: category["name"] for category in content["categories"]}
-        by_image: dict[int, list[Mapping[str, Any]]] = {}
-        for entry in annotations:
-            by_image.setdefault(entry["image_id"], []).append(entry)
-    except (ValueError, KeyError, TypeError) as error:
-        raise LabError(f"{path}: cannot be read as COCO instances ({error!r})") from error
     names = dict(zip(THINGS, Vocabulary.named("coco_panoptic").names, strict=False))
     for number, name in categories.items():
         if names.get(number) != name:
@@ -318,7 +296,7 @@ def _coco_instances(source: Path, root: Path, path: Path) -> str:
             )
 
     def convert(image: Mapping[str, Any]) -> None:
-        mask = instances_to_mask(by_image.get(image["id"], []), image["height"], image["width"])
+        mask = instances_to_mask(annotations.get(image["id"], []), image["height"], image["width"])
         stem = below(photos[0].parent, image["file_name"], path).stem
         save_mask(mask, root / f"annotations/val2017/{stem}_instanceTrainIds.png")
 
@@ -329,7 +307,7 @@ def _coco_instances(source: Path, root: Path, path: Path) -> str:
 
 
 def _check_context_names(path: Path) -> None:
-    """The 459-class list must give our ids the names we expect."""
+    """Check that the 459-class list gives our ids the names we expect."""
     names = dict(line.split(":", 1) for line in lines_of(path) if ":" in line)
     for raw, name in zip(CONTEXT_IDS, Vocabulary.named("sclip_context59").names, strict=True):
         listed = names.get(str(raw), "nothing").strip()

@@ -1,4 +1,4 @@
-"""One source archive from the package registry, and one folder out of it; nothing of it runs."""
+"""Fetch a source archive from the package registry and unpack one folder; no code of it runs."""
 
 from __future__ import annotations
 
@@ -32,12 +32,11 @@ def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
 
 
 def download(name: str, version: str, digest: str, backend: str, folder: Path) -> Path:
-    """Fetch ``<name>-<version>.tar.gz`` with pip, from the index that pip is set up for.
+    """Fetch ``<name>-<version>.tar.gz`` into ``folder`` with pip, from the index that pip uses.
 
     Args:
-        digest: sha256 the archive must have; checked by pip and again here.
-        backend: the build backend its pyproject names, e.g. "hatchling.build".
-        folder: where the archive goes.
+        digest: sha256 of the archive; pip checks it, and so does this function.
+        backend: the build backend that its pyproject names, such as "hatchling.build".
 
     Raises:
         LabError: no pip, no network, or other bytes than expected.
@@ -69,7 +68,7 @@ def download(name: str, version: str, digest: str, backend: str, folder: Path) -
 
 
 def check_digest(path: Path, digest: str) -> None:
-    """LabError unless the file has this sha256."""
+    """Raise a LabError unless the file has this sha256."""
     regular_file(path, "archive", LARGEST)
     actual = sha256(path)
     if actual != digest:
@@ -79,9 +78,9 @@ def check_digest(path: Path, digest: str) -> None:
 
 
 def extract(archive: Path, inside: str, target: Path) -> list[Path]:
-    """The files below folder ``inside`` of a .tar.gz, written below ``target``.
+    """Write the files below folder ``inside`` of a .tar.gz below ``target``.
 
-    Only plain files are written, each by its content: links, devices, absolute paths and ``..``
+    Only plain files are written, each by its content. Links, devices, absolute paths and ``..``
     raise before anything is written.
     """
     prefix = PurePosixPath(inside)
@@ -112,7 +111,7 @@ def extract(archive: Path, inside: str, target: Path) -> list[Path]:
 
 
 def _pip() -> list[str]:
-    """Return a pip to call: this environment's, else one on PATH, else uv's."""
+    """A pip to call: this environment's, else one on PATH, else uv's."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     if pip := shutil.which("pip") or shutil.which("pip3"):

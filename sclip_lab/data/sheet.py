@@ -26,7 +26,7 @@ VOID = (255, 255, 255)  # with a hatch, so that no class looks like it
 
 
 def class_colours(count: int) -> np.ndarray:
-    """(count, 3) uint8: hues a golden angle apart, in turn light and dark."""
+    """(count, 3) uint8: hues a golden angle apart, alternately light and dark."""
     colours = [
         colorsys.hsv_to_rgb(0.618034 * i % 1.0, (0.85, 0.55)[i % 2], (0.95, 0.7, 0.5)[i % 3])
         for i in range(count)
@@ -35,7 +35,7 @@ def class_colours(count: int) -> np.ndarray:
 
 
 def painted(mask: np.ndarray, ignore_index: int, num_classes: int) -> np.ndarray:
-    """(height, width, 3) uint8: a mask in class colours; ignored pixels white with grey lines."""
+    """(height, width, 3) uint8: a mask in class colours; ignored pixels are hatched white."""
     ignored = mask == ignore_index
     picture = class_colours(num_classes)[np.where(ignored, 0, mask)]
     rows, columns = np.indices(mask.shape)
@@ -84,7 +84,7 @@ def _write_ids(
     ignore_index: int,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """Each class's id in the middle of its widest part, where there is room for it."""
+    """Write each class's id in the middle of its widest part, if there is room."""
     draw = ImageDraw.Draw(picture)
     for number in np.unique(mask[mask != ignore_index]).tolist():
         region = np.pad((mask == number).astype(np.uint8), 1)

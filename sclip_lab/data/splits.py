@@ -1,4 +1,4 @@
-"""The parts of a data set: what ``{split}`` stands for in the paths of a yaml."""
+"""The parts of a data set, and what ``{split}`` stands for in the paths of a yaml."""
 
 from __future__ import annotations
 
@@ -16,29 +16,24 @@ def has_split(*templates: str | None) -> bool:
 
 
 def filled(root: Path, split: str | None, *templates: str | None) -> list[str]:
-    """Paths with a split's name in the place of {split}.
-
-    Args:
-        root: the folder that they start from.
-        split: the name.
-        *templates: paths below root; None stays empty.
+    """Replace {split} by a split's name in paths below ``root``; None becomes an empty path.
 
     Raises:
-        LabError: no split where a path needs one, a split where none does, or an unknown one (did
-            you mean).
+        LabError: no split although a path needs one, a split although no path does, or an unknown
+            split (did you mean).
     """
     with_split = [template for template in templates if template and SPLIT in template]
     if split is None:
-        known = known_splits(root, with_split[0])
-        raise LabError(f"dataset.split is missing; there are {', '.join(known) or 'none'}")
+        splits = known_splits(root, with_split[0])
+        raise LabError(f"dataset.split is missing; there are {', '.join(splits) or 'none'}")
     if not with_split:
         raise LabError(f"dataset.split is '{split}', but no path of the yaml holds '{SPLIT}'")
     if split in ("", ".", "..") or "/" in split or "\\" in split:
         raise LabError(f"dataset.split {split!r} is not the name of a split")
     for template in with_split:
         absent = not (root / template.replace(SPLIT, split)).exists()
-        if absent and (known := known_splits(root, template)):
-            raise unknown("dataset.split", split, known)
+        if absent and (splits := known_splits(root, template)):
+            raise unknown("dataset.split", split, splits)
     return [(template or "").replace(SPLIT, split) for template in templates]
 
 
@@ -46,7 +41,7 @@ def list_file(root: Path, split: str) -> str:
     """A split that is a list file, in a yaml without {split}.
 
     Raises:
-        LabError: it is neither there nor named like a file.
+        LabError: there is no such file, and the name is not that of a file.
     """
     if not (root / split).exists() and not Path(split).suffix:
         raise LabError(
@@ -57,7 +52,7 @@ def list_file(root: Path, split: str) -> str:
 
 
 def known_splits(root: Path, template: str) -> list[str]:
-    """What {split} could stand for in a path, as far as files are there."""
+    """Names that {split} can stand for in a path, by the files that exist."""
     head, _, tail = template.partition(SPLIT)
     again = re.escape(tail).replace(re.escape(SPLIT), r"\1")
     pattern = re.compile(f"{re.escape(head)}([^/]+){again}")

@@ -21,11 +21,6 @@ from sclip_lab.data.decode import pixel_limit
 LARGEST_BITMAP = 1 << 28  # bytes of one object, unpacked
 
 
-def is_supervisely(content: Mapping[str, Any]) -> bool:
-    """Whether a json is of this format."""
-    return isinstance(content.get("objects"), list) and isinstance(content.get("size"), Mapping)
-
-
 def size(content: Mapping[str, Any]) -> tuple[int, int]:
     """(height, width) of the photo that was annotated."""
     return int(content["size"]["height"]), int(content["size"]["width"])
@@ -35,7 +30,7 @@ def regions(content: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple
     """Each object's class and (height, width) bool region, in drawing order.
 
     Raises:
-        LabError: an object without an area, or one that is damaged.
+        LabError: an object without an area, or a damaged one.
     """
     for thing in content["objects"]:
         label, kind = str(thing["classTitle"]), thing["geometryType"]
@@ -53,7 +48,7 @@ def regions(content: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple
 
 
 def _bitmap(data: str) -> np.ndarray:
-    """(rows, columns) bool: base64 of a deflated png, whose alpha or only channel is the region."""
+    """(rows, columns) bool from the base64 of a deflated png: its alpha or only channel."""
     unpacked = zlib.decompressobj().decompress(base64.b64decode(data), LARGEST_BITMAP)
     with Image.open(io.BytesIO(unpacked)) as image:
         if image.width * image.height > pixel_limit():

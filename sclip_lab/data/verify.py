@@ -1,4 +1,4 @@
-"""Does a data set on disk hold what its yaml says? Every sample is read once, and all is listed."""
+"""Check that a data set on disk is what its yaml says. Every sample is read."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm import tqdm
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.progress import Bar
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.data.census import Census
 from sclip_lab.data.file_dataset import FileDataset
@@ -24,11 +24,11 @@ class Report:
     """The result of a check.
 
     Attributes:
-        problems: the data are not usable, or not the whole data set.
-        warnings: usable, and worth knowing before a number is quoted.
+        problems: reasons why the data are not usable or not complete.
+        warnings: what should be known before a number is quoted.
         facts: counts and shares.
         census: pixels and photos of each class.
-        samples: a few of the samples, spread over the data set, for a contact sheet.
+        samples: a few samples, spread over the data set, for a contact sheet.
     """
 
     census: Census
@@ -39,10 +39,10 @@ class Report:
 
 
 def verify(data: Dataset, faults: Sequence[str] = (), pictures: int = 0) -> Report:
-    """Read every sample; compare counts, ids, sizes, pairs and names.
+    """Read every sample and compare counts, ids, sizes, pairs and names.
 
     Args:
-        data: built with a list of faults, so that single samples do not stop it.
+        data: built with a list of faults, so that a broken sample does not stop the check.
         faults: that list.
         pictures: how many samples to keep for a contact sheet.
     """
@@ -52,22 +52,23 @@ def verify(data: Dataset, faults: Sequence[str] = (), pictures: int = 0) -> Repo
         f"{len(data)} samples, {data.vocabulary.num_classes} classes "
         f"(vocabulary '{data.vocabulary.name}')"
     )
-    expected = getattr(data, "expected", ())
+    expected = getattr(data, "expected", None) or ()
+    expected = [expected] if isinstance(expected, int) else expected
     if expected and len(data) not in expected and not data.selection:
         whole = " or ".join(map(str, expected))
         report.problems.append(f"{len(data)} samples, the whole data set has {whole}")
     if isinstance(data, Folder):
         report.problems += [f"mask without photo: {mask}" for mask in data.masks_without_photo()]
     spread = np.linspace(0, len(data) - 1, min(pictures, len(data))).round()
-    kept = set(spread.astype(int).tolist())
-    for index in tqdm(range(len(data)), desc=f"reading {data.name}", unit="sample", delay=1):
+    pictured = set(spread.astype(int).tolist())
+    for index in Bar(range(len(data)), desc=f"reading {data.name}", unit="sample", delay=1):
         try:
             sample = data[index]
         except LabError as error:
             report.problems.append(str(error))
             continue
         report.census.add(sample.mask)
-        if index in kept:
+        if index in pictured:
             report.samples.append(sample)
     if isinstance(data, FileDataset) and report.census.only_first_class:
         try:
@@ -80,13 +81,14 @@ def verify(data: Dataset, faults: Sequence[str] = (), pictures: int = 0) -> Repo
 
 
 def listed(texts: Sequence[str]) -> list[str]:
-    """Texts, of each kind the first twenty and then how many more.
+    """Texts, of each kind the first twenty, then how many more there are.
 
-    Two texts are of a kind if they differ in names and numbers alone, roughly: if they begin alike.
+    Two texts are of one kind if they differ only in names and numbers, roughly: if they begin
+    alike.
     """
     kinds: dict[str, list[str]] = defaultdict(list)
     for text in texts:
-        # What follows the file's name says what is wrong with it.
+        # Words without digits and paths: they say what is wrong, not where.
         kinds[" ".join(word for word in text.split() if word.isalpha())[:60]].append(text)
     lines = []
     for kind in kinds.values():
@@ -97,9 +99,9 @@ def listed(texts: Sequence[str]) -> list[str]:
 
 
 def vocabulary_faults(vocabulary: Vocabulary) -> list[str]:
-    """Names that stand for two classes, and blanks behind a name, in words.
+    """Describe names that stand for two classes, and blanks behind a name.
 
-    A name in the background's list and again as a class costs that class its pixels: the two
+    A name that is both a synonym of background and a class costs that class its pixels: the two
     queries are equal, and the lower id wins.
     """
     places: dict[str, list[int]] = defaultdict(list)

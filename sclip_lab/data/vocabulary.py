@@ -1,4 +1,4 @@
-"""Class names in id order: a text file with one class a line, a csv, a json, or a list."""
+"""Class names in id order, from a text file with one class a line, a csv, a json, or a list."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.data.decode import regular_file
+from sclip_lab.core.errors import LabError, about, unknown
+from sclip_lab.data.decode import read_text
 
 DIRECTORY = Path(__file__).parent / "vocabularies"
 LARGEST = 4_000_000  # bytes of a file
@@ -32,10 +32,10 @@ class Vocabulary:
 
     Attributes:
         name: what a table calls it.
-        classes: for each class its synonyms; the first is the one shown.
+        classes: for each class its synonyms; tables show the first.
 
     Raises:
-        LabError: without classes, or with a class without a name.
+        LabError: there is no class, or a class has no name.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Vocabulary:
                 )
             for name in synonyms:
                 _check_letters(f"vocabulary '{self.name}', class {index}", name)
-        seen: dict[str, int] = {}
+        first_class: dict[str, int] = {}
         for index, shown in enumerate(self.names):
-            if seen.setdefault(shown, index) != index:
+            if first_class.setdefault(shown, index) != index:
                 raise LabError(
-                    f"vocabulary '{self.name}': classes {seen[shown]} and {index} are both "
+                    f"vocabulary '{self.name}': classes {first_class[shown]} and {index} are both "
                     f"'{shown}'; give each class its own name"
                 )
 
@@ -71,19 +71,12 @@ class Vocabulary:
         ====== =================================================================================
 
         Raises:
-            LabError: it cannot be read, its ids are not 0 .. n - 1, or a name is surely not meant
-                as it is written: numbered, in quotes, a comment, with an underscore.
+            LabError: the file cannot be read, its ids are not 0 .. n - 1, or a name is surely a
+                mistake: numbered, in quotes, a comment, with an underscore.
         """
         path = Path(path)
-        if regular_file(path, "vocabulary file") > LARGEST:
-            raise LabError(f"vocabulary file {path}: more than {LARGEST} bytes is no list of names")
-        try:
-            text = path.read_bytes().decode("utf-8-sig")  # Windows' editors write a mark in front
-        except OSError as error:
-            raise LabError(f"vocabulary file {path}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise LabError(f"vocabulary file {path}: not UTF-8 text ({error})") from error
-        try:
+        text = read_text(path, "vocabulary file", LARGEST)
+        with about(path):
             if text.lstrip().startswith(("[", "{")):
                 return cls.of(path.stem, _from_json(text))
             if path.suffix.lower() == ".csv":
@@ -93,15 +86,13 @@ class Vocabulary:
                 lines.pop()
             _refuse_numbers(lines)
             return cls.of(path.stem, lines)
-        except LabError as error:
-            raise LabError(f"{path}: {error}") from None
 
     @classmethod
     def of(cls, name: str, classes: Sequence[Any]) -> Vocabulary:
-        """A vocabulary from one text a class, whose commas separate synonyms, or a list of them.
+        """A vocabulary from a text for each class, split at commas, or a list of synonyms.
 
         Raises:
-            LabError: a name that is none, or is surely not meant as it is written.
+            LabError: no name, or a name that is surely a mistake.
         """
         synonyms = []
         for index, entry in enumerate(classes):
@@ -118,10 +109,10 @@ class Vocabulary:
         """A vocabulary that comes with the package, or a path to a file of one's own."""
         if name.lower().endswith(SUFFIXES):
             return cls.read(Path(name).expanduser())
-        known = {path.stem: path for path in DIRECTORY.glob("*.txt")}
-        if name not in known:
-            raise unknown("vocabulary", name, known)
-        return cls.read(known[name])
+        path = DIRECTORY / f"{name}.txt"
+        if not path.is_file() or path.parent != DIRECTORY:
+            raise unknown("vocabulary", name, [file.stem for file in DIRECTORY.glob("*.txt")])
+        return cls.read(path)
 
     @property
     def num_classes(self) -> int:
@@ -134,7 +125,7 @@ class Vocabulary:
 
     @property
     def queries(self) -> list[str]:
-        """All synonyms of all classes, in order: what is embedded as text."""
+        """All synonyms of all classes, in order. Each is embedded as a text."""
         return [name for synonyms in self.classes for name in synonyms]
 
     @property
@@ -150,7 +141,7 @@ class Vocabulary:
 
 
 def readable(name: str) -> str:
-    """A label tool's name as a text tower should read it: blanks for underscores."""
+    """The name of a label tool with blanks for underscores, as a text tower should read it."""
     return " ".join(name.replace("_", " ").split())
 
 
@@ -162,9 +153,7 @@ def _from_json(text: str) -> list[Any]:
     if isinstance(content, dict) and isinstance(content.get("categories"), list):
         content = content["categories"]
     if isinstance(content, dict):
-        if all(
-            isinstance(value, int) and not isinstance(value, bool) for value in content.values()
-        ):
+        if all(type(value) is int for value in content.values()):
             return _ordered([(value, key) for key, value in content.items()])
         return _ordered(list(content.items()))
     if content and all(isinstance(entry, dict) for entry in content):
@@ -220,7 +209,7 @@ def _refuse_numbers(lines: Sequence[str]) -> None:
 
 
 def _check_meant(index: int, name: str) -> None:
-    """Refuse a name that the text tower would read, but nobody means."""
+    """Refuse a name that a text tower would read but nobody means."""
     plain = name.strip()
     why = ""
     if _NUMBERED.match(plain):
@@ -240,8 +229,11 @@ def _check_meant(index: int, name: str) -> None:
 
 
 def _check_letters(where: str, name: str) -> None:
-    """Refuse letters that no reader sees but a text tower does. Two marks that join letters or keep
-    them apart belong to the spelling of some languages."""
+    """Refuse letters that no reader sees but a text tower does.
+
+    Two marks that join letters or keep them apart are allowed: some languages are spelled with
+    them.
+    """
     for letter in name:
         no_break = unicodedata.category(letter) == "Zs" and letter != " "
         if no_break or (not letter.isprintable() and letter not in "\u200c\u200d"):

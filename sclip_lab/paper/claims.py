@@ -12,10 +12,14 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.results.statistics.intervals import p_value
+from sclip_lab.results.statistics.intervals import (
+    FEWEST_PHOTOS,
+    mean_interval,
+    mean_p,
+    p_value,
+)
 
 LEVEL = 0.05
-PHOTOS = 10  # below so many, no verdict
 SAME = "both sides give the same counts on every photo"
 Pair = tuple[str, str]  # of specs
 Names = Mapping[str, str]  # of specs
@@ -36,6 +40,12 @@ class Comparison:
     supports: float
     refutes: float
 
+    @classmethod
+    def of(cls, key: tuple[str, ...], p: float, supports: bool) -> Comparison:
+        """A comparison by its two-sided p, NaN for none, and the side that the data lean to."""
+        p = 1.0 if np.isnan(p) else float(p)
+        return cls(key, p if supports else 1.0, 1.0 if supports else p)
+
     @property
     def p(self) -> float:
         return min(self.supports, self.refutes)
@@ -53,7 +63,7 @@ class Claim:
         counted: before the facts, with {won}, {lost} and {all} for numbers of tests.
         published: the section of docs/field.md where the same is claimed; "" where it is not.
         no_verdict: why there can be none. same: why its two sides cannot differ.
-        study, setting: where it stands. backbones: whose networks it is about.
+        study, setting: where on the page it stands. backbones: names of the networks it is about.
     """
 
     text: str
@@ -152,19 +162,14 @@ def alike(
         return missing(text, "nothing to compare with", published)
     if max(map(evidence.score, [*specs, other])) < margin:
         return missing(text, f"all scores are below {100 * margin:g} points", published)
-    tests = []
-    for spec in specs:
-        gap = evidence.comparisons.gap(spec, other)
+    tests, gaps = [], [evidence.comparisons.gap(spec, other) for spec in specs]
+    for spec, gap in zip(specs, gaps, strict=True):
         outside = abs(gap.estimate) > margin
         below, above = p_value(gap, margin), p_value(gap, -margin)
         key = ("alike", f"{margin:g}", *sorted(map(evidence.comparisons.counts, (spec, other))))
         nearest = below if gap.estimate > 0 else above
-        tests.append(
-            Comparison(key, 1.0 if outside else max(below, above), nearest if outside else 1.0)
-        )
-    far = max(
-        range(len(specs)), key=lambda k: abs(evidence.comparisons.gap(specs[k], other).estimate)
-    )
+        tests.append(Comparison.of(key, nearest if outside else max(below, above), not outside))
+    far = max(range(len(specs)), key=lambda k: abs(gaps[k].estimate))
     claim = Claim(
         text,
         difference_in_words(evidence, specs[far], other),
@@ -181,9 +186,7 @@ def mean_difference(
     evidence: Evidence, measure: str, a: str, b: str, sign: int, text: str
 ) -> Claim:
     """Claim: the mean of a diagnostic is higher (``sign`` 1) or lower (-1) on spec ``a`` than on
-    ``b``. Student's paired t over the photos that both have."""
-    from scipy import stats  # takes half a second
-
+    ``b``. Paired over the photos that both have: `intervals.mean_p`."""
     rows = evidence.measured[evidence.measured["measure"] == measure]
     grid = rows.assign(spec=rows["spec"].astype(str)).pivot_table(
         index="image", columns="spec", values="value", observed=True
@@ -194,20 +197,16 @@ def mean_difference(
     gaps = (grid[a] - grid[b]).to_numpy()
     means = f"{grid[a].mean():.2f} against {grid[b].mean():.2f}: {gaps.mean():+.2f}"
     facts = f"{measure.replace('_', ' ')} {means}"
-    if len(gaps) < PHOTOS:
+    if len(gaps) < FEWEST_PHOTOS:
         claim = gated(evidence, Claim(text, facts), [a, b], floor=False)
         return replace(
             claim, no_verdict=claim.no_verdict or few_photos(len(gaps), whole(evidence, a))
         )
-    error = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
-    reach = error * float(stats.t.ppf(1 - LEVEL / 2, len(gaps) - 1))
-    low, high = gaps.mean() - reach, gaps.mean() + reach
-    is_constant = error < 1e-12  # rounding: then the least that swapping signs can show
-    p = 2.0 ** (1 - len(gaps)) if is_constant else float(stats.ttest_1samp(gaps, 0).pvalue)
-    leans = gaps.mean() * sign > 0
     key = ("measure", measure, *sorted(map(evidence.comparisons.counts, (a, b))))
-    test = Comparison(key, p if leans else 1.0, 1.0 if leans else p)
-    facts += f" [{low:+.2f}, {high:+.2f}] on {len(gaps)} photos"
+    test = Comparison.of(key, mean_p(gaps), gaps.mean() * sign > 0)
+    low, high = mean_interval(gaps, 1 - LEVEL)
+    facts += "" if np.isnan(low) else f" [{low:+.2f}, {high:+.2f}]"
+    facts += f" on {len(gaps)} photos"
     return gated(evidence, Claim(text, facts, (test,)), [a, b], floor=False)
 
 
@@ -218,9 +217,8 @@ def score_test(evidence: Evidence, a: str, b: str) -> Comparison:
     """Test of "spec a scores higher than spec b" on the same photos."""
     row = evidence.difference(a, b)
     key = ("score", *sorted(map(evidence.comparisons.counts, (a, b))))
-    p = float(row["p"])
-    p = 1.0 if np.isnan(p) else p
-    return Comparison(key, p if row["difference"] > 0 else 1.0, p if row["difference"] < 0 else 1.0)
+    p = row["p"] if row["difference"] else 1.0
+    return Comparison.of(key, p, row["difference"] > 0)
 
 
 def differ(evidence: Evidence, a: str, b: str) -> bool:
@@ -229,7 +227,7 @@ def differ(evidence: Evidence, a: str, b: str) -> bool:
 
 
 def difference_in_words(evidence: Evidence, a: str, b: str, names: Names | None = None) -> str:
-    """Scores and their difference; with its interval on `PHOTOS` photos or more.
+    """Scores and their difference, with its interval where there is one.
 
     Args:
         names: what specs are called here, where the claim says the rest; else `Evidence.name`.
@@ -240,7 +238,7 @@ def difference_in_words(evidence: Evidence, a: str, b: str, names: Names | None 
         for spec in (a, b)
     )
     text = f"{first} against {second}: {100 * row['difference']:+.1f}"
-    if evidence.comparisons.photos(a) < PHOTOS:
+    if np.isnan(row["low"]):
         return text
     return f"{text} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
 
@@ -261,7 +259,7 @@ def gated(evidence: Evidence, claim: Claim, specs: Sequence[str], floor: bool = 
     reason = ""
     if seeds:
         reason = f"weights are random (seed {seeds[0]}) and say nothing of trained ones"
-    elif photos < PHOTOS:
+    elif photos < FEWEST_PHOTOS:
         reason = few_photos(photos, whole(evidence, specs[0]))
     elif floor:
         top = max(specs, key=evidence.score)
@@ -277,7 +275,7 @@ def gated(evidence: Evidence, claim: Claim, specs: Sequence[str], floor: bool = 
 def few_photos(photos: int, of: int | None) -> str:
     """Why so few photos allow no verdict: "2 of 64 photos; a verdict needs 10"."""
     count = f"{photos} of {of}" if of else str(photos)
-    return f"{count} photos; a verdict needs {PHOTOS}"
+    return f"{count} photos; a verdict needs {FEWEST_PHOTOS}"
 
 
 def whole(evidence: Evidence, spec: str) -> int | None:

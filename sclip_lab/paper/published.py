@@ -76,8 +76,8 @@ def kind(source: str, mark: str) -> str:
     """
     if mark in KINDS:
         return KINDS[mark]
-    known = sources()["kind"]
-    return "; ".join(dict.fromkeys(str(known.get(key, key)) for key in source.split(";") if key))
+    kinds = sources()["kind"]
+    return "; ".join(dict.fromkeys(str(kinds.get(key, key)) for key in source.split(";") if key))
 
 
 # ---------------------------------------------------------------- beside a score of ours
@@ -144,8 +144,9 @@ def scores(evidence: Evidence, elsewhere: bool = True) -> pd.DataFrame:
         elsewhere: also numbers of ViT-B/16 on VOC21 for a cell on other data, which are no target.
 
     Columns added where a number is published: published, published on, source, difference, verdict:
-    "agrees" where the published number lies in the interval, else "above" or "below" it; the last
-    two are empty where the published number is of another network or data set.
+    "agrees" where the published number lies in the interval, else "above" or "below" it. The last
+    two are empty where the published number is of another network or data set, and the verdict
+    where there is no interval.
     """
     shown = tables.cells(evidence)
     table = beside(evidence.summary)
@@ -159,6 +160,7 @@ def scores(evidence: Evidence, elsewhere: bool = True) -> pd.DataFrame:
             value, place = row["published"], row["dataset"]
             inside = row["low"] <= value <= row["high"]
             verdict = "agrees" if inside else "above" if row["miou"] > value else "below"
+            verdict = "" if np.isnan(row["low"]) else verdict
             rows.append(
                 [value, place, kind(row["source"], row["mark"]), row["miou"] - value, verdict]
             )

@@ -13,8 +13,9 @@ import pandas as pd
 
 from sclip_lab.core.errors import unknown
 from sclip_lab.paper.cards import trained_to_show
-from sclip_lab.paper.claims import LEVEL, PHOTOS, Claim, Comparison
+from sclip_lab.paper.claims import LEVEL, Claim, Comparison
 from sclip_lab.results.statistics import multiple
+from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS
 
 HOLDS, FAILS, OPEN, NONE = "holds", "does not hold", "cannot say", "no verdict"
 TESTED, MADE = "tested", "made to"
@@ -23,8 +24,8 @@ FAMILIES = ("claim", "page")
 RULE = (
     "A claim holds or does not hold where the paired test over photos is sure of it at 5 %, with p "
     "adjusted after Holm for all comparisons of the claim (or of the page, with --family page); "
-    f"else the data cannot say. There is no verdict on fewer than {PHOTOS} photos, for random "
-    "weights, and where the higher score is not surely above what needs no network."
+    f"else the data cannot say. There is no verdict on fewer than {FEWEST_PHOTOS} photos, for "
+    "random weights, and where the higher score is not surely above what needs no network."
 )
 LEGEND = (
     "Made to: the network was trained until the claim held (its model card lists these), so that "
@@ -40,7 +41,7 @@ class Verdict:
     """One claim, judged.
 
     Attributes:
-        claim: it. answer: HOLDS, FAILS, OPEN or NONE. why: the numbers, in words.
+        claim: the claim. answer: HOLDS, FAILS, OPEN or NONE. why: the numbers, in words.
         standing: TESTED, MADE (the network was trained to show it), CANNOT, or REPEATS (an earlier
             claim of the page rests on the same comparison).
     """
@@ -100,8 +101,8 @@ def judge(claims: Sequence[Claim], family: str = "claim") -> list[Verdict]:
 
 
 def _repeated(earlier: Verdict, claim: Claim, alone: Verdict) -> str:
-    """The answer of a claim whose comparisons an earlier one has: the same, or where a single
-    comparison is told the other way round the opposite."""
+    """The answer of a claim that repeats the comparisons of an earlier one: the same answer, or the
+    opposite one where a single comparison is claimed the other way round."""
     sides = [{c.key: c.supports <= c.refutes for c in one.tests} for one in (earlier.claim, claim)]
     if sides[0] == sides[1]:
         return earlier.answer

@@ -9,12 +9,18 @@ import pandas as pd
 
 from sclip_lab.report import escaping
 from sclip_lab.report.evidence import Evidence
+from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS
 from sclip_lab.results.store.spec_labels import labels
 
 SETTING = ["backbone", "dataset", "protocol"]
 BOLD = (
     "mIoU x100; bold: the best of its data set, and what is not surely below it; not bold: surely "
     "below it (Holm, 5 %)"
+)
+ORACLES = "oracle: reads ground truth, so its score is of no method and has no rank"
+NO_INTERVAL = (
+    "no interval where a score lies outside that of the classes that the photos show, or where all "
+    "photos say the same"
 )
 INTERVAL = "95 % interval"
 P = {
@@ -43,11 +49,38 @@ def cells(evidence: Evidence) -> pd.DataFrame:
     shown["mIoU"] = table["miou"].to_numpy(float)
     shown["low"], shown["high"] = table["low"].to_numpy(float), table["high"].to_numpy(float)
     shown.attrs = {
-        "caption": BOLD,
-        "bold": {"mIoU": table["unbeaten"].to_list()},
+        "caption": caption(table),
+        "bold": {"mIoU": bold(table).to_list()},
         "intervals": {INTERVAL: ("low", "high")},
     }
     return shown
+
+
+def bold(table: pd.DataFrame) -> pd.Series:
+    """Which mIoU of a `results.summary` is printed bold: the best and what is not surely below it.
+    None on so few photos that nothing can be sure, and no oracle's."""
+    return table["unbeaten"].astype(bool) & (table["images"] >= FEWEST_PHOTOS) & ~table["oracle"]
+
+
+def caption(table: pd.DataFrame) -> str:
+    """What a table of scores has to say of itself: what bold means, which rows are oracles, and why
+    an interval is missing.
+
+    Args:
+        table: a `results.summary`, or rows of it.
+    """
+    words = [BOLD if bold(table).any() else "mIoU x100"]
+    if table["oracle"].any():
+        words.append(ORACLES)
+    few = table["images"] < FEWEST_PHOTOS
+    counts = dict.fromkeys(zip(table["images"][few], table["of"][few], strict=True))
+    words += [
+        f"{photos} of {of} photos: no interval and no comparison below {FEWEST_PHOTOS}"
+        for photos, of in counts
+    ]
+    if (table["low"].isna() & table["miou"].notna() & ~few).any():
+        words.append(NO_INTERVAL)
+    return "; ".join(words)
 
 
 def to_markdown(table: pd.DataFrame, bold: bool = True) -> str:
@@ -77,10 +110,11 @@ def _shown(
         if "difference" in group:
             cells = _difference_cells(group, level)
         else:
-            shared.append(f"{group['images'].iloc[0]} images")
+            images, of = group[["images", "of"]].iloc[0]
+            shared.append(f"{images} images" if images == of else f"{images} of {of} images")
             cells = _score_cells(group, level)
             if emphasis is not None and len(group) > 1:
-                marked = zip(cells["mIoU"], group["unbeaten"], strict=True)
+                marked = zip(cells["mIoU"], bold(group), strict=True)
                 cells["mIoU"] = [emphasis(text) if best else text for text, best in marked]
         shown.append((f"{', '.join(shared or [str(dataset)])}; scores x100", cells))
     return shown
@@ -97,7 +131,10 @@ def _percent(value: float, sign: str = "") -> str:
 
 def _interval(group: pd.DataFrame, sign: str = "") -> list[str]:
     pairs = zip(group["low"], group["high"], strict=True)
-    return [f"[{_percent(low, sign)}, {_percent(high, sign)}]" for low, high in pairs]
+    return [
+        "" if np.isnan(low) else f"[{_percent(low, sign)}, {_percent(high, sign)}]"
+        for low, high in pairs
+    ]
 
 
 def _score_cells(group: pd.DataFrame, level: str) -> pd.DataFrame:

@@ -66,10 +66,12 @@ class FusedLauncher(Launcher):
 
     def run_jobs(self, configs: Sequence[DictConfig]) -> list[JobReturn]:
         """Run each job as Hydra does."""
+        words = [filter_overrides(plain_config(c.hydra.overrides.task)) for c in configs]
+        common = set.intersection(*map(set, words)) if len(words) > 1 else set()
         returns = []
-        for config in configs:
-            words = " ".join(filter_overrides(plain_config(config.hydra.overrides.task)))
-            log.info("\t#%s : %s", config.hydra.job.num, words)
+        for config, overrides in zip(configs, words, strict=True):
+            varying = " ".join(word for word in overrides if word not in common)
+            log.info("\t#%s : %s", config.hydra.job.num, varying)
             returns.append(
                 run_job(
                     hydra_context=self.hydra_context,

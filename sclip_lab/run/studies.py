@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
 import torch
 from omegaconf import DictConfig
 
@@ -173,7 +174,11 @@ def _evaluate(
     copies = _count_processes(cells, processes)
     for shard, specs in shards.items():
         evaluate_forked(specs, store, copies, observers=observers, shard=shard, **settings)
-    evidence = {name: _evidence(store, cells[name].specs, options) for name in configs}
+
+    def read(name: str) -> Evidence:
+        return _evidence(store, cells[name].specs, options, configs[name].diagnostics)
+
+    evidence = {name: read(name) for name in configs}
     for name, config in configs.items():
         study = studies.load(name)
         for _, setting in study.settings(evidence[name]):
@@ -181,7 +186,7 @@ def _evaluate(
                 specs, observers = list(setting.specs.values()), [OfPhotos(photos)]
                 shard = _shard(config)
                 evaluate_forked(specs, store, 1, observers=observers, shard=shard, **settings)
-                evidence[name] = _evidence(store, cells[name].specs, options)
+                evidence[name] = read(name)
     if timings.images or copies == 1:
         log.info("%s", timings.report())
     return evidence
@@ -204,16 +209,23 @@ def _count_processes(cells: Mapping[str, Cells], requested: int | None) -> int:
     return min(torch.get_num_threads(), MOST_PROCESSES) if on_cpu and embedded else 1
 
 
-def _evidence(store: Store, specs: Sequence[Spec], options: Mapping[str, Any]) -> Evidence:
-    """What a store has of specs, which were just evaluated."""
+def _evidence(
+    store: Store, specs: Sequence[Spec], options: Mapping[str, Any], diagnostics: DictConfig
+) -> Evidence:
+    """What a store has of specs, which were just evaluated; diagnostics only if requested."""
     by_key = {spec.key: spec for spec in reversed(specs)}  # equal cells have the first one's names
     keys = list(dict.fromkeys(spec.key for spec in specs))
     names = {key: spec.shown_names for key, spec in by_key.items()}
     counts = {spec.dataset.name: len(spec.dataset) for spec in specs}
+    measured = layers = pd.DataFrame()
+    if diagnostics.measures:
+        measured = results.diagnostics(store.root, keys)
+        if diagnostics.layers:
+            layers = results.diagnostics(store.root, keys, layers=True)
     return Evidence(
         df=results.load(store.root, keys, partial=True, names=names),
-        measured=results.diagnostics(store.root, keys),
-        layers=results.diagnostics(store.root, keys, layers=True),
+        measured=measured,
+        layers=layers,
         pictures=picture_files.load(store.root, keys),
         specs={key[:12]: spec for key, spec in by_key.items()},
         options=options,

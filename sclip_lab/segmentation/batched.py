@@ -1,9 +1,9 @@
 """Labels and counts of a batch of photos at once, for a device that starts kernels slowly.
 
-On a GPU a photo's readout takes less time than starting its kernels. Here all photos of a batch, of
-whatever sizes, are stitched, thresholded and counted by the same few kernels: what a photo does not
-have is zero in its stitching matrices, and void in its mask. Nothing is fetched; the counts of all
-variants come to the host together.
+On a GPU a photo's readout takes less time than starting its kernels. Here the same few kernels
+stitch, threshold and count all photos of a batch, whatever their sizes: smaller photos are padded
+with zeros in the stitching matrices and with void in the masks. Nothing is fetched; the counts of
+all variants come to the host together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.windows import Plan, stitching_matrix
 
-# Values of stitched logits that are there at once: one gigabyte.
+# Values of stitched logits in memory at once: one gigabyte.
 LARGEST = 1 << 28
 
 
@@ -28,7 +28,7 @@ class Geometry:
     Args:
         plans: window geometry of each photo, with the grid of the patch logits.
         starts: number of each photo's first window among all windows.
-        device: where matrices and indices are kept.
+        device: holds matrices and indices.
     """
 
     def __init__(self, plans: Sequence[Plan], starts: Sequence[int], device: torch.device) -> None:
@@ -47,8 +47,10 @@ class Geometry:
         self.size = self.by.shape[1], self.bx.shape[1]
 
     def stitch(self, logits: Tensor, photos: slice) -> Tensor:
-        """Patch logits (windows, grid_h, grid_w, queries) of all photos -> stitched logits of some
-        (photos, height, width, queries); zero beyond a photo."""
+        """Stitched logits of some photos, (photos, height, width, queries); zero beyond a photo.
+
+        ``logits`` are the patch logits of all photos, (windows, grid_h, grid_w, queries).
+        """
         laid_out = logits.flatten(0, 2)[self.index[photos]]  # (photos, rows, columns, queries)
         queries = laid_out.shape[-1]
         count, (height, width) = len(laid_out), self.size
@@ -66,17 +68,14 @@ def _padded(matrices: Sequence[Tensor]) -> Tensor:
 
 
 def suits(readout: Readout) -> bool:
-    """Whether a readout has no refinement, and no threshold that each photo finds for itself."""
+    """Whether a readout has neither a refinement nor a threshold that is found for each photo."""
     return not readout.refines and not isinstance(readout.protocol.prob_threshold, Mapping)
 
 
 def decide(readout: Readout, stitched: Tensor, inside: Tensor) -> Tensor:
     """Class ids (photos, height, width) of stitched logits, as `Readout.predict` decides.
 
-    Args:
-        readout: that `suits`.
-        stitched: (photos, height, width, queries).
-        inside: (photos, height, width) bool: what belongs to a photo.
+    ``inside``, (photos, height, width) bool, is what belongs to a photo.
     """
     protocol = readout.protocol
     threshold = protocol.prob_threshold
@@ -90,9 +89,9 @@ def decide(readout: Readout, stitched: Tensor, inside: Tensor) -> Tensor:
         area.scatter_add_(1, labels.flatten(1), inside.flatten(1).to(area))
         area[:, protocol.background] = 0
         total = area.sum(dim=1, keepdim=True)
-        kept = (area / total > protocol.area_threshold) | (total == 0)
-        kept[:, protocol.background] = True
-        dropped = ~kept[:, classes][:, None, None]
+        large_enough = (area / total > protocol.area_threshold) | (total == 0)
+        large_enough[:, protocol.background] = True
+        dropped = ~large_enough[:, classes][:, None, None]
         best, query = stitched.masked_fill(dropped, -torch.inf).max(dim=-1)
         labels = classes[query]
     if normaliser is not None:
@@ -104,9 +103,8 @@ def decide(readout: Readout, stitched: Tensor, inside: Tensor) -> Tensor:
 def confusion(labels: Tensor, masks: Tensor, classes: int) -> Tensor:
     """Confusion counts [true, predicted] of some photos: (photos, classes + 1, classes) int32.
 
-    Args:
-        labels: (photos, height, width) int64 class ids.
-        masks: the same shape, int64 class ids, ``classes`` for void: the last row.
+    ``labels`` and ``masks`` are (photos, height, width) int64 class ids; void in ``masks`` is
+    ``classes``, the last row.
     """
     cells = (masks * classes + labels).flatten(1)
     counts = torch.zeros(len(labels), (classes + 1) * classes, dtype=torch.int32)
@@ -120,11 +118,8 @@ def label_and_count(
 ) -> tuple[list[Tensor], Tensor]:
     """Labels of each photo, (height, width), and all photos' `confusion`.
 
-    Args:
-        readout: that `suits`.
-        geometry: of the photos.
-        logits: (windows, grid_h, grid_w, queries) patch logits of all photos.
-        masks: (photos, *geometry.size) int64, void beyond a photo.
+    ``logits`` are the patch logits of all photos, (windows, grid_h, grid_w, queries); ``masks`` are
+    (photos, *geometry.size) int64, -1 beyond a photo.
     """
     height, width = geometry.size
     each = max(1, LARGEST // (height * width * logits.shape[-1]))
@@ -132,12 +127,12 @@ def label_and_count(
     for first in range(0, len(masks), each):
         photos = slice(first, first + each)
         inside = masks[photos] >= 0
-        made = decide(readout, geometry.stitch(logits, photos), inside)
+        predictions = decide(readout, geometry.stitch(logits, photos), inside)
         void = readout.num_classes
-        counts.append(confusion(made, torch.where(inside, masks[photos], void), void))
+        counts.append(confusion(predictions, torch.where(inside, masks[photos], void), void))
         labels += [
             one[: plan.target[0], : plan.target[1]]
-            for one, plan in zip(made, geometry.plans[photos], strict=True)
+            for one, plan in zip(predictions, geometry.plans[photos], strict=True)
         ]
     return labels, torch.cat(counts)
 
@@ -154,5 +149,5 @@ def masks_of(
 
 
 def fits(geometry: Geometry, queries: int) -> bool:
-    """Whether the stitched logits of a single photo are few enough to be there at once."""
+    """Whether the stitched logits of one photo may be in memory at once."""
     return math.prod(geometry.size) * queries <= LARGEST

@@ -1,8 +1,8 @@
-"""Class purification: which classes a photo has, from how their maps agree with attention.
+"""Class purification: which classes a photo has, judged by their maps and the attention.
 
-FreeCP: Chen et al., ICCV 2025. Class names that are not in a photo still claim patches. A map that
-attention spreads into another shape than it had is redundant; maps that end in one shape are
-ambiguous, and crops of the photo decide between them.
+FreeCP: Chen et al., ICCV 2025. Class names that are not in a photo still claim patches. A map whose
+shape changes much when attention spreads it is redundant. Maps that end in one shape are ambiguous,
+and crops of the photo decide between them.
 
 Shapes: ``maps`` (classes, grid_h, grid_w).
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 import torch
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 Box = tuple[int, int, int, int]
@@ -24,11 +25,7 @@ SINKHORN_ROUNDS = 3
 def transition(attention: Tensor) -> Tensor:
     """How patches pass activation on: attention made doubly stochastic, symmetric, and squared.
 
-    Args:
-        attention: (patches, patches), not negative.
-
-    Returns:
-        (patches, patches).
+    (patches, patches), not negative, same shape out.
     """
     result = attention
     for _ in range(SINKHORN_ROUNDS):
@@ -46,32 +43,23 @@ def boxes(activation: Tensor, threshold: float = 0.4) -> list[Box]:
         threshold: share of the maximum, 0 .. 1.
 
     Returns:
-        (top, left, bottom, right) of the contours of all parts and of their holes, in patches; the
-        far sides do not count and are at most the side less one, so that the last row and column
-        are never inside, as in the official code.
+        (top, left, bottom, right) in patches, of the contours of all parts and of their holes.
+        Bottom and right are exclusive and at most the side less one, so that the last row and
+        column are never inside, as in the official code.
     """
     levels = (255 * activation).cpu().numpy().astype(np.uint8)
     above = (levels > int(threshold * levels.max())).astype(np.uint8)
     contours, _ = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
     height, width = levels.shape
-    found = []
+    result = []
     for contour in contours:
         x, y, w, h = cv2.boundingRect(contour)
-        found.append((y, x, min(y + h, height - 1), min(x + w, width - 1)))
-    return found
+        result.append((y, x, min(y + h, height - 1), min(x + w, width - 1)))
+    return result
 
 
 def spread(maps: Tensor, passing: Tensor, threshold: float = 0.4) -> Tensor:
-    """Each map within its boxes, passed on among patches, brought to 0 .. 1.
-
-    Args:
-        maps: (classes, grid_h, grid_w) in 0 .. 1.
-        passing: (patches, patches), from `transition`.
-        threshold: of the boxes.
-
-    Returns:
-        the shape of ``maps``.
-    """
+    """Each map within its boxes, passed on among patches by `transition`, brought to 0 .. 1."""
     inside = torch.zeros_like(maps)
     for mask, one in zip(inside, maps, strict=True):
         for top, left, bottom, right in boxes(one, threshold):
@@ -82,15 +70,15 @@ def spread(maps: Tensor, passing: Tensor, threshold: float = 0.4) -> Tensor:
 
 
 def agreement(before: Tensor, after: Tensor) -> Tensor:
-    """(classes,): sum of products over sum of both maps, 0 .. 1/2; small: redundant."""
+    """(classes,): sum of products over sum of both maps, 0 .. 1/2; small values are redundant."""
     before, after = before.flatten(1), after.flatten(1)
     both = (before * after).sum(dim=1)
     return both / (before.sum(dim=1) + after.sum(dim=1) + EPSILON)
 
 
 def ambiguous(maps: Tensor, threshold: float) -> list[list[int]]:
-    """Indices of maps in groups: those linked by soft IoU of at least ``threshold``, also by way
-    of others; in order.
+    """Indices of maps in groups, in order. Maps are linked if their soft IoU is at least
+    ``threshold``; a group is linked directly or through others.
 
     Soft IoU is the sum of the smaller over the sum of the larger of two maps.
     """
@@ -98,18 +86,8 @@ def ambiguous(maps: Tensor, threshold: float) -> list[list[int]]:
     smaller = torch.minimum(flat[:, None], flat[None]).sum(-1)
     larger = torch.maximum(flat[:, None], flat[None]).sum(-1)
     linked = smaller / larger >= threshold
-    groups: list[list[int]] = []
-    left = list(range(len(maps)))
-    while left:
-        group, border = [], [left[0]]
-        while border:
-            one = border.pop()
-            if one in left:
-                left.remove(one)
-                group.append(one)
-                border += [other for other in left if bool(linked[one, other])]
-        groups.append(sorted(group))
-    return groups
+    count, numbers = connected_components(linked.cpu().numpy(), directed=False)
+    return [np.flatnonzero(numbers == number).tolist() for number in range(count)]
 
 
 def winners(
@@ -118,7 +96,7 @@ def winners(
     score: Callable[[Box], Tensor | None],
     threshold: float = 0.4,
 ) -> list[int]:
-    """The classes that are kept of each group: of several, the best in each box of their mean map.
+    """The classes that each group keeps: of several, the best in each box of their mean map.
 
     Args:
         maps: (classes, grid_h, grid_w) in 0 .. 1.
@@ -126,15 +104,15 @@ def winners(
         score: of a box, (classes,); None for a box without pixels, which keeps the whole group.
         threshold: of the boxes.
     """
-    kept: set[int] = set()
+    chosen: set[int] = set()
     for group in groups:
         if len(group) == 1:
-            kept.update(group)
+            chosen.update(group)
             continue
         for box in boxes(maps[list(group)].mean(dim=0), threshold):
             scores = score(box)
             if scores is None:
-                kept.update(group)
+                chosen.update(group)
             else:
-                kept.add(group[int(scores[list(group)].argmax())])
-    return sorted(kept)
+                chosen.add(group[int(scores[list(group)].argmax())])
+    return sorted(chosen)

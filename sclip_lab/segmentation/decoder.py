@@ -1,8 +1,8 @@
-"""Patch embeddings to a prediction: logits, synonyms, thresholds, in row bands.
+"""Patch embeddings to a prediction: logits, synonyms and thresholds, in row bands.
 
-The softmax runs over all queries, and a class takes the largest probability among its synonyms;
-so a pixel's class is that of its largest query logit, and its probability follows from that logit
-and the sum of exponentials. Neither needs a [classes, queries, H, W] tensor, nor all rows at once.
+The softmax runs over all queries, and a class has the largest probability among its synonyms. So a
+pixel's class is that of its largest query logit, and its probability follows from that logit and
+the sum of exponentials. Neither needs a [classes, queries, H, W] tensor, nor all rows at once.
 """
 
 from __future__ import annotations
@@ -49,10 +49,9 @@ class Steps:
         score: (encoded, text) -> patch logits; or (encoded, others) with a ``summary``.
         of_logits: `sclip_lab.core.functions.refines_logits`, in order.
         of_labels: `sclip_lab.core.functions.refines_labels`, in order.
-        uses: what they are marked to read, see `sclip_lab.core.functions.uses`.
         threshold: (encoded, text) -> the photo's own probability threshold; None: the protocol's.
         summary: what ``score`` reads of other photos, see `sclip_lab.core.functions.reads_others`;
-            None where it reads texts.
+            None if it reads texts.
     """
 
     score: Callable[..., Tensor]
@@ -62,22 +61,23 @@ class Steps:
     summary: Callable[..., Any] | None = None
 
     @property
-    def reads_text(self) -> bool:
-        """Whether any of them is given the text embeddings."""
-        refining = [step.func for step in [*self.of_logits, *self.of_labels]]
-        by_name = any("text" in inspect.signature(function).parameters for function in refining)
-        return self.summary is None or self.threshold is not None or by_name
+    def uses(self) -> frozenset[str]:
+        """What they are marked to read, see `sclip_lab.core.functions.uses`."""
+        return used([self.score, *self.of_logits, *self.of_labels])
 
     @property
-    def uses(self) -> frozenset[str]:
-        return used([self.score, *self.of_logits, *self.of_labels])
+    def reads_text(self) -> bool:
+        """Whether any of them is given the text embeddings."""
+        return self.summary is None or self.threshold is not None or self._refinement_takes("text")
 
     @property
     def reads_windows(self) -> bool:
         """Whether a threshold or a refinement is given the photo's windows."""
-        refining = [step.func for step in [*self.of_logits, *self.of_labels]]
-        by_name = any("encoded" in inspect.signature(function).parameters for function in refining)
-        return self.threshold is not None or by_name
+        return self.threshold is not None or self._refinement_takes("encoded")
+
+    def _refinement_takes(self, name: str) -> bool:
+        refinements = [step.func for step in [*self.of_logits, *self.of_labels]]
+        return any(name in inspect.signature(function).parameters for function in refinements)
 
 
 def steps(protocol: Protocol) -> Steps:
@@ -101,7 +101,7 @@ class Readout:
 
     Attributes:
         protocol: readout, scale, thresholds, refinement.
-        text: (queries, embed_dim) float32, unit norm; None of a network without text tower.
+        text: (queries, embed_dim) float32, unit norm; None if the network has no text tower.
         query_classes: (queries,) class of each query.
         auxiliary: (words, embed_dim) of the protocol's auxiliary names, unit norm; None for none.
         second: (queries, embed_dim) of the second templates, unit norm; None for none.
@@ -129,7 +129,7 @@ class Readout:
 
     @cached_property
     def texts(self) -> Text | None:
-        """What a variant that reads texts is given."""
+        """The texts for variants that read some."""
         return None if self.text is None else Text.of(self.text, self.auxiliary)
 
     @cached_property
@@ -142,12 +142,12 @@ class Readout:
 
     @property
     def sees_photo(self) -> bool:
-        """Whether `patch_logits` looks at all windows of a photo together."""
+        """Whether `patch_logits` reads all windows of a photo together."""
         return "photo" in used([self._steps.score])
 
     @property
     def reads_history(self) -> bool:
-        """Whether what entered each block is looked at for all windows of a photo together."""
+        """Whether each block's input is read for all windows of a photo together."""
         return self.reads_windows or "history" in used([self._steps.score])
 
     @property
@@ -157,7 +157,7 @@ class Readout:
 
     @property
     def reads_windows(self) -> bool:
-        """Whether `predict` looks at the photo's windows."""
+        """Whether `predict` reads the photo's windows."""
         return self._steps.reads_windows
 
     @property
@@ -167,7 +167,7 @@ class Readout:
 
     @property
     def summary(self) -> Callable[..., Any] | None:
-        """What the readout wants to know of other photos; None: it reads texts."""
+        """What the readout needs of other photos; None if it reads texts."""
         return self._steps.summary
 
     def patch_logits(
@@ -178,10 +178,10 @@ class Readout:
         Args:
             encoded: windows of any photos.
             others: for a readout with a ``summary``: the windows of each photo, and the summaries
-                of all other photos. Synonyms all have the logit of their class.
+                of all other photos. All synonyms then have the logit of their class.
 
         Raises:
-            LabError: no others, or no text, where the readout reads them.
+            LabError: others or texts are missing, and the readout reads them.
         """
         device, score = encoded.state.tokens.device, self._steps.score
         if self.summary is None:
@@ -209,30 +209,27 @@ class Readout:
         image: Tensor | None = None,
         encoded: Encoded | None = None,
     ) -> Tensor:
-        """Labels at the photo's size.
+        """(height, width) labels at the photo's size: uint8 class ids, int16 beyond 256 classes.
 
         Args:
             plan: window geometry.
             laid_out: (queries, n_rows * grid_h, n_columns * grid_w) patch logits, from
                 `Plan.lay_out`.
-            image: (3, *plan.resized) normalised; only refinements look at it.
-            encoded: the photo's windows; only refinements look at them.
-
-        Returns:
-            (height, width) uint8 class ids (int16 beyond 256 classes).
+            image: (3, *plan.resized) normalised, for refinements.
+            encoded: the photo's windows, for refinements.
 
         Raises:
             LabError: logits that are not finite.
         """
         _require_finite(laid_out, "patch logits")
         text = None if self.text is None else self.text.to(laid_out.device)
-        seen: dict[str, Any] = {"encoded": encoded, "text": text}
+        inputs: dict[str, Any] = {"encoded": encoded, "text": text}
         if image is not None and self.refines:
             resized = F.interpolate(image[None].to(laid_out), size=plan.target, mode="bilinear")
-            seen["image"] = resized[0]
+            inputs["image"] = resized[0]
         whole = plan.stitch(laid_out) if self._steps.of_logits else None
         for step in self._steps.of_logits:
-            whole = _refined(step, whole, seen)
+            whole = _refined(step, whole, inputs)
             _require_finite(whole, "refined logits")
 
         def bands(queries: Tensor | None = None) -> Bands:
@@ -246,13 +243,13 @@ class Readout:
         threshold = self._threshold(encoded)
         prediction = self._decide(bands, plan.target, laid_out.device, threshold)
         for step in self._steps.of_labels:
-            prediction = _refined(step, prediction, seen)
+            prediction = _refined(step, prediction, inputs)
         return prediction
 
     def _threshold(self, encoded: Encoded | None) -> float:
-        given = self.protocol.prob_threshold
-        if not isinstance(given, Mapping):
-            return given
+        threshold = self.protocol.prob_threshold
+        if not isinstance(threshold, Mapping):
+            return threshold
         if encoded is None or self._steps.threshold is None:
             raise LabError("protocol.prob_threshold needs the photo's windows")
         return self._steps.threshold(encoded, self._text_on(encoded.state.tokens.device))
@@ -268,7 +265,7 @@ class Readout:
         dtype = torch.uint8 if self.num_classes <= 256 else torch.int16
         classes = self.query_classes.to(device, dtype)
         prediction = torch.empty(size, dtype=dtype, device=device)
-        # log of the sum of exponentials per pixel: only a probability threshold needs it.
+        # Log of the sum of exponentials per pixel, for a probability threshold.
         normaliser = torch.empty(size, device=device) if threshold else None
         best = torch.empty(size, device=device) if threshold else None
         for rows, largest, query, below in _winners(bands()):
@@ -278,8 +275,8 @@ class Readout:
                 spread = below.mul_(protocol.logit_scale).exp_().sum(dim=0)
                 normaliser[rows] = spread.log_().add_(largest * protocol.logit_scale)
         if protocol.area_threshold:
-            kept = self._large_enough(prediction)
-            queries = kept[classes.int()].nonzero()[:, 0]
+            large_enough = self._large_enough(prediction)
+            queries = large_enough[classes.int()].nonzero()[:, 0]
             if len(queries) < len(classes):
                 for rows, largest, query, _ in _winners(bands(queries)):
                     prediction[rows] = _looked_up(classes[queries], query)
@@ -291,25 +288,25 @@ class Readout:
         return prediction
 
     def _large_enough(self, prediction: Tensor) -> Tensor:
-        """(classes,) bool: background, and classes above the share of predicted foreground."""
+        """(classes,) bool: background, and the classes above the share of predicted foreground."""
         area = torch.bincount(prediction.flatten().int(), minlength=self.num_classes)
         area[self.protocol.background] = 0
         foreground = area.sum()
         if foreground == 0:
             return torch.ones_like(area, dtype=torch.bool)
-        kept = area / foreground > self.protocol.area_threshold
-        kept[self.protocol.background] = True
-        return kept
+        large_enough = area / foreground > self.protocol.area_threshold
+        large_enough[self.protocol.background] = True
+        return large_enough
 
 
 def _require_finite(values: Tensor, what: str) -> None:
-    if not bool(values.isfinite().all()):
+    # The extremes are NaN if any value is; isfinite would copy maps of a photo's size.
+    if values.numel() and not bool(torch.stack(values.aminmax()).isfinite().all()):
         raise LabError(NOT_FINITE.format(what))
 
 
 def _winners(bands: Bands) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """(rows, largest, query, below) of each band, see `winner`; no later band is larger than the
-    first."""
+    """(rows, largest, query, below) of each band, see `winner`; the first band is the largest."""
     scratch = None
     for rows, logits in bands:
         scratch = torch.empty_like(logits) if scratch is None else scratch
@@ -320,15 +317,15 @@ def _looked_up(table: Tensor, index: Tensor) -> Tensor:
     return table.index_select(0, index.flatten()).view(index.shape)
 
 
-def _refined(step: partial[Tensor], refined: Tensor | None, seen: Mapping[str, Any]) -> Tensor:
-    """``step`` of logits or labels, with what it asks for by name.
+def _refined(step: partial[Tensor], values: Tensor | None, inputs: Mapping[str, Any]) -> Tensor:
+    """Apply a refinement to logits or labels; it gets the inputs that it names.
 
-    They go to its first argument that has no name of those.
+    ``values`` go to the first argument that is not the name of an input.
     """
     names = list(inspect.signature(step.func).parameters)
-    given = {name: seen.get(name) for name in names if name in OF_PHOTO}
-    for name, value in given.items():
+    arguments = {name: inputs.get(name) for name in names if name in OF_PHOTO}
+    for name, value in arguments.items():
         if value is None:
             raise LabError(f"protocol.refinement needs the {name}")
     first = next(name for name in names if name not in OF_PHOTO)
-    return step(**{first: refined, **given})
+    return step(**{first: values, **arguments})

@@ -39,16 +39,15 @@ def dense_features(
 
     Args:
         backbone: from `load_backbone`.
-        images: (batch, 3, height, width). Floating point: already normalised. uint8: RGB, gets
-            the backbone's channel statistics.
+        images: (batch, 3, height, width); floating point: already normalised; uint8: RGB.
         attention: from `load_attention`.
         normalize: divide each embedding by its norm.
-        position_embedding: rule for grids of another size; the backbone's otherwise.
-        guidance: a second network, for variants that look at one.
+        position_embedding: rule for grids of another size; by default the backbone's.
+        guidance: a second network, for variants that read one.
         text: for variants that read texts: (texts, embed_dim) unit embeddings, or these with
             auxiliary words.
         labels: for variants that read ground truth: (batch, grid_h, grid_w) class ids of the
-            patches, -1 where unknown.
+            patches, -1 for unknown.
 
     Returns:
         (batch, grid_h, grid_w, embed_dim) float32, on the guidance's grid if the variant takes
@@ -56,7 +55,8 @@ def dense_features(
         which may enter a computation with gradients.
 
     Raises:
-        LabError: shape, layer out of range, unknown rule, or features that are not finite.
+        LabError: a wrong shape, a layer out of range, an unknown rule, or features that are not
+            finite.
     """
     encoded = _encoded(backbone, images, attention, position_embedding, guidance, text, labels)
     with torch.inference_mode():
@@ -76,8 +76,8 @@ class AttentionMaps(NamedTuple):
     """Attention weights of one image in one block.
 
     Attributes:
-        weights: (heads, queries, keys). Queries and keys are tokens: class and register tokens, if
-            there are any, then patches row after row; or patches alone.
+        weights: (heads, queries, keys). Queries and keys are all tokens (class and register tokens,
+            if there are any, then patches row by row), or patches alone.
         grid: (grid_h, grid_w) of the patches.
     """
 
@@ -100,12 +100,12 @@ def attention_maps(
     Args:
         image: (3, height, width) or (1, 3, height, width); precision and other arguments as for
             `dense_features`.
-        layer: a block, as an index (-1 the last) or a fraction of depth. In a block that the
-            variant does not rewrite, the weights are those of the network itself.
+        layer: a block, as an index (-1 the last) or a fraction of depth. A block that the variant
+            does not rewrite has the network's own weights.
 
     Returns:
-        weights (heads, queries, keys) float32, and the grid. Rows sum to what the variant makes
-        them: to 1 for one softmax, to 2 for CSA.
+        weights (heads, queries, keys) float32, and the grid. The sum of a row depends on the
+        variant: 1 for one softmax, 2 for CSA.
 
     Raises:
         LabError: several images, a layer out of range, or a block edit without a single map.
@@ -155,5 +155,8 @@ def _encoded(
         if tuple(labels.shape) != grid or labels.is_floating_point():
             raise LabError(f"labels of shape {tuple(labels.shape)}: expected whole numbers, {grid}")
         scene = replace(scene, labels=PatchLabels.of(labels))
-    [(_, encoded)] = encode(backbone, images, [attention], position_embedding, scene=scene)
+    # `encode` has this mode of itself, but not where a checker of shapes wraps the generator: tests
+    # would then take torch's products in place of oneDNN's.
+    with torch.inference_mode():
+        [(_, encoded)] = encode(backbone, images, [attention], position_embedding, scene=scene)
     return encoded

@@ -1,4 +1,4 @@
-"""Windows behind the network, as one variant sees them: all that a readout may look at."""
+"""Windows behind the network, as one variant sees them: everything that a readout may read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,8 +29,8 @@ class Encoded:
         images: (windows, 3, height, width), normalised.
         grid: (grid_h, grid_w) of each window, as it entered.
         state: behind the last block.
-        history: what entered each block, in order.
-        scene: the photos that the windows are of.
+        history: the input of each block, in order.
+        scene: the photos of the windows.
     """
 
     backbone: Backbone
@@ -46,8 +47,10 @@ class Encoded:
 
     @property
     def patches(self) -> Tensor:
-        """(windows, grid_h, grid_w, embed_dim) patch embeddings, not normalised; the grid is
-        ``state.grid`` where the variant has another than the input."""
+        """(windows, grid_h, grid_w, embed_dim) patch embeddings, not normalised.
+
+        The grid is ``state.grid`` if the variant has another than the input.
+        """
         return self._projected[0]
 
     @property
@@ -57,8 +60,8 @@ class Encoded:
 
     @cached_property
     def whole_class_embedding(self) -> Tensor:
-        """(windows, embed_dim): that of the photo which each window is of, seen as one window."""
-        found = self.class_embedding.clone()
+        """(windows, embed_dim): of each window's photo, seen as one window."""
+        embeddings = self.class_embedding.clone()
         for photo in self.scene.photos:
             if len(photo) == 1:
                 continue
@@ -68,18 +71,19 @@ class Encoded:
                 place = whole[:, top : y + window.shape[1], left : x + window.shape[2]]
                 inside = window[:, top - y :, left - x :]
                 place.copy_(inside[:, : place.shape[1], : place.shape[2]])
-            found[photo.windows] = self.of(whole[None]).class_embedding
-        return found
+            embeddings[photo.windows] = self.of(whole[None]).class_embedding
+        return embeddings
 
     def of(self, images: Tensor) -> Encoded:
-        """Other images, (batch, 3, height, width), each a photo of its own, by the same variant."""
+        """The same variant on other images, (batch, 3, height, width), each a photo of its own."""
         around = self.scene.of(images)
-        [(_, found)] = encode(self.backbone, images, [self.variant], scene=around)
-        return found
+        [(_, encoded)] = encode(self.backbone, images, [self.variant], scene=around)
+        return encoded
 
     def again(self, feedback: Feedback) -> Encoded:
-        """The same windows once more, from the first rewritten block on, with feedback in the
-        scores of every rewritten block."""
+        """Run the same windows once more from the first rewritten block on, with feedback in the
+        scores of every rewritten block.
+        """
         first = self.variant.first(self.backbone.depth)
         [(_, state, history)] = tree.leaves(
             self.backbone.blocks_on(self.grid),
@@ -96,10 +100,8 @@ class Encoded:
         return replace(self, state=state, history=history)
 
     def tokens_only(self, history: bool) -> Encoded:
-        """The same without what was derived from blocks' inputs, and without the images.
-
-        Args:
-            history: keep what entered each block; otherwise looking at it is an error.
+        """The same without images and cached values; without ``history`` the blocks' inputs are
+        dropped too, and reading them is an error.
         """
         entered = tuple(
             e.fresh() if history else BlockInput(e.block, _not_kept) for e in self.history
@@ -108,12 +110,9 @@ class Encoded:
 
     @classmethod
     def joined(cls, chunks: Sequence[Encoded], images: Tensor, scene: Scene) -> Encoded:
-        """All windows from those of several chunks.
+        """Join what one variant made of several chunks, in order, to all windows of a scene.
 
-        Args:
-            chunks: what one variant made of them, in order.
-            images: (windows, 3, height, width), normalised.
-            scene: of all windows.
+        ``images`` are (windows, 3, height, width), normalised.
         """
         first = chunks[0]
 
@@ -132,21 +131,13 @@ class Encoded:
         return replace(first, images=images, state=state, history=history, scene=scene)
 
     def part(self, windows: slice) -> Encoded:
-        """Some of the windows; what was derived from blocks' inputs is derived anew, unless all
-        are asked for."""
+        """Some of the windows; values cached for the blocks' inputs are not copied."""
         images = self.images[windows]
         if len(images) == len(self.images):
             return self
-        dense, attention = self.state.dense, self.state.attention
-        state = State(
-            self.state.tokens[windows],
-            None if dense is None else dense[windows],
-            None if attention is None else attention[windows],
-            self.state.grid,
-        )
-        history = tuple(BlockInput(e.block, partial(_some, e, windows)) for e in self.history)
-        scene = self.scene.part(windows)
-        return Encoded(self.backbone, self.variant, images, self.grid, state, history, scene)
+        history = tuple(BlockInput(e.block, partial(_tokens, e, windows)) for e in self.history)
+        state, scene = _indexed(self.state, windows, windows), self.scene.part(windows)
+        return replace(self, images=images, state=state, history=history, scene=scene)
 
 
 @torch.inference_mode()
@@ -159,18 +150,17 @@ def encode(
     trunk: tuple[int, Tensor] | None = None,
     scene: Scene | None = None,
 ) -> Iterator[tuple[int, Encoded]]:
-    """All variants on one batch of windows, sharing what they share.
+    """Run all variants on one batch of windows; equal work is done once.
 
     Args:
         backbone: from `load_backbone`.
         images: (windows, 3, height, width), normalised.
         variants: in any order.
-        position_embedding: rule for grids of another size; the backbone's otherwise.
+        position_embedding: rule for grids of another size; by default the backbone's.
         timings: takes the seconds of each branch, see `tree.leaves`.
-        trunk: index of a block that no variant comes before, and (windows, tokens, width) that
-            enter it, if they are known already; the blocks before it are run only for variants
-            that look at them.
-        scene: the photos that the windows are of; None: each is a photo of its own.
+        trunk: index of a block that no variant comes before, and its input (windows, tokens, width)
+            if it is there already. The blocks before it run only for variants that read them.
+        scene: the photos of the windows; None: each window is a photo.
 
     Yields:
         (index into ``variants``, what that variant made), in the tree's order.
@@ -189,8 +179,7 @@ def encode(
         level, tokens = trunk[0], trunk[1].to(backbone.device)
         embed = partial(backbone.embed, images, position_embedding)
         for block in backbone.blocks_on(grid)[:level]:
-            entered = BlockInput(block, partial(_behind, before[-1]) if before else embed)
-            before = (*before, entered)
+            before = (*before, BlockInput(block, before[-1].as_trained if before else embed))
     leaves = tree.leaves(
         backbone.blocks_on(grid), tokens, grid, variants, timings, before, scene=scene
     )
@@ -198,26 +187,32 @@ def encode(
         if variants[index].entry_key is not None:
             state, history = _without_entry(state, history, backbone.blocks[0].prefix, grid)
         yield index, Encoded(backbone, variants[index], images, grid, state, history, scene)
+        del state, history  # or they stay while the next variant runs
 
 
 def _without_entry(
     state: State, history: tuple[BlockInput, ...], prefix: int, grid: Grid
 ) -> tuple[State, tuple[BlockInput, ...]]:
-    """Class token and patches alone: readouts and measures know no other tokens."""
+    """Remove the tokens that a variant added; readouts and measures do not read them."""
     rows = slice(prefix + math.prod(grid))
-    attention, dense = state.attention, state.dense
-    kept = replace(
+    index = slice(None), rows
+    cut = (BlockInput(e.block, partial(_tokens, e, index)) for e in history)
+    return _indexed(state, index, (..., rows, rows)), tuple(cut)
+
+
+def _indexed(state: State, index: Any, index_of_map: Any) -> State:
+    """A part of a state; its attention map has an index of its own."""
+    dense, attention = state.dense, state.attention
+    return replace(
         state,
-        tokens=state.tokens[:, rows],
-        dense=None if dense is None else dense[:, rows],
-        attention=None if attention is None else attention[..., rows, rows],
+        tokens=state.tokens[index],
+        dense=None if dense is None else dense[index],
+        attention=None if attention is None else attention[index_of_map],
     )
-    cut = (BlockInput(e.block, partial(_rows, e, rows)) for e in history)
-    return kept, tuple(cut)
 
 
-def _rows(entered: BlockInput, rows: slice) -> Tensor:
-    return entered.tokens[:, rows]
+def _tokens(entered: BlockInput, index: Any) -> Tensor:
+    return entered.tokens[index]
 
 
 def _not_kept() -> Tensor:
@@ -229,11 +224,3 @@ def _not_kept() -> Tensor:
 
 def _cat(entered: Sequence[BlockInput]) -> Tensor:
     return torch.cat([chunk.tokens for chunk in entered])
-
-
-def _some(entered: BlockInput, windows: slice) -> Tensor:
-    return entered.tokens[windows]
-
-
-def _behind(entered: BlockInput) -> Tensor:
-    return entered.as_trained()

@@ -23,8 +23,8 @@ Size = tuple[int, int]
 def resize(image: np.ndarray, size: Size, resampling: str = "bilinear") -> np.ndarray:
     """(height, width, 3) uint8 to ``size`` = (height, width).
 
-    ``bilinear`` is mmcv's default backend, cv2's, which does not smooth before it shrinks; PIL's
-    differs by up to 34 levels. ``bicubic`` is PIL's, which does.
+    ``bilinear`` is mmcv's default, cv2's, which does not smooth before it shrinks; PIL's differs by
+    up to 34 levels. ``bicubic`` is PIL's, which smooths.
     """
     if image.shape[:2] == tuple(size):
         return image
@@ -36,9 +36,9 @@ def resize(image: np.ndarray, size: Size, resampling: str = "bilinear") -> np.nd
 def centre(pixels: np.ndarray, protocol: Protocol) -> np.ndarray:
     """The middle of a photo, (height, width, 3) uint8, or of its mask, (height, width).
 
-    Resized to the protocol's ``short_side`` (the longer side truncated; masks by nearest
-    neighbours, as PIL does), then ``centre_crop`` pixels around the middle, as torchvision's
-    Resize and CenterCrop place them.
+    It is resized to the protocol's ``short_side`` (the longer side truncated; masks by nearest
+    neighbours, as PIL does). Then ``centre_crop`` pixels around the middle are cut, as
+    torchvision's Resize and CenterCrop place them.
     """
     short, crop = protocol.short_side, protocol.centre_crop
     assert short is not None
@@ -90,8 +90,8 @@ def prepare(
         the window geometry, and (3, *plan.resized) uint8 on the CPU.
 
     Raises:
-        LabError: another shape or type, windows smaller than a patch, or a resized photo or so
-            many windows that memory would not hold them.
+        LabError: another shape or type, windows smaller than a patch, or more pixels or windows
+            than memory holds.
     """
     size = image.shape[0], image.shape[1]
     resized = protocol.resized(*size, backbone.patch_size)

@@ -1,9 +1,9 @@
-"""Texts, windows, network, readout: the way from photos to patch logits.
+"""The way from photos to patch logits: texts, windows, network, readout.
 
-`segment`, the evaluation, the explorer and the learned projection all take it. Windows are cut when
-they are needed and go through the network a few at a time, so that memory does not depend on how
-many windows a protocol cuts. A variant that looks at all windows of a photo gets the tokens that
-enter its first rewritten block, which the other variants' passes left.
+`segment`, the evaluation, the explorer and the learned projection all use it. Windows are cut when
+needed and go through the network a few at a time, so memory does not depend on how many windows a
+protocol cuts. A variant that reads all windows of a photo gets the tokens that enter its first
+rewritten block from the passes of the other variants.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from sclip_lab.segmentation.windows import Plan
 if TYPE_CHECKING:
     from sclip_lab.network.guidance import Guide
 
-# Bytes of activations at once: at most so many on a CPU, and a part of the memory that is free.
+# Bytes of activations at once: an upper bound on a CPU, and a share of the free memory.
 CPU_BYTES = 512 << 20
 SHARE_OF_FREE = 0.25
 
@@ -52,7 +52,7 @@ def make_readout(
     progress: bool = False,
     texts: dict[Any, Tensor] | None = None,
 ) -> Readout:
-    """A protocol's readout of a vocabulary, with all texts that it asks for embedded.
+    """A protocol's readout of a vocabulary, with all its texts embedded.
 
     Args:
         backbone: without a text tower the readout has no texts.
@@ -60,11 +60,11 @@ def make_readout(
         protocol: prompts, auxiliary names, readout.
         cache: directory of text embeddings, or None.
         progress: show a bar.
-        texts: embeddings that other readouts of this network have already, and that get those of
-            this one: readouts with the same texts share their logits.
+        texts: embeddings of other readouts of this network; new ones are added. Readouts with the
+            same texts share their logits.
 
     Raises:
-        LabError: a readout of texts, and the network has no text tower.
+        LabError: a readout that reads texts, of a network without text tower.
     """
     texts = {} if texts is None else texts
     if not backbone.has_text and steps(protocol).reads_text:
@@ -89,24 +89,23 @@ def make_readout(
 
 
 class Windows:
-    """The windows of some photos, cut and normalised on the network's device when asked for.
+    """The windows of some photos, cut and normalised on the network's device when needed.
 
     Args:
-        photos: each one's window geometry, and (3, *plan.resized) uint8. Their windows are of one
-            size.
+        photos: each one's window geometry, and (3, *plan.resized) uint8. All windows have one size.
         changes: the protocol's views of each window.
-        backbone: whose statistics they are normalised with.
-        guide: a second network; it looks at the windows when a variant asks for it.
-        most: how many go through the network at once; a chunk may have a few more.
+        backbone: has the statistics for normalising.
+        guide: a second network; it runs when a variant reads it.
+        most: how many windows go through the network at once; a chunk may have a few more.
         counts: per photo () -> (windows, grid_h, grid_w, classes) pixels of each class, for
-            variants that read ground truth; none: nobody knows it.
+            variants that read ground truth; empty if there is none.
 
     Attributes:
-        parts: which windows belong to each photo: photo after photo, of each view after view.
+        parts: the windows of each photo, photo by photo and view by view.
         chunks: the same windows in parts that go through the network at once.
 
     Raises:
-        LabError: a second network that looks at whole photos, beside views of windows.
+        LabError: views of windows together with a second network that sees whole photos.
     """
 
     def __init__(
@@ -141,22 +140,22 @@ class Windows:
         return slice(0, self.parts[-1].stop)
 
     def first_view(self, photo: int) -> slice:
-        """The windows of one photo, without the other views of it."""
+        """The windows of one photo in its first view."""
         start = self.parts[photo].start
         return slice(start, start + self.plans[photo].num_windows)
 
     def cut(self, windows: slice) -> Tensor:
         """(windows, 3, height, width), normalised."""
-        made = []
+        pieces = []
         for photo, name, some in self._pieces(windows):
             images = self.plans[photo].cut(self.images[photo], windows=some)
             if self.changes:
                 images = views.see_one(images, self.changes[name], name)
-            made.append(images)
-        return made[0] if len(made) == 1 else torch.cat(made)
+            pieces.append(images)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def scene(self, windows: slice) -> Scene:
-        """Where some windows lie in their photos, and what the second network sees in them."""
+        """Where some windows lie in their photos, with guidance and ground truth for them."""
         placements, start, complete = [], 0, True
         for photo, _, some in self._pieces(windows):
             plan, count = self.plans[photo], some.stop - some.start
@@ -175,7 +174,7 @@ class Windows:
         return torch.cat([F.pad(piece, (0, classes - piece.shape[-1])) for piece in pieces])
 
     def _pieces(self, windows: slice) -> Iterator[tuple[int, str, slice]]:
-        """Photo, view, and which windows of that view, for a part of all windows."""
+        """Photo, view, and windows of that view, for a part of all windows."""
         start = 0
         for photo, plan in enumerate(self.plans):
             for name in self.changes or [""]:
@@ -186,7 +185,7 @@ class Windows:
                 start += plan.num_windows
 
     def _guided(self, windows: slice) -> Guidance:
-        """Guidance of a chunk, kept, or of all windows from that of the chunks."""
+        """Guidance of a chunk, cached; that of all windows is joined from the chunks."""
         assert self.guide is not None
         look = partial(self.guide.of_windows, backbone=self.backbone)
         key = windows.start, windows.stop
@@ -195,11 +194,11 @@ class Windows:
         return self._guidance[key]
 
     def _features(self, windows: slice) -> Tensor:
-        """The second network's, (windows, channels, grid_h, grid_w)."""
+        """The second network's features, (windows, channels, grid_h, grid_w)."""
         assert self.guide is not None
         if windows == self.every and len(self.chunks) > 1:
             joined = torch.cat([self._guided(chunk).features for chunk in self.chunks])
-            for chunk in self.chunks:  # nobody asks for a part any more
+            for chunk in self.chunks:  # no longer needed
                 self._guidance.pop((chunk.start, chunk.stop), None)
             return joined
         if self.guide.scope == "windows":
@@ -217,10 +216,9 @@ class Windows:
 
 
 def _chunks(total: int, most: int) -> list[slice]:
-    """So many windows in parts of about equal size.
+    """Split windows into parts of about equal size, of two windows or more if there are two.
 
-    A part has two windows or more wherever there are two: matrix products of a single one may be
-    rounded otherwise.
+    Matrix products of a single window may be rounded differently.
     """
     count = max(1, min(-(-total // most), total // 2))
     return [slice(i * total // count, (i + 1) * total // count) for i in range(count)]
@@ -229,10 +227,8 @@ def _chunks(total: int, most: int) -> list[slice]:
 class Encoder:
     """Runs variants on chunks of windows.
 
-    Args:
-        backbone: the network.
-        rule: of position embeddings; None: the backbone's.
-        timings: takes the seconds of each branch.
+    ``rule`` is that of position embeddings (None: the backbone's); ``timings`` takes the seconds of
+    each branch.
     """
 
     def __init__(
@@ -243,10 +239,10 @@ class Encoder:
         self.timings = timings or Timings()
 
     def begin(self, windows: Windows, level: int) -> None:
-        """Other windows follow; no variant rewrites a block before ``level``."""
+        """Prepare for other windows; no variant rewrites a block before ``level``."""
 
     def known(self, chunk: slice) -> tuple[int, Tensor] | None:
-        """A block, and the tokens of a chunk that enter it as trained, if they are known."""
+        """A block and its input as trained, for a chunk, if these are stored."""
         return None
 
     def encode(
@@ -260,12 +256,9 @@ class Encoder:
     def entering(
         self, chunk: slice, images: Tensor, level: int, history: Sequence[BlockInput]
     ) -> Tensor:
-        """(windows, tokens, width) that enter a block of the network as trained.
+        """(windows, tokens, width): the input of block ``level`` of the network as trained.
 
-        Args:
-            chunk, images: of which windows.
-            level: index of the block.
-            history: what entered the first blocks, as trained, where that is known.
+        ``history`` has the inputs of the first blocks as trained, as far as they are there.
         """
         entered = history[level] if level < len(history) else (*history, None)[-1]
         with self.timings.measure("trunk"):
@@ -284,7 +277,7 @@ def run(
     variants: Sequence[Variant],
     failed: Callable[[int, Exception], None] | None = None,
 ) -> Iterator[tuple[int, slice, Encoded]]:
-    """All variants on all windows, chunk by chunk.
+    """Run all variants on all windows, chunk by chunk.
 
     Args:
         encoder: runs some variants on a chunk.
@@ -294,8 +287,8 @@ def run(
             on. None: the exception is raised.
 
     Yields:
-        (index into ``variants``, which windows, what the variant made of them). A variant that is
-        declared to look at all windows of a photo comes once, with all of them.
+        (index into ``variants``, which windows, what the variant made of them). A variant that
+        reads all windows of a photo together comes once, with all of them.
     """
     depth = encoder.backbone.depth
     first = [variant.first(depth) for variant in variants]
@@ -308,12 +301,13 @@ def run(
     def isolated(
         chosen: list[int], call: Callable[[list[Variant]], Iterator[tuple[int, Encoded]]]
     ) -> Iterator[tuple[int, Encoded]]:
-        """A variant that raises ends the tree of all; those that are left then run one by one."""
+        """Run variants together; after an error, run those that are left one by one."""
         waiting = list(chosen)
         try:
             for index, encoded in call([variants[i] for i in chosen]):
                 waiting.remove(chosen[index])
                 yield chosen[index], encoded
+                del encoded  # or it stays while the next variant runs
         except Exception as error:
             if failed is None:
                 raise
@@ -335,8 +329,10 @@ def run(
                 if variants[index].entry_key is None and first[index] >= len(history):
                     history = encoded.history[: first[index] + 1]
                 yield index, chunk, encoded
+                del encoded
         if joint:
             tokens.append(encoder.entering(chunk, images, level, history))
+        del history  # or it stays while the next chunk is encoded
     if joint:
         images, scene = windows.cut(windows.every), windows.scene(windows.every)
         trunk = level, torch.cat(tokens)
@@ -350,11 +346,7 @@ def run(
 
 
 class Collected:
-    """What variants made of each chunk, until the last chunk of a variant completes it.
-
-    Args:
-        windows: all of them.
-    """
+    """Collects what variants make of each chunk, until the last chunk of a variant completes it."""
 
     def __init__(self, windows: Windows) -> None:
         self.windows = windows
@@ -363,8 +355,11 @@ class Collected:
     def add(
         self, index: int, chunk: slice, encoded: Encoded, history: bool = True
     ) -> Encoded | None:
-        """All windows of a variant if this chunk is its last, with tokens alone kept of others:
-        those behind the network, and with ``history`` those before each block."""
+        """All windows of a variant if this chunk is its last, else None.
+
+        Of earlier chunks only tokens are stored: those behind the network, and with ``history``
+        also those before each block.
+        """
         every = self.windows.every
         if chunk == every:
             return encoded
@@ -380,11 +375,7 @@ def encode_photo(
 ) -> tuple[Plan, Encoded]:
     """One photo behind the network, all its windows at once and without further views.
 
-    Args:
-        backbone: the network.
-        image: (height, width, 3) uint8 RGB.
-        protocol: how it is resized and cut.
-        attention: how blocks compute attention.
+    ``image`` is (height, width, 3) uint8 RGB.
     """
     plan, pixels = prepare(image, protocol, backbone)
     windows = Windows([(plan, pixels)], None, backbone)
@@ -396,18 +387,15 @@ def encode_photo(
 def label(
     readout: Readout, windows: Windows, photo: int, logits: Tensor, encoded: Encoded | None = None
 ) -> Tensor:
-    """Label one photo.
+    """Label one photo: (height, width) class ids, see `Readout.predict`.
 
     Args:
         readout: of a protocol and a vocabulary.
         windows: of some photos.
-        photo: which of them.
+        photo: index of the photo.
         logits: (its windows, grid_h, grid_w, queries) patch logits, of all views.
-        encoded: its windows behind the network, without further views; only where
+        encoded: its windows behind the network, in the first view; only for
             `Readout.reads_windows`.
-
-    Returns:
-        (height, width) class ids, see `Readout.predict`.
     """
     averaged = views.average(logits, readout.protocol.views)
     plan = windows.plans[photo].on_grid((logits.shape[1], logits.shape[2]))
@@ -415,37 +403,34 @@ def label(
 
 
 def at_once(backbone: Backbone, plan: Plan, variants: int, guide: Guide | None = None) -> int:
-    """How many windows go through the network at once: as many as `memory` has room for.
+    """How many windows go through the network at once: as many as `memory` holds, 2 or more.
 
-    Args:
-        backbone: the network.
-        plan: geometry of the windows.
-        variants: how many variants run on them.
-        guide: a second network whose grid patches may be brought to.
-
-    Returns:
-        2 or more.
+    ``variants`` is how many variants run on them; ``guide`` a second network whose grid patches may
+    be brought to.
     """
     block = backbone.blocks[0]
     size = plan.rows.seen, plan.columns.seen
     tokens = 1 + math.prod(backbone.grid(*size))
-    maps = tokens
+    maps, guided = tokens, 0
     if guide is not None:
         grid = [max(1, round(side * guide.scale / guide.patch_size)) for side in size]
         maps = max(tokens, math.prod(grid))
-    # What each block keeps for others, q, k, v and an attention map; then each variant's own.
-    kept = backbone.depth * (4 * tokens * block.width + block.num_heads * tokens**2)
-    own = variants * (tokens * block.width + block.num_heads * maps**2)
-    return max(2, int(memory(backbone.device) // (4 * (kept + own))))
+        # It runs while the first network's activations are there: its stream before and behind
+        # LN, q, k, v, what attention puts out, and the hidden layer, four times as wide, twice.
+        guided = 14 * math.prod(grid) * guide.model.embed_dim
+    # Each block's input, q, k, v and attention map; then what each variant adds.
+    shared = backbone.depth * (4 * tokens * block.width + block.num_heads * tokens**2)
+    of_variants = variants * (tokens * block.width + block.num_heads * maps**2)
+    return max(2, int(memory(backbone.device) // (4 * (shared + of_variants + guided))))
 
 
 def memory(device: torch.device) -> float:
-    """Bytes that activations may take: a share of what is free; on a CPU at most `CPU_BYTES`."""
+    """Bytes that activations may take: a share of free memory; on a CPU at most `CPU_BYTES`."""
     if device.type == "cuda":
         return SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0]
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = 1024 * next(int(line.split()[1]) for line in lines if "MemAvailable" in line)
-    except (OSError, StopIteration):  # another system than Linux does not say
+    except (OSError, StopIteration):  # only Linux has this file
         return CPU_BYTES
     return min(CPU_BYTES, SHARE_OF_FREE * free)

@@ -1,4 +1,4 @@
-"""Class names to text embeddings: templates, averaged; cached on disk by digest."""
+"""Class names to text embeddings: the mean over templates, cached on disk by digest."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.progress import Bar
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
 
@@ -22,10 +22,10 @@ _rows: dict[tuple[str, tuple[str, ...], str, bool], Tensor] = {}
 
 
 def templates(choice: str | Sequence[str]) -> tuple[str, ...]:
-    """The prompts of a named set, or the given ones: text with one ``{}`` each."""
+    """The prompts of a named set, or the prompts themselves: text with one ``{}`` each."""
     if not isinstance(choice, str):
         return tuple(choice)
-    from sclip_lab.network.loading import TEMPLATE_SETS  # open_clip: too slow for a finished sweep
+    from sclip_lab.network.loading import TEMPLATE_SETS  # imports open_clip, which is slow
 
     if choice not in TEMPLATE_SETS:
         raise unknown("template set", choice, TEMPLATE_SETS)
@@ -40,10 +40,9 @@ def embed_vocabulary(
     progress: bool = False,
     truncate: bool = False,
 ) -> Tensor:
-    """One unit text embedding per query: prompts normalised, averaged, normalised again.
+    """Unit text embeddings, (queries, embed_dim) float32: prompts normalised, averaged, normalised.
 
-    A query is embedded once in a process, whatever vocabularies it is in: its embedding does not
-    depend on the others.
+    A query is embedded once in a process: its embedding does not depend on other queries.
 
     Args:
         backbone: whose text tower embeds.
@@ -55,26 +54,23 @@ def embed_vocabulary(
 
     Raises:
         LabError: a text that is too long, or an embedding that is not finite.
-
-    Returns:
-        (queries, embed_dim) float32, unit norm.
     """
     chosen = templates(prompts)
     keys = [(backbone.text_key, chosen, query, truncate) for query in vocabulary.queries]
     missing = [key for key in dict.fromkeys(keys) if key not in _rows]
     path, digest = None, ""
     if cache is not None:
-        # What was cut is found again only by those who allow it.
+        # Truncated texts are cached apart, for those who allow them.
         cut = ["truncated"] if truncate else []
         identity = [backbone.text_key, chosen, vocabulary.queries, *cut]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         path = cache / f"{digest}.safetensors"
-        if (known := _cached(path, digest, (len(keys), backbone.embed_dim))) is not None:
-            return known
+        if (finished := _cached(path, digest, (len(keys), backbone.embed_dim))) is not None:
+            return finished
     embedded = {key: _rows[key] for key in keys if key in _rows}
     while _rows and len(_rows) + len(missing) > MOST_ROWS:
         _rows.pop(next(iter(_rows)))
-    for key in tqdm(missing, "text embeddings", disable=not progress):
+    for key in Bar(missing, "text embeddings", disable=not progress):
         embedded[key] = _rows[key] = _embed(backbone, chosen, key[2], truncate)
     text = torch.stack([embedded[key] for key in keys])
     if path is not None:
@@ -97,7 +93,7 @@ def _embed(backbone: Backbone, templates: Sequence[str], query: str, truncate: b
 
 
 def _cached(path: Path, digest: str, shape: tuple[int, int]) -> Tensor | None:
-    """What was kept; None, and a damaged file set aside, where it cannot be used."""
+    """Return the cached embedding, or None. A damaged file is moved aside."""
     try:
         text = files.read_tensors(path, _belongs(digest))[0]["text"]
         if text.shape != shape or not torch.isfinite(text).all():

@@ -16,45 +16,42 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError
+from sclip_lab.core.values import within
 
-# Values of a matrix between patches that are there at once, and bytes of weights of pixels that are
-# kept in double precision.
+# Values of a matrix between patches in memory at once, and bytes of pixel weights up to which
+# they are in double precision.
 LARGEST = 1 << 23
 DOUBLE_BYTES = 512 << 20
 TOLERANCE = 1e-6  # of the residual, relative to the right-hand side
 
 
 def conjugate_gradients(
-    product: Callable[[Tensor], Tensor], wanted: Tensor, steps: int, tolerance: float = TOLERANCE
+    product: Callable[[Tensor], Tensor], targets: Tensor, steps: int, tolerance: float = TOLERANCE
 ) -> Tensor:
-    """Solutions of A f = y for each column of ``wanted``, from 0, in at most ``steps`` steps.
+    """(nodes, columns) solutions of A f = y for each column of ``targets``, from 0.
 
     Args:
         product: (nodes, columns) -> A times it, A symmetric and positive definite.
-        wanted: (nodes, columns), in the precision of the computation.
-        steps: 1 or more.
-        tolerance: a column whose residual is below this share of its norm is left as it is.
-
-    Returns:
-        (nodes, columns).
+        targets: (nodes, columns), in the precision of the computation.
+        steps: at most so many, 1 or more.
+        tolerance: a column stops when its residual is below this share of its norm.
     """
-    found = torch.zeros_like(wanted)
-    residual = wanted.clone()
+    solution = torch.zeros_like(targets)
+    residual = targets.clone()
     direction = residual.clone()
     squared = residual.square().sum(dim=0)
-    enough = tolerance * wanted.norm(dim=0)
+    enough = tolerance * targets.norm(dim=0)
     for _ in range(steps):
-        going = squared.sqrt() >= enough.clamp(min=torch.finfo(wanted.dtype).tiny)
+        going = squared.sqrt() >= enough.clamp(min=torch.finfo(targets.dtype).tiny)
         if not bool(going.any()):
             break
         along = product(direction)
         step = torch.where(going, squared / (direction * along).sum(dim=0), 0)
-        found.addcmul_(direction, step)
+        solution.addcmul_(direction, step)
         residual.addcmul_(along, step, value=-1)
         before, squared = squared, residual.square().sum(dim=0)
         direction.mul_(torch.where(going, squared / before, 0)).add_(residual)
-    return found
+    return solution
 
 
 def patch_graph(
@@ -65,20 +62,17 @@ def patch_graph(
     distance_scale: float = 0.01,
     distance_power: float = 1.0,
 ) -> sparse.csr_array:
-    """Wn of patches: alike in features and near in the photo.
+    """Wn of patches that are similar in features and near in the photo: (nodes, nodes) float64.
 
     Each node keeps its ``neighbours`` largest similarities, itself included:
-    W_ij = max(u_i . u_j, 0)^exponent * exp(-distance_scale * distance^distance_power), and then
-    W + W^T without the diagonal.
+    W_ij = max(u_i . u_j, 0)^exponent * exp(-distance_scale * distance^distance_power), and then W +
+    W^T without the diagonal.
 
     Args:
         features: (nodes, channels), unit norm.
         positions: (nodes, 2) row and column of each patch's centre, in pixels of the resized photo.
         neighbours: 1 .. nodes; a larger number means all.
         exponent, distance_scale, distance_power: >= 0.
-
-    Returns:
-        (nodes, nodes) float64.
     """
     nodes = len(features)
     step = max(1, LARGEST // nodes)
@@ -103,11 +97,7 @@ def propagate_over_patches(
 ) -> Tensor:
     """F of (I - alpha Wn) F = scores, (nodes, classes), float32 on the device of ``scores``.
 
-    Args:
-        graph: Wn, from `patch_graph`.
-        scores: (nodes, classes).
-        alpha: 0 .. 1, exclusive.
-        steps: of conjugate gradients.
+    ``graph`` is Wn from `patch_graph`, alpha is in 0 .. 1 without 1, ``steps`` >= 1.
     """
 
     def product(x: Tensor) -> Tensor:
@@ -126,11 +116,11 @@ def propagate_over_pixels(
     steps: int = 10,
 ) -> Tensor:
     """The same on the graph of pixels at most ``radius`` rows and columns apart, with
-    W_ij = exp(-|colour_i - colour_j| / tau).
+    W_ij = exp(-|colour_i - colour_j| / tau): (classes, height, width) float32.
 
-    Each of the offsets is one plane of weights, so memory is ((2 radius + 1)^2 - 1) / 2 planes, in
-    single precision where double would take more than half a gigabyte, and five times the scores
-    of one class, for classes do not depend on each other.
+    Each offset is one plane of weights, so memory is ((2 radius + 1)^2 - 1) / 2 planes (in single
+    precision if double would take more than half a gigabyte) and five times the scores of one
+    class, since classes are solved one by one.
 
     Args:
         colours: (channels, height, width).
@@ -138,13 +128,10 @@ def propagate_over_pixels(
         radius: in pixels, 1 or more.
         tau: > 0, in units of the colours.
         alpha, steps: as above.
-
-    Returns:
-        (classes, height, width) float32.
     """
     _check(alpha, steps)
-    if radius < 1 or tau <= 0:
-        raise LabError(f"radius {radius} must be 1 or more, tau {tau} above 0")
+    within("radius", radius, 1)
+    within("tau", tau, 0, above=True)
     height, width = colours.shape[-2:]
     colours = colours.double()
     offsets = [
@@ -155,7 +142,7 @@ def propagate_over_pixels(
     ]
     degree = colours.new_zeros(height, width)
     size = 8 * len(offsets) * height * width
-    kept = torch.float64 if size <= DOUBLE_BYTES else torch.float32
+    precision = torch.float64 if size <= DOUBLE_BYTES else torch.float32
     planes = []
     for offset in offsets:
         here, there = _pair(offset, height, width)
@@ -163,11 +150,11 @@ def propagate_over_pixels(
         plane = torch.exp(-distance / tau)
         degree[here] += plane
         degree[there] += plane
-        planes.append(plane.to(kept))
+        planes.append(plane.to(precision))
     scale = _inverse_root(degree)
     for offset, plane in zip(offsets, planes, strict=True):
         here, there = _pair(offset, height, width)
-        plane *= (scale[here] * scale[there]).to(kept)
+        plane *= (scale[here] * scale[there]).to(precision)
 
     def product(x: Tensor) -> Tensor:
         x = x.view(height, width, -1)
@@ -188,11 +175,7 @@ def propagate_over_pixels(
 def lab(rgb: Tensor) -> Tensor:
     """CIE L*a*b* (D65) of sRGB, in units of (100, 128, 128).
 
-    Args:
-        rgb: (3, height, width) in 0 .. 1.
-
-    Returns:
-        (3, height, width), float64.
+    (3, height, width) in 0 .. 1 -> (3, height, width) float64.
     """
     rgb = rgb.double().clamp(0, 1)
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055).pow(2.4), rgb / 12.92)
@@ -229,7 +212,5 @@ def _inverse_root(degree: Tensor) -> Tensor:
 
 
 def _check(alpha: float, steps: int) -> None:
-    if not 0 <= alpha < 1:
-        raise LabError(f"alpha {alpha} must lie in 0 .. 1, 1 excluded")
-    if steps < 1:
-        raise LabError(f"steps {steps} must be 1 or more")
+    within("alpha", alpha, 0, 1, below=True)
+    within("steps", steps, 1)

@@ -1,4 +1,4 @@
-"""Every choice that changes a number without changing the model, in one object."""
+"""Protocol: every choice that changes a number without changing the model."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.segmentation import views
 
 LONGEST_SIDE = 100_000  # pixels
-# What the functions of a protocol may be.
+# The kinds of functions that a protocol may name.
 READOUTS = (readout_function, readout_of_others)
 REFINEMENTS = (refines_logits, refines_labels)
-# The readout of protocols that name none.
+# The readout of protocols that do not name one.
 COSINE = {"_target_": "sclip_lab.segmentation.readouts.cosine.cosine"}
 RESAMPLINGS = ("bilinear", "bicubic")
 
@@ -36,10 +36,8 @@ RESAMPLINGS = ("bilinear", "bicubic")
 class Geometry:
     """Which windows of a photo the network sees, and how.
 
-    Attributes:
-        short_side, long_side, crop_size, stride, position_embedding, padding, resampling,
-            whole_patches, centre_crop: as in `Protocol`.
-        looks: a digest of change and flip for each view.
+    ``looks`` is a digest of change and flip for each view; the other fields are those of
+    `Protocol`.
     """
 
     short_side: int | None
@@ -69,43 +67,41 @@ class Protocol:
         long_side: upper bound on the longer side after that.
         crop_size: side of the sliding window in pixels; None: the whole image at once.
         stride: pixels between windows.
-        padding: ``centre`` pads windows with zeros (the mean colour) on both sides to whole
-            patches, the odd pixel at the bottom and right; a number likewise, to a multiple of so
-            many pixels; None leaves incomplete patches to the backbone, which drops them as a
-            rule.
-        resampling: ``bilinear`` (cv2's, without smoothing), or ``bicubic`` (PIL's, which smooths
-            when it shrinks).
-        whole_patches: resized sides are rounded to whole patches.
-        centre_crop: photo and mask are first resized to ``short_side``, the mask by nearest
-            neighbours, and so many pixels around their middle are the photo from there on; None
-            for the whole photo. Sides are truncated, as torchvision does it.
-        views: changed copies of every window by names of their own, whose patch logits are
+        views: changed copies of every window, by names of their own, whose patch logits are
             averaged: see `sclip_lab.segmentation.views`; None for the photo alone.
         templates: prompts with one ``{}`` for the class name, or the name of a set in
             `sclip_lab.segmentation.prompts`.
         vocabulary: a vocabulary instead of the data set's own (same classes, other names).
-        auxiliary: names that no pixel is labelled with, for methods that tell patches apart by
+        auxiliary: names that no pixel is labelled with, for methods that distinguish patches by
             texts: a list, or a vocabulary whose names they are; None for none.
         second_templates: prompts of a second set of texts with the same names, for a readout that
-            compares something else than patches with texts, such as FreeCP's crops; None: it sees
-            the first set there.
+            compares texts with something else than patches, such as FreeCP's crops; None: the first
+            set.
         truncate: cut texts that are longer than the text tower reads, instead of refusing them.
         logit_scale: factor on cosine similarities before the softmax.
-        prob_threshold: pixels whose largest class probability is below become background; or a
-            function of `sclip_lab.segmentation.thresholds` under ``_target_`` that finds it for
-            each photo.
-        area_threshold: foreground classes that cover at most this share of the predicted
-            foreground are dropped.
-        background: the class that pixels below ``prob_threshold`` become, and the only one that
-            ``area_threshold`` does not count as foreground.
+        prob_threshold: pixels whose largest class probability is below become background; a number,
+            or a function of `sclip_lab.segmentation.thresholds` that finds it for each photo.
+        area_threshold: foreground classes that cover at most this share of the predicted foreground
+            are dropped.
+        background: the class that pixels below ``prob_threshold`` become; ``area_threshold`` does
+            not count it as foreground.
+        padding: ``centre`` pads windows with zeros (the mean colour) on both sides to whole
+            patches, the odd pixel at the bottom and right; a number pads to a multiple of so many
+            pixels; None leaves incomplete patches to the backbone, which usually drops them.
+        resampling: ``bilinear`` (cv2's, without smoothing), or ``bicubic`` (PIL's, which smooths
+            when it shrinks).
+        whole_patches: resized sides are rounded to whole patches.
+        centre_crop: photo and mask are first resized to ``short_side``, the mask by nearest
+            neighbours, and so many pixels around the middle replace the photo; None for the whole
+            photo. Sides are truncated, as torchvision does it.
         position_embedding: rule for grids of another size; None: the backbone's.
         readout: a function of `sclip_lab.segmentation.readouts` under ``_target_``, with its
             parameters; None for cosines.
-        refinement: a function of `sclip_lab.segmentation.refinements` likewise, or several by
-            names of their own, in order; None for none. Both also take a function of one's own, or
-            a partial of it.
-        key: digest of the settings, defaults of the named functions written out. Refinements count
-            in their order; their names do not count.
+        refinement: likewise a function of `sclip_lab.segmentation.refinements`, or several by names
+            of their own, in order; None for none. Both also take a function of one's own, or a
+            partial.
+        key: digest of the settings, with defaults of the named functions. The order of refinements
+            counts, their names do not.
 
     Raises:
         LabError: a value out of range, an unknown function or parameter (did you mean).
@@ -136,19 +132,18 @@ class Protocol:
     key: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
-        # Of views, `views.checked` says more exactly what is wrong.
-        flat = {name: value for name, value in given.items() if name != "views"}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+        # `views.checked` has better errors for views.
+        flat = {name: value for name, value in values.items() if name != "views"}
         check_arguments(Protocol, flat, "protocol.")
         for key in ("prob_threshold", "area_threshold"):
-            value = given[key]
-            found = key == "prob_threshold" and isinstance(value, Mapping)
-            if not found and not 0 <= value < 1:
-                raise LabError(f"protocol.{key} {value} must lie in 0 .. 1")
+            value = values[key]
+            if not isinstance(value, Mapping):
+                within(f"protocol.{key}", value, 0, 1, below=True)
         within("protocol.logit_scale", self.logit_scale, 0, 1e9, above=True)
         for key in ("short_side", "long_side", "crop_size", "stride", "padding", "centre_crop"):
-            if isinstance(given[key], int):
-                within(f"protocol.{key}", given[key], 1, LONGEST_SIDE)
+            if isinstance(values[key], int):
+                within(f"protocol.{key}", values[key], 1, LONGEST_SIDE)
         within("protocol.background", self.background, 0, 2**15 - 1)
         if isinstance(self.padding, str) and self.padding != "centre":
             raise unknown("protocol.padding", self.padding, ["centre"])
@@ -173,8 +168,8 @@ class Protocol:
         object.__setattr__(self, "readout", None if readout == COSINE else readout)
         object.__setattr__(self, "refinement", _refinement(self.refinement))
         if isinstance(self.prob_threshold, Mapping):
-            found = _function("prob_threshold", self.prob_threshold, threshold_function)
-            object.__setattr__(self, "prob_threshold", found)
+            threshold = _function("prob_threshold", self.prob_threshold, threshold_function)
+            object.__setattr__(self, "prob_threshold", threshold)
         object.__setattr__(self, "views", views.checked(self.views))
         for name in ("logit_scale", "prob_threshold", "area_threshold"):
             value = getattr(self, name)
@@ -198,20 +193,21 @@ class Protocol:
         }
 
     def auxiliary_vocabulary(self) -> Vocabulary | None:
-        """The auxiliary names, all of one class, for a list may say one twice; None for none.
+        """The auxiliary names as one class, since a list may repeat a name; None for none.
 
         Raises:
             LabError: a vocabulary of that name does not exist (did you mean).
         """
         if self.auxiliary is None:
             return None
-        named = self.auxiliary
-        words = Vocabulary.named(named).queries if isinstance(named, str) else named
-        return Vocabulary("auxiliary", (tuple(words),))
+        words = self.auxiliary
+        if isinstance(words, str):
+            words = tuple(Vocabulary.named(words).queries)
+        return Vocabulary("auxiliary", (words,))
 
     @property
     def geometry(self) -> Geometry:
-        """What decides which windows the network sees: specs with equal geometry share a pass."""
+        """What decides which windows the network sees. Specs with equal geometry share a pass."""
         return Geometry(
             self.short_side,
             self.long_side,
@@ -226,8 +222,10 @@ class Protocol:
         )
 
     def resized(self, height: int, width: int, patch: int = 1) -> tuple[int, int]:
-        """(height, width) of the photo in which windows are cut, rounded as mmcv does; with
-        ``whole_patches`` to whole patches of so many pixels."""
+        """(height, width) of the photo in which windows are cut, rounded as mmcv does.
+
+        With ``whole_patches`` sides are rounded to whole patches of ``patch`` pixels.
+        """
         factor = 1.0
         if self.short_side is not None:
             short, long = sorted((height, width))
@@ -237,19 +235,19 @@ class Protocol:
         return max(unit, sides[0]), max(unit, sides[1])
 
 
-def _function(field: str, given: Any, *kinds: Kind) -> Any:
+def _function(field: str, value: Any, *kinds: Kind) -> Any:
     """A function of a protocol as a yaml names it, with all its parameters; None for none."""
     try:
-        return written_out(plain(described(given)) if given else None, *kinds)
+        return written_out(plain(described(value)) if value else None, *kinds)
     except LabError as error:
         raise LabError(f"protocol.{field}: {error}") from None
 
 
-def _refinement(given: Any) -> dict[str, Any] | None:
+def _refinement(value: Any) -> dict[str, Any] | None:
     """One refinement, or several by names of their own, with all their parameters."""
-    if not isinstance(given, Mapping) or not given or "_target_" in given:
-        return _function("refinement", given, *REFINEMENTS)
-    steps = named_steps(given)
+    if not isinstance(value, Mapping) or not value or "_target_" in value:
+        return _function("refinement", value, *REFINEMENTS)
+    steps = named_steps(value)
     return {n: _function("refinement", step, *REFINEMENTS) for n, step in steps.items()} or None
 
 
@@ -258,11 +256,11 @@ def build(config: Mapping[str, Any]) -> Protocol:
     `sclip_lab.paper.published`.
 
     Raises:
-        LabError: unknown field (did you mean) or a value out of range.
+        LabError: an unknown field (did you mean) or a value out of range.
     """
     config = {key: value for key, value in config.items() if key != "expected"}
-    known = [f.name for f in dataclasses.fields(Protocol) if f.init]
+    fields = [f.name for f in dataclasses.fields(Protocol) if f.init]
     for key in config:
-        if key not in known:
-            raise unknown("protocol field", key, known)
+        if key not in fields:
+            raise unknown("protocol field", key, fields)
     return Protocol(**config)

@@ -1,4 +1,4 @@
-"""One photo, some class names, a label map."""
+"""Segment one photo: class names in, label map out."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def segment(
     Args:
         backbone: from `load_backbone`.
         image: (height, width, 3) uint8 RGB, a PIL image, or a file.
-        class_names: a name per class; several separated by commas, or a list, are synonyms.
+        class_names: one name per class; several, separated by commas or in a list, are synonyms.
         attention: from `load_attention`.
-        protocol: how; SCLIP's default otherwise.
-        guidance: a second network, for attention or readouts that look at one.
-        batch_windows: windows of the photo that go through the network at once; None: as many as
-            memory has room for. The labels do not depend on it.
+        protocol: by default SCLIP's.
+        guidance: a second network, for attention or readouts that read one.
+        batch_windows: windows that go through the network at once; None: as many as memory holds.
+            The labels do not depend on it.
 
     Returns:
-        (height, width) class ids: indices into ``class_names``, uint8 (int16 beyond 256 classes);
-        of the photo's middle, if the protocol crops photos.
+        (height, width) indices into ``class_names``, uint8 (int16 beyond 256 classes); of the
+        photo's middle, if the protocol crops photos.
 
     Raises:
         LabError: an image that cannot be read, or no class names.
@@ -72,8 +72,13 @@ def segment(
             whole = collected.add(0, chunk, encoded, readout.reads_history)
         if not readout.sees_photo:
             logits.append(readout.patch_logits(encoded))
+        del encoded  # or it stays while the next chunk is encoded
     if readout.sees_photo:
         assert whole is not None
         logits.append(readout.patch_logits(whole))
-    first_view = None if whole is None else whole.part(windows.first_view(0))
+    first_view = None
+    if readout.reads_windows:
+        assert whole is not None
+        first_view = whole.part(windows.first_view(0))
+    del whole  # labels are decided at the photo's size, which takes memory as well
     return pipeline.label(readout, windows, 0, torch.cat(logits), first_view).cpu().numpy()

@@ -1,7 +1,7 @@
-"""Probability thresholds that a photo finds for itself.
+"""Probability thresholds that are found for each photo.
 
-A function ``(encoded, text, **parameters) -> threshold`` of the photo's windows; a protocol names
-it in place of a number: ``protocol.prob_threshold``. It may exceed 1: then all is class 0.
+A function ``(encoded, text, **parameters) -> threshold`` of the photo's windows. A protocol names
+it in place of a number: ``protocol.prob_threshold``. Above 1, all pixels become background.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def entropy(
         text: (queries, embed_dim) unit text embeddings.
         scale: factor on cosines before the softmax over queries.
         factor: > 0.
-        window: whose threshold counts: of the ``last`` window, as in the official code, or the
-            ``mean`` over windows.
+        window: the threshold of the ``last`` window, as in the official code, or the ``mean`` over
+            windows.
     """
     if window not in ("last", "mean"):
         raise unknown("window", window, ("last", "mean"))
-    found = entropy_thresholds(cosine(encoded, text).flatten(1, 2), scale, factor)
-    return float(found[-1] if window == "last" else found.mean())
+    thresholds = entropy_thresholds(cosine(encoded, text).flatten(1, 2), scale, factor)
+    return float(thresholds[-1] if window == "last" else thresholds.mean())
 
 
 def entropy_thresholds(cosines: Tensor, scale: float = 50.0, factor: float = 1.25) -> Tensor:

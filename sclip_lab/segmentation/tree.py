@@ -1,9 +1,8 @@
 """Many variants, one pass: a prefix tree over blocks.
 
-Variants that have rewritten nothing yet are one branch, and so are those whose rewritten blocks
-are equal so far; every branch runs once. A variant's numbers are the same bits alone and in
-company, because no operation is ever fused across variants and the trunk does not know who
-follows it.
+Variants that have rewritten nothing yet are one branch, and so are those whose rewritten blocks are
+equal so far; every branch runs once. A variant's numbers are the same bits alone and in company:
+no operation is fused across variants, and the trunk does not depend on who follows.
 """
 
 from __future__ import annotations
@@ -30,24 +29,24 @@ def leaves(
     feedback: Feedback | None = None,
     scene: Scene | None = None,
 ) -> Iterator[tuple[int, State, tuple[BlockInput, ...]]]:
-    """Run all variants on one batch, sharing what they share.
+    """Run all variants on one batch; equal work is done once.
 
     Args:
         blocks: the network's blocks in order.
-        tokens: (batch, tokens, width), the embedded windows; or what enters a later block, with
-            ``history``. A `BlockInput` brings what has been derived from it already.
+        tokens: (batch, tokens, width), the embedded windows; or the input of a later block, with
+            ``history``. A `BlockInput` also brings what was computed from it.
         grid: (grid_h, grid_w).
         variants: in any order.
         timings: takes the seconds of each branch: ``trunk`` for blocks as trained, the variant's
-            name for rewritten ones (shared work counts for whoever comes first).
-        history: what entered the blocks that have been run already; no variant rewrites them.
+            name for rewritten ones (shared work counts for the first variant).
+        history: the inputs of blocks that have run already; no variant rewrites them.
         feedback: for the scores of every rewritten block.
-        scene: the photos that the windows are of.
+        scene: the photos of the windows.
 
     Yields:
-        (index into ``variants``, state behind the last block, what entered each block), one per
-        variant, in the tree's order. A consumer that is done with a state before it asks for the
-        next keeps one branch's memory alive at a time.
+        (index into ``variants``, state behind the last block, input of each block), one per
+        variant, in the tree's order. Only one branch is in memory if the caller drops each state in
+        turn.
 
     Raises:
         LabError: a layer out of range.
@@ -93,7 +92,7 @@ def leaves(
 
 
 def cost(depth: int, variants: Sequence[Variant]) -> tuple[int, int]:
-    """(blocks run by the tree, blocks that separate runs would take) for a set of variants."""
+    """(blocks that the tree runs, blocks that separate runs take) for a set of variants."""
     paths = set()
     for variant in variants:
         path: tuple[str | None, ...] = (variant.entry_key,)

@@ -1,16 +1,16 @@
 """Changed copies of each window, whose patch logits are averaged.
 
-ITACLIP (Aydin et al., CVPRW 2025, arXiv 2411.12044, "image engineering") looks at a window in grey,
-blurred, and flipped in both directions as well. Every view is read out on its own; flips are undone
-on the logits; their average has a weight for each view:
+ITACLIP (Aydin et al., CVPRW 2025, arXiv 2411.12044, "image engineering") also uses a window in
+grey, blurred, and flipped in both directions. Every view is read out on its own, and flips are
+undone on the logits. The average has a weight for each view:
 
     logits = sum_v w_v unflip_v(readout(encode(change_v(window)))) / sum_v w_v
 
 A protocol states views by names of their own:
 ``{grey: {change: {_target_: sclip_lab.segmentation.views.grey}, flip: null, weight: 1.0}}``.
 A change is any function ``(images, **parameters) -> images`` of (windows, 3, height, width)
-normalised windows that leaves things where they are. The first view is the photo itself:
-refinements and observers look at it.
+normalised windows that moves nothing. The first view is the photo itself, which refinements and
+observers read.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from torch import Tensor
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.functions import bind_config, view_function, written_out
 from sclip_lab.core.identity import plain
+from sclip_lab.core.values import check, within
 
 DEFAULTS: Mapping[str, Any] = {"change": None, "flip": None, "weight": 1.0}
-# Which axis of (windows, grid_h, grid_w, queries) is turned round; in images it is one further on.
+# The axis of (windows, grid_h, grid_w, queries) that is flipped; in images it is the next one.
 FLIPS = {"vertical": 1, "horizontal": 2}
 # Shares of red, green and blue in luma, ITU-R BT.601.
 LUMA = (0.2989, 0.587, 0.114)
@@ -42,7 +43,7 @@ Views = Mapping[str, Mapping[str, Any]]
 
 @view_function
 def grey(images: Tensor) -> Tensor:
-    """Luma in all three channels, of values that are normalised already."""
+    """Luma in all three channels, of normalised values."""
     shares = torch.tensor(LUMA).to(images).view(3, 1, 1)
     return (images * shares).sum(dim=1, keepdim=True).expand_as(images)
 
@@ -53,17 +54,16 @@ def blur(images: Tensor, size: int = 11, sigma: float = 5.0) -> Tensor:
 
     Args:
         images: (windows, channels, height, width).
-        size: pixels in the kernel along either axis, odd.
-        sigma: in pixels.
+        size: of the kernel in pixels, odd.
+        sigma: in pixels, > 0.
 
     Raises:
         LabError: a kernel that is even or does not fit into the window, or a sigma of 0.
     """
     margin = size // 2
     if size % 2 == 0 or not 0 <= margin < min(images.shape[-2:]):
-        raise LabError(f"blur of size {size}: odd wanted, at most twice a window's side")
-    if not sigma > 0:
-        raise LabError(f"blur of sigma {sigma}: above 0 wanted")
+        raise LabError(f"blur of size {size} must be odd and at most twice a window's side")
+    within("blur of sigma", sigma, 0, above=True)
     distance = torch.arange(-margin, margin + 1, dtype=torch.float64)
     kernel = torch.exp(-(distance**2) / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).to(images)
@@ -74,19 +74,15 @@ def blur(images: Tensor, size: int = 11, sigma: float = 5.0) -> Tensor:
 
 @view_function
 def noise(images: Tensor, sigma: float, seed: int = 0, std: Sequence[float] = CLIP_STD) -> Tensor:
-    """Gaussian noise, the same in every window, so that it does not depend on the others.
+    """Gaussian noise, the same in every window, so that no window depends on the others.
 
     Args:
         images: (windows, 3, height, width), normalised.
         sigma: of the noise in grey levels, 0 .. 255. Values are not clipped.
         seed: of the noise.
         std: (3,) by which the network's input was divided, for pixels in 0 .. 1.
-
-    Raises:
-        LabError: a sigma below 0.
     """
-    if not sigma >= 0:
-        raise LabError(f"noise of sigma {sigma}: from 0 on wanted")
+    within("noise of sigma", sigma, 0)
     generator = torch.Generator().manual_seed(seed % 2**63)
     drawn = torch.randn(images.shape[1:], generator=generator) * (sigma / 255)
     return images + (drawn / torch.tensor(std).view(3, 1, 1)).to(images)
@@ -105,12 +101,8 @@ def brightness(
         images: (windows, 3, height, width), normalised.
         factor: above 0; below 1 darkens.
         mean, std: (3,) of the network's input, for pixels in 0 .. 1.
-
-    Raises:
-        LabError: a factor that is not above 0.
     """
-    if not factor > 0:
-        raise LabError(f"brightness of factor {factor}: above 0 wanted")
+    within("brightness of factor", factor, 0, above=True)
     center, spread = (torch.tensor(values).to(images).view(3, 1, 1) for values in (mean, std))
     return (((images * spread + center) * factor).clamp(max=1) - center) / spread
 
@@ -128,26 +120,22 @@ def jpeg(
         images: (windows, 3, height, width), normalised.
         quality: libjpeg's, 1 .. 100.
         mean, std: (3,) of the network's input, for pixels in 0 .. 1.
-
-    Raises:
-        LabError: a quality out of range.
     """
-    if not 1 <= quality <= 100:
-        raise LabError(f"jpeg of quality {quality}: 1 .. 100 wanted")
+    within("jpeg of quality", quality, 1, 100)
     center, spread = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
     pixels = (images.float().cpu() * spread + center).clamp(0, 1) * 255
-    made = []
+    windows = []
     for window in pixels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy():
         _, code = cv2.imencode(".jpg", window[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         decoded = cv2.imdecode(code, cv2.IMREAD_COLOR)
         assert decoded is not None  # it was encoded just now
-        made.append(decoded[..., ::-1].copy())
-    back = torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).float() / 255
+        windows.append(decoded[..., ::-1].copy())
+    back = torch.from_numpy(np.stack(windows)).permute(0, 3, 1, 2).float() / 255
     return ((back - center) / spread).to(images)
 
 
 def checked(views: Views | None) -> dict[str, dict[str, Any]] | None:
-    """A protocol's views with defaults written out; None without any. A view that is null is off.
+    """A protocol's views with defaults; None without any. A view that is null is off.
 
     Raises:
         LabError: an unknown key, function, parameter or flip, a weight below 0, weights that are
@@ -158,22 +146,21 @@ def checked(views: Views | None) -> dict[str, dict[str, Any]] | None:
     if not isinstance(views, Mapping):
         raise LabError(f"protocol.views {views!r} must give every view a name")
     result = {}
-    for name, given in views.items():
-        if given is None:
+    for name, settings in views.items():
+        if settings is None:
             continue
         where = f"protocol.views.{name}"
-        if not isinstance(given, Mapping):
-            raise LabError(f"{where} {given!r} must have some of the keys {', '.join(DEFAULTS)}")
-        for key in given:
+        if not isinstance(settings, Mapping):
+            raise LabError(f"{where} {settings!r} must have some of the keys {', '.join(DEFAULTS)}")
+        for key in settings:
             if key not in DEFAULTS:
                 raise unknown(f"key of {where}", key, DEFAULTS)
-        view = {**DEFAULTS, **plain(given)}
+        view = {**DEFAULTS, **plain(settings)}
         if view["flip"] is not None and view["flip"] not in FLIPS:
             raise unknown(f"{where}.flip", str(view["flip"]), FLIPS)
-        weight = view["weight"]
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < 1e9:
-            raise LabError(f"{where}.weight {weight!r} must be a number from 0 on")
-        view["weight"] = float(weight)
+        check(f"{where}.weight", view["weight"], float)
+        within(f"{where}.weight", view["weight"], 0, 1e9)
+        view["weight"] = float(view["weight"])
         view["change"] = written_out(view["change"], view_function)
         result[name] = view
     if not result:
@@ -190,33 +177,15 @@ def checked(views: Views | None) -> dict[str, dict[str, Any]] | None:
 
 
 def looks(views: Views | None) -> list[list[Any]]:
-    """What the network sees of each window: everything but names and weights."""
+    """What the network sees of each window: change and flip of each view."""
     return [[view["change"], view["flip"]] for view in (views or {}).values()]
-
-
-def see(windows: Tensor, views: Views | None) -> Tensor:
-    """All views of one photo's windows.
-
-    Args:
-        windows: (windows, 3, height, width), normalised.
-        views: from `checked`; None: only the windows themselves.
-
-    Returns:
-        (views * windows, 3, height, width), the first view's windows first.
-
-    Raises:
-        LabError: a change that gives another shape.
-    """
-    if not views:
-        return windows
-    return torch.cat([see_one(windows, view, name) for name, view in views.items()])
 
 
 def see_one(windows: Tensor, view: Mapping[str, Any], name: str) -> Tensor:
     """One view of some windows, (windows, 3, height, width), same shape out.
 
     Raises:
-        LabError: a change that gives another shape, naming the view.
+        LabError: a change that returns another shape; the error names the view.
     """
     change = bind_config(view["change"], view_function)
     changed = windows if change is None else change(windows)
@@ -231,12 +200,8 @@ def see_one(windows: Tensor, view: Mapping[str, Any], name: str) -> Tensor:
 def average(logits: Tensor, views: Views | None) -> Tensor:
     """One photo's patch logits from those of all its views.
 
-    Args:
-        logits: (views * windows, grid_h, grid_w, queries), in the order of `see`.
-        views: from `checked`; None: nothing was added.
-
-    Returns:
-        (windows, grid_h, grid_w, queries).
+    (views * windows, grid_h, grid_w, queries), view by view -> (windows, grid_h, grid_w, queries).
+    ``views`` are from `checked`; None: there is only the photo.
     """
     if not views:
         return logits

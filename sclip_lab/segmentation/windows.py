@@ -1,9 +1,9 @@
-"""Sliding windows, and stitching them as two small matrices.
+"""Sliding windows, stitched by two small matrices.
 
-Upsampling each window's patch logits, averaging where windows overlap and resizing to the photo
-are all linear, and the windows are a Cartesian product of rows and columns. So the whole chain is
-``B_y L B_x^T`` with L the patch logits of all windows laid side by side. It equals the usual
-accumulate-and-divide to rounding; row bands of B_y bound the memory whatever the number of classes.
+Upsampling each window's patch logits, averaging overlaps and resizing to the photo are all linear,
+and the windows are a Cartesian product of rows and columns. So all of it is ``B_y L B_x^T``, with L
+the patch logits of all windows side by side. It equals the usual accumulate-and-divide to rounding;
+row bands of B_y bound the memory whatever the number of classes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sclip_lab.network.backbone import cells
 Size = tuple[int, int]
 # Values in a band of rows.
 CPU_BAND, GPU_BAND = 1 << 20, 1 << 26
-# Up to so many pixels along a side of the photo, an axis is stitched by one dense matrix.
+# A photo's side of at most so many pixels is stitched by one dense matrix.
 LONG_SIDE = 4096
 
 
@@ -38,7 +38,7 @@ class Axis:
         crop: pixels in a window.
         cells: patches in a window.
         patch: pixels in a patch.
-        before, after: pixels of padding that the network sees on either side of it.
+        before, after: pixels of padding on either side of a window.
     """
 
     starts: tuple[int, ...]
@@ -56,7 +56,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Plan:
-    """Window geometry of one image size, and the two matrices that stitch it back.
+    """Window geometry of one image size.
 
     Attributes:
         resized: (height, width) in which windows are cut.
@@ -80,8 +80,9 @@ class Plan:
 
     @property
     def corners(self) -> tuple[Size, ...]:
-        """(row, column) of the first pixel of each window, rows first; of its padding, if it has
-        any, which may lie outside of the image."""
+        """(row, column) of each window's first pixel, rows first. Padding counts as part of a
+        window, so a corner may lie outside of the image.
+        """
         rows, columns = self.rows, self.columns
         return tuple(
             (y - rows.before, x - columns.before) for y in rows.starts for x in columns.starts
@@ -95,8 +96,10 @@ class Plan:
         return replace(self, rows=rows, columns=columns)
 
     def cut(self, image: Tensor, fill: float = 0, windows: slice = slice(None)) -> Tensor:
-        """(channels, height, width) -> (windows, channels, crop_h, crop_w), rows first, padded
-        with ``fill``; of all windows, or of some."""
+        """(channels, height, width) -> (windows, channels, crop_h, crop_w), rows first.
+
+        All windows or some of them, padded with ``fill``.
+        """
         if tuple(image.shape[-2:]) != self.resized:
             raise LabError(f"image of {tuple(image.shape[-2:])}, planned for {self.resized}")
         rows, columns = self.rows, self.columns
@@ -108,16 +111,12 @@ class Plan:
     def lay_out(self, patches: Tensor) -> Tensor:
         """Patch maps of all windows side by side.
 
-        Args:
-            patches: (windows, grid_h, grid_w, channels).
-
-        Returns:
-            (channels, n_rows * grid_h, n_columns * grid_w).
+        (windows, grid_h, grid_w, channels) -> (channels, n_rows * grid_h, n_columns * grid_w).
         """
         n_rows, n_columns = len(self.rows.starts), len(self.columns.starts)
-        wanted = (self.num_windows, *self.grid)
-        if patches.shape[:3] != wanted:
-            raise LabError(f"patches of {tuple(patches.shape)}, planned for {wanted}")
+        planned = (self.num_windows, *self.grid)
+        if patches.shape[:3] != planned:
+            raise LabError(f"patches of {tuple(patches.shape)}, planned for {planned}")
         grid_h, grid_w = self.grid
         split = patches.view(n_rows, n_columns, grid_h, grid_w, -1)
         return split.permute(4, 0, 2, 1, 3).reshape(-1, n_rows * grid_h, n_columns * grid_w)
@@ -133,7 +132,7 @@ class Plan:
 
         Yields:
             (rows of the target, (channels, rows, target width) float32). All bands share their
-            memory: one is the caller's, to read or to overwrite, until the next is asked for.
+            memory: the caller may read and overwrite a band until it asks for the next.
         """
         wide = self._widened(laid_out)
         channels, _, width = wide.shape
@@ -148,10 +147,10 @@ class Plan:
             yield rows, torch.matmul(by.to(wide.device), used, out=band)
 
     def _widened(self, laid_out: Tensor) -> Tensor:
-        """Columns stitched, rows not yet: (channels, n_rows * grid_h, target width)."""
+        """(channels, n_rows * grid_h, target width): columns are stitched, rows not yet."""
         width = self.target[1]
         if width <= LONG_SIDE:
-            # All of B_x, though a pixel lies in few of many windows: time goes into writing this.
+            # The whole B_x, most of it zero: the time goes into writing the result anyway.
             return F.linear(laid_out, stitching_matrix(self, 1).to(laid_out.device))
         wide = laid_out.new_empty(*laid_out.shape[:2], width)
         for left in range(0, width, LONG_SIDE):
@@ -164,10 +163,10 @@ class Plan:
     def row_bands(
         self, channels: int, device: torch.device, max_values: int | None = None
     ) -> Iterator[slice]:
-        """Rows of the target from top to bottom, as many at once as have ``max_values`` values.
+        """Rows of the target from top to bottom, each band of at most ``max_values`` values.
 
-        At least one; None: what stays in the cache of a CPU core, or a quarter of a gigabyte on a
-        GPU, where each band costs the start of several kernels.
+        A band has at least one row. None takes what fits into the cache of a CPU core, or a quarter
+        of a gigabyte on a GPU, where each band costs the start of several kernels.
         """
         if max_values is None:
             max_values = CPU_BAND if device.type == "cpu" else GPU_BAND
@@ -178,7 +177,8 @@ class Plan:
 
     def stitch(self, laid_out: Tensor) -> Tensor:
         """The whole stitched map at once: (channels, target height, target width)."""
-        return torch.cat([band for _, band in self.bands(laid_out, 1 << 62)], dim=1)
+        [(_, whole)] = self.bands(laid_out, 1 << 62)
+        return whole
 
 
 def plan(
@@ -192,8 +192,7 @@ def plan(
 ) -> Plan:
     """Windows as mmsegmentation's slide inference cuts them.
 
-    Steps of ``stride``; the last window is shifted inward; a side smaller than the crop is used
-    whole.
+    The last window is shifted inward; a side smaller than the crop is used whole.
 
     Args:
         resized: (height, width) of the image that is cut.
@@ -202,13 +201,12 @@ def plan(
         stride: pixels between windows, 1 .. crop.
         patch: side of a patch.
         padding: the backbone's, see `sclip_lab.network.backbone.cells`.
-        multiple: zeros on both sides of a window, the odd one behind it, make its sides a
-            multiple of so many pixels; None: no such padding.
+        multiple: zeros on both sides of a window, the odd one behind it, make its sides a multiple
+            of so many pixels; None: no such padding.
 
     Raises:
         LabError: a crop smaller than a patch, or a stride that leaves gaps.
     """
-
     if crop is not None and not 1 <= stride <= crop:
         raise LabError(f"stride {stride} must lie in 1 .. crop_size {crop}; larger leaves gaps")
     axes = []
@@ -225,9 +223,10 @@ def plan(
 
 
 def bilinear_matrix(inputs: int, outputs: int) -> sparse.csr_array:
-    """(outputs, inputs) float64: bilinear resampling of one axis, corners not aligned.
+    """(outputs, inputs) float64: the matrix of
+    ``torch.nn.functional.interpolate(mode="bilinear")``.
 
-    The matrix of ``torch.nn.functional.interpolate(..., mode="bilinear", align_corners=False)``.
+    Along one axis, corners not aligned.
     """
     source = np.maximum((np.arange(outputs) + 0.5) * (inputs / outputs) - 0.5, 0)
     low = np.minimum(source.astype(int), inputs - 1)
@@ -245,7 +244,7 @@ def bilinear_matrix(inputs: int, outputs: int) -> sparse.csr_array:
 def _sparse_stitching(plan: Plan, axis: int) -> sparse.csr_array:
     """(target side, windows * cells) float32: upsample, average over overlaps, resize.
 
-    Sparse, for a pixel lies in few windows, and a photo may be very long.
+    Sparse, since a pixel lies in few windows and a photo may be very long.
     """
     windows = (plan.rows, plan.columns)[axis]
     side, target = plan.resized[axis], plan.target[axis]
@@ -275,7 +274,7 @@ def stitching_matrix(plan: Plan, axis: int) -> Tensor:
 
 
 def stitching_part(plan: Plan, axis: int, rows: slice) -> tuple[int, Tensor]:
-    """Some rows of `stitching_matrix`, without the columns before and behind that are all zero.
+    """Some rows of `stitching_matrix`, without columns of zeros before and behind.
 
     Returns:
         the first column, and (rows, columns) float32.
@@ -289,23 +288,21 @@ def stitching_part(plan: Plan, axis: int, rows: slice) -> tuple[int, Tensor]:
 
 
 def patch_counts(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
-    """Pixels of each class in each patch of each window.
+    """Pixels of each class in each patch of each window: (windows, grid_h, grid_w, classes) int32.
+
+    There is at least one class, and none above the mask's largest.
 
     Args:
         plan: window geometry.
         mask: (height, width) class ids at the photo's size.
         ignore_index: pixels that do not count.
-
-    Returns:
-        (windows, grid_h, grid_w, classes) int32, with at least one class and none above the mask's
-        largest.
     """
     votes = torch.from_numpy(np.where(mask == ignore_index, -1, mask.astype(np.int64)))
     rows = (torch.arange(plan.resized[0]) * plan.target[0]) // plan.resized[0]
     columns = (torch.arange(plan.resized[1]) * plan.target[1]) // plan.resized[1]
     cut = plan.cut(votes[rows][:, columns][None], fill=-1)[:, 0]
     high, wide = (axis.cells * axis.patch for axis in (plan.rows, plan.columns))
-    # Pixels beyond the last patch are dropped; what pads an incomplete one does not vote.
+    # Pixels beyond the last patch are dropped; padding does not vote.
     cut = F.pad(cut, (0, wide - plan.columns.seen, 0, high - plan.rows.seen), value=-1)
     side = plan.rows.patch
     patches = cut.unfold(1, side, side).unfold(2, side, side).flatten(3)
@@ -316,14 +313,13 @@ def patch_counts(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
 
 
 def patch_labels(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
-    """Majority class of each patch of each window; args as `patch_counts`.
+    """Majority class of each patch of each window: (windows, grid_h, grid_w) int64.
 
-    Returns:
-        (windows, grid_h, grid_w) int64; -1 where no pixel votes. Ties go to the lower id.
+    -1 where no pixel votes; ties go to the lower id. Args as in `patch_counts`.
     """
     return majority(patch_counts(plan, mask, ignore_index))
 
 
 def majority(counts: Tensor) -> Tensor:
-    """The class of most pixels: (..., classes) -> (...) int64, -1 where there is none."""
+    """The class of most pixels: (..., classes) -> (...) int64, -1 if there is no pixel."""
     return torch.where(counts.sum(-1) > 0, counts.argmax(-1), -1)

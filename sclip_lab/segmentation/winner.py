@@ -1,8 +1,8 @@
-"""The largest query of each pixel, and which it is.
+"""The largest query of each pixel, and its index.
 
-``torch.max`` with indices looks at one value at a time on a CPU, a largest value alone at eight or
-sixteen. So the index is made a largest value as well: of numbers that are 0 for the winners and
-far below 0 for all others, plus a rank.
+``torch.max`` with indices handles one value at a time on a CPU, ``amax`` eight or sixteen. So the
+index is computed as a largest value too: of numbers that are 0 for the winners and far below 0 for
+all others, plus a rank.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sclip_lab.core.shapes import Winner
 
-# Differences of 1e-35 are distinguished; larger ones may become -inf, which is as far below.
+# Differences of 1e-35 still count; larger ones may become -inf, which is also below 0.
 STEEP = 1e38
 
 
@@ -25,8 +25,7 @@ def winner(logits: Float[Tensor, "queries height width"], scratch: Tensor) -> Wi
         scratch: at least as many values, contiguous; overwritten.
 
     Returns:
-        largest (height, width); index (height, width) int32; ``logits - largest``, of the shape of
-        ``logits``, in ``scratch``.
+        largest (height, width); index (height, width) int32; ``logits - largest`` in ``scratch``.
     """
     below = scratch.flatten()[: logits.numel()].view(logits.shape)
     largest = logits.amax(dim=0)

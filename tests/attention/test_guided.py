@@ -22,17 +22,17 @@ from tests.second_network import guide
 def run(backbone: Backbone, images: Tensor, features: Tensor | None, *names: str, **over: object):
     variants = [load_attention(name, **over) for name in names]
     scene = Scene(guidance=None if features is None else Guidance(lambda: features))
-    found: dict[int, Encoded] = dict(encode(backbone, images, variants, scene=scene))
-    return [found[index] for index in range(len(names))]
+    result: dict[int, Encoded] = dict(encode(backbone, images, variants, scene=scene))
+    return [result[index] for index in range(len(names))]
 
 
 def test_similarity_softmax_by_hand() -> None:
     similarities = torch.tensor([[[1.0, 0.6, 0.0], [0.6, 1.0, 0.2], [0.0, 0.2, 1.0]]])
     mean = float(similarities.mean())
-    found = guided.similarity_softmax(similarities, beta=1.0, gamma=2.0)[0]
+    result = guided.similarity_softmax(similarities, beta=1.0, gamma=2.0)[0]
     two = torch.softmax(2 * (torch.tensor([1.0, 0.6]) - mean), dim=0)
-    torch.testing.assert_close(found[0], torch.tensor([two[0], two[1], 0.0]))
-    torch.testing.assert_close(found[2], torch.tensor([0.0, 0.0, 1.0]))
+    torch.testing.assert_close(result[0], torch.tensor([two[0], two[1], 0.0]))
+    torch.testing.assert_close(result[2], torch.tensor([0.0, 0.0, 1.0]))
     # Where all are alike the mean times beta is above every one: a patch keeps itself.
     assert torch.equal(guided.similarity_softmax(torch.ones(1, 2, 2))[0], torch.eye(2))
 
@@ -40,9 +40,9 @@ def test_similarity_softmax_by_hand() -> None:
 def test_resizing_heads_is_torchs_and_swapped_axes_are_another_reading() -> None:
     value = torch.randn(2, 3, 6, 4)
     assert guided.resized(value, (2, 3), (2, 3)) is value
-    found = guided.resized(value, (2, 3), (4, 6))
+    result = guided.resized(value, (2, 3), (4, 6))
     expected = F.interpolate(value[:, 1].mT.unflatten(-1, (2, 3)), (4, 6), mode="bilinear")
-    torch.testing.assert_close(found[:, 1], expected.flatten(-2).mT)
+    torch.testing.assert_close(result[:, 1], expected.flatten(-2).mT)
     swapped = guided.resized(value, (2, 3), (2, 3), swap_axes=True)
     expected = F.interpolate(value[:, 1].mT.unflatten(-1, (3, 2)), (2, 3), mode="bilinear")
     torch.testing.assert_close(swapped[:, 1], expected.flatten(-2).mT)
@@ -118,7 +118,7 @@ def test_outliers_become_what_looks_like_them(backbone: Backbone, images: Tensor
     entered = plain.history[-1]
     scene = Scene(guidance=Guidance(lambda: features))
     context = Context(entered, plain.history[:-1], (6, 8), scene=scene)
-    found = guided.guidance_repair(context)
+    result = guided.guidance_repair(context)
     outliers = lof_mask(entered.tokens[:, 1:])
     for image in range(2):
         clean = entered.tokens[image, 1:]
@@ -126,7 +126,7 @@ def test_outliers_become_what_looks_like_them(backbone: Backbone, images: Tensor
             expected = clean[patch]
             if outliers[image, patch]:
                 expected = clean[~outliers[image] & (kind == kind[patch])].mean(0)
-            torch.testing.assert_close(found[image, 1 + patch], expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(result[image, 1 + patch], expected, atol=1e-5, rtol=1e-5)
     assert outliers.any()
 
 
@@ -136,12 +136,12 @@ def test_combinations_that_no_paper_tried_are_yaml_alone(
     features = torch.randn(2, 32, 6, 8, generator=torch.Generator().manual_seed(5))
     parts = {"prior": "guidance", "mix": "guidance", "repair": "guidance"}
     [plain] = run(backbone, images, None, "csa")
-    seen = [plain.patches]
+    observed = [plain.patches]
     for chosen in ({"prior": "guidance"}, {"mix": "guidance"}, {"repair": "guidance"}, parts):
-        [found] = run(backbone, images, features, "csa", **chosen)
-        assert torch.isfinite(found.patches).all()
-        assert all(not torch.equal(found.patches, before) for before in seen)
-        seen.append(found.patches)
+        [result] = run(backbone, images, features, "csa", **chosen)
+        assert torch.isfinite(result.patches).all()
+        assert all(not torch.equal(result.patches, before) for before in observed)
+        observed.append(result.patches)
     [repaired] = run(backbone, images, features, "scclip", repair="guidance")
     [usual] = run(backbone, images, None, "scclip")
     assert not torch.equal(repaired.patches, usual.patches)

@@ -52,8 +52,8 @@ def test_prior_on_an_earlier_block_uses_its_own_norms() -> None:
     image = toy.inputs()["rect224x336"]
     early = load_attention("early", prior="gaussian_norms")
     ctx = toy.context(toy.network(), image)
-    seen = ctx.at(early.config["source"])
-    raw = seen.scores(seen.query, seen.key) + gaussian_norms(seen)
+    observed = ctx.at(early.config["source"])
+    raw = observed.scores(observed.query, observed.key) + gaussian_norms(observed)
     expected = torch.softmax(raw, dim=-1)
     ours = weights_of("early", prior="gaussian_norms")
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)

@@ -23,11 +23,11 @@ def test_gaussian_by_hand() -> None:
     assert prior[1, 6].item() == pytest.approx(torch.tensor(-5 / 8).exp().item())
 
 
-@pytest.mark.parametrize(("radius", "seen"), [(0, 1), (1, 4), (2, 9), (9, 12)])
-def test_window_of_a_corner(radius: int, seen: int) -> None:
+@pytest.mark.parametrize(("radius", "observed"), [(0, 1), (1, 4), (2, 9), (9, 12)])
+def test_window_of_a_corner(radius: int, observed: int) -> None:
     prior = window((3, 4), radius)
     assert (prior[0] == 0).all()
-    assert (prior[1] == 0).sum() == seen
+    assert (prior[1] == 0).sum() == observed
     assert torch.isneginf(prior[1:, 0]).all()
 
 

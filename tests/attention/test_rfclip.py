@@ -20,14 +20,14 @@ def test_a_row_of_sinks_alone_stays() -> None:
 def test_rows_keep_their_sum_and_sinks_their_share() -> None:
     """Patch 0 takes almost all: it is the sink."""
     weights = torch.tensor([[0.1, 0.7, 0.15, 0.05]]).repeat(4, 1)[None, None]
-    found = refocused(weights, threshold=0.4, share=0.6, prefix=1)
-    torch.testing.assert_close(found.sum(-1), weights.sum(-1))
-    torch.testing.assert_close(found[0, 0, 1:, 1], 0.6 * weights[0, 0, 1:, 1])
-    torch.testing.assert_close(found[0, 0, 1:, 2], 0.15 + 0.28 * 0.75 * torch.ones(3))
+    result = refocused(weights, threshold=0.4, share=0.6, prefix=1)
+    torch.testing.assert_close(result.sum(-1), weights.sum(-1))
+    torch.testing.assert_close(result[0, 0, 1:, 1], 0.6 * weights[0, 0, 1:, 1])
+    torch.testing.assert_close(result[0, 0, 1:, 2], 0.15 + 0.28 * 0.75 * torch.ones(3))
 
 
 @pytest.mark.parametrize("share", ["class_share", "text_share"])
 def test_shares_of_the_readout_are_between_0_and_1(share: str) -> None:
-    given: dict[str, Any] = {share: 2}
+    inputs: dict[str, Any] = {share: 2}
     with pytest.raises(LabError, match=f"{share} 2 must be at least 0 and at most 1"):
-        readout(cast(Any, None), torch.ones(2, 4), **given)
+        readout(cast(Any, None), torch.ones(2, 4), **inputs)

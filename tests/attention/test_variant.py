@@ -24,6 +24,7 @@ from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.dense_features import dense_features
 from tests.conftest import ARCHITECTURE
 from tests.second_network import seen
+from tests.variants import loaded_variant
 
 
 def truth(attention: Variant, backbone: Backbone, images: Tensor) -> Tensor | None:
@@ -68,17 +69,19 @@ def projection_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def loaded(name: str, projection_file: str, **overrides: Any) -> Variant:
-    if name == "csa_learned":
-        overrides["projection_file"] = projection_file
-    return load_attention(name, **overrides)
+def overrides(name: str, projection_file: str) -> dict[str, str]:
+    return {"projection_file": projection_file} if name == "csa_learned" else {}
+
+
+def loaded(name: str, projection_file: str) -> Variant:
+    return loaded_variant(name, **overrides(name, projection_file))
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_contract(name: str, projection_file: str) -> None:
     attention = loaded(name, projection_file)
     assert attention.name == name
-    assert attention.key == loaded(name, projection_file).key
+    assert attention.key == load_attention(name, **overrides(name, projection_file)).key
     testing.check_variant(attention)
 
 
@@ -90,12 +93,12 @@ def test_small_depths(depth: int, images: Tensor, projection_file: str) -> None:
     for name in ALL:
         attention = loaded(name, projection_file)
         labels = truth(attention, small, images)
-        given = {"text": TEXT, "guidance": seen(attention), "labels": labels}
+        inputs = {"text": TEXT, "guidance": seen(attention), "labels": labels}
         if depth == 1 and name in READS_BLOCKS_BEFORE:
             with pytest.raises(LabError, match=r"has no block before it|no earlier attention"):
-                dense_features(small, images, attention, **given)
+                dense_features(small, images, attention, **inputs)
         else:
-            assert dense_features(small, images, attention, **given).isfinite().all(), name
+            assert dense_features(small, images, attention, **inputs).isfinite().all(), name
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -127,6 +130,7 @@ def test_a_prior_changes_the_features_or_is_warned_of(
 ) -> None:
     _warn_that_prior_is_ignored.cache_clear()
     narrow = {"_target_": "sclip_lab.attention.prior.gaussian", "sigma": 1.0}
+    config = loaded(name, projection_file).config
     without, ours = (
         dense_features(
             backbone,
@@ -137,7 +141,7 @@ def test_a_prior_changes_the_features_or_is_warned_of(
             labels=truth(attention, backbone, images),
         )
         for prior in (None, narrow)
-        for attention in [loaded(name, projection_file, prior=prior)]
+        for attention in [build({**config, "prior": prior}, name)]
     )
     changed = not torch.equal(ours, without)
     assert changed == (name not in WITHOUT_SCORES)

@@ -51,16 +51,16 @@ def test_equal_windows_are_one_window(backbone: Backbone) -> None:
 def test_neighbourhood_by_hand() -> None:
     features = torch.arange(8.0)[:, None]  # two windows of 2 x 2
     pixels = torch.tensor([0, 1, 2, 3, 3, 5, 6, 7])  # the first's last patch is the second's first
-    found = neighbourhood_mean(features, pixels, 2, (2, 2), include_self=True)[:, 0]
-    torch.testing.assert_close(found[0], torch.tensor((0 + 1 + 2 + 3) / 4))
-    torch.testing.assert_close(found[3], torch.tensor((0 + 1 + 2 + 3 + 4) / 5))
-    found = neighbourhood_mean(features, pixels, 2, (2, 2), include_self=False)[:, 0]
-    torch.testing.assert_close(found[4], torch.tensor((3 + 5 + 6 + 7) / 4))
+    result = neighbourhood_mean(features, pixels, 2, (2, 2), include_self=True)[:, 0]
+    torch.testing.assert_close(result[0], torch.tensor((0 + 1 + 2 + 3) / 4))
+    torch.testing.assert_close(result[3], torch.tensor((0 + 1 + 2 + 3 + 4) / 5))
+    result = neighbourhood_mean(features, pixels, 2, (2, 2), include_self=False)[:, 0]
+    torch.testing.assert_close(result[4], torch.tensor((3 + 5 + 6 + 7) / 4))
 
 
 def test_neighbourhood_of_one_row() -> None:
-    found = neighbourhood_mean(torch.arange(4.0)[:, None], torch.arange(4), 1, (1, 4), False)[:, 0]
-    assert found.tolist() == [1.0, 1.0, 2.0, 2.0]
+    result = neighbourhood_mean(torch.arange(4.0)[:, None], torch.arange(4), 1, (1, 4), False)[:, 0]
+    assert result.tolist() == [1.0, 1.0, 2.0, 2.0]
 
 
 def test_anchors_by_hand() -> None:
@@ -76,10 +76,10 @@ def test_anchors_by_hand() -> None:
 
 def test_weights_across_by_hand() -> None:
     keys = torch.eye(3)
-    found = weights_across(keys, keys, beta=1.0, gamma=3.0)
-    assert torch.equal(found, torch.eye(3))  # mean 1/3: the others are below it
-    found = weights_across(keys, keys, beta=0.0, gamma=3.0, norm="photo")
-    torch.testing.assert_close(found, torch.softmax(3 * keys, dim=-1))
+    result = weights_across(keys, keys, beta=1.0, gamma=3.0)
+    assert torch.equal(result, torch.eye(3))  # mean 1/3: the others are below it
+    result = weights_across(keys, keys, beta=0.0, gamma=3.0, norm="photo")
+    torch.testing.assert_close(result, torch.softmax(3 * keys, dim=-1))
     # All below: the largest stays.
     assert torch.equal(weights_across(keys, keys, beta=9.0, gamma=1.0), torch.eye(3))
 
@@ -95,8 +95,8 @@ def test_guided_windows(backbone: Backbone) -> None:
         load_attention("gla_proxy", dynamic_gamma=0.0),
         load_attention("maskclip", residual=False, mlp=False),
     ]
-    found = dict(encode(backbone, images, variants, scene=scene))
-    tokens, alone = (found[i].state.tokens[:, 1:] for i in (0, 1))
+    result = dict(encode(backbone, images, variants, scene=scene))
+    tokens, alone = (result[i].state.tokens[:, 1:] for i in (0, 1))
     torch.testing.assert_close(
         tokens, alone.mean(0, keepdim=True).expand(2, -1, -1), atol=1e-5, rtol=0
     )

@@ -83,7 +83,10 @@ def test_learn_projection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert f"csa_learned(projection_file={out}) on patchwork: mIoU" in outcome.out
 
 
-def test_data_list(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_data_list(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCLIP_LAB_DATA", "elsewhere")  # what --data sets ends with the test
     assert main(["data", "list", "--data", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     for name in ("patchwork", "voc21", "coco_panoptic20"):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from sclip_lab.cli import main
+from sclip_lab.config.application import by_reason
 from sclip_lab.core.errors import CrashError, LabError, bug_behind, describe, traceback_of
 from tests.running import evaluate
 
@@ -180,3 +181,17 @@ def test_values_that_only_hydra_reads(tmp_path: Path, word: str, text: str) -> N
     outcome = evaluate(tmp_path, "attention=csa", word)
     assert outcome.code == 1
     assert text in outcome.err
+
+
+def test_failures_of_a_sweep_are_grouped_by_reason() -> None:
+    def failed(cell: str, cause: Exception) -> LabError:
+        error = CrashError(f"{cell} on image a: {type(cause).__name__}: {cause}")
+        error.__cause__ = cause
+        return error
+
+    errors = [failed("csa", ZeroDivisionError("division")), LabError("layer 99 of 12")]
+    errors += [failed("gem", ZeroDivisionError("division")), failed("csa", KeyError("b"))]
+    assert by_reason(errors) == (
+        "2 x ZeroDivisionError: division (first: csa on image a); 1 x layer 99 of 12; "
+        "1 x csa on image a: KeyError: 'b'"
+    )

@@ -14,7 +14,7 @@ from sclip_lab.cli import main
 from sclip_lab.config import folders, guard, plugins
 from sclip_lab.core import functions, identity
 from sclip_lab.core.errors import LabError
-from tests import outside, running
+from tests import outside, photos, running
 
 
 @pytest.fixture(autouse=True)
@@ -210,3 +210,35 @@ def test_a_module_beside_the_user_is_found(tmp_path: Path, monkeypatch: pytest.M
     plugins.enter(["plugins=[beside_me.ideas]"])
     assert functions.locate("beside_me.ideas.heated").__name__ == "heated"
     assert str(tmp_path) in os.environ["PYTHONPATH"]
+
+
+@pytest.mark.parametrize("how", ["typed", "variable"])
+def test_a_module_elsewhere_is_an_error_that_says_where_to_stand(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``my.ideas`` lies in the folder ``there``; the command is typed somewhere else."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    name = f"afar_{how}"
+    root = outside.write(there, name)
+    here.mkdir()
+    words = ["evaluate", f"--config-dir={root / 'conf'}", "attention=heated", "--cfg=job"]
+    photo = photos.write(tmp_path / "photos", [(64, 80)]) / "images/0.jpg"
+    explore = ["explore", str(photo), "--attention=heated", "--names=dots", "--patches=20"]
+    if how == "typed":
+        command = [*words, f"plugins=[{name}.ideas]"]
+    else:
+        monkeypatch.setenv(functions.VARIABLE, f"{name}.ideas")
+        monkeypatch.setenv(folders.VARIABLE, str(root / "conf"))
+        command = explore
+    monkeypatch.chdir(here)
+    assert main.main(command) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"no module '{name}' in this folder ({here})" in line
+    assert f"start in the folder that holds {name}, install its package, or name" in line
+    assert "PYTHONPATH" in line
+    monkeypatch.chdir(there)
+    monkeypatch.setenv("PYTHONPATH", "")
+    assert main.main(command) == 0
+    functions.allow(name)
+    with pytest.raises(LabError, match=f"no module '{name}.idea'; '{name}' is .*there/{name}"):
+        functions.locate(f"{name}.idea.heated")

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from sclip_lab.cli.data import DATA_VARIABLE
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``--data`` sets ends with the test."""
+    monkeypatch.setenv(DATA_VARIABLE, os.environ.get(DATA_VARIABLE, "data"))
 
 
 @pytest.fixture

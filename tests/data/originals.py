@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sclip_lab.cli import data
+import sclip_lab as lab
+from sclip_lab.cli.data import parser, run
 from sclip_lab.data.folder import Folder
 
 SHARED = Path(__file__).parents[3] / "shared/data"
@@ -19,7 +20,7 @@ SIZE = (6, 8)  # height, width
 
 
 def cli(*words: str) -> int:
-    return data.run(data.parser().parse_args(list(words)))
+    return run(parser().parse_args(list(words)))
 
 
 def photo(path: Path) -> None:
@@ -45,7 +46,7 @@ def first_ids(dataset: Folder, count: int) -> list[int]:
 
 
 def load(name: str) -> Folder:
-    dataset = data.load_dataset(name)
+    dataset = lab.load_dataset(name)
     assert isinstance(dataset, Folder)
     return dataset
 

@@ -593,13 +593,13 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
 
 def boxes(mask: np.ndarray) -> list[tuple[int, list[list[float]]]]:
     """Every block of a mask as its id and a rectangle's four corners."""
-    found = []
+    result = []
     for row in range(0, mask.shape[0], 8):
         for column in range(0, mask.shape[1], 8):
             right, bottom = column + 8.0, row + 8.0
             corners = [[column, row], [right, row], [right, bottom], [column, bottom]]
-            found.append((int(mask[row, column]), corners))
-    return found
+            result.append((int(mask[row, column]), corners))
+    return result
 
 
 def labelme(root: Path, masks: Masks, shape: Callable[..., dict], where: str) -> dict[str, Any]:

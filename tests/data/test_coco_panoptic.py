@@ -66,8 +66,8 @@ def test_official_annotations_pixel_by_pixel(tmp_path: Path) -> None:
     expected = sorted((SHARED / "masks").iterdir())
     assert len(expected) == len(list(tmp_path.iterdir())) == 20
     for path in expected:
-        found = np.array(Image.open(tmp_path / path.name))
-        np.testing.assert_array_equal(found, np.array(Image.open(path)), err_msg=path.name)
+        result = np.array(Image.open(tmp_path / path.name))
+        np.testing.assert_array_equal(result, np.array(Image.open(path)), err_msg=path.name)
     assert [c["isthing"] for c in categories] == [1] * 80 + [0] * 53
 
 
@@ -136,8 +136,8 @@ def test_download_fetches_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     digest = sdist.sha256(served)
-    found = sdist.download("p", "1", digest, "nowhere.build", tmp_path)  # it could not be built
-    assert found.read_bytes() == served.read_bytes()
+    result = sdist.download("p", "1", digest, "nowhere.build", tmp_path)  # it could not be built
+    assert result.read_bytes() == served.read_bytes()
     with pytest.raises(LabError, match=r"could not fetch p==1(.|\n)*--from"):
         sdist.download("p", "1", "0" * 64, "nowhere.build", tmp_path / "other")
     with pytest.raises(LabError, match=r"could not fetch p==2(.|\n)*No matching distribution"):

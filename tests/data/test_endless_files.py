@@ -36,9 +36,9 @@ def test_photos_and_masks(large: Path) -> None:
 def test_lists_of_a_data_set(large: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "images/a.png")
-    given = {"name": "x", "root": str(tmp_path), "images": "images", "masks": "images"}
+    inputs = {"name": "x", "root": str(tmp_path), "images": "images", "masks": "images"}
     with pytest.raises(LabError, match=rf"dataset.split\) .*large.txt: {TERABYTE} bytes"):
-        Folder(**given, image_suffix=".png", vocabulary="voc20_plain", split=str(large))  # type: ignore[arg-type]
+        Folder(**inputs, image_suffix=".png", vocabulary="voc20_plain", split=str(large))  # type: ignore[arg-type]
 
 
 def test_lists_and_annotations_of_downloads(large: Path, tmp_path: Path) -> None:

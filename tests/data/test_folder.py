@@ -147,9 +147,9 @@ def test_exif_orientation_as_cv2(tmp_path: Path, orientation: int) -> None:
     path = tmp_path / "turned.jpg"
     image.save(path, exif=exif, quality=95)
     oracle = cv2.imread(str(path))[:, :, ::-1].astype(int)
-    found = read_image(path).astype(int)
-    assert found.shape == oracle.shape
-    assert np.abs(found - oracle).max() <= 4  # two JPEG decoders
+    result = read_image(path).astype(int)
+    assert result.shape == oracle.shape
+    assert np.abs(result - oracle).max() <= 4  # two JPEG decoders
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
@@ -289,23 +289,23 @@ def test_id_outside_the_vocabulary(root: Path) -> None:
         folder(root, reduce_zero_label=True)[0]
 
 
-@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9, 0.99])
-def test_truncated_jpeg_raises(tmp_path: Path, kept: float) -> None:
+@pytest.mark.parametrize("remaining", [0.3, 0.6, 0.9, 0.99])
+def test_truncated_jpeg_raises(tmp_path: Path, remaining: float) -> None:
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
     path = tmp_path / "cut.jpg"
     noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
     Image.fromarray(noise).save(path)
     content = path.read_bytes()
-    path.write_bytes(content[: int(kept * len(content))])
+    path.write_bytes(content[: int(remaining * len(content))])
     with pytest.raises(LabError, match=r"photo .*cut\.jpg: truncated or damaged"):
         read_image(path)
 
 
-@pytest.mark.parametrize("kept", [0.2, 0.5, 0.8])
-def test_truncated_mask_raises(root: Path, kept: float) -> None:
+@pytest.mark.parametrize("remaining", [0.2, 0.5, 0.8])
+def test_truncated_mask_raises(root: Path, remaining: float) -> None:
     path = root / "masks/a.png"
     content = path.read_bytes()
-    path.write_bytes(content[: int(kept * len(content))])
+    path.write_bytes(content[: int(remaining * len(content))])
     with pytest.raises(LabError, match=r"mask .*a\.png: truncated or damaged"):
         read_mask(path)
 

@@ -49,10 +49,10 @@ def test_read_right(tmp_path: Path, name: str) -> None:
     one = CASES[name]
     config, truth = folder(one, tmp_path / "root")
     dataset = build(config)
-    found = read(dataset)
-    assert sorted(found) == sorted(one.names.get(stem, stem) for stem in truth)
+    result = read(dataset)
+    assert sorted(result) == sorted(one.names.get(stem, stem) for stem in truth)
     for stem, mask in truth.items():
-        np.testing.assert_array_equal(found[one.names.get(stem, stem)], mask)
+        np.testing.assert_array_equal(result[one.names.get(stem, stem)], mask)
     limited = build({**config, "limit": 2})
     assert limited.names == dataset.names[:2]
     assert limited.key != dataset.key
@@ -76,23 +76,25 @@ def test_guess_writes_a_working_yaml(tmp_path: Path, name: str) -> None:
     assert "sclip-lab data verify mine" in text
     config = yaml.safe_load(target.read_text(encoding="utf-8"))
     dataset = build(config)
-    found = read(dataset)
-    stems = {name.rpartition("/")[2]: name for name in found}
+    result = read(dataset)
+    stems = {name.rpartition("/")[2]: name for name in result}
     places = {stem: one.names.get(stem, stem) for stem in truth}
-    renamed = all(place in found for place in places.values())
+    renamed = all(place in result for place in places.values())
     pairs: set[tuple[int, int]] = set()
     for index, stem in enumerate(sorted(truth)):
-        key = places[stem] if renamed else stems.get(stem, sorted(found)[index])
-        pairs |= set(zip(truth[stem].ravel().tolist(), found[key].ravel().tolist(), strict=True))
-    assert len(found) == len(truth)
+        key = places[stem] if renamed else stems.get(stem, sorted(result)[index])
+        pairs |= set(zip(truth[stem].ravel().tolist(), result[key].ravel().tolist(), strict=True))
+    assert len(result) == len(truth)
     # One drawn class is one class that was read, and void stays void.
-    assert len(pairs) == len({drawn for drawn, _ in pairs}) == len({seen for _, seen in pairs})
+    assert (
+        len(pairs) == len({drawn for drawn, _ in pairs}) == len({observed for _, observed in pairs})
+    )
     if "vocabulary" in config and "class 0" not in config["vocabulary"]:
-        named = own_formats.NAMES
+        mentioned = own_formats.NAMES
         names = [*dataset.vocabulary.names]
-        for drawn, seen in pairs:
-            if drawn < len(named) and seen < len(names) and one.classes <= 3:
-                assert names[seen] == named[drawn]
+        for drawn, observed in pairs:
+            if drawn < len(mentioned) and observed < len(names) and one.classes <= 3:
+                assert names[observed] == mentioned[drawn]
 
 
 def test_polygons_are_drawn_as_pycocotools_draws_them(tmp_path: Path) -> None:

@@ -101,10 +101,10 @@ def test_colour_carries_no_class() -> None:
         for kind in means:
             if (inside := mask == kind).sum() > 200:
                 means[kind].append(image[inside].mean(axis=0))
-    everything = np.concatenate([np.stack(found) for found in means.values()])
-    for found in means.values():
-        error = everything.std(axis=0) / len(found) ** 0.5
-        assert (np.abs(np.mean(found, axis=0) - everything.mean(axis=0)) < 4 * error).all()
+    everything = np.concatenate([np.stack(result) for result in means.values()])
+    for result in means.values():
+        error = everything.std(axis=0) / len(result) ** 0.5
+        assert (np.abs(np.mean(result, axis=0) - everything.mean(axis=0)) < 4 * error).all()
 
 
 def cells(index: int) -> tuple[np.ndarray, np.ndarray]:

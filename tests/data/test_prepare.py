@@ -11,10 +11,10 @@ from PIL import Image
 from pycocotools import mask as coco
 from scipy.io import savemat
 
-from sclip_lab.cli import data
+import sclip_lab as lab
 from sclip_lab.core.errors import LabError
 from sclip_lab.data import coco_panoptic20, prepare, sdist
-from sclip_lab.data.coco_ids import CATEGORIES, THINGS
+from sclip_lab.data.coco_object import CATEGORIES, THINGS
 from sclip_lab.data.coco_panoptic import convert
 from sclip_lab.data.vocabulary import Vocabulary
 from tests.data.originals import (
@@ -167,8 +167,8 @@ def test_context_60_and_59(tmp_path: Path) -> None:
     sixty, fifty_nine = load("context60"), load("context59")
     ids = first_ids(sixty, 6)
     assert ids[2:4] == [0, 0]  # accordion and wool are among the 400 rare ones
-    found = [sixty.vocabulary.names[i] for i in ids]
-    assert found == ["aeroplane", "wood", "background", "background", "person", "tvmonitor"]
+    result = [sixty.vocabulary.names[i] for i in ids]
+    assert result == ["aeroplane", "wood", "background", "background", "person", "tvmonitor"]
     assert first_ids(fifty_nine, 6) == [255 if i == 0 else i - 1 for i in ids]
 
 
@@ -301,8 +301,8 @@ def test_to_chooses_the_folder_and_twice_is_the_same(tmp_path: Path) -> None:
 def test_unknown_names_suggest_near_ones(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"data set to prepare 'coco_objects'; did you mean coco_ob"):
         cli("prepare", "coco_objects", "--from", str(tmp_path))
-    with pytest.raises(LabError, match="unknown data set 'voc2'; did you mean voc2"):
-        data.load_dataset("voc2")
+    with pytest.raises(LabError, match="unknown dataset 'voc2'; did you mean voc2"):
+        lab.load_dataset("voc2")
 
 
 @pytest.mark.parametrize("name", sorted(prepare.CONVERSIONS))
@@ -386,8 +386,8 @@ def test_instances_drawn_as_the_masks_of_the_sample(tmp_path: Path) -> None:
         content = json.loads((tmp_path / "coco" / part).read_text())
         for image in content["images"]:
             stem = Path(image["file_name"]).stem
-            own = [a for a in content["annotations"] if a["image_id"] == image["id"]]
-            drawn = instances_to_mask(own, image["height"], image["width"])
+            alone = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+            drawn = instances_to_mask(alone, image["height"], image["width"])
             mask = SHARED / f"coco_object_val2017/masks/{stem}_instanceTrainIds.png"
             differs = (drawn != np.array(Image.open(mask))).mean()
             assert differs == 0 or (stem in by_hand and differs < 0.05), stem

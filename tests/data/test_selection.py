@@ -53,8 +53,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def folder(root: Path, **settings: object) -> Folder:
-    given = {"images": "images/{split}", "masks": "masks/{split}", **settings}
-    return Folder("parts", root, vocabulary=WORDS, **given)  # type: ignore[arg-type]
+    inputs = {"images": "images/{split}", "masks": "masks/{split}", **settings}
+    return Folder("parts", root, vocabulary=WORDS, **inputs)  # type: ignore[arg-type]
 
 
 def test_select() -> None:
@@ -138,22 +138,13 @@ def test_a_plug_ins_own_defaults_stay() -> None:
     lab.allow(__name__)
     common = {"split": None, "limit": None, "sample": None, "seed": None}
     target = {"_target_": f"{__name__}.Seeded", "name": "seeded", **common}
-    made = build(target)
-    assert isinstance(made, Seeded)
-    assert (made.split, made.seed) == ("dev", 5)
+    built = build(target)
+    assert isinstance(built, Seeded)
+    assert (built.split, built.seed) == ("dev", 5)
     part = build({**target, "split": "test", "seed": 1, "sample": 3})
     assert isinstance(part, Part)
     assert isinstance(part.whole, Seeded)
     assert (part.split, part.whole.seed, len(part)) == ("test", 1, 3)
-
-
-@pytest.mark.parametrize("number", [8, 0])
-def test_images_as_a_count_says_limit(root: Path, number: int) -> None:
-    with pytest.raises(LabError, match=rf"dataset.images={number}.*dataset.limit={number}"):
-        lab.load_dataset("patchwork", images=number)
-    config = {"_target_": "sclip_lab.data.folder.Folder", "name": "x", "root": str(root)}
-    with pytest.raises(LabError, match=r"dataset.limit=.*is the folder of the photos"):
-        build({**config, "images": number, "masks": "masks", "vocabulary": "patchwork"})
 
 
 def test_a_part_has_a_key_of_its_own_and_hashes_only_itself(root: Path) -> None:

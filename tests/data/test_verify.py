@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sclip_lab.cli.data import dataset_config
 from sclip_lab.config.folders import conf_dir
+from sclip_lab.config.registry import load_group
 from sclip_lab.core.errors import LabError
 from sclip_lab.data import file_dataset, prepare, sheet
 from sclip_lab.data.census import Census
@@ -100,8 +100,9 @@ def test_list_names_every_yaml(capsys: pytest.CaptureFixture[str], data: Path) -
 
 
 @pytest.mark.parametrize("name", sorted(prepare.CONVERSIONS))
-def test_every_conversion_has_its_yaml(name: str) -> None:
-    config = dataset_config(name, "/somewhere")
+def test_every_conversion_has_its_yaml(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCLIP_LAB_DATA", "/somewhere")
+    config = load_group("dataset", name)
     assert config["name"] == name
     assert config["root"].startswith("/somewhere/")
     Vocabulary.named(config["vocabulary"])
@@ -215,14 +216,14 @@ def test_verify_reads_each_file_once(
     for stem in "ab":
         photo(root / f"images/{stem}.jpg")
         png(root / f"masks/{stem}.png", grid([1, 2], 0))
-    read: list[str] = []
+    contents: list[str] = []
     once = file_dataset.read_hashed
 
     def counting(path: Path, digest: str | None, what: str) -> bytes:
-        read.append(path.name)
+        contents.append(path.name)
         return once(path, digest, what)
 
     monkeypatch.setattr(file_dataset, "read_hashed", counting)
     monkeypatch.setattr(file_dataset, "file_digests", lambda *_: pytest.fail("hashed"))
     cli("verify", "coco_panoptic20")
-    assert sorted(read) == ["a.jpg", "a.png", "b.jpg", "b.png"]
+    assert sorted(contents) == ["a.jpg", "a.png", "b.jpg", "b.png"]

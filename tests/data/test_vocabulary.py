@@ -71,10 +71,10 @@ def test_official_faults_are_kept() -> None:
 def test_fixed_lists_differ_in_blanks_and_bed_alone(name: str) -> None:
     official, fixed = Vocabulary.named(name), Vocabulary.named(f"{name}_fixed")
     for index, (before, after) in enumerate(zip(official.classes, fixed.classes, strict=True)):
-        wanted = [squeezed(q) for q in before]
+        expected = [squeezed(q) for q in before]
         if name == "sclip_coco_object" and index == 0:
-            wanted.remove("bed")
-        assert [squeezed(q) for q in after] == wanted
+            expected.remove("bed")
+        assert [squeezed(q) for q in after] == expected
         assert all(q == q.strip() for q in after)
     assert len(set(fixed.queries)) == len(fixed.queries)
 

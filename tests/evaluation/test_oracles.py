@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ from sclip_lab.evaluation.observers import Diagnostics, Pictures
 from sclip_lab.evaluation.spec import ORACLE, Spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import Context
-from sclip_lab.report import figures, store_report, tables
+from sclip_lab.paper import sections, studies, verdicts
+from sclip_lab.report import figures, page, store_report, tables
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.segmentation import photos as preparation
 from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.protocol import Protocol
@@ -163,6 +166,9 @@ def test_no_table_and_no_picture_ranks_an_oracle(
     with pytest.raises(LabError, match="oracles are not ranked"):
         results.ranks(results.load(tmp_path, sorted(oracles)), n=20)
 
+    assert "oracle" not in store_report.result(Evidence(df))
+    only = Evidence(results.load(tmp_path, sorted(oracles)))
+    assert store_report.result(only) == "All cells read ground truth: oracles, not ranked."
     met = 0
     for section in store_report.sections(store_report.read(tmp_path)):
         met += _walk(section.tables, len(oracles))
@@ -179,6 +185,45 @@ def test_no_table_and_no_picture_ranks_an_oracle(
     order = [label.get_text() for label in ax.get_yticklabels()]
     assert all(name.startswith(ORACLE) for name in order[-2:])
     assert [bool(bar.get_hatch()) for bar in ax.patches] == [False] * 3 + [True] * 2
+
+
+def test_the_pages_of_all_studies_mark_oracles(
+    backbone: Backbone, protocol: Protocol, photos: Folder, tmp_path: Path
+) -> None:
+    """Every study of the paper with oracles among its cells: tables, charts, claims, answers."""
+    names = ("vanilla", "csa", "csa_mean", "oracle", "blind", "uniform")
+    variants = [lab.load_attention(name) for name in names]
+    variants += [lab.load_attention("set_mass", base=base, other=other)
+                 for base in ("vanilla", "csa_mean") for other in (0.0, 0.5)]  # fmt: skip
+    chosen = [Spec(variant, backbone, protocol, photos) for variant in variants]
+    observers = [Pictures(2), Diagnostics(["inter_class_mass"], 3)]
+    evaluate(chosen, tmp_path, observers=observers, progress=False)
+    part = store_report.read(tmp_path)
+    drawn = [sections.draw(name, studies.load(name), part) for name in studies.names()]
+    made, judged = sections.sections(drawn)
+    assert not any(verdict.answer == verdicts.HOLDS for verdict in judged)
+    met = 0
+    for section in made:
+        met += _walk(section.tables, 5)
+        for figure in section.figures.values():
+            texts = [text.get_text() for text in figure.findobj(Text)]
+            assert all(ORACLE in text for text in texts if "set_mass" in text)
+        for row in section.rows:
+            for text in row.cells.values():
+                assert text.count("set_mass") == text.count(f"{ORACLE} set_mass"), text
+    assert met > 5
+    page.write([replace(section, figures={}) for section in made], tmp_path / "page", "studies")
+    html = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert html.count("set_mass") == html.count(f"{ORACLE} set_mass") > 0
+    assert tables.ORACLES in html
+
+
+def test_the_explorer_shows_no_oracle(backbone: Backbone) -> None:
+    """It has no ground truth, with or without a mask to outline."""
+    image, mask = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), int)
+    for outline in (None, mask):
+        with pytest.raises(LabError, match="reads ground truth"):
+            lab.explore(image, ["a", "b"], ["vanilla", "oracle"], backbone, mask=outline)
 
 
 def test_an_oracle_in_python_needs_labels(backbone: Backbone) -> None:

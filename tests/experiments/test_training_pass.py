@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments.patchwork.grouping import APART, CODES, Grouping, Weights, code, too_near
-from experiments.patchwork.tower import Hiding, Seen, Tower
+from experiments.patchwork.tower import Hiding, Outputs, Tower
 
 NOTHING = Hiding(seen=1.0, alone=0.0, readers=2, even=0.0, most=0.0, swapped=0.0, bare=0.0)
 VISION = {"image_size": 32, "patch_size": 8, "layers": 4, "width": 24, "head_width": 8}
@@ -28,7 +28,7 @@ def pixels() -> Tensor:
     return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def run(clip: open_clip.CLIP, pixels: Tensor, **hidden: float) -> Seen:
+def run(clip: open_clip.CLIP, pixels: Tensor, **hidden: float) -> Outputs:
     hiding = Hiding(**{**vars(NOTHING), **hidden})
     with torch.no_grad():
         return Tower(clip.visual, 8, hiding, low=False)(pixels)
@@ -37,7 +37,7 @@ def run(clip: open_clip.CLIP, pixels: Tensor, **hidden: float) -> Seen:
 def test_with_nothing_hidden_the_pass_is_open_clips(clip: open_clip.CLIP, pixels: Tensor) -> None:
     with torch.no_grad():
         theirs = clip.encode_image(pixels, normalize=True)
-    assert torch.allclose(run(clip, pixels).read[:, 0], theirs, atol=1e-5)
+    assert torch.allclose(run(clip, pixels).embeddings[:, 0], theirs, atol=1e-5)
 
 
 def test_readers_are_patches_of_the_last_block(clip: open_clip.CLIP, pixels: Tensor) -> None:
@@ -46,7 +46,7 @@ def test_readers_are_patches_of_the_last_block(clip: open_clip.CLIP, pixels: Ten
     with torch.no_grad():
         _, tokens = clip.visual(pixels)
         theirs = torch.nn.functional.normalize(tokens @ clip.visual.proj, dim=-1)
-    readers = run(clip, pixels).read[:, 1:]
+    readers = run(clip, pixels).embeddings[:, 1:]
     distance = torch.cdist(readers, theirs).amin(dim=-1)
     assert distance.max() < 1e-3
 
@@ -68,22 +68,22 @@ def test_alone_nothing_is_mixed_before_the_last_block(clip: open_clip.CLIP, pixe
 
 def test_a_part_has_the_places_of_a_window(clip: open_clip.CLIP, pixels: Tensor) -> None:
     """All patches of a part are seen, at neighbouring places of the grid."""
-    seen = run(clip, pixels[:, :, :16, :16], seen=0.5)
-    assert seen.late.shape == (3, 4, 24)
+    outputs = run(clip, pixels[:, :, :16, :16], seen=0.5)
+    assert outputs.late.shape == (3, 4, 24)
     assert run(clip, pixels, seen=0.5).late.shape == (3, 8, 24)
 
 
 def test_at_least_one_token_is_seen(clip: open_clip.CLIP, pixels: Tensor) -> None:
-    assert torch.isfinite(run(clip, pixels, most=1.0).read).all()
+    assert torch.isfinite(run(clip, pixels, most=1.0).embeddings).all()
 
 
 def test_a_share_of_readers_has_the_residual_of_another_window(
     clip: open_clip.CLIP, pixels: Tensor
 ) -> None:
     torch.manual_seed(0)
-    own = run(clip, pixels).read
+    own = run(clip, pixels).embeddings
     torch.manual_seed(0)
-    other = run(clip, pixels, swapped=1.0).read
+    other = run(clip, pixels, swapped=1.0).embeddings
     assert torch.equal(own[:, 0], other[:, 0])
     assert (own[:, 1:] - other[:, 1:]).abs().amax(dim=-1).min() > 1e-4
 
@@ -100,28 +100,28 @@ def test_like_colours_have_like_codes() -> None:
 
 def test_the_losses_add_up(clip: open_clip.CLIP, pixels: Tensor) -> None:
     """Of weights that are zero but for one, the loss is that one; louder counts above -quiet."""
-    grouping, seen = Grouping(24), run(clip, pixels)
+    grouping, outputs = Grouping(24), run(clip, pixels)
     nothing = dict.fromkeys(vars(Weights()), 0.0)
     for name in ("mixed", "bent"):
-        alone = grouping(seen, Weights(**{**nothing, name: 2.0}))
-        assert alone.item() == pytest.approx(2 * getattr(seen, name).item(), rel=1e-5)
-    quiet = -float(seen.louder.min()) + 1.0
-    loud = grouping(seen, Weights(**{**nothing, "louder": 1.0, "quiet": quiet}))
-    assert loud.item() == pytest.approx((seen.louder + quiet).mean().item(), rel=1e-5)
-    assert not math.isnan(grouping(seen, Weights()).item())
+        alone = grouping(outputs, Weights(**{**nothing, name: 2.0}))
+        assert alone.item() == pytest.approx(2 * getattr(outputs, name).item(), rel=1e-5)
+    quiet = -float(outputs.louder.min()) + 1.0
+    loud = grouping(outputs, Weights(**{**nothing, "louder": 1.0, "quiet": quiet}))
+    assert loud.item() == pytest.approx((outputs.louder + quiet).mean().item(), rel=1e-5)
+    assert not math.isnan(grouping(outputs, Weights()).item())
 
 
 def test_large_queries_and_keys_cost_where_attention_is_to_be_flat(
     clip: open_clip.CLIP, pixels: Tensor
 ) -> None:
-    grouping, seen = Grouping(24).eval(), run(clip, pixels)
+    grouping, outputs = Grouping(24).eval(), run(clip, pixels)
     nothing = dict.fromkeys(vars(Weights()), 0.0)
     losses = []
     for flat in (0.0, 3.0):
         torch.manual_seed(0)
-        losses.append(grouping(seen, Weights(**{**nothing, "keys": 0.5, "flat": flat})).item())
+        losses.append(grouping(outputs, Weights(**{**nothing, "keys": 0.5, "flat": flat})).item())
     assert losses[1] - losses[0] == pytest.approx(
-        1.5 * sum(values.square().mean().item() for values in seen.keys), rel=1e-4
+        1.5 * sum(values.square().mean().item() for values in outputs.keys), rel=1e-4
     )
 
 

@@ -270,7 +270,7 @@ def best_spread(
     for count in dict.fromkeys((150, 20, *range(10, nodes + 1, 10))):
         if count > nodes:
             continue
-        spread = propagated(logits, scene, count, exponent, scale, power, alpha)
+        spread = propagated(logits, scene, (count, exponent, scale, power), alpha, 10)
         whole = plan.stitch(plan.lay_out(spread))
         error = close("", whole[:, ::step, ::step], official, LOGITS).error
         if best is None or error < best[0]:

@@ -67,7 +67,10 @@ class Run:
         protocol = protocol or Protocol()
         size = (image.shape[-2], image.shape[-1])
         self.plan = windows.plan(size, target, crop, stride, backbone.patch_size)
-        seen = views.see(self.plan.cut(image), protocol.views)
+        seen = self.plan.cut(image)
+        if protocol.views:
+            looks = protocol.views.items()
+            seen = torch.cat([views.see_one(seen, view, name) for name, view in looks])
         [(_, everything)] = encode(backbone, seen, [variant])
         readout = Readout(protocol, text, torch.arange(len(text)))
         logits = views.average(readout.patch_logits(everything), protocol.views)

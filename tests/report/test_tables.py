@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,18 @@ import pytest
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
 from sclip_lab.paper import published
-from sclip_lab.report import tables
+from sclip_lab.report import page, store_report, tables
 from sclip_lab.report.curves import without
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.results.store.spec_labels import labels
-from tests.synthetic_store import confusion_rows, write_spec, write_store
+from tests.synthetic_store import SKILL, confusion_rows, write_spec, write_store
 from tests.synthetic_store import labels as images_of
 
 
 @pytest.fixture(scope="module")
 def df(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     root = tmp_path_factory.mktemp("store")
-    write_store(root)
+    write_store(root, 12)
     return results.load(root)
 
 
@@ -121,7 +123,7 @@ def test_markdown_reads_back(df: pd.DataFrame) -> None:
     table = results.summary(df, n=50)
     text = tables.to_markdown(table, bold=False)
     caption, _, *lines = text.strip().split("\n")
-    assert caption == "tiny, shapes, sclip, 6 images; scores x100"
+    assert caption == "tiny, shapes, sclip, 12 images; scores x100"
     back = pd.read_csv(io.StringIO("\n".join(lines)), sep="|", skipinitialspace=True).iloc[1:, 1:-1]
     back.columns = back.columns.str.strip()
     assert list(back) == ["attention", "mIoU", "95 % interval", "pixel accuracy"]
@@ -136,6 +138,29 @@ def test_best_is_bold(df: pd.DataFrame) -> None:
     assert bold == table["attention"][table["unbeaten"]].to_list()
     assert table["attention"][table["miou"].idxmax()] in bold
     assert "vanilla" not in bold
+
+
+def test_few_photos_are_described(tmp_path: Path) -> None:
+    """Two of four photos: no bold, no interval, and the page says why."""
+    images = [f"photo_{k}" for k in range(4)]
+    for label in ("vanilla", "csa"):
+        rows = [confusion_rows(n, *images_of(k, SKILL[label], (24, 32), 5))
+                for k, n in enumerate(images[:2])]  # fmt: skip
+        write_spec(tmp_path, label, rows, images, created=label)
+    part = Evidence(results.load(tmp_path, partial=True))
+    text = tables.to_markdown(part.summary)
+    assert "2 of 4 images" in text
+    assert not re.search(r"\*\*|\[", text)
+    text = tables.to_markdown(results.differences(part.df, "vanilla"))
+    assert "[" not in text
+    shown = tables.cells(part)
+    assert "2 of 4 photos: no interval and no comparison below 10" in shown.attrs["caption"]
+    assert not any(shown.attrs["bold"]["mIoU"])
+    assert " to " not in page.html(shown)
+    sentence = store_report.result(part)
+    assert "on 2 of 4 photos of shapes. On fewer than 10 photos nothing is surely" in sentence
+    [_, compared, *_] = store_report.sections(part)
+    assert "no interval and no p" in compared.tables["differences"].attrs["caption"]
 
 
 def test_one_table_per_data_set(tmp_path: Path) -> None:

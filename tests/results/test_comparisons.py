@@ -22,7 +22,7 @@ from sclip_lab.results.statistics.resampling import Design, Sample, score
 from sclip_lab.run.job import table
 from tests.synthetic_store import confusion_rows, labels, write_spec, write_store
 
-IMAGES = [f"i{index}" for index in range(8)]
+IMAGES = [f"i{index:02}" for index in range(12)]
 
 
 def write(folder: Path, label: str, skill: float, seed: int = 0, **more: object) -> str:

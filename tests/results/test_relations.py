@@ -20,11 +20,11 @@ from tests.synthetic_store import SKILL, confusion_rows, labels, write_spec, wri
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """A measure that falls with the variant's skill, one that knows nothing, and a control."""
-    keys = write_store(tmp_path)
+    keys = write_store(tmp_path, 12)
     draw = np.random.default_rng(0)
     for key, skill in zip(keys, SKILL.values(), strict=True):
         rows = []
-        for image in range(4):
+        for image in range(11):
             rows += [
                 (f"photo_{image}", "inter_class_mass", -1, -1, 1 - skill + draw.normal(0, 0.001)),
                 (f"photo_{image}", "diagonal_mass", -1, -1, draw.random()),
@@ -48,9 +48,12 @@ def test_relations(store: Path) -> None:
         expected = scipy.stats.spearmanr(means[name].loc[list(miou.index)], miou).statistic
         assert row["spearman"] == pytest.approx(expected)
         assert row["low"] <= row["spearman"] <= row["high"]
-        assert (row["variants"], row["photos"]) == (4, 4)
+        assert (row["variants"], row["photos"]) == (4, 11)
     assert table.index[0] == "inter_class_mass"
     assert table.loc["inter_class_mass", "better"] == ""  # a blind map can be as low
+    few = measured[measured["image"].isin([f"photo_{k}" for k in range(9)])]
+    of_few = results.relations(df, few, n=50)[["low", "high", "p", "p_adjusted"]]
+    assert of_few.isna().all(axis=None)  # nine photos: a description
     # Three families (csa and csa(temperature=2.0) are one) are a description and no finding.
     assert set(table["families"]) == {3}
     assert all(answer is None for answer in table["as_expected"])
@@ -154,7 +157,7 @@ def test_points_and_layers(store: Path) -> None:
     assert table.set_index("measure")["is_control"].groupby("measure").all().sum() == 1
     np.testing.assert_allclose(table["score"], table["spec"].map(results.miou(df)).astype(float))
     heads = results.layer_heads(results.diagnostics(store, layers=True), "csa", "diagonal_mass")
-    assert heads.loc[1].to_dict() == pytest.approx({-1: 0.3, 2: 0.15})
+    assert heads.loc[1].to_dict() == pytest.approx({-1: 0.3, 2: 0.5})
     assert heads.loc[0].isna().all()
     with pytest.raises(LabError, match="did you mean csa"):
         results.layer_heads(results.diagnostics(store, layers=True), "cs", "diagonal_mass")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,18 @@ def test_one_pass_and_none_the_second_time(tmp_path: Path, monkeypatch: pytest.M
     assert first == [
         json.loads(p.read_text()) for p in sorted(tmp_path.glob("sweep/*/result.json"))
     ]
+
+
+def test_a_sweep_says_what_this_run_runs(tmp_path: Path) -> None:
+    """Its blocks are those of missing cells; rows and job lines are in the order typed."""
+    assert evaluate(tmp_path, "-m", "attention=vanilla,csa").code == 0
+    out = evaluate(tmp_path, "-m", "attention=naclip,csa,vanilla", "seed=0").out
+    assert "1 variant of this run: 8 blocks per photo" in out
+    assert "2 of 3 cells were in the store" in out
+    rows = [line.split()[0] for line in out.splitlines() if "patchwork_vit patchwork" in line]
+    assert rows == ["naclip", "csa", "vanilla"]
+    jobs = re.findall(r"#(\d) : (.*)", out)
+    assert jobs == [("0", "attention=naclip"), ("1", "attention=csa"), ("2", "attention=vanilla")]
 
 
 def test_a_bad_job_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -43,12 +43,12 @@ def prepared() -> tuple[list[windows.Plan], torch.Tensor, list[int]]:
 def test_stitching_equals_each_plans_own() -> None:
     plans, logits, starts = prepared()
     geometry = batched.Geometry(plans, starts, torch.device("cpu"))
-    found = geometry.stitch(logits, slice(0, 3))
-    for one, plan, start in zip(found, plans, starts, strict=True):
-        own = plan.stitch(plan.lay_out(logits[start : start + plan.num_windows]))
+    result = geometry.stitch(logits, slice(0, 3))
+    for one, plan, start in zip(result, plans, starts, strict=True):
+        alone = plan.stitch(plan.lay_out(logits[start : start + plan.num_windows]))
         height, width = plan.target
         inside = one[:height, :width].permute(2, 0, 1)
-        torch.testing.assert_close(inside, own, rtol=0, atol=2e-6)
+        torch.testing.assert_close(inside, alone, rtol=0, atol=2e-6)
         assert one[height:].abs().sum() == one[:, width:].abs().sum() == 0
 
 
@@ -70,11 +70,11 @@ def test_labels_and_counts(change: str, largest: int, monkeypatch: pytest.Monkey
     labels, counts = batched.label_and_count(readout, geometry, logits, on_device)
     for number, plan in enumerate(plans):
         part = logits[starts[number] : starts[number] + plan.num_windows]
-        own = readout.predict(plan, plan.lay_out(part))
-        assert (own == labels[number]).float().mean() > 0.9998
+        alone = readout.predict(plan, plan.lay_out(part))
+        assert (alone == labels[number]).float().mean() > 0.9998
         expected = metrics.count(labels[number], masks[number], 4)
-        found = metrics.of_matrix(counts[number, :-1].numpy())
-        for a, b in zip(found, expected, strict=True):
+        result = metrics.of_matrix(counts[number, :-1].numpy())
+        for a, b in zip(result, expected, strict=True):
             assert np.array_equal(a, b)
         # What is void, and what is beyond the photo, is in the last row.
         assert counts[number].sum() == geometry.size[0] * geometry.size[1]

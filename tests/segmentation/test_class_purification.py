@@ -10,9 +10,9 @@ from sclip_lab.segmentation import class_purification as cp
 
 def test_transition_is_symmetric_with_rows_that_sum_to_about_one() -> None:
     attention = torch.rand(12, 12, generator=torch.Generator().manual_seed(0)) + 0.1
-    found = cp.transition(attention)
-    torch.testing.assert_close(found, found.T)
-    torch.testing.assert_close(found.sum(1), torch.ones(12), atol=1e-3, rtol=0)
+    result = cp.transition(attention)
+    torch.testing.assert_close(result, result.T)
+    torch.testing.assert_close(result.sum(1), torch.ones(12), atol=1e-3, rtol=0)
     uniform = torch.full((4, 4), 0.25)
     torch.testing.assert_close(cp.transition(uniform), uniform)
 
@@ -29,9 +29,9 @@ def test_spreading_by_nothing_is_the_map_in_its_boxes() -> None:
     maps = torch.zeros(1, 4, 4)
     maps[0, 1, 1:3] = torch.tensor([1.0, 0.5])
     maps[0, 3, 3] = 0.2
-    found = cp.spread(maps, torch.eye(16))
+    result = cp.spread(maps, torch.eye(16))
     maps[0, 3, 3] = 0.0
-    torch.testing.assert_close(found, maps, atol=1e-6, rtol=0)
+    torch.testing.assert_close(result, maps, atol=1e-6, rtol=0)
 
 
 def test_agreement_of_equal_and_of_disjoint_maps() -> None:

@@ -79,14 +79,14 @@ def test_labels_are_those_of_the_dense_way(
     plan: windows.Plan, laid_out: Tensor, protocol: dict[str, Any]
 ) -> None:
     chosen = Protocol(**protocol)
-    wanted = dense(plan.stitch(laid_out), chosen)
-    found = readout(chosen).predict(plan, laid_out)
-    assert found.dtype == torch.uint8
-    assert tuple(found.shape) == plan.target
-    assert (found != wanted).sum() <= 2  # near-ties, fp32 against double
+    expected = dense(plan.stitch(laid_out), chosen)
+    result = readout(chosen).predict(plan, laid_out)
+    assert result.dtype == torch.uint8
+    assert tuple(result.shape) == plan.target
+    assert (result != expected).sum() <= 2  # near-ties, fp32 against double
     if protocol.get("area_threshold") == 0.1:
         assert 3 in dense(plan.stitch(laid_out), Protocol())  # the rare class was there
-        assert 3 not in found
+        assert 3 not in result
 
 
 def test_threshold_applies_after_classes_were_dropped() -> None:
@@ -97,9 +97,9 @@ def test_threshold_applies_after_classes_were_dropped() -> None:
     classes = torch.arange(3)
     for threshold in (0.0, 0.4):
         chosen = Protocol(logit_scale=10.0, area_threshold=0.3, prob_threshold=threshold)
-        found = readout(chosen, classes).predict(plan, laid_out)
-        assert torch.equal(found.long(), dense(plan.stitch(laid_out), chosen, classes))
-        assert found[0, -1] == (1 if threshold == 0 else 0)
+        result = readout(chosen, classes).predict(plan, laid_out)
+        assert torch.equal(result.long(), dense(plan.stitch(laid_out), chosen, classes))
+        assert result[0, -1] == (1 if threshold == 0 else 0)
 
 
 def test_background_alone_survives_an_area_threshold() -> None:
@@ -110,26 +110,26 @@ def test_background_alone_survives_an_area_threshold() -> None:
 
 
 def test_patch_logits_are_cosines(plan: windows.Plan) -> None:
-    made = readout(Protocol())
+    built = readout(Protocol())
     patches, whole = torch.randn(3, 2, 2, 12), torch.randn(3, 12)
-    found = made.patch_logits(fake(patches, whole))
-    wanted = torch.nn.functional.cosine_similarity(patches[..., None, :], made.text, dim=-1)
-    torch.testing.assert_close(found, wanted)
-    torch.testing.assert_close(made.patch_logits(fake(7 * patches, whole)), wanted)
+    result = built.patch_logits(fake(patches, whole))
+    expected = torch.nn.functional.cosine_similarity(patches[..., None, :], built.text, dim=-1)
+    torch.testing.assert_close(result, expected)
+    torch.testing.assert_close(built.patch_logits(fake(7 * patches, whole)), expected)
 
 
 @pytest.mark.parametrize("combine", ["add", "multiply"])
 def test_class_token_joins_its_cosines(combine: str) -> None:
     target = "sclip_lab.segmentation.readouts.class_token.class_token"
     joined = Protocol(readout={"_target_": target, "combine": combine, "weight": -0.3})
-    made, other = readout(Protocol()), readout(joined)
+    built, other = readout(Protocol()), readout(joined)
     patches, whole = torch.randn(3, 2, 2, 12), torch.randn(3, 12)
-    alone = made.patch_logits(fake(patches, whole))
-    cosine = torch.nn.functional.cosine_similarity(whole[:, None], made.text, dim=-1)
+    alone = built.patch_logits(fake(patches, whole))
+    cosine = torch.nn.functional.cosine_similarity(whole[:, None], built.text, dim=-1)
     cosine = cosine[:, None, None].expand_as(alone)
-    wanted = alone - 0.3 * cosine if combine == "add" else alone * cosine
-    torch.testing.assert_close(other.patch_logits(fake(patches, whole)), wanted)
-    assert made.logits_key[1:] != other.logits_key[1:]
+    expected = alone - 0.3 * cosine if combine == "add" else alone * cosine
+    torch.testing.assert_close(other.patch_logits(fake(patches, whole)), expected)
+    assert built.logits_key[1:] != other.logits_key[1:]
 
 
 def test_refinements_run_in_order_on_logits_and_on_labels(
@@ -145,18 +145,18 @@ def test_refinements_run_in_order_on_logits_and_on_labels(
     }
     image = torch.randn(3, *plan.resized, generator=torch.Generator().manual_seed(3))
     first = readout(Protocol(refinement=both["pamr"])).predict(plan, laid_out, image)
-    found = readout(Protocol(refinement=both)).predict(plan, laid_out, image)
-    assert torch.equal(found, closing(first, 3))
-    assert not torch.equal(found, first)
+    result = readout(Protocol(refinement=both)).predict(plan, laid_out, image)
+    assert torch.equal(result, closing(first, 3))
+    assert not torch.equal(result, first)
 
 
 def test_many_classes_need_more_than_a_byte() -> None:
     plan = windows.plan((16, 16), (2, 2), None, 1, 16)
     logits = torch.zeros(300, 1, 1)
     logits[299] = 1
-    found = readout(Protocol(), torch.arange(300)).predict(plan, logits)
-    assert found.dtype == torch.int16
-    assert (found == 299).all()
+    result = readout(Protocol(), torch.arange(300)).predict(plan, logits)
+    assert result.dtype == torch.int16
+    assert (result == 299).all()
 
 
 def test_refinement_needs_the_image(plan: windows.Plan, laid_out: Tensor) -> None:
@@ -181,8 +181,8 @@ def test_refinement_runs_on_logits_at_the_photos_size(plan: windows.Plan, laid_o
     chosen = Protocol(refinement=refinement, prob_threshold=0.4)
     guide = torch.nn.functional.interpolate(image[None], size=plan.target, mode="bilinear")[0]
     refined = pamr(image=guide, mask=plan.stitch(laid_out), steps=2, dilations=[1, 3])
-    found = readout(chosen).predict(plan, laid_out, image)
-    assert (found != dense(refined, chosen)).sum() <= 2
+    result = readout(chosen).predict(plan, laid_out, image)
+    assert (result != dense(refined, chosen)).sum() <= 2
 
 
 def test_text_and_classes_must_fit() -> None:

@@ -35,11 +35,11 @@ def test_whole_class_embedding_is_that_of_the_photo_as_one_window(name: str) -> 
     look = partial(second_network.guide().of_windows, backbone=backbone)
     guidance = Guidance(lambda: look(torch.cat(cut)), look)
     scene = Scene(tuple(placed), guidance)
-    [(_, found)] = encode(backbone, torch.cat(cut), [variant], scene=scene)
+    [(_, result)] = encode(backbone, torch.cat(cut), [variant], scene=scene)
     for photo, place in zip(photos, placed, strict=True):
         [(_, alone)] = encode(backbone, photo, [variant], scene=Scene(guidance=guidance.of(photo)))
-        own = alone.class_embedding
-        of_windows = found.whole_class_embedding[place.windows]
-        torch.testing.assert_close(of_windows, own.expand_as(of_windows), atol=2e-5, rtol=0)
-    apart = (found.class_embedding - found.whole_class_embedding).abs().amax(dim=-1)
+        single = alone.class_embedding
+        of_windows = result.whole_class_embedding[place.windows]
+        torch.testing.assert_close(of_windows, single.expand_as(of_windows), atol=2e-5, rtol=0)
+    apart = (result.class_embedding - result.whole_class_embedding).abs().amax(dim=-1)
     assert (apart[:-1] > 0.1).all(), "a window by itself says something else"

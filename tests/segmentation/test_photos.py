@@ -14,7 +14,7 @@ from tests.make_clip import make_photo
 
 
 @pytest.mark.parametrize(
-    ("size", "wanted"),
+    ("size", "expected"),
     [
         ((500, 333), (505, 336)),  # the size rule's published example
         ((375, 500), (336, 448)),
@@ -22,8 +22,8 @@ from tests.make_clip import make_photo
         ((100, 3000), (68, 2048)),  # the longer side bounds: 2048 / 3000
     ],
 )
-def test_size_rule(size: tuple[int, int], wanted: tuple[int, int]) -> None:
-    assert Protocol().resized(*size) == wanted
+def test_size_rule(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert Protocol().resized(*size) == expected
 
 
 def test_size_is_left_alone_without_a_short_side() -> None:
@@ -33,8 +33,8 @@ def test_size_is_left_alone_without_a_short_side() -> None:
 @pytest.mark.parametrize("size", [(375, 500), (333, 500), (640, 361)])
 def test_whole_patches_are_nearest(size: tuple[int, int]) -> None:
     for patch in (14, 16):
-        found = Protocol(whole_patches=True).resized(*size, patch)
-        for side, got in zip(size, found, strict=True):
+        result = Protocol(whole_patches=True).resized(*size, patch)
+        for side, got in zip(size, result, strict=True):
             exact = side * 336 / min(size)
             assert got % patch == 0
             assert abs(got - exact) <= patch / 2
@@ -42,9 +42,9 @@ def test_whole_patches_are_nearest(size: tuple[int, int]) -> None:
 
 def test_bicubic_is_pils() -> None:
     photo = make_photo("public", 90, 70)
-    wanted = Image.fromarray(photo).resize((45, 57), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(photos.resize(photo, (57, 45), "bicubic"), np.array(wanted))
-    assert np.abs(photos.resize(photo, (57, 45)).astype(int) - np.array(wanted)).max() > 10
+    expected = Image.fromarray(photo).resize((45, 57), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(photos.resize(photo, (57, 45), "bicubic"), np.array(expected))
+    assert np.abs(photos.resize(photo, (57, 45)).astype(int) - np.array(expected)).max() > 10
 
 
 @pytest.mark.parametrize("size", [(375, 500), (99, 64), (64, 64), (43, 121)])
@@ -56,8 +56,8 @@ def test_centre_crop_is_torchvisions(size: tuple[int, int]) -> None:
     modes = transforms.InterpolationMode.BICUBIC, transforms.InterpolationMode.NEAREST
     for pixels, mode in zip((photo, mask), modes, strict=True):
         official = transforms.Compose([transforms.Resize(64, mode), transforms.CenterCrop(64)])
-        wanted = np.array(official(Image.fromarray(pixels)))
-        np.testing.assert_array_equal(photos.centre(pixels, protocol), wanted)
+        expected = np.array(official(Image.fromarray(pixels)))
+        np.testing.assert_array_equal(photos.centre(pixels, protocol), expected)
 
 
 def test_equal_size_is_not_resampled() -> None:

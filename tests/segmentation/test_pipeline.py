@@ -28,6 +28,7 @@ from sclip_lab.segmentation import pipeline, views, windows
 from sclip_lab.segmentation.pipeline import Collected, Encoder, Windows
 from sclip_lab.segmentation.protocol import Protocol
 from tests.second_network import guide
+from tests.variants import loaded_variant
 
 VIEWS = views.checked(
     {
@@ -57,27 +58,34 @@ def all_variants(backbone: Backbone) -> list[Variant]:
     rows = rows / rows.norm(dim=-1, keepdim=True)
     text = Text.of(rows[:5], rows[5:])
     chosen = [name for name in names("attention") if name not in LEFT_OUT]
-    variants = [lab.load_attention(name).given(text) for name in chosen]
+    variants = [loaded_variant(name).given(text) for name in chosen]
     # Ground truth has windows of a data set; tests/evaluation/test_oracles.py looks at those.
-    return [variant for variant in variants if "labels" not in variant.uses]
+    return [attention for attention in variants if "labels" not in attention.uses]
 
 
 @torch.inference_mode()
 def patches(backbone: Backbone, most: int, changes: views.Views | None) -> dict[str, Tensor]:
     variants = all_variants(backbone)
     cut = Windows(planned(2), changes, backbone, guide(), most)
-    collected, found = Collected(cut), {}
+    collected, result = Collected(cut), {}
     for index, chunk, encoded in pipeline.run(Encoder(backbone), cut, variants):
         whole = collected.add(index, chunk, encoded)
         if whole is not None:
-            found[variants[index].name] = whole.patches.clone()
-    assert len(found) == len(variants)
-    return found
+            result[variants[index].name] = whole.patches.clone()
+    assert len(result) == len(variants)
+    return result
+
+
+@pytest.fixture(scope="module")
+def at_once(backbone: Backbone) -> dict[str, Tensor]:
+    return patches(backbone, 1000, None)
 
 
 @pytest.mark.parametrize("most", [2, 3, 7])
-def test_every_variant_has_the_same_bits_in_chunks(backbone: Backbone, most: int) -> None:
-    at_once, in_chunks = (patches(backbone, count, None) for count in (1000, most))
+def test_every_variant_has_the_same_bits_in_chunks(
+    backbone: Backbone, at_once: dict[str, Tensor], most: int
+) -> None:
+    in_chunks = patches(backbone, most, None)
     different = [name for name in at_once if not torch.equal(at_once[name], in_chunks[name])]
     assert not different
 
@@ -86,7 +94,8 @@ def test_views_in_chunks(backbone: Backbone) -> None:
     [(plan, pixels)] = planned()
     cut = Windows([(plan, pixels)], VIEWS, backbone, most=4)
     normalised = backbone.normalise(pixels[None])[0]
-    expected = views.see(plan.cut(normalised), VIEWS)
+    images = plan.cut(normalised)
+    expected = torch.cat([views.see_one(images, view, name) for name, view in VIEWS.items()])
     assert torch.equal(torch.cat([cut.cut(chunk) for chunk in cut.chunks]), expected)
     assert cut.every == slice(0, 5 * plan.num_windows)
     assert torch.equal(cut.cut(cut.first_view(0)), plan.cut(normalised))
@@ -174,14 +183,14 @@ def test_evaluation_and_segment_in_chunks(
     measures = ("attention_entropy", "spatial_invariance")
     frames = []
     for number, most in enumerate((1000, 2, 3)):
-        kept = Diagnostics(measures, 2)
+        remaining = Diagnostics(measures, 2)
         store = Store(tmp_path / str(number))
         df = lab.evaluate(
-            specs, store, observers=[Pictures(2, 2), kept], batch_windows=most, progress=False
+            specs, store, observers=[Pictures(2, 2), remaining], batch_windows=most, progress=False
         )
         columns = ["attention", "image", "true", "predicted", "pixels"]
         rows = df[columns].astype({"attention": str, "image": str})
-        values = [kept.measured(store, spec)[["image", "measure", "value"]] for spec in specs]
+        values = [remaining.measured(store, spec)[["image", "measure", "value"]] for spec in specs]
         frames.append((rows, pd.concat(values, ignore_index=True)))
     for rows, values in frames[1:]:
         pd.testing.assert_frame_equal(rows, frames[0][0])

@@ -36,8 +36,8 @@ def test_normalised_averaged_normalised(backbone: Backbone) -> None:
         tokens = backbone.tokenize([prompt.replace("{}", name) for prompt in PROMPTS])
         with torch.inference_mode():
             official = backbone.model.encode_text(tokens)  # open_clip's own text tower
-        wanted = F.normalize(F.normalize(official, dim=-1).mean(0), dim=-1)
-        torch.testing.assert_close(row, wanted, rtol=0, atol=2e-6)
+        expected = F.normalize(F.normalize(official, dim=-1).mean(0), dim=-1)
+        torch.testing.assert_close(row, expected, rtol=0, atol=2e-6)
 
 
 def test_text_that_is_not_finite(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,12 +78,12 @@ def test_vocabularies_share_queries(backbone: Backbone, monkeypatch: pytest.Monk
     alone = embed_vocabulary(backbone, both, PROMPTS)
     prompts._rows.clear()
     embed_vocabulary(backbone, VOCABULARY, PROMPTS)
-    encode, asked = backbone.encode_text, []
+    encode, requested = backbone.encode_text, []
     monkeypatch.setattr(
-        backbone, "encode_text", lambda texts, truncate: asked.append(texts) or encode(texts)
+        backbone, "encode_text", lambda texts, truncate: requested.append(texts) or encode(texts)
     )
     text = embed_vocabulary(backbone, both, PROMPTS)
-    assert asked == [["a photo of a lawn.", "art of the lawn.", "lawn"]]
+    assert requested == [["a photo of a lawn.", "art of the lawn.", "lawn"]]
     assert torch.equal(text, alone)  # the same bits in any company
 
 

@@ -99,7 +99,7 @@ def test_lists_and_tuples_are_the_same_templates() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("prob_threshold", 1.0, "protocol.prob_threshold 1.0 must lie in 0 .. 1"),
+        ("prob_threshold", 1.0, "protocol.prob_threshold 1.0 must be at least 0 and below 1"),
         ("area_threshold", -0.1, "protocol.area_threshold"),
         ("logit_scale", 0.0, "protocol.logit_scale 0.0 must be above 0"),
         ("templates", ("a photo",), "needs exactly one"),

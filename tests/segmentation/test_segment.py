@@ -38,8 +38,8 @@ def test_file_array_and_pil_are_the_same(
     with Image.open(path) as image:
         pixels = np.array(image)
         for same in (str(path), pixels, image):
-            found = lab.segment(backbone, same, NAMES, csa, protocol)
-            np.testing.assert_array_equal(found, labels)
+            result = lab.segment(backbone, same, NAMES, csa, protocol)
+            np.testing.assert_array_equal(result, labels)
 
 
 def test_synonyms_may_be_text_lists_or_a_vocabulary(
@@ -107,11 +107,11 @@ def test_centred_padding_is_the_official_loop(backbone: Backbone, size: tuple[in
             up = F.interpolate(logits.permute(0, 3, 1, 2), padded.shape[-2:], mode="bilinear")[0]
             total[:, y : y + high, x : x + wide] += up[:, top : top + high, left : left + wide]
             count[y : y + high, x : x + wide] += 1
-    wanted = (total / count).argmax(0).numpy()
-    found = lab.segment(backbone, image, names, variant, protocol)
-    assert (found != wanted).sum() <= 2  # near-ties
+    expected = (total / count).argmax(0).numpy()
+    result = lab.segment(backbone, image, names, variant, protocol)
+    assert (result != expected).sum() <= 2  # near-ties
     plainly = lab.segment(backbone, image, names, variant, replace(protocol, padding=None))
-    assert (plainly != wanted).mean() > 0.02
+    assert (plainly != expected).mean() > 0.02
 
 
 @pytest.mark.parametrize("padding", ["floor", "corner"])

@@ -114,11 +114,11 @@ def test_loop_tree_and_store_name_no_method() -> None:
     root = Path(sclip_lab.__file__).parent
     words = {"early", "local", "similarity", "vanilla", "guided", "surgery"}  # of everyday English
     words |= {"between", "blind", "composed", "entropy", "oracle", "set", "shuffled", "uniform"}
-    named = {re.split(r"_", name)[0] for name in names("attention")} - words
-    named |= {"freecp", "lposs", "radseg"}
+    mentioned = {re.split(r"_", name)[0] for name in names("attention")} - words
+    mentioned |= {"freecp", "lposs", "radseg"}
     files = [path for path in (root / "evaluation").glob("*.py") if "learned" not in path.name]
     files += [root / "results" / "store" / "store.py"]
     files += [root / "segmentation" / f"{name}.py" for name in ("tree", "encoded", "pipeline")]
     for path in files:
-        found = named & set(re.findall(r"[a-z]+", path.read_text().lower()))
-        assert not found, f"{path.name} names {', '.join(sorted(found))}"
+        result = mentioned & set(re.findall(r"[a-z]+", path.read_text().lower()))
+        assert not result, f"{path.name} names {', '.join(sorted(result))}"

@@ -36,9 +36,9 @@ FIVE: dict[str, Any] = {
 }
 
 
-def with_views(protocol: Protocol, given: Any) -> Protocol:
+def with_views(protocol: Protocol, changes: Any) -> Protocol:
     fields = {f.name: getattr(protocol, f.name) for f in dataclasses.fields(protocol) if f.init}
-    return Protocol(**{**fields, "views": given})
+    return Protocol(**{**fields, "views": changes})
 
 
 def photo(height: int = 70, width: int = 100) -> np.ndarray:
@@ -54,20 +54,20 @@ def segment(backbone: Backbone, image: np.ndarray, protocol: Protocol) -> np.nda
 
 def test_grey_is_the_same_in_all_channels_and_leaves_grey_alone() -> None:
     images = torch.randn(2, 3, 8, 9)
-    made = views.grey(images)
-    assert made.shape == images.shape
-    assert torch.equal(made[:, 0], made[:, 1])
-    assert torch.equal(made[:, 0], made[:, 2])
+    built = views.grey(images)
+    assert built.shape == images.shape
+    assert torch.equal(built[:, 0], built[:, 1])
+    assert torch.equal(built[:, 0], built[:, 2])
     # BT.601 with four digits, as elsewhere: the shares sum to 0.9999.
-    torch.testing.assert_close(views.grey(made), 0.9999 * made)
+    torch.testing.assert_close(views.grey(built), 0.9999 * built)
 
 
 def test_blur_against_scipy() -> None:
     ndimage = pytest.importorskip("scipy.ndimage")
     images = torch.randn(2, 3, 20, 31, dtype=torch.float64)
     # A radius of 5 pixels at sigma 5; scipy calls this border "mirror".
-    wanted = ndimage.gaussian_filter(images.numpy(), 5.0, radius=5, axes=(2, 3), mode="mirror")
-    np.testing.assert_allclose(views.blur(images).numpy(), wanted, rtol=0, atol=1e-12)
+    expected = ndimage.gaussian_filter(images.numpy(), 5.0, radius=5, axes=(2, 3), mode="mirror")
+    np.testing.assert_allclose(views.blur(images).numpy(), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("size", "sigma"), [(4, 5.0), (21, 5.0), (-1, 5.0), (3, 0.0)])
@@ -76,27 +76,32 @@ def test_blur_that_is_not_possible(size: int, sigma: float) -> None:
         views.blur(torch.zeros(1, 3, 10, 10), size, sigma)
 
 
+def every_view(images: torch.Tensor, changes: views.Views | None) -> torch.Tensor:
+    assert changes
+    return torch.cat([views.see_one(images, view, name) for name, view in changes.items()])
+
+
 def test_average_undoes_what_see_did() -> None:
     """With pixels for logits, an average of flips alone is the image."""
-    given = views.checked({"photo": {"weight": 3}, "a": {"flip": "horizontal"},
+    inputs = views.checked({"photo": {"weight": 3}, "a": {"flip": "horizontal"},
                            "b": {"flip": "vertical", "weight": 2}})  # fmt: skip
     images = torch.randn(4, 3, 6, 5)
-    seen = views.see(images, given)
-    assert seen.shape == (12, 3, 6, 5)
-    assert torch.equal(seen[4:8], images.flip(3))
-    assert torch.equal(seen[8:], images.flip(2))
-    found = views.average(seen.permute(0, 2, 3, 1), given)
-    torch.testing.assert_close(found, images.permute(0, 2, 3, 1))
+    observed = every_view(images, inputs)
+    assert observed.shape == (12, 3, 6, 5)
+    assert torch.equal(observed[4:8], images.flip(3))
+    assert torch.equal(observed[8:], images.flip(2))
+    result = views.average(observed.permute(0, 2, 3, 1), inputs)
+    torch.testing.assert_close(result, images.permute(0, 2, 3, 1))
 
 
 def test_the_photo_alone_is_no_views(backbone: Backbone, protocol: Protocol) -> None:
     alone = with_views(protocol, {"photo": {"weight": 1}})
     images = torch.randn(2, 3, 64, 64)
-    assert torch.equal(views.see(images, alone.views), images)
+    assert torch.equal(every_view(images, alone.views), images)
     logits = torch.randn(2, 4, 4, 7)
     assert torch.equal(views.average(logits, alone.views), logits)
-    found = segment(backbone, photo(), alone)
-    np.testing.assert_array_equal(found, segment(backbone, photo(), protocol))
+    result = segment(backbone, photo(), alone)
+    np.testing.assert_array_equal(result, segment(backbone, photo(), protocol))
 
 
 @pytest.mark.parametrize(("flip", "axis"), [("horizontal", 1), ("vertical", 0)])
@@ -106,10 +111,12 @@ def test_flipped_view_of_a_photo_is_the_flipped_photo(
     """Windows at 0, 32, 64 of 128 pixels are the same from either side."""
     image = photo(128, 128)
     flipped = with_views(protocol, {"photo": {"weight": 0}, "flipped": {"flip": flip}})
-    found = segment(backbone, image, flipped)
-    wanted = np.flip(segment(backbone, np.ascontiguousarray(np.flip(image, axis)), protocol), axis)
-    assert (found != wanted).mean() < 1e-3
-    assert (found != segment(backbone, image, protocol)).any()
+    result = segment(backbone, image, flipped)
+    expected = np.flip(
+        segment(backbone, np.ascontiguousarray(np.flip(image, axis)), protocol), axis
+    )
+    assert (result != expected).mean() < 1e-3
+    assert (result != segment(backbone, image, protocol)).any()
 
 
 def test_loop_and_single_photo_agree(
@@ -124,12 +131,12 @@ def test_loop_and_single_photo_agree(
         labels = lab.segment(
             backbone, sample.image, photos.vocabulary, lab.load_attention("csa"), five
         )
-        kept = sample.mask != 255
+        remaining = sample.mask != 255
         cells, areas = np.unique(
-            np.stack([sample.mask[kept], labels[kept]]), axis=1, return_counts=True
+            np.stack([sample.mask[remaining], labels[remaining]]), axis=1, return_counts=True
         )
-        found = df[df["image"] == name][["true", "predicted", "pixels"]].to_numpy()
-        np.testing.assert_array_equal(found, np.vstack([cells, areas]).T)
+        result = df[df["image"] == name][["true", "predicted", "pixels"]].to_numpy()
+        np.testing.assert_array_equal(result, np.vstack([cells, areas]).T)
     batch = quiet([cell], tmp_path / "3", batch_images=3)
     keys = ["attention", "image", "true", "predicted"]
     both = rows(df).merge(rows(batch), on=keys, how="outer").fillna(0)
@@ -151,8 +158,8 @@ def test_cells_that_differ_in_weights_share_a_pass(
     together = quiet(cells, tmp_path / "together")
     for cell in cells:
         alone = quiet([cell], tmp_path / cell.key)
-        mine = together[together["spec"] == cell.key[:12]]
-        assert rows(alone).equals(rows(mine))
+        ours = together[together["spec"] == cell.key[:12]]
+        assert rows(alone).equals(rows(ours))
 
 
 def test_cached_trunks_have_all_views(
@@ -160,8 +167,8 @@ def test_cached_trunks_have_all_views(
 ) -> None:
     csa = lab.load_attention("csa")
     cells = [
-        Spec(csa, backbone, with_views(protocol, given), photos)
-        for given in (FIVE, {**FIVE, "blur": {"change": BLUR, "weight": 3}})
+        Spec(csa, backbone, with_views(protocol, inputs), photos)
+        for inputs in (FIVE, {**FIVE, "blur": {"change": BLUR, "weight": 3}})
     ]
     for cell in cells:
         plain = quiet([cell], tmp_path / cell.key)
@@ -178,21 +185,21 @@ def test_observers_see_the_photo(
         cell = Spec(lab.load_attention("csa"), backbone, chosen, photos)
         measure = Diagnostics(["attention_entropy"], images=2)
         evaluate([cell], tmp_path / name, observers=[measure], progress=False)
-        found = Store(tmp_path / name).diagnostics(cell)
-        values.append(found.sort_values("image")["value"].to_numpy())
+        result = Store(tmp_path / name).diagnostics(cell)
+        values.append(result.sort_values("image")["value"].to_numpy())
     assert len(values[0]) == 2
     np.testing.assert_allclose(values[0], values[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("inputs", "message"),
     [
         (["grey"], "must give every view a name"),
         ({"photo": "grey"}, "must have some of the keys change, flip, weight"),
         ({"photo": {}, "a": {"flips": None}}, "unknown key of protocol.views.a 'flips'.*flip"),
         ({"photo": {}, "a": {"flip": "horizontl"}}, "protocol.views.a.flip.*mean horizontal"),
-        ({"photo": {}, "a": {"weight": -1}}, "protocol.views.a.weight -1 must be a number from 0"),
-        ({"photo": {}, "a": {"weight": float("nan")}}, "weight nan"),
+        ({"photo": {}, "a": {"weight": -1}}, "protocol.views.a.weight -1 must be at least 0"),
+        ({"photo": {}, "a": {"weight": float("nan")}}, "weight: nan must be a finite number"),
         ({"photo": {}, "a": {"change": "grey"}}, "needs a _target_"),
         (
             {"photo": {}, "a": {"change": {"_target_": "sclip_lab.segmentation.views.gray"}}},
@@ -203,18 +210,18 @@ def test_observers_see_the_photo(
         ({"photo": {"weight": 0}}, "all weights are 0"),
     ],
 )
-def test_views_that_are_refused(given: Any, message: str) -> None:
+def test_views_that_are_refused(inputs: Any, message: str) -> None:
     with pytest.raises(LabError, match=message):
-        Protocol(views=given)
+        Protocol(views=inputs)
 
 
 def test_a_change_of_shape_is_refused() -> None:
     allow("tests.segmentation.test_views")
-    given = views.checked(
+    inputs = views.checked(
         {"photo": {}, "a": {"change": {"_target_": "tests.segmentation.test_views.half"}}}
     )
     with pytest.raises(LabError, match=r"views\.a: the change makes \(1, 3, 4, 4\)"):
-        views.see(torch.zeros(1, 3, 8, 8), given)
+        every_view(torch.zeros(1, 3, 8, 8), inputs)
 
 
 def half(images: torch.Tensor) -> torch.Tensor:

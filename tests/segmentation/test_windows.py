@@ -31,13 +31,13 @@ def boxes(size: tuple[int, int], crop: int, stride: int) -> list[tuple[int, int,
     h_img, w_img = size
     h_grids = max(h_img - crop + stride - 1, 0) // stride + 1
     w_grids = max(w_img - crop + stride - 1, 0) // stride + 1
-    found = []
+    result = []
     for h_idx in range(h_grids):
         for w_idx in range(w_grids):
             y2 = min(h_idx * stride + crop, h_img)
             x2 = min(w_idx * stride + crop, w_img)
-            found.append((max(y2 - crop, 0), y2, max(x2 - crop, 0), x2))
-    return found
+            result.append((max(y2 - crop, 0), y2, max(x2 - crop, 0), x2))
+    return result
 
 
 def official(
@@ -59,16 +59,16 @@ def official(
 def test_positions_are_mmsegs(case: tuple) -> None:
     resized, target, crop, stride, patch = case
     plan = windows.plan(resized, target, crop, stride, patch)
-    wanted = boxes(resized, crop or max(resized), stride)
-    found = [
+    expected = boxes(resized, crop or max(resized), stride)
+    result = [
         (y, y + plan.rows.crop, x, x + plan.columns.crop)
         for y in plan.rows.starts
         for x in plan.columns.starts
     ]
-    assert found == wanted
-    assert plan.num_windows == len(wanted)
+    assert result == expected
+    assert plan.num_windows == len(expected)
     image = torch.arange(3 * resized[0] * resized[1]).view(3, *resized)
-    for cut, (y1, y2, x1, x2) in zip(plan.cut(image), wanted, strict=True):
+    for cut, (y1, y2, x1, x2) in zip(plan.cut(image), expected, strict=True):
         assert torch.equal(cut, image[:, y1:y2, x1:x2])
 
 
@@ -78,11 +78,11 @@ def test_stitch_is_accumulate_and_divide(case: tuple) -> None:
     plan = windows.plan(resized, target, crop, stride, patch)
     generator = torch.Generator().manual_seed(0)
     patches = torch.rand(plan.num_windows, *plan.grid, 5, generator=generator) * 2 - 1
-    wanted = official(patches.double(), resized, target, crop or max(resized), stride)
+    expected = official(patches.double(), resized, target, crop or max(resized), stride)
     stitched = plan.stitch(plan.lay_out(patches))
     assert stitched.dtype == torch.float32
     assert tuple(stitched.shape) == (5, *target)
-    assert (stitched - wanted).abs().max() <= 1e-6
+    assert (stitched - expected).abs().max() <= 1e-6
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -94,8 +94,8 @@ def test_stitching_matrices_in_double(case: tuple) -> None:
         generator=torch.Generator().manual_seed(1),
     )  # fmt: skip
     by, bx = (windows.stitching_matrix(plan, axis).double() for axis in (0, 1))
-    wanted = official(patches, resized, target, crop or max(resized), stride)
-    assert (by @ plan.lay_out(patches) @ bx.T - wanted).abs().max() <= 1e-6
+    expected = official(patches, resized, target, crop or max(resized), stride)
+    assert (by @ plan.lay_out(patches) @ bx.T - expected).abs().max() <= 1e-6
     # Averages of bilinear interpolation: rows of weights that sum to one.
     assert (by.sum(1) - 1).abs().max() <= 1e-6
     assert by.min() >= 0
@@ -110,8 +110,8 @@ def test_centred_padding_against_the_loop_that_pads_each_window(case: tuple, mul
     cuts = plan.cut(image)
     total, count = torch.zeros(2, *resized, dtype=torch.float64), torch.zeros(*resized)
     patches = torch.rand(plan.num_windows, *plan.grid, 2, dtype=torch.float64)
-    wanted = boxes(resized, crop or max(resized), stride)
-    for cut, logits, (y1, y2, x1, x2) in zip(cuts, patches, wanted, strict=True):
+    expected = boxes(resized, crop or max(resized), stride)
+    for cut, logits, (y1, y2, x1, x2) in zip(cuts, patches, expected, strict=True):
         high, wide = y2 - y1, x2 - x1
         more = [-side % multiple for side in (high, wide)]
         top, left = more[0] // 2, more[1] // 2
@@ -144,22 +144,22 @@ def test_bands_are_the_stitched_map(case: tuple, max_values: int) -> None:
     plan = windows.plan(resized, target, crop, stride, patch)
     laid_out = plan.lay_out(torch.randn(plan.num_windows, *plan.grid, 3))
     whole = plan.stitch(laid_out)
-    seen = 0
+    observed = 0
     for rows, band in plan.bands(laid_out, max_values):
-        assert rows.start == seen
+        assert rows.start == observed
         assert band.numel() <= max(max_values, 3 * target[1])
         torch.testing.assert_close(band, whole[:, rows], rtol=0, atol=2e-6)
-        seen = rows.stop
-    assert seen == target[0]
+        observed = rows.stop
+    assert observed == target[0]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 90))
 def test_bilinear_matrix_is_interpolate(inputs: int, outputs: int) -> None:
     identity = torch.eye(inputs, dtype=torch.float64)[None]
-    wanted = F.interpolate(identity, size=outputs, mode="linear", align_corners=False)[0].T
-    found = windows.bilinear_matrix(inputs, outputs).toarray()
-    np.testing.assert_allclose(found, wanted.numpy(), rtol=0, atol=1e-12)
+    expected = F.interpolate(identity, size=outputs, mode="linear", align_corners=False)[0].T
+    result = windows.bilinear_matrix(inputs, outputs).toarray()
+    np.testing.assert_allclose(result, expected.numpy(), rtol=0, atol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -229,8 +229,8 @@ def test_a_very_long_photo_is_stitched_in_little_memory() -> None:
     plan = windows.plan(size, size, 64, 32, 16)
     patches = torch.randn(plan.num_windows, *plan.grid, 1)
     stitched = plan.stitch(plan.lay_out(patches))
-    wanted = official(patches.double(), size, size, 64, 32)
-    assert (stitched - wanted).abs().max() <= 1e-5
+    expected = official(patches.double(), size, size, 64, 32)
+    assert (stitched - expected).abs().max() <= 1e-5
     assert sum(windows.stitching_part(plan, 1, slice(0, 4096))[1].shape) < 2 * 4096
 
 

@@ -13,10 +13,10 @@ from sclip_lab.segmentation.winner import winner
 
 def check(logits: Tensor) -> None:
     largest, index, below = winner(logits.clone(), torch.empty_like(logits))
-    wanted, first = logits.max(dim=0)
-    assert torch.equal(largest, wanted)
+    expected, first = logits.max(dim=0)
+    assert torch.equal(largest, expected)
     assert torch.equal(index.long(), first)
-    assert torch.equal(below, logits - wanted)
+    assert torch.equal(below, logits - expected)
 
 
 @pytest.mark.parametrize("queries", [1, 2, 113, 300])
@@ -40,7 +40,7 @@ def test_the_first_of_equal_ones_and_neighbouring_floats(rows: list[list[float]]
 
 def test_scratch_may_be_larger() -> None:
     logits = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0))
-    wanted = logits.argmax(dim=0)
+    expected = logits.argmax(dim=0)
     _, index, below = winner(logits, torch.full((4, 2, 5), 7.0))
-    assert torch.equal(index.long(), wanted)
+    assert torch.equal(index.long(), expected)
     assert below.shape == logits.shape

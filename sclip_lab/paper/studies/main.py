@@ -53,19 +53,20 @@ def wide(evidence: Evidence) -> pd.DataFrame:
     method = [
         f"{row['attention']}{' + PAMR' if _refined(row) else ''}" for _, row in cells.iterrows()
     ]
-    table = cells.assign(method=method, dataset=cells["dataset"].astype(str))
-    grid, unbeaten = (
+    dataset = cells["dataset"].astype(str)
+    table = cells.assign(method=method, dataset=dataset, bold=tables.bold(cells))
+    grid, is_bold = (
         table.pivot_table(
             index="method", columns="dataset", values=name, sort=False, aggfunc="first"
         ).rename_axis(None, axis=1)
-        for name in ("miou", "unbeaten")
+        for name in ("miou", "bold")
     )
-    bold = {str(dataset): unbeaten[dataset].eq(True).to_list() for dataset in unbeaten}
+    bold = {str(name): is_bold[name].eq(True).to_list() for name in is_bold}
     grid = grid.astype(float)
     if grid.shape[1] > 1:
         grid["average"] = grid.mean(axis=1, skipna=False)
     grid = grid.reset_index()
-    grid.attrs = {"caption": tables.BOLD, "bold": bold}
+    grid.attrs = {"caption": tables.caption(cells), "bold": bold}
     return grid
 
 

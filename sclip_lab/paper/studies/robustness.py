@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from sclip_lab.paper.claims import Claim, higher
 from sclip_lab.paper.studies import Study
+from sclip_lab.report import tables
 from sclip_lab.report.curves import curves, pick
 from sclip_lab.report.evidence import Evidence
 
@@ -77,10 +78,13 @@ def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
             scores = {name: evidence.score(places[strength]) for name, places in variants.items()}
             rows.append(
                 {"change": kind, "strength": int(strength), **scores, "gain": row["difference"]}
-                | {"interval": f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"}
+                | {"low": row["low"], "high": row["high"]}
             )
     table = pd.DataFrame(rows)
-    table.attrs["caption"] = "mIoU x100, and the gain of CSA over vanilla with its 95 % interval"
+    table.attrs = {
+        "caption": "mIoU x100, and the gain of CSA over vanilla with its 95 % interval",
+        "intervals": {tables.INTERVAL: ("low", "high")},
+    }
     return {"robustness": table} if rows else {}
 
 

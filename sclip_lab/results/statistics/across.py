@@ -16,7 +16,7 @@ import pandas as pd
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.results.statistics import multiple
-from sclip_lab.results.statistics.intervals import interval, p_value
+from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS, interval, p_value
 from sclip_lab.results.statistics.permutation import permutation_p
 from sclip_lab.results.statistics.resampling import Design, Sample, Scored, score
 from sclip_lab.results.statistics.uncertainty import check, not_beaten, samples
@@ -223,7 +223,8 @@ def ranks(
     Returns:
         One row per variant and data set: the variant's columns, dataset, score, rank (1 is best,
         equal scores share their mean place), low, high (quantiles of the rank on resampled
-        photos), mean_rank (over data sets). ``attrs``: level, datasets, left_out.
+        photos; NaN on fewer than `FEWEST_PHOTOS`), mean_rank (over data sets). ``attrs``:
+        level, datasets, left_out.
     """
     check(statistic, n, level)
     all_of = Together(df, statistic, n, seed, apart, shared)
@@ -233,6 +234,8 @@ def ranks(
         resampled = np.stack([row[k].resampled for row in all_of.scores], axis=1)
         places = _ranks(resampled[~np.isnan(resampled).any(axis=1)])
         low, high = np.quantile(places, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        if len(all_of.samples[0][k].photos) < FEWEST_PHOTOS:
+            low = high = np.full_like(low, np.nan)
         tables.append(
             all_of.table.assign(
                 dataset=dataset, score=estimates[0], rank=_ranks(estimates)[0], low=low, high=high

@@ -26,12 +26,12 @@ Rows = tuple[dict[str, Any], pd.DataFrame]  # a spec's record, and rows of one k
 
 
 def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """The spec.json of every spec in a store, oldest first.
+    """The spec.json of every spec in a store, oldest first; or of some specs in their order.
 
     Args:
         path: the store's root.
-        keys: only these, each a key or the beginning of one; all that can be read if None, and
-            one warning names those that cannot.
+        keys: only these, each a key or the beginning of one, in this order; all that can be read
+            if None, and one warning names those that cannot.
 
     Raises:
         LabError: if there is no store, nothing in it can be read, a key matches no spec or
@@ -40,21 +40,24 @@ def records(path: str | Path, keys: Sequence[str] | None = None) -> list[dict[st
     paths = {file.parent.name: file for file in sorted(Path(path).glob("specs/*/spec.json"))}
     if not paths:
         raise LabError(f"no results in {path}: expected {Path(path) / 'specs'}/<key>/spec.json")
-    requested = None if keys is None else {_match_key(key, list(paths)) for key in keys}
-    read, damaged = [], []
-    for key in sorted(paths if requested is None else requested):
+    if keys is not None:
+        paths = {key: paths[key] for key in [_match_key(key, list(paths)) for key in keys]}
+    loaded, damaged = [], []
+    for file in paths.values():
         try:
-            read.append(spec_files.read_record(paths[key]))
+            loaded.append(spec_files.read_record(file))
         except FileNotFoundError:
             continue
         except LabError as error:
-            if requested is not None:
+            if keys is not None:
                 raise
             damaged.append(str(error))
-    if damaged and not read:
+    if damaged and not loaded:
         raise LabError(f"no results in {path}: {damaged[0]}")
     _warn_of_damage(path, damaged)
-    return sorted(read, key=lambda record: (record["created"], record["key"]))
+    if keys is not None:
+        return loaded
+    return sorted(loaded, key=lambda record: (record["created"], record["key"]))
 
 
 class Shared(dict[str, Any]):
@@ -77,8 +80,7 @@ def load(
     Args:
         path: the store's root, or the export's parquet or json file.
         keys: only these specs, each a key or the beginning of one; all if None. A damaged file
-            of one that was asked for is an error; otherwise a warning names it, and its images
-            are missing.
+            of one of them is an error; without keys a warning names it, and its images are missing.
         partial: also specs of which some images are missing. Without it they are left out, and
             one warning names them.
         names: key -> columns attention, backbone, dataset, protocol, as a sweep calls the cell.
@@ -86,8 +88,8 @@ def load(
             vanilla rather than sharpened(temperature=1.0).
 
     Returns:
-        One row per (spec, image, true, predicted), in the order of the specs' creation and of
-        each spec's images, whatever the order in which the files were written. Columns: spec (the
+        One row per (spec, image, true, predicted), in the order of ``keys``, else of the specs'
+        creation, and of each spec's images. Columns: spec (the
         key's first 12 digits), attention (its label), backbone, dataset, protocol, image
         [categorical]; true, predicted [int16]; pixels [int64]; and one column, such as
         "attention.temperature", per config value that differs between the specs loaded.
@@ -207,9 +209,14 @@ def _rename(record: dict[str, Any], names: Mapping[str, str] | None) -> None:
 
 
 def other_names(record: Mapping[str, Any]) -> list[str]:
-    """The other names of a cell in words: of each what differs from the names that are shown."""
+    """The other names of a cell in words: of each what differs from the names that are shown, such
+    as "protocol naclip"."""
     return [
-        " · ".join(str(other[k]) for k in NAMES[1:] if other.get(k) != record["names"].get(k))
+        " · ".join(
+            str(other[name]) if name == "attention" else f"{name} {other[name]}"
+            for name in NAMES[1:]
+            if other.get(name) != record["names"].get(name)
+        )
         for other in record.get("also", [])
     ]
 

@@ -1,4 +1,4 @@
-"""What the image as a whole says, put into the logits of its patches."""
+"""Patch logits that also depend on the image as a whole."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ def class_token(
 ) -> Tensor:
     """Cosines of the patches, with those of the window's class embedding added or multiplied.
 
-    SegEarth-OV (Li et al., CVPR 2025, arXiv 2410.01768, eq. 6) takes 0.3 of them off, against its
+    SegEarth-OV (Li et al., CVPR 2025, arXiv 2410.01768, eq. 6) subtracts 0.3 of them, against its
     global bias; CLIPtrase (arXiv 2407.08268, code) multiplies by them on VOC20.
 
     Args:
-        encoded, text: as for every readout. Without a class token it is the network's pooled
-            image embedding that joins.
         combine: ``add`` weight times them, or ``multiply`` by them.
         weight: of what is added.
     """

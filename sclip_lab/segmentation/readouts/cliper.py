@@ -1,7 +1,7 @@
-"""Fusing what several levels of one network say about each patch.
+"""CLIPer's readout: several levels of one network fused.
 
 CLIPer: Sun, Cao, Xie, Jiang, Pang, ICCV 2025, arXiv 2411.13836: its CLIP part, without the
-diffusion refinement. The levels below the last differ from it in the last block alone
+diffusion refinement. The levels below the last differ from it only in the last block
 (`sclip_lab.attention.cliper.level_tokens`), which reads every block's attention from the first
 pass.
 """
@@ -35,16 +35,16 @@ def cliper(
 ) -> Tensor:
     """CLIPer's fused maps, for any variant: the levels below the last are CLIPer's own.
 
+    The official code runs with the position-embedding rule ``bilinear_half``.
+
     Args:
-        encoded, text: as for every readout. The official code runs with the position-embedding
-            rule ``bilinear_half``.
         scale: factor on cosines before the softmax over texts.
-        threshold: share of its maximum below which the last level's map is set to 0.
-        window: side in pixels of windows that are encoded besides, as for Cityscapes, see
-            `of_windows`; their probabilities count half. None: none.
+        threshold: the last level's map is 0 below this share of its maximum.
+        window: side in pixels of additional windows, as for Cityscapes, see `of_windows`; their
+            probabilities count half. None: none.
         stride: pixels between those windows.
-        background: how many of the first queries only compete, as in the official code: their
-            maps are 0. With 0 of them, background is a class like the others.
+        background: how many of the first queries only compete, as in the official code: their maps
+            are 0. With 0 of them, background is a class like the others.
 
     Raises:
         LabError: as many background queries as there are queries.
@@ -65,16 +65,15 @@ def cliper_maps(
     window: int | None = None,
     stride: int = 112,
 ) -> Tensor:
-    """CLIPer's score of each foreground class at each patch.
+    """CLIPer's class scores, (windows, classes, grid_h, grid_w) float32.
+
+    A score of each foreground class at each patch, not negative. The other arguments are those of
+    `cliper`.
 
     Args:
-        encoded: windows with a variant that keeps one attention map.
+        encoded: windows with a variant that has one attention map.
         foreground: (classes, embed_dim) unit text embeddings.
         background: (names, embed_dim) unit text embeddings; they only compete.
-        scale, threshold, window, stride: as in `cliper`.
-
-    Returns:
-        (windows, classes, grid_h, grid_w) float32, not negative.
 
     Raises:
         LabError: a variant without a single attention map of patches in its last block.
@@ -123,10 +122,11 @@ def among_patches(encoded: Encoded) -> Tensor:
 def of_windows(
     encoded: Encoded, image: int, text: Tensor, scale: float, window: int, stride: int
 ) -> Tensor:
-    """Every level's logits from windows of one image, spread along the windows' attention.
+    """Every level's logits of one image from its windows, spread along the windows' attention.
 
-    Logits, and weights of pairs of patches, are means over the windows that have them; a pair that
-    no window has weighs 0, and rows are divided by their sums. A sum over the pairs spreads logits.
+    Logits, and weights of pairs of patches, are means over the windows that have them. A pair that
+    is in no window weighs 0, and rows are divided by their sums. A sum over the pairs spreads
+    logits.
 
     Args:
         encoded: the images.
@@ -140,22 +140,22 @@ def of_windows(
     picture, patch = encoded.images[image], encoded.backbone.patch_size
     size = (picture.shape[-2], picture.shape[-1])
     plan = windows.plan(size, size, window, stride, patch, encoded.backbone.padding)
-    found = encoded.of(plan.cut(picture))
+    cut = encoded.of(plan.cut(picture))
     places = torch.arange(math.prod(encoded.grid), device=text.device).view(encoded.grid)
     total = text.new_zeros(encoded.backbone.depth, len(text), places.numel())
     pairs, count = text.new_zeros(2, places.numel(), places.numel())
-    seen = text.new_zeros(places.numel())
-    logits, attention = logits_of_levels(found, text, scale), among_patches(found)
-    height, width = found.grid
+    times = text.new_zeros(places.numel())
+    logits, attention = logits_of_levels(cut, text, scale), among_patches(cut)
+    height, width = cut.grid
     for index, (top, left) in enumerate(plan.corners):
         top, left = top // patch, left // patch
         at = places[top : top + height, left : left + width].flatten()
         total[..., at] += logits[:, index]
-        seen[at] += 1
+        times[at] += 1
         pairs[at[:, None], at] += attention[index]
         count[at[:, None], at] += 1
     pairs = pairs / (count + 1e-5)
-    return total / seen @ (pairs / pairs.sum(dim=-1, keepdim=True))
+    return total / times @ (pairs / pairs.sum(dim=-1, keepdim=True))
 
 
 def fused(levels: Tensor, attention: Tensor, threshold: float) -> Tensor:
@@ -170,13 +170,13 @@ def fused(levels: Tensor, attention: Tensor, threshold: float) -> Tensor:
         (batch, classes, patches).
     """
     last = levels[-1]
-    kept = torch.where(last < threshold * last.amax(dim=-1, keepdim=True), 0.0, last)
+    strong = torch.where(last < threshold * last.amax(dim=-1, keepdim=True), 0.0, last)
     # The thresholded map also replaces the last level inside the mean.
-    mean = (levels[:-1].sum(dim=0) + kept) / len(levels)
-    return kept @ attention + mean
+    mean = (levels[:-1].sum(dim=0) + strong) / len(levels)
+    return strong @ attention + mean
 
 
 def _text(foreground: Tensor, background: Tensor) -> Tensor:
-    """Rows that compete: both lists, and the direction of the mean foreground class."""
+    """The rows that compete: both lists, and the direction of the mean foreground class."""
     mean = foreground.mean(dim=0, keepdim=True)
     return torch.cat([foreground, background, mean / mean.norm()]).float()

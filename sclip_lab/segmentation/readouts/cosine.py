@@ -1,4 +1,4 @@
-"""Cosines of patch and text embeddings: what every method reads out unless it says otherwise."""
+"""Cosines of patch and text embeddings: the readout of every method that names no other."""
 
 from __future__ import annotations
 

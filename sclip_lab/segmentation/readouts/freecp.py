@@ -1,9 +1,9 @@
-"""FreeCP: maps spread along attention, without the classes that are redundant or ambiguous.
+"""FreeCP: maps spread along attention, without redundant and ambiguous classes.
 
-Chen et al., ICCV 2025: on top of any variant. Each class's probability map is passed on along the
-attention of the earlier blocks (`sclip_lab.segmentation.class_purification`); a class whose map
-changes much is redundant, and of classes whose maps end alike, the one is kept that matches crops
-of the photo best. Every window is treated by itself.
+Chen et al., ICCV 2025: works with any variant. Each class's probability map is passed on along the
+attention of the earlier blocks (`sclip_lab.segmentation.class_purification`). A class whose map
+changes much is redundant. Of classes whose maps end alike, the one that best matches crops of the
+photo stays. Every window is treated by itself.
 """
 
 from __future__ import annotations
@@ -41,12 +41,11 @@ def freecp(
     """Purified maps, 0 .. 1: (windows, grid_h, grid_w, queries).
 
     Args:
-        encoded, text: as for every readout.
         second_text: (queries, embed_dim) unit text embeddings that crops are compared with: the
             protocol's ``second_templates``; None: ``text``.
-        background: how many of the first queries are background; their maps are 0, and their score
-            is what the others leave.
-        redundancy: classes are kept if the agreement of their map before and after is above.
+        background: how many of the first queries are background; their maps are 0, so they get the
+            pixels that no class claims.
+        redundancy: a class stays if its map before and after agree by more.
         ambiguity: soft IoU from which two maps are alike.
         box_threshold: share of a map's maximum that makes a box.
         crop_size: side in pixels that crops are resized to.
@@ -70,16 +69,12 @@ def purified(
 ) -> tuple[Tensor, Tensor, list[int], list[int]]:
     """One window's maps, with the steps before them.
 
-    Args:
-        encoded, text: as in `freecp`.
-        crop_text: (queries, embed_dim) unit text embeddings that crops are compared with.
-        window: which.
-        background, redundancy, ambiguity, box_threshold, crop_size: as in `freecp`.
+    ``crop_text`` are the embeddings that crops are compared with; other arguments as in `freecp`.
 
     Returns:
-        (grid_h, grid_w, queries) maps of the classes that are kept, others 0; the spread maps of
-        all foreground classes (classes, grid_h, grid_w); and the classes that are kept after
-        redundancy and after ambiguity, without counting background.
+        (grid_h, grid_w, queries) maps, 0 for dropped classes; the spread maps of all foreground
+        classes (classes, grid_h, grid_w); the foreground classes that stay after redundancy and
+        after ambiguity.
 
     Raises:
         LabError: as many background queries as there are queries.
@@ -111,7 +106,7 @@ def purified(
         whole = backbone.project(State(tokens), grid)[1]
         return unit(whole.float())[0] @ crop_text[background:].to(whole.device).T.float()
 
-    kept = winners(refined, groups, of_crop, box_threshold)
+    chosen = winners(refined, groups, of_crop, box_threshold)
     result = probability.new_zeros(probability.shape)
-    result[[background + index for index in kept]] = refined[kept]
-    return result.permute(1, 2, 0), refined, left, kept
+    result[[background + index for index in chosen]] = refined[chosen]
+    return result.permute(1, 2, 0), refined, left, chosen

@@ -1,8 +1,8 @@
-"""Scores propagated over the patches of all windows of a photo.
+"""LPOSS: scores propagated over the patches of all windows of a photo.
 
-LPOSS: Stojnic, Kalantidis, Matas, Tolias, CVPR 2025, arXiv 2503.19777. Patches are alike if a
-second network says so and if they are near in the photo; cosines with texts flow along that graph.
-Its second step, over pixels, is the refinement `sclip_lab.segmentation.refinements.lposs`.
+LPOSS: Stojnic, Kalantidis, Matas, Tolias, CVPR 2025, arXiv 2503.19777. Cosines with texts flow
+along a graph of patches. Two patches are connected if a second network finds them similar and they
+are near in the photo. The second step, over pixels, is `sclip_lab.segmentation.refinements.lposs`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ def lposs(
     """Cosines propagated over the patches of each photo; values may be far above 1.
 
     Args:
-        encoded, text: as for every readout.
         neighbours, exponent, distance_scale, distance_power: of
             `sclip_lab.segmentation.propagation.patch_graph`; distances in pixels of the resized
             photo. The official code fails on fewer patches than neighbours; here all are taken.
@@ -41,29 +40,24 @@ def lposs(
     Raises:
         LabError: no guidance, or an alpha or number of steps out of range.
     """
-    graph = (exponent, distance_scale, distance_power)
-    return propagated(cosine(encoded, text), encoded.scene, neighbours, *graph, alpha, steps)
+    graph = (neighbours, exponent, distance_scale, distance_power)
+    return propagated(cosine(encoded, text), encoded.scene, graph, alpha, steps)
 
 
 def propagated(
-    scores: Tensor,
-    scene: Scene,
-    neighbours: int = 400,
-    exponent: float = 3.0,
-    distance_scale: float = 0.01,
-    distance_power: float = 1.0,
-    alpha: float = 0.95,
-    steps: int = 10,
+    scores: Tensor, scene: Scene, graph: tuple[int, float, float, float], alpha: float, steps: int
 ) -> Tensor:
-    """Scores (windows, grid_h, grid_w, queries) of some photos, propagated within each of them."""
+    """Scores (windows, grid_h, grid_w, queries) propagated within each photo of a scene.
+
+    ``graph`` are the settings of `patch_graph`.
+    """
     grid = scores.shape[1], scores.shape[2]
     features = scene.need_guidance("readout lposs").on(grid)
     result = torch.empty_like(scores)
     for photo in scene.photos:
         centres = photo.centres(grid).to(features.device)
         nodes = features[photo.windows].flatten(0, 1)
-        graph = patch_graph(nodes, centres, neighbours, exponent, distance_scale, distance_power)
-        own = scores[photo.windows].flatten(0, 2)
-        spread = propagate_over_patches(graph, own, alpha, steps)
+        of_photo = scores[photo.windows].flatten(0, 2)
+        spread = propagate_over_patches(patch_graph(nodes, centres, *graph), of_photo, alpha, steps)
         result[photo.windows] = spread.view_as(result[photo.windows])
     return result

@@ -1,6 +1,6 @@
 """MaskCLIP's two refinements of patch logits: prompt denoising and key smoothing.
 
-Zhou, Loy, Dai, ECCV 2022, arXiv 2112.01071, section 3.3. Both act on an image's patch logits,
+Zhou, Loy, Dai, ECCV 2022, arXiv 2112.01071, section 3.3. Both change an image's patch logits,
 cosines of patch and text embeddings, before these are resized.
 """
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import readout_function
+from sclip_lab.core.values import within
 from sclip_lab.network.context import BlockInput
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import cosine
@@ -25,11 +26,10 @@ def maskclip(
 ) -> Tensor:
     """Cosines with prompt denoising, then key smoothing, in each window by itself.
 
-    With key smoothing the result holds probabilities and weighted sums of them, not cosines: a
-    logit scale and a probability threshold mean something else then.
+    With key smoothing the result has probabilities and weighted sums of them, not cosines, which
+    changes the meaning of a logit scale and a probability threshold.
 
     Args:
-        encoded, text: as for every readout.
         denoising: threshold of `prompt_denoising`; 0 leaves it out.
         smoothing: threshold of `key_smoothing`; 0 leaves it out.
     """
@@ -42,15 +42,12 @@ def maskclip(
 
 
 def prompt_denoising(logits: Tensor, threshold: float = 0.5, scale: float = SCALE) -> Tensor:
-    """Drop classes that no patch of the image is sure of.
+    """Set classes that no patch of the image is sure of to -100.
 
     Args:
-        logits: (batch, classes, grid_h, grid_w) cosines.
-        threshold: 0 .. 1; a class whose largest probability in the image is below is dropped.
+        logits: (batch, classes, grid_h, grid_w) cosines; same shape out.
+        threshold: 0 .. 1; a class is dropped if its largest probability in the image is below.
         scale: of the softmax over classes.
-
-    Returns:
-        the same shape; -100 for dropped classes.
     """
     _check(logits, threshold)
     surest = torch.softmax(scale * logits, dim=1).amax((2, 3), keepdim=True)
@@ -58,15 +55,9 @@ def prompt_denoising(logits: Tensor, threshold: float = 0.5, scale: float = SCAL
 
 
 def smoothing_keys(entered: BlockInput) -> Tensor:
-    """out_proj(k): the keys that `key_smoothing` compares.
+    """out_proj(k) of the last block's input: (batch, patches, width).
 
-    The official code sends them through the output projection, as it does with the values.
-
-    Args:
-        entered: the last block's input.
-
-    Returns:
-        (batch, patches, width).
+    The official code sends keys through the output projection, as it does with the values.
     """
     return entered.block.merge(entered.projected("key"))[:, entered.block.prefix :]
 
@@ -86,7 +77,7 @@ def key_smoothing(
         scale: of the softmax over classes.
 
     Returns:
-        the same shape as ``logits``: probabilities where kept, weighted sums where replaced.
+        the shape of ``logits``: probabilities, and weighted sums for replaced patches.
     """
     _check(logits, threshold)
     if keys.shape[:2] != (logits.shape[0], logits[0, 0].numel()):
@@ -105,5 +96,4 @@ def key_smoothing(
 def _check(logits: Tensor, threshold: float) -> None:
     if logits.ndim != 4:
         raise LabError(f"logits {tuple(logits.shape)}: (batch, classes, grid_h, grid_w) wanted")
-    if not 0 <= threshold <= 1:
-        raise LabError(f"threshold {threshold} must lie in 0 .. 1")
+    within("threshold", threshold, 0, 1)

@@ -2,7 +2,7 @@
 
 PANet's prototypes (Wang et al., ICCV 2019, arXiv 1908.06391, eq. 1 to 3): the mean feature under a
 class's mask in each photo, averaged over photos; a patch belongs to the prototype with the largest
-cosine. Here features are of unit length, and the photos are all others of the data set, so that no
+cosine. Here features have unit length, and the photos are all others of the data set, so that no
 photo sees its own mask:
 
     m_c(i) = mean of unit(f) over the patches of class c in photo i
@@ -26,15 +26,12 @@ ABSENT = -1.0  # the lowest cosine: a class that no other photo shows is never c
 
 
 def class_means(encoded: Encoded, labels: Tensor, classes: int) -> Tensor:
-    """m_c of one photo.
+    """m_c of one photo: (classes, embed_dim) float32; zeros for absent classes.
 
     Args:
         encoded: all its windows.
-        labels: (windows, grid_h, grid_w) int64 class of each patch, -1 where it is void.
+        labels: (windows, grid_h, grid_w) int64 class of each patch, -1 for void.
         classes: how many there are.
-
-    Returns:
-        (classes, embed_dim) float32; zeros for a class that the photo does not show.
     """
     patches, labels = unit(encoded.patches.float()).flatten(0, 2), labels.flatten()
     members = torch.nn.functional.one_hot(labels + 1, classes + 1)[:, 1:].to(patches)
@@ -43,14 +40,11 @@ def class_means(encoded: Encoded, labels: Tensor, classes: int) -> Tensor:
 
 @reads_others(class_means)
 def prototypes(encoded: Encoded, others: Sequence[Tensor]) -> Logits:
-    """The logits above, in -1 .. 1.
+    """The logits above, in -1 .. 1: (windows, grid_h, grid_w, classes) float32.
 
     Args:
         encoded: windows of one photo.
         others: `class_means` of each other photo of the data set.
-
-    Returns:
-        (windows, grid_h, grid_w, classes) float32.
     """
     total = torch.zeros_like(others[0])
     for means in others:

@@ -1,4 +1,4 @@
-"""RADSeg's self-correlating global aggregation (SCGA): patch features averaged by likeness.
+"""RADSeg's self-correlating global aggregation (SCGA): patch features averaged by similarity.
 
 RADSeg, arXiv 2511.19704. With c the cosines between a window's patch embeddings f,
 
@@ -20,9 +20,7 @@ from sclip_lab.segmentation.readouts.cosine import unit
 def scga(encoded: Encoded, text: Tensor, sharpness: float = 10.0) -> Tensor:
     """Cosines of aggregated patches with texts, for any variant; RADSeg's is ``scra``.
 
-    Args:
-        encoded, text: as for every readout.
-        sharpness: > 0, factor on the centred cosines.
+    ``sharpness`` > 0 is the factor on the centred cosines.
     """
     patches = aggregated(encoded.patches.float().flatten(1, 2), sharpness)
     return (unit(patches) @ text.T).unflatten(1, encoded.patches.shape[1:3])

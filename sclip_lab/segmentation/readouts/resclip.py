@@ -1,13 +1,13 @@
-"""Semantic feedback: a first prediction tells the attention of a second pass what belongs together.
+"""Semantic feedback: the prediction of a first pass changes the attention of a second one.
 
-ResCLIP: Yang, Deng, Li, Duan, CVPR 2025, arXiv 2411.15851, "semantic feedback refinement".
-The first pass gives each patch a label. Patches of one label attend to each other, less so where
-the way between them leaves the label; with F that matrix, blurred and scaled to a maximum of 1,
-the second pass has the scores gain * ((1 - share) * s r r^T + share * F) before any prior.
+ResCLIP: Yang, Deng, Li, Duan, CVPR 2025, arXiv 2411.15851, "semantic feedback refinement". The
+first pass gives each patch a label. Patches of one label attend to each other, less so if the way
+between them leaves the label. With F that matrix, blurred and scaled to a maximum of 1, the second
+pass has the scores gain * ((1 - share) * s r r^T + share * F) before any prior.
 
-What the official code does and the paper does not say: only the first part of a way is looked at
-(c_ij / M of it), the blur runs along the row-major index of the key patches, and F is rounded to
-half precision. All of that is kept, since published numbers rest on it.
+The official code does three things that the paper does not say: only the first part of a way (c_ij
+/ M of it) is looked at, the blur runs along the row-major index of the key patches, and F is
+rounded to half precision. Published numbers depend on these, so they are the same here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import readout_function
+from sclip_lab.core.values import within
 from sclip_lab.network.context import Feedback
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import cosine, unit
@@ -40,13 +41,13 @@ def resclip(
     steps: int = 10,
     dilations: Sequence[int] = DILATIONS,
 ) -> Tensor:
-    """Cosines of a second pass whose attention has seen the first one's prediction.
+    """Cosines of a second pass whose attention depends on the first one's prediction.
 
-    Each window gets its own feedback; blocks before the first rewritten one run once. Goes with
-    any variant; ResCLIP's are ``resclip``, ``resclip_clearclip`` and ``resclip_sclip``.
+    Each window gets its own feedback; blocks before the first rewritten one run once. It works with
+    any variant; ResCLIP's are ``resclip``, ``resclip_clearclip`` and ``resclip_sclip``. Uncertain
+    pixels become query 0.
 
     Args:
-        encoded, text: as for every readout; query 0 is what uncertain pixels become.
         share: of the feedback in the scores, 0 .. 1 (lambda').
         gain: factor on the scores (tau').
         threshold: probability below which a pixel becomes query 0.
@@ -68,8 +69,7 @@ def second_pass(
     dilations: Sequence[int],
 ) -> Encoded:
     """The windows behind the network again; arguments as in `resclip`."""
-    if not 0 <= share <= 1:
-        raise LabError(f"share {share} must lie in 0 .. 1")
+    within("share", share, 0, 1)
     matrices = []
     for image, features in zip(encoded.images, encoded.patches.float(), strict=True):
         probabilities = first_prediction(image, features, text, scale, steps, dilations)
@@ -88,16 +88,13 @@ def first_prediction(
     steps: int = 10,
     dilations: Sequence[int] = DILATIONS,
 ) -> Tensor:
-    """Probability of each query at each pixel; synonyms are not merged.
+    """(queries, height, width) probability of each query at each pixel; synonyms are not merged.
 
     Args:
         image: (3, height, width), normalised.
         features: (grid_h, grid_w, embed_dim), any norm.
         text: (queries, embed_dim) unit text embeddings.
         scale, steps, dilations: as in `resclip`.
-
-    Returns:
-        (queries, height, width), sums to 1 over queries.
     """
     logits = (unit(features) @ text.to(features).T).permute(2, 0, 1)[None]
     logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)[0]
@@ -107,15 +104,12 @@ def first_prediction(
 
 
 def patch_labels(probabilities: Tensor, patch_size: int, threshold: float) -> Tensor:
-    """The most frequent query among a patch's pixels, the smallest of several.
+    """(grid_h, grid_w) int64: the most frequent query in a patch, the smallest of several.
 
     Args:
         probabilities: (queries, height, width).
-        patch_size: in pixels; pixels beyond the last whole patch belong to none.
+        patch_size: in pixels; pixels beyond the last whole patch are left out.
         threshold: pixels whose best probability is below it count as query 0.
-
-    Returns:
-        (grid_h, grid_w) int64.
     """
     if probabilities.ndim != 3:
         raise LabError(f"probabilities {tuple(probabilities.shape)}: (queries, height, width)")
@@ -129,16 +123,11 @@ def patch_labels(probabilities: Tensor, patch_size: int, threshold: float) -> Te
 
 
 def label_affinity(labels: Tensor) -> Tensor:
-    """1 between patches of one label, exp(-c / M) where the way leaves it, 0 between labels.
+    """1 between patches of one label, exp(-c / M) if the way leaves the label, 0 between labels.
 
-    c is the Chebyshev distance and M its maximum over the grid; the way from patch i is sampled at
-    (1 - t / M) p_i + t / M p_j for t = 0 .. c, rounded half to even.
-
-    Args:
-        labels: (grid_h, grid_w) integers.
-
-    Returns:
-        (patches, patches) float64, row i the way from patch i.
+    c is the Chebyshev distance and M its maximum over the grid. The way from patch i is sampled at
+    (1 - t / M) p_i + t / M p_j for t = 0 .. c, rounded half to even. (grid_h, grid_w) integers ->
+    (patches, patches) float64; row i has the ways from patch i.
     """
     grid_h, grid_w = labels.shape
     labels = labels.cpu()
@@ -150,8 +139,8 @@ def label_affinity(labels: Tensor) -> Tensor:
     )
     longest = max(grid_h, grid_w) - 1
     leaves = torch.zeros(distance.shape, dtype=torch.bool)
-    # Many samples fall halfway between two patches, so that the rounding of exactly this
-    # interpolation in float32 decides which of them is looked at.
+    # Many samples fall halfway between two patches; the float32 rounding of exactly this
+    # interpolation decides between them.
     for t, share in enumerate(torch.linspace(0, 1, longest + 1)):
         y = torch.round((1 - share) * row[:, None] + share * row[None]).long()
         x = torch.round((1 - share) * column[:, None] + share * column[None]).long()
@@ -162,13 +151,9 @@ def label_affinity(labels: Tensor) -> Tensor:
 
 
 def feedback_weights(labels: Tensor) -> Tensor:
-    """`label_affinity`, blurred along the keys, rows summing to 1, with the class token's zeros.
+    """`label_affinity`, blurred along the keys, with rows of sum 1 and zeros for the class token.
 
-    Args:
-        labels: (grid_h, grid_w) integers.
-
-    Returns:
-        (1 + patches, 1 + patches) float64.
+    (grid_h, grid_w) integers -> (1 + patches, 1 + patches) float64.
     """
     offset = torch.arange(BLUR_TAPS, dtype=torch.float64) - BLUR_TAPS // 2
     kernel = torch.exp(-offset.square() / (2 * BLUR_SIGMA**2))

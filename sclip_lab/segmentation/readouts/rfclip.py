@@ -1,9 +1,9 @@
-"""RF-CLIP's readout: of each group of like texts the likeliest is drawn towards the photo.
+"""RF-CLIP's readout: in each group of similar texts, the likeliest is moved towards the photo.
 
 Li et al., "Rectify and focus", AAAI 2026, arXiv 2511.16170. Texts are grouped by complete linkage
-of cosine distances. Of each group the text T_j with the largest cosine to the photo's class
-embedding becomes unit((1 - b) T_j + b m), m the mean of the unit patches most like it. With T' all
-texts after that,
+of cosine distances. In each group the text T_j with the largest cosine to the photo's class
+embedding becomes unit((1 - b) T_j + b m), with m the mean of the unit patches most similar to it.
+With T' all texts after that,
 
     logits = (1 - w) unit(f) . T' + w unit(f_cls) . T
 """
@@ -14,7 +14,6 @@ import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import readout_function, uses
 from sclip_lab.core.values import within
 from sclip_lab.segmentation.encoded import Encoded
@@ -35,11 +34,9 @@ def rfclip(
     """The logits above, window by window; for any variant, RF-CLIP's is ``rfclip``.
 
     Args:
-        encoded, text: as for every readout. Without a class token it is the network's pooled
-            image embedding that joins.
         class_share: w, 0 .. 1.
         text_share: b, 0 .. 1.
-        cluster_distance: texts farther apart than this are of different groups.
+        cluster_distance: texts farther apart than this are in different groups.
         nearest: patches that make m, 1 or more.
         whole_photo: the class embedding of the photo as one window, or of each window.
 
@@ -62,13 +59,12 @@ def rfclip(
 
 def groups(text: Tensor, distance: float) -> Tensor:
     """(queries,) group of each text, from 0: complete linkage of cosine distances."""
-    if distance < 0:
-        raise LabError(f"cluster_distance {distance} must be 0 or more")
+    within("cluster_distance", distance, 0)
     if len(text) == 1:
         return torch.zeros(1, dtype=torch.long)
     tree = linkage(text.double().cpu().numpy(), method="complete", metric="cosine")
-    found = fcluster(tree, distance, criterion="distance")
-    return torch.from_numpy(found.astype("int64")) - 1
+    numbers = fcluster(tree, distance, criterion="distance")
+    return torch.from_numpy(numbers.astype("int64")) - 1
 
 
 def adjusted(
@@ -86,7 +82,7 @@ def adjusted(
         whole: (embed_dim,) unit class embedding.
         text: (queries, embed_dim) unit rows.
         group: from `groups`.
-        share, nearest: as in `rfclip`, its text_share and nearest.
+        share, nearest: text_share and nearest of `rfclip`.
     """
     result, likely = text.clone(), (text @ whole).cpu()
     for number in range(int(group.max()) + 1):

@@ -1,8 +1,8 @@
 """Feature surgery: CLIP Surgery's similarity without what all texts share.
 
-Li et al., arXiv 2304.05653. A patch's product with a text is a sum over channels; the
-part that it has with the average text, weighted by how much the image as a whole speaks for each
-text, is redundant and taken off.
+Li et al., arXiv 2304.05653. A patch's product with a text is a sum over channels. The part that it
+has with the average text, weighted by the image's similarity to each text, is redundant and
+subtracted.
 
 Shapes: ``tokens`` = 1 class token + patches; ``texts`` = classes or queries.
 """
@@ -20,13 +20,7 @@ from sclip_lab.segmentation.readouts.cosine import unit
 
 @readout_function
 def surgery(encoded: Encoded, text: Tensor, sharpness: float = 2.0) -> Tensor:
-    """`surgery_logits` of each window's patches.
-
-    Args:
-        encoded, text: as for every readout. Without a class token the network's pooled image
-            embedding says how much the image speaks for each text.
-        sharpness: > 0, of the weights of texts.
-    """
+    """`surgery_logits` of each window's patches; ``sharpness`` > 0 as there."""
     patches = encoded.patches.float().flatten(1, 2)
     tokens = torch.cat([encoded.class_embedding.float()[:, None], patches], dim=1)
     return surgery_logits(unit(tokens), text, sharpness)[:, 1:].unflatten(1, encoded.grid)
@@ -35,8 +29,8 @@ def surgery(encoded: Encoded, text: Tensor, sharpness: float = 2.0) -> Tensor:
 def surgery_logits(image: Tensor, text: Tensor, sharpness: float = 2.0) -> Tensor:
     """f . (T_n w_n - mean over n of T_n w_n), w = softmax(sharpness f_cls . T) over its mean.
 
-    The paper's sum over channels of the weighted products less their mean over texts, with the
-    sum taken first: no (tokens, texts, channels) array is made.
+    The paper sums over channels the weighted products less their mean over texts; here the sum
+    comes first, so no (tokens, texts, channels) array is made.
 
     Args:
         image: (batch, tokens, embed_dim) unit rows, the class embedding first.
@@ -53,15 +47,10 @@ def surgery_logits(image: Tensor, text: Tensor, sharpness: float = 2.0) -> Tenso
 
 
 def less_redundant(image: Tensor, text: Tensor, redundant: Tensor | None = None) -> Tensor:
-    """f . (T_n - r): similarities less that with one redundant embedding.
+    """f . (T_n - r): (batch, tokens, texts) similarities less that with one redundant embedding.
 
-    Args:
-        image: (batch, tokens, embed_dim) unit rows.
-        text: (texts, embed_dim) unit rows.
-        redundant: r, (embed_dim,), for example of an empty prompt; None: the mean of the texts.
-
-    Returns:
-        (batch, tokens, texts).
+    ``redundant`` is r, (embed_dim,), for example of an empty prompt; None: the mean of the texts.
+    Other arguments as in `surgery_logits`.
     """
     _check(image, text)
     return image @ (text - (text.mean(0) if redundant is None else redundant)).T

@@ -1,4 +1,4 @@
-"""What happens to a photo's logits or labels after stitching, at the photo's size.
+"""Refinements change a photo's logits or labels after stitching, at the photo's size.
 
 A refinement is a function of what it names among
 
@@ -10,7 +10,7 @@ text       (queries, embed_dim) unit text embeddings
 encoded    the photo's windows behind the network, `sclip_lab.segmentation.encoded.Encoded`
 ========== ========================================================================================
 
-and of its own parameters: one that takes ``mask`` works on logits, one that takes ``prediction``
-on labels. Its yaml is a file of ``conf/refinement``, and a protocol names it or several of them:
-``protocol.refinement``.
+and of its own parameters. One that takes ``mask`` changes logits, one that takes ``prediction``
+labels. Its yaml is a file of ``conf/refinement``, and a protocol names it or several of them:
+``protocol.refinement``. The lists of arguments below leave these five out.
 """

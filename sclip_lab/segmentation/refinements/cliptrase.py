@@ -1,9 +1,8 @@
-"""Regions from the network's own similarities, and one class for each of them.
+"""CLIPtrase: regions from the network's own similarities, and one class for each of them.
 
-CLIPtrase: Shao, Tian, Zhao, Su, ECCV 2024, arXiv 2407.08268. Patches are clustered by how they
-correlate with all other patches in the last block but one, clusters become regions of pixels, and
-each region takes the class that most of its pixels were given. The attention that gives them is
-the variant ``cliptrase``.
+CLIPtrase: Shao, Tian, Zhao, Su, ECCV 2024, arXiv 2407.08268. Patches are clustered by their
+correlations with all other patches in the last block but one, clusters become regions of pixels,
+and each region takes the class of most of its pixels. The attention is the variant ``cliptrase``.
 """
 
 from __future__ import annotations
@@ -27,11 +26,7 @@ MEDIAN = 7
 
 
 def self_correlation(entered: BlockInput) -> Tensor:
-    """Mean over heads and over q, k, v of the cosines between tokens.
-
-    Returns:
-        (batch, tokens, tokens), -1 .. 1.
-    """
+    """(batch, tokens, tokens) cosines between tokens, mean over heads and q, k, v."""
     total = torch.zeros(())
     for name in ("query", "key", "value"):
         unit = F.normalize(entered.projected(name), dim=-1)
@@ -42,12 +37,8 @@ def self_correlation(entered: BlockInput) -> Tensor:
 def affinity(correlation: Tensor, prefix: int = 1) -> Tensor:
     """How much more a patch correlates with another than the class token does, not below 0.
 
-    Args:
-        correlation: (tokens, tokens), the class token first.
-        prefix: tokens before the patches.
-
-    Returns:
-        (patches, patches).
+    (tokens, tokens) with the class token first -> (patches, patches); ``prefix`` tokens precede the
+    patches.
     """
     if correlation.ndim != 2 or correlation.shape[0] != correlation.shape[1]:
         raise LabError(f"correlation {tuple(correlation.shape)}: (tokens, tokens) wanted")
@@ -55,36 +46,29 @@ def affinity(correlation: Tensor, prefix: int = 1) -> Tensor:
 
 
 def clusters(rows: Tensor, eps: float = 0.7, min_samples: int = 3) -> np.ndarray:
-    """DBSCAN of the patches, each described by its row of `affinity`.
+    """(patches,) cluster numbers from 0 on by DBSCAN, `NOISE` for patches in no cluster.
 
     Args:
-        rows: (patches, patches).
+        rows: (patches, patches) from `affinity`; its row describes a patch.
         eps: largest Euclidean distance between neighbours.
         min_samples: neighbours that make a patch a core, itself included.
-
-    Returns:
-        (patches,) cluster numbers from 0 on, `NOISE` for patches in none.
     """
-    found = DBSCAN(eps=eps, min_samples=min_samples).fit(rows.cpu().numpy())
-    return found.labels_
+    return DBSCAN(eps=eps, min_samples=min_samples).fit(rows.cpu().numpy()).labels_
 
 
 def regions(
     rows: Tensor, labels: np.ndarray, grid: tuple[int, int], size: tuple[int, int]
 ) -> Tensor:
-    """Clusters of patches as regions of pixels.
+    """(height, width) int64 cluster number of each pixel; all `NOISE` if there is no cluster.
 
-    A cluster's map is the mean row of its patches, so that patches in no cluster get one as well;
-    it is enlarged four times (bilinear), median-filtered and enlarged to ``size``.
+    A cluster's map is the mean row of its patches, so patches in no cluster get a region too. It is
+    enlarged four times (bilinear), median-filtered and enlarged to ``size``.
 
     Args:
         rows: (patches, patches) from `affinity`.
         labels: (patches,) from `clusters`.
         grid: (grid_h, grid_w).
         size: (height, width) in pixels.
-
-    Returns:
-        (height, width) int64 cluster number of each pixel; all `NOISE` if there is no cluster.
     """
     number = int(labels.max(initial=NOISE)) + 1
     if number == 0:
@@ -97,14 +81,9 @@ def regions(
 
 
 def vote(prediction: Tensor, region: Tensor) -> Tensor:
-    """The most frequent class of each region, the smallest of several; noise keeps its own.
+    """Give each region its most frequent class; ties go to the smallest, noise does not change.
 
-    Args:
-        prediction: (height, width) class ids, 0 or more.
-        region: (height, width) from `regions`.
-
-    Returns:
-        (height, width), the prediction's dtype.
+    ``prediction``, (height, width) class ids, and ``region`` from `regions` have one shape.
     """
     if prediction.shape != region.shape:
         raise LabError(f"prediction {tuple(prediction.shape)}, regions {tuple(region.shape)}")
@@ -127,14 +106,9 @@ def cliptrase(
     """Every region takes the class that most of its pixels have.
 
     Args:
-        prediction: (height, width) class ids at the photo's size.
-        encoded: the photo as one window.
         eps, min_samples: of `clusters`. The official code has 0.7 and 3 at 224 pixels, 1.1 and 7
             beyond.
         layer: whose correlations are clustered, index or fraction of depth.
-
-    Returns:
-        (height, width), the prediction's dtype.
 
     Raises:
         LabError: a photo cut into windows.

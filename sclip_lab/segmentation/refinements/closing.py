@@ -15,15 +15,8 @@ from sclip_lab.core.functions import refines_labels
 def closing(prediction: Tensor, size: int = 3) -> Tensor:
     """Dilate the class ids, then erode them, with a square: gaps of low ids are closed.
 
-    ITACLIP (arXiv 2411.12044, code) does so with 3 x 3. Ids are compared as numbers, so that
-    where two classes meet the higher one wins.
-
-    Args:
-        prediction: (height, width) class ids.
-        size: side of the square in pixels, odd.
-
-    Returns:
-        (height, width), the prediction's dtype.
+    ITACLIP (arXiv 2411.12044, code) uses 3 x 3. Ids are compared as numbers, so the higher of two
+    classes wins. ``size`` is the side of the square in pixels.
 
     Raises:
         LabError: a size that is not odd and positive.

@@ -4,10 +4,11 @@ arXiv 2603.21528, CVPR 2026. On a grid of about 80 cells a side, logits L become
 
     (D + Laplacian(w)) F = D L
 
-where D trusts sure pixels, and the weights w of neighbouring pixels fall with their difference in
-grey and grow where texts say that both are alike. What the official code does and is kept, since
-published numbers rest on it: the affinity of texts enters with its diagonal alone; its 25 steps of
-conjugate gradients do not converge; and grey is taken of whatever channels come in.
+where D is large for sure pixels, and the weights w of neighbouring pixels fall with their
+difference in grey and grow if texts say that both are alike. Three properties of the official code
+are the same here, since published numbers depend on them: only the diagonal of the affinity of
+texts is used; its 25 steps of conjugate gradients do not converge; and grey is computed from
+normalised channels.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import refines_logits
+from sclip_lab.core.values import within
 
 GREY = (0.299, 0.587, 0.114)
 
@@ -35,16 +37,11 @@ def propagation(
     """F above, at the photo's size.
 
     Args:
-        mask: (queries, height, width) logits before any scale.
-        image: (3, height, width), the photo as the network sees it.
-        text: (queries, embed_dim) unit text embeddings; None: no coupling by texts.
         side: g, cells on a side of the grid on which it is solved.
         steps: of conjugate gradients, without a stopping test.
         edges: how fast weights fall with grey differences.
-        couple: texts by the ``diagonal`` of their affinity, as released, or by the ``full`` matrix.
-
-    Returns:
-        the shape of ``mask``.
+        couple: texts by the ``diagonal`` of their affinity, as released, or by the ``full`` matrix;
+            without ``text`` there is no coupling.
 
     Raises:
         LabError: shapes that do not belong together, or a parameter out of range.
@@ -54,8 +51,8 @@ def propagation(
             f"mask {tuple(mask.shape)} and image {tuple(image.shape)}: (queries, height, width) "
             "and (3, height, width) wanted"
         )
-    if side < 1 or steps < 0:
-        raise LabError(f"side {side} must be 1 or more, steps {steps} 0 or more")
+    within("side", side, 1)
+    within("steps", steps, 0)
     size = mask.shape[-2:]
     # Python rounds halves to even.
     pool = max(1, round(size[0] / side)), max(1, round(size[1] / side))
@@ -69,14 +66,9 @@ def propagation(
 
 
 def text_affinity(text: Tensor, couple: str = "diagonal") -> Tensor:
-    """S: row softmax of 2 T T^T, plus 10 on the diagonal, rows over their sum.
+    """S, (queries, queries): row softmax of 2 T T^T, plus 10 on the diagonal, rows over their sum.
 
-    Args:
-        text: (queries, embed_dim) unit rows.
-        couple: as in `propagation`.
-
-    Returns:
-        (queries, queries).
+    ``text`` are (queries, embed_dim) unit rows; ``couple`` is as in `propagation`.
     """
     if couple not in ("diagonal", "full"):
         raise LabError(f"couple {couple!r} must be diagonal or full")
@@ -89,8 +81,10 @@ def text_affinity(text: Tensor, couple: str = "diagonal") -> Tensor:
 def system(
     image: Tensor, mask: Tensor, likeness: Tensor | None, edges: float = 5.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """D (height, width), and the weights of right (height, width - 1) and lower
-    (height - 1, width) neighbours."""
+    """D (height, width), and the weights of right and lower neighbours.
+
+    These are (height, width - 1) and (height - 1, width).
+    """
     p = torch.softmax(mask, dim=0)
     trust = p.amax(0).clamp_min(0.05).square()
     coupled = None if likeness is None else torch.einsum("cd,dhw->chw", likeness, p)
@@ -110,8 +104,10 @@ def system(
 
 
 def solve(mask: Tensor, trust: Tensor, right: Tensor, lower: Tensor, steps: int) -> Tensor:
-    """So many steps of conjugate gradients for (D + Laplacian) F = D L from F = L; scalar products
-    run over all queries and pixels together."""
+    """Steps of conjugate gradients for (D + Laplacian) F = D L from F = L.
+
+    Scalar products run over all queries and pixels together.
+    """
 
     def applied(x: Tensor) -> Tensor:
         result = trust * x

@@ -1,7 +1,6 @@
-"""LPOSS's second step: logits propagated over the pixels of the photo.
+"""LPOSS's second step: logits propagated over the pixels of the photo, at the photo's size.
 
-Stojnic, Kalantidis, Matas, Tolias, CVPR 2025, arXiv 2503.19777. Here it runs at the photo's own
-size.
+Stojnic, Kalantidis, Matas, Tolias, CVPR 2025, arXiv 2503.19777.
 """
 
 from __future__ import annotations
@@ -24,18 +23,11 @@ def lposs(
     alpha: float = 0.95,
     steps: int = 10,
 ) -> Tensor:
-    """Logits propagated among pixels at most ``radius`` rows and columns apart that have the same
-    colour, in CIE L*a*b*.
+    """Logits propagated among pixels of like colour within ``radius`` rows and columns.
 
-    Args:
-        mask: (queries, height, width) logits.
-        image: (3, height, width), normalised.
-        encoded: for the channel statistics.
-        radius, tau, alpha, steps: of
-            `sclip_lab.segmentation.propagation.propagate_over_pixels`.
-
-    Returns:
-        (queries, height, width) float32; values may be far above 1.
+    Colours are CIE L*a*b*. The result is float32; values may be far above 1. ``radius``, ``tau``,
+    ``alpha`` and ``steps`` are those of `sclip_lab.segmentation.propagation.propagate_over_pixels`;
+    ``encoded`` has the channel statistics.
     """
     backbone = encoded.backbone
     mean, std = (

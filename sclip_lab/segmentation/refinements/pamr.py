@@ -1,8 +1,8 @@
 """PAMR, pixel-adaptive mask refinement.
 
-Araslanov and Roth, CVPR 2020, arXiv 2005.04265, section 4.2. Each pixel's logits become an
-average of its neighbours', weighted by how alike the pixels look; a few rounds of that pull a
-coarse mask to the edges of the photo. No training, no parameters of the network.
+Araslanov and Roth, CVPR 2020, arXiv 2005.04265, section 4.2. Each pixel's logits become an average
+of its neighbours', weighted by how alike the pixels look; a few rounds of that move a coarse mask
+to the edges of the photo. No training, no parameters.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import refines_logits
+from sclip_lab.core.values import within
 
 SHARPNESS = 0.1  # affinities fall to 1 / e at a tenth of the local standard deviation
 EPSILON = 1e-8
@@ -29,14 +30,12 @@ def pamr(
     """Refine logits so that their edges follow those of the photo.
 
     mask <- sum over n of affinity_n * mask_n, ``steps`` times, over the 8 neighbours at each
-    dilation. One shifted view of the mask is alive at a time, so memory is three masks and one
-    plane per neighbour, whatever the number of queries. On a CPU a query is refined to its end
-    before the next, so that what is read again and again stays in the cache.
+    dilation. One shifted view of the mask is in memory at a time, so memory is three masks and one
+    plane per neighbour, whatever the number of queries. On a CPU one query is refined to its end
+    before the next, so that the data stay in the cache.
 
     Args:
-        image: (3, height, width) float, normalised RGB.
-        mask: (queries, any height, any width) logits; resized to the image's size where it
-            differs (bilinear, corners aligned).
+        mask: of another size than the image, it is resized (bilinear, corners aligned).
         steps: rounds, 0 or more.
         dilations: distances of the neighbours in pixels, each 1 or more.
 
@@ -51,8 +50,7 @@ def pamr(
             f"image {tuple(image.shape)} and mask {tuple(mask.shape)}: (channels, height, width) "
             "and (queries, height, width) wanted"
         )
-    if steps < 0:
-        raise LabError(f"steps {steps} must be 0 or more")
+    within("steps", steps, 0)
     image, mask = image.float(), mask.float()
     size = image.shape[-2:]
     if mask.shape[-2:] != size:
@@ -73,19 +71,15 @@ def pamr(
 
 
 def affinity(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
-    """How much each neighbour counts at each pixel.
+    """Weight of each neighbour at each pixel: (8 * dilations, height, width).
 
-    softmax over all neighbours of mean over channels of -|I - I_n| / (0.1 sd + 1e-8), with sd the
-    unbiased standard deviation of a channel over the 3 x 3 samples of every dilation; beyond the
-    border the nearest pixel is repeated.
+    The softmax over all neighbours of the mean over channels of
 
-    Args:
-        image: (channels, height, width) float.
-        dilations: distances in pixels, each 1 or more.
+        -|I - I_n| / (0.1 sd + 1e-8)
 
-    Returns:
-        (8 * dilations, height, width), neighbours row-major within a dilation; sums to 1 over
-        neighbours.
+    with sd the unbiased standard deviation of a channel over the 3 x 3 samples of every dilation.
+    Beyond the border the nearest pixel is repeated. Neighbours are row-major within a dilation;
+    ``image`` is (channels, height, width) float.
     """
     if not dilations or min(dilations) < 1:
         raise LabError(f"dilations {list(dilations)}: at least one, each 1 or more")
@@ -94,7 +88,7 @@ def affinity(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
     padded = F.pad(image[None], (margin,) * 4, mode="replicate")[0]
     scores = image.new_zeros(8 * len(dilations), *image.shape[-2:])
     for channel, centre in zip(padded, image, strict=True):
-        # The centre, once per dilation, is a difference of 0 and adds nothing to either sum.
+        # The centre counts once per dilation; its difference of 0 adds nothing to either sum.
         difference = torch.stack(
             [_shifted(channel, y, x, margin) for y, x in _shifts(dilations)]
         ).sub_(centre)

@@ -91,8 +91,8 @@ def predicted(
 def by_hand(data: Scenes, vit: Backbone, index: int) -> np.ndarray:
     """(4, 6) class of each patch of one photo: nearest prototype of the others, in float64."""
     photos = torch.from_numpy(data.images).permute(0, 3, 1, 2)
-    found = lab.dense_features(vit, vit.normalise(photos), lab.load_attention("csa"))
-    features = found.double().numpy()
+    result = lab.dense_features(vit, vit.normalise(photos), lab.load_attention("csa"))
+    features = result.double().numpy()
     features /= np.linalg.norm(features, axis=-1, keepdims=True)
     cosines = np.full((4, 6, CLASSES), -1.0)
     for c in range(CLASSES):
@@ -112,9 +112,9 @@ def test_logits_are_those_of_a_plain_classifier(
     data, watch = Scenes(), Watch()
     predicted(data, vit, whole, tmp_path, watch)
     for index, name in enumerate(data.names):
-        wanted = by_hand(data, vit, index)
-        np.testing.assert_allclose(watch.logits[name], wanted[..., [0, 0, 1, 2, 3]], atol=2e-6)
-        assert (wanted[..., 2] == -1).all() == (index == 0)
+        expected = by_hand(data, vit, index)
+        np.testing.assert_allclose(watch.logits[name], expected[..., [0, 0, 1, 2, 3]], atol=2e-6)
+        assert (expected[..., 2] == -1).all() == (index == 0)
 
 
 def test_a_photo_does_not_see_its_own_mask(vit: Backbone, whole: Protocol, tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_a_photo_does_not_see_its_own_mask(vit: Backbone, whole: Protocol, tmp_p
     before, after = Watch(), Watch()
     predicted(data, vit, whole, tmp_path, before)
     predicted(other, vit, whole, tmp_path, after)
-    for seen in ("logits", "labels"):
-        first, second = getattr(before, seen), getattr(after, seen)
+    for observed in ("logits", "labels"):
+        first, second = getattr(before, observed), getattr(after, observed)
         np.testing.assert_array_equal(first["second"], second["second"])
         assert not np.array_equal(first["first"], second["first"])
 

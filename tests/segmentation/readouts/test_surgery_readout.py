@@ -43,8 +43,8 @@ def test_equals_the_sum_over_channels() -> None:
 
 def test_redundant_embedding_is_taken_off() -> None:
     f, text = embeddings(toy.inputs()["sq224_a"]), toy.text()
-    given = less_redundant(f, text, text[3])
-    assert given[..., 3].abs().max() == 0
+    inputs = less_redundant(f, text, text[3])
+    assert inputs[..., 3].abs().max() == 0
     torch.testing.assert_close(less_redundant(f, text, text.mean(0)), less_redundant(f, text))
 
 

@@ -13,9 +13,9 @@ def test_against_the_rule_pixel_by_pixel() -> None:
     maps = torch.rand(6, 7, 9, generator=torch.Generator().manual_seed(0)) ** 2
     maps[:2] = 0  # background only competes
     maps[3] *= 0.6  # a class that reaches the threshold nowhere
-    found = class_scores(maps, background=2, class_threshold=0.7, pixel_threshold=0.4)
-    labels = found.argmax(dim=0)
-    seen = set()
+    result = class_scores(maps, background=2, class_threshold=0.7, pixel_threshold=0.4)
+    labels = result.argmax(dim=0)
+    observed = set()
     for row in range(7):
         for column in range(9):
             best, label = 0.0, 0
@@ -25,8 +25,8 @@ def test_against_the_rule_pixel_by_pixel() -> None:
                 if score > 0.7 and value >= 0.4 and value > best:
                     best, label = value, query
             assert int(labels[row, column]) == label
-            seen.add(label)
-    assert seen == {0, 2, 4, 5}
+            observed.add(label)
+    assert observed == {0, 2, 4, 5}
 
 
 @pytest.mark.parametrize("background", [0, 3])

@@ -32,10 +32,10 @@ def correlation(name: str, block: int = -2) -> Tensor:
 
 def test_regions_of_an_image_that_is_not_square() -> None:
     rows = clustering.affinity(correlation("rect224x336"))
-    found = clustering.clusters(rows, eps=1.1, min_samples=5)
-    region = clustering.regions(rows, found, (14, 21), (224, 336))
+    result = clustering.clusters(rows, eps=1.1, min_samples=5)
+    region = clustering.regions(rows, result, (14, 21), (224, 336))
     assert region.shape == (224, 336)
-    assert 0 <= int(region.min()) <= int(region.max()) <= found.max()
+    assert 0 <= int(region.min()) <= int(region.max()) <= result.max()
 
 
 def test_windows_are_refused() -> None:

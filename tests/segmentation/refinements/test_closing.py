@@ -17,9 +17,9 @@ def test_equals_grey_closing(size: int) -> None:
     # Beyond the border there is nothing to win or lose against.
     high = ndimage.grey_dilation(labels, (size, size), mode="constant", cval=0)
     expected = ndimage.grey_erosion(high, (size, size), mode="constant", cval=255)
-    found = closing(torch.from_numpy(labels), size)
-    assert found.dtype == torch.uint8
-    assert np.array_equal(found.numpy(), expected)
+    result = closing(torch.from_numpy(labels), size)
+    assert result.dtype == torch.uint8
+    assert np.array_equal(result.numpy(), expected)
 
 
 @pytest.mark.parametrize("size", [0, 4, -3])
