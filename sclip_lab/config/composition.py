@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -132,16 +132,13 @@ class Repository(ConfigRepository):
         if key not in self._parsed:
             if status:
                 guard.check_file(path)
-            self._parsed[key] = self._parse(path, config_path)
+            try:
+                self._parsed[key] = super().load_config(config_path)
+            # Not all of these errors name the file.
+            except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                raise LabError(reason if str(path) in reason else f"{path}: {reason}") from error
         return copy.deepcopy(self._parsed[key])  # Hydra changes what it gets
-
-    def _parse(self, path: Path, config_path: str) -> ConfigResult | None:
-        """Hydra's parser, whose errors do not all name the file."""
-        try:
-            return super().load_config(config_path)
-        except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise LabError(reason if str(path) in reason else f"{path}: {reason}") from error
 
 
 class Loader(ConfigLoaderImpl):
@@ -237,10 +234,9 @@ class Loader(ConfigLoaderImpl):
             self._check_preset(overrides)
             config = super().load_configuration(config_name, overrides, *flags)
             guard.check_hydra(config)
-            if commands := guard.commands_in(config):
-                of_hydra = [word for word in overrides if word.lstrip("+~").startswith("hydra")]
-                usual = super().load_configuration(config_name, of_hydra, *flags)
-                guard.check_commands(commands, usual)
+            of_hydra = [word for word in overrides if word.lstrip("+~").startswith("hydra")]
+            compose = super().load_configuration
+            guard.check_commands(config, partial(compose, config_name, of_hydra, *flags))
         return config
 
     def parsed(self, words: Sequence[str]) -> list[Override]:

@@ -198,7 +198,13 @@ def run(config: DictConfig) -> float:
         outcome = _outcomes.pop(HydraConfig.get().job.num, None) if _outcomes else None
         if isinstance(outcome, Exception):
             raise outcome
-        return _report(config, outcome or _compute_alone(config))
+        if outcome is None:
+            spec = make_spec(config)
+            tracking.check(config.tracking)
+            if HydraConfig.get().mode == RunMode.RUN:
+                note_sweep([spec], config)
+            outcome = _evaluate([spec], config, Timings()).outcome(spec)
+        return _report(config, outcome)
     except Exception as error:
         _write_to_log(error)
         raise
@@ -213,14 +219,6 @@ def _write_to_log(error: Exception) -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)
-
-
-def _compute_alone(config: DictConfig) -> Outcome:
-    spec = make_spec(config)
-    tracking.check(config.tracking)
-    if HydraConfig.get().mode == RunMode.RUN:
-        note_sweep([spec], config)
-    return _evaluate([spec], config, Timings()).outcome(spec)
 
 
 def _report(config: DictConfig, outcome: Outcome) -> float:
@@ -305,19 +303,14 @@ def make_spec(config: DictConfig) -> Spec:
     plugins.check(config.get("plugins") or ())
     dataset = make_dataset(json.dumps(groups["dataset"]))
     backbone = make_backbone(json.dumps(groups["backbone"]))
-    variant = build(groups["attention"], _chosen(config))
+    chosen = OmegaConf.select(config, "hydra.runtime.choices.attention")
+    if chosen is None and HydraConfig.initialized():
+        chosen = HydraConfig.get().runtime.choices.get("attention")
+    variant = build(groups["attention"], chosen)
     protocol = make_protocol(groups)
     guide = make_guidance(json.dumps(groups.get("guidance")))
     label = variant_label(variant, protocol.name, dataset.name)
     return Spec(variant, backbone, protocol, dataset, label, guide)
-
-
-def _chosen(config: DictConfig) -> Any:
-    """The name of the file of conf/attention that a job uses."""
-    chosen = OmegaConf.select(config, "hydra.runtime.choices.attention")
-    if chosen is None and HydraConfig.initialized():
-        chosen = HydraConfig.get().runtime.choices.get("attention")
-    return chosen
 
 
 def make_protocol(config: DictConfig | Mapping[str, Any]) -> Protocol:
