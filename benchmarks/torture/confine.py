@@ -51,11 +51,11 @@ def start(arguments: Sequence[str], mark: str) -> tuple[int, str | None, list[st
     room = folder if reason else folder / "torture"
     # Deep enough that the paths which lead up end in the room.
     work = room / "a" / "b" / "work"
-    own = {name: str(room / name.lower()) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
+    folders = {name: str(room / name.lower()) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
     inherited = {
         key: value for key, value in os.environ.items() if not key.startswith("SCLIP_LAB_")
     }
-    environment = inherited | own | {
+    environment = inherited | folders | {
         ROOM: str(room), CONFINED: reason, "PYTHONPATH": str(CHECKOUT), "PWD": str(work),
         "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
         "WANDB_MODE": "offline",
@@ -126,12 +126,12 @@ def _refused() -> str:
     """Why this machine gives no room with a read-only root; empty where it does."""
     probe = f"mount -t tmpfs none {MEMORY} && mount -o remount,bind,ro /"
     try:
-        made = subprocess.run(
+        trial = subprocess.run(
             [*_namespace(), "sh", "-c", probe], capture_output=True, text=True, check=False
         )
     except OSError as error:
         return str(error)
-    return "" if made.returncode == 0 else made.stderr.strip() or "unshare failed"
+    return "" if trial.returncode == 0 else trial.stderr.strip() or "unshare failed"
 
 
 def _only_writable(place: Path) -> None:

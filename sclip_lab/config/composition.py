@@ -277,8 +277,8 @@ class Loader(ConfigLoaderImpl):
                 )
             if key != "experiment" or name in ("null", *names(key)):
                 continue
-            if name not in (known := self.choices(key, words)):
-                raise unknown(key, name, known)
+            if name not in (presets := self.choices(key, words)):
+                raise unknown(key, name, presets)
 
     @contextmanager
     def explained(self, words: Sequence[str]) -> Iterator[None]:
@@ -302,14 +302,14 @@ class Loader(ConfigLoaderImpl):
                 return LabError(f"{word}: leave out the plus; {group} already has a choice")
         if str(error).startswith("Config group override must be"):  # the value is a number or null
             for group, _, name in (word.partition("=") for word in words):
-                if (known := self.choices(group, words)) and name not in known:
-                    return unknown(group, name, known)
+                if (choices := self.choices(group, words)) and name not in choices:
+                    return unknown(group, name, choices)
         if isinstance(error, MissingConfigException) and error.missing_cfg_file:
             group, _, name = error.missing_cfg_file.rpartition("/")
             pairs = [word.partition("=") for word in words]
             typed = any(key.partition("@")[0] == group and name in value for key, _, value in pairs)
-            known = [option for option in error.options or () if not option.startswith("_")]
-            return unknown(group, name, known) if typed else None
+            choices = [option for option in error.options or () if not option.startswith("_")]
+            return unknown(group, name, choices) if typed else None
         for cause in (error, error.__cause__):
             if isinstance(cause, ConfigAttributeError | ConfigKeyError):
                 return _unknown_key(cause, words, self.list_groups(""))
@@ -337,7 +337,7 @@ def _unknown_key(
     present = isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation()
     content: Any = OmegaConf.to_container(node) if present else {}
     prefix = key.rpartition(".")[0]
-    known = {f"{prefix}.{name}".lstrip(".") for name in [*content, *(() if prefix else groups)]}
+    keys = {f"{prefix}.{name}".lstrip(".") for name in [*content, *(() if prefix else groups)]}
     same_name = [
         f"{prefix}.{place}".lstrip(".")
         for place in _keys(content)
@@ -346,9 +346,9 @@ def _unknown_key(
     if same_name:
         listed = " or ".join(same_name[:3])
         return UnknownKey(typed, f"unknown key '{typed}'; did you mean {listed}?")
-    if not known:
+    if not keys:
         return UnknownKey(typed, f"unknown key '{typed}': {prefix} has no keys with these choices")
-    return UnknownKey(typed, unknown("key", typed, known - {"hydra"}))
+    return UnknownKey(typed, unknown("key", typed, keys - {"hydra"}))
 
 
 def _keys(content: Any, prefix: str = "") -> Iterator[str]:

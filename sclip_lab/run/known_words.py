@@ -21,15 +21,15 @@ def strange_words(names: Sequence[str], remedy: str) -> str | None:
     """
     from sclip_lab.data.vocabulary import Vocabulary
 
-    known = Vocabulary.named("patchwork").names
+    vocabulary = Vocabulary.named("patchwork").names
     words = [word.strip() for name in names for word in name.split(",")]
-    strange = [word for word in words if word not in known]
+    strange = [word for word in words if word not in vocabulary]
     if not strange:
         return None
     listed = ", ".join(strange[:NAMED]) + (", ..." if len(strange) > NAMED else "")
     return (
-        f"warning: {EMBEDDED} knows {len(known)} words, not {listed}: what it says of them means "
-        f"nothing. It knows {', '.join(known)}; {remedy} is CLIP"
+        f"warning: {EMBEDDED} knows {len(vocabulary)} words, not {listed}: its answers for them mean "
+        f"nothing. It knows {', '.join(vocabulary)}; {remedy} is CLIP"
     )
 
 
