@@ -28,7 +28,7 @@ def strange_words(names: Sequence[str], remedy: str) -> str | None:
         return None
     listed = ", ".join(strange[:NAMED]) + (", ..." if len(strange) > NAMED else "")
     return (
-        f"warning: {EMBEDDED} knows {len(vocabulary)} words, not {listed}: its answers for them mean "
+        f"warning: {EMBEDDED} knows {len(vocabulary)} words, not {listed}: answers for those mean "
         f"nothing. It knows {', '.join(vocabulary)}; {remedy} is CLIP"
     )
 
