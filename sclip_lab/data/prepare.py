@@ -191,9 +191,11 @@ def cityscapes(source: Path, root: Path) -> str:
     table = dict.fromkeys(range(256), 255) | {raw: i for i, raw in enumerate(CITYSCAPES_IDS)}
     labels = [f"{place}gtFine" for place in ("", "gtFine_trainvaltest/")]
     pictures = [f"{place}leftImg8bit" for place in ("", "leftImg8bit_trainvaltest/")]
-    if not search(source, labels, "val/*/*_labelIds.png"):
-        if converted := link_converted(source, root, (".",), "gtFine/val/*/*_labelTrainIds.png"):
-            return converted
+    pattern = "gtFine/val/*/*_labelTrainIds.png"
+    if not search(source, labels, "val/*/*_labelIds.png") and (
+        converted := link_converted(source, root, (".",), pattern)
+    ):
+        return converted
     masks = search(source, labels, "val/*/*_labelIds.png", "labels")
     masks += search(source, labels, "train/*/*_labelIds.png")
     photos = search(source, pictures, "val/*/*_leftImg8bit.png", "photos")
