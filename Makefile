@@ -86,10 +86,11 @@ torture: $(READY) ## kills, flips and malformed input on purpose (about 10 minut
 train-patchwork: $(READY) ## train the embedded backbone again (75 minutes on one core, resumable)
 	$(BIN)/python -m experiments.patchwork.train
 
-docs: $(READY) ## the tables in docs/ that are generated from conf/
+docs: $(READY) ## the tables in docs/ that are generated from conf/ and from what the libraries know
 	$(BIN)/python -m analysis.methods
 	$(BIN)/python -m analysis.protocols
 	$(BIN)/python -m analysis.diagnostics
+	$(BIN)/sclip-lab networks --markdown docs/networks.md
 
 notebooks: $(READY) ## analysis/notebooks/*.ipynb from the .py beside them, and their pages in docs/notebooks
 	$(BIN)/python -m jupytext --quiet --update --set-kernel python3 --opt cell_metadata_filter=tags \

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,20 +37,24 @@ from sclip_lab.results.table.scores import STATISTICS
 from sclip_lab.segmentation import photos
 from sclip_lab.segmentation.prompts import embed_vocabulary
 
-SIDES = ("single", "several", "half", "fast", "half_single", "fast_single")
 HALVES = ("bf16", "bf16_fast")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Seconds of each repetition, labels and memory."""
+    """Seconds of each repetition, labels and memory.
 
-    single: list[float]
-    several: list[float]
-    half: list[float]
-    fast: list[float]
-    half_single: list[float]
-    fast_single: list[float]
+    Attributes:
+        ours: seconds of ours: ``single`` or ``sweep``, and the precision, such as single_fp32.
+        reference: seconds of the reference, by variant.
+        variants: how many of them a sweep of ours has.
+        equal, equal_half: share of pixels with the reference's label in fp32, and in bf16 with
+            that of ours in fp32.
+        classes: how many the reference predicts.
+        memory: growth of the process in bytes.
+    """
+
+    ours: dict[str, list[float]]
     reference: list[dict[str, float]]
     variants: int
     equal: float
@@ -57,29 +62,20 @@ class Compared:
     classes: int
     memory: dict[str, int]
 
-    def sums(self) -> list[float]:
-        """The reference's seconds for all variants: its mean over those measured, times all."""
-        return [self.variants * statistics.mean(r.values()) for r in self.reference]
+    def _reference(self) -> dict[str, list[float]]:
+        """One variant, and all: the mean over those measured, times all."""
+        single = [seconds["csa"] for seconds in self.reference]
+        sweep = [self.variants * statistics.mean(s.values()) for s in self.reference]
+        return {"single": single, "sweep": sweep}
 
     def ratios(self) -> dict[str, dict[str, float]]:
-        sums = self.sums()
-        first = [r["csa"] for r in self.reference]
-        found = {
-            "single_fp32": spread([r / o for r, o in zip(first, self.single, strict=True)]),
-            "sweep_fp32": spread([r / o for r, o in zip(sums, self.several, strict=True)]),
-        }
-        alone = [self.variants * s / o for s, o in zip(self.single, self.several, strict=True)]
-        found["separate_over_sweep"] = spread(alone)
-        sides = {
-            "sweep_bf16": (sums, self.half),
-            "sweep_bf16_fast": (sums, self.fast),
-            "single_bf16": (first, self.half_single),
-            "single_bf16_fast": (first, self.fast_single),
-        }
-        for name, (reference, ours) in sides.items():
-            if ours:
-                found[name] = spread([r / o for r, o in zip(reference, ours, strict=True)])
-        return found
+        ratios = {}
+        for side, seconds in self.ours.items():
+            reference = self._reference()[side.partition("_")[0]]
+            ratios[side] = spread([r / o for r, o in zip(reference, seconds, strict=True)])
+        pairs = zip(self.ours["single_fp32"], self.ours["sweep_fp32"], strict=True)
+        ratios["separate_over_sweep"] = spread([self.variants * one / all_ for one, all_ in pairs])
+        return ratios
 
     def report(self) -> dict[str, Any]:
         """Ratios, seconds and memory, for a file."""
@@ -90,24 +86,14 @@ class Compared:
         }
 
     def seconds(self) -> dict[str, dict[str, float]]:
-        sides = {
-            "reference_single": [r["csa"] for r in self.reference],
-            "reference_sweep": self.sums(),
-            "ours_single_fp32": self.single,
-            "ours_sweep_fp32": self.several,
-            "ours_single_bf16": self.half_single,
-            "ours_sweep_bf16": self.half,
-            "ours_single_bf16_fast": self.fast_single,
-            "ours_sweep_bf16_fast": self.fast,
-        }
-        return {side: spread(seconds) for side, seconds in sides.items() if seconds}
+        sides = {f"reference_{side}": seconds for side, seconds in self._reference().items()}
+        sides |= {f"ours_{side}": seconds for side, seconds in self.ours.items()}
+        return {side: spread(seconds) for side, seconds in sides.items()}
 
 
 def compare(
     job: Task,
-    full: Backbone,
-    half: Backbone | None,
-    fast: Backbone | None,
+    backbones: Mapping[str, Backbone],
     names: Sequence[str],
     repetitions: int,
     measured: int | None = None,
@@ -120,63 +106,58 @@ def compare(
 
     Args:
         job: photos and names.
-        full, half, fast: the network in fp32, and in ``bf16`` and ``bf16_fast`` if these are to be
-            measured.
+        backbones: the network by precision; ``fp32`` is the reference's as well.
         names: variants, ``csa`` first.
         repetitions: photos.
         measured: the reference runs only that many variants; None: all.
         extra: variants that ours runs besides; the reference's time for one is its mean.
     """
+    full = backbones["fp32"]
     photos = load_photos(full, job.resized, repetitions)
     text = random_text(len(job.query_classes), full.embed_dim)
-    variants = [*load_variants(names), *extra]
-    csa = load_variants(["csa"])
+    chosen = {"single": load_variants(["csa"]), "sweep": [*load_variants(names), *extra]}
     first = (full, photos[0], job, text)
     memory = {
-        "ours_sweep_fp32": growth(sweep, *first, variants),
-        "ours_single_fp32": growth(sweep, *first, csa),
+        "ours_sweep_fp32": growth(sweep, *first, chosen["sweep"]),
+        "ours_single_fp32": growth(sweep, *first, chosen["single"]),
         "reference_single": growth(plain, *first, names[0]),
     }
-    sides = {"single": (full, csa), "several": (full, variants)}
-    for name, backbone in (("half", half), ("fast", fast)):
-        if backbone is not None:
-            sides |= {name: (backbone, variants), f"{name}_single": (backbone, csa)}
-            sweep(backbone, photos[0], job, text, variants)
-    ours: dict[str, list[float]] = {side: [] for side in SIDES}
-    plains: list[dict[str, float]] = []
+    for backbone in backbones.values():
+        sweep(backbone, photos[0], job, text, chosen["sweep"])
+    sides = list(itertools.product(chosen, backbones))
+    ours: dict[str, list[float]] = {"_".join(side): [] for side in sides}
+    reference: list[dict[str, float]] = []
     equal, equal_half, classes = [], [], set()
-    chosen = names[:measured]
     for photo in photos:
         taken: dict[str, float] = {}
-        parts: dict[str, list[float]] = {side: [] for side in sides}
+        parts: dict[str, list[float]] = {side: [] for side in ours}
         labels: dict[str, list[Tensor]] = {}
-        for number, name in enumerate(chosen):
+        for number, name in enumerate(names[:measured]):
             # Three times in the long while that the reference takes, so that both meet the same
             # neighbours on a shared machine.
-            if number % max(1, len(chosen) // 3) == 0:
-                for side, (backbone, several) in sides.items():
-                    seconds, labels[side] = timed(sweep, backbone, photo, job, text, several)
-                    parts[side].append(seconds)
+            if number % max(1, len(names[:measured]) // 3) == 0:
+                for size, precision in sides:
+                    call = (backbones[precision], photo, job, text, chosen[size])
+                    seconds, made = timed(sweep, *call)
+                    parts[f"{size}_{precision}"].append(seconds)
+                    labels[f"{size}_{precision}"] = made
             taken[name], expected = timed(plain, full, photo, job, text, name)
-            exact, rough = labels["several"][number], labels.get("half", labels["several"])[number]
+            exact = labels["sweep_fp32"][number]
             equal.append((exact == expected).float().mean().item())
-            equal_half.append((rough == exact).float().mean().item())
+            if "bf16" in backbones:
+                rough = labels["sweep_bf16"][number]
+                equal_half.append((rough == exact).float().mean().item())
             classes.update(expected.unique().tolist())
         for side, part in parts.items():
             ours[side].append(statistics.mean(part))
-        plains.append(taken)
-        print(f"{job.name}: {len(plains)} of {len(photos)} photos", file=sys.stderr, flush=True)
+        reference.append(taken)
+        print(f"{job.name}: {len(reference)} of {len(photos)} photos", file=sys.stderr, flush=True)
     return Compared(
-        ours["single"],
-        ours["several"],
-        ours["half"],
-        ours["fast"],
-        ours["half_single"],
-        ours["fast_single"],
-        plains,
-        len(variants),
+        ours,
+        reference,
+        len(chosen["sweep"]),
         statistics.mean(equal),
-        statistics.mean(equal_half),
+        statistics.mean(equal_half or [1.0]),
         len(classes),
         memory,
     )
@@ -205,8 +186,8 @@ def trained(scenes: int) -> dict[str, float]:
         job = Task("patchwork", plan.resized, plan.target, classes, protocol, full.patch_size)
         sides = [sweep(backbone, photo, job, text, variants) for backbone in (full, *halves)]
         for side, labels in enumerate(sides):
-            for number, found in enumerate(labels):
-                rows = metrics.count(found, sample.mask, count, dataset.ignore_index)
+            for number, prediction in enumerate(labels):
+                rows = metrics.count(prediction, sample.mask, count, dataset.ignore_index)
                 here = totals[side, number]
                 np.add.at(here[1], rows.true, rows.pixels)
                 np.add.at(here[2], rows.predicted, rows.pixels)

@@ -143,7 +143,7 @@ def diagnosed(backbone: Backbone, job: Task, repetitions: int) -> dict[str, floa
         readout = Readout(job.protocol, text, job.query_classes)
         for _, encoded in encode(backbone, plan.cut(photo), variants):
             readout.predict(plan, plan.lay_out(readout.patch_logits(encoded)), photo, encoded)
-            seen = diagnostics.Observation(
+            observed = diagnostics.Observation(
                 encoded.state.attention,
                 encoded.patches,
                 encoded.class_embedding,
@@ -151,7 +151,11 @@ def diagnosed(backbone: Backbone, job: Task, repetitions: int) -> dict[str, floa
                 plan.grid,
                 backbone.patch_size,
             )
-            list(diagnostics.values(diagnostics.MEASURES, default_diagnostics()["measures"], seen))
+            list(
+                diagnostics.values(
+                    diagnostics.MEASURES, default_diagnostics()["measures"], observed
+                )
+            )
 
     shares = []
     for _ in range(repetitions + 1):
@@ -183,5 +187,5 @@ def diagnosed_world(repetitions: int) -> dict[str, float]:
 def default_diagnostics() -> dict[str, Any]:
     """What conf/diagnostics/default.yaml says: measures, images."""
     text = (conf_dir() / "diagnostics" / "default.yaml").read_text(encoding="utf-8")
-    found: dict[str, Any] = yaml.safe_load(text)
-    return found
+    settings: dict[str, Any] = yaml.safe_load(text)
+    return settings

@@ -106,8 +106,8 @@ def _is_view(
         return False
     if not outputs or function.__name__.startswith("empty"):
         return True
-    known = {a.untyped_storage()._cdata for a in inputs}
-    return all(a.untyped_storage()._cdata in known for a in outputs)
+    storages = {a.untyped_storage()._cdata for a in inputs}
+    return all(a.untyped_storage()._cdata in storages for a in outputs)
 
 
 def count(images: int, classes: int, variants: int, names: bool = False) -> dict[str, int]:
@@ -175,12 +175,16 @@ def _move(model: Any, fake: FakeTensorMode) -> None:
 
 def table(images: int, names: Sequence[int]) -> dict[str, Any]:
     """Counts of one variant and of twelve, and what each further variant adds to a batch."""
-    found: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
     for classes in names:
         one, many = count(images, classes, 1), count(images, classes, len(VARIANTS))
         further = (many["kernels"] - one["kernels"]) / (len(VARIANTS) - 1)
-        found[str(classes)] = {"one": one, "twelve": many, "kernels_per_variant": round(further, 1)}
-    return found
+        rows[str(classes)] = {
+            "one": one,
+            "twelve": many,
+            "kernels_per_variant": round(further, 1),
+        }
+    return rows
 
 
 def main() -> None:
@@ -189,10 +193,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--out", type=Path, help="folder in which kernels.json is written")
     arguments = parser.parse_args()
-    found = table(arguments.images, arguments.names)
-    print(json.dumps(found, indent=1))
+    counts = table(arguments.images, arguments.names)
+    print(json.dumps(counts, indent=1))
     if arguments.out:
-        text = json.dumps(found, indent=1) + "\n"
+        text = json.dumps(counts, indent=1) + "\n"
         (arguments.out / "kernels.json").write_text(text, encoding="utf-8")
 
 

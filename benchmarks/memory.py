@@ -158,18 +158,18 @@ def method_peaks(path: Path, protocols: Sequence[str]) -> None:
 
     What is there is kept, so that a run that was stopped goes on.
     """
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    peaks = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for protocol in protocols:
         for method, dataset in itertools.product(METHODS[protocol], SIZES):
             key = f"{protocol} {method} {dataset}"
-            if key in found:
+            if key in peaks:
                 continue
             command = [sys.executable, "-m", "benchmarks.memory", *key.split(" ")]
             root = Path(__file__).parents[1]
             child = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
-            found[key] = json.loads(child.stdout.splitlines()[-1])
-            print(key, found[key], flush=True)
-            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            peaks[key] = json.loads(child.stdout.splitlines()[-1])
+            print(key, peaks[key], flush=True)
+            path.write_text(json.dumps(peaks, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def measure(photos: int, overrides: Sequence[str]) -> dict[str, Any]:
         over the trunk's there.
     """
     specs = list({spec.key: spec for spec in map(make_spec, sweep([*SWEEP, *overrides]))}.values())
-    found: dict[str, Any] = {"photos": photos, "overrides": list(overrides), "passes": []}
+    figures: dict[str, Any] = {"photos": photos, "overrides": list(overrides), "passes": []}
     for group in passes(specs, (0, 1)):
         timings, seconds, peak = cost(group, photos)
         text = timings.seconds.pop("text", 0.0)
@@ -62,14 +62,14 @@ def measure(photos: int, overrides: Sequence[str]) -> dict[str, Any]:
             "text_seconds": round(text, 2),
             "peak_bytes": peak,
         }
-        found["passes"].append(row)
+        figures["passes"].append(row)
         print(row, flush=True)
-        if len(found["passes"]) == 1:
+        if len(figures["passes"]) == 1:
             trunk, names = timings.seconds["trunk"], {spec.attention.name for spec in group}
-            own = {name: timings.seconds[name] / trunk for name in names & set(timings.seconds)}
-            found["trunk"] = round(trunk / photos, 3)
-            found["variants"] = {name: round(share, 3) for name, share in own.items()}
-    return found
+            shares = {name: timings.seconds[name] / trunk for name in names & set(timings.seconds)}
+            figures["trunk"] = round(trunk / photos, 3)
+            figures["variants"] = {name: round(share, 3) for name, share in shares.items()}
+    return figures
 
 
 def cost(specs: Sequence[Spec], photos: int) -> tuple[Timings, float, int]:
@@ -85,21 +85,21 @@ def cost(specs: Sequence[Spec], photos: int) -> tuple[Timings, float, int]:
 def page(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """performance-methods.md."""
     lines = ["# What each method costs", "", *str(__doc__).splitlines()[2:], ""]
-    for network, found in figures.items():
-        total = sum(row["seconds_per_photo"] for row in found["passes"])
-        machine = found["machine"]
-        cells = sum(row["cells"] for row in found["passes"])
+    for network, costs in figures.items():
+        total = sum(row["seconds_per_photo"] for row in costs["passes"])
+        machine = costs["machine"]
+        cells = sum(row["cells"] for row in costs["passes"])
         lines += [
             f"## {network}",
             "",
-            f"{cells} cells in {len(found['passes'])} passes: {total:.1f} s a photo, "
-            f"measured on {found['photos']}; {machine['cpu']}, {machine['date']}. Typed besides: "
-            f"`{' '.join(found['overrides'])}`.",
+            f"{cells} cells in {len(costs['passes'])} passes: {total:.1f} s a photo, "
+            f"measured on {costs['photos']}; {machine['cpu']}, {machine['date']}. Typed besides: "
+            f"`{' '.join(costs['overrides'])}`.",
             "",
             "| pass: protocols | cells | s / photo | s, texts | peak GB |",
             "|---|---|---|---|---|",
         ]
-        for row in sorted(found["passes"], key=lambda row: -row["seconds_per_photo"]):
+        for row in sorted(costs["passes"], key=lambda row: -row["seconds_per_photo"]):
             lines.append(
                 f"| {', '.join(row['protocols'])} | {row['cells']} | "
                 f"{row['seconds_per_photo']:.2f} | {row['text_seconds']:.1f} | "
@@ -118,7 +118,7 @@ def page(figures: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     last = list(figures.values())[-1]["variants"]
     for name in sorted(last, key=lambda name: -last[name]):
-        shares = [found["variants"].get(name) for found in figures.values()]
+        shares = [costs["variants"].get(name) for costs in figures.values()]
         cells_of = ["" if share is None else f"{share:.2f}" for share in shares]
         lines.append(f"| `{name}` | " + " | ".join(cells_of) + " |")
     return "\n".join([*lines, "", *memory_table()])
@@ -151,15 +151,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the figures")
     parser.add_argument("--photos", type=int, default=1)
-    parser.add_argument("--name", required=True, help="of the network, for the tables")
+    parser.add_argument("--name", help="of the network, for the tables; none: only the page anew")
     parser.add_argument("overrides", nargs="*", help="such as backbone=ViT-B-16-quickgelu")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     path = arguments.out / "performance-methods.json"
     figures = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found = measure(arguments.photos, arguments.overrides)
-    figures[arguments.name] = {**report.machine(), **found}
-    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if arguments.name:
+        measured = measure(arguments.photos, arguments.overrides)
+        figures[arguments.name] = {**report.machine(), **measured}
+        path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     (arguments.out / "performance-methods.md").write_text(page(figures), encoding="utf-8")
 
 

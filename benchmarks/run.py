@@ -55,23 +55,21 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
         photos: repetitions; None: as many as each mode takes.
         measured: variants that the reference runs, the rest counting as their mean; None: all.
     """
-    full, half, fast = networks()
+    backbones = networks()
+    full = backbones["fp32"]
     small, large = voc20(), coco_object()
     # In quick mode the reference takes some: its variants differ little, and at COCO-Object's names
     # each has the same dense readout.
     few, fewer = (min(measured or 12, 6), min(measured or 12, 2)) if quick else (measured, measured)
-    first = compare(small, full, half, fast, VARIANTS, photos or (2 if quick else 7), few)
-    second = compare(large, full, None, None, VARIANTS, photos or (2 if quick else 3), fewer)
+    first = compare(small, backbones, VARIANTS, photos or (2 if quick else 7), few)
+    second = compare(large, {"fp32": full}, VARIANTS, photos or (2 if quick else 3), fewer)
     memory = {side: memory_in_child(side) for side in ("ours", "reference")}
     ratios, object_ratios = first.ratios(), second.ratios()
     figures: dict[str, Any] = {
-        **bounds(full, fast, small, photos or (3 if quick else 9)),
+        **bounds(backbones, small, photos or (3 if quick else 9)),
         "single_fp32": ratios["single_fp32"],
-        "sweep12_fp32": ratios["sweep_fp32"],
-        "sweep12_bf16": ratios["sweep_bf16"],
-        "sweep12_bf16_fast": ratios["sweep_bf16_fast"],
-        "single_bf16": ratios["single_bf16"],
-        "single_bf16_fast": ratios["single_bf16_fast"],
+        **{f"single_{half}": ratios[f"single_{half}"] for half in HALVES},
+        **{f"sweep12_{kind}": ratios[f"sweep_{kind}"] for kind in backbones},
         "single_object_fp32": object_ratios["single_fp32"],
         "sweep12_object_fp32": object_ratios["sweep_fp32"],
         "separate_over_sweep12": ratios["separate_over_sweep"],
@@ -96,8 +94,9 @@ def measure(quick: bool, photos: int | None = None, measured: int | None = None)
     return figures
 
 
-def bounds(full: Backbone, fast: Backbone, job: Task, repetitions: int) -> dict[str, Any]:
+def bounds(backbones: dict[str, Backbone], job: Task, repetitions: int) -> dict[str, Any]:
     """What a variant costs, and what this machine could do at best."""
+    full, fast = backbones["fp32"], backbones["bf16_fast"]
     limit = bound(full, fast, job, repetitions)
     single, half = matrix_rate(torch.float32), matrix_rate(torch.bfloat16)
     plan = job.plan
@@ -124,19 +123,19 @@ def diagnostics_shares(full: Backbone, repetitions: int) -> dict[str, Any]:
     }
 
 
-def networks() -> tuple[Backbone, Backbone, Backbone]:
-    """ViT-B/16 of random weights in fp32, ``bf16`` and ``bf16_fast``."""
-    full, half, fast = (
-        load_backbone("ViT-B-16-quickgelu", seed=0, precision=precision, device="cpu")
+def networks() -> dict[str, Backbone]:
+    """ViT-B/16 of random weights by precision."""
+    return {
+        precision: load_backbone("ViT-B-16-quickgelu", seed=0, precision=precision, device="cpu")
         for precision in ("fp32", *HALVES)
-    )
-    return full, half, fast
+    }
 
 
 def more() -> dict[str, Any]:
     """Other numbers of variants, classes and pixels, one photo each."""
-    full, half, _ = networks()
-    found: dict[str, Any] = {}
+    backbones = networks()
+    del backbones["bf16_fast"]
+    figures: dict[str, Any] = {}
     jobs = {
         "4 variants": (voc20(), VARIANTS[:4]),
         "150 classes": (task("ade", "sclip_ade20k", (336, 448), (480, 640)), VARIANTS[:4]),
@@ -145,14 +144,14 @@ def more() -> dict[str, Any]:
         "1500 x 2000": (task("large", "sclip_voc20", (336, 448), (1500, 2000)), VARIANTS[:4]),
     }
     for name, (job, variants) in jobs.items():
-        result = compare(job, full, half, None, variants, 1)
-        found[name] = result.report()
+        result = compare(job, backbones, variants, 1)
+        figures[name] = result.report()
     # 24 variants: the twelve, and as many temperatures; the reference's time for each of the
     # latter is its mean over the former.
     warmer = (0.25, 0.6, 0.7, 0.8, 0.9, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
     extra = [load_attention("csa", temperature=temperature) for temperature in warmer]
-    found["24 variants"] = compare(voc20(), full, half, None, VARIANTS, 1, extra=extra).report()
-    return found
+    figures["24 variants"] = compare(voc20(), backbones, VARIANTS, 1, extra=extra).report()
+    return figures
 
 
 def main() -> None:
@@ -185,8 +184,8 @@ def main() -> None:
     if arguments.only:
         photos = arguments.photos or 9
         parts: dict[str, Callable[[], dict[str, Any]]] = {
-            "bound": lambda: bounds(networks()[0], networks()[2], voc20(), photos),
-            "diagnostics": lambda: diagnostics_shares(networks()[0], photos),
+            "bound": lambda: bounds(networks(), voc20(), photos),
+            "diagnostics": lambda: diagnostics_shares(networks()["fp32"], photos),
             "more": lambda: {"more": more()},
             "sweeps": lambda: sweeps(min(3, photos)),
             "trained": lambda: dict(trained(64)),
@@ -198,9 +197,9 @@ def main() -> None:
         report.write(figures, arguments.out)
         return
     machine = report.machine()  # before: the load is that of others
-    found = measure(arguments.quick, arguments.photos, arguments.reference_variants)
+    measured = measure(arguments.quick, arguments.photos, arguments.reference_variants)
     options = {"quick": arguments.quick, "clock": arguments.clock, "command": sys.argv[1:]}
-    figures = {**machine, **options, **found}
+    figures = {**machine, **options, **measured}
     arguments.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     report.write(figures, arguments.out)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import costs, memory, methods, reference, tasks
+from benchmarks import compared, costs, memory, methods, reference, report, tasks
 from sclip_lab.config.registry import load_attention, load_backbone, load_dataset, load_protocol
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
@@ -95,6 +95,19 @@ def test_ours_has_the_labels_of_the_reference(
         )
         assert near(labels.numpy(), expected.numpy()), name
         assert len(np.unique(labels)) > 1, f"{name}: one label everywhere shows nothing"
+
+
+def test_both_sides_are_compared_in_one_run(backbone: Backbone) -> None:
+    classes = torch.tensor([0, 0, 1, 2])
+    job = tasks.Task("tiny", (96, 140), (110, 150), classes, Protocol(crop_size=64, stride=32))
+    sides = compared.compare(job, {"fp32": backbone}, ("csa", "vanilla"), 2, measured=1)
+    assert set(sides.ratios()) == {"single_fp32", "sweep_fp32", "separate_over_sweep"}
+    seconds = {name: spread["median"] for name, spread in sides.seconds().items()}
+    assert seconds["reference_sweep"] == pytest.approx(2 * seconds["reference_single"], abs=2e-4)
+    assert sides.equal >= 1 - NEAR_TIES
+    [line] = report.lines({"sweep12_fp32": sides.ratios()["sweep_fp32"]})
+    assert line.startswith("sweep12_fp32")
+    assert "n=2" in line
 
 
 def test_counted_operations_by_hand() -> None:

@@ -14,7 +14,7 @@ from sclip_lab.report import pictures, tables
 from sclip_lab.results.store import picture_files
 
 backbone = lab.load_backbone("patchwork_vit")
-data = lab.load_dataset("patchwork", limit=8)
+data = lab.load_dataset("patchwork", limit=12)
 
 # %% [markdown]
 # A data set is a sequence of samples. Each has a photo and a mask of class ids.

@@ -20,12 +20,12 @@ store = os.environ.get("SCLIP_LAB_STORE", folder.name)
 # %%
 if store == folder.name:
     backbone = lab.load_backbone("patchwork_vit")
-    data = lab.load_dataset("patchwork", limit=8)
+    data = lab.load_dataset("patchwork", limit=12)
     protocol = lab.load_protocol("sclip", "patchwork")
     variants = [lab.load_attention(name) for name in ("vanilla", "maskclip", "csa")]
     variants += [lab.load_attention("csa", temperature=t) for t in (0.5, 2.0, 4.0)]
     specs = [lab.Spec(v, backbone, protocol, data, variant_label(v)) for v in variants]
-    observer = Diagnostics(["spatial_invariance", "inter_class_mass"], images=8)
+    observer = Diagnostics(["spatial_invariance", "inter_class_mass"], images=12)
     lab.evaluate(specs, store, observers=[observer], progress=False)
 
 # %% [markdown]

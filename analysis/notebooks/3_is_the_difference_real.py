@@ -16,7 +16,7 @@ store = os.environ.get("SCLIP_LAB_STORE", folder.name)
 # %%
 if store == folder.name:
     backbone = lab.load_backbone("patchwork_vit")
-    data = lab.load_dataset("patchwork", limit=8)
+    data = lab.load_dataset("patchwork", limit=12)
     protocol = lab.load_protocol("sclip", "patchwork")
     names = ("vanilla", "csa", "csa_q", "maskclip")
     specs = [lab.Spec(lab.load_attention(name), backbone, protocol, data) for name in names]
@@ -26,8 +26,9 @@ df = lab.results.load(store)
 # %% [markdown]
 # By how much is one better than the other? `low` and `high` bound the difference (95 %), `p` goes
 # with them. `p_permutation` asks it otherwise: if the two labels were swapped at random on every
-# photo, how often would the difference be as large? Eight photos allow 256 swaps, so no p below
-# 2 / 256 can come of them.
+# photo, how often would the difference be as large? 2000 swaps are drawn, so no p below 1 / 2001
+# can come of them. Below ten photos there is neither an interval nor `p`: `p_permutation` tries
+# all swaps, and is all that can be said.
 
 # %%
 a, b = "csa", "vanilla"  # two of df["attention"].unique()

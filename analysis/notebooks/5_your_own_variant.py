@@ -32,7 +32,7 @@ lab.testing.check_variant(variant, row_sum=1.0)
 # It takes part in a sweep like every other.
 
 # %%
-backbone, data = lab.load_backbone("patchwork_vit"), lab.load_dataset("patchwork", limit=8)
+backbone, data = lab.load_backbone("patchwork_vit"), lab.load_dataset("patchwork", limit=12)
 protocol = lab.load_protocol("sclip", "patchwork")
 folder = tempfile.TemporaryDirectory()
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from IPython.display import display
 
-from sclip_lab.cli.paper import sections
 from sclip_lab.paper import studies
+from sclip_lab.run.studies import sections
 
 folder = tempfile.TemporaryDirectory()
 store = os.environ.get("SCLIP_LAB_STORE", folder.name)
-KEYS = ["dataset.limit=8", f"paths.store={store}", "progress=false"]
+KEYS = ["dataset.limit=12", f"paths.store={store}", "progress=false"]
 {name: studies.load(name).question for name in studies.names()}
 
 # %% [markdown]

@@ -94,10 +94,6 @@ def ended(task: Callable[[], int], advice: str = "") -> int:
         advice: what to do after a signal.
     """
     readable_output()
-    if (
-        not sys.stderr.isatty()
-    ):  # a bar in a file is one endless line; tqdm reads this when imported
-        os.environ.setdefault("TQDM_DISABLE", "1")
     thresholds = gc.get_threshold()
     # Nearly all that a command makes until networks run lives to its end: seldom look for garbage.
     gc.set_threshold(100_000, 50, 50)

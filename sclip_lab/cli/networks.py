@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,16 +19,18 @@ NO_TRANSFORMER = "is no plain vision transformer"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments of ``sclip-lab networks``."""
-    made = argparse.ArgumentParser(
+    """Return the parser of ``sclip-lab networks``."""
+    arguments = argparse.ArgumentParser(
         prog="sclip-lab networks",
         description="List the networks of the installed open_clip and timm: what loads, and what "
         "the others have that is not supported.",
     )
-    made.add_argument("--family", default="", help="part of a name, such as eva; all otherwise")
-    made.add_argument("--all", action="store_true", help="list networks without patches too")
-    made.add_argument("--markdown", type=Path, help="write the table to this file as well")
-    return made
+    arguments.add_argument(
+        "--family", default="", help="part of a name, such as eva; all otherwise"
+    )
+    arguments.add_argument("--all", action="store_true", help="list networks without patches too")
+    arguments.add_argument("--markdown", type=Path, help="write the table to this file as well")
+    return arguments
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,9 +38,9 @@ def run(args: argparse.Namespace) -> int:
     from sclip_lab.core import files
     from sclip_lab.network.survey import survey
 
-    networks = list(survey(args.family))
-    shown = networks if args.all else [n for n in networks if NO_TRANSFORMER not in n.refusal]
-    text = markdown(shown, len(networks) - len(shown))
+    networks = list(survey(args.family, progress=True))
+    listed = networks if args.all else [n for n in networks if NO_TRANSFORMER not in n.refusal]
+    text = markdown(listed, len(networks) - len(listed))
     print(text)
     if args.markdown is not None:
         files.write_text(args.markdown, text + "\n")
@@ -45,28 +48,41 @@ def run(args: argparse.Namespace) -> int:
 
 
 def markdown(networks: Sequence[Network], others: int) -> str:
-    """The table: what loads by library, then what does not and why."""
+    """The table: what loads by library, then what does not and why.
+
+    Args:
+        networks: of all names that are listed.
+        others: number of names that are not listed, because they are no vision transformers.
+    """
     lines = [
         "# Networks",
         "",
-        "Made by `sclip-lab networks --markdown docs/networks.md`. Names are those of"
-        " `backbone=open_clip backbone.name=...` and `backbone=timm backbone.name=...`.",
+        f"What open_clip {version('open_clip_torch')} and timm {version('timm')} know, made by "
+        "`sclip-lab networks --markdown docs/networks.md`. Load one by "
+        "`backbone=open_clip backbone.name=...` or `backbone=timm backbone.name=...`.",
+        "",
+        "Sides of patches and trained images are in pixels, means of the published weights in "
+        "0 .. 255. A text tower of transformers needs `backbone.text_folder=<local folder>` where "
+        "its hub cannot be reached.",
     ]
     for library in ("open_clip", "timm"):
         loaded = [n for n in networks if n.library == library and not n.refusal]
-        if not loaded:
-            continue
-        lines += ["", f"## {library}: {len(loaded)} load", "", "| " + " | ".join(COLUMNS) + " |"]
-        lines += ["|" + "---|" * len(COLUMNS)]
-        for n in loaded:
-            cells = (n.name, n.depth, n.patch, n.image, "yes" if n.class_token else "no",
-                     n.registers, n.text or "none", n.activation, n.mean)  # fmt: skip
-            lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    refused = [n for n in networks if n.refusal]
+        if loaded:
+            rows = [
+                (n.name, n.depth, n.patch, n.image, "yes" if n.class_token else "no",
+                 n.registers, n.text or "none", n.activation, n.mean or "none published")
+                for n in loaded
+            ]  # fmt: skip
+            lines += ["", f"## {library}: {len(loaded)} load", "", *_table(COLUMNS, rows)]
+    refused = [(n.library, n.name, n.refusal) for n in networks if n.refusal]
     if refused:
-        lines += ["", f"## {len(refused)} do not load", "", "| library | name | reason |"]
-        lines += ["|---|---|---|"]
-        lines += [f"| {n.library} | {n.name} | {n.refusal} |" for n in refused]
+        columns = ("library", "name", "reason")
+        lines += ["", f"## {len(refused)} do not load", "", *_table(columns, refused)]
     if others:
         lines += ["", f"{others} more names are no vision transformers (`--all` lists them)."]
     return "\n".join(lines)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    cells = [columns, ["---"] * len(columns), *rows]
+    return [f"| {' | '.join(str(cell) for cell in row)} |" for row in cells]

@@ -1,7 +1,7 @@
-"""A command line of Hydra's: its flags, its one job or its sweep, and its errors as they were.
+"""Run a command line of Hydra: its flags, one job, or a sweep.
 
-Hydra's own entry point catches and prints errors by itself, and loads configurations by its own
-loader; here both are the caller's.
+This replaces Hydra's entry point, which prints errors itself and uses its own loader. Here errors
+are raised, and configurations come from `sclip_lab.config.composition.Loader`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ NAME = "evaluate"
 
 
 def run(words: Sequence[str], task: Callable[[DictConfig], Any]) -> None:
-    """Do what a command line of Hydra's says.
+    """Run a command line of Hydra.
 
     Args:
-        words: behind the command's name.
-        task: runs one job. Its errors are raised here, the first one when all jobs have ended.
+        words: the arguments behind the command's name.
+        task: runs one job.
 
     Raises:
-        LabError: words that do not compose.
+        LabError: the words do not compose, or several jobs failed.
+        Exception: the error of the one job that failed, when all jobs have ended.
     """
     parser = get_args_parser()
     parser.prog = "sclip-lab evaluate"
@@ -62,14 +63,14 @@ def run(words: Sequence[str], task: Callable[[DictConfig], Any]) -> None:
 def _check_flags(args: Any) -> None:
     if args.experimental_rerun is not None:
         raise LabError(
-            f"--experimental-rerun {args.experimental_rerun}: not taken, for its file is a pickle, "
+            f"--experimental-rerun {args.experimental_rerun}: refused, since its file is a pickle, "
             "which can run code; type the keys of .hydra/overrides.yaml instead"
         )
     exclusive = ("run", "multirun", "cfg", "info", "shell_completion")
-    if len(typed := [f"--{name}" for name in exclusive if getattr(args, name)]) > 1:
-        raise LabError(f"command line: {' and '.join(typed)} do not go together")
+    if len(flags := [f"--{name}" for name in exclusive if getattr(args, name)]) > 1:
+        raise LabError(f"command line: {' and '.join(flags)} cannot be combined")
     if args.resolve and not (args.cfg or args.help):
-        raise LabError("command line: --resolve goes with --cfg or --help")
+        raise LabError("command line: --resolve needs --cfg or --help")
 
 
 def _run_jobs(
@@ -98,7 +99,7 @@ def _run_jobs(
         try:
             hydra.multirun(config_name, recorded, overrides)
         except Exception:
-            if not errors:  # otherwise Hydra raises the job's own
+            if not errors:  # otherwise it is the error of a job
                 raise
     if len(errors) == 1:
         raise errors[0]
@@ -126,7 +127,7 @@ def by_reason(errors: Sequence[Exception]) -> str:
 def _run_one(
     hydra: Hydra, config_name: str, overrides: list[str], task: Callable[[DictConfig], Any]
 ) -> bool:
-    """Run one job; or return True, where the configuration asks for a sweep."""
+    """Run one job; return True instead if the configuration asks for a sweep."""
     config = hydra.compose_config(config_name, overrides, RunMode.RUN, with_log_configuration=True)
     if config.hydra.mode == RunMode.MULTIRUN:
         return True
@@ -146,10 +147,10 @@ def _run_one(
 
 
 def _require_multirun(config: DictConfig) -> None:
-    """A preset that sweeps would run one job of the defaults without -m."""
+    """Refuse a preset that sweeps without -m: only one job, of the defaults, would run."""
     sweeper = config.hydra.sweeper
-    in_grids = dict.fromkeys(key for grid in sweeper.get("grids") or [] for key in grid)
-    swept = [*(sweeper.get("params") or ()), *in_grids]
+    grids = (grid for grid in sweeper.get("grids") or [])
+    swept = [*(sweeper.get("params") or ()), *dict.fromkeys(key for grid in grids for key in grid)]
     if swept:
         name = config.hydra.runtime.choices.get("experiment")
         raise LabError(

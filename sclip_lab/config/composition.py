@@ -1,8 +1,8 @@
-"""Hydra composes conf/ here, for a Python call as for a command line.
+"""Compose conf/ with Hydra, for Python calls and command lines.
 
-`Loader` is Hydra's own with three differences: a yaml file is checked before it is parsed, a
-composed configuration before it is used, and what does not compose is one `LabError`, with the
-nearest name for an unknown one. This file and `application` are all that touch Hydra's insides.
+`Loader` differs from Hydra's own loader: it checks a yaml file before it is parsed, and a composed
+configuration before it is used. All errors are a `LabError`, with a suggestion for an unknown name.
+Only this file and `application` use Hydra's internal modules.
 """
 
 from __future__ import annotations
@@ -14,29 +14,31 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import create_config_search_path
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from sclip_lab.config import guard
-from sclip_lab.config.folders import PACKAGE, conf_dir, folders
+from sclip_lab.config.folders import PACKAGE, conf_dir, folders, names
 from sclip_lab.core.errors import LabError, unknown
 
 CONFIG = "config"
-# Keys that a user may know, and that only some data sets have.
+# Keys that a user may expect, and what to type instead.
 MOVED = {
     "dataset.images": "how many photos is dataset.limit (the first so many) or dataset.sample (so "
     "many at random)",
 }
-# Where a group's yaml stands in the configuration, if not under its own name.
+# Where the configuration holds the yaml of a group, if not under the group's name.
 PLACES = {"readout": "protocol.readout", "refinement": "protocol.refinement"}
 
 
@@ -78,15 +80,15 @@ def on_protocol(usual: Any, others: Mapping[str, Mapping[str, Any]], *, _root_: 
 
 OmegaConf.register_new_resolver("on_dataset", on_dataset, replace=True)
 OmegaConf.register_new_resolver("on_protocol", on_protocol, replace=True)
-# Files that come with the package, wherever it is installed: ${package:assets/...}
+# The path of a file of the installed package: ${package:assets/...}
 OmegaConf.register_new_resolver("package", lambda path: str(PACKAGE / path), replace=True)
 
 
 def plain_config(node: Any) -> Any:
-    """Hydra's nodes, also those within a dict, as dict and list with interpolations resolved.
+    """A node of Hydra, or a dict of nodes, as plain values with interpolations resolved.
 
     Raises:
-        LabError: an interpolation that leads nowhere.
+        LabError: an interpolation names no key.
     """
     if isinstance(node, dict):
         return {key: plain_config(value) for key, value in node.items()}
@@ -99,10 +101,10 @@ def plain_config(node: Any) -> Any:
 
 
 class UnknownKey(LabError):
-    """A typed key that a configuration does not have.
+    """A key on the command line that the configuration does not have.
 
     Attributes:
-        key: as typed.
+        key: the key as typed.
     """
 
     def __init__(self, key: str, message: object) -> None:
@@ -111,9 +113,9 @@ class UnknownKey(LabError):
 
 
 class Repository(ConfigRepository):
-    """Hydra's yaml files, each checked by `guard.check_file` before it is parsed.
+    """Hydra's reader of yaml files, which checks each file with `guard.check_file` first.
 
-    Parsed files are kept: each job of a sweep reads some thirty, most of them the same.
+    A file is parsed once in a process, until it changes.
     """
 
     _parsed: dict[tuple[Any, ...], ConfigResult | None] = {}  # noqa: RUF012, shared on purpose
@@ -122,20 +124,31 @@ class Repository(ConfigRepository):
         source = self._find_object_source(config_path, ObjectType.CONFIG)
         if source is None or source.scheme() not in ("file", "pkg"):
             return super().load_config(config_path)
-        path, stamp = Path(source.path, source._normalize_file_name(config_path)), (0, 0)
-        if source.scheme() == "file":  # the others are Hydra's own
-            status = path.stat()
-            stamp = status.st_mtime_ns, status.st_size
+        path = Path(source.path, source._normalize_file_name(config_path))
+        # Files in packages are Hydra's own, and do not change.
+        status = path.stat() if source.scheme() == "file" else None
+        stamp = status and (status.st_mtime_ns, status.st_size)
         key = (source.provider, str(path), config_path, stamp)
         if key not in self._parsed:
-            if source.scheme() == "file":
+            if status:
                 guard.check_file(path)
-            self._parsed[key] = super().load_config(config_path)
+            self._parsed[key] = self._parse(path, config_path)
         return copy.deepcopy(self._parsed[key])  # Hydra changes what it gets
+
+    def _parse(self, path: Path, config_path: str) -> ConfigResult | None:
+        """Hydra's parser, whose errors do not all name the file."""
+        try:
+            return super().load_config(config_path)
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise LabError(reason if str(path) in reason else f"{path}: {reason}") from error
 
 
 class Loader(ConfigLoaderImpl):
-    """Hydra's loader of configurations, see the top of this file.
+    """Hydra's loader of configurations with checks, see the top of this file.
+
+    Hydra takes 50 ms to compose a job. So a loader composes each choice of files once, and the jobs
+    of a sweep that differ in values alone are copies of it.
 
     Args:
         folder: of yaml files, which come before the package's own (``--config-dir``).
@@ -147,10 +160,49 @@ class Loader(ConfigLoaderImpl):
         if folder is not None:
             if not Path(folder).is_dir():
                 raise LabError(f"--config-dir {folder}: no such folder")
-            # Hydra wants its schemas last.
+            # Hydra requires its schemas to come last.
             search_path.prepend("command-line", f"file://{Path(folder).absolute()}", "schema")
         super().__init__(search_path)
         self.repository = Repository(search_path)
+        self._chosen: dict[tuple[str, ...], DictConfig] = {}
+
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: Sequence[str]
+    ) -> DictConfig:
+        """See Hydra: the configuration of one job of a sweep.
+
+        Raises:
+            LabError: the overrides do not compose.
+        """
+        of_hydra: Any = OmegaConf.to_container(master_config.hydra.overrides.hydra)  # unresolved
+        words = [*of_hydra, *sweep_overrides]
+        overrides = self.parsed(words)
+        values = [override for override in overrides if self._sets_a_value(override)]
+        choices = tuple(str(o.input_line) for o in overrides if o not in values)
+        if choices not in self._chosen:
+            name = master_config.hydra.job.config_name
+            self._chosen[choices] = self.load_configuration(name, list(choices), RunMode.RUN)
+        config = self._chosen[choices].copy()
+        with self.explained(words):
+            self._apply_overrides_to_config(values, config)
+        task = [override for override in overrides if not override.is_hydra_override()]
+        config.hydra.overrides.task = [override.input_line for override in task]
+        form = config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = get_overrides_dirname(
+            task, form.exclude_keys, form.item_sep, form.kv_sep
+        )
+        OmegaConf.copy_cache(from_config=master_config, to_config=config)  # the time of ${now:}
+        return config
+
+    def _sets_a_value(self, override: Override) -> bool:
+        """Whether an override only changes a value of the composed configuration."""
+        return (
+            override.type == OverrideType.CHANGE
+            and override.package is None
+            and not override.is_hydra_override()
+            and not override.is_sweep_override()
+            and not self.repository.group_exists(override.key_or_group)
+        )
 
     def load_configuration(
         self,
@@ -160,11 +212,10 @@ class Loader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """As Hydra's. Of a sweep, a key may be one that only swept choices have.
+        """See Hydra. In a sweep a key may be one that only the swept choices have.
 
         Raises:
-            LabError: what does not compose, in one line with the nearest known name, or a
-                configuration that `guard.check_hydra` refuses.
+            LabError: the overrides do not compose, or `guard` refuses the configuration.
         """
         words = list(overrides)
         while True:
@@ -192,22 +243,35 @@ class Loader(ConfigLoaderImpl):
                 guard.check_commands(commands, usual)
         return config
 
+    def parsed(self, words: Sequence[str]) -> list[Override]:
+        """Parse overrides, including those that sweep over the files of a group.
+
+        Raises:
+            LabError: a word is no override.
+        """
+        with self.explained(words):
+            return OverridesParser.create(self).parse_overrides(list(words))
+
     def load_file(self, group: str, name: str) -> DictConfig:
-        """One file of a group with what its own defaults name, without the rest of conf/."""
+        """One file of a group and the files of its defaults list, without the rest of conf/."""
         repository = CachingConfigRepository(self.repository)
         with self.explained([f"{group}={name}"]):
             defaults = create_defaults_list(repository, f"{group}/{name}", [], False, False)
             return self._compose_config_from_defaults_list(defaults.defaults, repository)
 
     def choices(self, group: str, words: Sequence[str] = ()) -> list[str]:
-        """All files of a group but its shared parts; none of what is no group. ``words`` may name
-        further folders (``hydra.searchpath``)."""
+        """The choices of a group; none if there is no such group.
+
+        Args:
+            group: such as ``attention/prior``.
+            words: overrides, of which ``hydra.searchpath`` names further folders.
+        """
         places = [word for word in words if word.startswith("hydra.searchpath=")]
         names = self.get_group_options(group, config_name=CONFIG, overrides=places)
         return [name for name in names if not name.startswith("_")]
 
     def _check_preset(self, words: Sequence[str]) -> None:
-        """Hydra takes several presets, and none where there is no file of that name."""
+        """Refuse several presets and unknown ones, which Hydra accepts or ignores."""
         for word in words:
             key, _, name = word.lstrip("+").partition("=")
             if key == "experiment" and "," in name:
@@ -215,31 +279,32 @@ class Loader(ConfigLoaderImpl):
                     f"{word}: one preset at a time. Run them one after another; what two have in "
                     "common is computed once"
                 )
-            known = self.choices(key, words) if key == "experiment" else [name]
-            if name not in (*known, "null"):
+            if key != "experiment" or name in ("null", *names(key)):
+                continue
+            if name not in (known := self.choices(key, words)):
                 raise unknown(key, name, known)
 
     @contextmanager
     def explained(self, words: Sequence[str]) -> Iterator[None]:
-        """Turn whatever Hydra raises into one `LabError`."""
+        """Turn all errors of Hydra into a `LabError`."""
         try:
             yield
         except LabError:
             raise
-        # A yaml that is none raises what it likes in Hydra's code, AssertionError included.
+        # A malformed yaml can raise any error in Hydra's code, AssertionError included.
         except Exception as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # of the machine: its file is named
-            raise self._better(error, words) or _as_said(error, words) from error
+                raise  # of the system, which names the file
+            raise self._suggestion(error, words) or _in_one_line(error, words) from error
 
-    def _better(self, error: Exception, words: Sequence[str]) -> LabError | None:
-        """A message with the nearest name, where Hydra says which name is unknown."""
+    def _suggestion(self, error: Exception, words: Sequence[str]) -> LabError | None:
+        """An error with the nearest names, if Hydra says which name is unknown."""
         added = [word for word in words if word.startswith("+") and not word.startswith("++")]
         for word in added:
             group = word[1:].partition("=")[0]
             if self.choices(group):
-                return LabError(f"{word}: leave out the plus, {group} has a choice already")
-        if str(error).startswith("Config group override must be"):  # a number, or null
+                return LabError(f"{word}: leave out the plus; {group} already has a choice")
+        if str(error).startswith("Config group override must be"):  # the value is a number or null
             for group, _, name in (word.partition("=") for word in words):
                 if (known := self.choices(group, words)) and name not in known:
                     return unknown(group, name, known)
@@ -255,17 +320,16 @@ class Loader(ConfigLoaderImpl):
 
 
 def key_of(word: str) -> str:
-    """The key of an override as one types it, without signs before it."""
+    """The key of an override, without ``+`` and ``~``."""
     return word.partition("=")[0].lstrip("+~")
 
 
 def _unknown_key(
     error: ConfigAttributeError | ConfigKeyError, words: Sequence[str], groups: Sequence[str]
 ) -> UnknownKey:
-    """The nearest keys beside one that is not there, or the same name elsewhere."""
+    """An error that suggests the nearest keys in the same mapping, or the same name elsewhere."""
     key = str(error.full_key)
-    within = [typed for typed in map(key_of, words) if f"{typed}.".startswith(f"{key}.")]
-    typed = within[0] if within else key
+    typed = next((k for k in map(key_of, words) if f"{k}.".startswith(f"{key}.")), key)
     if typed in MOVED:
         return UnknownKey(typed, f"unknown key '{typed}'; {MOVED[typed]}")
     first = key.partition(".")[0]
@@ -299,14 +363,14 @@ def _keys(content: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-def _as_said(error: Exception, words: Sequence[str]) -> LabError:
-    """Hydra's own words in one line, with their cause, which may be the one that names the key."""
+def _in_one_line(error: Exception, words: Sequence[str]) -> LabError:
+    """Hydra's message and its cause in one line, with the overrides if neither names one."""
     text, cause = (" ".join(str(part or "").split()) for part in (error, error.__cause__))
     text = text if cause in text else f"{text}; {cause}".lstrip("; ")
     text = text or f"{type(error).__name__} in its yaml"
     if isinstance(error, OverrideParseException):
         return LabError(_unparsed(error.override, text, words))
-    elif "integer string conversion" in text:  # a number of more digits than Python reads
+    if "integer string conversion" in text:  # a number of more digits than Python reads
         words = [max(words, key=len)]
     if any(word in text for word in words):
         return LabError(text)
@@ -315,7 +379,7 @@ def _as_said(error: Exception, words: Sequence[str]) -> LabError:
 
 
 def _unparsed(word: str, text: str, words: Sequence[str]) -> str:
-    """A word that is no override: its key, and how it is quoted where that is what is missing."""
+    """The message for a word that is no override, with a hint if it needs quotes."""
     key, equals, value = word.partition("=")
     before = words[words.index(word) - 1] if word in words[1:] else ""
     if not equals and "=" in before:  # a value with a space, which the shell has split
@@ -328,26 +392,26 @@ def _unparsed(word: str, text: str, words: Sequence[str]) -> str:
 
 
 def composed(*overrides: str) -> DictConfig:
-    """conf/config.yaml with overrides as one would type them; Hydra's own section included.
+    """conf/config.yaml with overrides of a command line, including Hydra's own section.
 
     Raises:
-        LabError: what does not compose.
+        LabError: the overrides do not compose.
     """
-    # A copy that has its own root: nobody changes the one that is kept.
+    # The cached configuration must not change.
     return _composed(overrides, _stamps()).copy()
 
 
 def alone(group: str, name: str) -> DictConfig:
-    """One file of a group with what its own defaults name, without the rest of conf/.
+    """One file of a group and the files of its defaults list, without the rest of conf/.
 
     Raises:
-        LabError: what does not compose.
+        LabError: the file does not compose.
     """
     return _alone(group, name, _stamps()).copy()
 
 
 def _stamps() -> tuple[tuple[Path, int], ...]:
-    """What changes when a file of conf/ does."""
+    """All yaml files with their times: changes when a file of conf/ changes."""
     files = (path for folder in folders() for path in folder.rglob("*.yaml"))
     return tuple(sorted((path, path.stat().st_mtime_ns) for path in files))
 
@@ -361,20 +425,6 @@ def _alone(group: str, name: str, stamps: object) -> DictConfig:
 
 @lru_cache(maxsize=256)
 def _composed(overrides: tuple[str, ...], stamps: object) -> DictConfig:
-    loader = Loader()
-    config = loader.load_configuration(
-        CONFIG, list(overrides), run_mode=RunMode.RUN, from_shell=False
-    )
+    config = Loader().load_configuration(CONFIG, list(overrides), RunMode.RUN, from_shell=False)
     guard.check_values(config)
     return config
-
-
-def parsed(words: Sequence[str]) -> list[Any]:
-    """Overrides as Hydra parses them, choices that sweep over a group's files included.
-
-    Raises:
-        LabError: words that are none.
-    """
-    loader = Loader()
-    with loader.explained(words):
-        return OverridesParser.create(loader).parse_overrides(list(words))

@@ -1,8 +1,8 @@
-"""What a yaml of a stranger may not do: read the environment, or have Hydra call what it likes.
+"""Refuse a stranger's yaml that reads the environment or makes Hydra call foreign code.
 
-Values may refer to each other and use the laboratory's own resolvers. Of Hydra's own section the
-launchers, sweepers and handlers that Hydra brings or plug-ins install are let in, and what a job's
-processes run (shell lines, environment) only from Hydra's own groups or the command line.
+Values may refer to each other and use this package's resolvers. Hydra's section may name the
+launchers, sweepers and handlers of Hydra and of installed plug-ins. Shell lines and environment
+variables for a job's processes may only come from Hydra's own groups or the command line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LONGEST_NAME = 200  # bytes of a file's name, with room for an ending
 _NESTED = re.compile(rf"(- |\? ){{{DEEPEST}}}|^[ ]{{400}}", re.MULTILINE)
 _REPEATED = re.compile(r"(?:^|[\s\[,{])[&*]\w")
 RESOLVERS = ("package", "on_dataset", "on_protocol", "oc.env")
-# What a value of Hydra's section is called that makes Python import something.
+# Values of Hydra's section that Python imports, by their keys.
 _PLUGINS = re.compile(r"(hydra\._internal\.core_plugins|hydra\.experimental|hydra_plugins)\.[\w.]+")
 _LOGGING = re.compile(r"(logging\.(handlers\.)?\w*(Handler|Formatter)|colorlog\.ColoredFormatter)")
 _STREAM = re.compile(r"ext://sys\.std(out|err)")
@@ -34,11 +34,11 @@ _OWN_VARIABLE = re.compile(r"\s*SCLIP_LAB_\w+\s*[,}]")
 
 
 def check_values(config: Any) -> None:
-    """Every reference of a configuration but those of Hydra's own section.
+    """Check the references (``${...}``) of a configuration outside of Hydra's section.
 
     Raises:
-        LabError: one that reads the environment, calls another resolver, or reaches into Hydra's
-            section, where a user's own settings may be.
+        LabError: a reference reads the environment, calls a resolver that is not in `RESOLVERS`,
+            or reads Hydra's section, which may hold a user's own settings.
     """
     content = OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
     for key, value in _leaves(content):
@@ -47,7 +47,7 @@ def check_values(config: Any) -> None:
         for reference in _REFERENCE.finditer(value):
             name, end = reference[1].strip(), reference[2]
             if end == "$":
-                raise LabError(f"{key}: {value!r} builds a reference from another; name it plainly")
+                raise LabError(f"{key}: {value!r} has a reference within a reference; use one")
             if name.split(".")[0] == "hydra" or (end == ":" and name not in RESOLVERS):
                 raise LabError(
                     f"{key}: {value!r} uses '{name}', which no yaml may; known: "
@@ -61,12 +61,12 @@ def check_values(config: Any) -> None:
 
 
 def check_hydra(config: DictConfig) -> None:
-    """That Hydra's section names nothing but what Hydra brings and plug-ins install.
+    """Check that Hydra's section only names code of Hydra and of allowed modules.
 
     Raises:
-        LabError: something else that Python would import or call.
+        LabError: a value names other code that Python would import or call.
     """
-    name = OmegaConf.select(config, "hydra.job.name")  # of the log's file
+    name = OmegaConf.select(config, "hydra.job.name")  # names the log file
     if name is not None and not _is_file_name(str(name)):
         raise LabError(f"hydra.job.name: {shown(name)} must be the name of a file, without folders")
     for key in ("hydra.sweeper", "hydra.launcher", "hydra.run", "hydra.sweep", "hydra.job"):
@@ -74,45 +74,45 @@ def check_hydra(config: DictConfig) -> None:
             raise LabError(f"{key}: {shown(part)} must be a mapping")
     section = OmegaConf.to_container(config.hydra)
     for key, value in _leaves(section, "hydra."):
-        known = _STREAM if "ext:" in value else _CALLED.get(key.rpartition(".")[2])
+        pattern = _STREAM if "ext:" in value else _CALLED.get(key.rpartition(".")[2])
         of_user = value.startswith(tuple(f"{module}." for module in allowed()))
-        if known and not of_user and not known.fullmatch(value):
+        if pattern and not of_user and not pattern.fullmatch(value):
             raise LabError(f"{key}: '{value}' is neither Hydra's nor of an allowed module")
 
 
 def commands_in(config: DictConfig) -> dict[str, Any]:
-    """What a configuration has a job's processes run: shell lines, environment, sbatch options."""
+    """The shell lines, environment variables and sbatch options for a job's processes."""
     settings = {key: OmegaConf.select(config, key) for key in _RUN}
     return {key: value for key, value in settings.items() if value}
 
 
 def check_commands(commands: Mapping[str, Any], usual: DictConfig) -> None:
-    """That commands come from Hydra's own groups or the command line.
+    """Check that the result of `commands_in` comes from Hydra's own groups or the command line.
 
     Args:
         commands: of `commands_in`.
-        usual: the configuration of those groups and words alone.
+        usual: the configuration that these groups and the command line alone compose.
 
     Raises:
-        LabError: another yaml sets them.
+        LabError: another yaml sets a command.
     """
     for key, value in commands.items():
         if value != OmegaConf.select(usual, key):
             raise LabError(
-                f"{key} is set by a yaml that is none of Hydra's; what a job runs is typed, or "
-                "stands in a file of conf/hydra/launcher"
+                f"{key} is set by a yaml that is none of Hydra's; type what a job runs, or write "
+                "it into a file of conf/hydra/launcher"
             )
 
 
 def check_file(path: Path) -> None:
-    """That a yaml can be parsed in a moment, whatever is in it.
+    """Check that parsing a yaml takes only a moment.
 
     Raises:
-        LabError: no file of a size that yaml has, not UTF-8, or nested or repeated so much that
-            parsing would not end.
+        LabError: it is no regular file, has more than `LARGEST` bytes, is not UTF-8, or is nested
+            or repeats itself so much that parsing would not end.
     """
     if not path.is_file() or path.stat().st_size > LARGEST:
-        raise LabError(f"{path}: no yaml file of at most {LARGEST} bytes")
+        raise LabError(f"{path}: must be a yaml file of at most {LARGEST} bytes")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -132,7 +132,7 @@ def _is_file_name(text: str) -> bool:
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted key, text) of every text in a configuration; keys are texts too."""
+    """(dotted key, text) of each text value in a configuration."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield from _leaves(value, f"{prefix}{key}.")

@@ -1,8 +1,8 @@
-"""What a user adds without touching this package: modules, and folders of yaml files.
+"""A user's own modules and folders of yaml files.
 
-Three ways say that a module's functions may be named in yaml, each the user's own act: an installed
-package's entry point ``sclip_lab.plugins``, ``plugins=[my.module]`` typed on the command line, and
-`allow` in a script or a notebook. A yaml alone never imports foreign code.
+A user allows yaml files to name functions of a module in one of three ways: by the entry point
+``sclip_lab.plugins`` of an installed package, by ``plugins=[my.module]`` on the command line, or by
+`allow` in Python. A yaml file itself cannot allow a module.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sclip_lab.core.errors import LabError
 
 
 def allow(*modules: str, conf: str | Path | None = None) -> None:
-    """Let yaml files name functions of these modules, and look for yaml files in a folder.
+    """Let yaml files name functions of modules, and add a folder of yaml files.
 
     >>> allow("my_project.attention", conf="my_project/conf")  # doctest: +SKIP
 
     Args:
-        modules: dotted names; modules below them are included. They are imported when the first
-            yaml names one.
+        modules: dotted names; modules below them are included. A module is imported when a yaml
+            first names a function of it.
         conf: a folder laid out like ``conf/``: ``attention/mine.yaml`` becomes
             ``load_attention("mine")``.
 
@@ -34,18 +34,22 @@ def allow(*modules: str, conf: str | Path | None = None) -> None:
     """
     functions.allow(*modules)
     if conf is not None:
-        _add_folder(Path(conf))
+        if not Path(conf).is_dir():
+            raise LabError(f"conf={conf}: no such folder")
+        add_folder(Path(conf))
 
 
 def enter(arguments: Sequence[str]) -> None:
-    """Allow what a command line names itself: ``plugins=[...]``, ``--config-dir`` and
-    ``hydra.searchpath``. The processes of its jobs learn of it too. A module that it names, or
-    that the variable ``SCLIP_LAB_PLUGINS`` names, may lie in the current folder.
+    """Allow the modules and add the folders that a command line of ``sclip-lab evaluate`` names.
+
+    These are in ``plugins=[...]``, ``--config-dir`` and ``hydra.searchpath``. They are put into the
+    environment, so that the processes of jobs have them too. A module that the command line or the
+    variable ``SCLIP_LAB_PLUGINS`` names may lie in the current folder.
 
     Raises:
         LabError: not the name of a module, or a module that Python does not find.
     """
-    modules, folders = _typed(arguments)
+    modules, folders = _on_line(arguments)
     functions.allow(*modules)
     for module in functions.allowed():
         top = module.partition(".")[0]
@@ -56,20 +60,20 @@ def enter(arguments: Sequence[str]) -> None:
     _extend(VARIABLE, [str(folder.absolute()) for folder in folders], os.pathsep)
 
 
-def check(named: Iterable[str]) -> None:
-    """A configuration's ``plugins`` were all typed, or allowed otherwise.
+def check(modules: Iterable[str]) -> None:
+    """Check that the user allowed all ``plugins`` of a configuration.
 
     Raises:
-        LabError: one comes from a yaml.
+        LabError: a yaml names a module that the user did not allow.
     """
-    for module in named:
+    for module in modules:
         if module not in functions.allowed():
             raise LabError(
                 f"plugins: '{module}' is named by a yaml; if you trust it, type plugins=[{module}]"
             )
 
 
-def _typed(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
+def _on_line(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
     modules, folders = [], []
     for place, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
@@ -84,15 +88,8 @@ def _typed(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
     return modules, folders
 
 
-def _add_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise LabError(f"conf={folder}: no such folder")
-    add_folder(folder)
-
-
 def _in_this_folder(top: str) -> bool:
-    """Let Python look in the current folder, where the console script does not, if a module is
-    there."""
+    """Put the current folder on Python's path if the module is there; console scripts do not."""
     here = Path.cwd()
     if not (here / top).is_dir() and not (here / f"{top}.py").is_file():
         return False

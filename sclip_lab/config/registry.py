@@ -1,4 +1,4 @@
-"""The configuration directory is the registry: names of yaml files to objects."""
+"""Load variants, data sets, networks and protocols by the names of their yaml files."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def load_group(
     dataset: str | None = None,
     protocol: str | None = None,
 ) -> dict[str, Any]:
-    """One yaml of a group as the command line would compose it, overridden and resolved.
+    """One yaml of a group, composed as on the command line and resolved.
 
     Args:
         group: for example ``attention``.
-        name: a file's stem in it.
+        name: the file's name without ``.yaml``.
         overrides: values to replace; mappings are merged.
-        choices: of other groups, such as ``{"attention/prior": "gaussian"}``.
+        choices: choices of other groups, such as ``{"attention/prior": "gaussian"}``.
         dataset: the data set's name, for values that depend on it.
-        protocol: the protocol's name, likewise.
+        protocol: the protocol's name, for values that depend on it.
 
     Raises:
         LabError: unknown name (did you mean), or a yaml that does not compose.
@@ -58,8 +58,7 @@ def load_group(
             config.dataset = {"name": dataset}
     if group != "protocol":
         config.protocol.name = protocol or ""
-    # Weights of their own are an argument of the call, not the command line's default.
-    config.pretrained = None
+    config.pretrained = None  # an argument of `load_backbone` instead
     try:
         node = OmegaConf.select(config, PLACES.get(group, group.replace("/", ".")))
         container = OmegaConf.to_container(node, resolve=True) if node is not None else {}
@@ -79,16 +78,15 @@ def load_attention(
     0.5
 
     Args:
-        name: a file of conf/attention, without its ending.
-        protocol, dataset: names, for values that a variant has on one data set under the protocol
-            of its own paper, such as ResCLIP's share.
-        **overrides: its keys with other values. ``prior``, ``mix`` and ``repair`` also take the
+        name: a file of conf/attention, without ``.yaml``.
+        protocol, dataset: names, for values that depend on them, such as ResCLIP's share.
+        **overrides: other values of its keys. ``prior``, ``mix`` and ``repair`` may also be the
             name of a file in conf/attention/prior, mix and repair.
 
     Raises:
         LabError: unknown name, key or value.
     """
-    parts = _named(overrides, PARTS)
+    parts = _pop_names(overrides, PARTS)
     choices = {f"attention/{part}": choice for part, choice in parts.items()}
     config = load_group(
         "attention", name, overrides, choices=choices, dataset=dataset, protocol=protocol
@@ -97,7 +95,7 @@ def load_attention(
 
 
 def _map_by_name(name: str) -> dict[str, Any]:
-    """A variant's yaml, for another variant that takes its map."""
+    """The yaml of a variant whose attention map another variant uses."""
     if name not in names("attention"):
         raise unknown("attention", name, names("attention"))
     return _usual(name, None, None)
@@ -118,18 +116,17 @@ def load_dataset(name: str, **overrides: Any) -> Dataset:
 def load_backbone(
     name: str | None = None, pretrained: str | None = None, **options: Any
 ) -> Backbone:
-    """`sclip_lab.network.loading.load_backbone`, which also knows backbones whose weights a
-    file of ``conf/backbone`` names, such as ``load_backbone("patchwork_vit")``.
+    """`sclip_lab.network.loading.load_backbone`, extended by the files of ``conf/backbone``.
 
     Args:
-        name: of open_clip's architectures, or of such a file.
-        pretrained: open_clip's tag; None: random weights, or the file's.
-        **options: as there. Those given replace the file's.
+        name: of open_clip's architectures or of such a file, for example "patchwork_vit".
+        pretrained: open_clip's tag; None: random weights, or those of the file.
+        **options: of `sclip_lab.network.loading.load_backbone`. They replace the file's values.
 
     Raises:
         LabError: unknown name, or weights that do not fit.
     """
-    from sclip_lab.network import loading  # torch and open_clip: too slow to load for a listing
+    from sclip_lab.network import loading  # takes seconds, and a listing does not need it
 
     if options.get("model") is not None:
         return loading.load_backbone(name, pretrained, **options)
@@ -150,10 +147,10 @@ def load_backbone(
 
 
 def backbone_loader(target: str | None) -> Callable[..., Backbone]:
-    """The function that a file of conf/backbone names under ``_target_``; open_clip's otherwise.
+    """The function under ``_target_`` in a file of conf/backbone; without one, open_clip's loader.
 
     Raises:
-        LabError: not a function that a yaml may name.
+        LabError: a yaml may not name this function.
     """
     from sclip_lab.network import loading
 
@@ -161,17 +158,16 @@ def backbone_loader(target: str | None) -> Callable[..., Backbone]:
 
 
 def load_guidance(name: str, **options: Any) -> Guide:
-    """A second network: of ``conf/guidance``, or any that
-    `sclip_lab.network.guidance.load_guidance` knows by name.
+    """`sclip_lab.network.guidance.load_guidance`, extended by the files of ``conf/guidance``.
 
     Args:
-        name: a file of conf/guidance without its ending, or as there.
-        **options: as there. Those given replace the file's.
+        name: of such a file without ``.yaml``, or a name that the function knows.
+        **options: of that function. They replace the file's values.
 
     Raises:
         LabError: unknown name, or weights that cannot be had or do not fit.
     """
-    from sclip_lab.network import guidance  # torch and timm: too slow to load for a listing
+    from sclip_lab.network import guidance  # takes seconds, and a listing does not need it
 
     if name in names("guidance"):
         return guidance.load_guidance(**load_group("guidance", name, options))
@@ -185,26 +181,28 @@ def load_protocol(name: str, dataset: str | None = None, **overrides: Any) -> Pr
     65.0
 
     Args:
-        name: a file of conf/protocol, without its ending.
-        dataset: the data set's name; None, or one that the protocol does not know: usual values.
-        **overrides: its fields with other values. ``readout`` and ``refinement`` also take the
-            name of a file in conf/readout and conf/refinement.
+        name: a file of conf/protocol, without ``.yaml``.
+        dataset: the data set's name. With None, or a data set that the protocol does not mention,
+            the usual values count.
+        **overrides: other values of its fields. ``readout`` and ``refinement`` may also be the name
+            of a file in conf/readout and conf/refinement.
 
     Raises:
         LabError: unknown name, field or value.
     """
-    choices = _named(overrides, PLACES)
+    choices = _pop_names(overrides, PLACES)
     return build_protocol(load_group("protocol", name, overrides, choices=choices, dataset=dataset))
 
 
-def _named(overrides: dict[str, Any], keys: Iterable[str]) -> dict[str, str]:
-    """Take the overrides out that name a file instead of giving values."""
+def _pop_names(overrides: dict[str, Any], keys: Iterable[str]) -> dict[str, str]:
+    """Remove and return the overrides that are the name of a file."""
     return {key: overrides.pop(key) for key in keys if isinstance(overrides.get(key), str)}
 
 
 def variant_label(variant: Variant, protocol: str | None = None, dataset: str | None = None) -> str:
-    """What a table calls a variant: its file's name, and the values that differ from those that
-    the file has on this data set under this protocol.
+    """A variant's name in tables: its file's name, and the values that the file does not have.
+
+    The file's values are those for this protocol and data set.
 
     >>> variant_label(load_attention("csa", temperature=2.0))
     'csa(temperature=2.0)'
@@ -212,18 +210,18 @@ def variant_label(variant: Variant, protocol: str | None = None, dataset: str | 
     if variant.name not in names("attention"):
         return variant.name
     usual = _usual(variant.name, protocol, dataset)
-    # What the file leaves to the user has no usual value, and differs from any.
+    # A value that the file leaves to the user ("???") always differs.
     open_keys = [key for key, value in usual.items() if value == "???"]
     filled = {**usual, **{key: variant.config.get(key) for key in open_keys}}
-    before = {**build(filled, variant.name).config, **dict.fromkeys(open_keys)}
-    changed = list(_differences(before, variant.config))
+    usual = {**build(filled, variant.name).config, **dict.fromkeys(open_keys)}
+    changed = list(_differences(usual, variant.config))
     return f"{variant.name}({', '.join(changed)})" if changed else variant.name
 
 
 def _usual(name: str, protocol: str | None, dataset: str | None) -> dict[str, Any]:
-    """A variant's file as `load_group` gives it, five times as fast: for labels, one a job."""
+    """A variant's file as of `load_group`, which is five times slower: a sweep reads one a job."""
     config = alone("attention", name)
-    if "attention" not in config:  # a file that says where it stands
+    if "attention" not in config:  # a file with "# @package"
         return load_group("attention", name, dataset=dataset, protocol=protocol)
     config.dataset, config.protocol = {"name": dataset}, {"name": protocol or ""}
     return plain_config(config.attention)
@@ -232,7 +230,7 @@ def _usual(name: str, protocol: str | None, dataset: str | None) -> dict[str, An
 def _differences(
     usual: Mapping[str, Any], config: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[str]:
-    """The values of ``config`` that are not the usual ones, as a label says them."""
+    """The values of ``config`` that are not the usual ones, as text for a label."""
     for key, value in config.items():
         before = usual.get(key)
         if isinstance(value, Mapping) and isinstance(before, Mapping):

@@ -1,7 +1,7 @@
-"""The schema of a composed configuration: how a run is done.
+"""The schema of a composed configuration.
 
-What a cell is made of (attention, backbone, dataset, protocol, guidance) is checked by the objects
-that are built from it; here these groups are only mappings.
+It only checks that the groups of a cell (attention, backbone, dataset, protocol, guidance) are
+mappings. The objects that are built from them check their values.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ Group = Annotated[dict[Any, Any], BeforeValidator(_is_mapping)]
 
 
 class Model(BaseModel):
-    """A mapping of the configuration: no value is converted, and further keys are left alone."""
+    """A mapping of the configuration. Values are not converted, and other keys are allowed."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
 class Pictures(Model):
-    """What the store keeps for figures: of how many photos, and at how many points of each."""
+    """What the store keeps for figures: the number of photos, and of points in each."""
 
     images: Count
     points: Annotated[int, Field(ge=0, le=1000)]
 
 
 class Diagnostics(Model):
-    """Measures by name, and on how many images; None: on all."""
+    """Names of measures, and the number of images to measure; None: all."""
 
     measures: list[str] | None
     images: Count | None
 
 
 class Tracking(Model):
-    """Where W&B writes, and how many photos it shows."""
+    """Where W&B writes, and the number of photos that it shows."""
 
     mode: str
     group: str | None
@@ -83,7 +83,7 @@ def _mapping(model: type[Model]) -> Any:
 
 
 class Settings(Model):
-    """The keys of conf/config.yaml, see there for what they mean."""
+    """The keys of conf/config.yaml, which explains them."""
 
     attention: Group
     backbone: Group
@@ -109,7 +109,7 @@ class Settings(Model):
     plugins: list[str] | None = None
 
 
-# Whose missing values those say that know what they are for.
+# Groups of a cell. The objects that are built from them report missing values.
 PARTS = ("attention", "backbone", "dataset", "protocol", "guidance")
 _WORDS = {
     "int_type": "a whole number",
@@ -127,18 +127,17 @@ _WORDS = {
 
 
 def check_settings(config: DictConfig) -> dict[str, Any]:
-    """Refuse values of a composed configuration that cannot be meant.
+    """Check a composed configuration.
 
     Returns:
         the configuration without Hydra's own section, as plain values.
 
     Raises:
-        LabError: naming key, value and what would be right; also for a reference that leads
-            nowhere.
+        LabError: a value of a wrong type or range, or a reference to a key that does not exist.
     """
     values = _resolved(config)
     for key in _still_missing(values):
-        raise LabError(f"{key}: '???' stands for a value that is still to be given")
+        raise LabError(f"{key}: needs a value; '???' is only its place")
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -151,8 +150,8 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
     weights, of_backbone = settings.checkpoint, settings.backbone.get("checkpoint")
     if weights not in (None, of_backbone):
         raise LabError(
-            f"checkpoint={shown(weights)}: this backbone has a file of its own; "
-            "backbone.checkpoint=<file> takes its place"
+            f"checkpoint={shown(weights)}: this backbone has a file of its own; replace it by "
+            "backbone.checkpoint=<file>"
         )
     return values
 
@@ -173,7 +172,7 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def _still_missing(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Keys whose value is ``???``, but for those of a cell's parts."""
+    """Keys whose value is ``???``, except in `PARTS`."""
     for key, value in values.items():
         if value == "???":
             yield f"{prefix}{key}"
@@ -182,7 +181,7 @@ def _still_missing(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]
 
 
 def _first(error: ValidationError) -> str:
-    """The first thing that is wrong, in the words of the other checks."""
+    """The first error of pydantic, in the words of `sclip_lab.core.values`."""
     details = error.errors()[0]
     key = ".".join(str(part) for part in details["loc"])
     if details["type"] == "missing":

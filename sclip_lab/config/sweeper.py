@@ -1,6 +1,6 @@
-"""A Hydra sweeper whose jobs are the union of several grids, each a product of its values.
+"""A Hydra sweeper that runs several grids, each the product of its values.
 
-Hydra's own sweeper multiplies everything with everything. An ablation is rather a list of curves:
+Hydra's own sweeper runs the product of all values. An ablation is often a list of curves instead:
 sharpened attention over temperatures, local attention over windows, vanilla once. In a preset::
 
     hydra:
@@ -10,9 +10,9 @@ sharpened attention over temperatures, local attention over windows, vanilla onc
           - {attention: sharpened, attention.temperature: "0.5,1,2"}
           - {unless: {backbone: patchwork_vit}, attention: csa, backbone: ViT-L-14, keep: backbone}
 
-``when`` and ``unless`` look at the choices of groups without the grid's own (patterns such as
-``ViT-*``). What is typed on the command line goes into every grid and comes before its values, but
-for those keys that a grid says it has to ``keep``.
+``when`` and ``unless`` compare the choices of groups with patterns such as ``ViT-*``; the choices
+are those without the grid's own values. Overrides on the command line apply to every grid and
+replace its values, except for the keys in ``keep``.
 """
 
 from __future__ import annotations
@@ -22,25 +22,18 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override, OverrideType, RangeSweep
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.types import HydraContext, RunMode, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
-from sclip_lab.config.composition import (
-    Loader,
-    UnknownKey,
-    composed,
-    key_of,
-    parsed,
-    plain_config,
-)
-from sclip_lab.config.folders import names
+from sclip_lab.config.composition import CONFIG, Loader, UnknownKey, key_of, plain_config
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.values import shown
 
@@ -52,9 +45,9 @@ class UnionSweeper(Sweeper):
     """See the top of the file.
 
     Args:
-        grids: each maps keys to comma-separated values, with ``when`` and ``unless``.
-        params: what all grids have in common.
-        max_batch_size: jobs handed to the launcher at once; None: all.
+        grids: each maps keys to comma-separated values, see the top of the file.
+        params: keys and values for all grids.
+        max_batch_size: how many jobs the launcher gets at once; None: all.
     """
 
     def __init__(
@@ -80,7 +73,7 @@ class UnionSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[Any]:
-        """Write multirun.yaml as Hydra's own sweeper does, and launch all jobs."""
+        """Write multirun.yaml, as Hydra's own sweeper does, and launch all jobs."""
         assert self.config is not None
         choices = plain_config(self.config.hydra.runtime.choices)
         jobs = expand(self.grids, [*_lines(self.params), *arguments], choices)
@@ -91,35 +84,36 @@ class UnionSweeper(Sweeper):
         starts = range(0, len(jobs), size)
         returns = [self.launcher.launch(jobs[start : start + size], start) for start in starts]
         for job in itertools.chain(*returns):
-            _ = job.return_value  # raises the error of a job that failed
+            _ = job.return_value  # raises the job's error if it failed
         return returns
 
 
 def expand(
     grids: Sequence[Mapping[str, Any]], words: Sequence[str], choices: Mapping[str, Any]
 ) -> list[list[str]]:
-    """The jobs' overrides.
+    """The overrides of all jobs.
 
     Args:
         grids: see the top of the file.
-        words: overrides that come before the grids' values; commas sweep.
-        choices: of groups where neither grid nor words say.
+        words: overrides that replace the grids' values; commas sweep.
+        choices: group -> choice, if neither the grid nor the words choose.
 
     Raises:
-        LabError: words that are no overrides, or grids that are none.
+        LabError: a word is no override, or a grid is malformed.
     """
     _check(grids)
-    typed = parsed(words)
+    loader = Loader()
+    typed = loader.parsed(words)
     jobs: dict[tuple[str, ...], None] = {}
     for grid in grids or [{}]:
-        kept = str(grid.get("keep", "")).split(",")
-        lines = parsed(_lines({k: v for k, v in grid.items() if k not in ABOUT}))
-        lines += [override for override in typed if override.get_key_element() not in kept]
+        to_keep = str(grid.get("keep", "")).split(",")
+        lines = loader.parsed(_lines({k: v for k, v in grid.items() if k not in ABOUT}))
+        lines += [override for override in typed if override.get_key_element() not in to_keep]
         values = {override.get_key_element(): _values(override) for override in lines}
         on_line = {o.get_key_element(): str(o.input_line).partition("=")[2] for o in typed}
         for combination in itertools.product(*values.values()):
             job = dict(zip(values, combination, strict=True))
-            chosen = {**choices, **{k: v if k in kept else job[k] for k, v in on_line.items()}}
+            chosen = {**choices, **{k: v if k in to_keep else job[k] for k, v in on_line.items()}}
             fits = [_matches(chosen, *one) for one in grid.get("when", {}).items()]
             excluded = [_matches(chosen, *one) for one in grid.get("unless", {}).items()]
             if all(fits) and not any(excluded):
@@ -132,15 +126,15 @@ def _lines(values: Mapping[str, Any]) -> list[str]:
 
 
 def _values(override: Override) -> list[str]:
-    """The texts that an override sweeps over, or its one."""
+    """The values of an override, as text: several if it sweeps, else one."""
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
     if not override.is_discrete_sweep():
-        raise LabError(f"{override.input_line}: not a list or range of values to sweep over")
+        raise LabError(f"{override.input_line}: must be a list or range of values")
     texts, swept = list(override.sweep_string_iterator()), override.value()
     if not isinstance(swept, RangeSweep) or swept.stop is None:
         return texts
-    # Sums of steps in binary are off by rounding: 0.30000000000000004, or the end once more.
+    # Hydra adds steps in binary, so rounding makes 0.30000000000000004 or repeats the end.
     ends = [Decimal(repr(end)) for end in (swept.start, swept.stop, swept.step)]
     digits = max(-int(end.as_tuple().exponent) for end in ends)
     numbers = [round(float(text), digits) for text in texts]
@@ -152,7 +146,7 @@ def _values(override: Override) -> list[str]:
 
 
 def _check(grids: Any) -> None:
-    """That a preset's grids are what the top of this file says."""
+    """Check that a preset's grids have the form at the top of this file."""
     if not isinstance(grids, list | tuple | type(None)):
         raise LabError(f"hydra.sweeper.grids: {shown(grids)} must be a list of mappings")
     for number, grid in enumerate(grids or []):
@@ -174,11 +168,7 @@ def _matches(chosen: Mapping[str, Any], key: str, pattern: str) -> bool:
 
 
 def sweep(words: Sequence[str]) -> list[DictConfig]:
-    """The configurations of ``sclip-lab evaluate -m <words>`` without launching them, with as much
-    of Hydra's own section as specs are made from.
-
-    Hydra composes a job in a tenth of a second, and a report has some two hundred. So each choice
-    of groups is composed once, and values are set in a copy of it, as Hydra does at the end.
+    """The configurations of ``sclip-lab evaluate -m <words>`` without launching them.
 
     Args:
         words: Hydra overrides; commas sweep.
@@ -186,33 +176,29 @@ def sweep(words: Sequence[str]) -> list[DictConfig]:
     Raises:
         LabError: they do not compose.
     """
-    typed = parsed(words)
-    presets = [str(o.input_line) for o in typed if o.key_or_group == "experiment"]
-    others = [o for o in typed if o.key_or_group != "experiment"]
-    fixed = [o for o in others if not o.is_sweep_override()]
-    groups = [str(o.input_line) for o in fixed if o.is_hydra_override() or not _sets_a_value(o)]
-    hydra = composed(*presets, *groups).hydra
-    lines = _lines(plain_config(hydra.sweeper.get("params")) or {})
-    lines += [str(override.input_line) for override in others]
-    grids = plain_config(hydra.sweeper.get("grids")) or []
-    jobs = expand(grids, lines, plain_config(hydra.runtime.choices))
-    return compose_jobs(jobs, lambda job: _job(presets, job))
+    loader = Loader()
+    master = loader.load_configuration(CONFIG, list(words), RunMode.MULTIRUN, from_shell=False)
+    sweeper = master.hydra.sweeper
+    grids, params = plain_config(sweeper.get("grids")), plain_config(sweeper.get("params"))
+    lines = [*_lines(params or {}), *master.hydra.overrides.task]
+    jobs = expand(grids or [], lines, plain_config(master.hydra.runtime.choices))
+    return compose_jobs(jobs, partial(loader.load_sweep_config, master))
 
 
 def compose_jobs(
     jobs: Sequence[Sequence[str]], load: Callable[[list[str]], DictConfig]
 ) -> list[DictConfig]:
-    """The configurations of jobs, where a key goes to the choices that have it.
+    """The configurations of jobs. A job whose choices lack a key is composed without the key.
 
     Args:
-        jobs: overrides of each.
-        load: composes one.
+        jobs: overrides of each job.
+        load: composes one job.
 
     Returns:
-        one for each job; of jobs that are then alike, the first.
+        one configuration for each job; jobs that become equal count once.
 
     Raises:
-        LabError: what does not compose; a key that no job has (did you mean).
+        LabError: the overrides do not compose, or no job has a key (did you mean).
     """
     configs: dict[tuple[str, ...], DictConfig] = {}
     lacking: dict[str, list[UnknownKey]] = {}
@@ -233,22 +219,3 @@ def compose_jobs(
             "%s: left out of %d of %d jobs, which have no such key", key, len(errors), len(jobs)
         )
     return list(configs.values())
-
-
-def _job(presets: list[str], words: list[str]) -> DictConfig:
-    overrides = parsed(words)
-    values = [override for override in overrides if _sets_a_value(override)]
-    groups = [str(override.input_line) for override in overrides if override not in values]
-    config = composed(*presets, *groups)
-    task = [*presets, *(str(override.input_line) for override in overrides)]
-    choices = plain_config(config.hydra.runtime.choices)
-    with open_dict(config):
-        config.hydra = {"runtime": {"choices": choices}, "overrides": {"task": task}}
-    with Loader().explained(words):
-        for override in values:
-            OmegaConf.update(config, override.get_key_element(), override.value(), merge=True)
-    return config
-
-
-def _sets_a_value(override: Override) -> bool:
-    return not names(override.key_or_group) and override.type == OverrideType.CHANGE

@@ -1,4 +1,4 @@
-"""Errors as a user meets them: bad input in one line, a bug with its traceback."""
+"""How errors are shown to a user: bad input in one line, a bug with its traceback."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
-# Line breaks and other control letters, and what is no letter at all.
-_NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
-_LONGEST = 1500
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: control signs, surrogates, line breaks
+_LONGEST = 1500  # letters of an error that is not ours
 
 
 class LabError(ValueError):
-    """Bad input. The message names the file, key or value and what would be right, in one line
-    whatever the names hold."""
+    """Bad input. The message names the file, key or value and what would be right.
+
+    The message is one line, whatever signs the names contain.
+    """
 
     def __init__(self, message: object = "") -> None:
         super().__init__(one_line(str(message)))
 
 
 class CrashError(LabError):
-    """A function of the user's or of this package raised an error that is no `LabError`.
+    """A bug: a function, the user's or of this package, raised an error that is no `LabError`.
 
-    That is a bug. The message says where it happened, and ``__cause__`` is the error itself, whose
-    traceback the user sees.
+    The message says where it happened. ``__cause__`` is the error, whose traceback is shown.
     """
 
 
 def one_line(text: str) -> str:
-    """Text with line breaks, control letters and lone surrogates as escapes.
+    """Text with line breaks, control signs and lone surrogates as escapes.
 
     >>> print(one_line("a\\nb"))
     a\\nb
@@ -40,19 +40,19 @@ def one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        ascii(sign)[1:-1] if unicodedata.category(sign) in _NO_TEXT else sign for sign in text
+        ascii(sign)[1:-1] if unicodedata.category(sign) in _CONTROL else sign for sign in text
     )
 
 
 def printable(name: str) -> str:
-    """A name in one line of bounded length: line breaks and the like as escapes."""
+    """A name in one line of at most 200 signs; signs that cannot be printed as escapes."""
     text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name[:200])
     return text if len(name) <= 200 else f"{text[:197]}..."
 
 
 @contextmanager
 def about(name: object) -> Iterator[None]:
-    """Put a name before the errors within that do not say it, such as a photo's."""
+    """Put a name, such as a photo's, before the message of a `LabError` that lacks it."""
     try:
         yield
     except LabError as error:
@@ -62,7 +62,7 @@ def about(name: object) -> Iterator[None]:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> LabError:
-    """An error for a name that is not in ``known``, with the nearest ones as a suggestion."""
+    """An error for a name that is not in ``known``, with the nearest names as a suggestion."""
     known = sorted(known)
     name = printable(str(name))  # a yaml's key may be a number
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -73,14 +73,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> LabError:
 
 
 def describe(error: BaseException) -> str:
-    """Any error in one line: what is wrong, and with which file where the system says so."""
+    """Any error in one line: what is wrong, and with which file if the system names one."""
     if isinstance(error, LabError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         names = [os.fsdecode(n) for n in (error.filename, error.filename2) if n is not None]
         return ": ".join([*([" -> ".join(map(_short, names))] if names else []), error.strerror])
     if isinstance(error, ValueError) and isinstance(error.__cause__, OSError):
-        return describe(error.__cause__)  # logging's words for a log that cannot be opened
+        return describe(error.__cause__)  # logging cannot open its file
     if isinstance(error, MemoryError):
         return "not enough memory"
     if isinstance(error, UnicodeEncodeError):
@@ -91,8 +91,12 @@ def describe(error: BaseException) -> str:
 
 
 def bug_behind(error: BaseException) -> BaseException | None:
-    """The error whose traceback shows a bug of the user's code or of this package's; None for bad
-    input, and for what the machine lacks (a disk, memory)."""
+    """The error whose traceback shows a bug in the user's code or in this package.
+
+    Returns:
+        the error; None if the cause is bad input, or the machine: a missing file, a full disk, too
+        little memory.
+    """
     chain: list[BaseException] = []
     following: BaseException | None = error
     while following is not None and following not in chain:
@@ -107,8 +111,10 @@ def bug_behind(error: BaseException) -> BaseException | None:
 
 
 def traceback_of(error: BaseException, always: bool = False) -> str:
-    """The traceback of `bug_behind`, ending in the line that raised; "" where there is none, or
-    the error's own if ``always``."""
+    """The traceback of `bug_behind`, which ends in the line that raised.
+
+    Without a bug it is "", or with ``always`` the traceback of the error itself.
+    """
     bug = bug_behind(error) or (error if always else None)
     return "" if bug is None else "".join(traceback.format_exception(bug)).rstrip()
 
@@ -118,10 +124,10 @@ def _of_hydra(error: BaseException) -> bool:
 
 
 def _of_machine(error: BaseException) -> bool:
-    logged = isinstance(error, ValueError) and isinstance(error.__cause__, OSError)
-    missing = isinstance(error, OSError) and error.strerror is not None
-    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return logged or missing or memory or isinstance(error, UnicodeEncodeError)
+    of_logging = isinstance(error, ValueError) and isinstance(error.__cause__, OSError)
+    of_system = isinstance(error, OSError) and error.strerror is not None
+    of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return of_logging or of_system or of_memory or isinstance(error, UnicodeEncodeError)
 
 
 def _short(text: str) -> str:

@@ -1,13 +1,12 @@
-"""Files that are there whole or not at all, and that carry a seal which is checked on reading.
+"""Write files completely or not at all, with a seal that is checked when they are read.
 
-A file is written under a temporary name beside its place and moved there. The seal is a BLAKE2b
-digest over the file's bytes and over what it belongs to: its kind, and the cell, photo or network
-that it was made for. It finds a changed bit, a dropped row, and a sound file in the wrong place. It
-is no signature: whoever rewrites a file on purpose can seal it again.
+A file is written under a temporary name in its folder and then renamed. The seal is a BLAKE2b
+digest of the file's bytes and of what the file belongs to: its kind, and its cell, photo or
+network. It detects a changed bit, a missing row, and an intact file in the wrong place. It is no
+signature: anyone who changes a file on purpose can seal it again.
 
-Each format has a place for a short text, and there the seal stands, so that any other tool reads
-the file too: a key of the JSON object, the metadata of parquet and safetensors, the comment of an
-npz archive. `seal` fills the place in and `read` checks it, whatever the format.
+The seal is stored where the format allows a short text, so that other tools can read the file: in a
+key of a JSON object, in the metadata of parquet and safetensors, in the comment of an npz archive.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
-# Nobody takes longer to write one file: an older temporary one is of a process that died.
+# No process takes longer to write a file: the process of an older temporary file has died.
 LOST_SECONDS = 3600
-DAMAGED = "damaged"  # the folder of a store in which damaged files are set aside
-LARGEST = 8 << 30  # bytes; a larger file is none of ours, and is not read into memory
-SEAL = "seal"  # what the place of a seal is called, in every format
+DAMAGED = "damaged"  # the folder of a store to which damaged files are moved
+LARGEST = 8 << 30  # bytes; this library writes no larger file, so none is read into memory
+SEAL = "seal"  # the name of the seal's place in every format
 _MARK = b"sclip-lab-seal:"
 _DIGITS = 64
 _BLANK = (_MARK + b"0" * _DIGITS).decode()
 
 
 class Damaged(LabError):
-    """A file that does not hold what was written into it, or lies where it does not belong.
+    """A file that is not as it was written, or is in the wrong place.
 
     Attributes:
         path: the file.
-        reason: what is wrong with it, as a predicate.
+        reason: what is wrong, to follow the path in a sentence.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -61,16 +60,16 @@ class Damaged(LabError):
 def write(
     path: Path, save: Callable[[Path], object], *, first: bool = False, sync: bool = False
 ) -> None:
-    """Let ``save`` write a temporary file beside ``path``, then move it there.
+    """Let ``save`` write a temporary file in the folder of ``path``, then rename it to ``path``.
 
     Args:
         path: the file.
         save: writes to the path that it is called with.
-        first: of several writers, the first one's file stays.
-        sync: return once the file and its name are on the disk, so that a power cut cannot take it.
+        first: keep a file that is already there, so that the first of several writers wins.
+        sync: return when the file and its name are on the disk and survive a power cut.
 
     Raises:
-        LabError: the disk is full or the folder cannot be written; nothing is left behind.
+        LabError: the disk is full or the folder cannot be written. No temporary file remains.
     """
     temporary = path.with_name(f".{uuid.uuid4().hex[:16]}.tmp")
     try:
@@ -96,20 +95,20 @@ def write(
 
 
 def write_bytes(path: Path, content: bytes, *, first: bool = False, sync: bool = False) -> None:
-    """As `write`, of bytes."""
+    """`write` bytes."""
     write(path, lambda temporary: temporary.write_bytes(content), first=first, sync=sync)
 
 
 def write_text(path: Path, text: str) -> None:
-    """As `write`, of a text in UTF-8."""
+    """`write` a text in UTF-8."""
     write_bytes(path, text.encode())
 
 
 def probe(folder: Path) -> None:
-    """Find out whether a folder can be made and written.
+    """Check that a folder exists or can be made, and that files can be written into it.
 
     Raises:
-        LabError: it cannot.
+        LabError: the folder cannot be made or written.
     """
     path = folder / f".{uuid.uuid4().hex[:16]}.tmp"
     write_bytes(path, b"")
@@ -119,7 +118,7 @@ def probe(folder: Path) -> None:
 def sync_file(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk.
 
-    Where the system cannot say (some network file systems, folders on Windows) nothing is done.
+    Some network file systems, and Windows for folders, cannot wait; then nothing is done.
     """
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
@@ -130,12 +129,12 @@ def sync_file(path: Path) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file's name is that of a temporary file of `write`."""
+    """Whether a file has the name of a temporary file of `write`."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def is_lost(path: Path) -> bool:
-    """Whether a temporary file is so old that nobody writes it any more."""
+    """Whether a temporary file is so old that its process must have died."""
     try:
         return time.time() - path.stat().st_mtime > LOST_SECONDS
     except OSError:
@@ -143,7 +142,7 @@ def is_lost(path: Path) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the lost temporary files of one folder."""
+    """Remove the temporary files of processes that died from one folder."""
     with contextlib.suppress(OSError):
         for path in list(folder.glob(".*.tmp")):
             if is_lost(path):
@@ -151,15 +150,15 @@ def sweep(folder: Path) -> None:
 
 
 def seal(path: Path, content: bytes, belongs: Mapping[str, str]) -> bytes:
-    """``content`` with its seal filled in.
+    """Replace the blank seal in a file's bytes by the seal.
 
     Args:
-        path: the file that will hold it, for the error.
-        content: bytes with one blank seal in them.
-        belongs: what the file belongs to; `read` needs the same again.
+        path: the file, for the error.
+        content: the file's bytes, with one blank seal.
+        belongs: what the file belongs to; `read` needs the same mapping.
 
     Raises:
-        LabError: a text within looks like a seal.
+        LabError: a text in the file looks like a seal.
     """
     if content.count(_MARK) != 1:
         raise LabError(f"{path}: no name may contain '{_MARK.decode()}'")
@@ -172,14 +171,14 @@ def read(path: Path, belongs: Mapping[str, str], *, foreign: bool = False) -> by
 
     Args:
         path: the file.
-        belongs: what it must belong to.
-        foreign: accept a file without a seal, from another program.
+        belongs: what it must belong to, see `seal`.
+        foreign: accept a file of another program, without a seal.
 
     Raises:
-        Damaged: no seal, one that is not that of these bytes in this place, or a pipe, a device or
-            a file larger than any of ours: none of them is read to its end.
+        Damaged: the seal is missing or wrong; or it is a pipe, a device or a file of more than
+            `LARGEST` bytes, which is not read.
         FileNotFoundError: there is no such file.
-        LabError: it cannot be opened.
+        LabError: the file cannot be opened.
     """
     try:
         status = path.stat()
@@ -203,7 +202,7 @@ def read(path: Path, belongs: Mapping[str, str], *, foreign: bool = False) -> by
 
 
 def _digest(content: bytes, start: int, belongs: Mapping[str, str]) -> bytes:
-    """Hex digits over ``content`` without those that begin at ``start``."""
+    """Digest in hex of ``content`` without the seal that begins at ``start``."""
     state = hashlib.blake2b(json.dumps(dict(belongs), sort_keys=True).encode(), digest_size=32)
     view = memoryview(content)
     state.update(view[:start])
@@ -214,13 +213,13 @@ def _digest(content: bytes, start: int, belongs: Mapping[str, str]) -> bytes:
 def write_json(
     path: Path, record: Mapping[str, Any], belongs: Mapping[str, str], *, first: bool = False
 ) -> None:
-    """Write a record, sealed. See `write` and `seal`."""
+    """Write a sealed JSON object. See `write` and `seal`."""
     content = json.dumps({**record, SEAL: _BLANK}, indent=1).encode()
     write_bytes(path, seal(path, content, belongs), first=first)
 
 
 def read_json(path: Path, belongs: Mapping[str, str]) -> dict[str, Any]:
-    """A record without its seal. Raises as `read`."""
+    """The JSON object of `write_json`. Raises the errors of `read`."""
     record: dict[str, Any] = json.loads(read(path, belongs))
     del record[SEAL]
     return record
@@ -229,12 +228,12 @@ def read_json(path: Path, belongs: Mapping[str, str]) -> dict[str, Any]:
 def write_table(
     folder: Path, name: str, frame: pd.DataFrame, belongs: Mapping[str, str], *, sync: bool = False
 ) -> Path:
-    """Write ``<folder>/<name>-<digest>.parquet``, sealed: equal content has an equal name.
+    """Write a sealed ``<folder>/<name>-<digest of the content>.parquet``.
 
     Args:
         folder: made if it does not exist.
-        name: how the file's name begins.
-        frame: its columns; the index is not kept.
+        name: the beginning of the file's name.
+        frame: the columns to write; the index is left out.
         belongs: see `seal`.
         sync: see `write`.
     """
@@ -252,7 +251,7 @@ def write_table(
 
 
 def read_table(path: Path, belongs: Mapping[str, str], columns: list[str]) -> pd.DataFrame:
-    """Columns of a table. Raises as `read`."""
+    """Columns of a table of `write_table`. Raises the errors of `read`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -267,7 +266,7 @@ def write_tensors(
     belongs: Mapping[str, str],
     notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a safetensors file, sealed. See `write` and `seal`.
+    """Write a sealed safetensors file. See `write` and `seal`.
 
     Args:
         path: the file.
@@ -284,7 +283,7 @@ def write_tensors(
 def read_tensors(
     path: Path, belongs: Mapping[str, str], *, foreign: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors by name, and the file's other metadata. Raises as `read`."""
+    """The tensors by name, and the file's other metadata. Raises the errors of `read`."""
     from safetensors.torch import load
 
     content = read(path, belongs, foreign=foreign)
@@ -296,11 +295,13 @@ def read_tensors(
         if not foreign:
             raise
         raise Damaged(path, f"is not a safetensors file: {error}") from None
+    if not notes.get(SEAL, _BLANK).startswith(_MARK.decode()):  # else it passes for a foreign file
+        raise Damaged(path, "is not what was written here: its seal is damaged")
     return tensors, {key: value for key, value in notes.items() if key != SEAL}
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], belongs: Mapping[str, str]) -> None:
-    """Write a compressed npz file, sealed. See `write` and `seal`."""
+    """Write a sealed and compressed npz file. See `write` and `seal`."""
     import numpy as np
 
     sink = io.BytesIO()
@@ -311,7 +312,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], belongs: Mapping[
 
 
 def read_arrays(path: Path, belongs: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The arrays of an npz file by name. Raises as `read`."""
+    """The arrays of an npz file by name. Raises the errors of `read`."""
     import numpy as np
 
     with np.load(io.BytesIO(read(path, belongs)), allow_pickle=False) as arrays:
@@ -319,9 +320,9 @@ def read_arrays(path: Path, belongs: Mapping[str, str]) -> dict[str, np.ndarray]
 
 
 def set_aside(root: Path, damaged: Damaged) -> None:
-    """Move a damaged file below ``<root>/damaged`` and say so. It is never deleted.
+    """Move a damaged file to a folder below ``<root>/damaged`` and log a warning.
 
-    Where it cannot be moved (a read-only store) the file stays, and is passed over.
+    The file is never deleted. In a read-only store it stays in its place.
     """
     path = damaged.path
     inside = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)

@@ -1,8 +1,7 @@
-"""Functions that a yaml names under ``_target_``: what they are for, which may be named, binding.
+"""Functions that a yaml names under ``_target_``: which are allowed, their kinds, their binding.
 
-A function's kind says what it is for. It is declared by a decorator, and compared with the place in
-the yaml when the function is bound. The first arguments are passed by place, so their names are the
-author's choice:
+A decorator declares what kind a function is. When the function is bound, its kind must fit the
+place in the yaml. The library passes the first arguments by position, so the author names them:
 
 ==================== ============================= ===============================================
 `weights_function`   ``(ctx)``                     attention weights of a variant
@@ -21,14 +20,14 @@ author's choice:
 `refines_labels`     ``(prediction)``              refinement of labels at the photo's size
 ==================== ============================= ===============================================
 
-A readout may further ask for ``second_text``, a refinement for ``image``, ``text`` and ``encoded``,
-a block edit for ``repair``, by name. What reads texts or a second network in a variant says so:
-`uses`. A function of your own may go without a decorator where its place has a kind that needs
-none: all but `block_edit`, `prior_of_grid`, `reads_others` and refinements.
+Some arguments are passed by name to functions that have them: ``second_text`` to a readout,
+``image``, ``text`` and ``encoded`` to a refinement, ``repair`` to a block edit. A function that
+reads texts or a second network is marked with `uses`. Your own functions need a decorator only if
+they are a `block_edit`, `prior_of_grid`, `reads_others` or a refinement.
 
-A yaml may come from a stranger, so it names functions of a closed list of modules alone: those of
-this package that it is for, and modules that the user allowed (`allow`, ``plugins=[...]`` on the
-command line, or an installed package's entry point). No other module is even imported.
+A yaml may come from a stranger, so it may only name functions of allowed modules: `HOMES` of this
+package, and modules that the user allowed (`allow`, ``plugins=[...]`` on the command line, or an
+installed package's entry point). Other modules are not even imported.
 """
 
 from __future__ import annotations
@@ -50,12 +49,12 @@ from sclip_lab.core.identity import plain, recalled
 from sclip_lab.core.values import check_arguments, shown
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Named = Mapping[str, Any] | None  # a function with parameters, as a yaml writes it
+Named = Mapping[str, Any] | None  # a function and its parameters as in a yaml; None: no function
 
 ENTRY_POINTS = "sclip_lab.plugins"
 VARIABLE = "SCLIP_LAB_PLUGINS"  # names of allowed modules, separated by commas
 PACKAGE = __name__.partition(".")[0]
-# Where the functions of this package are that a yaml may name.
+# Packages whose functions a yaml may name.
 HOMES = (f"{PACKAGE}.attention", f"{PACKAGE}.segmentation")
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -65,13 +64,13 @@ _allowed: set[str] = set()
 
 @dataclass(frozen=True)
 class Kind:
-    """What a function is for; as a decorator it declares a function to be that.
+    """A kind of function, and the decorator that declares a function to be of that kind.
 
     Attributes:
-        name: in messages.
-        by_place: the arguments that the library passes by place.
-        by_name: those that the function may ask for by name.
-        declared: a function without a decorator is never of this kind.
+        name: the kind's name in messages.
+        by_place: the arguments that the library passes by position.
+        by_name: the arguments that the library passes by name to functions that have them.
+        declared: whether functions of this kind need the decorator.
     """
 
     name: str
@@ -105,12 +104,14 @@ refines_labels = Kind("refinement of labels", ("prediction",), OF_PHOTO, declare
 
 
 def reads_others(summary: Callable[..., Any]) -> Callable[[Function], Function]:
-    """``(encoded, others, **parameters)`` -> logits of classes, a readout of one photo's windows.
+    """Declare a readout ``(encoded, others, **parameters)`` -> logits of classes.
+
+    ``others`` are the summaries of all other photos of the data set, in its order.
 
     Args:
-        summary: ``(encoded, labels, classes)`` -> anything, of one photo: its windows, the class of
-            each patch as (windows, grid_h, grid_w) int64, -1 where it is void, and how many classes
-            there are. ``others`` are those of all other photos of the data set, in its order.
+        summary: ``(encoded, labels, classes)`` -> the summary of one photo. Its arguments are the
+            photo's windows, the class of each patch as (windows, grid_h, grid_w) int64 with -1
+            where there is none, and the number of classes.
     """
 
     def mark(function: Function) -> Function:
@@ -121,15 +122,13 @@ def reads_others(summary: Callable[..., Any]) -> Callable[[Function], Function]:
 
 
 def uses(*things: str, when: Mapping[str, Any] | None = None) -> Callable[[Function], Function]:
-    """Mark a function by what it reads besides a window's blocks.
-
-    ``guidance``: features of a second network; ``text``: the protocol's texts, both of which a
-    cell's key must know; ``labels``: ground truth, which makes a cell an oracle; ``photo``: all
-    windows of a photo together. A function without the mark cannot read them.
+    """Mark a function that reads more than the blocks of a window; others cannot.
 
     Args:
-        things: what it reads.
-        when: only where its parameters have these values.
+        things: ``guidance``, features of a second network; ``text``, the protocol's texts;
+            ``labels``, ground truth, which makes a cell an oracle; ``photo``, all windows of a
+            photo together. Guidance and texts become part of the cell's key.
+        when: the mark counts only if the function's parameters have these values.
     """
 
     def mark(function: Function) -> Function:
@@ -140,42 +139,42 @@ def uses(*things: str, when: Mapping[str, Any] | None = None) -> Callable[[Funct
 
 
 def _mark(function: Callable[..., Any], name: str) -> Any:
-    """A mark of a function, or of the one that it binds; None without."""
+    """An attribute of a function or, of a partial, of its function; None if it has none."""
     while isinstance(function, partial):
         function = function.func
     return getattr(function, name, None)
 
 
 def kind_of(function: Callable[..., Any]) -> Kind | None:
-    """The kind that a function was declared to be; None without a decorator."""
+    """The declared kind of a function; None without a decorator."""
     kind: Kind | None = _mark(function, "__kind__")
     return kind
 
 
 def summary_of(function: Callable[..., Any]) -> Callable[..., Any] | None:
-    """What a readout declared with `reads_others` wants to know of each photo; None for others."""
+    """The ``summary`` of a function that is declared with `reads_others`; None for others."""
     summary: Callable[..., Any] | None = _mark(function, "__summary__")
     return summary
 
 
 def used(functions: Iterable[Callable[..., Any]]) -> frozenset[str]:
-    """Everything that functions are marked to read, with the parameters that they are bound to."""
+    """What functions read according to `uses` and the parameters that they are bound to."""
     things: set[str] = set()
     for function in functions:
-        marked, when = _mark(function, "__uses__") or ((), {})
+        marks, when = _mark(function, "__uses__") or ((), {})
         values = getattr(function, "keywords", {})
         if all(values.get(name) == value for name, value in when.items()):
-            things |= set(marked)
+            things |= set(marks)
     return frozenset(things)
 
 
 def allow(*modules: str) -> None:
-    """Let yaml files name what is defined in these modules, or in modules below them.
+    """Let yaml files name the functions of these modules and of modules below them.
 
     >>> allow("my_package.attention")
 
     Args:
-        modules: dotted names. They are imported when the first yaml names one.
+        modules: dotted names. A module is imported when a yaml first names a function of it.
 
     Raises:
         LabError: not the name of a module.
@@ -189,15 +188,15 @@ def allow(*modules: str) -> None:
 def allowed() -> list[str]:
     """Modules outside of this package whose functions a yaml may name.
 
-    The variable is how the processes of a job learn what the command named.
+    The processes of a job find the modules of the command line in the environment variable.
     """
-    named = filter(None, os.environ.get(VARIABLE, "").split(","))
-    return sorted(_allowed.union(named, installed()))
+    in_environment = filter(None, os.environ.get(VARIABLE, "").split(","))
+    return sorted(_allowed.union(in_environment, installed()))
 
 
 @cache
 def installed() -> tuple[str, ...]:
-    """Modules that installed packages name under the entry point group."""
+    """The modules under this library's entry point in installed packages."""
     return tuple(point.module for point in metadata.entry_points(group=ENTRY_POINTS))
 
 
@@ -206,11 +205,11 @@ def locate(target: str, homes: Collection[str] = HOMES) -> Callable[..., Any]:
 
     Args:
         target: from a yaml.
-        homes: modules of this package where it may be defined, besides `allowed` ones.
+        homes: packages within this one where it may be defined, besides `allowed` modules.
 
     Raises:
-        LabError: not of an allowed module (which is then not imported), no such module, nothing of
-            that name is defined there (did you mean).
+        LabError: a module that is not allowed (it is not imported) or does not exist, or no
+            function of that name in it (did you mean).
         CrashError: the module raises an error when it is imported.
     """
     if isinstance(target, str) and "#" in target:
@@ -232,12 +231,12 @@ def locate(target: str, homes: Collection[str] = HOMES) -> Callable[..., Any]:
         )
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a module of the user's may fail in any way
+    except Exception as error:  # the user's module may raise any error
         if isinstance(error, ModuleNotFoundError) and _within(module_name, [str(error.name)]):
             raise LabError(f"_target_ {target}: {absent(str(error.name))}") from error
         raise CrashError(f"_target_ {target}: {error or type(error).__name__}") from error
     function: Callable[..., Any] | None = getattr(module, attribute, None)
-    home = str(getattr(function, "__module__", ""))  # not that of a module that imports it
+    home = str(getattr(function, "__module__", ""))  # where it is defined, not where imported
     if attribute[0] == "_" or not callable(function) or not _within(home, [*homes, *allowed()]):
         known = [n for n, f in vars(module).items() if n[0] != "_" and inspect.isfunction(f)]
         raise unknown(f"function in {module_name}", attribute, known)
@@ -272,19 +271,19 @@ def bind(
     supplied: Collection[str] = (),
     also_known: Collection[str] = (),
 ) -> partial[Any]:
-    """``function`` with its parameters, defaults written out so that they can enter a key.
+    """Bind a function to its parameters. The result's keywords include all defaults, for the key.
 
     Args:
         function: any callable with a signature.
         parameters: values from the yaml.
-        kinds: what the function may be for; a function without a decorator counts as the first.
-            The arguments of its kind are passed later. None: any function, called by name.
+        kinds: the kinds that are allowed here; a function without a decorator counts as the first.
+            The caller passes the arguments of the kind later. Empty: any function.
         supplied: further arguments that the caller passes later by name.
-        also_known: further names to suggest for an unknown one.
+        also_known: names that an error may suggest besides the function's parameters.
 
     Raises:
-        LabError: a function of another kind, a parameter that it does not have, one without a
-            value, or a value of another type than the parameter's annotation says.
+        LabError: a function of another kind, an unknown parameter, one without a value, or a value
+            that does not fit the parameter's annotation.
     """
     kind = _kind_among(kinds, function) if kinds else None
     signature = inspect.signature(function).parameters
@@ -315,11 +314,7 @@ def bind(
 
 
 def _kind_among(kinds: Collection[Kind], function: Callable[..., Any]) -> Kind:
-    """The function's kind.
-
-    Raises:
-        LabError: it is not among ``kinds``.
-    """
+    """The function's kind; an error if it is not among ``kinds``."""
     kind = kind_of(function)
     if kind is not None and kind in kinds:
         return kind
@@ -336,8 +331,8 @@ def _kind_among(kinds: Collection[Kind], function: Callable[..., Any]) -> Kind:
 
 
 def _one_form(value: Any, annotation: str) -> Any:
-    """Equal values in one form, so that they are one key: 1 where a float is meant as 1.0, 1.0
-    where a whole number is meant as 1, and 3/12 as 1/4 where a layer is."""
+    """One form for equal values, so that their keys are equal: 1 becomes 1.0 for a float, 1.0
+    becomes 1 for an integer, and 3/12 becomes 1/4 for a layer."""
     if re.search(r"\bLayer\b", annotation):
         return [_share(v) for v in value] if isinstance(value, list) else _share(value)
     types = re.split(r" \| |<class '|'>", annotation)
@@ -351,8 +346,8 @@ def _one_form(value: Any, annotation: str) -> Any:
 
 
 def _share(layer: Any) -> Any:
-    """A share of a network's depth in lowest terms, see `sclip_lab.network.depth`; an index, or
-    what is no short fraction, as it is."""
+    """A share of a network's depth (`sclip_lab.network.depth`) in lowest terms; other values,
+    such as an index, unchanged."""
     if isinstance(layer, int) or not isinstance(layer, float | str):
         return layer
     try:
@@ -363,7 +358,7 @@ def _share(layer: Any) -> Any:
 
 
 def bind_config(config: Named, *kinds: Kind) -> partial[Any] | None:
-    """A bound function from a mapping with ``_target_``; None from an empty one. See `bind`."""
+    """`bind` the function that a mapping with ``_target_`` names; None for an empty mapping."""
     if not config:
         return None
     if not isinstance(config, Mapping) or "_target_" not in config:
@@ -373,31 +368,30 @@ def bind_config(config: Named, *kinds: Kind) -> partial[Any] | None:
 
 
 def written_out(config: Named, *kinds: Kind) -> dict[str, Any] | None:
-    """A mapping with ``_target_`` and the defaults of all parameters that it leaves out; None from
-    an empty one. See `bind`."""
+    """A mapping with ``_target_``, with the defaults of all parameters that it leaves out."""
     bound = bind_config(config, *kinds)
-    if bound is None or not config:
-        return None
-    return {"_target_": config["_target_"], **bound.keywords}
+    return {"_target_": config["_target_"], **bound.keywords} if bound and config else None
 
 
 def named_steps(config: Named) -> dict[str, Mapping[str, Any]]:
-    """Functions by names of their own, in order, from one mapping with ``_target_`` or from
-    several; those that are null are left out."""
+    """The functions of one mapping with ``_target_``, or of several mappings by name, in order.
+    Steps that are null are left out."""
     if not isinstance(config, Mapping) or "_target_" in config:
         config = {"": config}
     return {name: step for name, step in config.items() if step}
 
 
 def bind_steps(config: Named, *kinds: Kind) -> list[partial[Any]]:
-    """The functions of `named_steps`, bound."""
+    """`bind_config` each of `named_steps`."""
     steps = [bind_config(step, *kinds) for step in named_steps(config).values()]
     return [step for step in steps if step is not None]
 
 
 def overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` with other values; two mappings are merged, anything else is replaced, and so is
-    a mapping whose ``_target_`` changes: one function's parameters are not another's."""
+    """``config`` with other values. Mappings are merged, other values are replaced.
+
+    A mapping with another ``_target_`` is replaced too: another function has other parameters.
+    """
     result = dict(config)
     for key, value in overrides.items():
         old = result.get(key)
@@ -410,7 +404,7 @@ def overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[
 
 
 def target_modules(config: Mapping[str, Any] | None) -> list[str]:
-    """Modules of all functions that a configuration names, however deep."""
+    """The modules of all functions that a configuration names, at any depth."""
     modules: list[str] = []
     for key, value in (config or {}).items():
         if key == "_target_":

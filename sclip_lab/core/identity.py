@@ -1,13 +1,12 @@
 """Digests of values, modules and functions: what a cell's key is made of.
 
 Code is compared as a syntax tree, without comments, docstrings, layout, texts of messages and
-branches for the type checker: a changed formula is a new cell, a reworded error is not. The digest
-is the same under every Python version that reads the code alike.
+branches for the type checker. So a changed formula makes a new cell, and a reworded error does not.
+The digest is the same under all Python versions that parse the code alike.
 
-A module counts with all that it imports of this package and, where it is a user's, of the user's
-own modules. A function counts with its defaults, what it closes over, the functions and values of
-its own module that it uses, and the other modules that it uses, as above. So a measure, or a
-function that a notebook hands over, is known by its code.
+The digest of a module includes the modules of this package that it imports, and for a user's module
+the user's own modules. The digest of a function includes its defaults, the variables that it closes
+over, the functions and values of its module that it uses, and the other modules that it uses.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import logging
 import re
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache, cached_property, partial
@@ -34,7 +33,7 @@ from typing import Any
 
 from sclip_lab.core.errors import LabError
 
-# Everything between a photo and its confusion counts that is not named in a yaml.
+# The code between a photo and its confusion counts that no yaml names.
 CORE = (
     "sclip_lab.evaluation.loop",
     "sclip_lab.network.backbone",
@@ -44,7 +43,7 @@ CORE = (
     "sclip_lab.segmentation.photos",
     "sclip_lab.segmentation.prompts",
 )
-# What those import, and what finds, names, keeps or shows numbers without making any.
+# Modules that find, name, keep or show numbers without computing any. They are in no digest.
 PACKAGE = __name__.partition(".")[0]
 OUTSIDE = (
     PACKAGE,
@@ -52,8 +51,8 @@ OUTSIDE = (
     f"{PACKAGE}.data.digests",
     f"{PACKAGE}.evaluation.spec",
 )
-COUNTED = (f"{PACKAGE}.results.table.metrics",)
-# Calls whose text a person reads: loggers' and warnings' methods, and errors that are returned.
+COUNTED = (f"{PACKAGE}.results.table.metrics",)  # but for this one, which computes counts
+# Calls whose texts are messages: of loggers, warnings, and errors that are returned.
 MESSAGES = ("LabError", "unknown", "print", "warn", "debug", "info", "warning", "error")
 _INSTALLED = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")}
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), Enum, Path, re.Pattern)
@@ -62,7 +61,7 @@ _known_functions: dict[str, Callable[..., Any]] = {}
 
 
 def plain(value: Any) -> Any:
-    """Containers as dict and list, so that equal configurations have equal JSON."""
+    """Mappings as dict and sequences as list, so that equal configurations have equal JSON."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -76,18 +75,18 @@ def digest(value: Any) -> str:
 
 
 def of_code(modules: Iterable[str] = ()) -> str:
-    """sha256 of the code that a cell's numbers come out of: the core, and the modules that its
-    configuration names. See `of_modules`."""
+    """sha256 of the code that computes a cell: `CORE`, and the modules that its yaml names."""
     return of_modules([*CORE, *modules])
 
 
 def of_modules(modules: Iterable[str]) -> str:
-    """sha256 of the code of modules, given by dotted name, and of what they import and counts."""
+    """sha256 of the code of modules (dotted names) and of the modules that they import."""
     return digest([f"{module} {_module(module)[0]}" for module in reached(modules)])
 
 
 def reached(modules: Iterable[str]) -> list[str]:
-    """These modules and those that they import and that count, directly or not."""
+    """These modules and those that they import, directly or not, if their code can change a
+    number."""
     names, waiting = set[str](), list(modules)
     while waiting:
         module = waiting.pop()
@@ -98,10 +97,10 @@ def reached(modules: Iterable[str]) -> list[str]:
 
 
 def of_function(function: Callable[..., Any]) -> str:
-    """sha256 of all that decides what a function computes.
+    """sha256 of the code and values that decide what a function computes.
 
     Raises:
-        LabError: it uses a value that no digest can be made of.
+        LabError: the function uses a value that has no digest.
     """
     parts = _Parts()
     parts.add_value(function, "the function", None)
@@ -109,11 +108,12 @@ def of_function(function: Callable[..., Any]) -> str:
 
 
 def described(value: Any) -> Any:
-    """A function as a yaml would name it: ``_target_``, and the keywords of a partial. Within a
-    mapping likewise; any other value stays as it is.
+    """A function as a yaml would name it: a mapping of ``_target_`` and a partial's keywords.
+
+    Functions within a mapping are described too. Any other value is returned as it is.
 
     Raises:
-        LabError: a partial with positional arguments, or code that no digest can be made of.
+        LabError: a partial with positional arguments, or a function that has no digest.
     """
     if isinstance(value, Mapping):
         return {key: described(item) for key, item in value.items()}
@@ -129,8 +129,10 @@ def described(value: Any) -> Any:
 
 
 def remembered(function: Callable[..., Any]) -> str:
-    """The name of a function of a script or notebook, such as ``__main__.my_weights#<digest>``:
-    with other code it is another one. `recalled` finds it by that name."""
+    """A name for a function of a script or notebook, such as ``__main__.my_weights#<digest>``.
+
+    `recalled` finds the function by that name. A function with other code gets another name.
+    """
     if not isinstance(function, FunctionType):
         raise LabError(f"{function!r} is no plain function; wrap it in one")
     name = f"{function.__module__}.{function.__qualname__}"
@@ -141,10 +143,10 @@ def remembered(function: Callable[..., Any]) -> str:
 
 
 def recalled(target: str) -> Callable[..., Any]:
-    """The function that `remembered` gave this name to.
+    """The function to which `remembered` gave this name.
 
     Raises:
-        LabError: it belongs to another process.
+        LabError: this process has not defined the function.
     """
     if target not in _known_functions:
         raise LabError(f"_target_ {target}: a function of another session; define it again")
@@ -152,11 +154,11 @@ def recalled(target: str) -> Callable[..., Any]:
 
 
 class _Parts:
-    """What a function is made of, gathered from it and from all that it uses.
+    """The parts of a function's digest.
 
     Attributes:
-        texts: code and values of its own module, in a fixed order.
-        modules: the others that it uses and that count.
+        texts: code and values of the function's own module, in a fixed order.
+        modules: the other modules that the function uses and whose code can change a number.
     """
 
     def __init__(self) -> None:
@@ -165,20 +167,21 @@ class _Parts:
         self._seen: set[int] = set()
 
     def add_value(self, value: Any, where: str, user: FunctionType | None) -> None:
-        """Add a value, a function or class with its code.
+        """Add a value; of a function or class, its code.
 
         Args:
             value: any.
-            where: what uses it, for the error.
-            user: the function that uses it; None: it is where the digest begins.
+            where: which name of which function holds the value, for the error.
+            user: the function that uses the value; None for the function of the digest itself.
         """
         if isinstance(value, FunctionType):
-            # A library's wrapper (torch.no_grad, a shape checker) says nothing of its own.
+            # The wrapper of a library (torch.no_grad, a shape checker) is not the user's code.
             while hasattr(value, "__wrapped__") and _installed(value.__code__.co_filename):
                 value = value.__wrapped__
-        if isinstance(value, FunctionType) and _at_home(value, user):
+        at_home = user is None or getattr(value, "__module__", None) == user.__module__
+        if isinstance(value, FunctionType) and at_home:
             self._add_function(value)
-        elif isinstance(value, type) and _at_home(value, user):
+        elif isinstance(value, type) and at_home:
             self._add_class(value, where, user)
         elif isinstance(value, partial):
             for part in (value.func, value.args, value.keywords):
@@ -258,11 +261,6 @@ class _Parts:
         self.texts.append(f"{array.shape} {array.dtype} {content}")
 
 
-def _at_home(value: FunctionType | type, user: FunctionType | None) -> bool:
-    """Whether a function or class is of the module of what uses it."""
-    return user is None or value.__module__ == user.__module__
-
-
 def _globals(function: FunctionType) -> dict[str, Any]:
     """Global names that a function and those defined in it use; builtins are left out."""
     names = {name for code in _codes(function.__code__) for name in code.co_names}
@@ -331,18 +329,17 @@ def _read_module(name: str) -> tuple[str, tuple[str, ...]]:
     path = _source(name)
     if path is None:
         return "no source", ()
-    tree = ast.parse(_text(path))
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     imported = {other for node in ast.walk(tree) for other in _imports(node, name)}
     return _of_tree(tree), tuple(sorted(other for other in imported if _counts(other, name)))
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
 def _counts(module: str, user: str) -> bool:
-    """Whether the code of a module that ``user`` imports can change a number: one of this package
-    that makes numbers, of the user's own package, or not installed as a library is."""
+    """Whether the code of a module that ``user`` imports can change a number.
+
+    So can modules of this package that compute numbers, and modules of the user's: those in the
+    same package as ``user``, and those that are not installed like a library.
+    """
     package = module.split(".")[0]
     if package != PACKAGE:
         return _is_users(package, user.split(".")[0])
@@ -374,13 +371,12 @@ def _imports(node: ast.AST, module: str) -> list[str]:
     package = source.split(".")[0]
     if package != PACKAGE and not _is_users(package, module.split(".")[0]):
         return []
-    # A module that is named itself does not run through the package that it lies in.
-    names = [f"{source}.{alias.name}" for alias in node.names]
+    names = [f"{source}.{alias.name}" for alias in node.names]  # modules, or what a module defines
     return [name if _source(name) else source for name in names]
 
 
 def _source(module: str) -> Path | None:
-    """A module's file, without importing anything; None for other names."""
+    """A module's source file, found without importing it; None if there is none."""
     name, *below = module.split(".")
     try:
         spec = importlib.util.find_spec(name)
@@ -396,35 +392,39 @@ def _source(module: str) -> Path | None:
 
 
 def _of_tree(tree: ast.AST) -> str:
-    return hashlib.sha256("".join(_dump(tree)).encode()).hexdigest()
+    texts: list[str] = []
+    _dump(tree, texts)
+    return hashlib.sha256("".join(texts).encode()).hexdigest()
 
 
-def _dump(node: Any, message: bool = False) -> Iterator[str]:
-    """A syntax tree as text, without docstrings, messages and cosmetic fields. Empty fields are
-    left out, so that Python versions agree until a new field is used."""
+def _dump(node: Any, texts: list[str], message: bool = False) -> None:
+    """Add a syntax tree to ``texts``, without docstrings, messages and cosmetic fields.
+
+    Empty fields are left out, so that Python versions agree until a new field is used.
+    """
     if isinstance(node, ast.AST):
-        if _for_the_type_checker(node):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
             return
         message = message or isinstance(node, ast.Raise) or _is_message(node)
-        yield f"{type(node).__name__}("
+        texts.append(f"{type(node).__name__}(")
         for name in sorted(node._fields):
             value = getattr(node, name, None)
             if name == "body" and isinstance(value, list):
                 value = [child for child in value if not _is_text(child)]
             if value not in (None, []) and name not in ("ctx", "kind", "type_comment"):
-                yield f"{name}="
-                yield from _dump(value, message)
-        yield ")"
+                texts.append(f"{name}=")
+                _dump(value, texts, message)
+        texts.append(")")
     elif isinstance(node, list):
         for child in node:
-            yield from _dump(child, message)
-            yield ","
+            _dump(child, texts, message)
+            texts.append(",")
     elif not (message and isinstance(node, str)):
-        yield f"{type(node).__name__}:{node!r}"
+        texts.append(f"{type(node).__name__}:{node!r}")
 
 
 def _is_text(node: Any) -> bool:
-    """A statement that is a text alone, such as a docstring."""
+    """Whether a statement is only a text, such as a docstring."""
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)
@@ -438,7 +438,3 @@ def _is_message(node: ast.AST) -> bool:
     called = node.func
     name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
     return name in MESSAGES
-
-
-def _for_the_type_checker(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"

@@ -1,7 +1,7 @@
-"""Shapes by name, for annotations. The tests check them at every call; see tests/shapes.py.
+"""Named shapes for annotations. In tests they are checked at each call, see tests/shapes.py.
 
-Axes of one name have one size within a call. ``#`` marks an axis that may also be 1 and is then
-broadcast.
+Within a call all axes of one name have the same size. An axis marked with ``#`` may also have size
+1, and is then broadcast.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Signals that end a run: raised like Ctrl-C, so that what is finished is written on the way out.
+"""Signals that end a run raise an error, as Ctrl-C does, so that finished results are written.
 
-SIGTERM and SIGHUP are how Slurm, a closed shell and a machine that goes down end a process; by
-default both kill it without a word.
+Slurm, a closing shell and a machine that shuts down send SIGTERM or SIGHUP. By default both kill a
+process at once.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# A terminal and a parent process may both pass the same signal on: within so many seconds two
+# A terminal and a parent process may both pass on one signal: two signals within so many seconds
 # count as one.
 TOGETHER_SECONDS = 1.0
 
-_received: tuple[int, float] | None = None  # signal, and when
+_received: tuple[int, float] | None = None  # the first signal and its time
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked for the end.
+    """A signal ended the run.
 
     Attributes:
-        signum: which.
+        signum: the signal's number.
     """
 
     def __init__(self, signum: int) -> None:
@@ -43,13 +43,13 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def raised(*, always: bool = False) -> Iterator[None]:
-    """Within it, SIGINT, SIGTERM and SIGHUP raise `Interrupted`; a second one ends at once.
+    """In this context SIGINT, SIGTERM and SIGHUP raise `Interrupted`; a second one kills.
 
-    Does nothing outside of the main thread. An ignored signal stays ignored (nohup).
+    Outside of the main thread nothing changes. A signal that is ignored (nohup) stays ignored.
 
     Args:
-        always: replace handlers of others too. Otherwise only the default ones are replaced, so
-            that those of a notebook or a server stay.
+        always: replace every handler. Otherwise only Python's default handlers are replaced, and
+            those of a notebook or a server stay.
     """
     global _received
     if threading.current_thread() is not threading.main_thread():
@@ -71,32 +71,32 @@ def raised(*, always: bool = False) -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise a signal again that a callback has swallowed."""
+    """Raise `Interrupted` again if a callback caught it and went on."""
     if _received is not None:
         raise Interrupted(_received[0])
 
 
 @contextmanager
 def one_line(advice: str = "") -> Iterator[None]:
-    """Of a command line: a signal ends the process in one line on stderr, with exit code
-    128 + the signal's number.
+    """In this context a signal ends the process with one line on stderr.
+
+    The exit code is 128 + the signal's number.
 
     Args:
-        advice: what to do next, behind the signal's name.
+        advice: what the user can do next; it follows the signal's name.
     """
     try:
         with raised(always=True):
             yield
     except KeyboardInterrupt as stop:
-        ended = stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT)
-        # A progress bar has left its line open.
-        lead = "\n" if sys.stderr.isatty() else ""
-        print(f"{lead}{ended}{f'; {advice}' if advice else ''}", file=sys.stderr)
+        interrupted = stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT)
+        lead = "\n" if sys.stderr.isatty() else ""  # a progress bar has left its line open
+        print(f"{lead}{interrupted}{f'; {advice}' if advice else ''}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         logging.shutdown()
-        # With torch loaded the interpreter's own end takes seconds, which Slurm may not give.
-        os._exit(ended.code)
+        # With torch loaded Python takes seconds to end, and Slurm may kill it meanwhile.
+        os._exit(interrupted.code)
 
 
 def _handle(signum: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Where the seconds went."""
+"""How many seconds each stage of an evaluation takes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-ONCE = ("text",)  # stages that do not grow with the images
+ONCE = ("text",)  # stages whose time does not grow with the number of images
 
 
 @dataclass
 class Timings:
-    """Wall-clock seconds by stage, and the images they were spent on.
+    """Wall-clock seconds by stage.
 
     Attributes:
-        cells, stored: how many were asked for, and how many of these needed no image.
-        synchronise: called around every stage: `torch.cuda.synchronize` where a GPU works on after
-            a call has returned, so that its time counts for the stage that asked for it.
+        seconds: stage -> seconds.
+        images: how many images were evaluated.
+        cells: how many cells were requested.
+        stored: how many of them were complete in the store.
+        synchronise: called around each stage. On a GPU it is `torch.cuda.synchronize`: a call
+            returns before the GPU has finished, and the time belongs to the stage of the call.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -35,14 +38,14 @@ class Timings:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
     def report(self) -> str:
-        """One line: images, milliseconds per image with the shares of the four largest stages, what
-        was done once, and how many cells were in the store already."""
+        """One line: images, milliseconds per image with the shares of the four longest stages,
+        seconds of stages that run once, and how many cells were in the store already."""
         if not self.images:
             return "nothing was computed: all cells were in the store"
-        each = {stage: s for stage, s in self.seconds.items() if stage not in ONCE}
-        total = sum(each.values())
-        largest = sorted(each.items(), key=lambda item: -item[1])[:4]
-        shares = ", ".join(f"{stage} {100 * s / max(total, 1e-9):.0f} %" for stage, s in largest)
+        per_image = {stage: s for stage, s in self.seconds.items() if stage not in ONCE}
+        total = sum(per_image.values())
+        longest = sorted(per_image.items(), key=lambda item: -item[1])[:4]
+        shares = ", ".join(f"{stage} {100 * s / max(total, 1e-9):.0f} %" for stage, s in longest)
         line = f"{self.images} images, {1000 * total / self.images:.0f} ms each: {shares}"
         once = [f"{stage} {self.seconds[stage]:.1f} s" for stage in ONCE if stage in self.seconds]
         line += f"; once: {', '.join(once)}" if once else ""
@@ -51,6 +54,6 @@ class Timings:
         return line
 
     def table(self) -> str:
-        """Milliseconds per image and stage, in the order in which stages first came."""
+        """Milliseconds per image of each stage, in the order in which the stages first ran."""
         images = max(self.images, 1)
         return "\n".join(f"  {n:<36}{1000 * s / images:9.1f} ms" for n, s in self.seconds.items())

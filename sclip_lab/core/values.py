@@ -1,7 +1,7 @@
-"""Values from yaml and command lines, checked against what a function's annotations say.
+"""Check values from yaml and command lines against the annotations of functions.
 
-One place for type and finiteness, so that no function has to. What a number means, and so its
-range, only the function knows; `within` says it in the same words.
+Types and finiteness are checked here, so that functions need not. The range of a number is known to
+its function alone, which calls `within`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ LARGEST_SEED = 2**63 - 1  # of torch's generators
 
 
 def check(key: str, value: Any, annotation: Any) -> None:
-    """Refuse a value of another type than an annotation's, and numbers that are not finite.
+    """Refuse a value whose type does not fit an annotation, and numbers that are not finite.
 
     >>> check("logit_scale", float("nan"), float)
     Traceback (most recent call last):
     sclip_lab.core.errors.LabError: logit_scale: nan must be a finite number
 
     Args:
-        key: what the user calls it.
-        value: from yaml: None, bool, int, float, str, list, tuple or mapping.
-        annotation: a type of these, a union of such, Sequence, Mapping or Literal; any other class
-            is compared by isinstance, and any other annotation allows all finite values.
+        key: the value's name, as the user writes it.
+        value: None, bool, int, float, str, list, tuple or mapping.
+        annotation: one of these types, a union of them, Sequence, Mapping or Literal. A value of
+            another class must be its instance. Any other annotation allows all finite values.
 
     Raises:
         LabError: naming key, value and what would be right.
@@ -51,10 +51,10 @@ def check(key: str, value: Any, annotation: Any) -> None:
 def check_arguments(
     function: Callable[..., Any], values: Mapping[str, Any], prefix: str = ""
 ) -> None:
-    """`check` for every value that a function's parameter of this name is annotated for.
+    """`check` each value against the annotation of the function's parameter of that name.
 
     Raises:
-        LabError: naming the first one that is wrong, ``prefix`` before its name.
+        LabError: for the first wrong value, with ``prefix`` before its name.
     """
     hints, parameters = _hints(function), inspect.signature(function).parameters
     for name, value in values.items():
@@ -73,7 +73,13 @@ def within(
     above: bool = False,
     below: bool = False,
 ) -> None:
-    """Refuse a number outside of low .. high; ``above`` and ``below`` leave an end out.
+    """Refuse a number outside of low .. high.
+
+    Args:
+        key: the value's name, as the user writes it.
+        value: the number; NaN is refused.
+        low, high: the smallest and largest allowed number.
+        above, below: ``low`` itself, ``high`` itself is refused too.
 
     Raises:
         LabError: naming key, value and range.
@@ -90,7 +96,7 @@ def within(
 
 
 def shown(value: Any) -> str:
-    """A value in one line of bounded length."""
+    """A value in one line of at most 80 signs."""
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
@@ -135,7 +141,7 @@ def _fits_sequence(value: Any, kind: type, arguments: tuple[Any, ...]) -> bool:
 
 
 def _not_finite(value: Any, key: str) -> Iterator[tuple[str, float]]:
-    """The numbers in a value that are not finite, with the keys that lead to them."""
+    """The numbers in a value that are not finite, each with its dotted key."""
     if isinstance(value, float) and not math.isfinite(value):
         yield key, value
     elif isinstance(value, Mapping | list | tuple):

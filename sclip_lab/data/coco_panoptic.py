@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from sclip_lab.core.errors import LabError, about
+from sclip_lab.core.progress import Bar
 from sclip_lab.data.decode import json_content, read_image
 from sclip_lab.data.paths import below
 
@@ -67,7 +67,7 @@ def convert(annotations: Path, segment_folder: Path, mask_folder: Path) -> list[
         categories, entries = content["categories"], content["annotations"]
     classes = class_ids(categories)
     mask_folder.mkdir(parents=True, exist_ok=True)
-    for entry in tqdm(entries, desc="panoptic masks", unit="mask", delay=2, leave=False):
+    for entry in Bar(entries, desc="panoptic masks", unit="mask", delay=2, leave=False):
         source = below(segment_folder, entry["file_name"], annotations)
         target = below(mask_folder, entry["file_name"], annotations).with_suffix(".png")
         with about(source):

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.progress import Bar
 from sclip_lab.data.decode import read_text
 from sclip_lab.data.paths import below
 
@@ -136,7 +136,7 @@ def for_each(function: Callable[[Any], None], items: Sequence[Any], title: str) 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         done = pool.map(function, items)
         try:
-            for _ in tqdm(done, total=len(items), desc=title, unit="mask", delay=1):
+            for _ in Bar(done, total=len(items), desc=title, unit="mask", delay=1):
                 pass
         except BaseException:
             pool.shutdown(cancel_futures=True)

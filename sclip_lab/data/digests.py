@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tqdm import tqdm
-
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.progress import Bar
 from sclip_lab.data.decode import bounded_file, missing_reason, read_bytes, regular_file
 
 CACHE_VARIABLE = "SCLIP_LAB_CACHE"
@@ -63,7 +62,7 @@ def file_digests(paths: Sequence[Path], title: str = "hashing", bounded: bool = 
         cache = {}
     digests = []
     changed = False
-    for path in tqdm(paths, desc=title, unit="file", delay=1, leave=False):
+    for path in Bar(paths, desc=title, unit="file", delay=1, leave=False):
         place = os.path.abspath(path)
         stamp = proof(place)
         entry = cache.get(place)

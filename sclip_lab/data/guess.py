@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.progress import Bar
 from sclip_lab.data.annotations import is_annotation
 from sclip_lab.data.base import build
 from sclip_lab.data.decode import LARGEST_JSON
@@ -168,7 +168,7 @@ def _pairs(root: Path, files: Sequence[str], photos: Sequence[str]) -> Guess:
         result.choose_split(splits)
     split = result.keys.get("split")
     in_split = [f for f in masks if split is None or split in f.split("/")]
-    progress = tqdm(in_split, "reading masks", unit="mask", delay=1, leave=False)
+    progress = Bar(in_split, "reading masks", unit="mask", delay=1, leave=False)
     contents = ((mask, (root / mask).read_bytes()) for mask in progress)
     lists = split_lists(root, files, pictures) if split is None else []
     if lists:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm import tqdm
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.progress import Bar
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.data.census import Census
 from sclip_lab.data.file_dataset import FileDataset
@@ -61,7 +61,7 @@ def verify(data: Dataset, faults: Sequence[str] = (), pictures: int = 0) -> Repo
         report.problems += [f"mask without photo: {mask}" for mask in data.masks_without_photo()]
     spread = np.linspace(0, len(data) - 1, min(pictures, len(data))).round()
     pictured = set(spread.astype(int).tolist())
-    for index in tqdm(range(len(data)), desc=f"reading {data.name}", unit="sample", delay=1):
+    for index in Bar(range(len(data)), desc=f"reading {data.name}", unit="sample", delay=1):
         try:
             sample = data[index]
         except LabError as error:

@@ -22,8 +22,7 @@ def auroc(scores: Tensor, positive: Tensor) -> Tensor:
     Returns:
         float64 scalar in 0 .. 1; NaN without a positive or without a negative.
     """
-    if scores.shape != positive.shape or scores.ndim != 1:
-        raise LabError(f"scores {tuple(scores.shape)} and labels {tuple(positive.shape)}")
+    _check(scores, positive)
     return area(scores[positive], scores[~positive])
 
 
@@ -80,14 +79,13 @@ def average_precision(scores: Tensor, positive: Tensor) -> Tensor:
     """
     from sklearn.metrics import average_precision_score  # takes a third of a second
 
-    values, answers = _arrays(scores, positive)
-    if not answers.any() or answers.all():
-        return scores.new_tensor(torch.nan, dtype=torch.float64)
-    area = average_precision_score(answers, values)
+    _check(scores, positive)
+    answers = positive.cpu().numpy()
+    one_sided = not answers.any() or answers.all()
+    area = torch.nan if one_sided else average_precision_score(answers, scores.float().cpu())
     return scores.new_tensor(area, dtype=torch.float64)
 
 
-def _arrays(scores: Tensor, positive: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _check(scores: Tensor, positive: Tensor) -> None:
     if scores.shape != positive.shape or scores.ndim != 1:
         raise LabError(f"scores {tuple(scores.shape)} and labels {tuple(positive.shape)}")
-    return scores.float().cpu().numpy(), positive.cpu().numpy()

@@ -39,8 +39,8 @@ def boundary_iou(
 
 
 def band(region: npt.NDArray[np.bool_], distance: int) -> npt.NDArray[np.bool_]:
-    """Pixels of a region that ``distance`` erosions by 3 x 3 take away; outside the photo is not
-    the region."""
+    """Pixels of a region within ``distance`` of its border. What lies outside the photo does not
+    belong to the region."""
     padded = np.pad(region.astype(np.uint8), 1)
     eroded = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=distance)
     return region & (eroded[1:-1, 1:-1] == 0)

@@ -29,30 +29,30 @@ NO_OTHER = "windows of one class, attention to self alone"
 
 
 def _of_weights(function: Callable[[Tensor], Tensor]) -> Callable[[Observation], Tensor]:
-    return lambda seen: function(seen.weights).mean(-1)
+    return lambda windows: function(windows.weights).mean(-1)
 
 
 def _by_head(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Observation], Tensor]:
     return lambda weights, _: function(weights)
 
 
-def _distance(weights: Tensor, seen: Observation) -> Tensor:
-    return attention.mean_attention_distance(weights, seen.grid, seen.patch_size)
+def _distance(weights: Tensor, windows: Observation) -> Tensor:
+    return attention.mean_attention_distance(weights, windows.grid, windows.patch_size)
 
 
-def _mass_by_head(weights: Tensor, seen: Observation) -> Tensor:
+def _mass_by_head(weights: Tensor, windows: Observation) -> Tensor:
     batch, heads = weights.shape[:2]
-    repeated = seen.flat_labels.repeat_interleave(heads, dim=0)
+    repeated = windows.flat_labels.repeat_interleave(heads, dim=0)
     return same_class.inter_class_mass(weights.flatten(0, 1), repeated).view(batch, heads)
 
 
-def _layers(seen: Observation) -> Layers:
-    assert seen.layers is not None
-    return seen.layers
+def _layers(windows: Observation) -> Layers:
+    assert windows.layers is not None
+    return windows.layers
 
 
-def _stream(seen: Observation) -> Tensor:
-    layers = _layers(seen)
+def _stream(windows: Observation) -> Tensor:
+    layers = _layers(windows)
     return layers.patches(layers.stream)
 
 
@@ -77,10 +77,10 @@ def _residual_ratio(layers: Layers, layer: int, _: Observation) -> Tensor | None
     )
 
 
-def _last_residual_ratio(seen: Observation) -> Tensor:
-    ratio = _residual_ratio(_layers(seen), _layers(seen).last, seen)
+def _last_residual_ratio(windows: Observation) -> Tensor:
+    ratio = _residual_ratio(_layers(windows), _layers(windows).last, windows)
     if ratio is None:  # weights among patches alone
-        return torch.full((len(seen.patches),), torch.nan, device=seen.patches.device)
+        return torch.full((len(windows.patches),), torch.nan, device=windows.patches.device)
     return ratio
 
 
@@ -88,35 +88,34 @@ def _cka(layers: Layers, tokens: Tensor) -> Tensor:
     return features.linear_cka(layers.patches(tokens), layers.patches(layers.stream))
 
 
-def _classes(seen: Observation) -> Tensor:
-    assert seen.similarity is not None
-    return seen.similarity.flatten(1, 2)
+def _classes(windows: Observation) -> Tensor:
+    assert windows.similarity is not None
+    return windows.similarity.flatten(1, 2)
 
 
 def _localised(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Observation], Tensor]:
-    return lambda seen: function(_classes(seen), seen.flat_labels)
+    return lambda windows: function(_classes(windows), windows.flat_labels)
 
 
-def _moved(name: str) -> Callable[[Observation], Tensor]:
-    return lambda seen: getattr(
-        shift.compare(seen.patches.float(), _moved_features(seen).float()), name
-    )
+def _moved(position: int) -> Callable[[Observation], Tensor]:
+    """One of the two cosines of `shift.compare`."""
 
+    def cosine(windows: Observation) -> Tensor:
+        layers = _layers(windows)
+        if "moved" not in layers.memo:
+            layers.memo["moved"] = layers.moved_features().float()
+        return shift.compare(windows.patches.float(), layers.memo["moved"])[position]
 
-def _moved_features(seen: Observation) -> Tensor:
-    layers = _layers(seen)
-    if "moved" not in layers.memo:
-        layers.memo["moved"] = layers.moved_features()
-    return layers.memo["moved"]
+    return cosine
 
 
 def _of_scene(function: Callable[[Scene, int], float]) -> Callable[[Observation], Tensor]:
     """The photo's number for each of its windows."""
 
-    def of_windows(seen: Observation) -> Tensor:
-        assert seen.scene is not None
-        value = function(seen.scene, seen.patch_size)
-        return torch.full((len(seen.patches),), value, device=seen.patches.device)
+    def of_windows(windows: Observation) -> Tensor:
+        assert windows.scene is not None
+        value = function(windows.scene, windows.patch_size)
+        return torch.full((len(windows.patches),), value, device=windows.patches.device)
 
     return of_windows
 
@@ -136,7 +135,7 @@ MEASURES: dict[str, Measure] = {
         of_weights=_by_head(attention.attention_entropy),
     ),
     "mean_attention_distance": Measure(
-        lambda seen: _distance(seen.weights, seen).mean(-1),
+        lambda windows: _distance(windows.weights, windows).mean(-1),
         "distance attended over, in pixels of the network's input; high: global",
         high=None,
         needs=ATTENTION,
@@ -164,7 +163,7 @@ MEASURES: dict[str, Measure] = {
         of_weights=_by_head(attention.self_argmax_rate),
     ),
     "inter_class_mass": Measure(
-        lambda seen: same_class.inter_class_mass(seen.mean_weights, seen.flat_labels),
+        lambda windows: same_class.inter_class_mass(windows.mean_weights, windows.flat_labels),
         "attention that goes to other classes",
         needs=ATTENTION,
         source="after arXiv 2411.10086",
@@ -173,20 +172,22 @@ MEASURES: dict[str, Measure] = {
         of_weights=_mass_by_head,
     ),
     "inter_class_share": Measure(
-        lambda seen: same_class.inter_class_share(seen.flat_labels),
+        lambda windows: same_class.inter_class_share(windows.flat_labels),
         "inter_class_mass of uniform attention, the control",
         undefined=ONE_CLASS,
         is_control=True,
     ),
     "inter_class_mass_relative": Measure(
-        lambda seen: same_class.relative_mass(seen.mean_weights, seen.flat_labels),
+        lambda windows: same_class.relative_mass(windows.mean_weights, windows.flat_labels),
         "attention between patches that goes to other classes, over their share; 1: as uniform",
         high=None,
         needs=ATTENTION,
         undefined=NO_OTHER,
     ),
     "inter_class_mass_matched": Measure(
-        lambda seen: same_class.matched_mass(seen.mean_weights, seen.flat_labels, seen.grid),
+        lambda windows: same_class.matched_mass(
+            windows.mean_weights, windows.flat_labels, windows.grid
+        ),
         "the same over that of a blind map with the same distances; 1: content does not count",
         high=None,
         needs=ATTENTION,
@@ -194,7 +195,7 @@ MEASURES: dict[str, Measure] = {
         undefined=NO_OTHER,
     ),
     "attention_same_class_auroc": Measure(
-        lambda seen: same_class.same_class_auroc(seen.mean_weights, seen.flat_labels),
+        lambda windows: same_class.same_class_auroc(windows.mean_weights, windows.flat_labels),
         "ROC area of attention telling pairs of one class; 0.5 by chance",
         needs=ATTENTION,
         better="high",
@@ -202,14 +203,16 @@ MEASURES: dict[str, Measure] = {
         undefined=ONE_CLASS,
     ),
     "attention_same_class_auroc_matched": Measure(
-        lambda seen: same_class.matched_auroc(seen.mean_weights, seen.flat_labels, seen.grid),
+        lambda windows: same_class.matched_auroc(
+            windows.mean_weights, windows.flat_labels, windows.grid
+        ),
         "the same among pairs of equal distance; 0.5 by chance and for maps blind to content",
         needs=ATTENTION,
         better="high",
         undefined=ONE_CLASS,
     ),
     "attention_same_class_ap": Measure(
-        lambda seen: same_class.same_class_ap(seen.mean_weights, seen.flat_labels),
+        lambda windows: same_class.same_class_ap(windows.mean_weights, windows.flat_labels),
         "average precision of the same; same_class_share by chance",
         needs=ATTENTION,
         better="high",
@@ -218,20 +221,26 @@ MEASURES: dict[str, Measure] = {
         control="same_class_share",
     ),
     "feature_same_class_auroc": Measure(
-        lambda seen: same_class.same_class_auroc(seen.cosines, seen.flat_labels, symmetric=True),
+        lambda windows: same_class.same_class_auroc(
+            windows.cosines, windows.flat_labels, symmetric=True
+        ),
         "ROC area of feature cosines telling pairs of one class; 0.5 by chance",
         better="high",
         source="after arXiv 2203.08414",
         undefined=ONE_CLASS,
     ),
     "feature_same_class_auroc_matched": Measure(
-        lambda seen: same_class.matched_auroc(seen.cosines, seen.flat_labels, seen.grid),
+        lambda windows: same_class.matched_auroc(
+            windows.cosines, windows.flat_labels, windows.grid
+        ),
         "the same among pairs of equal distance; 0.5 by chance",
         better="high",
         undefined=ONE_CLASS,
     ),
     "feature_same_class_ap": Measure(
-        lambda seen: same_class.same_class_ap(seen.cosines, seen.flat_labels, symmetric=True),
+        lambda windows: same_class.same_class_ap(
+            windows.cosines, windows.flat_labels, symmetric=True
+        ),
         "average precision of the same; same_class_share by chance",
         better="high",
         source="after arXiv 2203.08414",
@@ -239,20 +248,20 @@ MEASURES: dict[str, Measure] = {
         control="same_class_share",
     ),
     "same_class_share": Measure(
-        lambda seen: same_class.same_class_share(seen.flat_labels),
+        lambda windows: same_class.same_class_share(windows.flat_labels),
         "share of pairs of one class, the average precision of chance",
         undefined=ONE_CLASS,
         is_control=True,
     ),
     "class_similarity": Measure(
-        lambda seen: features.class_similarity(seen.features, seen.class_embedding),
+        lambda windows: features.class_similarity(windows.features, windows.class_embedding),
         "cosine of patch and class embeddings; high: patches say what the window says",
         low=-1.0,
         better="low",
         source="after arXiv 2407.08268",
     ),
     "class_token_similarity": Measure(
-        lambda seen: _to_class_token(_layers(seen), _layers(seen).stream),
+        lambda windows: _to_class_token(_layers(windows), _layers(windows).stream),
         "cosine of patch tokens and the class token in the stream that is read out",
         low=-1.0,
         needs=LAYERS,
@@ -261,14 +270,14 @@ MEASURES: dict[str, Measure] = {
         of_tokens=lambda layers, layer: _to_class_token(layers, layers.tokens(layer)),
     ),
     "feature_invariance": Measure(
-        lambda seen: features.feature_invariance(seen.features),
+        lambda windows: features.feature_invariance(windows.features),
         "cosine of two patches' embeddings; 1: the window has one feature",
         low=-1.0,
         undefined=ONE_PATCH,
         of_tokens=_of_tokens(features.feature_invariance),
     ),
     "effective_rank": Measure(
-        lambda seen: features.effective_rank(seen.features),
+        lambda windows: features.effective_rank(windows.features),
         "directions that a window's features use, 1 .. min(patches, dim); of a layer, its tokens",
         low=1.0,
         high=None,
@@ -276,21 +285,21 @@ MEASURES: dict[str, Measure] = {
         of_tokens=_of_tokens(features.effective_rank),
     ),
     "rank_one_residual": Measure(
-        lambda seen: features.rank_one_residual(seen.patches.flatten(1, 2)),
+        lambda windows: features.rank_one_residual(windows.patches.flatten(1, 2)),
         "how far features are from all being one; 0: collapsed",
         high=None,
         source="arXiv 2103.03404",
         of_tokens=_of_tokens(features.rank_one_residual),
     ),
     "outlier_fraction": Measure(
-        lambda seen: features.outlier_fraction(seen.patches.flatten(1, 2)),
+        lambda windows: features.outlier_fraction(windows.patches.flatten(1, 2)),
         "share of patches with a norm above median + 3 MAD",
         high=0.5,
         source="after arXiv 2309.16588",
         of_tokens=_of_tokens(features.outlier_fraction),
     ),
     "high_norm_rate": Measure(
-        lambda seen: features.high_norm_rate(_stream(seen)),
+        lambda windows: features.high_norm_rate(_stream(windows)),
         f"share of patch tokens with a norm above {features.HIGH_NORM:g}",
         needs=LAYERS,
         source="after arXiv 2309.16588",
@@ -308,14 +317,14 @@ MEASURES: dict[str, Measure] = {
         of_row_sum=True,
     ),
     "cka_to_plain": Measure(
-        lambda seen: _cka(_layers(seen), _layers(seen).untouched()),
+        lambda windows: _cka(_layers(windows), _layers(windows).untouched()),
         "likeness of the stream that is read out to the network's own; 1: nothing has changed",
         needs=LAYERS,
         source="arXiv 1905.00414",
         undefined="windows whose tokens are all equal",
     ),
     "cka_to_output": Measure(
-        lambda seen: _cka(_layers(seen), _layers(seen).tokens(_layers(seen).last)),
+        lambda windows: _cka(_layers(windows), _layers(windows).tokens(_layers(windows).last)),
         "likeness of the stream that is read out to what enters the last rewritten block; of a "
         "layer, to what enters it",
         needs=LAYERS,
@@ -324,7 +333,7 @@ MEASURES: dict[str, Measure] = {
         of_layer=lambda layers, layer, _: _cka(layers, layers.tokens(layer)),
     ),
     "shift_equivariance": Measure(
-        _moved("moved"),
+        _moved(0),
         "cosine of the features of the same pixels in a window and in the window moved by a patch",
         low=-1.0,
         needs=LAYERS,
@@ -332,7 +341,7 @@ MEASURES: dict[str, Measure] = {
         control="shift_shuffled",
     ),
     "shift_shuffled": Measure(
-        _moved("shuffled"),
+        _moved(1),
         "the same with the feature of another patch, the control",
         low=-1.0,
         needs=LAYERS,
@@ -404,7 +413,7 @@ MEASURES: dict[str, Measure] = {
         undefined="photos of one window",
     ),
     "patch_retrieval_miou": Measure(
-        lambda seen: torch.full((len(seen.patches),), torch.nan),
+        lambda windows: torch.full((len(windows.patches),), torch.nan),
         "mIoU of labels taken over from the nearest patches of the other measured photos",
         better="high",
         outcome=True,
@@ -431,7 +440,7 @@ def find(name: str) -> Measure:
     module_name, _, attribute = str(name).rpartition(".")
     if not module_name:
         raise unknown("measure", name, MEASURES)
-    if not any(f"{module_name}.".startswith(f"{known}.") for known in functions.allowed()):
+    if not any(f"{module_name}.".startswith(f"{allowed}.") for allowed in functions.allowed()):
         raise LabError(
             f"diagnostics.measures: '{module_name}' is not an allowed module. Allow it with "
             f"plugins=[{module_name}]"
@@ -441,8 +450,8 @@ def find(name: str) -> Measure:
     except ImportError as error:
         raise LabError(f"diagnostics.measures: {name}: {error}") from error
     if not hasattr(module, attribute):
-        known = [n for n, v in vars(module).items() if isinstance(v, Measure)]
-        raise unknown(f"measure in {module_name}", attribute, known)
+        measures = [n for n, v in vars(module).items() if isinstance(v, Measure)]
+        raise unknown(f"measure in {module_name}", attribute, measures)
     return _as_measure(name, getattr(module, attribute))
 
 

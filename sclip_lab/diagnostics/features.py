@@ -96,8 +96,8 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     if x.shape[:-1] != y.shape[:-1]:
         raise LabError(f"CKA of {tuple(x.shape)} and {tuple(y.shape)}: not the same samples")
     x, y = (z.double() - z.double().mean(-2, keepdim=True) for z in (x, y))
-    cross, own_x, own_y = (torch.linalg.matrix_norm(a.mT @ b) for a, b in ((y, x), (x, x), (y, y)))
-    return cross.square() / (own_x * own_y)
+    cross, of_x, of_y = (torch.linalg.matrix_norm(a.mT @ b) for a, b in ((y, x), (x, x), (y, y)))
+    return cross.square() / (of_x * of_y)
 
 
 def residual_ratio(residual: Tensor, output: Tensor) -> Tensor:

@@ -94,8 +94,8 @@ class Layers:
         return _plain(entered)
 
     def moved_features(self) -> Tensor:
-        """(batch, grid_h, grid_w, embed_dim) of the windows moved by `SHIFT` patches, in the
-        middle of the same variant."""
+        """(batch, grid_h, grid_w, embed_dim) features of the windows moved by `SHIFT` patches, by
+        the same variant."""
         encoded, first = self.encoded, self.rewritten[0]
         chain = self.entered(0).once(("moved", self.position_embedding), self._moved_chain)
         scene = encoded.scene.of(self._moved_images)

@@ -65,7 +65,7 @@ def rank_accuracy(similarity: Tensor, labels: Tensor) -> Tensor:
 
 
 def localisation_auc(similarity: Tensor, labels: Tensor, shuffled: bool = False) -> Tensor:
-    """Area under the ROC of "this patch is of the class" as told by the class's map.
+    """Area under the ROC curve of the class's map as a score of "this patch is of the class".
 
     Args:
         similarity, labels: as `pointing_game`.
@@ -96,7 +96,7 @@ def _mean_over_classes(
         present = names.unique()
         if len(present) < 2:
             continue
-        named = present.roll(-step)
-        scores = [score(maps[:, m], names == c) for c, m in zip(present, named, strict=True)]
+        map_of_each = present.roll(-step)
+        scores = [score(maps[:, m], names == c) for c, m in zip(present, map_of_each, strict=True)]
         means[window] = torch.stack([value.cpu() for value in scores]).float().mean()
     return means.to(labels.device)

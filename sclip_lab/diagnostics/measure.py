@@ -32,21 +32,21 @@ class Measure:
         needs: parts of the observation without which it has no meaning.
         better: whether a good variant has it "high" or "low"; "" where neither can be said, or
             where a map that is blind to content can have the ideal value too.
-        outcome: it compares what is predicted with the masks, as the score does: that it goes with
-            the score explains nothing. Others say how a variant works.
+        outcome: it compares predictions with the masks, as the score does. So it explains nothing
+            that it goes with the score.
         of_row_sum: it depends on the sum of a map's rows: maps whose rows have other sums, such as
             CSA's, which sum to 2, cannot be compared by it.
         source: paper, or "this laboratory".
         undefined: where it has no meaning, beside missing parts; "" where it always has one.
         control: the measure that says what this one would be by chance.
-        is_control: it does not depend on the variant, or not in a way of interest: a line to
-            compare with.
+        is_control: it is a line to compare others with; that it depends on the variant, if it
+            does, is of no interest.
         of_weights: the same of (batch, heads, patches, patches) weights of any layer, (batch,
             heads).
         of_tokens: the same of the tokens that enter a layer, (batch,).
         of_layer: the same of a layer, (batch,); None where the layer has no such thing.
-        pool: of features, (patches, dim), and labels, (patches,), of several photos, a number for
-            each: what can be said of photos together only. `compute` then has nothing to say.
+        pool: for a measure of photos together: from the features, (patches, dim), and labels,
+            (patches,), of several photos to a number for each. `compute` then returns NaN.
     """
 
     compute: Callable[[Observation], Tensor]
@@ -96,19 +96,19 @@ class Value(NamedTuple):
 
 
 @torch.inference_mode()
-def compute(measure: Measure, seen: Observation) -> Tensor:
+def compute(measure: Measure, observation: Observation) -> Tensor:
     """(batch,) float32; NaN where a part that it needs is missing."""
-    if any(getattr(seen, part) is None for part in measure.needs):
-        patches = seen.patches
+    if any(getattr(observation, part) is None for part in measure.needs):
+        patches = observation.patches
         return torch.full((len(patches),), torch.nan, device=patches.device)
-    return measure.compute(seen).float()
+    return measure.compute(observation).float()
 
 
 @torch.inference_mode()
 def values(
     measures: Mapping[str, Measure],
     names: Iterable[str],
-    seen: Observation,
+    observation: Observation,
     layers: bool = False,
 ) -> Iterator[Value]:
     """Means over windows, without those in which a measure has no meaning.
@@ -124,36 +124,36 @@ def values(
     """
     for name in names:
         measure = measures[name]
-        missing = any(getattr(seen, part) is None for part in measure.needs)
-        per_window = compute(measure, seen)
+        missing = any(getattr(observation, part) is None for part in measure.needs)
+        per_window = compute(measure, observation)
         _check(name, per_window, missing or bool(measure.undefined))
         yield Value(name, NONE, NONE, float(per_window.nanmean()))
-        if not layers or seen.layers is None or not measure.layered:
+        if not layers or observation.layers is None or not measure.layered:
             continue
-        known = [
+        numbers_of_layers = [
             Value(name, layer, head, value)
-            for layer in range(seen.layers.depth)
-            for head, value in _of_layer(name, measure, seen, seen.layers, layer)
+            for layer in range(observation.layers.depth)
+            for head, value in _of_layer(name, measure, observation, observation.layers, layer)
         ]
         # A variant of whose layers nothing is known has been measured too.
-        yield from known or [Value(name, 0, NONE, math.nan)]
+        yield from numbers_of_layers or [Value(name, 0, NONE, math.nan)]
 
 
 def _of_layer(
-    name: str, measure: Measure, seen: Observation, layers: Layers, layer: int
+    name: str, measure: Measure, observation: Observation, layers: Layers, layer: int
 ) -> list[tuple[int, float]]:
     """The layer's number, and those of its heads."""
 
     def measured() -> list[tuple[int, float]]:
         heads = None
         if measure.of_layer is not None:
-            per_window = measure.of_layer(layers, layer, seen)
+            per_window = measure.of_layer(layers, layer, observation)
         elif measure.of_tokens is not None:
             per_window = measure.of_tokens(layers, layer)
         else:
             assert measure.of_weights is not None
             weights = layers.rows(layer)
-            heads = None if weights is None else measure.of_weights(weights, seen).float()
+            heads = None if weights is None else measure.of_weights(weights, observation).float()
             per_window = None if heads is None else heads.mean(-1)
         if per_window is None:
             return []

@@ -45,9 +45,9 @@ def patch_retrieval(
     """
     if [len(f) for f in features] != [len(names) for names in labels]:
         raise LabError("patch retrieval: every photo needs as many labels as features")
-    known = [names != VOID for names in labels]
-    sides = [F.normalize(f[k].float(), dim=-1) for f, k in zip(features, known, strict=True)]
-    truths = [names[k].long() for names, k in zip(labels, known, strict=True)]
+    is_labelled = [names != VOID for names in labels]
+    sides = [F.normalize(f[k].float(), dim=-1) for f, k in zip(features, is_labelled, strict=True)]
+    truths = [names[k].long() for names, k in zip(labels, is_labelled, strict=True)]
     scores = []
     for photo, (queries, truth) in enumerate(zip(sides, truths, strict=True)):
         others = [k for k in range(len(sides)) if k != photo and len(sides[k])]
@@ -67,7 +67,7 @@ def patch_retrieval(
 
 
 def some(count: int, limit: int = PATCHES) -> np.ndarray:
-    """Which of ``count`` patches are kept: at most ``wanted``, in equal steps."""
+    """Which of ``count`` patches are kept: at most ``limit``, in equal steps."""
     if count <= limit:
         return np.arange(count)
     return np.linspace(0, count - 1, limit).round().astype(int)

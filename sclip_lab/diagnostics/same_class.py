@@ -32,10 +32,10 @@ def inter_class_mass(weights: Tensor, labels: Tensor) -> Tensor:
     """
     valid = labels != VOID
     other = (labels[:, :, None] != labels[:, None]) & valid[:, None]
-    seen = (weights * valid[:, None]).sum(-1)
-    share = (weights * other).sum(-1) / seen.clamp_min(1e-12)
+    labelled = (weights * valid[:, None]).sum(-1)
+    share = (weights * other).sum(-1) / labelled.clamp_min(1e-12)
     # A patch that attends to void alone has no share.
-    counted = valid & (seen > 0)
+    counted = valid & (labelled > 0)
     mean = (share * counted).sum(-1) / counted.sum(-1)
     lowest = torch.where(valid, labels, labels.amax()).amin(-1)
     several = labels.amax(-1) > lowest

@@ -1,4 +1,4 @@
-"""What an evaluation says of its data: which photos, and what makes a score of them doubtful."""
+"""Report on an evaluation's data: which photos it used, and what makes its scores doubtful."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMED = 10  # classes that one line names
 
 
 class Audit:
-    """Looks at the masks of a pass while they are evaluated.
+    """Counts the masks while passes evaluate them.
 
     Args:
         specs: of all passes.
@@ -33,22 +33,22 @@ class Audit:
             key: Census(dataset.vocabulary, dataset.ignore_index)
             for key, dataset in self.datasets.items()
         }
-        self._seen: dict[str, set[str]] = {key: set() for key in self.datasets}
+        self._audited: dict[str, set[str]] = {key: set() for key in self.datasets}
 
     def add(self, dataset: Dataset, name: str, mask: np.ndarray) -> None:
-        """Count one mask, (height, width); once, however many passes read it."""
+        """Count one mask, (height, width). A mask that several passes read counts once."""
         key = dataset.key
-        if name not in self._seen[key]:
-            self._seen[key].add(name)
+        if name not in self._audited[key]:
+            self._audited[key].add(name)
             self.censuses[key].add(mask)
 
     def say_what_is_evaluated(self) -> None:
-        """One line a data set: its photos, its part, and what has no partner."""
+        """Log one line per data set: its photos, the selected part, files without a partner."""
         for dataset in self.datasets.values():
             log.info("%s", description(dataset))
 
     def say_what_was_read(self, df: pd.DataFrame) -> None:
-        """The share of ignored pixels of the masks that were read, and warnings.
+        """Log the share of ignored pixels in the masks that were read, and warnings.
 
         Args:
             df: the results, as `sclip_lab.results.load` gives them.
@@ -62,7 +62,7 @@ class Audit:
                     # Few photos seldom hold all classes: `data verify` lists those that do not.
                     if "occur in no mask" not in warning:
                         log.warning("warning: %s: %s", name, warning)
-        if any(self._seen.values()):
+        if any(self._audited.values()):
             for spec in self._readers.values():
                 for line in read_alike(spec):
                     log.warning("warning: %s", line)
@@ -82,7 +82,7 @@ def description(dataset: Dataset) -> str:
 
 
 def never_true(df: pd.DataFrame) -> list[str]:
-    """Classes that are predicted although no mask holds them, one line a data set."""
+    """One line per data set that names the predicted classes no mask contains."""
     lines = []
     totals = df.groupby(["dataset", "true", "predicted"], observed=True)["pixels"].sum()
     for dataset, pixels in totals.groupby(level="dataset", observed=True):
@@ -91,19 +91,19 @@ def never_true(df: pd.DataFrame) -> list[str]:
         strange = predicted[~predicted.index.isin(list(present))].sort_values(ascending=False)
         if len(strange):
             names = df.attrs["class_names"][str(dataset)]
-            named = [str(names[int(index)]) for index in strange.index[:NAMED]]
+            listed = [str(names[int(index)]) for index in strange.index[:NAMED]]
             share = strange.sum() / predicted.sum()
             more = ", ..." if len(strange) > NAMED else ""
             lines.append(
                 f"{dataset}: predicted on {share:.1%} of pixels, but in no mask: "
-                f"{', '.join(named)}{more}"
+                f"{', '.join(listed)}{more}"
             )
     return lines
 
 
 def read_alike(spec: Spec) -> list[str]:
-    """Names of different classes that are one text to the text tower, such as two descriptions that
-    differ behind its last token. The lower id takes the pixels of both."""
+    """One line for each two classes whose names the text tower reads as the same text, for example
+    descriptions that differ only after its last token. The lower id gets the pixels of both."""
     if spec.backbone.tokenize is None:
         return []
     queries, classes = spec.vocabulary.queries, spec.vocabulary.query_classes
@@ -121,7 +121,7 @@ def read_alike(spec: Spec) -> list[str]:
 
 
 def nothing_left(specs: Sequence[Spec], store: Store) -> dict[str, str]:
-    """{key: why} of the specs of which on_error=skip has left out every photo."""
+    """Return {key: reason} for each spec whose photos on_error=skip has all left out."""
     reasons = {}
     for spec in specs:
         skipped = {} if store.done(spec) else store.skipped(spec)

@@ -1,7 +1,7 @@
-"""The loop on several processor cores: copies of this process, each on a share of the images.
+"""The loop on several cores: forked copies of this process each take a share of the images.
 
-A small network leaves all but one core idle, however many threads it may use. The copies share
-weights and specs with this process, and each takes one thread: no thread of OpenMP survives a fork.
+A small network keeps one core busy, whatever its number of threads. The copies share weights and
+specs with this process. Each copy uses one thread, because OpenMP's threads do not survive a fork.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def can_fork() -> bool:
-    """Whether this system makes copies of a process; Windows does not."""
+    """Whether this system can fork; Windows cannot."""
     return "fork" in multiprocessing.get_all_start_methods()
 
 
@@ -40,10 +40,10 @@ def evaluate_forked(
     timings: Timings | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
-    """`evaluate` by so many processes, all of which write to the store.
+    """Run `evaluate` in several processes that write to one store.
 
-    What they leave is done here: what is said of several photos together, the share of a copy that
-    was killed, and the errors of photos and specs, which this process then meets itself.
+    This process does the rest: measures of several photos together, and the share of a copy that
+    was killed. It also repeats photos and specs that failed, so that their errors are raised here.
 
     Args:
         specs, store, shard, progress, settings: as of `evaluate`; all on a CPU.
@@ -51,12 +51,12 @@ def evaluate_forked(
         timings: of what is done here.
     """
     index, count = shard
-    mine = [set(spec.dataset.names[index::count]) for spec in specs]
-    copies = min(processes, *map(len, mine))
+    names = [set(spec.dataset.names[index::count]) for spec in specs]
+    copies = min(processes, *map(len, names))
     if copies > 1 and not can_fork():
         log.warning("one process evaluates, not %d: this system makes no copies of one", copies)
         copies = 1
-    if copies > 1 and all(n <= store.done(s) for n, s in zip(mine, specs, strict=True)):
+    if copies > 1 and all(n <= store.done(s) for n, s in zip(names, specs, strict=True)):
         copies = 1
     children = []
     if copies > 1:
@@ -82,7 +82,7 @@ def evaluate_forked(
 
 
 def _share(specs: Sequence[Spec], root: Path, how: dict[str, Any], tells: bool) -> None:
-    """One copy's work. A store of its own: threads of the first one's did not come along."""
+    """Evaluate one share. The copy opens the store anew, for threads are not copied with it."""
     torch.set_num_threads(1)
     if not tells:
         logging.disable(logging.INFO)

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from sclip_lab.attention.projected import BELONGS, self_attention
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.progress import Bar
 from sclip_lab.core.values import LARGEST_SEED, check, within
 from sclip_lab.data.base import Dataset
 from sclip_lab.diagnostics.observation import VOID
@@ -98,7 +98,7 @@ def learn_projection(
         matrix = start.to(backbone.device).requires_grad_()
         optimiser = torch.optim.Adam([matrix], lr=lr)
         losses: list[float] = []
-        bar = tqdm(range(steps), "learn projection", unit="step", disable=not progress)
+        bar = Bar(range(steps), "learn projection", unit="step", disable=not progress)
         for step in bar:
             chosen = torch.randperm(len(tokens), generator=generator)[:batch]
             patches = _patch_embeddings(backbone, index, tokens[chosen], matrix, per_head)
@@ -145,7 +145,7 @@ def _windows(
     size = backbone.image_size
     order = torch.randperm(len(dataset), generator=generator)[:images].tolist()
     tokens, labels = [], []
-    for i in tqdm(order, "read photos", unit="image", disable=not progress):
+    for i in Bar(order, "read photos", unit="image", disable=not progress):
         sample = dataset[i]
         image, mask = _centre(sample.image), _centre(sample.mask)
         plan = windows.plan((size, size), mask.shape, None, size, backbone.patch_size)

@@ -1,8 +1,9 @@
-"""Decoded photos, ahead of their use, in batches of one window size."""
+"""Decode photos ahead of their use, and batch those whose windows have the same size."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,7 +36,7 @@ def framed(sample: Sample, protocol: Protocol) -> Sample:
 
 
 class PhotoError(CrashError):
-    """A photo or its mask cannot be used, whatever the variant.
+    """A photo or mask that no variant can use.
 
     Attributes:
         image: its name in the data set.
@@ -44,7 +45,7 @@ class PhotoError(CrashError):
     def __init__(self, dataset: str, image: str, reason: Exception | str) -> None:
         self.image = image
         text = describe(reason) if isinstance(reason, Exception) else reason
-        # What names a file of its own says more than the data set's name for it.
+        # A reason that holds the image's name needs no other.
         super().__init__(text if image in text else f"data set {dataset}, image {image}: {text}")
         self.__cause__ = reason if isinstance(reason, Exception) else None
 
@@ -58,7 +59,7 @@ class Photo:
             crops photos.
         plan: its windows.
         pixels: (3, *plan.resized) uint8 on the CPU.
-        memo: what does not depend on the variant.
+        memo: computed values that do not depend on the variant.
     """
 
     sample: Sample
@@ -79,7 +80,7 @@ class Photo:
 
 
 class Loader:
-    """Photos of one data set as one protocol resizes and cuts them.
+    """Loads the photos of one data set, resized and cut as one protocol says.
 
     Args:
         dataset, protocol, backbone: which photos, how they are prepared, and for which network.
@@ -123,9 +124,9 @@ class Loader:
         return Photo(sample, *photos.prepare(sample.image, self.protocol, self.backbone))
 
     def batches(self, indices: Sequence[int]) -> Iterator[list[Photo]]:
-        """Photos whose windows have one size.
+        """Yield photos in batches whose windows have the same size.
 
-        A photo waits until its batch is full. When too many wait, the largest batch goes first.
+        A photo waits until its batch is full. When too many wait, the largest batch is yielded.
 
         Raises:
             PhotoError: a photo cannot be used, once all photos before it were yielded.
@@ -148,9 +149,9 @@ class Loader:
         yield from buckets.values()
 
     def _photos(self, indices: Sequence[int]) -> Iterator[Photo]:
-        """In order, decoded ahead of their use."""
+        """Yield photos in order; threads decode them ahead."""
         names = self.dataset.names
-        with ThreadPoolExecutor(max_workers=2) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             ahead: deque[tuple[int, Future[Photo]]] = deque()
             remaining = iter(indices)
             try:

@@ -1,4 +1,4 @@
-"""The one loop: specs in, confusion counts out, one pass for all that share their windows.
+"""The evaluation loop: specs in, confusion counts out. Specs that share windows share a pass.
 
 It knows no variant, data set or measure by name.
 """
@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sclip_lab import results
 from sclip_lab.attention.variant import Variant
 from sclip_lab.core import signals
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.progress import Bar
 from sclip_lab.core.timings import Timings
 from sclip_lab.evaluation.audit import Audit, nothing_left
 from sclip_lab.evaluation.loader import Loader, Photo, PhotoError
@@ -56,7 +56,7 @@ def evaluate(
     progress: bool = True,
     timings: Timings | None = None,
 ) -> pd.DataFrame:
-    """Compute what is not in the store yet, and return all of it.
+    """Compute the counts that the store lacks, and return all of them.
 
     Specs that share backbone, data set and window geometry are computed in one pass over the
     images. Each image is a batch of its own on a CPU, so that its numbers depend on nothing but
@@ -112,9 +112,9 @@ def evaluate(
     with signals.raised():
         for group in groups:
             names = list(group[0].dataset.names)
-            mine = names[shard[0] :: shard[1]]
-            recorder = Recorder(group, store, observers, mine, timings, on_error == "skip")
-            indices = [i for i, name in enumerate(names) if recorder.wanted(name)]
+            shard_names = names[shard[0] :: shard[1]]
+            recorder = Recorder(group, store, observers, shard_names, timings, on_error == "skip")
+            indices = [i for i, name in enumerate(names) if recorder.missing(name)]
             missing = [s for s in group if any(recorder.needs(s, names[i]) for i in indices)]
             timings.cells += len(group)
             timings.stored += len(group) - len(missing)
@@ -124,7 +124,7 @@ def evaluate(
                     one_pass = _Pass(missing, recorder, batch_windows, cache, progress, audit)
                     one_pass.run(indices, batch_images)
                 except PhotoError as error:
-                    failed |= {spec.key: error for spec in recorder.wanted(error.image)}
+                    failed |= {spec.key: error for spec in recorder.missing(error.image)}
             failed |= recorder.failures
             if shard == (0, 1):
                 recorder.compact()
@@ -152,8 +152,7 @@ class Unfinished(LabError):
 
 
 def passes(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
-    """Specs that see the same windows of the same photos with the same network, and with the same
-    second network if any."""
+    """Group specs that share photos, windows, network and second network, if they use one."""
     index, count = shard
     if not 0 <= index < count:
         raise LabError(f"shard {index} of {count}: the index lies in 0 .. {count - 1}")
@@ -168,12 +167,12 @@ def passes(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
         key = (spec.backbone.key, *data, spec.protocol.geometry)
         guide = None if spec.guidance is None else spec.guidance.key
         groups.setdefault(key, {}).setdefault(guide, []).append(spec)
-    found = []
+    result = []
     for by_guide in groups.values():
         unguided = by_guide.pop(None, [])
         first, *others = by_guide.values() or [[]]
-        found += [unguided + first, *others]
-    return found
+        result += [unguided + first, *others]
+    return result
 
 
 class DeviceCounts:
@@ -235,8 +234,12 @@ class DeviceCounts:
         return labels
 
     def fetch(self) -> Iterator[tuple[Spec, np.ndarray | None]]:
-        """Each spec with its counts [photo, true, predicted], void behind the last class; None for
-        logits that are not finite. One copy from the device for all of them."""
+        """Copy all counts from the device at once.
+
+        Yields:
+            (spec, counts): (photos, classes + 1, classes) by true and predicted class, ignored
+            pixels in the last row; None instead of counts where logits are not finite.
+        """
         if not self._taken:
             return
         parts = [part.flatten() for _, counts, finite in self._taken
@@ -245,9 +248,9 @@ class DeviceCounts:
         start = 0
         for spec, counts, _ in self._taken:
             stop = start + counts.numel()
-            finite, found = fetched[stop], fetched[start:stop].reshape(counts.shape)
+            finite, matrices = fetched[stop], fetched[start:stop].reshape(counts.shape)
             start = stop + 1
-            yield spec, found if finite else None
+            yield spec, matrices if finite else None
 
 
 def to_host(values: Tensor) -> np.ndarray:
@@ -327,8 +330,8 @@ class _Pass:
                 if len(recorder.failures) == len(self.specs):
                     return
 
-    def _bar(self, total: int, title: str) -> tqdm[Any]:
-        return tqdm(total=total, desc=title, unit="img", disable=not self.progress)
+    def _bar(self, total: int, title: str) -> Bar:
+        return Bar(total=total, desc=title, unit="img", disable=not self.progress)
 
     def _by_variant(self, specs: Iterable[Spec]) -> list[tuple[Variant, list[Spec]]]:
         """Each variant once, with its specs."""

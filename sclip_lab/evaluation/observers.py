@@ -1,4 +1,4 @@
-"""What is kept beside the counts for a few images: pictures for figures, and diagnostics."""
+"""Observers of a few images: pictures for figures, and diagnostics."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from sclip_lab.segmentation.windows import Plan
 
 
 class Pictures:
-    """Predictions, and attention maps of chosen points, of the first images of a data set.
+    """Saves predictions and attention maps of the first images of a data set.
 
-    A point is chosen in the middle of each of the largest regions of the mask; its map is read in
-    the window whose middle is nearest, where the point has most around it.
+    Each of the mask's largest classes gives a point, far from the border of its regions. The map
+    of a point is that of the window whose middle is nearest, so that most of its surroundings show.
 
     Args:
         images: how many.
@@ -41,9 +41,9 @@ class Pictures:
     def pending(self, store: Store, spec: Spec) -> set[str]:
         if spec.protocol.centre_crop is not None:
             return set()  # pictures of all protocols share the whole photo
-        wanted = set(spec.dataset.names[: self.images])
+        names = set(spec.dataset.names[: self.images])
         return {
-            name for name in wanted if not picture_files.has_prediction(store.root, spec.key, name)
+            name for name in names if not picture_files.has_prediction(store.root, spec.key, name)
         }
 
     def observe(self, store: Store, view: View) -> None:
@@ -66,14 +66,14 @@ class Pictures:
         )
 
     def flush(self, store: Store) -> None:
-        """Every picture was written when it was taken."""
+        """Do nothing, for `observe` has written every picture."""
 
 
 class Diagnostics:
-    """Measures of `sclip_lab.diagnostics` on the first images of a data set.
+    """Takes measures of `sclip_lab.diagnostics` on the first images of a data set.
 
-    Those of several photos together (`Measure.pool`) are taken in the pass that sees all of these
-    images; a shard that sees some of them leaves these measures to a later run.
+    Pooled measures (`Measure.pool`) need all of these images in one pass. A shard that sees only
+    some of them leaves pooled measures to a later run.
 
     Args:
         measures: their names.
@@ -84,9 +84,9 @@ class Diagnostics:
     def __init__(
         self, measures: Sequence[str], images: int | None = 8, layers: bool = False
     ) -> None:
-        known = {name: diagnostics.find(name) for name in measures}
-        self.measures = [name for name in measures if known[name].pool is None]
-        self.pooled = [name for name in measures if known[name].pool is not None]
+        by_name = {name: diagnostics.find(name) for name in measures}
+        self.measures = [name for name in measures if by_name[name].pool is None]
+        self.pooled = [name for name in measures if by_name[name].pool is not None]
         self.images = images
         self.layers = layers
         self._buffer: list[tuple[Spec, Mapping[str, Any]]] = []
@@ -94,36 +94,39 @@ class Diagnostics:
         self._complete: dict[str, pd.DataFrame] = {}
 
     def measured(self, store: Store, spec: Spec) -> pd.DataFrame:
-        """`Store.diagnostics`, read once where nothing was missing when the pass began."""
-        found = self._complete.get(spec.key)
-        return store.diagnostics(spec) if found is None else found
+        """Return `Store.diagnostics`, read only once if nothing was missing when the pass began."""
+        frame = self._complete.get(spec.key)
+        return store.diagnostics(spec) if frame is None else frame
 
     def pending(self, store: Store, spec: Spec) -> set[str]:
-        wanted = set(spec.dataset.names[: self.images])
-        found = store.diagnostics(spec)
-        whole, single = found[found["layer"] < 0], found[found["layer"] >= 0]
+        names = set(spec.dataset.names[: self.images])
+        frame = store.diagnostics(spec)
+        whole, single = frame[frame["layer"] < 0], frame[frame["layer"] >= 0]
         missing = set()
         for name in self.measures:
-            missing |= wanted - set(whole.loc[whole["measure"] == name, "image"])
+            missing |= names - set(whole.loc[whole["measure"] == name, "image"])
             if self.layers and diagnostics.find(name).layered:
-                missing |= wanted - set(single.loc[single["measure"] == name, "image"])
+                missing |= names - set(single.loc[single["measure"] == name, "image"])
         for name in self.pooled:
-            if wanted - set(whole.loc[whole["measure"] == name, "image"]):
+            if names - set(whole.loc[whole["measure"] == name, "image"]):
                 self._pools[spec.key] = {}
-                return wanted
+                return names
         if not missing:
-            self._complete[spec.key] = found
+            self._complete[spec.key] = frame
         return missing
 
     def observe(self, store: Store, view: View) -> None:
-        name, seen = view.photo.sample.name, observation(view)
-        known = {measure: diagnostics.find(measure) for measure in self.measures}
+        name, observed = view.photo.sample.name, observation(view)
+        by_name = {measure: diagnostics.find(measure) for measure in self.measures}
         if view.spec.key in self._pools:
-            kept = retrieval.some(seen.labels.numel())
-            features = seen.features.flatten(0, 1)[kept].half().cpu()
-            self._pools[view.spec.key][name] = features, seen.flat_labels.flatten()[kept].cpu()
+            sampled = retrieval.some(observed.labels.numel())
+            features = observed.features.flatten(0, 1)[sampled].half().cpu()
+            self._pools[view.spec.key][name] = (
+                features,
+                observed.flat_labels.flatten()[sampled].cpu(),
+            )
         try:
-            rows = list(diagnostics.values(known, self.measures, seen, self.layers))
+            rows = list(diagnostics.values(by_name, self.measures, observed, self.layers))
         except LabError as error:
             raise LabError(f"{view.spec.label} on image {name}: {error}") from error
         if rows:
@@ -133,7 +136,7 @@ class Diagnostics:
         self._pool(view.spec)
 
     def _pool(self, spec: Spec) -> None:
-        """What is said of all wanted photos together, once the last of them has been seen."""
+        """Take the pooled measures once the last of their photos was observed."""
         photos = self._pools.get(spec.key)
         if photos is None or set(photos) != set(spec.dataset.names[: self.images]):
             return
@@ -153,8 +156,8 @@ class Diagnostics:
 
     def flush(self, store: Store) -> None:
         for key in {spec.key for spec, _ in self._buffer}:
-            mine = [(spec, frame) for spec, frame in self._buffer if spec.key == key]
-            store.append(mine[0][0], [frame for _, frame in mine], "diagnostics")
+            entries = [(spec, frame) for spec, frame in self._buffer if spec.key == key]
+            store.append(entries[0][0], [frame for _, frame in entries], "diagnostics")
         self._buffer = []
 
 

@@ -1,4 +1,4 @@
-"""What a pass found on its way into the store: counts, and what observers keep."""
+"""Write the results of a pass to the store: counts, and what observers keep."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLUSH_IMAGES = 64
 
 
 class SpecError(CrashError):
-    """One spec cannot be computed, whatever the others do."""
+    """One spec failed; the others go on."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class View:
     Attributes:
         spec, photo: which.
         prediction: (height, width) class ids.
-        encoded: the photo's windows behind the network, unchanged where the protocol has views;
-            only where `Recorder.observes`.
+        encoded: the network's output for the photo's own windows, without the protocol's further
+            views; None unless an observer asks for it.
         logits: (windows, grid_h, grid_w, queries) patch logits of the same windows.
     """
 
@@ -50,31 +50,31 @@ class View:
 
 
 class Observer(Protocol):
-    """Something that is kept beside the counts, for some images."""
+    """Keeps something besides the counts for some images."""
 
     def pending(self, store: Store, spec: Spec) -> set[str]:
         """Names of the images whose observation is not in the store yet."""
 
     def observe(self, store: Store, view: View) -> None:
-        """Take what is wanted from one spec on one image."""
+        """Keep what this observer needs of one spec on one image."""
 
     def flush(self, store: Store) -> None:
-        """Write what was taken."""
+        """Write what was kept."""
 
 
 class Recorder:
-    """Knows what is missing in the store, and writes it there a few images at a time.
+    """Knows what the store lacks, and writes it a few images at a time.
 
-    As a context it writes what is left at its end, however that comes.
+    As a context manager it writes the rest on exit, after an error as well.
 
     Args:
         specs: of one data set.
         store: opened for all of them.
         observers: see `sclip_lab.evaluation.observers`.
-        names: the images that are asked for.
+        names: the requested images.
         timings: takes the seconds of counting, observing and writing.
-        skip: leave out what fails, image by image, and write down why. Otherwise a spec that
-            fails on one image is left alone from there on.
+        skip: leave out each image on which a spec fails, and record why. Otherwise a spec stops
+            at its first failure.
 
     Attributes:
         failures: what happened to the specs that failed, by their keys.
@@ -115,7 +115,7 @@ class Recorder:
             self.flush()
             raise
 
-    def wanted(self, name: str) -> list[Spec]:
+    def missing(self, name: str) -> list[Spec]:
         """The specs of which something is missing on this image."""
         return [spec for spec in self.specs if self.needs(spec, name)]
 
@@ -131,7 +131,7 @@ class Recorder:
         return any(name in pending[spec.key] for pending in self.unobserved)
 
     def record(self, view: View) -> None:
-        """Take what is missing of one spec on one image.
+        """Record what is missing of one spec on one image.
 
         Raises:
             PhotoError: a mask that does not fit its photo or vocabulary.
@@ -148,7 +148,7 @@ class Recorder:
         self.observe(view)
 
     def count(self, spec: Spec, name: str, rows: metrics.Rows) -> None:
-        """Take the counts of one spec on one image, if they are missing."""
+        """Record the counts of one spec on one image, if they are missing."""
         if name not in self.uncounted[spec.key]:
             return
         true, predicted, pixels = rows
@@ -193,11 +193,11 @@ class Recorder:
         """
         if not self.skip:
             raise error
-        for spec in self.wanted(name):
+        for spec in self.missing(name):
             self._leave_out(spec, name, error)
 
     def finish(self, images: int) -> None:
-        """So many more images are complete; write them when it is time."""
+        """Count more images as complete; write them every few images or seconds."""
         self.timings.images += images
         self._waiting += images
         late = time.monotonic() - self._flushed > FLUSH_SECONDS
@@ -206,8 +206,8 @@ class Recorder:
         signals.check()
 
     def flush(self) -> None:
-        """Write what was taken. What a signal interrupts can be written again: rows that are in
-        the store twice count once."""
+        """Write the rows so far. After a signal they can be written again: the store counts a row
+        once, even if it is there twice."""
         with self.timings.measure("store"):
             for spec in self.specs:
                 for kind, taken in (("rows", self._counts), ("skipped", self._skips)):
@@ -219,7 +219,7 @@ class Recorder:
         self._flushed, self._waiting = time.monotonic(), 0
 
     def compact(self) -> None:
-        """Join the files of each spec into one, where they may be written."""
+        """Join the files of each spec into one, if the store can be written."""
         for spec in self.specs:
             try:
                 self.store.compact(spec)

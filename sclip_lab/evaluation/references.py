@@ -35,7 +35,7 @@ class References:
     def __init__(self, specs: Iterable[Spec], readouts: Mapping[str, Readout]) -> None:
         self.readouts = readouts
         self.specs = [spec for spec in specs if readouts[spec.key].summary is not None]
-        self._kept: dict[str, dict[str, Any]] = {spec.key: {} for spec in self.specs}
+        self._summaries: dict[str, dict[str, Any]] = {spec.key: {} for spec in self.specs}
 
     def add(self, spec: Spec, photo: Photo, encoded: Encoded) -> None:
         """Summarise one photo as one spec's variant sees it.
@@ -47,8 +47,8 @@ class References:
         assert summary is not None
         plan = photo.plan.on_grid((patches.shape[1], patches.shape[2]))
         labels = windows.patch_labels(plan, photo.sample.mask, spec.dataset.ignore_index)
-        found = summary(encoded, labels.to(patches.device), spec.vocabulary.num_classes)
-        self._kept[spec.key][photo.sample.name] = found
+        summarised = summary(encoded, labels.to(patches.device), spec.vocabulary.num_classes)
+        self._summaries[spec.key][photo.sample.name] = summarised
 
     def logits(
         self, spec: Spec, encoded: Encoded, chunk: slice, photos: Sequence[tuple[str, slice]]
@@ -76,8 +76,10 @@ class References:
 
     def _others(self, spec: Spec, photo: str) -> list[Any]:
         """In the order of the data set, so that sums are the same bits every time."""
-        kept = self._kept[spec.key]
-        others = [kept[name] for name in spec.dataset.names if name in kept and name != photo]
+        summaries = self._summaries[spec.key]
+        others = [
+            summaries[name] for name in spec.dataset.names if name in summaries and name != photo
+        ]
         if not others:
             raise LabError(
                 f"data set {spec.dataset.name} has no photo beside {photo}; protocol.readout "

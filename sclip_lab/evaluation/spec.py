@@ -1,4 +1,4 @@
-"""One cell of a table: variant x backbone x protocol x data set, known by its content."""
+"""One cell of a table: variant, backbone, protocol and data set, identified by their content."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Spec:
 
     @property
     def shown_names(self) -> dict[str, str]:
-        """What tables call the cell: its label under ``attention``, and the other parts' names."""
+        """Names of the cell's parts in tables; ``attention`` is its label."""
         return {
             "attention": self.label,
             "backbone": self.backbone.name,
@@ -122,8 +122,8 @@ class Spec:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The protocol's vocabulary, or the data set's own."""
-        named = self.protocol.vocabulary
-        return self.dataset.vocabulary if named is None else Vocabulary.named(named)
+        name = self.protocol.vocabulary
+        return self.dataset.vocabulary if name is None else Vocabulary.named(name)
 
     @cached_property
     def auxiliary(self) -> Vocabulary | None:
@@ -132,12 +132,12 @@ class Spec:
 
     @cached_property
     def key(self) -> str:
-        """sha256 hex: equal keys are the same cell, whatever the names."""
+        """sha256 hex digest of `identity`. Names do not count."""
         return digest(self.identity)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What the key is the digest of; kept in spec.json, where it is checked against the key."""
+        """The content of `key`. spec.json holds it, and readers check it against the key."""
         whole = getattr(self.dataset, "whole", self.dataset)  # of a part, what it is a part of
         modules = [*self.attention.modules, type(whole).__module__]
         protocol, threshold = self.protocol, self.protocol.prob_threshold
@@ -173,7 +173,7 @@ class Spec:
         return {"guidance": {**self.guidance.description, "digest": self.guidance.key}}
 
     def record(self) -> dict[str, Any]:
-        """What spec.json holds: names, whole configuration, class names, images, provenance."""
+        """Content of spec.json: names, configuration, class names, images, provenance."""
         return {
             "key": self.key,
             "identity": self.identity,
@@ -208,7 +208,7 @@ class Spec:
 
 @cache
 def provenance() -> dict[str, str]:
-    """Where a number was made: code revision, library versions, kind of processor."""
+    """Code revision, library versions and processor of this run."""
     try:
         revision = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
@@ -219,13 +219,13 @@ def provenance() -> dict[str, str]:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         revision = "unknown"
-    found = {"revision": revision, "python": platform.python_version()}
+    versions = {"revision": revision, "python": platform.python_version()}
     for package in ("sclip-lab", "torch", "open_clip_torch", "numpy"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "unknown"
-    found["processor"] = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+            versions[package] = "unknown"
+    versions["processor"] = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        versions["gpu"] = torch.cuda.get_device_name()
+    return versions

@@ -1,7 +1,7 @@
-"""Tokens in front of the first rewritten block, kept on disk for the next sweep.
+"""A cache on disk of the tokens that enter the first rewritten block.
 
-A sweep of last-block variants spends most of its time on blocks that no variant changes; another
-sweep over the same photos with other variants would compute the same tokens again.
+A sweep of last-block variants spends most of its time on blocks that no variant changes. Another
+sweep with other variants over the same photos reads their tokens here instead of computing them.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 
 class TrunkCache:
-    """Token files below one folder, the least recently used given up beyond a size.
+    """Token files in one folder. Beyond a size limit the least recently used are deleted.
 
-    Safe with several processes: files appear whole, and one that goes away while another process
-    looks for it counts as not there.
+    Several processes may share it: files appear whole, and a file that another process has just
+    deleted counts as absent.
 
     Args:
         folder: made when the first file is written.
@@ -53,7 +53,7 @@ class TrunkCache:
         files.sweep(self.folder)
 
     def load(self, key: str) -> Tensor | None:
-        """The tokens, or None where they cannot be read or are not what was written."""
+        """Return the tokens, or None if they are absent, unreadable or damaged."""
         path = self._path(key)
         try:
             tokens = files.read_tensors(path, _belongs(key))[0]["tokens"]
@@ -70,12 +70,12 @@ class TrunkCache:
         return tokens
 
     def save(self, key: str, tokens: Tensor) -> None:
-        """Keep (windows, tokens, width) of one photo, if there is or can be made room.
+        """Write (windows, tokens, width) of one photo, if they fit.
 
         Args:
-            key: "<sweep>-<photo>", or a word. Files of other sweeps that were used longest ago
-                make room. Those of the same sweep stay: if each photo took the place of another
-                that comes again, a sweep larger than the cache would never find any.
+            key: "<sweep>-<photo>", or a word. Files of other sweeps are deleted to make room, the
+                least recently used first. Files of the same sweep stay: otherwise a sweep larger
+                than the cache would delete each file before it is read again.
             tokens: any type.
         """
         if self._make_room(key.partition("-")[0], tokens.nbytes):
@@ -103,7 +103,7 @@ class TrunkCache:
 
 
 class CachedEncoder(Encoder):
-    """Takes the trunk's tokens from the cache where it has them, and puts them in otherwise.
+    """Reads the trunk's tokens from a cache, and writes those that are not there.
 
     Args:
         backbone, dataset, protocol: what the trunk's tokens depend on, beside photo and block.
@@ -151,8 +151,8 @@ class CachedEncoder(Encoder):
         self, chunk: slice, images: Tensor, variants: Sequence[Variant], scene: Scene
     ) -> Iterator[tuple[int, Encoded]]:
         for index, encoded in super().encode(chunk, images, variants, scene):
-            kept = sum(map(len, self._computed))
-            if self.cache is not None and self._tokens is None and kept == chunk.start:
+            computed = sum(map(len, self._computed))
+            if self.cache is not None and self._tokens is None and computed == chunk.start:
                 self._computed.append(encoded.history[self._level].tokens)
                 if chunk.stop == self._windows.every.stop:
                     self._save(torch.cat(self._computed))

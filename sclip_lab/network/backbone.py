@@ -214,7 +214,8 @@ class Backbone:
             truncate: cut texts that are longer than the tower reads, instead of refusing them.
 
         Raises:
-            LabError: a network without text tower, or a text that is too long.
+            LabError: a network without text tower, a text that is too long, or an embedding that is
+                not finite.
         """
         if self.tokenize is None:
             raise LabError(f"backbone {self.name} has no text tower: it cannot read class names")
@@ -226,6 +227,11 @@ class Backbone:
         out = torch.empty(len(tokens), self.embed_dim)
         for chosen in order.split(batch):
             out[chosen] = self._encode_tokens(tokens[chosen], int(ends[chosen].max()) + 1)
+        if not bool(torch.isfinite(out).all()):
+            text = texts[int((~torch.isfinite(out)).any(dim=1).nonzero()[0])]
+            raise LabError(
+                f"backbone {self.name}: the embedding of text {text[:60]!r} is not finite"
+            )
         return out
 
     def _encode_tokens(self, tokens: Tensor, length: int) -> Tensor:

@@ -89,6 +89,16 @@ def _in_folder(folder: Path) -> Path:
     )
 
 
+def folder_of(path: Path) -> Path:
+    """Return the folder whose configuration files describe a checkpoint.
+
+    This is the checkpoint itself if it is a folder, and the folder around a file that has one of
+    the names of ``IN_FOLDER``. Other files may lie anywhere: for them the path itself comes back,
+    in which no configuration is found.
+    """
+    return path.parent if path.name in IN_FOLDER else path
+
+
 def _check_shard(path: Path) -> None:
     shard = SHARD.match(path.name)
     if shard and int(shard[2]) > 1:

@@ -123,21 +123,24 @@ def set_epsilon(model: Any, epsilon: float) -> None:
             module.eps = epsilon
 
 
-def check_config(folder: Path, tower: Tower, name: str) -> None:
+def check_config(folder: Path, tower: Tower, name: str) -> bool:
     """Compare the ``config.json`` of a folder in transformers' layout with a network.
 
     Weights do not say the number of heads, the activation and the epsilon of norms. The epsilon is
     taken from the file.
 
+    Returns:
+        whether the file states the activation.
+
     Raises:
         LabError: another number of heads, or another activation.
     """
     if not (folder / "config.json").is_file():
-        return
+        return False
     config = read_architecture(folder / "config.json")
     vision = config.get("vision_config", config)
     if not isinstance(vision, Mapping):
-        return
+        return False
     heads, ours = vision.get("num_attention_heads"), tower.blocks[0].num_heads
     if heads is not None and heads != ours:
         raise LabError(f"{folder}: its config.json has {heads} heads in a block, {name} has {ours}")
@@ -151,8 +154,9 @@ def check_config(folder: Path, tower: Tower, name: str) -> None:
             )
     epsilon = vision.get("layer_norm_eps")
     if isinstance(epsilon, float):
-        for module in [*tower.modules]:
+        for module in tower.modules:
             set_epsilon(module, epsilon)
+    return activation is not None
 
 
 def _of_training(weights: Weights, notes: list[str]) -> Weights:

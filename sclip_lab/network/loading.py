@@ -24,7 +24,7 @@ from sclip_lab.network.architecture import (
     read_architecture,
 )
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.network.checkpoint import read_checkpoint
+from sclip_lab.network.checkpoint import folder_of, read_checkpoint
 from sclip_lab.network.fit import (
     check_config,
     check_fit,
@@ -32,6 +32,7 @@ from sclip_lab.network.fit import (
     load_weights,
     set_epsilon,
 )
+from sclip_lab.network.planned import planned_clip, planning
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.precision import PRECISIONS, lower_precision
 from sclip_lab.network.pretrained_tags import OPENAI_ENTRIES
@@ -122,13 +123,17 @@ def load_backbone(
     if checkpoint is not None and state_dict is not None:
         raise LabError("give either checkpoint or state_dict, not both")
     source = str(checkpoint) if checkpoint is not None else "state_dict"
+    notes: Mapping[str, Any] = {}
     if checkpoint is not None:
         state_dict = read_checkpoint(Path(checkpoint), weights)
+        notes = pretrained_tags.read_notes(folder_of(Path(checkpoint)))
     elif state_dict is not None:
         state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
     device = check_device(device)
     known: pretrained_tags.Statistics | None
     where: str | None
+    # Weights do not show their activation. Whether anything but the name says it:
+    states_activation = state_dict is None or architecture is not None or quick_gelu is not None
     if model is not None:
         name, known, tokenize = _in_memory(name, model, tokenizer, preprocess)
         model = copy.deepcopy(model)
@@ -151,6 +156,9 @@ def load_backbone(
             quick_gelu = True if quick_gelu is None else quick_gelu
         elif is_openai:
             pretrained_tags.check_openai(name, architecture, source, quick_gelu)
+        elif architecture is None:
+            states_activation |= pretrained_tags.check_notes(name, notes, source, quick_gelu)
+        states_activation |= is_openai
         with seeded(seed):
             if architecture is not None:
                 model, tokenize = _custom(
@@ -166,7 +174,7 @@ def load_backbone(
         known = (
             None
             if mean is not None and std is not None
-            else pretrained_tags.statistics(model.visual, name, tag, state_dict is not None)
+            else pretrained_tags.statistics(model.visual, name, tag, state_dict is not None, notes)
         )
     if hasattr(model, "text_decoder"):
         model.text_decoder = nn.Identity()  # CoCa's captions; no feature needs them
@@ -177,7 +185,9 @@ def load_backbone(
         has_text = load_weights(model, state_dict, source, name)
         tokenize = tokenize if has_text else None
         if checkpoint is not None:
-            check_config(Path(checkpoint), image_tower, name)
+            states_activation |= check_config(folder_of(Path(checkpoint)), image_tower, name)
+        if not states_activation:
+            pretrained_tags.warn_of_activation(name, source)
     if layer_norm_eps is not None:
         set_epsilon(getattr(model, "visual", model), layer_norm_eps)
     check_finite(model, source if state_dict is not None else f"{name} {pretrained or where or ''}")
@@ -312,7 +322,7 @@ def _custom(
         )
 
     try:
-        with torch.device("meta"):  # needs no memory, whatever sizes a stranger has written
+        with planning():  # needs no memory, whatever sizes a stranger has written
             planned = built()
         numbers = sum(weight.numel() for weight in planned.state_dict().values())
         if numbers > MOST_NUMBERS:
@@ -416,18 +426,6 @@ def _named(
             return open_clip.get_tokenizer(name)
 
     return model, Tokenizer(name, tokenizer)
-
-
-def planned_clip(config: Mapping[str, Any], quick_gelu: bool | None) -> Any:
-    """An open_clip network's image tower, without memory for weights."""
-    vision = {**config["vision_cfg"]}
-    if "timm_model_name" in vision:
-        vision["timm_model_pretrained"] = False
-    chosen = config.get("quick_gelu", False) if quick_gelu is None else quick_gelu
-    planned = nn.Module()
-    with torch.device("meta"):
-        planned.visual = open_clip.model._build_vision_tower(config["embed_dim"], vision, chosen)
-    return planned
 
 
 def _cannot_build(name: str, pretrained: str | None, error: Exception) -> LabError:

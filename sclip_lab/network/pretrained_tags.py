@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import open_clip
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.values import check
+from sclip_lab.network.architecture import read_architecture
 from sclip_lab.network.backbone import MEAN, STD
 
 log = logging.getLogger(__name__)
@@ -53,6 +57,64 @@ def check_openai(
     _check(name or "custom", source, True, computed, quick_gelu)
 
 
+def read_notes(folder: Path) -> Mapping[str, Any]:
+    """Return open_clip's notes beside weights, ``open_clip_config.json``; empty if there are none.
+
+    Raises:
+        LabError: the file holds no JSON mapping of mappings.
+    """
+    path = folder / "open_clip_config.json"
+    if not path.is_file():
+        return {}
+    notes = read_architecture(path)
+    if not all(isinstance(notes.get(part, {}), dict) for part in ("model_cfg", "preprocess_cfg")):
+        raise LabError(f"{path}: model_cfg and preprocess_cfg must be mappings")
+    for key in ("mean", "std"):
+        values = notes.get("preprocess_cfg", {}).get(key)
+        check(f"{path}: preprocess_cfg.{key}", values, tuple[float, float, float] | None)
+    return notes
+
+
+def check_notes(
+    name: str | None, notes: Mapping[str, Any], source: str, quick_gelu: bool | None
+) -> bool:
+    """Refuse weights whose notes have another activation than a network computes.
+
+    Args:
+        name: of the network.
+        notes: from `read_notes`.
+        source: what the weights are called, in messages.
+        quick_gelu: the user's own choice, which is obeyed, or None.
+
+    Returns:
+        whether the notes state the activation.
+
+    Raises:
+        LabError: naming both activations, the name that fits and the key that decides.
+    """
+    if name is None or "model_cfg" not in notes:
+        return False
+    trained = bool(notes["model_cfg"].get("quick_gelu", False))
+    _check(name, source, trained, computes_quick_gelu(name, None), quick_gelu)
+    return True
+
+
+@cache
+def warn_of_activation(name: str, source: str) -> None:
+    """Warn once that only the name says which activation a file's weights were trained with.
+
+    Names that exist with one activation alone leave no doubt.
+    """
+    computes = computes_quick_gelu(name, None)
+    other = name.removesuffix("-quickgelu") if computes else f"{name}-quickgelu"
+    if other in open_clip.list_models() and other != name:
+        log.warning(
+            "backbone %s: computes %s as its name says, but %s does not say what it was trained "
+            "with. If that was %s, use backbone=%s; backbone.quick_gelu=%s confirms the name",
+            *(name, WORDS[computes], source, WORDS[not computes], other, str(computes).lower()),
+        )
+
+
 def computes_quick_gelu(name: str | None, architecture: Mapping[str, Any] | None) -> bool:
     """Whether a network computes QuickGELU, by its description or its name; True for OpenAI's
     layout without either."""
@@ -79,17 +141,26 @@ def _check(name: str, weights: str, trained: bool, computed: bool, requested: bo
     )
 
 
-def statistics(visual: Any, name: str, tag: str | None, from_file: bool) -> Statistics:
+def statistics(
+    visual: Any, name: str, tag: str | None, from_file: bool, notes_of_file: Mapping[str, Any]
+) -> Statistics:
     """Mean and standard deviation in 0 .. 255.
 
-    For a tag or a model of a hub, those that open_clip notes. For other weights, those on which all
-    tags of the name agree, then a timm tower's own, then CLIP's.
+    For a tag or a model of a hub, those that open_clip notes. For other weights, those in the notes
+    beside the file, then those on which all tags of the name agree, then a timm tower's own, then
+    CLIP's.
 
     Args:
-        visual: open_clip's image tower. name: of the network. tag: of its weights, or None.
+        visual: open_clip's image tower.
+        name: of the network.
+        tag: of its weights, or None.
         from_file: whether the weights are a user's own; then disagreement is worth a warning.
+        notes_of_file: from `read_notes`.
     """
-    if tag is not None:
+    own = notes_of_file.get("preprocess_cfg", {})
+    if own.get("mean") is not None and own.get("std") is not None:
+        notes = [own]
+    elif tag is not None:
         notes = [open_clip.get_pretrained_cfg(name, tag)]
     elif ":" in name:
         notes = [open_clip.get_model_preprocess_cfg(SimpleNamespace(visual=visual))]

@@ -10,12 +10,12 @@ from typing import Any
 
 import open_clip
 import timm
-import torch
 from torch import nn
+from tqdm import tqdm
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.network import layouts, pretrained_tags, tower
-from sclip_lab.network.loading import planned_clip
+from sclip_lab.network.planned import planned_clip, planning
 
 # Parts of the names of timm's modules whose networks are built here; others are convolutional.
 TRANSFORMERS = ("vit", "vision_transformer", "eva", "beit", "deit")
@@ -49,20 +49,27 @@ class Network:
     mean: str = ""
 
 
-def survey(family: str = "") -> Iterator[Network]:
-    """Every name of both libraries that contains ``family``. Networks are built without memory for
-    weights, so this takes about 0.1 s a name."""
+def survey(family: str = "", progress: bool = False) -> Iterator[Network]:
+    """Describe every name of both libraries that contains ``family``, in either spelling.
+
+    Networks are planned without memory for weights, which takes some hundredths of a second each.
+
+    Args:
+        family: part of a name; "" for all.
+        progress: show a bar, if the terminal can.
+    """
+    described = [*((name, _of_open_clip) for name in open_clip.list_models())]
+    described += [(name, _of_timm) for name in timm.list_models()]
+    matching = [(name, of) for name, of in described if _plain(family) in _plain(name)]
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for name in open_clip.list_models():
-                if _plain(family) in _plain(name):
-                    yield _of_open_clip(name)
-            for name in timm.list_models():
-                if _plain(family) in _plain(name):
-                    yield _of_timm(name)
+            for name, of in tqdm(
+                matching, "networks", unit="", leave=False, disable=None if progress else True
+            ):
+                yield of(name)
     finally:
         logging.disable(before)
 
@@ -85,7 +92,7 @@ def _of_timm(name: str) -> Network:
         return Network("timm", name, f"is no plain vision transformer: timm keeps it in {module}")
 
     def build() -> Any:
-        with torch.device("meta"):
+        with planning():
             return timm.create_model(name, num_classes=0)
 
     note = timm.get_pretrained_cfg(name, allow_unregistered=True)

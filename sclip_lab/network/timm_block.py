@@ -168,18 +168,14 @@ def _check(module: Any, network: str) -> None:
         raise LabError(
             f"{network}: its blocks are of timm's class {kind}; supported are {', '.join(BLOCKS)}"
         )
-    parts = ("norm1", "attn", "norm2", "mlp")
-    missing = [name for name in parts if not hasattr(module, name)]
-    if not missing and not BLOCKS[kind] and not hasattr(module, "ls1"):
-        missing = [] if hasattr(module, "gamma_1") else ["ls1"]
-    if missing:
-        raise LabError(f"{network}: its {kind} has no {', '.join(missing)}")
-    attention = module.attn
+    attention = getattr(module, "attn", None)
     if type(attention).__name__ not in ATTENTIONS:
         raise LabError(
             f"{network}: {type(attention).__name__} attention; supported are "
             f"{', '.join(sorted(ATTENTIONS))}"
         )
+    if not BLOCKS[kind] and not hasattr(module, "ls1") and not hasattr(module, "gamma_1"):
+        raise LabError(f"{network}: its {kind} has neither ls1 nor gamma_1, timm's layer scales")
     if getattr(attention, "gate", None) is not None:
         raise LabError(f"{network}: its attention has a gate, which variants cannot rewrite")
 

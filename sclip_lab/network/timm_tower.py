@@ -207,7 +207,11 @@ def _check(name: str, trunk: Any, projection: Any) -> None:
 
     if getattr(trunk, "neck", None) is not None:
         raise refuse("attends within windows (SAM); as guidance it can be used")
+    if hasattr(trunk, "encoder"):
+        raise refuse("wraps an encoder, as those of language models do, which is not supported")
     missing = [part for part in NEEDED if not hasattr(trunk, part)]
+    if missing == ["norm"]:
+        raise refuse("has no norm behind its blocks, so its tokens are no embeddings")
     stem = getattr(trunk, "patch_embed", getattr(trunk, "embeds", None))
     if missing or not hasattr(stem, "proj"):
         raise refuse(f"is no plain vision transformer: it has no {', '.join(missing) or 'patches'}")

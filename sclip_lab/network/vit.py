@@ -18,7 +18,7 @@ from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.values import LARGEST_SEED, shown, within
 from sclip_lab.network import tower
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.network.checkpoint import read_checkpoint
+from sclip_lab.network.checkpoint import folder_of, read_checkpoint
 from sclip_lab.network.fit import check_config, load_timm_weights
 from sclip_lab.network.loading import check_device, check_finite, seeded
 from sclip_lab.network.position_embedding import DEFAULT_RULE
@@ -97,7 +97,7 @@ def load_vit(
     model = model.to(device).eval().requires_grad_(False)
     image_tower = tower.find(name, model)
     if checkpoint is not None:
-        check_config(Path(checkpoint), image_tower, name)
+        check_config(folder_of(Path(checkpoint)), image_tower, name)
     lower_precision(image_tower, precision)
     known = model.pretrained_cfg
     return Backbone(

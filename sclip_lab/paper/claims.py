@@ -40,6 +40,12 @@ class Comparison:
     supports: float
     refutes: float
 
+    @classmethod
+    def of(cls, key: tuple[str, ...], p: float, supports: bool) -> Comparison:
+        """A comparison by its two-sided p, NaN for none, and the side that the data lean to."""
+        p = 1.0 if np.isnan(p) else float(p)
+        return cls(key, p if supports else 1.0, 1.0 if supports else p)
+
     @property
     def p(self) -> float:
         return min(self.supports, self.refutes)
@@ -57,7 +63,7 @@ class Claim:
         counted: before the facts, with {won}, {lost} and {all} for numbers of tests.
         published: the section of docs/field.md where the same is claimed; "" where it is not.
         no_verdict: why there can be none. same: why its two sides cannot differ.
-        study, setting: where it stands. backbones: whose networks it is about.
+        study, setting: where on the page it stands. backbones: names of the networks it is about.
     """
 
     text: str
@@ -156,19 +162,14 @@ def alike(
         return missing(text, "nothing to compare with", published)
     if max(map(evidence.score, [*specs, other])) < margin:
         return missing(text, f"all scores are below {100 * margin:g} points", published)
-    tests = []
-    for spec in specs:
-        gap = evidence.comparisons.gap(spec, other)
+    tests, gaps = [], [evidence.comparisons.gap(spec, other) for spec in specs]
+    for spec, gap in zip(specs, gaps, strict=True):
         outside = abs(gap.estimate) > margin
         below, above = p_value(gap, margin), p_value(gap, -margin)
         key = ("alike", f"{margin:g}", *sorted(map(evidence.comparisons.counts, (spec, other))))
         nearest = below if gap.estimate > 0 else above
-        tests.append(
-            Comparison(key, 1.0 if outside else max(below, above), nearest if outside else 1.0)
-        )
-    far = max(
-        range(len(specs)), key=lambda k: abs(evidence.comparisons.gap(specs[k], other).estimate)
-    )
+        tests.append(Comparison.of(key, nearest if outside else max(below, above), not outside))
+    far = max(range(len(specs)), key=lambda k: abs(gaps[k].estimate))
     claim = Claim(
         text,
         difference_in_words(evidence, specs[far], other),
@@ -201,9 +202,8 @@ def mean_difference(
         return replace(
             claim, no_verdict=claim.no_verdict or few_photos(len(gaps), whole(evidence, a))
         )
-    p, leans = mean_p(gaps), gaps.mean() * sign > 0
     key = ("measure", measure, *sorted(map(evidence.comparisons.counts, (a, b))))
-    test = Comparison(key, p if leans else 1.0, 1.0 if leans else p)
+    test = Comparison.of(key, mean_p(gaps), gaps.mean() * sign > 0)
     low, high = mean_interval(gaps, 1 - LEVEL)
     facts += "" if np.isnan(low) else f" [{low:+.2f}, {high:+.2f}]"
     facts += f" on {len(gaps)} photos"
@@ -217,9 +217,8 @@ def score_test(evidence: Evidence, a: str, b: str) -> Comparison:
     """Test of "spec a scores higher than spec b" on the same photos."""
     row = evidence.difference(a, b)
     key = ("score", *sorted(map(evidence.comparisons.counts, (a, b))))
-    p = float(row["p"])
-    p = 1.0 if np.isnan(p) else p
-    return Comparison(key, p if row["difference"] > 0 else 1.0, p if row["difference"] < 0 else 1.0)
+    p = row["p"] if row["difference"] else 1.0
+    return Comparison.of(key, p, row["difference"] > 0)
 
 
 def differ(evidence: Evidence, a: str, b: str) -> bool:

@@ -99,12 +99,12 @@ def map_correlations(evidence: Evidence, specs: Sequence[str]) -> pd.DataFrame |
         if set(specs) <= by_spec.keys():
             for spec in specs:
                 maps[spec] += list(by_spec[spec].reshape(len(by_spec[spec]), -1))
-    kept = [spec for spec in specs if maps[spec]]
-    if len(kept) < 2:
+    with_maps = [spec for spec in specs if maps[spec]]
+    if len(with_maps) < 2:
         return None
-    standard = {spec: np.stack([_standardised(m) for m in maps[spec]]) for spec in kept}
-    values = [[float((standard[a] * standard[b]).mean()) for b in kept] for a in kept]
-    names = [str(evidence.name(spec)) for spec in kept]
+    standard = {spec: np.stack([_standardised(m) for m in maps[spec]]) for spec in with_maps}
+    values = [[float((standard[a] * standard[b]).mean()) for b in with_maps] for a in with_maps]
+    names = [str(evidence.name(spec)) for spec in with_maps]
     return pd.DataFrame(values, index=names, columns=names)
 
 

@@ -76,8 +76,8 @@ def kind(source: str, mark: str) -> str:
     """
     if mark in KINDS:
         return KINDS[mark]
-    known = sources()["kind"]
-    return "; ".join(dict.fromkeys(str(known.get(key, key)) for key in source.split(";") if key))
+    kinds = sources()["kind"]
+    return "; ".join(dict.fromkeys(str(kinds.get(key, key)) for key in source.split(";") if key))
 
 
 # ---------------------------------------------------------------- beside a score of ours

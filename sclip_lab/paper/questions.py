@@ -37,17 +37,17 @@ def rows(drawn: Mapping[str, Drawn], embedded: bool = False) -> list[Row]:
     Args:
         drawn: the page's studies. embedded: the network is patchwork_vit, and each answer says so.
     """
-    known = {name: load(name) if name not in drawn else drawn[name].study for name in
+    by_name = {name: load(name) if name not in drawn else drawn[name].study for name in
              dict.fromkeys([*names(), *drawn])}  # fmt: skip
     made = []
     for number, (key, question) in enumerate(QUESTIONS.items(), start=1):
-        able = [name for name, study in known.items() if key in study.answers]
-        asked = [name for name in able if name in drawn]
-        answers = {name: _answer(drawn[name], key) for name in asked}
-        shown = next((name for name in asked if drawn[name].parts), asked[0] if asked else "")
+        answering = [name for name, study in by_name.items() if key in study.answers]
+        on_page = [name for name in answering if name in drawn]
+        answers = {name: _answer(drawn[name], key) for name in on_page}
+        shown = next((name for name in on_page if drawn[name].parts), on_page[0] if on_page else "")
         text = " ".join(filter(None, answers.values()))
-        if not asked:
-            text = f"not asked here: sclip-lab paper {' '.join(able)}"
+        if not on_page:
+            text = f"not asked here: sclip-lab paper {' '.join(answering)}"
         elif embedded:
             text = WORLD + text
         cells = {"": f"{number}", "question": question, "answer": text, "study": shown}
@@ -58,12 +58,14 @@ def rows(drawn: Mapping[str, Drawn], embedded: bool = False) -> list[Row]:
 def _answer(study: Drawn, key: str) -> str:
     """A study's answer in each of its settings, or what it lacks."""
     parts = []
-    for setting, found in study.parts.items():
-        seeds = [seed for s in found.cells.index if (seed := random_seed(found, s)) is not None]
-        if len(seeds) == len(found.cells):
+    for setting, evidence in study.parts.items():
+        seeds = [
+            seed for s in evidence.cells.index if (seed := random_seed(evidence, s)) is not None
+        ]
+        if len(seeds) == len(evidence.cells):
             text = f"no answer, weights are random (seed {seeds[0]})."
         else:
-            text = study.study.answers[key](found) or "no answer, cells are missing."
+            text = study.study.answers[key](evidence) or "no answer, cells are missing."
         parts.append(f"{setting}: {text}" if len(study.parts) > 1 else text)
     if not parts:
         return f"no answer here: {'; '.join(study.missing) or 'nothing was evaluated'}."

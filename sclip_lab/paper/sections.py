@@ -1,4 +1,4 @@
-"""Studies to sections of a report: drawn one by one, judged together."""
+"""Turn studies into sections of a report. Each is drawn by itself; all are judged together."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Verdict:
     """One claim, judged.
 
     Attributes:
-        claim: it. answer: HOLDS, FAILS, OPEN or NONE. why: the numbers, in words.
+        claim: the claim. answer: HOLDS, FAILS, OPEN or NONE. why: the numbers, in words.
         standing: TESTED, MADE (the network was trained to show it), CANNOT, or REPEATS (an earlier
             claim of the page rests on the same comparison).
     """
@@ -101,8 +101,8 @@ def judge(claims: Sequence[Claim], family: str = "claim") -> list[Verdict]:
 
 
 def _repeated(earlier: Verdict, claim: Claim, alone: Verdict) -> str:
-    """The answer of a claim whose comparisons an earlier one has: the same, or where a single
-    comparison is told the other way round the opposite."""
+    """The answer of a claim that repeats the comparisons of an earlier one: the same answer, or the
+    opposite one where a single comparison is claimed the other way round."""
     sides = [{c.key: c.supports <= c.refutes for c in one.tests} for one in (earlier.claim, claim)]
     if sides[0] == sides[1]:
         return earlier.answer

@@ -74,6 +74,11 @@ def spec(evidence: Evidence, **fixed: object) -> str | None:
     return str(table.index[0]) if len(table) else None
 
 
+def specs(evidence: Evidence, *variants: str) -> tuple[str | None, ...]:
+    """`spec` of each of some variants."""
+    return tuple(spec(evidence, variant=variant) for variant in variants)
+
+
 def plot(
     ax: Axes,
     evidence: Evidence,
@@ -141,11 +146,11 @@ def curves(
             ax.set_axis_off()
         for ax in axes:
             ax.yaxis.set_tick_params(labelleft=True)
-        _legend(figure, axes[: len(panels)])
+        _legend(figure, list(axes[: len(panels)]))
     return figure
 
 
-def _legend(figure: Figure, axes: np.ndarray) -> None:
+def _legend(figure: Figure, axes: Sequence[Any]) -> None:
     """One legend below all charts, each name once."""
     handles: dict[str, Any] = {}
     for ax in axes:
@@ -217,7 +222,7 @@ def curve(
     varying = ["line", *(c for c in ("backbone", "dataset", "protocol") if firsts[c].nunique() > 1)]
     ticks = {row["place"]: row[x] for line in lines for _, row in line.iterrows()}
     with style():
-        figure = Figure(figsize=(3.5, 2.6), layout="constrained")
+        figure = Figure(figsize=(3.5, 3.1), layout="constrained")
         ax = figure.subplots()
         for index, line in enumerate(lines):
             color, places = COLORS[index % len(COLORS)], line["place"]
@@ -235,8 +240,9 @@ def curve(
         draw_floors(ax, table, across=True)
         ax.set_xlabel(x.split(".", 1)[1].replace("_", " "))
         ax.set_ylabel(f"mIoU x100, {level * 100:g} % band")
-        ax.legend(frameon=False)
         sns.despine(ax=ax)
+        _legend(figure, [ax])
+    figure.set_label(f"mIoU x100 against {x}, with its {level * 100:g} % interval over photos")
     return figure
 
 

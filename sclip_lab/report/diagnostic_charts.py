@@ -110,20 +110,21 @@ def _charts(df: pd.DataFrame) -> pd.Series:
 
 
 def _chart(ax: Axes, rows: pd.DataFrame, order: list[str]) -> None:
-    places = {"x": rows["value"], "y": rows["variant"], "order": order, "ax": ax}
-    sns.barplot(
-        **places, color=COLORS[5], width=0.7, errorbar=mean_interval,
-        err_kws={"linewidth": 0.9, "color": "black"},
-    )  # fmt: skip
-    # seaborn draws its jitter from numpy's global state; the same store gives the same picture.
-    before = np.random.get_state()  # noqa: NPY002
-    np.random.seed(0)  # noqa: NPY002
-    sns.stripplot(**places, color="0.25", size=1.6, alpha=0.5, jitter=0.25, legend=False)
-    np.random.set_state(before)  # noqa: NPY002
+    by_variant = dict(list(rows.groupby("variant")["value"]))
+    values = {name: by_variant[name].to_numpy() for name in order if name in by_variant}
+    places = np.array([order.index(name) for name in values])
+    means = np.array([one.mean() for one in values.values()])
+    ends = np.array([mean_interval(one) for one in values.values()]).T
+    error = np.abs(ends - means)
+    ax.barh(places, means, 0.7, xerr=error, color=COLORS[5], error_kw={"linewidth": 0.9})
+    jitter = np.random.default_rng(0)  # the same store gives the same picture
+    for place, one in zip(places, values.values(), strict=True):
+        heights = place + jitter.uniform(-0.25, 0.25, len(one))
+        ax.plot(one, heights, "o", markersize=1.6, color="0.25", alpha=0.5, markeredgewidth=0)
+    ax.set_ylim(len(order) - 0.5, -0.5)
     longest = rows["value"].abs().max()
-    for place, name in enumerate(order):  # a bar of no length looks like one that is missing
-        values = rows["value"][rows["variant"] == name]
-        if len(values) and values.abs().max() <= ZERO * longest:
+    for place, one in zip(places, values.values(), strict=True):
+        if np.abs(one).max() <= ZERO * longest:  # a bar of no length looks like a missing one
             ax.text(0, place, " 0", va="center", fontsize=6)
     measure = MEASURES.get(str(rows["measure"].iloc[0]))
     notes = [GOOD.get(measure.better, ""), ROW_SUM if measure.of_row_sum else ""] if measure else []

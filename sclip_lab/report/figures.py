@@ -6,9 +6,10 @@ Scores are drawn x100. Colours are Okabe and Ito's, told apart with any colour v
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import matplotlib.figure
 import numpy as np
@@ -22,10 +23,12 @@ from sclip_lab.report.evidence import Evidence
 from sclip_lab.results.store.spec_labels import labels
 from sclip_lab.results.table.support import FEW
 
+Page = TypeVar("Page")
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _OWN = {"vanilla": 0, "maskclip": 1, "csa": 2}  # one colour each in all charts
-# Names are drawn as they are: "$5" is no formula.
-PLAIN: Any = {"text.parse_math": False}
+# Names are drawn as they are: "$5" is no formula. A title keeps its place, which matplotlib would
+# search for anew with each drawing.
+PLAIN: Any = {"text.parse_math": False, "axes.titley": 1.0}
 STYLE = {
     "axes.labelsize": 8,
     "axes.titlesize": 9,
@@ -66,11 +69,36 @@ class Figure(matplotlib.figure.Figure):
         return file.getvalue()
 
 
-def paged(name: str, drawn: Sequence[Figure]) -> dict[str, Figure]:
-    """Figures by file name: numbered where there are several."""
-    if len(drawn) == 1:
-        return {name: drawn[0]}
-    return {f"{name}_{number}": figure for number, figure in enumerate(drawn, start=1)}
+class Later(Mapping[str, Figure]):
+    """Figures by file name that are made when they are first looked at, so that each of several
+    processes makes its own.
+
+    Args:
+        makers: each gives some figures by file name.
+    """
+
+    def __init__(self, *makers: Callable[[], Mapping[str, Figure]]) -> None:
+        self.makers = makers
+
+    @cached_property
+    def _figures(self) -> dict[str, Figure]:
+        return {name: figure for make in self.makers for name, figure in make().items()}
+
+    def __getitem__(self, name: str) -> Figure:
+        return self._figures[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._figures)
+
+    def __len__(self) -> int:
+        return len(self._figures)
+
+
+def paged(name: str, pages: Sequence[Page]) -> dict[str, Page]:
+    """Pages, such as figures, by file name: numbered where there are several."""
+    if len(pages) == 1:
+        return {name: pages[0]}
+    return {f"{name}_{number}": page for number, page in enumerate(pages, start=1)}
 
 
 def draw_floors(ax: Axes, table: pd.DataFrame, across: bool = False) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pandas.io.formats.style import Styler
 
 from sclip_lab.core import files
 from sclip_lab.report import escaping
+from sclip_lab.report.figures import Later
 from sclip_lab.report.tables import P, p_value
 
 COMPRESSION = 3  # of PNG: half the time of zlib's usual 6, 4 % more bytes
@@ -84,15 +86,12 @@ def write(
     """
     out.mkdir(parents=True, exist_ok=True)
     paths, shown = [], []
-    contents = iter(_all_drawn([f for s in sections for f in s.figures.values()], processes))
-    for section in sections:
+    for section, drawings in zip(sections, _drawings(sections, processes), strict=True):
         pictures: list[tuple[str, str]] = []  # several may have one caption
-        for name, figure in section.figures.items():
-            png, pdf = next(contents)
+        for name, caption, png, pdf in drawings:
             for suffix, content in (("png", png), ("pdf", pdf)):
                 paths.append(out / f"{escaping.file_name(name)}.{suffix}")
                 files.write_bytes(paths[-1], content)
-            caption = str(figure.get_label() or name.replace("_", " "))
             pictures.append((caption, base64.b64encode(png).decode("ascii")))
         tables = {}
         for name, table in section.tables.items():
@@ -117,20 +116,43 @@ def write(
     return [out / "index.html", *paths]
 
 
-_figures: list[Figure] = []  # of a copy of this process
+Drawing = tuple[str, str, bytes, bytes]  # name, caption, PNG, PDF
+Maker = Callable[[], Mapping[str, Figure]]
+_makers: list[Maker] = []  # of a copy of this process
 
 
-def _all_drawn(figures: list[Figure], processes: int) -> list[tuple[bytes, bytes]]:
-    """`drawn` of each figure."""
-    if min(processes, len(figures)) < 2:
-        return [drawn(figure) for figure in figures]
-    fork = multiprocessing.get_context("fork")  # figures need not be pickled
-    with ProcessPoolExecutor(processes, fork, _figures.extend, (figures,)) as pool:
-        return list(pool.map(_drawn_by_number, range(len(figures))))
+def _drawings(sections: Sequence[Section], processes: int) -> list[list[Drawing]]:
+    """All figures of each section, made and drawn by several processes."""
+    makers: list[Maker] = []
+    owners: list[int] = []
+    for number, section in enumerate(sections):
+        figures = section.figures
+        own: Sequence[Maker]
+        if isinstance(figures, Later):
+            own = figures.makers
+        else:
+            own = [partial(dict, {name: figure}) for name, figure in figures.items()]
+        makers += own
+        owners += [number] * len(own)
+    if min(processes, len(makers)) < 2:
+        groups = [_drawings_of(make()) for make in makers]
+    else:
+        fork = multiprocessing.get_context("fork")  # nothing need be pickled
+        with ProcessPoolExecutor(processes, fork, _makers.extend, (makers,)) as pool:
+            groups = list(pool.map(_drawings_by_number, range(len(makers))))
+    drawings: list[list[Drawing]] = [[] for _ in sections]
+    for number, group in zip(owners, groups, strict=True):
+        drawings[number] += group
+    return drawings
 
 
-def _drawn_by_number(number: int) -> tuple[bytes, bytes]:
-    return drawn(_figures[number])
+def _drawings_by_number(number: int) -> list[Drawing]:
+    return _drawings_of(_makers[number]())
+
+
+def _drawings_of(figures: Mapping[str, Figure]) -> list[Drawing]:
+    captions = {name: str(f.get_label() or name.replace("_", " ")) for name, f in figures.items()}
+    return [(name, captions[name], *drawn(figure)) for name, figure in figures.items()]
 
 
 def drawn(figure: Figure) -> tuple[bytes, bytes]:
@@ -138,9 +160,9 @@ def drawn(figure: Figure) -> tuple[bytes, bytes]:
     FigureCanvasAgg(figure)
     dpi = min(PNG_DPI, WIDE / figure.get_size_inches()[0])
     figure.set_dpi(dpi)  # a layout for other pixels cuts long labels: letters are whole pixels wide
-    if figure.get_layout_engine() is not None:
+    if (layout := figure.get_layout_engine()) is not None:
         for _ in range(2):
-            figure.draw_without_rendering()
+            layout.execute(figure)
         figure.set_layout_engine("none")
     png, pdf = io.BytesIO(), io.BytesIO()
     figure.savefig(png, format="png", dpi=dpi, pil_kwargs={"compress_level": COMPRESSION})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ import pandas as pd
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.report import curves, diagnostic_charts, escaping, figures, pictures, tables
+from sclip_lab.report import curves, escaping, figures, pictures, tables
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.report.figures import Figure, paged
+from sclip_lab.report.figures import Figure, Later, paged
 from sclip_lab.report.page import Section
 from sclip_lab.report.tables import P
 from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS, interval
@@ -150,8 +151,14 @@ def _of_photos(section: Section, photos: str) -> Section:
         name=section.name + tail,
         title=f"{section.title}: {photos}",
         tables={f"{name}{tail}": table for name, table in section.tables.items()},
-        figures={f"{name}{tail}": figure for name, figure in section.figures.items()},
+        figures=Later(*(partial(_with_tail, make, tail) for make in section.figures.makers))
+        if isinstance(section.figures, Later)
+        else section.figures,
     )
+
+
+def _with_tail(make: Callable[[], Mapping[str, Figure]], tail: str) -> dict[str, Figure]:
+    return {f"{name}{tail}": figure for name, figure in make().items()}
 
 
 def seeds(part: Evidence) -> pd.DataFrame | None:
@@ -189,25 +196,39 @@ def _drawn(part: Evidence, images: int) -> list[Section]:
     made = []
     if (table := seeds(part)) is not None:
         made.append(Section("seeds", "seeds", tables={"seeds": table}))
-    swept: dict[str, Figure] = {}
-    for parameter in curves.swept(part.df):
-        log = parameter.endswith("temperature")
-        swept[f"curve_{parameter}"] = curves.curve(part.df, parameter, log, table=part.summary)
-    if swept:
-        made.append(Section("curves", "curves", figures=swept))
+    if parameters := curves.swept(part.df):
+        drawn = Later(*(partial(_curve, part, parameter) for parameter in parameters))
+        made.append(Section("curves", "curves", figures=drawn))
     if len(part.measured):
-        drawn = paged("diagnostics", diagnostic_charts.pages(part.measured))
+        drawn = Later(partial(_diagnostics, part))
         made.append(Section("diagnostics", "diagnostics", figures=drawn))
-    photos = _pictures(part, images)
-    if photos:
-        made.append(Section("pictures", "photos", figures=photos))
+    if makers := _pictures(part, images):
+        made.append(Section("pictures", "photos", figures=Later(*makers)))
     return made
 
 
+def _curve(part: Evidence, parameter: str) -> dict[str, Figure]:
+    log = parameter.endswith("temperature")
+    return {f"curve_{parameter}": curves.curve(part.df, parameter, log, table=part.summary)}
+
+
+def _diagnostics(part: Evidence) -> dict[str, Figure]:
+    from sclip_lab.report import diagnostic_charts  # imports torch
+
+    return paged("diagnostics", diagnostic_charts.pages(part.measured))
+
+
 def _scores(part: Evidence, scores: Callable[[Evidence], pd.DataFrame]) -> Section:
-    drawn = paged("bars", figures.bar_pages(part.summary))
-    drawn |= paged("per_class", figures.per_class_pages(part.df, part.summary))
+    drawn = Later(partial(_bars, part), partial(_per_class, part))
     return Section("scores", "scores", tables={"scores": scores(part)}, figures=drawn)
+
+
+def _bars(part: Evidence) -> dict[str, Figure]:
+    return paged("bars", figures.bar_pages(part.summary))
+
+
+def _per_class(part: Evidence) -> dict[str, Figure]:
+    return paged("per_class", figures.per_class_pages(part.df, part.summary))
 
 
 def result(part: Evidence, place: str = "") -> str:
@@ -279,16 +300,28 @@ def _differences(part: Evidence, baseline: str) -> Section:
     return Section("differences", title, tables={"differences": shown})
 
 
-def _pictures(part: Evidence, images: int) -> Mapping[str, Figure]:
+def _pictures(part: Evidence, images: int) -> list[Callable[[], dict[str, Figure]]]:
+    """What makes each figure of photos."""
     shown = [
         replace(p, predictions=[replace(q, label=_name(part, q)) for q in p.predictions])
         for p in list(part.pictures)[:images]
     ]
     if not shown:
-        return {}
+        return []
     with_points = [p for p in shown if any(q.points is not None for q in p.predictions)][:2]
-    maps = [pictures.attention_maps(page) for page in _sheets(with_points, SHEET)]
-    return paged("panel", _panels(shown)) | paged("attention", maps)
+    panel = partial(pictures.panel, colors=pictures.class_colors(shown))
+    panels = paged("panel", _panels(shown))
+    maps = paged("attention", _sheets(with_points, SHEET))
+    return [
+        *(partial(_figure, panel, name, page) for name, page in panels.items()),
+        *(partial(_figure, pictures.attention_maps, name, page) for name, page in maps.items()),
+    ]
+
+
+def _figure(
+    draw: Callable[[list[Picture]], Figure], name: str, page: list[Picture]
+) -> dict[str, Figure]:
+    return {name: draw(page)}
 
 
 def _name(part: Evidence, prediction: Prediction) -> str:
@@ -297,15 +330,15 @@ def _name(part: Evidence, prediction: Prediction) -> str:
     return part.name(prediction.spec) if known else prediction.label
 
 
-def _panels(shown: Sequence[Picture]) -> list[Figure]:
-    """At most so many tiles in a picture: several photos of few variants, or a part of many."""
-    drawn, colors = [], pictures.class_colors(shown)
+def _panels(shown: Sequence[Picture]) -> list[list[Picture]]:
+    """What is in each figure, of at most so many tiles: several photos of few variants, or a part
+    of many."""
+    pages = []
     for sheet in _sheets(shown, TILES - 2):
         tiles = max(len(panel.predictions) for panel in sheet) + 2
         photos = max(1, TILES // tiles)
-        starts = range(0, len(sheet), photos)
-        drawn += [pictures.panel(sheet[start : start + photos], colors=colors) for start in starts]
-    return drawn
+        pages += [sheet[start : start + photos] for start in range(0, len(sheet), photos)]
+    return pages
 
 
 def _sheets(shown: Sequence[Picture], variants: int) -> list[list[Picture]]:

@@ -39,7 +39,6 @@ from sclip_lab.data.base import Dataset
 from sclip_lab.data.base import build as build_dataset
 from sclip_lab.evaluation.loop import Unfinished, evaluate
 from sclip_lab.evaluation.observers import Diagnostics, Pictures
-from sclip_lab.evaluation.recorder import Observer
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.paper import published
 from sclip_lab.results.store import machines, sweeps
@@ -416,28 +415,42 @@ def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
     return "\n".join(lines)
 
 
+def observers_of(config: DictConfig) -> list[Pictures | Diagnostics]:
+    """What a configuration keeps of a cell's photos besides its counts."""
+    pictures, diagnostics = config.pictures, config.diagnostics
+    observers: list[Pictures | Diagnostics] = []
+    if pictures.images:
+        observers.append(Pictures(pictures.images, pictures.points))
+    if diagnostics.measures:
+        layers = diagnostics.get("layers", False)
+        observers.append(Diagnostics(list(diagnostics.measures), diagnostics.images, layers))
+    return observers
+
+
+def evaluation_settings(config: DictConfig) -> dict[str, Any]:
+    """How the evaluator works through the photos; no number depends on it."""
+    return {
+        "batch_images": config.batch_images,
+        "batch_windows": config.batch_windows,
+        "trunk_cache_gb": config.trunk_cache,
+        "progress": config.progress,
+    }
+
+
 def _evaluate(specs: Sequence[Spec], config: DictConfig, timings: Timings) -> Pass:
     _warn_of_words(specs)
-    chosen, store = config.diagnostics, Store(config.paths.store)
-    measures = Diagnostics(chosen.measures or (), chosen.images, chosen.get("layers", False))
-    observers: list[Observer] = []
-    if config.pictures.images:
-        observers.append(Pictures(config.pictures.images, config.pictures.points))
-    if chosen.measures:
-        observers.append(measures)
+    store, observers = Store(config.paths.store), observers_of(config)
     with _usual_garbage_collection():
         df = evaluate(
             specs,
             store,
             observers=observers,
             shard=tuple(config.shard),
-            batch_images=config.batch_images,
-            batch_windows=config.batch_windows,
-            trunk_cache_gb=config.trunk_cache,
             on_error=config.on_error,
-            progress=config.progress,
             timings=timings,
+            **evaluation_settings(config),
         )
+    measures = next((o for o in observers if isinstance(o, Diagnostics)), Diagnostics([]))
     measured = {spec.key: measures.measured(store, spec) for spec in specs}
     return Pass(df, results.summary(df), results.iou(df), measured)
 

@@ -301,7 +301,7 @@ class Readout:
 
 def _require_finite(values: Tensor, what: str) -> None:
     # The extremes are NaN if any value is; isfinite would copy maps of a photo's size.
-    if values.numel() and not all(extreme.isfinite() for extreme in values.aminmax()):
+    if values.numel() and not bool(torch.stack(values.aminmax()).isfinite().all()):
         raise LabError(NOT_FINITE.format(what))
 
 

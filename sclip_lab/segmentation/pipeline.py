@@ -411,14 +411,17 @@ def at_once(backbone: Backbone, plan: Plan, variants: int, guide: Guide | None =
     block = backbone.blocks[0]
     size = plan.rows.seen, plan.columns.seen
     tokens = 1 + math.prod(backbone.grid(*size))
-    maps = tokens
+    maps, guided = tokens, 0
     if guide is not None:
         grid = [max(1, round(side * guide.scale / guide.patch_size)) for side in size]
         maps = max(tokens, math.prod(grid))
+        # It runs while the first network's activations are there: its stream before and behind
+        # LN, q, k, v, what attention puts out, and the hidden layer, four times as wide, twice.
+        guided = 14 * math.prod(grid) * guide.model.embed_dim
     # Each block's input, q, k, v and attention map; then what each variant adds.
     shared = backbone.depth * (4 * tokens * block.width + block.num_heads * tokens**2)
     of_variants = variants * (tokens * block.width + block.num_heads * maps**2)
-    return max(2, int(memory(backbone.device) // (4 * (shared + of_variants))))
+    return max(2, int(memory(backbone.device) // (4 * (shared + of_variants + guided))))
 
 
 def memory(device: torch.device) -> float:

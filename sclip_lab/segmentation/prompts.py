@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.progress import Bar
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
 
@@ -70,7 +70,7 @@ def embed_vocabulary(
     embedded = {key: _rows[key] for key in keys if key in _rows}
     while _rows and len(_rows) + len(missing) > MOST_ROWS:
         _rows.pop(next(iter(_rows)))
-    for key in tqdm(missing, "text embeddings", disable=not progress):
+    for key in Bar(missing, "text embeddings", disable=not progress):
         embedded[key] = _rows[key] = _embed(backbone, chosen, key[2], truncate)
     text = torch.stack([embedded[key] for key in keys])
     if path is not None:

@@ -38,7 +38,7 @@ def test_the_whole_store_is_a_page_of_sections(
         assert table["variant"].is_unique
         assert not table["variant"].str.contains(r" · [0-9a-f]{6}").any()
     sixteen = pd.read_csv(tmp_path / "scores_shapes_test_16_photos.csv").set_index("variant")
-    assert set(sixteen.loc["csa", "also"].split("; ")) == {"naclip", "my_tiny"}
+    assert set(sixteen.loc["csa", "also"].split("; ")) == {"protocol naclip", "backbone my_tiny"}
     assert not (tmp_path / "differences_shapes_train_16_photos.csv").exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,8 +12,10 @@ import pytest
 from sclip_lab import results
 from sclip_lab.cli import paper
 from sclip_lab.cli.main import main
+from sclip_lab.config.sweeper import sweep
 from sclip_lab.core.errors import LabError
 from sclip_lab.report import store_report
+from sclip_lab.run import studies
 from sclip_lab.run.job import table
 from tests.synthetic_store import (
     confusion_rows,
@@ -95,21 +96,9 @@ def test_paper_takes_studies_keys_and_points() -> None:
 
 
 def test_paper_takes_all_benchmarks_for_another_network() -> None:
-    assert paper.with_data(["seed=1"]) == ["seed=1"]
-    assert paper.with_data(["backbone=ViT-B-16", "dataset=ade20k"])[1:] == ["dataset=ade20k"]
-    assert "voc21" in paper.with_data(["backbone=ViT-B-16"])[1]
-
-
-@pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"
-)
-def test_several_processes_compose_the_same_cells() -> None:
-    asked = ["attention", "qualitative"], ["dataset.limit=2"]
-    one, two = paper.cells_of_all(*asked), paper.cells_of_all(*asked, processes=2)
-    assert {name: [spec.key for spec in cells.specs] for name, cells in one.items()} == {
-        name: [spec.key for spec in cells.specs] for name, cells in two.items()
-    }
-    assert [len(cells.specs) for cells in two.values()] == [2, 4]
+    assert studies.with_data(["seed=1"]) == ["seed=1"]
+    assert studies.with_data(["backbone=ViT-B-16", "dataset=ade20k"])[1:] == ["dataset=ade20k"]
+    assert "voc21" in studies.with_data(["backbone=ViT-B-16"])[1]
 
 
 def test_paper_says_how_to_get_what_is_missing(
@@ -131,9 +120,9 @@ def test_paper_names_missing_weights_before_one_of_many_data_sets(
 
 
 def test_paper_knows_how_large_a_data_set_is() -> None:
-    assert paper.whole_size("patchwork", 2) == 64
-    assert paper.whole_size("voc21", 20) == paper.whole_size("voc21", 1449) == 1449
-    assert paper.whole_size("mine", 7) == 7
+    assert studies.whole_size("patchwork", 2) == 64
+    assert studies.whole_size("voc21", 20) == studies.whole_size("voc21", 1449) == 1449
+    assert studies.whole_size("mine", 7) == 7
 
 
 def test_paper_takes_a_study_of_a_plug_in_and_few_photos_have_no_verdict(
@@ -173,7 +162,7 @@ def test_paper_takes_a_study_of_a_plug_in_and_few_photos_have_no_verdict(
 def test_random_weights_of_large_networks_are_not_made() -> None:
     asked = ["backbone=ViT-B-16-quickgelu", "dataset=patchwork"]
     sizes = [
-        {str(config.backbone.name) for config in paper.jobs("backbones", [*asked, *more])}
+        {str(config.backbone.name) for config in sweep(["experiment=backbones", *asked, *more])}
         for more in ([], ["pretrained=null"])
     ]
     assert sizes[0] >= {"ViT-L-14-quickgelu", "ViT-H-14", "ViT-B-16-SigLIP"}

@@ -126,7 +126,7 @@ def test_a_sweep_without_its_flag_says_so(tmp_path: Path) -> None:
 def test_hydras_rerun_reads_no_pickle(tmp_path: Path) -> None:
     ran = evaluate(tmp_path, f"--experimental-rerun={tmp_path / 'config.pickle'}")
     assert ran.code == 1
-    assert "config.pickle: not taken, for its file is a pickle" in ran.err
+    assert "config.pickle: refused, since its file is a pickle" in ran.err
 
 
 @pytest.mark.parametrize("flags", [("--resolve",), ("-m", "--cfg=job")])

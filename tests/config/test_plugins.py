@@ -196,7 +196,7 @@ def test_own_references_are_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_words_of_a_command_line(tmp_path: Path) -> None:
     words = ["-m", "plugins=[a.b, 'c']", "--config-dir", "x", "hydra.searchpath=[file://y,pkg://z]"]
-    assert plugins._typed(words) == (["a.b", "c"], [Path("x"), Path("y")])
+    assert plugins._on_line(words) == (["a.b", "c"], [Path("x"), Path("y")])
     with pytest.raises(LabError, match="'a;b' is not the name of a module"):
         plugins.enter(["plugins=[a;b]"])
     with pytest.raises(LabError, match="no such folder"):

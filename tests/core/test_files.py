@@ -166,6 +166,14 @@ def test_a_name_that_looks_like_a_seal_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_flip_in_the_seals_mark_does_not_make_a_file_foreign(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    files.write_tensors(path, TENSORS, HERE)
+    path.write_bytes(path.read_bytes().replace(b"sclip-lab-seal", b"sclip-lab-sgal"))
+    with pytest.raises(files.Damaged, match="its seal is damaged"):
+        files.read_tensors(path, HERE, foreign=True)
+
+
 def test_only_a_reader_that_expects_foreign_files_takes_one_without_a_seal(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file(TENSORS, path, {"by": "another program"})

@@ -18,7 +18,7 @@ from sclip_lab.diagnostics.features import (
     outlier_fraction,
     residual_ratio,
 )
-from sclip_lab.diagnostics.shift import ShiftEquivariance, compare, moved
+from sclip_lab.diagnostics.shift import compare, moved
 
 PATCH = 4
 
@@ -93,22 +93,21 @@ def pixels(images: Tensor) -> Tensor:
 
 def shifted(
     forward: Callable[[Tensor], Tensor], images: Tensor, shift: tuple[int, int] = (1, 1)
-) -> ShiftEquivariance:
+) -> tuple[Tensor, Tensor]:
     return compare(forward(images), forward(moved(images, PATCH, shift)), shift)
 
 
 def test_shift_of_an_equivariant_network() -> None:
-    result = shifted(pixels, drawn(2, 3, 20, 28), (1, 2))
-    torch.testing.assert_close(result.moved, torch.ones(2))
-    assert (result.stayed.abs() < 0.2).all()
-    assert (result.shuffled.abs() < 0.5).all()
+    same, random = shifted(pixels, drawn(2, 3, 20, 28), (1, 2))
+    torch.testing.assert_close(same, torch.ones(2))
+    assert (random.abs() < 0.5).all()
 
 
 def test_shift_of_a_network_of_positions() -> None:
     places = drawn(5, 7, 16)
-    result = shifted(lambda images: places.expand(len(images), 5, 7, 16), torch.zeros(1, 3, 20, 28))
-    torch.testing.assert_close(result.stayed, torch.ones(1))
-    assert result.moved.abs() < 0.3
+    photos = torch.zeros(1, 3, 20, 28)
+    same, _ = shifted(lambda images: places.expand(len(images), 5, 7, 16), photos)
+    assert same.abs() < 0.3
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (5, 0), (0, 7), (-1, 1)], ids=str)

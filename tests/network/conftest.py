@@ -18,6 +18,14 @@ def weights(backbone: Backbone) -> dict[str, Tensor]:
 
 
 @pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hub can be reached, which its client then says at once."""
+    # The client reads the variable when it is imported, and again in other processes.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
 def quiet() -> Iterator[None]:
     """open_clip warns about every model without pretrained weights; not here."""
     logging.disable(logging.WARNING)

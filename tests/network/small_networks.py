@@ -68,12 +68,14 @@ def small_options(name: str) -> dict[str, Any]:
     patch = re.search(r"patch(\d+)", name)
     options: dict[str, Any] = {"depth": DEPTH, "embed_dim": WIDTH, "num_heads": HEADS}
     options["img_size"] = 4 * int(patch[1]) if patch else 64
+    if name.startswith("naflexvit") and "_radio_" in name:
+        options["pos_embed_grid_size"] = (4, 4)  # instead of 128 x 128
     if "sapiens2" in name:
         options["num_kv_heads"] = 1
     if "vitamin" in name or "_r26_" in name or "_r50_" in name or "resnet" in name:
         del options["embed_dim"], options["num_heads"]  # the convolutions fix them
         options["img_size"] = 128
-    if "giant_patch14" in name and "dinov2" in name:
+    if "giant_patch14" in name and ("dinov2" in name or "tipsv2" in name):
         options |= {"embed_dim": 96, "num_heads": 3}  # the gated MLP halves an even number
     if "mci" in name:
         options["embed_dim"] = 768  # as wide as its convolutions
@@ -99,10 +101,12 @@ def small_vit(name: str, **options: Any) -> Backbone:
     return perturbed(load_vit(name, device="cpu", options=small_options(name) | options))
 
 
-def small_clip(monkeypatch: pytest.MonkeyPatch, name: str) -> Backbone:
+def small_clip(
+    monkeypatch: pytest.MonkeyPatch, name: str, text_folder: Path | None = None
+) -> Backbone:
     """A small network of open_clip's, loaded by name."""
     shrink(monkeypatch, name)
-    return perturbed(load_backbone(name, device="cpu"))
+    return perturbed(load_backbone(name, text_folder=text_folder, device="cpu"))
 
 
 def photos(backbone: Backbone) -> Tensor:

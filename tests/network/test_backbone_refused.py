@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("quiet")
         ("roberta-ViT-B-32", "Give text_folder=|needs the package transformers"),
     ],
 )
-def test_unsupported_models(name: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+@pytest.mark.usefixtures("offline")
+def test_unsupported_models(name: str, says: str) -> None:
     with pytest.raises(LabError, match=says):
         load_backbone(name, device="cpu")
 

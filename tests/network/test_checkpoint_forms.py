@@ -134,7 +134,7 @@ def test_what_was_unwrapped_is_said_in_one_line(
     torch.save({"state_dict": behind("module.")(weights)}, tmp_path / "it.pt")
     logging.disable(logging.NOTSET)
     with caplog.at_level(logging.INFO, "sclip_lab"):
-        load_backbone(NAME, checkpoint=tmp_path / "it.pt", device="cpu")
+        load_backbone(NAME, checkpoint=tmp_path / "it.pt", device="cpu", quick_gelu=False)
     lines = [r.getMessage() for r in caplog.records if "it.pt" in r.getMessage()]
     assert len(lines) == 1
     assert "'state_dict'" in lines[0]
@@ -198,6 +198,61 @@ def test_a_name_that_would_fit_is_offered(weights: Weights, tmp_path: Path) -> N
         load_backbone("ViT-B-32", checkpoint=tmp_path / "it.pt", device="cpu")
     with pytest.raises(LabError, match=r"name the architecture.*Its shapes fit ViT-B-16"):
         load_backbone(checkpoint=tmp_path / "it.pt", device="cpu")
+
+
+def doubts(caplog: pytest.LogCaptureFixture) -> list[str]:
+    lines = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    caplog.clear()
+    return [line for line in lines if "as its name says" in line]
+
+
+def test_an_activation_that_only_the_name_says(
+    weights: Weights, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.disable(logging.NOTSET)
+    path = tmp_path / "it.pt"
+    torch.save(weights, path)
+    for name, other, stated in (
+        (f"{NAME}-quickgelu", f"was GELU, use backbone={NAME};", True),
+        (NAME, f"was QuickGELU, use backbone={NAME}-quickgelu;", False),
+    ):
+        load_backbone(name, checkpoint=path, device="cpu", quick_gelu=stated)
+        assert not doubts(caplog)
+        for _ in range(2):  # and only once
+            load_backbone(name, checkpoint=path, device="cpu")
+        [line] = doubts(caplog)
+        assert other in line
+        assert f"backbone.quick_gelu={str(stated).lower()}" in line
+        assert "it.pt" in line
+    torch.save(toy.openai(weights), tmp_path / "openai.pt")
+    load_backbone(f"{NAME}-quickgelu", checkpoint=tmp_path / "openai.pt", device="cpu")
+    assert not doubts(caplog)
+
+
+def test_what_open_clip_notes_beside_the_weights_counts(
+    weights: Weights, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.disable(logging.NOTSET)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    save_file(weights, folder / "open_clip_model.safetensors")
+    notes = {
+        "model_cfg": {"quick_gelu": True},
+        "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.4, 0.4, 0.4]},
+    }
+    config = folder / "open_clip_config.json"
+    config.write_text(json.dumps(notes))
+    for path in (folder, folder / "open_clip_model.safetensors"):
+        with pytest.raises(LabError, match=rf"computes GELU.*use backbone={NAME}-quickgelu"):
+            load_backbone(NAME, checkpoint=path, device="cpu")
+        backbone = load_backbone(f"{NAME}-quickgelu", checkpoint=path, device="cpu")
+        assert backbone.mean == (127.5, 127.5, 127.5)
+        assert backbone.std == (102.0, 102.0, 102.0)
+    assert not doubts(caplog)
+    for wrong in ({"model_cfg": 3}, {"preprocess_cfg": {"mean": [1, 2]}}, []):
+        config.write_text(json.dumps(wrong))
+        with pytest.raises(LabError, match=r"open_clip_config\.json"):
+            load_backbone(NAME, checkpoint=folder, device="cpu")
 
 
 def sharded(folder: Path, weights: Weights) -> None:

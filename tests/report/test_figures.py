@@ -20,6 +20,7 @@ from PIL import Image
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
 from sclip_lab.report import curves, diagnostic_charts, figures, page, pictures
+from sclip_lab.results.statistics.intervals import student
 from sclip_lab.results.store import picture_files
 from tests.confusion import counted, score
 from tests.synthetic_store import (
@@ -170,8 +171,12 @@ def test_diagnostics_show_means_and_every_image() -> None:
     assert [ax.get_title() for ax in figure.axes] == ["attention entropy", "outlier share"]
     np.testing.assert_allclose([bar.get_width() for bar in first.patches], [1.5, 4.5])
     np.testing.assert_allclose([bar.get_width() for bar in second.patches], [2.5, 5.5])
-    dots = np.concatenate([group.get_offsets()[:, 0] for group in first.collections])
+    (whiskers,) = first.collections
+    dots = np.concatenate([line.get_xdata() for line in first.lines])
     assert sorted(dots) == [1, 2, 4, 5]
+    lengths = [np.ptp(segment[:, 0]) for segment in whiskers.get_segments()]
+    low, high = student([1, 2])
+    np.testing.assert_allclose(lengths, high - low)
     _inside(figure)
     with pytest.raises(LabError, match="value"):
         diagnostic_charts.diagnostics(table.drop(columns="value"))

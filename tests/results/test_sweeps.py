@@ -38,12 +38,12 @@ def store(tmp_path: Path) -> Path:
 def test_a_cell_keeps_all_its_names(store: Path) -> None:
     df = results.load(store)
     csa = str(df.loc[df["attention"] == "csa", "spec"].iloc[0])
-    assert df.attrs["also"] == {csa: ["naclip"]}
+    assert df.attrs["also"] == {csa: ["protocol naclip"]}
     (record,) = results.records(store, [csa])
     assert record["also"] == [names(protocol="naclip")]
     again = results.load(store, [csa], names={record["key"]: names(protocol="naclip")})
     assert set(again["protocol"]) == {"naclip"}
-    assert again.attrs["also"] == {csa: ["sclip"]}
+    assert again.attrs["also"] == {csa: ["protocol sclip"]}
 
 
 @pytest.mark.parametrize("protocol", ["sclip", "naclip"])
@@ -63,7 +63,7 @@ def test_a_sweep_is_reported_under_its_names(store: Path, tmp_path: Path) -> Non
     assert main(["report", str(store), "--sweep", "last", "--out", str(out)]) == 0
     page = (out / "index.html").read_text()
     assert "sweep: sclip-lab evaluate b" in page
-    assert list(pd.read_csv(out / "scores.csv")["also"].dropna()) == ["sclip"]
+    assert list(pd.read_csv(out / "scores.csv")["also"].dropna()) == ["protocol sclip"]
     with pytest.raises(LabError, match="did you mean first"):
         store_report.read(store, sweep="firsst")
 
@@ -114,7 +114,7 @@ def test_equal_cells_of_two_protocols_keep_both_names(tmp_path: Path) -> None:
     assert specs[0].key == specs[1].key
     df = lab.evaluate(specs, tmp_path, progress=False)
     assert set(df["protocol"].astype(str)) == {"sclip"}  # the first one's
-    assert list(df.attrs["also"].values()) == [["naclip"]]
+    assert list(df.attrs["also"].values()) == [["protocol naclip"]]
     df = lab.evaluate(specs[1], tmp_path, progress=False)
     assert set(df["protocol"].astype(str)) == {"naclip"}  # what was asked for now
     assert set(results.load(tmp_path)["protocol"].astype(str)) == {"sclip"}

@@ -57,7 +57,7 @@ def _sharpened(ctx: Context, place: Map, sharpness: Map) -> Tensor:
         return patches
 
     # A map that reads texts, or what the variant's own end makes of it, differs between variants.
-    own = ctx.feedback is not None or not ctx.class_token
-    if own or "text" in place.variant.uses | sharpness.variant.uses:
+    differs = ctx.feedback is not None or not ctx.class_token
+    if differs or "text" in place.variant.uses | sharpness.variant.uses:
         return compute()
     return ctx.input.once(("sharpened", place, sharpness), compute)

@@ -33,10 +33,10 @@ class Sides:
 
         def make() -> Sides:
             label = ctx.labels.majority.to(ctx.tokens.device)
-            known = label != UNKNOWN
-            known = (known[:, :, None] & known[:, None])[:, None]
+            labelled = label != UNKNOWN
+            labelled = (labelled[:, :, None] & labelled[:, None])[:, None]
             same = (label[:, :, None] == label[:, None])[:, None]
-            return cls(same & known, ~same & known)
+            return cls(same & labelled, ~same & labelled)
 
         return ctx.input.once("sides", make)
 

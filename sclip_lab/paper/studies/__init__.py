@@ -38,11 +38,12 @@ class Study:
     Attributes:
         question: what is asked, one sentence.
         claims: sentences that the results support or refute.
-        figures, tables: by file name; captions are a figure's and a table's own. Without
-            ``tables``: scores beside published numbers.
+        figures, tables: by file name. A figure's label is its caption, a table has it in
+            ``attrs``. A study without ``tables`` shows its scores beside published numbers.
         photos: names of images whose predictions it wants to show.
         answers: one or two sentences by question, see `sclip_lab.paper.questions`.
-        across: columns that vary within one call; other backbones and data sets are called apart.
+        across: "backbone" or "dataset" where one call is to see all of them; by default these
+            functions are called for each backbone and data set by itself.
         order: place in the report.
     """
 
@@ -68,8 +69,8 @@ class Study:
 
 def names() -> list[str]:
     """All studies, in the order of the report."""
-    known = [*_files(), *_of_plugins()]
-    return sorted(known, key=lambda name: (load(name).order, name))
+    studies = [*_files(), *_of_plugins()]
+    return sorted(studies, key=lambda name: (load(name).order, name))
 
 
 def load(name: str) -> Study:
@@ -81,10 +82,10 @@ def load(name: str) -> Study:
     if name in _files():
         study = importlib.import_module(f"{__name__}.{name}").STUDY
     else:
-        known = _of_plugins()
-        if name not in known:
-            raise unknown("study", name, [*_files(), *known])
-        study = known[name]
+        studies = _of_plugins()
+        if name not in studies:
+            raise unknown("study", name, [*_files(), *studies])
+        study = studies[name]
     if not isinstance(study, Study):
         raise LabError(f"study '{name}' is a {type(study).__name__}, not a sclip_lab Study")
     return study
@@ -101,7 +102,7 @@ def _files() -> list[str]:
 
 def _of_plugins() -> dict[str, Study]:
     """The studies of modules that the user allowed; a name of this package cannot be taken."""
-    known: dict[str, Study] = {}
+    studies: dict[str, Study] = {}
     for module in functions.allowed():
-        known |= getattr(importlib.import_module(module), "STUDIES", {})
-    return {name: study for name, study in known.items() if name not in _files()}
+        studies |= getattr(importlib.import_module(module), "STUDIES", {})
+    return {name: study for name, study in studies.items() if name not in _files()}

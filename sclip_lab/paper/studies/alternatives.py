@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from sclip_lab.paper import published
 from sclip_lab.paper.claims import Claim, best, higher
 from sclip_lab.paper.studies import Study
-from sclip_lab.report.curves import curves, line, number, spec
+from sclip_lab.report.curves import curves, line, number, specs
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS
 
@@ -25,7 +25,7 @@ TITLES = {
 
 def _families(evidence: Evidence) -> dict[str, dict[float, str]]:
     lines = {name: line(evidence, key, variant=name) for name, key in FAMILIES.items()}
-    vanilla, maskclip = spec(evidence, variant="vanilla"), spec(evidence, variant="maskclip")
+    vanilla, maskclip = specs(evidence, "vanilla", "maskclip")
     # The ends of the curves are cells by other names.
     if vanilla:
         lines["sharpened"] = dict(sorted({**lines["sharpened"], 1.0: vanilla}.items()))
@@ -40,7 +40,7 @@ def _top(evidence: Evidence, places: dict[float, str]) -> str:
 
 
 def _claims(evidence: Evidence) -> list[Claim]:
-    csa, vanilla = spec(evidence, variant="csa"), spec(evidence, variant="vanilla")
+    csa, vanilla = specs(evidence, "csa", "vanilla")
     lines, claims = _families(evidence), []
     for name, places in lines.items():
         if csa:
@@ -65,19 +65,16 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
     lines = _families(evidence)
     if not lines:
         return {}
-    references = {
-        "CSA": spec(evidence, variant="csa"),
-        "vanilla": spec(evidence, variant="vanilla"),
-    }
+    references = dict(zip(("CSA", "vanilla"), specs(evidence, "csa", "vanilla"), strict=True))
     panels = {TITLES[name]: {name: places} for name, places in lines.items()}
     figure = curves(evidence, panels, references, log=[TITLES["sharpened"]])
     places = {"sharpened": (0.5, 2.0), "local": (1.0,), "early": (number("3/12"),)}
     for ax, name in zip(figure.axes, lines, strict=False):
-        known = published.reference(name)
-        if known is not None:
-            scores = [100 * float(known["value"])] * len(places[name])
+        quoted = published.reference(name)
+        if quoted is not None:
+            scores = [100 * float(quoted["value"])] * len(places[name])
             ax.plot(places[name], scores, "D", mfc="none", color=COLORS[1], markersize=5)
-            ax.set_title(f"diamond: {published.described(known)}", fontsize=6, color="0.35")
+            ax.set_title(f"diamond: {published.described(quoted)}", fontsize=6, color="0.35")
     figure.set_label(
         "diamonds: published, of ViT-B/16 on VOC21, so no target for another network or data set; "
         "the published tau = 2 has two readings, temperature 0.5 or 2"
@@ -86,7 +83,7 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
 
 
 def _lacking(evidence: Evidence) -> str:
-    csa, vanilla = spec(evidence, variant="csa"), spec(evidence, variant="vanilla")
+    csa, vanilla = specs(evidence, "csa", "vanilla")
     tops = {name: _top(evidence, places) for name, places in _families(evidence).items()}
     if not csa or not vanilla or not tops:
         return ""

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.paper.claims import Claim, difference_in_words, mean_difference, missing
 from sclip_lab.paper.studies import Study
-from sclip_lab.report.curves import spec
+from sclip_lab.report.curves import specs
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import Figure
 from sclip_lab.report.pictures import FONT, attention_over_photo
@@ -32,8 +32,8 @@ CLAIMS = {
 
 
 def _cells(evidence: Evidence) -> dict[str, str]:
-    cells = {name: spec(evidence, variant=name) for name in ("vanilla", "csa")}
-    return {name: key for name, key in cells.items() if key}
+    names = ("vanilla", "csa")
+    return {n: key for n, key in zip(names, specs(evidence, *names), strict=True) if key}
 
 
 def _claims(evidence: Evidence) -> list[Claim]:

@@ -16,7 +16,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES
 from sclip_lab.paper.claims import Claim, Comparison, few_photos, gated, missing, whole
 from sclip_lab.paper.studies import Study
-from sclip_lab.report.curves import label_points, spec
+from sclip_lab.report.curves import label_points, specs
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS, Figure, style
 from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS
@@ -83,10 +83,9 @@ def _claims(evidence: Evidence) -> list[Claim]:
             f"{row['least']:+.2f} to {row['most']:+.2f} with one family left out; "
             f"{row['rho of families']:+.2f} over families, adjusted for {len(table)} measures"
         )
-        expected = (row["rho"] > 0) == (side == "high")
-        p, cells = table["p, adjusted"].loc[measure], list(evidence.cells.index)
+        cells = list(evidence.cells.index)
         key = ("relation", measure, *sorted(map(evidence.comparisons.counts, cells)))
-        test = Comparison(key, p if expected else 1.0, 1.0 if expected else p)
+        test = Comparison.of(key, row["p, adjusted"], (row["rho"] > 0) == (side == "high"))
         claim = gated(evidence, Claim(text, facts, (test,)), cells)
         reason = ""
         if row["photos"] < FEWEST_PHOTOS:
@@ -157,15 +156,16 @@ def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
 def _heat_maps(evidence: Evidence) -> Figure | None:
     """A measure by layer and head, of vanilla attention and of CSA."""
     measured = evidence.layers
-    pair = {name: spec(evidence, variant=name) for name in ("vanilla", "csa")}
+    names = ("vanilla", "csa")
+    pair = dict(zip(names, specs(evidence, *names), strict=True))
     if not len(measured) or None in pair.values():
         return None
     rows = measured.assign(spec=measured["spec"].astype(str))
-    known = [name for name in MAPPED if name in set(rows["measure"])]
-    if not known:
+    measures = [name for name in MAPPED if name in set(rows["measure"])]
+    if not measures:
         return None
     tables = {}
-    for measure in known:
+    for measure in measures:
         for name, key in pair.items():
             of_measure = rows[
                 (rows["measure"] == measure) & (rows["spec"] == key) & (rows["head"] >= 0)
@@ -175,10 +175,10 @@ def _heat_maps(evidence: Evidence) -> Figure | None:
             )
     depth, heads = (max(table.shape[axis] for table in tables.values()) for axis in (0, 1))
     with style():
-        size = (1.0 + 2 * max(1.4, 0.24 * heads), 0.5 + len(known) * max(1.2, 0.2 * depth + 0.5))
+        size = (1.0 + 2 * max(1.4, 0.24 * heads), 0.5 + len(measures) * max(1.2, 0.2 * depth + 0.5))
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(len(known), 2, squeeze=False)
-        for line, measure in zip(axes, known, strict=True):
+        axes = figure.subplots(len(measures), 2, squeeze=False)
+        for line, measure in zip(axes, measures, strict=True):
             values = np.concatenate([tables[measure, name].to_numpy().ravel() for name in pair])
             low, high = float(np.nanmin(values)), float(np.nanmax(values))
             for ax, name in zip(line, pair, strict=True):

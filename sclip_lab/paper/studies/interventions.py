@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 from math import factorial
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from sclip_lab import results
 from sclip_lab.paper.claims import Claim, Comparison, alike, best, gated, higher, missing
 from sclip_lab.paper.studies import Study
-from sclip_lab.report.curves import curves, line, number, pick, spec
+from sclip_lab.report.curves import curves, line, number, pick, spec, specs
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS, style
 from sclip_lab.report.figures import Figure as Drawn
@@ -92,12 +92,8 @@ def _share_of_gain(
     )
     if gain.estimate == 0:
         return missing(text, "both ends score alike")
-    sign = 1 if gain.estimate > 0 else -1
-    leans = beyond.estimate * sign > 0
-    p = p_value(beyond)
-    p = 1.0 if np.isnan(p) else p
     key = ("share", f"{SHARE:g}", *map(evidence.comparisons.counts, (changed, low, high)))
-    test = Comparison(key, p if leans else 1.0, 1.0 if leans else p)
+    test = Comparison.of(key, p_value(beyond), beyond.estimate * gain.estimate > 0)
     return gated(evidence, Claim(text, facts, (test,)), [low, high])
 
 
@@ -109,10 +105,8 @@ def _largest_part(evidence: Evidence, cells: Mapping[frozenset[str], str]) -> Cl
     tests = []
     for part in list(PARTS)[1:]:
         gap = combined([values["mass"], values[part]], [1.0, -1.0], (-1.0, 1.0))
-        p = p_value(gap)
-        p, leans = (1.0 if np.isnan(p) else p), gap.estimate > 0
         key = ("shapley", "mass", part, *sorted(map(evidence.comparisons.counts, cells.values())))
-        tests.append(Comparison(key, p if leans else 1.0, 1.0 if leans else p))
+        tests.append(Comparison.of(key, p_value(gap), gap.estimate > 0))
     facts = ", ".join(f"{part} {100 * value.estimate:+.1f}" for part, value in values.items())
     ends = [cells[frozenset(PARTS)], cells[frozenset()]]
     return gated(evidence, Claim(text, facts, tuple(tests)), ends)
@@ -120,7 +114,7 @@ def _largest_part(evidence: Evidence, cells: Mapping[frozenset[str], str]) -> Cl
 
 def _claims(evidence: Evidence) -> list[Claim]:
     cells = _cells(evidence)
-    vanilla, csa = (spec(evidence, variant=name) for name in ("vanilla", "csa"))
+    vanilla, csa, blind = specs(evidence, "vanilla", "csa", "blind")
     with_mass = cells.get(frozenset({"mass"}))
     without = cells.get(frozenset(PARTS) - {"mass"})
     shuffled = {
@@ -138,7 +132,7 @@ def _claims(evidence: Evidence) -> list[Claim]:
         _share_of_gain(evidence, "Which patches of a class weigh more hardly matters: CSA with its "
                        "weights shuffled within either side keeps at least 80 % of its gain",
                        shuffled["csa"], (vanilla, csa)),
-        higher(evidence, csa, spec(evidence, variant="blind"), "CSA is better than a Gaussian that "
+        higher(evidence, csa, blind, "CSA is better than a Gaussian that "
                "is blind to content"),
         higher(evidence, lowest, csa, "CSA would gain from putting no weight on other classes"),
     ]  # fmt: skip
@@ -194,11 +188,11 @@ def _dose(evidence: Evidence) -> Figure:
         },
     }
     panels = {title: lines for title, lines in panels.items() if any(lines.values())}
-    references = {name: spec(evidence, variant=variant) for name, variant in (
-        ("oracle: uniform over the class", "oracle"), ("CSA", "csa"), ("blind Gaussian", "blind"),
-        ("vanilla", "vanilla"))}  # fmt: skip
+    names = ("oracle: uniform over the class", "CSA", "blind Gaussian", "vanilla")
+    variants = specs(evidence, "oracle", "csa", "blind", "vanilla")
+    references = dict(zip(names, variants, strict=True))
     figure = curves(evidence, panels, references, log=[ROW_SUM])
-    _own_masses(evidence, figure)
+    _mark_base_maps(evidence, figure)
     figure.set_label(
         "one part of the last block's map is set, everything else stays; crosses: where the map "
         "itself lies; band: 95 % interval over photos. All but the second and fourth chart read "
@@ -210,20 +204,20 @@ def _dose(evidence: Evidence) -> Figure:
 def _moved(evidence: Evidence) -> dict[float, str]:
     places = line(evidence, "attention.share", variant="between", attention__a="vanilla",
                   attention__b="csa")  # fmt: skip
-    ends = {0.0: spec(evidence, variant="vanilla"), 1.0: spec(evidence, variant="csa_mean")}
-    return dict(sorted({**places, **{at: key for at, key in ends.items() if key}}.items()))
+    ends = zip((0.0, 1.0), specs(evidence, "vanilla", "csa_mean"), strict=True)
+    return dict(sorted({**places, **{at: key for at, key in ends if key}}.items()))
 
 
-def _row_sums(evidence: Evidence, base: str, known: Mapping[float, str]) -> dict[float, str]:
+def _row_sums(evidence: Evidence, base: str, variants: Mapping[float, str]) -> dict[float, str]:
     """The map of one variant by the sum of its rows; ``known``: variants that have it with a sum
     of their own."""
     places = line(evidence, "attention.row_sum", variant="between", attention__a=base,
                   attention__b=base)  # fmt: skip
-    others = {at: key for at, name in known.items() if (key := spec(evidence, variant=name))}
+    others = {at: key for at, name in variants.items() if (key := spec(evidence, variant=name))}
     return dict(sorted({**others, **places}.items()))
 
 
-def _own_masses(evidence: Evidence, figure: Figure) -> None:
+def _mark_base_maps(evidence: Evidence, figure: Figure) -> None:
     """Mark each base map at its own mass on other classes, where that was measured."""
     if not len(evidence.measured) or not figure.axes:
         return
@@ -289,10 +283,7 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
         drawn["interventions_parts"] = _bars(table)
     blocks = _by_block(evidence)
     if len(blocks) > 1:
-        references = {
-            "vanilla": spec(evidence, variant="vanilla"),
-            "CSA": spec(evidence, variant="csa"),
-        }
+        references = dict(zip(("vanilla", "CSA"), specs(evidence, "vanilla", "csa"), strict=True))
         title = "block whose mass on other classes is removed"
         figure = curves(evidence, {title: {"vanilla attention, mass 0 in one block": blocks}},
                         references)  # fmt: skip
@@ -312,18 +303,12 @@ def _per_class(evidence: Evidence, columns: Mapping[str, str | None]) -> pd.Data
         index="class", columns="spec", values="iou", observed=True, sort=False
     )
     table = pd.DataFrame({name: grid[key] for name, key in present.items()})
-    first, last = _ends(present)
-    order = (table[last] - table[first]).sort_values(ascending=False).index
+    order = (table.iloc[:, -1] - table.iloc[:, 0]).sort_values(ascending=False).index
     table = table.loc[order].reset_index()
     table.attrs["caption"] = (
         "IoU x100 by class: vanilla, vanilla with CSA's mass on other classes (an oracle), CSA"
     )
     return table
-
-
-def _ends(names: Iterable[str]) -> tuple[str, str]:
-    ordered: Sequence[str] = list(names)
-    return ordered[0], ordered[-1]
 
 
 def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:

@@ -28,8 +28,8 @@ def _lines(evidence: Evidence) -> dict[str, dict[float, str]]:
     lines = {}
     for name, (residual, mlp) in KEPT.items():
         table = pick(evidence, variant="csa", attention__residual=residual, attention__mlp=mlp)
-        known = table.get("attention.layers", pd.Series(dtype=object))
-        places = {_blocks(value): str(key) for key, value in known.items()}
+        layers = table.get("attention.layers", pd.Series(dtype=object))
+        places = {_blocks(value): str(key) for key, value in layers.items()}
         lines[name] = dict(sorted(places.items()))
     return {name: places for name, places in lines.items() if places}
 
@@ -43,14 +43,14 @@ def _claims(evidence: Evidence) -> list[Claim]:
             claims.append(best(evidence, places[1.0], list(places.values()), text,
                                published="1.6" if usual else ""))  # fmt: skip
     ends = ("residual and MLP kept", "both dropped")
-    kept, dropped = (lines.get(name, {}).get(1.0) for name in ends)
+    whole, dropped = (lines.get(name, {}).get(1.0) for name in ends)
     bare = spec(evidence, variant="maskclip", attention__residual=False, attention__mlp=False)
     maskclip = spec(evidence, variant="maskclip", attention__residual=True)
     return [
         *claims,
-        higher(evidence, dropped, kept,
+        higher(evidence, dropped, whole,
                "In the last block, dropping residual and MLP improves CSA"),
-        higher(evidence, kept, maskclip, "CSA is better than MaskCLIP, residual and MLP kept",
+        higher(evidence, whole, maskclip, "CSA is better than MaskCLIP, residual and MLP kept",
                published="1.2"),
         higher(evidence, dropped, bare, "CSA is better than MaskCLIP, residual and MLP dropped",
                published="1.2"),

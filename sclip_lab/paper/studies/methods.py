@@ -80,10 +80,12 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
         "verdicts"
     )
     pairs = _pairs(evidence)
-    return {"methods": figure} | ({"methods_own": _own(evidence, pairs)} if pairs else {})
+    return {"methods": figure} | (
+        {"methods_own": _gains_by_protocol(evidence, pairs)} if pairs else {}
+    )
 
 
-def _own(evidence: Evidence, pairs: dict[tuple[str, str], tuple[str, str]]) -> Figure:
+def _gains_by_protocol(evidence: Evidence, pairs: dict[tuple[str, str], tuple[str, str]]) -> Figure:
     """What each method gains by its own protocol."""
     rows = {name: evidence.difference(*pair) for name, pair in pairs.items()}
     names = sorted(rows, key=lambda name: -rows[name]["difference"])

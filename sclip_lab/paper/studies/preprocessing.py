@@ -36,7 +36,7 @@ def _settings(evidence: Evidence, variant: str) -> dict[tuple[int, int, int], st
     return dict(sorted(settings.items()))  # type: ignore[arg-type]
 
 
-def _told(sizes: tuple[int, int, int]) -> str:
+def _in_words(sizes: tuple[int, int, int]) -> str:
     return "/".join(map(str, sizes))
 
 
@@ -66,7 +66,7 @@ def _claims(evidence: Evidence) -> list[Claim]:
     if len(csa) < 2:
         return [missing("Larger photos are better for CSA", "only one setting was computed")]
     claims = []
-    names = {spec: f"{variant} {_told(sizes)}" for variant, settings in (("csa", csa),
+    names = {spec: f"{variant} {_in_words(sizes)}" for variant, settings in (("csa", csa),
              ("vanilla", vanilla)) for sizes, spec in settings.items()}  # fmt: skip
     sides = sorted({side for side, _, _ in csa})
     for small, large in pairwise(sides):
@@ -83,7 +83,7 @@ def _claims(evidence: Evidence) -> list[Claim]:
         text += f" at short side {side}"
         claims.append(higher(evidence, dense, sparse, text, names=names, same=ONE_WINDOW))
     top = max(csa, key=lambda sizes: evidence.score(csa[sizes]))
-    text = f"Short side / window / stride {_told(top)} is better than all others"
+    text = f"Short side / window / stride {_in_words(top)} is better than all others"
     claims.append(best(evidence, csa[top], list(csa.values()), text, names=names))
     text = "CSA is better than vanilla attention at the sizes that are best for CSA"
     claims.append(higher(evidence, csa[top], vanilla.get(top), text, names=names))
@@ -95,7 +95,7 @@ def _strides(settings: dict[tuple[int, int, int], str]) -> dict[tuple[int, int],
     strides: dict[tuple[int, int], list[int]] = {}
     for side, crop, stride in sorted(settings):
         strides.setdefault((side, crop), []).append(stride)
-    return {sizes: known for sizes, known in strides.items() if len(known) > 1}
+    return {sizes: steps for sizes, steps in strides.items() if len(steps) > 1}
 
 
 def _figures(evidence: Evidence) -> dict[str, Figure]:
@@ -117,7 +117,7 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
             front = _front(list(zip(places, scores, strict=True)))
             ax.plot(*zip(*front, strict=True), "-", color=shade, lw=1, alpha=0.6)
             if variant == "csa":
-                shown = places, scores, [_told(sizes) for sizes in settings]
+                shown = places, scores, [_in_words(sizes) for sizes in settings]
         ax.set_xscale("log")
         ax.margins(0.12)
         ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -139,11 +139,11 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
 
 def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Points that no cheaper point beats, by cost."""
-    kept: list[tuple[float, float]] = []
+    front: list[tuple[float, float]] = []
     for x, y in sorted(points):
-        if not kept or y > kept[-1][1]:
-            kept.append((x, y))
-    return kept
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    return front
 
 
 def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
@@ -164,7 +164,7 @@ def _sizes(evidence: Evidence) -> str:
     top, low = (
         pick_one(csa, key=lambda sizes: evidence.score(csa[sizes])) for pick_one in (max, min)
     )
-    names = {csa[sizes]: f"short side / window / stride {_told(sizes)}" for sizes in (top, low)}
+    names = {csa[sizes]: f"short side / window / stride {_in_words(sizes)}" for sizes in (top, low)}
     return f"CSA at {difference_in_words(evidence, csa[top], csa[low], names)}."
 
 

@@ -14,7 +14,7 @@ from sclip_lab.paper.projection_figures import (
     preserved_figure,
 )
 from sclip_lab.paper.studies import Study
-from sclip_lab.report.curves import curves, line, pick, spec
+from sclip_lab.report.curves import curves, line, pick, spec, specs
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS
 
@@ -23,17 +23,13 @@ FORMS = {"orthogonal": "csa_random_orthogonal", "of full width": "csa_random_ful
 MARGIN = 0.03  # the paper's rows lie between 57.1 and 60.4 on VOC21
 
 
-def _first(evidence: Evidence, variant: str) -> str | None:
-    return spec(evidence, variant=variant)
-
-
 def _seeds(evidence: Evidence, **fixed: object) -> list[str]:
     return list(pick(evidence, **fixed).index)
 
 
 def _claims(evidence: Evidence) -> list[Claim]:
-    csa, mean, vanilla = (_first(evidence, v) for v in ("csa", "csa_mean", "vanilla"))
-    singles = [key for v in SINGLE if (key := _first(evidence, v))]
+    csa, mean, vanilla = specs(evidence, "csa", "csa_mean", "vanilla")
+    singles = list(filter(None, specs(evidence, *SINGLE)))
     randoms = _seeds(evidence, variant="csa_random", attention__count=1)
     claims = []
     if csa and singles:
@@ -58,7 +54,7 @@ def _claims(evidence: Evidence) -> list[Claim]:
         if many:
             text = "An ensemble of 16 random projections is better than the median single one"
             claims.append(higher(evidence, many[0], ranked[len(ranked) // 2], text))
-    learned = _first(evidence, "csa_learned")
+    learned = spec(evidence, variant="csa_learned")
     if learned is None:
         how = "none was given: sclip-lab learn-projection, then attention.projection_file=..."
         claims.append(missing("A learned projection is best", how, "1.4"))
@@ -77,10 +73,8 @@ def _ensemble(evidence: Evidence) -> Figure | None:
     lines = {
         "random, seed 0": line(evidence, "attention.count", variant="csa_random", attention__seed=0)
     }
-    references = {
-        "CSA (q + k)": _first(evidence, "csa"),
-        "mean of q and k": _first(evidence, "csa_mean"),
-    }
+    names = ("CSA (q + k)", "mean of q and k")
+    references = dict(zip(names, specs(evidence, "csa", "csa_mean"), strict=True))
     figure = curves(evidence, {"random projections in the ensemble": lines}, references,
                     log=["random projections in the ensemble"])  # fmt: skip
     ax = figure.axes[0]
@@ -107,9 +101,8 @@ def _ensemble(evidence: Evidence) -> Figure | None:
 
 def _figures(evidence: Evidence) -> dict[str, Figure]:
     drawn: dict[str, Figure | None] = {"projections_ensemble": _ensemble(evidence)}
-    shown = [key for v in ("csa", *SINGLE, "csa_random", "csa_random_orthogonal", "vanilla")
-             if (key := _first(evidence, v))]  # fmt: skip
-    correlations = map_correlations(evidence, shown)
+    shown = specs(evidence, "csa", *SINGLE, "csa_random", "csa_random_orthogonal", "vanilla")
+    correlations = map_correlations(evidence, list(filter(None, shown)))
     if correlations is not None:
         drawn["projections_maps"] = correlation_figure(correlations)
     if evidence.specs:
@@ -140,8 +133,8 @@ def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
 
 
 def _any_projection(evidence: Evidence) -> str:
-    csa, vanilla = _first(evidence, "csa"), _first(evidence, "vanilla")
-    singles = [*(key for v in SINGLE if (key := _first(evidence, v))),
+    csa, vanilla = specs(evidence, "csa", "vanilla")
+    singles = [*filter(None, specs(evidence, *SINGLE)),
                *_seeds(evidence, variant="csa_random", attention__count=1)]  # fmt: skip
     if not csa or not vanilla or not singles:
         return ""
@@ -155,7 +148,7 @@ def _any_projection(evidence: Evidence) -> str:
 
 
 def _tuning_free(evidence: Evidence) -> str:
-    csa, learned = _first(evidence, "csa"), _first(evidence, "csa_learned")
+    csa, learned = specs(evidence, "csa", "csa_learned")
     if csa is None or learned is None:
         return (
             "No answer: no learned projection was given (sclip-lab learn-projection, then "

@@ -11,7 +11,7 @@ from sclip_lab import results
 from sclip_lab.paper.claims import Claim, Comparison, difference_in_words, gated, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report import pictures
-from sclip_lab.report.curves import spec
+from sclip_lab.report.curves import specs
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.gains import per_photo
 
@@ -19,7 +19,7 @@ EACH = 2  # photos of each kind
 
 
 def _pair(evidence: Evidence) -> tuple[str, str] | None:
-    csa, vanilla = spec(evidence, variant="csa"), spec(evidence, variant="vanilla")
+    csa, vanilla = specs(evidence, "csa", "vanilla")
     return (csa, vanilla) if csa and vanilla else None
 
 
@@ -52,7 +52,7 @@ def _claims(evidence: Evidence) -> list[Claim]:
     better, worse = int((gains > 0).sum()), int((gains < 0).sum())
     p = binomtest(better, better + worse).pvalue if better + worse else 1.0
     key = ("sign", *sorted(map(evidence.comparisons.counts, pair)))
-    test = Comparison(key, p if better > worse else 1.0, p if better < worse else 1.0)
+    test = Comparison.of(key, p, better > worse)
     facts = (
         f"better on {better}, worse on {worse} of {len(gains)} photos; "
         f"{difference_in_words(evidence, *pair)}; sign test"
@@ -89,9 +89,9 @@ def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
     table = per_photo(evidence, *pair).reset_index()
     table.columns = ["photo", evidence.name(pair[0]), evidence.name(pair[1]), "gain"]
     table = table.assign(photo=table["photo"].astype(str))
-    kept = pd.concat([table.tail(5).iloc[::-1], table.head(5).iloc[::-1]]).drop_duplicates()
-    kept.attrs["caption"] = "mIoU x100 on single photos: five largest gains, five smallest"
-    return {"qualitative": kept.reset_index(drop=True)}
+    extremes = pd.concat([table.tail(5).iloc[::-1], table.head(5).iloc[::-1]]).drop_duplicates()
+    extremes.attrs["caption"] = "mIoU x100 on single photos: five largest gains, five smallest"
+    return {"qualitative": extremes.reset_index(drop=True)}
 
 
 def _failures(evidence: Evidence) -> str:

@@ -144,8 +144,8 @@ def all_pairs(
     pairs = []
     for group in comparisons.groups:
         order = sorted(range(len(group.specs)), key=lambda k: -group.scores[k].estimate)
-        named = [group.specs[k] for k in order]
-        pairs += list(itertools.combinations(named, 2))
+        ranked = [group.specs[k] for k in order]
+        pairs += list(itertools.combinations(ranked, 2))
     if not pairs:
         raise LabError("no two specs of one data set were evaluated on the same images")
     compared = comparisons.of(pairs, level)
@@ -205,7 +205,7 @@ class Comparisons:
             scored = score([Sample(t, sample.photos) for t in made.values()], design,
                            self.statistic)  # fmt: skip
             self._floors[key] = max(
-                zip(made, scored, strict=True), key=lambda named: named[1].estimate
+                zip(made, scored, strict=True), key=lambda floor: floor[1].estimate
             )
         name, floor = self._floors[key]
         gap = self.groups[g].scores[k] - floor
@@ -215,9 +215,9 @@ class Comparisons:
         """The groups without all other specs."""
         groups = []
         for group in self.groups:
-            kept = [row for row in zip(*group, strict=True) if row[0] in specs]
-            if kept:
-                names, scores, samples = (list(column) for column in zip(*kept, strict=True))
+            rows = [row for row in zip(*group, strict=True) if row[0] in specs]
+            if rows:
+                names, scores, samples = (list(column) for column in zip(*rows, strict=True))
                 groups.append(Resampled(names, scores, samples))
         return groups
 
@@ -309,8 +309,6 @@ def _pairs(
             f"are equal in {', '.join(fixed)}"
         )
     if any(len({p[side] for p in pairs}) < len(pairs) for side in (0, 1)):
-        known = ", ".join(dict.fromkeys([*left.rows["spec"], *right.rows["spec"]]))
-        raise LabError(
-            f"{said(a)} or {said(b)} names several specs; give the keys of two ({known})"
-        )
+        keys = ", ".join(dict.fromkeys([*left.rows["spec"], *right.rows["spec"]]))
+        raise LabError(f"{said(a)} or {said(b)} names several specs; give the keys of two ({keys})")
     return pairs

@@ -88,9 +88,13 @@ def bca(scored: Scored, level: float = 0.95) -> Interval:
     """Bias-corrected and accelerated (Efron, JASA 82, 1987)."""
     from scipy import stats  # takes half a second, and is asked for rarely
 
-    kept = scored.resampled[~np.isnan(scored.resampled)]
+    defined = scored.resampled[~np.isnan(scored.resampled)]
     away = np.nanmean(scored.without) - scored.without
-    below = stats.percentileofscore(kept, scored.centre, kind="mean") / 100 if kept.size else np.nan
+    below = (
+        stats.percentileofscore(defined, scored.centre, kind="mean") / 100
+        if defined.size
+        else np.nan
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         skew = np.nansum(away**3) / (6 * np.nansum(away**2) ** 1.5)
         shift = special.ndtri(below)
@@ -161,10 +165,10 @@ def p_value(scored: Scored, at: float = 0.0) -> float:
 
 
 def _quantiles(scored: Scored, low: float, high: float) -> Interval:
-    kept = scored.resampled[~np.isnan(scored.resampled)]
-    if not kept.size:
+    defined = scored.resampled[~np.isnan(scored.resampled)]
+    if not defined.size:
         return np.nan, np.nan
-    first, last = np.quantile(kept, [low, high])
+    first, last = np.quantile(defined, [low, high])
     return float(first), float(last)
 
 

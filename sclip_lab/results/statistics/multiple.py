@@ -1,7 +1,8 @@
 """p-values of several questions at once.
 
-A family is what is asked together. Holm and max-T keep the chance of a single wrong "differs" in
-the family below alpha, Benjamini and Hochberg the expected share of wrong ones among all found.
+A family is a set of questions that are asked together. Holm and max-T keep the chance of a single
+wrong "differs" in it below alpha. Benjamini and Hochberg keep the expected share of wrong ones
+among all that are called different.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ def holm(p: npt.ArrayLike) -> Array:
     """
     p = np.asarray(p, np.float64)
     order = np.argsort(p, kind="stable")  # NaN last
-    asked = int(np.count_nonzero(~np.isnan(p)))
-    steps = p[order][:asked] * np.arange(asked, 0, -1)
+    questions = int(np.count_nonzero(~np.isnan(p)))
+    steps = p[order][:questions] * np.arange(questions, 0, -1)
     adjusted = np.full(len(p), np.nan)
-    adjusted[order[:asked]] = np.minimum(1, np.maximum.accumulate(steps))
+    adjusted[order[:questions]] = np.minimum(1, np.maximum.accumulate(steps))
     return adjusted
 
 
 def benjamini_hochberg(p: npt.ArrayLike) -> Array:
     """Benjamini and Hochberg's adjustment (JRSS B 57, 1995), by scipy; args as `holm`."""
     p = np.asarray(p, np.float64)
-    asked = ~np.isnan(p)
+    is_question = ~np.isnan(p)
     adjusted = np.full(len(p), np.nan)
-    if asked.any():
+    if is_question.any():
         from scipy import stats  # takes half a second, and is asked for rarely
 
-        adjusted[asked] = stats.false_discovery_control(p[asked])
+        adjusted[is_question] = stats.false_discovery_control(p[is_question])
     return adjusted
 
 
@@ -63,14 +64,14 @@ def max_t(differences: Sequence[Scored]) -> Array:
     Returns:
         (differences,) adjusted p, at least 1 / (n + 1); NaN where a difference is.
     """
-    asked = [studentised(difference) for difference in differences]
-    observed = np.array([abs(statistic) for statistic, _ in asked])
+    statistics = [studentised(difference) for difference in differences]
+    observed = np.array([abs(statistic) for statistic, _ in statistics])
     adjusted = np.full(len(observed), np.nan)
     order = [int(k) for k in np.argsort(-observed, kind="stable") if not np.isnan(observed[k])]
     if not order:
         return adjusted
     design = differences[0].design
-    freedom = min(free for _, free in asked if not np.isnan(free))
+    freedom = min(free for _, free in statistics if not np.isnan(free))
     chance = np.random.default_rng([design.seed, 1]).chisquare(freedom, design.n) / freedom
     largest = np.zeros(design.n)
     single = {k: p_value(differences[k]) for k in order}

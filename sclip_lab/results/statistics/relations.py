@@ -47,9 +47,9 @@ def points(df: pd.DataFrame, measured: pd.DataFrame, statistic: str = "miou") ->
     }
     table = spec_rows(df)[NAMES].astype({"spec": str}).merge(table, on="spec")
     table["score"] = table["spec"].map(scores)
-    known = {name: MEASURES[name] for name in table["measure"].unique() if name in MEASURES}
-    table["better"] = [known[m].better if m in known else "" for m in table["measure"]]
-    table["is_control"] = [m in known and known[m].is_control for m in table["measure"]]
+    registered = {name: MEASURES[name] for name in table["measure"].unique() if name in MEASURES}
+    table["better"] = [registered[m].better if m in registered else "" for m in table["measure"]]
+    table["is_control"] = [m in registered and registered[m].is_control for m in table["measure"]]
     return table
 
 
@@ -113,15 +113,15 @@ def relations(
         means = np.stack([grid.mean().reindex(group.specs).to_numpy() for grid in tried.values()])
         by_family, p, adjusted = over_families(means, estimates, family, n, draws)
         for row, (measure, grid) in enumerate(tried.items()):
-            known = ~np.isnan(means[row])
-            x, y, group_of = means[row][known], estimates[known], family[known]
-            columns = grid[[spec for spec, is_known in zip(group.specs, known, strict=True)
-                            if is_known]]  # fmt: skip
+            is_measured = ~np.isnan(means[row])
+            x, y, group_of = means[row][is_measured], estimates[is_measured], family[is_measured]
+            columns = grid[[spec for spec, measured in zip(group.specs, is_measured, strict=True)
+                            if measured]]  # fmt: skip
             photos = weights[:, [number[str(image)] for image in columns.index]]
             sums = photos @ columns.fillna(0).to_numpy(float)
             values = divide(sums, photos @ columns.notna().to_numpy(float))
-            scores = resampled_scores[:, known]
-            spread = spearman(values, scores, drawn_families[:, known])
+            scores = resampled_scores[:, is_measured]
+            spread = spearman(values, scores, drawn_families[:, is_measured])
             spread = spread[~np.isnan(spread)]
             ends = [(1 - level) / 2, (1 + level) / 2]
             few = len(columns) < FEWEST_PHOTOS
@@ -189,11 +189,11 @@ def families_of(df: pd.DataFrame) -> dict[str, str]:
         target = configs.get(spec, {}).get("attention._target_", row.get("attention._target_"))
         if isinstance(target, str):
             marks.append(f"module {target.rpartition('.')[0]}")
-        known = list(dict.fromkeys(family[mark] for mark in marks if mark in family))
-        first = known[0] if known else name
+        met = list(dict.fromkeys(family[mark] for mark in marks if mark in family))
+        first = met[0] if met else name
         for mark, old in list(family.items()):
-            family[mark] = first if old in known else old
-        families = {s: first if old in known else old for s, old in families.items()}
+            family[mark] = first if old in met else old
+        families = {s: first if old in met else old for s, old in families.items()}
         family |= dict.fromkeys(marks, first)
         families[spec] = first
     return families
@@ -223,8 +223,8 @@ def over_families(
     names, place = np.unique(family, return_inverse=True)
     member = (place[:, None] == np.arange(len(names))).astype(float)
     mean_scores = divide(scores @ member, member.sum(0))
-    known = ~np.isnan(measures)
-    means = divide(np.nan_to_num(measures) @ member, known.astype(float) @ member)
+    is_defined = ~np.isnan(measures)
+    means = divide(np.nan_to_num(measures) @ member, is_defined.astype(float) @ member)
     orders = np.stack([np.arange(len(names)), *(draw.permutation(len(names)) for _ in range(n))])
     permuted = mean_scores[orders]
     observed, worse = np.full(len(measures), np.nan), np.full((len(measures), n + 1), 1.0)
@@ -248,13 +248,13 @@ def _tried(
     measured: pd.DataFrame,
     specs: Sequence[str],
     number: Mapping[str, int],
-    known: Mapping[str, Any],
+    registry: Mapping[str, Any],
 ) -> dict[str, pd.DataFrame]:
     """Per measure its values, images x specs, where three variants or more have one."""
     tried = {}
     for measure, rows in measured.groupby("measure", observed=True, sort=False):
         name = str(measure)
-        if name in known and known[name].is_control:
+        if name in registry and registry[name].is_control:
             continue
         rows = rows[rows["spec"].astype(str).isin(set(specs)) & rows["value"].notna()]
         rows = rows[rows["image"].astype(str).isin(number)].astype({"spec": str})

@@ -109,8 +109,8 @@ def summary(
     images = df.groupby("spec", observed=True, sort=False)["image"].nunique()
     scores["images"] = images.to_numpy()
     scores["oracle"] = is_oracle(table).to_numpy()
-    known = df.attrs.get("of", {})
-    scores["of"] = [known.get(spec, count) for spec, count in images.items()]
+    sizes = df.attrs.get("of", {})
+    scores["of"] = [sizes.get(spec, count) for spec, count in images.items()]
     scores["few_classes"] = few_classes(df, FEW).to_numpy()
     table = pd.concat([table[NAMES], scores, table.drop(columns=NAMES)], axis=1)
     lowest = floors.floors(df)
@@ -127,15 +127,15 @@ def not_beaten(scores: list[Scored], level: float = 0.95) -> list[bool]:
     the pairs with that one alone.
     """
     estimates = np.array([scored.estimate for scored in scores])
-    known = [k for k in np.argsort(-estimates, kind="stable") if not np.isnan(estimates[k])]
-    if not known:
+    order = [k for k in np.argsort(-estimates, kind="stable") if not np.isnan(estimates[k])]
+    if not order:
         return [False] * len(scores)
-    pairs = list(itertools.combinations(known, 2))  # those with the highest come first
+    pairs = list(itertools.combinations(order, 2))  # those with the highest come first
     adjusted = multiple.holm([p_value(scores[a] - scores[b]) for a, b in pairs])
     # Of a single photo nothing is known: p is NaN, and nothing is beaten.
-    beaten = {b for (_, b), p in zip(pairs[: len(known) - 1], adjusted, strict=False)
+    beaten = {b for (_, b), p in zip(pairs[: len(order) - 1], adjusted, strict=False)
               if p < 1 - level}  # fmt: skip
-    return [k in known and k not in beaten for k in range(len(scores))]
+    return [k in order and k not in beaten for k in range(len(scores))]
 
 
 def check(statistic: str, n: int, level: float) -> None:

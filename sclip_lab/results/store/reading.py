@@ -209,9 +209,14 @@ def _rename(record: dict[str, Any], names: Mapping[str, str] | None) -> None:
 
 
 def other_names(record: Mapping[str, Any]) -> list[str]:
-    """The other names of a cell in words: of each what differs from the names that are shown."""
+    """The other names of a cell in words: of each what differs from the names that are shown, such
+    as "protocol naclip"."""
     return [
-        " · ".join(str(other[k]) for k in NAMES[1:] if other.get(k) != record["names"].get(k))
+        " · ".join(
+            str(other[name]) if name == "attention" else f"{name} {other[name]}"
+            for name in NAMES[1:]
+            if other.get(name) != record["names"].get(name)
+        )
         for other in record.get("also", [])
     ]
 

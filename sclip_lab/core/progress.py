@@ -1,0 +1,17 @@
+"""Bars of progress: on a terminal and in a notebook. In a file a bar would be one endless line."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Bar(tqdm):  # type: ignore[type-arg]
+    """tqdm's bar, which is hidden where nobody looks on."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+        options["disable"] = options.get("disable", False) or not watched
+        super().__init__(*args, **options)

@@ -1,0 +1,53 @@
+"""Networks planned without memory for their weights, to look at their parts and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import open_clip
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+# What draws or scales initial values in place. Tensors without memory have none.
+FILLING = {
+    *("uniform_", "normal_", "trunc_normal_", "erfinv_", "zero_", "fill_", "constant_"),
+    *("mul_", "add_", "sub_", "div_", "clamp_"),
+}
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Skip filling new weights, which takes most of the time on torch's meta device."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(function, "__name__", "") in FILLING and args and args[0].is_meta:
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def planning() -> Iterator[None]:
+    """Modules that are built here have shapes and no values, whatever sizes are asked for."""
+    with torch.device("meta"), _WithoutValues():
+        yield
+
+
+def planned_clip(config: Mapping[str, Any], quick_gelu: bool | None) -> Any:
+    """An open_clip network's image tower without memory for weights.
+
+    Args:
+        config: open_clip's model config.
+        quick_gelu: in place of the config's, unless None.
+    """
+    vision = {**config["vision_cfg"]}
+    if "timm_model_name" in vision:
+        vision["timm_model_pretrained"] = False
+    chosen = config.get("quick_gelu", False) if quick_gelu is None else quick_gelu
+    planned = nn.Module()
+    with planning():
+        planned.visual = open_clip.model._build_vision_tower(config["embed_dim"], vision, chosen)
+    return planned
