@@ -18,7 +18,7 @@ HUB = ("hf_model_name", "hf_model_pretrained", "timm_model_pretrained")
 
 
 def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """open_clip's model config of a ViT whose weights have OpenAI's names.
+    """Infer open_clip's model config of a ViT from weights in OpenAI's layout.
 
     In every CLIP of OpenAI, heads of both towers have 64 channels; in other networks in the same
     layout they may not.
@@ -76,7 +76,7 @@ def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_architecture(path: Path) -> dict[str, Any]:
-    """open_clip's model config from a JSON file.
+    """Read open_clip's model config from a JSON file.
 
     Raises:
         LabError: there is no such file, it is too large for one, or it holds no JSON mapping.
@@ -93,7 +93,7 @@ def read_architecture(path: Path) -> dict[str, Any]:
 
 
 def check_architecture(architecture: Mapping[str, Any], source: str, local: bool = False) -> None:
-    """Check that a stranger's description builds a network from numbers alone.
+    """Check that a description from elsewhere builds a network from its numbers alone.
 
     Args:
         architecture: open_clip's model config.

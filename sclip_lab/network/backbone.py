@@ -27,7 +27,7 @@ STD = (68.501, 66.632, 70.323)
 
 
 def cells(side: int, patch: int, padding: str) -> int:
-    """Patches along a side in pixels: an incomplete last one counts if it is padded."""
+    """Count the patches along a side in pixels. An incomplete last one counts if it is padded."""
     return -(-side // patch) if padding == "corner" else side // patch
 
 
@@ -66,8 +66,8 @@ class Backbone:
         return self.tower.has_class_token
 
     def blocks_on(self, grid: Grid) -> Sequence[Block]:
-        """The blocks for patches of a grid: those of ``blocks``, with their rotary or relative
-        position embedding in networks that have one."""
+        """Return the blocks for a grid of patches. They are ``blocks``, with the rotary or relative
+        position embedding for that grid in networks that have one."""
         return self.tower.blocks_on(grid)
 
     @property
@@ -119,8 +119,9 @@ class Backbone:
 
     @cached_property
     def key(self) -> str:
-        """sha256 of every weight (names, shapes, values as stored in memory) and of everything
-        else that changes what the network computes, see `sclip_lab.network.structure`."""
+        """Return the sha256 of every weight (names, shapes, values as stored in memory) and of
+        everything else that changes what the network computes, see
+        `sclip_lab.network.structure`."""
         settings = {
             "mean": self.mean,
             "std": self.std,
@@ -132,7 +133,7 @@ class Backbone:
         return add_weights(total, self.model.state_dict()).hexdigest()
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Patches along height and width of an image of that many pixels.
+        """Return the number of patches along height and width of an image.
 
         Raises:
             LabError: the image is smaller than one patch.
@@ -144,7 +145,7 @@ class Backbone:
         return grid
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(batch, 3, height, width) RGB in 0 .. 255 -> the network's input, float32."""
+        """Normalise (batch, 3, height, width) RGB in 0 .. 255 to the network's input, float32."""
         key = images.device, self.mean, self.std
         if key not in self._statistics:  # on a device once
             with torch.inference_mode(False):
@@ -155,7 +156,7 @@ class Backbone:
 
     @torch.inference_mode()
     def embed(self, images: Tensor, position_embedding: str | None = None) -> Tensor:
-        """Tokens that enter the first block.
+        """Compute the tokens that enter the first block.
 
         Args:
             images: (batch, 3, height, width), normalised.
@@ -180,7 +181,7 @@ class Backbone:
         return self.tower.embed(patches, grid, position_embedding or self.position_embedding)
 
     def head(self, tokens: Tensor) -> Tensor:
-        """The layers behind the last block, on each token alone: (..., width) -> (...,
+        """Apply the layers behind the last block to each token alone: (..., width) -> (...,
         embed_dim).
 
         Last norm and projection; with attention pooling the pooling of that token alone, see
@@ -190,7 +191,7 @@ class Backbone:
 
     @torch.inference_mode()
     def project(self, state: State, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Embeddings of the state behind the last block.
+        """Compute patch and image embeddings from the state behind the last block.
 
         Returns:
             patch embeddings (batch, grid_h, grid_w, embed_dim) and image embeddings
@@ -203,7 +204,7 @@ class Backbone:
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str], batch: int = 256, truncate: bool = False) -> Tensor:
-        """Text embeddings, not normalised: (texts, embed_dim) float32.
+        """Compute text embeddings, not normalised: (texts, embed_dim) float32.
 
         In a causal text tower, positions behind the end of text change nothing, so batches are
         sorted by length and cut there.
@@ -225,8 +226,8 @@ class Backbone:
         ends = tokens.argmax(dim=-1)
         order = torch.argsort(ends, stable=True)
         out = torch.empty(len(tokens), self.embed_dim)
-        for chosen in order.split(batch):
-            out[chosen] = self._encode_tokens(tokens[chosen], int(ends[chosen].max()) + 1)
+        for rows in order.split(batch):
+            out[rows] = self._encode_tokens(tokens[rows], int(ends[rows].max()) + 1)
         if not bool(torch.isfinite(out).all()):
             text = texts[int((~torch.isfinite(out)).any(dim=1).nonzero()[0])]
             raise LabError(
@@ -257,7 +258,7 @@ class Backbone:
 
     @cached_property
     def text_key(self) -> str:
-        """sha256 of the text tower alone: weights and structure."""
+        """Return the sha256 of the text tower alone: its weights and structure."""
         weights = self.model.state_dict().items()
         text = {name: tensor for name, tensor in weights if not name.startswith("visual.")}
         parts = [entry for entry in structure(self.model) if not entry[0].startswith("visual")]
@@ -265,7 +266,7 @@ class Backbone:
 
 
 def add_weights(total: hashlib._Hash, weights: Mapping[str, Tensor]) -> hashlib._Hash:
-    """Add names, shapes, types and values of weights to a digest; returns it."""
+    """Add names, shapes, types and values of weights to a digest, and return the digest."""
     for name, tensor in sorted(weights.items()):
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         total.update(_bytes(tensor))

@@ -73,7 +73,7 @@ class Block:
         self.hidden_key: str | None = None
 
     def with_hidden(self, edit: Callable[[Block, Tensor], Tensor], key: str | None) -> Block:
-        """The same block with an edit of the MLP's activations.
+        """Return the same block with an edit of the MLP's activations.
 
         Args:
             edit: (block, (batch, tokens, hidden)) -> the same shape.
@@ -125,7 +125,7 @@ class Block:
             raise LabError(f"{who} needs a class token; {self.network} has none; {instead}")
 
     def among_tokens(self, matrix: Tensor) -> Tensor:
-        """A matrix among class token and patches as one among all tokens.
+        """Extend a matrix among class token and patches to all tokens.
 
         Args:
             matrix: (..., 1 + patches, 1 + patches), the class token's row and column first.
@@ -141,7 +141,8 @@ class Block:
         return matrix.index_select(-2, index).index_select(-1, index)
 
     def norm(self, tokens: Tokens) -> Tokens:
-        """LN1, the input of the three projections: (batch, tokens, width), same shape out."""
+        """Apply LN1, whose output the three projections read: (batch, tokens, width), same shape
+        out."""
         return self.norm_1(tokens).to(self.dtype)
 
     def heads(self, x: Tensor) -> PerHead:
@@ -158,7 +159,7 @@ class Block:
         return x.view(batch, tokens, -1, self.head_dim).transpose(1, 2)
 
     def project(self, normed: Tokens, name: str) -> PerHead:
-        """One of the block's own projections of LN1's output, as its attention uses it.
+        """Compute one of the block's own projections of LN1's output, as its attention uses it.
 
         Args:
             normed: (batch, tokens, width).
@@ -171,12 +172,12 @@ class Block:
         return self.heads(self._linear[name](normed, *self._weight(name)))
 
     def bias_of(self, tokens: int) -> Tensor | None:
-        """``bias`` with zeros for tokens behind the patches: (1, heads, tokens, tokens)."""
+        """Return ``bias`` with zeros for tokens behind the patches: (1, heads, tokens, tokens)."""
         more = 0 if self.bias is None else tokens - self.bias.shape[-1]
         return self.bias if self.bias is None or not more else F.pad(self.bias, (0, more) * 2)
 
     def output(self, weights: Weights, value: PerHead) -> Tokens:
-        """O(A): heads concatenated, output projection, layer scale.
+        """Compute O(A): join the heads, apply the output projection and the layer scale.
 
         Args:
             weights: (batch, heads, tokens, tokens) attention weights; rows may sum to anything.
@@ -188,12 +189,14 @@ class Block:
         return self.merge(weights.to(value.dtype) @ value)
 
     def merge(self, per_head: PerHead) -> Tokens:
-        """(batch, heads, tokens, head_dim) -> (batch, tokens, width), by the output projection."""
+        """Join heads by the output projection: (batch, heads, tokens, head_dim) -> (batch, tokens,
+        width)."""
         joined, out = per_head.transpose(1, 2).flatten(2), self.out_projection
         return self.layer_scale_1(self._linear["output"](joined, out.weight, out.bias))
 
     def mlp(self, tokens: Tokens) -> Tokens:
-        """M(x) = MLP(LN2(x)), layer scale included: (batch, tokens, width), same shape out."""
+        """Compute M(x) = MLP(LN2(x)), layer scale included: (batch, tokens, width), same shape
+        out."""
         return self.layer_scale_2(self._mlp(self.norm_2(tokens).to(self.dtype)))
 
     def _mlp(self, normed: Tensor) -> Tensor:
@@ -216,7 +219,8 @@ class Block:
         return self._linear["second"](hidden, second.weight, second.bias)
 
     def plain(self, tokens: Tokens) -> Tokens:
-        """The block as trained, with a fused attention: (batch, tokens, width), same shape out."""
+        """Run the block as trained, with a fused attention: (batch, tokens, width), same shape
+        out."""
         normed = self.norm(tokens)
         query, key, value = (self.project(normed, name) for name in PROJECTIONS)
         bias = self.bias_of(tokens.shape[1])
@@ -230,7 +234,7 @@ class Block:
 
 
 def softmax_scores(scores: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Row softmax of (batch, heads, tokens, tokens) scores with an optional additive bias."""
+    """Take the softmax over rows of (batch, heads, tokens, tokens) scores plus an optional bias."""
     if bias is not None:
         scores = scores + bias
     return torch.softmax(scores, dim=-1)

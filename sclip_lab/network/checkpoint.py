@@ -24,8 +24,23 @@ log = logging.getLogger(__name__)
 MAX_UNPACKED = 64 << 20
 LARGEST = 64 << 30  # bytes; ViT-bigG has 10 GB in fp32
 LARGEST_INDEX = 64 << 20
-# What wrappers of a model put before the names of its weights.
-PREFIXES = ("module.", "_orig_mod.", "base_model.model.", "clip_model.", "model.")
+# What torch's own wrappers put into names, also in their middle, and count beside the weights.
+WRAPPERS = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+COUNTERS = ("n_averaged",)
+# First parts of names that say which part of a network this is, so that they are no wrapper's.
+PARTS = {"visual", "text", "vision_model", "text_model", "image_encoder"}
+FEWEST_OF_A_SET = 16  # weights below two names that make them two networks
+# First bytes of files that are no weights as torch or safetensors write them -> what they are.
+KINDS = {
+    b"\x89HDF": "HDF5",
+    b"\x93NUMPY": "an array of NumPy",
+    b"\x1f\x8b": "packed by gzip; unpack it first",
+    b"%PDF": "a PDF",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"GGUF": "in the format GGUF",
+    b"PK": "a damaged zip, perhaps a download that was not finished",
+}
 # The weights of a folder, in the order of preference.
 IN_FOLDER = (
     *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
@@ -36,7 +51,7 @@ SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})(\.\w+)$")
 
 
 def read_checkpoint(path: Path, weights: str | None = None) -> dict[str, Tensor]:
-    """The state dict of a file or folder.
+    """Read the state dict of a file or folder.
 
     Files are safetensors, those of `torch.save`, OpenAI's archives, or the index of a sharded
     checkpoint; the content tells which, not the name. A folder is one of transformers' or
@@ -60,14 +75,14 @@ def read_checkpoint(path: Path, weights: str | None = None) -> dict[str, Tensor]
         state_dict = _sharded(path)
     else:
         _check_shard(path)
-        state_dict = _chosen(path, _load(path), weights, notes)
+        state_dict = _selected(path, _load(path), weights, notes)
     _check_tensors(path, state_dict)
-    state_dict = _without_prefix(state_dict, notes)
-    if any(".lora_A." in name or ".lora_B." in name for name in state_dict):
+    if any("lora_" in name for name in state_dict):
         raise LabError(
             f"checkpoint {path} holds LoRA weights beside the model's; merge them first "
             "(peft: model.merge_and_unload()), then save model.state_dict()"
         )
+    state_dict = _without_wrappers(state_dict, notes)
     if notes:
         log.info("checkpoint %s: read %s", path, ", ".join(notes))
     return state_dict
@@ -110,7 +125,7 @@ def _check_shard(path: Path) -> None:
 
 
 def _sharded(index: Path) -> dict[str, Tensor]:
-    """All shards that an index names, which must lie beside it."""
+    """Read all shards that an index names. They must lie beside it."""
     try:
         if index.stat().st_size > LARGEST_INDEX:
             raise ValueError(f"more than {LARGEST_INDEX} bytes")
@@ -125,7 +140,7 @@ def _sharded(index: Path) -> dict[str, Tensor]:
         shard = index.parent / name
         if not shard.is_file():
             raise LabError(f"checkpoint {index}: its shard {name} is missing")
-        state_dict |= _chosen(shard, _load(shard), None, [])
+        state_dict |= _selected(shard, _load(shard), None, [])
     missing = sorted(set(placed) - set(state_dict))
     if missing:
         raise LabError(f"checkpoint {index}: its shards lack weight {_short(missing[0])}")
@@ -149,17 +164,23 @@ def _load(path: Path) -> Any:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 _check_sizes(path, archive)
+                if not any(name.endswith("data.pkl") for name in archive.namelist()):
+                    names = ", ".join(archive.namelist()[:3])
+                    raise LabError(
+                        f"checkpoint {path} cannot be read: it is a zip of other files ({names}) "
+                        "and not one of torch.save"
+                    )
                 if is_torchscript(archive):
                     return read_torchscript(path)
-        if kind := _other_kind(start):
+        elif kind := _other_kind(start):
             raise LabError(f"checkpoint {path} cannot be read: it is {kind}")
         with open(path, "rb") as file:  # torch would go by the name
             return torch.load(file, map_location="cpu", weights_only=True)
     except LabError:
         raise
     except pickle.UnpicklingError as error:
-        named = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
-        holds = f"it holds a Python object ({named[1]})" if named else "it is no file of weights"
+        match = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
+        holds = f"it holds a Python object ({match[1]})" if match else "it is no file of weights"
         raise LabError(
             f"checkpoint {path} cannot be read: {holds}. Only tensors are read, for objects can "
             "run code; whoever made it can save model.state_dict() alone, best as safetensors"
@@ -167,42 +188,58 @@ def _load(path: Path) -> Any:
     # Readers of damaged files fail in many ways.
     except Exception as error:
         raise LabError(
-            f"checkpoint {path} cannot be read as safetensors or torch weights: {error}"
+            f"checkpoint {path} cannot be read as safetensors or torch weights: "
+            f"{(str(error).splitlines() or [type(error).__name__])[0]}"
         ) from error
 
 
 def _is_safetensors(start: bytes) -> bool:
-    """A header of JSON behind its length in 8 bytes."""
+    """Tell whether a file starts like safetensors: 8 bytes of length, then JSON."""
     return len(start) > 8 and start[8:9] == b"{"
 
 
 def _other_kind(start: bytes) -> str | None:
-    """What a file that is certainly no weights is, by its first bytes."""
+    """Name the kind of a file that is certainly no weights, from its first bytes."""
     if not start:
         return "empty"
+    for first, kind in KINDS.items():
+        if start.startswith(first):
+            return kind
+    if not any(start):
+        return "filled with zeros, perhaps a download that was not finished"
+    if start[257:262] == b"ustar":
+        return "a tar archive"
     head = start.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     if head.startswith((b"<!doctype html", b"<html")):
         return "an HTML page, perhaps of a download that failed"
+    if head.startswith(b"<?xml"):
+        return "an XML page, perhaps of a download that was refused"
     if head.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS; fetch the file itself by git lfs pull"
     if head.startswith((b"{", b"[")):
         return "JSON"
-    if start[:4] == b"\x89HDF":
-        return "HDF5"
-    if start[:6] == b"\x93NUMPY":
-        return None  # torch says it as well as anybody
     if start.isascii() and all(byte >= 32 or byte in b"\r\n\t" for byte in start):
         return "text"
     return None
 
 
-def _chosen(path: Path, loaded: Any, weights: str | None, notes: list[str]) -> dict[str, Tensor]:
-    """The weights among what a file holds."""
+def _selected(path: Path, loaded: Any, weights: str | None, notes: list[str]) -> dict[str, Tensor]:
+    """Return the weights among what a file holds.
+
+    ``weights`` is the name of a mapping of the file, or the first part of weights' names.
+    """
     sets = dict(_sets(loaded)) if isinstance(loaded, Mapping) else {}
+    if weights is not None and weights not in sets:
+        sets |= {
+            first: part
+            for whole in list(sets.values())
+            for first, part in _by_first_part(whole).items()
+            if first == weights
+        }
     if weights is not None:
         if weights not in sets:
             raise unknown(f"weights of checkpoint {path}", weights, [name for name in sets if name])
-        chosen = weights
+        selection = weights
     elif not sets:
         raise LabError(f"checkpoint {path} holds no state dict (weights by name)")
     elif len(sets) > 1:
@@ -212,17 +249,21 @@ def _chosen(path: Path, loaded: Any, weights: str | None, notes: list[str]) -> d
             f"in backbone.weights={names[-1]}"
         )
     else:
-        [chosen] = sets
-    if chosen:
-        notes.append(f"the weights under {chosen!r}")
-    return dict(sets[chosen])
+        [selection] = sets
+    if selection:
+        notes.append(f"the weights under {selection!r}")
+    return dict(sets[selection])
 
 
 def _sets(loaded: Mapping[Any, Any], inside: str = "", depth: int = 0) -> Any:
-    """(dotted name, weights) of every mapping of names to tensors."""
+    """Yield (dotted name, weights) of every mapping of names to tensors."""
     if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
         if all(isinstance(name, str) for name in loaded):
-            yield inside, loaded
+            networks = _networks(loaded)
+            for name, part in networks.items():
+                yield f"{inside}.{name}" if inside else name, part
+            if not networks:
+                yield inside, loaded
         return
     if depth > 2:
         return
@@ -232,18 +273,45 @@ def _sets(loaded: Mapping[Any, Any], inside: str = "", depth: int = 0) -> Any:
             yield from _sets(value, f"{inside}.{name}" if inside else name, depth + 1)
 
 
-def _without_prefix(state_dict: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
-    """Names without the prefixes that all of them share."""
+def _networks(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return the networks in one mapping: parts with many weights of the same names, such as
+    ``student.`` and ``teacher.``. Empty if the mapping is one network."""
+    parts = _by_first_part(weights)
+    large = {name: part for name, part in parts.items() if len(part) >= FEWEST_OF_A_SET}
+    return {
+        name: part
+        for name, part in large.items()
+        if any(set(part) == set(other) for key, other in large.items() if key != name)
+    }
+
+
+def _by_first_part(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in weights.items():
+        first, _, rest = name.partition(".")
+        if rest:
+            parts.setdefault(first, {})[rest] = tensor
+    return parts
+
+
+def _without_wrappers(state_dict: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """Remove from the names of weights what wrappers of a model have put there."""
+    bare = {
+        WRAPPERS.sub("", name): value for name, value in state_dict.items() if name not in COUNTERS
+    }
+    if len(bare) > 1 and set(bare) - set(state_dict):
+        notes.append("without the marks of torch's wrappers in names")
     removed = ""
-    while state_dict:
-        shared = [p for p in PREFIXES if all(name.startswith(p) for name in state_dict)]
-        if not shared:
+    while len(bare) > 1:
+        firsts = {name.partition(".")[0] for name in bare}
+        if len(firsts) > 1 or firsts <= PARTS or firsts & set(bare):
             break
-        removed += shared[0]
-        state_dict = {name.removeprefix(shared[0]): value for name, value in state_dict.items()}
+        [first] = firsts
+        removed += f"{first}."
+        bare = {name.removeprefix(f"{first}."): value for name, value in bare.items()}
     if removed:
         notes.append(f"without the prefix {removed!r} of all names")
-    return state_dict
+    return bare
 
 
 def _check_tensors(path: Path, state_dict: Mapping[str, Tensor]) -> None:
@@ -264,7 +332,7 @@ def _short(name: str) -> str:
 
 
 def _check_sizes(path: Path, archive: zipfile.ZipFile) -> None:
-    """No entry twice, and none that unpacks to more than the file can hold."""
+    """Check that no entry is there twice, and that none unpacks to more than the file can hold."""
     names = archive.namelist()
     if len(set(names)) < len(names):
         raise LabError(f"checkpoint {path} cannot be read: an entry of the zip is there twice")

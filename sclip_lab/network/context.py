@@ -51,7 +51,7 @@ class BlockInput:
         return self._tokens
 
     def fresh(self) -> BlockInput:
-        """The same tokens without what has been computed from them."""
+        """Return the same tokens without what has been computed from them."""
         return BlockInput(self.block, self._tokens)
 
     def once(self, key: Any, compute: Callable[[], Any]) -> Any:
@@ -71,9 +71,10 @@ class BlockInput:
         return self.once("normed", lambda: self.block.norm(self.tokens))
 
     def projected(self, name: str) -> Tensor:
-        """(batch, heads, tokens, head_dim): ``query``, ``key`` or ``value`` as the network's own
-        softmax uses them; ``query_before_rotation`` and ``key_before_rotation`` without the rotary
-        embedding, where there is one; or ``identity``, LN1's output cut into heads."""
+        """Return one projection, (batch, heads, tokens, head_dim). ``query``, ``key`` and ``value``
+        are as the network's own softmax uses them. ``query_before_rotation`` and
+        ``key_before_rotation`` are without the rotary embedding, where there is one. ``identity``
+        is LN1's output cut into heads."""
         if name == "identity":
             per_head = self.block.heads(self.normed)
             if per_head.shape[1] != self.block.num_heads:
@@ -104,7 +105,7 @@ class BlockInput:
 
 
 def scores(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """Attention scores scale * a b^T of (batch, heads, tokens, dim) operands.
+    """Compute attention scores scale * a b^T of (batch, heads, tokens, dim) operands.
 
     Computed in fp32 at least: a score of 16 rounded to bf16 would change its attention weight by
     several per cent.
@@ -139,7 +140,7 @@ class State:
 
 @dataclass(frozen=True)
 class Feedback:
-    """A change of attention scores that an earlier pass over the same image asks for.
+    """A change of attention scores that comes from an earlier pass over the same image.
 
     Attributes:
         matrix: (batch, 1, tokens, tokens), 1 where two tokens belong together. ``share *
@@ -195,12 +196,12 @@ class Context:
 
     @property
     def closed(self) -> bool:
-        """Whether there is a class token that patches must not attend to."""
+        """Tell whether there is a class token that patches must not attend to."""
         return not self.class_token and self.block.has_class_token
 
     @property
     def photos(self) -> tuple[Placement, ...]:
-        """For each photo, which windows of the batch are cut from it, and where."""
+        """Tell for each photo which windows of the batch are cut from it, and where."""
         return self.scene.photos or alone(len(self.tokens), self.grid)
 
     @property
@@ -268,11 +269,11 @@ class Context:
         return self.input.projected("value")
 
     def scores(self, a: Tensor, b: Tensor, temperature: float = 1.0) -> Tensor:
-        """a b^T / (temperature * sqrt(head_dim)) of (batch, heads, tokens, dim) operands."""
+        """Return a b^T / (temperature * sqrt(head_dim)) of (batch, heads, tokens, dim) operands."""
         return scores(a, b, self.block.scale / temperature)
 
     def softmax(self, raw: Tensor) -> Tensor:
-        """Softmax of scores, with the variant's prior and its choice about the class token.
+        """Take the softmax of scores with the variant's prior and its choice about the class token.
 
         Args:
             raw: (batch, heads, tokens, tokens).

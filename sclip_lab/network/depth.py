@@ -12,7 +12,7 @@ Layer = int | float | str
 
 
 def resolve(layer: Layer, depth: int) -> int:
-    """0-based block index of one layer.
+    """Return the 0-based block index of one layer.
 
     Args:
         layer: an integer (0 .. depth - 1, or -1 for the last block, -2 ...), or a fraction of
@@ -44,7 +44,7 @@ def resolve(layer: Layer, depth: int) -> int:
 
 
 def resolve_all(layers: Layer | Sequence[Layer], depth: int) -> list[int]:
-    """Sorted 0-based block indices of one layer, of a list of layers, or of ``"last n"``.
+    """Return sorted 0-based block indices of one layer, of a list of layers, or of ``"last n"``.
 
     ``last`` takes a number of blocks, or a fraction of depth: "last 6", "last 6/12".
 

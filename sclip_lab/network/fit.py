@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def load_weights(model: Any, weights: Mapping[str, Any], source: str, name: str)
 
 
 def check_fit(model: Any, weights: Mapping[str, Any], source: str, name: str) -> Weights:
-    """Weights by the model's names.
+    """Convert weights to a model's names, and check that they fit.
 
     Raises:
         LabError: they are not those of the model by name, shape and type.
@@ -72,10 +73,13 @@ def check_fit(model: Any, weights: Mapping[str, Any], source: str, name: str) ->
     notes: list[str] = []
     converted = _converted(model, tensors, notes)
     expected = model.state_dict()
+    of_image = {key for key in expected if key.startswith(VISUAL)}
+    if converted and set(converted) <= set(expected) - of_image:
+        raise LabError(f"{source} holds weights of a text tower and none of an image tower")
     if converted and all(key.startswith(VISUAL) for key in converted):
-        expected = {key: value for key, value in expected.items() if key.startswith(VISUAL)}
+        expected = {key: expected[key] for key in of_image}
         notes.append("the image tower alone, so texts cannot be read")
-    _compare(converted, expected, source, f"architecture {name}", _hint(tensors, name))
+    _compare(converted, expected, source, f"architecture {name}", _hint(tensors, expected, name))
     if notes:
         log.info("%s: read %s", source, ", ".join(notes))
     return converted
@@ -94,7 +98,9 @@ def load_timm_weights(
     """
     notes: list[str] = []
     expected = model.state_dict()
-    tensors = {key: value.float() for key, value in weights.items() if value.is_floating_point()}
+    tensors = {
+        key: value.float() if value.is_floating_point() else value for key, value in weights.items()
+    }
     if renamed := layouts.of_vit(tensors):
         tensors, layout = renamed
         notes.append(layout)
@@ -160,7 +166,7 @@ def check_config(folder: Path, tower: Tower, name: str) -> bool:
 
 
 def _of_training(weights: Weights, notes: list[str]) -> Weights:
-    """The network of DINO's training, without its projection heads."""
+    """Return the network of DINO's training without its projection heads."""
     if not any(key.startswith("backbone.") for key in weights):
         return weights
     notes.append("the weights below 'backbone.'")
@@ -172,8 +178,10 @@ def _of_training(weights: Weights, notes: list[str]) -> Weights:
 
 
 def _by_timm(model: Any, weights: Weights) -> Weights:
-    """Weights as the converter beside the model's class makes them."""
-    if set(weights) == set(model.state_dict()) and _same_shapes(weights, model.state_dict()):
+    """Convert weights by timm's own converter, which stands beside the model's class."""
+    expected = model.state_dict()
+    same_names = set(weights) == set(expected)
+    if same_names and all(weights[key].shape == expected[key].shape for key in expected):
         return weights
     module = sys.modules[type(model).__module__]
     convert: Callable[..., Any] = getattr(
@@ -187,12 +195,8 @@ def _by_timm(model: Any, weights: Weights) -> Weights:
     return dict(converted)
 
 
-def _same_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
-    return all(weights[key].shape == expected[key].shape for key in expected)
-
-
 def _converted(model: Any, weights: Weights, notes: list[str]) -> Weights:
-    """Weights in open_clip's current layout of this model."""
+    """Convert weights to open_clip's current layout of this model."""
     if renamed := layouts.of_clip(weights):
         weights, layout = renamed
         notes.append(f"{layout} layout")
@@ -218,7 +222,8 @@ def _converted(model: Any, weights: Weights, notes: list[str]) -> Weights:
 
 
 def _fix_logits(weights: Weights, expected: Mapping[str, Tensor], notes: list[str]) -> None:
-    """Scale and bias of logits: they change no feature, and releases keep them differently."""
+    """Make scale and bias of logits fit. They change no feature, and releases store them
+    differently."""
     has_text = any(not key.startswith(VISUAL) for key in weights)
     for key, usual in (("logit_scale", np.log(1 / 0.07)), ("logit_bias", 0.0)):
         if key in weights and key not in expected:
@@ -231,7 +236,7 @@ def _fix_logits(weights: Weights, expected: Mapping[str, Tensor], notes: list[st
 
 
 def _resize(model: Any, weights: Weights, expected: Mapping[str, Tensor], notes: list[str]) -> None:
-    """Position embeddings of another image size or text length, as open_clip resizes them."""
+    """Resize position embeddings of another image size or text length, as open_clip does."""
 
     def differs(key: str) -> bool:
         both = key in weights and key in expected
@@ -262,14 +267,25 @@ def _resize(model: Any, weights: Weights, expected: Mapping[str, Tensor], notes:
         notes.append("position embeddings of texts resized")
 
 
-def _hint(weights: Weights, name: str) -> str:
-    """Names of networks that these weights would fit."""
-    fitting = [other for other in fitting_names(weights) if other != name]
-    return f". Their sizes are those of {', '.join(fitting)}" if fitting else ""
+def _hint(weights: Weights, expected: Mapping[str, Tensor], name: str) -> str:
+    """Return advice for weights that do not fit: other networks of their sizes, or a part of
+    them."""
+    fitting = fitting_names(weights)
+    if fitting and name not in fitting:
+        return f". Their sizes are those of {', '.join(fitting)}"
+    firsts = Counter(key.partition(".")[0] for key in weights)
+    [(first, count)] = firsts.most_common(1) or [("", 0)]
+    if (
+        len(firsts) > 1
+        and count > len(weights) / 2
+        and not any(key.startswith(f"{first}.") for key in expected)
+    ):
+        return f". backbone.weights={first} takes the {count} weights below '{first}.' alone"
+    return ""
 
 
 def fitting_names(state_dict: Mapping[str, Any], most: int = 5) -> list[str]:
-    """open_clip's names of plain ViTs whose sizes are those of some weights."""
+    """Return open_clip's names of plain ViTs that have the sizes of some weights."""
     try:
         sizes = infer_architecture(state_dict)
     except LabError:
@@ -280,8 +296,8 @@ def fitting_names(state_dict: Mapping[str, Any], most: int = 5) -> list[str]:
         config = open_clip.get_model_config(name)
         other_vision, other_text = config["vision_cfg"], config["text_cfg"]
         same = config["embed_dim"] == sizes["embed_dim"] and all(
-            other.get(key) == own[key]
-            for own, other, keys in (
+            other.get(key) == needed[key]
+            for needed, other, keys in (
                 (vision, other_vision, ("width", "patch_size", "layers", "image_size")),
                 (text, other_text, ("width", "layers", "vocab_size", "context_length")),
             )
@@ -301,6 +317,18 @@ def _compare(
         for key in expected
         if key in weights and weights[key].shape != expected[key].shape
     ]
+    integers = [
+        key
+        for key in expected
+        if key in weights
+        and expected[key].is_floating_point()
+        and not weights[key].is_floating_point()
+    ]
+    if integers:
+        raise LabError(
+            f"{source}: weight {integers[0]} is of type {weights[integers[0]].dtype}, as in "
+            "quantised networks; convert the weights to floating point first"
+        )
     problems = (
         ([f"{len(missing)} weights missing, first {missing[0]}"] if missing else [])
         + ([f"{len(extra)} unexpected, first {extra[0]}"] if extra else [])

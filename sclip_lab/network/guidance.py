@@ -68,7 +68,7 @@ class Guide:
 
     @cached_property
     def key(self) -> str:
-        """sha256 of every weight, and of everything else that changes the features."""
+        """Return the sha256 of every weight and of everything else that changes the features."""
         settings = {
             "structure": structure(self.model),
             **{k: getattr(self, k) for k in ("mean", "std", "layer", "facet", "scope", "scale")},
@@ -77,8 +77,8 @@ class Guide:
         return add_weights(total, self.model.state_dict()).hexdigest()
 
     def input(self, images: Tensor, backbone: Backbone) -> Tensor:
-        """Images that are normalised for the backbone, normalised for this network instead, with
-        sides scaled and rounded to whole patches (bilinear)."""
+        """Turn images that are normalised for the backbone into this network's input. They get this
+        network's statistics, and their sides are scaled and rounded to whole patches (bilinear)."""
 
         def column(values: tuple[float, ...]) -> Tensor:
             return torch.tensor(values, device=images.device).view(-1, 1, 1)
@@ -119,7 +119,8 @@ class Guide:
         return patches.permute(0, 3, 1, 2).float()
 
     def of_windows(self, windows: Tensor, backbone: Backbone) -> Tensor:
-        """Features of windows, each as one image: (windows, channels, grid_h, grid_w)."""
+        """Compute features of windows, each taken as one image: (windows, channels, grid_h,
+        grid_w)."""
         return self.features(self.input(windows, backbone))
 
     def of_photo(
@@ -130,7 +131,7 @@ class Guide:
         backbone: Backbone,
         whole: Tensor | None = None,
     ) -> Tensor:
-        """Features of windows as parts of their photo.
+        """Compute features of a whole photo, and cut out what belongs to each window.
 
         Args:
             photo: (3, height, width), normalised for the backbone.
@@ -175,7 +176,7 @@ def load_guidance(
     scale: float = 1.0,
     options: Mapping[str, Any] | None = None,
 ) -> Guide:
-    """A frozen second network.
+    """Load a second network, frozen.
 
     Args:
         name: of a vision transformer of timm, with a tag of its weights or without
@@ -238,7 +239,7 @@ def load_guidance(
 
 
 def _tower(name: str, model: Any) -> Tower | None:
-    """The network block by block; None for SAM's encoder, which timm runs itself.
+    """Return the network block by block, or None for SAM's encoder, which timm runs itself.
 
     Raises:
         LabError: neither.

@@ -56,15 +56,15 @@ OPEN_CLIP = {
 
 
 def activation(mlp: Any) -> str:
-    """Name of an MLP's activation, such as ``QuickGELU`` or ``GELU with tanh``."""
+    """Return the name of an MLP's activation, such as ``QuickGELU`` or ``GELU with tanh``."""
     module = getattr(mlp, "gelu", None) or getattr(mlp, "act", None)
     tanh = getattr(module, "approximate", "none") == "tanh" or type(module).__name__ == "GELUTanh"
     return "GELU with tanh" if tanh else type(module).__name__
 
 
 def of_clip(weights: Mapping[str, Tensor]) -> tuple[Weights, str] | None:
-    """transformers' CLIPModel or SiglipModel in open_clip's layout, and its name; None for
-    others."""
+    """Rename weights of transformers' CLIPModel or SiglipModel to open_clip's layout. Returns them
+    with the name of their layout, or None for weights in another one."""
     if not any(name.startswith("vision_model.") for name in weights):
         return None
     if "vision_model.head.probe" in weights:
@@ -73,22 +73,23 @@ def of_clip(weights: Mapping[str, Tensor]) -> tuple[Weights, str] | None:
 
 
 def of_vit(weights: Mapping[str, Tensor]) -> tuple[Weights, str] | None:
-    """transformers' ViTModel or Dinov2Model in timm's layout, and its name; None for others."""
+    """Rename weights of transformers' ViTModel or Dinov2Model to timm's layout. Returns them with
+    the name of their layout, or None for weights in another one."""
     names = {"vit.", "dinov2.", "dinov2_with_registers.", ""}
     prefix = [p for p in names if f"{p}embeddings.patch_embeddings.projection.weight" in weights]
     if not prefix:
         return None
-    own = {n.removeprefix(prefix[0]): w for n, w in weights.items() if n.startswith(prefix[0])}
+    inner = {n.removeprefix(prefix[0]): w for n, w in weights.items() if n.startswith(prefix[0])}
     renamed = {
-        "cls_token": own["embeddings.cls_token"],
-        "pos_embed": own["embeddings.position_embeddings"],
-        **_renamed(own, {"embeddings.patch_embeddings.projection": "patch_embed.proj"}),
-        **_renamed(own, {"layernorm": "norm"}),
-        **_blocks(own),
+        "cls_token": inner["embeddings.cls_token"],
+        "pos_embed": inner["embeddings.position_embeddings"],
+        **_renamed(inner, {"embeddings.patch_embeddings.projection": "patch_embed.proj"}),
+        **_renamed(inner, {"layernorm": "norm"}),
+        **_blocks(inner),
     }
-    if "embeddings.register_tokens" in own:
+    if "embeddings.register_tokens" in inner:
         # timm adds the class token's position embedding to the token itself.
-        renamed["reg_token"] = own["embeddings.register_tokens"]
+        renamed["reg_token"] = inner["embeddings.register_tokens"]
         renamed["cls_token"] = renamed["cls_token"] + renamed["pos_embed"][:, :1]
         renamed["pos_embed"] = renamed["pos_embed"][:, 1:]
     scaled = any(".ls1." in name for name in renamed)
@@ -152,8 +153,8 @@ def _siglip(weights: Mapping[str, Tensor]) -> Weights:
         f"text.{name}": weight
         for name, weight in _renamed(text, {"head": "text_projection"}).items()
     }
-    kept = ("logit_scale", "logit_bias")
-    return renamed | {name: weights[name] for name in kept if name in weights}
+    logit_names = ("logit_scale", "logit_bias")
+    return renamed | {name: weights[name] for name in logit_names if name in weights}
 
 
 def _inside(weights: Mapping[str, Tensor], prefix: str) -> Weights:
@@ -161,7 +162,7 @@ def _inside(weights: Mapping[str, Tensor], prefix: str) -> Weights:
 
 
 def _renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> Weights:
-    """Weights below some modules, with those modules' new names."""
+    """Return the weights below some modules under those modules' new names."""
     return {
         f"{new}.{name.removeprefix(f'{old}.')}": weight
         for old, new in names.items()
@@ -171,7 +172,7 @@ def _renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> Weights
 
 
 def _blocks(weights: Mapping[str, Tensor]) -> Weights:
-    """The blocks in timm's layout, query, key and value packed."""
+    """Return the blocks' weights in timm's layout, with query, key and value packed."""
     renamed: Weights = {}
     for name, weight in weights.items():
         if match := BLOCK.fullmatch(name):

@@ -22,7 +22,7 @@ QUICK_GELU = 1.702
 
 
 class Linear:
-    """``activation(x W^T + b)``, made to be called with the same weight every time.
+    """Compute ``activation(x W^T + b)`` with the same weight many times.
 
     Another weight is reordered anew. Results do not depend on the number of rows in one call.
     """
@@ -66,7 +66,7 @@ def is_quick_gelu(activation: nn.Module | None) -> bool:
 
 
 def _packs(x: Tensor) -> bool:
-    """Whether oneDNN has a kernel for ``x``; its kernels compute no gradients."""
+    """Tell whether oneDNN has a kernel for ``x``. Its kernels compute no gradients."""
     if not _AVAILABLE or x.device.type != "cpu" or torch.is_grad_enabled():
         return False
     if x.dtype == torch.bfloat16:
@@ -75,7 +75,7 @@ def _packs(x: Tensor) -> bool:
 
 
 def _fused(activation: nn.Module | None) -> tuple[str, str] | None:
-    """oneDNN's name of an activation and of its algorithm; None if it has none."""
+    """Return oneDNN's names of an activation and of its algorithm, or None if it has none."""
     if activation is None:
         return "none", ""
     if isinstance(activation, nn.GELU):

@@ -48,7 +48,7 @@ UNREACHED = "Failed to download"  # open_clip's words
 
 
 def architectures() -> list[str]:
-    """Names that open_clip knows."""
+    """List the names that open_clip knows."""
     return open_clip.list_models()
 
 
@@ -74,7 +74,7 @@ def load_backbone(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Backbone:
-    """A frozen CLIP.
+    """Load a CLIP, frozen.
 
     Args:
         name: an open_clip architecture such as ``ViT-B-16-quickgelu``, or a model of a hub or of a
@@ -129,13 +129,15 @@ def load_backbone(
         notes = pretrained_tags.read_notes(folder_of(Path(checkpoint)))
     elif state_dict is not None:
         state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    has_weights = state_dict is not None
+    tag = None if has_weights else pretrained
     device = check_device(device)
-    known: pretrained_tags.Statistics | None
+    statistics: pretrained_tags.Statistics | None
     where: str | None
     # Weights do not show their activation. Whether anything but the name says it:
     states_activation = state_dict is None or architecture is not None or quick_gelu is not None
     if model is not None:
-        name, known, tokenize = _in_memory(name, model, tokenizer, preprocess)
+        name, statistics, tokenize = _in_memory(name, model, tokenizer, preprocess)
         model = copy.deepcopy(model)
         where = "in memory"
     else:
@@ -167,14 +169,12 @@ def load_backbone(
                 name = name or "custom"
             else:
                 assert name is not None
-                tag = None if state_dict is not None else pretrained
-                model, tokenize = _named(name, tag, quick_gelu, text_folder, state_dict is not None)
-        where = name.partition(":")[0] if ":" in name and state_dict is None else None
-        tag = None if state_dict is not None else pretrained
-        known = (
+                model, tokenize = _by_name(name, tag, quick_gelu, text_folder, has_weights)
+        where = name.partition(":")[0] if ":" in name and not has_weights else None
+        statistics = (
             None
             if mean is not None and std is not None
-            else pretrained_tags.statistics(model.visual, name, tag, state_dict is not None, notes)
+            else pretrained_tags.statistics(model.visual, name, tag, has_weights, notes)
         )
     if hasattr(model, "text_decoder"):
         model.text_decoder = nn.Identity()  # CoCa's captions; no feature needs them
@@ -200,8 +200,8 @@ def load_backbone(
         tokenize=tokenize,
         position_embedding=position_embedding,
         padding=padding,
-        mean=tuple(mean if mean is not None else known[0] if known else ()),
-        std=tuple(std if std is not None else known[1] if known else ()),
+        mean=tuple(mean if mean is not None else statistics[0] if statistics else ()),
+        std=tuple(std if std is not None else statistics[1] if statistics else ()),
         description={
             "name": name,
             # Weights of a file or of the call take a tag's place.
@@ -215,7 +215,8 @@ def load_backbone(
 
 
 def _unnamed(state_dict: Mapping[str, Any], source: str) -> LabError:
-    """Weights without a name do not say how wide heads are and which activation they need."""
+    """Return the error for weights without a name, which do not say how wide heads are and which
+    activation they need."""
     fitting = fitting_names(state_dict)
     names = f" Its shapes fit {', '.join(fitting)}." if fitting else ""
     return LabError(
@@ -243,7 +244,7 @@ def _check_numbers(
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Random weights from a seed; the caller's generator is left as it was."""
+    """Draw random weights from a seed, and leave the caller's generator as it was."""
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
@@ -255,7 +256,7 @@ def seeded(seed: int) -> Iterator[None]:
 def _in_memory(
     name: str | None, model: Any, tokenizer: Callable[..., Tensor] | None, preprocess: Any
 ) -> tuple[str, pretrained_tags.Statistics, Any]:
-    """Name, channel statistics and tokenizer of a model that somebody built.
+    """Return name, channel statistics and tokenizer of a model in memory.
 
     Raises:
         LabError: it does not say its channel statistics.
@@ -345,7 +346,7 @@ def _custom(
 def _with_folder(
     architecture: dict[str, Any], folder: str | Path | None, name: str
 ) -> dict[str, Any]:
-    """The text tower's description, read from a local folder if there is one."""
+    """Return the text tower's description, with files from a local folder if there is one."""
     text = architecture.get("text_cfg")
     if folder is None or not isinstance(text, Mapping):
         return dict(text) if isinstance(text, Mapping) else {}
@@ -365,14 +366,14 @@ def _with_folder(
 
 
 def _no_remote_code(text: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The tokenizer's options. A tokenizer that comes with code of its own is refused."""
+    """Return the tokenizer's options. A tokenizer that comes with code of its own is refused."""
     options = dict(text.get("tokenizer_kwargs") or {})
     if options.get("trust_remote_code"):
         raise LabError(f"{source}: its tokenizer runs code of a stranger (trust_remote_code)")
     return options
 
 
-def _named(
+def _by_name(
     name: str,
     pretrained: str | None,
     quick_gelu: bool | None,
@@ -385,9 +386,9 @@ def _named(
         message = unknown("backbone", name, open_clip.list_models())
         raise LabError(f"{message}; one that open_clip does not know needs an architecture")
     if pretrained and not elsewhere:
-        known = open_clip.list_pretrained_tags_by_model(name)
-        if pretrained not in known:
-            message = unknown(f"pretrained tag of {name}", pretrained, known)
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if pretrained not in tags:
+            message = unknown(f"pretrained tag of {name}", pretrained, tags)
             raise LabError(f"{message}; pretrained=null is random weights")
         pretrained_tags.check_tag(name, pretrained, quick_gelu)
     options: dict[str, Any] = {} if quick_gelu is None else {"quick_gelu": quick_gelu}
@@ -429,10 +430,10 @@ def _named(
 
 
 def _cannot_build(name: str, pretrained: str | None, error: Exception) -> LabError:
-    told = str(error)
-    if "pip install transformers" in told:
+    reason = str(error)
+    if "pip install transformers" in reason:
         return LabError(f"{name}: its text tower needs the package transformers; install it")
-    if "Required pretrained weights" in told:
+    if "Required pretrained weights" in reason:
         return LabError(
             f"{name}: its weights did not arrive, and without them it would be a random network. "
             "Run where the network reaches them, or give checkpoint=<local file>"
@@ -445,7 +446,7 @@ def _cannot_build(name: str, pretrained: str | None, error: Exception) -> LabErr
                 "fetched from here. Give text_folder=<local folder with its config.json and "
                 "tokenizer>, or run where the network reaches the hub"
             )
-    if isinstance(error, OSError) or UNREACHED in told:
+    if isinstance(error, OSError) or UNREACHED in reason:
         return LabError(
             f"{name} {pretrained}: the weights cannot be fetched from here. Run where the "
             "network reaches them, or give checkpoint=<local file>; pretrained=null is random "
@@ -455,7 +456,7 @@ def _cannot_build(name: str, pretrained: str | None, error: Exception) -> LabErr
 
 
 def _repeats(record: logging.LogRecord) -> bool:
-    """Whether a record says more than our own error does."""
+    """Tell whether a record says more than our own error does."""
     text = record.getMessage()
     ours = ("No pretrained weights", "Could not find/download default weights")
     return UNREACHED not in text and not text.startswith(ours) and "initialized" not in text
@@ -463,7 +464,7 @@ def _repeats(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without open_clip's progress notes, which go to the root logger; warnings are let through."""
+    """Hide open_clip's progress notes, which go to the root logger. Warnings are let through."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.INFO))
     # A host that cannot be reached is reported once, by our error, not once per attempt.
@@ -483,7 +484,7 @@ def _quiet() -> Iterator[None]:
 
 
 def check_device(device: str) -> str:
-    """The device that is meant, checked before anything is put there."""
+    """Return the device that is meant, after checking that it can be used."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

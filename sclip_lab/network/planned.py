@@ -31,13 +31,13 @@ class _WithoutValues(TorchFunctionMode):
 
 @contextmanager
 def planning() -> Iterator[None]:
-    """Modules that are built here have shapes and no values, whatever sizes are asked for."""
+    """Build modules that have shapes and no values, so that any size is possible."""
     with torch.device("meta"), _WithoutValues():
         yield
 
 
 def planned_clip(config: Mapping[str, Any], quick_gelu: bool | None) -> Any:
-    """An open_clip network's image tower without memory for weights.
+    """Build the image tower of an open_clip network without memory for its weights.
 
     Args:
         config: open_clip's model config.
@@ -46,8 +46,10 @@ def planned_clip(config: Mapping[str, Any], quick_gelu: bool | None) -> Any:
     vision = {**config["vision_cfg"]}
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False
-    chosen = config.get("quick_gelu", False) if quick_gelu is None else quick_gelu
+    if quick_gelu is None:
+        quick_gelu = config.get("quick_gelu", False)
+    width = config["embed_dim"]
     planned = nn.Module()
     with planning():
-        planned.visual = open_clip.model._build_vision_tower(config["embed_dim"], vision, chosen)
+        planned.visual = open_clip.model._build_vision_tower(width, vision, quick_gelu)
     return planned

@@ -54,7 +54,7 @@ DEFAULT_RULE = "bicubic_offset"
 def interpolate(
     embedding: Tensor, trained: tuple[int, int], grid: tuple[int, int], rule: str = DEFAULT_RULE
 ) -> Tensor:
-    """Position embeddings for ``grid``.
+    """Resize position embeddings to ``grid``.
 
     Args:
         embedding: (1 + trained_h * trained_w, width), the class token's row first.

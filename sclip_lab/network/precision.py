@@ -23,7 +23,7 @@ SEVERAL_TIMES = 3.0
 
 
 def lower_precision(tower: Tower, precision: str) -> None:
-    """Matrix products of the image tower's blocks in half precision.
+    """Lower the matrix products of the image tower's blocks to half precision.
 
     Norms, the token stream between blocks, patch embedding, final projection and text tower keep
     their precision: they take little time, and rounding them costs more agreement with fp32 than
@@ -39,13 +39,13 @@ def lower_precision(tower: Tower, precision: str) -> None:
     dtype = PRECISIONS[precision]
     if dtype == torch.float32:
         return
-    kept = KEPT_BLOCKS if dtype == torch.bfloat16 else 0
+    in_fp32 = KEPT_BLOCKS if dtype == torch.bfloat16 else 0
     if (
         precision == "bf16_fast"
         and bf16_gain(next(tower.modules[0].parameters()).device) >= SEVERAL_TIMES
     ):
-        kept = 0
-    for module in tower.modules[kept:]:
+        in_fp32 = 0
+    for module in tower.modules[in_fp32:]:
         _quick_gelu_to_silu(module.mlp)
         module.attn.to(dtype)
         module.mlp.to(dtype)

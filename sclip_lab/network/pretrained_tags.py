@@ -48,7 +48,7 @@ def check_openai(
     source: str,
     quick_gelu: bool | None,
 ) -> None:
-    """The same for weights of OpenAI under a name or an architecture.
+    """Refuse weights of OpenAI under a name or an architecture that computes GELU.
 
     Raises:
         LabError: the name computes GELU.
@@ -58,7 +58,7 @@ def check_openai(
 
 
 def read_notes(folder: Path) -> Mapping[str, Any]:
-    """Return open_clip's notes beside weights, ``open_clip_config.json``; empty if there are none.
+    """Read open_clip's notes beside weights, ``open_clip_config.json``. Empty if there are none.
 
     Raises:
         LabError: the file holds no JSON mapping of mappings.
@@ -116,8 +116,8 @@ def warn_of_activation(name: str, source: str) -> None:
 
 
 def computes_quick_gelu(name: str | None, architecture: Mapping[str, Any] | None) -> bool:
-    """Whether a network computes QuickGELU, by its description or its name; True for OpenAI's
-    layout without either."""
+    """Tell whether a network computes QuickGELU, from its description or its name. OpenAI's layout
+    without either does."""
     if architecture is None and name is not None and ":" not in name:
         architecture = open_clip.get_model_config(name)
     return True if architecture is None else bool(architecture.get("quick_gelu", False))
@@ -144,7 +144,7 @@ def _check(name: str, weights: str, trained: bool, computed: bool, requested: bo
 def statistics(
     visual: Any, name: str, tag: str | None, from_file: bool, notes_of_file: Mapping[str, Any]
 ) -> Statistics:
-    """Mean and standard deviation in 0 .. 255.
+    """Return the channel mean and standard deviation in 0 .. 255.
 
     For a tag or a model of a hub, those that open_clip notes. For other weights, those in the notes
     beside the file, then those on which all tags of the name agree, then a timm tower's own, then
@@ -157,9 +157,9 @@ def statistics(
         from_file: whether the weights are a user's own; then disagreement is worth a warning.
         notes_of_file: from `read_notes`.
     """
-    own = notes_of_file.get("preprocess_cfg", {})
-    if own.get("mean") is not None and own.get("std") is not None:
-        notes = [own]
+    stated = notes_of_file.get("preprocess_cfg", {})
+    if stated.get("mean") is not None and stated.get("std") is not None:
+        notes = [stated]
     elif tag is not None:
         notes = [open_clip.get_pretrained_cfg(name, tag)]
     elif ":" in name:
@@ -183,12 +183,13 @@ def statistics(
 
 
 def of_note(note: Mapping[str, Any]) -> Statistics:
-    """Statistics in 0 .. 255 of a note with ``mean`` and ``std`` in 0 .. 1."""
+    """Return the statistics in 0 .. 255 of a note with ``mean`` and ``std`` in 0 .. 1."""
     return in_bytes(note["mean"], MEAN), in_bytes(note["std"], STD)
 
 
 def in_bytes(noted: Sequence[float], of_clip: tuple[float, ...]) -> tuple[float, ...]:
-    """Statistics of 0 .. 1 in 0 .. 255; CLIP's as the field's evaluations round them."""
+    """Scale statistics from 0 .. 1 to 0 .. 255. CLIP's are rounded as in the field's
+    evaluations."""
     scaled = tuple(255 * float(value) for value in noted)
     same = all(abs(a - b) < 1e-3 for a, b in zip(scaled, of_clip, strict=True))
     return of_clip if same else scaled

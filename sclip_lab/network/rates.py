@@ -27,7 +27,7 @@ _measured: dict[str, float] = {}
 
 
 def bf16_gain(device: torch.device) -> float:
-    """Rate of products in bf16 over that in fp32.
+    """Return how many times faster than in fp32 a device multiplies matrices in bf16.
 
     Measured once for each kind of device, number of threads and release of torch, and kept in
     ``$SCLIP_LAB_CACHE`` (default ~/.cache/sclip_lab): a gain near a limit must not fall on another
@@ -39,21 +39,22 @@ def bf16_gain(device: torch.device) -> float:
     folder = os.environ.get(CACHE_VARIABLE) or os.path.join("~", ".cache", "sclip_lab")
     path = Path(os.path.expanduser(folder)) / "bf16_gain.json"
     try:
-        known = {str(k): float(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
+        gains = {str(k): float(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, AttributeError, TypeError):  # not there yet, or damaged
-        known = {}
-    if kind not in known:
-        known[kind] = round(rate(device, torch.bfloat16) / rate(device, torch.float32), 2)
+        gains = {}
+    if kind not in gains:
+        gains[kind] = round(rate(device, torch.bfloat16) / rate(device, torch.float32), 2)
         # In a home that cannot be written it is measured anew next time.
         with contextlib.suppress(OSError, LabError):
-            files.write_text(path, json.dumps(known, indent=1) + "\n")
-    _measured[kind] = known[kind]
+            files.write_text(path, json.dumps(gains, indent=1) + "\n")
+    _measured[kind] = gains[kind]
     return _measured[kind]
 
 
 @torch.inference_mode()
 def rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of the network's products, weights laid out before; the best of some."""
+    """Measure operations a second in products of the network's sizes. The best of several rounds
+    counts, and weights are laid out before the clock starts."""
     best = 0.0
     for rows, inner, columns in SHAPES:
         x = torch.randn(rows, inner, device=device).to(dtype)
@@ -73,20 +74,20 @@ def _wait(device: torch.device) -> None:
 
 
 def _kind(device: torch.device) -> str:
-    """What the gain depends on."""
+    """Name everything that the gain depends on."""
     name = processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
     threads = torch.get_num_threads() if device.type == "cpu" else 0
     return f"{name}, {threads} threads, torch {torch.__version__.partition('+')[0]}"
 
 
 def processor() -> str:
-    """The processor's name, family and model, and which of its instructions multiply bf16."""
+    """Return the processor's name, family and model, and its instructions that multiply bf16."""
     fields = {"model name": platform.processor() or platform.machine()}
     info = Path("/proc/cpuinfo")
     if info.is_file():
         pairs = (line.partition(":") for line in info.read_text(encoding="utf-8").splitlines())
         fields |= {name.strip(): text.strip() for name, _, text in pairs}
     flags = fields.get("flags", "").split()
-    known = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
+    instructions = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
     place = f"family {fields.get('cpu family')} model {fields.get('model')}"
-    return f"{fields['model name']}, {place}, {' '.join(known) or 'no bf16 products'}"
+    return f"{fields['model name']}, {place}, {' '.join(instructions) or 'no bf16 products'}"

@@ -81,8 +81,8 @@ class Guidance:
         return self._features
 
     def on(self, grid: Grid) -> Tensor:
-        """Features resized to ``grid`` (bilinear, align_corners=False) and divided by their norm:
-        (windows, patches, channels) float32."""
+        """Resize the features to ``grid`` (bilinear, align_corners=False) and divide them by their
+        norm: (windows, patches, channels) float32."""
         if grid not in self._on:
             features = self.features.float()
             if tuple(features.shape[-2:]) != tuple(grid):
@@ -96,22 +96,23 @@ class Guidance:
 
     def of(self, images: Tensor) -> Guidance | None:
         """Guidance for other images, (batch, 3, height, width), each as one window."""
-        return None if self._look is None else seen(images, self._look)
+        return None if self._look is None else guidance_of(images, self._look)
 
 
-def seen(images: Tensor, look: Callable[[Tensor], Tensor]) -> Guidance:
-    """Guidance for images, (batch, 3, height, width), each passed as one window to ``look``."""
+def guidance_of(images: Tensor, look: Callable[[Tensor], Tensor]) -> Guidance:
+    """Return guidance for images, (batch, 3, height, width). Each is passed to ``look`` as one
+    window."""
     return Guidance(lambda: look(images), look)
 
 
 def alone(windows: int, size: tuple[int, int], patch: int = 1) -> tuple[Placement, ...]:
-    """Placements for windows of ``size`` = (height, width) that are whole photos."""
+    """Place windows of ``size`` = (height, width) that are whole photos."""
     return tuple(Placement(slice(i, i + 1), ((0, 0),), size, patch) for i in range(windows))
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The same for all variants on one batch of windows.
+    """What all variants share on one batch of windows.
 
     Attributes:
         placements: the photos in the order of their windows; empty: each window is a photo of its
@@ -126,7 +127,7 @@ class Scene:
 
     @property
     def photos(self) -> tuple[Placement, ...]:
-        """Which windows are of one photo, and where they lie in it.
+        """Tell which windows are of one photo, and where they lie in it.
 
         Raises:
             LabError: the photo is worked on a few windows at a time.
@@ -139,7 +140,7 @@ class Scene:
         return self.placements
 
     def part(self, windows: slice) -> Scene:
-        """That of the windows of one photo, or of several whole ones."""
+        """Return the scene of some windows: those of one photo, or of several whole ones."""
         windows = slice(windows.start or 0, windows.stop)
         photos = self.placements
         if photos is not None:
@@ -152,11 +153,12 @@ class Scene:
         return Scene(photos, guidance, None if self.labels is None else self.labels.part(windows))
 
     def of(self, images: Tensor) -> Scene:
-        """Other images, (batch, 3, height, width), each a photo of its own, with their guidance."""
+        """Return the scene of other images, (batch, 3, height, width). Each is a photo of its own,
+        with its guidance."""
         return Scene(guidance=None if self.guidance is None else self.guidance.of(images))
 
     def need_guidance(self, who: str) -> Guidance:
-        """The guidance.
+        """Return the guidance, or refuse.
 
         Raises:
             LabError: there is none; the message names ``who`` needs it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -16,25 +15,19 @@ ATTRIBUTES = (
 )
 
 
-def structure(model: nn.Module, part: str = "") -> list[tuple[str, str, Mapping[str, Any]]]:
-    """(name, class, settings) of every module with weights or an activation.
+def structure(model: nn.Module) -> list[tuple[str, str, dict[str, Any]]]:
+    """List (name, class, settings) of every module with weights or an activation.
 
     Two networks with equal weights and equal structure compute the same thing.
-
-    Args:
-        model: of any library.
-        part: prefix of the names that count, such as ``visual.``; "" for all.
     """
-    return [entry for entry in _entries(model) if entry[0].startswith(part)]
-
-
-def _entries(model: nn.Module) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    entries = []
     for name, module in model.named_modules():
         kind = type(module).__name__
         if kind in ("Dropout", "Identity", "DropPath", "PatchDropout"):  # nothing in evaluation
             continue
         values = {key: getattr(module, key) for key in ATTRIBUTES if key in vars(module)}
-        yield name, kind, {key: _plain(value) for key, value in values.items()}
+        entries.append((name, kind, {key: _plain(value) for key, value in values.items()}))
+    return entries
 
 
 def _plain(value: Any) -> Any:

@@ -11,9 +11,9 @@ from typing import Any
 import open_clip
 import timm
 from torch import nn
-from tqdm import tqdm
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.progress import Bar
 from sclip_lab.network import layouts, pretrained_tags, tower
 from sclip_lab.network.planned import planned_clip, planning
 
@@ -23,7 +23,7 @@ TRANSFORMERS = ("vit", "vision_transformer", "eva", "beit", "deit")
 
 @dataclass(frozen=True)
 class Network:
-    """One name.
+    """What is known of one name.
 
     Attributes:
         library: ``open_clip`` or ``timm``.
@@ -58,18 +58,16 @@ def survey(family: str = "", progress: bool = False) -> Iterator[Network]:
         family: part of a name; "" for all.
         progress: show a bar, if the terminal can.
     """
-    described = [*((name, _of_open_clip) for name in open_clip.list_models())]
-    described += [(name, _of_timm) for name in timm.list_models()]
-    matching = [(name, of) for name, of in described if _plain(family) in _plain(name)]
+    names = [(name, _of_open_clip) for name in open_clip.list_models()]
+    names += [(name, _of_timm) for name in timm.list_models()]
+    matching = [pair for pair in names if _plain(family) in _plain(pair[0])]
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for name, of in tqdm(
-                matching, "networks", unit="", leave=False, disable=None if progress else True
-            ):
-                yield of(name)
+            for name, describe in Bar(matching, "networks", leave=False, disable=not progress):
+                yield describe(name)
     finally:
         logging.disable(before)
 

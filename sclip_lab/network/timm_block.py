@@ -62,7 +62,7 @@ class TimmBlock(Block):
         super().__init__(module, index, depth, prefix, network, has_class_token)
 
     def placed(self, rope: Tensor | None, bias: Tensor | None) -> TimmBlock:
-        """The same block with rotary embedding and score bias of one grid."""
+        """Return this block with the rotary embedding and the score bias of one grid."""
         block = copy.copy(self)
         block.rope, block.bias = rope, bias
         return block
@@ -181,7 +181,7 @@ def _check(module: Any, network: str) -> None:
 
 
 def relative_bias(module: Any, grid: tuple[int, int]) -> Tensor | None:
-    """Relative position bias of one attention for a grid of patches.
+    """Compute the relative position bias of one attention for a grid of patches.
 
     Args:
         module: timm's, with ``window_size`` and a table or a small network; or None.

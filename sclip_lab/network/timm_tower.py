@@ -66,17 +66,17 @@ class TimmTower(Tower):
 
     @cached_property
     def _relative(self) -> list[Any]:
-        """The module of each block that has its relative position bias, or None."""
+        """Return for each block the module with its relative position bias, or None."""
         shared = getattr(self._trunk, "rel_pos_bias", None) or getattr(
             self._trunk, "shared_rel_pos", None
         )
         modules = []
         for module in self.modules:
             attention = module.attn
-            own = getattr(attention, "rel_pos", None)
+            relative = getattr(attention, "rel_pos", None)
             if getattr(attention, "relative_position_bias_table", None) is not None:
-                own = attention
-            modules.append(own if own is not None else shared)
+                relative = attention
+            modules.append(relative if relative is not None else shared)
         return modules
 
     def blocks_on(self, grid: Grid) -> Sequence[Block]:
@@ -138,7 +138,7 @@ class TimmTower(Tower):
         return features.flatten(2).transpose(1, 2)
 
     def _as_convolution(self, stem: Any) -> Tensor:
-        """NaFlex's projection of flattened patches as weight of a convolution."""
+        """Return NaFlex's projection of flattened patches as the weight of a convolution."""
         weight, side = stem.proj.weight, self.patch_size
         if stem.channels_last:
             return weight.view(len(weight), side, side, -1).permute(0, 3, 1, 2)
@@ -167,8 +167,8 @@ class TimmTower(Tower):
         return self.first_norm(tokens)
 
     def head(self, tokens: Tensor) -> Tensor:
-        """The last norm, which timm calls fc_norm where it pools by the mean; inside open_clip
-        also the pooling of one token alone and the projection."""
+        """Apply the last norm, which timm calls fc_norm where it pools by the mean. Inside
+        open_clip, the pooling of each token alone and the projection follow."""
         trunk = self._trunk
         x = trunk.norm(tokens.to(self._weight_of_norms().dtype))
         if self._projection is None:
@@ -193,7 +193,8 @@ class TimmTower(Tower):
 
 
 def _patches(name: str, stem: Any) -> tuple[int, Grid]:
-    """Side of a patch in pixels, convolutions before it included, and the trained grid."""
+    """Return the side of a patch in pixels, convolutions before it included, and the trained
+    grid."""
     sides = stem.feat_ratio(as_scalar=False) if hasattr(stem, "feat_ratio") else stem.patch_size
     if len(set(sides)) > 1:
         raise LabError(f"backbone {name}: patches of {sides} pixels; square ones are supported")

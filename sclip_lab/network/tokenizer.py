@@ -15,8 +15,8 @@ LONG = 4  # times the context length, in which a text is measured
 
 
 class Tokenizer:
-    """A tokenizer of open_clip's kind, made on first use: some come from a hub, and images need
-    none.
+    """A tokenizer as open_clip has them. It is made on first use, because some come from a hub and
+    images need none.
 
     Args:
         name: of the network, for messages.
@@ -28,7 +28,7 @@ class Tokenizer:
         self._make = make
 
     @cached_property
-    def _made(self) -> Any:
+    def _function(self) -> Any:
         try:
             return self._make()
         # A hub's client fails in many ways; in each of them there is no tokenizer.
@@ -39,15 +39,15 @@ class Tokenizer:
             ) from error
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(texts, context length) int64; longer texts are cut."""
-        return self._made(list(texts))
+        """Return tokens, (texts, context length) int64. Longer texts are cut."""
+        return self._function(list(texts))
 
     def lengths(self, texts: Sequence[str]) -> list[int] | None:
-        """Tokens of each text before it is cut, start and end included, as far as 4 times the
-        context length; None for a tokenizer that cannot say."""
+        """Count the tokens of each text before it is cut, start and end included. Counting stops at
+        4 times the context length. None for a tokenizer that cannot say."""
         context = self(texts[:1]).shape[1]
         try:
-            tokens = self._made(list(texts), context_length=LONG * context)
+            tokens = self._function(list(texts), context_length=LONG * context)
         except TypeError:
             return None
         padding = tokens[:, -1:]  # of a text that is not longer than that

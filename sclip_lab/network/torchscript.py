@@ -22,13 +22,15 @@ CONVERT = 'torch.save(torch.jit.load("archive.pt", "cpu").state_dict(), "weights
 
 
 def is_torchscript(archive: zipfile.ZipFile) -> bool:
-    """Whether a zip is an archive of `torch.jit.save`; those of `torch.save` have no constants."""
+    """Tell whether a zip was made by `torch.jit.save`. Archives of `torch.save` have no
+    constants."""
     return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
 
 
 @cache
 def openai_digests() -> frozenset[str]:
-    """sha256 of the archives that OpenAI published, from open_clip's download addresses."""
+    """Return the sha256 of the archives that OpenAI published, from open_clip's download
+    addresses."""
     import open_clip  # slow, and not needed for other checkpoints
 
     addresses = [
@@ -36,12 +38,12 @@ def openai_digests() -> frozenset[str]:
         for name in open_clip.list_models()
         if "openai" in open_clip.list_pretrained_tags_by_model(name)
     ]
-    found = (re.search(r"/([0-9a-f]{64})/", address) for address in addresses)
-    return frozenset(match[1] for match in found if match)
+    matches = (re.search(r"/([0-9a-f]{64})/", address) for address in addresses)
+    return frozenset(match[1] for match in matches if match)
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Parameters and buffers by name.
+    """Read parameters and buffers by name.
 
     Raises:
         LabError: the file is not one of OpenAI's.

@@ -24,7 +24,7 @@ from sclip_lab.network.position_embedding import interpolate
 
 
 class Tower(ABC):
-    """What the backbone asks of an image tower.
+    """An image tower, as the backbone sees it.
 
     Attributes:
         prefix: number of tokens before the patches.
@@ -48,7 +48,7 @@ class Tower(ABC):
         return self.blocks
 
     def moved(self) -> None:  # noqa: B027
-        """Called when the model has been moved to another device."""
+        """Forget what was computed for the device that the model was on."""
 
     @property
     @abstractmethod
@@ -56,15 +56,17 @@ class Tower(ABC):
 
     @abstractmethod
     def patches(self, images: Tensor) -> Tensor:
-        """(batch, 3, height, width), whole patches only -> (batch, grid_h * grid_w, width)."""
+        """Embed patches: (batch, 3, height, width), whole patches only -> (batch, grid_h * grid_w,
+        width)."""
 
     @abstractmethod
     def first_norm(self, tokens: Tensor) -> Tensor:
-        """The norm between position embedding and first block: (batch, tokens, width), same out."""
+        """Apply the norm between position embedding and first block: (batch, tokens, width), same
+        out."""
 
     @abstractmethod
     def embed(self, patches: Tensor, grid: Grid, rule: str) -> Tensor:
-        """Position embedding, class and register tokens, first norm.
+        """Add position embedding, class token and register tokens, and apply the first norm.
 
         Args:
             patches: (batch, grid_h * grid_w, width), from `patches`.
@@ -77,11 +79,11 @@ class Tower(ABC):
 
     @abstractmethod
     def head(self, tokens: Tensor) -> Tensor:
-        """Each token by itself into the space of texts: (..., width) -> (..., embed_dim)."""
+        """Map each token by itself into the space of texts: (..., width) -> (..., embed_dim)."""
 
     @abstractmethod
     def embeddings(self, state: State) -> tuple[Tensor, Tensor]:
-        """Patch embeddings (batch, patches, embed_dim) of the readout stream, and the image
+        """Return patch embeddings (batch, patches, embed_dim) of the readout stream, and the image
         embedding (batch, embed_dim) of the trained stream."""
 
 
@@ -128,8 +130,8 @@ class ClipTower(Tower):
         return visual.ln_pre(tokens)
 
     def head(self, tokens: Tensor) -> Tensor:
-        """Last norm and projection. With attention pooling a token is pooled as if it were the
-        only one: the softmax over one key is 1, so query and key do not matter."""
+        """Apply last norm and projection. With attention pooling, each token is pooled as if it
+        were the only one: the softmax over one key is 1, so query and key do not matter."""
         visual = self._visual
         tokens = tokens.to(visual.ln_post.weight.dtype)
         if visual.attn_pool is None:
@@ -157,7 +159,8 @@ class ClipTower(Tower):
 
 
 def _one_key(pooler: Any, tokens: Tensor) -> Tensor:
-    """open_clip's ``AttentionalPooler`` of each token alone: (..., width) -> (..., embed_dim)."""
+    """Apply open_clip's ``AttentionalPooler`` to each token alone: (..., width) -> (...,
+    embed_dim)."""
     attention = pooler.attn
     width = attention.embed_dim
     weight = attention.in_proj_weight
@@ -167,7 +170,7 @@ def _one_key(pooler: Any, tokens: Tensor) -> Tensor:
 
 
 def find(name: str, model: Any) -> Tower:
-    """The image tower of an open_clip model, or a vision transformer of timm.
+    """Return the image tower of an open_clip model, or of a vision transformer of timm.
 
     Raises:
         LabError: a tower of neither kind, naming the part that is not supported.

@@ -17,7 +17,7 @@ UNKNOWN = -1
 
 
 class PatchLabels:
-    """Which classes each patch of each window holds, computed when it is first asked for.
+    """The classes in each patch of each window. They are counted on first use.
 
     Args:
         count: () -> (windows, grid_h, grid_w, classes) pixels of each class in each patch; pixels
@@ -29,12 +29,13 @@ class PatchLabels:
 
     @classmethod
     def of(cls, majority: Tensor) -> PatchLabels:
-        """Of patches that hold one class each: (windows, grid_h, grid_w), -1 for unknown."""
+        """Make labels of patches that hold one class each: (windows, grid_h, grid_w), -1 for
+        unknown."""
 
         def count() -> Tensor:
-            known = majority != UNKNOWN
+            labelled = majority != UNKNOWN
             pixels = F.one_hot(majority.clamp_min(0), max(1, int(majority.max()) + 1))
-            return pixels * known[..., None]
+            return pixels * labelled[..., None]
 
         return cls(count)
 
@@ -50,24 +51,24 @@ class PatchLabels:
 
     @cached_property
     def shares(self) -> Float[Tensor, "windows patches classes"]:
-        """Share of each class in a patch's labelled pixels; all 0 where none is labelled."""
+        """Each class's share of a patch's labelled pixels. All are 0 where no pixel is labelled."""
         counts = self.counts.flatten(1, 2).float()
         return counts / counts.sum(-1, keepdim=True).clamp_min(1)
 
     @cached_property
     def majority(self) -> Int[Tensor, "windows patches"]:
-        """The class with most pixels in a patch, the lower id of equal ones; -1 (unknown) where
-        no pixel is labelled."""
+        """The class with most pixels in a patch; of equal ones, the lower id. -1 (unknown) where no
+        pixel is labelled."""
         counts = self.counts.flatten(1, 2)
         return torch.where(counts.sum(-1) > 0, counts.argmax(-1), UNKNOWN)
 
     def part(self, windows: slice) -> PatchLabels:
-        """Those of some of the windows."""
+        """Return the labels of some of the windows."""
         return PatchLabels(lambda: self.counts[windows])
 
     def moved(self, shift: tuple[int, int]) -> PatchLabels:
-        """Those of windows whose pictures moved so many patches down and right; what comes into
-        sight there is unknown."""
+        """Return the labels of windows whose pictures moved some patches down and right. Patches
+        that come into sight are unknown."""
         down, right = shift
         grid_h, grid_w = self.grid
 

@@ -60,7 +60,7 @@ def load_vit(
     std: Sequence[float] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Backbone:
-    """A frozen ViT of timm without text tower.
+    """Load a frozen ViT of timm, without text tower.
 
     Args:
         name: timm's, such as ``vit_base_patch16_224``, or that of a torch.hub entry
@@ -83,7 +83,7 @@ def load_vit(
     architecture, _, tag = full.partition(".")
     fetched = checkpoint is None and pretrained is not None
     if fetched and pretrained != tag:
-        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+        tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{architecture}.*")]
         if pretrained not in tags:
             raise unknown(f"pretrained tag of {name}", str(pretrained), tags)
         full = f"{architecture}.{pretrained}"
@@ -99,15 +99,15 @@ def load_vit(
     if checkpoint is not None:
         check_config(folder_of(Path(checkpoint)), image_tower, name)
     lower_precision(image_tower, precision)
-    known = model.pretrained_cfg
+    statistics = model.pretrained_cfg
     return Backbone(
         name=name,
         model=model,
         tokenize=None,
         position_embedding=position_embedding,
         padding=padding,
-        mean=tuple(255 * value for value in known["mean"]) if mean is None else tuple(mean),
-        std=tuple(255 * value for value in known["std"]) if std is None else tuple(std),
+        mean=tuple(255 * value for value in statistics["mean"]) if mean is None else tuple(mean),
+        std=tuple(255 * value for value in statistics["std"]) if std is None else tuple(std),
         description={
             "name": name,
             "pretrained": pretrained if fetched else None,
@@ -122,7 +122,7 @@ def load_vit(
 def build_timm(
     timm_name: str, name: str, pretrained: bool, seed: int, options: dict[str, Any], role: str
 ) -> tuple[Any, str]:
-    """timm's network without its classifier, and where its weights are from.
+    """Build timm's network without its classifier, and say where its weights are from.
 
     Args:
         timm_name: with the tag of its weights. name: what the user called it.

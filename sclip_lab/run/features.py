@@ -20,7 +20,7 @@ from sclip_lab.segmentation.dense_features import AttentionMaps
 def dense_features(
     backbone: Backbone, images: Any, attention: Variant | str, *args: Any, **options: Any
 ) -> Tensor:
-    """`sclip_lab.segmentation.dense_features.dense_features`, and more kinds of input.
+    """Call `sclip_lab.segmentation.dense_features.dense_features` with more kinds of input.
 
     Args:
         backbone: from `load_backbone`.
@@ -40,7 +40,7 @@ def dense_features(
 def attention_maps(
     backbone: Backbone, image: Any, attention: Variant | str, *args: Any, **options: Any
 ) -> AttentionMaps:
-    """`sclip_lab.segmentation.dense_features.attention_maps`, for more kinds of input.
+    """Call `sclip_lab.segmentation.dense_features.attention_maps` with more kinds of input.
 
     Args:
         backbone: from `load_backbone`.

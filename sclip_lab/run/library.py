@@ -95,7 +95,7 @@ def evaluate(
     dataset: Dataset | str = "patchwork",
     **options: Any,
 ) -> pd.DataFrame:
-    """`sclip_lab.evaluation.loop.evaluate`, which also takes variants and their names.
+    """Call `sclip_lab.evaluation.loop.evaluate`, also with variants and their names.
 
     >>> df = evaluate(["vanilla", "csa"], dataset="voc21")  # doctest: +SKIP
 
@@ -119,7 +119,7 @@ def evaluate(
 
 
 class Spec(spec.Spec):
-    """`sclip_lab.evaluation.spec.Spec`, whose parts may be names.
+    """A `sclip_lab.evaluation.spec.Spec` whose parts may be names.
 
     >>> cell = Spec("csa", dataset="voc21", backbone=backbone)  # doctest: +SKIP
 
@@ -154,7 +154,7 @@ class Spec(spec.Spec):
 def as_variant(
     attention: Any, protocol: Protocol | None = None, dataset: str | None = None
 ) -> Variant:
-    """A variant, also by its name, with its values under a protocol on a data set."""
+    """Return a variant, also from its name, with its values under a protocol on a data set."""
     if isinstance(attention, str):
         name = None if protocol is None else protocol.name
         return load_attention(attention, protocol=name, dataset=dataset)
@@ -162,21 +162,21 @@ def as_variant(
 
 
 def as_backbone(backbone: Any) -> Backbone:
-    """A network, also by its name."""
+    """Return a network, also from its name."""
     if isinstance(backbone, str):
         return load_backbone(backbone)
     return _checked("backbone", backbone, Backbone, "load_backbone")
 
 
 def as_protocol(protocol: Any, dataset: str | None = None) -> Protocol:
-    """A protocol, also by its name, with its values for a data set."""
+    """Return a protocol, also from its name, with its values for a data set."""
     if isinstance(protocol, str):
         return load_protocol(protocol, dataset)
     return _checked("protocol", protocol, Protocol, "load_protocol")
 
 
 def as_dataset(dataset: Any) -> Dataset:
-    """A data set, also by its name. One of a stranger's class is taken as it is."""
+    """Return a data set, also from its name. An object with a vocabulary is taken as it is."""
     if isinstance(dataset, str):
         return load_dataset(dataset)
     if not hasattr(dataset, "vocabulary"):
@@ -193,7 +193,7 @@ def _checked(kind: str, value: Any, expected: type[Any], load: str) -> Any:
 
 
 def as_image(image: Any) -> np.ndarray:
-    """(height, width, 3) uint8 RGB of a file, a PIL image or an array of that form.
+    """Return (height, width, 3) uint8 RGB from a file, a PIL image or an array of that form.
 
     Raises:
         LabError: anything else, or a file that cannot be read.
@@ -212,7 +212,7 @@ def as_image(image: Any) -> np.ndarray:
 
 
 def photos_of(folder: str | Path) -> list[Path]:
-    """The photos in a folder, by name.
+    """List the photos in a folder by name.
 
     Raises:
         LabError: there is none.

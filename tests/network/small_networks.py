@@ -135,7 +135,7 @@ def own_features(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:
         return pooled.view(*tokens.shape[:2], -1), whole
     behind: list[Tensor] = []
     last = model.visual.transformer.resblocks[-1]
-    handle = last.register_forward_hook(lambda module, given, out: behind.append(out))
+    handle = last.register_forward_hook(lambda module, inputs, out: behind.append(out))
     model.encode_image(images)
     handle.remove()
     visual, tokens = model.visual, behind[0][:, 1:]
@@ -162,7 +162,7 @@ def attention_replaced(block: Any, rule: Callable[..., Tensor]) -> Iterator[None
         nonlocal inside
         inside = False
 
-    def chosen(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Tensor:
+    def replaced(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Tensor:
         if not inside:
             return original(query, key, value, *args, **options)
         return rule(query, key, value, options.get("scale") or query.shape[-1] ** -0.5)
@@ -171,7 +171,7 @@ def attention_replaced(block: Any, rule: Callable[..., Tensor]) -> Iterator[None
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with mock.patch.object(F, "scaled_dot_product_attention", chosen):
+        with mock.patch.object(F, "scaled_dot_product_attention", replaced):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)

@@ -141,11 +141,11 @@ def test_seed_decides_random_weights() -> None:
 
 def test_digest_sees_weights_and_settings(weights: dict[str, Tensor]) -> None:
     def digest(changed: str | None = None, **settings: Any) -> str:
-        given = dict(weights)
+        changed_weights = dict(weights)
         if changed:
-            given[changed] = given[changed] + 1e-6
+            changed_weights[changed] = changed_weights[changed] + 1e-6
         return load_backbone(
-            architecture=ARCHITECTURE, state_dict=given, device="cpu", **settings
+            architecture=ARCHITECTURE, state_dict=changed_weights, device="cpu", **settings
         ).key
 
     digests = [
@@ -165,8 +165,10 @@ def test_digest_sees_weights_and_settings(weights: dict[str, Tensor]) -> None:
 
 def test_text_digest_sees_the_text_tower_alone(weights: dict[str, Tensor]) -> None:
     def digest(changed: str) -> str:
-        given = {**weights, changed: weights[changed] + 1}
-        return load_backbone(architecture=ARCHITECTURE, state_dict=given, device="cpu").text_key
+        changed_weights = {**weights, changed: weights[changed] + 1}
+        return load_backbone(
+            architecture=ARCHITECTURE, state_dict=changed_weights, device="cpu"
+        ).text_key
 
     assert digest("visual.proj") == digest("visual.ln_post.bias")
     assert digest("visual.proj") != digest("ln_final.bias")

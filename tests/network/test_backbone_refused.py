@@ -79,8 +79,8 @@ def test_bad_options(options: dict[str, Any], says: str) -> None:
 
 
 def test_weights_of_another_architecture(weights: dict[str, Tensor]) -> None:
-    def load(given: dict[str, Tensor]) -> None:
-        load_backbone(architecture=ARCHITECTURE, state_dict=given, device="cpu")
+    def load(state_dict: dict[str, Tensor]) -> None:
+        load_backbone(architecture=ARCHITECTURE, state_dict=state_dict, device="cpu")
 
     with pytest.raises(LabError, match=r"1 of another shape, first visual\.proj is \(64, 25\)"):
         load({**weights, "visual.proj": torch.zeros(64, 25)})

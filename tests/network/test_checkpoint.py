@@ -60,8 +60,8 @@ def archive(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_the_digests_are_openais() -> None:
     # The sha256 of ViT-B/16, as OpenAI's own code lists it.
-    known = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
-    assert known in torchscript.openai_digests()
+    digest = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
+    assert digest in torchscript.openai_digests()
     assert len(torchscript.openai_digests()) == 9
 
 
@@ -71,11 +71,11 @@ def test_openais_archive_is_read(
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     monkeypatch.setattr(torchscript, "openai_digests", lambda: frozenset({digest}))
     official = torch.jit.load(str(archive), "cpu").state_dict()
-    read = read_checkpoint(archive)
-    assert read.keys() == official.keys()
+    loaded = read_checkpoint(archive)
+    assert loaded.keys() == official.keys()
     for name, weight in official.items():
-        assert read[name].dtype == weight.dtype
-        assert torch.equal(read[name], weight), name
+        assert loaded[name].dtype == weight.dtype
+        assert torch.equal(loaded[name], weight), name
     loaded = load_backbone(checkpoint=archive, architecture=ARCHITECTURE, device="cpu")
     rounded = {name: weight.half().float() for name, weight in backbone.model.state_dict().items()}
     for name, weight in loaded.model.state_dict().items():
@@ -193,13 +193,13 @@ def test_tensors_without_numbers(odd: Tensor, tmp_path: Path) -> None:
 
 def test_an_architecture_whose_tokenizer_brings_code() -> None:
     text = {"hf_tokenizer_name": "stranger/model", "tokenizer_kwargs": {"trust_remote_code": True}}
-    given = {**ARCHITECTURE, "text_cfg": {**ARCHITECTURE["text_cfg"], **text}}
+    architecture = {**ARCHITECTURE, "text_cfg": {**ARCHITECTURE["text_cfg"], **text}}
     with pytest.raises(LabError, match="trust_remote_code"):
-        load_backbone(architecture=given, device="cpu")
+        load_backbone(architecture=architecture, device="cpu")
 
 
 @pytest.mark.parametrize("key", ["pretrained", "checkpoint", "architecture"])
 def test_a_name_that_is_too_long_for_a_file(key: str) -> None:
-    given = {"name": "ViT-B-32", "device": "cpu", key: "x" * 3000}
+    architecture = {"name": "ViT-B-32", "device": "cpu", key: "x" * 3000}
     with pytest.raises(LabError, match=f"{key}|xxx"):
-        load_backbone(**given)  # type: ignore[arg-type]
+        load_backbone(**architecture)  # type: ignore[arg-type]

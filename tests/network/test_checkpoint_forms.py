@@ -89,6 +89,14 @@ WRAPPED: dict[str, Callable[[Weights], Any]] = {
     "_orig_mod.module.": behind("_orig_mod.module."),
     "module._orig_mod.": behind("module._orig_mod."),
     "base_model.model.": behind("base_model.model."),
+    "a prefix of one's own": behind("net.encoder."),
+    "averaged": lambda w: {"n_averaged": torch.tensor(3)} | behind("module.")(w),
+    "wrapped inside": lambda w: {
+        k.replace("resblocks.0.", "resblocks.0._checkpoint_wrapped_module.").replace(
+            "visual.", "visual._orig_mod."
+        ): v
+        for k, v in w.items()
+    },
     "logit_bias": lambda w: w | {"logit_bias": torch.zeros(())},
     "attn_mask": lambda w: w | {"attn_mask": torch.zeros(77, 77)},
     "no logit_scale": lambda w: {k: v for k, v in w.items() if k != "logit_scale"},
@@ -151,6 +159,43 @@ def test_two_sets_of_weights_are_a_question(weights: Weights, tmp_path: Path) ->
     loads_exactly(path, weights, weights="state_dict")
     with pytest.raises(LabError, match="'emma'; did you mean ema"):
         load_backbone(NAME, checkpoint=path, weights="emma", device="cpu")
+
+
+def test_networks_beside_each_other_in_names(weights: Weights, tmp_path: Path) -> None:
+    ema = {k: v + 0.01 if v.is_floating_point() else v for k, v in weights.items()}
+    path = tmp_path / "it.pt"
+    both = behind("student.")(weights) | behind("teacher.")(ema)
+    torch.save({"state_dict": both | {"loss.center": torch.ones(3)}}, path)
+    names = "state_dict.student, state_dict.teacher"
+    with pytest.raises(LabError, match=f"several sets of weights: {names}"):
+        load_backbone(NAME, checkpoint=path, device="cpu")
+    loads_exactly(path, ema, weights="state_dict.teacher")
+
+
+def test_a_part_of_the_names_can_be_chosen(weights: Weights, tmp_path: Path) -> None:
+    path = tmp_path / "it.pt"
+    torch.save({"state_dict": behind("clip.")(weights) | {"head.weight": torch.ones(3)}}, path)
+    with pytest.raises(LabError, match=r"backbone\.weights=clip takes the \d+ weights below"):
+        load_backbone(NAME, checkpoint=path, device="cpu")
+    loads_exactly(path, weights, weights="clip")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda w: {k: v.to(torch.int8) for k, v in w.items()}, "int8, as in quantised networks"),
+        (
+            lambda w: {k: v for k, v in w.items() if not k.startswith("visual.")},
+            "holds weights of a text tower and none of an image tower",
+        ),
+    ],
+)
+def test_no_network_of_images(
+    change: Callable[[Weights], Weights], says: str, weights: Weights, tmp_path: Path
+) -> None:
+    torch.save(change(weights), tmp_path / "it.pt")
+    with pytest.raises(LabError, match=rf"it\.pt.*{says}"):
+        load_backbone(NAME, checkpoint=tmp_path / "it.pt", device="cpu")
 
 
 @pytest.mark.parametrize("inside", ["visual.", ""])
@@ -307,6 +352,18 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda p: p.write_text("version https://git-lfs.github.com/spec/v1"),
         "a pointer of Git LFS",
     ),
+    "npz": (
+        lambda p: np.savez(p.open("wb"), a=np.ones(3)),
+        r"it is a zip of other files \(a\.npy\)",
+    ),
+    "gzip": (lambda p: p.write_bytes(b"\x1f\x8b" + bytes(9)), "it is packed by gzip"),
+    "picture": (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(9)), "it is a picture"),
+    "zeros": (lambda p: p.write_bytes(bytes(4096)), "it is filled with zeros"),
+    "a download that broke off": (
+        lambda p: (torch.save({"a": torch.ones(999)}, p), p.write_bytes(p.read_bytes()[:900])),
+        "it is a damaged zip",
+    ),
+    "loralib": (lambda p: torch.save({"a.lora_A": torch.ones(2)}, p), "merge them first"),
     "lora": (
         lambda p: torch.save({"base_model.model.a.lora_A.weight": torch.ones(2)}, p),
         "merge them first",
@@ -344,27 +401,28 @@ def test_dinov2_with_registers_of_facebook(tmp_path: Path) -> None:
         "mask_token": torch.zeros(1, 64),
         "pos_embed": torch.randn(1, 17, 64),
     }
-    own = timm.create_model(name, num_classes=0, **SMALL)
+    reference = timm.create_model(name, num_classes=0, **SMALL)
     theirs |= {
         k: torch.randn_like(v)
-        for k, v in own.state_dict().items()
+        for k, v in reference.state_dict().items()
         if k not in ("cls_token", "reg_token", "pos_embed")
     }
     torch.save(theirs, tmp_path / "it.pth")
-    own.load_state_dict(vision_transformer.checkpoint_filter_fn(dict(theirs), own))
+    reference.load_state_dict(vision_transformer.checkpoint_filter_fn(dict(theirs), reference))
     backbone = load_vit(
         "dinov2_vits14_reg", checkpoint=tmp_path / "it.pth", device="cpu", options=SMALL
     )
-    expected = own.eval()(images(56)).detach()
+    expected = reference.eval()(images(56)).detach()
     assert relative_error(image_of(backbone, 56), expected) < EXACT
 
 
 @pytest.mark.parametrize("weights", ["student", "teacher"])
 def test_dino_of_training(weights: str, tmp_path: Path) -> None:
-    own = timm.create_model("vit_small_patch16_224", num_classes=0, **SMALL | {"img_size": 64})
+    small = SMALL | {"img_size": 64}
+    reference = timm.create_model("vit_small_patch16_224", num_classes=0, **small)
     sets = {}
     for name in ("student", "teacher"):
-        trained = {k: torch.randn_like(v) for k, v in own.state_dict().items()}
+        trained = {k: torch.randn_like(v) for k, v in reference.state_dict().items()}
         sets[name] = trained
     wrapped = {
         name: {f"module.backbone.{k}": v for k, v in trained.items()}
@@ -372,25 +430,25 @@ def test_dino_of_training(weights: str, tmp_path: Path) -> None:
         for name, trained in sets.items()
     }
     torch.save({**wrapped, "epoch": 100}, tmp_path / "it.pth")
-    options = {"device": "cpu", "options": SMALL | {"img_size": 64}}
+    options = {"device": "cpu", "options": small}
     with pytest.raises(LabError, match="several sets of weights: student, teacher"):
         load_vit("dino_vits16", checkpoint=tmp_path / "it.pth", **options)
     backbone = load_vit("dino_vits16", checkpoint=tmp_path / "it.pth", weights=weights, **options)
-    own.load_state_dict(sets[weights])
-    expected = own.eval()(images()).detach()
+    reference.load_state_dict(sets[weights])
+    expected = reference.eval()(images()).detach()
     assert relative_error(image_of(backbone), expected) < EXACT
 
 
 def test_sam_of_facebook(tmp_path: Path) -> None:
     small = {"depth": 2, "embed_dim": 64, "num_heads": 2, "img_size": 64, "global_attn_indexes": ()}
-    own = timm.create_model("samvit_base_patch16", num_classes=0, **small)
-    ours = {k: torch.randn_like(v) for k, v in own.state_dict().items()}
+    reference = timm.create_model("samvit_base_patch16", num_classes=0, **small)
+    ours = {k: torch.randn_like(v) for k, v in reference.state_dict().items()}
     theirs = {f"image_encoder.{k.replace('mlp.fc', 'mlp.lin')}": v for k, v in ours.items()}
     theirs["mask_decoder.x"] = torch.ones(2)
     torch.save(theirs, tmp_path / "it.pth")
-    own.load_state_dict(vision_transformer_sam.checkpoint_filter_fn(dict(theirs), own))
+    reference.load_state_dict(vision_transformer_sam.checkpoint_filter_fn(dict(theirs), reference))
     guide = load_guidance("sam_vit_b", checkpoint=tmp_path / "it.pth", device="cpu", options=small)
-    [expected] = own.eval().forward_intermediates(
+    [expected] = reference.eval().forward_intermediates(
         images(), indices=[1], norm=True, intermediates_only=True
     )
     assert relative_error(guide.features(images()), expected.detach()) < 5 * EXACT

@@ -30,22 +30,22 @@ def test_features_are_timms(backbone: Backbone, images: Tensor) -> None:
     with torch.inference_mode():
         tokens = model.forward_features(normalised)[:, model.num_prefix_tokens :]
     expected = tokens.mT.unflatten(-1, (6, 8))
-    found = network.of_windows(images, backbone)
-    assert found.shape == (2, 32, 6, 8)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    features = network.of_windows(images, backbone)
+    assert features.shape == (2, 32, 6, 8)
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_facets_are_parts_of_the_blocks_own_projection(backbone: Backbone, images: Tensor) -> None:
     network = guide()
     block = network.model.blocks[1]
     caught = []
-    handle = block.norm1.register_forward_hook(lambda module, given, made: caught.append(made))
+    handle = block.norm1.register_forward_hook(lambda module, inputs, output: caught.append(output))
     network.of_windows(images, backbone)
     handle.remove()
     qkv = block.attn.qkv(caught[0])[:, 1:].unflatten(1, (6, 8)).permute(0, 3, 1, 2)
     for index, facet in enumerate(("query", "key", "value")):
-        found = guide(facet=facet).of_windows(images, backbone)
-        torch.testing.assert_close(found, qkv[:, 32 * index : 32 * (index + 1)])
+        features = guide(facet=facet).of_windows(images, backbone)
+        torch.testing.assert_close(features, qkv[:, 32 * index : 32 * (index + 1)])
 
 
 def test_sides_are_scaled_and_brought_to_whole_patches(backbone: Backbone) -> None:
@@ -71,9 +71,9 @@ def test_a_windows_part_of_the_photos_features(backbone: Backbone) -> None:
     network = guide(scope="photo")
     placed = Placement(slice(0, 2), ((0, 0), (32, 64)), (96, 128), 16)
     whole = network.features(network.input(photo[None], backbone))
-    found = network.of_photo(photo, placed, (64, 64), backbone)
-    torch.testing.assert_close(found[0], whole[0, :, :4, :4], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found[1], whole[0, :, 2:, 4:], atol=1e-5, rtol=1e-5)
+    features = network.of_photo(photo, placed, (64, 64), backbone)
+    torch.testing.assert_close(features[0], whole[0, :, :4, :4], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features[1], whole[0, :, 2:, 4:], atol=1e-5, rtol=1e-5)
 
 
 def test_weights_from_a_file_at_another_grid(tmp_path: Path) -> None:
@@ -117,9 +117,9 @@ def test_hub_names_are_timms_with_tags_that_exist() -> None:
     ],
 )
 def test_what_is_refused(options: dict[str, object], message: str) -> None:
-    given = {"name": "vit_tiny_patch16_224", "device": "cpu", "options": SMALL} | options
+    arguments = {"name": "vit_tiny_patch16_224", "device": "cpu", "options": SMALL} | options
     with pytest.raises(LabError, match=message):
-        load_guidance(**given)  # type: ignore[arg-type]
+        load_guidance(**arguments)  # type: ignore[arg-type]
 
 
 def test_guidance_is_computed_once_and_only_when_asked_for() -> None:
@@ -144,13 +144,13 @@ def test_scenes_of_photos(backbone: Backbone) -> None:
     pixels = torch.randint(256, (3, 96, 128), dtype=torch.uint8)
     twice = {name: {"change": None, "flip": None, "weight": 1.0} for name in ("photo", "again")}
     n = plan.num_windows
-    made = Windows([(plan, pixels)], twice, backbone).scene(slice(0, 2 * n))
+    scene = Windows([(plan, pixels)], twice, backbone).scene(slice(0, 2 * n))
     both = Windows([(plan, pixels)] * 2, None, backbone)
-    assert [p.windows for p in both.scene(both.every).photos] == [p.windows for p in made.photos]
-    assert [p.windows for p in made.photos] == [slice(0, n), slice(n, 2 * n)]
-    assert made.part(slice(n, 2 * n)).photos[0].windows == slice(0, n)
+    assert [p.windows for p in both.scene(both.every).photos] == [p.windows for p in scene.photos]
+    assert [p.windows for p in scene.photos] == [slice(0, n), slice(n, 2 * n)]
+    assert scene.part(slice(n, 2 * n)).photos[0].windows == slice(0, n)
     # The first pixel of a window's patch is where the patch is in the photo.
-    rows, columns = made.photos[1].first_pixels((4, 4)).view(n, 16, 2).unbind(-1)
+    rows, columns = scene.photos[1].first_pixels((4, 4)).view(n, 16, 2).unbind(-1)
     index = torch.arange(96 * 128).view(1, 96, 128)
     assert torch.equal(rows * 128 + columns, plan.cut(index)[:, 0, ::16, ::16].flatten(1))
     assert len(alone(3, (64, 64))) == 3

@@ -42,9 +42,9 @@ def test_equals_float64(
     if activation is not None:
         expected = activation(expected)
     with torch.inference_mode():
-        found = Linear()(x, weight, bias, activation)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), expected, atol=atol, rtol=atol)
+        result = Linear()(x, weight, bias, activation)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result.double(), expected, atol=atol, rtol=atol)
 
 
 @packed_here

@@ -90,8 +90,8 @@ def test_a_file_of_a_name_with_two_statistics_warns(
     assert "backbone.mean" in line
     assert "127.5" in line
     caplog.clear()
-    chosen = load_backbone("ViT-L-14", state_dict=weights, device="cpu", mean=MEAN, std=STD)
-    assert chosen.key == backbone.key
+    stated = load_backbone("ViT-L-14", state_dict=weights, device="cpu", mean=MEAN, std=STD)
+    assert stated.key == backbone.key
     assert not [r for r in caplog.records if "statistics" in r.getMessage()]
 
 

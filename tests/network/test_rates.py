@@ -23,10 +23,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    calls = []
 
     def rate(device: torch.device, dtype: torch.dtype) -> float:
-        asked.append(dtype)
+        calls.append(dtype)
         return {torch.float32: 2.0, torch.bfloat16: 7.0}[dtype]
 
     monkeypatch.setattr(rates, "rate", rate)
@@ -35,11 +35,11 @@ def test_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.__version__.partition("+")[0] in kind
     rates._measured.clear()
     assert rates.bf16_gain(CPU) == 3.5  # from the file
-    assert len(asked) == 2
+    assert len(calls) == 2
     cache.write_text("[damaged")
     rates._measured.clear()
     assert rates.bf16_gain(CPU) == 3.5
-    assert len(asked) == 4
+    assert len(calls) == 4
 
 
 def test_a_rate_is_what_a_product_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,11 +47,11 @@ def test_a_rate_is_what_a_product_takes(monkeypatch: pytest.MonkeyPatch) -> None
     assert 1e6 < rates.rate(CPU, torch.float32) < 1e15
 
 
-@pytest.mark.parametrize(("gain", "kept"), [(1.7, 2), (7.5, 0)])
-def test_blocks_in_fp32(gain: float, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("gain", "stored"), [(1.7, 2), (7.5, 0)])
+def test_blocks_in_fp32(gain: float, stored: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "bf16_gain", lambda device: gain)
     fast = load_backbone(architecture=ARCHITECTURE, seed=0, device="cpu", precision="bf16_fast")
     types = [block.dtype for block in fast.blocks]
-    assert types == [torch.float32] * kept + [torch.bfloat16] * (fast.depth - kept)
+    assert types == [torch.float32] * stored + [torch.bfloat16] * (fast.depth - stored)
     half = load_backbone(architecture=ARCHITECTURE, seed=0, device="cpu", precision="bf16")
-    assert (fast.key == half.key) == (kept == 2)
+    assert (fast.key == half.key) == (stored == 2)

@@ -70,7 +70,7 @@ def test_facets_are_projections_and_not_tokens(name: str, facet: str) -> None:
     images = torch.randn(1, 3, options["img_size"], options["img_size"])
     model, caught = guide.model, []
     attention = model.blocks[0].attn
-    handle = attention.register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+    handle = attention.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     model.forward_features(images)
     handle.remove()
     if attention.qkv is None:
@@ -159,7 +159,7 @@ class TestMaps:
     def test_of_the_network_itself(self, backbone: Backbone) -> None:
         images, caught = photos(backbone)[:1], []
         module = backbone.model.visual.transformer.resblocks[1]
-        handle = module.ln_1.register_forward_hook(lambda m, given, out: caught.append(out))
+        handle = module.ln_1.register_forward_hook(lambda m, inputs, out: caught.append(out))
         backbone.model.encode_image(images)
         handle.remove()
         _, expected = module.attn(*[caught[0]] * 3, average_attn_weights=False)
@@ -199,14 +199,14 @@ class TestInMemory:
             "ViT-L-14", "laion2b_s32b_b82k"
         )
         backbone = lab.load_backbone(model=model, preprocess=preprocess, device="cpu")
-        named = load_backbone("ViT-L-14", "laion2b_s32b_b82k", device="cpu")
-        assert backbone.key == named.key
-        assert backbone.mean == named.mean == (127.5, 127.5, 127.5)
-        assert torch.equal(backbone.encode_text(["a cat"]), named.encode_text(["a cat"]))
+        by_name = load_backbone("ViT-L-14", "laion2b_s32b_b82k", device="cpu")
+        assert backbone.key == by_name.key
+        assert backbone.mean == by_name.mean == (127.5, 127.5, 127.5)
+        assert torch.equal(backbone.encode_text(["a cat"]), by_name.encode_text(["a cat"]))
         assert model.training or next(model.parameters()).requires_grad  # left as it was
         assert backbone.description["seed"] is None
         model.visual.proj.data += 1
-        assert lab.load_backbone(model=model, device="cpu").key != named.key
+        assert lab.load_backbone(model=model, device="cpu").key != by_name.key
 
     def test_timm(self) -> None:
         model = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=2)

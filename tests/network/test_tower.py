@@ -131,8 +131,8 @@ def projection_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_every_variant_runs_or_says_why_not(
     name: str, headless: Backbone, projection_file: str
 ) -> None:
-    given = {"projection_file": projection_file} if name == "csa_learned" else {}
-    variant, images = load_attention(name, **given), photos(96, 128)
+    files = {"projection_file": projection_file} if name == "csa_learned" else {}
+    variant, images = load_attention(name, **files), photos(96, 128)
     if name in NEED_A_CLASS_TOKEN:
         with pytest.raises(LabError, match=r"needs a class token; custom has none; set class_sh"):
             dense_features(headless, images, variant)
@@ -148,7 +148,7 @@ def test_every_variant_runs_or_says_why_not(
     each = [dense_features(headless, one[None], variant, **each_around) for one in images]
     torch.testing.assert_close(features, torch.cat(each), atol=2e-5, rtol=0)
     # Where there is no class token, leaving it out changes nothing.
-    other = load_attention(name, class_token=not variant.config["class_token"], **given)
+    other = load_attention(name, class_token=not variant.config["class_token"], **files)
     assert torch.equal(dense_features(headless, images, other, **around), features)
 
 
@@ -161,10 +161,10 @@ def test_every_part_runs_or_says_why_not(kind: str, headless: Backbone) -> None:
                 dense_features(headless, photos(48, 64), variant)
         else:
             text = torch.nn.functional.normalize(torch.randn(5, 64), dim=-1)
-            found = dense_features(
+            features = dense_features(
                 headless, photos(48, 64), variant, text=text, guidance=seen(variant)
             )
-            assert torch.isfinite(found).all()
+            assert torch.isfinite(features).all()
 
 
 @pytest.mark.parametrize("name", sorted(NEED_A_CLASS_TOKEN))
@@ -189,8 +189,8 @@ def test_prior_by_hand(headless: Backbone) -> None:
     torch.testing.assert_close(state.attention, expected, atol=1e-6, rtol=0)
     patches, image = headless.project(state, (3, 4))
     labels = torch.zeros(2, 3, 4, dtype=torch.long)
-    seen = Observation(state.attention, patches, image, labels, (3, 4), 16)
-    torch.testing.assert_close(seen.weights, expected, atol=1e-6, rtol=0)
+    observation = Observation(state.attention, patches, image, labels, (3, 4), 16)
+    torch.testing.assert_close(observation.weights, expected, atol=1e-6, rtol=0)
 
 
 def test_parallel_stream_leaves_the_image_embedding(headless: Backbone) -> None:
@@ -212,8 +212,8 @@ def test_digest_sees_weights_and_settings(headless: Backbone) -> None:
     state = headless.model.state_dict()
 
     def digest(pool: str = "map", **options: Any) -> str:
-        given = siglip.architecture(timm_pool=pool)
-        return load_backbone(architecture=given, device="cpu", **options).key
+        architecture = siglip.architecture(timm_pool=pool)
+        return load_backbone(architecture=architecture, device="cpu", **options).key
 
     assert digest(state_dict=state) == headless.key
     others = [digest(), digest(pool="avg"), digest(state_dict=state, layer_norm_eps=1e-2)]
@@ -236,9 +236,11 @@ def test_texts_equal_open_clips(headless: Backbone) -> None:
     texts = torch.randint(1, 100, (7, 16), generator=torch.Generator().manual_seed(0))
     for row, length in enumerate((3, 16, 8, 1, 5, 12, 2)):
         texts[row, length:] = 0
-    given = Backbone("tiny", headless.model, lambda _: texts)
+    tower_of_texts = Backbone("tiny", headless.model, lambda _: texts)
     expected = headless.model.encode_text(texts)
-    torch.testing.assert_close(given.encode_text(["x"] * 7, batch=2), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        tower_of_texts.encode_text(["x"] * 7, batch=2), expected, atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.usefixtures("offline")
@@ -278,11 +280,11 @@ def test_other_blocks_are_refused(headless: Backbone) -> None:
 # lposs needs a second network, and is tested with one.
 @pytest.mark.parametrize("name", [name for name in names("readout") if name != "lposs"])
 def test_every_readout_runs_without_a_class_token(name: str, headless: Backbone) -> None:
-    given = load_group("readout", name)
+    content = load_group("readout", name)
     texts = F.normalize(torch.randn(5, headless.embed_dim), dim=-1)
-    chosen = Readout(Protocol(readout=given), texts, torch.arange(5))
+    readout = Readout(Protocol(readout=content), texts, torch.arange(5))
     encoded = toy.encoded(headless, torch.randn(2, 3, 48, 80), load_attention("csa"))
-    logits = toy.logits(chosen, encoded)
+    logits = toy.logits(readout, encoded)
     assert logits.shape == (2, 3, 5, 5)
     assert torch.isfinite(logits).all()
 

@@ -37,9 +37,9 @@ def test_tokens_are_timms(options: dict[str, Any]) -> None:
         tokens = vit.model.fc_norm(vit.model.forward_features(images))
         whole = vit.model(images)
     prefix = vit.tower.prefix
-    found = toy.encoded(vit, images, load_attention("vanilla"))
-    torch.testing.assert_close(found.patches.flatten(1, 2), tokens[:, prefix:])
-    torch.testing.assert_close(found.class_embedding, whole)
+    ours = toy.encoded(vit, images, load_attention("vanilla"))
+    torch.testing.assert_close(ours.patches.flatten(1, 2), tokens[:, prefix:])
+    torch.testing.assert_close(ours.class_embedding, whole)
     assert (vit.has_class_token, vit.embed_dim, vit.has_text) == (prefix == 1, 32, False)
 
 
@@ -52,9 +52,9 @@ def test_weights_are_seeded_or_a_local_files(tmp_path: Path) -> None:
     assert first.description["seed"] == 0
     file = tmp_path / "weights.safetensors"
     save_file(dict(other.model.state_dict()), file)
-    read = load_vit("vit_tiny_patch16_224", checkpoint=file, **options)
-    assert read.key == other.key
-    assert read.description["seed"] is None
+    loaded = load_vit("vit_tiny_patch16_224", checkpoint=file, **options)
+    assert loaded.key == other.key
+    assert loaded.description["seed"] is None
     with pytest.raises(LabError, match=r"weights\.safetensors does not fit backbone vit_small"):
         load_vit("vit_small_patch16_224", checkpoint=file, device="cpu", options={"depth": 2})
 
