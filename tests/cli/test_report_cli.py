@@ -277,17 +277,28 @@ def test_intervals_and_p_of_a_table_agree(store: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(table["difference x100"], 100 * alone["difference"], atol=1e-5)
 
 
-def test_the_result_is_one_sentence(store: Path) -> None:
-    whole = store_report.read(store)
+def test_the_result_is_one_sentence(tmp_path: Path) -> None:
+    images = [f"photo_{k}" for k in range(12)]
+    for label, skill in (("vanilla", 0.35), ("csa", 0.75), ("csa_q", 0.74), ("maskclip", 0.4)):
+        rows = [confusion_rows(n, *labels(i, skill, (48, 64), 5)) for i, n in enumerate(images)]
+        write_spec(tmp_path, label, rows, images, created=label)
+    whole = store_report.read(tmp_path)
     summary = whole.summary.set_index(whole.summary["attention"].astype(str))
-    below = int((~summary["unbeaten"]).sum())
+    first, second = summary["miou"].sort_values().index[[-1, -2]]
+    assert {first, second} == {"csa", "csa_q"}
+    assert summary["unbeaten"].to_dict() == {
+        name: name in (first, second) for name in summary.index
+    }
     text = store_report.result(whole)
-    assert text.startswith(f"csa scores {100 * summary.loc['csa', 'miou']:.1f} mIoU x100 [")
-    assert f"surely more than {below} of 3 others" in text
-    assert text.endswith("not surely below it: identity.") == bool(
-        summary.loc["identity", "unbeaten"]
+    row = 100 * summary.loc[first, ["miou", "low", "high"]].astype(float)
+    interval = f"[{row['low']:.1f}, {row['high']:.1f}]"
+    assert text == (
+        f"{first} scores {row['miou']:.1f} mIoU x100 {interval} on 12 photos of shapes, surely "
+        f"more than 2 of 3 others; not surely below it: {second}."
     )
-    alone = whole.of([str(summary.loc["csa", "spec"])])
+    apart = whole.of([str(summary.loc[name, "spec"]) for name in (first, "vanilla")])
+    assert store_report.result(apart).endswith("of shapes, surely more than the other.")
+    alone = whole.of([str(summary.loc[first, "spec"])])
     assert store_report.result(alone).endswith("on 12 photos of shapes.")
 
 

@@ -39,23 +39,24 @@ def _forget() -> None:
 @pytest.fixture
 def moved(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], set[str]]:
     """Which measures' codes another text in one module moves."""
-    read = identity._text
+    read = Path.read_text
 
     def measures(module: str, old: str, new: str) -> set[str]:
         usual = {name: code_of(name) for name in MEASURES}
         path = identity._source(f"{HOME}.{module}")
         assert path is not None
-        assert old in read(path)
-        monkeypatch.setattr(
-            identity,
-            "_text",
-            lambda p: read(p).replace(old, new) if p == path else read(p),
-        )
+        assert old in read(path, encoding="utf-8")
+
+        def changed(file: Path, encoding: str | None = None) -> str:
+            text = read(file, encoding=encoding)
+            return text.replace(old, new) if file == path else text
+
+        monkeypatch.setattr(Path, "read_text", changed)
         _forget()
-        found = {name for name in MEASURES if code_of(name) != usual[name]}
-        monkeypatch.setattr(identity, "_text", read)
+        moved = {name for name in MEASURES if code_of(name) != usual[name]}
+        monkeypatch.setattr(Path, "read_text", read)
         _forget()
-        return found
+        return moved
 
     return measures
 
