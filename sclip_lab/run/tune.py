@@ -423,6 +423,12 @@ def sentence(made: Search) -> str:
             f"itself; it scores {score:.1f} mIoU x100 on {made.test}."
         )
     low, high = 100 * gap["low"], 100 * gap["high"]
+    if pd.isna(low):
+        return (
+            f"Of {len(made.trials)} trials on {made.train}, the best ({values}) scores "
+            f"{100 * gap['difference']:+.1f} mIoU x100 against the default on {made.test}; it has "
+            "too few photos for an interval."
+        )
     sure = "surely better" if low > 0 else "surely worse" if high < 0 else "not surely different"
     return (
         f"Of {len(made.trials)} trials on {made.train}, the best ({values}) is {sure} on "
