@@ -174,7 +174,7 @@ def test_numbers_of_more_digits_than_python_reads(tmp_path: Path) -> None:
     ("word", "text"),
     [
         ("hydra.job.name=a/b", "hydra.job.name: 'a/b' must be the name of a file"),
-        ("on_error=???", "on_error: '???' stands for a value"),
+        ("on_error=???", "on_error: needs a value"),
     ],
 )
 def test_values_that_only_hydra_reads(tmp_path: Path, word: str, text: str) -> None:
