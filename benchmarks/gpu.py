@@ -315,7 +315,7 @@ def main() -> None:
                 figures["parts"][name] = {"error": "no time was left"}
             else:
                 try:
-                    figures["parts"][name] = measure(seconds=left / (len(waiting) - number))
+                    figures["parts"][name] = measure(left / (len(waiting) - number))
                 except Exception as error:  # the other parts are worth having
                     line = (str(error).splitlines() or [""])[0]
                     figures["parts"][name] = {"error": f"{type(error).__name__}: {line}"}

@@ -101,8 +101,8 @@ def main() -> int:
         ("the whole command", everything),
     ):
         files = {code.co_filename for code in codes}
-        named = sum("<" not in code.co_name for code in codes)
-        print(f"{title}: {named} functions in {len(files)} files ({len(codes)} with lambdas,")
+        functions = sum("<" not in code.co_name for code in codes)
+        print(f"{title}: {functions} functions in {len(files)} files ({len(codes)} with lambdas,")
         print("    comprehensions and generators)")
     if args.names:
         by_file = defaultdict(list)

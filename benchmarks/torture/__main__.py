@@ -1,4 +1,4 @@
-"""Kills, flips and malformed input on purpose, and what came of it.
+"""Kill writers, flip bits and read malformed input, and count what goes wrong.
 
     python -m benchmarks.torture [--quick] [--seed N] [--only PART,...] [--out docs]
 
@@ -28,12 +28,12 @@ from benchmarks.torture.shares import Share, shared_out, timed
 
 MEMORY = 12 << 30
 KILLS_EACH, FLIPS = 20, 150
-# How many times the examples that each file of tests/hostile draws by itself: 10,000 cases in all.
+# Multiples of the examples of each file of tests/hostile: 10,000 cases in all.
 HOSTILE = {"pictures": 32, "values": 15, "weights": 16, "yamls": 30, "stores": 15, "lines": 60}
 HOSTILE_EACH = 5
 KILLS_PART = 0.45  # of the time
 BEGIN, END = "<!-- figures: make torture -->", "<!-- end of figures -->"
-FOUND = "found: "  # begins the line in which the run inside hands over its figures
+FIGURES = "figures: "  # begins the line with the figures of the run inside
 
 
 def main() -> int:
@@ -48,50 +48,50 @@ def main() -> int:
     args = parser.parse_args()
     if confine.inside():
         return _inside(args)
-    status, said, outside = confine.start(sys.argv[1:], FOUND)
-    if said is None:
+    status, text, outside = confine.start(sys.argv[1:], FIGURES)
+    if text is None:
         print(f"the run itself failed, status {status}", file=sys.stderr)
         return 1
-    found = json.loads(said) | {"version": _version(), "load": round(os.getloadavg()[2], 1)}
-    found["outside"] = outside
-    found["wrong_outcomes"] += len(outside)
-    print(json.dumps(found, indent=1))
+    figures = json.loads(text) | {"version": _version(), "load": round(os.getloadavg()[2], 1)}
+    figures["outside"] = outside
+    figures["wrong_outcomes"] += len(outside)
+    print(json.dumps(figures, indent=1))
     if not args.quick and not args.only:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "reliability.json").write_text(json.dumps(found, indent=1) + "\n")
-        _into_page(args.out / "reliability.md", found)
-    return _verdict(found, args.minutes)
+        (args.out / "reliability.json").write_text(json.dumps(figures, indent=1) + "\n")
+        _into_page(args.out / "reliability.md", figures)
+    return _verdict(figures, args.minutes)
 
 
 def _version() -> str:
     """The commit, and whether something was changed since."""
-    told = subprocess.run(
+    described = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=confine.CHECKOUT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    return told.stdout.strip() or "unknown"
+    return described.stdout.strip() or "unknown"
 
 
-def _verdict(found: dict[str, Any], minutes: float) -> int:
+def _verdict(figures: dict[str, Any], minutes: float) -> int:
     """0 if all of the work was done and nothing went wrong."""
-    if found["shares_not_run"]:
+    if figures["shares_not_run"]:
         print(
-            f"stopped short after {minutes:g} minutes: {found['shares_not_run']} shares of the "
+            f"stopped short after {minutes:g} minutes: {figures['shares_not_run']} shares of the "
             "work were not begun; --minutes gives it more time",
             file=sys.stderr,
         )
     zeros = ("images_lost", "images_doubled", "wrong_outcomes", "flips_undetected")
-    return int(any(found[key] for key in (*zeros, "shares_not_run")))
+    return int(any(figures[key] for key in (*zeros, "shares_not_run")))
 
 
 def _inside(args: argparse.Namespace) -> int:
-    # What takes all memory is a fault too, and is to be found as one.
+    # Input that takes all memory is a fault, and must not stop this machine.
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    logging.disable(logging.WARNING)  # the store says of every damaged file where it went
+    logging.disable(logging.WARNING)  # the store logs each damaged file
     folder = confine.enter()
     print(f"seed {args.seed}; the root is {confine.loose() or 'read-only'}", flush=True)
-    found = measured(folder, args)
-    print(FOUND + json.dumps(found), flush=True)
+    figures = measured(folder, args)
+    print(FIGURES + json.dumps(figures), flush=True)
     return 0
 
 
@@ -105,15 +105,15 @@ def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     # Writers are forked before torch is loaded, the rest behind it.
     for makers, part in ((_kills, KILLS_PART), (_flips_and_hostile, 1.0)):
         shares = [s for s in makers(folder, args) if not args.only or s.name in args.only]
-        random.Random(args.seed).shuffle(shares)  # what is left out is a bit of everything
+        random.Random(args.seed).shuffle(shares)  # so that each part loses a few if the time is up
         until, place = began + 60 * part * args.minutes, folder / makers.__name__
-        for name, found in shared_out(shares, place, args.processes, until):
-            for text in found.pop("wrong_cases", []):
+        for name, counts in shared_out(shares, place, args.processes, until):
+            for text in counts.pop("wrong_cases", []):
                 wrong.append(f"{name}: {text}")
                 print(f"wrong: {wrong[-1]!a}", flush=True)
-            took[name] += found.pop("milliseconds", 0)
-            skipped |= {name: found.pop("skipped")} if "skipped" in found else {}
-            parts.setdefault(name, Counter()).update(found)
+            took[name] += counts.pop("milliseconds", 0)
+            skipped |= {name: counts.pop("skipped")} if "skipped" in counts else {}
+            parts.setdefault(name, Counter()).update(counts)
             print(f"{time.monotonic() - began:7.0f} s  {name}: {dict(parts[name])}", flush=True)
     total: Counter[str] = sum(parts.values(), Counter())
     faults = ("wrong", "traceback", "hang")
@@ -132,7 +132,7 @@ def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         "skipped": skipped,
         "shares_not_run": total["shares_not_run"],
         "confined": confine.loose() or "read-only root",
-        "parts": {name: dict(found) for name, found in parts.items()},
+        "parts": {name: dict(counts) for name, counts in parts.items()},
         "seconds_of_parts": {name: round(spent / 1000, 1) for name, spent in took.items()},
         "processes": args.processes,
         "seconds": round(time.monotonic() - began, 1),
@@ -197,17 +197,17 @@ def _hostile(folder: Path, name: str, times: int, seed: int) -> dict[str, Any]:
     return {"cases": cases, "wrong": int(bool(wrong)), "wrong_cases": wrong}
 
 
-def _into_page(page: Path, found: dict[str, Any]) -> None:
+def _into_page(page: Path, figures: dict[str, Any]) -> None:
     """The figures into the page, between its marks."""
     keys = ("kill_points", "random_kills", "rounds_of_writers", "images_lost", "images_doubled",
             "flips", "flips_undetected", "fuzz_cases", "wrong_outcomes", "confined", "seconds",
             "processes", "load", "seed", "version")  # fmt: skip
     lines = ["", "", "| what | how often |", "|---|---|"]
-    lines += [f"| {key.replace('_', ' ')} | {found[key]} |" for key in keys]
+    lines += [f"| {key.replace('_', ' ')} | {figures[key]} |" for key in keys]
     lines += ["", "| part | what came of it | seconds of a process |", "|---|---|---|"]
-    for name, counts in found["parts"].items():
-        told = ", ".join(f"{key.replace('_', ' ')} {count}" for key, count in counts.items())
-        lines.append(f"| {name} | {told} | {found['seconds_of_parts'].get(name, 0):g} |")
+    for name, counts in figures["parts"].items():
+        results = ", ".join(f"{key.replace('_', ' ')} {count}" for key, count in counts.items())
+        lines.append(f"| {name} | {results} | {figures['seconds_of_parts'].get(name, 0):g} |")
     text = (
         page.read_text(encoding="utf-8") if page.is_file() else f"# Reliability\n\n{BEGIN}{END}\n"
     )

@@ -51,16 +51,18 @@ def start(arguments: Sequence[str], mark: str) -> tuple[int, str | None, list[st
     room = folder if reason else folder / "torture"
     # Deep enough that the paths which lead up end in the room.
     work = room / "a" / "b" / "work"
-    own = {name: str(room / name.lower()) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
-    given = {key: value for key, value in os.environ.items() if not key.startswith("SCLIP_LAB_")}
-    environment = given | own | {
+    folders = {name: str(room / name.lower()) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
+    inherited = {
+        key: value for key, value in os.environ.items() if not key.startswith("SCLIP_LAB_")
+    }
+    environment = inherited | folders | {
         ROOM: str(room), CONFINED: reason, "PYTHONPATH": str(CHECKOUT), "PWD": str(work),
         "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
         "WANDB_MODE": "offline",
     }  # fmt: skip
     line = [sys.executable, "-m", "benchmarks.torture", *arguments]
     line = line if reason else [*_namespace(), *line]
-    said = None
+    figures = None
     try:
         with subprocess.Popen(
             line, env=environment, cwd=CHECKOUT, start_new_session=True,
@@ -69,7 +71,7 @@ def start(arguments: Sequence[str], mark: str) -> tuple[int, str | None, list[st
             try:
                 for text in process.stdout or ():
                     if text.startswith(mark):
-                        said = text.removeprefix(mark)
+                        figures = text.removeprefix(mark)
                     else:
                         print(text, end="", flush=True)
             finally:  # whatever a case left running
@@ -80,7 +82,7 @@ def start(arguments: Sequence[str], mark: str) -> tuple[int, str | None, list[st
             shutil.rmtree(folder, ignore_errors=True)
     after = listing()
     changed = sorted(set(before.items()) ^ set(after.items()))
-    return process.returncode, said, sorted({name for name, _ in changed})
+    return process.returncode, figures, sorted({name for name, _ in changed})
 
 
 def enter() -> Path:
@@ -104,15 +106,15 @@ def enter() -> Path:
 
 def listing() -> dict[str, int]:
     """Every file and folder of the checkout, with the time of its last change (0 for folders)."""
-    found = {}
+    changes = {}
     for folder, folders, names in os.walk(CHECKOUT):
         folders[:] = [name for name in folders if name not in _IGNORED and name != ".venv"]
         for name in (*folders, *names):
             path = os.path.join(folder, name)
             with contextlib.suppress(OSError):
                 changed = 0 if name in folders else os.lstat(path).st_mtime_ns
-                found[os.path.relpath(path, CHECKOUT)] = changed
-    return found
+                changes[os.path.relpath(path, CHECKOUT)] = changed
+    return changes
 
 
 def _namespace() -> list[str]:
@@ -124,12 +126,12 @@ def _refused() -> str:
     """Why this machine gives no room with a read-only root; empty where it does."""
     probe = f"mount -t tmpfs none {MEMORY} && mount -o remount,bind,ro /"
     try:
-        made = subprocess.run(
+        trial = subprocess.run(
             [*_namespace(), "sh", "-c", probe], capture_output=True, text=True, check=False
         )
     except OSError as error:
         return str(error)
-    return "" if made.returncode == 0 else made.stderr.strip() or "unshare failed"
+    return "" if trial.returncode == 0 else trial.stderr.strip() or "unshare failed"
 
 
 def _only_writable(place: Path) -> None:

@@ -54,18 +54,18 @@ def main() -> int:
     if args.jobs:
         rows.append((signal.SIGTERM, args.jobs, ["evaluate", "-m", *EVALUATE[1:], *SWEEP]))
     for signum, times, line in rows:
-        took, kept, faults = [], [], 0
+        took, counts, faults = [], [], 0
         for _ in range(times):
             seconds, images, fault = _ended(line, signum, generator.uniform(0, 3))
             took.append(seconds)
-            kept.append(images)
+            counts.append(images)
             faults += bool(fault)
             if fault:
                 print(f"wrong: {fault}", file=sys.stderr, flush=True)
         what = signum.name if line is EVALUATE else f"{signum.name}, two local jobs"
         print(
             f"| {what} | {times} | {statistics.median(took):.2f} | {max(took):.2f} "
-            f"| {min(kept)} to {max(kept)} | {faults} |", flush=True,
+            f"| {min(counts)} to {max(counts)} | {faults} |", flush=True,
         )  # fmt: skip
         wrong += faults
     return int(wrong > 0)
@@ -79,12 +79,12 @@ def _ended(line: Sequence[str], signum: signal.Signals, after: float) -> tuple[f
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        said = folder / "said"
-        process = _started(line, folder, said)
+        stderr = folder / "stderr"
+        process = _started(line, folder, stderr)
         deadline = time.monotonic() + WAIT_SECONDS
         while not list(folder.glob("store/specs/*/rows-*")):
             if os.waitpid(process, os.WNOHANG)[0]:
-                return 0.0, 0, f"ended before it stored anything: {said.read_text()[-300:]!r}"
+                return 0.0, 0, f"ended before it stored anything: {stderr.read_text()[-300:]!r}"
             if time.monotonic() > deadline:
                 os.kill(process, signal.SIGTERM)
                 return WAIT_SECONDS, 0, "nothing was stored"
@@ -95,7 +95,7 @@ def _ended(line: Sequence[str], signum: signal.Signals, after: float) -> tuple[f
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         took = time.monotonic() - began
         images = results.load(folder / "store", partial=True)["image"].nunique()
-        text = said.read_text().strip()
+        text = stderr.read_text().strip()
         lines = [one for one in text.splitlines() if "interrupted" in one or "Traceback" in one]
         right = [f"interrupted by {signum.name}; what was finished is in the store"]
         fault = ""
@@ -108,10 +108,10 @@ def _ended(line: Sequence[str], signum: signal.Signals, after: float) -> tuple[f
         return took, images, fault
 
 
-def _started(line: Sequence[str], folder: Path, said: Path) -> int:
-    """The process's number; its stderr goes to the file ``said``."""
+def _started(line: Sequence[str], folder: Path, stderr: Path) -> int:
+    """The process's number; its stderr goes to the file ``stderr``."""
     if any("local_jobs" in word for word in line):
-        with said.open("wb") as err:
+        with stderr.open("wb") as err:
             command = [sys.executable, "-m", "sclip_lab.cli.main", *line]
             return subprocess.Popen(
                 command, cwd=folder, stdout=subprocess.DEVNULL, stderr=err, start_new_session=True
@@ -123,7 +123,7 @@ def _started(line: Sequence[str], folder: Path, said: Path) -> int:
             os.chdir(folder)
             for number in signals.SIGNALS:  # nohup leaves SIGHUP ignored
                 signal.signal(number, signal.SIG_DFL)
-            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+            os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             status = sclip_lab.cli.main.main(list(line))

@@ -1,4 +1,4 @@
-"""Single bits changed in every kind of file that is read back: each is found."""
+"""Change single bits in each kind of file that is read back; each change must be detected."""
 
 from __future__ import annotations
 

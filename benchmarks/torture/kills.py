@@ -111,7 +111,7 @@ def forked(task: Callable[[Callable[[str], object]], object], seconds: float = L
     """Run a task in a process of its own.
 
     Returns:
-        its exit status (negative: the signal that ended it; -1000: it hung), and what it said.
+        its exit status (negative: the signal that ended it; -1000: it hung), and its output.
     """
     read, write = os.pipe()
     child = os.fork()
@@ -128,9 +128,9 @@ def forked(task: Callable[[Callable[[str], object]], object], seconds: float = L
     end = time.monotonic() + (seconds if kill_after is None else kill_after)
     status = None
     while status is None and time.monotonic() < end:
-        found, raw = os.waitpid(child, os.WNOHANG)
-        status = os.waitstatus_to_exitcode(raw) if found else None
-        if not found:
+        ended, raw = os.waitpid(child, os.WNOHANG)
+        status = os.waitstatus_to_exitcode(raw) if ended else None
+        if not ended:
             time.sleep(0.002)
     if status is None:
         os.kill(child, signal.SIGKILL)
@@ -182,23 +182,23 @@ def die_at(point: int) -> list[int]:
     return count
 
 
-def recovered(root: Path, acknowledged: str, wanted: dict[str, Any]) -> dict[str, int]:
+def recovered(root: Path, acknowledged: str, expected: dict[str, Any]) -> dict[str, int]:
     """Go on where a killed process stopped, and count what is wrong then."""
 
     def finish(say: Callable[[str], object]) -> None:
         for path in root.rglob(".*.tmp"):  # as if it had come an hour later
             os.utime(path, (0, 0))
         store = Store(root)
-        kept = {(cell.key, name) for cell in CELLS for name in store.done(cell)}
-        told = {tuple(line.split("\t")) for line in acknowledged.splitlines() if "\t" in line}
+        stored = {(cell.key, name) for cell in CELLS for name in store.done(cell)}
+        promised = {tuple(line.split("\t")) for line in acknowledged.splitlines() if "\t" in line}
         work(root)
-        say(json.dumps([len(told - kept), state(root)]))
+        say(json.dumps([len(promised - stored), state(root)]))
 
-    status, said = forked(finish)
+    status, output = forked(finish)
     if status != 0:
         return {"lost": 0, "doubled": 0, "wrong": 1}
-    lost, found = json.loads(said)
-    return {"lost": lost, "doubled": found["doubled"], "wrong": int(found != wanted)}
+    lost, end = json.loads(output)
+    return {"lost": lost, "doubled": end["doubled"], "wrong": int(end != expected)}
 
 
 def half(root: Path) -> None:
@@ -236,7 +236,7 @@ def at_points(
     folder: Path, chosen: Sequence[int], before: Callable[[Path], None] = nothing
 ) -> dict[str, int]:
     """A kill at each of these points of `work`, and going on after it. See `points`."""
-    wanted = _wanted(folder, before)
+    expected = _undisturbed(folder, before)
     total = {"kill_points": 0, "lost": 0, "doubled": 0, "wrong": 0}
     for point in chosen:
         shares.say(f"killed at point {point}")
@@ -247,16 +247,16 @@ def at_points(
                 die_at(point)
                 work(root, say)
 
-            status, said = forked(killed)
+            status, output = forked(killed)
             # A thread asks the disk, and may be one point short when the work is done.
-            _add(total, {"kill_points": int(status == KILLED), **recovered(root, said, wanted)})
+            _add(total, {"kill_points": int(status == KILLED), **recovered(root, output, expected)})
             total["wrong"] += status not in (KILLED, 0)
     return total
 
 
 def at_random(folder: Path, times: int, generator: random.Random) -> dict[str, int]:
     """SIGKILL at random times of `work`, and going on."""
-    wanted = _wanted(folder)
+    expected = _undisturbed(folder)
     began = time.monotonic()
     forked(lambda say: work(folder / "timed", say))
     usual = time.monotonic() - began
@@ -265,14 +265,14 @@ def at_random(folder: Path, times: int, generator: random.Random) -> dict[str, i
         shares.say(f"killed at random, {number}")
         with _store(folder) as root:
             after = generator.uniform(0.0, usual)
-            _, said = forked(lambda say, root=root: work(root, say), kill_after=after)  # type: ignore[misc]
-            _add(total, {"random_kills": 1, **recovered(root, said, wanted)})
+            _, output = forked(lambda say, root=root: work(root, say), kill_after=after)  # type: ignore[misc]
+            _add(total, {"random_kills": 1, **recovered(root, output, expected)})
     return total
 
 
 def together(folder: Path, rounds: int, writers: int = 3) -> dict[str, int]:
     """Several writers on one store at the same time."""
-    wanted = _wanted(folder)
+    expected = _undisturbed(folder)
     total = {"rounds_of_writers": 0, "lost": 0, "doubled": 0, "wrong": 0}
     for number in range(rounds):
         shares.say(f"round {number} of writers")
@@ -287,7 +287,7 @@ def together(folder: Path, rounds: int, writers: int = 3) -> dict[str, int]:
                     os._exit(1)
                 children.append(child)
             failed = sum(os.waitpid(child, 0)[1] != 0 for child in children)
-            _add(total, {"rounds_of_writers": 1, **recovered(root, "", wanted)})
+            _add(total, {"rounds_of_writers": 1, **recovered(root, "", expected)})
             total["wrong"] += failed
     return total
 
@@ -298,23 +298,23 @@ def without_room(folder: Path) -> dict[str, Any]:
     place.mkdir()
     if not _run("mount", "-t", "tmpfs", "-o", "size=40k,nr_inodes=400", "none", str(place)):
         return {"skipped": "mounting a file system needs root"}
-    root, wanted, wrong = place / "store", _wanted(folder), 0
+    root, expected, wrong = place / "store", _undisturbed(folder), 0
     try:
-        status, said = forked(lambda say: work(root, say))
-        wrong += int(status != 1 or "LabError: cannot write" not in said)
+        status, output = forked(lambda say: work(root, say))
+        wrong += int(status != 1 or "LabError: cannot write" not in output)
         _run("mount", "-o", "remount,size=10m,nr_inodes=4000", str(place))
-        wrong += recovered(root, said, wanted)["wrong"]
+        wrong += recovered(root, output, expected)["wrong"]
         _run("mount", "-o", "remount,ro", str(place))
-        status, said = forked(lambda say: work(root, say))  # finished: needs no writing
+        status, output = forked(lambda say: work(root, say))  # finished: needs no writing
         wrong += int(status != 0)
-        status, said = forked(lambda say: Store(root).open(Cell("new")))
-        wrong += int(status != 1 or "LabError: cannot write" not in said)
+        status, output = forked(lambda say: Store(root).open(Cell("new")))
+        wrong += int(status != 1 or "LabError: cannot write" not in output)
     finally:
         _run("umount", str(place))
     return {"disk_full_and_read_only": 4, "wrong": wrong}
 
 
-def _wanted(folder: Path, before: Callable[[Path], None] = nothing) -> dict[str, Any]:
+def _undisturbed(folder: Path, before: Callable[[Path], None] = nothing) -> dict[str, Any]:
     """The state of a store that nothing happened to."""
 
     def whole(say: Callable[[str], object]) -> None:
@@ -323,10 +323,10 @@ def _wanted(folder: Path, before: Callable[[Path], None] = nothing) -> dict[str,
         work(root)
         say(json.dumps(state(root)))
 
-    status, said = forked(whole)
+    status, output = forked(whole)
     if status != 0:
-        raise LabError(f"the store's work fails by itself: {said}")
-    return dict(json.loads(said))
+        raise LabError(f"the store's work fails by itself: {output}")
+    return dict(json.loads(output))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
-"""Work shared out among processes, each forked from a parent that has loaded everything.
+"""Share work among processes, each forked from a parent that has loaded everything.
 
-A process that dies or stops saying what it does is one wrong outcome, named by its last words.
+A process that dies, or notes nothing for too long, is one wrong outcome, named by its last note.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 SILENT_SECONDS = 240.0
-_words: Path | None = None  # where this process says what it does
+_words: Path | None = None  # where this process notes what it does
 
 
 @dataclass
@@ -45,18 +45,18 @@ class _Running:
 
 
 def timed(run: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """The same with its time among the counts."""
+    """``run`` with its milliseconds among the counts."""
 
     def measured() -> dict[str, Any]:
         began = time.monotonic()
-        found = run()
-        return found | {"milliseconds": round(1000 * (time.monotonic() - began))}
+        counts = run()
+        return counts | {"milliseconds": round(1000 * (time.monotonic() - began))}
 
     return measured
 
 
 def say(text: str) -> None:
-    """Note what this process does now; the others know by it that it lives."""
+    """Note what this process does now, as a sign that it does not hang."""
     if _words is not None:
         _words.write_text(text[:2000], encoding="utf-8", errors="backslashreplace")
 
@@ -64,8 +64,9 @@ def say(text: str) -> None:
 def shared_out(
     shares: Sequence[Share], folder: Path, processes: int, until: float = math.inf
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Run the shares, so many at a time; those not begun at the time ``until`` (monotonic) are
-    counted as ``shares_not_run``.
+    """Run shares, ``processes`` at a time.
+
+    Shares that have not begun at the time ``until`` (monotonic) count as ``shares_not_run``.
 
     Yields:
         the name of each finished share and its counts.
@@ -81,12 +82,12 @@ def shared_out(
             number += 1
         time.sleep(0.02)
         for one in list(running):
-            found, status = os.waitpid(one.process, os.WNOHANG)
-            hangs = not found and _silent(one) > SILENT_SECONDS
+            ended, status = os.waitpid(one.process, os.WNOHANG)
+            hangs = not ended and _silent(one) > SILENT_SECONDS
             if hangs:
                 os.killpg(one.process, signal.SIGKILL)
                 os.waitpid(one.process, 0)
-            if found or hangs:
+            if ended or hangs:
                 running.remove(one)
                 yield one.share.name, _result(one, "hang" if hangs else f"died ({status})")
 
@@ -112,7 +113,7 @@ def _begin(share: Share, place: Path) -> _Running:
 
 
 def _silent(one: _Running) -> float:
-    """Seconds since a process last said something."""
+    """Seconds since the last note of a process."""
     last = one.words.stat().st_mtime if one.words.exists() else one.since
     return time.time() - last
 

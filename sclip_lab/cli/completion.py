@@ -67,14 +67,14 @@ def candidates(line: str) -> list[str]:
     start = words[-1]
     if len(words) <= 2:
         return [name for name in COMMANDS if name.startswith(start)]
-    known = _keys(start) if words[1] in ("evaluate", "tune", "paper") else []
+    candidates = _keys(start) if words[1] in ("evaluate", "tune", "paper") else []
     if words[1] == "store" and len(words) == 3:
-        known = ["list", "sweeps", "verify", "repair", "gc", "export"]
+        candidates = ["list", "sweeps", "verify", "repair", "gc", "export"]
     if words[1] == "paper":
         from sclip_lab.paper import studies
 
-        known += studies.names()
-    return [word for word in dict.fromkeys(known) if word.startswith(start)]
+        candidates += studies.names()
+    return [word for word in dict.fromkeys(candidates) if word.startswith(start)]
 
 
 def _keys(start: str) -> list[str]:

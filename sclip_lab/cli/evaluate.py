@@ -1,7 +1,8 @@
-"""``sclip-lab evaluate`` and ``python experiments/evaluate.py``: Hydra's command line."""
+"""``sclip-lab evaluate`` and ``python experiments/evaluate.py``: a command line of Hydra."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from omegaconf import DictConfig
@@ -10,20 +11,18 @@ from sclip_lab.config import application, plugins
 
 
 def main(words: Sequence[str]) -> int:
-    """Evaluate what the words say, and wait for what is still being written.
+    """Run the jobs of a command line, and wait until W&B has written them.
 
     Raises:
-        LabError: bad input; of a sweep, the first job's once all have ended.
+        LabError: bad input; in a sweep after all jobs have ended.
     """
     plugins.enter(words)
     try:
         application.run(words, _job)
-    except KeyboardInterrupt:  # there is no time for W&B
-        raise
-    except BaseException:
+    except Exception:
         _finish()
         raise
-    _finish()
+    _finish()  # not after a signal, which leaves no time for it
     return 0
 
 
@@ -34,7 +33,5 @@ def _job(config: DictConfig) -> float:
 
 
 def _finish() -> None:
-    import sys
-
     if tracking := sys.modules.get("sclip_lab.run.tracking"):
         tracking.finish()

@@ -1,4 +1,4 @@
-"""``sclip-lab``: the commands, each in a module of its own, and how they end."""
+"""``sclip-lab``: its commands, and how they end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from sclip_lab.core import signals
 from sclip_lab.core.errors import bug_behind, describe, one_line, traceback_of
 
-# Each is a module beside this one, imported when it is typed, with ``parser() -> ArgumentParser``
-# and ``run(args) -> exit code``.
+# Each command is a module in this folder with ``parser() -> ArgumentParser`` and
+# ``run(args) -> exit code``. Only the module of the typed command is imported.
 COMMANDS = {
     "evaluate": "one variant, or with -m a sweep; takes Hydra overrides",
     "tune": "search parameters on the train split, report on the test",
@@ -33,10 +33,10 @@ TRACEBACK = "SCLIP_LAB_TRACEBACK"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 when it went well, 1 with one line on stderr otherwise.
+    """Run a command; return 0, or 1 after an error, which is one line on stderr.
 
-    A bug, of a user's function or of this package, shows its traceback before that line. A signal
-    ends the command in one line, see `sclip_lab.core.signals`.
+    The traceback of a bug, in a user's function or in this package, is printed before that line. A
+    signal ends the command with one line, see `sclip_lab.core.signals`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words and words[0] in COMMANDS else None
@@ -87,21 +87,21 @@ def _run(name: str, words: list[str]) -> int:
 
 
 def ended(task: Callable[[], int], advice: str = "") -> int:
-    """What a command returns; any error is printed and gives 1.
+    """Run a command and return its exit code; print an error and return 1.
 
     Args:
-        task: a command's work; its exit code.
-        advice: what to do after a signal.
+        task: runs the command and returns its exit code.
+        advice: what the user can do after a signal.
     """
     readable_output()
     thresholds = gc.get_threshold()
-    # Nearly all that a command makes until networks run lives to its end: seldom look for garbage.
+    # Until networks run there is hardly any garbage, so it is collected seldom.
     gc.set_threshold(100_000, 50, 50)
     try:
         with signals.one_line(advice):
             return task()
-    except BrokenPipeError:  # whoever read the output has enough of it
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, for the interpreter's own end
+    except BrokenPipeError:  # the reader of the output has stopped
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, Python flushes it at the end
         return 128 + signal.SIGPIPE
     except Exception as error:
         report(error)
@@ -111,9 +111,9 @@ def ended(task: Callable[[], int], advice: str = "") -> int:
 
 
 def report(error: Exception) -> None:
-    """Print an error: bad input in one line, a bug with its traceback first.
+    """Print an error in one line, after the traceback if it is a bug.
 
-    ``SCLIP_LAB_TRACEBACK=1`` and Hydra's ``HYDRA_FULL_ERROR=1`` show the traceback of all.
+    ``SCLIP_LAB_TRACEBACK=1`` and Hydra's ``HYDRA_FULL_ERROR=1`` show the traceback of each error.
     """
     variables = (TRACEBACK, "HYDRA_FULL_ERROR")
     if lines := traceback_of(error, always=any(os.environ.get(v) == "1" for v in variables)):
@@ -125,9 +125,8 @@ def report(error: Exception) -> None:
 
 
 def readable_output() -> None:
-    """Let names that are no text (a file's of another encoding) be printed as escapes, warnings in
-    one line without a place in the code, and a log that cannot be written (a full disk) be cut
-    short without a traceback a line."""
+    """Print names of files in other encodings as escapes, and warnings in one line. A log that
+    cannot be written, for the disk is full, prints no traceback for each line."""
     logging.raiseExceptions = os.environ.get(TRACEBACK) == "1"
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(str(message))}\n"
     for stream in (sys.stdout, sys.stderr):

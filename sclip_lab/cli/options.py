@@ -1,4 +1,4 @@
-"""Options that the commands of one network share."""
+"""Options of commands that use one network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_backbone(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `backbone` reads."""
+    """Add the options for `backbone`."""
     parser.add_argument("--backbone", default=EMBEDDED, help="a file of conf/backbone")
     parser.add_argument("--pretrained", help="open_clip's tag")
     parser.add_argument("--checkpoint", help="a local .safetensors or .pt file")
@@ -20,12 +20,12 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
 
 
 def backbone(args: argparse.Namespace) -> Backbone:
-    """The network that was asked for."""
+    """The network that the options name."""
     from sclip_lab.config.registry import load_backbone
 
     return load_backbone(args.backbone, args.pretrained, checkpoint=args.checkpoint, seed=args.seed)
 
 
 def usual_dataset(backbone: str) -> str | None:
-    """The data set whose protocol values count: the embedded network has a window of its own."""
+    """The data set whose protocol values apply; None: the usual values."""
     return "patchwork" if backbone == EMBEDDED else None

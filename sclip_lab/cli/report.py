@@ -7,7 +7,7 @@ import datetime
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         [*made, page.Section("next", "next steps", notes=_next_steps(part, args))],
         args.out,
         _title(part.df),
-        _notes(part.df, args),
+        [*_notes(part.df, args), *_twins(parts.values(), args.store)],
         processes=min(cores, 4),
         lead=lead,
     )
@@ -108,6 +108,27 @@ def _notes(df: pd.DataFrame, args: argparse.Namespace) -> list[str]:
         notes.append(sections.RANDOM)
     mixed = machines.note(df)
     return [*notes, *([f"Beware: {mixed}."] if mixed else [])]
+
+
+def _twins(parts: Iterable[Evidence], store: Path) -> list[str]:
+    """Cells that differ in nothing that has a name, as after an edit of a variant's code."""
+    from sclip_lab.results.store import reading
+
+    lines = []
+    for part in parts:
+        names = {str(spec): str(name) for spec, name in part.cells["name"].items()}
+        twins = [spec for spec, name in names.items() if name.endswith(f" · {spec[:6]}")]
+        if twins:
+            days = {r["key"][:12]: str(r["created"])[:16] for r in reading.records(store, twins)}
+            twins.sort(key=lambda spec: days[spec])
+            listed = ", ".join(
+                f"{names[spec]} (of {days[spec].replace('T', ' ')})" for spec in twins
+            )
+            lines.append(
+                "Cells of the same settings whose code, weights or data changed in between: "
+                f"{listed}; --where key={twins[-1]}* chooses one"
+            )
+    return lines
 
 
 def _weights(config: Mapping[str, Any]) -> str:

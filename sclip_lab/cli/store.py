@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
         specs = results.specs(root)
         finished = dict(zip(specs["key"], specs["done"] == specs["images"], strict=True))
         table = sweeps.table(root, finished)
-        table["command"] = table["command"].str.ljust(int(table["command"].str.len().max() or 0))
+        for name in ("name", "command"):
+            table[name] = table[name].str.ljust(int(table[name].str.len().max() or 0))
         print(table.rename(columns={"command": "  command"}).to_string(index=False, justify="left"))
         return 0
     if args.store_command == "verify":

@@ -110,8 +110,8 @@ def _run_jobs(
 
 
 def by_reason(errors: Sequence[Exception]) -> str:
-    """Errors of jobs, the most frequent reason first; what one reason says of several jobs is
-    told once, with the first job that met it."""
+    """The errors of jobs as text, the most frequent reason first. A reason that several jobs share
+    is told once, with the first of these jobs."""
     texts: dict[str, list[str]] = {}
     for error in errors:
         text, cause = describe(error), error.__cause__

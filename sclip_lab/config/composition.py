@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -132,16 +132,13 @@ class Repository(ConfigRepository):
         if key not in self._parsed:
             if status:
                 guard.check_file(path)
-            self._parsed[key] = self._parse(path, config_path)
+            try:
+                self._parsed[key] = super().load_config(config_path)
+            # Not all of these errors name the file.
+            except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                raise LabError(reason if str(path) in reason else f"{path}: {reason}") from error
         return copy.deepcopy(self._parsed[key])  # Hydra changes what it gets
-
-    def _parse(self, path: Path, config_path: str) -> ConfigResult | None:
-        """Hydra's parser, whose errors do not all name the file."""
-        try:
-            return super().load_config(config_path)
-        except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise LabError(reason if str(path) in reason else f"{path}: {reason}") from error
 
 
 class Loader(ConfigLoaderImpl):
@@ -237,10 +234,9 @@ class Loader(ConfigLoaderImpl):
             self._check_preset(overrides)
             config = super().load_configuration(config_name, overrides, *flags)
             guard.check_hydra(config)
-            if commands := guard.commands_in(config):
-                of_hydra = [word for word in overrides if word.lstrip("+~").startswith("hydra")]
-                usual = super().load_configuration(config_name, of_hydra, *flags)
-                guard.check_commands(commands, usual)
+            of_hydra = [word for word in overrides if word.lstrip("+~").startswith("hydra")]
+            compose = super().load_configuration
+            guard.check_commands(config, partial(compose, config_name, of_hydra, *flags))
         return config
 
     def parsed(self, words: Sequence[str]) -> list[Override]:
@@ -281,8 +277,8 @@ class Loader(ConfigLoaderImpl):
                 )
             if key != "experiment" or name in ("null", *names(key)):
                 continue
-            if name not in (known := self.choices(key, words)):
-                raise unknown(key, name, known)
+            if name not in (presets := self.choices(key, words)):
+                raise unknown(key, name, presets)
 
     @contextmanager
     def explained(self, words: Sequence[str]) -> Iterator[None]:
@@ -306,13 +302,14 @@ class Loader(ConfigLoaderImpl):
                 return LabError(f"{word}: leave out the plus; {group} already has a choice")
         if str(error).startswith("Config group override must be"):  # the value is a number or null
             for group, _, name in (word.partition("=") for word in words):
-                if (known := self.choices(group, words)) and name not in known:
-                    return unknown(group, name, known)
+                if (choices := self.choices(group, words)) and name not in choices:
+                    return unknown(group, name, choices)
         if isinstance(error, MissingConfigException) and error.missing_cfg_file:
             group, _, name = error.missing_cfg_file.rpartition("/")
-            typed = any(word.partition("=")[0].partition("@")[0] == group for word in words)
-            known = [option for option in error.options or () if not option.startswith("_")]
-            return unknown(group, name, known) if typed else None
+            pairs = [word.partition("=") for word in words]
+            typed = any(key.partition("@")[0] == group and name in value for key, _, value in pairs)
+            choices = [option for option in error.options or () if not option.startswith("_")]
+            return unknown(group, name, choices) if typed else None
         for cause in (error, error.__cause__):
             if isinstance(cause, ConfigAttributeError | ConfigKeyError):
                 return _unknown_key(cause, words, self.list_groups(""))
@@ -340,7 +337,7 @@ def _unknown_key(
     present = isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation()
     content: Any = OmegaConf.to_container(node) if present else {}
     prefix = key.rpartition(".")[0]
-    known = {f"{prefix}.{name}".lstrip(".") for name in [*content, *(() if prefix else groups)]}
+    keys = {f"{prefix}.{name}".lstrip(".") for name in [*content, *(() if prefix else groups)]}
     same_name = [
         f"{prefix}.{place}".lstrip(".")
         for place in _keys(content)
@@ -349,9 +346,9 @@ def _unknown_key(
     if same_name:
         listed = " or ".join(same_name[:3])
         return UnknownKey(typed, f"unknown key '{typed}'; did you mean {listed}?")
-    if not known:
+    if not keys:
         return UnknownKey(typed, f"unknown key '{typed}': {prefix} has no keys with these choices")
-    return UnknownKey(typed, unknown("key", typed, known - {"hydra"}))
+    return UnknownKey(typed, unknown("key", typed, keys - {"hydra"}))
 
 
 def _keys(content: Any, prefix: str = "") -> Iterator[str]:

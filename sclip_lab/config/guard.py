@@ -8,7 +8,7 @@ variables for a job's processes may only come from Hydra's own groups or the com
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ def check_hydra(config: DictConfig) -> None:
         LabError: a value names other code that Python would import or call.
     """
     name = OmegaConf.select(config, "hydra.job.name")  # names the log file
-    if name is not None and not _is_file_name(str(name)):
+    text = "job" if name is None else str(name)
+    if not text.isprintable() or "/" in text or not 0 < len(text.encode()) <= LONGEST_NAME:
         raise LabError(f"hydra.job.name: {shown(name)} must be the name of a file, without folders")
     for key in ("hydra.sweeper", "hydra.launcher", "hydra.run", "hydra.sweep", "hydra.job"):
         if not isinstance(part := OmegaConf.select(config, key), DictConfig):
@@ -80,24 +81,23 @@ def check_hydra(config: DictConfig) -> None:
             raise LabError(f"{key}: '{value}' is neither Hydra's nor of an allowed module")
 
 
-def commands_in(config: DictConfig) -> dict[str, Any]:
-    """The shell lines, environment variables and sbatch options for a job's processes."""
-    settings = {key: OmegaConf.select(config, key) for key in _RUN}
-    return {key: value for key, value in settings.items() if value}
+def check_commands(config: DictConfig, compose_usual: Callable[[], DictConfig]) -> None:
+    """Check that what a job's processes run comes from Hydra's own groups or the command line.
 
-
-def check_commands(commands: Mapping[str, Any], usual: DictConfig) -> None:
-    """Check that the result of `commands_in` comes from Hydra's own groups or the command line.
+    These are shell lines, environment variables and sbatch options.
 
     Args:
-        commands: of `commands_in`.
-        usual: the configuration that these groups and the command line alone compose.
+        config: composed.
+        compose_usual: composes what these groups and the command line alone set. It is called only
+            if there are commands.
 
     Raises:
         LabError: another yaml sets a command.
     """
+    commands = {key: OmegaConf.select(config, key) for key in _RUN}
+    usual = compose_usual() if any(commands.values()) else config
     for key, value in commands.items():
-        if value != OmegaConf.select(usual, key):
+        if value and value != OmegaConf.select(usual, key):
             raise LabError(
                 f"{key} is set by a yaml that is none of Hydra's; type what a job runs, or write "
                 "it into a file of conf/hydra/launcher"
@@ -125,10 +125,6 @@ def check_file(path: Path) -> None:
         raise LabError(f"{path}: nested more than {DEEPEST} levels deep")
     if len(_REPEATED.findall(text)) > REPEATED:
         raise LabError(f"{path}: more than {REPEATED} anchors (&) and aliases (*)")
-
-
-def _is_file_name(text: str) -> bool:
-    return text.isprintable() and "/" not in text and 0 < len(text.encode()) <= LONGEST_NAME
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -140,9 +140,9 @@ def load_backbone(
             options["checkpoint"] = config["checkpoint"]
         options.setdefault("architecture", config.get("architecture"))
     elif name and ":" not in name and not options.get("architecture"):
-        known = [*loading.architectures(), *names("backbone")]
-        if name not in known:
-            raise unknown("backbone", name, known)
+        choices = [*loading.architectures(), *names("backbone")]
+        if name not in choices:
+            raise unknown("backbone", name, choices)
     return loading.load_backbone(name, pretrained, **options)
 
 

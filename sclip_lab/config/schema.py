@@ -157,6 +157,9 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
+    for key in PARTS:  # others refer to values in them
+        if OmegaConf.is_list(config.get(key)):
+            raise LabError(f"{key}: a list; must be a mapping, or a file of its folder in conf")
     values: dict[str, Any] = {}
     for key in map(str, config):
         if key == "hydra":

@@ -61,14 +61,14 @@ def about(name: object) -> Iterator[None]:
         raise LabError(f"{name}: {error}") from error
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> LabError:
-    """An error for a name that is not in ``known``, with the nearest names as a suggestion."""
-    known = sorted(known)
+def unknown(kind: str, name: str, choices: Iterable[str]) -> LabError:
+    """An error for a name that is not in ``choices``, with the nearest names as a suggestion."""
+    choices = sorted(choices)
     name = printable(str(name))  # a yaml's key may be a number
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     # A list longer than a screen hides the suggestion.
-    listing = ", ".join(known) if len(known) <= 80 else f"{len(known)} names"
+    listing = ", ".join(choices) if len(choices) <= 80 else f"{len(choices)} names"
     return LabError(f"unknown {kind} '{name}'{hint} (known: {listing or 'none'})")
 
 

@@ -238,8 +238,8 @@ def locate(target: str, homes: Collection[str] = HOMES) -> Callable[..., Any]:
     function: Callable[..., Any] | None = getattr(module, attribute, None)
     home = str(getattr(function, "__module__", ""))  # where it is defined, not where imported
     if attribute[0] == "_" or not callable(function) or not _within(home, [*homes, *allowed()]):
-        known = [n for n, f in vars(module).items() if n[0] != "_" and inspect.isfunction(f)]
-        raise unknown(f"function in {module_name}", attribute, known)
+        names = [n for n, f in vars(module).items() if n[0] != "_" and inspect.isfunction(f)]
+        raise unknown(f"function in {module_name}", attribute, names)
     return function
 
 

@@ -264,8 +264,8 @@ class _Parts:
 def _globals(function: FunctionType) -> dict[str, Any]:
     """Global names that a function and those defined in it use; builtins are left out."""
     names = {name for code in _codes(function.__code__) for name in code.co_names}
-    known = function.__globals__
-    return {n: known[n] for n in names if n in known and not hasattr(builtins, n)}
+    module = function.__globals__
+    return {n: module[n] for n in names if n in module and not hasattr(builtins, n)}
 
 
 def _function_code(code: CodeType) -> str:

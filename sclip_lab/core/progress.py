@@ -1,4 +1,4 @@
-"""Bars of progress: on a terminal and in a notebook. In a file a bar would be one endless line."""
+"""Progress bars, for terminals and notebooks only. In a file a bar would be one endless line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 class Bar(tqdm):  # type: ignore[type-arg]
-    """tqdm's bar, which is hidden where nobody looks on."""
+    """tqdm's bar, hidden if stderr is neither a terminal nor a notebook."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         watched = sys.stderr.isatty() or "ipykernel" in sys.modules

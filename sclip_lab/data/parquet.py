@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -74,7 +74,7 @@ class HuggingFace(Dataset):
             self.title, self.vocabulary, self.root, ignore_index, label_map, reduce_zero_label,
             palette,
         )  # fmt: skip
-        columns = _Shard.open(self._shards[0], self.title).columns
+        columns = _Shard(self._shards[0], self.title).columns
         self.image = self._column("image", image, columns, IMAGE_COLUMNS)
         self.mask = self._column("mask", mask, columns, MASK_COLUMNS)
         rows = self._rows(columns)
@@ -123,7 +123,7 @@ class HuggingFace(Dataset):
         """The shard, which stays open: samples are usually read in order."""
         opened = getattr(self, "_opened", None)
         if opened is None or opened.path != shard:
-            opened = self._opened = _Shard.open(shard, self.title)
+            opened = self._opened = _Shard(shard, self.title)
         return opened
 
     @staticmethod
@@ -175,13 +175,13 @@ class HuggingFace(Dataset):
 
     def _rows(self, columns: Sequence[str]) -> dict[str, tuple[Path, int]]:
         """{name: (shard, row)} in the order of the table; a column gives the names if it can."""
-        naming = next((column for column in NAME_COLUMNS if column in columns), None)
+        naming = next((column for column in NAME_COLUMNS if column in columns), "")
         rows: list[tuple[str, Path, int]] = []
         for shard in self._shards:
-            opened = _Shard.open(shard, self.title)
+            opened = _Shard(shard, self.title)
             if missing := {self.image, self.mask} - set(opened.columns):
                 raise LabError(f"{shard}: has no column {', '.join(sorted(missing))}")
-            names = opened.texts(naming) if naming in opened.columns else [""] * opened.rows
+            names = opened.texts(naming) if naming in opened.columns else [""] * sum(opened.groups)
             rows += [(name, shard, row) for row, name in enumerate(names)]
         if len({name for name, _, _ in rows}) < len(rows):  # not named, or not uniquely
             rows = [(f"{n:06d}", shard, row) for n, (_, shard, row) in enumerate(rows)]
@@ -191,35 +191,29 @@ class HuggingFace(Dataset):
 class _Shard:
     """One file of rows. One group of rows is in memory at a time."""
 
-    def __init__(self, path: Path, columns: list[str], groups: list[int], source: Any) -> None:
-        self.path, self.columns, self.groups = path, columns, groups
-        self.rows = sum(groups)
-        self._source = source
+    def __init__(self, path: Path, title: str) -> None:
+        self.path = path
+        self._read: Callable[..., pa.Table]
         self._loaded: tuple[int, tuple[str, ...], pa.Table] | None = None
-
-    @classmethod
-    def open(cls, path: Path, title: str) -> _Shard:
         try:
             if path.suffix == ".parquet":
                 file = pq.ParquetFile(path)
-                meta = file.metadata
-                sizes = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
-                return cls(path, list(file.schema_arrow.names), sizes, file)
-            stream = pa.ipc.open_stream(pa.memory_map(str(path)))
-            batches = list(stream)
-            return cls(path, list(stream.schema.names), [len(b) for b in batches], batches)
+                self.columns, self._read = file.schema_arrow.names, file.read_row_group
+                groups = range(file.metadata.num_row_groups)
+                self.groups = [file.metadata.row_group(group).num_rows for group in groups]
+            else:
+                stream = pa.ipc.open_stream(pa.memory_map(str(path)))
+                batches, self.columns = list(stream), stream.schema.names
+                self._read = lambda group, columns: batches[group].select(columns)
+                self.groups = [len(batch) for batch in batches]
         except (pa.ArrowException, OSError) as error:
-            raise LabError(
-                f"{title}: {path} cannot be read ({str(error).splitlines()[0]})"
-            ) from error
+            reason = str(error).splitlines()[0]
+            raise LabError(f"{title}: {path} cannot be read ({reason})") from error
 
-    def texts(self, column: str | None) -> list[str]:
+    def texts(self, column: str) -> list[str]:
         """A column as texts."""
-        return [
-            str(value)
-            for group in range(len(self.groups))
-            for value in self._group(group, (str(column),)).column(0).to_pylist()
-        ]
+        tables = [self._group(group, (column,)) for group in range(len(self.groups))]
+        return [str(value) for table in tables for value in table.column(0).to_pylist()]
 
     def cells(self, row: int, columns: tuple[str, ...]) -> list[Any]:
         """Some columns of one row, as Python values."""
@@ -231,18 +225,13 @@ class _Shard:
         return [table.column(column)[row].as_py() for column in columns]
 
     def _group(self, group: int, columns: tuple[str, ...]) -> Any:
-        loaded = self._loaded
-        if loaded is None or loaded[:2] != (group, columns):
+        if self._loaded is None or self._loaded[:2] != (group, columns):
             try:
-                if isinstance(self._source, list):
-                    table = self._source[group].select(list(columns))
-                else:
-                    table = self._source.read_row_group(group, columns=list(columns))
+                self._loaded = (group, columns, self._read(group, columns=list(columns)))
             except (pa.ArrowException, OSError) as error:
-                line = str(error).splitlines()[0]
-                raise LabError(f"{self.path}: cannot be read ({line})") from error
-            loaded = self._loaded = (group, columns, table)
-        return loaded[2]
+                reason = str(error).splitlines()[0]
+                raise LabError(f"{self.path}: cannot be read ({reason})") from error
+        return self._loaded[2]
 
 
 def _content(cell: Any, column: str, source: str) -> bytes:

@@ -126,8 +126,7 @@ def context(source: Path, root: Path) -> str:
     mats = search(source, ["trainval", *(f"{v}/trainval" for v in voc), "."], "*.mat")
     merged = search(source, voc, "trainval_merged.json")
     if not mats and not merged:
-        converted = link_converted(source, root, voc, "SegmentationClassContext/*.png")
-        if converted:
+        if converted := link_converted(source, root, voc, "SegmentationClassContext/*.png"):
             return converted
         raise LabError(
             f"no labels found; looked for {source}/trainval/*.mat, trainval_merged.json and "
@@ -192,10 +191,11 @@ def cityscapes(source: Path, root: Path) -> str:
     table = dict.fromkeys(range(256), 255) | {raw: i for i, raw in enumerate(CITYSCAPES_IDS)}
     labels = [f"{place}gtFine" for place in ("", "gtFine_trainvaltest/")]
     pictures = [f"{place}leftImg8bit" for place in ("", "leftImg8bit_trainvaltest/")]
-    if not search(source, labels, "val/*/*_labelIds.png"):
-        converted = link_converted(source, root, (".",), "gtFine/val/*/*_labelTrainIds.png")
-        if converted:
-            return converted
+    pattern = "gtFine/val/*/*_labelTrainIds.png"
+    if not search(source, labels, "val/*/*_labelIds.png") and (
+        converted := link_converted(source, root, (".",), pattern)
+    ):
+        return converted
     masks = search(source, labels, "val/*/*_labelIds.png", "labels")
     masks += search(source, labels, "train/*/*_labelIds.png")
     photos = search(source, pictures, "val/*/*_leftImg8bit.png", "photos")
@@ -239,8 +239,7 @@ CONVERSIONS: dict[str, Callable[[Path, Path], str]] = {
 def _coco_maps(source: Path, root: Path, table: Mapping[int, int], suffix: str) -> str:
     maps = search(source, COCO_MAPS, f"{COCO_STEM}.png")
     if not maps:
-        converted = link_converted(source, root, (".",), f"annotations/val2017/*{suffix}")
-        if converted:
+        if converted := link_converted(source, root, (".",), f"annotations/val2017/*{suffix}"):
             return converted
         what = "stuffthingmaps" if suffix == "_labelTrainIds.png" else "stuffthingmaps or json"
         maps = search(source, [*COCO_MAPS], f"{COCO_STEM}.png", what)

@@ -77,7 +77,18 @@ def learn_projection(
         LabError: nothing labelled to learn from, a label without a query, shapes that do not fit,
             or a loss that is no longer finite.
     """
-    _check(backbone, text_embeddings, query_classes, images, steps, lr, batch, initial, seed)
+    if text_embeddings.shape != (len(query_classes), backbone.embed_dim) or not query_classes:
+        raise LabError(
+            f"text embeddings {tuple(text_embeddings.shape)}: ({len(query_classes)} queries, "
+            f"{backbone.embed_dim}) wanted, and at least one query"
+        )
+    for name, number in (("images", images), ("steps", steps), ("batch", batch)):
+        within(name, number, 1, 1e7)
+    check("lr", lr, float)
+    within("lr", lr, 0, 1e3, above=True)
+    within("seed", seed, 0, LARGEST_SEED)
+    if initial not in ("identity", "gaussian"):
+        raise unknown("initial", initial, ("identity", "gaussian"))
     index = resolve(block, backbone.depth)
     generator = torch.Generator().manual_seed(seed)
     # An application may run in inference mode; nothing made there can be learned from.
@@ -196,28 +207,3 @@ def _loss(
     logits = queries.new_full((*queries.shape[:-1], int(classes.max()) + 1), -torch.inf)
     logits = logits.scatter_reduce(-1, classes.expand_as(queries), queries, "amax")
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=VOID)
-
-
-def _check(
-    backbone: Backbone,
-    text_embeddings: Tensor,
-    query_classes: Sequence[int],
-    images: int,
-    steps: int,
-    lr: float,
-    batch: int,
-    initial: str,
-    seed: int,
-) -> None:
-    if text_embeddings.shape != (len(query_classes), backbone.embed_dim) or not query_classes:
-        raise LabError(
-            f"text embeddings {tuple(text_embeddings.shape)}: ({len(query_classes)} queries, "
-            f"{backbone.embed_dim}) wanted, and at least one query"
-        )
-    for name, number in (("images", images), ("steps", steps), ("batch", batch)):
-        within(name, number, 1, 1e7)
-    check("lr", lr, float)
-    within("lr", lr, 0, 1e3, above=True)
-    within("seed", seed, 0, LARGEST_SEED)
-    if initial not in ("identity", "gaussian"):
-        raise unknown("initial", initial, ("identity", "gaussian"))

@@ -303,8 +303,9 @@ class _Pass:
         self.references = References(specs, self.readouts)
         variants = [variant for variant, _ in self._by_variant(specs)]
         blocks, unshared = tree.cost(self.backbone.depth, variants)
-        text = "%d variant%s of this run: %d blocks per photo, %d without sharing"
-        log.info(text, len(variants), "s" * (len(variants) > 1), blocks, unshared)
+        saved = f", {unshared} without sharing" if unshared > blocks else ""
+        plural = "s" * (len(variants) > 1)
+        log.info("%d variant%s to run: %d blocks per photo%s", len(variants), plural, blocks, saved)
 
     def run(self, indices: Sequence[int], batch_images: int | None) -> None:
         """Compute what is missing of some images, and record it."""

@@ -178,12 +178,7 @@ class Spec:
             "key": self.key,
             "identity": self.identity,
             "label": self.label,
-            "names": {
-                "attention": self.attention.name,
-                "backbone": self.backbone.name,
-                "dataset": self.dataset.name,
-                "protocol": self.protocol.name,
-            },
+            "names": {**self.shown_names, "attention": self.attention.name},
             "config": {
                 "attention": dict(self.attention.config),
                 "backbone": {**self.backbone.description, "digest": self.backbone.key},

@@ -45,8 +45,8 @@ def line(evidence: Evidence, parameter: str, **fixed: object) -> dict[float, str
         **fixed: variant, or configuration keys with "__" for dots, and the value to select.
     """
     table = pick(evidence, **fixed)
-    known = table.get(parameter, pd.Series(dtype=object))  # no cell has such a parameter
-    places = {spec: number(value) for spec, value in known.items()}
+    values = table.get(parameter, pd.Series(dtype=object))  # no cell has such a parameter
+    places = {spec: number(value) for spec, value in values.items()}
     ordered = sorted((place, str(spec)) for spec, place in places.items() if place == place)
     return dict(ordered)
 

@@ -39,8 +39,8 @@ def diagnostics(df: pd.DataFrame, per_row: int = 3) -> Figure:
     missing = [name for name in ("measure", "value") if name not in df]
     if missing or by is None:
         raise LabError(f"diagnostics need the columns {', '.join(missing) or 'attention or spec'}")
-    known = {"spec", "backbone", "protocol"} <= set(df)
-    names = _variants(df) if known else {name: name for name in df[by].astype(str).unique()}
+    is_of_store = {"spec", "backbone", "protocol"} <= set(df)
+    names = _variants(df) if is_of_store else {name: name for name in df[by].astype(str).unique()}
     return _drawn(df.assign(variant=df[by].astype(str), chart=_charts(df)), names, per_row)
 
 
@@ -67,13 +67,13 @@ def _drawn(df: pd.DataFrame, names: Mapping[str, str], per_row: int) -> Figure:
 def _undefined(df: pd.DataFrame) -> str:
     """Which of these measures are not defined on how many photos, and where they are not."""
     counts = df.attrs.get("undefined", {})
-    told = []
+    notes = []
     for measure in df["measure"].astype(str).unique():
         if counts.get(measure):
             where = MEASURES[measure].undefined if measure in MEASURES else ""
             name = measure.replace("_", " ")
-            told.append(f"{name} {counts[measure]} times" + (f" ({where})" if where else ""))
-    return f"; left out where not defined: {', '.join(told)}" if told else ""
+            notes.append(f"{name} {counts[measure]} times" + (f" ({where})" if where else ""))
+    return f"; left out where not defined: {', '.join(notes)}" if notes else ""
 
 
 def pages(df: pd.DataFrame, variants: int = 20, per_row: int = 3) -> list[Figure]:

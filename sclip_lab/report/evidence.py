@@ -170,18 +170,20 @@ class Evidence:
         """ "16 of 64 images" where a score is over part of a data set, else ""."""
         parts = []
         for dataset, rows in self.df.groupby("dataset", observed=True, sort=False):
-            seen, all_of_it = rows["image"].nunique(), self.whole.get(str(dataset))
-            if all_of_it and seen < all_of_it:
-                parts.append(f"{seen} of {all_of_it} images of {dataset}")
+            count, whole = rows["image"].nunique(), self.whole.get(str(dataset))
+            if whole and count < whole:
+                parts.append(f"{count} of {whole} images of {dataset}")
         return "; ".join(parts)
 
 
 def on_common_images(df: pd.DataFrame) -> pd.DataFrame:
     """Rows of the images that all specs of a data set have, so that each pair can be compared."""
-    kept = []
+    common_rows = []
     for _, rows in df.groupby("dataset", observed=True, sort=False):
-        seen = rows.groupby("image", observed=True)["spec"].nunique()
-        kept.append(rows[rows["image"].isin(seen[seen == rows["spec"].nunique()].index)])
-    common = pd.concat(kept) if len(kept) > 1 else kept[0]
+        specs_of_image = rows.groupby("image", observed=True)["spec"].nunique()
+        common_rows.append(
+            rows[rows["image"].isin(specs_of_image[specs_of_image == rows["spec"].nunique()].index)]
+        )
+    common = pd.concat(common_rows) if len(common_rows) > 1 else common_rows[0]
     common.attrs = df.attrs
     return common

@@ -111,14 +111,14 @@ def draw_floors(ax: Axes, table: pd.DataFrame, across: bool = False) -> str:
         what the lines are, in words; "" without any.
     """
     datasets = table["dataset"].astype(str).unique()
-    known = table.attrs.get("floors", {}).get(datasets[0], {}) if len(datasets) == 1 else {}
-    for (name, score), dashes in zip(known.items(), FLOOR_DASHES, strict=False):
+    floor_scores = table.attrs.get("floors", {}).get(datasets[0], {}) if len(datasets) == 1 else {}
+    for (name, score), dashes in zip(floor_scores.items(), FLOOR_DASHES, strict=False):
         looks = {"color": "0.35", "lw": 0.8, "ls": dashes, "zorder": 1.5, "label": name}
         if across:
             ax.hlines(100 * score, 0, 1, transform=ax.get_yaxis_transform(), **looks)
         else:
             ax.vlines(100 * score, 0, 1, transform=ax.get_xaxis_transform(), **looks)
-    words = [f"{name} {100 * score:.1f}" for name, score in known.items()]
+    words = [f"{name} {100 * score:.1f}" for name, score in floor_scores.items()]
     return f"grey: {', '.join(words)}" if words else ""
 
 
@@ -244,16 +244,16 @@ def per_class_pages(df: pd.DataFrame, summary: pd.DataFrame) -> list[Figure]:
 
 def _strips(df: pd.DataFrame, summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Data set, and IoU x100 of its variants by at most so many of its classes."""
-    scores, seen = results.iou(df).astype({"spec": str}), results.support(df)
+    scores, support = results.iou(df).astype({"spec": str}), results.support(df)
     strips: list[tuple[str, pd.DataFrame]] = []
     for dataset, table in summary.groupby("dataset", observed=True, sort=False):
         rows = dict(zip(table["spec"].astype(str), labels(table), strict=True))
         met = df["true"][(df["dataset"] == dataset) & (df["pixels"] > 0)].unique()
-        known = scores[scores["spec"].isin(rows) & scores["id"].isin(met)]
-        grid = known.pivot(index="spec", columns="id", values="iou").loc[list(rows)] * 100
+        scores_present = scores[scores["spec"].isin(rows) & scores["id"].isin(met)]
+        grid = scores_present.pivot(index="spec", columns="id", values="iou").loc[list(rows)] * 100
         grid.index = list(rows.values())
-        names = known.drop_duplicates("id").set_index("id")["class"].loc[grid.columns]
-        here = seen[seen["dataset"] == dataset]
+        names = scores_present.drop_duplicates("id").set_index("id")["class"].loc[grid.columns]
+        here = support[support["dataset"] == dataset]
         photos = dict(zip(here["id"], here["photos"], strict=True))
         grid.columns = [
             f"{name} ({photos[index]})" for index, name in zip(grid.columns, names, strict=True)

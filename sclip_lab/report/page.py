@@ -127,13 +127,13 @@ def _drawings(sections: Sequence[Section], processes: int) -> list[list[Drawing]
     owners: list[int] = []
     for number, section in enumerate(sections):
         figures = section.figures
-        own: Sequence[Maker]
+        section_makers: Sequence[Maker]
         if isinstance(figures, Later):
-            own = figures.makers
+            section_makers = figures.makers
         else:
-            own = [partial(dict, {name: figure}) for name, figure in figures.items()]
-        makers += own
-        owners += [number] * len(own)
+            section_makers = [partial(dict, {name: figure}) for name, figure in figures.items()]
+        makers += section_makers
+        owners += [number] * len(section_makers)
     if min(processes, len(makers)) < 2:
         groups = [_drawings_of(make()) for make in makers]
     else:

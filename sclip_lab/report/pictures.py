@@ -256,15 +256,15 @@ def _paint(
 
 def _legend(pictures: Sequence[Picture], colors: Mapping[str, str]) -> list[Patch]:
     handles = [Patch(color=color, label=name) for name, color in colors.items()]
-    seen = {
+    present = {
         item.class_names[index]
         for item in pictures
         for labels in (item.mask, *(p.prediction for p in item.predictions))
         for index in np.unique(labels)
         if index != item.ignore_index and index < len(item.class_names)
     }
-    if seen - colors.keys():
-        others = len(seen - colors.keys())
+    if present - colors.keys():
+        others = len(present - colors.keys())
         label = f"{others} other class{'es' if others > 1 else ''}"
         handles.append(Patch(color=OTHER, label=label))
     if any((item.mask == item.ignore_index).any() for item in pictures):
@@ -393,7 +393,7 @@ def attention_over_photo(
     scale = height / plan.resized[0], width / plan.resized[1]
     maps_of_points = []
     for point in points:
-        total, seen = np.zeros((height, width)), np.zeros((height, width))
+        total, count = np.zeros((height, width)), np.zeros((height, width))
         for index, (top, left) in enumerate(
             (top, left) for top in plan.rows.starts for left in plan.columns.starts
         ):
@@ -412,7 +412,7 @@ def attention_over_photo(
             rows, columns = ((b >= 0) & (b < n) for b, n in zip(box, (grid_h, grid_w), strict=True))
             place = np.ix_(rows, columns)
             total[place] += one[np.ix_(box[0][rows], box[1][columns])]
-            seen[place] += 1
+            count[place] += 1
         with np.errstate(invalid="ignore"):
-            maps_of_points.append((total / seen).astype(np.float32))
+            maps_of_points.append((total / count).astype(np.float32))
     return maps_of_points

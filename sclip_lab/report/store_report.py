@@ -279,10 +279,10 @@ def _differences(part: Evidence, baseline: str) -> Section:
     """
     title = f"differences to {baseline}"
     try:
-        known = results.differences(part.df, baseline, n=1)  # for its pairs alone
+        paired = results.differences(part.df, baseline, n=1)  # for its pairs alone
     except LabError as error:
         return Section("differences", title, notes=[str(error)])
-    pairs = list(zip(known["spec_a"], known["spec_b"], strict=True))
+    pairs = list(zip(paired["spec_a"], paired["spec_b"], strict=True))
     count = len(pairs)
     table = part.comparisons.of(pairs, 1 - ALPHA / count)
     shown = pd.DataFrame(
@@ -326,8 +326,8 @@ def _figure(
 
 def _name(part: Evidence, prediction: Prediction) -> str:
     """A cell's name in pictures is its name in tables, unique among the cells of its photos."""
-    known = prediction.spec in part.cells.index
-    return part.name(prediction.spec) if known else prediction.label
+    is_scored = prediction.spec in part.cells.index
+    return part.name(prediction.spec) if is_scored else prediction.label
 
 
 def _panels(shown: Sequence[Picture]) -> list[list[Picture]]:

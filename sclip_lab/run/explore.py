@@ -73,11 +73,11 @@ def explore(
         vocabulary = Vocabulary("given", tuple(words))
     variants = [lab.load_attention(a) if isinstance(a, str) else a for a in attention]
     title = title or (Path(image).name if isinstance(image, str | Path) else "photo")
-    named = f"{title} with mask {mask}" if isinstance(mask, str | Path) else title
+    subject = f"{title} with mask {mask}" if isinstance(mask, str | Path) else title
     image = as_image(image)
     if isinstance(mask, str | Path):
         mask = read_mask(mask)
     labelled = {variant_label(variant): variant for variant in variants}
-    with about(named):
+    with about(subject):
         maps = look(backbone, image, labelled, vocabulary, protocol, mask, max_patches)
     return page(maps, title)

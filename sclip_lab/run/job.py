@@ -1,4 +1,4 @@
-"""From a composed configuration to specs, results, and what a job leaves behind."""
+"""Run jobs: make specs of composed configurations, evaluate them, and write what a job reports."""
 
 from __future__ import annotations
 
@@ -53,20 +53,9 @@ if TYPE_CHECKING:
     from sclip_lab.network.guidance import Guide
 
 log = logging.getLogger(__name__)
-# What must be equal for jobs to be evaluated together, besides what specs know.
-TOGETHER = (
-    *(
-        "paths",
-        "pictures",
-        "diagnostics",
-        "batch_images",
-        "batch_windows",
-        "trunk_cache",
-        "shard",
-        "on_error",
-    ),
-    "progress",
-)
+# Keys whose values must be equal for jobs to be evaluated together.
+TOGETHER = ("paths", "pictures", "diagnostics", "batch_images", "batch_windows", "trunk_cache",
+            "shard", "on_error", "progress")  # fmt: skip
 
 
 class Outcome(NamedTuple):
@@ -76,9 +65,9 @@ class Outcome(NamedTuple):
         spec: the cell.
         summary: its row of `results.summary`.
         iou: class -> IoU.
-        measured: its diagnostics, as `Store.diagnostics` gives them.
+        measured: its diagnostics, as of `Store.diagnostics`.
         skipped: image -> why it was left out.
-        sweep: id of the W&B run of the cells that were computed with it; "" alone.
+        sweep: id of the W&B run of the sweep; "" for a job that was computed alone.
     """
 
     spec: Spec
@@ -90,7 +79,7 @@ class Outcome(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """The tables of one pass over several cells."""
+    """The tables of several cells that were evaluated together."""
 
     df: pd.DataFrame
     summary: pd.DataFrame
@@ -98,7 +87,7 @@ class Pass(NamedTuple):
     measured: Mapping[str, pd.DataFrame]
 
     def outcome(self, spec: Spec, sweep: str = "") -> Outcome:
-        """One cell's part."""
+        """What the job of one of these cells reports."""
         short = spec.key[:SHORT]
         row = self.summary[self.summary["spec"].astype(str) == short].iloc[0]
         iou = self.iou[self.iou["spec"].astype(str) == short]
@@ -112,16 +101,15 @@ class Pass(NamedTuple):
         )
 
 
-# Outcome or error of a sweep's jobs by their numbers. Each job takes its own, instead of asking the
-# store again.
+# Outcome or error of a sweep's jobs by their numbers, so that no job reads the store again.
 _outcomes: dict[int, Outcome | Exception] = {}
 
 
 def compute(configs: Sequence[DictConfig]) -> list[Exception | None]:
-    """Compute the cells of many jobs in as few passes as possible, and print the table.
+    """Evaluate the cells of many jobs in as few passes as possible, and print the table.
 
     Returns:
-        for each job, why it could not be computed, or None. The others are computed.
+        for each job its error, or None if the cell is complete.
     """
     _outcomes.clear()
     failures: list[Exception | None] = [None] * len(configs)
@@ -139,7 +127,7 @@ def compute(configs: Sequence[DictConfig]) -> list[Exception | None]:
         jobs.setdefault(together, []).append((index, spec))
     for members in jobs.values():
         config = configs[members[0][0]]
-        if OmegaConf.select(config, "hydra.sweep.dir") is not None:  # a submitted job: its parent
+        if OmegaConf.select(config, "hydra.sweep.dir") is not None:  # else the parent process does
             note_sweep([spec for _, spec in members], config)
         _compute_together(configs, members, failures)
     for config, failure in zip(configs, failures, strict=True):
@@ -149,7 +137,7 @@ def compute(configs: Sequence[DictConfig]) -> list[Exception | None]:
 
 
 def note_sweep(specs: Sequence[Spec], config: DictConfig) -> None:
-    """Write these cells and the command into the store's log of sweeps."""
+    """Write the names of cells, and the command, into the store's log of sweeps."""
     names: dict[str, dict[str, str]] = {}
     for spec in specs:
         names.setdefault(spec.key, spec.shown_names)
@@ -162,7 +150,7 @@ def note_sweep(specs: Sequence[Spec], config: DictConfig) -> None:
 
 
 def set_outcome(config: DictConfig, outcome: Outcome | Exception) -> None:
-    """Let a job of Hydra's find its outcome; nothing in a submitted job, which runs none."""
+    """Keep the outcome of a job until Hydra runs the job. Submitted jobs do not run Hydra's."""
     number = OmegaConf.select(config, "hydra.job.num")
     if number is not None:
         _outcomes[number] = outcome
@@ -173,17 +161,16 @@ def _compute_together(
     members: Sequence[tuple[int, Spec]],
     failures: list[Exception | None],
 ) -> None:
-    """One call of the evaluator for jobs that differ in nothing but their cells."""
+    """Evaluate jobs that differ only in their cells."""
     config, timings = configs[members[0][0]], Timings()
     specs = [spec for _, spec in members]
     try:
         computed = _evaluate(specs, config, timings)
     except Exception as error:
         log.error("the pass stopped: %s", describe(error))
-        known = error.failed if isinstance(error, Unfinished) else None
+        by_key = error.failed if isinstance(error, Unfinished) else {s.key: error for s in specs}
         for index, spec in members:
-            if known is None or spec.key in known:
-                failures[index] = error if known is None else known[spec.key]
+            failures[index] = by_key.get(spec.key)
         with contextlib.suppress(LabError):  # nothing was finished
             keys = [spec.key for spec in specs]
             log.info("\n%s\n", table(results.load(config.paths.store, keys, partial=True)))
@@ -194,7 +181,7 @@ def _compute_together(
         set_outcome(configs[index], computed.outcome(spec, sweep))
     log.info("\n%s\n\n%s\n", table(computed.df, computed.summary), timings.report())
     log.debug("%s", timings.table())
-    # A submitted job computes a part, and knows nothing of the sweep's folder.
+    # A submitted job computes a part of the images, and does not know the sweep's folder.
     if together and OmegaConf.select(config, "hydra.sweep.dir") is not None:
         group, folder = _group(config, config.hydra), Path(config.hydra.sweep.dir)
         write = partial(tracking.log_sweep, config.tracking, config.paths.store, computed.df, group)
@@ -202,38 +189,36 @@ def _compute_together(
 
 
 def run(config: DictConfig) -> float:
-    """One job: compute what is missing, write result.json, log to W&B.
+    """Run one job: evaluate what is missing, write result.json, log to W&B.
 
     Returns:
-        mIoU, a fraction.
+        the mIoU, between 0 and 1.
     """
     try:
         outcome = _outcomes.pop(HydraConfig.get().job.num, None) if _outcomes else None
         if isinstance(outcome, Exception):
             raise outcome
-        return _report(config, outcome or _compute_alone(config))
+        if outcome is None:
+            spec = make_spec(config)
+            tracking.check(config.tracking)
+            if HydraConfig.get().mode == RunMode.RUN:
+                note_sweep([spec], config)
+            outcome = _evaluate([spec], config, Timings()).outcome(spec)
+        return _report(config, outcome)
     except Exception as error:
         _write_to_log(error)
         raise
 
 
 def _write_to_log(error: Exception) -> None:
-    """An error into the job's own log, a bug with its traceback; the console has it already, or
-    has it when the command ends."""
+    """Write an error into the job's log file, with the traceback of a bug. The terminal shows the
+    error when the command ends."""
     lines = [f"error: {describe(error)}", traceback_of(error)]
     text = "\n".join(filter(None, lines))
     record = log.makeRecord(log.name, logging.ERROR, "", 0, text, (), None)
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)
-
-
-def _compute_alone(config: DictConfig) -> Outcome:
-    spec = make_spec(config)
-    tracking.check(config.tracking)
-    if HydraConfig.get().mode == RunMode.RUN:
-        note_sweep([spec], config)
-    return _evaluate([spec], config, Timings()).outcome(spec)
 
 
 def _report(config: DictConfig, outcome: Outcome) -> float:
@@ -285,23 +270,22 @@ def _report(config: DictConfig, outcome: Outcome) -> float:
 
 
 def _interval(form: str, low: float, high: float) -> str:
-    """Its ends x100; nothing for one image, which has no interval."""
+    """An interval x100 as text; "" for a single image, which has none."""
     return "" if math.isnan(low) else form.format(100 * low, 100 * high)
 
 
 def _without_nan(value: Any) -> Any:
-    """null for what is not known: JSON has no NaN."""
+    """Replace NaN by None, since JSON has no NaN."""
     if isinstance(value, dict):
         return {name: _without_nan(part) for name, part in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_preset(spec: Spec, config: DictConfig, images: int) -> bool:
-    """Whether a published score can be expected: all images, and the protocol as in its file."""
+    """Whether the published score applies: all images, and the protocol as in its file."""
     name, counts = spec.protocol.name, plain_config(config.dataset).get("expected")
     whole = images in (counts if isinstance(counts, list) else [counts])
-    known = name in names("protocol") and spec.dataset.name in names("dataset")
-    if not whole or not known:
+    if not whole or name not in names("protocol") or spec.dataset.name not in names("dataset"):
         return False
     usual_split = load_group("dataset", spec.dataset.name).get("split")
     same_protocol = load_protocol(name, spec.dataset.name).key == spec.protocol.key
@@ -312,31 +296,25 @@ def make_spec(config: DictConfig) -> Spec:
     """The cell that a configuration describes.
 
     Raises:
-        LabError: a value that cannot be meant, wherever in the configuration.
+        LabError: a wrong value anywhere in the configuration.
     """
     guard.check_values(config)
     groups = check_settings(config)
     plugins.check(config.get("plugins") or ())
     dataset = make_dataset(json.dumps(groups["dataset"]))
     backbone = make_backbone(json.dumps(groups["backbone"]))
-    variant = build(groups["attention"], _chosen(config))
+    chosen = OmegaConf.select(config, "hydra.runtime.choices.attention")
+    if chosen is None and HydraConfig.initialized():
+        chosen = HydraConfig.get().runtime.choices.get("attention")
+    variant = build(groups["attention"], chosen)
     protocol = make_protocol(groups)
     guide = make_guidance(json.dumps(groups.get("guidance")))
     label = variant_label(variant, protocol.name, dataset.name)
     return Spec(variant, backbone, protocol, dataset, label, guide)
 
 
-def _chosen(config: DictConfig) -> Any:
-    """The file of conf/attention that a job chose."""
-    chosen = OmegaConf.select(config, "hydra.runtime.choices.attention")
-    if chosen is None and HydraConfig.initialized():
-        chosen = HydraConfig.get().runtime.choices.get("attention")
-    return chosen
-
-
 def make_protocol(config: DictConfig | Mapping[str, Any]) -> Protocol:
-    """The protocol of a configuration, or of its groups as plain values, with the values that it
-    has on the configuration's data set.
+    """The protocol of a configuration, with its values for the configuration's data set.
 
     Raises:
         LabError: unknown field or value; a readout or refinement outside the protocol.
@@ -344,20 +322,20 @@ def make_protocol(config: DictConfig | Mapping[str, Any]) -> Protocol:
     for group, place in PLACES.items():
         if config.get(group) is not None:
             raise LabError(
-                f"{group}: its yaml must say '# @package {place}', for it is a part of the protocol"
+                f"{group}: its yaml must begin with '# @package {place}', as part of the protocol"
             )
     return build_protocol(plain_config(config["protocol"]))
 
 
 @cache
 def make_backbone(config: str) -> Backbone:
-    """One network per configuration, however many jobs use it.
+    """The network of a configuration (as JSON). Jobs with equal configurations share it.
 
     Raises:
-        LabError: a value that cannot be meant.
+        LabError: a wrong value.
     """
     values = json.loads(config)
-    values.pop("usual", None)  # the tag that is used unless one is typed
+    values.pop("usual", None)  # the tag that conf/config.yaml takes by default
     try:
         load = backbone_loader(values.pop("_target_", None))
         return bind(load, values, supplied=("state_dict",))()
@@ -367,7 +345,7 @@ def make_backbone(config: str) -> Backbone:
 
 @cache
 def make_guidance(config: str) -> Guide | None:
-    """One second network per configuration, however many jobs use it; None without a name."""
+    """The second network of a configuration (as JSON), shared by jobs; None without a name."""
     values = json.loads(config)
     if not values:
         return None
@@ -381,20 +359,24 @@ def make_guidance(config: str) -> Guide | None:
 
 @cache
 def make_dataset(config: str) -> Dataset:
-    """One data set per configuration, however many jobs use it."""
+    """The data set of a configuration (as JSON), shared by jobs."""
     return build_dataset(json.loads(config))
 
 
 def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
-    """Scores with 95 % intervals, x100, as text; with a column for every protocol field that
-    differs (what differs in the attention, its label says). ``summary`` where it is known."""
+    """Scores x100 with 95 % intervals as text, and a column for each protocol field that differs.
+
+    Args:
+        df: of `results.load`.
+        summary: of `results.summary`; None: computed here.
+    """
     summary = results.summary(df) if summary is None else summary
     shown = summary[["attention", "backbone", "dataset", "protocol"]].astype(str)
     for name in (str(n) for n in summary if str(n).startswith("protocol.")):
-        if name.endswith("._target_"):  # a readout or refinement, by its function
+        if name.endswith("._target_"):  # the function of a readout or refinement
             last = summary[name].astype(str).str.rpartition(".")[2]
             shown[name.removesuffix("._target_")] = last.where(summary[name].notna(), "")
-        elif name.count(".") == 1 or summary[name].nunique() > 1:  # parameters of one that differ
+        elif name.count(".") == 1 or summary[name].nunique() > 1:  # parameters that differ
             shown[name] = summary[name].astype(str).where(summary[name].notna(), "")
     shown["mIoU"] = (100 * summary["miou"]).map("{:.1f}".format)
     shown["95 % interval"] = [
@@ -456,7 +438,7 @@ def _evaluate(specs: Sequence[Spec], config: DictConfig, timings: Timings) -> Pa
 
 
 def _warn_of_words(specs: Sequence[Spec]) -> None:
-    """Class names that the embedded network has never seen, once a data set."""
+    """Warn of class names that the embedded network does not know, once for each data set."""
     embedded = [spec for spec in specs if spec.backbone.name == known_words.EMBEDDED]
     for spec in {spec.vocabulary.key: spec for spec in embedded}.values():
         remedy = "backbone=ViT-B-16-quickgelu"
@@ -466,8 +448,8 @@ def _warn_of_words(specs: Sequence[Spec]) -> None:
 
 @contextlib.contextmanager
 def _usual_garbage_collection() -> Iterator[None]:
-    """Collect garbage as Python does by itself while networks run: it can hold activations. A
-    command line collects seldom, see `sclip_lab.cli.main`."""
+    """Use Python's usual thresholds while networks run, since garbage can hold activations. The
+    command line sets higher ones, see `sclip_lab.cli.main`."""
     before = gc.get_threshold()
     gc.set_threshold(700, 10, 10)
     try:
@@ -477,7 +459,7 @@ def _usual_garbage_collection() -> Iterator[None]:
 
 
 def _group(config: DictConfig, hydra: Any) -> str | None:
-    """The sweep's name: its preset, and its folder, which is named by the time."""
+    """A name for the sweep: its preset, and its folder, which is named by the time."""
     if config.tracking.group is not None:
         return str(config.tracking.group)
     if not hydra.mode or hydra.mode.name != "MULTIRUN":

@@ -1,4 +1,4 @@
-"""The few words that the embedded network has seen, and a warning of all others."""
+"""A warning of words that the embedded network was not trained with."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ NAMED = 10  # words that the warning lists
 
 
 def strange_words(names: Sequence[str], remedy: str) -> str | None:
-    """A warning of words that the embedded network has not seen; it answers to any word.
+    """A warning of words that the embedded network was not trained with.
 
     Args:
         names: class names, synonyms separated by commas.
-        remedy: how to choose CLIP here.
+        remedy: what to type to use CLIP instead.
 
     Returns:
-        the warning; None where it has seen all.
+        the warning; None if it knows all words.
     """
     from sclip_lab.data.vocabulary import Vocabulary
 
-    known = Vocabulary.named("patchwork").names
+    vocabulary = Vocabulary.named("patchwork").names
     words = [word.strip() for name in names for word in name.split(",")]
-    strange = [word for word in words if word not in known]
+    strange = [word for word in words if word not in vocabulary]
     if not strange:
         return None
     listed = ", ".join(strange[:NAMED]) + (", ..." if len(strange) > NAMED else "")
     return (
-        f"warning: {EMBEDDED} knows {len(known)} words, not {listed}: what it says of them means "
-        f"nothing. It knows {', '.join(known)}; {remedy} is CLIP"
+        f"warning: {EMBEDDED} knows {len(vocabulary)} words, not {listed}: answers for those mean "
+        f"nothing. It knows {', '.join(vocabulary)}; {remedy} is CLIP"
     )
 
 
 def warn(names: Sequence[str]) -> None:
-    """Print the warning for a command whose network is chosen by --backbone."""
+    """Print the warning for a command that has the option --backbone."""
     warning = strange_words(names, "--backbone ViT-B-16-quickgelu --pretrained openai")
     if warning:
         print(warning, file=sys.stderr)

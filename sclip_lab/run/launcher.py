@@ -1,9 +1,8 @@
-"""Hydra launchers that hand a whole multirun to the evaluator at once.
+"""Hydra launchers that evaluate all jobs of a sweep together.
 
-The evaluator computes all jobs in as few passes as their windows allow. Afterwards every job runs
-as under Hydra's own launcher, with its own output directory, configuration, log and return value,
-and finds its numbers in the store. The passes run in this process, or split by shards of the data
-set as jobs of Slurm or of this machine.
+First all cells are evaluated in as few passes as possible: in this process, or in submitted jobs of
+Slurm or of this machine, which share the images. Then each job runs as under Hydra's own launcher,
+with its output directory, configuration, log and return value, and reads its finished cell.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from sclip_lab.run import jobs
 if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
 
-# Whatever is heavy is imported where it is used: Hydra imports its plugins at every start.
+# Slow modules are imported in functions, since Hydra imports its plugins at each start.
 
 log = logging.getLogger(__name__)
 
 
 class FusedLauncher(Launcher):
-    """Compute all jobs first, then launch them. A job that could not be computed fails."""
+    """Evaluate all cells in this process, then run the jobs."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -55,7 +54,7 @@ class FusedLauncher(Launcher):
     def compose(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> list[DictConfig]:
-        """The jobs' configurations, each with Hydra's own section."""
+        """The configurations of jobs, including Hydra's own section."""
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         load = partial(self.hydra_context.config_loader.load_sweep_config, self.config)
@@ -87,13 +86,13 @@ class FusedLauncher(Launcher):
 
 
 class JobsLauncher(FusedLauncher):
-    """Compute in submitted jobs, wait for them, then launch.
+    """Evaluate all cells in submitted jobs, wait for them, then run Hydra's jobs.
 
     Args:
         folder: for submitit's files and the logs, on a file system that all nodes share.
-        shards: number of submitted jobs: each computes all cells on its part of the images.
-        finish: where Hydra's jobs then read their numbers: ``here``, or in one more submitted
-            ``job``, where this machine lacks the GPU that numbers are stored under.
+        shards: number of submitted jobs; each evaluates all cells on its part of the images.
+        finish: where Hydra's jobs run: ``here``, or in one more submitted ``job``. Keys contain the
+            kind of device, so a machine without a GPU cannot read cells of a GPU.
         **resources: see `sclip_lab.run.jobs.Resources`.
     """
 
@@ -108,10 +107,10 @@ class JobsLauncher(FusedLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Submit and wait, then launch.
+        """Submit jobs and wait for them, then run Hydra's jobs.
 
         Raises:
-            LabError: one error for whatever is missing.
+            LabError: something is missing in the store.
         """
         from sclip_lab.run import job
 
@@ -137,7 +136,7 @@ class JobsLauncher(FusedLauncher):
         """(spec, configuration) of each valid job; invalid jobs are logged and fail when they run.
 
         Raises:
-            LabError: more shards than images, or GPUs asked for from a machine without one.
+            LabError: more shards than images, or jobs with GPUs from a machine without one.
         """
         from sclip_lab.run import job, tracking
 
@@ -164,11 +163,14 @@ class JobsLauncher(FusedLauncher):
         return cells
 
     def report(self, cells: Sequence[tuple[Spec, DictConfig]], failed: Mapping[str, str]) -> str:
-        """The table of all cells, once everything is there. Jobs of the cells whose keys have
-        ``failed`` will fail.
+        """The table of all cells, when all are complete.
+
+        Args:
+            cells: of `cells`.
+            failed: key -> why the cell could not be evaluated. Its job will fail.
 
         Raises:
-            LabError: something is missing, and would silently be computed by Hydra's jobs.
+            LabError: images are missing, which Hydra's jobs would silently evaluate here.
         """
         from sclip_lab.run import job
 
@@ -187,7 +189,7 @@ class JobsLauncher(FusedLauncher):
         keys: Sequence[str | None],
         resources: jobs.Resources,
     ) -> dict[str, str]:
-        """Why the submitted jobs could not compute cells, by the cells' keys."""
+        """Submit jobs and wait; return why cells could not be evaluated, by key."""
         sent = [_resolved(config) for config in configs]
         task = partial(compute_shard, sent, keys, self.shards)
         failed: dict[str, str] = {}
@@ -210,19 +212,19 @@ class JobsLauncher(FusedLauncher):
 def compute_shard(
     configs: Sequence[Mapping[str, Any]], keys: Sequence[str | None], count: int, index: int
 ) -> dict[str, str]:
-    """One submitted job.
+    """Run one submitted job.
 
     Args:
-        configs: one resolved configuration per cell.
-        keys: of the cells, as the launching process found them; None: it did not look, and a
+        configs: one resolved configuration for each cell.
+        keys: the cells' keys in the launching process; None: it did not make the cell, and here a
             wrong configuration is left out.
-        count, index: which part of the images.
+        count, index: the number of parts of the images, and which part this job evaluates.
 
     Returns:
-        why cells could not be computed, by their keys. Tracebacks of bugs are in the job's log.
+        why cells could not be evaluated, by key. Tracebacks of bugs are in the job's log.
 
     Raises:
-        LabError: the cells are others here, or none could be computed.
+        LabError: a cell has another key here, or no cell could be evaluated.
     """
     from sclip_lab.run import job
 
@@ -263,7 +265,10 @@ def _launch(
     failed: Mapping[str, str],
     index: int,
 ) -> tuple[str, Sequence[JobReturn]]:
-    """Hydra's jobs within a submitted one: ``state`` is Hydra's of the launching process.
+    """Run Hydra's jobs within a submitted job.
+
+    Args:
+        state: Hydra's singletons of the launching process.
 
     Returns:
         the table, and what Hydra's jobs returned.
@@ -277,10 +282,10 @@ def _launch(
 
 
 def _require_finished(cells: Sequence[tuple[Spec, DictConfig]], folder: str) -> None:
-    """Otherwise this process would silently compute what is missing.
+    """Check that cells are complete; otherwise this process would silently evaluate them.
 
     Raises:
-        LabError: naming cells of which images are missing.
+        LabError: images of a cell are missing.
     """
     from sclip_lab.results.store.store import Store
 
@@ -304,7 +309,7 @@ def _require_finished(cells: Sequence[tuple[Spec, DictConfig]], folder: str) -> 
 
 
 def _table(cells: Sequence[tuple[Spec, DictConfig]]) -> str:
-    """What the jobs computed together; each submitted job's log has the table of its part."""
+    """The scores of all cells, as text. A submitted job's log has those of its part."""
     from sclip_lab import results
     from sclip_lab.run.job import table
 
@@ -319,8 +324,8 @@ def _table(cells: Sequence[tuple[Spec, DictConfig]]) -> str:
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
-    """A configuration that means the same in another process: plain values, and of Hydra's own
-    section only what specs are made from. Jobs show no progress bar."""
+    """A configuration for another process: plain values without a progress bar, and of Hydra's
+    section only what a spec needs."""
     values = {str(key): plain_config(config[key]) for key in config if key != "hydra"}
     hydra = {
         "runtime": {"choices": plain_config(config.hydra.runtime.choices)},

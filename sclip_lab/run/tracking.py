@@ -93,10 +93,10 @@ def _has_key() -> bool:
 
     host = urlsplit(wandb.Settings().base_url).hostname
     try:
-        known = netrc.netrc(os.environ.get("NETRC"))
+        entries = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
         return False
-    return host is not None and host in known.hosts
+    return host is not None and host in entries.hosts
 
 
 def log_run(
@@ -146,7 +146,7 @@ def log_run(
     record = spec.record()
     record["images"] = len(record["images"])
     part = shard_name(outcome.get("shard", WHOLE))
-    named = [spec.label, spec.dataset.name, spec.protocol.name, spec.backbone.name]
+    words = [spec.label, spec.dataset.name, spec.protocol.name, spec.backbone.name]
     sweep = config.group or sweep
     return _log(
         config,
@@ -157,7 +157,7 @@ def log_run(
         id=_id(spec.key, sweep, part),
         group=group,
         job_type="cell",
-        name=" ".join([*named, *([part] if part else [])]),
+        name=" ".join([*words, *([part] if part else [])]),
         tags=_tags([*record["names"].values(), part, ORACLE if spec.oracle else ""]),
         config=record,
     )
@@ -343,16 +343,16 @@ def _log(
         raise LabError(f"W&B run in {output} cannot be written: {error}") from error
     # A store that cannot be written forgets the run, which is then written again the next time.
     with contextlib.suppress(LabError):
-        known = {"content": whole, "directory": str(directory.absolute())}
-        files.write_text(memory, json.dumps(known, indent=1))
+        memo = {"content": whole, "directory": str(directory.absolute())}
+        files.write_text(memory, json.dumps(memo, indent=1))
     return directory
 
 
 def _written(memory: Path, content: str) -> Path | None:
     """The directory of the run that was written with this content, if it is still there."""
     try:
-        known = json.loads(memory.read_text(encoding="utf-8"))
-        same, directory = known["content"] == content, Path(known["directory"])
+        memo = json.loads(memory.read_text(encoding="utf-8"))
+        same, directory = memo["content"] == content, Path(memo["directory"])
     except (OSError, ValueError, KeyError, TypeError):  # never written, or damaged
         return None
     return directory if same and directory.is_dir() else None
@@ -361,8 +361,8 @@ def _written(memory: Path, content: str) -> Path | None:
 def _stamps(root: Path, key: str) -> list[tuple[str, int, int]]:
     """Name, size and time of what a cell keeps beside its counts (pictures, diagnostics), given
     its key or the beginning of it: equal as long as nobody writes there."""
-    kept = ("pictures/*.npz", "diagnostics-*.parquet")
-    paths = sorted(file for part in kept for file in root.glob(f"specs/{key}*/{part}"))
+    patterns = ("pictures/*.npz", "diagnostics-*.parquet")
+    paths = sorted(file for part in patterns for file in root.glob(f"specs/{key}*/{part}"))
     return [(file.name, (at := file.stat()).st_size, at.st_mtime_ns) for file in paths]
 
 
@@ -379,18 +379,20 @@ def _pictures(wandb: Any, spec: Spec, store: Store, count: int) -> dict[str, Any
     """Photos with truth and prediction as W&B's mask overlays, a key each because sizes differ,
     and the attention maps of the points that the store holds."""
     labels = dict(enumerate(spec.vocabulary.names)) | {spec.dataset.ignore_index: "void"}
-    kept = picture_files.load(store.root, [spec.key])[:count] if count else []
+    pictures = picture_files.load(store.root, [spec.key])[:count] if count else []
     logged = {}
-    for picture, key in zip(kept, keys(picture.name for picture in kept).values(), strict=True):
+    for picture, key in zip(
+        pictures, keys(picture.name for picture in pictures).values(), strict=True
+    ):
         masks = {
             "prediction": {"mask_data": picture.predictions[0].prediction, "class_labels": labels},
             "truth": {"mask_data": picture.mask, "class_labels": labels},
         }
         logged[f"predictions/{key}"] = wandb.Image(picture.image, masks=masks, caption=picture.name)
-    if any(picture.predictions[0].attention is not None for picture in kept):
+    if any(picture.predictions[0].attention is not None for picture in pictures):
         from sclip_lab.report.pictures import attention_maps
 
-        logged["attention_maps"] = wandb.Image(_drawn(attention_maps(kept)))
+        logged["attention_maps"] = wandb.Image(_drawn(attention_maps(pictures)))
     return logged
 
 

@@ -326,7 +326,7 @@ def _splits(
 
 def _run_batch(
     made: Search,
-    asked: Sequence[optuna.Trial],
+    proposals: Sequence[optuna.Trial],
     study: optuna.Study,
     fixed: Sequence[str],
     dataset: Dataset,
@@ -336,7 +336,7 @@ def _run_batch(
     from optuna.trial import TrialState
 
     alive: list[tuple[optuna.Trial, Trial, Spec]] = []
-    for proposal in asked:
+    for proposal in proposals:
         values = {key: part.propose(proposal, key) for key, part in made.space.items()}
         trial = Trial(len(made.trials), values)
         made.trials.append(trial)
@@ -361,7 +361,7 @@ def _run_batch(
     for proposal, trial, _ in alive:
         trial.state = "finished"
         study.tell(proposal, trial.score)
-    log.info("%d of the trials: %s photos", len(asked), ", ".join(counts))
+    log.info("%d of the trials: %s photos", len(proposals), ", ".join(counts))
 
 
 def _strides(photos: int) -> list[int]:
@@ -393,23 +393,23 @@ def _evaluate(
         evaluate(specs, store, shard=(0, stride), progress=False)
     except Unfinished as error:
         failed = error.failed
-    kept = [one for one in alive if one[2].key not in failed]
+    evaluated = [one for one in alive if one[2].key not in failed]
     for proposal, trial, spec in alive:
         if spec.key in failed:
             trial.state = f"failed: {failed[spec.key]}"
             study.tell(proposal, state=TrialState.FAIL)
-    if not kept:
+    if not evaluated:
         return []
-    df = results.load(store, list({spec.key: None for _, _, spec in kept}), partial=True)
+    df = results.load(store, list({spec.key: None for _, _, spec in evaluated}), partial=True)
     attributes = df.attrs
     df = df[df["image"].isin(names)]  # a later stage of an earlier search has more
     df.attrs = attributes
     scores = results.miou(df)
     scores.index = scores.index.astype(str)
-    for proposal, trial, spec in kept:
+    for proposal, trial, spec in evaluated:
         trial.photos, trial.score = len(names), float(scores[spec.key[:SHORT]])
         proposal.report(trial.score, len(names))
-    return kept
+    return evaluated
 
 
 def sentence(made: Search) -> str:

@@ -49,6 +49,10 @@ def test_sweeps_are_listed_and_reported(
     lines = capsys.readouterr().out.splitlines()[1:]
     assert len(lines) == 12
     assert any(re.search(r"interrupted .* 5 +0 ", line) for line in lines)
+    assert main(["store", "list", str(store)]) == 0
+    cells = capsys.readouterr().out.splitlines()
+    assert any(re.search(r" csa .* train +first 16 ", line) for line in cells)
+    assert any("backbone my_tiny; protocol naclip" in line for line in cells)
     assert main(["report", str(store), "--sweep", "checkpoint", "--out", str(tmp_path)]) == 0
     assert "Results on shapes with my_tiny" in (tmp_path / "index.html").read_text()
 

@@ -30,7 +30,7 @@ from tests.synthetic_store import (
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("store")
-    write_pictures(root, write_store(root))
+    write_pictures(root, write_store(root, 12))
     return root
 
 
@@ -288,11 +288,11 @@ def test_the_result_is_one_sentence(store: Path) -> None:
         summary.loc["identity", "unbeaten"]
     )
     alone = whole.of([str(summary.loc["csa", "spec"])])
-    assert store_report.result(alone).endswith("on 6 photos of shapes.")
+    assert store_report.result(alone).endswith("on 12 photos of shapes.")
 
 
 def test_seeds_have_a_mean_and_a_spread(tmp_path: Path) -> None:
-    images = list("abcdef")
+    images = list("abcdefghijkl")
     for seed in range(3):
         for label, skill in (("random", 0.5 + seed / 20), ("vanilla", 0.3)):
             rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate(images)]
@@ -310,3 +310,21 @@ def test_seeds_have_a_mean_and_a_spread(tmp_path: Path) -> None:
     assert row["mIoU x100"] == pytest.approx(scores.mean(), abs=1e-5)
     assert row["sd over seeds x100"] == pytest.approx(scores.std(ddof=1), abs=1e-5)
     assert row["low x100"] < row["mIoU x100"] < row["high x100"]
+
+
+def test_cells_of_changed_code_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing that has a name differs: the page says why there are two, and which is newer."""
+    rows = [confusion_rows("x", *labels(0, 0.5, (24, 32), 5))]
+    days = ("2026-01-02T10:00:00", "2026-01-01T09:00:00")
+    newer, older = (
+        write_spec(tmp_path, "mine", rows, ["x"], seed=n, created=day) for n, day in enumerate(days)
+    )
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out/index.html").read_text()
+    first, second = (f"mine · {key[:6]} (of {day})" for key, day in (
+        (older, "2026-01-01 09:00"), (newer, "2026-01-02 10:00")))  # fmt: skip
+    assert f"{first}, {second}; --where key={newer[:12]}* chooses one" in page
+    assert main(["store", "list", str(tmp_path)]) == 0
+    assert "2026-01-02 10:00" in capsys.readouterr().out

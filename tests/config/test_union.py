@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from sclip_lab.config import registry
+from sclip_lab.config.composition import CONFIG, Loader, plain_config
 from sclip_lab.config.sweeper import UnionSweeper, expand, sweep
 from sclip_lab.core.errors import LabError
 from sclip_lab.run.job import make_spec
@@ -133,3 +137,16 @@ def test_grids_that_are_none(grids: object, text: str) -> None:
 def test_a_batch_of_jobs_is_one_or_more(size: object) -> None:
     with pytest.raises(LabError, match=r"max_batch_size: .* must be 1 or more, or null"):
         UnionSweeper([{"attention": "csa"}], max_batch_size=size)  # type: ignore[arg-type]
+
+
+def test_jobs_are_composed_as_by_hydra() -> None:
+    """Oracle: Hydra's own function, which composes each job from its files."""
+    words = ["attention=csa,naclip", "attention.temperature=0.73,1", "+pictures.more=1",
+             "hydra.sweep.subdir=${hydra.job.override_dirname}"]  # fmt: skip
+    loader = Loader()
+    master = loader.load_configuration(CONFIG, words, RunMode.MULTIRUN)
+    jobs = expand([], words[:3], plain_config(master.hydra.runtime.choices))
+    assert len(jobs) == 4
+    for job in jobs:
+        usual = ConfigLoaderImpl.load_sweep_config(loader, master, job)
+        assert OmegaConf.to_yaml(loader.load_sweep_config(master, job)) == OmegaConf.to_yaml(usual)

@@ -123,9 +123,9 @@ def test_moved_windows_equal_a_second_run(
     variant = load_attention("csa", layers=layers)
     both = (images, moved(images, backbone.patch_size))
     expected = compare(*(dense_features(backbone, x, variant) for x in both))
-    found = {name: layer_values(seen, name)[NONE, NONE] for name in NAMES if "shift" in name}
-    assert found["shift_equivariance"] == pytest.approx(expected.moved.mean().item(), abs=1e-5)
-    assert found["shift_shuffled"] == pytest.approx(expected.shuffled.mean().item(), abs=1e-5)
+    for name, cosines in zip(("shift_equivariance", "shift_shuffled"), expected, strict=True):
+        value = layer_values(seen, name)[NONE, NONE]
+        assert value == pytest.approx(cosines.mean().item(), abs=1e-5)
 
 
 def test_values_that_cannot_be(backbone: Backbone, images: Tensor) -> None:

@@ -32,8 +32,8 @@ def folder(root: Path, masks: list[np.ndarray], **settings: object) -> Folder:
         noise = np.random.default_rng(index).integers(0, 256, (*mask.shape, 3), np.uint8)
         Image.fromarray(noise).save(root / f"images/{index}.png")
         Image.fromarray(mask.astype(np.uint8)).save(root / f"masks/{index}.png")
-    given = {"image_suffix": ".png", **settings}
-    return Folder("mine", root, "images", "masks", WORDS, **given)  # type: ignore[arg-type]
+    arguments = {"image_suffix": ".png", **settings}
+    return Folder("mine", root, "images", "masks", WORDS, **arguments)  # type: ignore[arg-type]
 
 
 def run(

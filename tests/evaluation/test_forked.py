@@ -56,8 +56,9 @@ def run(odd: Odd, backbone: Backbone, protocol: Protocol, tmp_path: Path) -> Cal
 
     def both(folder: str, processes: int = 2, **how: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
         store = Store(tmp_path / folder)
-        asked = {"observers": [Diagnostics(["diagonal_mass", "patch_retrieval_miou"], 3)], **how}
-        df = evaluate_forked(specs, store, processes, progress=False, **asked)
+        observers = [Diagnostics(["diagonal_mass", "patch_retrieval_miou"], 3)]
+        requested = {"observers": observers, **how}
+        df = evaluate_forked(specs, store, processes, progress=False, **requested)
         return df, lab.results.diagnostics(store.root)
 
     return both
@@ -77,8 +78,8 @@ def test_one_process_does_it_where_none_can_be_copied(
     monkeypatch.setattr(multiprocessing, "get_context", pytest.fail)
     df, _ = run("one", 2)
     assert df["image"].nunique() == 3
-    (told,) = (r.message for r in caplog.records if r.levelname == "WARNING")
-    assert told == "one process evaluates, not 2: this system makes no copies of one"
+    (warning,) = (r.message for r in caplog.records if r.levelname == "WARNING")
+    assert warning == "one process evaluates, not 2: this system makes no copies of one"
 
 
 def test_a_finished_store_is_not_shared_out(

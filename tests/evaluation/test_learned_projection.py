@@ -210,9 +210,9 @@ def test_folder_that_cannot_be_written(backbone: Backbone, tmp_path: Path) -> No
     ],
 )
 def test_bad_input(options: dict, says: str, backbone: Backbone, text: Tensor) -> None:
-    given = {"dataset": Stripes(), "query_classes": QUERY_CLASSES, **options}
+    arguments = {"dataset": Stripes(), "query_classes": QUERY_CLASSES, **options}
     with pytest.raises(LabError, match=says):
-        learn_projection(backbone, text_embeddings=text, progress=False, **given)
+        learn_projection(backbone, text_embeddings=text, progress=False, **arguments)
 
 
 def test_a_loss_without_a_value_stops(

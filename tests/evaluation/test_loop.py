@@ -88,11 +88,11 @@ def test_prediction_is_that_of_segment(
         labels = lab.segment(
             backbone, sample.image, photos.vocabulary, lab.load_attention("csa"), protocol
         )
-        kept = sample.mask != 255
-        pairs = np.stack([sample.mask[kept], labels[kept]])
+        labelled = sample.mask != 255
+        pairs = np.stack([sample.mask[labelled], labels[labelled]])
         cells, areas = np.unique(pairs, axis=1, return_counts=True)
-        found = df[df["image"] == name][["true", "predicted", "pixels"]].to_numpy()
-        np.testing.assert_array_equal(found, np.vstack([cells, areas]).T)
+        counts = df[df["image"] == name][["true", "predicted", "pixels"]].to_numpy()
+        np.testing.assert_array_equal(counts, np.vstack([cells, areas]).T)
 
 
 def test_variants_do_not_depend_on_company_or_order(
@@ -118,8 +118,8 @@ def test_protocols_that_share_windows_share_the_pass(
     assert len(calls) == len(photos)
     for cell in (first, second):
         alone = quiet([cell], tmp_path / cell.key)
-        mine = together[together["spec"] == cell.key[:12]]
-        pd.testing.assert_frame_equal(rows(alone), rows(mine))
+        in_company = together[together["spec"] == cell.key[:12]]
+        pd.testing.assert_frame_equal(rows(alone), rows(in_company))
 
 
 def test_batches_agree_with_single_photos(

@@ -59,9 +59,9 @@ def test_pictures_are_kept_once_and_equal_segment(
     observer = Pictures(images=2, points=2)
     evaluate([spec], store, observers=[observer], progress=False)
     assert observer.pending(store, spec) == set()
-    found = picture_files.load(store.root, [spec.key])
-    assert [picture.name for picture in found] == ["0", "1"]
-    for index, picture in enumerate(found):
+    pictures = picture_files.load(store.root, [spec.key])
+    assert [picture.name for picture in pictures] == ["0", "1"]
+    for index, picture in enumerate(pictures):
         sample = photos[index]
         np.testing.assert_array_equal(picture.image, sample.image)
         np.testing.assert_array_equal(picture.mask, sample.mask)
@@ -87,8 +87,8 @@ def test_diagnostics_are_kept_once(spec: Spec, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     observer = Diagnostics(["attention_entropy", "inter_class_share"], images=2)
     evaluate([spec], store, observers=[observer], progress=False)
-    found = store.diagnostics(spec)
-    assert sorted(zip(found["image"], found["measure"], strict=True)) == [
+    frame = store.diagnostics(spec)
+    assert sorted(zip(frame["image"], frame["measure"], strict=True)) == [
         (image, measure)
         for image in ("0", "1")
         for measure in ("attention_entropy", "inter_class_share")
@@ -106,8 +106,8 @@ def test_what_is_said_of_photos_together_needs_all_of_them(spec: Spec, tmp_path:
     assert store.diagnostics(spec).empty  # half of the photos says nothing
     observer = Diagnostics([name, "attention_entropy"], images=3)
     evaluate([spec], store, observers=[observer], progress=False)
-    found = store.diagnostics(spec).groupby("measure")["image"].agg(sorted)
-    assert found.to_dict() == {n: ["0", "1", "2"] for n in (name, "attention_entropy")}
+    frame = store.diagnostics(spec).groupby("measure")["image"].agg(sorted)
+    assert frame.to_dict() == {n: ["0", "1", "2"] for n in (name, "attention_entropy")}
     assert observer.pending(store, spec) == set()
 
 

@@ -88,9 +88,9 @@ def test_a_variant_that_raises_fails_alone(
     with pytest.raises(Unfinished, match=r"^bad on image 0: .*temperature") as caught:
         evaluate([good[0], bad, good[1]], tmp_path / "store", progress=False)
     assert list(caught.value.failed) == [bad.key]
-    found = results.load(tmp_path / "store", [spec.key for spec in good])
+    frame = results.load(tmp_path / "store", [spec.key for spec in good])
     columns = ["attention", "image", "true", "predicted", "pixels"]
-    pd.testing.assert_frame_equal(found[columns], whole[columns])
+    pd.testing.assert_frame_equal(frame[columns], whole[columns])
     assert Store(tmp_path / "store").done(bad) == set()
 
 

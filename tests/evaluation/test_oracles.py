@@ -61,8 +61,8 @@ def test_labels_are_those_of_the_windows(
     for sample in (dataset[k] for k in range(3)):
         plan, _ = preparation.prepare(sample.image, protocol, backbone)
         expected.append(windows.patch_labels(plan, sample.mask, 255).flatten(1))
-    found = sorted(torch.cat(seen).tolist())
-    assert found == sorted(torch.cat(expected).tolist())
+    counted = sorted(torch.cat(seen).tolist())
+    assert counted == sorted(torch.cat(expected).tolist())
     assert -1 in torch.cat(seen)  # void somewhere
 
 
@@ -109,8 +109,8 @@ def test_labels_say_oracle(backbone: Backbone, protocol: Protocol, photos: Folde
         "set_mass": "oracle set_mass",
         "blind": "blind",
     }
-    named = Spec(lab.load_attention("set_mass"), backbone, protocol, photos, label="mine")
-    assert named.label == "oracle mine"
+    labelled = Spec(lab.load_attention("set_mass"), backbone, protocol, photos, label="mine")
+    assert labelled.label == "oracle mine"
 
 
 def test_views_have_no_labels(backbone: Backbone, photos: Folder) -> None:
@@ -175,8 +175,8 @@ def test_no_table_and_no_picture_ranks_an_oracle(
         for figure in section.figures.values():
             figure.draw_without_rendering()
             names = [text.get_text() for text in figure.findobj(Text)]
-            told = [name for name in names if "set_mass" in name]
-            assert all(name.startswith(ORACLE) or f"\n{ORACLE}" in name for name in told), told
+            labels = [name for name in names if "set_mass" in name]
+            assert all(name.startswith(ORACLE) or f"\n{ORACLE}" in name for name in labels), labels
     assert met >= 2
     for line in tables.to_markdown(summary).splitlines():
         if _is_oracle(line):

@@ -64,15 +64,15 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     tokens = torch.randn(6, 5, 8)
     assert cache.load("a") is None
     cache.save("a", tokens)
-    found = cache.load("a")
-    assert found is not None
-    assert torch.equal(found, tokens)
+    loaded = cache.load("a")
+    assert loaded is not None
+    assert torch.equal(loaded, tokens)
     half = tokens.bfloat16()
     cache.save("b", half)
-    found = cache.load("b")
-    assert found is not None
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, half)
+    loaded = cache.load("b")
+    assert loaded is not None
+    assert loaded.dtype == torch.bfloat16
+    assert torch.equal(loaded, half)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "one bit", "not tensors"])
@@ -107,7 +107,7 @@ def test_a_sweep_that_does_not_fit_finds_what_was_kept_first(tmp_path: Path) -> 
     tokens = torch.zeros(1, 100, 250)  # 100 kB
     cache = TrunkCache(tmp_path, 0.002_05)  # room for 20
     cache.save("before-1", tokens)
-    found = []
+    loaded = []
     for _ in range(3):
         hits = 0
         for photo in range(24):
@@ -115,8 +115,8 @@ def test_a_sweep_that_does_not_fit_finds_what_was_kept_first(tmp_path: Path) -> 
                 cache.save(f"sweep-{photo}", tokens)
             else:
                 hits += 1
-        found.append(hits)
-    assert found == [0, 20, 20]
+        loaded.append(hits)
+    assert loaded == [0, 20, 20]
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= cache.limit
     assert not (tmp_path / "before-1.safetensors").exists()
 
@@ -126,8 +126,8 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
 ) -> None:
     (tmp_path / "trunk").write_text("not a folder")
     spec = Spec(lab.load_attention("csa"), backbone, protocol, photos)
-    found = evaluate([spec], tmp_path, trunk_cache_gb=1, progress=False)
-    assert found["image"].nunique() == len(photos)
+    loaded = evaluate([spec], tmp_path, trunk_cache_gb=1, progress=False)
+    assert loaded["image"].nunique() == len(photos)
 
 
 def test_a_bound_is_above_zero(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_an_image_without_labelled_pixels_counts_as_done(tmp_path: Path) -> None
 def test_keys_choose_specs(store: Path) -> None:
     keys = results.specs(store)["key"]
     df = results.load(store, [keys[2], keys[0][:10]])
-    assert list(df["attention"].unique()) == ["vanilla", "csa(temperature=2.0)"]
+    assert list(df["attention"].unique()) == ["csa(temperature=2.0)", "vanilla"]  # as typed
     with pytest.raises(LabError, match="unknown spec key 'zzz'"):
         results.load(store, ["zzz"])
 

@@ -58,7 +58,7 @@ def test_result_is_what_the_store_says(sweep: Path) -> None:
         assert len(absent) == results.iou(df).groupby("spec")["iou"].apply(
             lambda iou: int(iou.isna().sum())
         ).loc[outcome["key"][:12]]  # fmt: skip
-        assert outcome["low"] <= outcome["miou"] <= outcome["high"]
+        assert outcome["low"] is outcome["high"] is None  # fewer than ten photos have none
         assert set(outcome["iou"]) == set(df.attrs["class_names"]["patchwork"])
 
 
@@ -88,7 +88,7 @@ def test_a_sweep_says_what_this_run_runs(tmp_path: Path) -> None:
     """Its blocks are those of missing cells; rows and job lines are in the order typed."""
     assert evaluate(tmp_path, "-m", "attention=vanilla,csa").code == 0
     out = evaluate(tmp_path, "-m", "attention=naclip,csa,vanilla", "seed=0").out
-    assert "1 variant of this run: 8 blocks per photo" in out
+    assert "1 variant to run: 8 blocks per photo" in out
     assert "2 of 3 cells were in the store" in out
     rows = [line.split()[0] for line in out.splitlines() if "patchwork_vit patchwork" in line]
     assert rows == ["naclip", "csa", "vanilla"]

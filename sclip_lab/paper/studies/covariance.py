@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,18 +72,18 @@ def correlations(evidence: Evidence) -> pd.DataFrame:
 
 
 def _claims(evidence: Evidence) -> list[Claim]:
-    table, claims = correlations(evidence).set_index("measure"), []
+    rows, claims = _by_measure(correlations(evidence)), []
     for measure, side in CLAIMED.items():
         text = f"Variants with {side}er {measure.replace('_', ' ')} score higher"
-        if measure not in table.index:
+        if measure not in rows:
             claims.append(missing(text, "not measured on four variants"))
             continue
-        row = table.loc[measure]
+        row = rows[measure]
         facts = (
-            f"Spearman {_with_interval(row)} over "
-            f"{row['variants']} variants of {row['families']} families and {row['photos']} photos; "
+            f"Spearman {_with_interval(row)} over {row['variants']} variants of {row['families']} "
+            f"families and {row['photos']} photos; "
             f"{row['least']:+.2f} to {row['most']:+.2f} with one family left out; "
-            f"{row['rho of families']:+.2f} over families, adjusted for {len(table)} measures"
+            f"{row['rho of families']:+.2f} over families, adjusted for {len(rows)} measures"
         )
         cells = list(evidence.cells.index)
         key = ("relation", measure, *sorted(map(evidence.comparisons.counts, cells)))
@@ -89,14 +91,19 @@ def _claims(evidence: Evidence) -> list[Claim]:
         claim = gated(evidence, Claim(text, facts, (test,)), cells)
         reason = ""
         if row["photos"] < FEWEST_PHOTOS:
-            reason = few_photos(int(table["photos"].loc[measure]), whole(evidence, cells[0]))
+            reason = few_photos(row["photos"], whole(evidence, cells[0]))
         elif row["families"] < FEWEST:
             reason = f"{row['families']} families of variants; a verdict needs {FEWEST}"
         claims.append(replace(claim, no_verdict=claim.no_verdict or reason))
     return claims
 
 
-def _with_interval(row: pd.Series) -> str:
+def _by_measure(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    records = ({str(k): v for k, v in row.items()} for row in table.to_dict("records"))
+    return {row["measure"]: row for row in records}
+
+
+def _with_interval(row: Mapping[str, Any]) -> str:
     """A correlation in words, with its interval where there is one."""
     text = f"{row['rho']:+.2f}"
     return text if np.isnan(row["low"]) else f"{text} [{row['low']:+.2f}, {row['high']:+.2f}]"
@@ -124,8 +131,8 @@ def _scatter(ax: Axes, evidence: Evidence, points: pd.DataFrame, measure: str, s
 
 def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
     points = results.points(evidence.df, evidence.measured)
-    rows_of = table.set_index("measure")
-    names, drawn = list(rows_of.index), {}
+    rows_of = _by_measure(table)
+    names, drawn = list(rows_of), {}
     for start in range(0, len(names), PAGE):
         page = names[start : start + PAGE]
         columns = min(3, len(page))
@@ -137,7 +144,7 @@ def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
             axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
             for ax, measure in zip(axes, page, strict=False):
                 _scatter(ax, evidence, points, measure, 2.2)
-                row, good = rows_of.loc[measure], BETTER.get(MEASURES[measure].better)
+                row, good = rows_of[measure], BETTER.get(MEASURES[measure].better)
                 ax.set_xlabel(measure.replace("_", " ") + (f" ({good})" if good else ""))
                 ax.set_title(f"Spearman {_with_interval(row)}")
             for ax in axes[::columns]:

@@ -175,8 +175,8 @@ def _maps(
     if weights is not None:
         weights_of_patches = _among_patches(weights[0].float(), grid)
         mean = weights_of_patches.mean(0).cpu().numpy()
-        kept = weights_of_patches[:, torch.from_numpy(sampled(grid, stride))].transpose(0, 1)
-        heads = _pooled(kept, grid, pool).cpu().numpy()
+        shown = weights_of_patches[:, torch.from_numpy(sampled(grid, stride))].transpose(0, 1)
+        heads = _pooled(shown, grid, pool).cpu().numpy()
     return VariantMaps(
         label=label,
         attention=mean,
@@ -188,8 +188,8 @@ def _maps(
 
 
 def _layers(history: Sequence[BlockInput], grid: tuple[int, int], stride: int, pool: int) -> Floats:
-    kept = torch.from_numpy(sampled(grid, stride))
-    means = [_among_patches(entered.attention()[0], grid).mean(0)[kept] for entered in history]
+    places = torch.from_numpy(sampled(grid, stride))
+    means = [_among_patches(entered.attention()[0], grid).mean(0)[places] for entered in history]
     return _pooled(torch.stack(means, dim=1).float(), grid, pool).cpu().numpy()
 
 

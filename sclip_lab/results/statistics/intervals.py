@@ -223,4 +223,5 @@ def _moments(values: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], float, flo
     numbers = pd.Series(np.asarray(values, dtype=float)).dropna()
     if len(numbers) < 3:
         return numbers.to_numpy(), np.nan, np.nan, np.nan
-    return numbers.to_numpy(), numbers.mean(), numbers.std(), numbers.skew()
+    mean, spread, skew = (float(numbers.agg(name)) for name in ("mean", "std", "skew"))
+    return numbers.to_numpy(), mean, spread, skew

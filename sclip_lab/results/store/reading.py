@@ -353,10 +353,10 @@ def spec_table(specs: list[dict[str, Any]], only_differing: bool = True) -> pd.D
 def _class_names(specs: list[dict[str, Any]]) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {}
     for record in specs:
-        known = names.setdefault(record["names"]["dataset"], list(record["class_names"]))
-        if len(known) != len(record["class_names"]):
+        first = names.setdefault(record["names"]["dataset"], list(record["class_names"]))
+        if len(first) != len(record["class_names"]):
             raise LabError(
-                f"data set '{record['names']['dataset']}' has {len(known)} classes in one spec and "
+                f"data set '{record['names']['dataset']}' has {len(first)} first in one spec and "
                 f"{len(record['class_names'])} in {record['key'][:SHORT]}; load them apart (keys=)"
             )
     return names

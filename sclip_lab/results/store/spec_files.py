@@ -77,8 +77,8 @@ def read_record(path: Path) -> dict[str, Any]:
         LabError: it cannot be opened.
     """
     record = files.read_json(path, _record_of(path.parent))
-    own = {**record["names"], "attention": record["label"]}
-    every = [own, *(names for names in _aliases(path.parent) if names != own)]
+    first_names = {**record["names"], "attention": record["label"]}
+    every = [first_names, *(names for names in _aliases(path.parent) if names != first_names)]
     names = min(every, key=lambda names: len(names["attention"]))
     also = [other for other in every if other != names]
     return {**record, "label": names["attention"], "names": names, "also": also}

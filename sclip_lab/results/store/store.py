@@ -86,7 +86,7 @@ class Store:
         for folder in (path.parent, path.parent / "pictures"):
             files.sweep(folder)
         try:
-            known = spec_files.read_record(path)
+            written = spec_files.read_record(path)
         except FileNotFoundError:
             pass
         except files.Damaged as damaged:
@@ -94,7 +94,7 @@ class Store:
         else:
             record = spec.record()
             names = {**record["names"], "attention": record["label"]}
-            if names not in (known["names"], *known["also"]):
+            if names not in (written["names"], *written["also"]):
                 spec_files.add_names(path.parent, names)
             return
         spec_files.write_record(path, spec.record())

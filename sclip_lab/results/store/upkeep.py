@@ -13,7 +13,7 @@ import pandas as pd
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
 from sclip_lab.results.store import picture_files, spec_files
-from sclip_lab.results.store.reading import EXPORT, load, records
+from sclip_lab.results.store.reading import EXPORT, load, other_names, records
 from sclip_lab.results.store.spec_files import COUNTS, KINDS
 
 STATES = ("damaged", "lost", "orphan", "set aside")
@@ -83,10 +83,11 @@ def collect(root: Path, *, damaged: bool = False, orphans: bool = False) -> list
 
 
 def contents(root: Path) -> pd.DataFrame:
-    """One row per cell: key, label, backbone, dataset, protocol, images done and in all, MB."""
+    """One row per cell: key, label, backbone, dataset, protocol, split and selection of photos,
+    other names, date, images done and in all, MB. Columns without any value are left out."""
     rows = []
     for record in records(root):
-        folder = root / "specs" / record["key"]
+        folder, data = root / "specs" / record["key"], record["config"].get("dataset", {})
         counts, _ = spec_files.read(folder, COUNTS)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         rows.append(
@@ -94,12 +95,16 @@ def contents(root: Path) -> pd.DataFrame:
                 "key": record["key"][:12],
                 "attention": record["label"],
                 **{name: record["names"][name] for name in ("backbone", "dataset", "protocol")},
+                **{name: data.get(name) or "" for name in ("split", "selection")},
+                "also": "; ".join(other_names(record)),
+                "created": str(record["created"])[:16].replace("T", " "),
                 "done": counts["image"].nunique(),
                 "images": len(record["images"]),
                 "MB": round(size / 1e6, 2),
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.drop(columns=[name for name in table if not table[name].astype(str).any()])
 
 
 def export(root: Path, target: Path, keys: Sequence[str] | None = None) -> tuple[Path, Path]:

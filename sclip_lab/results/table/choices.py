@@ -46,15 +46,15 @@ def choose(table: pd.DataFrame, choice: Choice) -> Chosen:
         return Chosen(_by_key(table, choice), frozenset(described(table)) - {"dataset"})
     if not choice:
         raise LabError("an empty choice names no spec; give a label, or columns with values")
-    rows, known = table, [c for c in table if c in GROUPS or "." in str(c)]
+    rows, columns = table, [c for c in table if c in GROUPS or "." in str(c)]
     for column, value in choice.items():
-        if column not in known:
-            raise unknown("column", column, map(str, known))
-        kept = rows[[_is(cell, value) for cell in rows[column]]]
-        if kept.empty:
+        if column not in columns:
+            raise unknown("column", column, map(str, columns))
+        matching = rows[[_is(cell, value) for cell in rows[column]]]
+        if matching.empty:
             present = [str(cell) for cell in rows[column].drop_duplicates()]
             raise unknown(column, str(value), present)
-        rows = kept
+        rows = matching
     return Chosen(rows, _freed(table, [c for c in choice if c != "dataset"]))
 
 

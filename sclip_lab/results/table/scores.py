@@ -102,9 +102,9 @@ def methods_only(df: pd.DataFrame) -> pd.DataFrame:
         return df
     if oracle.all():
         raise LabError("all of these cells read ground truth: oracles are not ranked")
-    kept = df[~oracle]
-    kept.attrs = df.attrs
-    return kept
+    ranked = df[~oracle]
+    ranked.attrs = df.attrs
+    return ranked
 
 
 def class_names_of(df: pd.DataFrame, dataset: str) -> list[str]:
