@@ -299,6 +299,11 @@ def _without_wrappers(state_dict: dict[str, Tensor], notes: list[str]) -> dict[s
     bare = {
         WRAPPERS.sub("", name): value for name, value in state_dict.items() if name not in COUNTERS
     }
+    if len(bare) < len(state_dict.keys() - set(COUNTERS)):
+        raise LabError(
+            "a checkpoint has weights with and without the marks of torch's wrappers in names "
+            "(_orig_mod ...); save one of the two alone"
+        )
     if len(bare) > 1 and set(bare) - set(state_dict):
         notes.append("without the marks of torch's wrappers in names")
     removed = ""

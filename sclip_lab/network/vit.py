@@ -15,14 +15,17 @@ from typing import Any
 import timm
 
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.core.values import LARGEST_SEED, shown, within
+from sclip_lab.core.values import LARGEST_SEED, check, shown, within
 from sclip_lab.network import tower
+from sclip_lab.network.architecture import read_architecture
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.checkpoint import folder_of, read_checkpoint
 from sclip_lab.network.fit import check_config, load_timm_weights
 from sclip_lab.network.loading import check_device, check_finite, seeded
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.precision import PRECISIONS, lower_precision
+
+log = logging.getLogger(__name__)
 
 # The names of torch.hub entries and of SAM's own registry -> timm's names, with their tags.
 HUB_NAMES = {
@@ -100,6 +103,8 @@ def load_vit(
         check_config(folder_of(Path(checkpoint)), image_tower, name)
     lower_precision(image_tower, precision)
     statistics = model.pretrained_cfg
+    if checkpoint is not None and (mean is None or std is None):
+        statistics = _of_checkpoint(Path(checkpoint), statistics, name, has_tag=bool(tag))
     return Backbone(
         name=name,
         model=model,
@@ -117,6 +122,37 @@ def load_vit(
             "device": device.partition(":")[0],
         },
     )
+
+
+def _of_checkpoint(
+    checkpoint: Path, of_name: Mapping[str, Any], name: str, has_tag: bool
+) -> Mapping[str, Any]:
+    """Return the channel statistics in 0 .. 1 of a user's own weights.
+
+    Args:
+        checkpoint: file or folder. timm's ``config.json`` beside the weights states them.
+        of_name: those that timm has for the name, which are used otherwise.
+        name: what the user called the network.
+        has_tag: whether the name says of which weights it is. Without a tag, weights of one name
+            can differ in their statistics, which is warned of.
+    """
+    path = folder_of(checkpoint) / "config.json"
+    stated = read_architecture(path).get("pretrained_cfg") if path.is_file() else None
+    if isinstance(stated, Mapping) and stated.get("mean") and stated.get("std"):
+        for key in ("mean", "std"):
+            check(f"{path}: pretrained_cfg.{key}", stated[key], tuple[float, float, float])
+        return stated
+    tagged = timm.list_pretrained(f"{name}.*")
+    notes = (timm.get_pretrained_cfg(each) for each in tagged)
+    means = sorted({tuple(note.mean) for note in notes if note is not None})
+    if not has_tag and len(means) > 1:
+        log.warning(
+            "backbone %s: its published weights have several channel statistics and %s does not "
+            "say which; those with means %s are used. A tag in the name (%s) decides, or "
+            "backbone.mean and backbone.std; means in 0 .. 1: %s",
+            *(name, checkpoint, list(of_name["mean"]), tagged[0], means),
+        )
+    return of_name
 
 
 def build_timm(

@@ -574,3 +574,34 @@ def test_a_folder_that_says_otherwise_is_refused(
             device="cpu",
             options=SMALL,
         )
+
+
+def test_statistics_of_a_users_own_timm_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.disable(logging.NOTSET)
+    small = SMALL | {"img_size": 64}
+    name, folder = "vit_small_patch16_224", tmp_path / "folder"
+    folder.mkdir()
+    reference = timm.create_model(name, num_classes=0, **small)
+    torch.save(reference.state_dict(), folder / "pytorch_model.bin")
+
+    def warned(name: str, **options: Any) -> tuple[Backbone, bool]:
+        caplog.clear()
+        backbone = load_vit(name, checkpoint=folder, device="cpu", options=small, **options)
+        return backbone, "several channel statistics" in caplog.text
+
+    # Those of ImageNet for DINO's weights, 0.5 for timm's own.
+    assert warned(name)[1]
+    assert warned(name, mean=[1, 2, 3], std=[1, 1, 1])[1] is False
+    backbone, has_warned = warned(f"{name}.dino")
+    assert not has_warned
+    assert backbone.mean == pytest.approx((123.675, 116.28, 103.53))
+    noted = {"mean": [0.25, 0.5, 0.75], "std": [0.5, 0.5, 0.5]}
+    (folder / "config.json").write_text(json.dumps({"pretrained_cfg": noted}))
+    backbone, has_warned = warned(name)
+    assert not has_warned
+    assert backbone.mean == (63.75, 127.5, 191.25)
+    (folder / "config.json").write_text(json.dumps({"pretrained_cfg": noted | {"std": [1]}}))
+    with pytest.raises(LabError, match=r"config\.json: pretrained_cfg\.std"):
+        warned(name)
