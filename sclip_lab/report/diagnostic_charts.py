@@ -115,8 +115,8 @@ def _chart(ax: Axes, rows: pd.DataFrame, order: list[str]) -> None:
     places = np.array([order.index(name) for name in values])
     means = np.array([one.mean() for one in values.values()])
     ends = np.array([mean_interval(one) for one in values.values()]).T
-    error = np.abs(ends - means)
-    ax.barh(places, means, 0.7, xerr=error, color=COLORS[5], error_kw={"linewidth": 0.9})
+    ax.barh(places, means, 0.7, color=COLORS[5])
+    ax.hlines(places, *ends, color="black", linewidth=0.9)
     jitter = np.random.default_rng(0)  # the same store gives the same picture
     for place, one in zip(places, values.values(), strict=True):
         heights = place + jitter.uniform(-0.25, 0.25, len(one))

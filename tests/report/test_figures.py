@@ -20,7 +20,7 @@ from PIL import Image
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
 from sclip_lab.report import curves, diagnostic_charts, figures, page, pictures
-from sclip_lab.results.statistics.intervals import student
+from sclip_lab.results.statistics.intervals import mean_interval
 from sclip_lab.results.store import picture_files
 from tests.confusion import counted, score
 from tests.synthetic_store import (
@@ -162,7 +162,7 @@ def test_diagnostics_show_means_and_every_image() -> None:
             (variant, image, measure, value)
             for variant, offset in (("vanilla", 0), ("csa", 3))
             for measure, factor in (("attention_entropy", 1), ("outlier_share", 2))
-            for image, value in (("x", offset + factor), ("y", offset + factor + 1))
+            for image, value in zip("xyz", np.add([0, 1, 0.5], offset + factor), strict=True)
         ],
         columns=["attention", "image", "measure", "value"],
     )
@@ -173,10 +173,9 @@ def test_diagnostics_show_means_and_every_image() -> None:
     np.testing.assert_allclose([bar.get_width() for bar in second.patches], [2.5, 5.5])
     (whiskers,) = first.collections
     dots = np.concatenate([line.get_xdata() for line in first.lines])
-    assert sorted(dots) == [1, 2, 4, 5]
-    lengths = [np.ptp(segment[:, 0]) for segment in whiskers.get_segments()]
-    low, high = student([1, 2])
-    np.testing.assert_allclose(lengths, high - low)
+    assert sorted(dots) == [1, 1.5, 2, 4, 4.5, 5]
+    ends = [segment[:, 0] for segment in whiskers.get_segments()]
+    np.testing.assert_allclose(ends, [mean_interval([1, 2, 1.5]), mean_interval([4, 5, 4.5])])
     _inside(figure)
     with pytest.raises(LabError, match="value"):
         diagnostic_charts.diagnostics(table.drop(columns="value"))
