@@ -7,8 +7,7 @@ its trials one by one. The honesty, in two kinds of searches:
   temperatures. No ticket is better than another, so p < .05 on the test split must come in one run
   of twenty.
 - ``shuffled``: masks are shuffled among the photos. Classes keep their frequencies, so a parameter
-  whose predictions are spread more evenly over the classes is better here too. p < .05 may be more
-  frequent, and then with a positive difference.
+  whose predictions are spread more evenly over the classes can still be a little better here.
 """
 
 from __future__ import annotations
