@@ -6,15 +6,24 @@ mappings. The objects that are built from them check their values.
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
-from sclip_lab.core.errors import LabError
+from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.values import LARGEST_SEED, shown
 
 LONGEST_NAME = 255  # bytes of a file's or folder's name
@@ -42,9 +51,21 @@ Group = Annotated[dict[Any, Any], BeforeValidator(_is_mapping)]
 
 
 class Model(BaseModel):
-    """A mapping of the configuration. Values are not converted, and other keys are allowed."""
+    """A mapping of the configuration. Values are not converted.
+
+    Other keys are allowed, because a preset may define one for its own interpolations. A key that
+    is nearly one of ours is a slip, and would be ignored without a word.
+    """
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _no_slips(self) -> Self:
+        fields = type(self).model_fields
+        for key in map(str, self.model_extra or {}):
+            if difflib.get_close_matches(key, fields, cutoff=0.75):
+                raise unknown("key", key, fields)
+        return self
 
 
 class Pictures(Model):
@@ -105,6 +126,7 @@ class Settings(Model):
     batch_windows: Annotated[int, Field(ge=1, le=65_536)] | None = None
     trunk_cache: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     shard: Annotated[list[Count], Field(min_length=2, max_length=2)] = [0, 1]
+    on_error: str = "stop"
     progress: bool = True
     plugins: list[str] | None = None
 
@@ -189,5 +211,7 @@ def _first(error: ValidationError) -> str:
     key = ".".join(str(part) for part in details["loc"])
     if details["type"] == "missing":
         return f"{key}: needs a value"
+    if isinstance(slip := details.get("ctx", {}).get("error"), LabError):
+        return f"{key}: {slip}" if key else str(slip)
     words = _WORDS.get(details["type"], details["msg"])
     return f"{key}: {shown(details['input'])} must be {words.format(**details.get('ctx', {}))}"

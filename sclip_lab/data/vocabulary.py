@@ -23,6 +23,7 @@ ID_COLUMNS = ("id", "index", "idx", "pixel value", "value", "class id", "class_i
 NAME_COLUMNS = ("name", "class", "class name", "class_name", "label", "category", "title")
 
 _NUMBERED = re.compile(r"\d+\s*[:)=|\t]\s*[^\d\s]|\d+\.\s+\S|\d+\s*-\s+\S")
+_COLOUR_LAST = re.compile(r"\S(\s*[,\t ]\s*\d{1,3}){3}\s*$")
 _NUMBER_FIRST = re.compile(r"(\d+)\s+\S")
 
 
@@ -72,7 +73,7 @@ class Vocabulary:
 
         Raises:
             LabError: the file cannot be read, its ids are not 0 .. n - 1, or a name is surely a
-                mistake: numbered, in quotes, a comment, with an underscore.
+                mistake: numbered, in quotes, a comment, markup, with a colour or an underscore.
         """
         path = Path(path)
         text = read_text(path, "vocabulary file", LARGEST)
@@ -222,6 +223,12 @@ def _check_meant(index: int, name: str) -> None:
         why = "separate synonyms by commas"
     elif plain.startswith(("#", "//")) or " #" in plain or " //" in plain:
         why = "write no comments in a list of names"
+    elif plain.startswith("<"):
+        why = "the file is markup, no list of names"
+    elif plain.startswith(("- ", "* ")):
+        why = "write the name without the mark of a list"
+    elif _COLOUR_LAST.search(plain):
+        why = "write the name alone; colours belong into dataset.palette"
     elif "_" in plain:
         why = f"write '{readable(plain)}', with blanks"
     if why:

@@ -61,3 +61,18 @@ def test_a_value_that_cannot_be_meant_is_named(typed: str, message: str, tmp_pat
     assert outcome.code == 1
     assert message in outcome.err
     assert len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("preset", "message"),
+    [
+        ("sed: 5", "unknown key 'sed'; did you mean seed"),
+        ("pictures: {image: 3}", "pictures: unknown key 'image'; did you mean images"),
+    ],
+)
+def test_a_slip_in_a_preset_is_not_ignored(preset: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{preset}\n")
+    outcome = evaluate(tmp_path, f"--config-dir={tmp_path}", "experiment=mine")
+    assert outcome.code == 1
+    assert message in outcome.err
