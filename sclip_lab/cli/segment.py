@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_picture(args: argparse.Namespace) -> None:
-    """That the label map can be written as asked for, before anything is computed."""
+    """Check, before anything is computed, that the label map can be written to ``--out``."""
     if args.out.suffix.lower() not in PICTURES:
         raise LabError(
             f"--out {args.out}: the label map keeps its ids as one of {', '.join(PICTURES)}"

@@ -63,9 +63,9 @@ def outlier_fraction(features: Tensor, deviations: float = 3.0) -> Tensor:
 def high_norm_rate(tokens: Tensor, threshold: float = HIGH_NORM) -> Tensor:
     """Share of tokens whose norm exceeds a fixed threshold.
 
-    Darcet et al., ICLR 2024, arXiv 2309.16588, call tokens outliers above a fixed norm, chosen
-    for each network. Beside `outlier_fraction`, which moves with the median: between variants of
-    one network this one can be compared.
+    Darcet et al., ICLR 2024, arXiv 2309.16588, call tokens outliers if their norm is above a fixed
+    value, which they choose for each network. Variants of one network can be compared by this
+    share, but not by `outlier_fraction`, whose threshold moves with the median.
 
     Args:
         tokens: (batch, patches, width), not normalised.

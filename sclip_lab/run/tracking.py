@@ -250,8 +250,11 @@ def log_sweep(
 
 
 def sweep_id(cells: Iterable[str]) -> str:
-    """What a sweep's runs have in common: the same for the same cells, given beginnings of keys
-    as in a results DataFrame."""
+    """The W&B id of a sweep, which its runs share. Equal sets of cells have equal ids.
+
+    Args:
+        cells: the first digits of the cells' keys, as in a results DataFrame.
+    """
     return _id("sweep", *sorted(cells))
 
 

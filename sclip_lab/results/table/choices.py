@@ -95,7 +95,7 @@ def described(table: pd.DataFrame) -> list[str]:
 
 
 def _freed(table: pd.DataFrame, columns: Sequence[str]) -> frozenset[str]:
-    """The columns named, all below them, and the label that changes with them."""
+    """These columns, the columns below them, and the label columns that change with them."""
     free = set()
     for column in columns:
         stem = column.removesuffix("._target_")
