@@ -337,8 +337,8 @@ def _read_module(name: str) -> tuple[str, tuple[str, ...]]:
 def _counts(module: str, user: str) -> bool:
     """Whether the code of a module that ``user`` imports can change a number.
 
-    So can modules of this package that compute numbers, and modules of the user's: those in the
-    same package as ``user``, and those that are not installed like a library.
+    It can if the module is one of this package that computes numbers, or one of the user's: in the
+    package of ``user``, or not installed like a library.
     """
     package = module.split(".")[0]
     if package != PACKAGE:

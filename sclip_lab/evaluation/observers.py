@@ -94,7 +94,7 @@ class Diagnostics:
         self._complete: dict[str, pd.DataFrame] = {}
 
     def measured(self, store: Store, spec: Spec) -> pd.DataFrame:
-        """Return `Store.diagnostics`. A spec that was complete before the pass is read only once."""
+        """Return `Store.diagnostics`. A spec that was complete before the pass is read once."""
         frame = self._complete.get(spec.key)
         return store.diagnostics(spec) if frame is None else frame
 

@@ -186,7 +186,7 @@ class Recorder:
             self.failures.setdefault(spec.key, failure)
 
     def fail_photo(self, name: str, error: PhotoError) -> None:
-        """No spec can be computed on one image; the other images follow.
+        """Record that no spec can be computed on one image; the pass goes on with the others.
 
         Raises:
             PhotoError: unless failures are to be skipped.

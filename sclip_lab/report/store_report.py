@@ -78,7 +78,7 @@ def select(
 def _by_each_name(
     store: Path, table: pd.DataFrame, names: Mapping[str, Mapping[str, str]]
 ) -> pd.DataFrame:
-    """Repeat a cell's row for each name it was evaluated under; only the sweep's names, if given."""
+    """Repeat a cell's row for each of its names, or for each name of the sweep if there is one."""
     table = table.astype(dict.fromkeys(NAMES[1:], str))
     parts = [table]
     for record in results.records(store, table["key"].to_list()):

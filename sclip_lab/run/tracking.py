@@ -362,8 +362,10 @@ def _written(memory: Path, content: str) -> Path | None:
 
 
 def _stamps(root: Path, key: str) -> list[tuple[str, int, int]]:
-    """Name, size and time of what a cell keeps beside its counts (pictures, diagnostics), given
-    its key or the beginning of it: equal as long as nobody writes there."""
+    """Name, size and time of a cell's pictures and diagnostics, which tell whether they changed.
+
+    ``key`` may be the beginning of the cell's key.
+    """
     patterns = ("pictures/*.npz", "diagnostics-*.parquet")
     paths = sorted(file for part in patterns for file in root.glob(f"specs/{key}*/{part}"))
     return [(file.name, (at := file.stat()).st_size, at.st_mtime_ns) for file in paths]

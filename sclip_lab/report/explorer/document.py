@@ -100,8 +100,10 @@ def _variant(variant: VariantMaps) -> dict[str, Any]:
 
 
 def _stored(maps: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """Maps (..., P), each as square roots relative to its own largest weight, and the largest
-    weights: small weights keep more steps that way."""
+    """Encode maps (..., P) as bytes: the square root of each weight over the map's largest weight.
+
+    Square roots leave more of the 256 steps to small weights. The largest weights are kept too.
+    """
     flat = maps.reshape(-1, maps.shape[-1])
     largest = flat.max(axis=1)
     relative = np.sqrt(np.clip(flat, 0, None) / np.maximum(largest, 1e-12)[:, None])
