@@ -90,7 +90,7 @@ docs: $(READY) ## the tables in docs/ that are generated from conf/ and from wha
 	$(BIN)/python -m analysis.methods
 	$(BIN)/python -m analysis.protocols
 	$(BIN)/python -m analysis.diagnostics
-	$(BIN)/sclip-lab networks --markdown docs/networks.md
+	$(BIN)/sclip-lab networks --markdown docs/networks.md >/dev/null
 
 notebooks: $(READY) ## analysis/notebooks/*.ipynb from the .py beside them, and their pages in docs/notebooks
 	$(BIN)/python -m jupytext --quiet --update --set-kernel python3 --opt cell_metadata_filter=tags \

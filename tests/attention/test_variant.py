@@ -278,7 +278,7 @@ def test_a_files_content_is_the_key_not_its_path(tmp_path: Path) -> None:
         ({"_target_": CSA, "residual": "no"}, "residual: 'no' must be true or false"),
         ({"_target_": CSA, "stream": "paralel"}, "did you mean parallel"),
         ({"_target_": CSA + "s"}, "did you mean correlative"),
-        ({"_target_": "sclip_lab.attention.missing.f"}, "No module named"),
+        ({"_target_": "sclip_lab.attention.missing.f"}, "no module 'sclip_lab.attention.missing'"),
         ({"_target_": "f"}, "attention 'f': _target_ 'f': not the dotted path"),
         ({"_target_": CSA, "prior": "gaussian"}, "needs a _target_"),
         ({"_target_": CSA, "prior": {"sigma": 1}}, "needs a _target_"),

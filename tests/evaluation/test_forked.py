@@ -113,7 +113,7 @@ def test_a_signal_ends_the_copies_too(run: Callable[..., Any], odd: Odd) -> None
         if copy:
             time.sleep(0.2)  # the first process then waits for its copies
             os.kill(os.getppid(), signal.SIGTERM)
-            time.sleep(60)
+            time.sleep(2)
 
     odd.happens = happens
     with pytest.raises(Interrupted):

@@ -356,7 +356,7 @@ def _class_names(specs: list[dict[str, Any]]) -> dict[str, list[str]]:
         first = names.setdefault(record["names"]["dataset"], list(record["class_names"]))
         if len(first) != len(record["class_names"]):
             raise LabError(
-                f"data set '{record['names']['dataset']}' has {len(first)} first in one spec and "
+                f"data set '{record['names']['dataset']}' has {len(first)} classes in one spec and "
                 f"{len(record['class_names'])} in {record['key'][:SHORT]}; load them apart (keys=)"
             )
     return names
