@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -53,22 +54,33 @@ def matched_area(
     Returns:
         float64 scalar in 0 .. 1; NaN where no stratum has both.
     """
-    hits, misses = (side.float().cpu().numpy() for side in (positives, negatives))
-    levels = np.unique(np.concatenate([hits, misses]))
-    # One sorted list for all strata: a stratum's scores, by rank, come before the next one's.
-    first, second = (
-        side.cpu().numpy() * len(levels) + np.searchsorted(levels, scores)
-        for side, scores in ((strata, hits), (other_strata, misses))
+    # One sorted list for all strata: a stratum's scores come before the next one's.
+    hits, misses = (
+        np.sort(_ordered(scores, stratum))
+        for scores, stratum in ((positives, strata), (negatives, other_strata))
     )
-    second = np.sort(second)
-    start, end = (
-        np.searchsorted(second, (strata.cpu().numpy() + more) * len(levels)) for more in (0, 1)
-    )
-    below, up_to = (np.searchsorted(second, first, side) for side in ("left", "right"))
-    compared = int((end - start).sum())
-    lower = float((below - start).sum() + (up_to - below).sum() / 2)
+    if not len(hits) or not len(misses):
+        return positives.new_tensor(torch.nan, dtype=torch.float64)
+    count = np.bincount(other_strata.cpu().numpy(), minlength=int(strata.max()) + 1)
+    before = np.cumsum(count) - count  # misses of earlier strata, which are compared with no hit
+    stratum = strata.cpu().numpy()
+    compared = int(count[stratum].sum())
+    below = np.searchsorted(misses, hits, "left")
+    tied = hits == misses[np.minimum(below, len(misses) - 1)]
+    ties = np.searchsorted(misses, hits[tied], "right") - below[tied]
+    lower = int(below.sum()) - int(before[stratum].sum()) + int(ties.sum()) / 2
     share = lower / compared if compared else torch.nan
     return positives.new_tensor(share, dtype=torch.float64)
+
+
+def _ordered(scores: Tensor, stratum: Tensor) -> npt.NDArray[np.int64]:
+    """Whole numbers in the order of (stratum, score), equal where both are.
+
+    The bits of a float32 are in the order of its absolute value.
+    """
+    bits = (scores.float().cpu().numpy() + np.float32(0)).view(np.int32).astype(np.int64)
+    order = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+    return stratum.cpu().numpy().astype(np.int64) * (1 << 33) + order
 
 
 def average_precision(scores: Tensor, positive: Tensor) -> Tensor:
