@@ -51,16 +51,13 @@ def earlier(ctx: Context) -> Tensor:
 
     def summed_by_head() -> Tensor:
         """The same for maps that are too large to be stored together: head by head."""
-        heads = []
+        batch, tokens = ctx.tokens.shape[:2]
+        total = ctx.query.new_zeros(batch, ctx.block.num_heads, tokens, tokens)
         for head in range(ctx.block.num_heads):
-            total: Tensor | None = None
             for entered in ctx.history:
                 query, key = (entered.projected(n)[:, [head]] for n in ("query", "key"))
-                one = softmax_scores(scores(query, key, ctx.block.scale))
-                total = one if total is None else total.add_(one)
-            assert total is not None
-            heads.append(total)
-        return torch.cat(heads, dim=1)
+                total[:, [head]] += softmax_scores(scores(query, key, ctx.block.scale))
+        return total
 
     if ctx.prior is None and ctx.feedback is None and not ctx.closed:
         tokens = ctx.tokens.shape[1]

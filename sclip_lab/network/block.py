@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,6 +72,10 @@ class Block:
         self.tower: Any = None
         self._hidden: Callable[[Block, Tensor], Tensor] | None = None
         self.hidden_key: str | None = None
+
+    def save_memory(self) -> None:
+        """Keep no second copy of the weights, see `Linear`. Results keep their bits."""
+        self._linear = defaultdict(partial(Linear, keep=False))
 
     def with_hidden(self, edit: Callable[[Block, Tensor], Tensor], key: str | None) -> Block:
         """Return the same block with an edit of the MLP's activations.

@@ -245,7 +245,12 @@ def _tower(name: str, model: Any) -> Tower | None:
         LabError: neither.
     """
     is_sam = hasattr(model, "neck") and hasattr(model, "forward_intermediates")
+    if is_sam:
+        return None
     try:
-        return None if is_sam else tower.find(name, model)
+        blocks = tower.find(name, model)
     except LabError as error:
         raise LabError(f"guidance {str(error).removeprefix('backbone ')}") from error
+    for block in blocks.blocks:
+        block.save_memory()  # it runs beside another network
+    return blocks

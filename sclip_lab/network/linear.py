@@ -25,9 +25,13 @@ class Linear:
     """Compute ``activation(x W^T + b)`` with the same weight many times.
 
     Another weight is reordered anew. Results do not depend on the number of rows in one call.
+
+    Args:
+        keep: the reordered copy, which takes as much memory as the weight; else each call makes it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep: bool = True) -> None:
+        self.keep = keep
         self._weight: Tensor | None = None
         self._version = -1
         self._blocks = torch.empty(0)
@@ -52,6 +56,8 @@ class Linear:
         return _ops._linear_pointwise(x, self._laid_out(weight), bias, fused[0], [], fused[1])
 
     def _laid_out(self, weight: Tensor) -> Tensor:
+        if not self.keep:
+            return _ops._reorder_linear_weight(weight.detach().contiguous())
         # Holding the old weight keeps its address from being reused by another one.
         old, version = self._weight, 0 if weight.is_inference() else weight._version
         if old is None or old.data_ptr() != weight.data_ptr() or version != self._version:

@@ -70,6 +70,17 @@ def test_rows_do_not_depend_on_company() -> None:
             assert torch.equal(layer(x[rows].clone(), weight, bias), together[rows])
 
 
+def test_without_a_kept_copy_the_bits_are_the_same() -> None:
+    kept, fresh = Linear(), Linear(keep=False)
+    x, weight, bias = numbers(6, 197, 64), numbers(80, 64), numbers(80)
+    with torch.inference_mode():
+        for activation in (None, nn.GELU()):
+            expected = kept(x, weight, bias, activation)
+            assert torch.equal(fresh(x, weight, bias, activation), expected)
+    assert kept._blocks.numel()
+    assert not fresh._blocks.numel()
+
+
 @pytest.mark.parametrize("how", ["in place", "another", "data"])
 def test_a_changed_weight_is_seen(how: str) -> None:
     layer, x = Linear(), numbers(9, 16)
