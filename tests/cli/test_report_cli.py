@@ -133,9 +133,9 @@ def test_paper_takes_a_study_of_a_plug_in_and_few_photos_have_no_verdict(
         "from sclip_lab.paper.claims import higher\n"
         "from sclip_lab.paper.studies import Study\n"
         "from sclip_lab.report.curves import spec\n"
-        "def claims(found):\n"
-        "    csa, vanilla = (spec(found, variant=name) for name in ('csa', 'vanilla'))\n"
-        "    return [higher(found, csa, vanilla, 'CSA is better')]\n"
+        "def claims(evidence):\n"
+        "    csa, vanilla = (spec(evidence, variant=name) for name in ('csa', 'vanilla'))\n"
+        "    return [higher(evidence, csa, vanilla, 'CSA is better')]\n"
         "STUDIES = {'mystudy': Study('Is CSA better?', claims)}\n"
     )
     folder = tmp_path / "conf" / "experiment"
@@ -150,9 +150,10 @@ def test_paper_takes_a_study_of_a_plug_in_and_few_photos_have_no_verdict(
     for variable in ("SCLIP_LAB_PLUGINS", "SCLIP_LAB_CONF"):
         monkeypatch.setenv(variable, "")  # and back to what it was
     words = ["mystudy", "plugins=[ideas_for_paper]", "dataset.limit=2", "dataset.height=96",
-             "dataset.width=96", f"paths.store={tmp_path / 'store'}"]  # fmt: skip
+             "dataset.width=96"]  # fmt: skip
     options = ["--config-dir", str(tmp_path / "conf"), "--out", str(tmp_path / "out")]
     assert main(["paper", *words, *options, "--processes", "1"]) == 0
+    assert len(results.specs(tmp_path / "out" / "store")) == 2  # not among the user's own cells
     text = (tmp_path / "out" / "verdicts.md").read_text(encoding="utf-8")
     assert "| mystudy | CSA is better | **no verdict** | cannot be tested here |" in text
     assert "2 of 64 photos; a verdict needs 10" in text
