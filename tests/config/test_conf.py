@@ -76,6 +76,11 @@ def test_parts_of_attention(part: str) -> None:
         assert (from_line.key != lab.load_attention("csa").key) == (name != "none")
 
 
+@pytest.mark.parametrize("name", registry.names("backbone"))
+def test_every_network_takes_the_seed_of_random_weights(name: str) -> None:
+    assert composed(f"backbone={name}", "seed=3").backbone.seed == 3
+
+
 @pytest.mark.parametrize("name", files("backbone"))
 def test_backbone(name: str) -> None:
     import inspect
