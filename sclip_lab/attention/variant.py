@@ -41,7 +41,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError, about, unknown
 from sclip_lab.core.functions import (
     bind,
     bind_config,
@@ -391,7 +391,8 @@ def _map(key: str, value: Any) -> Variant:
     if isinstance(value, str):
         if not _names:
             raise LabError(f"{key} {value!r}: names are known where conf/ is: import sclip_lab")
-        content = _names[0](value)
+        with about(key):
+            content = _names[0](value)
     base = build(content, value if isinstance(value, str) else None)
     parts = [name for name in ("repair", "entry", "hidden") if base.config[name]]
     if base._weights is None or parts:

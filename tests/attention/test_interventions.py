@@ -358,3 +358,8 @@ def test_labels_of_patches() -> None:
     moved = labels.moved((1, 1))
     assert moved.majority.tolist() == [[-1, -1, -1, 0]]
     assert torch.equal(PatchLabels.of(truth(void=True)).majority, truth(void=True).flatten(1))
+
+
+def test_an_unknown_map_names_its_key() -> None:
+    with pytest.raises(LabError, match=r"row_sum: unknown attention 'cssa'; did you mean csa"):
+        lab.load_attention("between", row_sum="cssa")
