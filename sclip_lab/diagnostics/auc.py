@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -33,12 +35,7 @@ def area(positives: Tensor, negatives: Tensor) -> Tensor:
     if not len(hits) or not len(misses):
         return positives.new_tensor(torch.nan, dtype=torch.float64)
     few, many = sorted((hits, misses), key=len)
-    below = np.searchsorted(many, few, "left")
-    # Equal scores are rare: only where one is met, their number is looked for.
-    tied = few == many[np.minimum(below, len(many) - 1)]
-    ties = np.searchsorted(many, few[tied], "right") - below[tied]
-    lower = 2 * int(below.sum()) + int(ties.sum())
-    share = lower / (2 * len(hits) * len(misses))
+    share = _twice_below(few, many) / (2 * len(hits) * len(misses))
     return positives.new_tensor(share if few is hits else 1 - share, dtype=torch.float64)
 
 
@@ -65,12 +62,21 @@ def matched_area(
     before = np.cumsum(count) - count  # misses of earlier strata, which are compared with no hit
     stratum = strata.cpu().numpy()
     compared = int(count[stratum].sum())
-    below = np.searchsorted(misses, hits, "left")
-    tied = hits == misses[np.minimum(below, len(misses) - 1)]
-    ties = np.searchsorted(misses, hits[tied], "right") - below[tied]
-    lower = int(below.sum()) - int(before[stratum].sum()) + int(ties.sum()) / 2
-    share = lower / compared if compared else torch.nan
+    lower = _twice_below(hits, misses) - 2 * int(before[stratum].sum())
+    share = lower / (2 * compared) if compared else torch.nan
     return positives.new_tensor(share, dtype=torch.float64)
+
+
+def _twice_below(values: npt.NDArray[Any], others: npt.NDArray[Any]) -> int:
+    """Over all pairs: 2 where the other is below the value, 1 where both are equal.
+
+    Both are sorted, ``others`` is not empty.
+    """
+    below = np.searchsorted(others, values, "left")
+    # Equal scores are rare: only where one is met, their number is looked for.
+    tied = values == others[np.minimum(below, len(others) - 1)]
+    ties = np.searchsorted(others, values[tied], "right") - below[tied]
+    return 2 * int(below.sum()) + int(ties.sum())
 
 
 def _ordered(scores: Tensor, stratum: Tensor) -> npt.NDArray[np.int64]:
