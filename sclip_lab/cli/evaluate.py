@@ -19,10 +19,10 @@ def main(words: Sequence[str]) -> int:
     plugins.enter(words)
     try:
         application.run(words, _job)
-    except Exception:
+    except (Exception, SystemExit):  # not after a signal, which leaves no time for it
         _finish()
         raise
-    _finish()  # not after a signal, which leaves no time for it
+    _finish()
     return 0
 
 

@@ -149,8 +149,8 @@ def _run_one(
 def _require_multirun(config: DictConfig) -> None:
     """Refuse a preset that sweeps without -m: only one job, of the defaults, would run."""
     sweeper = config.hydra.sweeper
-    grids = (grid for grid in sweeper.get("grids") or [])
-    swept = [*(sweeper.get("params") or ()), *dict.fromkeys(key for grid in grids for key in grid)]
+    in_grids = dict.fromkeys(key for grid in sweeper.get("grids") or [] for key in grid)
+    swept = [*(sweeper.get("params") or ()), *in_grids]
     if swept:
         name = config.hydra.runtime.choices.get("experiment")
         raise LabError(

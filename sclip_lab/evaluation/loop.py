@@ -420,26 +420,20 @@ class _Pass:
                 whole = collected.add(index, chunk, encoded, history)
             for spec in specs:
                 readout = self.readouts[spec.key]
-                if readout.sees_photo and whole is None:
+                source, at = (whole, windows.every) if readout.sees_photo else (encoded, chunk)
+                if source is None:
                     continue
-                at = windows.every if readout.sees_photo else chunk
                 made = logits.setdefault((index, readout.logits_key), [])
                 try:
                     with recorder.timings.measure("readout"):
                         if sum(map(len, made)) == at.start:
-                            made.append(
-                                self.references.logits(
-                                    spec,
-                                    whole if whole and readout.sees_photo else encoded,
-                                    at,
-                                    parts,
-                                )
-                            )
+                            made.append(self.references.logits(spec, source, at, parts))
                 except Exception as error:
                     self._fail(spec, photos, error)
                     continue
                 if at.stop == windows.every.stop:
                     self._finish(spec, photos, windows, torch.cat(made), whole, counts)
+            source = None
             del encoded, whole  # or they stay while the next chunk is encoded
         if counts is not None:
             self._fetch(counts)
