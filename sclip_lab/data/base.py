@@ -133,6 +133,11 @@ COMMON = ("split", "limit", "sample", "seed")  # keys of every data set
 _REQUIRED = ("name", "vocabulary", "ignore_index", "names", "key", "__getitem__", "__len__")
 
 
+def whole_counts(expected: int | Sequence[int] | None) -> list[int]:
+    """``expected`` of a data set's yaml: how many photos the whole data set may have."""
+    return [expected] if isinstance(expected, int) else list(expected or ())
+
+
 def build(config: Mapping[str, Any], faults: list[str] | None = None) -> Dataset:
     """Build a data set from the content of its yaml.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.progress import Bar
-from sclip_lab.data.base import Dataset, Sample
+from sclip_lab.data.base import Dataset, Sample, whole_counts
 from sclip_lab.data.census import Census
 from sclip_lab.data.file_dataset import FileDataset
 from sclip_lab.data.folder import Folder
@@ -52,8 +52,7 @@ def verify(data: Dataset, faults: Sequence[str] = (), pictures: int = 0) -> Repo
         f"{len(data)} samples, {data.vocabulary.num_classes} classes "
         f"(vocabulary '{data.vocabulary.name}')"
     )
-    expected = getattr(data, "expected", None) or ()
-    expected = [expected] if isinstance(expected, int) else expected
+    expected = whole_counts(getattr(data, "expected", None))
     if expected and len(data) not in expected and not data.selection:
         whole = " or ".join(map(str, expected))
         report.problems.append(f"{len(data)} samples, the whole data set has {whole}")

@@ -35,7 +35,7 @@ from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, describe, traceback_of
 from sclip_lab.core.functions import bind
 from sclip_lab.core.timings import Timings
-from sclip_lab.data.base import Dataset
+from sclip_lab.data.base import Dataset, whole_counts
 from sclip_lab.data.base import build as build_dataset
 from sclip_lab.evaluation.loop import Unfinished, evaluate
 from sclip_lab.evaluation.observers import Diagnostics, Pictures
@@ -283,8 +283,8 @@ def _without_nan(value: Any) -> Any:
 
 def _is_preset(spec: Spec, config: DictConfig, images: int) -> bool:
     """Whether the published score applies: all images, and the protocol as in its file."""
-    name, counts = spec.protocol.name, plain_config(config.dataset).get("expected")
-    whole = images in (counts if isinstance(counts, list) else [counts])
+    name = spec.protocol.name
+    whole = images in whole_counts(plain_config(config.dataset).get("expected"))
     if not whole or name not in names("protocol") or spec.dataset.name not in names("dataset"):
         return False
     usual_split = load_group("dataset", spec.dataset.name).get("split")

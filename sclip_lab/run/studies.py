@@ -16,6 +16,7 @@ from sclip_lab.config import registry
 from sclip_lab.config.sweeper import sweep
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.timings import Timings
+from sclip_lab.data.base import whole_counts
 from sclip_lab.evaluation.forked import evaluate_forked
 from sclip_lab.evaluation.observers import Pictures
 from sclip_lab.evaluation.recorder import Observer, View
@@ -241,9 +242,7 @@ def whole_size(dataset: str, count: int) -> int:
     if dataset not in registry.names("dataset"):
         return count
     usual = registry.load_group("dataset", dataset)
-    expected = usual.get("expected") or []
-    sizes = expected if isinstance(expected, list) else [expected]
-    sizes = [usual["limit"]] if usual.get("limit") else sizes
+    sizes = [usual["limit"]] if usual.get("limit") else whole_counts(usual.get("expected"))
     return count if count in sizes else max([count, *sizes])
 
 
