@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.run.known_words import EMBEDDED
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from sclip_lab.report.evidence import Evidence
 
-EMBEDDED = "patchwork_vit"
 RANDOM = "random weights"
 FEW = 100  # photos, below which a reader is told how to get more
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sclip_lab.core.errors import LabError, about
+from sclip_lab.run.known_words import EMBEDDED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,7 @@ def explore(
     image: np.ndarray | str | Path | Any,
     names: Sequence[str] | str | None = None,
     attention: Sequence[str | Variant] = ATTENTION,
-    backbone: Backbone | str = "patchwork_vit",
+    backbone: Backbone | str = EMBEDDED,
     protocol: Protocol | str = "sclip",
     mask: np.ndarray | str | Path | None = None,
     title: str | None = None,
@@ -59,10 +60,10 @@ def explore(
     if isinstance(backbone, str):
         backbone = lab.load_backbone(backbone)
     if isinstance(protocol, str):
-        data = "patchwork" if backbone.name == "patchwork_vit" else None
+        data = "patchwork" if backbone.name == EMBEDDED else None
         protocol = lab.load_protocol(protocol, data)
     if names is None:
-        if backbone.name != "patchwork_vit":
+        if backbone.name != EMBEDDED:
             raise LabError('name the classes to choose from, for example names="cat; grass,lawn"')
         vocabulary = Vocabulary.named("patchwork")
     else:

@@ -24,6 +24,7 @@ from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.evaluation import loop, spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.results.store.store import Store
+from sclip_lab.run.known_words import EMBEDDED
 from sclip_lab.segmentation import segment as one_photo
 from sclip_lab.segmentation.protocol import Protocol
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from sclip_lab.network.guidance import Guide
 
-EMBEDDED = "patchwork_vit"
 Labels = np.ndarray
 
 
