@@ -5,13 +5,13 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sclip_lab.paper.cards import EMBEDDED
 from sclip_lab.paper.claims import Claim, higher, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import grouped
 
 CHANGED = ("vocabulary", "templates", "prob_threshold")
-EMBEDDED = "patchwork_vit"
 ONE_TOKEN = (
     "reads every word that it never saw as one and the same token, so synonyms and distractors are "
     "one more text to it, whatever they say, and score alike"
