@@ -173,9 +173,9 @@ def _read(path: Path, inside: tuple[str, ...], names: Sequence[str]) -> None:
             if path in kind.files(path.parent):
                 spec_files.read_one(path, kind)
     elif inside[0] == "specs" and inside[2:3] == ("pictures",) and path.suffix == ".npz":
-        picture_files.check_prediction(path, inside[1], names)
+        picture_files.check(path, picture_files.PREDICTION, inside[1], names)
     elif inside[0] == "images" and len(inside) == 3 and path.suffix == ".npz":
-        picture_files.check_photo(path, inside[1], names)
+        picture_files.check(path, picture_files.PHOTO, inside[1], names)
     elif inside[0] in ("text", "trunk") and path.suffix == ".safetensors":
         files.read(path, {"kind": inside[0], "key": path.stem})
 
