@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sclip_lab.paper import published, questions, verdicts
+from sclip_lab.paper import cards, published, questions, verdicts
 from sclip_lab.paper.claims import Claim
 from sclip_lab.paper.studies import Study
 from sclip_lab.paper.verdicts import FAILS, HOLDS, TESTED, Verdict
-from sclip_lab.report import escaping
+from sclip_lab.report import tables
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.page import Row, Section
 
@@ -22,8 +22,8 @@ Generated: `sclip-lab paper` writes verdicts.md beside its index.html, and `make
 here. Scores are mIoU x100, with 95 % intervals of differences.
 """
 EMBEDDED = (
-    "patchwork_vit was trained so that the paper's order appears: it tests the laboratory, not the "
-    "paper. It is a small CLIP trained on procedural scenes, and all numbers here are of such "
+    f"{cards.EMBEDDED} was trained so that the paper's order appears: it tests the laboratory, not "
+    "the paper. It is a small CLIP trained on procedural scenes, and all numbers here are of such "
     "scenes. Nothing here is a statement about CLIP."
 )
 RANDOM = "Weights are random: pictures and tables show the layout, numbers say nothing."
@@ -158,11 +158,7 @@ def markdown(drawn: Sequence[Drawn], judged: Sequence[Verdict], embedded: bool =
     """
     notes = [*([EMBEDDED] if embedded else []), *_notes(judged), *_left_out(drawn)]
     columns = ["study", "claim", "verdict", "standing", "published", "because", "setting"]
-    lines = [MARKDOWN, *(f"{note}\n" for note in notes), f"| {' | '.join(columns)} |"]
-    lines.append("|---" * len(columns) + "|")
-    for verdict in judged:
-        cells = dict(_row(verdict, with_study=True).cells)
-        texts = [escaping.markdown(cells[name]) for name in columns]
-        texts[2] = f"**{texts[2]}**"
-        lines.append("| " + " | ".join(texts) + " |")
-    return "\n".join(lines) + "\n"
+    rows = [dict(_row(verdict, with_study=True).cells) for verdict in judged]
+    rows = [{**row, "verdict": f"**{row['verdict']}**"} for row in rows]
+    text = tables.markdown(columns, [[row[name] for name in columns] for row in rows])
+    return "\n".join([MARKDOWN, *(f"{note}\n" for note in notes), text])

@@ -18,6 +18,7 @@ from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import Figure, Later, paged
 from sclip_lab.report.page import Section
 from sclip_lab.report.tables import P
+from sclip_lab.results.statistics.comparisons import with_baseline
 from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS, interval
 from sclip_lab.results.statistics.resampling import Scored
 from sclip_lab.results.store import picture_files, sweeps
@@ -151,14 +152,8 @@ def _of_photos(section: Section, photos: str) -> Section:
         name=section.name + tail,
         title=f"{section.title}: {photos}",
         tables={f"{name}{tail}": table for name, table in section.tables.items()},
-        figures=Later(*(partial(_with_tail, make, tail) for make in section.figures.makers))
-        if isinstance(section.figures, Later)
-        else section.figures,
+        figures=section.figures.named(tail) if isinstance(section.figures, Later) else {},
     )
-
-
-def _with_tail(make: Callable[[], Mapping[str, Figure]], tail: str) -> dict[str, Figure]:
-    return {f"{name}{tail}": figure for name, figure in make().items()}
 
 
 def seeds(part: Evidence) -> pd.DataFrame | None:
@@ -173,9 +168,9 @@ def seeds(part: Evidence) -> pd.DataFrame | None:
         for line in curves.lines_of(part.summary, column):
             specs = set(line["spec"].astype(str))
             (group,) = part.comparisons.only(specs)
-            mean = Scored.mean(group.scores)
+            mean = Scored.mean(list(group.values()))
             low, high = interval(mean, 1 - ALPHA)
-            scores = [scored.estimate for scored in group.scores]
+            scores = [scored.estimate for scored in group.values()]
             rows.append(
                 {"variant": str(line["line"].iloc[0]), "seeds": len(specs), "mIoU": mean.estimate}
                 | {"low": low, "high": high, "sd over seeds": float(np.std(scores, ddof=1))}
@@ -200,7 +195,9 @@ def _drawn(part: Evidence, images: int) -> list[Section]:
         drawn = Later(*(partial(_curve, part, parameter) for parameter in parameters))
         made.append(Section("curves", "curves", figures=drawn))
     if len(part.measured):
-        drawn = Later(partial(_diagnostics, part))
+        from sclip_lab.report import diagnostic_charts  # imports torch
+
+        drawn = Later(lambda: paged("diagnostics", diagnostic_charts.pages(part.measured)))
         made.append(Section("diagnostics", "diagnostics", figures=drawn))
     if makers := _pictures(part, images):
         made.append(Section("pictures", "photos", figures=Later(*makers)))
@@ -212,23 +209,12 @@ def _curve(part: Evidence, parameter: str) -> dict[str, Figure]:
     return {f"curve_{parameter}": curves.curve(part.df, parameter, log, table=part.summary)}
 
 
-def _diagnostics(part: Evidence) -> dict[str, Figure]:
-    from sclip_lab.report import diagnostic_charts  # imports torch
-
-    return paged("diagnostics", diagnostic_charts.pages(part.measured))
-
-
 def _scores(part: Evidence, scores: Callable[[Evidence], pd.DataFrame]) -> Section:
-    drawn = Later(partial(_bars, part), partial(_per_class, part))
+    drawn = Later(
+        lambda: paged("bars", figures.bar_pages(part.summary)),
+        lambda: paged("per_class", figures.per_class_pages(part.df, part.summary)),
+    )
     return Section("scores", "scores", tables={"scores": scores(part)}, figures=drawn)
-
-
-def _bars(part: Evidence) -> dict[str, Figure]:
-    return paged("bars", figures.bar_pages(part.summary))
-
-
-def _per_class(part: Evidence) -> dict[str, Figure]:
-    return paged("per_class", figures.per_class_pages(part.df, part.summary))
 
 
 def result(part: Evidence, place: str = "") -> str:
@@ -279,10 +265,9 @@ def _differences(part: Evidence, baseline: str) -> Section:
     """
     title = f"differences to {baseline}"
     try:
-        paired = results.differences(part.df, baseline, n=1)  # for its pairs alone
+        pairs, _ = with_baseline(part.df, baseline)
     except LabError as error:
         return Section("differences", title, notes=[str(error)])
-    pairs = list(zip(paired["spec_a"], paired["spec_b"], strict=True))
     count = len(pairs)
     table = part.comparisons.of(pairs, 1 - ALPHA / count)
     shown = pd.DataFrame(
@@ -306,22 +291,14 @@ def _pictures(part: Evidence, images: int) -> list[Callable[[], dict[str, Figure
         replace(p, predictions=[replace(q, label=_name(part, q)) for q in p.predictions])
         for p in list(part.pictures)[:images]
     ]
-    if not shown:
-        return []
     with_points = [p for p in shown if any(q.points is not None for q in p.predictions)][:2]
-    panel = partial(pictures.panel, colors=pictures.class_colors(shown))
-    panels = paged("panel", _panels(shown))
-    maps = paged("attention", _sheets(with_points, SHEET))
+    colors = pictures.class_colors(shown)
+    panels = paged("panel", _panels(shown)).items()
+    maps = paged("attention", _sheets(with_points, SHEET)).items()
     return [
-        *(partial(_figure, panel, name, page) for name, page in panels.items()),
-        *(partial(_figure, pictures.attention_maps, name, page) for name, page in maps.items()),
+        *(lambda n=name, p=page: {n: pictures.panel(p, colors=colors)} for name, page in panels),
+        *(lambda n=name, p=page: {n: pictures.attention_maps(p)} for name, page in maps),
     ]
-
-
-def _figure(
-    draw: Callable[[list[Picture]], Figure], name: str, page: list[Picture]
-) -> dict[str, Figure]:
-    return {name: draw(page)}
 
 
 def _name(part: Evidence, prediction: Prediction) -> str:

@@ -54,7 +54,7 @@ def wide(evidence: Evidence) -> pd.DataFrame:
         f"{row['attention']}{' + PAMR' if _refined(row) else ''}" for _, row in cells.iterrows()
     ]
     dataset = cells["dataset"].astype(str)
-    table = cells.assign(method=method, dataset=dataset, bold=tables.bold(cells))
+    table = cells.assign(method=method, dataset=dataset, bold=tables.is_bold(cells))
     grid, is_bold = (
         table.pivot_table(
             index="method", columns="dataset", values=name, sort=False, aggfunc="first"
