@@ -103,7 +103,7 @@ def higher(
     """Claim: spec ``a`` scores higher than spec ``b``.
 
     Args:
-        evidence: has both. a, b: specs; None: not computed. text: the claim in words.
+        a, b: specs; None: not computed. text: the claim in words.
         family: all pairs that are compared for the question, (a, b) among them or not.
         published: see `Claim`. names: see `difference_in_words`.
         same: what to say where both have the same counts.
@@ -117,6 +117,19 @@ def higher(
     return gated(
         evidence, replace(claim, tests=(score_test(evidence, a, b),), family=others), [a, b]
     )
+
+
+def csa_higher(evidence: Evidence, pairs: Mapping[str, Pair], text: str) -> list[Claim]:
+    """One claim for each pair of CSA and vanilla attention, all of one question.
+
+    Args: pairs: by what follows ``text``.
+    """
+    family = list(pairs.values())
+    names = {
+        key: name for pair in family for key, name in zip(pair, ("csa", "vanilla"), strict=True)
+    }
+    return [higher(evidence, *pair, f"{text}: {setting}", family, names=names)
+            for setting, pair in pairs.items()]  # fmt: skip
 
 
 def best(
@@ -248,8 +261,7 @@ def difference_in_words(evidence: Evidence, a: str, b: str, names: Names | None 
 def gains_in_words(evidence: Evidence, grid: Mapping[str, Mapping[str, str]], csa: str) -> str:
     """What ``csa`` gains over vanilla in each group that has both: "B/16 +30.1, L/14 -2.0".
 
-    Args:
-        evidence: the cells. grid: group -> variant -> spec.
+    Args: grid: group -> variant -> spec.
     """
     return ", ".join(
         f"{name} {100 * evidence.difference(cells[csa], cells['vanilla'])['difference']:+.1f}"

@@ -38,7 +38,7 @@ SOURCES = FILE.with_name("paper_sources.csv")
 COLUMNS = ["method", "attention", "backbone", "pretrained", "dataset", "protocol", "metric",
            "value", "source", "mark", "note"]  # fmt: skip
 SHOWN = ["published", "published_protocol", "source", "mark"]
-OWN_PROTOCOL = "sclip/paper"
+SCLIP = ("sclip/paper", "sclip")  # protocols of the paper and of its code
 KINDS = {
     "2": "second-hand note, unverified",
     "C": "computed from published numbers",
@@ -107,25 +107,34 @@ def beside(table: pd.DataFrame, numbers: pd.DataFrame | None = None) -> pd.DataF
 
 
 def _published(row: pd.Series, config: dict[str, Any] | None, numbers: pd.DataFrame) -> list[Any]:
-    same = numbers[
-        (numbers["attention"] == row["attention"])
-        & (numbers["dataset"] == row["dataset"])
-        & (numbers["backbone"] == str(row["backbone"]).removesuffix("-quickgelu"))
-        & (numbers["metric"] == "miou")
-    ]
+    network = str(row["backbone"]).removesuffix("-quickgelu")
+    same = _mious(numbers, row["attention"], network, row["dataset"])
     if config is not None:
         same = same[[_same_weights(config, tag) for tag in same["pretrained"]]]
-    if same.empty:
+    best = _best(same, row["protocol"])
+    if best is None:
         return [float("nan"), "", "", ""]
+    return [best["value"], best["protocol"], best["source"], best["mark"]]
+
+
+def _mious(numbers: pd.DataFrame, label: str, network: str, dataset: str) -> pd.DataFrame:
+    sought = {"attention": label, "backbone": network, "dataset": dataset, "metric": "miou"}
+    return numbers[(numbers[list(sought)] == list(sought.values())).all(axis=1)]
+
+
+def _best(numbers: pd.DataFrame, protocol: str) -> pd.Series | None:
+    """Of several numbers one of this protocol, then one read at first hand, then SCLIP's own."""
+    if numbers.empty:
+        return None
     rank = pd.DataFrame(
         {
-            "protocol": same["protocol"] != row["protocol"],
-            "mark": same["mark"] != "F",
-            "other": ~same["protocol"].isin([OWN_PROTOCOL, "sclip"]),
+            "protocol": numbers["protocol"] != protocol,
+            "mark": numbers["mark"] != "F",
+            "other": ~numbers["protocol"].isin(SCLIP),
         }
     )
-    best = same.loc[rank.sort_values(["protocol", "mark", "other"], kind="stable").index[0]]
-    return [best["value"], best["protocol"], best["source"], best["mark"]]
+    order = rank.sort_values(["protocol", "mark", "other"], kind="stable").index
+    return numbers.loc[order].iloc[0]
 
 
 def _same_weights(config: dict[str, Any], tag: str) -> bool:
@@ -203,17 +212,8 @@ def described(number: pd.Series) -> str:
 
 def reference(label: str) -> pd.Series | None:
     """The published number of ViT-B/16 on VOC21 by the SCLIP paper's variants."""
-    table = read()
-    same = table[
-        (table["attention"] == label)
-        & (table["dataset"] == REFERENCE["dataset"])
-        & (table["backbone"] == REFERENCE["backbone"])
-        & (table["metric"] == "miou")
-        & table["protocol"].isin([OWN_PROTOCOL, "sclip"])
-    ]
-    if same.empty:
-        return None
-    return same.sort_values("mark", key=lambda marks: marks != "F", kind="stable").iloc[0]
+    numbers = _mious(read(), label, REFERENCE["backbone"], REFERENCE["dataset"])
+    return _best(numbers[numbers["protocol"].isin(SCLIP)], "")
 
 
 # ---------------------------------------------------------------- what a protocol has to reproduce

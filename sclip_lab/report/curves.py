@@ -40,7 +40,7 @@ def line(evidence: Evidence, parameter: str, **fixed: object) -> dict[float, str
     """Specs by their value of one configuration key, in the order of the values.
 
     Args:
-        evidence: the cells. parameter: a key such as "attention.temperature".
+        parameter: a key such as "attention.temperature".
         **fixed: variant, or configuration keys with "__" for dots, and the value to select.
     """
     table = pick(evidence, **fixed)
@@ -93,7 +93,6 @@ def plot(
     """Draw mIoU x100 with its interval as a band, one line per name.
 
     Args:
-        ax: where. evidence: the cells.
         lines: spec by place, by name. references: specs drawn as horizontal lines, by name.
     """
     cells = evidence.cells
@@ -122,7 +121,6 @@ def curves(
     """One chart per parameter, side by side with one scale.
 
     Args:
-        evidence: the cells.
         panels: lines (see `plot`) by the axis' title.
         references: horizontal lines in every chart. log: titles with a logarithmic axis.
     """
@@ -197,11 +195,10 @@ def curve(
     """mIoU against one parameter, with the interval as a band; one line per variant and setting.
 
     Args:
-        df: from `results.load`.
+        df: from `results.load`. table: its `results.summary` if there is one already.
         x: a column such as "attention.temperature" or "protocol.short_side"; fractions of depth
             ("3/12") and "last 2" count as numbers.
-        log: logarithmic x axis.
-        table: the `results.summary` of ``df`` if there is one already.
+        log: logarithmic x axis. n, level: of the bootstrap.
 
     Raises:
         LabError: if there is no such column, or no variant has two values of it.

@@ -177,10 +177,9 @@ def bars(
     """mIoU of every spec with its bootstrap interval, one chart per data set.
 
     Args:
-        df: from `results.load`.
+        df: from `results.load`. table: its `results.summary` if there is one already.
         sort: best first instead of in the order of the DataFrame.
-        n: bootstrap resamples. level: of the interval.
-        table: the `results.summary` of ``df`` if there is one already.
+        n, level: of the bootstrap.
     """
     table = results.summary(df, n, level) if table is None else table
     return _bar_charts(list(_by_dataset(table, sort).items()), level)
@@ -329,8 +328,7 @@ def _heat_maps(strips: list[tuple[str, pd.DataFrame]], top: float) -> Figure:
 def grouped(evidence: Evidence, grid: Mapping[str, Mapping[str, str]]) -> Figure:
     """mIoU x100 with 95 % intervals.
 
-    Args:
-        evidence: the cells. grid: group -> variant -> spec.
+    Args: grid: group -> variant -> spec.
     """
     variants = list(dict.fromkeys(name for specs in grid.values() for name in specs))
     height, cells = 0.8 / len(variants), 100 * evidence.cells[["miou", "low", "high"]]

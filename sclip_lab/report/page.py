@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -120,27 +121,24 @@ _makers: list[Maker] = []  # of a copy of this process
 
 def _drawings(sections: Sequence[Section], processes: int) -> list[list[Drawing]]:
     """All figures of each section, made and drawn by several processes."""
-    makers: list[Maker] = []
-    owners: list[int] = []
-    for number, section in enumerate(sections):
-        figures = section.figures
-        section_makers: Sequence[Maker]
-        if isinstance(figures, Later):
-            section_makers = figures.makers
-        else:
-            section_makers = [partial(dict, {name: figure}) for name, figure in figures.items()]
-        makers += section_makers
-        owners += [number] * len(section_makers)
+    by_section: list[Sequence[Maker]] = [
+        section.figures.makers
+        if isinstance(section.figures, Later)
+        else [partial(dict, {name: figure}) for name, figure in section.figures.items()]
+        for section in sections
+    ]
+    makers: list[Maker] = [make for of_section in by_section for make in of_section]
     if min(processes, len(makers)) < 2:
         groups = [_drawings_of(make()) for make in makers]
     else:
         fork = multiprocessing.get_context("fork")  # nothing need be pickled
         with ProcessPoolExecutor(processes, fork, _makers.extend, (makers,)) as pool:
             groups = list(pool.map(_drawings_by_number, range(len(makers))))
-    drawings: list[list[Drawing]] = [[] for _ in sections]
-    for number, group in zip(owners, groups, strict=True):
-        drawings[number] += group
-    return drawings
+    left = iter(groups)
+    return [
+        [drawing for group in islice(left, len(of_section)) for drawing in group]
+        for of_section in by_section
+    ]
 
 
 def _drawings_by_number(number: int) -> list[Drawing]:

@@ -58,7 +58,15 @@ def select(
         return (list(names) if sweep is not None else None), names
     table = results.specs(store)
     table = table[table["key"].isin(names)] if sweep is not None else table
-    table = _by_each_name(store, table, names)
+    # A row for each name of a cell; in a sweep it has one.
+    each = pd.DataFrame(
+        [
+            {"key": record["key"], **{name: str(cell[name]) for name in NAMES[1:]}}
+            for record in results.records(store, table["key"].to_list())
+            for cell in ([names[record["key"]]] if names else [record["names"], *record["also"]])
+        ]
+    )
+    table = table.drop(columns=NAMES[1:]).merge(each, on="key")
     for column, patterns in where.items():
         if column not in table:
             raise unknown("column", column, map(str, table.columns))
@@ -71,24 +79,9 @@ def select(
     if table.empty:
         raise LabError(f"no cell of {store} fits all of {', '.join(where)}")
     table = table.drop_duplicates("key")
-    chosen = table.set_index("key")[NAMES[1:]].astype(str).to_dict("index")
-    names = {str(k): {str(n): str(v) for n, v in cell.items()} for k, cell in chosen.items()}
+    names = {str(key): {name: str(row[name]) for name in NAMES[1:]}
+             for key, row in table.set_index("key").iterrows()}  # fmt: skip
     return list(names), names
-
-
-def _by_each_name(
-    store: Path, table: pd.DataFrame, names: Mapping[str, Mapping[str, str]]
-) -> pd.DataFrame:
-    """Repeat a cell's row for each of its names, or for each name of the sweep if there is one."""
-    table = table.astype(dict.fromkeys(NAMES[1:], str))
-    parts = [table]
-    for record in results.records(store, table["key"].to_list()):
-        row = table[table["key"] == record["key"]]
-        every = [names[record["key"]]] if record["key"] in names else record["also"]
-        parts += [row.assign(**{name: each[name] for name in NAMES[1:]}) for each in every]
-    rows = pd.concat(parts[1:] if names else parts, ignore_index=True)
-    order = {key: place for place, key in enumerate(table["key"])}
-    return rows.sort_values("key", key=lambda keys: keys.map(order), kind="stable")
 
 
 def read(
@@ -258,17 +251,14 @@ def _all_of(others: int) -> str:
 
 
 def _differences(part: Evidence, baseline: str) -> Section:
-    """The table of differences, or a note that says why there is none.
-
-    Intervals and p are adjusted for all comparisons of the table by one method (Bonferroni), so
-    that a p is below 5 % exactly where its interval excludes 0.
-    """
+    """The table of differences, or a note that says why there is none."""
     title = f"differences to {baseline}"
     try:
         pairs, _ = with_baseline(part.df, baseline)
     except LabError as error:
         return Section("differences", title, notes=[str(error)])
     count = len(pairs)
+    # One adjustment of both, so that a p is below 5 % exactly where its interval excludes 0.
     table = part.comparisons.of(pairs, 1 - ALPHA / count)
     shown = pd.DataFrame(
         {

@@ -42,17 +42,15 @@ BETTER = {"high": "right is good", "low": "left is good"}
 def correlations(evidence: Evidence) -> pd.DataFrame:
     """`results.relations` of these cells, strongest first, with columns named as a page shows
     them."""
-    columns = ["measure", "rho", "low", "high", "rho of families", "p", "p, adjusted", "least",
-               "most", "variants", "families", "photos", "good", "as expected"]  # fmt: skip
     if not len(evidence.measured):
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame()
     try:
         # What reads the outcome with the masks goes with the score, and explains nothing.
         outcomes = [name for name, measure in MEASURES.items() if measure.outcome]
         measured = evidence.measured[~evidence.measured["measure"].isin(outcomes)]
         table = results.relations(evidence.df, measured, n=RESAMPLES)
     except LabError:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame()
     table = table[table["spearman"].notna() & (table["variants"] > 3)].reset_index(drop=True)
     answers = {True: "yes", False: "no"}
     table["as_expected"] = [answers.get(value, "") for value in table["as_expected"]]

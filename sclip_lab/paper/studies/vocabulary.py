@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sclip_lab.paper.cards import EMBEDDED
-from sclip_lab.paper.claims import Claim, higher, missing
+from sclip_lab.paper.claims import Claim, csa_higher, higher, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import grouped
@@ -43,13 +43,9 @@ def _claims(evidence: Evidence) -> list[Claim]:
     csa, vanilla = usual.get("csa"), usual.get("vanilla")
     if not csa or not vanilla or not grid:
         return [missing("The vocabulary matters more than attention", "cells are missing")]
-    claims = []
     both = {s: v for s, v in grid.items() if {"csa", "vanilla"} <= v.keys()}
-    family = [(v["csa"], v["vanilla"]) for v in both.values()]
-    for setting, pair in zip(both, family, strict=True):
-        text = f"CSA stays better than vanilla attention: {setting}"
-        names = dict(zip(pair, ("csa", "vanilla"), strict=True))
-        claims.append(higher(evidence, *pair, text, family, names=names))
+    pairs = {setting: (v["csa"], v["vanilla"]) for setting, v in both.items()}
+    claims = csa_higher(evidence, pairs, "CSA stays better than vanilla attention")
     changed = {s: v["csa"] for s, v in grid.items() if "csa" in v}
     worst = min(changed, key=lambda setting: evidence.score(changed[setting]))
     text = "The worst names, prompts or threshold cost CSA more than vanilla attention in its place"

@@ -100,10 +100,8 @@ def _variant(variant: VariantMaps) -> dict[str, Any]:
 
 
 def _stored(maps: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """Encode maps (..., P) as bytes: the square root of each weight over the map's largest weight.
-
-    Square roots leave more of the 256 steps to small weights. The largest weights are kept too.
-    """
+    """Maps (..., P) as bytes: the square root of each weight over the map's largest, which is kept
+    too. Square roots leave more of the steps to small weights."""
     flat = maps.reshape(-1, maps.shape[-1])
     largest = flat.max(axis=1)
     relative = np.sqrt(np.clip(flat, 0, None) / np.maximum(largest, 1e-12)[:, None])

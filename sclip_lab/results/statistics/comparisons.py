@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from sclip_lab.core.errors import LabError
@@ -51,8 +50,7 @@ def difference(
 
     Args:
         df: from `load`.
-        a, b: see `choices`. They are compared wherever both occur with everything else
-            equal.
+        a, b: see `choices`. They are compared wherever both occur with everything else equal.
         statistic, n, level, seed: as in `bootstrap`.
 
     Returns:
@@ -82,16 +80,11 @@ def differences(
     """Every spec against its baseline: the spec that the choice names, on the same photos, with
     everything else equal.
 
-    Args:
-        df: from `load`.
-        baseline: see `choices`.
-        statistic, n, level, seed: as in `bootstrap`.
+    Args: as `difference`; baseline: see `choices`.
 
     Returns:
-        The columns of `difference`, then p_holm and p_max_t: p adjusted for all differences of
-        one data set, see `sclip_lab.results.statistics.multiple`.
-        ``attrs["left_out"]`` lists the specs that
-        have no baseline.
+        The columns of `difference`, then p_holm and p_max_t: p adjusted for all differences of one
+        data set, see `multiple`. ``attrs["left_out"]`` lists the specs that have no baseline.
 
     Raises:
         LabError: an unknown baseline, one that several specs are, or nothing to compare with it.
@@ -99,7 +92,14 @@ def differences(
     check(statistic, n, level)
     pairs, left_out = with_baseline(df, baseline)
     comparisons = _compared(df, pairs, statistic, n, seed)
-    compared = comparisons.of(pairs, level, permuted=True, family=True)
+    compared = comparisons.of(pairs, level, permuted=True)
+    by = compared.groupby("dataset", sort=False)["p"]
+    compared["p_holm"] = by.transform(lambda p: multiple.holm(p.to_numpy()))
+    # Max-T needs the same resamples: those of the same photos.
+    for group in comparisons.groups:
+        is_of_group = compared["spec_a"].isin(group)
+        gaps = [comparisons.gap(*pair) for pair in pairs if pair[0] in group]
+        compared.loc[is_of_group, "p_max_t"] = multiple.max_t(gaps)
     compared.attrs["left_out"] = left_out
     return compared
 
@@ -158,11 +158,7 @@ def all_pairs(
 
 
 class Comparisons:
-    """Differences between any two specs, by one bootstrap of all.
-
-    Args:
-        df: from `load`.
-        statistic, n, seed: as in `bootstrap`.
+    """Differences between any two specs, by one `bootstrap` of all, with its arguments.
 
     Attributes:
         groups: per set of photos its specs, scored on the same resamples.
@@ -224,21 +220,15 @@ class Comparisons:
         return [group for group in groups if group]
 
     def of(
-        self,
-        pairs: Sequence[Pair],
-        level: float = 0.95,
-        *,
-        permuted: bool = False,
-        family: bool = False,
+        self, pairs: Sequence[Pair], level: float = 0.95, *, permuted: bool = False
     ) -> pd.DataFrame:
-        """The rows of `difference`, without p_permutation unless ``permuted``; with p_holm and
-        p_max_t over all of them for a ``family``.
+        """The rows of `difference`, without p_permutation unless ``permuted``.
 
         Raises:
             LabError: two specs that were seen on different images.
         """
         machines.warn(self.df, {spec for pair in pairs for spec in pair})
-        rows, gaps = [], []
+        rows = []
         for first, second in pairs:
             one, two = self._facts[first], self._facts[second]
             a, b = names(one, two)
@@ -248,7 +238,6 @@ class Comparisons:
                     "of one data set, so they cannot be compared in pairs"
                 )
             gap = self.gap(first, second)
-            gaps.append((self._group[first], gap))
             low, high = interval(gap, level)
             row: dict[str, Any] = {"a": a, "b": b, "spec_a": first, "spec_b": second}
             for column in GROUPS[1:]:
@@ -262,8 +251,6 @@ class Comparisons:
                 )
             rows.append(row | {"images": images})
         compared = pd.DataFrame(rows)
-        if family:
-            compared["p_holm"], compared["p_max_t"] = _families(compared, gaps)
         compared.attrs["level"] = level
         return compared
 
@@ -274,20 +261,6 @@ def _compared(
     """The bootstrap of the specs of these pairs alone."""
     rows = df[df["spec"].isin({spec for pair in pairs for spec in pair})]
     return Comparisons(rows, statistic, n, seed)
-
-
-def _families(
-    compared: pd.DataFrame, gaps: Sequence[tuple[int, Scored]]
-) -> tuple[pd.Series, pd.Series]:
-    """Holm over the differences of a data set, and max-T over those of the same images, which
-    are the same family unless specs of one data set saw different images."""
-    by = compared.groupby("dataset", sort=False)["p"]
-    adjusted = by.transform(lambda p: multiple.holm(p.to_numpy()))
-    largest = np.full(len(gaps), np.nan)
-    for group in {g for g, _ in gaps}:
-        members = [k for k, (g, _) in enumerate(gaps) if g == group]
-        largest[members] = multiple.max_t([gaps[k][1] for k in members])
-    return adjusted, pd.Series(largest, compared.index)
 
 
 def _partners(

@@ -180,13 +180,8 @@ def _labels(records: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def check(file: Path, kind: str, owner: str, names: Sequence[str]) -> None:
-    """Raise Damaged where a file is not the picture of one of these photos.
-
-    Args:
-        file: in the store. kind: ``PHOTO`` or ``PREDICTION``.
-        owner: digest of the data set, or key of the cell.
-        names: of photos.
-    """
+    """Raise Damaged where a file is not a ``PHOTO`` or ``PREDICTION`` of one of these photos;
+    ``owner`` is the data set's digest or the cell's key."""
     for name in names:
         if _file_name(name) == file.name:
             files.read(file, _belongs(kind, owner, name))

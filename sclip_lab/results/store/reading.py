@@ -89,10 +89,10 @@ def load(
 
     Returns:
         One row per (spec, image, true, predicted), in the order of ``keys``, else of the specs'
-        creation, and of each spec's images. Columns: spec (the
-        key's first 12 digits), attention (its label), backbone, dataset, protocol, image
-        [categorical]; true, predicted [int16]; pixels [int64]; and one column, such as
-        "attention.temperature", per config value that differs between the specs loaded.
+        creation, and of each spec's images. Columns: spec (the key's first 12 digits), attention
+        (its label), backbone, dataset, protocol, image [categorical]; true, predicted [int16];
+        pixels [int64]; and one column, such as "attention.temperature", per config value that
+        differs between the specs loaded.
         ``attrs["class_names"]`` is {dataset: [names]}, ``attrs["configs"]`` {spec: flat config},
         ``attrs["of"]`` {spec: number of its data set's images}, ``attrs["processors"]``
         {spec: instruction set or GPU}, ``attrs["also"]`` {spec: its other names, in words}, and
@@ -274,11 +274,7 @@ def _all_rows(
 
 
 def _exported(path: Path, keys: Sequence[str] | None) -> list[Rows]:
-    """As `_all_rows`, from an export: its json holds the records, and a digest of its table.
-
-    Raises:
-        LabError: one of both is missing, or not what was written.
-    """
+    """As `_all_rows`, from an export: its json holds the records, and a digest of its table."""
     about, table = path.with_suffix(".json"), path.with_suffix(".parquet")
     try:
         described = files.read_json(about, EXPORT)

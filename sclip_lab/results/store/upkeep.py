@@ -159,13 +159,7 @@ def _is_orphan(root: Path, inside: tuple[str, ...]) -> bool:
 
 
 def _read(path: Path, inside: tuple[str, ...], names: Sequence[str]) -> None:
-    """Read a file of the store and raise where it is damaged; pass over files of others.
-
-    Args:
-        path: the file.
-        inside: its path below the store's root.
-        names: of all photos of the store's cells.
-    """
+    """Raise where a file, ``inside`` the store, is damaged; ``names`` are those of all photos."""
     if inside[0] == "specs" and inside[2:] == ("spec.json",):
         spec_files.read_record(path)
     elif inside[0] == "specs" and len(inside) == 3:
