@@ -84,11 +84,8 @@ def preserved_figure(spec: Spec) -> Figure:
 def map_correlations(evidence: Evidence, specs: Sequence[str]) -> pd.DataFrame | None:
     """Pearson correlation of attention maps, averaged over the chosen points of all photos.
 
-    Args:
-        evidence: has pictures with attention maps. specs: whose maps, in order.
-
     Returns:
-        specs' names by specs' names, each in -1 .. 1; None where fewer than two have maps.
+        names of ``specs`` by names of specs, each in -1 .. 1; None where fewer than two have maps.
     """
     maps: dict[str, list[np.ndarray]] = {spec: [] for spec in specs}
     for picture in evidence.pictures:

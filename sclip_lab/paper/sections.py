@@ -26,6 +26,9 @@ EMBEDDED = (
     "the paper. It is a small CLIP trained on procedural scenes, and all numbers here are of such "
     "scenes. Nothing here is a statement about CLIP."
 )
+# Of verdicts in a page, by their names in `Verdict.cells`.
+COLUMNS = {name: name for name in ("study", "claim", "verdict", "standing", "published")}
+COLUMNS |= {"because": "why", "setting": "setting"}
 RANDOM = "Weights are random: pictures and tables show the layout, numbers say nothing."
 
 
@@ -52,7 +55,7 @@ def draw(name: str, study: Study, evidence: Evidence | None, missing: Sequence[s
     """One study, drawn for every setting of its cells.
 
     Args:
-        name: the study's. evidence: its cells; None: there are none.
+        evidence: its cells; None: there are none.
         missing: what could not be evaluated, and how to get it; one line each.
     """
     if evidence is None:
@@ -135,15 +138,8 @@ def _left_out(drawn: Sequence[Drawn]) -> list[str]:
 
 def _row(verdict: Verdict, with_study: bool = False) -> Row:
     marks = {HOLDS: "holds", FAILS: "fails"} if verdict.standing == TESTED else {}
-    cells = {
-        "study": verdict.claim.study if with_study else "",
-        "claim": verdict.claim.text,
-        "verdict": verdict.answer,
-        "standing": verdict.standing,
-        "published": verdict.beside_published,
-        "because": verdict.why,
-        "setting": verdict.claim.setting,
-    }
+    shown = verdict.cells if with_study else {**verdict.cells, "study": ""}
+    cells = {column: shown[name] for column, name in COLUMNS.items()}
     classes = {"verdict": f"answer {marks.get(verdict.answer, 'open')}"}
     classes |= {"published": "departs"} if verdict.departs else {}
     links = {"study": f"#{verdict.claim.study}"} if with_study else {}
@@ -151,14 +147,10 @@ def _row(verdict: Verdict, with_study: bool = False) -> Row:
 
 
 def markdown(drawn: Sequence[Drawn], judged: Sequence[Verdict], embedded: bool = False) -> str:
-    """docs/verdicts.md: the verdicts of all studies as a table.
-
-    Args:
-        embedded: the network is the embedded one, and the text says so.
-    """
+    """docs/verdicts.md: the verdicts of all studies as a table; ``embedded`` as in `sections`."""
     notes = [*([EMBEDDED] if embedded else []), *_notes(judged), *_left_out(drawn)]
-    columns = ["study", "claim", "verdict", "standing", "published", "because", "setting"]
-    rows = [dict(_row(verdict, with_study=True).cells) for verdict in judged]
-    rows = [{**row, "verdict": f"**{row['verdict']}**"} for row in rows]
-    text = tables.markdown(columns, [[row[name] for name in columns] for row in rows])
+    rows = [{**verdict.cells, "verdict": f"**{verdict.answer}**"} for verdict in judged]
+    text = tables.markdown(
+        list(COLUMNS), [[row[name] for name in COLUMNS.values()] for row in rows]
+    )
     return "\n".join([MARKDOWN, *(f"{note}\n" for note in notes), text])

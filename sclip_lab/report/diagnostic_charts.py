@@ -74,9 +74,7 @@ def _undefined(df: pd.DataFrame) -> str:
 def pages(df: pd.DataFrame, variants: int = 20, per_row: int = 3) -> list[Figure]:
     """`diagnostics` in pictures that a screen can show.
 
-    Args:
-        df: from `results.diagnostics`.
-        variants: in one picture.
+    Args: df: from `results.diagnostics`. variants: in one picture.
     """
     names = list(_variants(df).items())
     df = df.assign(variant=df["spec"].astype(str), chart=_charts(df))

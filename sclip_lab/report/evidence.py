@@ -103,33 +103,27 @@ class Evidence:
         rows = pd.Series(True, index=self.df.index)
         for name, value in chosen.items():
             rows &= self.df[name].astype(str) == value
-        df = self.df[rows]
-        df.attrs = self.df.attrs
-        return self.of(sorted(set(df["spec"].astype(str))))
+        return self.of(sorted(set(self.df["spec"][rows].astype(str))))
 
     def of(self, specs: Sequence[str]) -> Evidence:
         """The part with these specs."""
         chosen = set(specs)
-        df = self.df[self.df["spec"].astype(str).isin(chosen)]
-        df.attrs = self.df.attrs
-        measured, layers = (
-            rows[rows["spec"].astype(str).isin(chosen)] if len(rows) else rows
-            for rows in (self.measured, self.layers)
-        )
+
+        def rows(table: pd.DataFrame) -> pd.DataFrame:
+            return table[table["spec"].astype(str).isin(chosen)] if len(table) else table
+
         pictures = [
-            Picture(**{**vars(picture), "predictions": kept})
+            replace(picture, predictions=predictions)
             for picture in self.pictures
-            for kept in [[p for p in picture.predictions if p.spec in chosen]]
-            if kept
+            if (predictions := [p for p in picture.predictions if p.spec in chosen])
         ]
-        specs_kept = {key: spec for key, spec in self.specs.items() if key in chosen}
         return replace(
             self,
-            df=df,
-            measured=measured,
+            df=rows(self.df),
+            measured=rows(self.measured),
+            layers=rows(self.layers),
             pictures=pictures,
-            specs=specs_kept,
-            layers=layers,
+            specs={key: spec for key, spec in self.specs.items() if key in chosen},
             bootstrap=lambda: self.comparisons,
         )
 

@@ -74,7 +74,7 @@ def charts(
             ax.set_axis_off()
         yield figure, list(axes[:count])
         for ax in axes[:count]:
-            sns.despine(ax=ax)
+            ax.spines[["top", "right"]].set_visible(False)
 
 
 def interval_bars(ax: Axes, places: Sequence[float], table: pd.DataFrame, **looks: Any) -> Any:
@@ -110,11 +110,7 @@ class Figure(matplotlib.figure.Figure):
 
 class Later(Mapping[str, Figure]):
     """Figures by file name that are made when they are first looked at, so that each of several
-    processes makes its own.
-
-    Args:
-        makers: each gives some figures by file name.
-    """
+    processes makes its own. Each of the ``makers`` gives some."""
 
     def __init__(self, *makers: Callable[[], Mapping[str, Figure]]) -> None:
         self.makers = makers
@@ -149,8 +145,7 @@ def paged(name: str, pages: Sequence[Page]) -> dict[str, Page]:
 def draw_floors(ax: Axes, table: pd.DataFrame, across: bool = False) -> str:
     """Grey lines at the scores that need no network, where a table is of one data set.
 
-    Args:
-        table: a `results.summary`, or rows of it. across: horizontal lines, not vertical ones.
+    Args: table: a `results.summary`, or rows of it. across: horizontal lines, not vertical ones.
 
     Returns:
         what the lines are, in words; "" without any.
@@ -344,7 +339,7 @@ def grouped(evidence: Evidence, grid: Mapping[str, Mapping[str, str]]) -> Figure
         ax.invert_yaxis()
         ax.set_xlabel("mIoU x100, 95 % interval")
         draw_floors(ax, evidence.summary)
-        longest = max(len(name) for name in variants)
+        longest = max(map(len, ax.get_legend_handles_labels()[1]))  # the floors' names too
         columns = max(1, int(size[0] / (0.55 + 0.065 * longest)))
         figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     return figure

@@ -9,6 +9,7 @@ import pandas as pd
 
 from sclip_lab import results
 from sclip_lab.report.evidence import Evidence
+from sclip_lab.report.tables import captioned
 from sclip_lab.results.table.support import FEW
 
 # Shares of the photo that a class covers in it.
@@ -37,11 +38,10 @@ def per_class(evidence: Evidence, a: str, b: str) -> pd.DataFrame:
             "gain": (grid[a] - grid[b]).to_list(),
         }
     )
+    caption = "IoU x100 per class, and in how many photos it occurs"
+    few = f"few: below {FEW}, an anecdote"
     table = table.sort_values("gain", ascending=False, ignore_index=True)
-    table.attrs["caption"] = (
-        f"IoU x100 per class, and in how many photos it occurs; few: below {FEW}, an anecdote"
-    )
-    return table
+    return captioned(table, f"{caption}; {few}")
 
 
 def per_size(evidence: Evidence, a: str, b: str) -> pd.DataFrame:
@@ -71,11 +71,8 @@ def per_size(evidence: Evidence, a: str, b: str) -> pd.DataFrame:
             | {evidence.name(s): recall.get(s, np.nan) for s in (a, b)}
             | {"gain": recall.get(a, np.nan) - recall.get(b, np.nan)}
         )
-    table = pd.DataFrame(rows)
-    table.attrs["caption"] = (
-        "share of pixels that are right, x100, by how much of its photo the class covers"
-    )
-    return table
+    caption = "share of pixels that are right, x100, by how much of its photo the class covers"
+    return captioned(rows, caption)
 
 
 def per_photo(evidence: Evidence, a: str, b: str) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch, Rectangle
 
@@ -196,11 +197,10 @@ def _scale(figure: Figure, left: float) -> None:
     """A colour bar below the maps."""
     width, height = figure.get_size_inches()
     box = (left / width, 0.3 / height, min(1.6, width - left - 0.1) / width, 0.08 / height)
-    bar = figure.add_axes(box)
-    bar.imshow(np.linspace(0, 1, 256)[None], cmap="inferno", aspect="auto", extent=(0, 1, 0, 1))
-    bar.set_yticks([])
-    bar.set_xticks([0, 1], ["0", "map's maximum"])
-    bar.tick_params(length=0, pad=2)
+    shades = ScalarMappable(cmap="inferno")
+    bar = figure.colorbar(shades, cax=figure.add_axes(box), orientation="horizontal")
+    bar.set_ticks([0, 1], labels=["0", "map's maximum"])
+    bar.ax.tick_params(length=0, pad=2)
 
 
 def _check(pictures: Sequence[Picture]) -> None:

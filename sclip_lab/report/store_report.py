@@ -170,13 +170,11 @@ def seeds(part: Evidence) -> pd.DataFrame | None:
             )
     if not rows:
         return None
-    table = pd.DataFrame(rows)
-    table.attrs["intervals"] = {tables.INTERVAL: ("low", "high")}
-    table.attrs["caption"] = (
+    caption = (
         "mIoU x100, mean over seeds; interval of that mean over photos; beside it the standard "
         "deviation over seeds, which no number of photos makes smaller"
     )
-    return table
+    return tables.captioned(rows, caption, **tables.BOUNDS)
 
 
 def _drawn(part: Evidence, images: int) -> list[Section]:
@@ -260,18 +258,16 @@ def _differences(part: Evidence, baseline: str) -> Section:
     count = len(pairs)
     # One adjustment of both, so that a p is below 5 % exactly where its interval excludes 0.
     table = part.comparisons.of(pairs, 1 - ALPHA / count)
-    shown = pd.DataFrame(
-        {
-            "compared": [f"{part.name(a)} against {part.name(b)}" for a, b in pairs],
-            **{name: table[name].to_numpy(float) for name in ("difference", "low", "high")},
-            P["p"]: np.minimum(1, count * table["p"].to_numpy(float)),
-        }
-    )
+    columns = {
+        "compared": [f"{part.name(a)} against {part.name(b)}" for a, b in pairs],
+        **{name: table[name].to_numpy(float) for name in ("difference", "low", "high")},
+        P["p"]: np.minimum(1, count * table["p"].to_numpy(float)),
+    }
     together = "" if count == 1 else f"; intervals and p for all {count} together (Bonferroni)"
     if table["low"].isna().all():
         together = f"; no interval and no p on fewer than {FEWEST_PHOTOS} photos"
-    shown.attrs["caption"] = f"differences in mIoU x100 on the same photos{together}"
-    shown.attrs["intervals"] = {tables.INTERVAL: ("low", "high")}
+    caption = f"differences in mIoU x100 on the same photos{together}"
+    shown = tables.captioned(columns, caption, **tables.BOUNDS)
     return Section("differences", title, tables={"differences": shown})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ NO_INTERVAL = (
     "no interval where a score lies outside that of the classes that the photos show, or where all "
     "photos say the same"
 )
-INTERVAL = "95 % interval"
+BOUNDS: dict[str, Any] = {"intervals": {"95 % interval": ("low", "high")}}
 PLAIN = ("rho", "seconds")  # columns that are no fractions
 SIGNED = ("difference", "gain")  # beginnings of columns that show their sign
 P = {
@@ -36,10 +37,7 @@ P = {
 
 def cells(evidence: Evidence) -> pd.DataFrame:
     """One row per cell: variant, backbone and data set where they vary, also (its other names, if
-    any cell has some), mIoU, low, high (fractions).
-
-    ``attrs`` says how a page shows it: caption, bold entries, and which columns are an interval.
-    """
+    any cell has some), mIoU, low, high (fractions)."""
     table = evidence.summary
     shown = pd.DataFrame({"variant": evidence.cells["name"].to_list()})
     for column, name in (("backbone", "backbone"), ("dataset", "data set")):
@@ -50,12 +48,14 @@ def cells(evidence: Evidence) -> pd.DataFrame:
         shown["also"] = ["; ".join(other.get(str(spec), ())) for spec in table["spec"]]
     shown["mIoU"] = table["miou"].to_numpy(float)
     shown["low"], shown["high"] = table["low"].to_numpy(float), table["high"].to_numpy(float)
-    shown.attrs = {
-        "caption": caption(table),
-        "bold": {"mIoU": is_bold(table).to_list()},
-        "intervals": {INTERVAL: ("low", "high")},
-    }
-    return shown
+    return captioned(shown, caption(table), bold={"mIoU": is_bold(table).to_list()}, **BOUNDS)
+
+
+def captioned(rows: Any, caption: str, **attrs: Any) -> pd.DataFrame:
+    """A table with what a page says of it; ``attrs`` as in `texts` and `page.html`."""
+    table = pd.DataFrame(rows)
+    table.attrs.update(attrs, caption=caption)
+    return table
 
 
 def is_bold(table: pd.DataFrame) -> pd.Series:
@@ -66,11 +66,7 @@ def is_bold(table: pd.DataFrame) -> pd.Series:
 
 def caption(table: pd.DataFrame) -> str:
     """What a table of scores has to say of itself: what bold means, which rows are oracles, and why
-    an interval is missing.
-
-    Args:
-        table: a `results.summary`, or rows of it.
-    """
+    an interval is missing. ``table`` is a `results.summary`, or rows of it."""
     words = [BOLD if is_bold(table).any() else "mIoU x100"]
     if table["oracle"].any():
         words.append(ORACLES)
@@ -120,7 +116,7 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: boo
 
 
 def _scores(group: pd.DataFrame) -> pd.DataFrame:
-    cells = pd.DataFrame(
+    return pd.DataFrame(
         {
             "attention": labels(group),
             "mIoU": group["miou"].to_numpy(float),
@@ -128,14 +124,6 @@ def _scores(group: pd.DataFrame) -> pd.DataFrame:
             "pixel accuracy": group["pixel_accuracy"].to_numpy(float),
         }
     )
-    if "published" in group and group["published"].notna().any():
-        cells["published"] = group["published"].to_numpy(float)
-        facts = group[["published_protocol", "source", "mark"]].itertuples(index=False)
-        cells["protocol; source [mark]"] = [
-            f"{protocol}; {source.replace(';', ', ')} [{mark}]" if mark else ""
-            for protocol, source, mark in facts
-        ]
-    return cells
 
 
 def _differences(group: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from sclip_lab.report.curves import curves, line, number, pick, spec, specs
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS, charts, interval_bars
 from sclip_lab.report.gains import by_class
+from sclip_lab.report.tables import captioned
 from sclip_lab.results.statistics.intervals import interval, p_value
 from sclip_lab.results.statistics.resampling import Scored, combined
 
@@ -46,9 +47,7 @@ def shapley(evidence: Evidence, cells: Mapping[frozenset[str], str]) -> dict[str
     """Each part's share of CSA's gain: the mean, over all orders in which parts can be taken from
     CSA, of what the score gains when this part's turn comes (Shapley, 1953).
 
-    Args:
-        evidence: has all cells.
-        cells: the cell of each set of parts.
+    Args: cells: the cell of each set of parts.
 
     Returns:
         per part a difference in mIoU with its resamples; they add up to CSA's gain.
@@ -237,14 +236,12 @@ def parts(evidence: Evidence) -> pd.DataFrame:
         share = value.estimate / whole.estimate if whole.estimate else np.nan
         row = {"part": name, "gain": value.estimate, "low": low, "high": high, "share": share}
         rows.append(row)
-    table = pd.DataFrame(rows)
-    table.attrs = {
-        "plain": ("share",),
-        "caption": "CSA's gain over vanilla by the four parts of a row, mIoU x100: Shapley values "
-        "over the 16 combinations, with paired 95 % intervals over photos. All combinations but "
-        "the two ends are oracles",
-    }
-    return table
+    caption = (
+        "CSA's gain over vanilla by the four parts of a row, mIoU x100: Shapley values over the 16 "
+        "combinations, with paired 95 % intervals over photos. All combinations but the two ends "
+        "are oracles"
+    )
+    return captioned(rows, caption, plain=("share",))
 
 
 def _bars(table: pd.DataFrame) -> Figure:
@@ -285,11 +282,10 @@ def _per_class(evidence: Evidence, columns: Mapping[str, str | None]) -> pd.Data
     table = by_class(evidence, list(present.values())).set_index("class")
     table.columns = list(present)
     order = (table.iloc[:, -1] - table.iloc[:, 0]).sort_values(ascending=False).index
-    table = table.loc[order].reset_index()
-    table.attrs["caption"] = (
+    caption = (
         "IoU x100 by class: vanilla, vanilla with CSA's mass on other classes (an oracle), CSA"
     )
-    return table
+    return captioned(table.loc[order].reset_index(), caption)
 
 
 def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:

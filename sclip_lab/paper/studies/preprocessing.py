@@ -14,6 +14,7 @@ from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import label_points, pick
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import Figure, charts, color
+from sclip_lab.report.tables import captioned
 
 if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
@@ -148,9 +149,8 @@ def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
         for variant in ("vanilla", "csa")
         for sizes, spec in _settings(evidence, variant).items()
     ]
-    table = pd.DataFrame(rows)
-    table.attrs["caption"] = "mIoU x100; short side, window and stride in pixels"
-    return {"preprocessing": table}
+    caption = "mIoU x100; short side, window and stride in pixels"
+    return {"preprocessing": captioned(rows, caption)}
 
 
 def _sizes(evidence: Evidence) -> str:

@@ -17,6 +17,7 @@ from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import curves, line, pick, spec, specs
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS
+from sclip_lab.report.tables import captioned
 
 SINGLE = ("csa_identity", "csa_q", "csa_k", "csa_v")
 FORMS = {"orthogonal": "csa_random_orthogonal", "of full width": "csa_random_full"}
@@ -89,7 +90,7 @@ def _ensemble(evidence: Evidence) -> Figure | None:
             scores = 100 * evidence.cells.loc[keys, "miou"]
             ax.plot([1.0 + 0.1 * place] * len(keys), scores, "x", color=COLORS[place],
                     markersize=4, label=f"one {name}, {len(keys)} seeds")  # fmt: skip
-    ax.legend(fontsize=6, loc="upper right", bbox_to_anchor=(1, 0.95), edgecolor="none")
+    ax.legend(fontsize=6, loc="best", edgecolor="none")
     figure.set_label(
         "ensembles of n random projections (gaussian, of head_dim) over seeds; band: 95 % interval "
         "over photos of seed 0; crosses: single orthogonal ones, and ones of the full width"
@@ -127,8 +128,8 @@ def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
     tables = {"projections": published.scores(evidence.of([*fixed, *_seeds(
         evidence, variant="csa_random", attention__count=1, attention__seed=0)]))}  # fmt: skip
     if rows:
-        tables["projections_random"] = pd.DataFrame(rows)
-        tables["projections_random"].attrs["caption"] = "random projections over seeds, mIoU x100"
+        caption = "random projections over seeds, mIoU x100"
+        tables["projections_random"] = captioned(rows, caption)
     return tables
 
 

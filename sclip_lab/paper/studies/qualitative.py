@@ -14,6 +14,7 @@ from sclip_lab.report import pictures
 from sclip_lab.report.curves import pair
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.gains import per_photo
+from sclip_lab.report.tables import captioned
 
 EACH = 2  # photos of each kind
 
@@ -85,8 +86,8 @@ def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
     table.columns = ["photo", evidence.name(csa_vanilla[0]), evidence.name(csa_vanilla[1]), "gain"]
     table = table.assign(photo=table["photo"].astype(str))
     extremes = pd.concat([table.tail(5).iloc[::-1], table.head(5).iloc[::-1]]).drop_duplicates()
-    extremes.attrs["caption"] = "mIoU x100 on single photos: five largest gains, five smallest"
-    return {"qualitative": extremes.reset_index(drop=True)}
+    caption = "mIoU x100 on single photos: five largest gains, five smallest"
+    return {"qualitative": captioned(extremes.reset_index(drop=True), caption)}
 
 
 def _failures(evidence: Evidence) -> str:

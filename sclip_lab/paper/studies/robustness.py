@@ -71,12 +71,8 @@ def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
                 {"change": kind, "strength": int(strength), **scores, "gain": row["difference"]}
                 | {"low": row["low"], "high": row["high"]}
             )
-    table = pd.DataFrame(rows)
-    table.attrs = {
-        "caption": "mIoU x100, and the gain of CSA over vanilla with its 95 % interval",
-        "intervals": {tables.INTERVAL: ("low", "high")},
-    }
-    return {"robustness": table} if rows else {}
+    caption = "mIoU x100, and the gain of CSA over vanilla with its 95 % interval"
+    return {"robustness": tables.captioned(rows, caption, **tables.BOUNDS)} if rows else {}
 
 
 def _strengths(evidence: Evidence, kinds: list[str]) -> list[str]:

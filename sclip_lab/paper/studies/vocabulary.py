@@ -10,6 +10,7 @@ from sclip_lab.paper.claims import Claim, csa_higher, higher, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import grouped
+from sclip_lab.report.tables import captioned
 
 CHANGED = ("vocabulary", "templates", "prob_threshold")
 ONE_TOKEN = (
@@ -68,9 +69,7 @@ def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
         {"setting": setting, **{name: evidence.score(spec) for name, spec in variants.items()}}
         for setting, variants in _grid(evidence).items()
     ]
-    table = pd.DataFrame(rows)
-    table.attrs["caption"] = "mIoU x100"
-    return {"vocabulary": table}
+    return {"vocabulary": captioned(rows, "mIoU x100")}
 
 
 STUDY = Study(

@@ -86,15 +86,14 @@ def percentile(scored: Scored, level: float = 0.95) -> Interval:
 
 def bca(scored: Scored, level: float = 0.95) -> Interval:
     """Bias-corrected and accelerated (Efron, JASA 82, 1987)."""
-    from scipy import stats  # takes half a second, and is asked for rarely
-
     defined = scored.resampled[~np.isnan(scored.resampled)]
+    if not defined.size:
+        return np.nan, np.nan
     away = np.nanmean(scored.without) - scored.without
-    below = (
-        stats.percentileofscore(defined, scored.centre, kind="mean") / 100
-        if defined.size
-        else np.nan
-    )
+    ranks = [
+        np.count_nonzero(is_below(defined, scored.centre)) for is_below in (np.less, np.less_equal)
+    ]
+    below = sum(ranks) / (2 * defined.size)
     with np.errstate(invalid="ignore", divide="ignore"):
         skew = np.nansum(away**3) / (6 * np.nansum(away**2) ** 1.5)
         shift = special.ndtri(below)

@@ -116,12 +116,12 @@ def load(
     _warn_of_damage(path, damaged)
     if unfinished and not partial:
         warnings.warn(
-            f"left out of {path}, unfinished: {_some(unfinished)}; run them to the end (see "
-            "sclip-lab store sweeps), or load(..., partial=True)",
+            f"left out of {path}, unfinished: {machines.some(unfinished)}; run them to the end "
+            "(see sclip-lab store sweeps), or load(..., partial=True)",
             stacklevel=2,
         )
     if not specs:
-        why = damaged + [f"unfinished: {_some(unfinished)}"] * bool(unfinished)
+        why = damaged + [f"unfinished: {machines.some(unfinished)}"] * bool(unfinished)
         raise LabError(f"no finished results in {path}; {'; '.join(why)}")
     classes = _class_names(specs)
     df = _tidy(specs, frames)
@@ -191,12 +191,6 @@ def _of_one_code(path: str | Path, measured: list[Rows]) -> list[Rows]:
         (record, rows[~rows["measure"].isin(mixed) | spec_files.by_code_of_today(rows)])
         for record, rows in measured
     ]
-
-
-def _some(names: Sequence[str], shown: int = 3) -> str:
-    """A few names, and how many more there are."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
 
 
 def _rename(record: dict[str, Any], names: Mapping[str, str] | None) -> None:

@@ -74,12 +74,8 @@ def repair(root: Path) -> list[Finding]:
 def collect(root: Path, *, damaged: bool = False, orphans: bool = False) -> list[Finding]:
     """Files that can be deleted: lost temporary files and, on request, files that were set aside
     and files of cells without spec.json. Deletes nothing."""
-    states = {"lost"}
-    if damaged:
-        states.add("set aside")
-    if orphans:
-        states.add("orphan")
-    return [finding for finding in check(root) if finding.state in states]
+    deleted = {"lost": True, "set aside": damaged, "orphan": orphans}
+    return [finding for finding in check(root) if deleted.get(finding.state)]
 
 
 def contents(root: Path) -> pd.DataFrame:
