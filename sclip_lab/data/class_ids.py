@@ -51,7 +51,6 @@ class ClassIds:
         self.vocabulary = vocabulary
         self.ignore_index = ignore_index
         self.reduce_zero_label = reduce_zero_label
-        self.palette = None if palette is None else Palette.read(palette, vocabulary, root, title)
         classes = vocabulary.num_classes
         if not classes <= ignore_index <= LARGEST_ID:
             bound = f"must be in {classes}..{LARGEST_ID}"
@@ -67,7 +66,9 @@ class ClassIds:
         for label, target in (label_map or {}).items():
             self._add(label, target)
         self._table = self._raw_table()
-        self._check_map()
+        self.palette = None
+        if palette is not None:
+            self.palette = Palette.read(palette, root, title, self.class_id)
         self.unlabelled = None if unlabelled is None else self.class_id(unlabelled, "unlabelled")
 
     @property
@@ -99,7 +100,7 @@ class ClassIds:
         numbers = self.palette.numbers(colours, source)
         if self.palette.is_grey:
             return self.from_raw(numbers, source)
-        return np.where(numbers < 0, self.ignore_index, numbers).astype(self.dtype)
+        return numbers.astype(self.dtype)
 
     def from_raw(self, raw: np.ndarray, source: object) -> np.ndarray:
         """(height, width) class ids of the integers that a mask stores, of ``dtype``.
@@ -117,8 +118,10 @@ class ClassIds:
             self._refuse_ids(raw[ids < 0], source)
         return ids.astype(self.dtype)
 
-    def class_id(self, value: Any, key: str) -> int:
+    def class_id(self, value: Any, key: str, ignored: Sequence[str] = (IGNORE,)) -> int:
         """The id of a class that a yaml or an annotation file states as name, id or "ignore".
+
+        ``ignored`` are the names of ignore_index, unless a class is named so.
 
         Raises:
             LabError: there is no such class (did you mean); the error names ``key``.
@@ -137,7 +140,7 @@ class ClassIds:
         for spelling in (text.strip(), plainly(text)):
             if spelling in self._places:
                 return self._places[spelling]
-        if text == IGNORE:
+        if text.strip().casefold() in ignored:
             return self.ignore_index
         error = unknown(f"class in {key}", text, [*self.vocabulary.names, IGNORE])
         raise LabError(
@@ -204,17 +207,14 @@ class ClassIds:
         """(TABLE,) int32: class id or ignore_index of raw ids 0 .. TABLE - 1, -1 for none."""
         ids = np.arange(TABLE)
         for raw, new in self.ids_of_raw.items():
-            if 0 <= raw < TABLE:
-                ids[raw] = new
-        return self._after_map(ids)
-
-    def _check_map(self) -> None:
-        for raw, new in self.ids_of_raw.items():
             if self._after_map(np.array(new)) < 0:
                 raise LabError(
                     f"{self.title}: label_map sends {raw} to {new}, outside the "
                     f"{self.vocabulary.num_classes} classes of vocabulary '{self.vocabulary.name}'"
                 )
+            if 0 <= raw < TABLE:
+                ids[raw] = new
+        return self._after_map(ids)
 
     def _refuse_ids(self, raw: np.ndarray, source: object) -> None:
         values, counts = np.unique(raw, return_counts=True)

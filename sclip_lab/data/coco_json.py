@@ -37,8 +37,10 @@ class CocoJson(FileDataset):
             json. Crowds lie below all others.
         crowd: "keep" regions marked iscrowd, or "ignore" their pixels.
         name, root, images, unlabelled, ignore_index, mask_resize, split, limit, sample, seed,
-        expected,
-            faults: see `sclip_lab.data.folder.Folder`.
+            expected, faults: see `sclip_lab.data.folder.Folder`.
+
+    Attributes:
+        categories: {category id: name} of the json, ids in order.
 
     Raises:
         LabError: a json that is damaged or of another kind, unknown categories, missing photos.
@@ -70,9 +72,9 @@ class CocoJson(FileDataset):
             images, annotations = filled(self.root, split, images, annotations)
         self.split = split or ""
         self.images, self.annotations = self.root / images, self.root / annotations
-        self._photos, self._instances, categories = self._content()
+        self._photos, self._instances, self.categories = self._content()
         if vocabulary is None:
-            names = [readable(category) for category in categories.values()]
+            names = [readable(category) for category in self.categories.values()]
             bare = [BACKGROUND] if unlabelled is None and BACKGROUND not in names else []
             vocabulary = Vocabulary.of(name, [[text] for text in [*bare, *names]])
         self.vocabulary = vocabulary_of(vocabulary, self.root)
@@ -81,7 +83,7 @@ class CocoJson(FileDataset):
             self.title, self.vocabulary, self.root, ignore_index, label_map, unlabelled=unlabelled
         )
         source = f"category of {self.annotations}"
-        self._id_of = {n: self.class_ids.class_id(c, source) for n, c in categories.items()}
+        self._id_of = {n: self.class_ids.class_id(c, source) for n, c in self.categories.items()}
         self.overlap, self.crowd, self.mask_resize = overlap, crowd, mask_resize
         self.selection = selection_words(limit, sample, seed)
         self.expected = expected

@@ -19,16 +19,16 @@ from sclip_lab.data.decode import read_text
 from sclip_lab.data.paths import below
 
 
-def remap(raw: np.ndarray, table: Mapping[int, int], path: Path) -> np.ndarray:
+def remap(raw: np.ndarray, table: Mapping[int, int], source: object) -> np.ndarray:
     """(height, width) uint8: integers replaced by a table, which must have all of them.
 
     Raises:
-        LabError: an id that is not in the table; the error names ``path``.
+        LabError: an id that is not in the table; the error names ``source``.
     """
     values, inverse = np.unique(raw, return_inverse=True)
     strange = [value for value in values.tolist() if value not in table]
     if strange:
-        raise LabError(f"{path}: ids {strange[:5]} do not occur in this data set's format")
+        raise LabError(f"{source}: ids {strange[:5]} do not occur in this data set's format")
     return np.array([table[v] for v in values.tolist()], np.uint8)[inverse].reshape(raw.shape)
 
 

@@ -128,8 +128,8 @@ def read_mask(path: str | Path, content: bytes | None = None, colours: bool = Fa
         return np.array(image).astype(np.int32)
 
 
-def regular_file(path: str | Path, what: str, largest: float = math.inf) -> int:
-    """Return a file's size in bytes.
+def regular_file(path: str | Path, what: str, largest: float = math.inf) -> os.stat_result:
+    """What the system says of a file, such as its size in bytes.
 
     Raises:
         LabError: the file is missing or too large, or it is a folder, pipe or device, whose reading
@@ -146,7 +146,7 @@ def regular_file(path: str | Path, what: str, largest: float = math.inf) -> int:
         raise LabError(f"{what} {_short(path)}: a folder, pipe or device, not a file")
     if status.st_size > largest:
         raise LabError(f"{what} {_short(path)}: {status.st_size} bytes, more than {largest}")
-    return status.st_size
+    return status
 
 
 def read_text(path: Path, what: str, largest: float = LARGEST_LIST) -> str:
@@ -180,6 +180,11 @@ def json_content(path: Path, what: str) -> Iterator[Any]:
         raise LabError(f"{what} {path}: cannot be read ({error!r})") from error
 
 
+def first_line(error: Exception) -> str:
+    """The first line of a decoder's error, or the error's kind if it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def missing_reason(path: str | Path) -> str:
     """In words: why there is no such file."""
     if os.path.islink(path):
@@ -193,7 +198,7 @@ def bounded_file(path: str | Path, what: str) -> int:
     Raises:
         LabError: as `regular_file`, or the file is larger than any photo that is read.
     """
-    size = regular_file(path, what)
+    size = regular_file(path, what).st_size
     if size > 16 * pixel_limit():
         raise LabError(f"{what} {path}: {size} bytes; {_more(size / 16)}")
     return size
@@ -252,8 +257,9 @@ def _decoded(path: str | Path, kind: str, content: bytes | None = None) -> Itera
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
         if isinstance(error, Image.UnidentifiedImageError):
             raise LabError(f"{kind} {path}: {_kind_of(content)}") from error
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LabError(f"{kind} {path}: truncated or damaged ({line}); fetch it again") from error
+        raise LabError(
+            f"{kind} {path}: truncated or damaged ({first_line(error)}); fetch it again"
+        ) from error
 
 
 def _kind_of(content: bytes) -> str:
@@ -275,8 +281,7 @@ def _read_array(path: str | Path, content: bytes, colours: bool) -> np.ndarray:
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # a damaged header raises many kinds
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LabError(f"mask {path}: cannot be read as .npy ({line})") from error
+        raise LabError(f"mask {path}: cannot be read as .npy ({first_line(error)})") from error
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array.squeeze(0 if array.shape[0] == 1 else 2)
     whole = np.issubdtype(array.dtype, np.integer) or array.dtype == bool

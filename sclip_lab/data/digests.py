@@ -12,7 +12,7 @@ from pathlib import Path
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.progress import Bar
-from sclip_lab.data.decode import bounded_file, missing_reason, read_bytes, regular_file
+from sclip_lab.data.decode import bounded_file, read_bytes, regular_file
 
 CACHE_VARIABLE = "SCLIP_LAB_CACHE"
 # A file that is changed twice within one tick of the clock keeps its times. So the digest of a file
@@ -87,12 +87,7 @@ def proof(path: str | Path) -> Proof:
     Raises:
         LabError: there is no such file.
     """
-    try:
-        status = os.stat(path)
-    except FileNotFoundError as error:
-        raise LabError(f"{path}: {missing_reason(path)}") from error
-    except (OSError, ValueError) as error:
-        raise LabError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    status = regular_file(path, "file")
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 

@@ -98,7 +98,7 @@ def _tables(root: Path) -> Guess:
         result.choose_split(splits)
     result.keys["vocabulary"] = ["class 0"]
     probe = HuggingFace("x", root, ["class 0"], result.keys.get("split"))
-    contents = ((f"row {index}", probe.mask_content(index)) for index in range(len(probe)))
+    contents = ((name, probe.mask_content(name)) for name in probe.names)
     describe_masks(root, contents, result, [])
     return result
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.data.coco_object import CATEGORIES, THINGS, instances_to_mask
+from sclip_lab.data.coco_json import CocoJson
+from sclip_lab.data.coco_object import CATEGORIES, THINGS
 from sclip_lab.data.conversion import (
     by_image,
     for_each,
@@ -30,7 +30,6 @@ from sclip_lab.data.conversion import (
     stems_of,
 )
 from sclip_lab.data.decode import json_content, read_mask
-from sclip_lab.data.paths import below
 from sclip_lab.data.polygons import segmentation
 from sclip_lab.data.vocabulary import Vocabulary
 
@@ -282,27 +281,33 @@ def _check_coding(maps: Sequence[Path]) -> None:
 
 def _coco_instances(source: Path, root: Path, path: Path) -> str:
     photos = search(source, COCO_IMAGES, "*.jpg", "photos")
-    with json_content(path, "COCO instances") as content:
-        images, annotations = content["images"], by_image(content["annotations"])
-        categories = {category["id"]: category["name"] for category in content["categories"]}
+    folder, absent = photos[0].parent.absolute(), list[str]()
+    # With mask_resize the photos need not be read: masks have the size that the json says.
+    data = CocoJson(
+        "coco_object", path.parent, str(folder), path.name, mask_resize="nearest", faults=absent
+    )
     names = dict(zip(THINGS, Vocabulary.named("coco_panoptic").names, strict=False))
-    for number, name in categories.items():
-        if names.get(number) != name:
+    for number in sorted({*names, *data.categories}):
+        theirs, coco = (one.get(number, "none") for one in (data.categories, names))
+        if theirs != coco:
             raise LabError(
-                f"{path}: category {number} is '{name}', COCO's is '{names.get(number, 'none')}'; "
-                "a json of own categories is a data set of its own: _target_: "
+                f"{path}: category {number} is '{theirs}', COCO's is '{coco}'; a json of own "
+                "categories is a data set of its own: _target_: "
                 "sclip_lab.data.coco_json.CocoJson, see docs/your-data.md"
             )
 
-    def convert(image: Mapping[str, Any]) -> None:
-        mask = instances_to_mask(annotations.get(image["id"], []), image["height"], image["width"])
-        stem = below(photos[0].parent, image["file_name"], path).stem
-        save_mask(mask, root / f"annotations/val2017/{stem}_instanceTrainIds.png")
+    if absent:
+        raise LabError(absent[0])
 
-    for_each(convert, images, "masks")
+    def convert(name: str) -> None:
+        # Ids are 0 background, then the categories in order: COCO-Object's.
+        mask = data.read_ids(name, None, (0, 0))
+        save_mask(mask, root / f"annotations/val2017/{name}_instanceTrainIds.png")
+
+    for_each(convert, data.names, "masks")
     for photo in photos:
         place(photo, root / "images/val2017" / photo.name)
-    return f"{root}: {len(photos)} photos, {len(images)} masks from {path}"
+    return f"{root}: {len(photos)} photos, {len(data)} masks from {path}"
 
 
 def _check_context_names(path: Path) -> None:

