@@ -109,11 +109,10 @@ class ClassIds:
             LabError: an id that is neither a class nor ignored; the error names ``source``.
         """
         outside = (raw < 0) | (raw >= TABLE)
-        ids = self._table[np.where(outside, 0, raw)]
+        ids = np.where(outside, -1, self._table[np.where(outside, 0, raw)])
         if outside.any():
-            values, places = np.unique(raw[outside], return_inverse=True)
-            mapped = np.array([self.ids_of_raw.get(value, -1) for value in values.tolist()])
-            ids[outside] = self._after_map(mapped)[places]
+            for value, number in self.ids_of_raw.items():
+                ids[outside & (raw == value)] = self._after_map(np.array(number))
         if (ids < 0).any():
             self._refuse_ids(raw[ids < 0], source)
         return ids.astype(self.dtype)
@@ -162,38 +161,33 @@ class ClassIds:
             f"unlabelled: {IGNORE}, or unlabelled: <name of a class>"
         )
 
-    def paint(
-        self, size: tuple[int, int], regions: Iterable[tuple[str, np.ndarray]], source: object
-    ) -> np.ndarray:
-        """Draw (class name, (height, width) bool) regions as class ids; later ones are on top.
+    def paint(self, size: tuple[int, int], regions: Iterable[tuple[int, np.ndarray]]) -> np.ndarray:
+        """Draw (class id, (height, width) bool) regions, later ones on top, on the background.
 
         Raises:
-            LabError: an unknown class, or pixels without a class; the error names ``source``.
+            LabError: pixels without a class.
         """
         ids = np.full(size, -1, np.int64)
-        for name, region in regions:
-            ids[region] = self.class_id(name, str(source))
-        bare = ids < 0
-        if bare.any():
-            ids[bare] = self.background()
+        for number, region in regions:
+            ids[region] = number
+        if (ids < 0).any():
+            ids[ids < 0] = self.background()
         return ids.astype(self.dtype)
 
     def _add(self, label: Any, target: Any) -> None:
         text = str(label).strip()
-        raw = int(text) if text.removeprefix("-").isdecimal() else None
         if isinstance(target, str) and target.strip().isdecimal():
             target = int(target)
-        if raw is not None and isinstance(target, int) and not isinstance(target, bool):
-            self.ids_of_raw[raw] = target  # its range is checked after reduce_zero_label
-        elif isinstance(target, int | str) and not isinstance(target, bool):
-            number = self.class_id(target, f"label_map of {label!r}")
-            if raw is None:
-                self.ids_of_names[str(label)] = number
-            else:
-                shift = self.reduce_zero_label and number != self.ignore_index
-                self.ids_of_raw[raw] = number + shift
-        else:
+        if not isinstance(target, int | str) or isinstance(target, bool):
             raise LabError(f"{self.title}: label_map holds what is no id: {label!r}: {target!r}")
+        if not text.removeprefix("-").isdecimal():
+            self.ids_of_names[str(label)] = self.class_id(target, f"label_map of {label!r}")
+        elif isinstance(target, int):
+            self.ids_of_raw[int(text)] = target  # its range is checked after reduce_zero_label
+        else:
+            number = self.class_id(target, f"label_map of {label!r}")
+            shift = self.reduce_zero_label and number != self.ignore_index
+            self.ids_of_raw[int(text)] = number + shift
 
     def _after_map(self, ids: np.ndarray) -> np.ndarray:
         """Ids after label_map -> class ids by reduce_zero_label; -1 for what is no class."""

@@ -114,7 +114,6 @@ class CocoJson(FileDataset):
         size = (int(photo.get("height") or photo_size[0]), int(photo.get("width") or photo_size[1]))
         if size != photo_size and self.mask_resize is None:
             return np.zeros(size, self.class_ids.dtype)  # its size is refused, so no need to draw
-        ids = np.full(size, -1, np.int64)
         layers: list[tuple[bool, float, int, np.ndarray]] = []
         for one in self._instances.get(photo["id"], ()):
             with about(f"{self.annotations}: annotation {one.get('id')} of {name}"):
@@ -125,11 +124,7 @@ class CocoJson(FileDataset):
             layers.append((not crowd, -(one.get("area") or int(region.sum())), number, region))
         # Crowds are drawn first, large instances before small ones.
         layers.sort(key=lambda layer: layer[: 2 if self.overlap == "smallest" else 1])
-        for *_, number, region in layers:
-            ids[region] = number
-        if (ids < 0).any():
-            ids[ids < 0] = self.class_ids.background()
-        return ids.astype(self.class_ids.dtype)
+        return self.class_ids.paint(size, (layer[2:] for layer in layers))
 
     def _present(self, names: list[str]) -> list[str]:
         absent = [name for name in names if not self.image_path(name).is_file()]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.progress import Bar
 from sclip_lab.data.decode import read_text
@@ -46,11 +47,8 @@ def read_mat(path: Path, field: str) -> np.ndarray:
 
 
 def save_mask(mask: np.ndarray, path: Path) -> None:
-    """Write a png of ids, in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    Image.fromarray(mask).save(partial, "PNG")
-    os.replace(partial, path)
+    """Write a png of ids, whole or not at all."""
+    files.write(path, lambda temporary: Image.fromarray(mask).save(temporary, "PNG"))
 
 
 def place(source: Path, target: Path) -> None:
@@ -102,8 +100,8 @@ def search(
     places = list(places)
     for place_ in places:
         with suppress(OSError):
-            if files := sorted((source / place_).glob(pattern)):
-                return files
+            if paths := sorted((source / place_).glob(pattern)):
+                return paths
     if what is None:
         return []
     looked = ", ".join(os.path.normpath(source / place_ / pattern) for place_ in places)

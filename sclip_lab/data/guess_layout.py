@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from difflib import Match, SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -167,30 +167,20 @@ def _common_folder(files: Sequence[str]) -> str:
     return os.path.commonpath(folders).replace(os.sep, "/") or "." if all(folders) else "."
 
 
-def split_template(files: Sequence[str]) -> tuple[str, list[str]] | None:
+def split_template(files: Iterable[str]) -> tuple[str, list[str]] | None:
     """Files whose names differ only in a split: (path with {split}, splits)."""
+    pattern = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])", re.I)
     templates: dict[str, list[str]] = defaultdict(list)
     for file in files:
-        for split in SPLITS:
-            pattern = rf"(?<![a-z]){split}(?![a-z])"
-            if re.search(pattern, file):
-                templates[re.sub(pattern, SPLIT, file)].append(split)
-                break
+        if match := pattern.search(file):
+            templates[re.sub(rf"(?<![a-z]){match[0]}(?![a-z])", SPLIT, file)].append(match[0])
     return max(templates.items(), key=lambda each: len(each[1]), default=None)
 
 
-def split_lists(
-    root: Path, files: Sequence[str], photos: Sequence[str]
-) -> list[tuple[str, list[str]]]:
-    """Lists of photos that are named after splits: (path with {split}, splits) of each."""
-    stems = {Path(photo).stem for photo in photos}
-    templates: dict[str, list[str]] = defaultdict(list)
-    for file in files:
-        path = Path(file)
-        if path.suffix not in (".txt", ".csv", ".json") or path.stem.lower() not in SPLITS:
-            continue
-        text = (root / file).read_text(encoding="utf-8-sig", errors="replace")
-        words = re.split(r"[\s,;\"\[\]]+", text)
-        if any(Path(word.replace("\\", "/")).stem in stems for word in words if word):
-            templates[str(path.with_name(SPLIT + path.suffix).as_posix())].append(path.stem)
-    return sorted(templates.items(), key=lambda each: -len(each[1]))
+def is_list(path: Path, stems: Collection[str]) -> bool:
+    """Whether a file lists photos."""
+    if path.suffix not in (".txt", ".csv", ".json"):
+        return False
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    words = re.split(r"[\s,;\"\[\]]+", text.replace("\\", "/"))
+    return any(Path(word).stem in stems for word in words if word)

@@ -100,8 +100,8 @@ def extract(archive: Path, inside: str, target: Path) -> list[Path]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 source = tar.extractfile(member)
                 assert source is not None  # a plain file, checked above
-                with source, path.open("wb") as file:
-                    shutil.copyfileobj(source, file)
+                with source:
+                    path.write_bytes(source.read())
                 written.append(path)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise LabError(f"{archive}: cannot be unpacked to {target} ({error})") from error

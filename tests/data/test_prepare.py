@@ -341,7 +341,7 @@ def test_damaged_parts_are_named(tmp_path: Path) -> None:
 def test_a_target_that_cannot_be_written(tmp_path: Path) -> None:
     coco_download(tmp_path / "from")
     (tmp_path / "file").write_text("")
-    with pytest.raises(LabError, match="file/to: cannot be written"):
+    with pytest.raises(LabError, match=r"cannot write .*/file/to"):
         cli("prepare", "coco_object", "--from", f"{tmp_path}/from", "--to", f"{tmp_path}/file/to")
 
 
