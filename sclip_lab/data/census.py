@@ -70,11 +70,7 @@ class Census:
         return lines
 
     def warnings(self, turned: Sequence[str] = ()) -> list[str]:
-        """What should be known before a number is quoted.
-
-        Args:
-            turned: photos that their EXIF tags turn.
-        """
+        """What should be known before a number is quoted; EXIF tags turn the photos ``turned``."""
         if not self.photos:
             return []
         lines = []

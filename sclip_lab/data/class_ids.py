@@ -11,7 +11,7 @@ import numpy as np
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.data.decode import read_mask
 from sclip_lab.data.palette import Palette
-from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.data.vocabulary import Vocabulary, readable
 
 TABLE = 1 << 16  # raw ids in a table; label_map also takes other ids, of 32-bit masks
 LARGEST_ID = (1 << 16) - 1
@@ -91,8 +91,7 @@ class ClassIds:
     def from_content(self, content: bytes, source: str | Path) -> np.ndarray:
         """(height, width) class ids of the bytes of an image or .npy file, of ``dtype``.
 
-        Raises:
-            LabError: a damaged file, or an unknown id or colour; the error names ``source``.
+        A damaged file and an unknown id or colour are an error of ``source``.
         """
         if self.palette is None:
             return self.from_raw(read_mask(source, content), source)
@@ -103,11 +102,7 @@ class ClassIds:
         return numbers.astype(self.dtype)
 
     def from_raw(self, raw: np.ndarray, source: object) -> np.ndarray:
-        """(height, width) class ids of the integers that a mask stores, of ``dtype``.
-
-        Raises:
-            LabError: an id that is neither a class nor ignored; the error names ``source``.
-        """
+        """(height, width) class ids of a mask's integers; others are an error of ``source``."""
         outside = (raw < 0) | (raw >= TABLE)
         ids = np.where(outside, -1, self._table[np.where(outside, 0, raw)])
         if outside.any():
@@ -147,11 +142,7 @@ class ClassIds:
         )
 
     def background(self) -> int:
-        """The class of pixels that no annotation covers.
-
-        Raises:
-            LabError: there is neither ``unlabelled`` nor a class named background.
-        """
+        """The class of pixels that no annotation covers; an error if the yaml does not say it."""
         if self.unlabelled is not None:
             return self.unlabelled
         if BACKGROUND in self._places:
@@ -162,11 +153,7 @@ class ClassIds:
         )
 
     def paint(self, size: tuple[int, int], regions: Iterable[tuple[int, np.ndarray]]) -> np.ndarray:
-        """Draw (class id, (height, width) bool) regions, later ones on top, on the background.
-
-        Raises:
-            LabError: pixels without a class.
-        """
+        """Draw (class id, (height, width) bool) regions on the background, later ones on top."""
         ids = np.full(size, -1, np.int64)
         for number, region in regions:
             ids[region] = number
@@ -260,4 +247,4 @@ def _places(vocabulary: Vocabulary) -> dict[str, int]:
 
 def plainly(name: str) -> str:
     """A name in lower case with blanks for underscores, since tools and people differ in these."""
-    return " ".join(name.replace("_", " ").split()).casefold()
+    return readable(name).casefold()

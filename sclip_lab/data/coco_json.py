@@ -66,7 +66,7 @@ class CocoJson(FileDataset):
         expected: int | Sequence[int] | None = None,
         faults: list[str] | None = None,
     ) -> None:
-        self.name, self._faults = name, faults
+        self.name, self.faults = name, faults
         self.root = Path(root).expanduser()
         if split is not None or has_split(images, annotations):
             images, annotations = filled(self.root, split, images, annotations)
@@ -87,15 +87,17 @@ class CocoJson(FileDataset):
         self.overlap, self.crowd, self.mask_resize = overlap, crowd, mask_resize
         self.selection = selection_words(limit, sample, seed)
         self.expected = expected
-        self._names = self._present(select(sorted(self._photos), limit, sample, seed))
+        names = select(sorted(self._photos), limit, sample, seed)
+        listing = f" (as {self.annotations} says)"
+        self._names = self.present(
+            names, lambda n: self.image_path(n).is_file(), self.image_path, "photo", listing
+        )
 
     @property
     def reading(self) -> dict[str, Any]:
-        """What changes a mask besides ``class_ids``."""
         return {**super().reading, "overlap": self.overlap, "crowd": self.crowd}
 
     def image_path(self, name: str) -> Path:
-        """Where the photo of a sample lies."""
         return self.images / self._photos[name]["file_name"]
 
     def annotation_digest(self, name: str) -> str:
@@ -109,7 +111,6 @@ class CocoJson(FileDataset):
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def read_ids(self, name: str, content: bytes | None, photo_size: tuple[int, int]) -> np.ndarray:
-        """A sample's mask; see `sclip_lab.data.file_dataset.FileDataset.read_ids`."""
         photo = self._photos[name]
         size = (int(photo.get("height") or photo_size[0]), int(photo.get("width") or photo_size[1]))
         if size != photo_size and self.mask_resize is None:
@@ -125,18 +126,6 @@ class CocoJson(FileDataset):
         # Crowds are drawn first, large instances before small ones.
         layers.sort(key=lambda layer: layer[: 2 if self.overlap == "smallest" else 1])
         return self.class_ids.paint(size, (layer[2:] for layer in layers))
-
-    def _present(self, names: list[str]) -> list[str]:
-        absent = [name for name in names if not self.image_path(name).is_file()]
-        if absent:
-            text = (
-                f"{len(absent)} of {len(names)} photos of {self.annotations} are not there: "
-                f"{', '.join(absent[:5])}; '{absent[0]}' needs {self.image_path(absent[0])}"
-            )
-            if self._faults is None:
-                raise LabError(f"{self.title}: {text}")
-            self._faults.append(text)
-        return [name for name in names if name not in set(absent)]
 
     def _content(
         self,

@@ -21,11 +21,7 @@ from sclip_lab.data.paths import below
 
 
 def remap(raw: np.ndarray, table: Mapping[int, int], source: object) -> np.ndarray:
-    """(height, width) uint8: integers replaced by a table, which must have all of them.
-
-    Raises:
-        LabError: an id that is not in the table; the error names ``source``.
-    """
+    """(height, width) uint8: integers replaced by a table. Others are an error of ``source``."""
     values, inverse = np.unique(raw, return_inverse=True)
     strange = [value for value in values.tolist() if value not in table]
     if strange:
@@ -94,9 +90,7 @@ def link_converted(source: Path, root: Path, places: Iterable[str], pattern: str
 def search(
     source: Path, places: Iterable[str], pattern: str, what: str | None = None
 ) -> list[Path]:
-    """The sorted files of the first place that has any. If no place has one, return an empty list,
-    or raise a LabError with ``what`` if it is given.
-    """
+    """The sorted files of the first place that has any; if none has, [] or an error on ``what``."""
     places = list(places)
     for place_ in places:
         with suppress(OSError):

@@ -127,11 +127,10 @@ def read_mask(path: str | Path, content: bytes | None = None, colours: bool = Fa
 
 
 def regular_file(path: str | Path, what: str, largest: float = math.inf) -> os.stat_result:
-    """What the system says of a file, such as its size in bytes.
+    """What the system says of a file.
 
     Raises:
-        LabError: the file is missing or too large, or it is a folder, pipe or device, whose reading
-            may never end.
+        LabError: it is missing, too large, or a folder, pipe or device, whose reading may not end.
     """
     try:
         status = os.stat(path)
@@ -148,11 +147,7 @@ def regular_file(path: str | Path, what: str, largest: float = math.inf) -> os.s
 
 
 def read_text(path: Path, what: str, largest: float = LARGEST_LIST) -> str:
-    """The text of a file, without the mark that Windows' editors write in front.
-
-    Raises:
-        LabError: as `regular_file`; or the file cannot be read, or is not UTF-8.
-    """
+    """The text of a `regular_file` in UTF-8, without the mark of Windows' editors in front."""
     regular_file(path, what, largest)
     try:
         return path.read_bytes().decode("utf-8-sig")
@@ -164,11 +159,7 @@ def read_text(path: Path, what: str, largest: float = LARGEST_LIST) -> str:
 
 @contextmanager
 def json_content(path: Path, what: str) -> Iterator[Any]:
-    """The content of a json file. An error within, such as a missing key, names the file.
-
-    Raises:
-        LabError: as `regular_file`; or the file is no json, or lacks what is looked for.
-    """
+    """The content of a `regular_file` of json. Errors within, such as a missing key, name it."""
     regular_file(path, what, LARGEST_JSON)
     try:
         yield json.loads(path.read_bytes())
@@ -191,11 +182,7 @@ def missing_reason(path: str | Path) -> str:
 
 
 def bounded_file(path: str | Path, what: str) -> int:
-    """Return the size in bytes of a file that may hold a photo or mask.
-
-    Raises:
-        LabError: as `regular_file`, or the file is larger than any photo that is read.
-    """
+    """The bytes of a `regular_file`, which must not be larger than any photo that is read."""
     size = regular_file(path, what).st_size
     if size > 16 * pixel_limit():
         raise LabError(f"{what} {path}: {size} bytes; {_more(size / 16)}")
@@ -203,11 +190,7 @@ def bounded_file(path: str | Path, what: str) -> int:
 
 
 def pixel_limit() -> int:
-    """The largest number of pixels that a photo or mask may have.
-
-    Raises:
-        LabError: the environment variable is not a number above 0.
-    """
+    """The largest number of pixels of a photo or mask; an error if the variable is no number."""
     value = os.environ.get(SIZE_VARIABLE) or MEGAPIXELS
     try:
         limit = float(value)
@@ -219,11 +202,7 @@ def pixel_limit() -> int:
 
 
 def read_bytes(path: str | Path, what: str) -> bytes:
-    """The bytes of a photo or mask.
-
-    Raises:
-        LabError: as `bounded_file`; or the file is empty or cannot be read.
-    """
+    """The content of a `bounded_file`, which must not be empty."""
     if bounded_file(path, what) == 0:
         raise LabError(f"{what} {path}: the file is empty (0 bytes); fetch it again")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ class FileDataset(Dataset):
     Attributes:
         class_ids: how masks become class ids.
         mask_resize: "nearest" accepts masks of another size than their photos; None refuses them.
+        faults: collects what is wrong with single samples; None raises the first error.
     """
 
     class_ids: ClassIds
     mask_resize: str | None = None
+    faults: list[str] | None = None
     _names: list[str]
 
     @property
@@ -60,6 +62,35 @@ class FileDataset(Dataset):
             content: the bytes of the file at `mask_path`; None if there is no such file.
             photo_size: (height, width), for annotations that do not state a size.
         """
+
+    def fault(self, text: str) -> None:
+        """Raise or collect what is wrong with a sample."""
+        if self.faults is None:
+            raise LabError(f"{self.title}: {text}")
+        self.faults.append(text)
+
+    def present(
+        self,
+        names: list[str],
+        has: Callable[[str], bool],
+        path: Callable[[str], Path],
+        what: str,
+        listing: str = "",
+    ) -> list[str]:
+        """The names that have a photo, or a mask. The other names are a fault.
+
+        ``path`` is where one must lie, ``listing`` says where the names come from.
+        """
+        absent = [name for name in names if not has(name)]
+        if absent and self.faults is None:
+            self.fault(
+                f"{len(absent)} of {len(names)} samples have no {what}: {', '.join(absent[:5])}"
+                f"{', ...' * (len(absent) > 5)}; '{absent[0]}' needs {path(absent[0])}{listing}"
+            )
+        for name in absent:
+            self.fault(f"sample '{name}' has no {what}: {path(name)}")
+        missing = set(absent)
+        return [name for name in names if name not in missing]
 
     def annotation_digest(self, name: str) -> str:
         """Digest of a mask that has no file of its own, for the key."""

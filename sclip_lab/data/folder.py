@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -101,7 +101,7 @@ class Folder(FileDataset):
     ) -> None:
         self.name = name
         self.root = Path(root).expanduser()
-        self._faults, self._list_key = faults, "split_list"
+        self.faults, self._list_key = faults, "split_list"
         if split is not None and split_list is None and not has_split(images, masks):
             split_list, self._list_key = list_file(self.root, split), "split"
             split = Path(split).stem
@@ -140,15 +140,12 @@ class Folder(FileDataset):
         self._names = self._find_names(limit, sample, seed)
 
     def image_path(self, name: str) -> Path:
-        """Where the photo of a sample lies."""
         return self.images / self._photo_file(name)
 
     def mask_path(self, name: str) -> Path:
-        """Where the mask of a sample lies."""
         return self.masks / self._mask_file(name)
 
     def read_ids(self, name: str, content: bytes | None, photo_size: tuple[int, int]) -> np.ndarray:
-        """A sample's mask; see `sclip_lab.data.file_dataset.FileDataset.read_ids`."""
         assert content is not None
         path = self.mask_path(name)
         if content[:16].lstrip(JSON_BEFORE).startswith(b"{"):
@@ -185,20 +182,14 @@ class Folder(FileDataset):
         names = select(names, limit, sample, seed)
         for name in names:
             if len(photos.get(name, ())) > 1:
-                self._fault(
+                self.fault(
                     f"{' and '.join(photos[name])} in {self.images} are both photo '{name}' of "
                     f"mask {self.mask_path(name)}; keep one of them"
                 )
         self._photos = {name: photos[name][0] for name in names if name in photos}
-        names = self._with(names, photos.__contains__, self.image_path, "photo")
-        return self._with(
-            names, lambda name: self._mask_file(name) in masks, self.mask_path, "mask"
-        )
-
-    def _fault(self, text: str) -> None:
-        if self._faults is None:
-            raise LabError(f"{self.title}: {text}")
-        self._faults.append(text)
+        listing = f" (as the list {self.split_list} says; it holds one stem a line)"
+        names = self.present(names, photos.__contains__, self.image_path, "photo", listing)
+        return self.present(names, lambda n: self._mask_file(n) in masks, self.mask_path, "mask")
 
     def _photo_file(self, stem: str) -> str:
         """The photo of a stem, as a path below ``images``."""
@@ -216,27 +207,6 @@ class Folder(FileDataset):
             if (stem := self.naming.stem(file)) is not None:
                 photos.setdefault(stem, []).append(file)
         return photos
-
-    def _with(
-        self, names: list[str], has: Callable[[str], bool], path: Callable[[str], Path], what: str
-    ) -> list[str]:
-        """The names that have a photo, or a mask. The other names are a fault."""
-        absent = [name for name in names if not has(name)]
-        if not absent:
-            return names
-        if self._faults is not None:
-            self._faults += [f"sample '{name}' has no {what}: {path(name)}" for name in absent]
-            missing = set(absent)
-            return [name for name in names if name not in missing]
-        listed = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-        hint = ""
-        if what == "photo":
-            hint = f" (as the list {self.split_list} says; it holds one stem a line)"
-        raise LabError(
-            f"{self.title}: "
-            f"{len(absent)} of {len(names)} samples have no {what}: {listed}; "
-            f"'{absent[0]}' needs {path(absent[0])}{hint}"
-        )
 
     def _alone(self, masks: Iterable[str], photos: Mapping[str, list[str]]) -> list[str]:
         """Files of the mask folder that have the mask suffix and belong to no photo."""
@@ -294,7 +264,7 @@ class Folder(FileDataset):
         if any("/" in file for file in left_out) and not self.recursive:
             remedy.append("recursive: true")
         listed = ", ".join(sorted(left_out)[:5]) + (", ..." if len(left_out) > 5 else "")
-        self._fault(
+        self.fault(
             f"{len(left_out)} photos in {self.images} have masks but would be left out beside the "
             f"{len(taken)} that are read: {listed}; set {' and '.join(remedy)} to read all, or "
             "remove them"

@@ -12,7 +12,7 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import build
-from sclip_lab.data.decode import read_image, read_mask
+from sclip_lab.data.decode import read_mask
 from sclip_lab.data.guess_layout import FEW_COLOURS, usual_split
 from sclip_lab.data.palette import file_rows
 from sclip_lab.data.vocabulary import Vocabulary, readable
@@ -172,14 +172,14 @@ def describe_annotations(
 
 def compare_sizes(root: Path, guess: Guess) -> None:
     """Set mask_resize if the first masks have other sizes than their photos."""
-    config = {"name": "x", "root": str(root), **guess.keys, "mask_resize": "nearest", "limit": 3}
-    dataset: Any = build({"_target_": guess.target, **config})
-    for name in dataset.names:
-        photo = read_image(dataset.image_path(name))
-        path = dataset.mask_path(name)
-        coloured = dataset.class_ids.palette is not None
-        mask = read_mask(path, colours=coloured)
-        if photo.shape[:2] != mask.shape[:2]:
+    config = {"name": "x", "root": str(root), **guess.keys, "limit": 3}
+    dataset = build({"_target_": guess.target, **config})
+    for index in range(len(dataset)):
+        try:
+            dataset[index]
+        except LabError as error:
+            if "mask_resize: nearest" not in str(error):
+                continue  # building the finished yaml will raise it
             guess.keys["mask_resize"] = "nearest"
             guess.comments.append(
                 "masks have another size than their photos: the nearest id is taken"

@@ -83,13 +83,10 @@ class Palette:
         return cls(colours)
 
     def numbers(self, colours: np.ndarray, source: object) -> np.ndarray:
-        """(height, width) int64 class ids of (height, width, 3) uint8 colours.
-
-        The ids of a grey palette are raw.
+        """(height, width) int64 class ids, of a grey palette raw ids, of (..., 3) uint8 colours.
 
         Raises:
-            LabError: a colour that is not in the palette, or unequal channels of a grey one; the
-                error names ``source``.
+            LabError: an unknown colour, or unequal channels where the palette is grey.
         """
         if self.colours is None:
             if (colours != colours[..., :1]).any():

@@ -92,15 +92,12 @@ class HuggingFace(FileDataset):
         return Path(f"{shard} row {row}")
 
     def photo_content(self, name: str) -> bytes:
-        """The bytes of a photo, as they are stored."""
         return self._content(name, self.image)
 
     def mask_content(self, name: str) -> bytes:
-        """The bytes of a mask, as they are stored."""
         return self._content(name, self.mask)
 
     def read_ids(self, name: str, content: bytes | None, photo_size: tuple[int, int]) -> np.ndarray:
-        """A sample's mask; see `sclip_lab.data.file_dataset.FileDataset.read_ids`."""
         assert content is not None
         return self.class_ids.from_content(content, self.image_path(name))
 
@@ -118,7 +115,6 @@ class HuggingFace(FileDataset):
 
     @property
     def reading(self) -> dict[str, Any]:
-        """What changes a sample besides ``class_ids``."""
         return {**super().reading, "image": self.image, "mask": self.mask}
 
     def _content(self, name: str, column: str) -> bytes:

@@ -19,11 +19,7 @@ Points = Sequence[Sequence[float]]
 
 
 def polygon(points: Points, size: tuple[int, int], holes: Sequence[Points] = ()) -> np.ndarray:
-    """(height, width) bool: the inside of a polygon of (x, y) corners, without its holes.
-
-    Raises:
-        LabError: fewer than three corners, or corners that are no finite numbers.
-    """
+    """(height, width) bool: the inside of a polygon of three or more (x, y), without its holes."""
     try:
         flat = np.array(points, np.float64).reshape(-1, 2)
     except (TypeError, ValueError) as error:

@@ -15,7 +15,6 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.data.coco_json import CocoJson
-from sclip_lab.data.coco_object import CATEGORIES, THINGS
 from sclip_lab.data.conversion import (
     by_image,
     for_each,
@@ -32,6 +31,12 @@ from sclip_lab.data.conversion import (
 from sclip_lab.data.decode import json_content, read_mask
 from sclip_lab.data.polygons import segmentation
 from sclip_lab.data.vocabulary import Vocabulary
+
+# COCO's category ids are 1..90 things, 91..182 stuff; eleven things were never released (Caesar et
+# al., COCO-Stuff, CVPR 2018, and the categories of instances_val2017.json).
+UNRELEASED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
+THINGS = tuple(i for i in range(1, 91) if i not in UNRELEASED)  # 80
+CATEGORIES = THINGS + tuple(range(92, 183))  # 171, in the order every benchmark numbers them
 
 # Cityscapes: labelIds in the order of the 19 evaluated classes (labels.py of its scripts).
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)

@@ -95,11 +95,7 @@ def _write_ids(
 
 
 def write(folder: Path, name: str, samples: Sequence[Sample], census: Census) -> list[Path]:
-    """Write ``<name>.png`` and ``<name>.html`` and return both.
-
-    Raises:
-        LabError: they cannot be written.
-    """
+    """Write ``<name>.png`` and ``<name>.html`` and return both."""
     sheet = io.BytesIO()
     contact_sheet(name, samples, census).save(sheet, "PNG")
     picture = base64.b64encode(sheet.getvalue()).decode()

@@ -80,11 +80,7 @@ def verify(data: Dataset, faults: Sequence[str] = (), pictures: int = 0) -> Repo
 
 
 def listed(texts: Sequence[str]) -> list[str]:
-    """Texts, of each kind the first twenty, then how many more there are.
-
-    Two texts are of one kind if they differ only in names and numbers, roughly: if they begin
-    alike.
-    """
+    """Texts, of each kind the first twenty, then how many more; texts of a kind begin alike."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for text in texts:
         # Words without digits and paths: they say what is wrong, not where.
