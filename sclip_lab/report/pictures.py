@@ -106,13 +106,10 @@ def photo_miou(item: Picture, prediction: Prediction) -> float:
     for a photo of ignored pixels alone."""
     count = len(item.class_names)
     rows = metrics.count(prediction.prediction, item.mask, count, item.ignore_index)
-    right = np.where(rows.true == rows.predicted, rows.pixels, 0)
-    totals = [
-        np.bincount(classes, pixels, count)
-        for classes, pixels in ((rows.true, right), (rows.true, rows.pixels),
-                                (rows.predicted, rows.pixels))
-    ]  # fmt: skip
-    return float(metrics.nanmean(metrics.iou_of_totals(np.stack(totals))))
+    confusion = np.zeros((count, count))
+    confusion[rows.true, rows.predicted] = rows.pixels
+    totals = np.stack([np.diag(confusion), confusion.sum(1), confusion.sum(0)])
+    return float(metrics.nanmean(metrics.iou_of_totals(totals)))
 
 
 def _corner(ax: Axes, score: float) -> None:

@@ -64,7 +64,8 @@ def select(
             {"key": record["key"], **{name: str(cell[name]) for name in NAMES[1:]}}
             for record in results.records(store, table["key"].to_list())
             for cell in ([names[record["key"]]] if names else [record["names"], *record["also"]])
-        ]
+        ],
+        columns=["key", *NAMES[1:]],
     )
     table = table.drop(columns=NAMES[1:]).merge(each, on="key")
     for column, patterns in where.items():

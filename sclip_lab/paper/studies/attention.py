@@ -61,7 +61,12 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
     first = evidence.specs[next(iter(cells.values()))]
     sample = _sample(evidence, first)
     height, width = sample.mask.shape
-    points = evidence.options.get("points") or _default_points(sample, first)
+    points = evidence.options.get("points")
+    if not points:
+        from sclip_lab.evaluation.observers import region_points  # imports torch
+
+        chosen = region_points(sample.mask, first.dataset.ignore_index, POINTS)
+        points = [(int(row), int(column)) for row, column in chosen]
     for row, column in points:
         if not (0 <= row < height and 0 <= column < width):
             raise LabError(
@@ -69,13 +74,6 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
             )
     specs = {name: evidence.specs[key] for name, key in cells.items()}
     return {"attention": _drawn(sample, points, specs)}
-
-
-def _default_points(sample: Sample, any_spec: Spec) -> list[tuple[int, int]]:
-    from sclip_lab.evaluation.observers import region_points
-
-    points = region_points(sample.mask, any_spec.dataset.ignore_index, POINTS)
-    return [(int(row), int(column)) for row, column in points]
 
 
 def _drawn(sample: Sample, points: list[tuple[int, int]], specs: dict[str, Spec]) -> Figure:

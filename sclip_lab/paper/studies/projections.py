@@ -33,17 +33,15 @@ def _claims(evidence: Evidence) -> list[Claim]:
     singles = list(filter(None, specs(evidence, *SINGLE)))
     randoms = _seeds(evidence, variant="csa_random", attention__count=1)
     claims = []
-    if csa and singles:
-        text = (
-            "CSA is insensitive to the projection: any single one lies within 3 points of q and k"
-        )
-        claims.append(alike(evidence, [*singles, *randoms], csa, MARGIN, text, "1.4"))
-    if mean and singles:
-        text = (
-            "CSA is insensitive to the projection where all maps have one weight: any single one "
-            "lies within 3 points of the mean of q and k"
-        )
-        claims.append(alike(evidence, [*singles, *randoms], mean, MARGIN, text))
+    for base, words, section in (
+        (csa, "any single one lies within 3 points of q and k", "1.4"),
+        (mean, "any single one lies within 3 points of the mean of q and k", ""),
+    ):
+        # Of the sum, a row weighs twice as much against the residual; of the mean, as any other.
+        where = "" if base == csa else " where all maps have one weight"
+        text = f"CSA is insensitive to the projection{where}: {words}"
+        if base and singles:
+            claims.append(alike(evidence, [*singles, *randoms], base, MARGIN, text, section))
     text = "The sum's doubled weight against the residual helps: q + k is better than their mean"
     claims.append(higher(evidence, csa, mean, text))
     if randoms:
