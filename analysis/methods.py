@@ -37,7 +37,7 @@ VARIANTS = """## Variants
 
 In the order of their modules. Published numbers are mIoU in points, by the protocol of whoever
 published them; the mark says how they were read: F in primary code, README, issue or figure, 2
-second-hand, C computed, G a guess. `sclip_lab/results/table/paper_sources.csv` has the sources.
+second-hand, C computed, G a guess. `sclip_lab/paper/paper_sources.csv` has the sources.
 """
 DATASETS = [
     "voc21",
