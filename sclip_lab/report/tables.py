@@ -111,8 +111,8 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: boo
     the others are ``numbers``."""
     lines = [columns, *([escaping.markdown(cell) for cell in row] for row in rows)]
     head, *body = (f"| {' | '.join(line)} |\n" for line in lines)
-    rule = "|---" + ("|---:" if numbers else "|---") * (len(columns) - 1) + "|\n"
-    return "".join([head, rule, *body])
+    rule = "| --- " + "| ---: " * (len(columns) - 1) if numbers else "|---" * len(columns)
+    return "".join([head, f"{rule}|\n", *body])
 
 
 def _scores(group: pd.DataFrame) -> pd.DataFrame:
