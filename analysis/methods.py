@@ -181,15 +181,15 @@ def row(name: str) -> dict[str, str]:
     parameters = {key: value for key, value in config.items() if key not in COMMON}
     function = locate(config["_target_"])
     replaces = next(iter(inspect.signature(function).parameters)) == "block"
-    kept = {k: "—" if replaces else shown(config[k]) for k in ("residual", "mlp", "stream")}
+    settings = {k: "—" if replaces else shown(config[k]) for k in ("residual", "mlp", "stream")}
     return {
         "variant": f"`{name}`",
         "what, and whose": paper(conf_dir() / "attention" / f"{name}.yaml"),
         "layers": shown(config["layers"]),
         "function": call(parameters),
-        "residual": kept["residual"],
-        "MLP": kept["mlp"],
-        "stream": kept["stream"],
+        "residual": settings["residual"],
+        "MLP": settings["mlp"],
+        "stream": settings["stream"],
         **{part: call(config[part]) if config[part] else "" for part in PARTS},
         "class token": shown(config["class_token"]),
     }

@@ -70,8 +70,8 @@ def draw(name: str, study: Study, evidence: Evidence | None, missing: Sequence[s
         for claim in study.claims(part):
             place = [text for text in (setting, claim.setting, part.part) if text]
             claims.append(replace(claim, study=name, setting=", ".join(place)))
-        made = study.tables(part) if study.tables else {name: published.scores(part)}
-        tables |= {f"{key}{tail}": table for key, table in made.items()}
+        study_tables = study.tables(part) if study.tables else {name: published.scores(part)}
+        tables |= {f"{key}{tail}": table for key, table in study_tables.items()}
         figures |= {f"{key}{tail}": figure for key, figure in study.figures(part).items()}
         if part.part:
             notes.append(f"Scores are over {part.part}.")
@@ -90,14 +90,16 @@ def sections(
         drawn: its studies. family: see `verdicts.judge`. embedded: the network is patchwork_vit.
     """
     judged = verdicts.judge([claim for study in drawn for claim in study.claims], family)
-    made = [_section(study, [v for v in judged if v.claim.study == study.name]) for study in drawn]
+    of_studies = [
+        _section(study, [v for v in judged if v.claim.study == study.name]) for study in drawn
+    ]
     first = Section(
         "questions",
         "ten questions",
         "What does a careful reader of the SCLIP paper ask, and what do these results answer?",
         rows=questions.rows({study.name: study for study in drawn}, embedded),
     )
-    return [first, _overview(drawn, judged), *made], judged
+    return [first, _overview(drawn, judged), *of_studies], judged
 
 
 def _section(study: Drawn, judged: Sequence[Verdict]) -> Section:

@@ -131,10 +131,10 @@ def _judged(claim: Claim, over_page: dict[tuple[str, ...], float] | None) -> Ver
     answer = FAILS if lost else HOLDS if won == len(sure) else OPEN
     counted = claim.counted.format(won=won, lost=lost, all=len(sure))
     p = p_in_words(adjusted[claim.tests[claim.shown].key], len(adjusted))
-    made = bool(claim.backbones) and all(
+    is_made = bool(claim.backbones) and all(
         claim.name in trained_to_show(name) for name in claim.backbones
     )
-    return Verdict(claim, answer, MADE if made else TESTED, f"{counted}{claim.facts}, {p}")
+    return Verdict(claim, answer, MADE if is_made else TESTED, f"{counted}{claim.facts}, {p}")
 
 
 def _adjusted(tests: Sequence[Comparison]) -> dict[tuple[str, ...], float]:

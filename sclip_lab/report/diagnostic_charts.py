@@ -45,11 +45,11 @@ def diagnostics(df: pd.DataFrame, per_row: int = 3) -> Figure:
 
 def _drawn(df: pd.DataFrame, names: Mapping[str, str], per_row: int) -> Figure:
     """Args: rows of `diagnostics` with their ``variant`` and ``chart``."""
-    drawn = [rows for name, rows in df.groupby("chart", sort=False) if name]
-    lines, columns = -(-len(drawn) // per_row), min(per_row, len(drawn))
+    groups = [rows for name, rows in df.groupby("chart", sort=False) if name]
+    lines, columns = -(-len(groups) // per_row), min(per_row, len(groups))
     size = (1.3 + 2.4 * columns, lines * (ROW + BAR * len(names)))
-    with charts(size, len(drawn), columns, sharey=True) as (figure, axes):
-        for ax, rows in zip(axes, drawn, strict=True):
+    with charts(size, len(groups), columns, sharey=True) as (figure, axes):
+        for ax, rows in zip(axes, groups, strict=True):
             _chart(ax, rows, list(names))
             _control(ax, df, rows)
         axes[0].set_yticks(range(len(names)), names.values())

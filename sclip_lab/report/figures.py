@@ -222,8 +222,8 @@ def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
 def _bars(ax: Axes, table: pd.DataFrame) -> None:
     scaled = table[["miou", "low", "high"]] * 100
     names = list(table["name"])
-    drawn = interval_bars(ax, range(len(names)), scaled, height=0.7, color=COLORS[5])
-    for bar, is_oracle in zip(drawn, table["oracle"], strict=True):
+    patches = interval_bars(ax, range(len(names)), scaled, height=0.7, color=COLORS[5])
+    for bar, is_oracle in zip(patches, table["oracle"], strict=True):
         if is_oracle:
             bar.set(facecolor="white", edgecolor=COLORS[5], hatch="////")
     ax.set_yticks(range(len(names)), names)

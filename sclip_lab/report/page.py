@@ -134,9 +134,9 @@ def _drawings(sections: Sequence[Section], processes: int) -> list[list[Drawing]
         fork = multiprocessing.get_context("fork")  # nothing need be pickled
         with ProcessPoolExecutor(processes, fork, _makers.extend, (makers,)) as pool:
             groups = list(pool.map(_drawings_by_number, range(len(makers))))
-    left = iter(groups)
+    remaining = iter(groups)
     return [
-        [drawing for group in islice(left, len(of_section)) for drawing in group]
+        [drawing for group in islice(remaining, len(of_section)) for drawing in group]
         for of_section in by_section
     ]
 

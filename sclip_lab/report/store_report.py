@@ -120,7 +120,7 @@ def sections(
                 if baseline or _has_usual(part)}  # fmt: skip
     if baseline is not None and not any(section.tables for section in compared.values()):
         raise LabError(next(iter(compared.values())).notes[0])
-    made = []
+    page_sections = []
     for name, part in parts.items():
         of_part = [
             _scores(part, scores),
@@ -130,8 +130,8 @@ def sections(
         if len(parts) > 1:  # of one set of photos the page's own lead says it
             of_part[0] = replace(of_part[0], notes=[result(part, name)])
             of_part = [_of_photos(section, name) for section in of_part]
-        made += of_part
-    return made
+        page_sections += of_part
+    return page_sections
 
 
 def _has_usual(part: Evidence) -> bool:
@@ -180,20 +180,20 @@ def seeds(part: Evidence) -> pd.DataFrame | None:
 
 def _drawn(part: Evidence, images: int) -> list[Section]:
     """Sections of figures: curves, diagnostics, pictures."""
-    made = []
+    shown = []
     if (table := seeds(part)) is not None:
-        made.append(Section("seeds", "seeds", tables={"seeds": table}))
+        shown.append(Section("seeds", "seeds", tables={"seeds": table}))
     if parameters := curves.swept(part.df):
-        drawn = Later(*(partial(_curve, part, parameter) for parameter in parameters))
-        made.append(Section("curves", "curves", figures=drawn))
+        charts = Later(*(partial(_curve, part, parameter) for parameter in parameters))
+        shown.append(Section("curves", "curves", figures=charts))
     if len(part.measured):
         from sclip_lab.report import diagnostic_charts  # imports torch
 
-        drawn = Later(lambda: paged("diagnostics", diagnostic_charts.pages(part.measured)))
-        made.append(Section("diagnostics", "diagnostics", figures=drawn))
+        charts = Later(lambda: paged("diagnostics", diagnostic_charts.pages(part.measured)))
+        shown.append(Section("diagnostics", "diagnostics", figures=charts))
     if makers := _pictures(part, images):
-        made.append(Section("pictures", "photos", figures=Later(*makers)))
-    return made
+        shown.append(Section("pictures", "photos", figures=Later(*makers)))
+    return shown
 
 
 def _curve(part: Evidence, parameter: str) -> dict[str, Figure]:
@@ -202,11 +202,11 @@ def _curve(part: Evidence, parameter: str) -> dict[str, Figure]:
 
 
 def _scores(part: Evidence, scores: Callable[[Evidence], pd.DataFrame]) -> Section:
-    drawn = Later(
+    charts = Later(
         lambda: paged("bars", figures.bar_pages(part.summary)),
         lambda: paged("per_class", figures.per_class_pages(part.df, part.summary)),
     )
-    return Section("scores", "scores", tables={"scores": scores(part)}, figures=drawn)
+    return Section("scores", "scores", tables={"scores": scores(part)}, figures=charts)
 
 
 def result(part: Evidence, place: str = "") -> str:

@@ -130,7 +130,7 @@ def _scatter(ax: Axes, evidence: Evidence, points: pd.DataFrame, measure: str, s
 def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
     points = results.points(evidence.df, evidence.measured)
     rows_of = _by_measure(table)
-    names, drawn = list(rows_of), {}
+    names, figures = list(rows_of), {}
     for start in range(0, len(names), PAGE):
         page = names[start : start + PAGE]
         columns = min(3, len(page))
@@ -149,8 +149,8 @@ def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
             "variants and photos, the closest relations first"
         )
         tail = f"_{start // PAGE + 1}" if len(names) > PAGE else ""
-        drawn[f"covariance{tail}"] = figure
-    return drawn
+        figures[f"covariance{tail}"] = figure
+    return figures
 
 
 def _heat_maps(evidence: Evidence) -> Figure | None:
@@ -198,9 +198,9 @@ def _heat_maps(evidence: Evidence) -> Figure | None:
 
 def _figures(evidence: Evidence) -> dict[str, Figure]:
     table = correlations(evidence)
-    drawn = _scatters(evidence, table) if len(table) else {}
+    figures = _scatters(evidence, table) if len(table) else {}
     heads = _heat_maps(evidence)
-    return drawn | ({"covariance_layers": heads} if heads is not None else {})
+    return figures | ({"covariance_layers": heads} if heads is not None else {})
 
 
 def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:

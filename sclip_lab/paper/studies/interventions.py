@@ -258,10 +258,10 @@ def _bars(table: pd.DataFrame) -> Figure:
 
 
 def _figures(evidence: Evidence) -> dict[str, Figure]:
-    drawn = {"interventions_dose": _dose(evidence)}
+    figures = {"interventions_dose": _dose(evidence)}
     table = parts(evidence)
     if len(table):
-        drawn["interventions_parts"] = _bars(table)
+        figures["interventions_parts"] = _bars(table)
     blocks = _by_block(evidence)
     if len(blocks) > 1:
         references = dict(zip(("vanilla", "CSA"), specs(evidence, "vanilla", "csa"), strict=True))
@@ -270,8 +270,8 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
                         references)  # fmt: skip
         figure.set_label("vanilla attention whose mass on other classes is set to 0 in one block "
                          "alone; an oracle; band: 95 % interval over photos")  # fmt: skip
-        drawn["interventions_blocks"] = figure
-    return drawn
+        figures["interventions_blocks"] = figure
+    return figures
 
 
 def _per_class(evidence: Evidence, columns: Mapping[str, str | None]) -> pd.DataFrame:

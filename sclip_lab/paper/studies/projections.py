@@ -99,14 +99,16 @@ def _ensemble(evidence: Evidence) -> Figure | None:
 
 
 def _figures(evidence: Evidence) -> dict[str, Figure]:
-    drawn: dict[str, Figure | None] = {"projections_ensemble": _ensemble(evidence)}
+    figures: dict[str, Figure | None] = {"projections_ensemble": _ensemble(evidence)}
     shown = specs(evidence, "csa", *SINGLE, "csa_random", "csa_random_orthogonal", "vanilla")
     correlations = map_correlations(evidence, list(filter(None, shown)))
     if correlations is not None:
-        drawn["projections_maps"] = correlation_figure(correlations)
+        figures["projections_maps"] = correlation_figure(correlations)
     if evidence.specs:
-        drawn["projections_inner_products"] = preserved_figure(next(iter(evidence.specs.values())))
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+        figures["projections_inner_products"] = preserved_figure(
+            next(iter(evidence.specs.values()))
+        )
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:

@@ -57,10 +57,10 @@ class Design:
             size = min(chunk, self.n - start)
             weights = np.empty((size, photos))
             for draw, members in zip(draws, self.members, strict=True):
-                drawn = draw.integers(len(members), size=(size, len(members)))
-                drawn += np.arange(size)[:, None] * len(members)
-                counts = np.bincount(drawn.ravel(), minlength=drawn.size)
-                weights[:, members] = counts.reshape(drawn.shape)
+                picks = draw.integers(len(members), size=(size, len(members)))
+                picks += np.arange(size)[:, None] * len(members)
+                counts = np.bincount(picks.ravel(), minlength=picks.size)
+                weights[:, members] = counts.reshape(picks.shape)
             yield weights
 
 
