@@ -104,7 +104,7 @@ def relations(
         resampled_scores = np.stack([scored.resampled for scored in group.values()], axis=1)
         draws = np.random.default_rng([seed, 3])
         names, place = np.unique(family, return_inverse=True)
-        # (n, variants): how often each variant's family was copies, with replacement.
+        # (n, variants): how often each variant's family was drawn, with replacement.
         copies = draws.multinomial(len(names), np.full(len(names), 1 / len(names)), n)
         drawn_families = copies[:, place].astype(float)
         # NaN where a spec was not measured.
