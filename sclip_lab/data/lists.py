@@ -10,18 +10,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.data.decode import read_text
+from sclip_lab.data.decode import csv_rows, read_text
 
+# In the order of preference: a table of photos often has numbers of its own under id.
 PHOTO_COLUMNS = ("image", "photo", "img", "image_path", "img_path", "file_name", "filename", "file",
                  "path", "name", "stem", "id", "image_id")  # fmt: skip
 MASK_COLUMNS = ("mask", "label", "annotation", "seg_map", "seg_map_path", "mask_path", "label_path")
+SPLIT_COLUMNS = ("split", "subset", "set", "fold")
 _SEPARATORS = re.compile(r"\s*[,;\t]\s*|\s+")
 
 Find = Callable[[str], str | None]
+FindMask = Callable[[str, str | None], str | None]
 
 
 def read_list(
-    path: Path, title: str, find_photo: Find, find_mask: Find
+    path: Path, title: str, find_photo: Find, find_mask: FindMask
 ) -> list[tuple[str, str | None]]:
     """The samples that a list names, in its order.
 
@@ -29,14 +32,16 @@ def read_list(
         path: a text file, csv or json.
         title: begins the errors.
         find_photo: text of the list -> the stem of that photo; None if there is no such photo.
-        find_mask: text of the list -> the mask's path below the mask folder; None if there is none.
+        find_mask: (text of the list, stem of its photo) -> the mask's path below the mask folder;
+            None if there is none.
 
     Returns:
         (stem, mask) of each sample. ``mask`` is None if the list does not name it. A line that
         names no photo becomes the stem itself.
 
     Raises:
-        LabError: the list cannot be read, is empty, or has other columns than photo and mask.
+        LabError: the list cannot be read, is empty, lists several splits, or has other columns than
+            photo and mask.
     """
     rows = _rows(path, title)
     samples: list[tuple[str, str | None]] = []
@@ -45,6 +50,7 @@ def read_list(
         header = _header(row) if number == 1 else None
         if header is not None and find_photo(row[0]) is None:
             columns = header
+            _check_one_split(row, rows[1:], f"{title} {path}")
             continue
         samples.append(
             _sample(row, columns, f"{title} {path}, entry {number}", find_photo, find_mask)
@@ -55,7 +61,7 @@ def read_list(
 
 
 def _sample(
-    row: Sequence[str], columns: tuple[int, int], place: str, find_photo: Find, find_mask: Find
+    row: Sequence[str], columns: tuple[int, int], place: str, find_photo: Find, find_mask: FindMask
 ) -> tuple[str, str | None]:
     """Photo and mask of one row."""
     whole = row[0]
@@ -70,7 +76,7 @@ def _sample(
         return stem or photo, None
     if columns[1] < 0 and stem is not None:
         return stem, None
-    mask_file = None if mask is None else find_mask(mask)
+    mask_file = None if mask is None else find_mask(mask, stem)
     if stem is None or mask_file is None or (columns == (0, 1) and len(row) > 2):
         what = "photo" if stem is None else "mask"
         raise LabError(
@@ -89,7 +95,7 @@ def _rows(path: Path, title: str) -> list[list[str]]:
         lines = [line.strip() for line in text.splitlines()]
         lines = [line for line in lines if line and not line.startswith("#")]
         if path.suffix.lower() == ".csv":
-            return [[cell.strip() for cell in row] for row in csv.reader(lines)]
+            return csv_rows(lines)
         return [[line] for line in lines]
     except (ValueError, TypeError, csv.Error) as error:
         raise LabError(f"{title} {path}: {error}") from error
@@ -115,9 +121,22 @@ def _json_rows(content: object) -> list[list[str]]:
 def _header(row: Sequence[str]) -> tuple[int, int] | None:
     """Which columns hold photo and mask, if the first row names them; -1 for no mask."""
     cells = [cell.lower() for cell in (row if len(row) > 1 else _SEPARATORS.split(row[0]))]
-    photo = next((i for i, cell in enumerate(cells) if cell in PHOTO_COLUMNS), None)
-    mask = next((i for i, cell in enumerate(cells) if cell in MASK_COLUMNS), -1)
-    return None if photo is None else (photo, mask)
+    photo, mask = (
+        next((cells.index(name) for name in names if name in cells), -1)
+        for names in (PHOTO_COLUMNS, MASK_COLUMNS)
+    )
+    return None if photo < 0 else (photo, mask)
+
+
+def _check_one_split(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+    """Refuse a table that lists the photos of several splits: all of them would be evaluated."""
+    for place, name in enumerate(header):
+        values = sorted({row[place] for row in rows if place < len(row)})
+        if name.lower() in SPLIT_COLUMNS and len(values) > 1:
+            raise LabError(
+                f"{title}: column '{name}' has several values ({', '.join(values[:5])}); write one "
+                "list for each split"
+            )
 
 
 def places_below(text: str, places: Sequence[Path], folder: Path) -> list[str]:

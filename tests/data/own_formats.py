@@ -558,6 +558,32 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
     return listed(root, masks, "\n".join(["index,image,mask", *rows]), "val.csv")
 
 
+@case("a csv whose ids are stems of other photos", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, {str(i): mask for i, mask in enumerate(masks.values())})
+    rows = [f"{(i + 1) % 4};{i}.jpg;{i}.png;val" for i in range(4)]
+    write(root / "val.csv", "\n".join(["id;image;mask;split", *rows]))
+    return config | {"split": "val.csv"}
+
+
+CASES["a csv whose ids are stems of other photos"].names = {s: str(i) for i, s in enumerate(STEMS)}
+
+
+@case(
+    "a csv of several splits", error="column 'split' has several values .train, val.", guess=False
+)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    rows = [f"{stem}.jpg,{split}" for stem, split in zip(masks, ["train", "val"] * 2, strict=True)]
+    return listed(root, masks, "\n".join(["image,split", *rows]), "all.csv")
+
+
+@case("a list of numbers with labels", error="names no mask of this data set", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, {str(i): mask for i, mask in enumerate(masks.values())})
+    write(root / "val.txt", "0 1\n1 1\n2 0\n")
+    return config | {"split": "val.txt"}
+
+
 @case("a json list")
 def _(root: Path, masks: Masks) -> dict[str, Any]:
     return listed(root, masks, json.dumps([f"{stem}.jpg" for stem in masks]), "val.json")
