@@ -68,6 +68,12 @@ class ClassIds:
             self._add(label, target)
         self._table = self._raw_table()
         self._check_map()
+        in_colours = self.palette is not None and not self.palette.is_grey
+        if in_colours and (reduce_zero_label or self.ids_of_raw):
+            raise LabError(
+                f"{title}: palette says the class of each colour, so label_map of ids and "
+                "reduce_zero_label would change nothing; leave them"
+            )
         self.unlabelled = None if unlabelled is None else self.class_id(unlabelled, "unlabelled")
 
     @property

@@ -896,6 +896,67 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
     return coco_json(root, masks, lambda corners: [])
 
 
+def changed_json(root: Path, masks: Masks, change: Callable[[Any], None]) -> dict[str, Any]:
+    config = coco_json(root, masks, flat)
+    content = json.loads((root / "instances.json").read_bytes())
+    change(content)
+    write(root / "instances.json", json.dumps(content))
+    return config
+
+
+def numbers_as_texts(content: Any) -> None:
+    for one in content["annotations"]:
+        one |= {"iscrowd": "0", "area": "64"}
+
+
+DAMAGED_JSONS: dict[str, tuple[Callable[[Any], None], str]] = {
+    "two photos of one id": (
+        lambda c: c["images"][1].update(id=c["images"][0]["id"]), "two photos",
+    ),
+    "two categories of one id": (
+        lambda c: c["categories"][1].update(id=c["categories"][0]["id"]), "two categories",
+    ),
+    "a corner that is no number": (
+        lambda c: c["annotations"][0]["segmentation"][0].__setitem__(0, float("nan")),
+        "corners must be finite",
+    ),
+    "polygons in shares of the photo": (
+        lambda c: c["annotations"][0].update(segmentation=[[0, 0, 0.5, 0, 0.5, 0.5]]),
+        "not shares of the photo",
+    ),
+    "ids as texts": (
+        lambda c: c["annotations"][0].update(image_id="1"), "there is no photo of id '1'",
+    ),
+}  # fmt: skip
+for title, (change, message) in DAMAGED_JSONS.items():
+
+    @case(f"COCO, {title}", error=message, guess=False)
+    def _(root: Path, masks: Masks, change: Callable[..., None] = change) -> dict[str, Any]:
+        return changed_json(root, masks, change)
+
+
+@case("COCO, iscrowd and area as texts", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return changed_json(root, masks, numbers_as_texts) | {"crowd": "ignore"}
+
+
+@case("COCO with a category Background, without a vocabulary", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    more = {"id": 0, "name": "Background"}
+    config = changed_json(root, masks, lambda c: c["categories"].append(more))
+    return config | {"vocabulary": None, "label_map": {"cat": "cat"}}
+
+
+CASES["COCO with a category Background, without a vocabulary"].truth = remapped({1: 2, 2: 1})
+
+
+@case("colours with a label_map", error="palette says the class of each colour", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    palette = {NAMES[number]: list(colour) for number, colour in COLOURS.items()}
+    config = pairs(root, masks, convert=coloured)
+    return config | {"palette": palette, "label_map": {2: 1}}
+
+
 # --- tables ---------------------------------------------------------------------------------
 
 
