@@ -108,7 +108,7 @@ def evaluate(
         LabError: as there, or an unknown name.
     """
     single = isinstance(specs, str | Variant | spec.Spec) or not isinstance(specs, Iterable)
-    listed = [specs] if single else list(specs)
+    listed: list[Any] = [specs] if single else list(specs)  # type: ignore[arg-type]
     cells: list[spec.Spec] = []
     for each in listed:
         if not isinstance(each, spec.Spec):  # a network or a data set by name is loaded once
