@@ -88,7 +88,7 @@ def _ensemble(evidence: Evidence) -> Figure | None:
             scores = 100 * evidence.cells.loc[keys, "miou"]
             ax.plot([1.0 + 0.1 * place] * len(keys), scores, "x", color=COLORS[place],
                     markersize=4, label=f"one {name}, {len(keys)} seeds")  # fmt: skip
-    ax.legend(fontsize=6, loc="best", edgecolor="none")
+    ax.legend(fontsize=6, loc="center right", edgecolor="none")
     figure.set_label(
         "ensembles of n random projections (gaussian, of head_dim) over seeds; band: 95 % interval "
         "over photos of seed 0; crosses: single orthogonal ones, and ones of the full width"
