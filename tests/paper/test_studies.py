@@ -492,19 +492,19 @@ def claims(evidence):
     csa, vanilla = (spec(evidence, variant=name) for name in ("csa", "vanilla"))
     return [higher(evidence, csa, vanilla, "Mine is better")]
 
-STUDIES = {"mystudy": Study("Is mine better?", claims), "main": Study("Taken?", claims)}
+STUDIES = {"studyofmine": Study("Is mine better?", claims), "main": Study("Taken?", claims)}
 """
     (tmp_path / "ideas_of_mine.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(LabError, match="unknown study 'mystudy'"):
-        studies.load("mystudy")
+    with pytest.raises(LabError, match="unknown study 'studyofmine'"):
+        studies.load("studyofmine")
     monkeypatch.setenv("SCLIP_LAB_PLUGINS", "ideas_of_mine")
-    assert "mystudy" in studies.names()
+    assert "studyofmine" in studies.names()
     assert studies.load("main").question != "Taken?"
-    drawn = sections.draw("mystudy", studies.load("mystudy"), evidence)
-    assert list(drawn.tables) == ["mystudy"]  # the usual table
+    drawn = sections.draw("studyofmine", studies.load("studyofmine"), evidence)
+    assert list(drawn.tables) == ["studyofmine"]  # the usual table
     _, [verdict] = sections.sections([drawn])
-    assert (verdict.claim.name, verdict.answer) == ("mystudy: Mine is better", verdicts.HOLDS)
+    assert (verdict.claim.name, verdict.answer) == ("studyofmine: Mine is better", verdicts.HOLDS)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 9])
