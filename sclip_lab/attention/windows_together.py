@@ -60,14 +60,13 @@ def gla(
     Args:
         source: of K: a projection of the block, over its full width.
         norm, beta, gamma, dynamic_beta, dynamic_gamma, anchors, rounds, threshold, include_self:
-            see `Across` and `Anchors`.
+            see `Across`.
 
     Raises:
         LabError: an unknown source, norm or start, or dynamic_gamma without anchors.
     """
-    gather = Anchors(rounds, threshold)
     dynamic = (dynamic_beta, dynamic_gamma)
-    attend = Across(norm, beta, gamma, *dynamic, anchors, gather, include_self)
+    attend = Across(norm, beta, gamma, *dynamic, anchors, rounds, threshold, include_self)
     return attend(block, state, ctx, full_width(ctx, source))
 
 
@@ -91,9 +90,8 @@ def gla_guided(
 
     Args and errors as in `gla`; there must be guidance.
     """
-    gather = Anchors(rounds, threshold)
     dynamic = (dynamic_beta, dynamic_gamma)
-    attend = Across(norm, beta, gamma, *dynamic, anchors, gather, include_self)
+    attend = Across(norm, beta, gamma, *dynamic, anchors, rounds, threshold, include_self)
     return attend(block, state, ctx, ctx.guidance.on(ctx.grid))
 
 
@@ -114,7 +112,7 @@ class Across:
             ``gamma``. Needs anchors.
         anchors: start of the gathering: ``patch``, the ``neighbourhood`` mean of the raw source, or
             of its unit vectors (``unit_neighbourhood``); None: no anchors.
-        gather: its rounds and threshold.
+        rounds, threshold: of the gathering, see `gathered`.
         include_self: count the patch itself in its neighbourhood.
 
     Raises:
@@ -127,7 +125,8 @@ class Across:
     dynamic_beta: float
     dynamic_gamma: float
     anchors: str | None
-    gather: Anchors
+    rounds: int
+    threshold: float
     include_self: bool
 
     def __post_init__(self) -> None:
@@ -144,14 +143,9 @@ class Across:
         per_head = torch.empty_like(value)
         for photo in ctx.photos:
             all_values = value[photo.windows].transpose(0, 1).flatten(1, 2)
-            spread = torch.cat(
-                [
-                    weights.to(all_values) @ all_values
-                    for weights in self._row_blocks(raw[photo.windows], photo, ctx.grid)
-                ],
-                dim=1,
-            )
-            per_head[photo.windows] = spread.unflatten(1, (len(photo), -1)).transpose(0, 1)
+            blocks = self._row_blocks(raw[photo.windows], photo, ctx.grid)
+            rows = torch.cat([weights.to(all_values) @ all_values for weights in blocks], dim=1)
+            per_head[photo.windows] = rows.unflatten(1, (len(photo), -1)).transpose(0, 1)
         joined = torch.cat([ctx.value[:, :, : block.prefix], per_head], dim=2)
         return replace(state, tokens=block.merge(joined), attention=None)
 
@@ -167,15 +161,10 @@ class Across:
         sharp: float | Tensor = self.gamma
         if self.anchors is not None:
             if self.anchors != "patch":
-                place = photo.pixel_numbers(grid)
-                start = neighbourhood_mean(
-                    start if self.anchors == "neighbourhood" else keys,
-                    place.to(keys.device),
-                    len(photo),
-                    grid,
-                    self.include_self,
-                )
-            queries, count = self.gather(start, keys)
+                place = photo.pixel_numbers(grid).to(keys.device)
+                start = start if self.anchors == "neighbourhood" else keys
+                start = neighbourhood_mean(start, place, len(photo), grid, self.include_self)
+            queries, count = gathered(start, keys, self.rounds, self.threshold)
             if self.dynamic_gamma:
                 sharp = 1 + self.dynamic_gamma / count[:, None]
         centre = self.beta + self.dynamic_beta * math.log(1 + len(photo))
@@ -188,34 +177,28 @@ class Across:
             yield weights_across(queries[rows], keys, centre, gamma, self.norm, mean)
 
 
-@dataclass(frozen=True)
-class Anchors:
-    """How queries are gathered into regions: ``rounds`` >= 1, and a patch belongs to an anchor if
-    their cosine is above ``threshold``.
+def gathered(start: Tensor, keys: Tensor, rounds: int, threshold: float) -> tuple[Tensor, Tensor]:
+    """Gather anchors from ``start``, (nodes, channels), among ``keys`` of unit norm.
+
+    In each of ``rounds`` >= 1, an anchor becomes the mean of the patches whose cosine with it is
+    above ``threshold``.
+
+    Returns:
+        (nodes, channels) of unit norm, and (nodes,) how many patches the last round gathered.
     """
-
-    rounds: int
-    threshold: float
-
-    def __call__(self, start: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Gather anchors from ``start``, (nodes, channels), among ``keys`` of unit norm.
-
-        Returns:
-            (nodes, channels) of unit norm, and (nodes,) how many patches the last round gathered.
-        """
-        anchors, counts = start, [torch.empty(0)]
-        for _ in range(self.rounds):
-            gathered, counts = [], []
-            for rows in row_blocks(len(keys)):
-                hit = F.normalize(anchors[rows], dim=-1) @ keys.T > self.threshold
-                alone = ~hit.any(dim=-1)
-                hit.diagonal(rows.start)[:] |= alone  # where nothing is alike, the patch itself
-                count = hit.sum(dim=-1)
-                mean = hit.to(keys) @ keys / (count[:, None] + EPSILON)
-                gathered.append(F.normalize(mean, dim=-1))
-                counts.append(count)
-            anchors = torch.cat(gathered)
-        return anchors, torch.cat(counts)
+    anchors, counts = start, [torch.empty(0)]
+    for _ in range(rounds):
+        means, counts = [], []
+        for rows in row_blocks(len(keys)):
+            hit = F.normalize(anchors[rows], dim=-1) @ keys.T > threshold
+            alone = ~hit.any(dim=-1)
+            hit.diagonal(rows.start)[:] |= alone  # where nothing is alike, the patch itself
+            count = hit.sum(dim=-1)
+            mean = hit.to(keys) @ keys / (count[:, None] + EPSILON)
+            means.append(F.normalize(mean, dim=-1))
+            counts.append(count)
+        anchors = torch.cat(means)
+    return anchors, torch.cat(counts)
 
 
 def neighbourhood_mean(
@@ -273,11 +256,9 @@ def weights_across(
         mean: the mean of all pairs, if ``queries`` are only some of the photo's.
     """
     similarities = queries @ keys.T
-    if mean is not None:
-        pass
-    elif norm == "token":
+    if norm == "token":
         mean = similarities.mean(dim=-1, keepdim=True).clamp(min=0)
-    else:
+    elif mean is None:
         mean = similarities.mean()
     raw = gamma * (similarities - beta * mean)
     least = raw.amax(dim=-1, keepdim=True).clamp(max=0)

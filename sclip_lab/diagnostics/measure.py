@@ -116,7 +116,7 @@ def values(
     Args:
         measures: by name.
         names: which of them.
-        seen: one variant on one photo.
+        observation: one variant on one photo.
         layers: also of every layer and head, where a measure has them.
 
     Raises:
@@ -153,7 +153,9 @@ def _of_layer(
         else:
             assert measure.of_weights is not None
             weights = layers.rows(layer)
-            heads = None if weights is None else measure.of_weights(weights, observation).float()
+            # Labels and distances are those of the patches that are read out.
+            if weights is not None and weights.shape[-1] == observation.flat_labels.shape[1]:
+                heads = measure.of_weights(weights, observation).float()
             per_window = None if heads is None else heads.mean(-1)
         if per_window is None:
             return []
@@ -166,7 +168,8 @@ def _of_layer(
     untouched = layer not in layers.rewritten
     shared = bool(measure.of_tokens or (measure.of_weights and untouched))
     # What does not depend on the variant is measured once for all that share the layer.
-    return layers.entered(layer).once(("measure", name), measured) if shared else measured()
+    key = ("measure", name, observation.grid)
+    return layers.entered(layer).once(key, measured) if shared else measured()
 
 
 def _check(name: str, per_window: Tensor, may_be_undefined: bool) -> None:

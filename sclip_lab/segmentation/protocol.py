@@ -30,30 +30,11 @@ REFINEMENTS = (refines_logits, refines_labels)
 # The readout of protocols that do not name one.
 COSINE = {"_target_": "sclip_lab.segmentation.readouts.cosine.cosine"}
 RESAMPLINGS = ("bilinear", "bicubic")
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Which windows of a photo the network sees, and how.
-
-    ``looks`` is a digest of change and flip for each view; the other fields are those of
-    `Protocol`.
-    """
-
-    short_side: int | None
-    long_side: int
-    crop_size: int | None
-    stride: int
-    position_embedding: str | None
-    looks: tuple[str, ...] = ()
-    padding: str | int | None = None
-    resampling: str = "bilinear"
-    whole_patches: bool = False
-    centre_crop: int | None = None
-
-    @property
-    def key(self) -> str:
-        return digest(dataclasses.asdict(self))
+# The fields that decide, with the views, which windows of a photo the network sees, and how.
+GEOMETRY = (
+    *("short_side", "long_side", "crop_size", "stride", "padding", "resampling"),
+    *("whole_patches", "centre_crop", "position_embedding"),
+)
 
 
 @dataclass(frozen=True)
@@ -206,20 +187,12 @@ class Protocol:
         return Vocabulary("auxiliary", (words,))
 
     @property
-    def geometry(self) -> Geometry:
-        """What decides which windows the network sees. Specs with equal geometry share a pass."""
-        return Geometry(
-            self.short_side,
-            self.long_side,
-            self.crop_size,
-            self.stride,
-            self.position_embedding,
-            tuple(digest(look) for look in views.looks(self.views)),
-            self.padding,
-            self.resampling,
-            self.whole_patches,
-            self.centre_crop,
-        )
+    def geometry(self) -> str:
+        """Digest of what decides which windows the network sees.
+
+        Specs with equal geometry share a pass.
+        """
+        return digest([views.looks(self.views), *(getattr(self, name) for name in GEOMETRY)])
 
     def resized(self, height: int, width: int, patch: int = 1) -> tuple[int, int]:
         """(height, width) of the photo in which windows are cut, rounded as mmcv does.
