@@ -67,12 +67,9 @@ def class_distributions(
 ) -> Tensor:
     """p above: (batch, patches, texts) float64; the scales as in `adapted`.
 
-    Args:
-        attention: (batch, heads or 1, patches, patches).
-        value: (batch, heads, patches, head_dim).
-        block: has the output projection.
-        head: tokens -> the space of texts.
-        text: (texts, embed_dim) unit rows.
+    ``attention`` is (batch, heads or 1, patches, patches), ``value`` (batch, heads, patches,
+    head_dim), ``text`` (texts, embed_dim) with unit rows. ``block`` has the output projection, and
+    ``head`` brings tokens into the space of texts.
     """
 
     def cosines(tokens: Tensor) -> Tensor:

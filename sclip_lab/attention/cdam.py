@@ -74,11 +74,7 @@ def class_distribution_map(
     """W between patches, (batch, patches, patches) in 0 .. 1, not symmetric; settings as in `cdam`.
 
     A scale leaves at least one row and one column. A grid of one cell, or a patch that is equally
-    far from all others, gives zeros.
-
-    Args:
-        cosines: (batch, grid_h * grid_w, texts).
-        grid: (grid_h, grid_w).
+    far from all others, gives zeros. ``cosines`` are (batch, grid_h * grid_w, texts).
     """
     if not scales or not all(0 < scale <= 1 for scale in scales):
         raise LabError(f"scales {list(scales)}: at least one, each in (0, 1]")

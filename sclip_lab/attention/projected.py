@@ -43,14 +43,8 @@ def self_attention(
 ) -> Tensor:
     """softmax(r r^T / (temperature * sqrt(dim))) with r = LN1(x) W; gradients reach W.
 
-    Args:
-        matrix: W, (width, width).
-        per_head: cut r into heads, dim = head_dim; otherwise one map of dim = width serves all
-            heads.
-        temperature: > 0.
-
-    Returns:
-        (batch, heads, tokens, tokens).
+    W is ``matrix``, (width, width). ``per_head`` cuts r into heads, dim = head_dim; otherwise one
+    map of dim = width serves all heads. Returns (batch, heads, tokens, tokens).
     """
     projected = ctx.input.normed @ matrix.to(ctx.input.normed)
     if per_head:
@@ -78,8 +72,7 @@ def random(
         distribution: ``gaussian`` (entries N(0, 1/width)) or ``orthogonal``.
         seed: of the first matrix; matrix i of block l is drawn from (seed, l, i).
         count: size of the ensemble.
-        per_head: cut the (width, width) projection into heads, each with its own map; otherwise one
-            full-width map, scores divided by sqrt(width), serves all heads.
+        per_head: as in `self_attention`.
         combine: ``mean`` or ``sum`` over the ensemble.
         temperature: > 0.
     """

@@ -56,7 +56,8 @@ def moved(
     first image of a batch; here every image has a t of its own.
 
     Args:
-        hidden: (batch, tokens, hidden) behind the activation; registers follow the patches.
+        hidden: (batch, tokens, hidden) behind the activation, same shape out; registers follow the
+            patches.
         grid: (grid_h, grid_w) of the patches.
         neurons: (block, neuron) pairs, both from 0.
         neurons_file: a JSON file with such pairs instead, as `find` returns them.
@@ -64,9 +65,6 @@ def moved(
         patches: the neurons' values at patches: ``zero``, their ``mean`` over patches, the mean at
             ``only_outliers`` (entries above mean plus standard deviation), or ``keep`` for no
             change. The class token keeps its own.
-
-    Returns:
-        the shape of ``hidden``.
     """
     if patches not in PATCHES:
         raise unknown("patches", patches, PATCHES)
@@ -103,7 +101,7 @@ def _of_patches(activations: Tensor, patches: str) -> Tensor:
 
 
 def _neurons_of(index: int, neurons: Neurons, neurons_file: str | None = None) -> list[int]:
-    """The neurons of one block; other arguments as in `moved`."""
+    """The neurons of one block."""
     if neurons_file is not None:
         try:
             neurons = json.loads(Path(neurons_file).read_text(encoding="utf-8"))
@@ -129,16 +127,12 @@ def find(
     """Find the neurons that are most active where tokens have large norms.
 
     score(l, n) = mean over outlier tokens of the neuron's |activation|, averaged over the images
-    that have such tokens.
+    that have such tokens. Each image is (1, 3, height, width), normalised.
 
     Args:
-        backbone: as trained.
-        images: each (1, 3, height, width), normalised.
         threshold: tokens with a larger norm behind ``detect_layer`` are outliers, the class token
             included; 30 for OpenAI's ViT-B/16.
-        detect_layer: where norms are taken.
-        highest_layer: leave out neurons of later blocks; None: none. The paper's ViT-B/16 stops at
-            5.
+        highest_layer: leave out neurons of later blocks; the paper's ViT-B/16 stops at 5.
         top: how many are returned.
         sparse: a neuron scores 0 on an image if its activation is below 0.5 at half of all tokens
             or more: image by image, before the mean, as in the official code.

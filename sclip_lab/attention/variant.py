@@ -180,11 +180,7 @@ class Variant:
     def enter(self, tokens: Tensor, grid: Grid, block: Block) -> Tensor:
         """Tokens that enter the first block, with the variant's own tokens behind them.
 
-        Args:
-            tokens: (batch, tokens, width); if the variant's tokens are there already, nothing
-                changes.
-            grid: (grid_h, grid_w).
-            block: the first one.
+        ``tokens`` are (batch, tokens, width); nothing changes if the variant's are there already.
         """
         entry = self._parts["entry"]
         if entry is None or tokens.shape[1] > block.prefix + math.prod(grid):
@@ -251,12 +247,12 @@ class Variant:
         """y = [x +] O(A), then y [+ M(y)], of attention weights A.
 
         On the only stream; or, in parallel, on a dense stream beside the trained one, as in CLIP
-        Surgery, GEM and ClearCLIP's last n. The dense stream starts from the first rewritten
-        block's input, or from zero without residual.
+        Surgery, GEM and ClearCLIP's last n.
         """
         parallel = self.config["stream"] == "parallel"
         repaired = self._repaired(context)
         start = repaired.tokens if self.config["residual"] else None
+        # The dense stream starts from the first rewritten block's input, or from nothing.
         if parallel and state.dense is not None:
             start = state.dense
 
@@ -289,11 +285,7 @@ class Map:
 
     It maps the context to (batch, heads, tokens, tokens). A weights function gets a map for each
     parameter that is annotated ``Map``; the user states a variant's name or the content of its
-    yaml. Equal maps compute the same thing.
-
-    Attributes:
-        key: digest of what determines the map.
-        variant: whose map it is.
+    yaml. Maps of equal ``key`` compute the same thing.
     """
 
     key: str
@@ -337,8 +329,7 @@ def variant(function: Callable[..., Any], name: str | None = None, **config: Any
             also take a function, or a partial of one.
 
     Raises:
-        LabError: an unknown parameter (did you mean), a value out of range, or a function that uses
-            something without a key.
+        LabError: as `build`, or a function that uses something without a key.
     """
     name = name or getattr(function, "__name__", "own").replace("<lambda>", "lambda_")
     return build({**described(function), **config}, name)

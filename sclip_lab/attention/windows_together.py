@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sclip_lab.attention.positions import squared_distances
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.functions import block_edit, uses
 from sclip_lab.network.block import Block
@@ -213,9 +214,7 @@ def neighbourhood_mean(
         grid: (grid_h, grid_w) of a window.
         include_self: also count the patch itself.
     """
-    row, column = (torch.arange(side, device=features.device) for side in grid)
-    near_rows, near_columns = ((a[:, None] - a).abs() <= 1 for a in (row, column))
-    near = (near_rows[:, None, :, None] & near_columns[None, :, None, :]).flatten(2).flatten(0, 1)
+    near = (squared_distances(grid) <= 2).to(features.device)
     step = max(1, LARGEST // len(near) // len(features))  # windows
     means = []
     for first in range(0, windows, step):
@@ -249,7 +248,7 @@ def weights_across(
     A row without any keeps its largest entry. (queries, keys) out; rows sum to 1.
 
     Args:
-        queries, keys: (nodes, channels), unit norm.
+        queries, keys: a and K, (nodes, channels), unit norm.
         beta: factor on the mean similarity.
         gamma: > 0, inverse temperature; a number, or (nodes, 1).
         norm: ``token``: the mean of each row, at least 0; ``photo``: the mean of all pairs.

@@ -63,7 +63,7 @@ def _of_tokens(function: Callable[[Tensor], Tensor]) -> Callable[[Layers, int], 
 
 def _to_class_token(layers: Layers, tokens: Tensor) -> Tensor:
     if not layers.encoded.backbone.has_class_token:
-        return torch.full((len(tokens),), torch.nan, device=tokens.device)  # there is none
+        return torch.full((len(tokens),), torch.nan, device=tokens.device)
     return features.class_similarity(layers.patches(tokens), tokens[:, 0].float())
 
 
@@ -78,38 +78,40 @@ def _residual_ratio(layers: Layers, layer: int, _: Observation) -> Tensor | None
 
 def _last_residual_ratio(windows: Observation) -> Tensor:
     ratio = _residual_ratio(_layers(windows), _layers(windows).last, windows)
-    if ratio is None:  # weights among patches alone
-        return torch.full((len(windows.patches),), torch.nan, device=windows.patches.device)
-    return ratio
+    return windows.undefined if ratio is None else ratio  # None: weights among patches alone
 
 
 def _cka(layers: Layers, tokens: Tensor) -> Tensor:
-    stream = layers.patches(layers.stream)
-    if layers.encoded.state.grid is not None:  # its patches are not those of the other layers
-        return torch.full((len(stream),), torch.nan, device=stream.device)
-    return features.linear_cka(layers.patches(tokens), stream)
+    x, y = layers.patches(tokens), layers.patches(layers.stream)
+    if x.shape[1] != y.shape[1]:  # the stream's patches lie on a grid of their own
+        return torch.full((len(y),), torch.nan, device=y.device)
+    return features.linear_cka(x, y)
+
+
+def _classes(windows: Observation) -> Tensor:
+    assert windows.similarity is not None
+    return windows.similarity.flatten(1, 2)
 
 
 def _of_classes(function: Callable[[Tensor, Tensor], Tensor], says: str, **more: Any) -> Measure:
     """A measure of the similarity maps of the classes that a window holds."""
-
-    def compute(windows: Observation) -> Tensor:
-        assert windows.similarity is not None
-        return function(windows.similarity.flatten(1, 2), windows.flat_labels)
-
-    return Measure(compute, says, needs=("similarity",), undefined=ONE_CLASS, **more)
+    return Measure(
+        lambda windows: function(_classes(windows), windows.flat_labels),
+        says,
+        needs=("similarity",),
+        undefined=ONE_CLASS,
+        **more,
+    )
 
 
 def _moved(position: int, says: str, **more: Any) -> Measure:
     """One of the two cosines of `shift.compare`."""
 
     def cosine(windows: Observation) -> Tensor:
-        layers, before = _layers(windows), windows.patches.float()
-        if layers.encoded.state.grid is not None:  # a patch of the window is none of these
-            return torch.full((len(before),), torch.nan, device=before.device)
-        if "moved" not in layers.memo:
-            layers.memo["moved"] = layers.moved_features().float()
-        return shift.compare(before, layers.memo["moved"])[position]
+        layers = _layers(windows)
+        if layers.encoded.state.grid is not None:  # windows move by another patch than these
+            return windows.undefined
+        return shift.compare(windows.patches.float(), layers.moved_features)[position]
 
     return Measure(cosine, says, low=-1.0, needs=("layers",), undefined=OWN_GRID, **more)
 
@@ -119,8 +121,7 @@ def _of_scene(function: Callable[[Scene, int], float], says: str, **more: Any) -
 
     def of_windows(windows: Observation) -> Tensor:
         assert windows.scene is not None
-        value = function(windows.scene, windows.patch_size)
-        return torch.full((len(windows.patches),), value, device=windows.patches.device)
+        return torch.full_like(windows.undefined, function(windows.scene, windows.patch_size))
 
     return Measure(of_windows, says, needs=("scene",), outcome=True, **more)
 
@@ -385,7 +386,7 @@ MEASURES: dict[str, Measure] = {
         undefined="photos of one window",
     ),
     "patch_retrieval_miou": Measure(
-        lambda windows: torch.full((len(windows.patches),), torch.nan),
+        lambda windows: windows.undefined,
         "mIoU of labels taken over from the nearest patches of the other measured photos",
         better="high",
         outcome=True,

@@ -6,9 +6,8 @@ that share a layer measure it once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
 
 from torch import Tensor
 
@@ -27,12 +26,10 @@ class Layers:
     Attributes:
         encoded: one variant on a batch of windows.
         position_embedding: rule for grids of another size, for the moved windows.
-        memo: what several measures of the variant share.
     """
 
     encoded: Encoded
     position_embedding: str | None = None
-    memo: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def depth(self) -> int:
@@ -97,9 +94,9 @@ class Layers:
         last = entered.once("trained", lambda: as_trained(entered, following)[-1])
         return last.as_trained()
 
+    @cached_property
     def moved_features(self) -> Tensor:
-        """(batch, grid_h, grid_w, embed_dim) features of the windows moved by `SHIFT` patches, by
-        the same variant."""
+        """(batch, grid_h, grid_w, embed_dim) float32 of the windows moved by `SHIFT` patches."""
         encoded, backbone = self.encoded, self.encoded.backbone
         images = moved(encoded.images, backbone.patch_size, SHIFT)
 
@@ -112,4 +109,8 @@ class Layers:
         if encoded.scene.labels is not None:
             scene = replace(scene, labels=encoded.scene.labels.moved(SHIFT))
         of_moved = self.entered(0).once(("moved", self.position_embedding), inputs)
-        return replace(encoded, images=images, history=tuple(of_moved), scene=scene).again().patches
+        return (
+            replace(encoded, images=images, history=tuple(of_moved), scene=scene)
+            .again()
+            .patches.float()
+        )

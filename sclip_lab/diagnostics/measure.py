@@ -39,10 +39,8 @@ class Measure:
         source: paper, or "this laboratory".
         undefined: where it has no meaning, beside missing parts; "" where it always has one.
         control: the measure that says what this one would be by chance.
-        is_control: it is a line to compare others with; that it depends on the variant, if it
-            does, is of no interest.
-        of_weights: the same of (batch, heads, patches, patches) weights of any layer, (batch,
-            heads).
+        is_control: it is a line to compare others with.
+        of_weights: the same of a layer's (batch, heads, patches, patches), (batch, heads).
         of_tokens: the same of the tokens that enter a layer, (batch,).
         of_layer: the same of a layer, (batch,); None where the layer has no such thing.
         pool: for a measure of photos together: from the features, (patches, dim), and labels,
@@ -72,6 +70,10 @@ class Measure:
         and of what every measure runs through. Its words, range and direction do not count."""
         return _code(self.compute, self.of_weights, self.of_tokens, self.of_layer, self.pool)
 
+    def has_parts(self, observation: Observation) -> bool:
+        """Whether the observation has all parts that the measure needs."""
+        return all(getattr(observation, part) is not None for part in self.needs)
+
     @property
     def layered(self) -> bool:
         """Whether it has values of single layers."""
@@ -98,9 +100,8 @@ class Value(NamedTuple):
 @torch.inference_mode()
 def compute(measure: Measure, observation: Observation) -> Tensor:
     """(batch,) float32; NaN where a part that it needs is missing."""
-    if any(getattr(observation, part) is None for part in measure.needs):
-        patches = observation.patches
-        return torch.full((len(patches),), torch.nan, device=patches.device)
+    if not measure.has_parts(observation):
+        return observation.undefined
     return measure.compute(observation).float()
 
 
@@ -124,9 +125,8 @@ def values(
     """
     for name in names:
         measure = measures[name]
-        missing = any(getattr(observation, part) is None for part in measure.needs)
         per_window = compute(measure, observation)
-        _check(name, per_window, missing or bool(measure.undefined))
+        _check(name, per_window, bool(measure.undefined) or not measure.has_parts(observation))
         yield Value(name, NONE, NONE, float(per_window.nanmean()))
         if not layers or observation.layers is None or not measure.layered:
             continue

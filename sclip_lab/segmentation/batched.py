@@ -25,10 +25,8 @@ LARGEST = 1 << 28
 class Geometry:
     """Where the windows of some photos lie, on a device.
 
-    Args:
-        plans: window geometry of each photo, with the grid of the patch logits.
-        starts: number of each photo's first window among all windows.
-        device: holds matrices and indices.
+    The plans of the photos have the grid of the patch logits; ``starts`` are the numbers of each
+    photo's first window among all windows.
     """
 
     def __init__(self, plans: Sequence[Plan], starts: Sequence[int], device: torch.device) -> None:

@@ -51,8 +51,8 @@ def dense_features(
 
     Returns:
         (batch, grid_h, grid_w, embed_dim) float32, on the guidance's grid if the variant takes
-        that; pixels beyond the last whole patch have none. An ordinary tensor without gradient,
-        which may enter a computation with gradients.
+        that; pixels beyond the last whole patch have none. It may enter a computation with
+        gradients, but has none itself.
 
     Raises:
         LabError: a wrong shape, a layer out of range, an unknown rule, or features that are not

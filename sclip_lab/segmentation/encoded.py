@@ -147,19 +147,17 @@ def encode(
     position_embedding: str | None = None,
     timings: Timings | None = None,
     trunk: tuple[int, Tensor] | None = None,
-    scene: Scene | None = None,
+    scene: Scene = ALONE,
 ) -> Iterator[tuple[int, Encoded]]:
     """Run all variants on one batch of windows; equal work is done once.
 
     Args:
-        backbone: from `load_backbone`.
         images: (windows, 3, height, width), normalised.
-        variants: in any order.
         position_embedding: rule for grids of another size; by default the backbone's.
         timings: takes the seconds of each branch, see `tree.leaves`.
         trunk: index of a block that no variant comes before, and its input (windows, tokens, width)
             if it is there already. The blocks before it run only for variants that read them.
-        scene: the photos of the windows; None: each window is a photo.
+        scene: the photos of the windows; by default each window is a photo.
 
     Yields:
         (index into ``variants``, what that variant made), in the tree's order.
@@ -167,7 +165,6 @@ def encode(
     timings = timings or Timings()
     size = images.shape[-2], images.shape[-1]
     grid = backbone.grid(*size)
-    scene = scene or Scene()
     if scene.placements == ():
         scene = replace(scene, placements=alone(len(images), size, backbone.patch_size))
     before: tuple[BlockInput, ...] = ()

@@ -55,9 +55,8 @@ class Protocol:
         vocabulary: a vocabulary instead of the data set's own (same classes, other names).
         auxiliary: names that no pixel is labelled with, for methods that distinguish patches by
             texts: a list, or a vocabulary whose names they are; None for none.
-        second_templates: prompts of a second set of texts with the same names, for a readout that
-            compares texts with something else than patches, such as FreeCP's crops; None: the first
-            set.
+        second_templates: prompts for what a readout compares with something else than patches,
+            such as FreeCP's crops; None: ``templates``.
         truncate: cut texts that are longer than the text tower reads, instead of refusing them.
         logit_scale: factor on cosine similarities before the softmax.
         prob_threshold: pixels whose largest class probability is below become background; a number,
@@ -72,15 +71,14 @@ class Protocol:
         resampling: ``bilinear`` (cv2's, without smoothing), or ``bicubic`` (PIL's, which smooths
             when it shrinks).
         whole_patches: resized sides are rounded to whole patches.
-        centre_crop: photo and mask are first resized to ``short_side``, the mask by nearest
-            neighbours, and so many pixels around the middle replace the photo; None for the whole
-            photo. Sides are truncated, as torchvision does it.
+        centre_crop: photo and mask are first resized to ``short_side``, and so many pixels around
+            the middle replace them, see `sclip_lab.segmentation.photos.centre`; None for the whole
+            photo.
         position_embedding: rule for grids of another size; None: the backbone's.
         readout: a function of `sclip_lab.segmentation.readouts` under ``_target_``, with its
-            parameters; None for cosines.
-        refinement: likewise a function of `sclip_lab.segmentation.refinements`, or several by names
-            of their own, in order; None for none. Both also take a function of one's own, or a
-            partial.
+            parameters, or a function or partial of one's own; None for cosines.
+        refinement: likewise of `sclip_lab.segmentation.refinements`, or several by names of their
+            own, in order; None for none.
         key: digest of the settings, with defaults of the named functions. The order of refinements
             counts, their names do not.
 

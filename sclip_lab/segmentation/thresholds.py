@@ -1,7 +1,8 @@
 """Probability thresholds that are found for each photo.
 
-A function ``(encoded, text, **parameters) -> threshold`` of the photo's windows. A protocol names
-it in place of a number: ``protocol.prob_threshold``. Above 1, all pixels become background.
+A function ``(encoded, text, **parameters) -> threshold`` of the photo's windows and of (queries,
+embed_dim) unit text embeddings. A protocol names it in place of a number:
+``protocol.prob_threshold``. Above 1, all pixels become background.
 """
 
 from __future__ import annotations
@@ -26,8 +27,6 @@ def entropy(
     """CDAM's: factor / ((min + max of the patches' entropies in bits) / 2).
 
     Args:
-        encoded: the photo's windows.
-        text: (queries, embed_dim) unit text embeddings.
         scale: factor on cosines before the softmax over queries.
         factor: > 0.
         window: the threshold of the ``last`` window, as in the official code, or the ``mean`` over

@@ -27,16 +27,14 @@ def leaves(
     timings: Timings | None = None,
     history: tuple[BlockInput, ...] = (),
     feedback: Feedback | None = None,
-    scene: Scene | None = None,
+    scene: Scene = ALONE,
 ) -> Iterator[tuple[int, State, tuple[BlockInput, ...]]]:
     """Run all variants on one batch; equal work is done once.
 
     Args:
-        blocks: the network's blocks in order.
         tokens: (batch, tokens, width), the embedded windows; or the input of a later block, with
             ``history``. A `BlockInput` also brings what was computed from it.
         grid: (grid_h, grid_w).
-        variants: in any order.
         timings: takes the seconds of each branch: ``trunk`` for blocks as trained, the variant's
             name for rewritten ones (shared work counts for the first variant).
         history: the inputs of blocks that have run already; no variant rewrites them.
@@ -52,7 +50,6 @@ def leaves(
         LabError: a layer out of range.
     """
     timings = timings or Timings()
-    scene = scene or ALONE
     depth = len(blocks)
 
     def descend(

@@ -115,7 +115,7 @@ def test_a_variant_that_changes_every_block(backbone: Backbone, images: Tensor) 
     torch.testing.assert_close(seen.layers.untouched(), expected, atol=1e-5, rtol=1e-4)
     variant = load_attention("registers", hidden=hidden)
     after = dense_features(backbone, moved(images, backbone.patch_size), variant)
-    torch.testing.assert_close(seen.layers.moved_features(), after, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(seen.layers.moved_features, after, atol=1e-5, rtol=1e-4)
 
 
 def test_patches_on_a_grid_of_their_own(backbone: Backbone, images: Tensor) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.interventions.shuffled import squared_distances
 from sclip_lab.attention.interventions.sides import around_patches
+from sclip_lab.attention.positions import squared_distances
 from sclip_lab.core.errors import unknown
 from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
@@ -23,7 +23,6 @@ def blind(
     """A map of the grid alone. No ground truth is read.
 
     Args:
-        ctx: the block as the variant sees it.
         kind: ``gaussian``: proportional to exp(-distance^2 / (2 sigma^2)); ``partner``: each patch
             attends to one other, drawn at random; ``uniform``: to all alike.
         sigma: in patches, above 0.

@@ -22,7 +22,6 @@ def composed(ctx: Context, place: Map, sharpness: Map, mass: Map, weight: Map) -
     With one map for all four the result is that map.
 
     Args:
-        ctx: the block as the variant sees it.
         place: which patches weigh more within either side, and the shares of the class token and
             of patches of unknown class.
         sharpness: the entropy within either side, see `entropy`.

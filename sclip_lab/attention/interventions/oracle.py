@@ -17,7 +17,6 @@ def oracle(ctx: Context, row_sum: float = 1.0) -> Weights:
     """Uniform over S; a patch of unknown class attends to itself.
 
     Args:
-        ctx: the block as the variant sees it.
         row_sum: of the patches' rows, above 0.
 
     Returns:

@@ -30,7 +30,6 @@ def set_mass(ctx: Context, base: Map, other: float | Map = 0.5, scope: str = "ro
     Rows without weight on one of their sides stay.
 
     Args:
-        ctx: the block as the variant sees it.
         base: A, the map of a variant.
         other: the share of O, 0 .. 1, or a variant whose own share is taken.
         scope: over what the share holds: each ``row``, or the mean over the rows of a ``class`` in
@@ -71,16 +70,11 @@ def with_share(patches: Tensor, sides: Sides, target: Tensor) -> Tensor:
 
 
 def _for_groups(share: Tensor, target: Tensor, group: Tensor) -> Tensor:
-    """Shares whose mean over each group of rows is that of ``target``, by one factor on the odds.
-
-    Args:
-        share, target: (windows, heads, patches, 1).
-        group: (windows, patches); rows of one number belong together, those below 0 to none.
-    """
+    """Shares whose mean over each group is that of ``target``, by one factor on the odds."""
     result = target.clone()
     odds = torch.logit(share)
     for number in group.unique():
-        if number < 0:
+        if number < 0:  # rows of unknown class belong to no group
             continue
         rows = (group == number)[:, None, :, None] & odds.isfinite()
         count = rows.sum(2, keepdim=True).clamp_min(1)

@@ -28,10 +28,7 @@ ABSENT = -1.0  # the lowest cosine: a class that no other photo shows is never c
 def class_means(encoded: Encoded, labels: Tensor, classes: int) -> Tensor:
     """m_c of one photo: (classes, embed_dim) float32; zeros for absent classes.
 
-    Args:
-        encoded: all its windows.
-        labels: (windows, grid_h, grid_w) int64 class of each patch, -1 for void.
-        classes: how many there are.
+    ``labels`` are the (windows, grid_h, grid_w) int64 class of each patch, -1 for void.
     """
     patches, labels = unit(encoded.patches.float()).flatten(0, 2), labels.flatten()
     members = torch.nn.functional.one_hot(labels + 1, classes + 1)[:, 1:].to(patches)

@@ -77,12 +77,8 @@ def adjusted(
 ) -> Tensor:
     """T' above: (queries, embed_dim) unit rows.
 
-    Args:
-        patches: (patches, embed_dim) unit rows.
-        whole: (embed_dim,) unit class embedding.
-        text: (queries, embed_dim) unit rows.
-        group: from `groups`.
-        share, nearest: text_share and nearest of `rfclip`.
+    ``patches`` are (patches, embed_dim), ``whole`` is the class embedding, (embed_dim,), all unit
+    rows; ``group`` is from `groups`; ``share`` and ``nearest`` are those of `rfclip`.
     """
     result, likely = text.clone(), (text @ whole).cpu()
     for number in range(int(group.max()) + 1):

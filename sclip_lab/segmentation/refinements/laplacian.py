@@ -44,13 +44,8 @@ def propagation(
             without ``text`` there is no coupling.
 
     Raises:
-        LabError: shapes that do not belong together, or a parameter out of range.
+        LabError: a parameter out of range.
     """
-    if mask.ndim != 3 or image.ndim != 3 or mask.shape[1:] != image.shape[1:]:
-        raise LabError(
-            f"mask {tuple(mask.shape)} and image {tuple(image.shape)}: (queries, height, width) "
-            "and (3, height, width) wanted"
-        )
     within("side", side, 1)
     within("steps", steps, 0)
     size = mask.shape[-2:]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.config.registry import load_attention
-from sclip_lab.core.errors import LabError
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.surgery import (
     less_redundant,
@@ -46,8 +44,3 @@ def test_redundant_embedding_is_taken_off() -> None:
     inputs = less_redundant(f, text, text[3])
     assert inputs[..., 3].abs().max() == 0
     torch.testing.assert_close(less_redundant(f, text, text.mean(0)), less_redundant(f, text))
-
-
-def test_shapes_are_checked() -> None:
-    with pytest.raises(LabError, match="embed_dim"):
-        surgery_logits(torch.zeros(1, 5, 4), torch.zeros(3, 5))
