@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.guided import guided_map, on_grid, patch_values, resized
+from sclip_lab.attention.guided import OutputGrid, guided_map, on_grid, patch_values, resized
 from sclip_lab.core.functions import block_edit, mix_function, uses
 from sclip_lab.core.values import within
 from sclip_lab.network.block import Block
@@ -114,7 +114,7 @@ def adapted_proxy(
     ctx: Context,
     beta: float = 1.2,
     gamma: float = 3.0,
-    output_grid: str = "guidance",
+    output_grid: OutputGrid = "guidance",
     scale: float = 20.0,
     uniform_scale: float = 35.0,
     share: float = 0.45,
@@ -129,7 +129,7 @@ def adapted_proxy(
         scale, uniform_scale, share, sharpness: of `adapted`.
 
     Raises:
-        LabError: no guidance, an unknown grid, or a block that is not the last.
+        LabError: no guidance, or a block that is not the last.
     """
     base, grid = guided_map(ctx, beta, gamma, output_grid)
     base, value = base[:, None], resized(patch_values(ctx), ctx.grid, grid)

@@ -12,6 +12,7 @@ same map is a weights function, a term on scores, a part of other weights, or a 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from sclip_lab.attention.repair import lof_mask
 from sclip_lab.attention.similarity import above_mean, centred, similarity_weights
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import (
     block_edit,
     mix_function,
@@ -33,6 +34,8 @@ from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 from sclip_lab.network.scene import Grid
 
+OutputGrid = Literal["guidance", "tokens"]
+
 
 @uses("guidance")
 @block_edit
@@ -42,7 +45,7 @@ def proxyclip(
     ctx: Context,
     beta: float = 1.2,
     gamma: float = 3.0,
-    output_grid: str = "guidance",
+    output_grid: OutputGrid = "guidance",
     swap_axes: bool = False,
 ) -> State:
     """ProxyCLIP's block: the second network's map on CLIP's values, no residual, no MLP.
@@ -58,7 +61,7 @@ def proxyclip(
         swap_axes: see `resized`; it changes nothing on square grids.
 
     Raises:
-        LabError: no guidance, an unknown grid, or a block that is not the last.
+        LabError: no guidance, or a block that is not the last.
     """
     weights, grid = guided_map(ctx, beta, gamma, output_grid)
     value = resized(patch_values(ctx), ctx.grid, grid, swap_axes)
@@ -75,14 +78,14 @@ def spread(weights: Tensor, value: Tensor) -> Tensor:
     return torch.stack([one @ of_head for of_head in value.unbind(1)], dim=1)
 
 
-def guided_map(ctx: Context, beta: float, gamma: float, output_grid: str) -> tuple[Tensor, Grid]:
+def guided_map(
+    ctx: Context, beta: float, gamma: float, output_grid: OutputGrid
+) -> tuple[Tensor, Grid]:
     """ProxyCLIP's map (batch, patches, patches) and its grid; arguments as in `proxyclip`.
 
     Raises:
-        LabError: an unknown grid, or another grid in a block that is not the last.
+        LabError: another grid in a block that is not the last.
     """
-    if output_grid not in ("guidance", "tokens"):
-        raise unknown("output_grid", output_grid, ("guidance", "tokens"))
     features = ctx.guidance.features
     grid = (features.shape[-2], features.shape[-1]) if output_grid == "guidance" else ctx.grid
     if grid != ctx.grid and ctx.block.index != ctx.block.depth - 1:

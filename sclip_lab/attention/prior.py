@@ -9,12 +9,12 @@ Row and column 0 belong to the class token; a network without one drops them fro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sclip_lab.attention.positions import positions, squared_distances
-from sclip_lab.core.errors import unknown
 from sclip_lab.core.functions import prior_function, prior_of_grid
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
@@ -39,7 +39,7 @@ def gaussian(grid: tuple[int, int], sigma: float = 5.0) -> Tensor:
 def gaussian_norms(
     ctx: Context,
     sigma: float = 1.0,
-    norms: str = "pairwise",
+    norms: Literal["pairwise", "mean"] = "pairwise",
     pair: Sequence[str] = ("query", "key"),
 ) -> Tensor:
     """The Gaussian in units of the scores: |a_i| |b_j| / sqrt(head_dim) times `gaussian`.
@@ -51,7 +51,6 @@ def gaussian_norms(
 
     Args:
         sigma: standard deviation in patches, > 0.
-        norms: ``pairwise`` or ``mean``.
         pair: the two projections a and b.
 
     Returns:
@@ -60,11 +59,9 @@ def gaussian_norms(
     a, b = (ctx.input.projected(name).norm(dim=-1) for name in pair)
     if norms == "pairwise":
         height = a[..., :, None] * b[..., None, :]
-    elif norms == "mean":
+    else:
         # The mean over all (i, j) of a product is the product of the means.
         height = (a.mean(-1) * b.mean(-1)).mean(-1)[:, None, None, None]
-    else:
-        raise unknown("norms", norms, ("pairwise", "mean"))
     return ctx.block.scale * height * ctx.block.among_tokens(gaussian(ctx.grid, sigma)).to(height)
 
 

@@ -9,33 +9,33 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.correlative import combined
+from sclip_lab.attention.correlative import Combine, combined
 from sclip_lab.core import files
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context, scores
 
+Distribution = Literal["gaussian", "orthogonal"]
 # The seal of a learned projection; the file itself names its network.
 BELONGS = {"kind": "projection"}
 
 
 @cache
-def _matrix(width: int, distribution: str, seed: int) -> Tensor:
+def _matrix(width: int, distribution: Distribution, seed: int) -> Tensor:
     """(width, width) float32 with columns of expected norm 1, drawn on the CPU from ``seed``."""
     generator = torch.Generator().manual_seed(seed)
     gaussian = torch.randn(width, width, generator=generator)
     if distribution == "gaussian":
         return gaussian * width**-0.5
-    if distribution == "orthogonal":
-        q, r = torch.linalg.qr(gaussian.double())
-        return (q * torch.sign(torch.diagonal(r))).float()  # sign fix: uniform over O(width)
-    raise unknown("distribution", distribution, ("gaussian", "orthogonal"))
+    q, r = torch.linalg.qr(gaussian.double())
+    return (q * torch.sign(torch.diagonal(r))).float()  # sign fix: uniform over O(width)
 
 
 def self_attention(
@@ -59,11 +59,11 @@ def self_attention(
 @weights_function
 def random(
     ctx: Context,
-    distribution: str = "gaussian",
+    distribution: Distribution = "gaussian",
     seed: int = 0,
     count: int = 1,
     per_head: bool = True,
-    combine: str = "mean",
+    combine: Combine = "mean",
     temperature: float = 1.0,
 ) -> Weights:
     """CSA through ``count`` random projections of LN1's output.

@@ -16,11 +16,12 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import entry_function, hidden_function
 from sclip_lab.core.values import within
 from sclip_lab.network.backbone import Backbone
@@ -28,7 +29,7 @@ from sclip_lab.network.block import Block
 from sclip_lab.network.context import Grid
 from sclip_lab.network.depth import Layer, resolve
 
-PATCHES = ("zero", "mean", "only_outliers", "keep")
+Patches = Literal["zero", "mean", "only_outliers", "keep"]
 Neurons = Sequence[Sequence[int]]
 
 
@@ -47,7 +48,7 @@ def moved(
     neurons: Neurons = (),
     neurons_file: str | None = None,
     scale: float | Sequence[float] = 1.0,
-    patches: str = "zero",
+    patches: Patches = "zero",
 ) -> Tensor:
     """Move the chosen neurons' activations from the patches to the registers.
 
@@ -66,8 +67,6 @@ def moved(
             ``only_outliers`` (entries above mean plus standard deviation), or ``keep`` for no
             change. The class token keeps its own.
     """
-    if patches not in PATCHES:
-        raise unknown("patches", patches, PATCHES)
     chosen = _neurons_of(block.index, neurons, neurons_file)
     if not chosen:
         return hidden
@@ -89,7 +88,7 @@ def moved(
     return result
 
 
-def _of_patches(activations: Tensor, patches: str) -> Tensor:
+def _of_patches(activations: Tensor, patches: Patches) -> Tensor:
     if patches == "zero":
         return torch.zeros_like(activations)
     mean = activations.mean(1, keepdim=True)

@@ -17,18 +17,18 @@ Shapes: ``patches`` = grid_h * grid_w; ``tokens`` = class token, if there is one
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.errors import unknown
 from sclip_lab.core.functions import repair_function
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context, Grid
 from sclip_lab.network.depth import Layer
 
-ISOLATED = ("keep", "zero", "undefined")
+Isolated = Literal["keep", "zero", "undefined"]
 
 
 def lof_scores(patches: Tensor, neighbours: int = 30) -> Tensor:
@@ -89,7 +89,7 @@ def class_attention_mask(
     return _largest(from_class, factor * from_class > to_self, count)
 
 
-def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: str = "keep") -> Tensor:
+def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: Isolated = "keep") -> Tensor:
     """Replace each outlier by the mean of its 8 neighbours that are no outliers.
 
     Args:
@@ -101,8 +101,6 @@ def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: str = "keep
             makes all of it class 0. Such a window is refused, unless the readout is
             `sclip_lab.segmentation.readouts.sfp`. SFP's preset has ``zero``, a deviation.
     """
-    if isolated not in ISOLATED:
-        raise unknown("isolated", isolated, ISOLATED)
     prefix = tokens.shape[1] - math.prod(grid)
     patches = tokens[:, prefix:]
     clean = (~outliers[..., None]).to(tokens.dtype)
@@ -121,7 +119,7 @@ def lof(
     tokens: Tensor | None = None,
     neighbours: int = 30,
     quantile: float = 0.95,
-    isolated: str = "keep",
+    isolated: Isolated = "keep",
 ) -> Tensor:
     """Repair the outliers that `lof_mask` finds in the block's input.
 
@@ -143,7 +141,7 @@ def norm(
     tokens: Tensor | None = None,
     count: int | None = 10,
     threshold: float = 0.0,
-    isolated: str = "keep",
+    isolated: Isolated = "keep",
 ) -> Tensor:
     """Repair what `norm_mask` finds in the block's input; other arguments as in `lof`."""
     mask = norm_mask(context.tokens[:, context.block.prefix :], count, threshold)
@@ -157,7 +155,7 @@ def class_attention(
     source: Layer | None = None,
     factor: float = 1.5,
     count: int | None = 10,
-    isolated: str = "keep",
+    isolated: Isolated = "keep",
 ) -> Tensor:
     """Repair what `class_attention_mask` finds in an earlier block's trained attention.
 

@@ -35,13 +35,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError, about, unknown
+from sclip_lab.core.errors import LabError, about
 from sclip_lab.core.functions import (
     bind,
     bind_config,
@@ -379,8 +379,7 @@ def _check_common(config: Mapping[str, Any], function: Callable[..., Any]) -> No
     check("layers", config["layers"], Any)
     for key in ("residual", "mlp", "class_token"):
         check(key, config[key], bool)
-    if config["stream"] not in ("replace", "parallel"):
-        raise unknown("stream", str(config["stream"]), ("replace", "parallel"))
+    check("stream", config["stream"], Literal["replace", "parallel"])
     if kind_of(function) is not block_edit:
         return
     without_meaning = {"residual", "mlp", "stream", "mix", "repair"}

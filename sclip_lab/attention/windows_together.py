@@ -17,13 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.attention.positions import squared_distances
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import block_edit, uses
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
@@ -33,8 +34,8 @@ from sclip_lab.network.scene import Grid, Placement
 LARGEST = 1 << 23
 # Added to the number of patches in a mean, as the official code does.
 EPSILON = 1e-6
-NORMS = ("token", "photo")
-STARTS = ("patch", "neighbourhood", "unit_neighbourhood")
+Norm = Literal["token", "photo"]
+Start = Literal["patch", "neighbourhood", "unit_neighbourhood"]
 
 
 @uses("photo")
@@ -44,12 +45,12 @@ def gla(
     state: State,
     ctx: Context,
     source: str = "query",
-    norm: str = "token",
+    norm: Norm = "token",
     beta: float = 1.2,
     gamma: float = 3.0,
     dynamic_beta: float = 0.0,
     dynamic_gamma: float = 0.0,
-    anchors: str | None = None,
+    anchors: Start | None = None,
     rounds: int = 2,
     threshold: float = 0.6,
     include_self: bool = True,
@@ -64,7 +65,7 @@ def gla(
             see `Across`.
 
     Raises:
-        LabError: an unknown source, norm or start, or dynamic_gamma without anchors.
+        LabError: an unknown source, or dynamic_gamma without anchors.
     """
     dynamic = (dynamic_beta, dynamic_gamma)
     attend = Across(norm, beta, gamma, *dynamic, anchors, rounds, threshold, include_self)
@@ -77,12 +78,12 @@ def gla_guided(
     block: Block,
     state: State,
     ctx: Context,
-    norm: str = "token",
+    norm: Norm = "token",
     beta: float = 1.0,
     gamma: float = 3.0,
     dynamic_beta: float = 0.3,
     dynamic_gamma: float = 30.0,
-    anchors: str | None = "patch",
+    anchors: Start | None = "patch",
     rounds: int = 2,
     threshold: float = 0.6,
     include_self: bool = True,
@@ -117,24 +118,20 @@ class Across:
         include_self: count the patch itself in its neighbourhood.
 
     Raises:
-        LabError: an unknown norm or start, or dynamic_gamma without anchors.
+        LabError: dynamic_gamma without anchors.
     """
 
-    norm: str
+    norm: Norm
     beta: float
     gamma: float
     dynamic_beta: float
     dynamic_gamma: float
-    anchors: str | None
+    anchors: Start | None
     rounds: int
     threshold: float
     include_self: bool
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise unknown("norm", self.norm, NORMS)
-        if self.anchors not in (None, *STARTS):
-            raise unknown("anchors", str(self.anchors), STARTS)
         if self.dynamic_gamma and self.anchors is None:
             raise LabError("dynamic_gamma needs anchors: it divides by how many patches each has")
 
@@ -240,7 +237,7 @@ def weights_across(
     keys: Tensor,
     beta: float | Tensor,
     gamma: float | Tensor,
-    norm: str = "token",
+    norm: Norm = "token",
     mean: Tensor | None = None,
 ) -> Tensor:
     """softmax(gamma * (a K^T - beta * mean)) over the entries that are not negative.

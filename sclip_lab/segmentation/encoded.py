@@ -147,7 +147,7 @@ def encode(
     position_embedding: str | None = None,
     timings: Timings | None = None,
     trunk: tuple[int, Tensor] | None = None,
-    scene: Scene = ALONE,
+    scene: Scene | None = None,
 ) -> Iterator[tuple[int, Encoded]]:
     """Run all variants on one batch of windows; equal work is done once.
 
@@ -162,7 +162,7 @@ def encode(
     Yields:
         (index into ``variants``, what that variant made), in the tree's order.
     """
-    timings = timings or Timings()
+    timings, scene = timings or Timings(), scene or ALONE
     size = images.shape[-2], images.shape[-1]
     grid = backbone.grid(*size)
     if scene.placements == ():

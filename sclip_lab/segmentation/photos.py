@@ -110,6 +110,5 @@ def prepare(
         )
     patch = backbone.patch_size
     multiple = patch if protocol.padding == "centre" else protocol.padding
-    assert not isinstance(multiple, str)
     plan = windows.plan(resized, size, crop, stride, patch, backbone.padding, multiple)
     return plan, to_pixels(image, resized, protocol.resampling)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.functions import (
@@ -29,7 +29,6 @@ READOUTS = (readout_function, readout_of_others)
 REFINEMENTS = (refines_logits, refines_labels)
 # The readout of protocols that do not name one.
 COSINE = {"_target_": "sclip_lab.segmentation.readouts.cosine.cosine"}
-RESAMPLINGS = ("bilinear", "bicubic")
 # The fields that decide, with the views, which windows of a photo the network sees, and how.
 GEOMETRY = (
     *("short_side", "long_side", "crop_size", "stride", "padding", "resampling"),
@@ -101,8 +100,8 @@ class Protocol:
     prob_threshold: float | Mapping[str, Any] = 0.0
     area_threshold: float = 0.0
     background: int = 0
-    padding: str | int | None = None
-    resampling: str = "bilinear"
+    padding: Literal["centre"] | int | None = None
+    resampling: Literal["bilinear", "bicubic"] = "bilinear"
     whole_patches: bool = False
     centre_crop: int | None = None
     position_embedding: str | None = None
@@ -124,10 +123,6 @@ class Protocol:
             if isinstance(values[key], int):
                 within(f"protocol.{key}", values[key], 1, LONGEST_SIDE)
         within("protocol.background", self.background, 0, 2**15 - 1)
-        if isinstance(self.padding, str) and self.padding != "centre":
-            raise unknown("protocol.padding", self.padding, ["centre"])
-        if self.resampling not in RESAMPLINGS:
-            raise unknown("protocol.resampling", self.resampling, RESAMPLINGS)
         if self.centre_crop is not None and self.centre_crop > (self.short_side or 0):
             raise LabError(
                 f"protocol.centre_crop {self.centre_crop} must lie within short_side "

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -141,8 +141,7 @@ def checked(views: Views | None) -> dict[str, dict[str, Any]] | None:
             if key not in DEFAULTS:
                 raise unknown(f"key of {where}", key, DEFAULTS)
         view = {**DEFAULTS, **plain(settings)}
-        if view["flip"] is not None and view["flip"] not in FLIPS:
-            raise unknown(f"{where}.flip", str(view["flip"]), FLIPS)
+        check(f"{where}.flip", view["flip"], Literal["vertical", "horizontal"] | None)
         check(f"{where}.weight", view["weight"], float)
         within(f"{where}.weight", view["weight"], 0, 1e9)
         view["weight"] = float(view["weight"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -12,19 +14,18 @@ from sclip_lab.attention.interventions.sides import (
     with_patches,
 )
 from sclip_lab.attention.variant import Map
-from sclip_lab.core.errors import unknown
 from sclip_lab.core.functions import uses, weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
 
-SCOPES = ("row", "class", "window")
+Scope = Literal["row", "class", "window"]
 STEPS = 100  # of a bisection over 120 units of log odds, down to float64's precision
 
 
 @uses("labels")
 @weights_function
-def set_mass(ctx: Context, base: Map, other: float | Map = 0.5, scope: str = "row") -> Weights:
+def set_mass(ctx: Context, base: Map, other: float | Map = 0.5, scope: Scope = "row") -> Weights:
     """A' = (1 - other) A|S / sum A|S + other A|O / sum A|O, times the row's labelled weight.
 
     Rows without weight on one of their sides stay.
@@ -39,8 +40,6 @@ def set_mass(ctx: Context, base: Map, other: float | Map = 0.5, scope: str = "ro
     Returns:
         (batch, heads, tokens, tokens); rows keep their sums.
     """
-    if scope not in SCOPES:
-        raise unknown("scope", scope, SCOPES)
     weights = base(ctx)
     patches, sides = patches_of(ctx, weights), Sides.of(ctx)
     share = sides.share(patches)

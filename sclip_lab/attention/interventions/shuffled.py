@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from sclip_lab.attention.interventions.sides import Sides, patches_of, with_patches
 from sclip_lab.attention.positions import squared_distances
 from sclip_lab.attention.variant import Map
-from sclip_lab.core.errors import unknown
 from sclip_lab.core.functions import uses, weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import LARGEST_SEED
 from sclip_lab.core.values import within as in_range
 from sclip_lab.network.context import Context
 
-KINDS = ("class", "distance", "window")
+Within = Literal["class", "distance", "window"]
 
 
 @uses("labels", when={"within": "class"})
 @weights_function
-def shuffled(ctx: Context, base: Map, within: str = "class", seed: int = 0) -> Weights:
+def shuffled(ctx: Context, base: Map, within: Within = "class", seed: int = 0) -> Weights:
     """The weights of each row in another order.
 
     Each row has its own permutation, drawn from the seed and the grid alone, so that it does not
@@ -37,8 +38,6 @@ def shuffled(ctx: Context, base: Map, within: str = "class", seed: int = 0) -> W
     Returns:
         (batch, heads, tokens, tokens); rows keep their sums and entropies.
     """
-    if within not in KINDS:
-        raise unknown("within", within, KINDS)
     in_range("seed", seed, 0, LARGEST_SEED)
     weights = base(ctx)
     patches = patches_of(ctx, weights)

@@ -36,12 +36,3 @@ def surgery_logits(image: Tensor, text: Tensor, sharpness: float = 2.0) -> Tenso
     weights = torch.softmax(sharpness * image[:, :1] @ text.T, dim=-1)
     weighted = (image @ text.T) * (weights / weights.mean(-1, keepdim=True))
     return weighted - weighted.mean(-1, keepdim=True)
-
-
-def less_redundant(image: Tensor, text: Tensor, redundant: Tensor | None = None) -> Tensor:
-    """f . (T_n - r): (batch, tokens, texts) similarities less that with one redundant embedding.
-
-    ``redundant`` is r, (embed_dim,), for example of an empty prompt; None: the mean of the texts.
-    Other arguments as in `surgery_logits`.
-    """
-    return image @ (text - (text.mean(0) if redundant is None else redundant)).T
