@@ -141,18 +141,14 @@ class Across:
         per_head = torch.empty_like(value)
         for photo in ctx.photos:
             all_values = value[photo.windows].transpose(0, 1).flatten(1, 2)
-            blocks = self._row_blocks(raw[photo.windows], photo, ctx.grid)
+            blocks = self.weights(raw[photo.windows], photo, ctx.grid)
             rows = torch.cat([weights.to(all_values) @ all_values for weights in blocks], dim=1)
             per_head[photo.windows] = rows.unflatten(1, (len(photo), -1)).transpose(0, 1)
         joined = torch.cat([ctx.value[:, :, : block.prefix], per_head], dim=2)
         return replace(state, tokens=block.merge(joined), attention=None)
 
-    def weights(self, raw: Tensor, photo: Placement, grid: Grid) -> Tensor:
-        """Attention weights of one photo, (nodes, nodes), from (B, patches, channels)."""
-        return torch.cat(list(self._row_blocks(raw, photo, grid)))
-
-    def _row_blocks(self, raw: Tensor, photo: Placement, grid: Grid) -> Iterator[Tensor]:
-        """The same in blocks of (rows, nodes)."""
+    def weights(self, raw: Tensor, photo: Placement, grid: Grid) -> Iterator[Tensor]:
+        """Weights of one photo in blocks of (rows, nodes), from (B, patches, channels)."""
         start = raw.float().flatten(0, 1)
         keys = F.normalize(start, dim=-1)
         queries = keys

@@ -65,9 +65,14 @@ def _padded(matrices: Sequence[Tensor]) -> Tensor:
     return result
 
 
-def suits(readout: Readout) -> bool:
-    """Whether a readout has neither a refinement nor a threshold that is found for each photo."""
-    return not readout.refines and not isinstance(readout.protocol.prob_threshold, Mapping)
+def suits(readout: Readout, geometry: Geometry) -> bool:
+    """Whether a readout can be decided here.
+
+    It has neither a refinement nor a threshold that is found for each photo, and the stitched
+    logits of one photo may be in memory at once.
+    """
+    alone = readout.refines or isinstance(readout.protocol.prob_threshold, Mapping)
+    return not alone and math.prod(geometry.size) * len(readout.query_classes) <= LARGEST
 
 
 def decide(readout: Readout, stitched: Tensor, inside: Tensor) -> Tensor:
@@ -144,8 +149,3 @@ def masks_of(
         ids = np.where(mask == ignored, classes, mask).astype(np.int16)
         place[: mask.shape[0], : mask.shape[1]] = torch.from_numpy(ids)
     return result
-
-
-def fits(geometry: Geometry, queries: int) -> bool:
-    """Whether the stitched logits of one photo may be in memory at once."""
-    return math.prod(geometry.size) * queries <= LARGEST

@@ -73,11 +73,7 @@ def to_pixels(image: np.ndarray, size: Size, resampling: str = "bilinear") -> Te
 def to_input(
     image: np.ndarray, size: Size, backbone: Backbone, resampling: str = "bilinear"
 ) -> Tensor:
-    """(height, width, 3) uint8 RGB -> (3, *size) float32, normalised, on the CPU.
-
-    Raises:
-        LabError: another shape or type.
-    """
+    """`to_pixels`, normalised: float32 on the CPU."""
     return backbone.normalise(to_pixels(image, size, resampling)[None])[0]
 
 

@@ -183,7 +183,8 @@ def gla_weights(found: Encoded, config: Mapping[str, Any]) -> Tensor:
         raw = full_width(context, config["source"])
     attend = Across(**{field.name: config[field.name] for field in dataclasses.fields(Across)})
     [photo] = context.photos
-    return attend.weights(raw, photo, found.grid).unflatten(0, raw.shape[:2])
+    weights = torch.cat(list(attend.weights(raw, photo, found.grid)))
+    return weights.unflatten(0, raw.shape[:2])
 
 
 def segmented(arrays: Arrays, one: str, found: Encoded, plan: Plan) -> Iterator[Compared]:

@@ -22,9 +22,6 @@ def between(
         a, b: maps of two variants.
         share: of b, 0 .. 1.
         row_sum: above 0, or a variant whose own sums are taken.
-
-    Returns:
-        (batch, heads, tokens, tokens).
     """
     within("share", share, 0, 1)
     if not callable(row_sum):

@@ -21,7 +21,7 @@ Kind = Literal["gaussian", "partner", "uniform"]
 def blind(
     ctx: Context, kind: Kind = "gaussian", sigma: float = 0.5, row_sum: float = 1.0, seed: int = 0
 ) -> Weights:
-    """A map of the grid alone. No ground truth is read.
+    """A map of the grid alone; no patch attends to the class token. No ground truth is read.
 
     Args:
         kind: ``gaussian``: proportional to exp(-distance^2 / (2 sigma^2)); ``partner``: each patch
@@ -29,9 +29,6 @@ def blind(
         sigma: in patches, above 0.
         row_sum: of the patches' rows, above 0.
         seed: of the partners, 0 or more.
-
-    Returns:
-        (batch, heads, tokens, tokens); no patch attends to the class token.
     """
     within("sigma", sigma, 0, above=True)
     within("row_sum", row_sum, 0, above=True)

@@ -27,9 +27,6 @@ def composed(ctx: Context, place: Map, sharpness: Map, mass: Map, weight: Map) -
         sharpness: the entropy within either side, see `entropy`.
         mass: the share of other classes in each row, see `set_mass`.
         weight: the sum of each row.
-
-    Returns:
-        (batch, heads, tokens, tokens).
     """
     weights = place(ctx)
     if sharpness != place:

@@ -36,9 +36,6 @@ def set_mass(ctx: Context, base: Map, other: float | Map = 0.5, scope: Scope = "
         scope: over what the share holds: each ``row``, or the mean over the rows of a ``class`` in
             a window, or over all rows of a ``window``. In the last two one number multiplies all
             odds O : S, so that rows keep their differences.
-
-    Returns:
-        (batch, heads, tokens, tokens); rows keep their sums.
     """
     weights = base(ctx)
     patches, sides = patches_of(ctx, weights), Sides.of(ctx)

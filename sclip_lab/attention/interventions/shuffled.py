@@ -34,9 +34,6 @@ def shuffled(ctx: Context, base: Map, within: Within = "class", seed: int = 0) -
             row's patch (``distance``; locality stays), or all patches of the ``window``. Only
             ``class`` reads ground truth.
         seed: 0 or more.
-
-    Returns:
-        (batch, heads, tokens, tokens); rows keep their sums and entropies.
     """
     in_range("seed", seed, 0, LARGEST_SEED)
     weights = base(ctx)
