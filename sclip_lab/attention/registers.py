@@ -126,7 +126,8 @@ def find(
     """Find the neurons that are most active where tokens have large norms.
 
     score(l, n) = mean over outlier tokens of the neuron's |activation|, averaged over the images
-    that have such tokens. Each image is (1, 3, height, width), normalised.
+    that have such tokens. Each image is (1, 3, height, width), normalised. Returns the (block,
+    neuron) pairs in falling order of their scores, and the scores.
 
     Args:
         threshold: tokens with a larger norm behind ``detect_layer`` are outliers, the class token
@@ -135,9 +136,6 @@ def find(
         top: how many are returned.
         sparse: a neuron scores 0 on an image if its activation is below 0.5 at half of all tokens
             or more: image by image, before the mean, as in the official code.
-
-    Returns:
-        (block, neuron) pairs in falling order of their scores, and the scores.
 
     Raises:
         LabError: no image has an outlier.

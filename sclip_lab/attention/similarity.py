@@ -68,13 +68,9 @@ def similarity_weights(
     The variant's prior and class-token choice apply. The class token attends to itself and no patch
     attends to it.
 
-    Args:
-        similarities: c, (batch, patches, patches).
-        sharpness: > 0.
-        beta: factor on the mean over all pairs of an image; 1 in SC-CLIP, 1.2 in ProxyCLIP.
-
-    Returns:
-        (batch, heads, tokens, tokens), equal for all heads; rows sum to 1.
+    ``similarities`` are c, (batch, patches, patches). ``beta`` is a factor on the mean over all
+    pairs of an image, 1 in SC-CLIP, 1.2 in ProxyCLIP. Returns (batch, heads, tokens, tokens), equal
+    for all heads; rows sum to 1.
     """
     prefix = ctx.block.prefix
     raw = above_mean(similarities, beta, sharpness)

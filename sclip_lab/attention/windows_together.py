@@ -116,9 +116,6 @@ class Across:
             of its unit vectors (``unit_neighbourhood``); None: no anchors.
         rounds, threshold: of the gathering, see `gathered`.
         include_self: count the patch itself in its neighbourhood.
-
-    Raises:
-        LabError: dynamic_gamma without anchors.
     """
 
     norm: Norm
@@ -175,10 +172,7 @@ def gathered(start: Tensor, keys: Tensor, rounds: int, threshold: float) -> tupl
     """Gather anchors from ``start``, (nodes, channels), among ``keys`` of unit norm.
 
     In each of ``rounds`` >= 1, an anchor becomes the mean of the patches whose cosine with it is
-    above ``threshold``.
-
-    Returns:
-        (nodes, channels) of unit norm, and (nodes,) how many patches the last round gathered.
+    above ``threshold``. Returns them, of unit norm, and how many patches the last round gathered.
     """
     anchors, counts = start, [torch.empty(0)]
     for _ in range(rounds):

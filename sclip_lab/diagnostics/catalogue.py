@@ -400,9 +400,8 @@ MEASURES: dict[str, Measure] = {
 def find(name: str) -> Measure:
     """A measure of ``MEASURES``, or of an allowed module, as in ``my.ideas.spread``.
 
-    An allowed module (``plugins=[my.ideas]``, or `sclip_lab.allow`) defines a `Measure`, or a
-    function ``(observation) -> (batch,)`` whose docstring says what the number is. NaN means that
-    such a measure is not defined for a window.
+    An allowed module defines a `Measure`, or a function ``(observation) -> (batch,)`` whose
+    docstring says what the number is. NaN means that it is not defined for a window.
 
     Raises:
         LabError: no such measure (did you mean), a module that is not allowed or fails, or

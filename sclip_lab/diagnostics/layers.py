@@ -21,11 +21,8 @@ from sclip_lab.segmentation.encoded import Encoded, as_trained
 class Layers:
     """The blocks of a network as one variant ran them.
 
-    Layer ``l`` is the 0-based block; its tokens are what enters it.
-
-    Attributes:
-        encoded: one variant on a batch of windows.
-        position_embedding: rule for grids of another size, for the moved windows.
+    Layer ``l`` is the 0-based block; its tokens are what enters it. ``position_embedding`` is the
+    rule for grids of another size, for the moved windows.
     """
 
     encoded: Encoded

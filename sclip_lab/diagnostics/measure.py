@@ -114,11 +114,8 @@ def values(
 ) -> Iterator[Value]:
     """Means over windows, without those in which a measure has no meaning.
 
-    Args:
-        measures: by name.
-        names: which of them.
-        observation: one variant on one photo.
-        layers: also of every layer and head, where a measure has them.
+    ``names`` are those of some of the measures. ``layers`` adds values of every layer and head,
+    where a measure has them.
 
     Raises:
         LabError: a value that is infinite, or NaN though the measure is always defined.

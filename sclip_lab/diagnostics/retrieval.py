@@ -15,27 +15,20 @@ from torch import Tensor
 
 from sclip_lab.diagnostics.observation import VOID
 
-# The paper's.
-NEIGHBOURS = 30
-TEMPERATURE = 0.02
-PATCHES = 256
-
 
 def patch_retrieval(
     features: Sequence[Tensor],
     labels: Sequence[Tensor],
-    neighbours: int = NEIGHBOURS,
-    temperature: float = TEMPERATURE,
+    neighbours: int = 30,
+    temperature: float = 0.02,
 ) -> list[float]:
     """mIoU of the labels that a photo's patches take over from the patches of all other photos.
 
     A patch asks its ``neighbours`` nearest by cosine; they vote with softmax(cosine /
     temperature). Patches labelled -1 (void) neither ask nor answer. There are (patches, dim)
-    features, of any length, and (patches,) labels of each photo.
-
-    Returns:
-        per photo the mean IoU over the classes of its patches, 0 .. 1; NaN where no patch has a
-        label, or no other photo has one.
+    features, of any length, and (patches,) labels of each photo. Defaults are the paper's.
+    Per photo the mean IoU over the classes of its patches, 0 .. 1; NaN where no patch has a label,
+    or no other photo has one.
     """
     is_labelled = [names != VOID for names in labels]
     sides = [F.normalize(f[k].float(), dim=-1) for f, k in zip(features, is_labelled, strict=True)]
@@ -55,7 +48,7 @@ def patch_retrieval(
     return scores
 
 
-def some(count: int, limit: int = PATCHES) -> np.ndarray:
+def some(count: int, limit: int = 256) -> np.ndarray:
     """Which of ``count`` patches are kept: at most ``limit``, in equal steps."""
     if count <= limit:
         return np.arange(count)

@@ -114,7 +114,7 @@ def matched_auroc(scores: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tens
     patch has both, one of its class and one of another, at one distance.
     """
     areas = []
-    for (same, other), score in zip(_matched_pairs(labels, grid), scores, strict=True):
+    for (same, other), score in zip(_matched_places(*_content(labels), grid), scores, strict=True):
         flat = score.float().cpu().flatten()
         # Whole numbers: the sum of halves would be rounded in single precision.
         twice = 2 * (flat[same] > flat[other]).sum() + (flat[same] == flat[other]).sum()
@@ -154,16 +154,10 @@ def _pairs(scores: Tensor, labels: Tensor, symmetric: bool) -> list[tuple[Tensor
     pairs of different, labelled patches, or each once."""
     if scores.shape != (*labels.shape, labels.shape[-1]):
         raise LabError(f"scores {tuple(scores.shape)} do not belong to labels {labels.shape}")
-    windows = zip(scores.float().cpu().flatten(1), _all_places(labels, symmetric), strict=True)
+    windows = zip(
+        scores.float().cpu().flatten(1), _places(*_content(labels), symmetric), strict=True
+    )
     return [(score[same], score[other]) for score, (same, other) in windows]
-
-
-def _all_places(labels: Tensor, symmetric: bool) -> list[tuple[Tensor, Tensor]]:
-    return _places(*_content(labels), symmetric)
-
-
-def _matched_pairs(labels: Tensor, grid: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
-    return _matched_places(*_content(labels), grid)
 
 
 def _content(labels: Tensor) -> tuple[bytes, tuple[int, ...]]:

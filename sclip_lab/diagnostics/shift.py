@@ -39,11 +39,8 @@ def compare(
     """Mean cosines over the patches that both pictures show.
 
     ``before`` and ``after`` are (batch, grid_h, grid_w, dim) features of images and of the same
-    images moved by ``shift`` patches.
-
-    Returns:
-        (batch,) each, in -1 .. 1: of features of the same pixels, 1 for an equivariant network; and
-        of features of two patches drawn at random, the floor to compare with.
+    images moved by ``shift`` patches. (batch,) each, in -1 .. 1: of features of the same pixels, 1
+    for an equivariant network; and of two patches drawn at random, the floor to compare with.
     """
     down, right = shift
     grid = before.shape[1:3]

@@ -174,10 +174,8 @@ class Readout:
     ) -> Tensor:
         """(windows, grid_h, grid_w, queries) float32: cosines, or the protocol's own readout.
 
-        Args:
-            encoded: windows of any photos.
-            others: for a readout with a ``summary``: the windows of each photo, and the summaries
-                of all other photos. All synonyms then have the logit of their class.
+        ``others`` are for a readout with a ``summary``: the windows of each photo, and the
+        summaries of all other photos. All synonyms then have the logit of their class.
 
         Raises:
             LabError: others or texts are missing, and the readout reads them.
@@ -210,10 +208,8 @@ class Readout:
     ) -> Tensor:
         """(height, width) labels at the photo's size: uint8 class ids, int16 beyond 256 classes.
 
-        Args:
-            laid_out: patch logits, from `Plan.lay_out`.
-            image: (3, *plan.resized) normalised, for refinements.
-            encoded: the photo's windows, for refinements.
+        ``laid_out`` are patch logits from `Plan.lay_out`. Refinements may read ``image``, (3,
+        *plan.resized) normalised, and the photo's windows, ``encoded``.
 
         Raises:
             LabError: logits that are not finite.

@@ -38,9 +38,7 @@ def dense_features(
     """Patch embeddings in the space of text embeddings.
 
     Args:
-        backbone: from `load_backbone`.
         images: (batch, 3, height, width); floating point: already normalised; uint8: RGB.
-        attention: from `load_attention`.
         normalize: divide each embedding by its norm.
         position_embedding: rule for grids of another size; by default the backbone's.
         guidance: a second network, for variants that read one.

@@ -82,8 +82,7 @@ def prepare(
 ) -> tuple[windows.Plan, Tensor]:
     """Resize one photo, (height, width, 3) uint8 RGB, and plan its windows.
 
-    Returns:
-        the window geometry, and (3, *plan.resized) uint8 on the CPU.
+    Returns the window geometry, and (3, *plan.resized) uint8 on the CPU.
 
     Raises:
         LabError: another shape or type, windows smaller than a patch, or more pixels or windows

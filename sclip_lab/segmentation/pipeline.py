@@ -55,7 +55,6 @@ def make_readout(
     """A protocol's readout of a vocabulary, with all its texts embedded.
 
     Args:
-        backbone: without a text tower the readout has no texts.
         vocabulary: what pixels are labelled with.
         protocol: prompts, auxiliary names, readout.
         cache, progress: as in `embed_vocabulary`.
@@ -93,7 +92,6 @@ class Windows:
     Args:
         photos: each one's window geometry, and (3, *plan.resized) uint8. All windows have one size.
         changes: the protocol's views of each window.
-        backbone: has the statistics for normalising.
         guide: a second network; it runs when a variant reads it.
         most: how many windows go through the network at once; a chunk may have a few more.
         counts: per photo () -> (windows, grid_h, grid_w, classes) pixels of each class, for

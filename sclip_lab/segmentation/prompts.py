@@ -45,7 +45,6 @@ def embed_vocabulary(
     A query is embedded once in a process: its embedding does not depend on other queries.
 
     Args:
-        backbone: has the text tower.
         vocabulary: has the queries, which are embedded in order.
         prompts: a template set's name, or templates.
         cache: directory of finished embeddings, or None.

@@ -65,9 +65,8 @@ def patch_graph(
     W_ij = max(u_i . u_j, 0)^exponent * exp(-distance_scale * distance^distance_power), and then W +
     W^T without the diagonal.
 
-    Args:
-        features: u, (nodes, channels), unit norm.
-        positions: (nodes, 2) row and column of each patch's centre, in pixels of the resized photo.
+    ``features`` are u, (nodes, channels), of unit norm; ``positions`` are the row and column of
+    each patch's centre, (nodes, 2), in pixels of the resized photo.
     """
     nodes = len(features)
     step = max(1, LARGEST // nodes)

@@ -34,20 +34,15 @@ def leaves(
     Args:
         tokens: (batch, tokens, width), the embedded windows; or the input of a later block, with
             ``history``. A `BlockInput` also brings what was computed from it.
-        grid: (grid_h, grid_w).
         timings: takes the seconds of each branch: ``trunk`` for blocks as trained, the variant's
             name for rewritten ones (shared work counts for the first variant).
         history: the inputs of blocks that have run already; no variant rewrites them.
         feedback: for the scores of every rewritten block.
-        scene: the photos of the windows.
 
     Yields:
         (index into ``variants``, state behind the last block, input of each block), one per
         variant, in the tree's order. Only one branch is in memory if the caller drops each state in
         turn.
-
-    Raises:
-        LabError: a layer out of range.
     """
     timings = timings or Timings()
     depth = len(blocks)

@@ -52,10 +52,7 @@ def grey(images: Tensor) -> Tensor:
 def blur(images: Tensor, size: int = 11, sigma: float = 5.0) -> Tensor:
     """Gaussian blur within each window, which is reflected at its border.
 
-    ``size`` of the kernel, odd, and ``sigma`` > 0 are in pixels.
-
-    Raises:
-        LabError: a kernel that is even or does not fit into the window, or a sigma of 0.
+    ``size`` of the kernel and ``sigma`` > 0 are in pixels; the kernel must be odd and fit.
     """
     margin = size // 2
     if size % 2 == 0 or not 0 <= margin < min(images.shape[-2:]):

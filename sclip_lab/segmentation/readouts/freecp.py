@@ -74,9 +74,6 @@ def purified(
         (grid_h, grid_w, queries) maps, 0 for dropped classes; the spread maps of all foreground
         classes (classes, grid_h, grid_w); the foreground classes that stay after redundancy and
         after ambiguity.
-
-    Raises:
-        LabError: as many background queries as there are queries.
     """
     if not 0 <= background < len(text):
         raise LabError(f"background {background}: fewer than all {len(text)} queries wanted")

@@ -43,10 +43,8 @@ def maskclip(
 def prompt_denoising(logits: Tensor, threshold: float = 0.5, scale: float = SCALE) -> Tensor:
     """Set classes that no patch of the image is sure of to -100.
 
-    Args:
-        logits: (batch, classes, grid_h, grid_w) cosines; same shape out.
-        threshold: 0 .. 1; a class is dropped if its largest probability in the image is below.
-        scale: of the softmax over classes.
+    ``logits`` are (batch, classes, grid_h, grid_w) cosines, same shape out. A class is dropped if
+    its largest probability in the image is below ``threshold``, 0 .. 1.
     """
     within("threshold", threshold, 0, 1)
     surest = torch.softmax(scale * logits, dim=1).amax((2, 3), keepdim=True)

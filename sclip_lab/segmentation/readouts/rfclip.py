@@ -39,9 +39,6 @@ def rfclip(
         cluster_distance: texts farther apart than this are in different groups.
         nearest: patches that make m, 1 or more.
         whole_photo: the class embedding of the photo as one window, or of each window.
-
-    Raises:
-        LabError: a share out of its range.
     """
     within("class_share", class_share, 0, 1)
     within("text_share", text_share, 0, 1)

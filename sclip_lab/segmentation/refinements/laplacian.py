@@ -44,9 +44,6 @@ def propagation(
         edges: how fast weights fall with grey differences.
         couple: texts by the ``diagonal`` of their affinity, as released, or by the ``full`` matrix;
             without ``text`` there is no coupling.
-
-    Raises:
-        LabError: a parameter out of range.
     """
     within("side", side, 1)
     within("steps", steps, 0)

@@ -41,9 +41,6 @@ def pamr(
 
     Returns:
         (queries, height, width) float32, every value within the range of ``mask``.
-
-    Raises:
-        LabError: steps below 0, or dilations below 1.
     """
     within("steps", steps, 0)
     image, mask = image.float(), mask.float()
