@@ -96,7 +96,7 @@ def agreement(distributions: Tensor, share: float = 0.45, sharpness: float = 3.0
     similar = 1 / (1 + divergence)
     ordered, index = similar.sort(dim=-1, descending=True, stable=True)
     within_share = torch.softmax(ordered, dim=-1).cumsum(-1) <= share
-    within_share[..., 0] = True
+    within_share[..., 0] = True  # every row keeps its largest
     raw = (ordered * torch.exp(sharpness * ordered)).masked_fill(~within_share, -torch.inf)
     return torch.zeros_like(similar).scatter(-1, index, torch.softmax(raw, dim=-1))
 

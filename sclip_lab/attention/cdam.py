@@ -117,7 +117,7 @@ def enlarged(between: Tensor, size: Grid, grid: Grid) -> Tensor:
     """(batch, cells, cells) -> (batch, patches, patches): bilinear in both places."""
     if size == grid:
         return between
-    for _ in range(2):
+    for _ in range(2):  # along the keys, and after the transposition along the queries
         maps = between.unflatten(-1, size)
         between = F.interpolate(maps, grid, mode="bilinear").flatten(2).mT
     return between

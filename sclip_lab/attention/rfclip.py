@@ -76,6 +76,7 @@ def rfclip(
     if not last:
         return replace(state, tokens=tokens)
 
+    # What entered the second block and all later ones is what lies behind those before.
     behind = [*(entered.tokens for entered in (*ctx.history, ctx.input)[1:]), tokens]
     guide = torch.stack(behind).mean(0)
     near = cut_below(cosine(guide, block.prefix), cut).to(guide.dtype)

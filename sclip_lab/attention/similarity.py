@@ -75,7 +75,7 @@ def similarity_weights(
     prefix = ctx.block.prefix
     raw = above_mean(similarities, beta, sharpness)
     raw = F.pad(raw, (prefix, 0, prefix, 0), value=-torch.inf)
-    raw[:, :prefix, :prefix] = 0.0
+    raw[:, :prefix, :prefix] = 0.0  # otherwise the class token's row would be empty
     weights = ctx.softmax(raw[:, None].to(ctx.tokens.dtype))
     return weights.expand(-1, ctx.block.num_heads, -1, -1)
 

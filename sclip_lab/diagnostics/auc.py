@@ -27,6 +27,7 @@ def area(positives: Tensor, negatives: Tensor) -> Tensor:
     hits, misses = (np.sort(side.float().cpu().numpy()) for side in (positives, negatives))
     if not len(hits) or not len(misses):
         return positives.new_tensor(torch.nan, dtype=torch.float64)
+    # To look for the fewer among the more is quicker than the other way round.
     few, many = sorted((hits, misses), key=len)
     share = _twice_below(few, many) / (2 * len(hits) * len(misses))
     return positives.new_tensor(share if few is hits else 1 - share, dtype=torch.float64)

@@ -38,7 +38,7 @@ def boundary_iou(
 def band(region: npt.NDArray[np.bool_], distance: int) -> npt.NDArray[np.bool_]:
     """Pixels of a region within ``distance`` of its border. What lies outside the photo does not
     belong to the region."""
-    padded = np.pad(region.astype(np.uint8), 1)
+    padded = np.pad(region.astype(np.uint8), 1)  # the photo's edge is a border
     eroded = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=distance)
     return region & (eroded[1:-1, 1:-1] == 0)
 

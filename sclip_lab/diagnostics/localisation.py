@@ -78,7 +78,7 @@ def _mean_over_classes(
         present = names.unique()
         if len(present) < 2:
             continue
-        map_of_each = present.roll(-step)
+        map_of_each = present.roll(-step)  # by one step: the map of the window's next class
         scores = [score(maps[:, m], names == c) for c, m in zip(present, map_of_each, strict=True)]
         means[window] = torch.stack([value.cpu() for value in scores]).float().mean()
     return means.to(labels.device)

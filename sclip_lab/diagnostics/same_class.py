@@ -35,6 +35,7 @@ def inter_class_mass(weights: Tensor, labels: Tensor) -> Tensor:
     # A patch that attends to void alone has no share.
     counted = valid & (labelled > 0)
     mean = (share * counted).sum(-1) / counted.sum(-1)
+    # Void, -1, is below every class and must not pass for a second one.
     lowest = torch.where(valid, labels, labels.amax()).amin(-1)
     several = labels.amax(-1) > lowest
     return torch.where(several, mean, torch.nan)

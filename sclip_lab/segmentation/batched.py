@@ -38,6 +38,7 @@ class Geometry:
         for number, (plan, start) in enumerate(zip(plans, starts, strict=True)):
             grid_h, grid_w = plan.grid
             y, x = (np.arange(len(axis.starts) * axis.cells) for axis in (plan.rows, plan.columns))
+            # Window and patch of each cell of the map in which all windows lie side by side.
             window = (y // grid_h)[:, None] * len(plan.columns.starts) + x // grid_w
             patch = (y % grid_h)[:, None] * grid_w + x % grid_w
             index[number, : len(y), : len(x)] = (start + window) * grid_h * grid_w + patch

@@ -41,6 +41,7 @@ def boxes(activation: Tensor, threshold: float = 0.4) -> list[Box]:
     ``activation`` is (grid_h, grid_w) in 0 .. 1, rounded down to 1 / 255 first. Returns (top, left,
     bottom, right) in patches, of the contours of all parts and of their holes.
     """
+    # OpenCV looks for contours in bytes.
     levels = (255 * activation).cpu().numpy().astype(np.uint8)
     above = (levels > int(threshold * levels.max())).astype(np.uint8)
     contours, _ = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)

@@ -282,7 +282,7 @@ class Readout:
     def _large_enough(self, prediction: Tensor) -> Tensor:
         """(classes,) bool: background, and the classes above the share of predicted foreground."""
         area = torch.bincount(prediction.flatten().int(), minlength=self.num_classes)
-        area[self.protocol.background] = 0
+        area[self.protocol.background] = 0  # shares are those of the foreground
         foreground = area.sum()
         if foreground == 0:
             return torch.ones_like(area, dtype=torch.bool)

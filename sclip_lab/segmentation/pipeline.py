@@ -285,6 +285,7 @@ def run(
     depth = encoder.backbone.depth
     first = [variant.first(depth) for variant in variants]
     several = len(windows.chunks) > 1
+    # Where one chunk has all windows, a variant that reads them all is like any other.
     joint = [i for i, variant in enumerate(variants) if several and "photo" in variant.uses]
     apart = [i for i in range(len(variants)) if i not in joint]
     level = min((first[i] for i in joint), default=0)

@@ -53,6 +53,7 @@ def leaves(
         level = entered.block.index
         now = state.grid or grid
         context = Context(entered, history, now, feedback=feedback, scene=scene)
+        # Variants with equal edits go on as one branch.
         groups: dict[str | None, list[int]] = {}
         for member in members:
             edit = variants[member].key_at(level, depth)

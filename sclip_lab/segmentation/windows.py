@@ -212,7 +212,7 @@ def plan(
         inside = cells(size + added, patch, padding)
         if inside < 1:
             raise LabError(f"windows of {size} px (image {resized}) are smaller than a patch")
-        count = max(side - size + stride - 1, 0) // stride + 1
+        count = max(side - size + stride - 1, 0) // stride + 1  # windows that cover the side
         starts = tuple(min(i * stride, side - size) for i in range(count))
         axes.append(Axis(starts, size, inside, patch, added // 2, added - added // 2))
     return Plan((resized[0], resized[1]), (target[0], target[1]), *axes)
@@ -247,6 +247,7 @@ def _sparse_stitching(plan: Plan, axis: int) -> sparse.csr_array:
     entries = np.tile(up.data, len(starts))
     shape = side, len(starts) * windows.cells
     placed = sparse.coo_array((entries, (rows, columns)), shape=shape).tocsr()
+    # How many windows cover each pixel: one more where one begins, one less behind its end.
     edges = np.zeros(side + 1, dtype=np.int64)
     np.add.at(edges, starts, 1)
     np.add.at(edges, starts + windows.crop, -1)
@@ -283,6 +284,7 @@ def patch_counts(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
     ids at the photo's size. Pixels of ``ignore_index`` do not count.
     """
     votes = torch.from_numpy(np.where(mask == ignore_index, -1, mask.astype(np.int64)))
+    # Nearest neighbours: a class id cannot be interpolated.
     rows = (torch.arange(plan.resized[0]) * plan.target[0]) // plan.resized[0]
     columns = (torch.arange(plan.resized[1]) * plan.target[1]) // plan.resized[1]
     cut = plan.cut(votes[rows][:, columns][None], fill=-1)[:, 0]
@@ -294,7 +296,7 @@ def patch_counts(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
     classes = max(1, int(votes.max()) + 1)
     counts = torch.zeros(*patches.shape[:3], classes + 1, dtype=torch.int32)
     counts.scatter_add_(3, patches + 1, torch.ones_like(patches, dtype=torch.int32))
-    return counts[..., 1:]
+    return counts[..., 1:]  # the first place has the pixels of no class
 
 
 def patch_labels(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:

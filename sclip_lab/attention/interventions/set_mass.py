@@ -68,7 +68,7 @@ def with_share(patches: Tensor, sides: Sides, target: Tensor) -> Tensor:
 def _for_groups(share: Tensor, target: Tensor, group: Tensor) -> Tensor:
     """Shares whose mean over each group is that of ``target``, by one factor on the odds."""
     result = target.clone()
-    odds = torch.logit(share)
+    odds = torch.logit(share)  # infinite for rows that see one side alone; those stay
     for number in group.unique():
         if number < 0:  # rows of unknown class belong to no group
             continue

@@ -60,5 +60,6 @@ def permuted(patches: Tensor, group: Tensor, order: Tensor) -> Tensor:
     """
     group = group.expand(patches.shape)
     places = group.argsort(dim=-1, stable=True)
+    # An order of 1 would put a place into the next group.
     sources = (group.double() + order.double().clamp(max=1 - 1e-9)).argsort(dim=-1)
     return torch.empty_like(patches).scatter(-1, places, patches.gather(-1, sources))

@@ -135,7 +135,7 @@ def of_windows(
     logits, attention = logits_of_levels(cut, text, scale), among_patches(cut)
     height, width = cut.grid
     for index, (top, left) in enumerate(plan.corners):
-        top, left = top // patch, left // patch
+        top, left = top // patch, left // patch  # in patches of the whole image
         at = places[top : top + height, left : left + width].flatten()
         total[..., at] += logits[:, index]
         times[at] += 1

@@ -43,6 +43,7 @@ def prototypes(encoded: Encoded, others: Sequence[Tensor]) -> Logits:
         encoded: windows of one photo.
         others: `class_means` of each other photo of the data set.
     """
+    # One by one: a stack of all photos' means would take more memory.
     total = torch.zeros_like(others[0])
     for means in others:
         total += means
