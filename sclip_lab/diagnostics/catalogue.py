@@ -82,10 +82,10 @@ def _last_residual_ratio(windows: Observation) -> Tensor:
 
 
 def _cka(layers: Layers, tokens: Tensor) -> Tensor:
-    x, y = layers.patches(tokens), layers.patches(layers.stream)
-    if x.shape[1] != y.shape[1]:  # the stream's patches lie on a grid of their own
-        return torch.full((len(y),), torch.nan, device=y.device)
-    return features.linear_cka(x, y)
+    stream = layers.patches(layers.stream)
+    if layers.encoded.state.grid is not None:  # its patches are not those of the other layers
+        return torch.full((len(stream),), torch.nan, device=stream.device)
+    return features.linear_cka(layers.patches(tokens), stream)
 
 
 def _classes(windows: Observation) -> Tensor:
