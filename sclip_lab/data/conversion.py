@@ -125,9 +125,9 @@ def by_image(annotations: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping
 def for_each(function: Callable[[Any], None], items: Sequence[Any], title: str) -> None:
     """Call the function on each item in threads (decoding and encoding release the lock)."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(function, items)
+        results = pool.map(function, items)
         try:
-            for _ in Bar(done, total=len(items), desc=title, unit="mask", delay=1):
+            for _ in Bar(results, total=len(items), desc=title, unit="mask", delay=1):
                 pass
         except BaseException:
             pool.shutdown(cancel_futures=True)

@@ -27,9 +27,9 @@ def test_segment_warns_of_words_that_the_embedded_network_never_saw(
 ) -> None:
     out = tmp_path / "labels.png"
     assert main(["segment", str(photo), "stripes", "grass,lawn", "--out", str(out)]) == 0
-    told = capsys.readouterr()
-    assert "knows 16 words, not grass, lawn:" in told.err
-    assert "stripes" not in told.err.partition("It knows")[0]
+    output = capsys.readouterr()
+    assert "knows 16 words, not grass, lawn:" in output.err
+    assert "stripes" not in output.err.partition("It knows")[0]
     assert (tmp_path / "labels_legend.png").is_file()
 
 
@@ -142,6 +142,6 @@ def test_help_and_listings_load_nothing_heavy(arguments: list[str]) -> None:
         "heavy = {'torch', 'pandas', 'wandb', 'matplotlib', 'open_clip'}\n"
         "print('loaded:', sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "loaded: []"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-1] == "loaded: []"

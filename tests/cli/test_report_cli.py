@@ -80,9 +80,9 @@ def test_report_says_what_was_meant(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str
 ) -> None:
     assert main(["report", str(store), "--out", str(tmp_path), *arguments]) == 1
-    said = capsys.readouterr().err
-    assert hint in said
-    assert "csa or csa" not in said
+    stderr = capsys.readouterr().err
+    assert hint in stderr
+    assert "csa or csa" not in stderr
 
 
 def test_paper_takes_studies_keys_and_points() -> None:
@@ -161,9 +161,12 @@ def test_paper_takes_a_study_of_a_plug_in_and_few_photos_have_no_verdict(
 
 
 def test_random_weights_of_large_networks_are_not_made() -> None:
-    asked = ["backbone=ViT-B-16-quickgelu", "dataset=patchwork"]
+    conditions = ["backbone=ViT-B-16-quickgelu", "dataset=patchwork"]
     sizes = [
-        {str(config.backbone.name) for config in sweep(["experiment=backbones", *asked, *more])}
+        {
+            str(config.backbone.name)
+            for config in sweep(["experiment=backbones", *conditions, *more])
+        }
         for more in ([], ["pretrained=null"])
     ]
     assert sizes[0] >= {"ViT-L-14-quickgelu", "ViT-H-14", "ViT-B-16-SigLIP"}

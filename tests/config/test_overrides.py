@@ -85,8 +85,8 @@ def folder(tmp_path: Path) -> Path:
     """A folder of yaml outside of the repository."""
     for group in ("attention", "experiment"):
         (tmp_path / "mine" / group).mkdir(parents=True)
-    mine = "defaults: [csa, _self_]\ntemperature: 2.0\n"
-    (tmp_path / "mine/attention/warm.yaml").write_text(mine)
+    content = "defaults: [csa, _self_]\ntemperature: 2.0\n"
+    (tmp_path / "mine/attention/warm.yaml").write_text(content)
     return tmp_path / "mine"
 
 

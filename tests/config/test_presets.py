@@ -111,8 +111,8 @@ def test_experiments_cover_what_they_name() -> None:
 
 
 def test_overrides_win_over_an_experiment() -> None:
-    found = jobs("window", dataset="coco_panoptic20", **{"attention.prior.radius": "4"})
-    assert [(job.dataset.name, label(job)) for job in found] == [
+    result = jobs("window", dataset="coco_panoptic20", **{"attention.prior.radius": "4"})
+    assert [(job.dataset.name, label(job)) for job in result] == [
         ("coco_panoptic20", "local(prior.radius=4)")
     ]
 
@@ -122,8 +122,8 @@ def test_protocol_has_the_published_values(name: str, dataset: str) -> None:
     made = registry.load_protocol(name, dataset)
     side, window, *rest = PUBLISHED[name, dataset]
     assert (made.name, made.short_side, made.crop_size) == (name, side, window)
-    found = [made.stride, made.logit_scale, made.prob_threshold, made.area_threshold]
-    assert found == rest
+    result = [made.stride, made.logit_scale, made.prob_threshold, made.area_threshold]
+    assert result == rest
     assert made.templates == "openai_imagenet"
 
 
@@ -154,8 +154,8 @@ def test_typed_values_come_before_those_of_the_data_set() -> None:
     assert made("coco_stuff164k", "protocol.short_side=336").short_side == 336
     assert made("coco_stuff164k", "++protocol.short_side=336").short_side == 336
     assert made("patchwork", "protocol.templates=simple_imagenet").templates == "simple_imagenet"
-    kept = made("voc21", "protocol=clearclip", "protocol.vocabulary=voc21_plain")
-    assert kept.vocabulary == "voc21_plain"
+    paired = made("voc21", "protocol=clearclip", "protocol.vocabulary=voc21_plain")
+    assert paired.vocabulary == "voc21_plain"
     conditional = "protocol.logit_scale='${on_dataset:30,{voc21:20}}'"
     assert made("voc21", conditional).logit_scale == 20
     assert made("ade20k", conditional).logit_scale == 30

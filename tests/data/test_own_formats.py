@@ -87,14 +87,14 @@ def test_guess_writes_a_working_yaml(tmp_path: Path, name: str) -> None:
     assert len(result) == len(truth)
     # One drawn class is one class that was read, and void stays void.
     assert (
-        len(pairs) == len({drawn for drawn, _ in pairs}) == len({observed for _, observed in pairs})
+        len(pairs) == len({right for right, _ in pairs}) == len({observed for _, observed in pairs})
     )
     if "vocabulary" in config and "class 0" not in config["vocabulary"]:
         mentioned = own_formats.NAMES
         names = [*dataset.vocabulary.names]
-        for drawn, observed in pairs:
-            if drawn < len(mentioned) and observed < len(names) and one.classes <= 3:
-                assert names[observed] == mentioned[drawn]
+        for right, observed in pairs:
+            if right < len(mentioned) and observed < len(names) and one.classes <= 3:
+                assert names[observed] == mentioned[right]
 
 
 def test_polygons_are_drawn_as_pycocotools_draws_them(tmp_path: Path) -> None:

@@ -57,9 +57,9 @@ def use(group: str) -> None:
         if group != "backbone":
             make_spec(jobs[0])
         return
-    made = getattr(lab, f"load_{group}")("case")
-    if isinstance(made, Dataset):
-        len(made)
+    loaded = getattr(lab, f"load_{group}")("case")
+    if isinstance(loaded, Dataset):
+        len(loaded)
 
 
 @pytest.fixture

@@ -46,10 +46,10 @@ def test_targets_are_published_numbers_of_known_cells(protocol: str) -> None:
         # What is published of a readout bears no variant's name.
         same = same[same["attention"].isin([row["attention"], ""])]
         if not pd.isna(row["tolerance"]):  # only what was read at first hand may fail a run
-            own = same["protocol"].isin(
+            same_settings = same["protocol"].isin(
                 [protocol, GEM_IN[protocol]] if protocol in GEM_IN else [protocol]
             )
-            same = same[own & (same["mark"] == "F")]
+            same = same[same_settings & (same["mark"] == "F")]
         assert ((same["value"] - row["miou"]).abs() < 1e-9).any(), dict(row)
 
 
@@ -59,10 +59,10 @@ def test_an_incomplete_entry_is_named() -> None:
 
 
 def test_targets_are_no_part_of_the_identity() -> None:
-    given = registry.load_group("protocol", "sclip")
-    made = registry.build_protocol(given)
-    del given["expected"]
-    assert registry.build_protocol(given).key == made.key
+    listed_config = registry.load_group("protocol", "sclip")
+    loaded = registry.build_protocol(listed_config)
+    del listed_config["expected"]
+    assert registry.build_protocol(listed_config).key == loaded.key
 
 
 @pytest.mark.parametrize(

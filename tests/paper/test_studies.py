@@ -57,9 +57,9 @@ def test_a_study_is_one_file_and_one_yaml(name: str) -> None:
 
 def test_nothing_else_knows_a_study_by_name() -> None:
     root = Path(studies.__file__).parents[2]
-    own = Path(studies.__file__).parent
+    folder = Path(studies.__file__).parent
     for path in root.rglob("*.py"):
-        if own not in path.parents:
+        if folder not in path.parents:
             assert "paper.studies." not in path.read_text(encoding="utf-8"), path
 
 
@@ -77,8 +77,8 @@ def test_a_store_that_lacks_cells_is_no_error(
     for label, skill in skills.items():
         rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate(images)]
         write_spec(tmp_path, label, rows, images)  # and no parameter of any attention is known
-    drawn = sections.draw(name, studies.load(name), Evidence(results.load(tmp_path)))
-    _, judged = sections.sections([drawn])
+    drawing = sections.draw(name, studies.load(name), Evidence(results.load(tmp_path)))
+    _, judged = sections.sections([drawing])
     assert all(v.answer == verdicts.NONE for v in judged)  # three photos
 
 
@@ -168,8 +168,8 @@ def test_what_cannot_differ_is_left_out_with_its_reason(tmp_path: Path) -> None:
     same = claims.higher(evidence, again, csa, "No news", same="it is the same")
     assert same.same == "it is the same"
     assert verdicts.judge([same]) == []
-    drawn = sections.Drawn("layers", studies.load("layers"), claims=[same], parts={"": evidence})
-    made, _ = sections.sections([drawn])
+    drawing = sections.Drawn("layers", studies.load("layers"), claims=[same], parts={"": evidence})
+    made, _ = sections.sections([drawing])
     note = "Left out, for its two sides cannot differ: No news (it is the same)."
     assert all(note in section.notes for section in made[1:])
     family = [(csa, vanilla), (again, vanilla), (again, csa)]
@@ -185,12 +185,12 @@ def test_the_page_says_where_results_depart_from_what_is_published(evidence: Evi
     assert judged.beside_published == "departs (1.6)"
     [unpublished] = verdicts.judge([claims.higher(evidence, vanilla, csa, "Nobody says so")])
     assert not unpublished.departs
-    drawn = sections.Drawn("layers", studies.load("layers"), parts={"": evidence},
+    drawing = sections.Drawn("layers", studies.load("layers"), parts={"": evidence},
                            claims=[replace(worse, study="layers")])  # fmt: skip
-    made, verdict = sections.sections([drawn], embedded=True)
+    made, verdict = sections.sections([drawing], embedded=True)
     note = "1 published claims could be tested: 0 agree, 1 depart (Less is more)."
     assert note in made[1].notes
-    text = sections.markdown([drawn], verdict, embedded=True)
+    text = sections.markdown([drawing], verdict, embedded=True)
     assert "| departs (1.6) |" in text
     assert sections.EMBEDDED in text
 
@@ -322,8 +322,8 @@ def test_the_page_says_that_unknown_words_are_one_to_the_embedded_network(tmp_pa
                        seed=len(backbone))  # fmt: skip
     evidence, study = Evidence(results.load(tmp_path)), studies.load("vocabulary")
     for setting, part in study.settings(evidence):
-        told = study.figures(part)["vocabulary"].get_label()
-        assert ("one and the same token" in told) == setting.startswith("patchwork_vit")
+        axis_label = study.figures(part)["vocabulary"].get_label()
+        assert ("one and the same token" in axis_label) == setting.startswith("patchwork_vit")
 
 
 def test_a_method_may_have_several_protocols_of_its_own(tmp_path: Path) -> None:
@@ -404,8 +404,8 @@ def test_random_projections_are_drawn_with_their_seeds_and_forms(tmp_path: Path)
                            config=config, names={"attention": variant})  # fmt: skip
     evidence, study = Evidence(results.load(tmp_path)), studies.load("projections")
     (ax,) = study.figures(evidence)["projections_ensemble"].axes
-    drawn = {str(line.get_label()): line for line in ax.lines}
-    crosses = drawn["one of full width, 5 seeds"]
+    drawing = {str(line.get_label()): line for line in ax.lines}
+    crosses = drawing["one of full width, 5 seeds"]
     summary = results.summary(evidence.df)
     full = summary["miou"][summary["attention"].astype(str).str.startswith("csa_random_full")]
     np.testing.assert_allclose(sorted(crosses.get_ydata()), sorted(100 * full))
@@ -423,8 +423,8 @@ def test_a_page_is_one_file_that_escapes_names(evidence: Evidence, tmp_path: Pat
     table = pd.DataFrame({"variant": ["a_b <i>", "50 %"], "mIoU": [0.25, np.nan]})
     table.attrs["bold"] = {"mIoU": [True, False]}
     section = page.Section("odd", "odd & even", rows=[bad], tables={"odd": table})
-    drawn = sections.draw("main", study, evidence)
-    made, judged = sections.sections([drawn])
+    drawing = sections.draw("main", study, evidence)
+    made, judged = sections.sections([drawing])
     files = page.write([*made, section], tmp_path, "a title")
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "<script" not in text
@@ -440,7 +440,7 @@ def test_a_page_is_one_file_that_escapes_names(evidence: Evidence, tmp_path: Pat
     assert pd.read_csv(tmp_path / "odd.csv")["mIoU x100"][0] == 25.0
     table = pd.read_csv(tmp_path / "verdicts.csv")
     assert set(table["study"]) == {"main"}
-    assert "CSA is better than vanilla attention" in sections.markdown([drawn], judged)
+    assert "CSA is better than vanilla attention" in sections.markdown([drawing], judged)
 
 
 # ---------------------------------------------------------------- the ten questions
@@ -453,9 +453,9 @@ def test_each_question_has_a_study_that_answers_it() -> None:
 
 
 def test_the_page_begins_with_ten_questions_answered_in_numbers(evidence: Evidence) -> None:
-    drawn = sections.draw("main", studies.load("main"), evidence)
+    drawing = sections.draw("main", studies.load("main"), evidence)
     missing = sections.draw("backbones", studies.load("backbones"), None, ["no weights here"])
-    (first, *_), _ = sections.sections([drawn, missing], embedded=True)
+    (first, *_), _ = sections.sections([drawing, missing], embedded=True)
     answers = {row.cells["question"]: row for row in first.rows}
     assert list(answers) == list(questions.QUESTIONS.values())
     gains = answers[questions.QUESTIONS["gains"]]
@@ -471,8 +471,8 @@ def test_random_weights_answer_no_question(tmp_path: Path) -> None:
     for label in ("csa", "vanilla"):
         rows = [confusion_rows(n, *labels(i, 0.5, (24, 32), 5)) for i, n in enumerate("abc")]
         write_spec(tmp_path, label, rows, "abc", config={"backbone": {"seed": 4}})
-    drawn = sections.draw("main", studies.load("main"), Evidence(results.load(tmp_path)))
-    (first, *_), _ = sections.sections([drawn])
+    drawing = sections.draw("main", studies.load("main"), Evidence(results.load(tmp_path)))
+    (first, *_), _ = sections.sections([drawing])
     texts = [row.cells["answer"] for row in first.rows if "#main" in row.links.values()]
     assert texts == ["no answer, weights are random (seed 4)."]
 
@@ -501,9 +501,9 @@ STUDIES = {"mystudy": Study("Is mine better?", claims), "main": Study("Taken?", 
     monkeypatch.setenv("SCLIP_LAB_PLUGINS", "ideas_of_mine")
     assert "mystudy" in studies.names()
     assert studies.load("main").question != "Taken?"
-    drawn = sections.draw("mystudy", studies.load("mystudy"), evidence)
-    assert list(drawn.tables) == ["mystudy"]  # the usual table
-    _, [verdict] = sections.sections([drawn])
+    drawing = sections.draw("mystudy", studies.load("mystudy"), evidence)
+    assert list(drawing.tables) == ["mystudy"]  # the usual table
+    _, [verdict] = sections.sections([drawing])
     assert (verdict.claim.name, verdict.answer) == ("mystudy: Mine is better", verdicts.HOLDS)
 
 

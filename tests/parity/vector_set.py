@@ -34,9 +34,9 @@ class Kept(np.ndarray):
 
     @classmethod
     def of(cls, array: np.ndarray, index: np.ndarray, axis: int) -> Kept:
-        kept = array.view(cls)
-        kept.index, kept.axis = index, axis
-        return kept
+        viewed = array.view(cls)
+        viewed.index, viewed.axis = index, axis
+        return viewed
 
 
 class Arrays(Mapping[str, np.ndarray]):
@@ -178,8 +178,8 @@ def folder_set(root: Path) -> VectorSet:
     if not folders:
         raise LabError(f"{root}: no .npz files, nor in the folders in it")
     readme = root / "README.md"
-    named = re.findall(r"\.\./([\w.-]+)", readme.read_text()) if readme.is_file() else []
-    siblings = [root.parent / name for name in named]
+    mentioned = re.findall(r"\.\./([\w.-]+)", readme.read_text()) if readme.is_file() else []
+    siblings = [root.parent / name for name in mentioned]
     for folder in (root, *inside, *siblings, root.parent, *sorted(root.parent.iterdir())):
         if (folder / "make_clip.py").is_file():
             return VectorSet(folders, _module(folder / "make_clip.py"))
@@ -189,8 +189,8 @@ def folder_set(root: Path) -> VectorSet:
 @cache
 def default_set() -> VectorSet:
     """The set of the default tests: the folder that is given, or the public vectors."""
-    given = vectors.given()
-    return VectorSet(vectors.folders(), make_clip) if given is None else folder_set(given)
+    roots = vectors.given()
+    return VectorSet(vectors.folders(), make_clip) if roots is None else folder_set(roots)
 
 
 @cache

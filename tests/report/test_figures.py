@@ -230,9 +230,9 @@ def test_class_colours_are_distinct() -> None:
 
 
 def test_titles_of_neighbours_do_not_touch(photos: list[picture_files.Picture]) -> None:
-    named = [replace(p, label="a variant of a very long name · with something(temperature=2.0)")
+    renamed = [replace(p, label="a variant of a very long name · with something(temperature=2.0)")
              for p in photos[0].predictions * 3]  # fmt: skip
-    figure = pictures.panel([replace(photos[0], predictions=named[:10])])
+    figure = pictures.panel([replace(photos[0], predictions=renamed[:10])])
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     boxes = [ax.title.get_window_extent() for ax in figure.axes if ax.get_title()]

@@ -57,8 +57,8 @@ def test_every_picture_of_a_large_store_fits_a_screen(
     drawn: dict[str, Mapping[str, Figure]],
 ) -> None:
     assert set(drawn) >= {"scores", "diagnostics", "pictures"}
-    found = [figure for part in drawn.values() for figure in part.values()]
-    assert max(figure.get_size_inches()[1] for figure in found) <= LIMIT
+    every_figure = [figure for part in drawn.values() for figure in part.values()]
+    assert max(figure.get_size_inches()[1] for figure in every_figure) <= LIMIT
     names = {name.rpartition("_")[0] for part in drawn.values() for name in part}
     assert names == {"bars", "per_class", "diagnostics", "panel", "attention"}  # numbered
 

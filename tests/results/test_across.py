@@ -83,8 +83,8 @@ def test_strata_of_plain_means_are_summed_like_welch(df: pd.DataFrame) -> None:
     one, two = (accuracy.loc["csa", name].to_numpy() for name in ("voc20", "city"))
     # The mean of two means is half of the difference of one and minus the other: Welch's interval.
     low, high = scipy.stats.ttest_ind(one, -two, equal_var=False).confidence_interval()
-    found = table.set_index("attention").loc["csa", ["low", "high"]].to_numpy(float)
-    np.testing.assert_allclose(found, [low / 2, high / 2], rtol=1e-6)
+    interval = table.set_index("attention").loc["csa", ["low", "high"]].to_numpy(float)
+    np.testing.assert_allclose(interval, [low / 2, high / 2], rtol=1e-6)
 
 
 def test_differences_of_means(df: pd.DataFrame) -> None:

@@ -52,8 +52,8 @@ def test_cells_of_two_machines_are_compared_with_a_warning(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     for label, kind in (("vanilla", "AVX2"), ("csa", "AVX2"), ("naclip", "AVX512"), ("old", "")):
-        made = {"processor": f"x86_64 {kind}"} if kind else {}
-        write(tmp_path, label, 0.5, seed=len(label), provenance=made)
+        environment = {"processor": f"x86_64 {kind}"} if kind else {}
+        write(tmp_path, label, 0.5, seed=len(label), provenance=environment)
     df = results.load(tmp_path)
     results.difference(df, "csa", "vanilla", n=20)
     results.difference(df, "csa", "old", n=20)  # it does not say
@@ -171,13 +171,13 @@ def test_all_pairs_put_the_better_first(grid: pd.DataFrame) -> None:
 
 def closed_testing(p: np.ndarray) -> np.ndarray:
     """Holm's p by its definition: the largest Bonferroni p over all sets that hold a question."""
-    found = np.zeros(len(p))
+    adjusted = np.zeros(len(p))
     for size in range(1, len(p) + 1):
         for chosen in itertools.combinations(range(len(p)), size):
             whole = min(1.0, size * min(p[k] for k in chosen))
             for k in chosen:
-                found[k] = max(found[k], whole)
-    return found
+                adjusted[k] = max(adjusted[k], whole)
+    return adjusted
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=7))

@@ -121,10 +121,10 @@ def test_families_are_told_by_name_and_by_module(tmp_path: Path) -> None:
     for name, target in modules.items():
         write_spec(tmp_path, name, rows, ["x"], config={"attention": {"_target_": target}})
     df = results.load(tmp_path)
-    found = families_of(df)
+    grouped = families_of(df)
     label = df.drop_duplicates("spec").set_index("spec")["attention"].astype(str)
     members: dict[str, set[str]] = {}
-    for spec, name in found.items():
+    for spec, name in grouped.items():
         members.setdefault(name, set()).add(label[spec])
     assert sorted(map(sorted, members.values())) == [
         ["clearclip", "csa", "csa(temperature=2.0)", "csa_random"], ["early"],

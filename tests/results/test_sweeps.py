@@ -77,8 +77,8 @@ def test_sweeps_are_listed_with_what_is_finished(
     assert main(["store", "sweeps", "--store", str(store)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[1:]] == ["first", "other", "interrupted"]
-    found = [line for line in lines if "interrupted" in line]
-    assert found[0].split()[-5:] == ["1", "0", "sclip-lab", "evaluate", "c"]
+    lines_about = [line for line in lines if "interrupted" in line]
+    assert lines_about[0].split()[-5:] == ["1", "0", "sclip-lab", "evaluate", "c"]
 
 
 def test_a_command_typed_again_is_the_same_sweep(tmp_path: Path) -> None:

@@ -133,9 +133,9 @@ def test_one_bad_value_fails_alone(tmp_path: Path) -> None:
     assert "hot" in outcome.out
     stored = sorted(p.parent.name for p in tmp_path.glob("sweep/*/result.json"))
     assert stored == ["0", "3"]
-    told = [json.loads((tmp_path / f"sweep/{n}/result.json").read_text()) for n in stored]
-    found = results.load(tmp_path / "store", [outcome["key"] for outcome in told])
-    assert found.groupby("attention", observed=True)["image"].nunique().tolist() == [2, 2]
+    outcomes = [json.loads((tmp_path / f"sweep/{n}/result.json").read_text()) for n in stored]
+    table = results.load(tmp_path / "store", [outcome["key"] for outcome in outcomes])
+    assert table.groupby("attention", observed=True)["image"].nunique().tolist() == [2, 2]
     assert "temperature" in (tmp_path / "sweep/2/evaluate.log").read_text()
 
 
@@ -146,9 +146,9 @@ def test_skipped_photos_stand_everywhere(tmp_path: Path, monkeypatch: pytest.Mon
     assert "1 of 2" in outcome.out
     assert "skipped by csa: test_000001" in outcome.out
     for number in "01":
-        told = json.loads((tmp_path / f"sweep/{number}/result.json").read_text())
-        assert (told["images"], told["of"]) == (1, 2)
-        assert "damaged" in told["skipped"]["test_000001"]
+        outcomes = json.loads((tmp_path / f"sweep/{number}/result.json").read_text())
+        assert (outcomes["images"], outcomes["of"]) == (1, 2)
+        assert "damaged" in outcomes["skipped"]["test_000001"]
         assert "over 1 of 2 images" in (tmp_path / f"sweep/{number}/evaluate.log").read_text()
 
 
@@ -156,8 +156,8 @@ def test_a_part_of_the_data_says_so(tmp_path: Path) -> None:
     outcome = evaluate(tmp_path, "-m", "attention=csa", "shard=[0,2]")
     assert outcome.code == 0, outcome.err
     assert "1 of 2" in outcome.out
-    told = json.loads((tmp_path / "sweep/0/result.json").read_text())
-    assert (told["images"], told["of"], told["skipped"]) == (1, 2, {})
+    outcomes = json.loads((tmp_path / "sweep/0/result.json").read_text())
+    assert (outcomes["images"], outcomes["of"], outcomes["skipped"]) == (1, 2, {})
 
 
 def test_single_run(tmp_path: Path) -> None:

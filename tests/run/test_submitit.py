@@ -52,26 +52,26 @@ def check(outcome: Outcome, folder: Path, expected: pd.DataFrame) -> None:
 def test_shards_equal_one_pass(
     tmp_path: Path, fused: pd.DataFrame, shards: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    statuses = []
     start = recorder.Recorder.__init__
 
     def recording(self: recorder.Recorder, *args: Any) -> None:
         start(self, *args)
-        seen.append({key: len(names) for key, names in self.uncounted.items()})
+        statuses.append({key: len(names) for key, names in self.uncounted.items()})
 
     monkeypatch.setattr(recorder.Recorder, "__init__", recording)
     outcome = evaluate(tmp_path, *SWEEP, *DEBUG, f"hydra.launcher.shards={shards}")
     check(outcome, tmp_path, fused)
-    computing = [missing for missing in seen if any(missing.values())]
+    computing = [missing for missing in statuses if any(missing.values())]
     assert len(computing) == shards  # whole fused groups,
     assert all(len(missing) == 2 for missing in computing)
     # And nothing is left for the two Hydra jobs, which look into the store.
-    assert len(seen) == shards + 2
+    assert len(statuses) == shards + 2
 
 
 def test_diagnostics_and_pictures_are_not_left_to_the_launching_process(tmp_path: Path) -> None:
-    wanted = ("diagnostics=default", "pictures.images=2")
-    outcome = evaluate(tmp_path, *SWEEP, *DEBUG, "hydra.launcher.shards=2", *wanted)
+    options = ("diagnostics=default", "pictures.images=2")
+    outcome = evaluate(tmp_path, *SWEEP, *DEBUG, "hydra.launcher.shards=2", *options)
     assert outcome.code == 0, outcome.err
     assert results.diagnostics(tmp_path / "store")["image"].nunique() == 3
 
@@ -276,8 +276,8 @@ def test_slurm_queues_a_preempted_job_again_and_it_goes_on(tmp_path: Path) -> No
             time.sleep(0.2)
 
     def state(what: str) -> str:
-        told = ["squeue", "--me", "--noheader", f"--format={what}"]
-        return subprocess.run(told, capture_output=True, text=True).stdout.strip()
+        words = ["squeue", "--me", "--noheader", f"--format={what}"]
+        return subprocess.run(words, capture_output=True, text=True).stdout.strip()
 
     with slurm.running(), (tmp_path / "out").open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out)
