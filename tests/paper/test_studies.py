@@ -22,7 +22,7 @@ from sclip_lab.report import page
 from sclip_lab.report.evidence import Evidence, on_common_images
 from sclip_lab.report.figures import COLORS
 from sclip_lab.results.statistics import comparisons, intervals, uncertainty
-from tests.synthetic_store import confusion_rows, labels, write_spec
+from tests.synthetic_store import write_cell
 
 SKILLS = {"vanilla": 0.2, "csa": 0.8, "csa_q": 0.78, "maskclip": 0.5}
 
@@ -30,8 +30,14 @@ SKILLS = {"vanilla": 0.2, "csa": 0.8, "csa_q": 0.78, "maskclip": 0.5}
 def write(root: Path, skills: dict[str, float] = SKILLS, count: int = 12) -> Evidence:
     images = [f"photo_{index}" for index in range(count)]
     for label, skill in skills.items():
-        rows = [confusion_rows(n, *labels(i, skill, (48, 64), 5)) for i, n in enumerate(images)]
-        write_spec(root, label, rows, images, config={"attention": {"residual": True, "mlp": True}})
+        write_cell(
+            root,
+            label,
+            skill,
+            images,
+            shape=(48, 64),
+            config={"attention": {"residual": True, "mlp": True}},
+        )
     return Evidence(results.load(root))
 
 
@@ -75,8 +81,7 @@ def test_a_store_that_lacks_cells_is_no_error(
 ) -> None:
     images = ["a", "b", "c"]
     for label, skill in skills.items():
-        rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate(images)]
-        write_spec(tmp_path, label, rows, images)  # and no parameter of any attention is known
+        write_cell(tmp_path, label, skill, images)  # and no parameter of any attention is known
     drawing = sections.draw(name, studies.load(name), Evidence(results.load(tmp_path)))
     _, judged = sections.sections([drawing])
     assert all(v.answer == verdicts.NONE for v in judged)  # three photos
@@ -161,8 +166,7 @@ def test_what_cannot_differ_is_left_out_with_its_reason(tmp_path: Path) -> None:
     """Two names of one result: neither a claim nor a member of a family."""
     evidence = write(tmp_path)
     images = [f"photo_{index}" for index in range(12)]
-    rows = [confusion_rows(n, *labels(i, 0.8, (48, 64), 5)) for i, n in enumerate(images)]
-    write_spec(tmp_path, "csa_again", rows, images)
+    write_cell(tmp_path, "csa_again", 0.8, images, shape=(48, 64))
     evidence = Evidence(results.load(tmp_path))
     csa, again, vanilla = (named(evidence, name) for name in ("csa", "csa_again", "vanilla"))
     same = claims.higher(evidence, again, csa, "No news", same="it is the same")
@@ -237,9 +241,8 @@ def test_few_photos_are_described_without_a_verdict(photos: int, tmp_path: Path)
 def test_random_weights_have_no_verdict(tmp_path: Path) -> None:
     images = [f"photo_{index}" for index in range(12)]
     for label, skill in SKILLS.items():
-        rows = [confusion_rows(n, *labels(i, skill, (48, 64), 5)) for i, n in enumerate(images)]
         config = {"attention": {"residual": True, "mlp": True}, "backbone": {"seed": 3}}
-        write_spec(tmp_path, label, rows, images, config=config)
+        write_cell(tmp_path, label, skill, images, shape=(48, 64), config=config)
     evidence = Evidence(results.load(tmp_path))
     _, judged = sections.sections([sections.draw("main", studies.load("main"), evidence)])
     assert {v.answer for v in judged} == {verdicts.NONE}
@@ -283,8 +286,7 @@ def test_alike_holds_where_the_interval_lies_within(evidence: Evidence) -> None:
 def test_pairs_are_compared_on_the_images_that_both_have(tmp_path: Path) -> None:
     write(tmp_path, {"csa": 0.8}, count=16)
     images = [f"photo_{index}" for index in range(16)]
-    rows = [confusion_rows(n, *labels(i, 0.2, (48, 64), 5)) for i, n in enumerate(images[:12])]
-    write_spec(tmp_path, "vanilla", rows, images)
+    write_cell(tmp_path, "vanilla", 0.2, images, photos=12, shape=(48, 64))
     df = on_common_images(results.load(tmp_path, partial=True))
     assert set(df["image"]) == set(images[:12])
     part = Evidence(df, whole={"shapes": 16})
@@ -317,8 +319,7 @@ def test_the_page_says_that_unknown_words_are_one_to_the_embedded_network(tmp_pa
     images = ["a", "b", "c"]
     for backbone in ("patchwork_vit", "ViT-B-16"):
         for label, skill in SKILLS.items():
-            rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate(images)]
-            write_spec(tmp_path, label, rows, images, names={"backbone": backbone},
+            write_cell(tmp_path, label, skill, images, names={"backbone": backbone},
                        seed=len(backbone))  # fmt: skip
     evidence, study = Evidence(results.load(tmp_path)), studies.load("vocabulary")
     for setting, part in study.settings(evidence):
@@ -330,9 +331,9 @@ def test_a_method_may_have_several_protocols_of_its_own(tmp_path: Path) -> None:
     images = ["a", "b", "c"]
     cells = [("csa", "unified"), *(("clearclip", p) for p in ("unified", "clearclip", "freecp"))]
     for number, (variant, protocol) in enumerate(cells):
-        rows = [confusion_rows(n, *labels(i, 0.2 + 0.2 * number, (24, 32), 5))
-                for i, n in enumerate(images)]  # fmt: skip
-        write_spec(tmp_path, variant, rows, images, names={"protocol": protocol}, seed=number)
+        write_cell(
+            tmp_path, variant, 0.2 + 0.2 * number, images, names={"protocol": protocol}, seed=number
+        )
     evidence, study = Evidence(results.load(tmp_path)), studies.load("methods")
     facts = {claim.text: claim for claim in study.claims(evidence)}
     for protocol in ("clearclip", "freecp"):
@@ -353,9 +354,7 @@ def test_strengths_of_changed_photos_are_told(tmp_path: Path) -> None:
         config = {"protocol": {"views": {**views, "photo": {"weight": 0}}}}
         config["protocol"]["views"][chosen] = {**config["protocol"]["views"][chosen], "weight": 1}
         for variant in ("vanilla", "csa"):
-            rows = [confusion_rows(n, *labels(i, SKILLS[variant], (24, 32), 5))
-                    for i, n in enumerate(images)]  # fmt: skip
-            write_spec(tmp_path, variant, rows, images, config=config)
+            write_cell(tmp_path, variant, SKILLS[variant], images, config=config)
     study = studies.load("robustness")
     figure = study.figures(Evidence(results.load(tmp_path)))["robustness"]
     assert "blur of sigma 0.7, 1.5, 3 pixels" in figure.get_label()
@@ -397,10 +396,9 @@ def test_random_projections_are_drawn_with_their_seeds_and_forms(tmp_path: Path)
     for variant, sizes in counts.items():
         for count in sizes:
             for seed in range(5):
-                rows = [confusion_rows(n, *labels(i, 0.5 + 0.01 * seed, (24, 32), 5))
-                        for i, n in enumerate(images)]  # fmt: skip
                 config = {"attention": {"count": count, "seed": seed}}
-                write_spec(tmp_path, f"{variant}(count={count}, seed={seed})", rows, images,
+                label = f"{variant}(count={count}, seed={seed})"
+                write_cell(tmp_path, label, 0.5 + 0.01 * seed, images,
                            config=config, names={"attention": variant})  # fmt: skip
     evidence, study = Evidence(results.load(tmp_path)), studies.load("projections")
     (ax,) = study.figures(evidence)["projections_ensemble"].axes
@@ -469,8 +467,7 @@ def test_the_page_begins_with_ten_questions_answered_in_numbers(evidence: Eviden
 
 def test_random_weights_answer_no_question(tmp_path: Path) -> None:
     for label in ("csa", "vanilla"):
-        rows = [confusion_rows(n, *labels(i, 0.5, (24, 32), 5)) for i, n in enumerate("abc")]
-        write_spec(tmp_path, label, rows, "abc", config={"backbone": {"seed": 4}})
+        write_cell(tmp_path, label, 0.5, "abc", config={"backbone": {"seed": 4}})
     drawing = sections.draw("main", studies.load("main"), Evidence(results.load(tmp_path)))
     (first, *_), _ = sections.sections([drawing])
     texts = [row.cells["answer"] for row in first.rows if "#main" in row.links.values()]

@@ -16,7 +16,13 @@ from sclip_lab import results
 from sclip_lab.report import figures, page, store_report
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.results.store import picture_files
-from tests.synthetic_store import confusion_rows, labels, write_pictures, write_spec, write_store
+from tests.synthetic_store import (
+    confusion_rows,
+    write_cell,
+    write_pictures,
+    write_spec,
+    write_store,
+)
 
 VARIANTS, CLASSES = 45, 90
 OTHERS = ["x", "y", "z"]
@@ -102,8 +108,7 @@ def test_axes_say_what_is_good_and_controls_are_lines(
 
 def test_charts_of_many_data_sets_go_on_in_the_next_line(tmp_path: Path) -> None:
     for index in range(8):
-        rows = [confusion_rows("x", *labels(0, 0.5, (24, 32), 5))]
-        write_spec(tmp_path, "csa", rows, ["x"], dataset=f"set {index}")
+        write_cell(tmp_path, "csa", 0.5, ["x"], dataset=f"set {index}")
     figure = figures.bars(results.load(tmp_path), n=20)
     assert figure.get_size_inches()[0] <= 14
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]

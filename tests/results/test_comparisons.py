@@ -20,15 +20,14 @@ from sclip_lab.results.statistics.intervals import p_value
 from sclip_lab.results.statistics.permutation import permutation_p
 from sclip_lab.results.statistics.resampling import Design, Sample, score
 from sclip_lab.run.job import table
-from tests.synthetic_store import confusion_rows, labels, write_spec, write_store
+from tests.synthetic_store import labels, write_cell, write_store
 
 IMAGES = [f"i{index:02}" for index in range(12)]
 
 
 def write(folder: Path, label: str, skill: float, seed: int = 0, **more: object) -> str:
-    rows = [confusion_rows(i, *labels(k, skill, (24, 32), 5)) for k, i in enumerate(IMAGES)]
     created = f"{len(list(folder.glob('specs/*'))):03}"
-    return write_spec(folder, label, rows, IMAGES, seed=seed, created=created, **more)
+    return write_cell(folder, label, skill, IMAGES, seed=seed, created=created, **more)
 
 
 @pytest.fixture
@@ -73,8 +72,7 @@ def test_labels_pair_up_over_data_sets(tmp_path: Path) -> None:
     write_store(tmp_path)
     images = ["x", "y", "z"]
     for label, skill in [("csa", 0.8), ("vanilla", 0.3)]:
-        rows = [confusion_rows(i, *labels(k, skill, (24, 32), 5)) for k, i in enumerate(images)]
-        write_spec(tmp_path, label, rows, images, dataset="others")
+        write_cell(tmp_path, label, skill, images, dataset="others")
     df = results.load(tmp_path)
     table = results.difference(df, "csa", "vanilla", n=50)
     assert set(table["dataset"]) == {"shapes", "others"}
