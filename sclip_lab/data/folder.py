@@ -232,10 +232,7 @@ class Folder(FileDataset):
     def _report_left_out(
         self, files: Sequence[str], photos: Mapping[str, list[str]], masks: set[str]
     ) -> None:
-        """Refuse photos that have masks and are left out because of their suffix or folder.
-
-        Other photos without a mask are only counted.
-        """
+        """Refuse photos that have masks and are left out because of their suffix or folder."""
         taken = {file for same_stem in photos.values() for file in same_stem}
         usual = set(self.naming.image_suffixes)
         words = {suffix.rpartition(".")[0] for suffix in usual}  # such as _leftImg8bit

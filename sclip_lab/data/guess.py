@@ -32,9 +32,7 @@ from sclip_lab.data.vocabulary import readable
 
 
 def guess(folder: Path, target: Path | None = None) -> str:
-    """Write a yaml for a folder; by default ./conf/dataset/<name of the folder>.yaml.
-
-    Returns what was written and what to do next, in words.
+    """Write a yaml for a folder, by default ./conf/dataset/<name>.yaml; say what to do next.
 
     Raises:
         LabError: nothing is recognised, or the yaml exists or cannot be written.
@@ -70,11 +68,7 @@ def guess(folder: Path, target: Path | None = None) -> str:
 
 
 def recognise(root: Path) -> Guess:
-    """The yaml's keys for a folder, without name and root.
-
-    Raises:
-        LabError: the folder is of no kind that is read, or its masks are damaged by compression.
-    """
+    """The yaml's keys for a folder, without name and root; an error for a kind that is not read."""
     files = sorted(
         path.relative_to(root).as_posix()
         for path in root.rglob("*")

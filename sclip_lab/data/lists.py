@@ -28,15 +28,12 @@ def read_list(
     Args:
         path: a text file, csv or json.
         title: begins the errors.
-        find_photo: text of the list -> the stem of that photo; None if there is no such photo.
-        find_mask: text of the list -> the mask's path below the mask folder; None if there is none.
+        find_photo: text of the list -> the stem of that photo, or None.
+        find_mask: text of the list -> the mask's path below the mask folder, or None.
 
     Returns:
         (stem, mask) of each sample. ``mask`` is None if the list does not name it. A line that
-        names no photo becomes the stem itself.
-
-    Raises:
-        LabError: the list cannot be read, is empty, or has other columns than photo and mask.
+        names no photo becomes the stem itself. Other columns than these are an error.
     """
     samples: list[tuple[str, str | None]] = []
     header = None

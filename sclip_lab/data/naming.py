@@ -9,21 +9,13 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class Naming:
-    """How the files of a photo and of its mask are named after their common stem.
+    """How photos and masks are named after their stem; see `sclip_lab.data.folder.Folder`."""
 
-    Attributes:
-        before, behind: text around the stem in a photo's name.
-        mask_name: a mask's name with {stem}, {name}, {folder} or {photo}, see
-            `sclip_lab.data.folder.Folder`.
-        mask_suffix: what follows it.
-        image_suffixes: what may follow a photo's name; the first is the usual one.
-    """
-
-    before: str
+    before: str  # text around the stem in a photo's name
     behind: str
-    mask_name: str
+    mask_name: str  # with {stem}, {name}, {folder} or {photo}
     mask_suffix: str
-    image_suffixes: tuple[str, ...]
+    image_suffixes: tuple[str, ...]  # of photos; the first is the usual one
 
     def stem(self, photo: str) -> str | None:
         """The stem of a photo's file, with its folder; None if the file is no photo by its name."""

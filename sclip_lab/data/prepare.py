@@ -61,9 +61,7 @@ COCO_STEM = "[0-9]" * 12  # leaves out *_labelTrainIds.png of an earlier convers
 
 
 def prepare(name: str, source: Path, root: Path) -> str:
-    """Convert the unpacked downloads in ``source`` into the data set ``name`` at ``root``.
-
-    Returns what was done, in words.
+    """Convert the unpacked downloads in ``source`` to the data set at ``root``; say what was done.
 
     Raises:
         LabError: an unknown name, or a part of the download that is missing or damaged.

@@ -716,6 +716,14 @@ add("parquet, no column of masks", one_table, columns=["image", "-", "name"],
     error="dataset.mask must name the column", guess=False)  # fmt: skip
 
 
+@case(
+    "parquet, 0 and 255 without a label_map", classes=2, error=r"label_map: \{255: 1\}", guess=False
+)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    one_table(root, {stem: 255 * mask for stem, mask in masks.items()})
+    return TABLE_KEYS | {"vocabulary": NAMES[:2]}
+
+
 @case("parquet of several shards and splits")
 def _(root: Path, masks: Masks) -> dict[str, Any]:
     parquet(root / "data/train-00000-of-00001.parquet", rows({"x9": masks["a1"]}))
@@ -756,19 +764,18 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
 
 # --- what is refused ------------------------------------------------------------------------
 
-for title, name, kind, settings in (
-    ("masks in JPEG", "masks/{}.jpg", "JPEG", {}),
-    ("JPEG under a png's name", "masks/{}.png", "JPEG", {"quality": 100}),
-    ("tif with JPEG inside", "masks/{}.tif", "TIFF", {"compression": "jpeg"}),
-    ("lossy JPEG 2000", "masks/{}.jp2", "JPEG2000",
+LOSSY = (
+    ("masks in JPEG", "masks/{}.jpg", "JPEG", "JPEG", {}),
+    ("JPEG under a png's name", "masks/{}.png", "JPEG", "JPEG", {"quality": 100, "subsampling": 0}),
+    ("tif with JPEG inside", "masks/{}.tif", "TIFF with jpeg", "TIFF", {"compression": "jpeg"}),
+    ("lossy JPEG 2000", "masks/{}.jp2", "JPEG2000", "JPEG2000",
      {"irreversible": True, "quality_layers": [20]}),
-    ("lossy WebP", "masks/{}.webp", "WEBP", {"quality": 50}),
-):  # fmt: skip
-    add(title, ids=name, convert=lambda m: 100 * m, kind=kind,
-        keys={"mask_suffix": Path(name).suffix}, guess=False, **settings,
-        error="changes ids where regions meet.*save it as PNG")  # fmt: skip
-
-
+    ("lossy WebP", "masks/{}.webp", "lossy WebP", "WEBP", {"quality": 50}),
+)  # fmt: skip
+for title, place, shown, kind, settings in LOSSY:
+    add(title, ids=place, convert=lambda m: 100 * m, kind=kind, guess=False, **settings,
+        keys={"mask_suffix": Path(place).suffix},
+        error=f"is {shown}.*changes ids where regions meet.*save it as PNG")  # fmt: skip
 add("0 and 255 without a label_map", convert=lambda m: (255 * m), keys={"vocabulary": NAMES[:2]},
     classes=2, error=r"label_map: \{255: 1\}")  # fmt: skip
 

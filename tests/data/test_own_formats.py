@@ -11,7 +11,7 @@ from pycocotools.coco import COCO as OfficialCoco
 
 import sclip_lab as lab
 from sclip_lab.core.errors import LabError
-from sclip_lab.data import digests, polygons
+from sclip_lab.data import polygons
 from sclip_lab.data.base import Dataset, build
 from sclip_lab.data.guess import guess
 from tests.data import own_formats
@@ -19,11 +19,6 @@ from tests.data.own_formats import CASES, Case
 
 READ = [name for name, one in CASES.items() if one.error is None]
 REFUSED = [name for name, one in CASES.items() if one.error is not None]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(digests.CACHE_VARIABLE, str(tmp_path / "cache"))
 
 
 def folder(one: Case, root: Path) -> tuple[dict, own_formats.Masks]:
