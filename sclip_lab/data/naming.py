@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+_PART = re.compile(r"\{(stem|name|folder|photo)\}")
+
 
 @dataclass(frozen=True)
 class Naming:
@@ -30,14 +32,13 @@ class Naming:
 
     def mask(self, stem: str, photo: str) -> str:
         """The file of the mask of a stem and its photo."""
+        if self.mask_name == "{stem}":  # the usual one, without a search for the other parts
+            return stem + self.mask_suffix
         folder, slash, last = stem.rpartition("/")
-        # A bare {stem} keeps masks in folders of the same names as the photos'.
+        # Masks named by {stem} alone lie in folders of the same names as the photos'.
         beside = "{stem}" in self.mask_name and "/" not in self.mask_name
-        parts = {
-            "{stem}": last if beside else stem, "{name}": last, "{folder}": folder,
-            "{photo}": photo,
-        }  # fmt: skip
-        name = re.sub("|".join(map(re.escape, parts)), lambda m: parts[m[0]], self.mask_name)
+        parts = {"stem": last if beside else stem, "name": last, "folder": folder, "photo": photo}
+        name = _PART.sub(lambda part: parts[part[1]], self.mask_name)
         return f"{folder + slash if beside else ''}{name}{self.mask_suffix}"
 
     @cached_property
