@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.files import write_text
 from sclip_lab.core.progress import Bar
 from sclip_lab.data.annotations import is_annotation
 from sclip_lab.data.base import build
@@ -53,11 +54,7 @@ def guess(folder: Path, target: Path | None = None) -> str:
     lines = [f"# {folder.resolve().name}: {size}. Guessed from the files; please check:"]
     lines += [f"# - {comment}" for comment in recognised.comments]
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=None)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text("\n".join(lines) + "\n" + text, encoding="utf-8")
-    except OSError as error:
-        raise LabError(f"{target}: cannot be written ({error})") from error
+    write_text(target, "\n".join(lines) + "\n" + text)
     conf = target.parent.parent
     open_points = "".join(f"\n  look at: {comment}" for comment in recognised.comments)
     return (
