@@ -76,15 +76,15 @@ def select(names: Sequence[str], limit: int | None, sample: int | None, seed: in
     chosen = list(names[:limit])
     if sample is None or sample >= len(chosen):
         return chosen
-    chosen_at_random = np.random.Generator(np.random.PCG64(seed)).permutation(len(chosen))[:sample]
-    return [chosen[index] for index in sorted(chosen_at_random.tolist())]
+    places = np.random.Generator(np.random.PCG64(seed)).permutation(len(chosen))[:sample]
+    return [chosen[index] for index in sorted(places.tolist())]
 
 
 def selection_words(limit: int | None, sample: int | None, seed: int) -> str:
     """`select`'s choice in words; empty for all samples."""
-    chosen_at_random = "" if sample is None else f"{sample} at random (seed {seed})"
+    at_random = "" if sample is None else f"{sample} at random (seed {seed})"
     first = "" if limit is None else f"first {limit}"
-    return " of the ".join(part for part in (chosen_at_random, first) if part)
+    return " of the ".join(part for part in (at_random, first) if part)
 
 
 class Part(Dataset):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sclip_lab.cli.main import main
 from tests import photos as photo_files
-from tests.running import evaluate
+from tests.running import succeed
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,8 +78,7 @@ def test_learn_projection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["learn-projection", *steps, "--out", str(out)]) == 0
     assert f"attention.projection_file={out}" in capsys.readouterr().out
     lab.load_attention("csa_learned", projection_file=str(out))
-    outcome = evaluate(tmp_path, "attention=csa_learned", f"attention.projection_file={out}")
-    assert outcome.code == 0, outcome.err
+    outcome = succeed(tmp_path, "attention=csa_learned", f"attention.projection_file={out}")
     assert f"csa_learned(projection_file={out}) on patchwork: mIoU" in outcome.out
 
 

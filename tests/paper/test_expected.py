@@ -66,11 +66,11 @@ def test_targets_are_no_part_of_the_identity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "said"),
+    ("ours", "verdict"),
     [(0.6, "within"), (0.602, "within"), (0.5979, "outside")],
 )
-def test_verdict(ours: float, said: str) -> None:
-    assert published.reproduced(ours, 0.6, 0.002) == said
+def test_verdict(ours: float, verdict: str) -> None:
+    assert published.reproduced(ours, 0.6, 0.002) == verdict
 
 
 def test_no_verdict_without_a_tolerance() -> None:
@@ -88,8 +88,8 @@ def cell(label: str = "csa", activation: str = "QuickGELU", **weights: Any) -> A
 def test_report_of_a_cell_with_a_target() -> None:
     line = "theirs 59.63 (SCLIP README), difference -0.13, tolerance 0.20: within"
     for weights in ({"pretrained": "openai"}, {"pretrained": None, "checkpoint": "clip.pt"}):
-        [said] = published.against_expected(cell(**weights), 0.595, listed("sclip"))
-        assert said.endswith(f"ours 59.50, {line}")
+        [text] = published.against_expected(cell(**weights), 0.595, listed("sclip"))
+        assert text.endswith(f"ours 59.50, {line}")
     assert (
         "outside" in published.against_expected(cell(pretrained="openai"), 0.5, listed("sclip"))[0]
     )

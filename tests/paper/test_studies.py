@@ -173,9 +173,9 @@ def test_what_cannot_differ_is_left_out_with_its_reason(tmp_path: Path) -> None:
     assert same.same == "it is the same"
     assert verdicts.judge([same]) == []
     drawing = sections.Drawn("layers", studies.load("layers"), claims=[same], parts={"": evidence})
-    made, _ = sections.sections([drawing])
+    page_sections, _ = sections.sections([drawing])
     note = "Left out, for its two sides cannot differ: No news (it is the same)."
-    assert all(note in section.notes for section in made[1:])
+    assert all(note in section.notes for section in page_sections[1:])
     family = [(csa, vanilla), (again, vanilla), (again, csa)]
     assert "comparisons" not in why(claims.higher(evidence, csa, vanilla, "", family))
     assert "1 others" in why(claims.best(evidence, csa, [again, vanilla], ""))
@@ -191,9 +191,9 @@ def test_the_page_says_where_results_depart_from_what_is_published(evidence: Evi
     assert not unpublished.departs
     drawing = sections.Drawn("layers", studies.load("layers"), parts={"": evidence},
                            claims=[replace(worse, study="layers")])  # fmt: skip
-    made, verdict = sections.sections([drawing], embedded=True)
+    page_sections, verdict = sections.sections([drawing], embedded=True)
     note = "1 published claims could be tested: 0 agree, 1 depart (Less is more)."
-    assert note in made[1].notes
+    assert note in page_sections[1].notes
     text = sections.markdown([drawing], verdict, embedded=True)
     assert "| departs (1.6) |" in text
     assert sections.EMBEDDED in text
@@ -216,11 +216,11 @@ def test_each_line_of_the_card_is_a_claim_of_the_page() -> None:
     docs = Path(__file__).parents[2] / "docs" / "verdicts.md"
     rows = [line.strip("| ").split(" | ") for line in docs.read_text("utf-8").splitlines()
             if line.startswith("| ")]  # fmt: skip
-    made = {f"{row[0]}: {row[1]}" for row in rows if row[3] == verdicts.MADE}
+    made_to_show = {f"{row[0]}: {row[1]}" for row in rows if row[3] == verdicts.MADE}
     repeated = {f"{row[0]}: {row[1]}" for row in rows if row[3] == verdicts.REPEATS}
     shown = {row[0] for row in rows}
     listed = {name for name in trained_to_show("patchwork_vit") if name.split(":")[0] in shown}
-    assert made <= listed <= made | repeated
+    assert made_to_show <= listed <= made_to_show | repeated
 
 
 @pytest.mark.parametrize("photos", [2, 9])

@@ -135,12 +135,12 @@ def self_adaptive(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compare
 def gla(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone = toy.network(position_embedding=RULE)
     attention, changed = GLA[name]
-    given = {key: float(arrays[key]) for key in ("beta", "gamma") if key in arrays}
-    given = given if attention == "gla" else {}  # the others have none, or values of their own
-    said = toy.meta(name).get("cfg") or {}
+    options = {key: float(arrays[key]) for key in ("beta", "gamma") if key in arrays}
+    options = options if attention == "gla" else {}  # the others have none, or values of their own
+    listed = toy.meta(name).get("cfg") or {}
     if attention != "clearclip" and changed.get("anchors", "") is not None:
-        given |= {GLA_SAID[key]: value for key, value in said.items() if key in GLA_SAID}
-    variant = lab.load_attention(attention, **{**changed, **given})
+        options |= {GLA_SAID[key]: value for key, value in listed.items() if key in GLA_SAID}
+    variant = lab.load_attention(attention, **{**changed, **options})
     guidance = stored(arrays["guidance"]) if "guidance" in arrays else None
     for one in arrays.inputs("window_feats"):
         image = toy.inputs[one][0]
@@ -182,10 +182,10 @@ def gla_weights(encoding: Encoded, config: Mapping[str, Any]) -> Tensor:
         raw = encoding.scene.guidance.on(encoding.grid)
     else:
         raw = full_width(context, config["source"])
-    given = {k: config[k] for k in ("norm", "beta", "gamma", "dynamic_beta", "dynamic_gamma")}
+    options = {k: config[k] for k in ("norm", "beta", "gamma", "dynamic_beta", "dynamic_gamma")}
     gather = Anchors(config["rounds"], config["threshold"])
     attend = Across(
-        **given, anchors=config["anchors"], gather=gather, include_self=config["include_self"]
+        **options, anchors=config["anchors"], gather=gather, include_self=config["include_self"]
     )
     [photo] = context.photos
     return attend.weights(raw, photo, encoding.grid).unflatten(0, raw.shape[:2])

@@ -72,9 +72,9 @@ class Arrays(Mapping[str, np.ndarray]):
     def matching(self, pattern: str) -> Iterator[tuple[re.Match[str], np.ndarray]]:
         """(match, array) of every key that a regular expression matches as a whole."""
         for key in self:
-            found = re.fullmatch(pattern, key)
-            if found:
-                yield found, self[key]
+            match = re.fullmatch(pattern, key)
+            if match:
+                yield match, self[key]
 
     def inputs(self, array: str = "feat") -> list[str]:
         """Names before ``__<array>``, in the file's order."""
@@ -96,11 +96,11 @@ class VectorSet:
 
     @cached_property
     def files(self) -> dict[str, Path]:
-        found: dict[str, Path] = {}
+        paths: dict[str, Path] = {}
         for folder in self.folders:
             for path in sorted(folder.glob("*.npz")):
-                found.setdefault(path.stem, path)
-        return dict(sorted(found.items()))
+                paths.setdefault(path.stem, path)
+        return dict(sorted(paths.items()))
 
     def load(self, name: str) -> Arrays:
         with np.load(self.files[name], allow_pickle=False) as arrays:

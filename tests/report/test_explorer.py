@@ -96,8 +96,8 @@ def test_probabilities_are_sorted(maps: Maps) -> None:
 
 
 def test_page_holds_the_maps(maps: Maps) -> None:
-    made = content(page(maps).html)
-    for stored, variant in zip(made["variants"], maps.variants, strict=True):
+    shown = content(page(maps).html)
+    for stored, variant in zip(shown["variants"], maps.variants, strict=True):
         assert stored["label"] == variant.label
         count = len(variant.similarity)
         triangle = 2 * unpacked(stored["similarity"]) / LEVELS - 1
@@ -130,14 +130,14 @@ def test_names_cannot_leave_their_place() -> None:
     backbone = lab.load_backbone("patchwork_vit")
     evil = "</script><script>alert(1)</script>"
     image = np.zeros((64, 64, 3), np.uint8)
-    made = page(
+    result = page(
         look(
             backbone, image, {evil: lab.load_attention("csa")}, Vocabulary("e", ((evil,), ("b",)))
         ),
         evil,
     )
-    assert evil not in made.html
-    assert content(made.html)["classes"][0] == evil
+    assert evil not in result.html
+    assert content(result.html)["classes"][0] == evil
 
 
 def test_notebook_shows_it_by_itself(maps: Maps) -> None:
