@@ -431,6 +431,28 @@ add("a list of the photos of another set", listed, text="q1\nq2\n",
     error="have no photo.*one stem a line", guess=False)  # fmt: skip
 
 
+@case("a csv whose ids are stems of other photos", guess=False,
+      names={stem: str(index) for index, stem in enumerate(STEMS)})  # fmt: skip
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, {str(i): mask for i, mask in enumerate(masks.values())})
+    rows = [f"{(i + 1) % 4};{i}.jpg;{i}.png;val" for i in range(4)]
+    write(root / "val.csv", "\n".join(["id;image;mask;split", *rows]))
+    return config | {"split": "val.csv"}
+
+
+SEVERAL = zip(STEMS, ["train", "val"] * 2, strict=True)
+add("a csv of several splits", listed, file="all.csv", guess=False,
+    text="\n".join(["image,split", *(f"{stem}.jpg,{split}" for stem, split in SEVERAL)]),
+    error="column 'split' has several values .train, val.")  # fmt: skip
+
+
+@case("a list of numbers with labels", error="names no mask of this data set", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, {str(i): mask for i, mask in enumerate(masks.values())})
+    write(root / "val.txt", "0 1\n1 1\n2 0\n")
+    return config | {"split": "val.txt"}
+
+
 @case("VOC's ImageSets")
 def _(root: Path, masks: Masks) -> dict[str, Any]:
     both = masks | {"x9": masks["a1"]}
@@ -667,6 +689,50 @@ add("COCO, another project's categories", coco_json, region=flat,
     error=r"unknown class in category of .*instances\.json 'dog'")  # fmt: skip
 add("COCO with boxes alone", coco_json, region=lambda corners: [],
     error="annotation 0: has no segmentation", guess=False)  # fmt: skip
+
+
+def changed_json(root: Path, masks: Masks, change: Callable[[Any], None]) -> dict[str, Any]:
+    config = coco_json(root, masks, flat)
+    content = json.loads((root / "instances.json").read_bytes())
+    change(content)
+    write(root / "instances.json", json.dumps(content))
+    return config
+
+
+def numbers_as_texts(content: Any) -> None:
+    for one in content["annotations"]:
+        one |= {"iscrowd": "0", "area": "64"}
+
+
+DAMAGED_JSONS: dict[str, tuple[Callable[[Any], None], str]] = {
+    "two photos of one id": (
+        lambda c: c["images"][1].update(id=c["images"][0]["id"]), "two photos",
+    ),
+    "two categories of one id": (
+        lambda c: c["categories"][1].update(id=c["categories"][0]["id"]), "two categories",
+    ),
+    "a corner that is no number": (
+        lambda c: c["annotations"][0]["segmentation"][0].__setitem__(0, float("nan")),
+        "corners must be finite",
+    ),
+    "polygons in shares of the photo": (
+        lambda c: c["annotations"][0].update(segmentation=[[0, 0, 0.5, 0, 0.5, 0.5]]),
+        "not shares of the photo",
+    ),
+    "ids as texts": (
+        lambda c: c["annotations"][0].update(image_id="1"), "there is no photo of id '1'",
+    ),
+}  # fmt: skip
+for title, (change, message) in DAMAGED_JSONS.items():
+    add(f"COCO, {title}", changed_json, change=change, error=message, guess=False)
+add("COCO, iscrowd and area as texts", changed_json, change=numbers_as_texts, guess=False,
+    keys={"crowd": "ignore"})  # fmt: skip
+add("COCO with a category Background, without a vocabulary", changed_json, guess=False,
+    change=lambda c: c["categories"].append({"id": 0, "name": "Background"}),
+    keys={"vocabulary": None, "label_map": {"cat": "cat"}},
+    truth=remapped({1: 2, 2: 1}))  # fmt: skip
+add("colours with a label_map", convert=coloured, keys={"palette": PALETTE, "label_map": {2: 1}},
+    error="palette says the class of each colour", guess=False)  # fmt: skip
 
 
 # --- tables ---------------------------------------------------------------------------------
