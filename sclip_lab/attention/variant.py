@@ -437,7 +437,9 @@ def _rewritten(
         tokens = block.output(attention, repaired.value)
         if start is not None:
             tokens = start + tokens
-        return tokens + block.mlp(tokens) if mlp else tokens
+        return (
+            block.with_mlp(tokens, repaired.tokens if start is None else start) if mlp else tokens
+        )
 
     attention = _weights(replace(repaired, finish=finish), weights, mix)
     if not parallel:

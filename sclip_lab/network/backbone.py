@@ -114,8 +114,7 @@ class Backbone:
     @property
     def activation(self) -> str:
         """Class of the activation in the image tower's MLPs, such as ``QuickGELU``."""
-        mlp = self.tower.modules[-1].mlp
-        return type(getattr(mlp, "gelu", None) or getattr(mlp, "act", None)).__name__
+        return type(self.blocks[-1].activation).__name__
 
     @cached_property
     def key(self) -> str:
@@ -199,7 +198,7 @@ class Backbone:
             computes: its class token, or what it pools. It comes from the trained stream even if
             there is a dense one, because the trained stream was made to match texts.
         """
-        patches, whole = self.tower.embeddings(state)
+        patches, whole = self.tower.embeddings(state, grid)
         return patches.unflatten(1, grid), whole
 
     @torch.inference_mode()

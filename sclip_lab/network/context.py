@@ -99,9 +99,9 @@ class BlockInput:
         return self.once(("attention", a, b), compute) if size <= LARGEST_KEPT else compute()
 
     def bias(self, a: str, b: str) -> Tensor | None:
-        """The network's own term of the scores of two projections: (1, heads, tokens, tokens)."""
+        """The network's own term of the scores of two projections, see `Block.bias_of`."""
         trained = (a, b) == ("query", "key")
-        return self.block.bias_of(self.tokens.shape[1]) if trained else None
+        return self.block.bias_of(self.projected("query")) if trained else None
 
 
 def scores(a: Tensor, b: Tensor, scale: float) -> Tensor:

@@ -151,7 +151,7 @@ def check_config(folder: Path, tower: Tower, name: str) -> bool:
     heads, ours = vision.get("num_attention_heads"), tower.blocks[0].num_heads
     if heads is not None and heads != ours:
         raise LabError(f"{folder}: its config.json has {heads} heads in a block, {name} has {ours}")
-    activation, computed = vision.get("hidden_act"), layouts.activation(tower.modules[0].mlp)
+    activation, computed = vision.get("hidden_act"), layouts.activation(tower.blocks[0].activation)
     if activation in layouts.ACTIVATIONS or computed in layouts.ACTIVATIONS.values():
         expected = layouts.ACTIVATIONS.get(str(activation), str(activation))
         if activation is not None and expected != computed:
@@ -161,8 +161,8 @@ def check_config(folder: Path, tower: Tower, name: str) -> bool:
             )
     epsilon = vision.get("layer_norm_eps")
     if isinstance(epsilon, float):
-        for module in tower.modules:
-            set_epsilon(module, epsilon)
+        for block in tower.blocks:
+            set_epsilon(block.module, epsilon)
     return activation is not None
 
 
@@ -185,8 +185,12 @@ def _by_timm(model: Any, weights: Weights) -> Weights:
     if same_names and all(weights[key].shape == expected[key].shape for key in expected):
         return weights
     module = sys.modules[type(model).__module__]
-    convert: Callable[..., Any] = getattr(
-        module, "checkpoint_filter_fn", vision_transformer.checkpoint_filter_fn
+    # Encoders of language models have one converter for themselves and one for the classifier.
+    kind = "encoder" if type(model).__name__.endswith("Encoder") else "classifier"
+    names = (f"checkpoint_filter_fn_{kind}", "checkpoint_filter_fn")
+    convert: Callable[..., Any] = next(
+        (getattr(module, name) for name in names if hasattr(module, name)),
+        vision_transformer.checkpoint_filter_fn,
     )
     try:
         converted = convert(dict(weights), model)

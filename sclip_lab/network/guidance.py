@@ -20,14 +20,13 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.values import within
-from sclip_lab.network import tower
 from sclip_lab.network.backbone import Backbone, add_weights
 from sclip_lab.network.checkpoint import read_checkpoint
 from sclip_lab.network.fit import load_timm_weights
 from sclip_lab.network.loading import check_device, check_finite
 from sclip_lab.network.scene import Placement
 from sclip_lab.network.structure import structure
-from sclip_lab.network.tower import Tower
+from sclip_lab.network.timm_tower import TimmTower
 from sclip_lab.network.vit import HUB_NAMES, build_timm
 
 FACETS = ("token", "query", "key", "value")
@@ -42,7 +41,7 @@ class Guide:
     Attributes:
         name: for tables.
         model: a timm model, frozen.
-        tower: the same, block by block; None for SAM's encoder, which attends within windows.
+        tower: the same, block by block.
         patch_size: side of a patch in pixels.
         mean, std: channel statistics in 0 .. 255, RGB.
         layer: the block whose output is taken, -1 the last.
@@ -56,7 +55,7 @@ class Guide:
 
     name: str
     model: Any
-    tower: Tower | None
+    tower: TimmTower
     patch_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -97,12 +96,6 @@ class Guide:
     def features(self, images: Tensor) -> Tensor:
         """(batch, 3, height, width) from `input` -> (batch, channels, grid_h, grid_w) float32."""
         images = images.to(next(self.model.parameters()).device)
-        if self.tower is None:
-            index = self.layer % len(self.model.blocks)
-            [features] = self.model.forward_intermediates(
-                images, indices=[index], norm=True, output_fmt="NCHW", intermediates_only=True
-            )
-            return features.float()
         height, width = (side // self.patch_size for side in images.shape[-2:])
         blocks = self.tower.blocks_on((height, width))
         tokens = self.tower.embed(self.tower.patches(images), (height, width), TIMMS_RULE)
@@ -110,7 +103,7 @@ class Guide:
             tokens = block.plain(tokens)
         block = blocks[self.layer]
         if self.facet == "token":
-            features = self.model.norm(block.plain(tokens))
+            features = self.tower.normed(block.plain(tokens), (height, width))
         else:
             rotated = self.facet in ("query", "key")
             name = f"{self.facet}_before_rotation" if rotated else self.facet
@@ -206,21 +199,23 @@ def load_guidance(
         source = str(checkpoint)
         state_dict = read_checkpoint(Path(checkpoint), weights)
         load_timm_weights(model, state_dict, source, name, "guidance")
-    image_tower = _tower(name, model)
-    depth = len(model.blocks)
+    try:
+        image_tower = TimmTower(name, model)
+    except LabError as error:
+        raise LabError(f"guidance {str(error).removeprefix('backbone ')}") from error
+    for block in image_tower.blocks:
+        block.save_memory()  # it runs beside another network
+    depth = len(image_tower.blocks)
     if not -depth <= layer < depth:
         raise LabError(f"guidance.layer {layer}: {name} has {depth} blocks")
-    if facet != "token" and image_tower is None:
-        raise LabError(f"guidance.facet {facet}: {name} has its tokens only; set facet=token")
     check_finite(model, source)
     device = check_device(device)
     statistics = model.pretrained_cfg
-    patch_size = image_tower.patch_size if image_tower else model.patch_embed.patch_size[0]
     return Guide(
         name=name,
         model=model.to(device).eval().requires_grad_(False),
         tower=image_tower,
-        patch_size=patch_size,
+        patch_size=image_tower.patch_size,
         mean=tuple(255 * value for value in statistics["mean"]),
         std=tuple(255 * value for value in statistics["std"]),
         layer=layer,
@@ -236,21 +231,3 @@ def load_guidance(
             "scale": scale,
         },
     )
-
-
-def _tower(name: str, model: Any) -> Tower | None:
-    """Return the network block by block, or None for SAM's encoder, which timm runs itself.
-
-    Raises:
-        LabError: neither.
-    """
-    is_sam = hasattr(model, "neck") and hasattr(model, "forward_intermediates")
-    if is_sam:
-        return None
-    try:
-        blocks = tower.find(name, model)
-    except LabError as error:
-        raise LabError(f"guidance {str(error).removeprefix('backbone ')}") from error
-    for block in blocks.blocks:
-        block.save_memory()  # it runs beside another network
-    return blocks

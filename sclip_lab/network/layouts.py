@@ -55,9 +55,8 @@ OPEN_CLIP = {
 }
 
 
-def activation(mlp: Any) -> str:
-    """Return the name of an MLP's activation, such as ``QuickGELU`` or ``GELU with tanh``."""
-    module = getattr(mlp, "gelu", None) or getattr(mlp, "act", None)
+def activation(module: Any) -> str:
+    """Return the name of an activation, such as ``QuickGELU`` or ``GELU with tanh``."""
     tanh = getattr(module, "approximate", "none") == "tanh" or type(module).__name__ == "GELUTanh"
     return "GELU with tanh" if tanh else type(module).__name__
 

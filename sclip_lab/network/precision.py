@@ -42,13 +42,13 @@ def lower_precision(tower: Tower, precision: str) -> None:
     in_fp32 = KEPT_BLOCKS if dtype == torch.bfloat16 else 0
     if (
         precision == "bf16_fast"
-        and bf16_gain(next(tower.modules[0].parameters()).device) >= SEVERAL_TIMES
+        and bf16_gain(next(tower.blocks[0].module.parameters()).device) >= SEVERAL_TIMES
     ):
         in_fp32 = 0
-    for module in tower.modules[in_fp32:]:
-        _quick_gelu_to_silu(module.mlp)
-        module.attn.to(dtype)
-        module.mlp.to(dtype)
+    for block in tower.blocks[in_fp32:]:
+        _quick_gelu_to_silu(getattr(block.module, "mlp", None))
+        for module in block.products:
+            module.to(dtype)
 
 
 @torch.no_grad()

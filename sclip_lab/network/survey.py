@@ -18,7 +18,7 @@ from sclip_lab.network import layouts, pretrained_tags, tower
 from sclip_lab.network.planned import planned_clip, planning
 
 # Parts of the names of timm's modules whose networks are built here; others are convolutional.
-TRANSFORMERS = ("vit", "vision_transformer", "eva", "beit", "deit")
+TRANSFORMERS = ("vit", "vision_transformer", "eva", "beit", "deit", "volo", "cait", "xcit")
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,6 @@ def _described(library: str, name: str, build: Any, text: str, notes: list[Any])
         image_tower.has_class_token,
         image_tower.prefix - image_tower.has_class_token,
         text,
-        layouts.activation(image_tower.modules[0].mlp),
+        layouts.activation(image_tower.blocks[0].activation),
         " or ".join(" ".join(f"{value:.1f}" for value in mean) for mean in means),
     )
