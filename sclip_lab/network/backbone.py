@@ -56,7 +56,6 @@ class Backbone:
     description: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._statistics: dict[Any, list[Tensor]] = {}
         self.tower = tower.find(self.name, self.model)
         self.blocks = self.tower.blocks
 
@@ -145,12 +144,10 @@ class Backbone:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Normalise (batch, 3, height, width) RGB in 0 .. 255 to the network's input, float32."""
-        key = images.device, self.mean, self.std
-        if key not in self._statistics:  # on a device once
-            with torch.inference_mode(False):
-                columns = [torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std)]
-                self._statistics[key] = [column.to(images.device) for column in columns]
-        mean, std = self._statistics[key]
+        mean, std = (
+            torch.tensor(values, device=images.device).view(-1, 1, 1)
+            for values in (self.mean, self.std)
+        )
         return (images.float() - mean) / std
 
     @torch.inference_mode()

@@ -132,8 +132,7 @@ class Block:
         """Refuse a network without class token.
 
         Args:
-            who: the method or parameter that reads it.
-            instead: what works without one.
+            who: the method or parameter that reads it. instead: what works without one.
 
         Raises:
             LabError: naming all three.
@@ -142,18 +141,12 @@ class Block:
             raise LabError(f"{who} needs a class token; {self.network} has none; {instead}")
 
     def among_tokens(self, matrix: Tensor) -> Tensor:
-        """Extend a matrix among class token and patches to all tokens.
-
-        Args:
-            matrix: (..., 1 + patches, 1 + patches), the class token's row and column first.
-
-        Returns:
-            (..., tokens, tokens). Every token before the patches gets the class token's row and
-            column; without such tokens both are dropped.
-        """
-        places = [*[0] * self.prefix, *range(1, matrix.shape[-1])]
+        """Extend a matrix among class token and patches, (..., 1 + patches, 1 + patches), to all
+        tokens: (..., tokens, tokens). Every token before the patches gets the class token's row and
+        column; without such tokens both are dropped."""
         if self.prefix == 1:
             return matrix
+        places = [*[0] * self.prefix, *range(1, matrix.shape[-1])]
         index = torch.tensor(places, device=matrix.device)
         return matrix.index_select(-2, index).index_select(-1, index)
 
@@ -194,15 +187,8 @@ class Block:
         return padded(self.bias, query.shape[2])
 
     def output(self, weights: Weights, value: PerHead) -> Tokens:
-        """Compute O(A): join the heads, apply the output projection and the layer scale.
-
-        Args:
-            weights: (batch, heads, tokens, tokens) attention weights; rows may sum to anything.
-            value: (batch, heads, tokens, head_dim).
-
-        Returns:
-            (batch, tokens, width).
-        """
+        """Compute O(A): (batch, heads, tokens, tokens) weights, whose rows may sum to anything, and
+        (batch, heads, tokens, head_dim) values -> (batch, tokens, width), layer scale included."""
         return self.merge(weights.to(value.dtype) @ value)
 
     def merge(self, per_head: PerHead) -> Tokens:

@@ -105,12 +105,9 @@ def _in_folder(folder: Path) -> Path:
 
 
 def folder_of(path: Path) -> Path:
-    """Return the folder whose configuration files describe a checkpoint.
-
-    This is the checkpoint itself if it is a folder, and the folder around a file that has one of
-    the names of ``IN_FOLDER``. Other files may lie anywhere: for them the path itself comes back,
-    in which no configuration is found.
-    """
+    """Return the folder whose configuration files describe a checkpoint: itself, or the folder
+    around a file with one of the names of ``IN_FOLDER``. Other files may lie anywhere; for them the
+    path itself comes back, in which no configuration is found."""
     return path.parent if path.name in IN_FOLDER else path
 
 
@@ -157,7 +154,7 @@ def _load(path: Path) -> Any:
     with open(path, "rb") as file:
         start = file.read(512)
     try:
-        if _is_safetensors(start):
+        if start[8:9] == b"{":  # behind 8 bytes of length
             from safetensors.torch import load_file
 
             return load_file(path)
@@ -193,11 +190,6 @@ def _load(path: Path) -> Any:
         ) from error
 
 
-def _is_safetensors(start: bytes) -> bool:
-    """Tell whether a file starts like safetensors: 8 bytes of length, then JSON."""
-    return len(start) > 8 and start[8:9] == b"{"
-
-
 def _other_kind(start: bytes) -> str | None:
     """Name the kind of a file that is certainly no weights, from its first bytes."""
     if not start:
@@ -224,10 +216,7 @@ def _other_kind(start: bytes) -> str | None:
 
 
 def _selected(path: Path, loaded: Any, weights: str | None, notes: list[str]) -> dict[str, Tensor]:
-    """Return the weights among what a file holds.
-
-    ``weights`` is the name of a mapping of the file, or the first part of weights' names.
-    """
+    """Return the weights of a mapping of the file, or below the first part of names."""
     sets = dict(_sets(loaded)) if isinstance(loaded, Mapping) else {}
     if weights is not None and weights not in sets:
         sets |= {
@@ -274,8 +263,7 @@ def _sets(loaded: Mapping[Any, Any], inside: str = "", depth: int = 0) -> Any:
 
 
 def _networks(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Return the networks in one mapping: parts with many weights of the same names, such as
-    ``student.`` and ``teacher.``. Empty if the mapping is one network."""
+    """Return parts of one mapping with many weights of the same names, as student and teacher."""
     parts = _by_first_part(weights)
     large = {name: part for name, part in parts.items() if len(part) >= FEWEST_OF_A_SET}
     return {

@@ -27,15 +27,11 @@ LARGEST_KEPT = 32 << 20
 
 
 class BlockInput:
-    """The tokens that enter one block, and a cache of what is computed from them.
+    """The tokens that enter one block, (batch, tokens, width) or a function that computes them on
+    first use, and a cache of what is computed from them.
 
-    Variants that reach a block with the same tokens share one `BlockInput`, so queries, keys,
-    values and attention weights are computed once. No operation is fused across variants, so the
-    values do not depend on which variant comes first.
-
-    Args:
-        block: the block.
-        tokens: (batch, tokens, width), or a function that computes them on first use.
+    Variants that reach a block with the same tokens share one `BlockInput`. No operation is fused
+    across variants, so the values do not depend on which variant comes first.
     """
 
     def __init__(self, block: Block, tokens: Tensor | Callable[[], Tensor]) -> None:

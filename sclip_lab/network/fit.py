@@ -35,17 +35,13 @@ VISUAL = "visual."
 
 
 def load_weights(model: Any, weights: Mapping[str, Any], source: str, name: str) -> bool:
-    """Put weights into an open_clip model.
-
-    Args:
-        model: changed in place. weights: in a known layout.
-        source: what the weights are called, in messages. name: of the network.
+    """Put weights in a known layout into an open_clip model.
 
     Returns:
         whether the text tower has weights; a file can hold the image tower alone.
 
     Raises:
-        LabError: they do not fit.
+        LabError: they do not fit; ``source`` and ``name`` say which weights and network.
     """
     fitting = check_fit(model, weights, source, name)
     has_text = any(not key.startswith(VISUAL) for key in fitting)
@@ -107,7 +103,10 @@ def load_timm_weights(
         if layout == layouts.VIT:
             # Its norms have another epsilon than timm's, which weights do not say.
             set_epsilon(model, layouts.VIT_EPSILON)
-    tensors = _of_training(tensors, notes)
+    if of_training := {k: v for k, v in tensors.items() if k.startswith("backbone.")}:
+        # DINO's network in training, without its projection heads.
+        tensors = {key.removeprefix("backbone."): value for key, value in of_training.items()}
+        notes.append("the weights below 'backbone.'")
     if "register_tokens" in tensors:
         tensors.setdefault("mask_token", torch.zeros(1))  # timm knows DINOv2's layout by it
     tensors = _by_timm(model, tensors)
@@ -164,18 +163,6 @@ def check_config(folder: Path, tower: Tower, name: str) -> bool:
         for block in tower.blocks:
             set_epsilon(block.module, epsilon)
     return activation is not None
-
-
-def _of_training(weights: Weights, notes: list[str]) -> Weights:
-    """Return the network of DINO's training without its projection heads."""
-    if not any(key.startswith("backbone.") for key in weights):
-        return weights
-    notes.append("the weights below 'backbone.'")
-    return {
-        key.removeprefix("backbone."): value
-        for key, value in weights.items()
-        if key.startswith("backbone.")
-    }
 
 
 def _by_timm(model: Any, weights: Weights) -> Weights:
@@ -244,30 +231,24 @@ def _resize(model: Any, weights: Weights, expected: Mapping[str, Tensor], notes:
     """Resize position embeddings of another image size or text length, as open_clip does."""
 
     def differs(key: str) -> bool:
-        both = key in weights and key in expected
-        return (
-            both
-            and weights[key].shape[-1:] == expected[key].shape[-1:]
-            and (weights[key].shape != expected[key].shape)
-        )
+        if key not in weights or key not in expected:
+            return False
+        ours, theirs = expected[key].shape, weights[key].shape
+        return ours != theirs and ours[-1:] == theirs[-1:]
 
     trunk_key = "visual.trunk.pos_embed"
     if differs("visual.positional_embedding"):
         open_clip.model.resize_pos_embed(weights, model)
         notes.append("position embeddings resized to the network's grid")
     if differs(trunk_key):
-        trunk = model.visual.trunk
-        rows = weights[trunk_key].shape[1]
-        count = expected[trunk_key].shape[1] - np.prod(trunk.patch_embed.grid_size)
-        side = round((rows - int(count)) ** 0.5)
+        grid = list(model.visual.trunk.patch_embed.grid_size)
+        count = expected[trunk_key].shape[1] - grid[0] * grid[1]
+        side = round((weights[trunk_key].shape[1] - count) ** 0.5)
         weights[trunk_key] = timm.layers.resample_abs_pos_embed(
-            weights[trunk_key].float(),
-            list(trunk.patch_embed.grid_size),
-            old_size=[side, side],
-            num_prefix_tokens=int(count),
+            weights[trunk_key].float(), grid, old_size=[side, side], num_prefix_tokens=count
         )
         notes.append("position embeddings resized to the network's grid")
-    if any(differs(key) for key in ("positional_embedding", "text.positional_embedding")):
+    if differs("positional_embedding") or differs("text.positional_embedding"):
         open_clip.model.resize_text_pos_embed(weights, model)
         notes.append("position embeddings of texts resized")
 
@@ -317,28 +298,24 @@ def _compare(
 ) -> None:
     missing = sorted(set(expected) - set(weights))
     extra = sorted(set(weights) - set(expected))
+    both = [key for key in expected if key in weights]
     shapes = [
         f"{key} is {tuple(weights[key].shape)}, not {tuple(expected[key].shape)}"
-        for key in expected
-        if key in weights and weights[key].shape != expected[key].shape
+        for key in both
+        if weights[key].shape != expected[key].shape
     ]
     integers = [
         key
-        for key in expected
-        if key in weights
-        and expected[key].is_floating_point()
-        and not weights[key].is_floating_point()
+        for key in both
+        if expected[key].is_floating_point() and not weights[key].is_floating_point()
     ]
     if integers:
         raise LabError(
             f"{source}: weight {integers[0]} is of type {weights[integers[0]].dtype}, as in "
             "quantised networks; convert the weights to floating point first"
         )
-    problems = (
-        ([f"{len(missing)} weights missing, first {missing[0]}"] if missing else [])
-        + ([f"{len(extra)} unexpected, first {extra[0]}"] if extra else [])
-        + ([f"{len(shapes)} of another shape, first {shapes[0]}"] if shapes else [])
-    )
+    counted = ((missing, "weights missing"), (extra, "unexpected"), (shapes, "of another shape"))
+    problems = [f"{len(each)} {what}, first {each[0]}" for each, what in counted if each]
     if problems:
         raise LabError(f"{source} does not fit {what}: {'; '.join(problems)}{hint}")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,11 @@ from torch import Tensor
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.values import within
 from sclip_lab.network.backbone import Backbone, add_weights
-from sclip_lab.network.checkpoint import read_checkpoint
-from sclip_lab.network.fit import load_timm_weights
-from sclip_lab.network.loading import check_device, check_finite
+from sclip_lab.network.loading import check_device
 from sclip_lab.network.scene import Placement
 from sclip_lab.network.structure import structure
 from sclip_lab.network.timm_tower import TimmTower
-from sclip_lab.network.vit import HUB_NAMES, build_timm
+from sclip_lab.network.vit import HUB_NAMES, load_timm
 
 FACETS = ("token", "query", "key", "value")
 SCOPES = ("windows", "photo")
@@ -42,7 +40,6 @@ class Guide:
         name: for tables.
         model: a timm model, frozen.
         tower: the same, block by block.
-        patch_size: side of a patch in pixels.
         mean, std: channel statistics in 0 .. 255, RGB.
         layer: the block whose output is taken, -1 the last.
         facet: ``token`` for the block's output behind the last norm, or ``query``, ``key`` or
@@ -50,20 +47,30 @@ class Guide:
         scope: ``windows``: each window is one image; ``photo``: the whole photo is one image, and
             each window gets its part of those features.
         scale: factor on the sides of images before the network sees them.
-        description: what identifies it besides its weights.
+        weights: where its weights are from.
     """
 
     name: str
     model: Any
     tower: TimmTower
-    patch_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layer: int = -1
     facet: str = "token"
     scope: str = "windows"
     scale: float = 1.0
-    description: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = ""
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.tower.patch_size
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What identifies it besides its weights' values."""
+        names = ("name", "weights", "layer", "facet", "scope", "scale")
+        return {name: getattr(self, name) for name in names}
 
     @cached_property
     def key(self) -> str:
@@ -128,8 +135,7 @@ class Guide:
 
         Args:
             photo: (3, height, width), normalised for the backbone.
-            placement: of its windows, or of some of them.
-            size: (height, width) of a window.
+            placement: of its windows, or of some of them, each of ``size`` (height, width).
             whole: `of_windows` of the photo as one window, where that is known.
 
         Returns:
@@ -175,13 +181,8 @@ def load_guidance(
         name: of a vision transformer of timm, with a tag of its weights or without
             (``vit_base_patch16_224.dino``), or a key of ``HUB_NAMES`` (``dino_vitb16``).
         pretrained: let timm fetch its weights, unless there is a checkpoint.
-        checkpoint: weights from a local file or folder instead, in timm's, the authors' or
-            transformers' layout. Without both, weights are random, drawn from ``seed``.
-        weights: which weights of a checkpoint that holds several, such as ``teacher``.
-        seed: of random weights.
-        device: ``auto`` (CUDA where there is one), or a torch device.
+        checkpoint, weights, seed, device, options: as in `sclip_lab.network.vit.load_vit`.
         layer, facet, scope, scale: see `Guide`.
-        options: more arguments of the timm model, such as ``depth`` or ``embed_dim``.
 
     Raises:
         LabError: unknown name (did you mean), a network that is no vision transformer, or weights
@@ -193,12 +194,10 @@ def load_guidance(
         raise unknown("guidance.scope", scope, SCOPES)
     within("guidance.scale", scale, 0, 1e6, above=True)
     pretrained = pretrained and checkpoint is None
-    timm_name, more = HUB_NAMES.get(name, name), dict(options or {})
-    model, source = build_timm(timm_name, name, pretrained, seed, more, "guidance")
-    if checkpoint is not None:
-        source = str(checkpoint)
-        state_dict = read_checkpoint(Path(checkpoint), weights)
-        load_timm_weights(model, state_dict, source, name, "guidance")
+    timm_name = HUB_NAMES.get(name, name)
+    model, source = load_timm(
+        timm_name, name, "guidance", pretrained, checkpoint, weights, seed, options
+    )
     try:
         image_tower = TimmTower(name, model)
     except LabError as error:
@@ -208,26 +207,16 @@ def load_guidance(
     depth = len(image_tower.blocks)
     if not -depth <= layer < depth:
         raise LabError(f"guidance.layer {layer}: {name} has {depth} blocks")
-    check_finite(model, source)
-    device = check_device(device)
     statistics = model.pretrained_cfg
     return Guide(
         name=name,
-        model=model.to(device).eval().requires_grad_(False),
+        model=model.to(check_device(device)),
         tower=image_tower,
-        patch_size=image_tower.patch_size,
         mean=tuple(255 * value for value in statistics["mean"]),
         std=tuple(255 * value for value in statistics["std"]),
         layer=layer,
         facet=facet,
         scope=scope,
         scale=scale,
-        description={
-            "name": name,
-            "weights": source,
-            "layer": layer,
-            "facet": facet,
-            "scope": scope,
-            "scale": scale,
-        },
+        weights=source,
     )

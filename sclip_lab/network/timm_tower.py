@@ -84,16 +84,15 @@ class TimmTower(Tower):
     @cached_property
     def _relative(self) -> list[Any]:
         """Return for each block the module with its relative position bias, or None."""
-        shared = getattr(self._trunk, "rel_pos_bias", None) or getattr(
-            self._trunk, "shared_rel_pos", None
-        )
+        trunk = self._trunk
+        shared = getattr(trunk, "rel_pos_bias", None) or getattr(trunk, "shared_rel_pos", None)
         modules = []
         for block in self.blocks:
             attention = getattr(block.module, "attn", None)
-            relative = getattr(attention, "rel_pos", None)
-            if getattr(attention, "relative_position_bias_table", None) is not None:
-                relative = attention
-            modules.append(relative if relative is not None else shared)
+            has_table = getattr(attention, "relative_position_bias_table", None) is not None
+            modules.append(
+                attention if has_table else getattr(attention, "rel_pos", None) or shared
+            )
         return modules
 
     def blocks_on(self, grid: Grid) -> Sequence[Block]:
@@ -123,7 +122,7 @@ class TimmTower(Tower):
         rope: Any = self._rope
         if rope is None:
             return None
-        if rope is getattr(self._trunk, "rotary_emb", None):  # Gemma's, of places (x, y)
+        if hasattr(self._trunk, "rotary_emb"):  # Gemma's, of places (x, y)
             places, _ = self._stem._default_patch_coord(1, *grid, rope.inv_freq.device)
             cosine, sine = rope(rope.inv_freq, places.flip(-1))
             return torch.cat([sine, cosine], dim=-1)[0]
@@ -292,14 +291,13 @@ def _patches(name: str, model: Any, trunk: Any, stem: Any) -> tuple[int, Grid]:
         sides = [trunk.feature_info[-1]["reduction"]]
     if len(set(sides)) > 1:
         raise LabError(f"backbone {name}: patches of {sides} pixels; square ones are supported")
-    patch = int(sides[0])
+    patch, position = int(sides[0]), getattr(trunk, "pos_embed", None)
     grid: Any = getattr(stem, "pos_embed_grid_size", None) or getattr(stem, "grid_size", None)
-    position = getattr(trunk, "pos_embed", None)
     if isinstance(side := getattr(trunk, "pos_embed_grid_size", None), int):  # Qwen's
         grid = side, side
     elif position is not None and position.ndim == 4:
         grid = position.shape[1:3]
-    elif grid is None:
+    elif grid is None:  # Gemma's tables are longer than any image
         grid = [side // patch for side in model.pretrained_cfg["input_size"][1:]]
     return patch, (int(grid[0]), int(grid[1]))
 
@@ -309,15 +307,14 @@ def _check(name: str, trunk: Any, projection: Any) -> None:
         return LabError(f"backbone {name}: its {type(trunk).__name__} of timm {what}")
 
     stem = getattr(trunk, "patch_embed", getattr(trunk, "embeds", None))
+    parts: dict[str, tuple[Any, ...]] = {
+        "blocks": (trunk, "blocks", "network"),
+        "norm": (trunk, *ENDS),
+        "forward_head": (trunk, "forward_head"),
+        "patches": (stem, "proj", "input_proj"),
+    }
     missing = [
-        what
-        for what, names in (
-            ("blocks", ("blocks", "network")),
-            ("norm", ENDS),
-            ("forward_head", ("forward_head",)),
-            ("patches", ("proj", "input_proj")),
-        )
-        if not any(hasattr(stem if what == "patches" else trunk, each) for each in names)
+        what for what, (part, *names) in parts.items() if not any(hasattr(part, n) for n in names)
     ]
     if missing:
         raise refuse(f"is no plain vision transformer: it has no {', '.join(missing)}")
