@@ -76,7 +76,6 @@ class Backbone:
     def to(self, device: str | torch.device) -> Backbone:
         """Move the network to a device; returns the backbone itself."""
         self.model.to(device)
-        self.tower.moved()
         self.__dict__.pop("key", None)
         return self
 
@@ -152,7 +151,8 @@ class Backbone:
 
     @torch.inference_mode()
     def embed(self, images: Tensor, position_embedding: str | None = None) -> Tensor:
-        """Compute the tokens that enter the first block.
+        """Compute the tokens that enter the first block: class and register tokens, if there are
+        any, and grid_h * grid_w patches.
 
         Args:
             images: (batch, 3, height, width), normalised.
@@ -160,8 +160,7 @@ class Backbone:
                 backbone's.
 
         Returns:
-            (batch, tokens, width), in the precision of the norms: class and register tokens, if
-            there are any, and grid_h * grid_w patches.
+            (batch, tokens, width), in the precision of the norms.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise LabError(
@@ -177,11 +176,8 @@ class Backbone:
         return self.tower.embed(patches, grid, position_embedding or self.position_embedding)
 
     def head(self, tokens: Tensor) -> Tensor:
-        """Apply the layers behind the last block to each token alone: (..., width) -> (...,
-        embed_dim).
-
-        Last norm and projection; with attention pooling the pooling of that token alone, see
-        `sclip_lab.network.timm_tower.TimmTower`. Gradients flow through it.
+        """Apply last norm and projection to each token alone: (..., width) -> (..., embed_dim).
+        With attention pooling this is the pooling of that token alone. Gradients flow through it.
         """
         return self.tower.head(tokens)
 
@@ -202,12 +198,8 @@ class Backbone:
     def encode_text(self, texts: Sequence[str], batch: int = 256, truncate: bool = False) -> Tensor:
         """Compute text embeddings, not normalised: (texts, embed_dim) float32.
 
-        In a causal text tower, positions behind the end of text change nothing, so batches are
-        sorted by length and cut there.
-
         Args:
-            texts: class names in prompts, or other texts.
-            batch: texts at a time.
+            texts: class names in prompts, or other texts. batch: texts at a time.
             truncate: cut texts that are longer than the tower reads, instead of refusing them.
 
         Raises:
@@ -219,6 +211,8 @@ class Backbone:
         if not truncate:
             check_lengths(self.tokenize, list(texts), self.name)
         tokens = self.tokenize(list(texts))
+        # In a causal text tower, positions behind the end of text change nothing, so batches are
+        # sorted by length and cut there.
         ends = tokens.argmax(dim=-1)
         order = torch.argsort(ends, stable=True)
         out = torch.empty(len(tokens), self.embed_dim)
@@ -265,10 +259,6 @@ def add_weights(total: hashlib._Hash, weights: Mapping[str, Tensor]) -> hashlib.
     """Add names, shapes, types and values of weights to a digest, and return the digest."""
     for name, tensor in sorted(weights.items()):
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        total.update(_bytes(tensor))
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        total.update(flat.view(torch.uint8).numpy().data)
     return total
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data

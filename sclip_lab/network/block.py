@@ -44,10 +44,12 @@ class Block:
         scale: factor on query-key products, 1 / sqrt(head_dim) as a rule.
         bias: (1, heads, tokens, tokens) term of the trained query-key scores, or None. Networks
             with relative position embedding have one.
+        has_map: whether its attention is a map of all tokens, which SAM's windows are not.
         tower: the image tower that the block belongs to, which sets it.
     """
 
     bias: Tensor | None = None
+    has_map = True
 
     def __init__(
         self,

@@ -30,7 +30,8 @@ COUNTERS = ("n_averaged",)
 # First parts of names that say which part of a network this is, so that they are no wrapper's.
 PARTS = {"visual", "text", "vision_model", "text_model", "image_encoder"}
 FEWEST_OF_A_SET = 16  # weights below two names that make them two networks
-# First bytes of files that are no weights as torch or safetensors write them -> what they are.
+# First bytes of files that are no weights as torch or safetensors write them -> what they are. For
+# those of text, blanks before them and capitals do not matter.
 KINDS = {
     b"\x89HDF": "HDF5",
     b"\x93NUMPY": "an array of NumPy",
@@ -40,6 +41,12 @@ KINDS = {
     b"\xff\xd8\xff": "a picture",
     b"GGUF": "in the format GGUF",
     b"PK": "a damaged zip, perhaps a download that was not finished",
+    b"<!doctype html": "an HTML page, perhaps of a download that failed",
+    b"<html": "an HTML page, perhaps of a download that failed",
+    b"<?xml": "an XML page, perhaps of a download that was refused",
+    b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself by git lfs pull",
+    b"{": "JSON",
+    b"[": "JSON",
 }
 # The weights of a folder, in the order of preference.
 IN_FOLDER = (
@@ -194,22 +201,14 @@ def _other_kind(start: bytes) -> str | None:
     """Name the kind of a file that is certainly no weights, from its first bytes."""
     if not start:
         return "empty"
+    head = start.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     for first, kind in KINDS.items():
-        if start.startswith(first):
+        if start.startswith(first) or head.startswith(first):
             return kind
     if not any(start):
         return "filled with zeros, perhaps a download that was not finished"
     if start[257:262] == b"ustar":
         return "a tar archive"
-    head = start.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-    if head.startswith((b"<!doctype html", b"<html")):
-        return "an HTML page, perhaps of a download that failed"
-    if head.startswith(b"<?xml"):
-        return "an XML page, perhaps of a download that was refused"
-    if head.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS; fetch the file itself by git lfs pull"
-    if head.startswith((b"{", b"[")):
-        return "JSON"
     if start.isascii() and all(byte >= 32 or byte in b"\r\n\t" for byte in start):
         return "text"
     return None

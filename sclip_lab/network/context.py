@@ -269,14 +269,8 @@ class Context:
         return scores(a, b, self.block.scale / temperature)
 
     def softmax(self, raw: Tensor) -> Tensor:
-        """Take the softmax of scores with the variant's prior and its choice about the class token.
-
-        Args:
-            raw: (batch, heads, tokens, tokens).
-
-        Returns:
-            the same shape; rows sum to 1.
-        """
+        """Take the softmax of scores, (batch, heads, tokens, tokens), with the variant's prior and
+        its choice about the class token. Rows sum to 1."""
         if self.feedback is not None:
             raw = self.feedback(raw)
         return softmax_scores(raw, self._bias(raw))

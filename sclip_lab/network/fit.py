@@ -130,10 +130,8 @@ def set_epsilon(model: Any, epsilon: float) -> None:
 
 
 def check_config(folder: Path, tower: Tower, name: str) -> bool:
-    """Compare the ``config.json`` of a folder in transformers' layout with a network.
-
-    Weights do not say the number of heads, the activation and the epsilon of norms. The epsilon is
-    taken from the file.
+    """Compare the ``config.json`` of a folder in transformers' layout with a network, and take the
+    epsilon of norms from it. Weights do not say these, the number of heads and the activation.
 
     Returns:
         whether the file states the activation.
@@ -276,18 +274,15 @@ def fitting_names(state_dict: Mapping[str, Any], most: int = 5) -> list[str]:
         sizes = infer_architecture(state_dict)
     except LabError:
         return []
-    vision, text = sizes["vision_cfg"], sizes["text_cfg"]
+    compared = {
+        "vision_cfg": ("width", "patch_size", "layers", "image_size"),
+        "text_cfg": ("width", "layers", "vocab_size", "context_length"),
+    }
     names = []
     for name in open_clip.list_models():
         config = open_clip.get_model_config(name)
-        other_vision, other_text = config["vision_cfg"], config["text_cfg"]
         same = config["embed_dim"] == sizes["embed_dim"] and all(
-            other.get(key) == needed[key]
-            for needed, other, keys in (
-                (vision, other_vision, ("width", "patch_size", "layers", "image_size")),
-                (text, other_text, ("width", "layers", "vocab_size", "context_length")),
-            )
-            for key in keys
+            config[part].get(key) == sizes[part][key] for part in compared for key in compared[part]
         )
         names += [name] if same else []
     return names[:most]

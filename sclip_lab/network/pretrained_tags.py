@@ -31,13 +31,8 @@ WORDS = {True: "QuickGELU", False: "GELU"}
 def check_activation(
     name: str, weights: str, trained: bool, computed: bool, requested: bool | None
 ) -> None:
-    """Refuse weights that were trained with another activation than a network computes.
-
-    Args:
-        name: of the network.
-        weights: what they are called, in messages.
-        trained, computed: whether with QuickGELU.
-        requested: the user's own choice, which is obeyed, or None.
+    """Refuse weights that were trained with another activation than a network computes (whether
+    QuickGELU), unless the user requested one.
 
     Raises:
         LabError: naming both activations, the name that fits and the key that decides.

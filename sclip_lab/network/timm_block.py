@@ -55,9 +55,6 @@ class TimmBlock(Block):
             (heads, patches, 2 * head_dim); None without one, and before `placed`.
         rotates: whether query and key are rotated.
         grid: (grid_h, grid_w) of the patches; None before `placed`.
-
-    Raises:
-        LabError: a block with other parts, naming the one that is not supported.
     """
 
     rope: Tensor | None = None
@@ -253,10 +250,10 @@ class WindowedBlock(TimmBlock):
     """A block of SAM's that attends within windows of the patch grid. It runs as trained; variants
     cannot rewrite it."""
 
-    _inside = False  # whether the tokens are those of windows
+    has_map = False  # except inside of its windows
 
     def project(self, normed: Tokens, name: str) -> PerHead:
-        if self._inside:
+        if self.has_map:
             return super().project(normed, name)
         raise LabError(
             f"{self.network}: block {self.index} attends within windows of "
@@ -268,7 +265,7 @@ class WindowedBlock(TimmBlock):
         side, grid = self.module.window_size, self._on_grid(self.grid)
         windows, size = sam.window_partition(normed.unflatten(1, grid), side)
         block = copy.copy(self)
-        block.grid, block._inside = (side, side), True
+        block.grid, block.has_map = (side, side), True
         attended = TimmBlock._attended(block, windows.flatten(1, 2))
         joined = sam.window_unpartition(attended.unflatten(1, (side, side)), side, grid, size)
         return joined.flatten(1, 2)
@@ -316,23 +313,20 @@ def check_block(module: Any, network: str) -> None:
     scales = ("ls1", "gamma_1", "in_proj")
     if kind in BEFORE - UNSCALED and not any(hasattr(module, name) for name in scales):
         raise LabError(f"{network}: its {kind} has neither ls1 nor gamma_1, timm's layer scales")
-    if getattr(attention, "gate", None) is not None:
-        raise LabError(f"{network}: its attention has a gate, which variants cannot rewrite")
-    if getattr(attention, "rope", None) is not None:
-        raise LabError(f"{network}: its attention rotates by itself, which is not supported")
-    if attention is module and module.out_proj is not None:
-        raise LabError(f"{network}: its attention and MLP share their last layer")
+    # SAM's can rotate by itself, and a parallel block can share its last layer with the MLP.
+    parts = {"gate": "a gate", "rope": "a rotation", "out_proj": "a last layer"}
+    for part, what in parts.items():
+        if getattr(attention, part, None) is not None:
+            raise LabError(
+                f"{network}: its attention has {what} of its own, which is not supported"
+            )
 
 
 def relative_bias(module: Any, grid: tuple[int, int]) -> Tensor | None:
-    """Compute the relative position bias of one attention for a grid of patches.
+    """Compute the relative position bias, (1, heads, tokens, tokens), for a grid of patches.
 
-    Args:
-        module: timm's, with ``window_size`` and a table or a small network; or None.
-        grid: (grid_h, grid_w). Another grid than the trained one gets the bias that timm resizes.
-
-    Returns:
-        (1, heads, tokens, tokens), or None for no module.
+    ``module`` is timm's, with ``window_size`` and a table or a small network; None has no bias.
+    Another grid than the trained one gets the bias that timm resizes.
     """
     if module is None or getattr(module, "window_size", None) is None:
         return None

@@ -69,7 +69,7 @@ class TimmTower(Tower):
         modules = _modules(trunk)
         about = (len(modules), self.prefix, name, self.has_class_token, self._rope is not None)
         self.blocks = [block_of(m, i, *about) for i, m in enumerate(modules)]
-        self._placed: dict[Grid, list[TimmBlock]] = {}
+        self._placed: dict[Any, list[TimmBlock]] = {}
         for block in self.blocks:
             block.tower = self
         self._last_norm = getattr(trunk, "norm", nn.Identity())
@@ -100,9 +100,10 @@ class TimmTower(Tower):
         is_sam = hasattr(self._trunk, "neck")
         if not is_sam and self._rope is None and all(module is None for module in self._relative):
             return self.blocks
-        if grid not in self._placed:
-            self._placed = {grid: self._place(grid)}
-        return self._placed[grid]
+        key = grid, next(self._stem.parameters()).device
+        if key not in self._placed:
+            self._placed = {key: self._place(grid)}
+        return self._placed[key]
 
     # Ordinary tensors, which a training pass can use as well.
     @torch.inference_mode(False)
@@ -114,9 +115,6 @@ class TimmTower(Tower):
             block.placed(grid, rotation, relative_bias(module, grid))
             for block, rotation, module in zip(self.blocks, each, self._relative, strict=True)
         ]
-
-    def moved(self) -> None:
-        self._placed = {}
 
     def _rotation(self, grid: Grid) -> Tensor | None:
         rope: Any = self._rope

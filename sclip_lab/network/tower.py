@@ -45,9 +45,6 @@ class Tower(ABC):
         embeddings; other towers return ``blocks``."""
         return self.blocks
 
-    def moved(self) -> None:  # noqa: B027
-        """Forget what was computed for the device that the model was on."""
-
     @property
     @abstractmethod
     def embed_dim(self) -> int: ...
@@ -64,16 +61,9 @@ class Tower(ABC):
 
     @abstractmethod
     def embed(self, patches: Tensor, grid: Grid, rule: str) -> Tensor:
-        """Add position embedding, class token and register tokens, and apply the first norm.
-
-        Args:
-            patches: (batch, grid_h * grid_w, width), from `patches`.
-            grid: (grid_h, grid_w).
-            rule: of `sclip_lab.network.position_embedding`.
-
-        Returns:
-            (batch, tokens, width), in the precision of the norms.
-        """
+        """Add position embedding, by a rule of `sclip_lab.network.position_embedding`, class token
+        and register tokens, and apply the first norm: (batch, grid_h * grid_w, width) from
+        `patches` -> (batch, tokens, width), in the precision of the norms."""
 
     @abstractmethod
     def head(self, tokens: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 
 from sclip_lab.config.registry import load_attention
 from sclip_lab.core.errors import LabError
+from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.precision import lower_precision
-from sclip_lab.network.timm_block import WindowedBlock
 from sclip_lab.segmentation.dense_features import dense_features
 from tests import toy
 from tests.network.small_networks import (
@@ -84,7 +84,7 @@ CLIP = {
 def compare(backbone: Backbone) -> None:
     images = photos(backbone)
     patches, whole = own_features(backbone, images)
-    whole_map = not isinstance(backbone.blocks[0], WindowedBlock)
+    whole_map = backbone.blocks[0].has_map
     # Fused blocks; and all of them rewritten, where all see the whole image.
     for layers in ([-1], "last 2") if whole_map else ([-1],):
         ours = toy.encoded(backbone, images, load_attention("vanilla", layers=layers))
@@ -207,6 +207,9 @@ def test_a_block_of_sam_that_sees_windows_is_not_rewritten() -> None:
     backbone = small_vit("samvit_base_patch16")
     with pytest.raises(LabError, match=r"block 0 attends within windows of 3 x 3 patches"):
         toy.encoded(backbone, photos(backbone), load_attention("csa", layers="last 2"))
+    layers = Layers(toy.encoded(backbone, photos(backbone), load_attention("csa")))
+    assert layers.attention(0) is None  # diagnostics of every layer leave it out
+    assert layers.attention(1) is not None
 
 
 def test_limits_around_gemmas_layers() -> None:
