@@ -173,7 +173,7 @@ class TimmTower(Tower):
         tokens = tokens if norm is None else norm(tokens)
         first = [token[0] for token in self._first]
         prefix = torch.cat(first) if first else tokens.new_empty(0, tokens.shape[-1])
-        position = self._by_axis(grid)
+        position = self._of_any_grid(grid)
         if position is not None:
             tokens = tokens + position
         elif (learned := getattr(self._embeds, "pos_embed", None)) is not None:
@@ -187,9 +187,13 @@ class TimmTower(Tower):
             tokens = torch.cat([prefix.expand(len(tokens), -1, -1), tokens], dim=1)
         return self.first_norm(tokens)
 
-    def _by_axis(self, grid: Grid) -> Tensor | None:
-        """Return position embeddings, (patches, width), that are a sum of one for the row and one
-        for the column. No rule is needed for another grid."""
+    def _of_any_grid(self, grid: Grid) -> Tensor | None:
+        """Return position embeddings, (patches, width), of networks that were trained with images
+        of all sizes: what they do to another grid is a part of them, and no rule is needed."""
+        if hasattr(self._trunk, "merger"):  # Qwen's: corners stay where they are
+            square = self._trunk.pos_embed.unflatten(1, self._trained).permute(0, 3, 1, 2)
+            square = F.interpolate(square.float(), grid, mode="bilinear", align_corners=True)
+            return square[0].flatten(1).T.to(self._trunk.pos_embed.dtype)
         if (table := getattr(self._stem, "position_embedding_table", None)) is not None:  # Gemma's
             return (table[1, : grid[0], None] + table[0, None, : grid[1]]).flatten(0, 1)
         if getattr(self._embeds, "pos_embed_type", "") != "factorized":

@@ -13,6 +13,7 @@ from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.precision import lower_precision
 from sclip_lab.segmentation.dense_features import dense_features
+from sclip_lab.segmentation.encoded import encode
 from tests import toy
 from tests.network.small_networks import (
     attention_replaced,
@@ -144,10 +145,29 @@ def test_other_grids(kind: str) -> None:
     patches, _ = own_features(other, images)
     ours = toy.encoded(backbone, images, load_attention("vanilla"))
     rule = "bicubic_antialias"
-    from sclip_lab.segmentation.encoded import encode
-
     [(_, ours)] = encode(backbone, images, [load_attention("vanilla")], rule)
     assert relative_error(ours.patches.flatten(1, 2), patches) < 2e-5
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("Qwen", "Qwen projected", "DeepSeek projected", "Gemma's encoder", "position by axis"),
+        *("SAM", "SAM without convolutions"),
+    ],
+)
+def test_other_grids_of_networks_for_all_sizes(kind: str) -> None:
+    """As the same network of timm computes images of another size. SAM's are resized by timm's rule
+    of `position_embedding`; the others' own way of resizing holds whatever the rule."""
+    name, options = TIMM[kind]
+    backbone = small_vit(name, **options)
+    sides = 6 * backbone.patch_size, 12 * backbone.patch_size
+    images = torch.randn(1, 3, *sides, generator=torch.Generator().manual_seed(2))
+    patches, whole = own_features(backbone, images)
+    rule = "bicubic_antialias" if "SAM" in kind else "bilinear_half"
+    [(_, ours)] = encode(backbone, images, [load_attention("vanilla")], rule)
+    assert relative_error(ours.patches.flatten(1, 2), patches) < EXACT
+    assert relative_error(ours.class_embedding, whole) < EXACT
 
 
 def test_before_rotation_is_a_named_option() -> None:
