@@ -131,7 +131,7 @@ def small_clip(
 
 
 def photos(backbone: Backbone) -> Tensor:
-    side = backbone.image_size
+    side = min(backbone.image_size, 240)  # Gemma's has no smaller size of its own
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
