@@ -6,6 +6,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from sclip_lab.core.errors import LabError
 from sclip_lab.network import layouts
 from sclip_lab.network.architecture import infer_architecture, read_architecture
-from sclip_lab.network.pretrained_tags import OPENAI_ENTRIES
+from sclip_lab.network.checkpoint import OPENAI_ENTRIES
 from sclip_lab.network.tower import Tower
 
 log = logging.getLogger(__name__)
@@ -207,7 +208,9 @@ def _converted(model: Any, weights: Weights, notes: list[str]) -> Weights:
         or not (key.rpartition(".")[2] in BUFFERS or key.startswith("text_decoder."))
     }
     _fix_logits(weights, expected, notes)
-    _resize(model, weights, expected, notes)
+    # A position embedding of no square grid fits no network of squares, which `_compare` says.
+    with suppress(RuntimeError, ValueError):
+        _resize(model, weights, expected, notes)
     return weights
 
 
@@ -246,9 +249,15 @@ def _resize(model: Any, weights: Weights, expected: Mapping[str, Tensor], notes:
             weights[trunk_key].float(), grid, old_size=[side, side], num_prefix_tokens=count
         )
         notes.append("position embeddings resized to the network's grid")
-    if differs("positional_embedding") or differs("text.positional_embedding"):
-        open_clip.model.resize_text_pos_embed(weights, model)
-        notes.append("position embeddings of texts resized")
+    for key in ("positional_embedding", "text.positional_embedding"):
+        if differs(key):
+            log.warning(
+                "position embeddings of texts are interpolated from %d to %d tokens, as open_clip "
+                "does: texts get other embeddings than in training. An architecture with "
+                "text_cfg.context_length=%d reads them as they are",
+                *(len(weights[key]), len(expected[key]), len(weights[key])),
+            )
+            open_clip.model.resize_text_pos_embed(weights, model)
 
 
 def _hint(weights: Weights, expected: Mapping[str, Tensor], name: str) -> str:
@@ -259,11 +268,7 @@ def _hint(weights: Weights, expected: Mapping[str, Tensor], name: str) -> str:
         return f". Their sizes are those of {', '.join(fitting)}"
     firsts = Counter(key.partition(".")[0] for key in weights)
     [(first, count)] = firsts.most_common(1) or [("", 0)]
-    if (
-        len(firsts) > 1
-        and count > len(weights) / 2
-        and not any(key.startswith(f"{first}.") for key in expected)
-    ):
+    if count > len(weights) / 2 and not any(key.startswith(f"{first}.") for key in expected):
         return f". backbone.weights={first} takes the {count} weights below '{first}.' alone"
     return ""
 
