@@ -194,7 +194,7 @@ BAD: dict[str, tuple[str, str]] = {
     "shape": ("return torch.ones(3, 3)", "4 x 4: (RuntimeError|TypeCheckError)"),
     "not finite": ("return ctx.attention() * torch.nan", "not finite"),
     "batch": ("a = ctx.attention()\n    return a + 0.1 * (a - a.mean(0, True))", "with its batch"),
-    "writes": ("ctx.tokens.mul_(2)\n    return ctx.attention()", "writes into tokens"),
+    "writes": ("ctx.tokens.mul_(2)\n    return ctx.attention()", "writes in place"),
     "rows": ("return 2 * ctx.attention()", "rows of the weights sum to 1"),
     "class": ("a = ctx.attention()\n    return torch.full_like(a, 1 / a.shape[-1])", "class token"),
 }
