@@ -17,7 +17,7 @@ from sclip_lab.config.composition import plain_config
 from sclip_lab.config.sweeper import sweep
 from sclip_lab.paper import published
 from sclip_lab.run.job import make_protocol
-from sclip_lab.segmentation.protocol import Geometry, Protocol
+from sclip_lab.segmentation.protocol import Protocol
 
 EXPERIMENTS = registry.conf_dir() / "experiment"
 CARD = {
@@ -131,9 +131,10 @@ def test_protocol_has_the_published_values(name: str, dataset: str) -> None:
 def test_every_protocol_fits_the_embedded_world(name: str) -> None:
     made = registry.load_protocol(name, "patchwork")
     crop = None if name == "cliptrase" else 96
-    looks, rule = made.geometry.looks, made.position_embedding
-    assert made.geometry == Geometry(None, 2048, crop, 32, rule, looks)
-    assert len(looks) == (5 if name == "itaclip" else 0)
+    assert (made.short_side, made.long_side, made.crop_size, made.stride) == (None, 2048, crop, 32)
+    assert (made.padding, made.resampling, made.whole_patches) == (None, "bilinear", False)
+    assert made.centre_crop is None
+    assert len(made.views or ()) == (5 if name == "itaclip" else 0)
     assert (made.views is not None) == (name == "itaclip")
     assert made.templates == ("{}",)
     usual = registry.load_protocol(name)

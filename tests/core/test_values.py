@@ -44,7 +44,7 @@ def test_right_values(value: Any, wanted: Any) -> None:
         ({"a": "x"}, Mapping[int, int], "a mapping to a whole number"),
         (NAN, Any, "key: nan must be a finite number"),
         (3, str | Path, "key: 3 must be text or a Path"),
-        ("y", Literal["x"], "must be 'x'"),
+        ("xy", Literal["xyz", 1] | None, "unknown key 'xy'; did you mean xyz"),
         ("x" * 500, int, r"key: 'xxx.*\.\.\. must be"),
     ],
 )

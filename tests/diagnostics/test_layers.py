@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES, NONE, Layers, Observation, attention, values
 from sclip_lab.diagnostics.shift import compare, moved
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.scene import Guidance, Scene
 from sclip_lab.segmentation.dense_features import dense_features
 from sclip_lab.segmentation.encoded import encode
 
@@ -102,6 +104,41 @@ def test_likeness_to_the_plain_network(backbone: Backbone, images: Tensor) -> No
     for seen in (csa, two):
         assert seen.layers is not None
         torch.testing.assert_close(seen.layers.untouched(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_variant_that_changes_every_block(backbone: Backbone, images: Tensor) -> None:
+    """Registers, and an edit of every MLP, although only the last attention is rewritten."""
+    hidden = {"_target_": "sclip_lab.attention.registers.moved", "neurons": [[0, 3]]}
+    [seen] = observed(backbone, images, "registers", hidden=hidden)
+    assert seen.layers is not None
+    expected = plain_tokens(backbone, images)[-1]
+    torch.testing.assert_close(seen.layers.untouched(), expected, atol=1e-5, rtol=1e-4)
+    variant = load_attention("registers", hidden=hidden)
+    after = dense_features(backbone, moved(images, backbone.patch_size), variant)
+    torch.testing.assert_close(seen.layers.moved_features, after, atol=1e-5, rtol=1e-4)
+
+
+def test_patches_on_a_grid_of_their_own(backbone: Backbone, images: Tensor) -> None:
+    """ProxyCLIP's patches are the second network's, those of the layers before are not."""
+    grid = (3, 5)
+    features = torch.randn(2, 4, *grid, generator=torch.Generator().manual_seed(0))
+    scene = Scene(guidance=Guidance(lambda: features))
+    [(_, encoded)] = encode(backbone, images, [load_attention("proxyclip")], scene=scene)
+    labels = torch.tensor([0, 0, 1, 1, 1]).expand(2, *grid)
+    parts = (encoded.state.attention, encoded.patches, encoded.class_embedding, labels, grid)
+    seen = Observation(*parts, backbone.patch_size, layers=Layers(encoded))
+    for name in ("inter_class_mass", "mean_attention_distance", "attention_entropy"):
+        by_layer = {layer: value for (layer, _), value in layer_values(seen, name).items()}
+        last = len(backbone.blocks) - 1
+        assert set(by_layer) == {NONE, last}
+        assert by_layer[last] == pytest.approx(by_layer[NONE], rel=1e-5)
+    for name in ("cka_to_plain", "cka_to_output", "shift_equivariance"):
+        assert math.isnan(layer_values(seen, name)[NONE, NONE])
+    norms = encoded.state.readout[:, 1:].norm(dim=-1)  # of 15 patches, without the class token
+    rate = (norms > 75).float().mean().item()
+    assert layer_values(seen, "high_norm_rate")[NONE, NONE] == pytest.approx(rate)
+    assert seen.layers is not None
+    assert seen.layers.patches(seen.layers.stream).shape[1] == 15
 
 
 def test_residual_ratio_of_the_last_block(backbone: Backbone, images: Tensor) -> None:

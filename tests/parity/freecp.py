@@ -42,7 +42,7 @@ def freecp(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
         probability = torch.softmax(scale * cosines, dim=-1).permute(2, 0, 1)
         yield close(key, probability, arrays[key], PROBABILITIES)
         limits = (background, float(arrays["rp"]), float(arrays["ap"]))
-        maps, refined, left, kept = purified(found[0], text, crops, 0, *limits)
+        maps, refined, left, kept = purified(found[0], text, crops, *limits)
         key = f"{one}__refined"
         whole = F.pad(refined, (0, 0, 0, 0, background, 0))  # background stays 0
         yield close(key, whole, arrays[key], REFINED)

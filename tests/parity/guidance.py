@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 import sclip_lab as lab
 from sclip_lab.attention import adapted
 from sclip_lab.attention.guided import guided_map, patch_values, resized
-from sclip_lab.attention.windows_together import Across, Anchors, full_width
+from sclip_lab.attention.windows_together import Across, full_width
 from sclip_lab.network.context import Context
 from sclip_lab.network.scene import Guidance, Placement, Scene, alone
 from sclip_lab.network.text import Text
@@ -180,13 +181,10 @@ def gla_weights(found: Encoded, config: Mapping[str, Any]) -> Tensor:
         raw = found.scene.guidance.on(found.grid)
     else:
         raw = full_width(context, config["source"])
-    given = {k: config[k] for k in ("norm", "beta", "gamma", "dynamic_beta", "dynamic_gamma")}
-    gather = Anchors(config["rounds"], config["threshold"])
-    attend = Across(
-        **given, anchors=config["anchors"], gather=gather, include_self=config["include_self"]
-    )
+    attend = Across(**{field.name: config[field.name] for field in dataclasses.fields(Across)})
     [photo] = context.photos
-    return attend.weights(raw, photo, found.grid).unflatten(0, raw.shape[:2])
+    weights = torch.cat(list(attend.weights(raw, photo, found.grid)))
+    return weights.unflatten(0, raw.shape[:2])
 
 
 def segmented(arrays: Arrays, one: str, found: Encoded, plan: Plan) -> Iterator[Compared]:

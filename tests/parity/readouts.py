@@ -20,7 +20,6 @@ from sclip_lab.segmentation.readouts.maskclip import (
     smoothing_keys,
 )
 from sclip_lab.segmentation.readouts.surgery import (
-    less_redundant,
     surgery,
     surgery_logits,
 )
@@ -73,9 +72,8 @@ def feature_surgery(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compa
         yield close(key, logits[0], arrays[key], SIMILARITIES)
         by_readout = torch.cat([logits[0, :1], surgery(found, text).flatten(1, 2)[0]])
         yield close(key, by_readout, arrays[key], SIMILARITIES)
-        redundant = less_redundant(f, text)[0]
         key = f"{one}__sim_redundant"
-        yield close(key, redundant, arrays[key], SIMILARITIES)
+        yield close(key, (f @ (text - text.mean(0)).T)[0], arrays[key], SIMILARITIES)
         for match, maps in arrays.matching(rf"{one}__map_surgery_(\d+)x(\d+)"):
             size = int(match[1]), int(match[2])
             ours = stretched_maps(logits, found.grid, size)[0].permute(1, 2, 0)

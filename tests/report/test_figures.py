@@ -79,7 +79,7 @@ def test_bars_show_scores_and_intervals(df: pd.DataFrame, sort: bool) -> None:
     (ax,) = figure.axes
     np.testing.assert_allclose([bar.get_width() for bar in ax.patches], table["miou"] * 100)
     assert [tick.get_text() for tick in ax.get_yticklabels()] == list(table["attention"])
-    segments = ax.containers[-1].lines[2][0].get_segments()
+    segments = ax.containers[0].lines[2][0].get_segments()
     np.testing.assert_allclose([s[0][0] for s in segments], table["low"] * 100)
     np.testing.assert_allclose([s[1][0] for s in segments], table["high"] * 100)
     assert [text.get_text() for text in ax.texts] == [f"{v * 100:.1f}" for v in table["miou"]]
@@ -162,23 +162,35 @@ def test_diagnostics_show_means_and_every_image() -> None:
             (variant, image, measure, value)
             for variant, offset in (("vanilla", 0), ("csa", 3))
             for measure, factor in (("attention_entropy", 1), ("outlier_share", 2))
-            for image, value in zip("xyz", np.add([0, 1, 0.5], offset + factor), strict=True)
+            for image, value in zip("xyz", np.add([0, 1, 0.5], offset + factor) / 10, strict=True)
         ],
         columns=["attention", "image", "measure", "value"],
     )
     figure = diagnostic_charts.diagnostics(table)
     first, second = figure.axes
     assert [ax.get_title() for ax in figure.axes] == ["attention entropy", "outlier share"]
-    np.testing.assert_allclose([bar.get_width() for bar in first.patches], [1.5, 4.5])
-    np.testing.assert_allclose([bar.get_width() for bar in second.patches], [2.5, 5.5])
+    np.testing.assert_allclose([bar.get_width() for bar in first.patches], [0.15, 0.45])
+    np.testing.assert_allclose([bar.get_width() for bar in second.patches], [0.25, 0.55])
     (whiskers,) = first.collections
     dots = np.concatenate([line.get_xdata() for line in first.lines])
-    assert sorted(dots) == [1, 1.5, 2, 4, 4.5, 5]
+    assert sorted(dots) == pytest.approx([0.1, 0.15, 0.2, 0.4, 0.45, 0.5])
     ends = [segment[:, 0] for segment in whiskers.get_segments()]
-    np.testing.assert_allclose(ends, [mean_interval([1, 2, 1.5]), mean_interval([4, 5, 4.5])])
+    np.testing.assert_allclose(
+        ends, [mean_interval([0.1, 0.2, 0.15]), mean_interval([0.4, 0.5, 0.45])]
+    )
     _inside(figure)
     with pytest.raises(LabError, match="value"):
         diagnostic_charts.diagnostics(table.drop(columns="value"))
+
+
+def test_no_whisker_leaves_the_range_of_its_measure() -> None:
+    values = [1.0, 1.0, 0.7, 1.0, 0.9, 1.0, 1.0, 0.95]
+    assert mean_interval(values)[1] > 1
+    table = pd.DataFrame({"attention": "csa_q", "image": list("abcdefgh"), "value": values,
+                          "measure": "attention_same_class_auroc"})  # fmt: skip
+    (whiskers,) = diagnostic_charts.diagnostics(table).axes[0].collections
+    (ends,) = (segment[:, 0] for segment in whiskers.get_segments())
+    np.testing.assert_allclose(ends, [mean_interval(values)[0], 1.0])
 
 
 # ---------------------------------------------------------------- pictures

@@ -94,19 +94,22 @@ def test_a_row_that_another_methods_readme_quotes_is_second_hand() -> None:
 def test_a_number_stands_beside_ours_with_its_source(tmp_path: Path) -> None:
     _voc(tmp_path, "openai")
     _voc(tmp_path, "openai", protocol="unified")
-    table = published.beside(results.summary(results.load(tmp_path), n=20)).set_index("protocol")
-    assert list(table.loc["sclip", published.SHOWN]) == [0.5963, "sclip", "SC", "F"]
+    table = results.summary(results.load(tmp_path), n=20)
+    configs = table.attrs["configs"]
+    numbers = {r["protocol"]: published.find(r, configs[r["spec"]]) for _, r in table.iterrows()}
+    facts = ["value", "protocol", "source", "mark"]
+    assert list(numbers["sclip"][facts]) == [0.5963, "sclip", "SC", "F"]
     # Of other protocols' numbers one that was read at first hand, not the second-hand 0.591.
-    assert table.loc["unified", "published"] == 0.5963
-    assert list(table.loc["unified", published.SHOWN[1:]])[::2] == ["sclip", "F"]
+    assert list(numbers["unified"][facts]) == [0.5963, "sclip", "SC", "F"]
 
 
 @pytest.mark.parametrize("pretrained", [None, "laion400m_e32"])
 def test_other_weights_match_nothing(tmp_path: Path, pretrained: str | None) -> None:
     _voc(tmp_path, pretrained)
-    table = published.beside(results.summary(results.load(tmp_path), n=20))
-    assert table["published"].isna().all()
-    assert "published" not in tables.to_markdown(table)
+    part = Evidence(results.load(tmp_path))
+    assert "published" not in published.scores(part, elsewhere=False)
+    row = part.summary.iloc[0]
+    assert published.find(row, part.summary.attrs["configs"][row["spec"]]) is None
 
 
 def test_a_csv_without_a_column_is_named(tmp_path: Path) -> None:
