@@ -88,7 +88,8 @@ def load_backbone(
             ``architecture``, nor with OpenAI's own files.
         pretrained: an open_clip tag (``openai``, downloaded by open_clip), a local file, or None
             for random weights drawn from ``seed``.
-        model: a model in memory instead, open_clip's or timm's; it is copied.
+        model: a model in memory instead, open_clip's or timm's; it is copied, and its own forward
+            must give what its weights say.
         tokenizer: of that model; open_clip's own tokenizer if None.
         preprocess: its image transform, whose channel statistics are taken; the model's if None.
         state_dict: weights, in open_clip's or OpenAI's layout (tensors or arrays).
@@ -114,7 +115,8 @@ def load_backbone(
     Raises:
         LabError: unknown name or tag (did you mean), an image tower that
             `sclip_lab.network.tower` does not know, weights of another architecture, weights
-            that are not finite, or an activation that the weights were not trained with.
+            that are not finite, an activation that the weights were not trained with, or a model
+            in memory that was patched, hooked or adapted.
     """
     _check_numbers(seed, layer_norm_eps, mean, std)
     if precision not in PRECISIONS:

@@ -28,6 +28,7 @@ from tests.synthetic_store import (
     SKILL,
     confusion_rows,
     labels,
+    write_cell,
     write_pictures,
     write_spec,
     write_store,
@@ -88,8 +89,7 @@ def test_bars_show_scores_and_intervals(df: pd.DataFrame, sort: bool) -> None:
 
 def test_bars_have_one_chart_per_data_set(tmp_path: Path) -> None:
     write_store(tmp_path)
-    rows = [confusion_rows("x", *labels(0, 0.5, (24, 32), 5))]
-    write_spec(tmp_path, "csa", rows, ["x"], dataset="others", created="2027")
+    write_cell(tmp_path, "csa", 0.5, ["x"], dataset="others", created="2027")
     figure = figures.bars(results.load(tmp_path), n=20)
     assert [ax.get_title() for ax in figure.axes] == ["shapes, 6 photos", "others, 1 photos"]
 
@@ -140,10 +140,9 @@ def test_curve_joins_what_differs_in_one_parameter(df: pd.DataFrame) -> None:
 
 
 def test_curve_reads_fractions_of_depth(tmp_path: Path) -> None:
-    rows = [confusion_rows("x", *labels(0, 0.5, (24, 32), 5))]
     for source in ("9/12", "3/12", "6/12"):
         config = {"attention": {"source": source}}
-        write_spec(tmp_path, f"early(source={source})", rows, ["x"], config=config)
+        write_cell(tmp_path, f"early(source={source})", 0.5, ["x"], config=config)
     (ax,) = curves.curve(results.load(tmp_path), "attention.source", n=20).axes
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.25, 0.5, 0.75])
     assert {tick.get_text() for tick in ax.get_xticklabels()} == {"3/12", "6/12", "9/12"}
@@ -242,9 +241,9 @@ def test_class_colours_are_distinct() -> None:
 
 
 def test_titles_of_neighbours_do_not_touch(photos: list[picture_files.Picture]) -> None:
-    named = [replace(p, label="a variant of a very long name · with something(temperature=2.0)")
+    renamed = [replace(p, label="a variant of a very long name · with something(temperature=2.0)")
              for p in photos[0].predictions * 3]  # fmt: skip
-    figure = pictures.panel([replace(photos[0], predictions=named[:10])])
+    figure = pictures.panel([replace(photos[0], predictions=renamed[:10])])
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     boxes = [ax.title.get_window_extent() for ax in figure.axes if ax.get_title()]

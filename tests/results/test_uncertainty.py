@@ -73,7 +73,7 @@ def test_interval_agrees_with_scipy(tmp_path: Path, statistic: str, method: str)
         ).confidence_interval  # fmt: skip
 
     ours = results.bootstrap(df, statistic, n=4000, method=method).iloc[0]
-    theirs = scipy_interval(lambda drawn: function(stack[drawn].sum(0)))
+    theirs = scipy_interval(lambda indices: function(stack[indices].sum(0)))
     width = ours["high"] - ours["low"]
     assert ours["estimate"] == pytest.approx(function(stack.sum(0)))
     np.testing.assert_allclose(ours[["low", "high"]].to_numpy(), theirs, atol=0.08 * width)
@@ -82,7 +82,7 @@ def test_interval_agrees_with_scipy(tmp_path: Path, statistic: str, method: str)
     first, second = next(gap).values()
     low, high = intervals.interval(second - first, method=method)
     theirs = scipy_interval(
-        lambda drawn: function(other[drawn].sum(0)) - function(stack[drawn].sum(0))
+        lambda indices: function(other[indices].sum(0)) - function(stack[indices].sum(0))
     )
     np.testing.assert_allclose([low, high], theirs, atol=0.08 * (high - low))
 
