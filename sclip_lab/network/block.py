@@ -27,6 +27,7 @@ PROJECTIONS = ("query", "key", "value")
 # only their content counts.
 BEFORE_ROTATION = ("query_before_rotation", "key_before_rotation")
 Weight = tuple[Tensor, Tensor | None]
+Map = Callable[[Tensor], Tensor]  # of tokens
 
 
 class Block:
@@ -66,9 +67,8 @@ class Block:
         self.prefix = prefix
         self.has_class_token = prefix > 0 if has_class_token is None else has_class_token
         self.network = network
-        self.norm_1, self.norm_2 = self._norms()
         self.num_heads, self.width, self.head_dim, self.scale = self._sizes()
-        self.layer_scale_1, self.layer_scale_2 = self._layer_scales()
+        self.norm_1, self.layer_scale_1, self.norm_2, self.layer_scale_2 = self._around()
         self._linear: defaultdict[str, Linear] = defaultdict(Linear)
         self.tower: Any = None
         self._hidden: Callable[[Block, Tensor], Tensor] | None = None
@@ -118,12 +118,11 @@ class Block:
         mlp = self.module.mlp
         return getattr(mlp, "gelu", None) or mlp.act
 
-    def _norms(self) -> tuple[nn.Module, nn.Module]:
-        return self.module.ln_1, self.module.ln_2
-
-    def _layer_scales(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        none = nn.Identity()
-        return getattr(self.module, "ls_1", none), getattr(self.module, "ls_2", none)
+    def _around(self) -> tuple[Map, Map, Map, Map]:
+        """What stands before and behind the attention, then before and behind the MLP."""
+        module, none = self.module, nn.Identity()
+        scales = getattr(module, "ls_1", none), getattr(module, "ls_2", none)
+        return module.ln_1, scales[0], module.ln_2, scales[1]
 
     @property
     def dtype(self) -> torch.dtype:

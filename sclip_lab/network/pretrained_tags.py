@@ -130,13 +130,12 @@ def statistics(
 
 
 def of_note(note: Mapping[str, Any]) -> Statistics:
-    """Return the statistics in 0 .. 255 of a note with ``mean`` and ``std`` in 0 .. 1."""
+    """Return the statistics in 0 .. 255 of a note with ``mean`` and ``std`` in 0 .. 1. CLIP's are
+    rounded as in the field's evaluations."""
+
+    def in_bytes(noted: Sequence[float], of_clip: tuple[float, ...]) -> tuple[float, ...]:
+        scaled = tuple(255 * float(value) for value in noted)
+        same = all(abs(a - b) < 1e-3 for a, b in zip(scaled, of_clip, strict=True))
+        return of_clip if same else scaled
+
     return in_bytes(note["mean"], MEAN), in_bytes(note["std"], STD)
-
-
-def in_bytes(noted: Sequence[float], of_clip: tuple[float, ...]) -> tuple[float, ...]:
-    """Scale statistics from 0 .. 1 to 0 .. 255. CLIP's are rounded as in the field's
-    evaluations."""
-    scaled = tuple(255 * float(value) for value in noted)
-    same = all(abs(a - b) < 1e-3 for a, b in zip(scaled, of_clip, strict=True))
-    return of_clip if same else scaled

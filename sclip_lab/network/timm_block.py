@@ -9,7 +9,7 @@ beside attention.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.shapes import PerHead, Tokens
-from sclip_lab.network.block import PROJECTIONS, Block, Weight, padded, weight_of
+from sclip_lab.network.block import PROJECTIONS, Block, Map, Weight, padded, weight_of
 
 # Classes of blocks whose norms stand before attention and MLP, behind them, or both.
 BEFORE = {
@@ -125,23 +125,20 @@ class TimmBlock(Block):
         product = super()._apply(name, x.clamp(layer.input_min, layer.input_max))
         return product.clamp(layer.output_min, layer.output_max)
 
-    def _norms(self) -> tuple[nn.Module, nn.Module]:
-        module, kind = self.module, type(self.module).__name__
-        if kind in BEHIND:
-            return nn.Identity(), nn.Identity()
-        return module.norm1, module.norm3 if kind in BOTH else module.norm2
-
-    def _layer_scales(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        module, kind = self.module, type(self.module).__name__
+    def _around(self) -> tuple[Map, Map, Map, Map]:
+        module, kind, none = self.module, type(self.module).__name__, nn.Identity()
         if kind in BOTH:
-            return _behind(module.norm2), _behind(module.norm4)
+            return module.norm1, _behind(module.norm2), module.norm3, _behind(module.norm4)
         if kind in BEHIND:
-            return _behind(module.norm1), _behind(module.norm2)
+            return none, _behind(module.norm1), none, _behind(module.norm2)
+        scales: tuple[Map, Map]
         if kind in UNSCALED:
-            return nn.Identity(), nn.Identity()
-        if hasattr(module, "ls1"):
-            return module.ls1, module.ls2
-        return _times(module.gamma_1), _times(module.gamma_2)
+            scales = none, none
+        elif hasattr(module, "ls1"):
+            scales = module.ls1, module.ls2
+        else:
+            scales = _times(module.gamma_1), _times(module.gamma_2)
+        return module.norm1, scales[0], module.norm2, scales[1]
 
     def project(self, normed: Tokens, name: str) -> PerHead:
         plain, attention = name.removesuffix("_before_rotation"), self._attention
@@ -231,11 +228,9 @@ class ParallelBlock(TimmBlock):
     def activation(self) -> nn.Module:
         return self.module.mlp_act
 
-    def _norms(self) -> tuple[nn.Module, nn.Module]:
-        return self.module.in_norm, self.module.in_norm
-
-    def _layer_scales(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        return self.module.ls, self.module.ls
+    def _around(self) -> tuple[Map, Map, Map, Map]:
+        module = self.module
+        return module.in_norm, module.ls, module.in_norm, module.ls
 
     def _mlp(self, normed: Tensor) -> Tensor:
         weight, bias = self._first(0)
@@ -278,11 +273,11 @@ def block_of(module: Any, *arguments: Any) -> TimmBlock:
     return (WindowedBlock if getattr(module, "window_size", 0) else TimmBlock)(module, *arguments)
 
 
-def _times(gamma: Tensor | None) -> Callable[[Tensor], Tensor]:
+def _times(gamma: Tensor | None) -> Map:
     return nn.Identity() if gamma is None else lambda x: gamma * x
 
 
-def _behind(norm: nn.Module) -> Callable[[Tensor], Tensor]:
+def _behind(norm: nn.Module) -> Map:
     # The norm has the precision of the token stream, its input that of the matrix products.
     weight = next(norm.parameters())
     return lambda x: norm(x.to(weight.dtype))
