@@ -71,7 +71,7 @@ def rfclip(
         prefix = block.prefix
         weights = refocused(ctx.input.attention(), refocus_threshold, refocus_share, prefix)
         tokens = ctx.tokens + block.output(weights, ctx.value)
-        tokens = tokens + block.mlp(tokens)
+        tokens = block.with_mlp(tokens, ctx.tokens)
     tokens = repaired(tokens, ctx.grid, chosen, sigma, keep, block.prefix)
     if not last:
         return replace(state, tokens=tokens)

@@ -260,7 +260,9 @@ class Variant:
             tokens = block.output(attention, repaired.value)
             if start is not None:
                 tokens = start + tokens
-            return tokens + block.mlp(tokens) if self.config["mlp"] else tokens
+            if not self.config["mlp"]:
+                return tokens
+            return block.with_mlp(tokens, repaired.tokens if start is None else start)
 
         attention = self._weights(replace(repaired, finish=finish))
         if not parallel:

@@ -127,7 +127,8 @@ def uses(*things: str, when: Mapping[str, Any] | None = None) -> Callable[[Funct
     Args:
         things: ``guidance``, features of a second network; ``text``, the protocol's texts;
             ``labels``, ground truth, which makes a cell an oracle; ``photo``, all windows of a
-            photo together. Guidance and texts become part of the cell's key.
+            photo together; ``history``, by a readout of a photo or a refinement, what entered the
+            blocks. Guidance and texts become part of the cell's key.
         when: the mark counts only if the function's parameters have these values.
     """
 
@@ -310,6 +311,10 @@ def bind(
     check_arguments(function, values)
     for name, value in values.items():
         values[name] = _one_form(plain(value), str(open_parameters[name].annotation))
+    if kind is not None and not _is_own(str(function.__module__)):
+        from sclip_lab.core.shared import guarded  # torch takes seconds, a listing needs none
+
+        function = guarded(function)
     return partial(function, **values)
 
 

@@ -67,12 +67,14 @@ class Layers:
         """(batch, heads, tokens or patches, same) weights of a block.
 
         They are the network's own where the variant leaves it alone, and the variant's in its last
-        rewritten one. None in rewritten ones before, whose weights are not kept, and for a method
-        without a single map.
+        rewritten one. None in rewritten ones before, whose weights are not kept, in blocks that
+        attend within windows, and for a method without a single map.
         """
         if layer == self.last:
             return self.encoded.state.attention
-        return None if layer in self.rewritten else self.entered(layer).attention()
+        entered = self.entered(layer)
+        has_map = layer not in self.rewritten and entered.block.has_map
+        return entered.attention() if has_map else None
 
     def rows(self, layer: int) -> Tensor | None:
         """(batch, heads, patches, patches): `attention` among patches, rows that sum to 1."""
