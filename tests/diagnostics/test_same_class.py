@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
@@ -53,6 +53,7 @@ def test_equals_scikit_learn_on_pairs() -> None:
         assert same_class_share(labels)[window].item() == pytest.approx(sum(same) / len(same))
 
 
+@settings(deadline=None)  # the first call imports scikit-learn
 @given(
     st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=40).filter(
         lambda rows: len({positive for _, positive in rows}) == 2
