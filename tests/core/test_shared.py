@@ -31,7 +31,7 @@ def clears_a_shared_map(ctx: Any) -> Tensor:
 
 
 def doubles_weights_of_the_network(ctx: Any) -> Tensor:
-    ctx.block.out_projection.bias.data.mul_(2)
+    ctx.block.norm_1.weight.data.mul_(2)
     return ctx.attention("query", "query")
 
 
