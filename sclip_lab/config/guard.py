@@ -41,7 +41,7 @@ def check_values(config: Any) -> None:
             or reads Hydra's section, which may hold a user's own settings.
     """
     content = OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
-    for key, value in _leaves(content):
+    for key, value in leaves(content):
         if key.startswith("hydra."):
             continue
         for reference in _REFERENCE.finditer(value):
@@ -74,7 +74,7 @@ def check_hydra(config: DictConfig) -> None:
         if not isinstance(part := OmegaConf.select(config, key), DictConfig):
             raise LabError(f"{key}: {shown(part)} must be a mapping")
     section = OmegaConf.to_container(config.hydra)
-    for key, value in _leaves(section, "hydra."):
+    for key, value in leaves(section, "hydra."):
         pattern = _STREAM if "ext:" in value else _CALLED.get(key.rpartition(".")[2])
         of_user = value.startswith(tuple(f"{module}." for module in allowed()))
         if pattern and not of_user and not pattern.fullmatch(value):
@@ -127,13 +127,13 @@ def check_file(path: Path) -> None:
         raise LabError(f"{path}: more than {REPEATED} anchors (&) and aliases (*)")
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """(dotted key, text) of each text value in a configuration."""
     if isinstance(node, dict):
         for key, value in node.items():
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
     elif isinstance(node, list):
         for index, value in enumerate(node):
-            yield from _leaves(value, f"{prefix}{index}.")
+            yield from leaves(value, f"{prefix}{index}.")
     elif isinstance(node, str):
         yield prefix.removesuffix("."), node

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -28,6 +29,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
@@ -38,6 +40,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.core.values import shown
 
 log = logging.getLogger(__name__)
+MOST_JOBS = 100_000  # of one grid; more is a slip, and would fill the memory
 ABOUT = ("when", "unless", "keep")  # keys of a grid that are no overrides
 
 
@@ -110,6 +113,8 @@ def expand(
         lines = loader.parsed(_lines({k: v for k, v in grid.items() if k not in ABOUT}))
         lines += [override for override in typed if override.get_key_element() not in to_keep]
         values = {override.get_key_element(): _values(override) for override in lines}
+        if math.prod(map(len, values.values())) > MOST_JOBS:
+            raise LabError(f"{' '.join(map(str, values))}: more than {MOST_JOBS} jobs in one sweep")
         on_line = {o.get_key_element(): str(o.input_line).partition("=")[2] for o in typed}
         for combination in itertools.product(*values.values()):
             job = dict(zip(values, combination, strict=True))
@@ -131,7 +136,11 @@ def _values(override: Override) -> list[str]:
         return [override.get_value_element_as_str()]
     if not override.is_discrete_sweep():
         raise LabError(f"{override.input_line}: must be a list or range of values")
-    texts, swept = list(override.sweep_string_iterator()), override.value()
+    try:
+        texts = list(itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+    except (HydraException, TypeError, ValueError) as error:  # such as a range with a step of 0
+        raise LabError(f"{override.input_line}: {error}") from error
+    swept = override.value()
     if not isinstance(swept, RangeSweep) or swept.stop is None:
         return texts
     # Hydra adds steps in binary, so rounding makes 0.30000000000000004 or repeats the end.

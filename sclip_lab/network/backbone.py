@@ -269,10 +269,6 @@ def add_weights(total: hashlib._Hash, weights: Mapping[str, Tensor]) -> hashlib.
     """Add names, shapes, types and values of weights to a digest, and return the digest."""
     for name, tensor in sorted(weights.items()):
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        total.update(_bytes(tensor))
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        total.update(flat.view(torch.uint8).numpy().data)
     return total
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data

@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sclip_lab import results
+import sclip_lab.results as results
 from sclip_lab.attention.variant import build
 from sclip_lab.config import guard, plugins
 from sclip_lab.config.composition import PLACES, plain_config
@@ -308,7 +308,7 @@ def make_spec(config: DictConfig) -> Spec:
         chosen = HydraConfig.get().runtime.choices.get("attention")
     variant = build(groups["attention"], chosen)
     protocol = make_protocol(groups)
-    guide = make_guidance(json.dumps(groups.get("guidance")))
+    guide = make_guidance(json.dumps(second)) if (second := groups.get("guidance")) else None
     label = variant_label(variant, protocol.name, dataset.name)
     return Spec(variant, backbone, protocol, dataset, label, guide)
 
@@ -344,15 +344,12 @@ def make_backbone(config: str) -> Backbone:
 
 
 @cache
-def make_guidance(config: str) -> Guide | None:
-    """The second network of a configuration (as JSON), shared by jobs; None without a name."""
-    values = json.loads(config)
-    if not values:
-        return None
+def make_guidance(config: str) -> Guide:
+    """The second network of a configuration (as JSON), shared by jobs."""
     from sclip_lab.network.guidance import load_guidance  # timm: too slow for a finished sweep
 
     try:
-        return bind(load_guidance, values)()
+        return bind(load_guidance, json.loads(config))()
     except LabError as error:
         raise LabError(f"guidance: {error}") from error
 
