@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sclip_lab.attention.variant import Variant, build
 from sclip_lab.config.registry import load_attention
-from sclip_lab.core.errors import LabError
+from sclip_lab.core.errors import describe
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.guidance import Guide, load_guidance
 from sclip_lab.network.loading import load_backbone
@@ -142,8 +142,8 @@ def _check_weights(
         _require(off < 1e-3, f"{where}: rows of the weights sum to {row_sum} but for {off:.1g}")
     whole = count == states[0].tokens.shape[1]
     if network.has_class_token and whole and not variant.config["class_token"]:
-        seen = float(weights[..., 1:, 0].abs().max())
-        _require(seen == 0, f"{where}: patches attend to the class token ({seen:.1g})")
+        largest = float(weights[..., 1:, 0].abs().max())
+        _require(largest == 0, f"{where}: patches attend to the class token ({largest:.1g})")
 
 
 def _text(network: Backbone) -> Text:
@@ -175,10 +175,8 @@ def _computed(network: Backbone, images: Tensor, variant: Variant, where: str) -
         guide = small_guide() if "guidance" in variant.uses else None
         labels = patch_labels(network, images) if "labels" in variant.uses else None
         return dense_features(network, images, variant, guidance=guide, labels=labels)
-    except LabError as error:
-        raise AssertionError(f"{where}: {error}") from error
     except Exception as error:
-        raise AssertionError(f"{where}: {type(error).__name__}: {error}") from error
+        raise AssertionError(f"{where}: {describe(error)}") from error
 
 
 def _require(condition: bool, message: str) -> None:

@@ -53,10 +53,12 @@ def earlier(ctx: Context) -> Tensor:
         """The same for maps that are too large to be stored together: head by head."""
         batch, tokens = ctx.tokens.shape[:2]
         total = ctx.query.new_zeros(batch, ctx.block.num_heads, tokens, tokens)
-        for head in range(ctx.block.num_heads):
-            for entered in ctx.history:
-                query, key = (entered.projected(n)[:, [head]] for n in ("query", "key"))
-                total[:, [head]] += softmax_scores(scores(query, key, ctx.block.scale))
+        for entered in ctx.history:
+            # Not `projected`, which would keep the projections of all blocks.
+            query, key = (entered.block.project(entered.normed, n) for n in ("query", "key"))
+            for head in range(ctx.block.num_heads):
+                raw = scores(query[:, [head]], key[:, [head]], ctx.block.scale)
+                total[:, [head]] += softmax_scores(raw)
         return total
 
     if ctx.prior is None and ctx.feedback is None and not ctx.closed:

@@ -38,7 +38,8 @@ def read_annotation(
         size = reader.size(annotation) or photo_size
         if not 0 < size[0] * size[1] <= pixel_limit():
             raise LabError(f"size {size[1]} x {size[0]} is none of a photo that is read")
-        return class_ids.paint(size, reader.regions(annotation, size), source)
+        regions = reader.regions(annotation, size)
+        return class_ids.paint(size, ((class_ids.class_id(n, str(source)), r) for n, r in regions))
     except LabError as error:
         place = "" if str(source) in str(error) else f"mask {source}: "
         raise LabError(f"{place}{error}") from None

@@ -42,6 +42,11 @@ class Census:
         return self.ignored / max(1, self.ignored + int(self.pixels.sum()))
 
     @property
+    def shares(self) -> np.ndarray:
+        """(num_classes,) share of each class among the pixels that are not ignored."""
+        return self.pixels / max(1, int(self.pixels.sum()))
+
+    @property
     def absent(self) -> list[str]:
         """Names of the classes that occur in no mask."""
         counted = zip(self.vocabulary.names, self.pixels.tolist(), strict=True)
@@ -56,24 +61,16 @@ class Census:
         """The share of ignored pixels, then shares of pixels and photos of each class."""
         if not self.photos:
             return []
-        total = max(1, int(self.pixels.sum()))
         lines = [f"{self.share_ignored:.1%} of pixels are ignored"]
         width = max(len(name) for name in self.vocabulary.names)
         lines.append(f"{'id':>4}  {'class'.ljust(width)}  pixels   photos")
         for index, name in enumerate(self.vocabulary.names):
-            pixels, photos = self.pixels[index], self.occurrences[index]
-            lines.append(
-                f"{index:>4}  {name.ljust(width)}  {pixels / total:>6.2%}  {photos:>4} of "
-                f"{self.photos}"
-            )
+            share, photos = self.shares[index], f"{self.occurrences[index]:>4} of {self.photos}"
+            lines.append(f"{index:>4}  {name.ljust(width)}  {share:>6.2%}  {photos}")
         return lines
 
     def warnings(self, turned: Sequence[str] = ()) -> list[str]:
-        """What should be known before a number is quoted.
-
-        Args:
-            turned: photos that their EXIF tags turn.
-        """
+        """What should be known before a number is quoted; EXIF tags turn the photos ``turned``."""
         if not self.photos:
             return []
         lines = []

@@ -11,7 +11,7 @@ import numpy as np
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.data.decode import read_mask
 from sclip_lab.data.palette import Palette
-from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.data.vocabulary import Vocabulary, readable
 
 TABLE = 1 << 16  # raw ids in a table; label_map also takes other ids, of 32-bit masks
 LARGEST_ID = (1 << 16) - 1
@@ -51,7 +51,6 @@ class ClassIds:
         self.vocabulary = vocabulary
         self.ignore_index = ignore_index
         self.reduce_zero_label = reduce_zero_label
-        self.palette = None if palette is None else Palette.read(palette, vocabulary, root, title)
         classes = vocabulary.num_classes
         if not classes <= ignore_index <= LARGEST_ID:
             bound = f"must be in {classes}..{LARGEST_ID}"
@@ -67,7 +66,9 @@ class ClassIds:
         for label, target in (label_map or {}).items():
             self._add(label, target)
         self._table = self._raw_table()
-        self._check_map()
+        self.palette = None
+        if palette is not None:
+            self.palette = Palette.read(palette, root, title, self.class_id)
         self.unlabelled = None if unlabelled is None else self.class_id(unlabelled, "unlabelled")
 
     @property
@@ -90,8 +91,7 @@ class ClassIds:
     def from_content(self, content: bytes, source: str | Path) -> np.ndarray:
         """(height, width) class ids of the bytes of an image or .npy file, of ``dtype``.
 
-        Raises:
-            LabError: a damaged file, or an unknown id or colour; the error names ``source``.
+        A damaged file and an unknown id or colour are an error of ``source``.
         """
         if self.palette is None:
             return self.from_raw(read_mask(source, content), source)
@@ -99,26 +99,23 @@ class ClassIds:
         numbers = self.palette.numbers(colours, source)
         if self.palette.is_grey:
             return self.from_raw(numbers, source)
-        return np.where(numbers < 0, self.ignore_index, numbers).astype(self.dtype)
+        return numbers.astype(self.dtype)
 
     def from_raw(self, raw: np.ndarray, source: object) -> np.ndarray:
-        """(height, width) class ids of the integers that a mask stores, of ``dtype``.
-
-        Raises:
-            LabError: an id that is neither a class nor ignored; the error names ``source``.
-        """
+        """(height, width) class ids of a mask's integers; others are an error of ``source``."""
         outside = (raw < 0) | (raw >= TABLE)
-        ids = self._table[np.where(outside, 0, raw)]
+        ids = np.where(outside, -1, self._table[np.where(outside, 0, raw)])
         if outside.any():
-            values, places = np.unique(raw[outside], return_inverse=True)
-            mapped = np.array([self.ids_of_raw.get(value, -1) for value in values.tolist()])
-            ids[outside] = self._after_map(mapped)[places]
+            for value, number in self.ids_of_raw.items():
+                ids[outside & (raw == value)] = self._after_map(np.array(number))
         if (ids < 0).any():
             self._refuse_ids(raw[ids < 0], source)
         return ids.astype(self.dtype)
 
-    def class_id(self, value: Any, key: str) -> int:
+    def class_id(self, value: Any, key: str, ignored: Sequence[str] = (IGNORE,)) -> int:
         """The id of a class that a yaml or an annotation file states as name, id or "ignore".
+
+        ``ignored`` are the names of ignore_index, unless a class is named so.
 
         Raises:
             LabError: there is no such class (did you mean); the error names ``key``.
@@ -137,7 +134,7 @@ class ClassIds:
         for spelling in (text.strip(), plainly(text)):
             if spelling in self._places:
                 return self._places[spelling]
-        if text == IGNORE:
+        if text.strip().casefold() in ignored:
             return self.ignore_index
         error = unknown(f"class in {key}", text, [*self.vocabulary.names, IGNORE])
         raise LabError(
@@ -145,11 +142,7 @@ class ClassIds:
         )
 
     def background(self) -> int:
-        """The class of pixels that no annotation covers.
-
-        Raises:
-            LabError: there is neither ``unlabelled`` nor a class named background.
-        """
+        """The class of pixels that no annotation covers; an error if the yaml does not say it."""
         if self.unlabelled is not None:
             return self.unlabelled
         if BACKGROUND in self._places:
@@ -159,38 +152,29 @@ class ClassIds:
             f"unlabelled: {IGNORE}, or unlabelled: <name of a class>"
         )
 
-    def paint(
-        self, size: tuple[int, int], regions: Iterable[tuple[str, np.ndarray]], source: object
-    ) -> np.ndarray:
-        """Draw (class name, (height, width) bool) regions as class ids; later ones are on top.
-
-        Raises:
-            LabError: an unknown class, or pixels without a class; the error names ``source``.
-        """
+    def paint(self, size: tuple[int, int], regions: Iterable[tuple[int, np.ndarray]]) -> np.ndarray:
+        """Draw (class id, (height, width) bool) regions on the background, later ones on top."""
         ids = np.full(size, -1, np.int64)
-        for name, region in regions:
-            ids[region] = self.class_id(name, str(source))
-        bare = ids < 0
-        if bare.any():
-            ids[bare] = self.background()
+        for number, region in regions:
+            ids[region] = number
+        if (ids < 0).any():
+            ids[ids < 0] = self.background()
         return ids.astype(self.dtype)
 
     def _add(self, label: Any, target: Any) -> None:
         text = str(label).strip()
-        raw = int(text) if text.removeprefix("-").isdecimal() else None
         if isinstance(target, str) and target.strip().isdecimal():
             target = int(target)
-        if raw is not None and isinstance(target, int) and not isinstance(target, bool):
-            self.ids_of_raw[raw] = target  # its range is checked after reduce_zero_label
-        elif isinstance(target, int | str) and not isinstance(target, bool):
-            number = self.class_id(target, f"label_map of {label!r}")
-            if raw is None:
-                self.ids_of_names[str(label)] = number
-            else:
-                shift = self.reduce_zero_label and number != self.ignore_index
-                self.ids_of_raw[raw] = number + shift
-        else:
+        if not isinstance(target, int | str) or isinstance(target, bool):
             raise LabError(f"{self.title}: label_map holds what is no id: {label!r}: {target!r}")
+        if not text.removeprefix("-").isdecimal():
+            self.ids_of_names[str(label)] = self.class_id(target, f"label_map of {label!r}")
+        elif isinstance(target, int):
+            self.ids_of_raw[int(text)] = target  # its range is checked after reduce_zero_label
+        else:
+            number = self.class_id(target, f"label_map of {label!r}")
+            shift = self.reduce_zero_label and number != self.ignore_index
+            self.ids_of_raw[int(text)] = number + shift
 
     def _after_map(self, ids: np.ndarray) -> np.ndarray:
         """Ids after label_map -> class ids by reduce_zero_label; -1 for what is no class."""
@@ -204,17 +188,14 @@ class ClassIds:
         """(TABLE,) int32: class id or ignore_index of raw ids 0 .. TABLE - 1, -1 for none."""
         ids = np.arange(TABLE)
         for raw, new in self.ids_of_raw.items():
-            if 0 <= raw < TABLE:
-                ids[raw] = new
-        return self._after_map(ids)
-
-    def _check_map(self) -> None:
-        for raw, new in self.ids_of_raw.items():
             if self._after_map(np.array(new)) < 0:
                 raise LabError(
                     f"{self.title}: label_map sends {raw} to {new}, outside the "
                     f"{self.vocabulary.num_classes} classes of vocabulary '{self.vocabulary.name}'"
                 )
+            if 0 <= raw < TABLE:
+                ids[raw] = new
+        return self._after_map(ids)
 
     def _refuse_ids(self, raw: np.ndarray, source: object) -> None:
         values, counts = np.unique(raw, return_counts=True)
@@ -266,4 +247,4 @@ def _places(vocabulary: Vocabulary) -> dict[str, int]:
 
 def plainly(name: str) -> str:
     """A name in lower case with blanks for underscores, since tools and people differ in these."""
-    return " ".join(name.replace("_", " ").split()).casefold()
+    return readable(name).casefold()

@@ -37,8 +37,10 @@ class CocoJson(FileDataset):
             json. Crowds lie below all others.
         crowd: "keep" regions marked iscrowd, or "ignore" their pixels.
         name, root, images, unlabelled, ignore_index, mask_resize, split, limit, sample, seed,
-        expected,
-            faults: see `sclip_lab.data.folder.Folder`.
+            expected, faults: see `sclip_lab.data.folder.Folder`.
+
+    Attributes:
+        categories: {category id: name} of the json, ids in order.
 
     Raises:
         LabError: a json that is damaged or of another kind, unknown categories, missing photos.
@@ -64,15 +66,15 @@ class CocoJson(FileDataset):
         expected: int | Sequence[int] | None = None,
         faults: list[str] | None = None,
     ) -> None:
-        self.name, self._faults = name, faults
+        self.name, self.faults = name, faults
         self.root = Path(root).expanduser()
         if split is not None or has_split(images, annotations):
             images, annotations = filled(self.root, split, images, annotations)
         self.split = split or ""
         self.images, self.annotations = self.root / images, self.root / annotations
-        self._photos, self._instances, categories = self._content()
+        self._photos, self._instances, self.categories = self._content()
         if vocabulary is None:
-            names = [readable(category) for category in categories.values()]
+            names = [readable(category) for category in self.categories.values()]
             bare = [BACKGROUND] if unlabelled is None and BACKGROUND not in names else []
             vocabulary = Vocabulary.of(name, [[text] for text in [*bare, *names]])
         self.vocabulary = vocabulary_of(vocabulary, self.root)
@@ -81,19 +83,21 @@ class CocoJson(FileDataset):
             self.title, self.vocabulary, self.root, ignore_index, label_map, unlabelled=unlabelled
         )
         source = f"category of {self.annotations}"
-        self._id_of = {n: self.class_ids.class_id(c, source) for n, c in categories.items()}
+        self._id_of = {n: self.class_ids.class_id(c, source) for n, c in self.categories.items()}
         self.overlap, self.crowd, self.mask_resize = overlap, crowd, mask_resize
         self.selection = selection_words(limit, sample, seed)
         self.expected = expected
-        self._names = self._present(select(sorted(self._photos), limit, sample, seed))
+        names = select(sorted(self._photos), limit, sample, seed)
+        listing = f" (as {self.annotations} says)"
+        self._names = self.present(
+            names, lambda n: self.image_path(n).is_file(), self.image_path, "photo", listing
+        )
 
     @property
     def reading(self) -> dict[str, Any]:
-        """What changes a mask besides ``class_ids``."""
         return {**super().reading, "overlap": self.overlap, "crowd": self.crowd}
 
     def image_path(self, name: str) -> Path:
-        """Where the photo of a sample lies."""
         return self.images / self._photos[name]["file_name"]
 
     def annotation_digest(self, name: str) -> str:
@@ -107,12 +111,10 @@ class CocoJson(FileDataset):
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def read_ids(self, name: str, content: bytes | None, photo_size: tuple[int, int]) -> np.ndarray:
-        """A sample's mask; see `sclip_lab.data.file_dataset.FileDataset.read_ids`."""
         photo = self._photos[name]
         size = (int(photo.get("height") or photo_size[0]), int(photo.get("width") or photo_size[1]))
         if size != photo_size and self.mask_resize is None:
             return np.zeros(size, self.class_ids.dtype)  # its size is refused, so no need to draw
-        ids = np.full(size, -1, np.int64)
         layers: list[tuple[bool, float, int, np.ndarray]] = []
         for one in self._instances.get(photo["id"], ()):
             with about(f"{self.annotations}: annotation {one.get('id')} of {name}"):
@@ -123,23 +125,7 @@ class CocoJson(FileDataset):
             layers.append((not crowd, -(one.get("area") or int(region.sum())), number, region))
         # Crowds are drawn first, large instances before small ones.
         layers.sort(key=lambda layer: layer[: 2 if self.overlap == "smallest" else 1])
-        for *_, number, region in layers:
-            ids[region] = number
-        if (ids < 0).any():
-            ids[ids < 0] = self.class_ids.background()
-        return ids.astype(self.class_ids.dtype)
-
-    def _present(self, names: list[str]) -> list[str]:
-        absent = [name for name in names if not self.image_path(name).is_file()]
-        if absent:
-            text = (
-                f"{len(absent)} of {len(names)} photos of {self.annotations} are not there: "
-                f"{', '.join(absent[:5])}; '{absent[0]}' needs {self.image_path(absent[0])}"
-            )
-            if self._faults is None:
-                raise LabError(f"{self.title}: {text}")
-            self._faults.append(text)
-        return [name for name in names if name not in set(absent)]
+        return self.class_ids.paint(size, (layer[2:] for layer in layers))
 
     def _content(
         self,

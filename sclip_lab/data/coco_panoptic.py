@@ -16,6 +16,7 @@ from PIL import Image
 
 from sclip_lab.core.errors import LabError, about
 from sclip_lab.core.progress import Bar
+from sclip_lab.data.conversion import remap
 from sclip_lab.data.decode import json_content, read_image
 from sclip_lab.data.paths import below
 
@@ -42,20 +43,15 @@ def panoptic_to_mask(
     """
     if segment_png.ndim != 3 or segment_png.shape[2] != 3:
         raise LabError(f"panoptic png: shape is {segment_png.shape}; it must be (height, width, 3)")
-    category = {int(segment["id"]): int(segment["category_id"]) for segment in segments}
-    numbers = segment_png.astype(np.int64) @ np.array([1, 256, 256**2])
-    present, inverse = np.unique(numbers, return_inverse=True)
-    values = np.full(len(present), VOID, np.uint8)
-    for index, number in enumerate(present.tolist()):
-        if number == 0:
-            continue
-        if category.get(number) not in classes:
+    table = {0: VOID}
+    for segment in segments:
+        if segment["category_id"] not in classes:
             raise LabError(
-                f"panoptic png: segment {number} with category {category.get(number)} is not in "
-                "the json; are the png and the json of the same release?"
+                f"panoptic png: segment {segment['id']} has category {segment['category_id']}, "
+                "which is not in the json"
             )
-        values[index] = classes[category[number]]
-    return values[inverse].reshape(numbers.shape)
+        table[int(segment["id"])] = classes[segment["category_id"]]
+    return remap(segment_png.astype(np.int64) @ np.array([1, 256, 256**2]), table, "panoptic png")
 
 
 def convert(annotations: Path, segment_folder: Path, mask_folder: Path) -> list[Mapping[str, Any]]:

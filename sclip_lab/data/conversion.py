@@ -13,22 +13,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.progress import Bar
 from sclip_lab.data.decode import read_text
 from sclip_lab.data.paths import below
 
 
-def remap(raw: np.ndarray, table: Mapping[int, int], path: Path) -> np.ndarray:
-    """(height, width) uint8: integers replaced by a table, which must have all of them.
-
-    Raises:
-        LabError: an id that is not in the table; the error names ``path``.
-    """
+def remap(raw: np.ndarray, table: Mapping[int, int], source: object) -> np.ndarray:
+    """(height, width) uint8: integers replaced by a table. Others are an error of ``source``."""
     values, inverse = np.unique(raw, return_inverse=True)
     strange = [value for value in values.tolist() if value not in table]
     if strange:
-        raise LabError(f"{path}: ids {strange[:5]} do not occur in this data set's format")
+        raise LabError(f"{source}: ids {strange[:5]} do not occur in this data set's format")
     return np.array([table[v] for v in values.tolist()], np.uint8)[inverse].reshape(raw.shape)
 
 
@@ -46,11 +43,8 @@ def read_mat(path: Path, field: str) -> np.ndarray:
 
 
 def save_mask(mask: np.ndarray, path: Path) -> None:
-    """Write a png of ids, in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    Image.fromarray(mask).save(partial, "PNG")
-    os.replace(partial, path)
+    """Write a png of ids, whole or not at all."""
+    files.write(path, lambda temporary: Image.fromarray(mask).save(temporary, "PNG"))
 
 
 def place(source: Path, target: Path) -> None:
@@ -96,14 +90,12 @@ def link_converted(source: Path, root: Path, places: Iterable[str], pattern: str
 def search(
     source: Path, places: Iterable[str], pattern: str, what: str | None = None
 ) -> list[Path]:
-    """The sorted files of the first place that has any. If no place has one, return an empty list,
-    or raise a LabError with ``what`` if it is given.
-    """
+    """The sorted files of the first place that has any; if none has, [] or an error on ``what``."""
     places = list(places)
     for place_ in places:
         with suppress(OSError):
-            if files := sorted((source / place_).glob(pattern)):
-                return files
+            if paths := sorted((source / place_).glob(pattern)):
+                return paths
     if what is None:
         return []
     looked = ", ".join(os.path.normpath(source / place_ / pattern) for place_ in places)

@@ -24,8 +24,6 @@ import math
 import os
 import re
 import stat
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,12 +126,11 @@ def read_mask(path: str | Path, content: bytes | None = None, colours: bool = Fa
         return np.array(image).astype(np.int32)
 
 
-def regular_file(path: str | Path, what: str, largest: float = math.inf) -> int:
-    """Return a file's size in bytes.
+def regular_file(path: str | Path, what: str, largest: float = math.inf) -> os.stat_result:
+    """What the system says of a file.
 
     Raises:
-        LabError: the file is missing or too large, or it is a folder, pipe or device, whose reading
-            may never end.
+        LabError: it is missing, too large, or a folder, pipe or device, whose reading may not end.
     """
     try:
         status = os.stat(path)
@@ -146,15 +143,11 @@ def regular_file(path: str | Path, what: str, largest: float = math.inf) -> int:
         raise LabError(f"{what} {_short(path)}: a folder, pipe or device, not a file")
     if status.st_size > largest:
         raise LabError(f"{what} {_short(path)}: {status.st_size} bytes, more than {largest}")
-    return status.st_size
+    return status
 
 
 def read_text(path: Path, what: str, largest: float = LARGEST_LIST) -> str:
-    """The text of a file, without the mark that Windows' editors write in front.
-
-    Raises:
-        LabError: as `regular_file`; or the file cannot be read, or is not UTF-8.
-    """
+    """The text of a `regular_file` in UTF-8, without the mark of Windows' editors in front."""
     regular_file(path, what, largest)
     try:
         return path.read_bytes().decode("utf-8-sig")
@@ -166,11 +159,7 @@ def read_text(path: Path, what: str, largest: float = LARGEST_LIST) -> str:
 
 @contextmanager
 def json_content(path: Path, what: str) -> Iterator[Any]:
-    """The content of a json file. An error within, such as a missing key, names the file.
-
-    Raises:
-        LabError: as `regular_file`; or the file is no json, or lacks what is looked for.
-    """
+    """The content of a `regular_file` of json. Errors within, such as a missing key, name it."""
     regular_file(path, what, LARGEST_JSON)
     try:
         yield json.loads(path.read_bytes())
@@ -178,6 +167,11 @@ def json_content(path: Path, what: str) -> Iterator[Any]:
         raise LabError(f"{what} {path}: {error}") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise LabError(f"{what} {path}: cannot be read ({error!r})") from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a decoder's error, or the error's kind if it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def missing_reason(path: str | Path) -> str:
@@ -188,23 +182,15 @@ def missing_reason(path: str | Path) -> str:
 
 
 def bounded_file(path: str | Path, what: str) -> int:
-    """Return the size in bytes of a file that may hold a photo or mask.
-
-    Raises:
-        LabError: as `regular_file`, or the file is larger than any photo that is read.
-    """
-    size = regular_file(path, what)
+    """The bytes of a `regular_file`, which must not be larger than any photo that is read."""
+    size = regular_file(path, what).st_size
     if size > 16 * pixel_limit():
         raise LabError(f"{what} {path}: {size} bytes; {_more(size / 16)}")
     return size
 
 
 def pixel_limit() -> int:
-    """The largest number of pixels that a photo or mask may have.
-
-    Raises:
-        LabError: the environment variable is not a number above 0.
-    """
+    """The largest number of pixels of a photo or mask; an error if the variable is no number."""
     value = os.environ.get(SIZE_VARIABLE) or MEGAPIXELS
     try:
         limit = float(value)
@@ -216,11 +202,7 @@ def pixel_limit() -> int:
 
 
 def read_bytes(path: str | Path, what: str) -> bytes:
-    """The bytes of a photo or mask.
-
-    Raises:
-        LabError: as `bounded_file`; or the file is empty or cannot be read.
-    """
+    """The content of a `bounded_file`, which must not be empty."""
     if bounded_file(path, what) == 0:
         raise LabError(f"{what} {path}: the file is empty (0 bytes); fetch it again")
     try:
@@ -237,7 +219,8 @@ def _decoded(path: str | Path, kind: str, content: bytes | None = None) -> Itera
         content = read_bytes(path, kind)
     try:
         if content.startswith(_PNG):
-            _check_png(content)
+            # Decoding skips chunks whose name was damaged; this compares all checksums.
+            Image.open(io.BytesIO(content)).verify()
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
             if width * height > limit:
@@ -252,8 +235,9 @@ def _decoded(path: str | Path, kind: str, content: bytes | None = None) -> Itera
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
         if isinstance(error, Image.UnidentifiedImageError):
             raise LabError(f"{kind} {path}: {_kind_of(content)}") from error
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LabError(f"{kind} {path}: truncated or damaged ({line}); fetch it again") from error
+        raise LabError(
+            f"{kind} {path}: truncated or damaged ({first_line(error)}); fetch it again"
+        ) from error
 
 
 def _kind_of(content: bytes) -> str:
@@ -275,8 +259,7 @@ def _read_array(path: str | Path, content: bytes, colours: bool) -> np.ndarray:
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # a damaged header raises many kinds
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LabError(f"mask {path}: cannot be read as .npy ({line})") from error
+        raise LabError(f"mask {path}: cannot be read as .npy ({first_line(error)})") from error
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array.squeeze(0 if array.shape[0] == 1 else 2)
     whole = np.issubdtype(array.dtype, np.integer) or array.dtype == bool
@@ -295,20 +278,6 @@ def _more(pixels: float) -> str:
         f"at most {pixel_limit() / 1e6:g} megapixels are read; {SIZE_VARIABLE}="
         f"{-(-int(pixels) // 1_000_000)} in the environment allows it"
     )
-
-
-def _check_png(content: bytes) -> None:
-    """Compare the checksum of every chunk. PIL skips some chunks that hold pixels."""
-    place = len(_PNG)
-    while True:
-        length, name = struct.unpack_from(">I4s", content, place)
-        end = place + 8 + length
-        (stored,) = struct.unpack_from(">I", content, end)
-        if zlib.crc32(content[place + 4 : end]) != stored:
-            raise ValueError(f"checksum of chunk {name.decode('latin-1')!r} at byte {place}")
-        if name == b"IEND":
-            return
-        place = end + 4
 
 
 def _check_lossless(path: str | Path, image: Image.Image, content: bytes) -> None:

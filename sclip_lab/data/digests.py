@@ -12,7 +12,7 @@ from pathlib import Path
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.progress import Bar
-from sclip_lab.data.decode import bounded_file, missing_reason, read_bytes, regular_file
+from sclip_lab.data.decode import bounded_file, read_bytes, regular_file
 
 CACHE_VARIABLE = "SCLIP_LAB_CACHE"
 # A file that is changed twice within one tick of the clock keeps its times. So the digest of a file
@@ -30,11 +30,7 @@ def cache_file() -> Path:
 
 
 def sha256(path: str | Path) -> str:
-    """sha256 of a file's bytes, as hex.
-
-    Raises:
-        LabError: the path is no regular file, or the file cannot be read.
-    """
+    """sha256 of a file's bytes, as hex; the path must be a regular file."""
     regular_file(path, "file")
     try:
         with open(path, "rb") as file:
@@ -48,13 +44,8 @@ def file_digests(paths: Sequence[Path], title: str = "hashing", bounded: bool = 
 
     If the cache cannot be read or written, every file is read.
 
-    Args:
-        paths: the files.
-        title: of the progress bar.
-        bounded: refuse files that are larger than any photo or mask.
-
     Raises:
-        LabError: a path is no regular file, or the file cannot be read or is too large.
+        LabError: a path is no regular file, or the file is, if ``bounded``, larger than any photo.
     """
     try:
         cache = dict(files.read_json(cache_file(), BELONGS)["files"])
@@ -82,17 +73,8 @@ def file_digests(paths: Sequence[Path], title: str = "hashing", bounded: bool = 
 
 
 def proof(path: str | Path) -> Proof:
-    """Numbers that change when a file is written to: size, times of modification and change, inode.
-
-    Raises:
-        LabError: there is no such file.
-    """
-    try:
-        status = os.stat(path)
-    except FileNotFoundError as error:
-        raise LabError(f"{path}: {missing_reason(path)}") from error
-    except (OSError, ValueError) as error:
-        raise LabError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    """A file's size, times of modification and change, and inode: they change with its bytes."""
+    status = regular_file(path, "file")
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 

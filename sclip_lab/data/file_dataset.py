@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.data.class_ids import ClassIds
-from sclip_lab.data.decode import is_turned, read_image
+from sclip_lab.data.decode import is_turned, read_image, read_mask
 from sclip_lab.data.digests import file_digests, read_hashed
 
 
@@ -28,10 +28,12 @@ class FileDataset(Dataset):
     Attributes:
         class_ids: how masks become class ids.
         mask_resize: "nearest" accepts masks of another size than their photos; None refuses them.
+        faults: collects what is wrong with single samples; None raises the first error.
     """
 
     class_ids: ClassIds
     mask_resize: str | None = None
+    faults: list[str] | None = None
     _names: list[str]
 
     @property
@@ -61,19 +63,85 @@ class FileDataset(Dataset):
             photo_size: (height, width), for annotations that do not state a size.
         """
 
+    def fault(self, text: str) -> None:
+        """Raise or collect what is wrong with a sample."""
+        if self.faults is None:
+            raise LabError(f"{self.title}: {text}")
+        self.faults.append(text)
+
+    def present(
+        self,
+        names: list[str],
+        has: Callable[[str], bool],
+        path: Callable[[str], Path],
+        what: str,
+        listing: str = "",
+    ) -> list[str]:
+        """The names that have a photo, or a mask. The other names are a fault.
+
+        ``path`` is where one must lie, ``listing`` says where the names come from.
+        """
+        absent = [name for name in names if not has(name)]
+        if absent and self.faults is None:
+            self.fault(
+                f"{len(absent)} of {len(names)} samples have no {what}: {', '.join(absent[:5])}"
+                f"{', ...' * (len(absent) > 5)}; '{absent[0]}' needs {path(absent[0])}{listing}"
+            )
+        for name in absent:
+            self.fault(f"sample '{name}' has no {what}: {path(name)}")
+        missing = set(absent)
+        return [name for name in names if name not in missing]
+
     def annotation_digest(self, name: str) -> str:
         """Digest of a mask that has no file of its own, for the key."""
         return ""
 
+    def photo_content(self, name: str) -> bytes:
+        """The bytes of a photo's file, which must be those that `key` hashed."""
+        path = self.image_path(name)
+        return read_hashed(path, self._digests.get(path), "photo")
+
+    def mask_content(self, name: str) -> bytes | None:
+        """The bytes of a mask's file, which must be those that `key` hashed; None: no file."""
+        path = self.mask_path(name)
+        return None if path is None else read_hashed(path, self._digests.get(path), "mask")
+
     def check_masks(self) -> None:
-        """Check all masks together before any pixel is counted; `key` calls this once."""
+        """Refuse masks that hold 0 and 255 alone, unless label_map says that 255 is void.
+
+        Only class 0 would be left of them, and its mIoU would mean nothing. Masks are read until
+        one has another id, which is usually the first. `key` calls this once.
+
+        Raises:
+            LabError: it states the two ways to write what is meant.
+        """
+        void, ids = self.ignore_index, self.class_ids
+        explained = ids.reduce_zero_label or void in ids.ids_of_raw or ids.palette
+        if self.vocabulary.num_classes < 2 or explained:
+            return
+        present: set[int] = set()
+        for name in self._names:
+            try:
+                content = self.mask_content(name)
+                if content is None:
+                    return
+                present.update(np.unique(read_mask(name, content)).tolist())
+            except LabError:  # the evaluation will report this file
+                return
+            if not present <= {0, void}:
+                return
+        if present == {0, void}:
+            raise LabError(
+                f"{self.title}: the masks hold the ids 0 and {void} alone, and {void} is "
+                f"ignored, so only class '{self.vocabulary.names[0]}' would be left; write "
+                f"label_map: {{{void}: 1}} if {void} marks '{self.vocabulary.names[1]}', or "
+                f"label_map: {{{void}: {void}}} if it is void"
+            )
 
     def __getitem__(self, index: int) -> Sample:
         name = self._names[index]
         path, mask_path = self.image_path(name), self.mask_path(name)
-        photo_digest, mask_digest = self._digests.get(name, (None, None))
-        photo = read_hashed(path, photo_digest, "photo")
-        content = None if mask_path is None else read_hashed(mask_path, mask_digest, "mask")
+        photo, content = self.photo_content(name), self.mask_content(name)
         image = read_image(path, photo)
         if is_turned(photo) and name not in self.turned:
             self.turned.append(name)
@@ -86,18 +154,15 @@ class FileDataset(Dataset):
     def key(self) -> str:
         """sha256 over photos, masks, their order, the way ids are read and the class count."""
         self.check_masks()
-        reading = {**self.class_ids.reading, **self.reading}
         places = [(self.image_path(name), self.mask_path(name)) for name in self._names]
         paths = [path for pair in places for path in pair if path is not None]
-        digests = iter(file_digests(paths, f"hashing {self.name}"))
-        self._digests = {
-            name: (next(digests), None if mask is None else next(digests))
-            for name, (_, mask) in zip(self._names, places, strict=True)
-        }
-        digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode())
-        for name, (photo, mask) in self._digests.items():
-            digest.update(f"\n{name}\t{photo}\t{mask or self.annotation_digest(name)}".encode())
-        return digest.hexdigest()
+        digests = dict(zip(paths, file_digests(paths, f"hashing {self.name}"), strict=True))
+        self._digests = digests
+        lines = [json.dumps({**self.class_ids.reading, **self.reading}, sort_keys=True)]
+        for name, (photo, mask) in zip(self._names, places, strict=True):
+            mask_digest = self.annotation_digest(name) if mask is None else digests[mask]
+            lines.append(f"{name}\t{digests[photo]}\t{mask_digest}")
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @cached_property
     def turned(self) -> list[str]:
@@ -111,8 +176,8 @@ class FileDataset(Dataset):
         return {} if self.mask_resize is None else {"mask_resize": self.mask_resize}
 
     @cached_property
-    def _digests(self) -> dict[str, tuple[str | None, str | None]]:
-        """Digests of photo and mask by name. `key` fills it, and later reads are checked."""
+    def _digests(self) -> dict[Path, str]:
+        """Digests of photos and masks. `key` fills it, and later reads are compared with it."""
         return {}
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +14,9 @@ import numpy as np
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import select, selection_words
 from sclip_lab.data.class_ids import ClassIds, vocabulary_of
-from sclip_lab.data.decode import read_mask
 from sclip_lab.data.file_dataset import FileDataset
 from sclip_lab.data.lists import places_below, read_list
+from sclip_lab.data.naming import Naming
 from sclip_lab.data.paths import below
 from sclip_lab.data.splits import filled, has_split, list_file
 from sclip_lab.data.vocabulary import Vocabulary
@@ -100,7 +101,7 @@ class Folder(FileDataset):
     ) -> None:
         self.name = name
         self.root = Path(root).expanduser()
-        self._faults, self._list_key = faults, "split_list"
+        self.faults, self._list_key = faults, "split_list"
         if split is not None and split_list is None and not has_split(images, masks):
             split_list, self._list_key = list_file(self.root, split), "split"
             split = Path(split).stem
@@ -115,16 +116,16 @@ class Folder(FileDataset):
         suffixes = [image_suffix] if isinstance(image_suffix, str) else list(image_suffix)
         if not suffixes:
             raise LabError(f"{self.title}: image_suffix is empty; it must name a suffix")
-        self.image_suffixes = sorted(suffixes, key=len, reverse=True)  # the longest that fits
-        self.mask_suffix = mask_suffix
         for key, pattern, parts in (
             ("image_name", image_name, ("{stem}",)),
             ("mask_name", mask_name, ("{stem}", "{name}", "{folder}", "{photo}")),
         ):
             if not any(part in pattern for part in parts):
                 raise LabError(f"{self.title}: {key} is '{pattern}'; it must contain '{{stem}}'")
-        self._before, _, self._behind = image_name.partition("{stem}")
-        self.mask_name = mask_name
+        before, _, behind = image_name.partition("{stem}")
+        self.naming = Naming(
+            before, behind, mask_name, mask_suffix, tuple(sorted(suffixes, key=len))
+        )
         self.ignore_index = ignore_index
         self.class_ids = ClassIds(
             self.title, self.vocabulary, self.root, ignore_index, label_map, reduce_zero_label,
@@ -139,15 +140,12 @@ class Folder(FileDataset):
         self._names = self._find_names(limit, sample, seed)
 
     def image_path(self, name: str) -> Path:
-        """Where the photo of a sample lies."""
         return self.images / self._photo_file(name)
 
     def mask_path(self, name: str) -> Path:
-        """Where the mask of a sample lies."""
         return self.masks / self._mask_file(name)
 
     def read_ids(self, name: str, content: bytes | None, photo_size: tuple[int, int]) -> np.ndarray:
-        """A sample's mask; see `sclip_lab.data.file_dataset.FileDataset.read_ids`."""
         assert content is not None
         path = self.mask_path(name)
         if content[:16].lstrip(JSON_BEFORE).startswith(b"{"):
@@ -155,55 +153,6 @@ class Folder(FileDataset):
 
             return read_annotation(content, self.class_ids, photo_size, path)
         return self.class_ids.from_content(content, path)
-
-    def check_masks(self) -> None:
-        """Refuse masks that hold 0 and 255 alone, unless label_map says that 255 is void.
-
-        Only class 0 would be left of them, and its mIoU would mean nothing. Masks are read until
-        one has another id, which is usually the first.
-
-        Raises:
-            LabError: it states the two ways to write what is meant.
-        """
-        void, ids = self.ignore_index, self.class_ids
-        explained = ids.reduce_zero_label or void in ids.ids_of_raw or ids.palette
-        if self.vocabulary.num_classes < 2 or explained:
-            return
-        present: set[int] = set()
-        for name in self._names:
-            try:
-                content = self.mask_path(name).read_bytes()
-                present.update(np.unique(read_mask(self.mask_path(name), content)).tolist())
-            except (LabError, OSError):  # the evaluation will report this file
-                return
-            if not present <= {0, void}:
-                return
-        if present == {0, void}:
-            raise LabError(
-                f"{self.title}: the masks hold the ids 0 and {void} alone, and {void} is "
-                f"ignored, so only class '{self.vocabulary.names[0]}' would be left; write "
-                f"label_map: {{{void}: 1}} if {void} marks '{self.vocabulary.names[1]}', or "
-                f"label_map: {{{void}: {void}}} if it is void"
-            )
-
-    def masks_without_photo(self) -> list[str]:
-        """Files below ``masks`` that have the mask suffix and belong to no photo of any split."""
-        return self._alone(
-            _files(self.masks, self.recursive),
-            self._group_by_stem(_files(self.images, self.recursive)),
-        )
-
-    def _alone(self, masks: Iterable[str], photos: Mapping[str, list[str]]) -> list[str]:
-        paired = {self._mask_file(stem, files[0]) for stem, files in photos.items()}
-        paired |= set(self._listed_masks.values())
-        return sorted(
-            mask
-            for mask in masks
-            if mask.endswith(self.mask_suffix)
-            and mask not in paired
-            and (self.recursive or "/" not in mask)
-            and not (self.images == self.masks and self._stem(mask) in photos)
-        )
 
     def _find_names(self, limit: int | None, sample: int | None, seed: int) -> list[str]:
         for key, folder in (("root", self.root), ("images", self.images), ("masks", self.masks)):
@@ -217,107 +166,67 @@ class Folder(FileDataset):
         reachable = self.recursive or self.split_list is not None
         considered = files if reachable else [file for file in files if "/" not in file]
         photos = self._group_by_stem(considered)
-        if self.images == self.masks:
-            drawn = {self._mask_file(stem, files[0]) for stem, files in photos.items()}
-            photos = {stem: files for stem, files in photos.items() if not drawn.issuperset(files)}
+        if self.images == self.masks:  # where names alone do not tell masks from photos
+            paired = {self._mask_file(stem, files[0]) for stem, files in photos.items()}
+            photos = {stem: files for stem, files in photos.items() if not paired.issuperset(files)}
         if self.split_list is None:
             names = sorted(photos)
             if not names:
                 self._refuse_no_photo(considered)
             self._report_left_out(files, photos, masks)
-            if alone := self._alone(masks, photos):
-                masks_alone = f"{len(alone)} mask{'s' * (len(alone) > 1)} without a photo"
-                self.unpaired = (*self.unpaired, masks_alone)
         else:
             names = self._listed_names(self.split_list, photos, masks)
+        self.masks_without_photo = self._alone(masks, photos)
+        if (count := len(self.masks_without_photo)) and self.split_list is None:
+            self.unpaired = (*self.unpaired, f"{count} mask{'s' * (count > 1)} without a photo")
         names = select(names, limit, sample, seed)
         for name in names:
             if len(photos.get(name, ())) > 1:
-                self._fault(
+                self.fault(
                     f"{' and '.join(photos[name])} in {self.images} are both photo '{name}' of "
                     f"mask {self.mask_path(name)}; keep one of them"
                 )
         self._photos = {name: photos[name][0] for name in names if name in photos}
-        names = self._with(names, photos.__contains__, self.image_path, "photo")
-        return self._with(
-            names, lambda name: self._mask_file(name) in masks, self.mask_path, "mask"
-        )
-
-    def _fault(self, text: str) -> None:
-        if self._faults is None:
-            raise LabError(f"{self.title}: {text}")
-        self._faults.append(text)
+        listing = f" (as the list {self.split_list} says; it holds one stem a line)"
+        names = self.present(names, photos.__contains__, self.image_path, "photo", listing)
+        return self.present(names, lambda n: self._mask_file(n) in masks, self.mask_path, "mask")
 
     def _photo_file(self, stem: str) -> str:
         """The photo of a stem, as a path below ``images``."""
-        folder, slash, last = stem.rpartition("/")
-        usual = f"{folder}{slash}{self._before}{last}{self._behind}{self.image_suffixes[-1]}"
-        return self._photos.get(stem, usual)
+        return self._photos.get(stem) or self.naming.photo(stem)
 
     def _mask_file(self, stem: str, photo: str | None = None) -> str:
         """The mask of a stem, as a path below ``masks``."""
-        if stem in self._listed_masks:
-            return self._listed_masks[stem]
-        if self.mask_name == "{stem}":
-            return stem + self.mask_suffix
-        folder, slash, last = stem.rpartition("/")
-        pattern, in_folder = self.mask_name, ""
-        if "/" not in pattern and "{stem}" in pattern:
-            pattern, in_folder = pattern.replace("{stem}", last), folder + slash
-        parts = {"stem": stem, "name": last, "folder": folder, "photo": photo or ""}
-        if "{photo}" in pattern and photo is None:
-            parts["photo"] = self._photo_file(stem)
-        for part, value in parts.items():
-            pattern = pattern.replace(f"{{{part}}}", value)
-        return f"{in_folder}{pattern}{self.mask_suffix}"
-
-    def _stem(self, file: str) -> str | None:
-        """The stem of a photo's file below ``images``; None if it is no photo by its name."""
-        folder, slash, last = file.rpartition("/")
-        suffix = next((s for s in self.image_suffixes if last.endswith(s)), None)
-        if suffix is None:
-            return None
-        bare = last.removesuffix(suffix)
-        fits = bare.startswith(self._before) and bare.endswith(self._behind)
-        stem = bare[len(self._before) : len(bare) - len(self._behind)] if fits else ""
-        return f"{folder}{slash}{stem}" if stem else None
+        listed = self._listed_masks.get(stem)
+        return listed or self.naming.mask(stem, photo or self._photo_file(stem))
 
     def _group_by_stem(self, files: Iterable[str]) -> dict[str, list[str]]:
         """{stem: its photos}; a stem has several photos if their suffixes differ."""
         photos: dict[str, list[str]] = {}
         for file in files:
-            if (stem := self._stem(file)) is not None:
+            if (stem := self.naming.stem(file)) is not None:
                 photos.setdefault(stem, []).append(file)
         return photos
 
-    def _with(
-        self, names: list[str], has: Callable[[str], bool], path: Callable[[str], Path], what: str
-    ) -> list[str]:
-        """The names that have a photo, or a mask. The other names are a fault."""
-        absent = [name for name in names if not has(name)]
-        if not absent:
-            return names
-        if self._faults is not None:
-            self._faults += [f"sample '{name}' has no {what}: {path(name)}" for name in absent]
-            missing = set(absent)
-            return [name for name in names if name not in missing]
-        listed = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-        hint = ""
-        if what == "photo":
-            hint = f" (as the list {self.split_list} says; it holds one stem a line)"
-        raise LabError(
-            f"{self.title}: "
-            f"{len(absent)} of {len(names)} samples have no {what}: {listed}; "
-            f"'{absent[0]}' needs {path(absent[0])}{hint}"
+    def _alone(self, masks: Iterable[str], photos: Mapping[str, list[str]]) -> list[str]:
+        """Files of the mask folder that have the mask suffix and belong to no photo."""
+        paired = {self._mask_file(stem, files[0]) for stem, files in photos.items()}
+        paired |= set(self._listed_masks.values())
+        return sorted(
+            mask
+            for mask in masks
+            if mask.endswith(self.naming.mask_suffix)
+            and mask not in paired
+            and (self.recursive or "/" not in mask)
+            and not (self.images == self.masks and self.naming.stem(mask) in photos)
         )
 
     def _refuse_no_photo(self, files: Sequence[str]) -> None:
         counts = Counter(Path(file).suffix or "no suffix" for file in files)
         present = ", ".join(f"{n} x {suffix}" for suffix, n in counts.most_common(3))
         raise LabError(
-            f"{self.title}: no photo {self._before}*{self._behind}{self.image_suffixes[-1]} in "
-            f"{self.images} (found: {present or 'nothing'}); see dataset.image_suffix and "
-            "dataset.recursive"
+            f"{self.title}: no photo {self.naming.photo('*')} in {self.images} (found: "
+            f"{present or 'nothing'}); see dataset.image_suffix and dataset.recursive"
         )
 
     def _report_left_out(
@@ -328,32 +237,34 @@ class Folder(FileDataset):
         Other photos without a mask are only counted.
         """
         taken = {file for same_stem in photos.values() for file in same_stem}
-        parts = {suffix.rpartition(".")[0] for suffix in self.image_suffixes}
-        left_out, suffixes, alone = [], set(self.image_suffixes), 0
+        usual = set(self.naming.image_suffixes)
+        words = {suffix.rpartition(".")[0] for suffix in usual}  # such as _leftImg8bit
+        left_out, suffixes, alone = [], usual.copy(), 0
         for file in files:
-            bare, ending = os.path.splitext(file)
+            ending = os.path.splitext(file)[1]
             if file in taken or ending.lower() not in PHOTO_SUFFIXES:
                 continue
-            stems = [self._stem(bare.removesuffix(p) + self.image_suffixes[0]) for p in parts
-                     if bare.endswith(p)]  # fmt: skip
-            candidates = [self._mask_file(stem, file) for stem in stems if stem]
-            in_masks = self.images == self.masks and file in masks
-            if any(mask in masks and not (in_masks and mask == file) for mask in candidates):
+            fitting = [word + ending for word in words if file.endswith(word + ending)]
+            namings = [replace(self.naming, image_suffixes=(suffix,)) for suffix in fitting]
+            stems = [stem for naming in namings if (stem := naming.stem(file))]
+            candidates = {self._mask_file(stem, file) for stem in stems}
+            itself = file if self.images == self.masks else None
+            if (candidates - {itself}) & masks:
                 left_out.append(file)
-                suffixes |= {p + ending for p in parts if bare.endswith(p)}
-            elif not in_masks:
+                suffixes.update(fitting)
+            elif itself is None:
                 alone += 1
         if alone:
             self.unpaired = (*self.unpaired, f"{alone} photos of other names without a mask")
         if not left_out:
             return
         remedy = []
-        if suffixes != set(self.image_suffixes):
+        if suffixes != usual:
             remedy.append(f"image_suffix: [{', '.join(sorted(suffixes))}]")
         if any("/" in file for file in left_out) and not self.recursive:
             remedy.append("recursive: true")
         listed = ", ".join(sorted(left_out)[:5]) + (", ..." if len(left_out) > 5 else "")
-        self._fault(
+        self.fault(
             f"{len(left_out)} photos in {self.images} have masks but would be left out beside the "
             f"{len(taken)} that are read: {listed}; set {' and '.join(remedy)} to read all, or "
             "remove them"
@@ -369,7 +280,7 @@ class Folder(FileDataset):
             if text in photos:
                 return text
             for file in places_below(text, places, self.images):
-                stem = file if file in photos else self._stem(file)
+                stem = file if file in photos else self.naming.stem(file)
                 if stem in photos:
                     return stem
             bare, ending = os.path.splitext(text)
@@ -377,7 +288,7 @@ class Folder(FileDataset):
 
         def find_mask(text: str) -> str | None:
             files = places_below(text, [self.masks, self.root, path.parent], self.masks)
-            candidates = [*files, *(file + self.mask_suffix for file in files)]
+            candidates = [*files, *(file + self.naming.mask_suffix for file in files)]
             return next((file for file in candidates if file in masks), None)
 
         samples = read_list(path, title, find_photo, find_mask)
@@ -396,27 +307,24 @@ class Folder(FileDataset):
         return names
 
 
-def _files(folder: Path, recursive: bool = True) -> list[str]:
+def _files(folder: Path) -> list[str]:
     """Files below a folder, as posix paths relative to it.
 
     Links that lead nowhere are included: a photo that cannot be read is an error, not one photo
     less.
     """
+
+    def refuse(error: OSError) -> None:
+        raise LabError(f"folder {error.filename}: {error.strerror}") from error
+
     files: list[str] = []
-    waiting = [("", os.fspath(folder))]
-    entered = {os.path.realpath(folder)}  # links may lead in circles
-    while waiting:
-        prefix, place = waiting.pop()
-        try:
-            entries = list(os.scandir(place))
-        except OSError as error:
-            raise LabError(f"folder {place}: {error.strerror}") from error
-        for entry in entries:
-            if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
-                files.append(prefix + entry.name)
-            elif recursive and entry.is_dir():
-                real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
-                if real not in entered:
-                    entered.add(real)
-                    waiting.append((f"{prefix}{entry.name}/", entry.path))
+    entered = set()  # links may lead in circles
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(place)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        prefix = Path(place).relative_to(folder).as_posix()
+        files += names if prefix == "." else [f"{prefix}/{name}" for name in names]
     return files

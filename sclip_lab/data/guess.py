@@ -21,8 +21,8 @@ from sclip_lab.data.decode import LARGEST_JSON
 from sclip_lab.data.folder import PHOTO_SUFFIXES
 from sclip_lab.data.guess_classes import Guess, compare_sizes, describe_annotations, describe_masks
 from sclip_lab.data.guess_layout import (
+    is_list,
     layout_keys,
-    split_lists,
     split_template,
     told_apart,
     usual_split,
@@ -98,7 +98,7 @@ def _tables(root: Path) -> Guess:
         result.choose_split(splits)
     result.keys["vocabulary"] = ["class 0"]
     probe = HuggingFace("x", root, ["class 0"], result.keys.get("split"))
-    contents = ((f"row {index}", probe.mask_content(index)) for index in range(len(probe)))
+    contents = ((name, probe.mask_content(name)) for name in probe.names)
     describe_masks(root, contents, result, [])
     return result
 
@@ -170,11 +170,12 @@ def _pairs(root: Path, files: Sequence[str], photos: Sequence[str]) -> Guess:
     in_split = [f for f in masks if split is None or split in f.split("/")]
     progress = Bar(in_split, "reading masks", unit="mask", delay=1, leave=False)
     contents = ((mask, (root / mask).read_bytes()) for mask in progress)
-    lists = split_lists(root, files, pictures) if split is None else []
-    if lists:
-        template, names = lists[0]
+    stems = {Path(picture).stem for picture in pictures}
+    # Only files that are named after a split are read.
+    lists = [f for f in files if split_template([Path(f).name]) and is_list(root / f, stems)]
+    if split is None and (template := split_template(lists)):
+        result.keys["split_list"], names = template
         result.choose_split(names)
-        result.keys["split_list"] = template
     if annotated:
         describe_annotations(root, contents, result, files)
     else:

@@ -12,7 +12,7 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import build
-from sclip_lab.data.decode import read_image, read_mask
+from sclip_lab.data.decode import read_mask
 from sclip_lab.data.guess_layout import FEW_COLOURS, usual_split
 from sclip_lab.data.palette import file_rows
 from sclip_lab.data.vocabulary import Vocabulary, readable
@@ -22,6 +22,7 @@ CLASS_FILES = (
     "class_names.txt", "label_names.txt", "categories.txt", "classes.json", "labels.json",
     "categories.json", "id2label.json", "classes.csv", "labels.csv",
 )  # fmt: skip
+VOIDS = (-1, 255, 65535)  # usual ids of pixels without a class
 
 
 @dataclass
@@ -77,12 +78,10 @@ def describe_masks(
 
 
 def _describe_ids(root: Path, ids: list[int], guess: Guess, file: str | None) -> None:
-    void = [value for value in ids if value in (-1, 255, 65535) and value != max(
-        (v for v in ids if v not in (-1, 255, 65535)), default=-2) + 1]  # fmt: skip
+    largest = max((value for value in ids if value not in VOIDS), default=-2)
+    void = [value for value in ids if value in VOIDS and value != largest + 1]
     classes = [value for value in ids if value not in void]
-    if ids == [0, 255]:
-        void, classes = [], [0, 255]
-        guess.comments.append("ids are 0 and 255: 255 is taken for the second class, not for void")
+    largest = max(classes, default=0)
     names = None
     if file is not None:
         try:
@@ -92,25 +91,22 @@ def _describe_ids(root: Path, ids: list[int], guess: Guess, file: str | None) ->
             guess.comments.append(f"{error}")
     count = names.num_classes if names else 0
     label_map: dict[int, Any] = {}
-    if names and classes and max(classes) == count and 0 in classes:
+    if ids == [0, 255]:
+        void, label_map, count = [], {255: 1}, max(2, count)
+        guess.comments.append("ids are 0 and 255: 255 is taken for the second class, not for void")
+    elif names and largest == count and 0 in classes:
         guess.keys["reduce_zero_label"] = True
         guess.comments.append(f"{count} names for ids 0..{count}: 0 is taken for void")
-    elif classes and min(classes) == 1 and (not names or max(classes) == count):
+    elif classes and min(classes) == 1 and (not names or largest == count):
         guess.keys["reduce_zero_label"] = True
         guess.comments.append("ids begin with 1: class 0 is id 1")
-        count = max(count, max(classes))
-    elif names and classes and max(classes) < count:
-        pass
-    elif (
-        not names and len(classes) > 1 and max(classes) + 1 >= 2 * len(classes) and ids != [0, 255]
-    ):
+        count = largest
+    elif not names and len(classes) > 1 and largest + 1 >= 2 * len(classes):
         label_map = {raw: index for index, raw in enumerate(classes)}
         count = len(classes)
         guess.comments.append("ids with gaps are numbered anew by label_map")
-    elif ids == [0, 255]:
-        label_map, count = {255: 1}, max(2, count)
     else:
-        count = max(count, max(classes, default=0) + 1)
+        count = max(count, largest + 1)
     if names is None:
         guess.keys["vocabulary"] = [f"class {index}" for index in range(max(1, count))]
         guess.comments.append(
@@ -176,14 +172,14 @@ def describe_annotations(
 
 def compare_sizes(root: Path, guess: Guess) -> None:
     """Set mask_resize if the first masks have other sizes than their photos."""
-    config = {"name": "x", "root": str(root), **guess.keys, "mask_resize": "nearest", "limit": 3}
-    dataset: Any = build({"_target_": guess.target, **config})
-    for name in dataset.names:
-        photo = read_image(dataset.image_path(name))
-        path = dataset.mask_path(name)
-        coloured = dataset.class_ids.palette is not None
-        mask = read_mask(path, colours=coloured)
-        if photo.shape[:2] != mask.shape[:2]:
+    config = {"name": "x", "root": str(root), **guess.keys, "limit": 3}
+    dataset = build({"_target_": guess.target, **config})
+    for index in range(len(dataset)):
+        try:
+            dataset[index]
+        except LabError as error:
+            if "mask_resize: nearest" not in str(error):
+                continue  # building the finished yaml will raise it
             guess.keys["mask_resize"] = "nearest"
             guess.comments.append(
                 "masks have another size than their photos: the nearest id is taken"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Collection, Iterable, Sequence
+from difflib import Match, SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.decode import read_image
+from sclip_lab.data.naming import Naming
 from sclip_lab.data.splits import SPLIT
 
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing", "dev")
@@ -76,98 +77,78 @@ def layout_keys(
     images, mask_folder = _common_folder(photos), _common_folder(masks)
     names = [os.path.relpath(f, images).replace(os.sep, "/") for f in photos]
     mask_names = [os.path.relpath(f, mask_folder).replace(os.sep, "/") for f in masks]
-    before, behind, mask_name, suffix = _naming(names, mask_names)
     endings = sorted({"." + name.rpartition(".")[2] for name in names})
+    naming = _naming(names, mask_names, tuple(endings))
     keys["images"], keys["masks"] = (
         "/".join(SPLIT if part == keys.get("split") else part for part in folder.split("/"))
         for folder in (images, mask_folder)
     )
     if endings != [".jpg"]:
         keys["image_suffix"] = endings[0] if len(endings) == 1 else endings
-    if before or behind:
-        keys["image_name"] = f"{before}{{stem}}{behind}"
-    if mask_name != "{stem}":
-        keys["mask_name"] = mask_name
-    if suffix != ".png":
-        keys["mask_suffix"] = suffix
+    if naming.before or naming.behind:
+        keys["image_name"] = f"{naming.before}{{stem}}{naming.behind}"
+    if naming.mask_name != "{stem}":
+        keys["mask_name"] = naming.mask_name
+    if naming.mask_suffix != ".png":
+        keys["mask_suffix"] = naming.mask_suffix
     if any("/" in name for name in names):
         keys["recursive"] = True
     return keys, common
 
 
-def _naming(photos: Sequence[str], masks: Sequence[str]) -> tuple[str, str, str, str]:
-    """What stands before and behind a photo's stem, the mask's name, and the mask's suffix.
+def _naming(photos: Sequence[str], masks: Sequence[str], endings: tuple[str, ...]) -> Naming:
+    """The names that pair most photos with a mask.
 
-    Whatever a photo and a mask have in common is tried as the stem; the choice with most pairs
-    wins.
+    Whatever a photo and a mask have in common is tried as the stem.
     """
     suffix = "." + Counter(m.rpartition(".")[2] for m in masks).most_common(1)[0][0]
     mask_set = set(masks)
-    best: tuple[int, bool, int, tuple[str, str, str, str]] | None = None
-    tried = set()
+    ranks: dict[Naming, tuple[int, bool, int]] = {}
     for photo in photos[:: max(1, len(photos) // 4)][:5]:
         stem = photo.rpartition("/")[2].rpartition(".")[0]
-        near = sorted(masks, key=lambda m: -_likeness(stem, m.rpartition("/")[2]))[:5]
+        near = sorted(masks, key=lambda m: -_common(stem, m.rpartition("/")[2]).size)[:5]
         for mask in near:
-            for naming in _namings(photo, mask, suffix):
-                if naming in tried:
+            for before, behind, mask_name in _namings(photo, mask, suffix):
+                naming = Naming(before, behind, mask_name, suffix, endings)
+                if naming in ranks:
                     continue
-                tried.add(naming)
-                pairs = sum(_mask_of(p, naming) in mask_set for p in photos)
-                of_training = "train" in naming[2].lower()  # Cityscapes' ids of 19 classes
-                rank = (pairs, of_training, -sum(map(len, naming)), naming)
-                if best is None or rank[:3] > best[:3]:
-                    best = rank
-    if best is None or best[0] == 0:
+                stems = [(naming.stem(p), p) for p in photos]
+                pairs = sum(s is not None and naming.mask(s, p) in mask_set for s, p in stems)
+                of_training = "train" in mask_name.lower()  # Cityscapes' ids of 19 classes
+                ranks[naming] = pairs, of_training, -len(before + behind + mask_name)
+    best = max(ranks, key=ranks.__getitem__, default=None)
+    if best is None or ranks[best][0] == 0:
         raise LabError(
             f"no rule brings the photo {photos[0]} to one of {len(masks)} masks, such as {masks[0]}"
         )
-    return best[3]
+    return best
 
 
-def _likeness(stem: str, mask: str) -> float:
-    return SequenceMatcher(None, stem, mask, autojunk=False).find_longest_match().size
+def _common(stem: str, mask: str) -> Match:
+    return SequenceMatcher(None, stem, mask, autojunk=False).find_longest_match()
 
 
-def _namings(photo: str, mask: str, suffix: str) -> Iterable[tuple[str, str, str, str]]:
-    """Ways in which one photo and one mask could belong together."""
+def _namings(photo: str, mask: str, suffix: str) -> Iterable[tuple[str, str, str]]:
+    """Ways to pair one photo with one mask: text before and behind the stem, the mask's name."""
     folder, _, last = photo.rpartition("/")
-    bare, whole = last.rpartition(".")[0], last
+    bare = last.rpartition(".")[0]
     mask_folder, _, mask_last = mask.rpartition("/")
     mask_bare = mask_last.removesuffix(suffix)
-    stems = {bare}
-    match = SequenceMatcher(None, bare, mask_bare, autojunk=False).find_longest_match()
+    match = _common(bare, mask_bare)
     common = bare[match.a : match.a + match.size]
-    stems |= {common, common.strip("_-. ")}
+    stems = {bare, common, common.strip("_-. ")}
     if digits := re.findall(r"\d+", common):
         stems.add(digits[-1])
-    if whole in mask_bare:
-        yield "", "", mask_bare.replace(whole, "{photo}", 1), suffix
+    if last in mask_bare:
+        yield "", "", mask_bare.replace(last, "{photo}", 1)
     if folder and mask_bare and mask_folder == folder and bare not in mask_bare:
-        yield "", "", f"{{folder}}/{mask_bare}", suffix
+        yield "", "", f"{{folder}}/{mask_bare}"
     for stem in stems:
         if not stem or stem not in mask_bare:
             continue
         before, _, behind = bare.partition(stem)
         nested = bool(folder) and not mask_folder
-        inside = mask_bare.replace(stem, "{name}" if nested else "{stem}", 1)
-        yield before, behind, inside, suffix
-
-
-def _mask_of(photo: str, naming: tuple[str, str, str, str]) -> str | None:
-    """The mask's file under a naming, as `Folder` looks for it."""
-    before, behind, mask_name, suffix = naming
-    folder, slash, last = photo.rpartition("/")
-    bare = last.rpartition(".")[0]
-    if not (bare.startswith(before) and bare.endswith(behind)):
-        return None
-    stem = bare[len(before) : len(bare) - len(behind)]
-    if not stem:
-        return None
-    inside = folder + slash if "{stem}" in mask_name and "/" not in mask_name else ""
-    for part, value in (("stem", stem), ("name", stem), ("folder", folder), ("photo", photo)):
-        mask_name = mask_name.replace(f"{{{part}}}", value)
-    return f"{inside}{mask_name}{suffix}"
+        yield before, behind, mask_bare.replace(stem, "{name}" if nested else "{stem}", 1)
 
 
 def _splits(files: Sequence[str]) -> list[str]:
@@ -186,30 +167,20 @@ def _common_folder(files: Sequence[str]) -> str:
     return os.path.commonpath(folders).replace(os.sep, "/") or "." if all(folders) else "."
 
 
-def split_template(files: Sequence[str]) -> tuple[str, list[str]] | None:
+def split_template(files: Iterable[str]) -> tuple[str, list[str]] | None:
     """Files whose names differ only in a split: (path with {split}, splits)."""
+    pattern = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])", re.I)
     templates: dict[str, list[str]] = defaultdict(list)
     for file in files:
-        for split in SPLITS:
-            pattern = rf"(?<![a-z]){split}(?![a-z])"
-            if re.search(pattern, file):
-                templates[re.sub(pattern, SPLIT, file)].append(split)
-                break
+        if match := pattern.search(file):
+            templates[re.sub(rf"(?<![a-z]){match[0]}(?![a-z])", SPLIT, file)].append(match[0])
     return max(templates.items(), key=lambda each: len(each[1]), default=None)
 
 
-def split_lists(
-    root: Path, files: Sequence[str], photos: Sequence[str]
-) -> list[tuple[str, list[str]]]:
-    """Lists of photos that are named after splits: (path with {split}, splits) of each."""
-    stems = {Path(photo).stem for photo in photos}
-    templates: dict[str, list[str]] = defaultdict(list)
-    for file in files:
-        path = Path(file)
-        if path.suffix not in (".txt", ".csv", ".json") or path.stem.lower() not in SPLITS:
-            continue
-        text = (root / file).read_text(encoding="utf-8-sig", errors="replace")
-        words = re.split(r"[\s,;\"\[\]]+", text)
-        if any(Path(word.replace("\\", "/")).stem in stems for word in words if word):
-            templates[str(path.with_name(SPLIT + path.suffix).as_posix())].append(path.stem)
-    return sorted(templates.items(), key=lambda each: -len(each[1]))
+def is_list(path: Path, stems: Collection[str]) -> bool:
+    """Whether a file lists photos."""
+    if path.suffix not in (".txt", ".csv", ".json"):
+        return False
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    words = re.split(r"[\s,;\"\[\]]+", text.replace("\\", "/"))
+    return any(Path(word).stem in stems for word in words if word)

@@ -23,11 +23,7 @@ def size(content: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def regions(content: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple[str, np.ndarray]]:
-    """Each shape's label and (height, width) bool region, in drawing order.
-
-    Raises:
-        LabError: a shape without an area, or a damaged one.
-    """
+    """Each shape's label and (height, width) bool region, in drawing order; all need an area."""
     for shape in content["shapes"]:
         label, points = str(shape["label"]), shape["points"]
         kind = shape.get("shape_type") or "polygon"

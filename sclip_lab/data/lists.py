@@ -38,46 +38,31 @@ def read_list(
     Raises:
         LabError: the list cannot be read, is empty, or has other columns than photo and mask.
     """
-    rows = _rows(path, title)
     samples: list[tuple[str, str | None]] = []
-    columns = (0, 1)
-    for number, row in enumerate(rows, start=1):
-        header = _header(row) if number == 1 else None
-        if header is not None and find_photo(row[0]) is None:
-            columns = header
+    header = None
+    for number, row in enumerate(_rows(path, title), start=1):
+        cells = row if len(row) > 1 else _SEPARATORS.split(row[0])
+        stem = find_photo(row[0]) if len(row) == 1 or number == 1 else None
+        if number == 1 and stem is None and (header := _header(cells)):
             continue
-        samples.append(
-            _sample(row, columns, f"{title} {path}, entry {number}", find_photo, find_mask)
-        )
+        if len(row) == 1 and (stem is not None or len(cells) == 1):  # a name may hold blanks
+            samples.append((stem or row[0], None))
+            continue
+        photo_column, mask_column = header or (0, 1)
+        cell = dict(enumerate(cells))
+        stem, mask = find_photo(cell.get(photo_column, "")), find_mask(cell.get(mask_column, ""))
+        # Without a header a third cell may mean anything.
+        is_pair = mask is not None and (header is not None or len(cells) == 2)
+        if stem is None or not (is_pair or mask_column < 0):
+            raise LabError(
+                f"{title} {path}, entry {number}: {', '.join(cells)[:80]!r} names no "
+                f"{'photo' if stem is None else 'mask'} of this data set; write one stem a line (a "
+                "photo's name without folder and suffix), or a photo and its mask"
+            )
+        samples.append((stem, mask))
     if not samples:
         raise LabError(f"{title} {path} is empty")
     return samples
-
-
-def _sample(
-    row: Sequence[str], columns: tuple[int, int], place: str, find_photo: Find, find_mask: Find
-) -> tuple[str, str | None]:
-    """Photo and mask of one row."""
-    whole = row[0]
-    if len(row) == 1:
-        if (stem := find_photo(whole)) is not None:  # a name may hold blanks
-            return stem, None
-        row = _SEPARATORS.split(whole)
-    photo = row[columns[0]] if columns[0] < len(row) else ""
-    mask = row[columns[1]] if 0 <= columns[1] < len(row) else None
-    stem = find_photo(photo)
-    if len(row) == 1:
-        return stem or photo, None
-    if columns[1] < 0 and stem is not None:
-        return stem, None
-    mask_file = None if mask is None else find_mask(mask)
-    if stem is None or mask_file is None or (columns == (0, 1) and len(row) > 2):
-        what = "photo" if stem is None else "mask"
-        raise LabError(
-            f"{place}: {', '.join(row)[:80]!r} names no {what} of this data set; write one stem a "
-            "line (a photo's name without folder and suffix), or a photo and its mask"
-        )
-    return stem, mask_file
 
 
 def _rows(path: Path, title: str) -> list[list[str]]:
@@ -112,12 +97,13 @@ def _json_rows(content: object) -> list[list[str]]:
     return rows
 
 
-def _header(row: Sequence[str]) -> tuple[int, int] | None:
+def _header(cells: Sequence[str]) -> tuple[int, int] | None:
     """Which columns hold photo and mask, if the first row names them; -1 for no mask."""
-    cells = [cell.lower() for cell in (row if len(row) > 1 else _SEPARATORS.split(row[0]))]
-    photo = next((i for i, cell in enumerate(cells) if cell in PHOTO_COLUMNS), None)
-    mask = next((i for i, cell in enumerate(cells) if cell in MASK_COLUMNS), -1)
-    return None if photo is None else (photo, mask)
+    photo, mask = (
+        next((i for i, cell in enumerate(cells) if cell.lower() in names), -1)
+        for names in (PHOTO_COLUMNS, MASK_COLUMNS)
+    )
+    return None if photo < 0 else (photo, mask)
 
 
 def places_below(text: str, places: Sequence[Path], folder: Path) -> list[str]:

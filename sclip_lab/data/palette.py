@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.decode import read_text
-from sclip_lab.data.vocabulary import Vocabulary
 
 GREY = "grey"
 IGNORED_NAMES = ("ignore", "void", "unlabeled", "unlabelled")
+_POWERS = np.array([65536, 256, 1])  # of red, green and blue in a colour's code
 _HEX = re.compile(r"#?([0-9a-fA-F]{6})")
 
 
@@ -23,15 +23,15 @@ class Palette:
     """Colours and their classes.
 
     Args:
-        colours: {(red, green, blue): class id, or -1 for pixels to ignore}. None if the three
-            channels are equal and hold ids.
+        colours: {(red, green, blue): class id or ignore_index}. None if the three channels are
+            equal and hold ids.
     """
 
     def __init__(self, colours: Mapping[tuple[int, int, int], int] | None) -> None:
         self.colours = colours
-        codes = sorted((_code(colour), number) for colour, number in (colours or {}).items())
-        self._codes = np.array([code for code, _ in codes], np.int64)
-        self._numbers = np.array([number for _, number in codes], np.int64)
+        ordered = sorted((colours or {}).items())
+        self._codes = np.array([colour for colour, _ in ordered], int).reshape(-1, 3) @ _POWERS
+        self._numbers = np.array([number for _, number in ordered], np.int64)
 
     @property
     def is_grey(self) -> bool:
@@ -46,55 +46,53 @@ class Palette:
         )  # fmt: skip
 
     @classmethod
-    def read(cls, value: Any, vocabulary: Vocabulary, root: Path, title: str) -> Palette:
+    def read(cls, value: Any, root: Path, title: str, class_id: Callable[..., int]) -> Palette:
         """A palette as a yaml states it.
 
         Args:
             value: "grey"; a file below ``root``; {name, id or "ignore": colour}; or a list of
                 colours in id order. A colour is [red, green, blue] or "#rrggbb".
-            vocabulary: the classes that the names stand for.
             root: the data set's folder.
             title: begins the errors.
+            class_id: `sclip_lab.data.class_ids.ClassIds.class_id`.
 
         Raises:
             LabError: no colour, a colour that stands for two classes, or an unknown class.
         """
         if value == GREY:
             return cls(None)
-        source = f"{title}: palette"
-        pairs: list[tuple[Any, Any]]
+        source = "palette"
+        pairs: Iterable[tuple[Any, Any]]
         if isinstance(value, str):
-            path = root / value
-            pairs, source = list(file_rows(path)), f"{title}: palette {path}"
+            source = f"palette {root / value}"
+            pairs = file_rows(root / value)
         elif isinstance(value, Mapping):
-            pairs = list(value.items())
+            pairs = value.items()
         elif isinstance(value, Sequence):
-            pairs = list(enumerate(value))
+            pairs = enumerate(value)
         else:
-            raise LabError(f"{source}: {value!r} must map classes to colours")
+            raise LabError(f"{title}: palette: {value!r} must map classes to colours")
         colours: dict[tuple[int, int, int], int] = {}
         for label, colour in pairs:
-            key, number = _colour(colour, source), _class_of(label, vocabulary, source)
+            key = _colour(colour, f"{title}: {source}")
+            number = class_id(label, source, IGNORED_NAMES)
             if colours.setdefault(key, number) != number:
-                raise LabError(f"{source}: colour {list(key)} stands for two classes")
+                raise LabError(f"{title}: {source}: colour {list(key)} stands for two classes")
         if not colours:
-            raise LabError(f"{source} has no colour")
+            raise LabError(f"{title}: {source} has no colour")
         return cls(colours)
 
     def numbers(self, colours: np.ndarray, source: object) -> np.ndarray:
-        """(height, width) int64 class ids of (height, width, 3) uint8 colours; -1 to ignore.
-
-        The ids of a grey palette are raw.
+        """(height, width) int64 class ids, of a grey palette raw ids, of (..., 3) uint8 colours.
 
         Raises:
-            LabError: a colour that is not in the palette, or unequal channels of a grey one; the
-                error names ``source``.
+            LabError: an unknown colour, or unequal channels where the palette is grey.
         """
         if self.colours is None:
             if (colours != colours[..., :1]).any():
                 raise LabError(f"mask {source}: palette is grey, but its channels differ")
             return colours[..., 0].astype(np.int64)
-        codes = colours.astype(np.int64) @ np.array([65536, 256, 1])
+        codes = colours.astype(np.int64) @ _POWERS
         places = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
         strange = self._codes[places] != codes
         if strange.any():
@@ -104,8 +102,7 @@ class Palette:
     def _refuse(self, codes: np.ndarray, source: object) -> None:
         values, counts = np.unique(codes, return_counts=True)
         most = int(counts.argmax())
-        red, rest = divmod(int(values[most]), 65536)
-        colour = np.array([red, *divmod(rest, 256)])
+        colour = values[most] // _POWERS % 256
         listed = np.array(list(self.colours or {}))
         nearest = listed[((listed - colour) ** 2).sum(axis=1).argmin()]
         raise LabError(
@@ -115,10 +112,6 @@ class Palette:
         )
 
 
-def _code(colour: Sequence[int]) -> int:
-    return (colour[0] << 16) + (colour[1] << 8) + colour[2]
-
-
 def _colour(value: Any, source: str) -> tuple[int, int, int]:
     if isinstance(value, str) and (match := _HEX.fullmatch(value.strip())):
         value = list(bytes.fromhex(match[1]))
@@ -126,21 +119,6 @@ def _colour(value: Any, source: str) -> tuple[int, int, int]:
     if len(numbers) != 3 or not all(type(n) is int and 0 <= n <= 255 for n in numbers):
         raise LabError(f"{source}: {value!r} is no colour; write [red, green, blue] of 0 .. 255")
     return numbers[0], numbers[1], numbers[2]
-
-
-def _class_of(label: Any, vocabulary: Vocabulary, source: str) -> int:
-    """Class id of a name or id; -1 for ignore."""
-    if isinstance(label, int) and not isinstance(label, bool):
-        if 0 <= label < vocabulary.num_classes:
-            return label
-        raise LabError(f"{source}: {label} is none of the {vocabulary.num_classes} classes")
-    text = str(label).strip()
-    for index, synonyms in enumerate(vocabulary.classes):
-        if text.casefold() in (name.strip().casefold() for name in synonyms):
-            return index
-    if text.casefold() in IGNORED_NAMES:
-        return -1
-    raise LabError(f"{source}: {unknown('class', text, [*vocabulary.names, 'ignore'])}")
 
 
 def file_rows(path: Path) -> list[tuple[str, list[int]]]:

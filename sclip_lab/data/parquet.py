@@ -9,20 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.data.base import Dataset, Sample, select, selection_words
+from sclip_lab.data.base import select, selection_words
 from sclip_lab.data.class_ids import ClassIds, vocabulary_of
-from sclip_lab.data.decode import read_image
-from sclip_lab.data.digests import file_digests, proof
-from sclip_lab.data.file_dataset import fitted
+from sclip_lab.data.decode import first_line
+from sclip_lab.data.digests import Proof, file_digests, proof
+from sclip_lab.data.file_dataset import FileDataset
 from sclip_lab.data.vocabulary import Vocabulary
 
 _SHARD = re.compile(r"(?P<split>.+?)(?:-\d{5}-of-\d{5}(?:-[0-9a-f]+)?|-\d+)?")
@@ -31,7 +33,7 @@ MASK_COLUMNS = ("mask", "label", "labels", "annotation", "segmentation_mask", "s
 NAME_COLUMNS = ("name", "file_name", "filename", "image_id", "id")
 
 
-class HuggingFace(Dataset):
+class HuggingFace(FileDataset):
     """Photos and masks in the columns of a table.
 
     Args:
@@ -65,7 +67,7 @@ class HuggingFace(Dataset):
         seed: int = 0,
         expected: int | Sequence[int] | None = None,
     ) -> None:
-        self.name, self.title = name, f"data set '{name}'"
+        self.name = name
         self.root = Path(root).expanduser()
         self._shards, self.split = self._choose_split(split)
         self.vocabulary = vocabulary_of(vocabulary, self.root)
@@ -74,7 +76,7 @@ class HuggingFace(Dataset):
             self.title, self.vocabulary, self.root, ignore_index, label_map, reduce_zero_label,
             palette,
         )  # fmt: skip
-        columns = _Shard(self._shards[0], self.title).columns
+        columns = _Shard(self._shards[0]).columns
         self.image = self._column("image", image, columns, IMAGE_COLUMNS)
         self.mask = self._column("mask", mask, columns, MASK_COLUMNS)
         rows = self._rows(columns)
@@ -82,48 +84,64 @@ class HuggingFace(Dataset):
         self._places = {name: rows[name] for name in self._names}
         self.selection = selection_words(limit, sample, seed)
         self.expected = expected
-        self._proofs: dict[Path, Any] = {}
+        self._proofs: dict[Path, Proof] = {}
+
+    def image_path(self, name: str) -> Path:
+        """Shard and row of a sample, for errors."""
+        shard, row = self._places[name]
+        return Path(f"{shard} row {row}")
+
+    def photo_content(self, name: str) -> bytes:
+        return self._content(name, self.image)
+
+    def mask_content(self, name: str) -> bytes:
+        return self._content(name, self.mask)
+
+    def read_ids(self, name: str, content: bytes | None, photo_size: tuple[int, int]) -> np.ndarray:
+        assert content is not None
+        return self.class_ids.from_content(content, self.image_path(name))
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 over the shards, the rows that are taken, and the way they are read."""
+        self.check_masks()
+        used = sorted({shard for shard, _ in self._places.values()})
+        self._proofs = {shard: proof(shard) for shard in used}
+        hashes = file_digests(used, f"hashing {self.name}", bounded=False)
+        digests = dict(zip(used, hashes, strict=True))
+        lines = [json.dumps({**self.class_ids.reading, **self.reading}, sort_keys=True)]
+        lines += [f"{n}\t{digests[shard]}\t{row}" for n, (shard, row) in self._places.items()]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @property
-    def names(self) -> list[str]:
-        return self._names
+    def reading(self) -> dict[str, Any]:
+        return {**super().reading, "image": self.image, "mask": self.mask}
 
-    def __getitem__(self, index: int) -> Sample:
-        name = self._names[index]
+    def _content(self, name: str, column: str) -> bytes:
         shard, row = self._places[name]
-        source = f"{shard} row {row}"
-        cells = self._open(shard).cells(row, (self.image, self.mask))
+        cell = self._open(shard).cell(row, column)
         if self._proofs and proof(shard) != self._proofs[shard]:
             raise LabError(
                 f"{shard}: the file has changed since it was hashed; leave the data alone and "
                 "start again"
             )
-        photo = read_image(source, _content(cells[0], self.image, source))
-        mask = self.class_ids.from_content(_content(cells[1], self.mask, source), source)
-        size = photo.shape[0], photo.shape[1]
-        return Sample(name, photo, fitted(mask, size, self.mask_resize, f"photo {source}"))
-
-    @cached_property
-    def key(self) -> str:
-        """sha256 over the shards, the rows that are taken, and the way they are read."""
-        reading = {
-            **self.class_ids.reading, "image": self.image, "mask": self.mask,
-            "mask_resize": self.mask_resize,
-        }  # fmt: skip
-        used = sorted({shard for shard, _ in self._places.values()})
-        self._proofs = {shard: proof(shard) for shard in used}
-        digests = dict(zip(used, file_digests(used, f"hashing {self.name}", bounded=False),
-                           strict=True))  # fmt: skip
-        digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode())
-        for name, (shard, row) in self._places.items():
-            digest.update(f"\n{name}\t{digests[shard]}\t{row}".encode())
-        return digest.hexdigest()
+        if isinstance(cell, Mapping) and cell.get("path") and not cell.get("bytes"):
+            raise LabError(
+                f"{shard} row {row}: column '{column}' holds the path {cell['path']} without the "
+                "bytes; embed the images first (datasets: Image(decode=False), or push with "
+                "embedded files)"
+            )
+        content = cell.get("bytes") if isinstance(cell, Mapping) else cell
+        if not isinstance(content, bytes) or not content:
+            kind = type(cell).__name__
+            raise LabError(f"{shard} row {row}: column '{column}' holds no image, but {kind}")
+        return content
 
     def _open(self, shard: Path) -> _Shard:
         """The shard, which stays open: samples are usually read in order."""
         opened = getattr(self, "_opened", None)
         if opened is None or opened.path != shard:
-            opened = self._opened = _Shard(shard, self.title)
+            opened = self._opened = _Shard(shard)
         return opened
 
     @staticmethod
@@ -139,12 +157,6 @@ class HuggingFace(Dataset):
                 split = folder  # such as train/0000.parquet
             by_split.setdefault(split, []).append(file)
         return by_split
-
-    def mask_content(self, index: int) -> bytes:
-        """The bytes of the mask at ``index``, as they are stored."""
-        shard, row = self._places[self._names[index]]
-        (cell,) = self._open(shard).cells(row, (self.mask,))
-        return _content(cell, self.mask, f"{shard} row {row}")
 
     def _choose_split(self, split: str | None) -> tuple[list[Path], str]:
         if not self.root.is_dir():
@@ -178,7 +190,7 @@ class HuggingFace(Dataset):
         naming = next((column for column in NAME_COLUMNS if column in columns), "")
         rows: list[tuple[str, Path, int]] = []
         for shard in self._shards:
-            opened = _Shard(shard, self.title)
+            opened = _Shard(shard)
             if missing := {self.image, self.mask} - set(opened.columns):
                 raise LabError(f"{shard}: has no column {', '.join(sorted(missing))}")
             names = opened.texts(naming) if naming in opened.columns else [""] * sum(opened.groups)
@@ -191,11 +203,12 @@ class HuggingFace(Dataset):
 class _Shard:
     """One file of rows. One group of rows is in memory at a time."""
 
-    def __init__(self, path: Path, title: str) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._read: Callable[..., pa.Table]
-        self._loaded: tuple[int, tuple[str, ...], pa.Table] | None = None
-        try:
+        self._group: int | None = None
+        self._columns: dict[str, Any] = {}  # of that group
+        self._read: Callable[..., Any]
+        with self._named():
             if path.suffix == ".parquet":
                 file = pq.ParquetFile(path)
                 self.columns, self._read = file.schema_arrow.names, file.read_row_group
@@ -206,43 +219,31 @@ class _Shard:
                 batches, self.columns = list(stream), stream.schema.names
                 self._read = lambda group, columns: batches[group].select(columns)
                 self.groups = [len(batch) for batch in batches]
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise LabError(f"{title}: {path} cannot be read ({reason})") from error
 
     def texts(self, column: str) -> list[str]:
         """A column as texts."""
-        tables = [self._group(group, (column,)) for group in range(len(self.groups))]
-        return [str(value) for table in tables for value in table.column(0).to_pylist()]
+        groups = range(len(self.groups))
+        return [str(value) for g in groups for value in self._column(g, column).to_pylist()]
 
-    def cells(self, row: int, columns: tuple[str, ...]) -> list[Any]:
-        """Some columns of one row, as Python values."""
+    def cell(self, row: int, column: str) -> Any:
+        """One cell as a Python value."""
         group = 0
         while row >= self.groups[group]:
             row -= self.groups[group]
             group += 1
-        table = self._group(group, columns)
-        return [table.column(column)[row].as_py() for column in columns]
+        return self._column(group, column)[row].as_py()
 
-    def _group(self, group: int, columns: tuple[str, ...]) -> Any:
-        if self._loaded is None or self._loaded[:2] != (group, columns):
-            try:
-                self._loaded = (group, columns, self._read(group, columns=list(columns)))
-            except (pa.ArrowException, OSError) as error:
-                reason = str(error).splitlines()[0]
-                raise LabError(f"{self.path}: cannot be read ({reason})") from error
-        return self._loaded[2]
+    def _column(self, group: int, column: str) -> Any:
+        if group != self._group:
+            self._group, self._columns = group, {}
+        if column not in self._columns:
+            with self._named():
+                self._columns[column] = self._read(group, columns=[column]).column(0)
+        return self._columns[column]
 
-
-def _content(cell: Any, column: str, source: str) -> bytes:
-    """The bytes of an image cell."""
-    content = cell.get("bytes") if isinstance(cell, Mapping) else cell
-    if isinstance(content, bytes) and content:
-        return content
-    path = cell.get("path") if isinstance(cell, Mapping) else None
-    if path:
-        raise LabError(
-            f"{source}: column '{column}' holds the path {path} without the bytes; embed the "
-            "images first (datasets: Image(decode=False), or push with embedded files)"
-        )
-    raise LabError(f"{source}: column '{column}' holds no image, but {type(cell).__name__}")
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            raise LabError(f"{self.path}: cannot be read ({first_line(error)})") from error

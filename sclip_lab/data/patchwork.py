@@ -48,10 +48,14 @@ def _edge(distance: Array) -> Array:
     return np.clip(distance + 0.5, 0.0, 1.0)
 
 
+def _repeated(t: Array, period: float) -> Array:
+    """Distance in pixels, with its sign, to the nearest multiple of the period."""
+    return t - period * np.rint(t / period)
+
+
 def _lattice(u: Array, v: Array, period: float) -> Array:
     """Distance in pixels to the nearest point of a square lattice."""
-    du = u - period * np.rint(u / period)
-    dv = v - period * np.rint(v / period)
+    du, dv = _repeated(u, period), _repeated(v, period)
     return np.sqrt(du * du + dv * dv)
 
 
@@ -90,9 +94,7 @@ def _bubbles(rng: Rng, u: Array, v: Array) -> Array:
 
 def _grid(rng: Rng, u: Array, v: Array) -> Array:
     period = rng.uniform(7.0, 10.0)
-    du = np.abs(u - period * np.rint(u / period))
-    dv = np.abs(v - period * np.rint(v / period))
-    return _edge(0.9 - np.minimum(du, dv))
+    return _edge(0.9 - np.minimum(np.abs(_repeated(u, period)), np.abs(_repeated(v, period))))
 
 
 def _zigzag(rng: Rng, u: Array, v: Array) -> Array:
@@ -151,25 +153,14 @@ def _ring(u: Array, v: Array, radius: float) -> Array:
 
 
 MATERIALS: dict[str, Texture] = {
-    "stripes": _stripes,
-    "checks": _checks,
-    "dots": _dots,
-    "bubbles": _bubbles,
-    "grid": _grid,
-    "zigzag": _zigzag,
-    "speckle": _speckle,
-    "clouds": _clouds,
-    "blobs": _blobs,
-    "fur": _fur,
-    "marble": _marble,
-    "mosaic": _mosaic,
-}
+    texture.__name__[1:]: texture for texture in (
+        _stripes, _checks, _dots, _bubbles, _grid, _zigzag, _speckle, _clouds, _blobs, _fur,
+        _marble, _mosaic,
+    )
+}  # fmt: skip
 OBJECTS: dict[str, Shape] = {
-    "disc": _disc,
-    "triangle": _triangle,
-    "cross": _cross,
-    "ring": _ring,
-}
+    "disc": _disc, "triangle": _triangle, "cross": _cross, "ring": _ring,
+}  # fmt: skip
 CLASSES = (*MATERIALS, *OBJECTS)
 
 
@@ -307,8 +298,7 @@ def _motif(rng: Rng, name: str, u: Array, v: Array) -> Array:
     """An object's shape, small and repeated, as a texture in [0, 1]."""
     radius = rng.uniform(*MOTIF_RADIUS)
     period = SPACING[name] * radius
-    du, dv = u - period * np.rint(u / period), v - period * np.rint(v / period)
-    return _edge(OBJECTS[name](du, dv, radius))
+    return _edge(OBJECTS[name](_repeated(u, period), _repeated(v, period), radius))
 
 
 class Patchwork(Dataset):
@@ -354,8 +344,6 @@ class Patchwork(Dataset):
         return self._names
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self._numbers):
-            raise IndexError(f"patchwork has {len(self)} images, there is no number {index}")
         number = [VERSION, SPLITS[self.split], self._numbers[index]]
         image, mask = scene(np.random.Generator(np.random.PCG64(number)), self.height, self.width)
         return Sample(self._names[index], image, mask)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as coco
 
 from sclip_lab.core.errors import LabError
@@ -18,11 +19,7 @@ Points = Sequence[Sequence[float]]
 
 
 def polygon(points: Points, size: tuple[int, int], holes: Sequence[Points] = ()) -> np.ndarray:
-    """(height, width) bool: the inside of a polygon of (x, y) corners, without its holes.
-
-    Raises:
-        LabError: fewer than three corners, or corners that are no finite numbers.
-    """
+    """(height, width) bool: the inside of a polygon of three or more (x, y), without its holes."""
     try:
         flat = np.array(points, np.float64).reshape(-1, 2)
     except (TypeError, ValueError) as error:
@@ -50,15 +47,9 @@ def circle(points: Points, size: tuple[int, int]) -> np.ndarray:
 
 def pasted(bitmap: np.ndarray, left: int, top: int, size: tuple[int, int]) -> np.ndarray:
     """A (rows, columns) bool bitmap at its place in the photo, cut at the photo's border."""
-    region = np.zeros(size, bool)
-    rows, columns = (slice(max(0, start), max(0, start + length)) for start, length in
-                     ((top, bitmap.shape[0]), (left, bitmap.shape[1])))  # fmt: skip
-    target = region[rows, columns]
-    from_top, from_left = max(0, -top), max(0, -left)
-    target[:] = bitmap[
-        from_top : from_top + target.shape[0], from_left : from_left + target.shape[1]
-    ]
-    return region
+    region = Image.new("L", size[::-1])
+    region.paste(Image.fromarray(bitmap.astype(np.uint8)), (left, top))
+    return np.array(region, bool)
 
 
 def segmentation(value: Any, size: tuple[int, int]) -> np.ndarray:

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.data.coco_object import CATEGORIES, THINGS, instances_to_mask
+from sclip_lab.data.coco_json import CocoJson
 from sclip_lab.data.conversion import (
     by_image,
     for_each,
@@ -30,9 +29,14 @@ from sclip_lab.data.conversion import (
     stems_of,
 )
 from sclip_lab.data.decode import json_content, read_mask
-from sclip_lab.data.paths import below
 from sclip_lab.data.polygons import segmentation
 from sclip_lab.data.vocabulary import Vocabulary
+
+# COCO's category ids are 1..90 things, 91..182 stuff; eleven things were never released (Caesar et
+# al., COCO-Stuff, CVPR 2018, and the categories of instances_val2017.json).
+UNRELEASED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
+THINGS = tuple(i for i in range(1, 91) if i not in UNRELEASED)  # 80
+CATEGORIES = THINGS + tuple(range(92, 183))  # 171, in the order every benchmark numbers them
 
 # Cityscapes: labelIds in the order of the 19 evaluated classes (labels.py of its scripts).
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -282,27 +286,33 @@ def _check_coding(maps: Sequence[Path]) -> None:
 
 def _coco_instances(source: Path, root: Path, path: Path) -> str:
     photos = search(source, COCO_IMAGES, "*.jpg", "photos")
-    with json_content(path, "COCO instances") as content:
-        images, annotations = content["images"], by_image(content["annotations"])
-        categories = {category["id"]: category["name"] for category in content["categories"]}
+    folder, absent = photos[0].parent.absolute(), list[str]()
+    # With mask_resize the photos need not be read: masks have the size that the json says.
+    data = CocoJson(
+        "coco_object", path.parent, str(folder), path.name, mask_resize="nearest", faults=absent
+    )
     names = dict(zip(THINGS, Vocabulary.named("coco_panoptic").names, strict=False))
-    for number, name in categories.items():
-        if names.get(number) != name:
+    for number in sorted({*names, *data.categories}):
+        theirs, coco = (one.get(number, "none") for one in (data.categories, names))
+        if theirs != coco:
             raise LabError(
-                f"{path}: category {number} is '{name}', COCO's is '{names.get(number, 'none')}'; "
-                "a json of own categories is a data set of its own: _target_: "
+                f"{path}: category {number} is '{theirs}', COCO's is '{coco}'; a json of own "
+                "categories is a data set of its own: _target_: "
                 "sclip_lab.data.coco_json.CocoJson, see docs/your-data.md"
             )
 
-    def convert(image: Mapping[str, Any]) -> None:
-        mask = instances_to_mask(annotations.get(image["id"], []), image["height"], image["width"])
-        stem = below(photos[0].parent, image["file_name"], path).stem
-        save_mask(mask, root / f"annotations/val2017/{stem}_instanceTrainIds.png")
+    if absent:
+        raise LabError(absent[0])
 
-    for_each(convert, images, "masks")
+    def convert(name: str) -> None:
+        # Ids are 0 background, then the categories in order: COCO-Object's.
+        mask = data.read_ids(name, None, (0, 0))
+        save_mask(mask, root / f"annotations/val2017/{name}_instanceTrainIds.png")
+
+    for_each(convert, data.names, "masks")
     for photo in photos:
         place(photo, root / "images/val2017" / photo.name)
-    return f"{root}: {len(photos)} photos, {len(images)} masks from {path}"
+    return f"{root}: {len(photos)} photos, {len(data)} masks from {path}"
 
 
 def _check_context_names(path: Path) -> None:

@@ -78,36 +78,26 @@ def check_digest(path: Path, digest: str) -> None:
 
 
 def extract(archive: Path, inside: str, target: Path) -> list[Path]:
-    """Write the files below folder ``inside`` of a .tar.gz below ``target``.
+    """Write the plain files below folder ``inside`` of a .tar.gz below ``target``.
 
-    Only plain files are written, each by its content. Links, devices, absolute paths and ``..``
-    raise before anything is written.
+    Links, devices, absolute paths and ``..`` raise before anything is written.
     """
-    prefix = PurePosixPath(inside)
-    written = []
     try:
         with tarfile.open(archive, "r:gz") as tar:
-            members = [
-                m for m in tar if PurePosixPath(m.name).is_relative_to(prefix) and not m.isdir()
-            ]
+            paths = ((member, PurePosixPath(member.name)) for member in tar if not member.isdir())
+            members = [member for member, path in paths if path.is_relative_to(inside)]
             for member in members:
                 if not member.isfile():
                     raise LabError(f"{archive}: '{member.name}' is no plain file")
                 below(target, member.name, archive)
-            for member in members:
-                inner = PurePosixPath(member.name).relative_to(prefix).as_posix()
-                path = below(target, inner, archive)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                source = tar.extractfile(member)
-                assert source is not None  # a plain file, checked above
-                with source, path.open("wb") as file:
-                    shutil.copyfileobj(source, file)
-                written.append(path)
+                member.name = PurePosixPath(member.name).relative_to(inside).as_posix()
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # not in 3.11.0
+            tar.extractall(target, members)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise LabError(f"{archive}: cannot be unpacked to {target} ({error})") from error
-    if not written:
+    if not members:
         raise LabError(f"{archive}: holds nothing below {inside}")
-    return written
+    return [target / member.name for member in members]
 
 
 def _pip() -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import Sample
@@ -60,10 +60,9 @@ def contact_sheet(name: str, samples: Sequence[Sample], census: Census) -> Image
     for index, sample in enumerate(samples):
         x = GAP + index % PAIRS * 2 * (CELL[0] + GAP)
         y = 36 + index // PAIRS * (CELL[1] + LINE + GAP)
-        scale = min(CELL[0] / sample.mask.shape[1], CELL[1] / sample.mask.shape[0])
-        size = tuple(max(1, round(scale * side)) for side in sample.mask.shape[::-1])
-        sheet.paste(Image.fromarray(sample.image).resize(size, Image.Resampling.BOX), (x, y))
-        small = nearest(sample.mask, size[::-1])
+        shown = ImageOps.contain(Image.fromarray(sample.image), CELL, Image.Resampling.BOX)
+        sheet.paste(shown, (x, y))
+        small = nearest(sample.mask, shown.size[::-1])
         picture = Image.fromarray(painted(small, census.ignore_index, len(census.pixels)))
         _write_ids(picture, small, census.ignore_index, font)
         sheet.paste(picture, (x + CELL[0] + GAP, y))
@@ -96,19 +95,14 @@ def _write_ids(
 
 
 def write(folder: Path, name: str, samples: Sequence[Sample], census: Census) -> list[Path]:
-    """Write ``<name>.png`` and ``<name>.html`` and return both.
-
-    Raises:
-        LabError: they cannot be written.
-    """
+    """Write ``<name>.png`` and ``<name>.html`` and return both."""
     sheet = io.BytesIO()
     contact_sheet(name, samples, census).save(sheet, "PNG")
     picture = base64.b64encode(sheet.getvalue()).decode()
-    total = max(1, int(census.pixels.sum()))
     colours = class_colours(len(census.pixels))
     rows = "".join(
         f"<tr><td>{index}</td><td><i style='background:rgb{tuple(colours[index].tolist())}'></i>"
-        f"{html.escape(label)}</td><td>{census.pixels[index] / total:.2%}</td>"
+        f"{html.escape(label)}</td><td>{census.shares[index]:.2%}</td>"
         f"<td>{census.occurrences[index]}</td></tr>"
         for index, label in enumerate(census.vocabulary.names)
     )
@@ -134,19 +128,15 @@ def write(folder: Path, name: str, samples: Sequence[Sample], census: Census) ->
     return paths
 
 
-def _legend(census: Census) -> list[tuple[tuple[int, int, int], str]]:
+def _legend(census: Census) -> list[tuple[tuple[int, ...], str]]:
     """Colour and text of each class that occurs, the largest share first."""
-    colours = class_colours(len(census.pixels))
-    total = max(1, int(census.pixels.sum()))
+    colours = class_colours(len(census.pixels)).tolist()
     order = np.argsort(-census.pixels, kind="stable")
-    entries = []
-    for index in order.tolist():
-        if census.pixels[index]:
-            red, green, blue = colours[index].tolist()
-            share = f"{census.pixels[index] / total:.1%}"
-            entries.append(
-                ((red, green, blue), f"{index} {census.vocabulary.names[index]} {share}")
-            )
+    entries = [
+        (tuple(colours[index]), f"{index} {census.vocabulary.names[index]} {share:.1%}")
+        for index in order.tolist()
+        if (share := census.shares[index])
+    ]
     if census.ignored:
         entries.append((VOID, "white with lines: ignored"))
     return entries

@@ -38,11 +38,7 @@ def filled(root: Path, split: str | None, *templates: str | None) -> list[str]:
 
 
 def list_file(root: Path, split: str) -> str:
-    """A split that is a list file, in a yaml without {split}.
-
-    Raises:
-        LabError: there is no such file, and the name is not that of a file.
-    """
+    """A split that is a list file, in a yaml without {split}."""
     if not (root / split).exists() and not Path(split).suffix:
         raise LabError(
             f"dataset.split is '{split}', but none of images, masks and split_list holds "

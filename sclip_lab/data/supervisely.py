@@ -27,11 +27,7 @@ def size(content: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def regions(content: Mapping[str, Any], size: tuple[int, int]) -> Iterator[tuple[str, np.ndarray]]:
-    """Each object's class and (height, width) bool region, in drawing order.
-
-    Raises:
-        LabError: an object without an area, or a damaged one.
-    """
+    """Each object's class and (height, width) bool region, in drawing order; all need an area."""
     for thing in content["objects"]:
         label, kind = str(thing["classTitle"]), thing["geometryType"]
         if kind == "bitmap":

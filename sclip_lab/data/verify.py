@@ -57,7 +57,7 @@ def verify(data: Dataset, faults: Sequence[str] = (), pictures: int = 0) -> Repo
         whole = " or ".join(map(str, expected))
         report.problems.append(f"{len(data)} samples, the whole data set has {whole}")
     if isinstance(data, Folder):
-        report.problems += [f"mask without photo: {mask}" for mask in data.masks_without_photo()]
+        report.problems += [f"mask without photo: {mask}" for mask in data.masks_without_photo]
     spread = np.linspace(0, len(data) - 1, min(pictures, len(data))).round()
     pictured = set(spread.astype(int).tolist())
     for index in Bar(range(len(data)), desc=f"reading {data.name}", unit="sample", delay=1):
@@ -80,11 +80,7 @@ def verify(data: Dataset, faults: Sequence[str] = (), pictures: int = 0) -> Repo
 
 
 def listed(texts: Sequence[str]) -> list[str]:
-    """Texts, of each kind the first twenty, then how many more there are.
-
-    Two texts are of one kind if they differ only in names and numbers, roughly: if they begin
-    alike.
-    """
+    """Texts, of each kind the first twenty, then how many more; texts of a kind begin alike."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for text in texts:
         # Words without digits and paths: they say what is wrong, not where.

@@ -22,8 +22,19 @@ SUFFIXES = (".txt", ".csv", ".json")
 ID_COLUMNS = ("id", "index", "idx", "pixel value", "value", "class id", "class_id", "label_id")
 NAME_COLUMNS = ("name", "class", "class name", "class_name", "label", "category", "title")
 
-_NUMBERED = re.compile(r"\d+\s*[:)=|\t]\s*[^\d\s]|\d+\.\s+\S|\d+\s*-\s+\S")
-_COLOUR_LAST = re.compile(r"\S(\s*[,\t ]\s*\d{1,3}){3}\s*$")
+# How names begin that nobody means, and how to write what is meant. The first that fits counts.
+_NOT_MEANT = {
+    r"\d+\s*[:)=|\t]\s*[^\d\s]|\d+\.\s+\S|\d+\s*-\s+\S":
+        "write the name without its number; the line's place is the id",
+    r"([\"'`]).*\1$": "write it without quotes",
+    r"[\"`]|.*[\"`]$": "write it without quotes; a comma separates synonyms",
+    r".*;": "separate synonyms by commas",
+    r"(.* )?(#|//)": "write no comments in a list of names",
+    r"<": "the file is markup, no list of names",
+    r"[-*] ": "write the name without the mark of a list",
+    r".*\S(\s*[,\t ]\s*\d{1,3}){3}$": "write the name alone; colours belong into dataset.palette",
+    r".*_": "write '{}', with blanks",
+}  # fmt: skip
 _NUMBER_FIRST = re.compile(r"(\d+)\s+\S")
 
 
@@ -212,27 +223,9 @@ def _refuse_numbers(lines: Sequence[str]) -> None:
 def _check_meant(index: int, name: str) -> None:
     """Refuse a name that a text tower would read but nobody means."""
     plain = name.strip()
-    why = ""
-    if _NUMBERED.match(plain):
-        why = "write the name without its number; the line's place is the id"
-    elif len(plain) > 1 and plain[0] == plain[-1] and plain[0] in "\"'`":
-        why = "write it without quotes"
-    elif plain[:1] in ('"', "`") or plain[-1:] in ('"', "`"):
-        why = "write it without quotes; a comma separates synonyms"
-    elif ";" in plain:
-        why = "separate synonyms by commas"
-    elif plain.startswith(("#", "//")) or " #" in plain or " //" in plain:
-        why = "write no comments in a list of names"
-    elif plain.startswith("<"):
-        why = "the file is markup, no list of names"
-    elif plain.startswith(("- ", "* ")):
-        why = "write the name without the mark of a list"
-    elif _COLOUR_LAST.search(plain):
-        why = "write the name alone; colours belong into dataset.palette"
-    elif "_" in plain:
-        why = f"write '{readable(plain)}', with blanks"
-    if why:
-        raise LabError(f"class {index} is {name!r}; {why}")
+    for pattern, remedy in _NOT_MEANT.items():
+        if re.match(pattern, plain):
+            raise LabError(f"class {index} is {name!r}; {remedy.format(readable(plain))}")
 
 
 def _check_letters(where: str, name: str) -> None:

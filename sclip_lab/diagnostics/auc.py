@@ -39,34 +39,6 @@ def area(positives: Tensor, negatives: Tensor) -> Tensor:
     return positives.new_tensor(share if few is hits else 1 - share, dtype=torch.float64)
 
 
-def matched_area(
-    positives: Tensor, negatives: Tensor, strata: Tensor, other_strata: Tensor
-) -> Tensor:
-    """`area` among pairs of one stratum alone, all pairs counting alike.
-
-    Args:
-        positives, negatives: (count,) scores.
-        strata, other_strata: whole numbers from 0, the stratum of each.
-
-    Returns:
-        float64 scalar in 0 .. 1; NaN where no stratum has both.
-    """
-    # One sorted list for all strata: a stratum's scores come before the next one's.
-    hits, misses = (
-        np.sort(_ordered(scores, stratum))
-        for scores, stratum in ((positives, strata), (negatives, other_strata))
-    )
-    if not len(hits) or not len(misses):
-        return positives.new_tensor(torch.nan, dtype=torch.float64)
-    count = np.bincount(other_strata.cpu().numpy(), minlength=int(strata.max()) + 1)
-    before = np.cumsum(count) - count  # misses of earlier strata, which are compared with no hit
-    stratum = strata.cpu().numpy()
-    compared = int(count[stratum].sum())
-    lower = _twice_below(hits, misses) - 2 * int(before[stratum].sum())
-    share = lower / (2 * compared) if compared else torch.nan
-    return positives.new_tensor(share, dtype=torch.float64)
-
-
 def _twice_below(values: npt.NDArray[Any], others: npt.NDArray[Any]) -> int:
     """Over all pairs: 2 where the other is below the value, 1 where both are equal.
 
@@ -77,16 +49,6 @@ def _twice_below(values: npt.NDArray[Any], others: npt.NDArray[Any]) -> int:
     tied = values == others[np.minimum(below, len(others) - 1)]
     ties = np.searchsorted(others, values[tied], "right") - below[tied]
     return 2 * int(below.sum()) + int(ties.sum())
-
-
-def _ordered(scores: Tensor, stratum: Tensor) -> npt.NDArray[np.int64]:
-    """Whole numbers in the order of (stratum, score), equal where both are.
-
-    The bits of a float32 are in the order of its absolute value.
-    """
-    bits = (scores.float().cpu().numpy() + np.float32(0)).view(np.int32).astype(np.int64)
-    order = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-    return stratum.cpu().numpy().astype(np.int64) * (1 << 33) + order
 
 
 def average_precision(scores: Tensor, positive: Tensor) -> Tensor:

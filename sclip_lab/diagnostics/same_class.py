@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.diagnostics.auc import area, average_precision, matched_area
+from sclip_lab.diagnostics.auc import area, average_precision
 from sclip_lab.diagnostics.observation import VOID
 
 
@@ -134,13 +134,11 @@ def matched_auroc(scores: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tens
         (batch,) in 0 .. 1; 0.5 by chance, and where each patch's score depends on distance alone.
         NaN where no patch has both, one of its class and one of another, at one distance.
     """
-    distance = _distances(grid)
-    steps = int(distance.max()) + 1
-    distance = (distance + steps * torch.arange(len(distance))[:, None]).flatten()
     areas = []
-    for (same, other), score in zip(_all_places(labels, False), scores, strict=True):
+    for (same, other), score in zip(_matched_pairs(labels, grid), scores, strict=True):
         flat = score.float().cpu().flatten()
-        areas.append(matched_area(flat[same], flat[other], distance[same], distance[other]))
+        higher = (flat[same] > flat[other]).sum() + 0.5 * (flat[same] == flat[other]).sum()
+        areas.append(higher.double() / len(same))  # 0 / 0 is NaN
     return torch.stack(areas).to(scores.device)
 
 
@@ -190,17 +188,22 @@ def _pairs(scores: Tensor, labels: Tensor, symmetric: bool) -> list[tuple[Tensor
 
 
 def _all_places(labels: Tensor, symmetric: bool) -> list[tuple[Tensor, Tensor]]:
-    labels = labels.cpu()
-    return _places(labels.numpy().tobytes(), tuple(labels.shape), str(labels.dtype), symmetric)
+    return _places(*_content(labels), symmetric)
+
+
+def _matched_pairs(labels: Tensor, grid: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+    return _matched_places(*_content(labels), grid)
+
+
+def _content(labels: Tensor) -> tuple[bytes, tuple[int, ...]]:
+    """Bytes and shape: equal for all variants of a photo, so that places are found once."""
+    return labels.cpu().long().numpy().tobytes(), tuple(labels.shape)
 
 
 @lru_cache(maxsize=4)
-def _places(
-    content: bytes, shape: tuple[int, ...], dtype: str, symmetric: bool
-) -> list[tuple[Tensor, Tensor]]:
-    """Where these pairs lie in (patches * patches,) scores: areas once for all variants."""
-    kind = getattr(torch, dtype.removeprefix("torch."))
-    labels = torch.frombuffer(bytearray(content), dtype=kind).view(shape)
+def _places(content: bytes, shape: tuple[int, ...], symmetric: bool) -> list[tuple[Tensor, Tensor]]:
+    """Where these pairs lie in (patches * patches,) scores."""
+    labels = torch.frombuffer(bytearray(content), dtype=torch.int64).view(shape)
     valid = labels != VOID
     compared = valid[:, :, None] & valid[:, None]
     compared &= ~torch.eye(shape[-1], dtype=torch.bool)
@@ -211,3 +214,27 @@ def _places(
         ((s & c).flatten().nonzero()[:, 0], (~s & c).flatten().nonzero()[:, 0])
         for s, c in zip(same, compared, strict=True)
     ]
+
+
+@lru_cache(maxsize=2)
+def _matched_places(
+    content: bytes, shape: tuple[int, ...], grid: tuple[int, int]
+) -> list[tuple[Tensor, Tensor]]:
+    """Per window, all comparisons of one pair of patches with another that have the first patch
+    and the distance in common: where a pair of one label lies in (patches * patches,) scores, and
+    where the pair of two labels lies."""
+    distance = _distances(grid)
+    stratum = (
+        distance + (int(distance.max()) + 1) * torch.arange(len(distance))[:, None]
+    ).flatten()
+    comparisons = []
+    for same, other in _places(content, shape, symmetric=False):
+        other = other[stratum[other].argsort(stable=True)]
+        count = torch.bincount(stratum[other], minlength=int(stratum.max()) + 1)
+        first = count.cumsum(0) - count  # where a stratum begins in `other`
+        partners = count[stratum[same]]
+        rank = torch.arange(int(partners.sum()))
+        rank -= (partners.cumsum(0) - partners).repeat_interleave(partners)
+        chosen = other[first[stratum[same]].repeat_interleave(partners) + rank]
+        comparisons.append((same.repeat_interleave(partners), chosen))
+    return comparisons

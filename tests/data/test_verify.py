@@ -47,8 +47,8 @@ def test_verify_of_a_sound_folder(tmp_path: Path) -> None:
 
 
 def test_verify_lists_everything_that_is_wrong(tmp_path: Path) -> None:
-    dataset = small(tmp_path, expected=[5, 6])
     png(tmp_path / "masks/alone.png", grid([], 0))
+    dataset = small(tmp_path, expected=[5, 6])
     png(tmp_path / "masks/a.png", grid([9], 0))
     png(tmp_path / "masks/b.png", grid([], 0)[:, 1:])
     problems = verify(dataset).problems
