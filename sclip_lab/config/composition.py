@@ -220,9 +220,8 @@ class Loader(ConfigLoaderImpl):
             with self.explained(overrides):
                 self._check_choices(overrides)
                 config = compose(config_name, overrides, *flags)
-                guard.check_hydra(config)
                 of_hydra = [word for word in overrides if word.lstrip("+~").startswith("hydra")]
-                guard.check_commands(config, partial(compose, config_name, of_hydra, *flags))
+                guard.check_hydra(config, partial(compose, config_name, of_hydra, *flags))
         except UnknownKey as error:
             if run_mode != RunMode.MULTIRUN:
                 raise

@@ -23,7 +23,7 @@ from pydantic import (
 
 from sclip_lab.config import guard
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.core.values import LARGEST_SEED, shown
+from sclip_lab.core.values import LARGEST_SEED, check, shown
 
 LONGEST_NAME = 255  # bytes of a file's or folder's name
 
@@ -73,6 +73,7 @@ class Diagnostics(Model):
 
     measures: list[str] | None
     images: Count | None
+    layers: bool = False
 
 
 class Tracking(Model):
@@ -157,6 +158,11 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise LabError(_first(error)) from None
+    check("protocol.expected", settings.protocol.get("expected"), list[dict[str, Any]] | None)
+    for group in PARTS:
+        name = (values.get(group) or {}).get("name", "???")
+        if name is not None and not (isinstance(name, str) and name.strip()):
+            raise LabError(f"{group}.name: {shown(name)} must be text")
     index, count = settings.shard
     if index >= count:
         raise LabError(

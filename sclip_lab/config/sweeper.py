@@ -80,6 +80,8 @@ class UnionSweeper(Sweeper):
         assert self.config is not None
         choices = plain_config(self.config.hydra.runtime.choices)
         jobs = expand(self.grids, [*_lines(self.params), *arguments], choices)
+        if not jobs:
+            raise LabError(f"{' '.join(arguments)}: no grid of the preset fits these choices")
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
@@ -104,7 +106,7 @@ def expand(
     Raises:
         LabError: a word is no override, or a grid is malformed.
     """
-    _check(grids)
+    check_grids(grids)
     loader = Loader()
     typed = loader.parsed(words)
     jobs: dict[tuple[str, ...], None] = {}
@@ -140,6 +142,8 @@ def _values(override: Override) -> list[str]:
         texts = list(itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1))
     except (HydraException, TypeError, ValueError) as error:  # such as a range with a step of 0
         raise LabError(f"{override.input_line}: {error}") from error
+    if not texts:
+        raise LabError(f"{override.input_line}: gives no value")
     swept = override.value()
     if not isinstance(swept, RangeSweep) or swept.stop is None:
         return texts
@@ -154,10 +158,8 @@ def _values(override: Override) -> list[str]:
     return list(itertools.compress(exact, inside))
 
 
-def _check(grids: Any) -> None:
+def check_grids(grids: Any) -> None:
     """Check that a preset's grids have the form at the top of this file."""
-    if not isinstance(grids, list | tuple | type(None)):
-        raise LabError(f"hydra.sweeper.grids: {shown(grids)} must be a list of mappings")
     for number, grid in enumerate(grids or []):
         where = f"hydra.sweeper.grids.{number}"
         if not isinstance(grid, Mapping):

@@ -120,9 +120,13 @@ def evaluate(
             timings.stored += len(group) - len(missing)
             if indices:
                 store.check_writable()
+                first, failed_photo = missing[0], recorder.fail_photo
+                how = first.dataset, first.protocol, first.backbone, batch_images
                 try:
-                    one_pass = _Pass(missing, recorder, batch_windows, cache, progress, audit)
-                    one_pass.run(indices, batch_images)
+                    with Loader(*how, timings, failed_photo) as loader:
+                        loader.start(indices)  # and embed the texts meanwhile
+                        one_pass = _Pass(missing, recorder, batch_windows, cache, progress, audit)
+                        one_pass.run(indices, loader)
                 except PhotoError as error:
                     failed |= {spec.key: error for spec in recorder.missing(error.image)}
             failed |= recorder.failures
@@ -307,11 +311,9 @@ class _Pass:
         plural = "s" * (len(variants) > 1)
         log.info("%d variant%s to run: %d blocks per photo%s", len(variants), plural, blocks, saved)
 
-    def run(self, indices: Sequence[int], batch_images: int | None) -> None:
+    def run(self, indices: Sequence[int], loader: Loader) -> None:
         """Compute what is missing of some images, and record it."""
         recorder, dataset = self.recorder, self.dataset
-        timings, failed = recorder.timings, recorder.fail_photo
-        loader = Loader(dataset, self.protocol, self.backbone, batch_images, timings, failed)
         if self.references.specs:
             with self._bar(len(dataset), "other photos") as bar:
                 for photos in loader.batches(range(len(dataset))):

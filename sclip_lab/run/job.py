@@ -195,13 +195,14 @@ def run(config: DictConfig) -> float:
         the mIoU, between 0 and 1.
     """
     try:
-        outcome = _outcomes.pop(HydraConfig.get().job.num, None) if _outcomes else None
+        hydra = HydraConfig.get()
+        outcome = None if hydra.mode == RunMode.RUN else _outcomes.pop(hydra.job.num, None)
         if isinstance(outcome, Exception):
             raise outcome
         if outcome is None:
             spec = make_spec(config)
             tracking.check(config.tracking)
-            if HydraConfig.get().mode == RunMode.RUN:
+            if hydra.mode == RunMode.RUN:
                 note_sweep([spec], config)
             outcome = _evaluate([spec], config, Timings()).outcome(spec)
         return _report(config, outcome)
