@@ -160,6 +160,8 @@ def _values(override: Override) -> list[str]:
 
 def check_grids(grids: Any) -> None:
     """Check that a preset's grids have the form at the top of this file."""
+    if not isinstance(grids, list | tuple | type(None)):
+        raise LabError(f"hydra.sweeper.grids: {shown(grids)} must be a list of mappings")
     for number, grid in enumerate(grids or []):
         where = f"hydra.sweeper.grids.{number}"
         if not isinstance(grid, Mapping):

@@ -180,12 +180,7 @@ def passes(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
 
 
 class DeviceCounts:
-    """Counts of a batch of photos that stay on the device until all variants have run.
-
-    Args:
-        photos: of one batch.
-        windows: the same photos'.
-    """
+    """Counts of a batch of photos that stay on the device until all variants have run."""
 
     def __init__(self, photos: Sequence[Photo], windows: Windows) -> None:
         self.photos = photos
@@ -264,16 +259,7 @@ def to_host(values: Tensor) -> np.ndarray:
 
 
 class _Pass:
-    """One pass over the images of one data set, for specs that share their windows.
-
-    Args:
-        specs: with the same network, data set and window geometry; of each some image is missing.
-        recorder: knows what is missing, and takes what is computed.
-        batch_windows: windows at once; None: as many as memory has room for.
-        cache: of the trunk's tokens, or None.
-        progress: show a bar.
-        audit: counts the pixels of the masks that are read.
-    """
+    """One pass over the images of one data set, for specs with the same network and windows."""
 
     def __init__(
         self,

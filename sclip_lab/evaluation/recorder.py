@@ -69,11 +69,8 @@ class Recorder(AbstractContextManager["Recorder"]):
     As a context manager it writes the rest on exit, after an error as well.
 
     Args:
-        specs: of one data set.
-        store: opened for all of them.
-        observers: see `sclip_lab.evaluation.observers`.
+        specs: of one data set, opened in the store.
         names: the requested images.
-        timings: takes the seconds of counting, observing and writing.
         skip: leave out each image on which a spec fails, and record why. Otherwise a spec stops
             at its first failure.
 

@@ -49,19 +49,15 @@ def explore(
     Raises:
         LabError: a photo that cannot be read, an unknown name, or no classes.
     """
-    import sclip_lab as lab
     from sclip_lab.config.registry import variant_label
     from sclip_lab.data.decode import read_mask
     from sclip_lab.data.vocabulary import Vocabulary
     from sclip_lab.report.explorer.document import page
     from sclip_lab.report.explorer.maps import look
-    from sclip_lab.run.library import as_image
+    from sclip_lab.run.library import as_backbone, as_image, as_protocol, as_variant
 
-    if isinstance(backbone, str):
-        backbone = lab.load_backbone(backbone)
-    if isinstance(protocol, str):
-        data = "patchwork" if backbone.name == EMBEDDED else None
-        protocol = lab.load_protocol(protocol, data)
+    backbone = as_backbone(backbone)
+    protocol = as_protocol(protocol, "patchwork" if backbone.name == EMBEDDED else None)
     if names is None:
         if backbone.name != EMBEDDED:
             raise LabError('name the classes to choose from, for example names="cat; grass,lawn"')
@@ -72,7 +68,7 @@ def explore(
         if not words or not all(words):
             raise LabError(f"names {names!r}: a class each, for example 'cat; grass,lawn'")
         vocabulary = Vocabulary("given", tuple(words))
-    variants = [lab.load_attention(a) if isinstance(a, str) else a for a in attention]
+    variants = [as_variant(each) for each in attention]
     title = title or (Path(image).name if isinstance(image, str | Path) else "photo")
     subject = f"{title} with mask {mask}" if isinstance(mask, str | Path) else title
     image = as_image(image)

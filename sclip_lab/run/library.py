@@ -65,7 +65,7 @@ def segment(
         LabError: an image that cannot be read or used, an unknown name, or no class names.
     """
     network = as_backbone(backbone)
-    if isinstance(protocol, str):
+    if protocol is not None:
         protocol = as_protocol(protocol, "patchwork" if network.name == EMBEDDED else None)
     variant = as_variant(attention, protocol)
 
