@@ -389,8 +389,13 @@ def _dump(node: Any, texts: list[str], message: bool = False) -> None:
         texts.append(f"{type(node).__name__}(")
         for name in sorted(node._fields):
             value = getattr(node, name, None)
-            if name == "body" and isinstance(value, list):
-                value = [child for child in value if not _is_text(child)]
+            if isinstance(value, list):  # without statements that are texts alone: docstrings
+                value = [
+                    child
+                    for child in value
+                    if not isinstance(child, ast.Expr)
+                    or not isinstance(getattr(child.value, "value", None), str)
+                ]
             # Without empty fields, Python versions agree until a new field is used.
             if value not in (None, []) and name not in ("ctx", "kind", "type_comment"):
                 texts.append(f"{name}=")
@@ -402,15 +407,6 @@ def _dump(node: Any, texts: list[str], message: bool = False) -> None:
             texts.append(",")
     elif not (message and isinstance(node, str)):
         texts.append(f"{type(node).__name__}:{node!r}")
-
-
-def _is_text(node: Any) -> bool:
-    """Whether a statement is only a text, such as a docstring."""
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
 
 
 def _is_message(node: ast.AST) -> bool:

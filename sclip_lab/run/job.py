@@ -157,7 +157,6 @@ def _compute_together(
     for (index, _), outcome in zip(members, outcomes, strict=True):
         set_outcome(configs[index], outcome._replace(sweep=sweep))
     log.info("\n%s\n\n%s\n", table(df, summary), timings.report())
-    log.debug("%s", timings.table())
     # A submitted job computes a part of the images, and does not know the sweep's folder.
     if together and OmegaConf.select(config, "hydra.sweep.dir") is not None:
         group, folder = _group(config, config.hydra), Path(config.hydra.sweep.dir)

@@ -24,7 +24,7 @@ from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.evaluation import loop, spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.results.store.store import Store
-from sclip_lab.run.known_words import EMBEDDED
+from sclip_lab.run.known_words import EMBEDDED, usual_dataset
 from sclip_lab.segmentation import segment as one_photo
 from sclip_lab.segmentation.protocol import Protocol
 
@@ -66,7 +66,7 @@ def segment(
     """
     network = as_backbone(backbone)
     if protocol is not None:
-        protocol = as_protocol(protocol, "patchwork" if network.name == EMBEDDED else None)
+        protocol = as_protocol(protocol, usual_dataset(network.name))
     variant = as_variant(attention, protocol)
 
     def labels(photo: Any) -> Labels:
