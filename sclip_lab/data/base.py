@@ -165,7 +165,7 @@ def build(config: Mapping[str, Any], faults: list[str] | None = None) -> Dataset
     for key in COMMON:  # null in conf/config.yaml means the default of the class
         if parameters.get(key) is None:
             parameters.pop(key, None)
-    part = _pop_part(parameters, accepted)
+    part = _pop_part(parameters, accepted, str(parameters.get("name", make.__name__)))
     _check_parameters(make, parameters)
     if faults is not None and "faults" in accepted:
         parameters["faults"] = faults
@@ -181,13 +181,13 @@ def build(config: Mapping[str, Any], faults: list[str] | None = None) -> Dataset
     return Part(dataset, **part) if part else dataset
 
 
-def _pop_part(parameters: dict[str, Any], accepted: Sequence[str]) -> dict[str, Any]:
+def _pop_part(parameters: dict[str, Any], accepted: Sequence[str], name: str) -> dict[str, Any]:
     """Remove the common keys that the class does not accept; return the arguments of `Part`.
 
     The result is empty if the class selects samples by itself, or if all samples are taken.
     """
     if "split" not in accepted and "split" in parameters:
-        raise LabError(f"dataset.split: data set '{parameters.get('name', '')}' has no splits")
+        raise LabError(f"dataset.split: data set '{name}' has no splits")
     part: dict[str, Any] = {
         key: None if key in accepted else parameters.pop(key, None) for key in ("limit", "sample")
     }

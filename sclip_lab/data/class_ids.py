@@ -69,6 +69,12 @@ class ClassIds:
         self.palette = None
         if palette is not None:
             self.palette = Palette.read(palette, root, title, self.class_id)
+        in_colours = self.palette is not None and not self.palette.is_grey
+        if in_colours and (reduce_zero_label or self.ids_of_raw):
+            raise LabError(
+                f"{title}: palette says the class of each colour, so label_map of ids and "
+                "reduce_zero_label would change nothing; leave them"
+            )
         self.unlabelled = None if unlabelled is None else self.class_id(unlabelled, "unlabelled")
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -75,7 +76,8 @@ class CocoJson(FileDataset):
         self._photos, self._instances, self.categories = self._content()
         if vocabulary is None:
             names = [readable(category) for category in self.categories.values()]
-            bare = [BACKGROUND] if unlabelled is None and BACKGROUND not in names else []
+            has_one = BACKGROUND in map(str.casefold, names)
+            bare = [BACKGROUND] if unlabelled is None and not has_one else []
             vocabulary = Vocabulary.of(name, [[text] for text in [*bare, *names]])
         self.vocabulary = vocabulary_of(vocabulary, self.root)
         self.ignore_index = ignore_index
@@ -119,10 +121,11 @@ class CocoJson(FileDataset):
         for one in self._instances.get(photo["id"], ()):
             with about(f"{self.annotations}: annotation {one.get('id')} of {name}"):
                 region = segmentation(one["segmentation"], size)
-            crowd = bool(one.get("iscrowd"))
+            crowd = _is_crowd(one)
             ignored = crowd and self.crowd == IGNORE
             number = self.ignore_index if ignored else self._id_of[one["category_id"]]
-            layers.append((not crowd, -(one.get("area") or int(region.sum())), number, region))
+            area = float(one.get("area") or 0) or int(region.sum())
+            layers.append((not crowd, -area, number, region))
         # Crowds are drawn first, large instances before small ones.
         layers.sort(key=lambda layer: layer[: 2 if self.overlap == "smallest" else 1])
         return self.class_ids.paint(size, (layer[2:] for layer in layers))
@@ -135,6 +138,10 @@ class CocoJson(FileDataset):
         instances: dict[int, list[Mapping[str, Any]]] = {}
         with json_content(self.annotations, f"{self.title}: annotations") as content:
             categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
+            for part, what in (("categories", "categories"), ("images", "photos")):
+                count = Counter(one["id"] for one in content[part])
+                if count and count.most_common(1)[0][1] > 1:
+                    raise LabError(f"two {what} have the id {count.most_common(1)[0][0]!r}")
             for photo in content["images"]:
                 file = str(photo["file_name"]).replace("\\", "/")
                 below(self.images, file, self.annotations)
@@ -147,15 +154,21 @@ class CocoJson(FileDataset):
                 with about(f"annotation {one.get('id')}"):
                     if one["category_id"] not in categories:
                         raise LabError(
-                            f"category {one['category_id']} is none of the json's {len(categories)}"
+                            f"category {one['category_id']!r} is none of the json's "
+                            f"{len(categories)}"
                         )
                     if one["image_id"] not in photo_ids:
-                        raise LabError(f"there is no photo of id {one['image_id']}")
+                        raise LabError(f"there is no photo of id {one['image_id']!r}")
                     if not one.get("segmentation"):
                         raise LabError("has no segmentation, only a box")
+                    _is_crowd(one), float(one.get("area") or 0)
                 instances.setdefault(one["image_id"], []).append(one)
             if not photos:
                 raise LabError("holds no photo")
             if len(set(categories.values())) < len(categories):
                 raise LabError("has two categories of one name")
         return photos, instances, dict(sorted(categories.items()))
+
+
+def _is_crowd(one: Mapping[str, Any]) -> bool:
+    return bool(int(one.get("iscrowd") or 0))  # some tools write texts

@@ -18,13 +18,14 @@ size           refused before memory is taken, beyond ``$SCLIP_LAB_MAX_MEGAPIXEL
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,15 +81,42 @@ def read_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
             values).
     """
     with _decoded(path, "photo", content) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in SIXTEEN_BIT or (upright.mode == "I" and image.format == "PNG"):
-            high = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255)
-            return np.repeat(high.astype(np.uint8)[..., None], 3, axis=2)
-        if upright.mode not in PHOTO_MODES:
-            raise LabError(f"photo {path}: PIL mode '{upright.mode}' is no photo of 8 or 16 bits")
-        if upright.mode in ("RGBa", "La"):
-            upright = upright.convert("RGBA" if upright.mode == "RGBa" else "LA")
-        return np.array(upright.convert("RGB"))
+        return _upright(image, f"photo {path}")
+
+
+def as_image(image: Any) -> np.ndarray:
+    """Return (height, width, 3) uint8 RGB from a file, a PIL image or an array of that form.
+
+    A PIL image is read as its file would be: turned upright, alpha dropped.
+
+    Raises:
+        LabError: anything else, or a file that cannot be read.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return _upright(image, "the image")
+    pixels = np.asarray(image)
+    form = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
+    if not form or not pixels.size:
+        raise LabError(
+            f"an image of shape {pixels.shape} and type {pixels.dtype}: give a file, a PIL image, "
+            "or a (height, width, 3) uint8 array of RGB"
+        )
+    return pixels
+
+
+def _upright(image: Image.Image, what: str) -> np.ndarray:
+    """(height, width, 3) uint8 RGB of a decoded photo; ``what`` names it in the error."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in SIXTEEN_BIT or (upright.mode == "I" and image.format == "PNG"):
+        high = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255)
+        return np.repeat(high.astype(np.uint8)[..., None], 3, axis=2)
+    if upright.mode not in PHOTO_MODES:
+        raise LabError(f"{what}: PIL mode '{upright.mode}' is no photo of 8 or 16 bits")
+    if upright.mode in ("RGBa", "La"):
+        upright = upright.convert("RGBA" if upright.mode == "RGBa" else "LA")
+    return np.array(upright.convert("RGB"))
 
 
 def read_mask(path: str | Path, content: bytes | None = None, colours: bool = False) -> np.ndarray:
@@ -155,6 +183,16 @@ def read_text(path: Path, what: str, largest: float = LARGEST_LIST) -> str:
         raise LabError(f"{what} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise LabError(f"{what} {path}: not UTF-8 text ({error})") from error
+
+
+def csv_rows(lines: Sequence[str]) -> list[list[str]]:
+    """The cells of a csv's lines, without blanks around them.
+
+    The first line tells whether tabs, semicolons (as some countries' Excel writes) or commas
+    separate them.
+    """
+    mark = next((mark for mark in "\t;" if lines and mark in lines[0]), ",")
+    return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=mark) if row]
 
 
 @contextmanager

@@ -286,9 +286,12 @@ class Folder(FileDataset):
             bare, ending = os.path.splitext(text)
             return bare if ending.lower() in PHOTO_SUFFIXES and bare in photos else None
 
-        def find_mask(text: str) -> str | None:
+        def find_mask(text: str, stem: str | None) -> str | None:
             files = places_below(text, [self.masks, self.root, path.parent], self.masks)
-            candidates = [*files, *(file + self.naming.mask_suffix for file in files)]
+            # A bare number behind a photo is rather a label than another photo's mask.
+            usual = self._mask_file(stem) if stem and text.isdecimal() else None
+            bare = [file + self.naming.mask_suffix for file in files]
+            candidates = [*files, *(file for file in bare if usual in (None, file))]
             return next((file for file in candidates if file in masks), None)
 
         samples = read_list(path, title, find_photo, find_mask)

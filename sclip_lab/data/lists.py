@@ -10,18 +10,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.data.decode import read_text
+from sclip_lab.data.decode import csv_rows, read_text
 
+# In the order of preference: a table of photos often has numbers of its own under id.
 PHOTO_COLUMNS = ("image", "photo", "img", "image_path", "img_path", "file_name", "filename", "file",
                  "path", "name", "stem", "id", "image_id")  # fmt: skip
 MASK_COLUMNS = ("mask", "label", "annotation", "seg_map", "seg_map_path", "mask_path", "label_path")
+SPLIT_COLUMNS = ("split", "subset", "set", "fold")
 _SEPARATORS = re.compile(r"\s*[,;\t]\s*|\s+")
 
 Find = Callable[[str], str | None]
+FindMask = Callable[[str, str | None], str | None]
 
 
 def read_list(
-    path: Path, title: str, find_photo: Find, find_mask: Find
+    path: Path, title: str, find_photo: Find, find_mask: FindMask
 ) -> list[tuple[str, str | None]]:
     """The samples that a list names, in its order.
 
@@ -29,28 +32,33 @@ def read_list(
         path: a text file, csv or json.
         title: begins the errors.
         find_photo: text of the list -> the stem of that photo; None if there is no such photo.
-        find_mask: text of the list -> the mask's path below the mask folder; None if there is none.
+        find_mask: (text of the list, stem of its photo) -> the mask's path below the mask folder;
+            None if there is none.
 
     Returns:
         (stem, mask) of each sample. ``mask`` is None if the list does not name it. A line that
         names no photo becomes the stem itself.
 
     Raises:
-        LabError: the list cannot be read, is empty, or has other columns than photo and mask.
+        LabError: the list cannot be read, is empty, lists several splits, or has other columns than
+            photo and mask.
     """
     samples: list[tuple[str, str | None]] = []
     header = None
-    for number, row in enumerate(_rows(path, title), start=1):
+    rows = _rows(path, title)
+    for number, row in enumerate(rows, start=1):
         cells = row if len(row) > 1 else _SEPARATORS.split(row[0])
         stem = find_photo(row[0]) if len(row) == 1 or number == 1 else None
         if number == 1 and stem is None and (header := _header(cells)):
+            _check_one_split(row, rows[1:], f"{title} {path}")
             continue
         if len(row) == 1 and (stem is not None or len(cells) == 1):  # a name may hold blanks
             samples.append((stem or row[0], None))
             continue
         photo_column, mask_column = header or (0, 1)
         cell = dict(enumerate(cells))
-        stem, mask = find_photo(cell.get(photo_column, "")), find_mask(cell.get(mask_column, ""))
+        stem = find_photo(cell.get(photo_column, ""))
+        mask = find_mask(cell.get(mask_column, ""), stem)
         # Without a header a third cell may mean anything.
         is_pair = mask is not None and (header is not None or len(cells) == 2)
         if stem is None or not (is_pair or mask_column < 0):
@@ -74,7 +82,7 @@ def _rows(path: Path, title: str) -> list[list[str]]:
         lines = [line.strip() for line in text.splitlines()]
         lines = [line for line in lines if line and not line.startswith("#")]
         if path.suffix.lower() == ".csv":
-            return [[cell.strip() for cell in row] for row in csv.reader(lines)]
+            return csv_rows(lines)
         return [[line] for line in lines]
     except (ValueError, TypeError, csv.Error) as error:
         raise LabError(f"{title} {path}: {error}") from error
@@ -99,11 +107,23 @@ def _json_rows(content: object) -> list[list[str]]:
 
 def _header(cells: Sequence[str]) -> tuple[int, int] | None:
     """Which columns hold photo and mask, if the first row names them; -1 for no mask."""
+    lower = [cell.lower() for cell in cells]
     photo, mask = (
-        next((i for i, cell in enumerate(cells) if cell.lower() in names), -1)
+        next((lower.index(name) for name in names if name in lower), -1)
         for names in (PHOTO_COLUMNS, MASK_COLUMNS)
     )
     return None if photo < 0 else (photo, mask)
+
+
+def _check_one_split(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+    """Refuse a table that lists the photos of several splits: all of them would be evaluated."""
+    for place, name in enumerate(header):
+        values = sorted({row[place] for row in rows if place < len(row)})
+        if name.lower() in SPLIT_COLUMNS and len(values) > 1:
+            raise LabError(
+                f"{title}: column '{name}' has several values ({', '.join(values[:5])}); write one "
+                "list for each split"
+            )
 
 
 def places_below(text: str, places: Sequence[Path], folder: Path) -> list[str]:

@@ -61,6 +61,9 @@ def segmentation(value: Any, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     try:
         if isinstance(value, list):
+            corners = np.array([x for part in value for x in part], np.float64)
+            if not np.isfinite(corners).all() or (corners.size and corners.max() <= 1):
+                raise LabError("corners must be finite numbers in pixels, not shares of the photo")
             runs = coco.merge(coco.frPyObjects(value, height, width))
         elif isinstance(value, Mapping) and list(value["size"]) != [height, width]:
             raise LabError(f"run lengths of size {value['size']} on a photo of [{height}, {width}]")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sclip_lab.core.errors import LabError, about, unknown
-from sclip_lab.data.decode import read_text
+from sclip_lab.data.decode import csv_rows, read_text
 
 DIRECTORY = Path(__file__).parent / "vocabularies"
 LARGEST = 4_000_000  # bytes of a file
@@ -24,18 +25,20 @@ NAME_COLUMNS = ("name", "class", "class name", "class_name", "label", "category"
 
 # How names begin that nobody means, and how to write what is meant. The first that fits counts.
 _NOT_MEANT = {
-    r"\d+\s*[:)=|\t]\s*[^\d\s]|\d+\.\s+\S|\d+\s*-\s+\S":
+    r"[(\[]?\d+\s*[:)\]=|\t]\s*[^\d\s]|\d+\.\s+\S|\d+\s*-\s+\S|.*\S\s*[:=|]\s*\d+$|n\d{8}\s":
         "write the name without its number; the line's place is the id",
     r"([\"'`]).*\1$": "write it without quotes",
-    r"[\"`]|.*[\"`]$": "write it without quotes; a comma separates synonyms",
-    r".*;": "separate synonyms by commas",
-    r"(.* )?(#|//)": "write no comments in a list of names",
-    r"<": "the file is markup, no list of names",
+    r"[\"`\u201c-\u201e\u00ab\u00bb]|.*[\"`\u201c-\u201e\u00ab\u00bb]$":
+        "write it without quotes; a comma separates synonyms",
+    r".*[;|]": "separate synonyms by commas",
+    r"(.* )?(#|//)|%": "write no comments in a list of names",
+    r".*[<>{}\[\]]": "the file is markup or code, no list of names",
     r"[-*] ": "write the name without the mark of a list",
     r".*\S(\s*[,\t ]\s*\d{1,3}){3}$": "write the name alone; colours belong into dataset.palette",
     r".*_": "write '{}', with blanks",
 }  # fmt: skip
-_NUMBER_FIRST = re.compile(r"(\d+)\s+\S")
+_NUMBER_FIRST = re.compile(r"(?P<number>\d+)\s+(?P<name>\S.*)")
+_NUMBER_LAST = re.compile(r"(?P<name>.*\S)\s+(?P<number>\d+)$")
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,10 @@ class Vocabulary:
         """Read a file of class names.
 
         ====== =================================================================================
-        .txt   one class a line in id order, synonyms separated by commas. Only blanks before a
-               name are dropped: the field's lists are kept letter for letter.
-        .csv   a column of names, with or without one of ids, such as Roboflow's _classes.csv
         .json  a list of names, {id: name}, {name: id}, or COCO's {"categories": [...]}
+        others one class a line in id order, synonyms separated by commas. Only blanks before a
+               name are dropped: the field's lists are kept letter for letter.
+        .csv   a column of names, with or without one of ids, such as Roboflow's _classes.csv; .tsv
         ====== =================================================================================
 
         Raises:
@@ -91,7 +94,7 @@ class Vocabulary:
         with about(path):
             if text.lstrip().startswith(("[", "{")):
                 return cls.of(path.stem, _from_json(text))
-            if path.suffix.lower() == ".csv":
+            if path.suffix.lower() in (".csv", ".tsv"):
                 return cls.of(path.stem, _from_csv(text))
             lines = text.replace("\r\n", "\n").split("\n")
             while lines and not lines[-1].strip():
@@ -109,20 +112,44 @@ class Vocabulary:
         synonyms = []
         for index, entry in enumerate(classes):
             names = entry.split(",") if isinstance(entry, str) else entry
-            if not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
+            if not _are_texts(names):
                 raise LabError(f"class {index}: {entry!r} is no name; put names like it in quotes")
             synonyms.append(tuple(name.lstrip(" \t") for name in names))
             for text in synonyms[-1]:
                 _check_meant(index, text)
+        if synonyms and all(text.strip().isdecimal() for names in synonyms for text in names):
+            raise LabError(f"every class is a number, such as {synonyms[0][0]!r}; write its name")
         return cls(name, tuple(synonyms))
+
+    @classmethod
+    def typed(cls, classes: Any) -> Vocabulary:
+        """A vocabulary from what a call got: a vocabulary, names as of `of`, or as of `named`.
+
+        Raises:
+            LabError: as there, or an object of another kind.
+        """
+        if isinstance(classes, Vocabulary):
+            return classes
+        if isinstance(classes, str):
+            try:
+                return cls.named(classes)
+            except LabError as error:
+                raise LabError(f"{error}; class names are a list, a text for each class") from None
+        if not isinstance(classes, Iterable):
+            raise LabError(f"class names are a {type(classes).__name__}; give a list of texts")
+        split = [entry.split(",") if isinstance(entry, str) else entry for entry in classes]
+        return cls.of("given", [
+            [name.strip() for name in entry] if _are_texts(entry) else entry for entry in split
+        ])  # fmt: skip
 
     @classmethod
     def named(cls, name: str) -> Vocabulary:
         """A vocabulary that comes with the package, or a path to a file of one's own."""
-        if name.lower().endswith(SUFFIXES):
-            return cls.read(Path(name).expanduser())
         path = DIRECTORY / f"{name}.txt"
-        if not path.is_file() or path.parent != DIRECTORY:
+        built_in = path.is_file() and path.parent == DIRECTORY
+        if name.lower().endswith(SUFFIXES) or (os.path.isfile(name) and not built_in):
+            return cls.read(Path(name).expanduser())
+        if not built_in:
             raise unknown("vocabulary", name, [file.stem for file in DIRECTORY.glob("*.txt")])
         return cls.read(path)
 
@@ -152,6 +179,10 @@ class Vocabulary:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _are_texts(names: Any) -> bool:
+    return isinstance(names, Sequence) and all(isinstance(name, str) for name in names)
+
+
 def readable(name: str) -> str:
     """The name of a label tool with blanks for underscores, as a text tower should read it."""
     return " ".join(name.replace("_", " ").split())
@@ -175,12 +206,14 @@ def _from_json(text: str) -> list[Any]:
 
 def _from_csv(text: str) -> list[Any]:
     try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
+        rows = csv_rows(text.splitlines())
     except csv.Error as error:
         raise LabError(f"cannot be read as csv ({error})") from error
     header = [cell.casefold() for cell in rows[0]] if rows else []
-    name = next((i for i, cell in enumerate(header) if cell in NAME_COLUMNS), None)
-    number = next((i for i, cell in enumerate(header) if cell in ID_COLUMNS), None)
+    name, number = (
+        next((header.index(title) for title in titles if title in header), None)
+        for titles in (NAME_COLUMNS, ID_COLUMNS)
+    )
     if name is not None:
         rows = rows[1:]
     elif header and len(header) <= 2:  # no header: names, or ids and names
@@ -211,13 +244,16 @@ def _ordered(pairs: Sequence[tuple[Any, Any]]) -> list[Any]:
 
 
 def _refuse_numbers(lines: Sequence[str]) -> None:
-    """Refuse lists whose lines all begin with their place in the list."""
-    matches = [_NUMBER_FIRST.match(line.strip()) for line in lines]
-    numbers = [int(match[1]) for match in matches if match]
-    if len(numbers) == len(lines) > 1 and numbers in (
-        list(range(len(lines))), list(range(1, len(lines) + 1)),
-    ):  # fmt: skip
-        raise LabError("every line begins with a number; write the names alone, in id order")
+    """Refuse lists whose lines all begin or end with their place in the list."""
+    for pattern, where in ((_NUMBER_FIRST, "begins"), (_NUMBER_LAST, "ends")):
+        matches = [match for line in lines if (match := pattern.match(line.strip()))]
+        numbers = [int(match["number"]) for match in matches]
+        # "thing 0", "thing 1" are names that need their numbers.
+        names = {match["name"] for match in matches}
+        if len(names) == len(lines) > 1 and numbers in (
+            list(range(len(lines))), list(range(1, len(lines) + 1)),
+        ):  # fmt: skip
+            raise LabError(f"every line {where} with a number; write the names alone, in id order")
 
 
 def _check_meant(index: int, name: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,8 @@ WRAPPERS = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_
 COUNTERS = ("n_averaged",)
 # First parts of names that say which part of a network this is, so that they are no wrapper's.
 PARTS = {"visual", "text", "vision_model", "text_model", "image_encoder"}
+# What only OpenAI's archives hold beside the weights.
+OPENAI_ENTRIES = {"input_resolution", "context_length", "vocab_size"}
 FEWEST_OF_A_SET = 16  # weights below two names that make them two networks
 # First bytes of files that are no weights as torch or safetensors write them -> what they are.
 KINDS = {
@@ -75,16 +78,36 @@ def read_checkpoint(path: Path, weights: str | None = None) -> dict[str, Tensor]
         state_dict = _sharded(path)
     else:
         _check_shard(path)
-        state_dict = _selected(path, _load(path), weights, notes)
-    _check_tensors(path, state_dict)
+        state_dict = _selected(f"checkpoint {path}", _load(path), weights, notes)
+    return _bare(f"checkpoint {path}", state_dict, notes)
+
+
+def in_memory(state_dict: Any, weights: str | None = None) -> dict[str, Tensor]:
+    """Unwrap weights in memory, tensors or arrays, as `read_checkpoint` does those of a file.
+
+    Raises:
+        LabError: as there.
+    """
+    if isinstance(state_dict, Mapping):
+        state_dict = {
+            name: torch.as_tensor(value) if isinstance(value, np.ndarray) else value
+            for name, value in state_dict.items()
+        }
+    notes: list[str] = []
+    return _bare("state_dict", _selected("state_dict", state_dict, weights, notes), notes)
+
+
+def _bare(source: str, state_dict: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """Check weights, and remove what training code put around their names."""
+    _check_tensors(source, state_dict)
     if any("lora_" in name for name in state_dict):
         raise LabError(
-            f"checkpoint {path} holds LoRA weights beside the model's; merge them first "
+            f"{source} holds LoRA weights beside the model's; merge them first "
             "(peft: model.merge_and_unload()), then save model.state_dict()"
         )
     state_dict = _without_wrappers(state_dict, notes)
     if notes:
-        log.info("checkpoint %s: read %s", path, ", ".join(notes))
+        log.info("%s: read %s", source, ", ".join(notes))
     return state_dict
 
 
@@ -140,7 +163,7 @@ def _sharded(index: Path) -> dict[str, Tensor]:
         shard = index.parent / name
         if not shard.is_file():
             raise LabError(f"checkpoint {index}: its shard {name} is missing")
-        state_dict |= _selected(shard, _load(shard), None, [])
+        state_dict |= _selected(f"checkpoint {shard}", _load(shard), None, [])
     missing = sorted(set(placed) - set(state_dict))
     if missing:
         raise LabError(f"checkpoint {index}: its shards lack weight {_short(missing[0])}")
@@ -223,7 +246,7 @@ def _other_kind(start: bytes) -> str | None:
     return None
 
 
-def _selected(path: Path, loaded: Any, weights: str | None, notes: list[str]) -> dict[str, Tensor]:
+def _selected(source: str, loaded: Any, weights: str | None, notes: list[str]) -> dict[str, Tensor]:
     """Return the weights among what a file holds.
 
     ``weights`` is the name of a mapping of the file, or the first part of weights' names.
@@ -238,14 +261,14 @@ def _selected(path: Path, loaded: Any, weights: str | None, notes: list[str]) ->
         }
     if weights is not None:
         if weights not in sets:
-            raise unknown(f"weights of checkpoint {path}", weights, [name for name in sets if name])
+            raise unknown(f"weights of {source}", weights, [name for name in sets if name])
         selection = weights
     elif not sets:
-        raise LabError(f"checkpoint {path} holds no state dict (weights by name)")
+        raise LabError(f"{source} holds no state dict (weights by name)")
     elif len(sets) > 1:
         names = list(sets)
         raise LabError(
-            f"checkpoint {path} holds several sets of weights: {', '.join(names)}. Choose one, as "
+            f"{source} holds several sets of weights: {', '.join(names)}. Choose one, as "
             f"in backbone.weights={names[-1]}"
         )
     else:
@@ -257,13 +280,17 @@ def _selected(path: Path, loaded: Any, weights: str | None, notes: list[str]) ->
 
 def _sets(loaded: Mapping[Any, Any], inside: str = "", depth: int = 0) -> Any:
     """Yield (dotted name, weights) of every mapping of names to tensors."""
-    if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
-        if all(isinstance(name, str) for name in loaded):
-            networks = _networks(loaded)
+    tensors = {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
+    # Epochs, versions and the like may stand beside the weights.
+    if tensors and len(tensors) >= min(len(loaded), FEWEST_OF_A_SET):
+        # OpenAI's sizes may be plain numbers; they say what the weights are.
+        sizes = {name: torch.as_tensor(loaded[name]) for name in OPENAI_ENTRIES & set(loaded)}
+        if all(isinstance(name, str) for name in tensors):
+            networks = _networks(tensors)
             for name, part in networks.items():
                 yield f"{inside}.{name}" if inside else name, part
             if not networks:
-                yield inside, loaded
+                yield inside, tensors | sizes
         return
     if depth > 2:
         return
@@ -319,17 +346,15 @@ def _without_wrappers(state_dict: dict[str, Tensor], notes: list[str]) -> dict[s
     return bare
 
 
-def _check_tensors(path: Path, state_dict: Mapping[str, Tensor]) -> None:
+def _check_tensors(source: str, state_dict: Mapping[str, Tensor]) -> None:
     odd = [n for n, t in state_dict.items() if t.layout != torch.strided or t.device.type != "cpu"]
     if odd:
-        raise LabError(f"checkpoint {path}: weight {_short(odd[0])} is no plain tensor of numbers")
+        raise LabError(f"{source}: weight {_short(odd[0])} is no plain tensor of numbers")
     # A view may claim any size over one stored number.
     large = [n for n, t in state_dict.items() if t.nbytes > t.untyped_storage().nbytes()]
     if large:
         shape = tuple(state_dict[large[0]].shape)
-        raise LabError(
-            f"checkpoint {path}: weight {_short(large[0])} of shape {shape} has fewer numbers"
-        )
+        raise LabError(f"{source}: weight {_short(large[0])} of shape {shape} has fewer numbers")
 
 
 def _short(name: str) -> str:

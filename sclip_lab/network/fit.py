@@ -6,6 +6,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor
 from sclip_lab.core.errors import LabError
 from sclip_lab.network import layouts
 from sclip_lab.network.architecture import infer_architecture, read_architecture
-from sclip_lab.network.pretrained_tags import OPENAI_ENTRIES
+from sclip_lab.network.checkpoint import OPENAI_ENTRIES
 from sclip_lab.network.tower import Tower
 
 log = logging.getLogger(__name__)
@@ -220,7 +221,9 @@ def _converted(model: Any, weights: Weights, notes: list[str]) -> Weights:
         or not (key.rpartition(".")[2] in BUFFERS or key.startswith("text_decoder."))
     }
     _fix_logits(weights, expected, notes)
-    _resize(model, weights, expected, notes)
+    # A position embedding of no square grid fits no network of squares, which `_compare` says.
+    with suppress(RuntimeError, ValueError):
+        _resize(model, weights, expected, notes)
     return weights
 
 
@@ -265,9 +268,15 @@ def _resize(model: Any, weights: Weights, expected: Mapping[str, Tensor], notes:
             num_prefix_tokens=int(count),
         )
         notes.append("position embeddings resized to the network's grid")
-    if any(differs(key) for key in ("positional_embedding", "text.positional_embedding")):
-        open_clip.model.resize_text_pos_embed(weights, model)
-        notes.append("position embeddings of texts resized")
+    for key in ("positional_embedding", "text.positional_embedding"):
+        if differs(key):
+            log.warning(
+                "position embeddings of texts are interpolated from %d to %d tokens, as open_clip "
+                "does: texts get other embeddings than in training. An architecture with "
+                "text_cfg.context_length=%d reads them as they are",
+                *(len(weights[key]), len(expected[key]), len(weights[key])),
+            )
+            open_clip.model.resize_text_pos_embed(weights, model)
 
 
 def _hint(weights: Weights, expected: Mapping[str, Tensor], name: str) -> str:
@@ -278,11 +287,7 @@ def _hint(weights: Weights, expected: Mapping[str, Tensor], name: str) -> str:
         return f". Their sizes are those of {', '.join(fitting)}"
     firsts = Counter(key.partition(".")[0] for key in weights)
     [(first, count)] = firsts.most_common(1) or [("", 0)]
-    if (
-        len(firsts) > 1
-        and count > len(weights) / 2
-        and not any(key.startswith(f"{first}.") for key in expected)
-    ):
+    if count > len(weights) / 2 and not any(key.startswith(f"{first}.") for key in expected):
         return f". backbone.weights={first} takes the {count} weights below '{first}.' alone"
     return ""
 

@@ -24,7 +24,13 @@ from sclip_lab.network.architecture import (
     read_architecture,
 )
 from sclip_lab.network.backbone import Backbone
-from sclip_lab.network.checkpoint import folder_of, read_checkpoint
+from sclip_lab.network.checkpoint import (
+    OPENAI_ENTRIES,
+    folder_of,
+    in_memory,
+    read_checkpoint,
+)
+from sclip_lab.network.context import State
 from sclip_lab.network.fit import (
     check_config,
     check_fit,
@@ -35,7 +41,6 @@ from sclip_lab.network.fit import (
 from sclip_lab.network.planned import planned_clip, planning
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.precision import PRECISIONS, lower_precision
-from sclip_lab.network.pretrained_tags import OPENAI_ENTRIES
 from sclip_lab.network.tokenizer import Tokenizer
 
 MOST_NUMBERS = 10**10  # weights of a network that a file describes
@@ -128,7 +133,7 @@ def load_backbone(
         state_dict = read_checkpoint(Path(checkpoint), weights)
         notes = pretrained_tags.read_notes(folder_of(Path(checkpoint)))
     elif state_dict is not None:
-        state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
+        state_dict = in_memory(state_dict, weights)
     has_weights = state_dict is not None
     tag = None if has_weights else pretrained
     device = check_device(device)
@@ -137,7 +142,16 @@ def load_backbone(
     # Weights do not show their activation. Whether anything but the name says it:
     states_activation = state_dict is None or architecture is not None or quick_gelu is not None
     if model is not None:
-        name, statistics, tokenize = _in_memory(name, model, tokenizer, preprocess)
+        if quick_gelu is not None:
+            raise LabError("model= has its own activation; leave quick_gelu")
+        # What training wraps around a network, outermost first.
+        while (inner := getattr(model, "_orig_mod", getattr(model, "module", None))) is not None:
+            model = inner
+        name = name or type(model).__name__
+        tower.find(name, model)
+        stated = mean is not None and std is not None
+        statistics = None if stated else _stated_statistics(name, model, preprocess)
+        tokenize = _tokenizer_of(name, model, tokenizer)
         model = copy.deepcopy(model)
         where = "in memory"
     else:
@@ -192,6 +206,8 @@ def load_backbone(
         set_epsilon(getattr(model, "visual", model), layer_norm_eps)
     check_finite(model, source if state_dict is not None else f"{name} {pretrained or where or ''}")
     model = model.to(device).eval().requires_grad_(False)
+    if where == "in memory":
+        _check_forward(Backbone(name, model, None))
     lower_precision(image_tower, precision)
     is_random = pretrained is None and state_dict is None and where is None
     return Backbone(
@@ -253,29 +269,36 @@ def seeded(seed: int) -> Iterator[None]:
         torch.random.set_rng_state(state)
 
 
-def _in_memory(
-    name: str | None, model: Any, tokenizer: Callable[..., Tensor] | None, preprocess: Any
-) -> tuple[str, pretrained_tags.Statistics, Any]:
-    """Return name, channel statistics and tokenizer of a model in memory.
+def _tokenizer_of(
+    name: str, model: Any, tokenizer: Callable[..., Tensor] | None
+) -> Tokenizer | None:
+    """Return the tokenizer of a model in memory; None if it has no text tower."""
+    if getattr(model, "visual", None) is None:
+        return None
+    text = getattr(model, "text", model)
+    if tokenizer is None and getattr(text, "vocab_size", None) == 49408:
+        tokenizer = open_clip.SimpleTokenizer(context_length=text.context_length)
+    return Tokenizer(name, lambda: _needed(tokenizer, name))
+
+
+def _stated_statistics(name: str, model: Any, preprocess: Any) -> pretrained_tags.Statistics:
+    """Return the channel statistics that a model in memory or its image transform states.
 
     Raises:
-        LabError: it does not say its channel statistics.
+        LabError: neither does.
     """
-    name = name or type(model).__name__
     visual = getattr(model, "visual", None)
-    tokenize = None
-    if visual is not None:
-        text = getattr(model, "text", model)
-        vocabulary = getattr(text, "vocab_size", None)
-        if tokenizer is None and vocabulary == 49408:
-            tokenizer = open_clip.SimpleTokenizer(context_length=text.context_length)
-        tokenize = Tokenizer(name, lambda: _needed(tokenizer, name))
     steps = getattr(preprocess, "transforms", ())
     stated: list[Any] = [
         {"mean": step.mean, "std": step.std} for step in steps if hasattr(step, "std")
     ]
     if isinstance(preprocess, Mapping):
         stated = [preprocess]
+    if preprocess is not None and not stated:
+        raise LabError(
+            f"model {name}: preprocess= has no step with mean and std; give mean= and std= in "
+            "0 .. 255"
+        )
     if visual is None:
         stated.append(getattr(model, "pretrained_cfg", {}))
     else:
@@ -285,11 +308,56 @@ def _in_memory(
         )
     for note in stated:
         if note and note.get("mean") is not None and note.get("std") is not None:
-            return name, pretrained_tags.of_note(note), tokenize
+            return pretrained_tags.of_note(note)
     raise LabError(
         f"model {name} does not say its channel statistics; give preprocess=, or mean= and std= "
         "in 0 .. 255"
     )
+
+
+def _check_forward(network: Backbone) -> None:
+    """Compare a model in memory with its own forward on noise.
+
+    Blocks are computed from their weights, so that a patched forward, a hook or an adapter would
+    be left out without a sign.
+
+    Raises:
+        LabError: they differ, or the weights are not those of a plain network.
+    """
+    side, kind = network.image_size, next(network.model.parameters()).dtype
+    images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    images = images.to(network.device, kind)
+    advice = (
+        f"model {network.name} computes something else than its weights say; merge adapters, and "
+        "undo what was patched or hooked"
+    )
+    grid = network.grid(side, side)
+    try:
+        with torch.inference_mode():
+            tokens = network.embed(images)
+            for block in network.blocks_on(grid):
+                tokens = block.plain(tokens)
+            computed = network.project(State(tokens), grid)[1].double()
+    # An adapter may lack anything that the code of a plain network looks for.
+    except Exception as error:
+        raise LabError(f"{advice} ({type(error).__name__}: {error})") from error
+    try:
+        with torch.inference_mode():
+            visual = getattr(network.model, "visual", None)
+            if visual is not None:
+                output = visual(images)
+            else:
+                output = network.model.forward_head(
+                    network.model.forward_features(images), pre_logits=True
+                )
+    except Exception:  # it may take no square images
+        return
+    expected = (output[0] if isinstance(output, tuple) else output).double()
+    tolerance = 1e-3 if kind in (torch.float32, torch.float64) else 0.05
+    if computed.shape == expected.shape:
+        difference = float((computed - expected).norm() / expected.norm())
+        if not difference < tolerance:
+            raise LabError(f"{advice} (image embeddings differ by {100 * difference:.3g} %)")
 
 
 def _needed(tokenizer: Any, name: str) -> Any:
@@ -504,5 +572,7 @@ def check_finite(model: Any, source: str) -> None:
         LabError: naming the first one.
     """
     for name, tensor in model.state_dict().items():
+        if tensor.is_meta:
+            raise LabError(f"{source}: weight {name} has no numbers (device meta)")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise LabError(f"{source}: weight {name} contains NaN or infinity")

@@ -22,8 +22,6 @@ from sclip_lab.network.backbone import MEAN, STD
 
 log = logging.getLogger(__name__)
 
-# Only OpenAI's archives hold these beside the weights. All of them were trained with QuickGELU.
-OPENAI_ENTRIES = {"input_resolution", "context_length", "vocab_size"}
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 WORDS = {True: "QuickGELU", False: "GELU"}
 

@@ -23,7 +23,7 @@ ATTENTION = ("vanilla", "csa", "maskclip")
 def explore(
     image: np.ndarray | str | Path | Any,
     names: Sequence[str] | str | None = None,
-    attention: Sequence[str | Variant] = ATTENTION,
+    attention: Sequence[str | Variant] | str | Variant = ATTENTION,
     backbone: Backbone | str = EMBEDDED,
     protocol: Protocol | str = "sclip",
     mask: np.ndarray | str | Path | None = None,
@@ -49,12 +49,13 @@ def explore(
     Raises:
         LabError: a photo that cannot be read, an unknown name, or no classes.
     """
+    from sclip_lab.attention.variant import Variant
     from sclip_lab.config.registry import variant_label
-    from sclip_lab.data.decode import read_mask
+    from sclip_lab.data.decode import as_image, read_mask
     from sclip_lab.data.vocabulary import Vocabulary
     from sclip_lab.report.explorer.document import page
     from sclip_lab.report.explorer.maps import look
-    from sclip_lab.run.library import as_backbone, as_image, as_protocol, as_variant
+    from sclip_lab.run.library import as_backbone, as_protocol, as_variant
 
     backbone = as_backbone(backbone)
     protocol = as_protocol(protocol, usual_dataset(backbone.name))
@@ -63,12 +64,13 @@ def explore(
             raise LabError('name the classes to choose from, for example names="cat; grass,lawn"')
         vocabulary = Vocabulary.named("patchwork")
     else:
-        classes = names.split(";") if isinstance(names, str) else list(names)
-        words = [tuple(w.strip() for w in n.split(",") if w.strip()) for n in classes if n.strip()]
-        if not words or not all(words):
-            raise LabError(f"names {names!r}: a class each, for example 'cat; grass,lawn'")
-        vocabulary = Vocabulary("given", tuple(words))
-    variants = [as_variant(each) for each in attention]
+        if isinstance(names, str):
+            names = [name for name in names.split(";") if name.strip()]
+            if not names:
+                raise LabError("names: a class each, for example 'cat; grass,lawn'")
+        vocabulary = Vocabulary.typed(names)
+    listed = [attention] if isinstance(attention, str | Variant) else attention
+    variants = [as_variant(each, protocol) for each in listed]
     title = title or (Path(image).name if isinstance(image, str | Path) else "photo")
     subject = f"{title} with mask {mask}" if isinstance(mask, str | Path) else title
     image = as_image(image)

@@ -5,25 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
-from sclip_lab.config.registry import load_attention
-from sclip_lab.data.decode import read_image
+from sclip_lab.data.decode import as_image
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.run.library import as_backbone, as_variant
 from sclip_lab.segmentation import dense_features as functions
 from sclip_lab.segmentation.dense_features import AttentionMaps
 
 
 def dense_features(
-    backbone: Backbone, images: Any, attention: Variant | str, *args: Any, **options: Any
+    backbone: Backbone | str, images: Any, attention: Variant | str, *args: Any, **options: Any
 ) -> Tensor:
     """Call `sclip_lab.segmentation.dense_features.dense_features` with more kinds of input.
 
     Args:
-        backbone: from `load_backbone`.
+        backbone: from `load_backbone`, or its name.
         images: as there; or one image: a file, a PIL image, or (height, width, 3) uint8 RGB.
         attention: a variant, or the name of a file of conf/attention.
         *args, **options: as there.
@@ -34,16 +34,17 @@ def dense_features(
     Raises:
         LabError: as there, an image that cannot be read, or an unknown name.
     """
-    return functions.dense_features(backbone, _batch(images), _variant(attention), *args, **options)
+    network, variant = as_backbone(backbone), as_variant(attention)
+    return functions.dense_features(network, _batch(images), variant, *args, **options)
 
 
 def attention_maps(
-    backbone: Backbone, image: Any, attention: Variant | str, *args: Any, **options: Any
+    backbone: Backbone | str, image: Any, attention: Variant | str, *args: Any, **options: Any
 ) -> AttentionMaps:
     """Call `sclip_lab.segmentation.dense_features.attention_maps` with more kinds of input.
 
     Args:
-        backbone: from `load_backbone`.
+        backbone: from `load_backbone`, or its name.
         image: as there; or a file, a PIL image, or (height, width, 3) uint8 RGB.
         attention: a variant, or the name of a file of conf/attention.
         *args, **options: as there: the layer, -1 for the last block.
@@ -54,18 +55,13 @@ def attention_maps(
     Raises:
         LabError: as there, an image that cannot be read, or an unknown name.
     """
-    return functions.attention_maps(backbone, _batch(image), _variant(attention), *args, **options)
-
-
-def _variant(attention: Variant | str) -> Variant:
-    return load_attention(attention) if isinstance(attention, str) else attention
+    network, variant = as_backbone(backbone), as_variant(attention)
+    return functions.attention_maps(network, _batch(image), variant, *args, **options)
 
 
 def _batch(images: Any) -> Tensor:
-    if isinstance(images, str | Path):
-        images = read_image(images)
-    if hasattr(images, "convert"):  # of PIL
-        images = np.array(images.convert("RGB"))
+    if isinstance(images, str | Path | Image.Image):
+        images = as_image(images)
     images = torch.as_tensor(images)
     if images.ndim == 3 and images.shape[0] != 3 and images.shape[-1] == 3:
         images = images.permute(2, 0, 1)

@@ -18,7 +18,6 @@ from sclip_lab.config.registry import (
 )
 from sclip_lab.core.errors import LabError, about
 from sclip_lab.data.base import Dataset
-from sclip_lab.data.decode import read_image
 from sclip_lab.data.folder import PHOTO_SUFFIXES
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.evaluation import loop, spec
@@ -41,7 +40,7 @@ def segment(
     image: Any,
     class_names: Sequence[str | Sequence[str]] | Vocabulary,
     attention: Variant | str = "csa",
-    protocol: Protocol | str | None = None,
+    protocol: Protocol | str = "sclip",
     guidance: Guide | None = None,
     batch_windows: int | None = None,
 ) -> Any:
@@ -50,9 +49,11 @@ def segment(
     Args:
         backbone: from `load_backbone`, or a name of conf/backbone.
         image: (height, width, 3) uint8 RGB, a PIL image, or a file; a list of these; or a folder.
-        class_names: a name per class; several separated by commas, or a list, are synonyms.
+        class_names: a name per class; several separated by commas, or a list, are synonyms. Or the
+            name of a vocabulary, such as "voc21", or its file.
         attention: from `load_attention`, or a name of conf/attention.
-        protocol: from `load_protocol`, or a name of conf/protocol; SCLIP's default otherwise.
+        protocol: from `load_protocol`, or a name of conf/protocol, which has its values for
+            patchwork on the embedded network.
         guidance: a second network, for attention or readouts that look at one.
         batch_windows: windows of a photo that go through the network at once; None: as many as
             memory has room for. The labels do not depend on it.
@@ -65,14 +66,12 @@ def segment(
         LabError: an image that cannot be read or used, an unknown name, or no class names.
     """
     network = as_backbone(backbone)
-    if protocol is not None:
-        protocol = as_protocol(protocol, usual_dataset(network.name))
-    variant = as_variant(attention, protocol)
+    steps = as_protocol(protocol, usual_dataset(network.name))
+    variant, vocabulary = as_variant(attention, steps), Vocabulary.typed(class_names)
 
     def labels(photo: Any) -> Labels:
-        pixels = as_image(photo)
         return one_photo.segment(
-            network, pixels, class_names, variant, protocol, guidance, batch_windows
+            network, photo, vocabulary, variant, steps, guidance, batch_windows
         )
 
     if isinstance(image, list | tuple):
@@ -108,7 +107,8 @@ def evaluate(
     Raises:
         LabError: as there, or an unknown name.
     """
-    listed = [specs] if isinstance(specs, str | Variant | spec.Spec) else list(specs)
+    single = isinstance(specs, str | Variant | spec.Spec) or not isinstance(specs, Iterable)
+    listed: list[Any] = [specs] if single else list(specs)  # type: ignore[arg-type]
     cells: list[spec.Spec] = []
     for each in listed:
         if not isinstance(each, spec.Spec):  # a network or a data set by name is loaded once
@@ -190,25 +190,6 @@ def _checked(kind: str, value: Any, expected: type[Any], load: str) -> Any:
             f"{kind} is a {type(value).__name__}: give a name, or what lab.{load} returns"
         )
     return value
-
-
-def as_image(image: Any) -> np.ndarray:
-    """Return (height, width, 3) uint8 RGB from a file, a PIL image or an array of that form.
-
-    Raises:
-        LabError: anything else, or a file that cannot be read.
-    """
-    if isinstance(image, str | Path):
-        return read_image(image)
-    if hasattr(image, "convert"):  # of PIL
-        return np.array(image.convert("RGB"))
-    pixels = np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise LabError(
-            f"an image of shape {pixels.shape} and type {pixels.dtype}: give a file, a PIL image, "
-            "or a (height, width, 3) uint8 array of RGB"
-        )
-    return pixels
 
 
 def photos_of(folder: str | Path) -> list[Path]:

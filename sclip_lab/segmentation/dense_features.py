@@ -62,14 +62,7 @@ def dense_features(
     with torch.inference_mode():
         patches = encoded.patches.float()
         patches = unit(patches) if normalize else patches
-    if not bool(torch.isfinite(patches).all()):
-        lower = backbone.dtype != torch.float32
-        advice = "; its numbers are too large for this precision, take fp32" if lower else ""
-        raise LabError(
-            f"backbone {backbone.name} with attention '{attention.name}': features in "
-            f"{str(backbone.dtype).removeprefix('torch.')} are not finite{advice}"
-        )
-    return patches.clone()
+    return _finite(patches, "features", backbone, attention)
 
 
 class AttentionMaps(NamedTuple):
@@ -108,7 +101,8 @@ def attention_maps(
         variant: 1 for one softmax, 2 for CSA.
 
     Raises:
-        LabError: several images, a layer out of range, or a block edit without a single map.
+        LabError: several images, a layer out of range, a block edit without a single map, or
+            weights that are not finite.
     """
     images = torch.as_tensor(image)
     images = images[None] if images.ndim == 3 else images
@@ -119,12 +113,26 @@ def attention_maps(
     with torch.inference_mode():
         entered = encoded.history[index]
         if index not in encoded.variant.layers(backbone.depth):
-            return AttentionMaps(entered.attention()[0].float().clone(), encoded.grid)
+            weights = _finite(entered.attention()[0].float(), "weights", backbone, attention)
+            return AttentionMaps(weights, encoded.grid)
         context = Context(entered, encoded.history[:index], encoded.grid, scene=encoded.scene)
         state = encoded.variant.apply(entered, State(entered.tokens), context)
     if state.attention is None:
         raise LabError(f"attention '{attention.name}' has no single map of weights in a block")
-    return AttentionMaps(state.attention[0].float().clone(), state.grid or encoded.grid)
+    weights = _finite(state.attention[0].float(), "weights", backbone, attention)
+    return AttentionMaps(weights, state.grid or encoded.grid)
+
+
+def _finite(values: Tensor, what: str, backbone: Backbone, attention: Variant) -> Tensor:
+    """An ordinary tensor of the values, after a look whether they are finite."""
+    if not bool(torch.isfinite(values).all()):
+        lower = backbone.dtype != torch.float32
+        advice = "; its numbers are too large for this precision, take fp32" if lower else ""
+        raise LabError(
+            f"backbone {backbone.name} with attention '{attention.name}': {what} in "
+            f"{str(backbone.dtype).removeprefix('torch.')} are not finite{advice}"
+        )
+    return values.clone()
 
 
 def _encoded(
@@ -143,6 +151,8 @@ def _encoded(
         )
     if images.dtype == torch.uint8:
         images = backbone.normalise(images)
+    elif not images.is_floating_point():
+        raise LabError(f"images of {images.dtype}; give uint8 RGB, or normalised floats")
     if text is not None:
         attention = attention.given(text if isinstance(text, Text) else Text.of(text))
     size = images.shape[-2], images.shape[-1]

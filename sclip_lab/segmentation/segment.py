@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from sclip_lab.attention.variant import Variant
-from sclip_lab.data.decode import read_image
+from sclip_lab.core.values import check, within
+from sclip_lab.data.decode import as_image
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation import photos, pipeline
@@ -50,13 +51,10 @@ def segment(
         LabError: an image that cannot be read, or no class names.
     """
     protocol = protocol or Protocol()
-    if not isinstance(class_names, Vocabulary):
-        split = [n.split(",") if isinstance(n, str) else list(n) for n in class_names]
-        class_names = Vocabulary("given", tuple(tuple(n.strip() for n in names) for names in split))
-    if isinstance(image, str | Path):
-        image = read_image(image)
-    elif not isinstance(image, np.ndarray):
-        image = np.array(image.convert("RGB"))
+    class_names, image = Vocabulary.typed(class_names), as_image(image)
+    check("batch_windows", batch_windows, int | None)
+    if batch_windows is not None:
+        within("batch_windows", batch_windows, 1)
     if protocol.centre_crop is not None:
         image = photos.centre(image, protocol)
     plan, pixels = photos.prepare(image, protocol, backbone)

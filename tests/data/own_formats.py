@@ -558,6 +558,32 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
     return listed(root, masks, "\n".join(["index,image,mask", *rows]), "val.csv")
 
 
+@case("a csv whose ids are stems of other photos", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, {str(i): mask for i, mask in enumerate(masks.values())})
+    rows = [f"{(i + 1) % 4};{i}.jpg;{i}.png;val" for i in range(4)]
+    write(root / "val.csv", "\n".join(["id;image;mask;split", *rows]))
+    return config | {"split": "val.csv"}
+
+
+CASES["a csv whose ids are stems of other photos"].names = {s: str(i) for i, s in enumerate(STEMS)}
+
+
+@case(
+    "a csv of several splits", error="column 'split' has several values .train, val.", guess=False
+)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    rows = [f"{stem}.jpg,{split}" for stem, split in zip(masks, ["train", "val"] * 2, strict=True)]
+    return listed(root, masks, "\n".join(["image,split", *rows]), "all.csv")
+
+
+@case("a list of numbers with labels", error="names no mask of this data set", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    config = pairs(root, {str(i): mask for i, mask in enumerate(masks.values())})
+    write(root / "val.txt", "0 1\n1 1\n2 0\n")
+    return config | {"split": "val.txt"}
+
+
 @case("a json list")
 def _(root: Path, masks: Masks) -> dict[str, Any]:
     return listed(root, masks, json.dumps([f"{stem}.jpg" for stem in masks]), "val.json")
@@ -868,6 +894,67 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
 @case("COCO with boxes alone", error="annotation 0: has no segmentation", guess=False)
 def _(root: Path, masks: Masks) -> dict[str, Any]:
     return coco_json(root, masks, lambda corners: [])
+
+
+def changed_json(root: Path, masks: Masks, change: Callable[[Any], None]) -> dict[str, Any]:
+    config = coco_json(root, masks, flat)
+    content = json.loads((root / "instances.json").read_bytes())
+    change(content)
+    write(root / "instances.json", json.dumps(content))
+    return config
+
+
+def numbers_as_texts(content: Any) -> None:
+    for one in content["annotations"]:
+        one |= {"iscrowd": "0", "area": "64"}
+
+
+DAMAGED_JSONS: dict[str, tuple[Callable[[Any], None], str]] = {
+    "two photos of one id": (
+        lambda c: c["images"][1].update(id=c["images"][0]["id"]), "two photos",
+    ),
+    "two categories of one id": (
+        lambda c: c["categories"][1].update(id=c["categories"][0]["id"]), "two categories",
+    ),
+    "a corner that is no number": (
+        lambda c: c["annotations"][0]["segmentation"][0].__setitem__(0, float("nan")),
+        "corners must be finite",
+    ),
+    "polygons in shares of the photo": (
+        lambda c: c["annotations"][0].update(segmentation=[[0, 0, 0.5, 0, 0.5, 0.5]]),
+        "not shares of the photo",
+    ),
+    "ids as texts": (
+        lambda c: c["annotations"][0].update(image_id="1"), "there is no photo of id '1'",
+    ),
+}  # fmt: skip
+for title, (change, message) in DAMAGED_JSONS.items():
+
+    @case(f"COCO, {title}", error=message, guess=False)
+    def _(root: Path, masks: Masks, change: Callable[..., None] = change) -> dict[str, Any]:
+        return changed_json(root, masks, change)
+
+
+@case("COCO, iscrowd and area as texts", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    return changed_json(root, masks, numbers_as_texts) | {"crowd": "ignore"}
+
+
+@case("COCO with a category Background, without a vocabulary", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    more = {"id": 0, "name": "Background"}
+    config = changed_json(root, masks, lambda c: c["categories"].append(more))
+    return config | {"vocabulary": None, "label_map": {"cat": "cat"}}
+
+
+CASES["COCO with a category Background, without a vocabulary"].truth = remapped({1: 2, 2: 1})
+
+
+@case("colours with a label_map", error="palette says the class of each colour", guess=False)
+def _(root: Path, masks: Masks) -> dict[str, Any]:
+    palette = {NAMES[number]: list(colour) for number, colour in COLOURS.items()}
+    config = pairs(root, masks, convert=coloured)
+    return config | {"palette": palette, "label_map": {2: 1}}
 
 
 # --- tables ---------------------------------------------------------------------------------

@@ -70,7 +70,8 @@ def test_nothing_named() -> None:
         ({"architecture": "no/such.json"}, r"no/such\.json"),
         ({"checkpoint": "no/such.pt"}, r"no/such\.pt does not exist"),
         ({"checkpoint": "a.pt", "state_dict": {}}, "not both"),
-        ({"state_dict": {}}, "weights missing"),
+        ({"state_dict": {}}, "state_dict holds no state dict"),
+        ({"state_dict": [1]}, "state_dict holds no state dict"),
     ],
 )
 def test_bad_options(options: dict[str, Any], says: str) -> None:

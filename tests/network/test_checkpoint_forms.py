@@ -82,6 +82,7 @@ WRAPPED: dict[str, Callable[[Weights], Any]] = {
     "deepspeed": lambda w: {"module": w, "global_steps": 4},
     "lightning": lambda w: {"state_dict": behind("model.")(w), "pytorch-lightning_version": "2"},
     "nested": lambda w: {"checkpoint": {"model": w}},
+    "plain values beside the weights": lambda w: w | {"epoch": 3, "config": {"lr": 1}, "rev": "a"},
     "module.": behind("module."),
     "model.": behind("model."),
     "clip_model.": behind("clip_model."),
@@ -113,6 +114,36 @@ def test_wrapped(form: str, weights: Weights, tmp_path: Path) -> None:
     backbone = loads_exactly(tmp_path / "it.pt", weights)
     assert backbone.has_text
     assert backbone.encode_text(["a cat"]).shape == (1, 48)
+
+
+@pytest.mark.parametrize("form", ["model", "state_dict", "_orig_mod.", "module."])
+def test_weights_in_memory_are_unwrapped_too(form: str, weights: Weights) -> None:
+    wrapped = WRAPPED[form](weights)
+    backbone = load_backbone(NAME, state_dict=wrapped, device="cpu")
+    assert relative_error(image_of(backbone), expected_image(weights)) < EXACT
+
+
+def test_openais_sizes_as_plain_numbers(weights: Weights, tmp_path: Path) -> None:
+    sizes = {"input_resolution": 64, "context_length": 77, "vocab_size": 49408}
+    torch.save(weights | sizes, tmp_path / "it.pt")
+    with pytest.raises(LabError, match="was trained with QuickGELU"):
+        load_backbone(NAME, checkpoint=tmp_path / "it.pt", device="cpu")
+
+
+@pytest.mark.parametrize("rows", [16, 21])
+def test_positions_of_no_square(rows: int, weights: Weights, tmp_path: Path) -> None:
+    torch.save(weights | {"visual.positional_embedding": torch.ones(rows, 64)}, tmp_path / "it.pt")
+    with pytest.raises(LabError, match=rf"positional_embedding is \({rows}, 64\), not \(17, 64\)"):
+        load_backbone(NAME, checkpoint=tmp_path / "it.pt", device="cpu")
+
+
+def test_a_longer_text_length_is_a_warning(
+    weights: Weights, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.disable(logging.NOTSET)
+    torch.save(weights | {"positional_embedding": torch.randn(248, 64)}, tmp_path / "it.pt")
+    load_backbone(NAME, checkpoint=tmp_path / "it.pt", device="cpu")
+    assert "interpolated from 248 to 77 tokens" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".pth", ".ckpt", ".safetensors", ".weights"])

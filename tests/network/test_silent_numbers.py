@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,38 @@ class TestInMemory:
         model = timm.create_model("vit_tiny_patch16_224", depth=1)
         with pytest.raises(LabError, match="leave checkpoint and pretrained"):
             lab.load_backbone(model=model, checkpoint="x")
+
+    def test_what_weights_do_not_show_is_refused(self) -> None:
+        """A patched block, a hook and an adapter change the model, but none of its weights."""
+        sizes = {"layers": 2, "width": 64, "image_size": 32, "patch_size": 16}
+        text = {"layers": 1, "width": 64, "heads": 2}
+
+        def load(change: Callable[[Any], Any]) -> Backbone:
+            model = open_clip.CLIP(8, sizes, text)
+            change(model.visual.transformer.resblocks[0])
+            wrapped = torch.nn.DataParallel(model)
+            return lab.load_backbone(model=wrapped, mean=[0] * 3, std=[1] * 3, device="cpu")
+
+        class Adapter(torch.nn.Module):
+            pass
+
+        assert load(lambda block: None).name == "CLIP"
+        for change in (
+            lambda block: setattr(block, "forward", lambda x, *args, **options: 0 * x),
+            lambda block: block.register_forward_hook(lambda module, x, output: 1.1 * output),
+            lambda block: setattr(block.mlp, "c_fc", Adapter()),
+        ):
+            with pytest.raises(LabError, match="computes something else than its weights say"):
+                load(change)
+        model = open_clip.CLIP(8, sizes, text)
+        for options, says in (
+            ({"model": model, "quick_gelu": True}, "leave quick_gelu"),
+            ({"model": model, "preprocess": print}, "no step with mean and std"),
+            ({"model": model.to("meta"), "mean": [0] * 3, "std": [1] * 3}, "has no numbers"),
+            ({"model": 3}, "its image tower is a int"),
+        ):
+            with pytest.raises(LabError, match=says):
+                lab.load_backbone(**options)
 
     def test_repr_and_device(self, backbone: Backbone) -> None:
         assert len(repr(backbone)) < 120

@@ -17,6 +17,7 @@ from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation.protocol import Protocol
 
 NAMES = ["sky", "grass", "dog"]
+PHOTO = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 
 
 def test_a_photo_may_be_anything(backbone: Backbone, photos: Folder, protocol: Protocol) -> None:
@@ -30,6 +31,29 @@ def test_a_photo_may_be_anything(backbone: Backbone, photos: Folder, protocol: P
     folder = lab.segment(backbone, file.parent, NAMES, "csa", protocol)
     assert list(folder) == sorted(p.name for p in file.parent.iterdir())
     np.testing.assert_array_equal(folder[file.name], alone)
+
+
+def test_a_pil_image_is_read_as_its_file(backbone: Backbone, tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn
+    Image.fromarray(PHOTO[:40]).save(tmp_path / "turned.png", exif=turned)
+    Image.fromarray(PHOTO[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    for name in ("turned.png", "deep.png"):
+        with Image.open(tmp_path / name) as image:
+            for call in (lab.dense_features, lambda b, i, a: lab.segment(b, i, NAMES, a)):
+                of_file = call(backbone, tmp_path / name, "csa")
+                np.testing.assert_array_equal(call(backbone, image, "csa"), of_file)
+    with pytest.raises(LabError, match="mode 'F' is no photo"):
+        lab.segment(backbone, Image.fromarray(PHOTO[..., 0].astype(np.float32)), NAMES)
+
+
+def test_segment_is_right_without_a_protocol() -> None:
+    scene = (data := lab.load_dataset("patchwork", limit=1))[0]
+    labels = lab.segment("patchwork_vit", scene.image, "patchwork")
+    counted = scene.mask != data.ignore_index
+    assert (labels == scene.mask)[counted].mean() > 0.5
+    by_name = lab.segment("patchwork_vit", scene.image, data.vocabulary, protocol="sclip")
+    np.testing.assert_array_equal(labels, by_name)
 
 
 def test_spec_of_names_is_the_spec_of_objects() -> None:
@@ -69,6 +93,18 @@ def test_evaluate_takes_names(tmp_path: Path) -> None:
         (lambda b: lab.evaluate(["csa"], backbone=b, dataset="patchwrk"), "did you mean patchwork"),
         (lambda b: lab.evaluate([]), "no specs"),
         (lambda b: lab.explore(3, ["a"], backbone=b), "give a file, a PIL image"),
+        (lambda b: lab.segment(b, PHOTO[:0], NAMES), "shape (0, 64, 3)"),
+        (lambda b: lab.segment(b, PHOTO, "cat"), "unknown vocabulary 'cat'"),
+        (lambda b: lab.segment(b, PHOTO, ["0: cat", "dog"]), "without its number"),
+        (lambda b: lab.segment(b, PHOTO, [1, 2]), "class 0: 1 is no name"),
+        (lambda b: lab.segment(b, PHOTO, None), "class names are a NoneType"),
+        (lambda b: lab.segment(b, PHOTO, NAMES, protocol=3), "protocol is a int: give a name"),
+        (lambda b: lab.segment(b, PHOTO, NAMES, batch_windows=0), "must be at least 1"),
+        (lambda b: lab.explore(PHOTO, "cat;my_dog", backbone=b), "write 'my dog'"),
+        (lambda b: lab.evaluate(3), "give a name, or what lab.load_attention returns"),
+        (lambda b: lab.dense_features(b, PHOTO, None), "attention is a NoneType"),
+        (lambda b: lab.dense_features(b, PHOTO.astype(int), "csa"), "give uint8 RGB"),
+        (lambda b: lab.attention_maps(b, np.full((3, 64, 64), np.nan), "csa"), "are not finite"),
     ],
 )
 def test_everything_else_is_one_line(backbone: Backbone, call, message: str) -> None:
