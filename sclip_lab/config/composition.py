@@ -223,9 +223,9 @@ class Loader(ConfigLoaderImpl):
                 of_hydra = [word for word in overrides if word.lstrip("+~").startswith("hydra")]
                 guard.check_hydra(config, partial(compose, config_name, of_hydra, *flags))
         except UnknownKey as error:
-            if run_mode != RunMode.MULTIRUN:
-                raise
             words = [word for word in overrides if key_of(word) != error.key]
+            if run_mode != RunMode.MULTIRUN or words == overrides:  # no typed word has the key
+                raise
             config = self.load_configuration(config_name, words, *flags)
             task = [w for w in overrides if not w.lstrip("+~").startswith(("hydra.", "hydra/"))]
             config.hydra.overrides.task = task
@@ -263,15 +263,15 @@ class Loader(ConfigLoaderImpl):
         would ignore."""
         for word in words:
             key, _, name = word.lstrip("+").partition("=")
-            if name.startswith("[") and self.repository.group_exists(key.partition("@")[0]):
-                raise LabError(
-                    f"{word}: one file of conf/{key} without brackets; -m sweeps over several, as "
-                    f"in -m {key}={name.strip('[]')}"
-                )
             if key == "experiment" and "," in name:
                 raise LabError(
                     f"{word}: one preset at a time. Run them one after another; what two have in "
                     "common is computed once"
+                )
+            if name.startswith("[") and self.repository.group_exists(key.partition("@")[0]):
+                raise LabError(
+                    f"{word}: one file of conf/{key} without brackets; -m sweeps over several, as "
+                    f"in -m {key}={name.strip('[]')}"
                 )
             if key != "experiment" or name in ("null", *names(key)):
                 continue

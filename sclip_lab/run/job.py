@@ -412,11 +412,12 @@ def _evaluate(
     for spec in specs:
         short = spec.key[:SHORT]
         row = summary[summary["spec"].astype(str) == short].iloc[0]
+        of_row = {str(name): value for name, value in row.items()}
         iou = ious[ious["spec"].astype(str) == short]
         by_class = dict(zip(iou["class"].astype(str), iou["iou"].tolist(), strict=True))
         skipped = df.attrs["skipped"].get(short, {})
         measured = measures.measured(store, spec)
-        outcomes.append(Outcome(spec, row.to_dict(), by_class, measured, skipped))
+        outcomes.append(Outcome(spec, of_row, by_class, measured, skipped))
     return df, summary, outcomes
 
 

@@ -240,7 +240,8 @@ WORDS = [
     "protocol.templates=[]",
 ]  # fmt: skip
 SWEEPS = ["seed=range(3,1)", "seed=range(1,9,0)", "seed=range(1,1000000000)",
-          "attention=glob(nothing*)", "attention=[csa],vanilla"]  # fmt: skip
+          "attention=glob(nothing*)", "attention=[csa],vanilla",
+          "hydra.job.env_set={a:{b:{c:1}}}"]  # fmt: skip
 # What Hydra and logging refuse when a job is to begin, and the key that the error names.
 WHOLE = {
     "no such launcher": (
