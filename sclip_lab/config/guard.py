@@ -82,9 +82,11 @@ def check_hydra(config: DictConfig, compose_usual: Callable[[], DictConfig]) -> 
     for key in ("hydra.sweeper", "hydra.launcher", "hydra.run", "hydra.sweep", "hydra.job"):
         if not isinstance(part := OmegaConf.select(config, key), DictConfig):
             raise LabError(f"{key}: {shown(part)} must be a mapping")
-    params = OmegaConf.select(config, "hydra.sweeper.params")
-    if not isinstance(params, DictConfig | None):
-        raise LabError(f"hydra.sweeper.params: {shown(params)} must be a mapping")
+    for name, kind in (("params", DictConfig), ("grids", ListConfig)):
+        part = OmegaConf.select(config, f"hydra.sweeper.{name}")
+        if not isinstance(part, kind | None):
+            words = "a mapping" if name == "params" else "a list of mappings"
+            raise LabError(f"hydra.sweeper.{name}: {shown(part)} must be {words}")
     verbose = OmegaConf.select(config, "hydra.verbose")
     if not isinstance(verbose, bool | str | ListConfig):
         raise LabError(f"hydra.verbose: {shown(verbose)} must be true, false or names of loggers")
