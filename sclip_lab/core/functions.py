@@ -124,7 +124,8 @@ def uses(*things: str, when: Mapping[str, Any] | None = None) -> Callable[[Funct
     Args:
         things: ``guidance``, features of a second network; ``text``, the protocol's texts;
             ``labels``, ground truth, which makes a cell an oracle; ``photo``, all windows of a
-            photo together. Guidance and texts become part of the cell's key.
+            photo together; ``history``, by a readout of a photo or a refinement, what entered the
+            blocks. Guidance and texts become part of the cell's key.
         when: the mark counts only if the function's parameters have these values.
     """
 

@@ -62,7 +62,8 @@ class Steps:
     @property
     def uses(self) -> frozenset[str]:
         """What they are marked to read, see `sclip_lab.core.functions.uses`."""
-        return used([self.score, *self.of_logits, *self.of_labels])
+        functions = [self.score, *self.of_logits, *self.of_labels, self.threshold]
+        return used(function for function in functions if function is not None)
 
     @property
     def reads_text(self) -> bool:
@@ -148,7 +149,7 @@ class Readout:
     @property
     def reads_history(self) -> bool:
         """Whether each block's input is read for all windows of a photo together."""
-        return self.reads_windows or "history" in used([self._steps.score])
+        return "history" in self._steps.uses
 
     @property
     def refines(self) -> bool:

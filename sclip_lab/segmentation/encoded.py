@@ -218,7 +218,8 @@ def _tokens(entered: BlockInput, index: Any) -> Tensor:
 def _not_kept() -> Tensor:
     raise LabError(
         "what entered the blocks is not kept for all windows of a photo; a readout that looks at "
-        'it is declared with sclip_lab.core.functions.uses("photo", "history")'
+        'it is declared with sclip_lab.core.functions.uses("photo", "history"), a refinement with '
+        'uses("history")'
     )
 
 

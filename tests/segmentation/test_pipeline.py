@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ import sclip_lab as lab
 from sclip_lab.attention.variant import Variant
 from sclip_lab.config.folders import names
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.functions import refines_labels, uses
+from sclip_lab.core.identity import remembered
 from sclip_lab.data.folder import Folder
 from sclip_lab.evaluation.observers import Diagnostics, Pictures
 from sclip_lab.network.backbone import Backbone
@@ -25,6 +28,7 @@ from sclip_lab.network.context import Context
 from sclip_lab.network.text import Text
 from sclip_lab.results.store.store import Store
 from sclip_lab.segmentation import pipeline, views, windows
+from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.pipeline import Collected, Encoder, Windows
 from sclip_lab.segmentation.protocol import Protocol
 from tests.second_network import guide
@@ -203,6 +207,26 @@ def test_evaluation_and_segment_in_chunks(
         for most in (1000, 2)
     ]
     assert np.array_equal(*labels)
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_a_refinement_says_that_it_reads_the_blocks(
+    backbone: Backbone, photos: Folder, protocol: Protocol, declared: bool
+) -> None:
+    """Else what entered them need not stay in memory for all windows of a photo."""
+
+    def step(prediction: Tensor, encoded: Encoded) -> Tensor:
+        assert len(encoded.history[0].tokens) > 2
+        return prediction
+
+    step = refines_labels(step)
+    named = remembered(uses("history")(step) if declared else step)
+    refined = replace(protocol, refinement={"_target_": named})
+    chosen = photos.vocabulary, lab.load_attention("csa"), refined
+    lab.segment(backbone, photos[0].image, *chosen)
+    context = contextlib.nullcontext() if declared else pytest.raises(LabError, match='"history"')
+    with context:
+        lab.segment(backbone, photos[0].image, *chosen, batch_windows=2)
 
 
 def test_more_variants_and_larger_windows_leave_room_for_fewer(backbone: Backbone) -> None:

@@ -15,7 +15,7 @@ from sklearn.cluster import DBSCAN
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.core.functions import refines_labels
+from sclip_lab.core.functions import refines_labels, uses
 from sclip_lab.network.context import BlockInput
 from sclip_lab.network.depth import Layer, resolve
 from sclip_lab.segmentation.encoded import Encoded
@@ -95,6 +95,7 @@ def vote(prediction: Tensor, region: Tensor) -> Tensor:
     return result
 
 
+@uses("history")
 @refines_labels
 def cliptrase(
     prediction: Tensor,
