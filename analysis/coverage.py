@@ -10,7 +10,7 @@ not. A test (`tests/results/test_coverage.py`, slow) holds the shares to their l
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -266,9 +266,7 @@ def null_tables(repetitions: int) -> str:
     """What claims and tables say where there is nothing to say, in per cent."""
 
     def rows(results: dict[str, dict[str, float]]) -> list[list[str]]:
-        return [
-            [name, *(f"{100 * v:.1f}" for v in shares.values())] for name, shares in results.items()
-        ]
+        return [[name, *percent(each.values())] for name, each in results.items()]
 
     relations = {f"{k}": null_relations(k, repetitions) for k in SIZES_OF_FAMILIES}
     means = {
@@ -323,42 +321,41 @@ def simulate(repetitions: int, kinds: Sequence[str] = KINDS) -> tuple[pd.DataFra
     return pd.DataFrame(single), pd.DataFrame(several)
 
 
+def percent(shares: Iterable[float]) -> list[str]:
+    return [f"{100 * share:.1f}" for share in shares]
+
+
 def shown(single: pd.DataFrame, several: pd.DataFrame, repetitions: int) -> str:
     """The tables, in per cent."""
 
-    def percent(row: pd.Series, columns: Sequence[str]) -> list[str]:
-        return [f"{100 * row[column]:.1f}" for column in columns]
+    def table(head: Sequence[str], shares: pd.DataFrame) -> str:
+        """One line per row of ``shares``, by its classes and photos."""
+        places = shares.index.to_frame().astype(str).to_numpy()
+        rows = [
+            [*place, *percent(row)] for place, row in zip(places, shares.to_numpy(), strict=True)
+        ]
+        return markdown(["classes", "photos", *head], rows)
 
     methods = list(METHODS)
-    null, moved = single[single["gain"] == 0], single[single["gain"] > 0]
-    parts = [f"{repetitions} repetitions of 400 resamples; half as many families.\n"]
-    parts.append("How many 95 % intervals of mIoU hold the true value, in per cent:\n")
-    rows = [
-        [str(row["classes"]), str(row["photos"]), *percent(row, [f"score_{m}" for m in methods])]
-        for _, row in null.iterrows()
-    ]
-    parts.append(markdown(["classes", "photos", *methods], rows))
-    parts.append(
+    place = ["classes", "photos"]
+    equal = single[single["gain"] == 0].set_index(place)
+    moved = single[single["gain"] > 0].set_index(place)
+    differences = [f"difference_{method}" for method in methods]
+    both = equal[differences].join(moved[differences], rsuffix="_moved")
+    head = [f"{m}, {kind}" for kind in ("equal", "different") for m in methods]
+    head += ["p < 0.05", "swapped p < 0.05"]
+    families = several.set_index(place)[["none", "holm", "max_t"]]
+    parts = [
+        f"{repetitions} repetitions of 400 resamples; half as many families.\n",
+        "How many 95 % intervals of mIoU hold the true value, in per cent:\n",
+        table(methods, equal[[f"score_{method}" for method in methods]]),
         "Differences of two variants, equal and with a true difference; and how many p-values are "
-        "below 0.05 where the two are equal:\n"
-    )
-    rows = []
-    for (_, row), (_, other) in zip(null.iterrows(), moved.iterrows(), strict=True):
-        names = [f"difference_{method}" for method in methods]
-        cells = [*percent(row, names), *percent(other, names)]
-        cells += percent(row, ["p", "p_permutation"])
-        rows.append([str(row["classes"]), str(row["photos"]), *cells])
-    head = [f"{m}, equal" for m in methods] + [f"{m}, different" for m in methods]
-    parts.append(markdown(["classes", "photos", *head, "p < 0.05", "swapped p < 0.05"], rows))
-    parts.append(
+        "below 0.05 where the two are equal:\n",
+        table(head, both.join(equal[["p", "p_permutation"]])),
         "Families of seven differences where all variants are equal: how many have any p below "
-        "0.05:\n"
-    )
-    rows = [
-        [str(row["classes"]), str(row["photos"]), *percent(row, ["none", "holm", "max_t"])]
-        for _, row in several.iterrows()
+        "0.05:\n",
+        table(["unadjusted", "Holm", "max-T"], families),
     ]
-    parts.append(markdown(["classes", "photos", "unadjusted", "Holm", "max-T"], rows))
     return "\n".join(parts)
 
 

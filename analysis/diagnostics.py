@@ -57,30 +57,19 @@ def document() -> str:
         undefined = [f"without {part}" for part in measure.needs if part == "attention"]
         undefined += [measure.undefined] if measure.undefined else []
         rows.append(
-            [
-                f"`{name}`",
-                measure.says,
-                bounds(measure),
-                kind,
-                good,
-                f"`{measure.control}`" if measure.control else "",
-                heads,
-                ", ".join(undefined),
-                measure.source,
-            ]
+            {
+                "measure": f"`{name}`",
+                "what": measure.says,
+                "range": bounds(measure),
+                "kind": kind,
+                "good": good,
+                "control": f"`{measure.control}`" if measure.control else "",
+                "also by": heads,
+                "not defined for": ", ".join(undefined),
+                "source": measure.source,
+            }
         )
-    columns = [
-        "measure",
-        "what",
-        "range",
-        "kind",
-        "good",
-        "control",
-        "also by",
-        "not defined for",
-        "source",
-    ]
-    return HEAD + markdown(columns, rows)
+    return HEAD + markdown(list(rows[0]), (list(row.values()) for row in rows))
 
 
 if __name__ == "__main__":

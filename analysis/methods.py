@@ -33,26 +33,11 @@ whole block, and none of this applies.
 Formulas, sources, quirks and published numbers follow the tables, in a section for each module:
 [variants](#variants), [readouts](#readouts), [refinements](#refinements).
 """
-COLUMNS = [
-    "variant",
-    "what, and whose",
-    "layers",
-    "function",
-    "residual",
-    "MLP",
-    "stream",
-    "prior",
-    "mix",
-    "repair",
-    "entry",
-    "hidden",
-    "class token",
-]
 VARIANTS = """## Variants
 
 In the order of their modules. Published numbers are mIoU in points, by the protocol of whoever
 published them; the mark says how they were read: F in primary code, README, issue or figure, 2
-second-hand, C computed, G a guess. `sclip_lab/results/table/paper_sources.csv` has the sources.
+second-hand, C computed, G a guess. `sclip_lab/paper/paper_sources.csv` has the sources.
 """
 DATASETS = [
     "voc21",
@@ -84,7 +69,8 @@ PAPER = re.compile(r".*?(?:arXiv \d{4}\.\d{5}|(?:ICCV|CVPR|ECCV|WACV) 20\d\d$)",
 
 def document() -> str:
     """The whole of docs/methods.md."""
-    parts = [f"{TITLE}\n{markdown(COLUMNS, map(row, names('attention')))}", VARIANTS]
+    variants = list(map(row, names("attention")))
+    parts = [f"{TITLE}\n{markdown(list(variants[0]), (v.values() for v in variants))}", VARIANTS]
     by_module: dict[Any, list[str]] = {}
     for name in names("attention"):
         by_module.setdefault(idea(name), []).append(name)
@@ -189,23 +175,24 @@ def linked(text: str) -> str:
     return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
 
 
-def row(name: str) -> list[str]:
-    """One variant's cells, in the order of ``COLUMNS``."""
+def row(name: str) -> dict[str, str]:
+    """One variant's cells by column."""
     config = {**COMMON, **load_group("attention", name)}
     parameters = {key: value for key, value in config.items() if key not in COMMON}
     function = locate(config["_target_"])
     replaces = next(iter(inspect.signature(function).parameters)) == "block"
-    settings = ["—" if replaces else shown(config[key]) for key in ("residual", "mlp", "stream")]
-    parts = [call(config[key]) if config[key] else "" for key in PARTS]
-    return [
-        f"`{name}`",
-        paper(conf_dir() / "attention" / f"{name}.yaml"),
-        shown(config["layers"]),
-        call(parameters),
-        *settings,
-        *parts,
-        shown(config["class_token"]),
-    ]
+    settings = {k: "—" if replaces else shown(config[k]) for k in ("residual", "mlp", "stream")}
+    return {
+        "variant": f"`{name}`",
+        "what, and whose": paper(conf_dir() / "attention" / f"{name}.yaml"),
+        "layers": shown(config["layers"]),
+        "function": call(parameters),
+        "residual": settings["residual"],
+        "MLP": settings["mlp"],
+        "stream": settings["stream"],
+        **{part: call(config[part]) if config[part] else "" for part in PARTS},
+        "class token": shown(config["class_token"]),
+    }
 
 
 def paper(file: Path) -> str:
@@ -244,7 +231,7 @@ def shown(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
     """A markdown table; bars within cells are escaped."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "".join(

@@ -73,9 +73,6 @@ def check_variant(
         variant: from `sclip_lab.variant`, `load_attention` or `build`.
         backbone: a network to check it on; None: `small_backbone`.
         row_sum: what each row of its attention weights sums to, where it always does.
-
-    Raises:
-        AssertionError: what is not so, with the variant's name.
     """
     network, who = backbone or small_backbone(), f"attention '{variant.name}'"
     rebuilt = build(variant.config, variant.name)

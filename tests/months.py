@@ -37,7 +37,7 @@ def write(root: Path) -> None:
     ]  # fmt: skip
     written: dict[str, str] = {}
     for number, (name, chosen, size, changed) in enumerate(plan):
-        asked = {}
+        options = {}
         for label in chosen:
             names = {"attention": label, "backbone": "tiny", "dataset": "shapes"}
             names |= {"protocol": "sclip"} | changed
@@ -47,18 +47,20 @@ def write(root: Path) -> None:
                 written[place] = _cell(root, label, size, part, number, name == "shards")
             else:
                 spec_files.add_names(root / "specs" / written[place], names)
-            asked[written[place]] = names
+            options[written[place]] = names
         command = f"sclip-lab evaluate -m attention={','.join(chosen)} dataset.split={size[0]} "
-        sweeps.note(root, name, f"{command}dataset.limit={size[1]}", asked)
+        sweeps.note(root, name, f"{command}dataset.limit={size[1]}", options)
 
 
-def _cell(root: Path, label: str, size: tuple[str, int], done: int, day: int, sharded: bool) -> str:
+def _cell(
+    root: Path, label: str, size: tuple[str, int], there: int, day: int, sharded: bool
+) -> str:
     split, count = size
     images = [f"{split}_{number:03d}" for number in range(count)]
     skill, first = SKILL.get(label, 0.4), 0 if split == "test" else 500
     rows = [
         confusion_rows(name, *labels(first + number, skill, (24, 32), 5))
-        for number, name in enumerate(images[:done])
+        for number, name in enumerate(images[:there])
     ]
     config = {
         "dataset": {

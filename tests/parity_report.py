@@ -24,22 +24,22 @@ def line(toy: VectorSet, name: str, verbose: bool = False) -> tuple[str, bool]:
     if name not in registered():
         return f"{name:28} NO COMPARISON", False
     try:
-        found = compare(toy, name)
+        compared = compare(toy, name)
     except Exception as error:
         if verbose:
             traceback.print_exc()
         return f"{name:28} FAILED: {type(error).__name__}: {error}", False
-    if not found:
+    if not compared:
         return f"{name:28} NOTHING COMPARED", False
-    worst = max(found, key=lambda one: one.error / one.tolerance if one.tolerance else one.error)
-    bad = [one for one in found if not one.ok]
+    worst = max(compared, key=lambda one: one.error / one.tolerance if one.tolerance else one.error)
+    bad = [one for one in compared if not one.ok]
     words = [
         f"{name:28} {'NOT OK' if bad else 'ok':6}",
-        f"{len(found):3} arrays, largest {worst.error:.2e} of {worst.tolerance:.0e}",
+        f"{len(compared):3} arrays, largest {worst.error:.2e} of {worst.tolerance:.0e}",
         f"in {worst.array}",
     ]
     if verbose or bad:
-        words += [f"\n    {one}" for one in (found if verbose else bad)]
+        words += [f"\n    {one}" for one in (compared if verbose else bad)]
     return " ".join(words), not bad
 
 
@@ -54,8 +54,8 @@ def main() -> int:
     names = [name for name in toy.files if not options.only or name in options.only]
     good = 0
     for name in names:
-        said, ok = line(toy, name, options.verbose)
-        print(said, flush=True)
+        text, ok = line(toy, name, options.verbose)
+        print(text, flush=True)
         good += ok
     absent = sorted(set(registered()) - set(toy.files))
     print(f"{good} of {len(names)} files ok")

@@ -53,12 +53,12 @@ def make(source: Path, target: Path, names: Collection[str] = ()) -> None:
     for name in second.files:
         placed = fitted(second, second.load(name))
         for _ in range(2):  # what is found by its fit is found in the second round
-            found = [
+            problems = [
                 each for one in registered()[name] for each in one(second, name, Arrays(placed))
             ]
             placed |= {
                 one.array: np.asarray(one.ours, placed[one.array].dtype)
-                for one in found
+                for one in problems
                 if one.ours is not None and one.array in placed
             }
         np.savez(target / f"{name}.npz", **placed)

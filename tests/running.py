@@ -82,3 +82,18 @@ def evaluate(folder: Path, *overrides: str) -> Outcome:
                 GlobalHydra.instance().clear()
                 root.handlers[:], root.level = before
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def succeed(folder: Path, *overrides: str) -> Outcome:
+    """`evaluate`, which must end well."""
+    outcome = evaluate(folder, *overrides)
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
+def fail(folder: Path, *overrides: str) -> Outcome:
+    """`evaluate`, which must end with an error and without a traceback."""
+    outcome = evaluate(folder, *overrides)
+    assert outcome.code == 1
+    assert "Traceback" not in outcome.out + outcome.err
+    return outcome

@@ -63,9 +63,9 @@ def architecture(**vision: Any) -> dict[str, Any]:
     }
 
 
-def network(given: dict[str, Any] | None = None, **options: Any) -> Backbone:
+def network(settings: dict[str, Any] | None = None, **options: Any) -> Backbone:
     """A random one whose biases are not zero, so that a forgotten one shows."""
-    backbone = load_backbone(architecture=given or architecture(), device="cpu", **options)
+    backbone = load_backbone(architecture=settings or architecture(), device="cpu", **options)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in backbone.model.named_parameters():
         if name.endswith("bias"):

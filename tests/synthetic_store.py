@@ -93,20 +93,37 @@ def write_spec(
     return key
 
 
+def write_cell(
+    root: Path,
+    label: str,
+    skill: float,
+    images: Sequence[str],
+    *,
+    photos: int | None = None,
+    shape: tuple[int, int] = (24, 32),
+    first: int = 0,
+    **more: Any,
+) -> str:
+    """`write_spec` with rows of `labels` for the first ``photos`` images, seeds from ``first``."""
+    rows = [
+        confusion_rows(image, *labels(seed, skill, shape, len(CLASSES)))
+        for seed, image in enumerate(images[:photos], start=first)
+    ]
+    return write_spec(root, label, rows, images, **more)
+
+
 def write_store(root: Path, num_images: int = 6, shape: tuple[int, int] = (48, 64)) -> list[str]:
     """Vanilla, CSA at two temperatures and identity on one data set; returns their keys."""
     images = [f"photo_{index}" for index in range(num_images)]
     keys = []
     for order, (label, skill) in enumerate(SKILL.items()):
-        rows = [
-            confusion_rows(image, *labels(index, skill, shape, len(CLASSES)))
-            for index, image in enumerate(images)
-        ]
         config = {}
         if label.startswith("csa"):
             config = {"attention": {"temperature": 2.0 if "2.0" in label else 1.0}}
         created = f"2026-01-01T00:00:0{order}"
-        keys.append(write_spec(root, label, rows, images, created=created, config=config))
+        keys.append(
+            write_cell(root, label, skill, images, shape=shape, created=created, config=config)
+        )
     return keys
 
 

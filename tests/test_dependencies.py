@@ -19,14 +19,14 @@ OWN = {*PRODUCT, "benchmarks", "analysis", "tests"}
 
 def imported(folder: Path) -> set[str]:
     """Top-level modules that the python files of a folder import, lazily or not."""
-    found = set()
+    modules = set()
     for file in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
-                found |= {name.name.partition(".")[0] for name in node.names}
+                modules |= {name.name.partition(".")[0] for name in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
-                found.add(str(node.module).partition(".")[0])
-    return found - OWN - sys.stdlib_module_names
+                modules.add(str(node.module).partition(".")[0])
+    return modules - OWN - sys.stdlib_module_names
 
 
 def declared() -> set[str]:
@@ -56,5 +56,5 @@ def test_documents_that_are_named_are_in_the_repository() -> None:
     assert len(files) > 300
     for file in files:
         if file.is_file():
-            named = set(re.findall(r"\b([A-Z][A-Z_]{3,}\.md)\b", file.read_text(encoding="utf-8")))
-            assert named <= there, f"{file.relative_to(ROOT)} names {named - there}"
+            texts = set(re.findall(r"\b([A-Z][A-Z_]{3,}\.md)\b", file.read_text(encoding="utf-8")))
+            assert texts <= there, f"{file.relative_to(ROOT)} names {texts - there}"

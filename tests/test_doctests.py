@@ -22,10 +22,10 @@ WITH_EXAMPLES = sorted(
 def test_examples_of(name: str) -> None:
     module = importlib.import_module(name.removesuffix(".__init__"))
     # An example's functions are a user's, not this package's.
-    found = doctest.testmod(module, extraglobs={"__name__": "notebook"})
+    outcome = doctest.testmod(module, extraglobs={"__name__": "notebook"})
     source = Path(module.__file__ or "").read_text(encoding="utf-8")
-    assert found.attempted or "+SKIP" in source
-    assert not found.failed
+    assert outcome.attempted or "+SKIP" in source
+    assert not outcome.failed
 
 
 def test_some_modules_have_examples() -> None:

@@ -22,8 +22,8 @@ def test_features_equal_those_of_the_cpu() -> None:
         variant = lab.load_attention(name)
         image = toy.inputs()["rect224x336"]
         expected = lab.dense_features(toy.network(), image, variant)
-        found = lab.dense_features(on_gpu, image, variant).cpu()
-        torch.testing.assert_close(found, expected, rtol=0, atol=5e-4, msg=name)
+        features = lab.dense_features(on_gpu, image, variant).cpu()
+        torch.testing.assert_close(features, expected, rtol=0, atol=5e-4, msg=name)
 
 
 @pytest.mark.gpu

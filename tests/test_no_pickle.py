@@ -18,19 +18,19 @@ ONLY_WITH = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", F
 
 def faults(text: str) -> list[str]:
     """Calls in a module's text that may run what a file holds."""
-    found = []
+    loads = []
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.Call):
             continue
         name, options = ast.unparse(node.func), {k.arg: k.value for k in node.keywords}
         if name in ONLY_WITH:
             option, value = ONLY_WITH[name]
-            given = options.get(option)
-            if not (isinstance(given, ast.Constant) and given.value is value):
-                found.append(f"line {node.lineno}: {name} without {option}={value}")
+            setting = options.get(option)
+            if not (isinstance(setting, ast.Constant) and setting.value is value):
+                loads.append(f"line {node.lineno}: {name} without {option}={value}")
         elif name in NEVER:
-            found.append(f"line {node.lineno}: {name}")
-    return found
+            loads.append(f"line {node.lineno}: {name}")
+    return loads
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)

@@ -41,7 +41,7 @@ def test_every_official_output_is_compared() -> None:
 
 @pytest.mark.parametrize("name", [name for name in default_set().files if name in registered()])
 def test_official_output(name: str) -> None:
-    found = compare(default_set(), name)
-    assert found, f"nothing of {name}.npz was compared"
-    wrong = [str(one) for one in found if not one.ok]
+    comparisons = compare(default_set(), name)
+    assert comparisons, f"nothing of {name}.npz was compared"
+    wrong = [str(one) for one in comparisons if not one.ok]
     assert not wrong, f"{name}: " + "; ".join(wrong)

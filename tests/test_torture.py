@@ -15,9 +15,9 @@ from benchmarks.torture import flips
 
 
 def test_every_flip_is_found(tmp_path: Path) -> None:
-    found = flips.flip(tmp_path, 12, random.Random(0))
-    assert found["flips"] == 96
-    assert found["flips_undetected"] == 0
+    outcome = flips.flip(tmp_path, 12, random.Random(0))
+    assert outcome["flips"] == 96
+    assert outcome["flips_undetected"] == 0
 
 
 def test_a_run_that_stops_short_fails_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,9 +48,9 @@ def test_killed_writers_lose_and_double_nothing(tmp_path: Path) -> None:
         [sys.executable, "-c", KILLS, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
-    for found in json.loads(run.stdout):
-        assert found["kill_points"] >= 3
-        assert (found["lost"], found["doubled"], found["wrong"]) == (0, 0, 0)
+    for outcome in json.loads(run.stdout):
+        assert outcome["kill_points"] >= 3
+        assert (outcome["lost"], outcome["doubled"], outcome["wrong"]) == (0, 0, 0)
 
 
 @pytest.mark.slow

@@ -43,8 +43,10 @@ def run(*command: object, cwd: Path) -> None:
     """A command without this checkout on Python's path."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SCLIP"))}
     words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    result = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, (
+        f"{' '.join(words)}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    )
 
 
 @pytest.mark.slow

@@ -99,16 +99,16 @@ def trimmed_second(name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.nda
 
 def main(first: Path, second: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
-    told = {}
+    metadata = {}
     for source, keep in ((first, trimmed), (second, trimmed_second)):
         for path in sorted(source.glob("*.npz")):
             with np.load(path, allow_pickle=False) as arrays:
-                kept = keep(path.stem, {key: arrays[key] for key in arrays.files})
-            np.savez_compressed(target / path.name, **kept)  # type: ignore[arg-type]
-        for name, said in json.loads((source / "meta.json").read_text()).items():
-            few = {k: v for k, v in said.items() if k in TOLD and isinstance(v, str | dict)}
-            told.update({name: few} if few else {})
-    (target / "meta.json").write_text(json.dumps(told, indent=1) + "\n")
+                short = keep(path.stem, {key: arrays[key] for key in arrays.files})
+            np.savez_compressed(target / path.name, **short)  # type: ignore[arg-type]
+        for name, entry in json.loads((source / "meta.json").read_text()).items():
+            few = {k: v for k, v in entry.items() if k in TOLD and isinstance(v, str | dict)}
+            metadata.update({name: few} if few else {})
+    (target / "meta.json").write_text(json.dumps(metadata, indent=1) + "\n")
     shutil.copyfile(first / "digests.json", target / "digests.json")
 
 

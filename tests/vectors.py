@@ -15,15 +15,15 @@ SHARED = HERE.parent.parent / "shared"
 
 def given() -> Path | None:
     """The folder that the environment variable SCLIP_LAB_PARITY names."""
-    named = os.environ.get("SCLIP_LAB_PARITY")
-    return Path(named) if named else None
+    chosen = os.environ.get("SCLIP_LAB_PARITY")
+    return Path(chosen) if chosen else None
 
 
 def folders() -> list[Path]:
     """Folders that may hold vectors, the first one wins."""
-    named = given()
-    own = [] if named is None else [named]
-    return [*own, SHARED / "parity", SHARED / "parity2026", HERE / "vectors"]
+    chosen = given()
+    roots = [] if chosen is None else [chosen]
+    return [*roots, SHARED / "parity", SHARED / "parity2026", HERE / "vectors"]
 
 
 def find(file: str) -> Path:

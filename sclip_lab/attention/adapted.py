@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.guided import guided_map, on_grid, patch_values, resized
+from sclip_lab.attention.guided import OutputGrid, guided_map, on_grid, patch_values, resized
 from sclip_lab.core.functions import block_edit, mix_function, uses
 from sclip_lab.core.values import within
 from sclip_lab.network.block import Block
@@ -67,12 +67,9 @@ def class_distributions(
 ) -> Tensor:
     """p above: (batch, patches, texts) float64; the scales as in `adapted`.
 
-    Args:
-        attention: (batch, heads or 1, patches, patches).
-        value: (batch, heads, patches, head_dim).
-        block: has the output projection.
-        head: tokens -> the space of texts.
-        text: (texts, embed_dim) unit rows.
+    ``attention`` is (batch, heads or 1, patches, patches), ``value`` (batch, heads, patches,
+    head_dim), ``text`` (texts, embed_dim) with unit rows. ``block`` has the output projection, and
+    ``head`` brings tokens into the space of texts.
     """
 
     def cosines(tokens: Tensor) -> Tensor:
@@ -99,7 +96,7 @@ def agreement(distributions: Tensor, share: float = 0.45, sharpness: float = 3.0
     similar = 1 / (1 + divergence)
     ordered, index = similar.sort(dim=-1, descending=True, stable=True)
     within_share = torch.softmax(ordered, dim=-1).cumsum(-1) <= share
-    within_share[..., 0] = True
+    within_share[..., 0] = True  # every row keeps its largest
     raw = (ordered * torch.exp(sharpness * ordered)).masked_fill(~within_share, -torch.inf)
     return torch.zeros_like(similar).scatter(-1, index, torch.softmax(raw, dim=-1))
 
@@ -117,7 +114,7 @@ def adapted_proxy(
     ctx: Context,
     beta: float = 1.2,
     gamma: float = 3.0,
-    output_grid: str = "guidance",
+    output_grid: OutputGrid = "guidance",
     scale: float = 20.0,
     uniform_scale: float = 35.0,
     share: float = 0.45,
@@ -132,7 +129,7 @@ def adapted_proxy(
         scale, uniform_scale, share, sharpness: of `adapted`.
 
     Raises:
-        LabError: no guidance, an unknown grid, or a block that is not the last.
+        LabError: no guidance, or a block that is not the last.
     """
     base, grid = guided_map(ctx, beta, gamma, output_grid)
     base, value = base[:, None], resized(patch_values(ctx), ctx.grid, grid)

@@ -74,11 +74,7 @@ def class_distribution_map(
     """W between patches, (batch, patches, patches) in 0 .. 1, not symmetric; settings as in `cdam`.
 
     A scale leaves at least one row and one column. A grid of one cell, or a patch that is equally
-    far from all others, gives zeros.
-
-    Args:
-        cosines: (batch, grid_h * grid_w, texts).
-        grid: (grid_h, grid_w).
+    far from all others, gives zeros. ``cosines`` are (batch, grid_h * grid_w, texts).
     """
     if not scales or not all(0 < scale <= 1 for scale in scales):
         raise LabError(f"scales {list(scales)}: at least one, each in (0, 1]")
@@ -121,7 +117,7 @@ def enlarged(between: Tensor, size: Grid, grid: Grid) -> Tensor:
     """(batch, cells, cells) -> (batch, patches, patches): bilinear in both places."""
     if size == grid:
         return between
-    for _ in range(2):
+    for _ in range(2):  # along the keys, and after the transposition along the queries
         maps = between.unflatten(-1, size)
         between = F.interpolate(maps, grid, mode="bilinear").flatten(2).mT
     return between

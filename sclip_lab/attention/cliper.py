@@ -61,6 +61,7 @@ def earlier(ctx: Context) -> Tensor:
                 total[:, [head]] += softmax_scores(raw)
         return total
 
+    # With a prior, feedback or no class token the sum is the variant's own.
     if ctx.prior is None and ctx.feedback is None and not ctx.closed:
         tokens = ctx.tokens.shape[1]
         large = 4 * ctx.block.num_heads * tokens**2 > LARGEST_KEPT

@@ -9,6 +9,7 @@ same as a mean.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
 
@@ -18,12 +19,14 @@ from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
 
+Combine = Literal["sum", "mean"]
 
-def combined(maps: Sequence[Tensor], combine: str) -> Tensor:
+
+def combined(maps: Sequence[Tensor], combine: Combine) -> Tensor:
     """Sum or mean of attention maps of one shape.
 
     Raises:
-        LabError: no map, or another way to combine than ``sum`` and ``mean``.
+        LabError: no map, or another way to combine them.
     """
     if not maps:
         raise LabError("projections is empty; name at least one, as in [query, key]")
@@ -39,7 +42,7 @@ def combined(maps: Sequence[Tensor], combine: str) -> Tensor:
 def correlative(
     ctx: Context,
     projections: Sequence[str] = ("query", "key"),
-    combine: str = "sum",
+    combine: Combine = "sum",
     temperature: float = 1.0,
 ) -> Weights:
     """sum over r of softmax(r r^T / (temperature * sqrt(head_dim))).

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.attention.correlative import combined
+from sclip_lab.attention.correlative import Combine, combined
 from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import within
@@ -25,7 +25,7 @@ def gem(
     projections: Sequence[str] = ("value", "key", "query"),
     iterations: int = 1,
     inverse_temperature: float | None = None,
-    combine: str = "mean",
+    combine: Combine = "mean",
 ) -> Weights:
     """Mean over projections of the iterated, normalised self-self attention; rows sum to 1.
 

@@ -12,6 +12,7 @@ same map is a weights function, a term on scores, a part of other weights, or a 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from sclip_lab.attention.repair import lof_mask
 from sclip_lab.attention.similarity import above_mean, centred, similarity_weights
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import (
     block_edit,
     mix_function,
@@ -33,6 +34,8 @@ from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 from sclip_lab.network.scene import Grid
 
+OutputGrid = Literal["guidance", "tokens"]
+
 
 @uses("guidance")
 @block_edit
@@ -42,7 +45,7 @@ def proxyclip(
     ctx: Context,
     beta: float = 1.2,
     gamma: float = 3.0,
-    output_grid: str = "guidance",
+    output_grid: OutputGrid = "guidance",
     swap_axes: bool = False,
 ) -> State:
     """ProxyCLIP's block: the second network's map on CLIP's values, no residual, no MLP.
@@ -51,13 +54,14 @@ def proxyclip(
     evaluation; here the mean is always the window's. The class token attends to itself.
 
     Args:
-        beta, gamma: of `similarity_softmax`.
+        beta: factor on each window's mean similarity; larger keeps fewer patches.
+        gamma: > 0, inverse temperature.
         output_grid: grid of the patch embeddings: of the ``guidance``, or of the ``tokens``, to
             which the guidance is resized then.
         swap_axes: see `resized`; it changes nothing on square grids.
 
     Raises:
-        LabError: no guidance, an unknown grid, or a block that is not the last.
+        LabError: no guidance, or a block that is not the last.
     """
     weights, grid = guided_map(ctx, beta, gamma, output_grid)
     value = resized(patch_values(ctx), ctx.grid, grid, swap_axes)
@@ -74,14 +78,14 @@ def spread(weights: Tensor, value: Tensor) -> Tensor:
     return torch.stack([one @ of_head for of_head in value.unbind(1)], dim=1)
 
 
-def guided_map(ctx: Context, beta: float, gamma: float, output_grid: str) -> tuple[Tensor, Grid]:
+def guided_map(
+    ctx: Context, beta: float, gamma: float, output_grid: OutputGrid
+) -> tuple[Tensor, Grid]:
     """ProxyCLIP's map (batch, patches, patches) and its grid; arguments as in `proxyclip`.
 
     Raises:
-        LabError: an unknown grid, or another grid in a block that is not the last.
+        LabError: another grid in a block that is not the last.
     """
-    if output_grid not in ("guidance", "tokens"):
-        raise unknown("output_grid", output_grid, ("guidance", "tokens"))
     features = ctx.guidance.features
     grid = (features.shape[-2], features.shape[-1]) if output_grid == "guidance" else ctx.grid
     if grid != ctx.grid and ctx.block.index != ctx.block.depth - 1:
@@ -89,7 +93,7 @@ def guided_map(ctx: Context, beta: float, gamma: float, output_grid: str) -> tup
             f"block {ctx.block.index} is not the last, and blocks after it need the patches of "
             "before: set output_grid=tokens"
         )
-    return similarity_softmax(cosines(ctx, grid), beta, gamma), grid
+    return torch.softmax(above_mean(cosines(ctx, grid), beta, gamma), dim=-1), grid
 
 
 def cosines(ctx: Context, grid: Grid) -> Tensor:
@@ -113,10 +117,8 @@ def on_grid(
 ) -> State:
     """Output projection of patches on a grid of their own; the class token attends to itself.
 
-    Args:
-        per_head: (batch, heads, patches, head_dim), attention times values.
-        grid: of those patches.
-        attention: (batch, heads, patches, patches), for diagnostics.
+    ``per_head`` is attention times values, (batch, heads, patches, head_dim), of patches on
+    ``grid``; ``attention``, (batch, heads, patches, patches), is for diagnostics.
     """
     joined = torch.cat([ctx.value[:, :, : block.prefix], per_head], dim=2)
     if attention is not None and block.prefix:
@@ -134,7 +136,7 @@ def on_grid(
 @uses("guidance")
 @weights_function
 def guided(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
-    """ProxyCLIP's map on CLIP's grid, as a weights function; arguments as in `similarity_softmax`.
+    """ProxyCLIP's map on CLIP's grid, as a weights function; arguments as in `proxyclip`.
 
     The variant's prior and class-token choice apply; the class token attends to itself.
     """
@@ -146,12 +148,8 @@ def guided(ctx: Context, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
 def guidance_prior(ctx: Context, strength: float = 10.0, beta: float = 1.0) -> Tensor:
     """A term on scores: strength * (c - beta * mean c) between patches, 0 for the class token.
 
-    Args:
-        strength: in units of the scores.
-        beta: factor on the mean similarity c of a window.
-
-    Returns:
-        (batch, 1, tokens, tokens).
+    ``strength`` is in units of the scores, ``beta`` a factor on a window's mean similarity. Returns
+    (batch, 1, tokens, tokens).
     """
     term, prefix = centred(cosines(ctx, ctx.grid), beta, strength), ctx.block.prefix
     return F.pad(term, (prefix, 0, prefix, 0))[:, None]
@@ -182,7 +180,7 @@ def guidance_repair(
     Args:
         tokens: (batch, tokens, width) to repair at the outliers' places; None: the block's input.
         neighbours, quantile: of `sclip_lab.attention.repair.lof_mask`, which finds outliers.
-        beta, gamma: of `similarity_softmax`, taken over clean patches.
+        beta, gamma: as in `proxyclip`; the softmax runs over clean patches.
 
     Returns:
         the shape of ``tokens``.
@@ -200,30 +198,12 @@ def guidance_repair(
     return torch.cat([tokens[:, :prefix], patches], dim=1)
 
 
-def similarity_softmax(similarities: Tensor, beta: float = 1.2, gamma: float = 3.0) -> Tensor:
-    """softmax(gamma * (c - beta * mean c)) over the entries that are not negative; rows sum to 1.
-
-    A patch may always attend to itself.
-
-    Args:
-        similarities: c, (batch, patches, patches), 1 on the diagonal.
-        beta: factor on each window's mean similarity; larger keeps fewer patches.
-        gamma: > 0, inverse temperature.
-    """
-    return torch.softmax(above_mean(similarities, beta, gamma), dim=-1)
-
-
 def resized(per_head: Tensor, grid: Grid, target: Grid, swap_axes: bool = False) -> Tensor:
     """Patches on another grid, bilinear, corners not aligned.
 
-    Args:
-        per_head: (batch, heads, patches, head_dim) on ``grid``.
-        grid, target: (grid_h, grid_w).
-        swap_axes: read the patches as if the grid were (grid_w, grid_h), as ProxyCLIP's code does
-            with windows that are not square.
-
-    Returns:
-        (batch, heads, target patches, head_dim).
+    (batch, heads, patches, head_dim) on ``grid`` -> the same on ``target``. ``swap_axes`` reads the
+    patches as if the grid were (grid_w, grid_h), as ProxyCLIP's code does with windows that are not
+    square.
     """
     if grid == target and not swap_axes:
         return per_head

@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import weights_function
+from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
 
 EPSILON = 1e-6
@@ -30,8 +30,8 @@ def pearl(ctx: Context, rounds: int | None = 5, key_share: float = 0.08) -> Tens
         rounds: Newton-Schulz rounds for R, 1 or more; None: the exact polar factor.
         key_share: of the centred keys' self-similarity; 0 leaves it out.
     """
-    if rounds is not None and rounds < 1:
-        raise LabError(f"rounds {rounds} must be 1 or more, or null for the exact factor")
+    if rounds is not None:
+        within("rounds", rounds, 1)
     query, key = ctx.query.float(), ctx.key.float()
     weight = query.norm(dim=-1, keepdim=True)
     # The class token takes part in everything but the means.

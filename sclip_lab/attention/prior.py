@@ -9,20 +9,15 @@ Row and column 0 belong to the class token; a network without one drops them fro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sclip_lab.core.errors import unknown
+from sclip_lab.attention.positions import positions, squared_distances
 from sclip_lab.core.functions import prior_function, prior_of_grid
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
-
-
-def _positions(grid: tuple[int, int]) -> Tensor:
-    """(patches, 2) row and column of each patch, row-major."""
-    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    return torch.stack([rows.flatten(), columns.flatten()], dim=1)
 
 
 def _with_class_token(patches: Tensor, fill: float) -> Tensor:
@@ -36,8 +31,7 @@ def gaussian(grid: tuple[int, int], sigma: float = 5.0) -> Tensor:
     NACLIP: Hajimiri et al., WACV 2025, arXiv 2404.08181, eq. 6. ``sigma`` > 0 is in patches.
     """
     within("sigma", sigma, 0, above=True)
-    position = _positions(grid).double()
-    squared = (position[:, None] - position[None]).square().sum(-1)
+    squared = squared_distances(grid).double()
     return _with_class_token(torch.exp(-squared / (2 * sigma**2)), 0.0).float()
 
 
@@ -45,19 +39,18 @@ def gaussian(grid: tuple[int, int], sigma: float = 5.0) -> Tensor:
 def gaussian_norms(
     ctx: Context,
     sigma: float = 1.0,
-    norms: str = "pairwise",
+    norms: Literal["pairwise", "mean"] = "pairwise",
     pair: Sequence[str] = ("query", "key"),
 ) -> Tensor:
     """The Gaussian in units of the scores: |a_i| |b_j| / sqrt(head_dim) times `gaussian`.
 
-    A score a_i . b_j / sqrt(head_dim) cannot exceed that height. So this Gaussian is never lost
-    beside large scores, as one of peak 1 is. SegEarth-OV's "gav" (arXiv 2410.01768, code) takes the
+    A score cannot exceed that height, so this Gaussian is never lost beside large scores, as one of
+    peak 1 is. SegEarth-OV's "gav" (arXiv 2410.01768, code) takes the
     norms of each pair of tokens; NACLIP's ablation without scores (arXiv 2404.08181) takes one
     number for each image, their mean over all heads and pairs, class token included.
 
     Args:
         sigma: standard deviation in patches, > 0.
-        norms: ``pairwise`` or ``mean``.
         pair: the two projections a and b.
 
     Returns:
@@ -66,11 +59,9 @@ def gaussian_norms(
     a, b = (ctx.input.projected(name).norm(dim=-1) for name in pair)
     if norms == "pairwise":
         height = a[..., :, None] * b[..., None, :]
-    elif norms == "mean":
+    else:
         # The mean over all (i, j) of a product is the product of the means.
         height = (a.mean(-1) * b.mean(-1)).mean(-1)[:, None, None, None]
-    else:
-        raise unknown("norms", norms, ("pairwise", "mean"))
     return ctx.block.scale * height * ctx.block.among_tokens(gaussian(ctx.grid, sigma)).to(height)
 
 
@@ -81,12 +72,10 @@ def window(grid: tuple[int, int], radius: int = 1) -> Tensor:
     The class token is outside of every patch's window; its own row sees everything. Radius 0 leaves
     a patch only itself, which is MaskCLIP's attention.
 
-    Args:
-        grid: (grid_h, grid_w).
-        radius: in patches, >= 0 (Chebyshev distance).
+    ``radius`` >= 0 is a Chebyshev distance in patches.
     """
     within("radius", radius, 0)
-    position = _positions(grid)
+    position = positions(grid)
     distance = (position[:, None] - position[None]).abs().amax(-1)
     patches = torch.where(distance <= radius, 0.0, -torch.inf)
     bias = _with_class_token(patches, -torch.inf)

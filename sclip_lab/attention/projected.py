@@ -9,33 +9,33 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.correlative import combined
+from sclip_lab.attention.correlative import Combine, combined
 from sclip_lab.core import files
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context, scores
 
+Distribution = Literal["gaussian", "orthogonal"]
 # The seal of a learned projection; the file itself names its network.
 BELONGS = {"kind": "projection"}
 
 
 @cache
-def _matrix(width: int, distribution: str, seed: int) -> Tensor:
+def _matrix(width: int, distribution: Distribution, seed: int) -> Tensor:
     """(width, width) float32 with columns of expected norm 1, drawn on the CPU from ``seed``."""
     generator = torch.Generator().manual_seed(seed)
     gaussian = torch.randn(width, width, generator=generator)
     if distribution == "gaussian":
         return gaussian * width**-0.5
-    if distribution == "orthogonal":
-        q, r = torch.linalg.qr(gaussian.double())
-        return (q * torch.sign(torch.diagonal(r))).float()  # sign fix: uniform over O(width)
-    raise unknown("distribution", distribution, ("gaussian", "orthogonal"))
+    q, r = torch.linalg.qr(gaussian.double())
+    return (q * torch.sign(torch.diagonal(r))).float()  # sign fix: uniform over O(width)
 
 
 def self_attention(
@@ -43,14 +43,8 @@ def self_attention(
 ) -> Tensor:
     """softmax(r r^T / (temperature * sqrt(dim))) with r = LN1(x) W; gradients reach W.
 
-    Args:
-        matrix: W, (width, width).
-        per_head: cut r into heads, dim = head_dim; otherwise one map of dim = width serves all
-            heads.
-        temperature: > 0.
-
-    Returns:
-        (batch, heads, tokens, tokens).
+    W is ``matrix``, (width, width). ``per_head`` cuts r into heads, dim = head_dim; otherwise one
+    map of dim = width serves all heads. Returns (batch, heads, tokens, tokens).
     """
     projected = ctx.input.normed @ matrix.to(ctx.input.normed)
     if per_head:
@@ -65,11 +59,11 @@ def self_attention(
 @weights_function
 def random(
     ctx: Context,
-    distribution: str = "gaussian",
+    distribution: Distribution = "gaussian",
     seed: int = 0,
     count: int = 1,
     per_head: bool = True,
-    combine: str = "mean",
+    combine: Combine = "mean",
     temperature: float = 1.0,
 ) -> Weights:
     """CSA through ``count`` random projections of LN1's output.
@@ -78,8 +72,7 @@ def random(
         distribution: ``gaussian`` (entries N(0, 1/width)) or ``orthogonal``.
         seed: of the first matrix; matrix i of block l is drawn from (seed, l, i).
         count: size of the ensemble.
-        per_head: cut the (width, width) projection into heads, each with its own map; otherwise one
-            full-width map, scores divided by sqrt(width), serves all heads.
+        per_head: as in `self_attention`.
         combine: ``mean`` or ``sum`` over the ensemble.
         temperature: > 0.
     """

@@ -16,11 +16,12 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import entry_function, hidden_function
 from sclip_lab.core.values import within
 from sclip_lab.network.backbone import Backbone
@@ -28,7 +29,7 @@ from sclip_lab.network.block import Block
 from sclip_lab.network.context import Grid
 from sclip_lab.network.depth import Layer, resolve
 
-PATCHES = ("zero", "mean", "only_outliers", "keep")
+Patches = Literal["zero", "mean", "only_outliers", "keep"]
 Neurons = Sequence[Sequence[int]]
 
 
@@ -47,7 +48,7 @@ def moved(
     neurons: Neurons = (),
     neurons_file: str | None = None,
     scale: float | Sequence[float] = 1.0,
-    patches: str = "zero",
+    patches: Patches = "zero",
 ) -> Tensor:
     """Move the chosen neurons' activations from the patches to the registers.
 
@@ -56,7 +57,8 @@ def moved(
     first image of a batch; here every image has a t of its own.
 
     Args:
-        hidden: (batch, tokens, hidden) behind the activation; registers follow the patches.
+        hidden: (batch, tokens, hidden) behind the activation, same shape out; registers follow the
+            patches.
         grid: (grid_h, grid_w) of the patches.
         neurons: (block, neuron) pairs, both from 0.
         neurons_file: a JSON file with such pairs instead, as `find` returns them.
@@ -64,12 +66,7 @@ def moved(
         patches: the neurons' values at patches: ``zero``, their ``mean`` over patches, the mean at
             ``only_outliers`` (entries above mean plus standard deviation), or ``keep`` for no
             change. The class token keeps its own.
-
-    Returns:
-        the shape of ``hidden``.
     """
-    if patches not in PATCHES:
-        raise unknown("patches", patches, PATCHES)
     chosen = _neurons_of(block.index, neurons, neurons_file)
     if not chosen:
         return hidden
@@ -91,7 +88,7 @@ def moved(
     return result
 
 
-def _of_patches(activations: Tensor, patches: str) -> Tensor:
+def _of_patches(activations: Tensor, patches: Patches) -> Tensor:
     if patches == "zero":
         return torch.zeros_like(activations)
     mean = activations.mean(1, keepdim=True)
@@ -103,7 +100,7 @@ def _of_patches(activations: Tensor, patches: str) -> Tensor:
 
 
 def _neurons_of(index: int, neurons: Neurons, neurons_file: str | None = None) -> list[int]:
-    """The neurons of one block; other arguments as in `moved`."""
+    """The neurons of one block."""
     if neurons_file is not None:
         try:
             neurons = json.loads(Path(neurons_file).read_text(encoding="utf-8"))
@@ -129,22 +126,16 @@ def find(
     """Find the neurons that are most active where tokens have large norms.
 
     score(l, n) = mean over outlier tokens of the neuron's |activation|, averaged over the images
-    that have such tokens.
+    that have such tokens. Each image is (1, 3, height, width), normalised. Returns the (block,
+    neuron) pairs in falling order of their scores, and the scores.
 
     Args:
-        backbone: as trained.
-        images: each (1, 3, height, width), normalised.
         threshold: tokens with a larger norm behind ``detect_layer`` are outliers, the class token
             included; 30 for OpenAI's ViT-B/16.
-        detect_layer: where norms are taken.
-        highest_layer: leave out neurons of later blocks; None: none. The paper's ViT-B/16 stops at
-            5.
+        highest_layer: leave out neurons of later blocks; the paper's ViT-B/16 stops at 5.
         top: how many are returned.
         sparse: a neuron scores 0 on an image if its activation is below 0.5 at half of all tokens
             or more: image by image, before the mean, as in the official code.
-
-    Returns:
-        (block, neuron) pairs in falling order of their scores, and the scores.
 
     Raises:
         LabError: no image has an outlier.

@@ -17,18 +17,18 @@ Shapes: ``patches`` = grid_h * grid_w; ``tokens`` = class token, if there is one
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.functions import repair_function
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context, Grid
 from sclip_lab.network.depth import Layer
 
-ISOLATED = ("keep", "zero", "undefined")
+Isolated = Literal["keep", "zero", "undefined"]
 
 
 def lof_scores(patches: Tensor, neighbours: int = 30) -> Tensor:
@@ -58,10 +58,7 @@ def lof_scores(patches: Tensor, neighbours: int = 30) -> Tensor:
 def lof_mask(patches: Tensor, neighbours: int = 30, quantile: float = 0.95) -> Tensor:
     """(batch, patches) bool: local outlier factor above a quantile of the image's.
 
-    Args:
-        patches: (batch, patches, width).
-        neighbours: as in `lof_scores`.
-        quantile: 0 .. 1, linear between ranks; 0.95 makes about 5 % of the patches outliers.
+    ``quantile``, 0 .. 1, is linear between ranks; 0.95 makes about 5 % of the patches outliers.
     """
     within("quantile", quantile, 0, 1)
     factor = lof_scores(patches, neighbours)
@@ -69,12 +66,9 @@ def lof_mask(patches: Tensor, neighbours: int = 30, quantile: float = 0.95) -> T
 
 
 def norm_mask(patches: Tensor, count: int | None = 10, threshold: float = 0.0) -> Tensor:
-    """(batch, patches) bool: the ``count`` largest norms that are above ``threshold``.
+    """(batch, patches) bool: the ``count`` largest norms of an image that are above ``threshold``.
 
-    Args:
-        patches: (batch, patches, width).
-        count: at most so many in an image; None: all above the threshold.
-        threshold: in units of the tokens; 30 separates outliers in OpenAI's ViT-B/16.
+    None takes all above the threshold; 30 separates outliers in OpenAI's ViT-B/16.
     """
     size = patches.float().norm(dim=-1)
     return _largest(size, size > threshold, count)
@@ -85,13 +79,9 @@ def class_attention_mask(
 ) -> Tensor:
     """(batch, patches) bool: the class token attends to patch j more than j does to itself.
 
-    factor * A_cls,j > A_jj, with A the mean over heads; of those, the ``count`` largest A_cls,j.
-
-    Args:
-        attention: (batch, heads, tokens, tokens).
-        factor: > 0.
-        count: at most so many in an image; None: all.
-        prefix: tokens before the patches; the first is the class token.
+    factor * A_cls,j > A_jj, with A the mean over heads of ``attention``, (batch, heads, tokens,
+    tokens); of those, the ``count`` largest A_cls,j of an image, None for all. The first of the
+    ``prefix`` tokens before the patches is the class token.
     """
     within("factor", factor, 0, above=True)
     mean = attention.float().mean(1)
@@ -99,29 +89,19 @@ def class_attention_mask(
     return _largest(from_class, factor * from_class > to_self, count)
 
 
-def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: str = "keep") -> Tensor:
+def repaired(tokens: Tensor, outliers: Tensor, grid: Grid, isolated: Isolated = "keep") -> Tensor:
     """Replace each outlier by the mean of its 8 neighbours that are no outliers.
 
     Args:
-        tokens: (batch, tokens, width).
+        tokens: (batch, tokens, width), same shape out; all other tokens are unchanged.
         outliers: (batch, grid_h * grid_w) bool.
         grid: (grid_h, grid_w).
         isolated: an outlier without such a neighbour stays (``keep``, SC-CLIP), becomes ``zero``,
             or is ``undefined``: SFP's code divides 0 by 0 there, which spreads over the window and
             makes all of it class 0. Such a window is refused, unless the readout is
             `sclip_lab.segmentation.readouts.sfp`. SFP's preset has ``zero``, a deviation.
-
-    Returns:
-        the shape of ``tokens``; all other tokens are unchanged.
     """
-    if isolated not in ISOLATED:
-        raise unknown("isolated", isolated, ISOLATED)
     prefix = tokens.shape[1] - math.prod(grid)
-    if outliers.shape[1] != math.prod(grid) or prefix < 0:
-        raise LabError(
-            f"{tokens.shape[1]} tokens and {outliers.shape[1]} outlier flags do not belong to a "
-            f"{grid[0]} x {grid[1]} grid"
-        )
     patches = tokens[:, prefix:]
     clean = (~outliers[..., None]).to(tokens.dtype)
     # An outlier's own place in its 3 x 3 box is masked, so the box is the 8 neighbours.
@@ -139,7 +119,7 @@ def lof(
     tokens: Tensor | None = None,
     neighbours: int = 30,
     quantile: float = 0.95,
-    isolated: str = "keep",
+    isolated: Isolated = "keep",
 ) -> Tensor:
     """Repair the outliers that `lof_mask` finds in the block's input.
 
@@ -161,7 +141,7 @@ def norm(
     tokens: Tensor | None = None,
     count: int | None = 10,
     threshold: float = 0.0,
-    isolated: str = "keep",
+    isolated: Isolated = "keep",
 ) -> Tensor:
     """Repair what `norm_mask` finds in the block's input; other arguments as in `lof`."""
     mask = norm_mask(context.tokens[:, context.block.prefix :], count, threshold)
@@ -175,14 +155,11 @@ def class_attention(
     source: Layer | None = None,
     factor: float = 1.5,
     count: int | None = 10,
-    isolated: str = "keep",
+    isolated: Isolated = "keep",
 ) -> Tensor:
-    """Repair what `class_attention_mask` finds in an earlier block's attention.
+    """Repair what `class_attention_mask` finds in an earlier block's trained attention.
 
-    Args:
-        tokens, isolated: as in `lof`.
-        source: the block whose trained attention is tested; None: the one before.
-        factor, count: of the test.
+    ``source`` is that block; None: the one before. Other arguments as in `lof`.
 
     Raises:
         LabError: a network without class token.

@@ -71,11 +71,12 @@ def rfclip(
         prefix = block.prefix
         weights = refocused(ctx.input.attention(), refocus_threshold, refocus_share, prefix)
         tokens = ctx.tokens + block.output(weights, ctx.value)
-        tokens = tokens + block.mlp(tokens)
+        tokens = block.with_mlp(tokens, ctx.tokens)
     tokens = repaired(tokens, ctx.grid, chosen, sigma, keep, block.prefix)
     if not last:
         return replace(state, tokens=tokens)
 
+    # What entered the second block and all later ones is what lies behind those before.
     behind = [*(entered.tokens for entered in (*ctx.history, ctx.input)[1:]), tokens]
     guide = torch.stack(behind).mean(0)
     near = cut_below(cosine(guide, block.prefix), cut).to(guide.dtype)
@@ -88,10 +89,7 @@ def rfclip(
 
 def sum_of_self_attention(ctx: Context) -> Tensor | float:
     """Sum of softmax(s k k^T) of all earlier blocks: (batch, heads, tokens, tokens), or 0."""
-    total: Tensor | float = 0.0
-    for entered in ctx.history:
-        total = total + entered.attention("key", "key")
-    return total
+    return sum((entered.attention("key", "key") for entered in ctx.history), 0.0)
 
 
 def decode(
@@ -99,13 +97,8 @@ def decode(
 ) -> tuple[Tensor, Tensor]:
     """o(c u) above, (batch, patches, width), and its map, (batch, heads, patches, patches).
 
-    The map's rows lack the class token's share.
-
-    Args:
-        block: the last one.
-        tokens: u, (batch, tokens, width).
-        near: c, (batch, patches, patches), not normalised.
-        earlier: `sum_of_self_attention`.
+    The map's rows lack the class token's share. ``tokens`` are u, ``near`` is c, (batch, patches,
+    patches), not normalised, and ``earlier`` is `sum_of_self_attention`.
     """
     prefix = block.prefix
     inner = BlockInput(block, torch.cat([tokens[:, :prefix], near @ tokens[:, prefix:]], dim=1))
@@ -149,13 +142,8 @@ def refocused(weights: Tensor, threshold: float, share: float, prefix: int) -> T
     A patch is such a sink if its column, summed over patch queries and divided by the number of
     tokens, is above the threshold. Sinks keep ``share`` (beta) of their attention; the rest goes to
     the other patches of the row in proportion to their own. A row of sinks alone, as on a tiny
-    grid, stays, and so do the class token's row and column.
-
-    Args:
-        weights: (batch, heads, tokens, tokens).
-        threshold: > 0.
-        share: beta, 0 .. 1.
-        prefix: tokens before the patches.
+    grid, stays, and so do the class token's row and column. ``weights`` are (batch, heads, tokens,
+    tokens), ``prefix`` of which precede the patches.
     """
     between = weights[:, :, prefix:, prefix:]
     sinks = (between.sum(-2, keepdim=True) / weights.shape[-1] > threshold).to(weights.dtype)

@@ -65,43 +65,34 @@ def similarity_weights(
 ) -> Tensor:
     """softmax(sharpness * (c - beta * mean c)) over the patches where that is not negative.
 
-    The mean of c runs over all pairs of an image. The variant's prior and class-token choice apply.
-    The class token attends to itself and no patch attends to it.
+    The variant's prior and class-token choice apply. The class token attends to itself and no patch
+    attends to it.
 
-    Args:
-        similarities: c, (batch, patches, patches).
-        sharpness: > 0.
-        beta: factor on the mean; 1 in SC-CLIP, 1.2 in ProxyCLIP.
-
-    Returns:
-        (batch, heads, tokens, tokens), equal for all heads; rows sum to 1.
+    ``similarities`` are c, (batch, patches, patches). ``beta`` is a factor on the mean over all
+    pairs of an image, 1 in SC-CLIP, 1.2 in ProxyCLIP. Returns (batch, heads, tokens, tokens), equal
+    for all heads; rows sum to 1.
     """
     prefix = ctx.block.prefix
     raw = above_mean(similarities, beta, sharpness)
     raw = F.pad(raw, (prefix, 0, prefix, 0), value=-torch.inf)
-    raw[:, :prefix, :prefix] = 0.0
+    raw[:, :prefix, :prefix] = 0.0  # otherwise the class token's row would be empty
     weights = ctx.softmax(raw[:, None].to(ctx.tokens.dtype))
     return weights.expand(-1, ctx.block.num_heads, -1, -1)
 
 
 def with_similarity(
     ctx: Context,
-    similarities: Tensor | None,
+    similarities: Tensor,
     projections: Sequence[str],
     sharpness: float,
 ) -> Tensor:
     """Mean of `similarity_weights` and of softmax(r r^T / sqrt(head_dim)) for each projection r.
 
-    Args:
-        similarities: (batch, patches, patches), or None to leave them out.
-        projections: of the block; may be empty if there are similarities.
-        sharpness: of the similarities.
-
-    Returns:
-        (batch, heads, tokens, tokens); rows sum to 1.
+    (batch, heads, tokens, tokens); rows sum to 1. Without ``projections`` the similarities, (batch,
+    patches, patches), are alone.
     """
-    maps = [] if similarities is None else [similarity_weights(ctx, similarities, sharpness)]
-    return combined([*maps, *(ctx.attention(r, r) for r in projections)], "mean")
+    near = similarity_weights(ctx, similarities, sharpness)
+    return combined([near, *(ctx.attention(r, r) for r in projections)], "mean")
 
 
 @weights_function

@@ -35,13 +35,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError, about, unknown
+from sclip_lab.core.errors import LabError, about
 from sclip_lab.core.functions import (
     bind,
     bind_config,
@@ -91,7 +91,6 @@ PARTS = {
     "entry": (entry_function,),
     "hidden": (hidden_function,),
 }
-Edit = Callable[[Block, State, Context], State]
 _names: list[Callable[[str], Mapping[str, Any]]] = []
 
 
@@ -121,9 +120,8 @@ class Variant:
     modules: tuple[str, ...]
     uses: frozenset[str]
     maps: Mapping[str, Any]
-    _edit: Edit = field(repr=False, compare=False)
+    _function: partial[Any] = field(repr=False, compare=False)  # weights function or block edit
     _parts: Mapping[str, partial[Any] | None] = field(repr=False, compare=False)
-    _weights: Callable[[Context], Tensor] | None = field(default=None, repr=False, compare=False)
     _text: Text | None = field(default=None, repr=False, compare=False)
 
     def __hash__(self) -> int:
@@ -161,7 +159,7 @@ class Variant:
         config = {key: value for key, value in self.config.items() if key not in ignored}
         return _content({**config, **self.maps})
 
-    @property
+    @cached_property
     def entry_key(self) -> str | None:
         """Equal keys add the same tokens; None: no tokens are added."""
         return digest(_content(self.config["entry"])) if self._parts["entry"] else None
@@ -170,6 +168,11 @@ class Variant:
     def _hidden_key(self) -> str | None:
         return digest(_content(self.config["hidden"])) if self._parts["hidden"] else None
 
+    @property
+    def replaces_block(self) -> bool:
+        """Whether its function is a block edit, which has no map for other variants."""
+        return kind_of(self._function) is block_edit
+
     def key_at(self, level: int, depth: int) -> str | None:
         """Equal keys do the same to a block on the same input; None: the block runs as trained."""
         return self.edit_key if level in self.layers(depth) else self._hidden_key
@@ -177,11 +180,7 @@ class Variant:
     def enter(self, tokens: Tensor, grid: Grid, block: Block) -> Tensor:
         """Tokens that enter the first block, with the variant's own tokens behind them.
 
-        Args:
-            tokens: (batch, tokens, width); if the variant's tokens are there already, nothing
-                changes.
-            grid: (grid_h, grid_w).
-            block: the first one.
+        ``tokens`` are (batch, tokens, width); nothing changes if the variant's are there already.
         """
         entry = self._parts["entry"]
         if entry is None or tokens.shape[1] > block.prefix + math.prod(grid):
@@ -194,7 +193,7 @@ class Variant:
         ``context`` is shared by all variants; the variant's prior and class-token choice are put in
         here. A prior that the attention has no use for is warned of once.
         """
-        scene = context.scene
+        scene, grid = context.scene, context.grid
         # A function reads only what it declares; otherwise the key would be incomplete.
         hidden_from_it = [name for name in ("guidance", "labels") if name not in self.uses]
         scene = replace(scene, **dict.fromkeys(hidden_from_it))
@@ -203,19 +202,19 @@ class Variant:
         )
         block, hidden = entered.block, self._parts["hidden"]
         if hidden is not None:
-            block = block.with_hidden(_behind_activation(hidden, context.grid), self._hidden_key)
+            block = block.with_hidden(lambda b, values: hidden(b, values, grid), self._hidden_key)
         if block.index not in self.layers(block.depth):
             return replace(state, tokens=block.plain(state.tokens))
-        prior = self._parts["prior"]
-        if prior is None:
-            return self._edit(block, state, context)
-        term, calls = self._term(prior, context), []
+        edit = self._function if self.replaces_block else self._rewrite
+        term, calls = self._prior(context), []
+        if term is None:
+            return edit(block, state, context)
 
         def counted(ctx: Context) -> Tensor:
             calls.append(ctx.block.index)
             return term(ctx)
 
-        after = self._edit(block, state, replace(context, prior=counted))
+        after: State = edit(block, state, replace(context, prior=counted))
         if not calls:
             _warn_that_prior_is_ignored(self.name)
         return after
@@ -226,24 +225,60 @@ class Variant:
         Its own prior, mix and class-token choice apply; layers, residual, MLP and stream are the
         other's.
         """
-        assert self._weights is not None
-        prior = self._parts["prior"]
-        context = replace(
-            context,
-            class_token=context.class_token and self.config["class_token"],
-            prior=None if prior is None else self._term(prior, context),
-        )
-        return _weights(context, self._weights, self._parts["mix"])
+        class_token = context.class_token and self.config["class_token"]
+        return self._weights(replace(context, class_token=class_token, prior=self._prior(context)))
 
-    @staticmethod
-    def _term(prior: Callable[[Any], Tensor], context: Context) -> Callable[[Context], Tensor]:
-        """A prior as a function of the context; a prior of the grid alone is computed once."""
-        if kind_of(prior) is not prior_of_grid:
+    def _weights(self, context: Context) -> Tensor:
+        weights: Tensor = self._function(context)
+        mix = self._parts["mix"]
+        return weights if mix is None else mix(context, weights)
+
+    def _prior(self, context: Context) -> Callable[[Context], Tensor] | None:
+        """The prior as a function of the context; a prior of the grid alone is computed once."""
+        prior = self._parts["prior"]
+        if prior is None or kind_of(prior) is not prior_of_grid:
             return prior
         matrix = context.block.among_tokens(prior(context.grid)).to(context.tokens.device)
         more = context.tokens.shape[1] - matrix.shape[-1]
         matrix = F.pad(matrix, (0, more, 0, more)) if more else matrix
         return lambda _: matrix
+
+    def _rewrite(self, block: Block, state: State, context: Context) -> State:
+        """y = [x +] O(A), then y [+ M(y)], of attention weights A.
+
+        On the only stream; or, in parallel, on a dense stream beside the trained one, as in CLIP
+        Surgery, GEM and ClearCLIP's last n.
+        """
+        parallel = self.config["stream"] == "parallel"
+        repaired = self._repaired(context)
+        start = repaired.tokens if self.config["residual"] else None
+        # The dense stream starts from the first rewritten block's input, or from nothing.
+        if parallel and state.dense is not None:
+            start = state.dense
+
+        def finish(attention: Tensor) -> Tensor:
+            tokens = block.output(attention, repaired.value)
+            if start is not None:
+                tokens = start + tokens
+            if not self.config["mlp"]:
+                return tokens
+            return block.with_mlp(tokens, repaired.tokens if start is None else start)
+
+        attention = self._weights(replace(repaired, finish=finish))
+        if not parallel:
+            return replace(state, tokens=finish(attention), attention=attention)
+        key = ("plain", block.hidden_key)
+        plain_tokens = context.input.once(key, lambda: block.plain(state.tokens))
+        return replace(state, tokens=plain_tokens, dense=finish(attention), attention=attention)
+
+    def _repaired(self, context: Context) -> Context:
+        repair = self._parts["repair"]
+        if repair is None:
+            return context
+        # Cached with the block's input, so that variants with the same repair share its q, k, v.
+        key = ("repaired", repair.func, digest(plain(repair.keywords)))
+        entered = context.input.once(key, lambda: BlockInput(context.block, repair(context)))
+        return replace(context, input=entered)
 
 
 @dataclass(frozen=True)
@@ -252,11 +287,7 @@ class Map:
 
     It maps the context to (batch, heads, tokens, tokens). A weights function gets a map for each
     parameter that is annotated ``Map``; the user states a variant's name or the content of its
-    yaml. Equal maps compute the same thing.
-
-    Attributes:
-        key: digest of what determines the map.
-        variant: whose map it is.
+    yaml. Maps of equal ``key`` compute the same thing.
     """
 
     key: str
@@ -300,8 +331,7 @@ def variant(function: Callable[..., Any], name: str | None = None, **config: Any
             also take a function, or a partial of one.
 
     Raises:
-        LabError: an unknown parameter (did you mean), a value out of range, or a function that uses
-            something without a key.
+        LabError: as `build`, or a function that uses something without a key.
     """
     name = name or getattr(function, "__name__", "own").replace("<lambda>", "lambda_")
     return build({**described(function), **config}, name)
@@ -314,7 +344,6 @@ def _build(config: dict[str, Any], name: str) -> Variant:
     parameters = {k: v for k, v in config.items() if k not in COMMON and k != "_target_"}
     maps = _maps(function, parameters)
     parameters = {k: v for k, v in parameters.items() if k not in maps}
-    whole_block = kind_of(function) is block_edit
     bound = bind(function, parameters, FUNCTIONS, supplied=maps, also_known=COMMON)
     config = {**config, **bound.keywords, **{key: described(config[key]) for key in maps}}
     parts: dict[str, partial[Any] | None] = {}
@@ -326,37 +355,12 @@ def _build(config: dict[str, Any], name: str) -> Variant:
             raise LabError(f"{key}: {error}") from error
         config[key] = None if parts[key] is None else written_out(config[key], *kinds)
     functions = [bound, *(part for part in parts.values() if part is not None)]
-    check("layers", config["layers"], Any)
-    for key in ("residual", "mlp", "class_token"):
-        if not isinstance(config[key], bool):
-            raise LabError(f"{key}: {config[key]!r} must be true or false")
-
-    if whole_block:
-        untouched = {"residual", "mlp", "stream", "mix", "repair"}
-        if "repair" in inspect.signature(function).parameters:
-            untouched.remove("repair")
-            bound = partial(bound, repair=parts["repair"])
-        changed = [key for key in sorted(untouched) if config[key] != COMMON[key]]
-        if changed:
-            raise LabError(
-                f"{', '.join(changed)} cannot be set: {function.__name__} replaces the whole block"
-            )
-        edit: Edit = bound
-    else:
-        values = {key: Map(digest(base.content_of_map()), base) for key, base in maps.items()}
-        bound = partial(bound, **values)
-        if config["stream"] not in ("replace", "parallel"):
-            raise unknown("stream", str(config["stream"]), ("replace", "parallel"))
-        edit = partial(
-            _rewritten,
-            weights=bound,
-            mix=parts["mix"],
-            repair=parts["repair"],
-            parallel=config["stream"] == "parallel",
-            residual=config["residual"],
-            mlp=config["mlp"],
-        )
+    _check_common(config, function)
     contents = {key: base.content_of_map() for key, base in maps.items()}
+    if kind_of(function) is block_edit and "repair" in inspect.signature(function).parameters:
+        bound = partial(bound, repair=parts["repair"])
+    else:
+        bound = partial(bound, **{k: Map(digest(contents[k]), base) for k, base in maps.items()})
     identity = _content({**config, **contents})
     modules = {f.func.__module__ for f in functions}
     return Variant(
@@ -367,10 +371,26 @@ def _build(config: dict[str, Any], name: str) -> Variant:
         modules=tuple(sorted(modules.union(*(base.modules for base in maps.values())))),
         uses=used(functions).union(*(base.uses for base in maps.values())),
         maps=contents,
-        _edit=edit,
+        _function=bound,
         _parts=parts,
-        _weights=None if whole_block else bound,
     )
+
+
+def _check_common(config: Mapping[str, Any], function: Callable[..., Any]) -> None:
+    """Refuse common keys that have a wrong value, or no meaning for a block edit."""
+    check("layers", config["layers"], Any)
+    for key in ("residual", "mlp", "class_token"):
+        check(key, config[key], bool)
+    check("stream", config["stream"], Literal["replace", "parallel"])
+    if kind_of(function) is not block_edit:
+        return
+    without_meaning = {"residual", "mlp", "stream", "mix", "repair"}
+    without_meaning -= set(inspect.signature(function).parameters)
+    changed = [key for key in sorted(without_meaning) if config[key] != COMMON[key]]
+    if changed:
+        raise LabError(
+            f"{', '.join(changed)} cannot be set: {function.__name__} replaces the whole block"
+        )
 
 
 def _maps(function: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[str, Variant]:
@@ -395,69 +415,10 @@ def _map(key: str, value: Any) -> Variant:
             content = _names[0](value)
     base = build(content, value if isinstance(value, str) else None)
     parts = [name for name in ("repair", "entry", "hidden") if base.config[name]]
-    if base._weights is None or parts:
+    if base.replaces_block or parts:
         why = f"changes more than its map ({', '.join(parts)})" if parts else "has no single map"
         raise LabError(f"{key} '{base.name}' {why}; name a variant with a weights function")
     return base
-
-
-def _weights(
-    context: Context,
-    weights: Callable[[Context], Tensor],
-    mix: Callable[[Context, Tensor], Tensor] | None,
-) -> Tensor:
-    result = weights(context)
-    return result if mix is None else mix(context, result)
-
-
-def _rewritten(
-    block: Block,
-    state: State,
-    context: Context,
-    *,
-    weights: Callable[[Context], Tensor],
-    mix: Callable[[Context, Tensor], Tensor] | None,
-    repair: Callable[[Context], Tensor] | None,
-    parallel: bool,
-    residual: bool,
-    mlp: bool,
-) -> State:
-    """y = [x +] O(A), then y [+ M(y)], of attention weights A.
-
-    On the only stream; or, in parallel, on a dense stream beside the trained one, as in CLIP
-    Surgery, GEM and ClearCLIP's last n. The dense stream starts from the first rewritten block's
-    input, or from zero without residual.
-    """
-    repaired = _repaired(context, repair)
-    start = repaired.tokens if residual else None
-    if parallel and state.dense is not None:
-        start = state.dense
-
-    def finish(attention: Tensor) -> Tensor:
-        tokens = block.output(attention, repaired.value)
-        if start is not None:
-            tokens = start + tokens
-        return tokens + block.mlp(tokens) if mlp else tokens
-
-    attention = _weights(replace(repaired, finish=finish), weights, mix)
-    if not parallel:
-        return replace(state, tokens=finish(attention), attention=attention)
-    key = ("plain", block.hidden_key)
-    plain_tokens = context.input.once(key, lambda: block.plain(state.tokens))
-    return replace(state, tokens=plain_tokens, dense=finish(attention), attention=attention)
-
-
-def _repaired(context: Context, repair: Callable[[Context], Tensor] | None) -> Context:
-    if repair is None:
-        return context
-    # Cached with the block's input, so that variants with the same repair share its q, k, v.
-    key = ("repaired", repair.func, digest(plain(repair.keywords)))  # type: ignore[attr-defined]
-    entered = context.input.once(key, lambda: BlockInput(context.block, repair(context)))
-    return replace(context, input=entered)
-
-
-def _behind_activation(hidden: partial[Any], grid: Grid) -> Callable[[Block, Tensor], Tensor]:
-    return lambda block, activation: hidden(block, activation, grid)
 
 
 @cache

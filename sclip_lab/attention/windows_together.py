@@ -17,12 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.attention.positions import squared_distances
+from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import block_edit, uses
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
@@ -32,8 +34,8 @@ from sclip_lab.network.scene import Grid, Placement
 LARGEST = 1 << 23
 # Added to the number of patches in a mean, as the official code does.
 EPSILON = 1e-6
-NORMS = ("token", "photo")
-STARTS = ("patch", "neighbourhood", "unit_neighbourhood")
+Norm = Literal["token", "photo"]
+Start = Literal["patch", "neighbourhood", "unit_neighbourhood"]
 
 
 @uses("photo")
@@ -43,12 +45,12 @@ def gla(
     state: State,
     ctx: Context,
     source: str = "query",
-    norm: str = "token",
+    norm: Norm = "token",
     beta: float = 1.2,
     gamma: float = 3.0,
     dynamic_beta: float = 0.0,
     dynamic_gamma: float = 0.0,
-    anchors: str | None = None,
+    anchors: Start | None = None,
     rounds: int = 2,
     threshold: float = 0.6,
     include_self: bool = True,
@@ -60,14 +62,13 @@ def gla(
     Args:
         source: of K: a projection of the block, over its full width.
         norm, beta, gamma, dynamic_beta, dynamic_gamma, anchors, rounds, threshold, include_self:
-            see `Across` and `Anchors`.
+            see `Across`.
 
     Raises:
-        LabError: an unknown source, norm or start, or dynamic_gamma without anchors.
+        LabError: an unknown source, or dynamic_gamma without anchors.
     """
-    gather = Anchors(rounds, threshold)
     dynamic = (dynamic_beta, dynamic_gamma)
-    attend = Across(norm, beta, gamma, *dynamic, anchors, gather, include_self)
+    attend = Across(norm, beta, gamma, *dynamic, anchors, rounds, threshold, include_self)
     return attend(block, state, ctx, full_width(ctx, source))
 
 
@@ -77,12 +78,12 @@ def gla_guided(
     block: Block,
     state: State,
     ctx: Context,
-    norm: str = "token",
+    norm: Norm = "token",
     beta: float = 1.0,
     gamma: float = 3.0,
     dynamic_beta: float = 0.3,
     dynamic_gamma: float = 30.0,
-    anchors: str | None = "patch",
+    anchors: Start | None = "patch",
     rounds: int = 2,
     threshold: float = 0.6,
     include_self: bool = True,
@@ -91,9 +92,8 @@ def gla_guided(
 
     Args and errors as in `gla`; there must be guidance.
     """
-    gather = Anchors(rounds, threshold)
     dynamic = (dynamic_beta, dynamic_gamma)
-    attend = Across(norm, beta, gamma, *dynamic, anchors, gather, include_self)
+    attend = Across(norm, beta, gamma, *dynamic, anchors, rounds, threshold, include_self)
     return attend(block, state, ctx, ctx.guidance.on(ctx.grid))
 
 
@@ -114,27 +114,21 @@ class Across:
             ``gamma``. Needs anchors.
         anchors: start of the gathering: ``patch``, the ``neighbourhood`` mean of the raw source, or
             of its unit vectors (``unit_neighbourhood``); None: no anchors.
-        gather: its rounds and threshold.
+        rounds, threshold: of the gathering, see `gathered`.
         include_self: count the patch itself in its neighbourhood.
-
-    Raises:
-        LabError: an unknown norm or start, or dynamic_gamma without anchors.
     """
 
-    norm: str
+    norm: Norm
     beta: float
     gamma: float
     dynamic_beta: float
     dynamic_gamma: float
-    anchors: str | None
-    gather: Anchors
+    anchors: Start | None
+    rounds: int
+    threshold: float
     include_self: bool
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise unknown("norm", self.norm, NORMS)
-        if self.anchors not in (None, *STARTS):
-            raise unknown("anchors", str(self.anchors), STARTS)
         if self.dynamic_gamma and self.anchors is None:
             raise LabError("dynamic_gamma needs anchors: it divides by how many patches each has")
 
@@ -144,38 +138,24 @@ class Across:
         per_head = torch.empty_like(value)
         for photo in ctx.photos:
             all_values = value[photo.windows].transpose(0, 1).flatten(1, 2)
-            spread = torch.cat(
-                [
-                    weights.to(all_values) @ all_values
-                    for weights in self._row_blocks(raw[photo.windows], photo, ctx.grid)
-                ],
-                dim=1,
-            )
-            per_head[photo.windows] = spread.unflatten(1, (len(photo), -1)).transpose(0, 1)
+            blocks = self.weights(raw[photo.windows], photo, ctx.grid)
+            rows = torch.cat([weights.to(all_values) @ all_values for weights in blocks], dim=1)
+            per_head[photo.windows] = rows.unflatten(1, (len(photo), -1)).transpose(0, 1)
         joined = torch.cat([ctx.value[:, :, : block.prefix], per_head], dim=2)
         return replace(state, tokens=block.merge(joined), attention=None)
 
-    def weights(self, raw: Tensor, photo: Placement, grid: Grid) -> Tensor:
-        """Attention weights of one photo, (nodes, nodes), from (B, patches, channels)."""
-        return torch.cat(list(self._row_blocks(raw, photo, grid)))
-
-    def _row_blocks(self, raw: Tensor, photo: Placement, grid: Grid) -> Iterator[Tensor]:
-        """The same in blocks of (rows, nodes)."""
+    def weights(self, raw: Tensor, photo: Placement, grid: Grid) -> Iterator[Tensor]:
+        """Weights of one photo in blocks of (rows, nodes), from (B, patches, channels)."""
         start = raw.float().flatten(0, 1)
         keys = F.normalize(start, dim=-1)
         queries = keys
         sharp: float | Tensor = self.gamma
         if self.anchors is not None:
             if self.anchors != "patch":
-                place = photo.pixel_numbers(grid)
-                start = neighbourhood_mean(
-                    start if self.anchors == "neighbourhood" else keys,
-                    place.to(keys.device),
-                    len(photo),
-                    grid,
-                    self.include_self,
-                )
-            queries, count = self.gather(start, keys)
+                place = photo.pixel_numbers(grid).to(keys.device)
+                start = start if self.anchors == "neighbourhood" else keys
+                start = neighbourhood_mean(start, place, len(photo), grid, self.include_self)
+            queries, count = gathered(start, keys, self.rounds, self.threshold)
             if self.dynamic_gamma:
                 sharp = 1 + self.dynamic_gamma / count[:, None]
         centre = self.beta + self.dynamic_beta * math.log(1 + len(photo))
@@ -188,34 +168,25 @@ class Across:
             yield weights_across(queries[rows], keys, centre, gamma, self.norm, mean)
 
 
-@dataclass(frozen=True)
-class Anchors:
-    """How queries are gathered into regions: ``rounds`` >= 1, and a patch belongs to an anchor if
-    their cosine is above ``threshold``.
+def gathered(start: Tensor, keys: Tensor, rounds: int, threshold: float) -> tuple[Tensor, Tensor]:
+    """Gather anchors from ``start``, (nodes, channels), among ``keys`` of unit norm.
+
+    In each of ``rounds`` >= 1, an anchor becomes the mean of the patches whose cosine with it is
+    above ``threshold``. Returns them, of unit norm, and how many patches the last round gathered.
     """
-
-    rounds: int
-    threshold: float
-
-    def __call__(self, start: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Gather anchors from ``start``, (nodes, channels), among ``keys`` of unit norm.
-
-        Returns:
-            (nodes, channels) of unit norm, and (nodes,) how many patches the last round gathered.
-        """
-        anchors, counts = start, [torch.empty(0)]
-        for _ in range(self.rounds):
-            gathered, counts = [], []
-            for rows in row_blocks(len(keys)):
-                hit = F.normalize(anchors[rows], dim=-1) @ keys.T > self.threshold
-                alone = ~hit.any(dim=-1)
-                hit.diagonal(rows.start)[:] |= alone  # where nothing is alike, the patch itself
-                count = hit.sum(dim=-1)
-                mean = hit.to(keys) @ keys / (count[:, None] + EPSILON)
-                gathered.append(F.normalize(mean, dim=-1))
-                counts.append(count)
-            anchors = torch.cat(gathered)
-        return anchors, torch.cat(counts)
+    anchors, counts = start, [torch.empty(0)]
+    for _ in range(rounds):
+        means, counts = [], []
+        for rows in row_blocks(len(keys)):
+            hit = F.normalize(anchors[rows], dim=-1) @ keys.T > threshold
+            alone = ~hit.any(dim=-1)
+            hit.diagonal(rows.start)[:] |= alone  # where nothing is alike, the patch itself
+            count = hit.sum(dim=-1)
+            mean = hit.to(keys) @ keys / (count[:, None] + EPSILON)
+            means.append(F.normalize(mean, dim=-1))
+            counts.append(count)
+        anchors = torch.cat(means)
+    return anchors, torch.cat(counts)
 
 
 def neighbourhood_mean(
@@ -230,9 +201,7 @@ def neighbourhood_mean(
         grid: (grid_h, grid_w) of a window.
         include_self: also count the patch itself.
     """
-    row, column = (torch.arange(side, device=features.device) for side in grid)
-    near_rows, near_columns = ((a[:, None] - a).abs() <= 1 for a in (row, column))
-    near = (near_rows[:, None, :, None] & near_columns[None, :, None, :]).flatten(2).flatten(0, 1)
+    near = (squared_distances(grid) <= 2).to(features.device)
     step = max(1, LARGEST // len(near) // len(features))  # windows
     means = []
     for first in range(0, windows, step):
@@ -258,7 +227,7 @@ def weights_across(
     keys: Tensor,
     beta: float | Tensor,
     gamma: float | Tensor,
-    norm: str = "token",
+    norm: Norm = "token",
     mean: Tensor | None = None,
 ) -> Tensor:
     """softmax(gamma * (a K^T - beta * mean)) over the entries that are not negative.
@@ -266,18 +235,16 @@ def weights_across(
     A row without any keeps its largest entry. (queries, keys) out; rows sum to 1.
 
     Args:
-        queries, keys: (nodes, channels), unit norm.
+        queries, keys: a and K, (nodes, channels), unit norm.
         beta: factor on the mean similarity.
         gamma: > 0, inverse temperature; a number, or (nodes, 1).
         norm: ``token``: the mean of each row, at least 0; ``photo``: the mean of all pairs.
         mean: the mean of all pairs, if ``queries`` are only some of the photo's.
     """
     similarities = queries @ keys.T
-    if mean is not None:
-        pass
-    elif norm == "token":
+    if norm == "token":
         mean = similarities.mean(dim=-1, keepdim=True).clamp(min=0)
-    else:
+    elif mean is None:
         mean = similarities.mean()
     raw = gamma * (similarities - beta * mean)
     least = raw.amax(dim=-1, keepdim=True).clamp(max=0)

@@ -64,6 +64,13 @@ def markdown(networks: Sequence[Network], others: int) -> str:
         "Sides of patches and trained images are in pixels, means of the published weights in "
         "0 .. 255. A text tower of transformers needs `backbone.text_folder=<local folder>` where "
         "its hub cannot be reached.",
+        "",
+        "SAM's embeddings are those behind its convolutions; only its blocks that see the whole "
+        "image can be rewritten. An encoder of a language model with its projector (`_enc`, "
+        "`_merge`, `_align`) embeds a patch as a cell of the projector that it fills alone. VOLO's "
+        "blocks are those behind its outlook attention. Qwen's and Gemma's encoders and factorized "
+        "position embeddings take images of all sizes by themselves, whatever the rule "
+        "`position_embedding`.",
     ]
     for library in ("open_clip", "timm"):
         loaded = [n for n in networks if n.library == library and not n.refusal]

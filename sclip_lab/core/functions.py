@@ -290,6 +290,10 @@ def bind(
     check_arguments(function, values)
     for name, value in values.items():
         values[name] = _one_form(plain(value), str(open_parameters[name].annotation))
+    if kind is not None and not _within(str(function.__module__), [PACKAGE]):
+        from sclip_lab.core.shared import guarded  # torch takes seconds, a listing needs none
+
+        function = guarded(function)
     return partial(function, **values)
 
 

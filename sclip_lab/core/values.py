@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, Union
 
-from sclip_lab.core.errors import LabError
+from sclip_lab.core.errors import LabError, unknown
 
 _WORDS = {
     int: "a whole number",
@@ -40,11 +40,13 @@ def check(key: str, value: Any, annotation: Any) -> None:
             another class must be its instance. Any other annotation allows all finite values.
 
     Raises:
-        LabError: naming key, value and what would be right.
+        LabError: naming key, value and what would be right; did you mean, for a Literal.
     """
     for inner, number in _not_finite(value, key):
         raise LabError(f"{inner}: {number} must be a finite number")
     if not _fits(value, annotation):
+        if isinstance(value, str) and (choices := _choices(annotation)):
+            raise unknown(key, value, choices)
         raise LabError(f"{key}: {shown(value)} must be {_described(annotation)}")
 
 
@@ -104,6 +106,15 @@ def shown(value: Any) -> str:
     """A value in one line of at most 80 signs."""
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The texts that a Literal allows, alone or in a union."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return [one for one in arguments if isinstance(one, str)]
+    parts = arguments if origin in (Union, types.UnionType) else ()
+    return [choice for part in parts for choice in _choices(part)]
 
 
 def _fits(value: Any, annotation: Any) -> bool:

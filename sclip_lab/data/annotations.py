@@ -19,10 +19,7 @@ def read_annotation(
 ) -> np.ndarray:
     """(height, width) class ids of one annotation file of Labelme or Supervisely.
 
-    ``photo_size`` is used if the file does not state its size.
-
-    Raises:
-        LabError: another format, a damaged file, or an unknown class; the error names ``source``.
+    ``photo_size`` is used if the file does not state its size. All errors name ``source``.
     """
     try:
         annotation = json.loads(content)

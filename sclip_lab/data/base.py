@@ -20,38 +20,23 @@ from sclip_lab.data.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Sample:
-    """One photo with its mask.
+    """One photo with its mask."""
 
-    Attributes:
-        name: unique within the data set.
-        image: (height, width, 3) uint8, RGB.
-        mask: (height, width) class ids in 0 .. num_classes - 1, or ``ignore_index``; uint8, or
-            uint16 where an id is above 255.
-    """
-
-    name: str
-    image: np.ndarray
+    name: str  # unique within the data set
+    image: np.ndarray  # (height, width, 3) uint8, RGB
+    # (height, width) class ids or ``ignore_index``: uint8, or uint16 where an id is above 255.
     mask: np.ndarray
 
 
 class Dataset(ABC):
-    """Photos with masks, in a fixed order.
+    """Photos with masks, in a fixed order."""
 
-    Attributes:
-        name: what a table calls it.
-        vocabulary: class names in id order.
-        ignore_index: the mask's value of pixels that are not counted.
-        split: which part of the data set, such as "val"; empty if there are no parts.
-        selection: which photos are taken, such as "first 8"; empty for all.
-        unpaired: files that are no samples, such as "2 masks without a photo".
-    """
-
-    name: str
+    name: str  # what a table calls it
     vocabulary: Vocabulary
-    ignore_index: int = 255
-    split: str = ""
-    selection: str = ""
-    unpaired: Sequence[str] = ()
+    ignore_index: int = 255  # the mask's value of pixels that are not counted
+    split: str = ""  # which part, such as "val"; empty if there are no parts
+    selection: str = ""  # which photos are taken, such as "first 8"; empty for all
+    unpaired: Sequence[str] = ()  # files that are no samples, such as "2 masks without a photo"
 
     @property
     @abstractmethod
@@ -91,15 +76,15 @@ def select(names: Sequence[str], limit: int | None, sample: int | None, seed: in
     chosen = list(names[:limit])
     if sample is None or sample >= len(chosen):
         return chosen
-    drawn = np.random.Generator(np.random.PCG64(seed)).permutation(len(chosen))[:sample]
-    return [chosen[index] for index in sorted(drawn.tolist())]
+    places = np.random.Generator(np.random.PCG64(seed)).permutation(len(chosen))[:sample]
+    return [chosen[index] for index in sorted(places.tolist())]
 
 
 def selection_words(limit: int | None, sample: int | None, seed: int) -> str:
     """`select`'s choice in words; empty for all samples."""
-    drawn = "" if sample is None else f"{sample} at random (seed {seed})"
+    at_random = "" if sample is None else f"{sample} at random (seed {seed})"
     first = "" if limit is None else f"first {limit}"
-    return " of the ".join(part for part in (drawn, first) if part)
+    return " of the ".join(part for part in (at_random, first) if part)
 
 
 class Part(Dataset):
@@ -182,10 +167,7 @@ def build(config: Mapping[str, Any], faults: list[str] | None = None) -> Dataset
 
 
 def _pop_part(parameters: dict[str, Any], accepted: Sequence[str], name: str) -> dict[str, Any]:
-    """Remove the common keys that the class does not accept; return the arguments of `Part`.
-
-    The result is empty if the class selects samples by itself, or if all samples are taken.
-    """
+    """Remove common keys that the class does not accept; return `Part`'s arguments, if needed."""
     if "split" not in accepted and "split" in parameters:
         raise LabError(f"dataset.split: data set '{name}' has no splits")
     part: dict[str, Any] = {

@@ -12,20 +12,14 @@ MUCH_IGNORED = 0.5  # share of pixels above which a score says little about the 
 
 
 class Census:
-    """Counts over the masks of a data set.
-
-    Attributes:
-        photos: how many masks were counted.
-        pixels: (num_classes,) pixels of each class.
-        occurrences: (num_classes,) photos with each class.
-        ignored: pixels with ``ignore_index``.
-    """
+    """Counts over the masks of a data set."""
 
     def __init__(self, vocabulary: Vocabulary, ignore_index: int) -> None:
         self.vocabulary, self.ignore_index = vocabulary, ignore_index
-        self.photos = self.ignored = 0
-        self.pixels = np.zeros(vocabulary.num_classes, np.int64)
-        self.occurrences = np.zeros(vocabulary.num_classes, np.int64)
+        self.photos = 0
+        self.ignored = 0  # pixels
+        self.pixels = np.zeros(vocabulary.num_classes, np.int64)  # of each class
+        self.occurrences = np.zeros(vocabulary.num_classes, np.int64)  # photos with each class
 
     def add(self, mask: np.ndarray) -> None:
         """Count one mask, (height, width) class ids or ``ignore_index``."""

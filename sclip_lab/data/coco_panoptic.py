@@ -23,23 +23,13 @@ from sclip_lab.data.paths import below
 VOID = 255
 
 
-def class_ids(categories: Sequence[Mapping[str, Any]]) -> dict[int, int]:
-    """{category id of the json: class id 0 .. n-1}, in the order of the json."""
-    return {int(category["id"]): index for index, category in enumerate(categories)}
-
-
 def panoptic_to_mask(
     segment_png: np.ndarray, segments: Sequence[Mapping[str, Any]], classes: Mapping[int, int]
 ) -> np.ndarray:
-    """(height, width) uint8 class ids of a panoptic png; VOID (255) where it is black.
+    """(height, width) uint8 class ids of a (height, width, 3) panoptic png; VOID where it is black.
 
-    Args:
-        segment_png: (height, width, 3) uint8, RGB as stored.
-        segments: the annotation's ``segments_info``.
-        classes: {category id: class id}, see `class_ids`.
-
-    Raises:
-        LabError: a segment or a category that the json does not describe.
+    ``segments`` is the annotation's ``segments_info``, ``classes`` is {category id: class id}. A
+    segment or category that is in neither is an error.
     """
     if segment_png.ndim != 3 or segment_png.shape[2] != 3:
         raise LabError(f"panoptic png: shape is {segment_png.shape}; it must be (height, width, 3)")
@@ -61,7 +51,7 @@ def convert(annotations: Path, segment_folder: Path, mask_folder: Path) -> list[
     """
     with json_content(annotations, "panoptic json") as content:
         categories, entries = content["categories"], content["annotations"]
-    classes = class_ids(categories)
+    classes = {int(category["id"]): index for index, category in enumerate(categories)}
     mask_folder.mkdir(parents=True, exist_ok=True)
     for entry in Bar(entries, desc="panoptic masks", unit="mask", delay=2, leave=False):
         source = below(segment_folder, entry["file_name"], annotations)

@@ -30,9 +30,6 @@ def build(target: Path, archive: Path | None = None) -> str:
 
     Without an ``archive`` it is fetched with pip. A complete target is left as it is. Returns what
     was done, in words.
-
-    Raises:
-        LabError: the archive cannot be fetched, is another one, or cannot be unpacked.
     """
     if is_complete(target):
         return f"{target}: {COUNT} photos and masks, already there and unchanged.\n{LICENCE}"

@@ -62,17 +62,8 @@ def place(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def link(source: Path, root: Path, places: Iterable[str], pattern: str) -> str:
-    """Make the root a link to the first place that has files of the pattern."""
-    converted = link_converted(source, root, places, pattern)
-    if converted is None:
-        looked = ", ".join(str(source / place / pattern) for place in places)
-        raise LabError(f"nothing of this data set below {source}; looked for {looked}")
-    return converted
-
-
-def link_converted(source: Path, root: Path, places: Iterable[str], pattern: str) -> str | None:
-    """Make the root a link to a folder that has the right layout already; None if there is none."""
+def link(source: Path, root: Path, places: Iterable[str], pattern: str) -> str | None:
+    """Make the root a link to the first place that has files of the pattern; None if none has."""
     folders = [source / place for place in places]
     folder = next((f for f in folders if next(f.glob(pattern), None)), None)
     if folder is None:
@@ -87,8 +78,16 @@ def link_converted(source: Path, root: Path, places: Iterable[str], pattern: str
     return f"{root}: link to {folder.resolve()}; {as_it_lies}"
 
 
+class NoLabels(LabError):
+    """The download holds none of the data set's original labels."""
+
+
 def search(
-    source: Path, places: Iterable[str], pattern: str, what: str | None = None
+    source: Path,
+    places: Iterable[str],
+    pattern: str,
+    what: str | None = None,
+    error: type[LabError] = LabError,
 ) -> list[Path]:
     """The sorted files of the first place that has any; if none has, [] or an error on ``what``."""
     places = list(places)
@@ -99,7 +98,7 @@ def search(
     if what is None:
         return []
     looked = ", ".join(os.path.normpath(source / place_ / pattern) for place_ in places)
-    raise LabError(f"no {what} found; looked for {looked}")
+    raise error(f"no {what} found; looked for {looked}")
 
 
 def stems_of(path: Path) -> list[str]:
@@ -126,9 +125,9 @@ def by_image(annotations: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping
 def for_each(function: Callable[[Any], None], items: Sequence[Any], title: str) -> None:
     """Call the function on each item in threads (decoding and encoding release the lock)."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(function, items)
+        results = pool.map(function, items)
         try:
-            for _ in Bar(done, total=len(items), desc=title, unit="mask", delay=1):
+            for _ in Bar(results, total=len(items), desc=title, unit="mask", delay=1):
                 pass
         except BaseException:
             pool.shutdown(cancel_futures=True)

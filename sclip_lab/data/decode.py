@@ -115,7 +115,7 @@ def _upright(image: Image.Image, what: str) -> np.ndarray:
     if upright.mode not in PHOTO_MODES:
         raise LabError(f"{what}: PIL mode '{upright.mode}' is no photo of 8 or 16 bits")
     if upright.mode in ("RGBa", "La"):
-        upright = upright.convert("RGBA" if upright.mode == "RGBa" else "LA")
+        upright = upright.convert(upright.mode.upper())
     return np.array(upright.convert("RGB"))
 
 

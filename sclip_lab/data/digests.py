@@ -79,12 +79,7 @@ def proof(path: str | Path) -> Proof:
 
 
 def read_hashed(path: str | Path, digest: str | None, what: str) -> bytes:
-    """The bytes of a photo or mask, compared with its ``digest`` (None if there is no key yet).
-
-    Raises:
-        LabError: the file cannot be read, is empty or too large, or has changed since it was
-            hashed.
-    """
+    """The bytes of a photo or mask, which must have the ``digest`` (None if there is no key)."""
     content = read_bytes(path, what)
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
         raise LabError(

@@ -57,10 +57,7 @@ class FileDataset(Dataset):
     def read_ids(self, name: str, content: bytes | None, photo_size: tuple[int, int]) -> np.ndarray:
         """(height, width) class ids of a sample's mask, of ``class_ids.dtype``.
 
-        Args:
-            name: of the sample.
-            content: the bytes of the file at `mask_path`; None if there is no such file.
-            photo_size: (height, width), for annotations that do not state a size.
+        ``content`` is from `mask_content`; annotations that state no size need ``photo_size``.
         """
 
     def fault(self, text: str) -> None:
@@ -111,9 +108,6 @@ class FileDataset(Dataset):
 
         Only class 0 would be left of them, and its mIoU would mean nothing. Masks are read until
         one has another id, which is usually the first. `key` calls this once.
-
-        Raises:
-            LabError: it states the two ways to write what is meant.
         """
         void, ids = self.ignore_index, self.class_ids
         explained = ids.reduce_zero_label or void in ids.ids_of_raw or ids.palette
@@ -186,11 +180,8 @@ def fitted(
 ) -> np.ndarray:
     """A (rows, columns) mask at its photo's (height, width).
 
-    A mask of another scale is accepted if ``resize`` is "nearest". ``photo`` and ``place`` name
-    photo and mask in the error.
-
-    Raises:
-        LabError: the mask has another size and is not resized, or another shape.
+    A mask of another scale is an error unless ``resize`` is "nearest", one of another shape always
+    is; ``photo`` and ``place`` name both files in it.
     """
     (height, width), (rows, columns) = size, mask.shape
     if (height, width) == (rows, columns):

@@ -232,17 +232,14 @@ class Folder(FileDataset):
     def _report_left_out(
         self, files: Sequence[str], photos: Mapping[str, list[str]], masks: set[str]
     ) -> None:
-        """Refuse photos that have masks and are left out because of their suffix or folder.
-
-        Other photos without a mask are only counted.
-        """
-        taken = {file for same_stem in photos.values() for file in same_stem}
+        """Refuse photos that have masks and are left out because of their suffix or folder."""
+        included = {file for same_stem in photos.values() for file in same_stem}
         usual = set(self.naming.image_suffixes)
         words = {suffix.rpartition(".")[0] for suffix in usual}  # such as _leftImg8bit
         left_out, suffixes, alone = [], usual.copy(), 0
         for file in files:
             ending = os.path.splitext(file)[1]
-            if file in taken or ending.lower() not in PHOTO_SUFFIXES:
+            if file in included or ending.lower() not in PHOTO_SUFFIXES:
                 continue
             fitting = [word + ending for word in words if file.endswith(word + ending)]
             namings = [replace(self.naming, image_suffixes=(suffix,)) for suffix in fitting]
@@ -266,7 +263,7 @@ class Folder(FileDataset):
         listed = ", ".join(sorted(left_out)[:5]) + (", ..." if len(left_out) > 5 else "")
         self.fault(
             f"{len(left_out)} photos in {self.images} have masks but would be left out beside the "
-            f"{len(taken)} that are read: {listed}; set {' and '.join(remedy)} to read all, or "
+            f"{len(included)} that are read: {listed}; set {' and '.join(remedy)} to read all, or "
             "remove them"
         )
 

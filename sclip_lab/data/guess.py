@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.files import write_text
 from sclip_lab.core.progress import Bar
 from sclip_lab.data.annotations import is_annotation
 from sclip_lab.data.base import build
@@ -32,9 +33,7 @@ from sclip_lab.data.vocabulary import readable
 
 
 def guess(folder: Path, target: Path | None = None) -> str:
-    """Write a yaml for a folder; by default ./conf/dataset/<name of the folder>.yaml.
-
-    Returns what was written and what to do next, in words.
+    """Write a yaml for a folder, by default ./conf/dataset/<name>.yaml; say what to do next.
 
     Raises:
         LabError: nothing is recognised, or the yaml exists or cannot be written.
@@ -55,11 +54,7 @@ def guess(folder: Path, target: Path | None = None) -> str:
     lines = [f"# {folder.resolve().name}: {size}. Guessed from the files; please check:"]
     lines += [f"# - {comment}" for comment in recognised.comments]
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=None)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text("\n".join(lines) + "\n" + text, encoding="utf-8")
-    except OSError as error:
-        raise LabError(f"{target}: cannot be written ({error})") from error
+    write_text(target, "\n".join(lines) + "\n" + text)
     conf = target.parent.parent
     open_points = "".join(f"\n  look at: {comment}" for comment in recognised.comments)
     return (
@@ -70,11 +65,7 @@ def guess(folder: Path, target: Path | None = None) -> str:
 
 
 def recognise(root: Path) -> Guess:
-    """The yaml's keys for a folder, without name and root.
-
-    Raises:
-        LabError: the folder is of no kind that is read, or its masks are damaged by compression.
-    """
+    """The yaml's keys for a folder, without name and root; an error for a kind that is not read."""
     files = sorted(
         path.relative_to(root).as_posix()
         for path in root.rglob("*")

@@ -42,10 +42,10 @@ class Guess:
 def describe_masks(
     root: Path, contents: Iterable[tuple[str, bytes]], guess: Guess, files: Sequence[str]
 ) -> None:
-    """State the ids or colours of masks as vocabulary, label_map, palette and ignore_index.
+    """State the ids or colours of masks as keys of ``guess``.
 
     ``contents`` has name and bytes of every mask: an id that a sample does not show would get the
-    wrong class from the label_map. ``guess`` takes the keys.
+    wrong class from the label_map.
     """
     palette_file = next(
         (f for f in files if Path(f).name in ("labelmap.txt", "class_dict.csv")), None

@@ -31,9 +31,8 @@ def read_list(
     Args:
         path: a text file, csv or json.
         title: begins the errors.
-        find_photo: text of the list -> the stem of that photo; None if there is no such photo.
-        find_mask: (text of the list, stem of its photo) -> the mask's path below the mask folder;
-            None if there is none.
+        find_photo: text of the list -> the stem of that photo, or None.
+        find_mask: (text of the list, its photo's stem) -> path below the mask folder, or None.
 
     Returns:
         (stem, mask) of each sample. ``mask`` is None if the list does not name it. A line that

@@ -6,24 +6,18 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+_PART = re.compile(r"\{(stem|name|folder|photo)\}")
+
 
 @dataclass(frozen=True)
 class Naming:
-    """How the files of a photo and of its mask are named after their common stem.
+    """How photos and masks are named after their stem; see `sclip_lab.data.folder.Folder`."""
 
-    Attributes:
-        before, behind: text around the stem in a photo's name.
-        mask_name: a mask's name with {stem}, {name}, {folder} or {photo}, see
-            `sclip_lab.data.folder.Folder`.
-        mask_suffix: what follows it.
-        image_suffixes: what may follow a photo's name; the first is the usual one.
-    """
-
-    before: str
+    before: str  # text around the stem in a photo's name
     behind: str
-    mask_name: str
+    mask_name: str  # with {stem}, {name}, {folder} or {photo}
     mask_suffix: str
-    image_suffixes: tuple[str, ...]
+    image_suffixes: tuple[str, ...]  # of photos; the first is the usual one
 
     def stem(self, photo: str) -> str | None:
         """The stem of a photo's file, with its folder; None if the file is no photo by its name."""
@@ -38,14 +32,13 @@ class Naming:
 
     def mask(self, stem: str, photo: str) -> str:
         """The file of the mask of a stem and its photo."""
+        if self.mask_name == "{stem}":  # the usual one, without a search for the other parts
+            return stem + self.mask_suffix
         folder, slash, last = stem.rpartition("/")
-        # A bare {stem} keeps masks in folders of the same names as the photos'.
+        # Masks named by {stem} alone lie in folders of the same names as the photos'.
         beside = "{stem}" in self.mask_name and "/" not in self.mask_name
-        parts = {
-            "{stem}": last if beside else stem, "{name}": last, "{folder}": folder,
-            "{photo}": photo,
-        }  # fmt: skip
-        name = re.sub("|".join(map(re.escape, parts)), lambda m: parts[m[0]], self.mask_name)
+        parts = {"stem": last if beside else stem, "name": last, "folder": folder, "photo": photo}
+        name = _PART.sub(lambda part: parts[part[1]], self.mask_name)
         return f"{folder + slash if beside else ''}{name}{self.mask_suffix}"
 
     @cached_property

@@ -171,12 +171,12 @@ def _frame(rng: Rng, y: Array, x: Array) -> tuple[Array, Array]:
     return cos * x + sin * y + rng.uniform(0, 64), cos * y - sin * x + rng.uniform(0, 64)
 
 
-def _apart(rng: Rng, taken: list[Array]) -> Array:
+def _apart(rng: Rng, others: list[Array]) -> Array:
     """Draw twelve colours in [40, 215] and add the one farthest from ``taken`` to it."""
     draws = rng.uniform(40.0, 215.0, (12, 3))
-    distances = [((draws - colour) ** 2).sum(axis=1) for colour in taken]
-    taken.append(draws[int(np.min(distances, axis=0).argmax()) if distances else 0])
-    return taken[-1]
+    distances = [((draws - colour) ** 2).sum(axis=1) for colour in others]
+    others.append(draws[int(np.min(distances, axis=0).argmax()) if distances else 0])
+    return others[-1]
 
 
 def _surface(rng: Rng, texture: Array, coverage: Array, mean: Array) -> Array:

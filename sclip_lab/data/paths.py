@@ -10,11 +10,11 @@ MAX_NAME = 1024  # characters
 
 
 def below(folder: Path, name: object, source: object) -> Path:
-    """Return ``folder / name``; ``name``, from a file, must lie below the folder.
+    """Return ``folder / name``.
 
     Raises:
-        LabError: the name is absolute, leads out of the folder, is empty, is not text, or has
-            control characters; the error names the file, ``source``.
+        LabError: the name, which stands in the file ``source``, is absolute, leads out of the
+            folder, is empty, is not text, or has control characters.
     """
     text = name if isinstance(name, str) else ""
     parts = PurePosixPath(text).parts

@@ -53,11 +53,7 @@ def pasted(bitmap: np.ndarray, left: int, top: int, size: tuple[int, int]) -> np
 
 
 def segmentation(value: Any, size: tuple[int, int]) -> np.ndarray:
-    """(height, width) bool of COCO's ``segmentation``: polygons or run lengths, packed or not.
-
-    Raises:
-        LabError: a damaged segmentation, or one of another size than the photo.
-    """
+    """(height, width) bool of COCO's ``segmentation``: polygons or run lengths, packed or not."""
     height, width = size
     try:
         if isinstance(value, list):

@@ -16,11 +16,11 @@ import numpy as np
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.data.coco_json import CocoJson
 from sclip_lab.data.conversion import (
+    NoLabels,
     by_image,
     for_each,
     lines_of,
     link,
-    link_converted,
     place,
     read_mat,
     remap,
@@ -49,6 +49,8 @@ CONTEXT_IDS = (
     347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
 )  # fmt: skip
 
+VOC2010 = ("VOCdevkit/VOC2010", "VOC2010", ".")
+VOC2012 = ("VOCdevkit/VOC2012", "VOC2012", ".")
 COCO_JSON = ("annotations", ".")
 COCO_IMAGES = ("images/val2017", "val2017", ".")
 COCO_MAPS = (
@@ -59,9 +61,7 @@ COCO_STEM = "[0-9]" * 12  # leaves out *_labelTrainIds.png of an earlier convers
 
 
 def prepare(name: str, source: Path, root: Path) -> str:
-    """Convert the unpacked downloads in ``source`` into the data set ``name`` at ``root``.
-
-    Returns what was done, in words.
+    """Convert the unpacked downloads in ``source`` to the data set at ``root``; say what was done.
 
     Raises:
         LabError: an unknown name, or a part of the download that is missing or damaged.
@@ -70,10 +70,21 @@ def prepare(name: str, source: Path, root: Path) -> str:
         raise unknown("data set to prepare", name, CONVERSIONS)
     if not source.is_dir():
         raise LabError(f"--from {source}: no such folder; unpack the downloads there first")
+    convert, places, converted = CONVERSIONS[name]
+    looked = ", ".join(str(source / place / converted) for place in places)
+    absent = LabError(f"nothing of this data set below {source}; looked for {looked}")
     try:
-        return CONVERSIONS[name](source, root)
+        try:
+            if convert is not None:
+                return convert(source, root)
+        except NoLabels as error:
+            absent = error
+        linked = link(source, root, places, converted)
     except OSError as error:
         raise LabError(f"{root}: cannot be written ({error})") from error
+    if linked is None:
+        raise absent
+    return linked
 
 
 def coco_stuff164k(source: Path, root: Path) -> str:
@@ -98,16 +109,11 @@ def coco_object(source: Path, root: Path) -> str:
 
 def coco_stuff10k(source: Path, root: Path) -> str:
     """annotations/*.mat (field S: category id, 0 unlabelled) of the test list to 0, 1..171."""
-    pattern = "annotations/test2014/*_labelTrainIds.png"
-    if not search(source, ("annotations",), "*.mat") and (
-        converted := link_converted(source, root, (".",), pattern)
-    ):
-        return converted
+    mats = search(source, ("annotations",), "*.mat", "labels", NoLabels)[0].parent
     table = {0: 0} | {category: index for index, category in enumerate(CATEGORIES, start=1)}
     stem_list = search(source, ("imageLists", "imagesLists"), "test.txt", "test list")[0]
     stems = stems_of(stem_list)
     images = search(source, ("images",), "*.jpg", "photos")[0].parent
-    mats = search(source, ("annotations",), "*.mat", "labels")[0].parent
 
     def convert(stem: str) -> None:
         mask = remap(read_mat(mats / f"{stem}.mat", "S"), table, mats / f"{stem}.mat")
@@ -122,17 +128,15 @@ def context(source: Path, root: Path) -> str:
     """The 459-class labels to 0 background and 1..59; other classes become background.
 
     The labels are one .mat a photo (field LabelMap), else the detail release's
-    trainval_merged.json, else masks that mmsegmentation's script has made. The split is
+    trainval_merged.json. The split is
     ImageSets/SegmentationContext/val.txt if there is one (the detail release's, 5,104 photos), else
     that of the json, else VOC2010's own ImageSets/Main/val.txt (5,105).
     """
-    voc = ("VOCdevkit/VOC2010", "VOC2010", ".")
+    voc = VOC2010
     mats = search(source, ["trainval", *(f"{v}/trainval" for v in voc), "."], "*.mat")
     merged = search(source, voc, "trainval_merged.json")
     if not mats and not merged:
-        if converted := link_converted(source, root, voc, "SegmentationClassContext/*.png"):
-            return converted
-        raise LabError(
+        raise NoLabels(
             f"no labels found; looked for {source}/trainval/*.mat, trainval_merged.json and "
             "SegmentationClassContext/*.png, also in VOC2010 and VOCdevkit/VOC2010"
         )
@@ -195,12 +199,7 @@ def cityscapes(source: Path, root: Path) -> str:
     table = dict.fromkeys(range(256), 255) | {raw: i for i, raw in enumerate(CITYSCAPES_IDS)}
     labels = [f"{place}gtFine" for place in ("", "gtFine_trainvaltest/")]
     pictures = [f"{place}leftImg8bit" for place in ("", "leftImg8bit_trainvaltest/")]
-    pattern = "gtFine/val/*/*_labelTrainIds.png"
-    if not search(source, labels, "val/*/*_labelIds.png") and (
-        converted := link_converted(source, root, (".",), pattern)
-    ):
-        return converted
-    masks = search(source, labels, "val/*/*_labelIds.png", "labels")
+    masks = search(source, labels, "val/*/*_labelIds.png", "labels", NoLabels)
     masks += search(source, labels, "train/*/*_labelIds.png")
     photos = search(source, pictures, "val/*/*_leftImg8bit.png", "photos")
     photos += search(source, pictures, "train/*/*_leftImg8bit.png")
@@ -217,36 +216,24 @@ def cityscapes(source: Path, root: Path) -> str:
     return f"{root}: {len(photos)} photos, {len(masks)} masks"
 
 
-def voc2012(source: Path, root: Path) -> str:
-    """Make the root a link to the download; nothing is converted."""
-    return link(source, root, ("VOCdevkit/VOC2012", "VOC2012", "."), "SegmentationClass/*.png")
-
-
-def ade20k(source: Path, root: Path) -> str:
-    """Make the root a link to the download; nothing is converted."""
-    return link(source, root, ("ADEChallengeData2016", "."), "annotations/validation/*.png")
-
-
-CONVERSIONS: dict[str, Callable[[Path, Path], str]] = {
-    "voc21": voc2012,
-    "voc20": voc2012,
-    "context60": context,
-    "context59": context,
-    "coco_object": coco_object,
-    "coco_stuff164k": coco_stuff164k,
-    "coco_stuff10k": coco_stuff10k,
-    "cityscapes": cityscapes,
-    "ade20k": ade20k,
+# For each data set: a function that converts the original download (None if that needs none), where
+# a folder of the right layout may lie below --from, and what it holds. The latter is linked as it
+# lies; mmsegmentation's scripts make it too.
+CONVERSIONS: dict[str, tuple[Callable[[Path, Path], str] | None, Sequence[str], str]] = {
+    "voc21": (None, VOC2012, "SegmentationClass/*.png"),
+    "voc20": (None, VOC2012, "SegmentationClass/*.png"),
+    "context60": (context, VOC2010, "SegmentationClassContext/*.png"),
+    "context59": (context, VOC2010, "SegmentationClassContext/*.png"),
+    "coco_object": (coco_object, ".", "annotations/val2017/*_instanceTrainIds.png"),
+    "coco_stuff164k": (coco_stuff164k, ".", "annotations/val2017/*_labelTrainIds.png"),
+    "coco_stuff10k": (coco_stuff10k, ".", "annotations/test2014/*_labelTrainIds.png"),
+    "cityscapes": (cityscapes, ".", "gtFine/val/*/*_labelTrainIds.png"),
+    "ade20k": (None, ("ADEChallengeData2016", "."), "annotations/validation/*.png"),
 }
 
 
 def _coco_maps(source: Path, root: Path, table: Mapping[int, int], suffix: str) -> str:
-    maps = search(source, COCO_MAPS, f"{COCO_STEM}.png")
-    if not maps:
-        if converted := link_converted(source, root, (".",), f"annotations/val2017/*{suffix}"):
-            return converted
-        what = "stuffthingmaps" if suffix == "_labelTrainIds.png" else "stuffthingmaps or json"
-        maps = search(source, [*COCO_MAPS], f"{COCO_STEM}.png", what)
+    maps = search(source, COCO_MAPS, f"{COCO_STEM}.png", "stuffthingmaps", NoLabels)
     photos = search(source, COCO_IMAGES, "*.jpg", "photos")
     _check_coding(maps)
 

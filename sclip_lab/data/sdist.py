@@ -34,12 +34,8 @@ def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
 def download(name: str, version: str, digest: str, backend: str, folder: Path) -> Path:
     """Fetch ``<name>-<version>.tar.gz`` into ``folder`` with pip, from the index that pip uses.
 
-    Args:
-        digest: sha256 of the archive; pip checks it, and so does this function.
-        backend: the build backend that its pyproject names, such as "hatchling.build".
-
-    Raises:
-        LabError: no pip, no network, or other bytes than expected.
+    ``digest`` is the archive's sha256, ``backend`` the build backend that its pyproject names, such
+    as "hatchling.build". No pip, no network and other bytes are errors.
     """
     with tempfile.TemporaryDirectory() as scratch:
         module = Path(scratch, *backend.split(".")).with_suffix(".py")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
-from sclip_lab.core.errors import LabError
+from sclip_lab.core import files
 from sclip_lab.data.base import Sample
 from sclip_lab.data.census import Census
 from sclip_lab.data.file_dataset import nearest
@@ -60,9 +60,12 @@ def contact_sheet(name: str, samples: Sequence[Sample], census: Census) -> Image
     for index, sample in enumerate(samples):
         x = GAP + index % PAIRS * 2 * (CELL[0] + GAP)
         y = 36 + index // PAIRS * (CELL[1] + LINE + GAP)
-        shown = ImageOps.contain(Image.fromarray(sample.image), CELL, Image.Resampling.BOX)
-        sheet.paste(shown, (x, y))
-        small = nearest(sample.mask, shown.size[::-1])
+        rows_of_mask, columns_of_mask = sample.mask.shape
+        scale = min(CELL[0] / columns_of_mask, CELL[1] / rows_of_mask)
+        # A side may be shorter than a pixel, where ImageOps.contain fails.
+        size = max(1, round(scale * columns_of_mask)), max(1, round(scale * rows_of_mask))
+        sheet.paste(Image.fromarray(sample.image).resize(size, Image.Resampling.BOX), (x, y))
+        small = nearest(sample.mask, size[::-1])
         picture = Image.fromarray(painted(small, census.ignore_index, len(census.pixels)))
         _write_ids(picture, small, census.ignore_index, font)
         sheet.paste(picture, (x + CELL[0] + GAP, y))
@@ -119,12 +122,8 @@ def write(folder: Path, name: str, samples: Sequence[Sample], census: Census) ->
         f"{rows}</table></html>"
     )
     paths = [folder / f"{name}.png", folder / f"{name}.html"]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        paths[0].write_bytes(sheet.getvalue())
-        paths[1].write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise LabError(f"{folder}: the contact sheet cannot be written ({error})") from error
+    files.write_bytes(paths[0], sheet.getvalue())
+    files.write_text(paths[1], page)
     return paths
 
 

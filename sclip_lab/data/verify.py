@@ -21,30 +21,20 @@ LISTED = 20  # problems of one kind
 
 @dataclass
 class Report:
-    """The result of a check.
-
-    Attributes:
-        problems: reasons why the data are not usable or not complete.
-        warnings: what should be known before a number is quoted.
-        facts: counts and shares.
-        census: pixels and photos of each class.
-        samples: a few samples, spread over the data set, for a contact sheet.
-    """
+    """The result of a check."""
 
     census: Census
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    facts: list[str] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # why data are unusable or incomplete
+    warnings: list[str] = field(default_factory=list)  # to know before a number is quoted
+    facts: list[str] = field(default_factory=list)  # counts and shares
+    samples: list[Sample] = field(default_factory=list)  # a few of all, for a contact sheet
 
 
 def verify(data: Dataset, faults: Sequence[str] = (), pictures: int = 0) -> Report:
     """Read every sample and compare counts, ids, sizes, pairs and names.
 
-    Args:
-        data: built with a list of faults, so that a broken sample does not stop the check.
-        faults: that list.
-        pictures: how many samples to keep for a contact sheet.
+    ``data`` was built with the list ``faults``, so that a broken sample does not stop the check.
+    The report has ``pictures`` samples.
     """
     report = Report(Census(data.vocabulary, data.ignore_index), problems=list(faults))
     report.warnings += vocabulary_faults(data.vocabulary)
@@ -94,11 +84,8 @@ def listed(texts: Sequence[str]) -> list[str]:
 
 
 def vocabulary_faults(vocabulary: Vocabulary) -> list[str]:
-    """Describe names that stand for two classes, and blanks behind a name.
-
-    A name that is both a synonym of background and a class costs that class its pixels: the two
-    queries are equal, and the lower id wins.
-    """
+    """Describe names that stand for two classes, and blanks behind a name."""
+    # A synonym of background that is a class too costs that class its pixels: the lower id wins.
     places: dict[str, list[int]] = defaultdict(list)
     for query, index in zip(vocabulary.queries, vocabulary.query_classes, strict=True):
         places[query.strip().lower()].append(index)

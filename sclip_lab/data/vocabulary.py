@@ -43,18 +43,10 @@ _NUMBER_LAST = re.compile(r"(?P<name>.*\S)\s+(?P<number>\d+)$")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The names of a data set's classes, in id order.
+    """The names of a data set's classes, in id order. Each class has its own, not empty name."""
 
-    Attributes:
-        name: what a table calls it.
-        classes: for each class its synonyms; tables show the first.
-
-    Raises:
-        LabError: there is no class, or a class has no name.
-    """
-
-    name: str
-    classes: tuple[tuple[str, ...], ...]
+    name: str  # what a table calls it
+    classes: tuple[tuple[str, ...], ...]  # for each class its synonyms; tables show the first
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -104,11 +96,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, name: str, classes: Sequence[Any]) -> Vocabulary:
-        """A vocabulary from a text for each class, split at commas, or a list of synonyms.
-
-        Raises:
-            LabError: no name, or a name that is surely a mistake.
-        """
+        """A vocabulary from a text for each class, split at commas, or a list of synonyms."""
         synonyms = []
         for index, entry in enumerate(classes):
             names = entry.split(",") if isinstance(entry, str) else entry
@@ -265,11 +253,8 @@ def _check_meant(index: int, name: str) -> None:
 
 
 def _check_letters(where: str, name: str) -> None:
-    """Refuse letters that no reader sees but a text tower does.
-
-    Two marks that join letters or keep them apart are allowed: some languages are spelled with
-    them.
-    """
+    """Refuse letters that no reader sees but a text tower does."""
+    # Some languages are spelled with the two marks that join letters or keep them apart.
     for letter in name:
         no_break = unicodedata.category(letter) == "Zs" and letter != " "
         if no_break or (not letter.isprintable() and letter not in "\u200c\u200d"):

@@ -6,8 +6,6 @@ them. What compares any two representations is a plain function: `features.linea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.catalogue import MEASURES, find
 from sclip_lab.diagnostics.layers import Layers
@@ -22,18 +20,11 @@ __all__ = [
     "Observation",
     "Scene",
     "Value",
-    "check",
     "code_of",
     "compute",
     "find",
     "values",
 ]
-
-
-def check(names: Iterable[str]) -> None:
-    """Raises LabError for a name that is no measure, see `find`."""
-    for name in names:
-        find(name)
 
 
 def code_of(name: str) -> str:

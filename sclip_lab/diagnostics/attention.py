@@ -1,7 +1,8 @@
 """What attention weights look like, whatever the labels.
 
 All functions take weights among patches, (batch, heads, patches, patches) with rows that sum to 1
-(see `patch_rows`), and return one number per window and head, (batch, heads).
+(see `patch_rows`), and return one number per window and head, (batch, heads), in 0 .. 1 if nothing
+else is said.
 """
 
 from __future__ import annotations
@@ -11,16 +12,13 @@ import math
 import torch
 from torch import Tensor
 
+from sclip_lab.attention.positions import positions
+
 
 def patch_rows(attention: Tensor, grid: tuple[int, int]) -> Tensor:
     """Attention among patches alone, rows renormalised to 1.
 
-    Args:
-        attention: (..., tokens or patches, the same).
-        grid: (grid_h, grid_w).
-
-    Returns:
-        (..., patches, patches) float32.
+    (..., tokens or patches, the same) -> (..., patches, patches) float32.
     """
     skip = attention.shape[-1] - grid[0] * grid[1]
     among = attention[..., skip:, skip:].float()
@@ -31,10 +29,7 @@ def attention_entropy(weights: Tensor) -> Tensor:
     """Mean over rows of -sum_j A_ij log A_ij / log(patches).
 
     0: every patch attends to one; 1: uniform. Low entropy was linked to unstable training by Zhai
-    et al., ICML 2023, arXiv 2303.06296.
-
-    Returns:
-        (batch, heads) in 0 .. 1; NaN on a grid of a single patch.
+    et al., ICML 2023, arXiv 2303.06296. NaN on a grid of a single patch.
     """
     entropy = -torch.xlogy(weights, weights).sum(-1).mean(-1)
     count = weights.shape[-1]
@@ -44,13 +39,9 @@ def attention_entropy(weights: Tensor) -> Tensor:
 def mean_attention_distance(weights: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
     """Mean over rows of sum_j A_ij |p_i - p_j|, in pixels of the network's input.
 
-    Dosovitskiy et al., ICLR 2021, arXiv 2010.11929, appendix D.7. Low is local.
-
-    Returns:
-        (batch, heads), 0 or more.
+    Dosovitskiy et al., ICLR 2021, arXiv 2010.11929, appendix D.7. 0 or more; low is local.
     """
-    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    position = torch.stack([rows.flatten(), columns.flatten()], dim=1).float() * patch_size
+    position = positions(grid).float() * patch_size
     distance = torch.cdist(position, position).to(weights)
     return (weights * distance).sum(-1).mean(-1)
 
@@ -59,10 +50,8 @@ def spatial_invariance(weights: Tensor) -> Tensor:
     """Mean over i != k of cos(A_i, A_k), the rows of two different patches.
 
     1: every patch has the same map, what SCLIP (arXiv 2312.01597, section 3) says of CLIP's last
-    block; 0: maps of different patches do not meet. The definition is this laboratory's.
-
-    Returns:
-        (batch, heads) in 0 .. 1; NaN on a grid of a single patch.
+    block; 0: maps of different patches do not meet. The definition is this laboratory's. NaN on a
+    grid of a single patch.
     """
     return mean_cosine(weights)
 
@@ -79,11 +68,7 @@ def mean_cosine(vectors: Tensor) -> Tensor:
 
 
 def diagonal_mass(weights: Tensor) -> Tensor:
-    """Mean of A_ii, the attention of a patch to itself.
-
-    Returns:
-        (batch, heads) in 0 .. 1; 1 / patches when uniform, 1 for MaskCLIP.
-    """
+    """Mean attention of a patch to itself: 1 / patches when uniform, 1 for MaskCLIP."""
     return torch.diagonal(weights, dim1=-2, dim2=-1).mean(-1)
 
 
@@ -92,9 +77,6 @@ def self_argmax_rate(weights: Tensor) -> Tensor:
 
     Correlative attention guarantees it only where projections have equal norms, so it is
     measured rather than assumed. A tie counts as a yes.
-
-    Returns:
-        (batch, heads) in 0 .. 1.
     """
     to_self = torch.diagonal(weights, dim1=-2, dim2=-1)
     return (to_self >= weights.amax(-1)).float().mean(-1)

@@ -1,4 +1,7 @@
-"""How a prediction fares at borders: of objects, and of windows. Whole photos, not windows."""
+"""How a prediction fares at borders, of objects and of windows.
+
+All functions take the (height, width) class ids of a whole photo.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,9 @@ def boundary_iou(
     """Mean over the classes of the mask of the IoU of the two bands along their borders.
 
     Cheng et al., CVPR 2021, arXiv 2103.16562, eq. 2: of each region only the pixels count that
-    are at most d from its border, d = 2 % of the photo's diagonal. The photo's edge is a border.
-
-    Args:
-        prediction, mask: (height, width) class ids.
-        ignore_index: pixels of the mask that count for neither.
-        share: of the diagonal.
-
-    Returns:
-        in 0 .. 1, high is good; NaN for a mask of void alone.
+    are at most d from its border, d = ``share`` of the photo's diagonal. The photo's edge is a
+    border. Pixels whose mask is ``ignore_index`` count for neither. In 0 .. 1, high is good; NaN
+    for a mask of void alone.
     """
     counted = mask != ignore_index
     distance = max(1, round(share * float(np.hypot(*mask.shape))))
@@ -41,7 +38,7 @@ def boundary_iou(
 def band(region: npt.NDArray[np.bool_], distance: int) -> npt.NDArray[np.bool_]:
     """Pixels of a region within ``distance`` of its border. What lies outside the photo does not
     belong to the region."""
-    padded = np.pad(region.astype(np.uint8), 1)
+    padded = np.pad(region.astype(np.uint8), 1)  # the photo's edge is a border
     eroded = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=distance)
     return region & (eroded[1:-1, 1:-1] == 0)
 
@@ -51,16 +48,10 @@ def window_border_error(
 ) -> float:
     """Error rate within a patch of a window's edge, less the error rate elsewhere.
 
-    A definition of this laboratory. Edges of windows that are the photo's own do not count.
-
-    Args:
-        prediction, mask: (height, width) class ids, of ``plan.target``.
-        plan: window geometry.
-        patch_size: in pixels of the photo as it was cut.
-        ignore_index: pixels that do not count.
-
-    Returns:
-        in -1 .. 1: above 0, seams show; NaN where there is one window, or no pixel on one side.
+    A definition of this laboratory. Edges of windows that are the photo's own do not count, and
+    pixels whose mask is ``ignore_index`` neither. ``patch_size`` is in pixels of the photo as it
+    was cut. In -1 .. 1: above 0, seams show; NaN where there is one window, or no pixel on one
+    side.
     """
     near = [np.zeros(side, bool) for side in plan.target]
     for axis, (windows, flags) in enumerate(zip((plan.rows, plan.columns), near, strict=True)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,20 +21,25 @@ from sclip_lab.diagnostics import (
     shift,
 )
 from sclip_lab.diagnostics.layers import Layers
-from sclip_lab.diagnostics.measure import Measure, Part
+from sclip_lab.diagnostics.measure import Measure
 from sclip_lab.diagnostics.observation import Observation, Scene
 
 ONE_CLASS = "windows of one class"
 ONE_PATCH = "grids of one patch"
 NO_OTHER = "windows of one class, attention to self alone"
+OWN_GRID = "features on a grid of their own"
+EQUAL_OR_OWN_GRID = f"windows whose tokens are all equal, {OWN_GRID}"
 
 
-def _of_weights(function: Callable[[Tensor], Tensor]) -> Callable[[Observation], Tensor]:
-    return lambda windows: function(windows.weights).mean(-1)
-
-
-def _by_head(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Observation], Tensor]:
-    return lambda weights, _: function(weights)
+def _of_weights(function: Callable[[Tensor], Tensor], says: str, **more: Any) -> Measure:
+    """A measure of any layer's attention: a number per head, of which the window has the mean."""
+    return Measure(
+        lambda windows: function(windows.weights).mean(-1),
+        says,
+        needs=("attention",),
+        of_weights=lambda weights, _: function(weights),
+        **more,
+    )
 
 
 def _distance(weights: Tensor, windows: Observation) -> Tensor:
@@ -51,20 +57,13 @@ def _layers(windows: Observation) -> Layers:
     return windows.layers
 
 
-def _stream(windows: Observation) -> Tensor:
-    layers = _layers(windows)
-    return layers.patches(layers.stream)
-
-
-def _of_tokens(
-    function: Callable[[Tensor], Tensor],
-) -> Callable[[Layers, int], Tensor]:
+def _of_tokens(function: Callable[[Tensor], Tensor]) -> Callable[[Layers, int], Tensor]:
     return lambda layers, layer: function(layers.patches(layers.tokens(layer)))
 
 
 def _to_class_token(layers: Layers, tokens: Tensor) -> Tensor:
     if not layers.encoded.backbone.has_class_token:
-        return torch.full((len(tokens),), torch.nan, device=tokens.device)  # there is none
+        return torch.full((len(tokens),), torch.nan, device=tokens.device)
     return features.class_similarity(layers.patches(tokens), tokens[:, 0].float())
 
 
@@ -79,13 +78,14 @@ def _residual_ratio(layers: Layers, layer: int, _: Observation) -> Tensor | None
 
 def _last_residual_ratio(windows: Observation) -> Tensor:
     ratio = _residual_ratio(_layers(windows), _layers(windows).last, windows)
-    if ratio is None:  # weights among patches alone
-        return torch.full((len(windows.patches),), torch.nan, device=windows.patches.device)
-    return ratio
+    return windows.undefined if ratio is None else ratio  # None: weights among patches alone
 
 
 def _cka(layers: Layers, tokens: Tensor) -> Tensor:
-    return features.linear_cka(layers.patches(tokens), layers.patches(layers.stream))
+    stream = layers.patches(layers.stream)
+    if layers.encoded.state.grid is not None:  # its patches are not those of the other layers
+        return torch.full((len(stream),), torch.nan, device=stream.device)
+    return features.linear_cka(layers.patches(tokens), stream)
 
 
 def _classes(windows: Observation) -> Tensor:
@@ -93,79 +93,72 @@ def _classes(windows: Observation) -> Tensor:
     return windows.similarity.flatten(1, 2)
 
 
-def _localised(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Observation], Tensor]:
-    return lambda windows: function(_classes(windows), windows.flat_labels)
+def _of_classes(function: Callable[[Tensor, Tensor], Tensor], says: str, **more: Any) -> Measure:
+    """A measure of the similarity maps of the classes that a window holds."""
+    return Measure(
+        lambda windows: function(_classes(windows), windows.flat_labels),
+        says,
+        needs=("similarity",),
+        undefined=ONE_CLASS,
+        **more,
+    )
 
 
-def _moved(position: int) -> Callable[[Observation], Tensor]:
+def _moved(position: int, says: str, **more: Any) -> Measure:
     """One of the two cosines of `shift.compare`."""
 
     def cosine(windows: Observation) -> Tensor:
         layers = _layers(windows)
-        if "moved" not in layers.memo:
-            layers.memo["moved"] = layers.moved_features().float()
-        return shift.compare(windows.patches.float(), layers.memo["moved"])[position]
+        if layers.encoded.state.grid is not None:  # windows move by another patch than these
+            return windows.undefined
+        return shift.compare(windows.patches.float(), layers.moved_features)[position]
 
-    return cosine
+    return Measure(cosine, says, low=-1.0, needs=("layers",), undefined=OWN_GRID, **more)
 
 
-def _of_scene(function: Callable[[Scene, int], float]) -> Callable[[Observation], Tensor]:
-    """The photo's number for each of its windows."""
+def _of_scene(function: Callable[[Scene, int], float], says: str, **more: Any) -> Measure:
+    """A measure of a photo; each of its windows has the photo's number."""
 
     def of_windows(windows: Observation) -> Tensor:
         assert windows.scene is not None
-        value = function(windows.scene, windows.patch_size)
-        return torch.full((len(windows.patches),), value, device=windows.patches.device)
+        return torch.full_like(windows.undefined, function(windows.scene, windows.patch_size))
 
-    return of_windows
+    return Measure(of_windows, says, needs=("scene",), outcome=True, **more)
 
-
-ATTENTION: tuple[Part, ...] = ("attention",)
-LAYERS: tuple[Part, ...] = ("layers",)
-SIMILARITY: tuple[Part, ...] = ("similarity",)
-SCENE: tuple[Part, ...] = ("scene",)
 
 MEASURES: dict[str, Measure] = {
-    "attention_entropy": Measure(
-        _of_weights(attention.attention_entropy),
+    "attention_entropy": _of_weights(
+        attention.attention_entropy,
         "entropy of attention over that of a uniform one; 1: looks everywhere",
-        needs=ATTENTION,
         source="arXiv 2303.06296",
         undefined=ONE_PATCH,
-        of_weights=_by_head(attention.attention_entropy),
     ),
     "mean_attention_distance": Measure(
         lambda windows: _distance(windows.weights, windows).mean(-1),
         "distance attended over, in pixels of the network's input; high: global",
         high=None,
-        needs=ATTENTION,
+        needs=("attention",),
         source="arXiv 2010.11929",
         of_weights=_distance,
     ),
-    "spatial_invariance": Measure(
-        _of_weights(attention.spatial_invariance),
+    "spatial_invariance": _of_weights(
+        attention.spatial_invariance,
         "cosine of the maps of two patches; 1: all patches have one map",
-        needs=ATTENTION,
         source="after arXiv 2312.01597",
         undefined=ONE_PATCH,
-        of_weights=_by_head(attention.spatial_invariance),
     ),
-    "diagonal_mass": Measure(
-        _of_weights(attention.diagonal_mass),
+    "diagonal_mass": _of_weights(
+        attention.diagonal_mass,
         "attention of a patch to itself",
-        needs=ATTENTION,
-        of_weights=_by_head(attention.diagonal_mass),
     ),
-    "self_argmax_rate": Measure(
-        _of_weights(attention.self_argmax_rate),
+    "self_argmax_rate": _of_weights(
+        attention.self_argmax_rate,
         "share of patches that attend to themselves most",
-        needs=ATTENTION,
-        of_weights=_by_head(attention.self_argmax_rate),
     ),
     "inter_class_mass": Measure(
         lambda windows: same_class.inter_class_mass(windows.mean_weights, windows.flat_labels),
         "attention that goes to other classes",
-        needs=ATTENTION,
+        needs=("attention",),
         source="after arXiv 2411.10086",
         undefined=ONE_CLASS,
         control="inter_class_share",
@@ -181,7 +174,7 @@ MEASURES: dict[str, Measure] = {
         lambda windows: same_class.relative_mass(windows.mean_weights, windows.flat_labels),
         "attention between patches that goes to other classes, over their share; 1: as uniform",
         high=None,
-        needs=ATTENTION,
+        needs=("attention",),
         undefined=NO_OTHER,
     ),
     "inter_class_mass_matched": Measure(
@@ -190,14 +183,14 @@ MEASURES: dict[str, Measure] = {
         ),
         "the same over that of a blind map with the same distances; 1: content does not count",
         high=None,
-        needs=ATTENTION,
+        needs=("attention",),
         better="low",
         undefined=NO_OTHER,
     ),
     "attention_same_class_auroc": Measure(
         lambda windows: same_class.same_class_auroc(windows.mean_weights, windows.flat_labels),
         "ROC area of attention telling pairs of one class; 0.5 by chance",
-        needs=ATTENTION,
+        needs=("attention",),
         better="high",
         source="after arXiv 2203.08414",
         undefined=ONE_CLASS,
@@ -207,14 +200,14 @@ MEASURES: dict[str, Measure] = {
             windows.mean_weights, windows.flat_labels, windows.grid
         ),
         "the same among pairs of equal distance; 0.5 by chance and for maps blind to content",
-        needs=ATTENTION,
+        needs=("attention",),
         better="high",
         undefined=ONE_CLASS,
     ),
     "attention_same_class_ap": Measure(
         lambda windows: same_class.same_class_ap(windows.mean_weights, windows.flat_labels),
         "average precision of the same; same_class_share by chance",
-        needs=ATTENTION,
+        needs=("attention",),
         better="high",
         source="after arXiv 2203.08414",
         undefined=ONE_CLASS,
@@ -264,7 +257,7 @@ MEASURES: dict[str, Measure] = {
         lambda windows: _to_class_token(_layers(windows), _layers(windows).stream),
         "cosine of patch tokens and the class token in the stream that is read out",
         low=-1.0,
-        needs=LAYERS,
+        needs=("layers",),
         source="after arXiv 2410.01768",
         undefined="networks without a class token",
         of_tokens=lambda layers, layer: _to_class_token(layers, layers.tokens(layer)),
@@ -299,9 +292,9 @@ MEASURES: dict[str, Measure] = {
         of_tokens=_of_tokens(features.outlier_fraction),
     ),
     "high_norm_rate": Measure(
-        lambda windows: features.high_norm_rate(_stream(windows)),
+        lambda windows: features.high_norm_rate(_layers(windows).patches(_layers(windows).stream)),
         f"share of patch tokens with a norm above {features.HIGH_NORM:g}",
-        needs=LAYERS,
+        needs=("layers",),
         source="after arXiv 2309.16588",
         of_tokens=_of_tokens(features.high_norm_rate),
         of_row_sum=True,
@@ -319,101 +312,81 @@ MEASURES: dict[str, Measure] = {
     "cka_to_plain": Measure(
         lambda windows: _cka(_layers(windows), _layers(windows).untouched()),
         "likeness of the stream that is read out to the network's own; 1: nothing has changed",
-        needs=LAYERS,
+        needs=("layers",),
         source="arXiv 1905.00414",
-        undefined="windows whose tokens are all equal",
+        undefined=EQUAL_OR_OWN_GRID,
     ),
     "cka_to_output": Measure(
         lambda windows: _cka(_layers(windows), _layers(windows).tokens(_layers(windows).last)),
         "likeness of the stream that is read out to what enters the last rewritten block; of a "
         "layer, to what enters it",
-        needs=LAYERS,
+        needs=("layers",),
         source="arXiv 1905.00414",
-        undefined="windows whose tokens are all equal",
+        undefined=EQUAL_OR_OWN_GRID,
         of_layer=lambda layers, layer, _: _cka(layers, layers.tokens(layer)),
     ),
-    "shift_equivariance": Measure(
-        _moved(0),
+    "shift_equivariance": _moved(
+        0,
         "cosine of the features of the same pixels in a window and in the window moved by a patch",
-        low=-1.0,
-        needs=LAYERS,
         source="after arXiv 2210.02984",
         control="shift_shuffled",
     ),
-    "shift_shuffled": Measure(
-        _moved(1),
+    "shift_shuffled": _moved(
+        1,
         "the same with the feature of another patch, the control",
-        low=-1.0,
-        needs=LAYERS,
         is_control=True,
     ),
-    "pointing_game": Measure(
-        _localised(localisation.pointing_game),
+    "pointing_game": _of_classes(
+        localisation.pointing_game,
         "share of classes whose most similar patch is of the class",
-        needs=SIMILARITY,
         better="high",
         outcome=True,
         source="arXiv 1608.00507",
-        undefined=ONE_CLASS,
     ),
-    "relevance_mass": Measure(
-        _localised(localisation.relevance_mass),
+    "relevance_mass": _of_classes(
+        localisation.relevance_mass,
         "share of a class's similarity map that lies on the class",
-        needs=SIMILARITY,
         better="high",
         outcome=True,
         source="arXiv 2003.07258",
-        undefined=ONE_CLASS,
     ),
-    "rank_accuracy": Measure(
-        _localised(localisation.rank_accuracy),
+    "rank_accuracy": _of_classes(
+        localisation.rank_accuracy,
         "share of the class among the most similar patches, as many as it has",
-        needs=SIMILARITY,
         better="high",
         outcome=True,
         source="arXiv 2003.07258",
-        undefined=ONE_CLASS,
     ),
-    "localisation_auc": Measure(
-        _localised(localisation.localisation_auc),
+    "localisation_auc": _of_classes(
+        localisation.localisation_auc,
         "ROC area of a class's similarity map telling its patches; 0.5 by chance",
-        needs=SIMILARITY,
         better="high",
         outcome=True,
-        undefined=ONE_CLASS,
         control="localisation_auc_shuffled",
     ),
-    "localisation_auc_shuffled": Measure(
-        _localised(lambda maps, names: localisation.localisation_auc(maps, names, shuffled=True)),
+    "localisation_auc_shuffled": _of_classes(
+        lambda maps, names: localisation.localisation_auc(maps, names, shuffled=True),
         "the same with the map of another class of the window, the control",
-        needs=SIMILARITY,
-        undefined=ONE_CLASS,
         is_control=True,
     ),
-    "boundary_iou": Measure(
-        _of_scene(lambda s, _: borders.boundary_iou(s.prediction, s.mask, s.ignore_index)),
+    "boundary_iou": _of_scene(
+        lambda s, _: borders.boundary_iou(s.prediction, s.mask, s.ignore_index),
         "IoU of the bands along the borders of true and predicted regions",
-        needs=SCENE,
         better="high",
-        outcome=True,
         source="arXiv 2103.16562",
         undefined="photos of void alone",
     ),
-    "window_border_error": Measure(
-        _of_scene(
-            lambda s, patch: borders.window_border_error(
-                s.prediction, s.mask, s.plan, patch, s.ignore_index
-            )
+    "window_border_error": _of_scene(
+        lambda s, patch: borders.window_border_error(
+            s.prediction, s.mask, s.plan, patch, s.ignore_index
         ),
         "error rate within a patch of a window's edge, less that elsewhere; above 0: seams show",
         low=-1.0,
-        needs=SCENE,
         better="low",
-        outcome=True,
         undefined="photos of one window",
     ),
     "patch_retrieval_miou": Measure(
-        lambda windows: torch.full((len(windows.patches),), torch.nan),
+        lambda windows: windows.undefined,
         "mIoU of labels taken over from the nearest patches of the other measured photos",
         better="high",
         outcome=True,
@@ -427,9 +400,8 @@ MEASURES: dict[str, Measure] = {
 def find(name: str) -> Measure:
     """A measure of ``MEASURES``, or of an allowed module, as in ``my.ideas.spread``.
 
-    An allowed module (``plugins=[my.ideas]``, or `sclip_lab.allow`) defines a `Measure`, or a
-    function ``(observation) -> (batch,)`` whose docstring says what the number is. NaN means that
-    such a measure is not defined for a window.
+    An allowed module defines a `Measure`, or a function ``(observation) -> (batch,)`` whose
+    docstring says what the number is. NaN means that it is not defined for a window.
 
     Raises:
         LabError: no such measure (did you mean), a module that is not allowed or fails, or

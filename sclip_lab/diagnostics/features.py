@@ -1,4 +1,7 @@
-"""What patch embeddings look like, whatever the labels: one number per window, (batch,)."""
+"""What patch embeddings look like, whatever the labels.
+
+All functions take (batch, patches, dim) and return one number per window, (batch,).
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,7 @@ def class_similarity(features: Tensor, class_embedding: Tensor) -> Tensor:
     """Mean cosine of patch embeddings with the class embedding.
 
     High: patches say what the whole window says. CLIPtrase (arXiv 2407.08268) and SegEarth-OV
-    (arXiv 2410.01768) subtract that share.
-
-    Args:
-        features: (batch, patches, embed_dim).
-        class_embedding: (batch, embed_dim).
-
-    Returns:
-        (batch,) in -1 .. 1.
+    (arXiv 2410.01768) subtract that share. In -1 .. 1; ``class_embedding`` is (batch, dim).
     """
     return F.cosine_similarity(features, class_embedding[:, None].to(features), dim=-1).mean(-1)
 
@@ -32,27 +28,16 @@ def class_similarity(features: Tensor, class_embedding: Tensor) -> Tensor:
 def feature_invariance(features: Tensor) -> Tensor:
     """Mean cosine of the embeddings of different patches; 1: the window has one feature.
 
-    Args:
-        features: (batch, patches, embed_dim).
-
-    Returns:
-        (batch,) in -1 .. 1; NaN on a grid of a single patch.
+    In -1 .. 1; NaN on a grid of a single patch.
     """
     return mean_cosine(features)
 
 
 def outlier_fraction(features: Tensor, deviations: float = 3.0) -> Tensor:
-    """Share of patches whose norm exceeds median + 3 * MAD.
+    """Share of patches whose norm exceeds median + ``deviations`` * MAD, in 0 .. 0.5.
 
     MAD is the median absolute deviation from the median, not scaled to a standard deviation.
     High-norm tokens without local content: Darcet et al., ICLR 2024, arXiv 2309.16588.
-
-    Args:
-        features: (batch, patches, dim), not normalised.
-        deviations: how many MADs.
-
-    Returns:
-        (batch,) in 0 .. 0.5.
     """
     norms = features.float().norm(dim=-1)
     median = norms.quantile(0.5, dim=-1, keepdim=True)
@@ -61,18 +46,11 @@ def outlier_fraction(features: Tensor, deviations: float = 3.0) -> Tensor:
 
 
 def high_norm_rate(tokens: Tensor, threshold: float = HIGH_NORM) -> Tensor:
-    """Share of tokens whose norm exceeds a fixed threshold.
+    """Share of tokens whose norm exceeds a fixed threshold, in the stream's own units.
 
     Darcet et al., ICLR 2024, arXiv 2309.16588, call tokens outliers if their norm is above a fixed
     value, which they choose for each network. Variants of one network can be compared by this
     share, but not by `outlier_fraction`, whose threshold moves with the median.
-
-    Args:
-        tokens: (batch, patches, width), not normalised.
-        threshold: in the stream's own units.
-
-    Returns:
-        (batch,) in 0 .. 1.
     """
     return (tokens.float().norm(dim=-1) > threshold).float().mean(-1)
 
@@ -81,14 +59,8 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     """Linear centred kernel alignment of two representations of the same patches.
 
     |Y^T X|_F^2 / (|X^T X|_F |Y^T Y|_F) of columns with mean 0: Kornblith et al., ICML 2019, arXiv
-    1905.00414, eq. 6. 1: equal up to rotation, scale and shift.
-
-    Args:
-        x: (..., samples, dim_x), of one variant or block.
-        y: (..., samples, dim_y), of another.
-
-    Returns:
-        (...) in 0 .. 1; NaN where one of them is constant.
+    1905.00414, eq. 6. (..., samples, dim_x) and (..., samples, dim_y) -> (...) in 0 .. 1; 1: equal
+    up to rotation, scale and shift; NaN where one of them is constant.
 
     Raises:
         LabError: different samples.
@@ -104,17 +76,9 @@ def residual_ratio(residual: Tensor, output: Tensor) -> Tensor:
     """Mean over tokens of |x| / |O(A)|, the residual branch against the attention's output.
 
     ClearCLIP (arXiv 2407.12442, section 3.2) argues from it that the residual drowns attention
-    in the last block, in ViT-L most. High: attention hardly counts.
-
-    Args:
-        residual: (batch, tokens, width), what enters the block.
-        output: the same shape, attention's output behind its projection.
-
-    Returns:
-        (batch,), 0 or more.
+    in the last block, in ViT-L most. High: attention hardly counts. ``residual`` is what enters the
+    block, ``output`` attention's output behind its projection; all tokens count.
     """
-    if residual.shape != output.shape:
-        raise LabError(f"residual {tuple(residual.shape)} and output {tuple(output.shape)} differ")
     return (residual.float().norm(dim=-1) / output.float().norm(dim=-1)).mean(-1)
 
 
@@ -122,13 +86,8 @@ def effective_rank(features: Tensor) -> Tensor:
     """exp of the entropy of the singular values, divided by their sum.
 
     RankMe: Garrido et al., ICML 2023, arXiv 2210.02885, eq. 1, without its epsilon; after Roy and
-    Vetterli, EUSIPCO 2007.
-
-    Args:
-        features: (batch, patches, dim), not centred.
-
-    Returns:
-        (batch,) in 1 .. min(patches, dim); NaN where all features are 0.
+    Vetterli, EUSIPCO 2007. Features are not centred. In 1 .. min(patches, dim); NaN where all
+    features are 0.
     """
     # Squares of singular values are eigenvalues of the smaller Gram matrix: quicker than an SVD.
     x = features.double()
@@ -143,13 +102,8 @@ def rank_one_residual(tokens: Tensor) -> Tensor:
 
     Dong et al., ICML 2021, arXiv 2103.03404, section 2: pure attention loses it doubly
     exponentially with depth. The norm is theirs, sqrt(|.|_1 |.|_inf) with the largest column and
-    row sum; x is the mean, the nearest in the Frobenius norm.
-
-    Args:
-        tokens: (batch, patches, dim).
-
-    Returns:
-        (batch,), 0 or more: 0 when all tokens are equal; NaN where all are 0.
+    row sum; x is the mean, the nearest in the Frobenius norm. 0 or more: 0 when all tokens are
+    equal; NaN where all are 0.
     """
     tokens = tokens.double()
     rest = tokens - tokens.mean(-2, keepdim=True)

@@ -1,8 +1,9 @@
 """Does the similarity map of a class point at the class? Patch logits against patch labels.
 
-Maps are those of the classes that a window holds. All functions return one number per window,
-(batch,), the mean over its classes; NaN for a window whose labelled patches are of one class, or
-of none. Patches labelled -1 (void) do not take part.
+All functions take ``similarity``, (batch, patches, classes), and ``labels``, (batch, patches), and
+return one number per window, (batch,), in 0 .. 1: the mean over the classes that it holds; NaN for
+a window whose labelled patches are of one class, or of none. Patches labelled -1 (void) do not take
+part.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.auc import auroc
 from sclip_lab.diagnostics.observation import VOID
 
@@ -21,14 +21,7 @@ def pointing_game(similarity: Tensor, labels: Tensor) -> Tensor:
     """Share of classes whose highest patch is of the class.
 
     Zhang et al., IJCV 2018, arXiv 1608.00507, section 4.2, without its tolerance: a patch is as
-    wide. Among equal patches the first counts.
-
-    Args:
-        similarity: (batch, patches, classes).
-        labels: (batch, patches).
-
-    Returns:
-        (batch,) in 0 .. 1; by chance the area of the class.
+    wide. Among equal patches the first counts. By chance the area of the class.
     """
     return _mean_over_classes(
         similarity, labels, lambda map_, of_class: of_class[map_.argmax()].float()
@@ -39,9 +32,8 @@ def relevance_mass(similarity: Tensor, labels: Tensor) -> Tensor:
     """Share of the map's mass that lies on the class.
 
     Relevance mass accuracy of CLEVR-XAI: Arras et al., Information Fusion 2022, arXiv 2003.07258.
-    Relevance has to be positive: a map counts from its lowest patch.
-
-    Args and returns: as `pointing_game`. A map that is the same everywhere has no mass: 0.
+    Relevance has to be positive: a map counts from its lowest patch. A map that is the same
+    everywhere has no mass: 0.
     """
 
     def mass(map_: Tensor, of_class: Tensor) -> Tensor:
@@ -54,7 +46,7 @@ def relevance_mass(similarity: Tensor, labels: Tensor) -> Tensor:
 def rank_accuracy(similarity: Tensor, labels: Tensor) -> Tensor:
     """Of the K highest patches of a map, where the class has K patches, the share that is its.
 
-    Relevance rank accuracy of CLEVR-XAI, as `relevance_mass`. Args and returns as `pointing_game`.
+    Relevance rank accuracy of CLEVR-XAI, as `relevance_mass`.
     """
 
     def ranked(map_: Tensor, of_class: Tensor) -> Tensor:
@@ -67,15 +59,9 @@ def rank_accuracy(similarity: Tensor, labels: Tensor) -> Tensor:
 def localisation_auc(similarity: Tensor, labels: Tensor, shuffled: bool = False) -> Tensor:
     """Area under the ROC curve of the class's map as a score of "this patch is of the class".
 
-    Args:
-        similarity, labels: as `pointing_game`.
-        shuffled: each class by the map of the next class of the window: what the maps of wrong
-            names reach, the control.
-
-    Returns:
-        (batch,) in 0 .. 1; 0.5 by chance.
+    0.5 by chance. ``shuffled`` takes for each class the map of the next class of the window: what
+    the maps of wrong names reach, the control.
     """
-
     return _mean_over_classes(similarity, labels, auroc, step=int(shuffled))
 
 
@@ -85,10 +71,6 @@ def _mean_over_classes(
     score: Callable[[Tensor, Tensor], Tensor],
     step: int = 0,
 ) -> Tensor:
-    if similarity.shape[:-1] != labels.shape:
-        raise LabError(
-            f"similarity {tuple(similarity.shape)} does not belong to labels {tuple(labels.shape)}"
-        )
     means = torch.full((len(labels),), torch.nan)
     for window, (maps, names) in enumerate(zip(similarity.float(), labels, strict=True)):
         counted = names != VOID
@@ -96,7 +78,7 @@ def _mean_over_classes(
         present = names.unique()
         if len(present) < 2:
             continue
-        map_of_each = present.roll(-step)
+        map_of_each = present.roll(-step)  # by one step: the map of the window's next class
         scores = [score(maps[:, m], names == c) for c, m in zip(present, map_of_each, strict=True)]
         means[window] = torch.stack([value.cpu() for value in scores]).float().mean()
     return means.to(labels.device)

@@ -39,10 +39,8 @@ class Measure:
         source: paper, or "this laboratory".
         undefined: where it has no meaning, beside missing parts; "" where it always has one.
         control: the measure that says what this one would be by chance.
-        is_control: it is a line to compare others with; that it depends on the variant, if it
-            does, is of no interest.
-        of_weights: the same of (batch, heads, patches, patches) weights of any layer, (batch,
-            heads).
+        is_control: it is a line to compare others with.
+        of_weights: the same of a layer's (batch, heads, patches, patches), (batch, heads).
         of_tokens: the same of the tokens that enter a layer, (batch,).
         of_layer: the same of a layer, (batch,); None where the layer has no such thing.
         pool: for a measure of photos together: from the features, (patches, dim), and labels,
@@ -72,6 +70,10 @@ class Measure:
         and of what every measure runs through. Its words, range and direction do not count."""
         return _code(self.compute, self.of_weights, self.of_tokens, self.of_layer, self.pool)
 
+    def has_parts(self, observation: Observation) -> bool:
+        """Whether the observation has all parts that the measure needs."""
+        return all(getattr(observation, part) is not None for part in self.needs)
+
     @property
     def layered(self) -> bool:
         """Whether it has values of single layers."""
@@ -98,9 +100,8 @@ class Value(NamedTuple):
 @torch.inference_mode()
 def compute(measure: Measure, observation: Observation) -> Tensor:
     """(batch,) float32; NaN where a part that it needs is missing."""
-    if any(getattr(observation, part) is None for part in measure.needs):
-        patches = observation.patches
-        return torch.full((len(patches),), torch.nan, device=patches.device)
+    if not measure.has_parts(observation):
+        return observation.undefined
     return measure.compute(observation).float()
 
 
@@ -113,20 +114,16 @@ def values(
 ) -> Iterator[Value]:
     """Means over windows, without those in which a measure has no meaning.
 
-    Args:
-        measures: by name.
-        names: which of them.
-        seen: one variant on one photo.
-        layers: also of every layer and head, where a measure has them.
+    ``names`` are those of some of the measures. ``layers`` adds values of every layer and head,
+    where a measure has them.
 
     Raises:
         LabError: a value that is infinite, or NaN though the measure is always defined.
     """
     for name in names:
         measure = measures[name]
-        missing = any(getattr(observation, part) is None for part in measure.needs)
         per_window = compute(measure, observation)
-        _check(name, per_window, missing or bool(measure.undefined))
+        _check(name, per_window, bool(measure.undefined) or not measure.has_parts(observation))
         yield Value(name, NONE, NONE, float(per_window.nanmean()))
         if not layers or observation.layers is None or not measure.layered:
             continue
@@ -153,7 +150,9 @@ def _of_layer(
         else:
             assert measure.of_weights is not None
             weights = layers.rows(layer)
-            heads = None if weights is None else measure.of_weights(weights, observation).float()
+            # Labels and distances are those of the patches that are read out.
+            if weights is not None and weights.shape[-1] == observation.flat_labels.shape[1]:
+                heads = measure.of_weights(weights, observation).float()
             per_window = None if heads is None else heads.mean(-1)
         if per_window is None:
             return []
@@ -166,7 +165,8 @@ def _of_layer(
     untouched = layer not in layers.rewritten
     shared = bool(measure.of_tokens or (measure.of_weights and untouched))
     # What does not depend on the variant is measured once for all that share the layer.
-    return layers.entered(layer).once(("measure", name), measured) if shared else measured()
+    key = ("measure", name, observation.grid)
+    return layers.entered(layer).once(key, measured) if shared else measured()
 
 
 def _check(name: str, per_window: Tensor, may_be_undefined: bool) -> None:

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -67,26 +68,25 @@ class Observation:
     scene: Scene | None = None
 
     def __post_init__(self) -> None:
-        batch, *grid, dim = self.patches.shape
-        count = self.grid[0] * self.grid[1]
-        fits = (
-            tuple(grid) == tuple(self.grid)
-            and self.class_embedding.shape == (batch, dim)
-            and self.labels.shape == (batch, *self.grid)
-        )
+        batch, *_, dim = self.patches.shape
+        expected = {
+            "patches": (batch, *self.grid, dim),
+            "class_embedding": (batch, dim),
+            "labels": (batch, *self.grid),
+        }
         if self.attention is not None:
-            shape = self.attention.shape
-            fits &= len(shape) == 4 and shape[0] == batch
-            fits &= shape[-1] == shape[-2] and shape[-1] in (count, count + 1)
+            side = self.attention.shape[-1]
+            count = self.grid[0] * self.grid[1]
+            heads = self.attention.shape[1]
+            expected["attention"] = (batch, heads, *[side if side == count else count + 1] * 2)
         if self.similarity is not None:
-            fits &= self.similarity.shape[:-1] == self.labels.shape
-        if not fits:
-            attention = None if self.attention is None else tuple(self.attention.shape)
-            raise LabError(
-                f"observation of a {self.grid} grid: patches {tuple(self.patches.shape)}, class "
-                f"embedding {tuple(self.class_embedding.shape)}, labels "
-                f"{tuple(self.labels.shape)} and attention {attention} do not belong together"
-            )
+            expected["similarity"] = (batch, *self.grid, self.similarity.shape[-1])
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise LabError(
+                    f"observation of a {self.grid} grid: {name} of shape "
+                    f"{tuple(getattr(self, name).shape)}, expected {shape}"
+                )
 
     @cached_property
     def weights(self) -> Tensor:
@@ -112,6 +112,11 @@ class Observation:
     def cosines(self) -> Tensor:
         """(batch, patches, patches) of two patches' features."""
         return self.features @ self.features.mT
+
+    @property
+    def undefined(self) -> Tensor:
+        """(batch,) NaN: a measure that has no meaning here."""
+        return self.patches.new_full((len(self.patches),), torch.nan, dtype=torch.float32)
 
     @cached_property
     def flat_labels(self) -> Tensor:

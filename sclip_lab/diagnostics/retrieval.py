@@ -13,38 +13,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.observation import VOID
-
-NEIGHBOURS = 30
-TEMPERATURE = 0.02
-PATCHES = 256
 
 
 def patch_retrieval(
     features: Sequence[Tensor],
     labels: Sequence[Tensor],
-    neighbours: int = NEIGHBOURS,
-    temperature: float = TEMPERATURE,
+    neighbours: int = 30,
+    temperature: float = 0.02,
 ) -> list[float]:
     """mIoU of the labels that a photo's patches take over from the patches of all other photos.
 
     A patch asks its ``neighbours`` nearest by cosine; they vote with softmax(cosine /
-    temperature). Patches labelled -1 (void) neither ask nor answer.
-
-    Args:
-        features: per photo (patches, dim), of any length. labels: per photo (patches,).
-        neighbours, temperature: of the vote; the paper has 30 neighbours and 0.02.
-
-    Returns:
-        per photo the mean IoU over the classes of its patches, 0 .. 1; NaN where no patch has a
-        label, or no other photo has one.
-
-    Raises:
-        LabError: lengths that do not belong together.
+    temperature). Patches labelled -1 (void) neither ask nor answer. There are (patches, dim)
+    features, of any length, and (patches,) labels of each photo. Defaults are the paper's.
+    Per photo the mean IoU over the classes of its patches, 0 .. 1; NaN where no patch has a label,
+    or no other photo has one.
     """
-    if [len(f) for f in features] != [len(names) for names in labels]:
-        raise LabError("patch retrieval: every photo needs as many labels as features")
     is_labelled = [names != VOID for names in labels]
     sides = [F.normalize(f[k].float(), dim=-1) for f, k in zip(features, is_labelled, strict=True)]
     truths = [names[k].long() for names, k in zip(labels, is_labelled, strict=True)]
@@ -54,10 +39,7 @@ def patch_retrieval(
         if not len(queries) or not others:
             scores.append(float("nan"))
             continue
-        memory, answers = (
-            torch.cat([sides[k] for k in others]),
-            torch.cat([truths[k] for k in others]),
-        )
+        memory, answers = (torch.cat([of[k] for k in others]) for of in (sides, truths))
         near = (queries @ memory.mT).topk(min(neighbours, len(memory)), dim=-1)
         weights = (near.values / temperature).softmax(-1)
         votes = weights.new_zeros(len(queries), int(answers.max()) + 1)
@@ -66,7 +48,7 @@ def patch_retrieval(
     return scores
 
 
-def some(count: int, limit: int = PATCHES) -> np.ndarray:
+def some(count: int, limit: int = 256) -> np.ndarray:
     """Which of ``count`` patches are kept: at most ``limit``, in equal steps."""
     if count <= limit:
         return np.arange(count)

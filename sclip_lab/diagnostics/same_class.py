@@ -2,7 +2,11 @@
 
 Patches labelled -1 (void) take part neither as query nor as key. All functions return one number
 per window, (batch,), and NaN for a window that has fewer than two classes, or no two patches of
-one.
+one. They take
+
+- ``weights``, (batch, patches, patches): attention averaged over heads, rows of any positive sum;
+- ``scores``, the same, or cosines of features;
+- ``labels``, (batch, patches), and ``grid``, (grid_h, grid_w).
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from sclip_lab.attention.positions import squared_distances
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.auc import area, average_precision
 from sclip_lab.diagnostics.observation import VOID
@@ -21,14 +26,7 @@ def inter_class_mass(weights: Tensor, labels: Tensor) -> Tensor:
     """Share of a patch's attention that goes to patches of other classes, mean over patches.
 
     CorrCLIP (arXiv 2411.10086) ties segmentation to this share. Low is good; uniform attention
-    has `inter_class_share`.
-
-    Args:
-        weights: (batch, patches, patches), rows of any positive sum; heads averaged.
-        labels: (batch, patches).
-
-    Returns:
-        (batch,) in 0 .. 1.
+    has `inter_class_share`. In 0 .. 1.
     """
     valid = labels != VOID
     other = (labels[:, :, None] != labels[:, None]) & valid[:, None]
@@ -37,6 +35,7 @@ def inter_class_mass(weights: Tensor, labels: Tensor) -> Tensor:
     # A patch that attends to void alone has no share.
     counted = valid & (labelled > 0)
     mean = (share * counted).sum(-1) / counted.sum(-1)
+    # Void, -1, is below every class and must not pass for a second one.
     lowest = torch.where(valid, labels, labels.amax()).amin(-1)
     several = labels.amax(-1) > lowest
     return torch.where(several, mean, torch.nan)
@@ -53,14 +52,8 @@ def relative_mass(weights: Tensor, labels: Tensor) -> Tensor:
     """Share of a patch's attention to other patches that goes to other classes, over the share of
     such patches: mean over patches of the one over the mean of the other.
 
-    A patch's attention to itself does not count, so that attention to self alone is no merit.
-
-    Args:
-        weights: (batch, patches, patches), rows of any positive sum; heads averaged.
-        labels: (batch, patches).
-
-    Returns:
-        (batch,), 0 or more; 1 for uniform attention. NaN also where no patch attends to another.
+    A patch's attention to itself does not count, so that attention to self alone is no merit. 0 or
+    more; 1 for uniform attention; NaN also where no patch attends to another.
     """
     between = _between(labels)
     return _ratio(weights, between, _other(labels, between), between.to(weights))
@@ -70,13 +63,8 @@ def matched_mass(weights: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tens
     """`inter_class_mass` without the diagonal, over that of a map that is as local and blind.
 
     The blind map spreads what a patch attends to at each distance evenly over the places at that
-    distance: the expectation of the map with its weights shuffled among them.
-
-    Args:
-        weights, labels: as `relative_mass`. grid: (grid_h, grid_w).
-
-    Returns:
-        (batch,), 0 or more; 1 for every map that depends on distance alone, such as a Gaussian.
+    distance: the expectation of the map with its weights shuffled among them. 0 or more; 1 for
+    every map that depends on distance alone, such as a Gaussian.
     """
     between = _between(labels)
     other = _other(labels, between)
@@ -117,28 +105,21 @@ def _other(labels: Tensor, between: Tensor) -> Tensor:
 @lru_cache(maxsize=4)
 def _distances(grid: tuple[int, int]) -> Tensor:
     """(patches, patches) int64: equal numbers for equal distances, 0 for a patch and itself."""
-    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    position = torch.stack([rows.flatten(), columns.flatten()], dim=1)
-    squared = (position[:, None] - position[None]).square().sum(-1)
-    return torch.unique(squared, return_inverse=True)[1]
+    return torch.unique(squared_distances(grid), return_inverse=True)[1]
 
 
 def matched_auroc(scores: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tensor:
     """`same_class_auroc` among pairs of one patch and one distance: near patches are alike anyway.
 
-    Args:
-        scores: (batch, patches, patches), attention averaged over heads or cosines of features.
-        labels: (batch, patches). grid: (grid_h, grid_w).
-
-    Returns:
-        (batch,) in 0 .. 1; 0.5 by chance, and where each patch's score depends on distance alone.
-        NaN where no patch has both, one of its class and one of another, at one distance.
+    In 0 .. 1; 0.5 by chance, and where each patch's score depends on distance alone. NaN where no
+    patch has both, one of its class and one of another, at one distance.
     """
     areas = []
-    for (same, other), score in zip(_matched_pairs(labels, grid), scores, strict=True):
+    for (same, other), score in zip(_matched_places(*_content(labels), grid), scores, strict=True):
         flat = score.float().cpu().flatten()
-        higher = (flat[same] > flat[other]).sum() + 0.5 * (flat[same] == flat[other]).sum()
-        areas.append(higher.double() / len(same))  # 0 / 0 is NaN
+        # Whole numbers: the sum of halves would be rounded in single precision.
+        twice = 2 * (flat[same] > flat[other]).sum() + (flat[same] == flat[other]).sum()
+        areas.append(twice.double() / (2 * len(same)))  # 0 / 0 is NaN
     return torch.stack(areas).to(scores.device)
 
 
@@ -146,25 +127,16 @@ def same_class_auroc(scores: Tensor, labels: Tensor, symmetric: bool = False) ->
     """Area under the ROC of "patches i and j have one label" as told by a score.
 
     Over all ordered pairs of different patches of a window. In the spirit of STEGO's
-    correspondence curves (Hamilton et al., ICLR 2022, arXiv 2203.08414).
-
-    Args:
-        scores: (batch, patches, patches), attention averaged over heads or cosines of features.
-        labels: (batch, patches).
-        symmetric: the score of (i, j) is that of (j, i), so that looking at one of them will do.
-
-    Returns:
-        (batch,) in 0 .. 1; 0.5 by chance, 1 when every pair of one class scores above all others.
+    correspondence curves (Hamilton et al., ICLR 2022, arXiv 2203.08414). In 0 .. 1; 0.5 by chance,
+    1 when every pair of one class scores above all others. ``symmetric``: the score of (i, j) is
+    that of (j, i), so that looking at one of them will do.
     """
     areas = [area(*pairs) for pairs in _pairs(scores, labels, symmetric)]
     return torch.stack(areas).to(scores.device)
 
 
 def same_class_ap(scores: Tensor, labels: Tensor, symmetric: bool = False) -> Tensor:
-    """Average precision of the same question; by chance, `same_class_share`.
-
-    Args and returns: as `same_class_auroc`.
-    """
+    """Average precision of the same question, in 0 .. 1; by chance, `same_class_share`."""
     areas = []
     for same, other in _pairs(scores, labels, symmetric):
         both = torch.cat([same, other])
@@ -183,16 +155,10 @@ def _pairs(scores: Tensor, labels: Tensor, symmetric: bool) -> list[tuple[Tensor
     pairs of different, labelled patches, or each once."""
     if scores.shape != (*labels.shape, labels.shape[-1]):
         raise LabError(f"scores {tuple(scores.shape)} do not belong to labels {labels.shape}")
-    windows = zip(scores.float().cpu().flatten(1), _all_places(labels, symmetric), strict=True)
+    windows = zip(
+        scores.float().cpu().flatten(1), _places(*_content(labels), symmetric), strict=True
+    )
     return [(score[same], score[other]) for score, (same, other) in windows]
-
-
-def _all_places(labels: Tensor, symmetric: bool) -> list[tuple[Tensor, Tensor]]:
-    return _places(*_content(labels), symmetric)
-
-
-def _matched_pairs(labels: Tensor, grid: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
-    return _matched_places(*_content(labels), grid)
 
 
 def _content(labels: Tensor) -> tuple[bytes, tuple[int, ...]]:

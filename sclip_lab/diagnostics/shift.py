@@ -19,9 +19,7 @@ SHIFT = (1, 1)  # patches down and right
 def moved(images: Tensor, patch_size: int, shift: tuple[int, int] = SHIFT) -> Tensor:
     """Images by whole patches further down and right; what comes into sight there is 0.
 
-    Args:
-        images: (batch, channels, height, width). patch_size: in pixels.
-        shift: in patches.
+    ``images`` are (batch, channels, height, width), ``shift`` is in patches.
 
     Raises:
         LabError: no shift, or one that leaves no patch in sight.
@@ -40,13 +38,9 @@ def compare(
 ) -> tuple[Tensor, Tensor]:
     """Mean cosines over the patches that both pictures show.
 
-    Args:
-        before, after: (batch, grid_h, grid_w, dim) features of images and of the same images moved.
-        shift: in patches. seed: of the other patches.
-
-    Returns:
-        (batch,) each, in -1 .. 1: of features of the same pixels, 1 for an equivariant network; and
-        of features of two patches drawn at random, the floor to compare with.
+    ``before`` and ``after`` are (batch, grid_h, grid_w, dim) features of images and of the same
+    images moved by ``shift`` patches. (batch,) each, in -1 .. 1: of features of the same pixels, 1
+    for an equivariant network; and of two patches drawn at random, the floor to compare with.
     """
     down, right = shift
     grid = before.shape[1:3]

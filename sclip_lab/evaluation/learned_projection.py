@@ -191,7 +191,7 @@ def _patch_embeddings(
     block = blocks[index]
     ctx = Context(BlockInput(block, tokens), (), (side, side))
     after = tokens + block.output(self_attention(ctx, matrix, per_head), ctx.value)
-    after = after + block.mlp(after)
+    after = block.with_mlp(after, tokens)
     for plain in blocks[index + 1 :]:
         after = plain.plain(after)
     return backbone.head(after[:, block.prefix :]).float()

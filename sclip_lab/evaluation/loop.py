@@ -191,7 +191,7 @@ class DeviceCounts:
 
     def takes(self, readout: Readout, logits: Tensor) -> bool:
         """Whether a readout can be decided for all photos at once."""
-        return batched.suits(readout) and batched.fits(self._geometry(logits), logits.shape[-1])
+        return batched.suits(readout, self._geometry(logits))
 
     def _geometry(self, logits: Tensor) -> batched.Geometry:
         grid = logits.shape[1], logits.shape[2]

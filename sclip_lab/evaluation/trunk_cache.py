@@ -128,7 +128,7 @@ class CachedEncoder(Encoder):
             "backbone": backbone.key,
             "device": backbone.device.type,
             "dataset": dataset.key,
-            "geometry": protocol.geometry.key,
+            "geometry": protocol.geometry,
             "code": of_code(target_modules(protocol.views)),
         }
 

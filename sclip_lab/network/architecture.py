@@ -46,15 +46,8 @@ def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         raise LabError(f"visual.positional_embedding has {positions} patches, not a square grid")
 
     def layers(prefix: str) -> int:
-        numbers = {
-            key.removeprefix(prefix).split(".")[0] for key in shape if key.startswith(prefix)
-        }
-        odd = numbers - {str(index) for index in range(len(numbers))}
-        if odd:
-            raise LabError(
-                f"weights of {prefix}{min(odd)[:40]!a}: blocks are numbered from 0 without a gap"
-            )
-        return len(numbers)
+        names = [key.removeprefix(prefix) for key in shape if key.startswith(prefix)]
+        return len({name.partition(".")[0] for name in names})
 
     return {
         "embed_dim": embed_dim,
@@ -93,12 +86,8 @@ def read_architecture(path: Path) -> dict[str, Any]:
 
 
 def check_architecture(architecture: Mapping[str, Any], source: str, local: bool = False) -> None:
-    """Check that a description from elsewhere builds a network from its numbers alone.
-
-    Args:
-        architecture: open_clip's model config.
-        source: what it is called, in messages.
-        local: allow a text tower whose configuration is in a local folder.
+    """Check that open_clip's model config from elsewhere builds a network from its numbers alone;
+    ``local`` allows a text tower whose configuration is in a local folder.
 
     Raises:
         LabError: a part is missing or no mapping, or names a model of a hub, whose files are not

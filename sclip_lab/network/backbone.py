@@ -56,7 +56,6 @@ class Backbone:
     description: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._statistics: dict[Any, list[Tensor]] = {}
         self.tower = tower.find(self.name, self.model)
         self.blocks = self.tower.blocks
 
@@ -77,7 +76,6 @@ class Backbone:
     def to(self, device: str | torch.device) -> Backbone:
         """Move the network to a device; returns the backbone itself."""
         self.model.to(device)
-        self.tower.moved()
         self.__dict__.pop("key", None)
         return self
 
@@ -114,8 +112,7 @@ class Backbone:
     @property
     def activation(self) -> str:
         """Class of the activation in the image tower's MLPs, such as ``QuickGELU``."""
-        mlp = self.tower.modules[-1].mlp
-        return type(getattr(mlp, "gelu", None) or getattr(mlp, "act", None)).__name__
+        return type(self.blocks[-1].activation).__name__
 
     @cached_property
     def key(self) -> str:
@@ -146,17 +143,16 @@ class Backbone:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Normalise (batch, 3, height, width) RGB in 0 .. 255 to the network's input, float32."""
-        key = images.device, self.mean, self.std
-        if key not in self._statistics:  # on a device once
-            with torch.inference_mode(False):
-                columns = [torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std)]
-                self._statistics[key] = [column.to(images.device) for column in columns]
-        mean, std = self._statistics[key]
+        mean, std = (
+            torch.tensor(values, device=images.device).view(-1, 1, 1)
+            for values in (self.mean, self.std)
+        )
         return (images.float() - mean) / std
 
     @torch.inference_mode()
     def embed(self, images: Tensor, position_embedding: str | None = None) -> Tensor:
-        """Compute the tokens that enter the first block.
+        """Compute the tokens that enter the first block: class and register tokens, if there are
+        any, and grid_h * grid_w patches.
 
         Args:
             images: (batch, 3, height, width), normalised.
@@ -164,8 +160,7 @@ class Backbone:
                 backbone's.
 
         Returns:
-            (batch, tokens, width), in the precision of the norms: class and register tokens, if
-            there are any, and grid_h * grid_w patches.
+            (batch, tokens, width), in the precision of the norms.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise LabError(
@@ -181,11 +176,8 @@ class Backbone:
         return self.tower.embed(patches, grid, position_embedding or self.position_embedding)
 
     def head(self, tokens: Tensor) -> Tensor:
-        """Apply the layers behind the last block to each token alone: (..., width) -> (...,
-        embed_dim).
-
-        Last norm and projection; with attention pooling the pooling of that token alone, see
-        `sclip_lab.network.timm_tower.TimmTower`. Gradients flow through it.
+        """Apply last norm and projection to each token alone: (..., width) -> (..., embed_dim).
+        With attention pooling this is the pooling of that token alone. Gradients flow through it.
         """
         return self.tower.head(tokens)
 
@@ -199,19 +191,15 @@ class Backbone:
             computes: its class token, or what it pools. It comes from the trained stream even if
             there is a dense one, because the trained stream was made to match texts.
         """
-        patches, whole = self.tower.embeddings(state)
+        patches, whole = self.tower.embeddings(state, grid)
         return patches.unflatten(1, grid), whole
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str], batch: int = 256, truncate: bool = False) -> Tensor:
         """Compute text embeddings, not normalised: (texts, embed_dim) float32.
 
-        In a causal text tower, positions behind the end of text change nothing, so batches are
-        sorted by length and cut there.
-
         Args:
-            texts: class names in prompts, or other texts.
-            batch: texts at a time.
+            texts: class names in prompts, or other texts. batch: texts at a time.
             truncate: cut texts that are longer than the tower reads, instead of refusing them.
 
         Raises:
@@ -223,6 +211,8 @@ class Backbone:
         if not truncate:
             check_lengths(self.tokenize, list(texts), self.name)
         tokens = self.tokenize(list(texts))
+        # In a causal text tower, positions behind the end of text change nothing, so batches are
+        # sorted by length and cut there.
         ends = tokens.argmax(dim=-1)
         order = torch.argsort(ends, stable=True)
         out = torch.empty(len(tokens), self.embed_dim)

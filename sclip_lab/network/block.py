@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -44,10 +44,12 @@ class Block:
         scale: factor on query-key products, 1 / sqrt(head_dim) as a rule.
         bias: (1, heads, tokens, tokens) term of the trained query-key scores, or None. Networks
             with relative position embedding have one.
+        has_map: whether its attention is a map of all tokens, which SAM's windows are not.
         tower: the image tower that the block belongs to, which sets it.
     """
 
     bias: Tensor | None = None
+    has_map = True
 
     def __init__(
         self,
@@ -65,8 +67,7 @@ class Block:
         self.has_class_token = prefix > 0 if has_class_token is None else has_class_token
         self.network = network
         self.norm_1, self.norm_2 = self._norms()
-        self.num_heads: int = module.attn.num_heads
-        self.width, self.head_dim, self.scale = self._sizes()
+        self.num_heads, self.width, self.head_dim, self.scale = self._sizes()
         self.layer_scale_1, self.layer_scale_2 = self._layer_scales()
         self._linear: defaultdict[str, Linear] = defaultdict(Linear)
         self.tower: Any = None
@@ -88,21 +89,34 @@ class Block:
         edited._hidden, edited.hidden_key = edit, key
         return edited
 
-    def _sizes(self) -> tuple[int, int, float]:
-        width = self.module.attn.in_proj_weight.shape[1]
-        head_dim = width // self.num_heads
-        return width, head_dim, head_dim**-0.5
+    def _sizes(self) -> tuple[int, int, int, float]:
+        """Heads, channels of a token, channels of a head, and scale."""
+        heads, width = self.module.attn.num_heads, self.module.attn.in_proj_weight.shape[1]
+        head_dim = width // heads
+        return heads, width, head_dim, head_dim**-0.5
 
     def _weight(self, name: str) -> Weight:
-        """Weight (heads * head_dim, width) and bias of a projection."""
-        rows = slice(*(self.width * (PROJECTIONS.index(name) + i) for i in (0, 1)))
+        """Weight (heads * head_dim, width) and bias of a projection, or those of ``output``."""
         attention = self.module.attn
+        if name == "output":
+            return attention.out_proj.weight, attention.out_proj.bias
+        rows = slice(*(self.width * (PROJECTIONS.index(name) + i) for i in (0, 1)))
         bias = attention.in_proj_bias
         return attention.in_proj_weight[rows], None if bias is None else bias[rows]
 
+    def _apply(self, name: str, x: Tensor) -> Tensor:
+        return self._linear[name](x, *self._weight(name))
+
     @property
-    def out_projection(self) -> nn.Linear:
-        return self.module.attn.out_proj
+    def products(self) -> Sequence[nn.Module]:
+        """The modules that multiply matrices, whose precision can be lowered."""
+        return self.module.attn, self.module.mlp
+
+    @property
+    def activation(self) -> nn.Module:
+        """The activation of the MLP."""
+        mlp = self.module.mlp
+        return getattr(mlp, "gelu", None) or mlp.act
 
     def _norms(self) -> tuple[nn.Module, nn.Module]:
         return self.module.ln_1, self.module.ln_2
@@ -120,8 +134,7 @@ class Block:
         """Refuse a network without class token.
 
         Args:
-            who: the method or parameter that reads it.
-            instead: what works without one.
+            who: the method or parameter that reads it. instead: what works without one.
 
         Raises:
             LabError: naming all three.
@@ -130,18 +143,12 @@ class Block:
             raise LabError(f"{who} needs a class token; {self.network} has none; {instead}")
 
     def among_tokens(self, matrix: Tensor) -> Tensor:
-        """Extend a matrix among class token and patches to all tokens.
-
-        Args:
-            matrix: (..., 1 + patches, 1 + patches), the class token's row and column first.
-
-        Returns:
-            (..., tokens, tokens). Every token before the patches gets the class token's row and
-            column; without such tokens both are dropped.
-        """
-        places = [*[0] * self.prefix, *range(1, matrix.shape[-1])]
+        """Extend a matrix among class token and patches, (..., 1 + patches, 1 + patches), to all
+        tokens: (..., tokens, tokens). Every token before the patches gets the class token's row and
+        column; without such tokens both are dropped."""
         if self.prefix == 1:
             return matrix
+        places = [*[0] * self.prefix, *range(1, matrix.shape[-1])]
         index = torch.tensor(places, device=matrix.device)
         return matrix.index_select(-2, index).index_select(-1, index)
 
@@ -174,68 +181,79 @@ class Block:
             (batch, heads, tokens, head_dim), not scaled.
         """
         name = name.removesuffix("_before_rotation")
-        return self.heads(self._linear[name](normed, *self._weight(name)))
+        return self.heads(self._apply(name, normed))
 
-    def bias_of(self, tokens: int) -> Tensor | None:
-        """Return ``bias`` with zeros for tokens behind the patches: (1, heads, tokens, tokens)."""
-        more = 0 if self.bias is None else tokens - self.bias.shape[-1]
-        return self.bias if self.bias is None or not more else F.pad(self.bias, (0, more) * 2)
+    def bias_of(self, query: PerHead) -> Tensor | None:
+        """Return the trained term of the scores of these queries, (1 or batch, heads, tokens,
+        tokens), with zeros for tokens behind the patches."""
+        return padded(self.bias, query.shape[2])
 
     def output(self, weights: Weights, value: PerHead) -> Tokens:
-        """Compute O(A): join the heads, apply the output projection and the layer scale.
-
-        Args:
-            weights: (batch, heads, tokens, tokens) attention weights; rows may sum to anything.
-            value: (batch, heads, tokens, head_dim).
-
-        Returns:
-            (batch, tokens, width).
-        """
+        """Compute O(A): (batch, heads, tokens, tokens) weights, whose rows may sum to anything, and
+        (batch, heads, tokens, head_dim) values -> (batch, tokens, width), layer scale included."""
         return self.merge(weights.to(value.dtype) @ value)
 
     def merge(self, per_head: PerHead) -> Tokens:
         """Join heads by the output projection: (batch, heads, tokens, head_dim) -> (batch, tokens,
         width)."""
-        joined, out = per_head.transpose(1, 2).flatten(2), self.out_projection
-        return self.layer_scale_1(self._linear["output"](joined, out.weight, out.bias))
+        return self.layer_scale_1(self._apply("output", per_head.transpose(1, 2).flatten(2)))
 
     def mlp(self, tokens: Tokens) -> Tokens:
         """Compute M(x) = MLP(LN2(x)), layer scale included: (batch, tokens, width), same shape
         out."""
         return self.layer_scale_2(self._mlp(self.norm_2(tokens).to(self.dtype)))
 
+    def with_mlp(self, attended: Tokens, entered: Tokens) -> Tokens:
+        """Add the MLP: the tokens behind the block.
+
+        Args:
+            attended: (batch, tokens, width), with the attention's output.
+            entered: the tokens that entered the block, which blocks with attention and MLP beside
+                each other give to both.
+        """
+        return attended + self.mlp(attended)
+
     def _mlp(self, normed: Tensor) -> Tensor:
         mlp = self.module.mlp
-        return self._two_layers(normed, mlp.c_fc, mlp.gelu, mlp.c_proj)
+        return self._two_layers(normed, weight_of(mlp.c_fc), weight_of(mlp.c_proj))
 
-    def _two_layers(
-        self, x: Tensor, first: nn.Linear, activation: nn.Module, second: nn.Linear
-    ) -> Tensor:
+    def _two_layers(self, x: Tensor, first: Weight, second: Weight) -> Tensor:
+        activation = self.activation
         if is_quick_gelu(activation) and not torch.is_grad_enabled():
-            hidden = self._linear["first"](x, first.weight, first.bias)
+            hidden = self._linear["first"](x, *first)
             # The operations and bits of the module's own forward, without its three temporaries
             # of the hidden size: one window at a time stays in the processor's cache.
             for window in hidden.split(1 if hidden.device.type == "cpu" else len(hidden)):
                 window.mul_(torch.mul(window, QUICK_GELU).sigmoid_())
         else:
-            hidden = self._linear["first"](x, first.weight, first.bias, activation)
+            hidden = self._linear["first"](x, *first, activation)
         if self._hidden is not None:
             hidden = self._hidden(self, hidden)
-        return self._linear["second"](hidden, second.weight, second.bias)
+        return self._linear["second"](hidden, *second)
 
     def plain(self, tokens: Tokens) -> Tokens:
         """Run the block as trained, with a fused attention: (batch, tokens, width), same shape
         out."""
-        normed = self.norm(tokens)
+        return self.with_mlp(tokens + self._attended(self.norm(tokens)), tokens)
+
+    def _attended(self, normed: Tokens) -> Tokens:
         query, key, value = (self.project(normed, name) for name in PROJECTIONS)
-        bias = self.bias_of(tokens.shape[1])
+        bias = self.bias_of(query)
         attended = F.scaled_dot_product_attention(
             *(query, key, value),
             attn_mask=None if bias is None else bias.to(query.dtype),
             scale=None if self.scale == self.head_dim**-0.5 else self.scale,
         )
-        tokens = tokens + self.merge(attended)
-        return tokens + self.mlp(tokens)
+        return self.merge(attended)
+
+
+def weight_of(layer: Any) -> Weight:
+    return layer.weight, layer.bias
+
+
+def padded(bias: Tensor | None, tokens: int) -> Tensor | None:
+    more = 0 if bias is None else tokens - bias.shape[-1]
+    return bias if bias is None or not more else F.pad(bias, (0, more) * 2)
 
 
 def softmax_scores(scores: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -33,7 +33,8 @@ PARTS = {"visual", "text", "vision_model", "text_model", "image_encoder"}
 # What only OpenAI's archives hold beside the weights.
 OPENAI_ENTRIES = {"input_resolution", "context_length", "vocab_size"}
 FEWEST_OF_A_SET = 16  # weights below two names that make them two networks
-# First bytes of files that are no weights as torch or safetensors write them -> what they are.
+# First bytes of files that are no weights as torch or safetensors write them -> what they are. For
+# those of text, blanks before them and capitals do not matter.
 KINDS = {
     b"\x89HDF": "HDF5",
     b"\x93NUMPY": "an array of NumPy",
@@ -43,6 +44,12 @@ KINDS = {
     b"\xff\xd8\xff": "a picture",
     b"GGUF": "in the format GGUF",
     b"PK": "a damaged zip, perhaps a download that was not finished",
+    b"<!doctype html": "an HTML page, perhaps of a download that failed",
+    b"<html": "an HTML page, perhaps of a download that failed",
+    b"<?xml": "an XML page, perhaps of a download that was refused",
+    b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself by git lfs pull",
+    b"{": "JSON",
+    b"[": "JSON",
 }
 # The weights of a folder, in the order of preference.
 IN_FOLDER = (
@@ -128,12 +135,9 @@ def _in_folder(folder: Path) -> Path:
 
 
 def folder_of(path: Path) -> Path:
-    """Return the folder whose configuration files describe a checkpoint.
-
-    This is the checkpoint itself if it is a folder, and the folder around a file that has one of
-    the names of ``IN_FOLDER``. Other files may lie anywhere: for them the path itself comes back,
-    in which no configuration is found.
-    """
+    """Return the folder whose configuration files describe a checkpoint: itself, or the folder
+    around a file with one of the names of ``IN_FOLDER``. Other files may lie anywhere; for them the
+    path itself comes back, in which no configuration is found."""
     return path.parent if path.name in IN_FOLDER else path
 
 
@@ -180,7 +184,7 @@ def _load(path: Path) -> Any:
     with open(path, "rb") as file:
         start = file.read(512)
     try:
-        if _is_safetensors(start):
+        if start[8:9] == b"{":  # behind 8 bytes of length
             from safetensors.torch import load_file
 
             return load_file(path)
@@ -216,41 +220,25 @@ def _load(path: Path) -> Any:
         ) from error
 
 
-def _is_safetensors(start: bytes) -> bool:
-    """Tell whether a file starts like safetensors: 8 bytes of length, then JSON."""
-    return len(start) > 8 and start[8:9] == b"{"
-
-
 def _other_kind(start: bytes) -> str | None:
     """Name the kind of a file that is certainly no weights, from its first bytes."""
     if not start:
         return "empty"
+    head = start.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     for first, kind in KINDS.items():
-        if start.startswith(first):
+        if start.startswith(first) or head.startswith(first):
             return kind
     if not any(start):
         return "filled with zeros, perhaps a download that was not finished"
     if start[257:262] == b"ustar":
         return "a tar archive"
-    head = start.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-    if head.startswith((b"<!doctype html", b"<html")):
-        return "an HTML page, perhaps of a download that failed"
-    if head.startswith(b"<?xml"):
-        return "an XML page, perhaps of a download that was refused"
-    if head.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS; fetch the file itself by git lfs pull"
-    if head.startswith((b"{", b"[")):
-        return "JSON"
     if start.isascii() and all(byte >= 32 or byte in b"\r\n\t" for byte in start):
         return "text"
     return None
 
 
 def _selected(source: str, loaded: Any, weights: str | None, notes: list[str]) -> dict[str, Tensor]:
-    """Return the weights among what a file holds.
-
-    ``weights`` is the name of a mapping of the file, or the first part of weights' names.
-    """
+    """Return the weights of a mapping of the file, or below the first part of names."""
     sets = dict(_sets(loaded)) if isinstance(loaded, Mapping) else {}
     if weights is not None and weights not in sets:
         sets |= {
@@ -301,8 +289,7 @@ def _sets(loaded: Mapping[Any, Any], inside: str = "", depth: int = 0) -> Any:
 
 
 def _networks(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Return the networks in one mapping: parts with many weights of the same names, such as
-    ``student.`` and ``teacher.``. Empty if the mapping is one network."""
+    """Return parts of one mapping with many weights of the same names, as student and teacher."""
     parts = _by_first_part(weights)
     large = {name: part for name, part in parts.items() if len(part) >= FEWEST_OF_A_SET}
     return {

@@ -27,15 +27,11 @@ LARGEST_KEPT = 32 << 20
 
 
 class BlockInput:
-    """The tokens that enter one block, and a cache of what is computed from them.
+    """The tokens that enter one block, (batch, tokens, width) or a function that computes them on
+    first use, and a cache of what is computed from them.
 
-    Variants that reach a block with the same tokens share one `BlockInput`, so queries, keys,
-    values and attention weights are computed once. No operation is fused across variants, so the
-    values do not depend on which variant comes first.
-
-    Args:
-        block: the block.
-        tokens: (batch, tokens, width), or a function that computes them on first use.
+    Variants that reach a block with the same tokens share one `BlockInput`. No operation is fused
+    across variants, so the values do not depend on which variant comes first.
     """
 
     def __init__(self, block: Block, tokens: Tensor | Callable[[], Tensor]) -> None:
@@ -99,9 +95,9 @@ class BlockInput:
         return self.once(("attention", a, b), compute) if size <= LARGEST_KEPT else compute()
 
     def bias(self, a: str, b: str) -> Tensor | None:
-        """The network's own term of the scores of two projections: (1, heads, tokens, tokens)."""
+        """The network's own term of the scores of two projections, see `Block.bias_of`."""
         trained = (a, b) == ("query", "key")
-        return self.block.bias_of(self.tokens.shape[1]) if trained else None
+        return self.block.bias_of(self.projected("query")) if trained else None
 
 
 def scores(a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -273,14 +269,8 @@ class Context:
         return scores(a, b, self.block.scale / temperature)
 
     def softmax(self, raw: Tensor) -> Tensor:
-        """Take the softmax of scores with the variant's prior and its choice about the class token.
-
-        Args:
-            raw: (batch, heads, tokens, tokens).
-
-        Returns:
-            the same shape; rows sum to 1.
-        """
+        """Take the softmax of scores, (batch, heads, tokens, tokens), with the variant's prior and
+        its choice about the class token. Rows sum to 1."""
         if self.feedback is not None:
             raw = self.feedback(raw)
         return softmax_scores(raw, self._bias(raw))

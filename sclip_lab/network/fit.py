@@ -37,17 +37,13 @@ VISUAL = "visual."
 
 
 def load_weights(model: Any, weights: Mapping[str, Any], source: str, name: str) -> bool:
-    """Put weights into an open_clip model.
-
-    Args:
-        model: changed in place. weights: in a known layout.
-        source: what the weights are called, in messages. name: of the network.
+    """Put weights in a known layout into an open_clip model.
 
     Returns:
         whether the text tower has weights; a file can hold the image tower alone.
 
     Raises:
-        LabError: they do not fit.
+        LabError: they do not fit; ``source`` and ``name`` say which weights and network.
     """
     fitting = check_fit(model, weights, source, name)
     has_text = any(not key.startswith(VISUAL) for key in fitting)
@@ -110,7 +106,10 @@ def load_timm_weights(
         if layout == layouts.VIT:
             # Its norms have another epsilon than timm's, which weights do not say.
             set_epsilon(model, layouts.VIT_EPSILON)
-    tensors = _of_training(tensors, notes)
+    if of_training := {k: v for k, v in tensors.items() if k.startswith("backbone.")}:
+        # DINO's network in training, without its projection heads.
+        tensors = {key.removeprefix("backbone."): value for key, value in of_training.items()}
+        notes.append("the weights below 'backbone.'")
     if "register_tokens" in tensors:
         tensors.setdefault("mask_token", torch.zeros(1))  # timm knows DINOv2's layout by it
     tensors = _by_timm(model, tensors)
@@ -134,10 +133,8 @@ def set_epsilon(model: Any, epsilon: float) -> None:
 
 
 def check_config(folder: Path, tower: Tower, name: str) -> bool:
-    """Compare the ``config.json`` of a folder in transformers' layout with a network.
-
-    Weights do not say the number of heads, the activation and the epsilon of norms. The epsilon is
-    taken from the file.
+    """Compare the ``config.json`` of a folder in transformers' layout with a network, and take the
+    epsilon of norms from it. Weights do not say these, the number of heads and the activation.
 
     Returns:
         whether the file states the activation.
@@ -154,7 +151,7 @@ def check_config(folder: Path, tower: Tower, name: str) -> bool:
     heads, ours = vision.get("num_attention_heads"), tower.blocks[0].num_heads
     if heads is not None and heads != ours:
         raise LabError(f"{folder}: its config.json has {heads} heads in a block, {name} has {ours}")
-    activation, computed = vision.get("hidden_act"), layouts.activation(tower.modules[0].mlp)
+    activation, computed = vision.get("hidden_act"), layouts.activation(tower.blocks[0].activation)
     if activation in layouts.ACTIVATIONS or computed in layouts.ACTIVATIONS.values():
         expected = layouts.ACTIVATIONS.get(str(activation), str(activation))
         if activation is not None and expected != computed:
@@ -164,21 +161,9 @@ def check_config(folder: Path, tower: Tower, name: str) -> bool:
             )
     epsilon = vision.get("layer_norm_eps")
     if isinstance(epsilon, float):
-        for module in tower.modules:
-            set_epsilon(module, epsilon)
+        for block in tower.blocks:
+            set_epsilon(block.module, epsilon)
     return activation is not None
-
-
-def _of_training(weights: Weights, notes: list[str]) -> Weights:
-    """Return the network of DINO's training without its projection heads."""
-    if not any(key.startswith("backbone.") for key in weights):
-        return weights
-    notes.append("the weights below 'backbone.'")
-    return {
-        key.removeprefix("backbone."): value
-        for key, value in weights.items()
-        if key.startswith("backbone.")
-    }
 
 
 def _by_timm(model: Any, weights: Weights) -> Weights:
@@ -188,8 +173,12 @@ def _by_timm(model: Any, weights: Weights) -> Weights:
     if same_names and all(weights[key].shape == expected[key].shape for key in expected):
         return weights
     module = sys.modules[type(model).__module__]
-    convert: Callable[..., Any] = getattr(
-        module, "checkpoint_filter_fn", vision_transformer.checkpoint_filter_fn
+    # Encoders of language models have one converter for themselves and one for the classifier.
+    kind = "encoder" if type(model).__name__.endswith("Encoder") else "classifier"
+    names = (f"checkpoint_filter_fn_{kind}", "checkpoint_filter_fn")
+    convert: Callable[..., Any] = next(
+        (getattr(module, name) for name in names if hasattr(module, name)),
+        vision_transformer.checkpoint_filter_fn,
     )
     try:
         converted = convert(dict(weights), model)
@@ -245,27 +234,21 @@ def _resize(model: Any, weights: Weights, expected: Mapping[str, Tensor], notes:
     """Resize position embeddings of another image size or text length, as open_clip does."""
 
     def differs(key: str) -> bool:
-        both = key in weights and key in expected
-        return (
-            both
-            and weights[key].shape[-1:] == expected[key].shape[-1:]
-            and (weights[key].shape != expected[key].shape)
-        )
+        if key not in weights or key not in expected:
+            return False
+        ours, theirs = expected[key].shape, weights[key].shape
+        return ours != theirs and ours[-1:] == theirs[-1:]
 
     trunk_key = "visual.trunk.pos_embed"
     if differs("visual.positional_embedding"):
         open_clip.model.resize_pos_embed(weights, model)
         notes.append("position embeddings resized to the network's grid")
     if differs(trunk_key):
-        trunk = model.visual.trunk
-        rows = weights[trunk_key].shape[1]
-        count = expected[trunk_key].shape[1] - np.prod(trunk.patch_embed.grid_size)
-        side = round((rows - int(count)) ** 0.5)
+        grid = list(model.visual.trunk.patch_embed.grid_size)
+        count = expected[trunk_key].shape[1] - grid[0] * grid[1]
+        side = round((weights[trunk_key].shape[1] - count) ** 0.5)
         weights[trunk_key] = timm.layers.resample_abs_pos_embed(
-            weights[trunk_key].float(),
-            list(trunk.patch_embed.grid_size),
-            old_size=[side, side],
-            num_prefix_tokens=int(count),
+            weights[trunk_key].float(), grid, old_size=[side, side], num_prefix_tokens=count
         )
         notes.append("position embeddings resized to the network's grid")
     for key in ("positional_embedding", "text.positional_embedding"):
@@ -298,18 +281,15 @@ def fitting_names(state_dict: Mapping[str, Any], most: int = 5) -> list[str]:
         sizes = infer_architecture(state_dict)
     except LabError:
         return []
-    vision, text = sizes["vision_cfg"], sizes["text_cfg"]
+    compared = {
+        "vision_cfg": ("width", "patch_size", "layers", "image_size"),
+        "text_cfg": ("width", "layers", "vocab_size", "context_length"),
+    }
     names = []
     for name in open_clip.list_models():
         config = open_clip.get_model_config(name)
-        other_vision, other_text = config["vision_cfg"], config["text_cfg"]
         same = config["embed_dim"] == sizes["embed_dim"] and all(
-            other.get(key) == needed[key]
-            for needed, other, keys in (
-                (vision, other_vision, ("width", "patch_size", "layers", "image_size")),
-                (text, other_text, ("width", "layers", "vocab_size", "context_length")),
-            )
-            for key in keys
+            config[part].get(key) == sizes[part][key] for part in compared for key in compared[part]
         )
         names += [name] if same else []
     return names[:most]
@@ -325,28 +305,24 @@ def _compare(
     """Refuse weights whose names, shapes or types are not the expected ones."""
     missing = sorted(set(expected) - set(weights))
     extra = sorted(set(weights) - set(expected))
+    both = [key for key in expected if key in weights]
     shapes = [
         f"{key} is {tuple(weights[key].shape)}, not {tuple(expected[key].shape)}"
-        for key in expected
-        if key in weights and weights[key].shape != expected[key].shape
+        for key in both
+        if weights[key].shape != expected[key].shape
     ]
     integers = [
         key
-        for key in expected
-        if key in weights
-        and expected[key].is_floating_point()
-        and not weights[key].is_floating_point()
+        for key in both
+        if expected[key].is_floating_point() and not weights[key].is_floating_point()
     ]
     if integers:
         raise LabError(
             f"{source}: weight {integers[0]} is of type {weights[integers[0]].dtype}, as in "
             "quantised networks; convert the weights to floating point first"
         )
-    problems = (
-        ([f"{len(missing)} weights missing, first {missing[0]}"] if missing else [])
-        + ([f"{len(extra)} unexpected, first {extra[0]}"] if extra else [])
-        + ([f"{len(shapes)} of another shape, first {shapes[0]}"] if shapes else [])
-    )
+    counted = ((missing, "weights missing"), (extra, "unexpected"), (shapes, "of another shape"))
+    problems = [f"{len(each)} {what}, first {each[0]}" for each, what in counted if each]
     if problems:
         raise LabError(f"{source} does not fit {what}: {'; '.join(problems)}{hint()}")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,12 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.values import within
-from sclip_lab.network import tower
 from sclip_lab.network.backbone import Backbone, add_weights
-from sclip_lab.network.checkpoint import read_checkpoint
-from sclip_lab.network.fit import load_timm_weights
-from sclip_lab.network.loading import check_device, check_finite
+from sclip_lab.network.loading import check_device
 from sclip_lab.network.scene import Placement
 from sclip_lab.network.structure import structure
-from sclip_lab.network.tower import Tower
-from sclip_lab.network.vit import HUB_NAMES, build_timm
+from sclip_lab.network.timm_tower import TimmTower
+from sclip_lab.network.vit import HUB_NAMES, load_timm
 
 FACETS = ("token", "query", "key", "value")
 SCOPES = ("windows", "photo")
@@ -42,8 +39,7 @@ class Guide:
     Attributes:
         name: for tables.
         model: a timm model, frozen.
-        tower: the same, block by block; None for SAM's encoder, which attends within windows.
-        patch_size: side of a patch in pixels.
+        tower: the same, block by block.
         mean, std: channel statistics in 0 .. 255, RGB.
         layer: the block whose output is taken, -1 the last.
         facet: ``token`` for the block's output behind the last norm, or ``query``, ``key`` or
@@ -51,20 +47,30 @@ class Guide:
         scope: ``windows``: each window is one image; ``photo``: the whole photo is one image, and
             each window gets its part of those features.
         scale: factor on the sides of images before the network sees them.
-        description: what identifies it besides its weights.
+        weights: where its weights are from.
     """
 
     name: str
     model: Any
-    tower: Tower | None
-    patch_size: int
+    tower: TimmTower
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layer: int = -1
     facet: str = "token"
     scope: str = "windows"
     scale: float = 1.0
-    description: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = ""
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.tower.patch_size
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What identifies it besides its weights' values."""
+        names = ("name", "weights", "layer", "facet", "scope", "scale")
+        return {name: getattr(self, name) for name in names}
 
     @cached_property
     def key(self) -> str:
@@ -97,12 +103,6 @@ class Guide:
     def features(self, images: Tensor) -> Tensor:
         """(batch, 3, height, width) from `input` -> (batch, channels, grid_h, grid_w) float32."""
         images = images.to(next(self.model.parameters()).device)
-        if self.tower is None:
-            index = self.layer % len(self.model.blocks)
-            [features] = self.model.forward_intermediates(
-                images, indices=[index], norm=True, output_fmt="NCHW", intermediates_only=True
-            )
-            return features.float()
         height, width = (side // self.patch_size for side in images.shape[-2:])
         blocks = self.tower.blocks_on((height, width))
         tokens = self.tower.embed(self.tower.patches(images), (height, width), TIMMS_RULE)
@@ -110,7 +110,7 @@ class Guide:
             tokens = block.plain(tokens)
         block = blocks[self.layer]
         if self.facet == "token":
-            features = self.model.norm(block.plain(tokens))
+            features = self.tower.normed(block.plain(tokens), (height, width))
         else:
             rotated = self.facet in ("query", "key")
             name = f"{self.facet}_before_rotation" if rotated else self.facet
@@ -135,8 +135,7 @@ class Guide:
 
         Args:
             photo: (3, height, width), normalised for the backbone.
-            placement: of its windows, or of some of them.
-            size: (height, width) of a window.
+            placement: of its windows, or of some of them, each of ``size`` (height, width).
             whole: `of_windows` of the photo as one window, where that is known.
 
         Returns:
@@ -182,13 +181,8 @@ def load_guidance(
         name: of a vision transformer of timm, with a tag of its weights or without
             (``vit_base_patch16_224.dino``), or a key of ``HUB_NAMES`` (``dino_vitb16``).
         pretrained: let timm fetch its weights, unless there is a checkpoint.
-        checkpoint: weights from a local file or folder instead, in timm's, the authors' or
-            transformers' layout. Without both, weights are random, drawn from ``seed``.
-        weights: which weights of a checkpoint that holds several, such as ``teacher``.
-        seed: of random weights.
-        device: ``auto`` (CUDA where there is one), or a torch device.
+        checkpoint, weights, seed, device, options: as in `sclip_lab.network.vit.load_vit`.
         layer, facet, scope, scale: see `Guide`.
-        options: more arguments of the timm model, such as ``depth`` or ``embed_dim``.
 
     Raises:
         LabError: unknown name (did you mean), a network that is no vision transformer, or weights
@@ -200,57 +194,29 @@ def load_guidance(
         raise unknown("guidance.scope", scope, SCOPES)
     within("guidance.scale", scale, 0, 1e6, above=True)
     pretrained = pretrained and checkpoint is None
-    timm_name, more = HUB_NAMES.get(name, name), dict(options or {})
-    model, source = build_timm(timm_name, name, pretrained, seed, more, "guidance")
-    if checkpoint is not None:
-        source = str(checkpoint)
-        state_dict = read_checkpoint(Path(checkpoint), weights)
-        load_timm_weights(model, state_dict, source, name, "guidance")
-    image_tower = _tower(name, model)
-    depth = len(model.blocks)
+    timm_name = HUB_NAMES.get(name, name)
+    model, source = load_timm(
+        timm_name, name, "guidance", pretrained, checkpoint, weights, seed, options
+    )
+    try:
+        image_tower = TimmTower(name, model)
+    except LabError as error:
+        raise LabError(f"guidance {str(error).removeprefix('backbone ')}") from error
+    for block in image_tower.blocks:
+        block.save_memory()  # it runs beside another network
+    depth = len(image_tower.blocks)
     if not -depth <= layer < depth:
         raise LabError(f"guidance.layer {layer}: {name} has {depth} blocks")
-    if facet != "token" and image_tower is None:
-        raise LabError(f"guidance.facet {facet}: {name} has its tokens only; set facet=token")
-    check_finite(model, source)
-    device = check_device(device)
     statistics = model.pretrained_cfg
-    patch_size = image_tower.patch_size if image_tower else model.patch_embed.patch_size[0]
     return Guide(
         name=name,
-        model=model.to(device).eval().requires_grad_(False),
+        model=model.to(check_device(device)),
         tower=image_tower,
-        patch_size=patch_size,
         mean=tuple(255 * value for value in statistics["mean"]),
         std=tuple(255 * value for value in statistics["std"]),
         layer=layer,
         facet=facet,
         scope=scope,
         scale=scale,
-        description={
-            "name": name,
-            "weights": source,
-            "layer": layer,
-            "facet": facet,
-            "scope": scope,
-            "scale": scale,
-        },
+        weights=source,
     )
-
-
-def _tower(name: str, model: Any) -> Tower | None:
-    """Return the network block by block, or None for SAM's encoder, which timm runs itself.
-
-    Raises:
-        LabError: neither.
-    """
-    is_sam = hasattr(model, "neck") and hasattr(model, "forward_intermediates")
-    if is_sam:
-        return None
-    try:
-        blocks = tower.find(name, model)
-    except LabError as error:
-        raise LabError(f"guidance {str(error).removeprefix('backbone ')}") from error
-    for block in blocks.blocks:
-        block.save_memory()  # it runs beside another network
-    return blocks

@@ -8,7 +8,7 @@ called, in `sclip_lab.network.fit`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,40 +24,28 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "GELU with tanh",
     "gelu_new": "GELU with tanh",
 }
-# A block's parts in transformers' layouts, old and new: pattern -> timm's name.
+# A block's parts in transformers' layouts, old and new -> timm's and open_clip's names.
+SELF = r"(?:attention\.attention|attention|self_attn)"
 PARTS = (
-    (r"(?:attention\.attention|attention|self_attn)\.(q)(?:uery|_proj)", "attn.q"),
-    (r"(?:attention\.attention|attention|self_attn)\.(k)(?:ey|_proj)", "attn.k"),
-    (r"(?:attention\.attention|attention|self_attn)\.(v)(?:alue|_proj)", "attn.v"),
-    (r"(?:attention\.output\.dense|attention\.o_proj|self_attn\.out_proj)", "attn.proj"),
-    (r"(?:layernorm_before|layer_norm1|norm1)", "norm1"),
-    (r"(?:layernorm_after|layer_norm2|norm2)", "norm2"),
-    (r"(?:intermediate\.dense|mlp\.fc1|mlp\.weights_in)", "mlp.fc1"),
-    (r"(?:output\.dense|mlp\.fc2|mlp\.weights_out)", "mlp.fc2"),
-    (r"layer_scale1\.lambda1", "ls1.gamma"),
-    (r"layer_scale2\.lambda1", "ls2.gamma"),
+    (rf"{SELF}\.q(?:uery|_proj)", "attn.q", "attn.q"),
+    (rf"{SELF}\.k(?:ey|_proj)", "attn.k", "attn.k"),
+    (rf"{SELF}\.v(?:alue|_proj)", "attn.v", "attn.v"),
+    (
+        r"(?:attention\.output\.dense|attention\.o_proj|self_attn\.out_proj)",
+        *("attn.proj", "attn.out_proj"),
+    ),
+    (r"(?:layernorm_before|layer_norm1|norm1)", "norm1", "ln_1"),
+    (r"(?:layernorm_after|layer_norm2|norm2)", "norm2", "ln_2"),
+    (r"(?:intermediate\.dense|mlp\.fc1|mlp\.weights_in)", "mlp.fc1", "mlp.c_fc"),
+    (r"(?:output\.dense|mlp\.fc2|mlp\.weights_out)", "mlp.fc2", "mlp.c_proj"),
+    (r"layer_scale1\.lambda1", "ls1.gamma", "ls_1.gamma"),
+    (r"layer_scale2\.lambda1", "ls2.gamma", "ls_2.gamma"),
 )
 BLOCK = re.compile(r"(?:encoder\.layers|encoder\.layer|layers)\.(\d+)\.(.+)")
-OPEN_CLIP = {
-    "attn.qkv.weight": "attn.in_proj_weight",
-    "attn.qkv.bias": "attn.in_proj_bias",
-    **{f"attn.proj.{kind}": f"attn.out_proj.{kind}" for kind in ("weight", "bias")},
-    **{
-        f"{old}.{kind}": f"{new}.{kind}"
-        for old, new in (("norm1", "ln_1"), ("norm2", "ln_2"))
-        for kind in ("weight", "bias")
-    },
-    **{
-        f"mlp.{old}.{kind}": f"mlp.{new}.{kind}"
-        for old, new in (("fc1", "c_fc"), ("fc2", "c_proj"))
-        for kind in ("weight", "bias")
-    },
-}
 
 
-def activation(mlp: Any) -> str:
-    """Return the name of an MLP's activation, such as ``QuickGELU`` or ``GELU with tanh``."""
-    module = getattr(mlp, "gelu", None) or getattr(mlp, "act", None)
+def activation(module: Any) -> str:
+    """Return the name of an activation, such as ``QuickGELU`` or ``GELU with tanh``."""
     tanh = getattr(module, "approximate", "none") == "tanh" or type(module).__name__ == "GELUTanh"
     return "GELU with tanh" if tanh else type(module).__name__
 
@@ -75,18 +63,18 @@ def of_clip(weights: Mapping[str, Tensor]) -> tuple[Weights, str] | None:
 def of_vit(weights: Mapping[str, Tensor]) -> tuple[Weights, str] | None:
     """Rename weights of transformers' ViTModel or Dinov2Model to timm's layout. Returns them with
     the name of their layout, or None for weights in another one."""
-    names = {"vit.", "dinov2.", "dinov2_with_registers.", ""}
-    prefix = [p for p in names if f"{p}embeddings.patch_embeddings.projection.weight" in weights]
+    models = ("vit.", "dinov2.", "dinov2_with_registers.", "")
+    prefix = [p for p in models if f"{p}embeddings.patch_embeddings.projection.weight" in weights]
     if not prefix:
         return None
     inner = {n.removeprefix(prefix[0]): w for n, w in weights.items() if n.startswith(prefix[0])}
-    renamed = {
-        "cls_token": inner["embeddings.cls_token"],
-        "pos_embed": inner["embeddings.position_embeddings"],
-        **_renamed(inner, {"embeddings.patch_embeddings.projection": "patch_embed.proj"}),
-        **_renamed(inner, {"layernorm": "norm"}),
-        **_blocks(inner),
+    names = {
+        "embeddings.cls_token": "cls_token",
+        "embeddings.position_embeddings": "pos_embed",
+        "embeddings.patch_embeddings.projection": "patch_embed.proj",
+        "layernorm": "norm",
     }
+    renamed = _renamed(inner, names) | _blocks(inner)
     if "embeddings.register_tokens" in inner:
         # timm adds the class token's position embedding to the token itself.
         renamed["reg_token"] = inner["embeddings.register_tokens"]
@@ -98,49 +86,43 @@ def of_vit(weights: Mapping[str, Tensor]) -> tuple[Weights, str] | None:
 
 def _clip(weights: Mapping[str, Tensor]) -> Weights:
     vision, text = (_inside(weights, f"{part}_model.") for part in ("vision", "text"))
-    renamed = {"visual." + name: weight for name, weight in _open_clip_blocks(vision)}
-    for old, new in (
-        ("embeddings.class_embedding", "class_embedding"),
-        ("embeddings.patch_embedding.weight", "conv1.weight"),
-        ("embeddings.position_embedding.weight", "positional_embedding"),
-    ):
-        if old in vision:
-            renamed[f"visual.{new}"] = vision[old]
-    renamed |= {
-        f"visual.{name}": weight
-        for name, weight in _renamed(
-            vision, {"pre_layrnorm": "ln_pre", "post_layernorm": "ln_post"}
-        ).items()
+    names = {
+        "embeddings.class_embedding": "class_embedding",
+        "embeddings.patch_embedding.weight": "conv1.weight",
+        "embeddings.position_embedding.weight": "positional_embedding",
+        "pre_layrnorm": "ln_pre",  # transformers' spelling
+        "post_layernorm": "ln_post",
     }
-    renamed |= _text(text)
+    visual = _renamed(vision, names) | _blocks(vision, of_open_clip=True)
+    renamed = {f"visual.{name}": weight for name, weight in visual.items()} | _text(text)
     for old, new in (("visual_projection", "visual.proj"), ("text_projection", "text_projection")):
         if f"{old}.weight" in weights:
             renamed[new] = weights[f"{old}.weight"].T
-    return renamed | {name: weights[name] for name in ("logit_scale",) if name in weights}
+    return renamed | _renamed(weights, {"logit_scale": "logit_scale"})
 
 
 def _text(text: Mapping[str, Tensor]) -> Weights:
-    if not text:
-        return {}
-    return {
-        **dict(_open_clip_blocks(text)),
-        "token_embedding.weight": text["embeddings.token_embedding.weight"],
-        "positional_embedding": text["embeddings.position_embedding.weight"],
-        **_renamed(text, {"final_layer_norm": "ln_final"}),
+    names = {
+        "embeddings.token_embedding": "token_embedding",
+        "embeddings.position_embedding.weight": "positional_embedding",
+        "final_layer_norm": "ln_final",
+        "head": "text_projection",
     }
+    return _renamed(text, names) | _blocks(text, of_open_clip=True)
 
 
 def _siglip(weights: Mapping[str, Tensor]) -> Weights:
     vision, text = (_inside(weights, f"{part}_model.") for part in ("vision", "text"))
-    trunk = {
-        **_blocks(vision),
-        **_renamed(vision, {"embeddings.patch_embedding": "patch_embed.proj"}),
-        **_renamed(vision, {"post_layernorm": "norm", "head.layernorm": "attn_pool.norm"}),
-        **_renamed(vision, {"head.mlp": "attn_pool.mlp"}),
-        **_renamed(vision, {"head.attention.out_proj": "attn_pool.proj"}),
-        "pos_embed": vision["embeddings.position_embedding.weight"][None],
-        "attn_pool.latent": vision["head.probe"],
+    names = {
+        "embeddings.patch_embedding": "patch_embed.proj",
+        "post_layernorm": "norm",
+        "head.layernorm": "attn_pool.norm",
+        "head.mlp": "attn_pool.mlp",
+        "head.attention.out_proj": "attn_pool.proj",
+        "head.probe": "attn_pool.latent",
     }
+    trunk = _renamed(vision, names) | _blocks(vision)
+    trunk["pos_embed"] = vision["embeddings.position_embedding.weight"][None]
     for kind in ("weight", "bias"):
         packed = vision[f"head.attention.in_proj_{kind}"]
         width = len(packed) // 3
@@ -149,12 +131,7 @@ def _siglip(weights: Mapping[str, Tensor]) -> Weights:
         )
     renamed = {f"visual.trunk.{name}": weight for name, weight in trunk.items()}
     renamed |= {f"text.{name}": weight for name, weight in _text(text).items()}
-    renamed |= {
-        f"text.{name}": weight
-        for name, weight in _renamed(text, {"head": "text_projection"}).items()
-    }
-    logit_names = ("logit_scale", "logit_bias")
-    return renamed | {name: weights[name] for name in logit_names if name in weights}
+    return renamed | _renamed(weights, {name: name for name in ("logit_scale", "logit_bias")})
 
 
 def _inside(weights: Mapping[str, Tensor], prefix: str) -> Weights:
@@ -162,40 +139,35 @@ def _inside(weights: Mapping[str, Tensor], prefix: str) -> Weights:
 
 
 def _renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> Weights:
-    """Return the weights below some modules under those modules' new names."""
+    """Return some weights, or those below some modules, under new names."""
     return {
-        f"{new}.{name.removeprefix(f'{old}.')}": weight
+        new + name.removeprefix(old): weight
         for old, new in names.items()
         for name, weight in weights.items()
-        if name.startswith(f"{old}.")
+        if name == old or name.startswith(f"{old}.")
     }
 
 
-def _blocks(weights: Mapping[str, Tensor]) -> Weights:
-    """Return the blocks' weights in timm's layout, with query, key and value packed."""
-    renamed: Weights = {}
+def _blocks(weights: Mapping[str, Tensor], of_open_clip: bool = False) -> Weights:
+    """Return the blocks' weights in timm's or open_clip's layout: query, key and value packed."""
+    parts: dict[tuple[str, str], Tensor] = {}
     for name, weight in weights.items():
         if match := BLOCK.fullmatch(name):
-            part = next(
-                (
-                    re.sub(rf"^{old}", new, match[2])
-                    for old, new in PARTS
-                    if re.match(old, match[2])
-                ),
-                match[2],
-            )
-            renamed[f"blocks.{match[1]}.{part}"] = weight
-    packed: Weights = {}
-    for name, weight in renamed.items():
-        if ".attn.q." in name:
-            parts = [renamed[name.replace(".attn.q.", f".attn.{part}.")] for part in "qkv"]
-            packed[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
-        elif ".attn.k." not in name and ".attn.v." not in name:
-            packed[name] = weight
-    return packed
-
-
-def _open_clip_blocks(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    for name, weight in _blocks(weights).items():
-        _, index, part = name.split(".", 2)
-        yield f"transformer.resblocks.{index}.{OPEN_CLIP.get(part, part)}", weight
+            part = match[2]
+            for pattern, *names in PARTS:
+                if re.match(pattern, part):
+                    part = re.sub(f"^{pattern}", names[of_open_clip], part)
+                    break
+            parts[match[1], part] = weight
+    blocks, packed = (
+        ("transformer.resblocks", "attn.in_proj_") if of_open_clip else ("blocks", "attn.qkv.")
+    )
+    renamed: Weights = {}
+    for (index, part), weight in parts.items():
+        layer, _, kind = part.rpartition(".")
+        if layer == "attn.q":
+            weight = torch.cat([parts[index, f"attn.{letter}.{kind}"] for letter in "qkv"])
+            renamed[f"{blocks}.{index}.{packed}{kind}"] = weight
+        elif layer not in ("attn.k", "attn.v"):
+            renamed[f"{blocks}.{index}.{part}"] = weight
+    return renamed

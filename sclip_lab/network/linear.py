@@ -39,16 +39,8 @@ class Linear:
     def __call__(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, activation: nn.Module | None = None
     ) -> Tensor:
-        """
-        Args:
-            x: (..., in).
-            weight: (out, in), in the precision of ``x``.
-            bias: (out,) or None.
-            activation: applied to the result.
-
-        Returns:
-            (..., out).
-        """
+        """(..., in) -> (..., out), with a weight (out, in) in the precision of ``x``, a bias (out,)
+        or None, and an activation of the result or None."""
         fused = _fused(activation)
         if fused is None or not _packs(x):
             result = F.linear(x, weight, bias)

@@ -41,6 +41,7 @@ from sclip_lab.network.fit import (
 from sclip_lab.network.planned import planned_clip, planning
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.precision import PRECISIONS, lower_precision
+from sclip_lab.network.pretrained_tags import check_activation, computes_quick_gelu
 from sclip_lab.network.tokenizer import Tokenizer
 
 MOST_NUMBERS = 10**10  # weights of a network that a file describes
@@ -87,7 +88,8 @@ def load_backbone(
             ``architecture``, nor with OpenAI's own files.
         pretrained: an open_clip tag (``openai``, downloaded by open_clip), a local file, or None
             for random weights drawn from ``seed``.
-        model: a model in memory instead, open_clip's or timm's; it is copied.
+        model: a model in memory instead, open_clip's or timm's; it is copied, and its own forward
+            must give what its weights say.
         tokenizer: of that model; open_clip's own tokenizer if None.
         preprocess: its image transform, whose channel statistics are taken; the model's if None.
         state_dict: weights, in open_clip's or OpenAI's layout (tensors or arrays).
@@ -113,7 +115,8 @@ def load_backbone(
     Raises:
         LabError: unknown name or tag (did you mean), an image tower that
             `sclip_lab.network.tower` does not know, weights of another architecture, weights
-            that are not finite, or an activation that the weights were not trained with.
+            that are not finite, an activation that the weights were not trained with, or a model
+            in memory that was patched, hooked or adapted.
     """
     _check_numbers(seed, layer_norm_eps, mean, std)
     if precision not in PRECISIONS:
@@ -169,12 +172,12 @@ def load_backbone(
             if not is_openai:
                 raise _unnamed(state_dict, source)
             architecture = infer_architecture(state_dict)
-            quick_gelu = True if quick_gelu is None else quick_gelu
-        elif is_openai:
-            pretrained_tags.check_openai(name, architecture, source, quick_gelu)
-        elif architecture is None:
-            states_activation |= pretrained_tags.check_notes(name, notes, source, quick_gelu)
-        states_activation |= is_openai
+            quick_gelu, states_activation = quick_gelu in (None, True), True
+        elif is_openai or (architecture is None and "model_cfg" in notes):
+            trained = is_openai or bool(notes["model_cfg"].get("quick_gelu", False))
+            computed = computes_quick_gelu(name, architecture)
+            check_activation(name or "custom", source, trained, computed, quick_gelu)
+            states_activation = True
         with seeded(seed):
             if architecture is not None:
                 model, tokenize = _custom(
@@ -192,25 +195,7 @@ def load_backbone(
         )
     if hasattr(model, "text_decoder"):
         model.text_decoder = nn.Identity()  # CoCa's captions; no feature needs them
-    image_tower = tower.find(name, model)
-    if quick_gelu and hasattr(getattr(model, "visual", model), "trunk"):
-        raise LabError(f"backbone {name}: timm's tower has its own activation; leave quick_gelu")
-    if state_dict is not None:
-        has_text = load_weights(model, state_dict, source, name)
-        tokenize = tokenize if has_text else None
-        if checkpoint is not None:
-            states_activation |= check_config(folder_of(Path(checkpoint)), image_tower, name)
-        if not states_activation:
-            pretrained_tags.warn_of_activation(name, source)
-    if layer_norm_eps is not None:
-        set_epsilon(getattr(model, "visual", model), layer_norm_eps)
-    check_finite(model, source if state_dict is not None else f"{name} {pretrained or where or ''}")
-    model = model.to(device).eval().requires_grad_(False)
-    if where == "in memory":
-        _check_forward(Backbone(name, model, None))
-    lower_precision(image_tower, precision)
-    is_random = pretrained is None and state_dict is None and where is None
-    return Backbone(
+    backbone = Backbone(
         name=name,
         model=model,
         tokenize=tokenize,
@@ -223,11 +208,34 @@ def load_backbone(
             # Weights of a file or of the call take a tag's place.
             "pretrained": (pretrained or where) if state_dict is None else None,
             "checkpoint": str(checkpoint) if checkpoint is not None else None,
-            "seed": seed if is_random else None,
-            "precision": precision,
-            "device": torch.device(device).type,
+            "seed": seed if pretrained is None and state_dict is None and where is None else None,
         },
     )
+    if quick_gelu and hasattr(getattr(model, "visual", model), "trunk"):
+        raise LabError(f"backbone {name}: timm's tower has its own activation; leave quick_gelu")
+    if state_dict is not None:
+        if not load_weights(model, state_dict, source, name):
+            backbone.tokenize = None
+        if checkpoint is not None:
+            states_activation |= check_config(folder_of(Path(checkpoint)), backbone.tower, name)
+        if not states_activation:
+            pretrained_tags.warn_of_activation(name, source)
+    if layer_norm_eps is not None:
+        set_epsilon(getattr(model, "visual", model), layer_norm_eps)
+    check_finite(model, source if state_dict is not None else f"{name} {pretrained or where or ''}")
+    if where == "in memory":
+        backbone.to(device).model.eval()
+        _check_forward(backbone)
+    return prepared(backbone, precision, device)
+
+
+def prepared(backbone: Backbone, precision: str, device: str) -> Backbone:
+    """Freeze a network, bring it to a device, lower its precision, and describe all that."""
+    backbone.to(device).model.eval().requires_grad_(False)
+    lower_precision(backbone.tower, precision)
+    where = {"precision": precision, "device": torch.device(device).type}
+    backbone.description = {**backbone.description, **where}
+    return backbone
 
 
 def _unnamed(state_dict: Mapping[str, Any], source: str) -> LabError:
@@ -302,10 +310,9 @@ def _stated_statistics(name: str, model: Any, preprocess: Any) -> pretrained_tag
     if visual is None:
         stated.append(getattr(model, "pretrained_cfg", {}))
     else:
+        names = {"mean": "image_mean", "std": "image_std"}
         stated.append(getattr(visual, "preprocess_cfg", {}))
-        stated.append(
-            {"mean": getattr(visual, "image_mean", None), "std": getattr(visual, "image_std", None)}
-        )
+        stated.append({key: getattr(visual, name, None) for key, name in names.items()})
     for note in stated:
         if note and note.get("mean") is not None and note.get("std") is not None:
             return pretrained_tags.of_note(note)
@@ -458,10 +465,12 @@ def _by_name(
         if pretrained not in tags:
             message = unknown(f"pretrained tag of {name}", pretrained, tags)
             raise LabError(f"{message}; pretrained=null is random weights")
-        pretrained_tags.check_tag(name, pretrained, quick_gelu)
+        trained = bool(open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu"))
+        computed = computes_quick_gelu(name)
+        check_activation(name, f"the tag {pretrained}", trained, computed, quick_gelu)
     options: dict[str, Any] = {} if quick_gelu is None else {"quick_gelu": quick_gelu}
     try:
-        with _quiet():
+        with quiet():
             config = open_clip.get_model_config(name)
             if elsewhere and config:
                 check_architecture(config, name)
@@ -491,7 +500,7 @@ def _by_name(
         return model, Tokenizer(name, lambda: open_clip.tokenizer.HFTokenizer(folder, length))
 
     def tokenizer() -> Any:
-        with _quiet():
+        with quiet():
             return open_clip.get_tokenizer(name)
 
     return model, Tokenizer(name, tokenizer)
@@ -531,8 +540,8 @@ def _repeats(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide open_clip's progress notes, which go to the root logger. Warnings are let through."""
+def quiet() -> Iterator[None]:
+    """Hide the progress notes of open_clip and timm. Warnings are let through."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.INFO))
     # A host that cannot be reached is reported once, by our error, not once per attempt.
@@ -542,7 +551,7 @@ def _quiet() -> Iterator[None]:
     logging.root.addFilter(_repeats)
     try:
         with warnings.catch_warnings():
-            # `published.check_tag` has decided about the activation.
+            # `check_activation` has decided about the activation.
             warnings.filterwarnings("ignore", "QuickGELU mismatch")
             yield
     finally:
@@ -572,6 +581,8 @@ def check_finite(model: Any, source: str) -> None:
         LabError: naming the first one.
     """
     for name, tensor in model.state_dict().items():
+        if name.endswith(("put_min", "put_max")):  # Gemma's limits, infinite where there are none
+            continue
         if tensor.is_meta:
             raise LabError(f"{source}: weight {name} has no numbers (device meta)")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

@@ -8,6 +8,8 @@ the outputs of the codes that are named in ``RULES``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,27 +27,19 @@ def _offset(table: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.interpolate(table, scale_factor=factor, mode="bicubic", recompute_scale_factor=False)
 
 
-def _bicubic(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    return F.interpolate(table, size=grid, mode="bicubic", align_corners=False)
-
-
-def _antialiased(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    return F.interpolate(table, size=grid, mode="bicubic", antialias=True)
-
-
-def _bilinear(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    return F.interpolate(table, size=grid, mode="bilinear", align_corners=False)
+def _resized(table: Tensor, grid: tuple[int, int], **options: Any) -> Tensor:
+    return F.interpolate(table, size=grid, **options)
 
 
 def _bilinear_half(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    return _bilinear(table, grid).half().to(table.dtype)
+    return _resized(table, grid, mode="bilinear").half().to(table.dtype)
 
 
 RULES: dict[str, Rule] = {
     "bicubic_offset": _offset,  # SCLIP, NACLIP, ResCLIP, SC-CLIP, SFP, ITACLIP, ClearCLIP, ...
-    "bicubic": _bicubic,  # MaskCLIP
-    "bicubic_antialias": _antialiased,  # GEM, open_clip
-    "bilinear": _bilinear,  # CLIP Surgery
+    "bicubic": partial(_resized, mode="bicubic"),  # MaskCLIP
+    "bicubic_antialias": partial(_resized, mode="bicubic", antialias=True),  # GEM, open_clip
+    "bilinear": partial(_resized, mode="bilinear"),  # CLIP Surgery
     "bilinear_half": _bilinear_half,  # CLIPer, which rounds to half precision
 }
 DEFAULT_RULE = "bicubic_offset"
@@ -54,13 +48,11 @@ DEFAULT_RULE = "bicubic_offset"
 def interpolate(
     embedding: Tensor, trained: tuple[int, int], grid: tuple[int, int], rule: str = DEFAULT_RULE
 ) -> Tensor:
-    """Resize position embeddings to ``grid``.
+    """Resize position embeddings from the trained grid to another one, by a key of ``RULES``.
 
     Args:
         embedding: (1 + trained_h * trained_w, width), the class token's row first.
-        trained: (grid_h, grid_w) of the training images.
-        grid: (grid_h, grid_w) of the images at hand.
-        rule: a key of ``RULES``.
+        trained, grid: (grid_h, grid_w) of the training images and of the images at hand.
 
     Returns:
         (1 + grid_h * grid_w, width), in the input's precision.

@@ -23,18 +23,13 @@ SEVERAL_TIMES = 3.0
 
 
 def lower_precision(tower: Tower, precision: str) -> None:
-    """Lower the matrix products of the image tower's blocks to half precision.
+    """Lower the matrix products of the image tower's blocks to a key of ``PRECISIONS``, in place.
 
-    Norms, the token stream between blocks, patch embedding, final projection and text tower keep
-    their precision: they take little time, and rounding them costs more agreement with fp32 than
-    all products together. For bf16 the first two blocks keep it as well: later blocks inherit their
-    errors, and each of the two changes more labels than any later one. ``bf16_fast`` lowers them
-    too where the machine multiplies bf16 several times as fast as fp32, so that the two blocks
-    would take much of the time; elsewhere it is ``bf16``.
-
-    Args:
-        tower: an image tower, whose modules are changed in place.
-        precision: a key of ``PRECISIONS``.
+    Norms, the token stream, patch embedding, final projection and text tower keep their precision:
+    they take little time, and rounding them costs more agreement with fp32 than all products
+    together. For bf16 the first two blocks keep it as well: later blocks inherit their errors, and
+    each of the two changes more labels than any later one. ``bf16_fast`` lowers them too where the
+    machine multiplies bf16 several times as fast as fp32; elsewhere it is ``bf16``.
     """
     dtype = PRECISIONS[precision]
     if dtype == torch.float32:
@@ -42,22 +37,19 @@ def lower_precision(tower: Tower, precision: str) -> None:
     in_fp32 = KEPT_BLOCKS if dtype == torch.bfloat16 else 0
     if (
         precision == "bf16_fast"
-        and bf16_gain(next(tower.modules[0].parameters()).device) >= SEVERAL_TIMES
+        and bf16_gain(next(tower.blocks[0].module.parameters()).device) >= SEVERAL_TIMES
     ):
         in_fp32 = 0
-    for module in tower.modules[in_fp32:]:
-        _quick_gelu_to_silu(module.mlp)
-        module.attn.to(dtype)
-        module.mlp.to(dtype)
+    for block in tower.blocks[in_fp32:]:
+        _quick_gelu_to_silu(getattr(block.module, "mlp", None))
+        for module in block.products:
+            module.to(dtype)
 
 
 @torch.no_grad()
 def _quick_gelu_to_silu(mlp: Any) -> None:
-    """Move QuickGELU's factor into the layers around it: x sigmoid(a x) = silu(a x) / a.
-
-    SiLU is one operation on every device and can be fused with the product before it, without
-    rounding in between. Must be called before weights are rounded.
-    """
+    """Move QuickGELU's factor into the layers around it: x sigmoid(a x) = silu(a x) / a."""
+    # SiLU can be fused with the product before it, without rounding in between.
     if is_quick_gelu(getattr(mlp, "gelu", None)):
         mlp.gelu = nn.SiLU()
         mlp.c_fc.weight.mul_(QUICK_GELU)

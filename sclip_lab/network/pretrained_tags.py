@@ -26,33 +26,30 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 WORDS = {True: "QuickGELU", False: "GELU"}
 
 
-def check_tag(name: str, tag: str, quick_gelu: bool | None) -> None:
-    """Refuse a tag of weights that were trained with another activation than ``name`` computes.
-
-    Args:
-        name: of the network. tag: of its weights.
-        quick_gelu: the user's own choice, which is obeyed, or None.
+def check_activation(
+    name: str, weights: str, trained: bool, computed: bool, requested: bool | None
+) -> None:
+    """Refuse weights that were trained with another activation than a network computes (whether
+    QuickGELU), unless the user requested one.
 
     Raises:
         LabError: naming both activations, the name that fits and the key that decides.
     """
-    trained = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
-    _check(name, f"the tag {tag}", trained, computes_quick_gelu(name, None), quick_gelu)
-
-
-def check_openai(
-    name: str | None,
-    architecture: Mapping[str, Any] | None,
-    source: str,
-    quick_gelu: bool | None,
-) -> None:
-    """Refuse weights of OpenAI under a name or an architecture that computes GELU.
-
-    Raises:
-        LabError: the name computes GELU.
-    """
-    computed = computes_quick_gelu(name, architecture)
-    _check(name or "custom", source, True, computed, quick_gelu)
+    if requested is not None:
+        if requested != trained:
+            log.warning(
+                "backbone %s: %s was trained with %s; quick_gelu=%s replaces it",
+                *(name, weights, WORDS[trained], str(requested).lower()),
+            )
+        return
+    if trained == computed:
+        return
+    fitting = name.removesuffix("-quickgelu") + ("-quickgelu" if trained else "")
+    use = f"use backbone={fitting}, or " if fitting in open_clip.list_models() else ""
+    raise LabError(
+        f"backbone {name} computes {WORDS[computed]}, but {weights} was trained with "
+        f"{WORDS[trained]}: {use}decide by backbone.quick_gelu={str(trained).lower()}"
+    )
 
 
 def read_notes(folder: Path) -> Mapping[str, Any]:
@@ -73,37 +70,13 @@ def read_notes(folder: Path) -> Mapping[str, Any]:
     return notes
 
 
-def check_notes(
-    name: str | None, notes: Mapping[str, Any], source: str, quick_gelu: bool | None
-) -> bool:
-    """Refuse weights whose notes have another activation than a network computes.
-
-    Args:
-        name: of the network.
-        notes: from `read_notes`.
-        source: what the weights are called, in messages.
-        quick_gelu: the user's own choice, which is obeyed, or None.
-
-    Returns:
-        whether the notes state the activation.
-
-    Raises:
-        LabError: naming both activations, the name that fits and the key that decides.
-    """
-    if name is None or "model_cfg" not in notes:
-        return False
-    trained = bool(notes["model_cfg"].get("quick_gelu", False))
-    _check(name, source, trained, computes_quick_gelu(name, None), quick_gelu)
-    return True
-
-
 @cache
 def warn_of_activation(name: str, source: str) -> None:
     """Warn once that only the name says which activation a file's weights were trained with.
 
     Names that exist with one activation alone leave no doubt.
     """
-    computes = computes_quick_gelu(name, None)
+    computes = computes_quick_gelu(name)
     other = name.removesuffix("-quickgelu") if computes else f"{name}-quickgelu"
     if other in open_clip.list_models() and other != name:
         log.warning(
@@ -113,30 +86,12 @@ def warn_of_activation(name: str, source: str) -> None:
         )
 
 
-def computes_quick_gelu(name: str | None, architecture: Mapping[str, Any] | None) -> bool:
+def computes_quick_gelu(name: str | None, architecture: Mapping[str, Any] | None = None) -> bool:
     """Tell whether a network computes QuickGELU, from its description or its name. OpenAI's layout
     without either does."""
     if architecture is None and name is not None and ":" not in name:
         architecture = open_clip.get_model_config(name)
     return True if architecture is None else bool(architecture.get("quick_gelu", False))
-
-
-def _check(name: str, weights: str, trained: bool, computed: bool, requested: bool | None) -> None:
-    if requested is not None:
-        if requested != trained:
-            log.warning(
-                "backbone %s: %s was trained with %s; quick_gelu=%s replaces it",
-                *(name, weights, WORDS[trained], str(requested).lower()),
-            )
-        return
-    if trained == computed:
-        return
-    fitting = name.removesuffix("-quickgelu") + ("-quickgelu" if trained else "")
-    use = f"use backbone={fitting}, or " if fitting in open_clip.list_models() else ""
-    raise LabError(
-        f"backbone {name} computes {WORDS[computed]}, but {weights} was trained with "
-        f"{WORDS[trained]}: {use}decide by backbone.quick_gelu={str(trained).lower()}"
-    )
 
 
 def statistics(
@@ -145,15 +100,9 @@ def statistics(
     """Return the channel mean and standard deviation in 0 .. 255.
 
     For a tag or a model of a hub, those that open_clip notes. For other weights, those in the notes
-    beside the file, then those on which all tags of the name agree, then a timm tower's own, then
-    CLIP's.
-
-    Args:
-        visual: open_clip's image tower.
-        name: of the network.
-        tag: of its weights, or None.
-        from_file: whether the weights are a user's own; then disagreement is worth a warning.
-        notes_of_file: from `read_notes`.
+    beside the file (from `read_notes`), then those on which all tags of the name agree, then a timm
+    tower's own, then CLIP's. Tags that disagree are warned of if the weights are a user's own
+    (``from_file``).
     """
     stated = notes_of_file.get("preprocess_cfg", {})
     if stated.get("mean") is not None and stated.get("std") is not None:

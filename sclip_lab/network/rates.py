@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import time
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -23,7 +24,6 @@ from sclip_lab.network.linear import Linear
 SHAPES = ((1182, 768, 3072), (1182, 3072, 768))
 ROUNDS = 9
 CACHE_VARIABLE = "SCLIP_LAB_CACHE"
-_measured: dict[str, float] = {}
 
 
 def bf16_gain(device: torch.device) -> float:
@@ -33,9 +33,11 @@ def bf16_gain(device: torch.device) -> float:
     ``$SCLIP_LAB_CACHE`` (default ~/.cache/sclip_lab): a gain near a limit must not fall on another
     side of it in the next process.
     """
-    kind = _kind(device)
-    if kind in _measured:
-        return _measured[kind]
+    return _gain(_kind(device), device)
+
+
+@cache
+def _gain(kind: str, device: torch.device) -> float:
     folder = os.environ.get(CACHE_VARIABLE) or os.path.join("~", ".cache", "sclip_lab")
     path = Path(os.path.expanduser(folder)) / "bf16_gain.json"
     try:
@@ -47,8 +49,7 @@ def bf16_gain(device: torch.device) -> float:
         # In a home that cannot be written it is measured anew next time.
         with contextlib.suppress(OSError, LabError):
             files.write_text(path, json.dumps(gains, indent=1) + "\n")
-    _measured[kind] = gains[kind]
-    return _measured[kind]
+    return gains[kind]
 
 
 @torch.inference_mode()

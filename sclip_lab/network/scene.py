@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -70,15 +71,12 @@ class Guidance:
     ) -> None:
         self._compute = compute
         self._look = look
-        self._features: Tensor | None = None
         self._on: dict[Grid, Tensor] = {}
 
-    @property
+    @cached_property
     def features(self) -> Tensor:
         """(windows, channels, grid_h, grid_w)."""
-        if self._features is None:
-            self._features = self._compute()
-        return self._features
+        return self._compute()
 
     def on(self, grid: Grid) -> Tensor:
         """Resize the features to ``grid`` (bilinear, align_corners=False) and divide them by their
@@ -100,8 +98,7 @@ class Guidance:
 
 
 def guidance_of(images: Tensor, look: Callable[[Tensor], Tensor]) -> Guidance:
-    """Return guidance for images, (batch, 3, height, width). Each is passed to ``look`` as one
-    window."""
+    """Return guidance for images, (batch, 3, height, width), each as one window for ``look``."""
     return Guidance(lambda: look(images), look)
 
 

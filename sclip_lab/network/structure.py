@@ -12,6 +12,8 @@ ATTRIBUTES = (
     *("grid_offset", "groups", "in_pixels", "no_embed_class", "num_heads", "num_kv_heads"),
     *("num_prefix_tokens", "padding", "pool", "pool_include_prefix", "pool_type", "rotate_half"),
     *("attn_pool_type", "scale", "stride", "temperature", "text_pool_type", "window_size"),
+    *("downsample_ratio", "encoder_pool", "merge_size", "pos_embed_ar_preserving", "rope_theta"),
+    "use_clipped",
 )
 
 

@@ -18,16 +18,14 @@ from sclip_lab.network import layouts, pretrained_tags, tower
 from sclip_lab.network.planned import planned_clip, planning
 
 # Parts of the names of timm's modules whose networks are built here; others are convolutional.
-TRANSFORMERS = ("vit", "vision_transformer", "eva", "beit", "deit")
+TRANSFORMERS = ("vit", "vision_transformer", "eva", "beit", "deit", "volo", "cait", "xcit")
 
 
 @dataclass(frozen=True)
 class Network:
-    """What is known of one name.
+    """What is known of one name of a library.
 
     Attributes:
-        library: ``open_clip`` or ``timm``.
-        name: as in ``backbone.name``.
         refusal: why it is not loaded; "" if it is.
         depth, patch, image: blocks; sides of a patch and of the trained images in pixels.
         class_token: whether it has one. registers: other tokens before the patches.
@@ -50,14 +48,8 @@ class Network:
 
 
 def survey(family: str = "", progress: bool = False) -> Iterator[Network]:
-    """Describe every name of both libraries that contains ``family``, in either spelling.
-
-    Networks are planned without memory for weights, which takes some hundredths of a second each.
-
-    Args:
-        family: part of a name; "" for all.
-        progress: show a bar, if the terminal can.
-    """
+    """Describe every name of both libraries that contains ``family``, in either spelling ("" for
+    all). Networks are planned without memory for weights. ``progress`` shows a bar."""
     names = [(name, _of_open_clip) for name in open_clip.list_models()]
     names += [(name, _of_timm) for name in timm.list_models()]
     matching = [pair for pair in names if _plain(family) in _plain(pair[0])]
@@ -120,6 +112,6 @@ def _described(library: str, name: str, build: Any, text: str, notes: list[Any])
         image_tower.has_class_token,
         image_tower.prefix - image_tower.has_class_token,
         text,
-        layouts.activation(image_tower.modules[0].mlp),
+        layouts.activation(image_tower.blocks[0].activation),
         " or ".join(" ".join(f"{value:.1f}" for value in mean) for mean in means),
     )

@@ -1,15 +1,16 @@
 """timm's vision transformers: ``VisionTransformer`` and its kin, ``Eva`` (EVA-02, PE, DINOv3),
-BEiT, relative positions, NaFlex; alone, or as the trunk of an open_clip model (SigLIP, PE-Core,
-MobileCLIP).
+BEiT, relative positions, NaFlex, SAM's encoder, VOLO, the encoders of language models (Qwen3-VL,
+Gemma 4, DeepSeek); alone, or as the trunk of an open_clip model (SigLIP, PE-Core, MobileCLIP).
 
 They may have a class token, register tokens, LayerScale, norms of query and key, rotary or relative
-position embedding, gated MLPs, convolutions before the patches, and attention pooling.
+position embedding, gated MLPs, convolutions before the patches or behind the blocks, and attention
+pooling.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,12 +22,13 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Grid, State
 from sclip_lab.network.position_embedding import interpolate
-from sclip_lab.network.timm_block import TimmBlock, relative_bias
+from sclip_lab.network.timm_block import TimmBlock, block_of, check_block, relative_bias
 from sclip_lab.network.tower import Tower
 
 # Learned tokens before the patches, in their order.
 FIRST_TOKENS = ("cls_token", "reg_token", "dist_token")
-NEEDED = ("blocks", "norm", "forward_head")
+# What stands behind the blocks: a norm, SAM's convolutions, or the projector to a language model.
+ENDS = ("norm", "neck", "merger", "pooler")
 
 
 class TimmTower(Tower):
@@ -37,55 +39,71 @@ class TimmTower(Tower):
     attention pooling this is what MaskCLIP (arXiv 2112.01071, section 3.2) does to the pooling of
     CLIP's ResNets: over one key the softmax is 1, and query and key drop out.
 
+    SAM's embeddings are those behind its convolutions. An encoder of a language model with its
+    projector, which joins k x k patches, embeds a patch as a cell that this patch fills alone.
+
     Args:
         name: of the network, for messages.
-        trunk: timm's model.
+        model: timm's.
         projection: what open_clip puts behind it; None for timm's model alone.
     """
 
     blocks: list[TimmBlock]
 
-    def __init__(self, name: str, trunk: Any, projection: Any = None) -> None:
+    def __init__(self, name: str, model: Any, projection: Any = None) -> None:
+        trunk = getattr(model, "encoder", model)  # a classifier around a language model's encoder
         _check(name, trunk, projection)
         self._name, self._trunk, self._projection = name, trunk, projection
         self._embeds = getattr(trunk, "embeds", trunk)  # NaFlex keeps its tokens there
         self._stem = getattr(trunk, "patch_embed", self._embeds)
-        first = [getattr(self._embeds, part, None) for part in FIRST_TOKENS]
-        self._first = [token for token in first if token is not None]
+        # VOLO's class token reads the patches behind the blocks and is no token of theirs.
+        self._adds_class_token = hasattr(trunk, "network")
+        names = () if self._adds_class_token else FIRST_TOKENS
+        first = {name: getattr(self._embeds, name, None) for name in names}
+        self._first = [token for token in first.values() if token is not None]
         self.prefix = sum(token.shape[1] for token in self._first)
-        self.has_class_token = first[0] is not None
-        self.patch_size, self._trained = _patches(name, self._stem)
+        self.has_class_token = first.get("cls_token") is not None
+        self.patch_size, self._trained = _patches(name, model, trunk, self._stem)
         self.image_size = self._trained[0] * self.patch_size
-        self._rope = getattr(trunk, "rope", None)
-        self.modules = list(trunk.blocks)
-        about = (len(self.modules), self.prefix, name, self.has_class_token, self._rope is not None)
-        self.blocks = [TimmBlock(m, i, *about) for i, m in enumerate(self.modules)]
-        self._placed: dict[Grid, list[TimmBlock]] = {}
+        self._rope = getattr(trunk, "rotary_emb", None) or getattr(trunk, "rope", None)
+        modules = _modules(trunk)
+        about = (len(modules), self.prefix, name, self.has_class_token, self._rope is not None)
+        self.blocks = [block_of(m, i, *about) for i, m in enumerate(modules)]
+        self._placed: dict[Any, list[TimmBlock]] = {}
         for block in self.blocks:
             block.tower = self
+        self._last_norm = getattr(trunk, "norm", nn.Identity())
+        self._pooled_norm = getattr(trunk, "fc_norm", nn.Identity())
+        self._pool: Callable[[Tensor], Tensor] | None = getattr(model, "forward_head", None)
+        if hasattr(trunk, "merger") or hasattr(trunk, "aligner") or hasattr(trunk, "pooler"):
+            # The classifier's norm; the encoder alone has neither norm nor pooling.
+            self._pooled_norm = model.norm if model is not trunk else nn.Identity()
+            self._pool = self._pool if model is not trunk else lambda x: x.mean(1)
+        self._join, self._cell = _joining(trunk)
 
     @cached_property
     def _relative(self) -> list[Any]:
         """Return for each block the module with its relative position bias, or None."""
-        shared = getattr(self._trunk, "rel_pos_bias", None) or getattr(
-            self._trunk, "shared_rel_pos", None
-        )
+        trunk = self._trunk
+        shared = getattr(trunk, "rel_pos_bias", None) or getattr(trunk, "shared_rel_pos", None)
         modules = []
-        for module in self.modules:
-            attention = module.attn
-            relative = getattr(attention, "rel_pos", None)
-            if getattr(attention, "relative_position_bias_table", None) is not None:
-                relative = attention
-            modules.append(relative if relative is not None else shared)
+        for block in self.blocks:
+            attention = getattr(block.module, "attn", None)
+            has_table = getattr(attention, "relative_position_bias_table", None) is not None
+            modules.append(
+                attention if has_table else getattr(attention, "rel_pos", None) or shared
+            )
         return modules
 
     def blocks_on(self, grid: Grid) -> Sequence[Block]:
         grid = (int(grid[0]), int(grid[1]))
-        if self._rope is None and not any(module is not None for module in self._relative):
+        is_sam = hasattr(self._trunk, "neck")
+        if not is_sam and self._rope is None and all(module is None for module in self._relative):
             return self.blocks
-        if grid not in self._placed:
-            self._placed = {grid: self._place(grid)}
-        return self._placed[grid]
+        key = grid, next(self._stem.parameters()).device
+        if key not in self._placed:
+            self._placed = {key: self._place(grid)}
+        return self._placed[key]
 
     # Ordinary tensors, which a training pass can use as well.
     @torch.inference_mode(False)
@@ -94,17 +112,18 @@ class TimmTower(Tower):
         rope = self._rotation(grid)
         each = rope if rope is not None and rope.ndim == 4 else [rope] * len(self.blocks)
         return [
-            block.placed(rotation, relative_bias(module, grid))
+            block.placed(grid, rotation, relative_bias(module, grid))
             for block, rotation, module in zip(self.blocks, each, self._relative, strict=True)
         ]
 
-    def moved(self) -> None:
-        self._placed = {}
-
     def _rotation(self, grid: Grid) -> Tensor | None:
-        rope = self._rope
+        rope: Any = self._rope
         if rope is None:
             return None
+        if hasattr(self._trunk, "rotary_emb"):  # Gemma's, of places (x, y)
+            places, _ = self._stem._default_patch_coord(1, *grid, rope.inv_freq.device)
+            cosine, sine = rope(rope.inv_freq, places.flip(-1))
+            return torch.cat([sine, cosine], dim=-1)[0]
         if getattr(rope, "feat_shape", None) is None:
             return rope.get_embed(shape=list(grid))
         # It holds the angles of its own grid, and returns those whatever shape is asked for.
@@ -115,12 +134,9 @@ class TimmTower(Tower):
     @cached_property
     def embed_dim(self) -> int:
         # The last layer with a width may be any of four; the head knows.
-        weight = self._weight_of_norms()
+        weight = next(self._stem.parameters())
         with torch.inference_mode():
             return self.head(torch.zeros(1, self.blocks[0].width).to(weight)).shape[-1]
-
-    def _weight_of_norms(self) -> Tensor:
-        return self.modules[0].norm1.weight
 
     def patches(self, images: Tensor) -> Tensor:
         stem = self._stem
@@ -129,34 +145,39 @@ class TimmTower(Tower):
         if hasattr(stem, "backbone"):  # convolutions
             features = stem.backbone(features)
             features = features[-1] if isinstance(features, list | tuple) else features
-        if isinstance(stem.proj, nn.Linear):
-            features = F.conv2d(
-                features, self._as_convolution(stem), stem.proj.bias, stride=self.patch_size
-            )
+        if self._adds_class_token:
+            features = stem(features).permute(0, 2, 3, 1)
+            for stage in self._trunk.network[:2]:  # outlook attention, then 2 x 2 patches to one
+                features = stage(features)
+            return features.flatten(1, 2)
+        projection = getattr(stem, "proj", None) or stem.input_proj
+        if hasattr(stem, "input_proj"):  # Gemma's, which takes -1 .. 1 and gets 0 .. 1
+            features = 2 * (features - 0.5)
+        if isinstance(projection, nn.Linear):
+            weight, side = projection.weight, self.patch_size
+            if getattr(stem, "channels_last", False):
+                weight = weight.view(len(weight), side, side, -1).permute(0, 3, 1, 2)
+            weight = weight.reshape(len(weight), -1, side, side)
+            features = F.conv2d(features, weight, projection.bias, stride=side)
         else:
-            features = stem.proj(features)
+            features = projection(features)
         return features.flatten(2).transpose(1, 2)
-
-    def _as_convolution(self, stem: Any) -> Tensor:
-        """Return NaFlex's projection of flattened patches as the weight of a convolution."""
-        weight, side = stem.proj.weight, self.patch_size
-        if stem.channels_last:
-            return weight.view(len(weight), side, side, -1).permute(0, 3, 1, 2)
-        return weight.view(len(weight), -1, side, side)
 
     def first_norm(self, tokens: Tensor) -> Tensor:
         norm = getattr(self._trunk, "norm_pre", None)
         return tokens if norm is None else norm(tokens)
 
     def embed(self, patches: Tensor, grid: Grid, rule: str) -> Tensor:
-        tokens = patches.to(self._weight_of_norms().dtype)
+        tokens = patches.to(next(self._stem.parameters()).dtype)
         norm = getattr(self._stem, "norm", None)
         tokens = tokens if norm is None else norm(tokens)
         first = [token[0] for token in self._first]
         prefix = torch.cat(first) if first else tokens.new_empty(0, tokens.shape[-1])
-        position = getattr(self._embeds, "pos_embed", None)
+        position = self._of_any_grid(grid)
         if position is not None:
-            rows = position.flatten(0, -2)
+            tokens = tokens + position
+        elif (learned := getattr(self._embeds, "pos_embed", None)) is not None:
+            rows = learned.flatten(0, -2)
             count = len(rows) - self._trained[0] * self._trained[1]  # 0: patches only
             # The rules expect a class token's row first.
             table = interpolate(F.pad(rows[count:], (0, 0, 1, 0)), self._trained, grid, rule)
@@ -166,13 +187,31 @@ class TimmTower(Tower):
             tokens = torch.cat([prefix.expand(len(tokens), -1, -1), tokens], dim=1)
         return self.first_norm(tokens)
 
+    def _of_any_grid(self, grid: Grid) -> Tensor | None:
+        """Return position embeddings, (patches, width), of networks that were trained with images
+        of all sizes: what they do to another grid is a part of them, and no rule is needed."""
+        if hasattr(self._trunk, "merger"):  # Qwen's: corners stay where they are
+            square = self._trunk.pos_embed.unflatten(1, self._trained).permute(0, 3, 1, 2)
+            square = F.interpolate(square.float(), grid, mode="bilinear", align_corners=True)
+            return square[0].flatten(1).T.to(self._trunk.pos_embed.dtype)
+        if (table := getattr(self._stem, "position_embedding_table", None)) is not None:  # Gemma's
+            return (table[1, : grid[0], None] + table[0, None, : grid[1]]).flatten(0, 1)
+        if getattr(self._embeds, "pos_embed_type", "") != "factorized":
+            return None
+        position = torch.zeros_like(self._embeds.pos_embed_y[:, :1]).repeat(1, grid[0] * grid[1], 1)
+        self._embeds._apply_factorized_pos_embed(position, list(grid))  # in place
+        return position[0]
+
     def head(self, tokens: Tensor) -> Tensor:
         """Apply the last norm, which timm calls fc_norm where it pools by the mean. Inside
         open_clip, the pooling of each token alone and the projection follow."""
         trunk = self._trunk
-        x = trunk.norm(tokens.to(self._weight_of_norms().dtype))
+        x = self._last_norm(tokens.to(next(self._stem.parameters()).dtype))
+        if self._join is not None:
+            cells = x.reshape(-1, 1, 1, x.shape[-1]).expand(-1, self._cell, self._cell, -1)
+            x = self._join(cells)[:, 0].unflatten(0, x.shape[:-1])
         if self._projection is None:
-            return trunk.fc_norm(x) if hasattr(trunk, "fc_norm") else x
+            return self._pooled_norm(x)
         pool = getattr(trunk, "attn_pool", None)
         if pool is not None:
             width = pool.kv.out_features // 2  # keys first, values second
@@ -182,42 +221,107 @@ class TimmTower(Tower):
                 x = x + pool.mlp(pool.norm(x))
         return self._projection(trunk.head(trunk.fc_norm(x)))
 
-    def embeddings(self, state: State) -> tuple[Tensor, Tensor]:
-        trunk = self._trunk
-        whole = trunk.forward_head(trunk.norm(state.tokens.to(self._weight_of_norms().dtype)))
+    def normed(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """Apply the last norm, and SAM's convolutions: (batch, tokens, width) -> (batch, tokens,
+        channels)."""
+        x = self._last_norm(tokens.to(next(self._stem.parameters()).dtype))
+        return x if self._join is None or self._cell > 1 else self._join(x.unflatten(1, grid))
+
+    def embeddings(self, state: State, grid: Grid) -> tuple[Tensor, Tensor]:
+        tokens = state.tokens
+        if self._adds_class_token:
+            tokens = self._trunk.forward_cls(tokens)
+        whole = self.normed(tokens, grid)
+        if self._join is not None and self._cell > 1:
+            if hasattr(self._trunk, "merger") and any(side % self._cell for side in grid):
+                raise LabError(
+                    f"{self._name} joins {self._cell} x {self._cell} patches, which a grid of "
+                    f"{grid[0]} x {grid[1]} has no whole number of; choose images or windows with "
+                    f"sides of a multiple of {self._cell * self.patch_size} pixels"
+                )
+            whole = self._join(whole.unflatten(1, grid))
+        if hasattr(self._trunk, "neck"):
+            whole = whole.mT.unflatten(2, grid)
+        assert self._pool is not None
+        whole = self._pool(whole)
         if whole.ndim == 3:  # not pooled
             whole = whole[:, 0] if self.has_class_token else whole.mean(1)
         if self._projection is not None:
             whole = self._projection(whole)
+        if self._join is not None and self._cell == 1:
+            return self._pooled_norm(self.normed(state.readout, grid)), whole
         return self.head(state.readout)[:, self.prefix :], whole
 
 
-def _patches(name: str, stem: Any) -> tuple[int, Grid]:
+def _modules(trunk: Any) -> list[Any]:
+    """Return timm's blocks. VOLO's are in stages, behind one of outlook attention and a
+    convolution."""
+    if hasattr(trunk, "network"):
+        return [module for stage in trunk.network[2:] for module in stage]
+    return list(trunk.blocks)
+
+
+def _joining(trunk: Any) -> tuple[Callable[[Tensor], Tensor] | None, int]:
+    """Return what makes embeddings of a grid of tokens, (batch, grid_h, grid_w, width) -> (batch,
+    cells, channels), and the side of a cell in patches; None where each token is one by itself."""
+    if hasattr(trunk, "neck"):
+        return lambda x: trunk.neck(x.permute(0, 3, 1, 2)).flatten(2).mT, 1
+    if getattr(trunk, "merger", None) is not None:
+        return trunk.merger, trunk.merger.merge_size
+    if getattr(trunk, "aligner", None) is not None:
+        return trunk.aligner, trunk.aligner.downsample_ratio
+    if getattr(trunk, "pooler", None) is None or trunk.global_pool != "soft":
+        return None, 1
+
+    def scaled(x: Tensor) -> Tensor:
+        # Gemma takes the mean of each cell first, which changes neither a patch that fills a cell
+        # nor the mean of all.
+        x = x.flatten(1, 2) * trunk.pooler.root_hidden_size
+        return x if trunk.std_bias is None else (x - trunk.std_bias) * trunk.std_scale
+
+    return scaled, 1
+
+
+def _patches(name: str, model: Any, trunk: Any, stem: Any) -> tuple[int, Grid]:
     """Return the side of a patch in pixels, convolutions before it included, and the trained
     grid."""
-    sides = stem.feat_ratio(as_scalar=False) if hasattr(stem, "feat_ratio") else stem.patch_size
+    if hasattr(stem, "feat_ratio"):
+        sides = stem.feat_ratio(as_scalar=False)
+    elif hasattr(stem, "patch_size"):
+        sides = stem.patch_size
+    else:  # VOLO's, of which 2 x 2 become one
+        sides = [trunk.feature_info[-1]["reduction"]]
     if len(set(sides)) > 1:
         raise LabError(f"backbone {name}: patches of {sides} pixels; square ones are supported")
-    grid = stem.pos_embed_grid_size if hasattr(stem, "pos_embed_grid_size") else stem.grid_size
-    return int(sides[0]), (int(grid[0]), int(grid[1]))
+    patch, position = int(sides[0]), getattr(trunk, "pos_embed", None)
+    grid: Any = getattr(stem, "pos_embed_grid_size", None) or getattr(stem, "grid_size", None)
+    if isinstance(side := getattr(trunk, "pos_embed_grid_size", None), int):  # Qwen's
+        grid = side, side
+    elif position is not None and position.ndim == 4:
+        grid = position.shape[1:3]
+    elif grid is None:  # Gemma's tables are longer than any image
+        grid = [side // patch for side in model.pretrained_cfg["input_size"][1:]]
+    return patch, (int(grid[0]), int(grid[1]))
 
 
 def _check(name: str, trunk: Any, projection: Any) -> None:
     def refuse(what: str) -> LabError:
         return LabError(f"backbone {name}: its {type(trunk).__name__} of timm {what}")
 
-    if getattr(trunk, "neck", None) is not None:
-        raise refuse("attends within windows (SAM); as guidance it can be used")
-    if hasattr(trunk, "encoder"):
-        raise refuse("wraps an encoder, as those of language models do, which is not supported")
-    missing = [part for part in NEEDED if not hasattr(trunk, part)]
-    if missing == ["norm"]:
-        raise refuse("has no norm behind its blocks, so its tokens are no embeddings")
     stem = getattr(trunk, "patch_embed", getattr(trunk, "embeds", None))
-    if missing or not hasattr(stem, "proj"):
-        raise refuse(f"is no plain vision transformer: it has no {', '.join(missing) or 'patches'}")
-    if hasattr(trunk, "embeds") and trunk.embeds.pos_embed_type == "factorized":
-        raise refuse("has factorized position embeddings, which are not supported")
+    parts: dict[str, tuple[Any, ...]] = {
+        "blocks": (trunk, "blocks", "network"),
+        "norm": (trunk, *ENDS),
+        "forward_head": (trunk, "forward_head"),
+        "patches": (stem, "proj", "input_proj"),
+    }
+    missing = [
+        what for what, (part, *names) in parts.items() if not any(hasattr(part, n) for n in names)
+    ]
+    if missing:
+        raise refuse(f"is no plain vision transformer: it has no {', '.join(missing)}")
+    for module in _modules(trunk):
+        check_block(module, f"backbone {name}")
     if projection is None:
         return
     pool = getattr(trunk, "attn_pool", None)

@@ -56,11 +56,8 @@ class Tokenizer:
 
 
 def check_lengths(tokenize: Any, texts: Sequence[str], name: str) -> None:
-    """Refuse texts that are longer than the network reads.
-
-    Args:
-        tokenize: a `Tokenizer`, or any function of texts, which is not checked.
-        texts: all of them. name: of the network.
+    """Refuse texts that are longer than the network of this name reads. Another function than a
+    `Tokenizer` is not checked.
 
     Raises:
         LabError: naming the first such text, its length and the network's.

@@ -29,15 +29,13 @@ class Tower(ABC):
     Attributes:
         prefix: number of tokens before the patches.
         has_class_token: whether token 0 is a class token.
-        modules: the library's blocks, each with an ``attn`` and an ``mlp``.
-        blocks: the same as `Block`.
+        blocks: in order.
         patch_size: side of a patch in pixels.
         image_size: side of the images it was trained on, in pixels.
     """
 
     prefix: int
     has_class_token: bool
-    modules: Sequence[Any]
     blocks: Sequence[Block]
     patch_size: int
     image_size: int
@@ -46,9 +44,6 @@ class Tower(ABC):
         """The blocks for patches of a grid, which matters for rotary and relative position
         embeddings; other towers return ``blocks``."""
         return self.blocks
-
-    def moved(self) -> None:  # noqa: B027
-        """Forget what was computed for the device that the model was on."""
 
     @property
     @abstractmethod
@@ -66,23 +61,16 @@ class Tower(ABC):
 
     @abstractmethod
     def embed(self, patches: Tensor, grid: Grid, rule: str) -> Tensor:
-        """Add position embedding, class token and register tokens, and apply the first norm.
-
-        Args:
-            patches: (batch, grid_h * grid_w, width), from `patches`.
-            grid: (grid_h, grid_w).
-            rule: of `sclip_lab.network.position_embedding`.
-
-        Returns:
-            (batch, tokens, width), in the precision of the norms.
-        """
+        """Add position embedding, by a rule of `sclip_lab.network.position_embedding`, class token
+        and register tokens, and apply the first norm: (batch, grid_h * grid_w, width) from
+        `patches` -> (batch, tokens, width), in the precision of the norms."""
 
     @abstractmethod
     def head(self, tokens: Tensor) -> Tensor:
         """Map each token by itself into the space of texts: (..., width) -> (..., embed_dim)."""
 
     @abstractmethod
-    def embeddings(self, state: State) -> tuple[Tensor, Tensor]:
+    def embeddings(self, state: State, grid: Grid) -> tuple[Tensor, Tensor]:
         """Return patch embeddings (batch, patches, embed_dim) of the readout stream, and the image
         embedding (batch, embed_dim) of the trained stream."""
 
@@ -101,9 +89,8 @@ class ClipTower(Tower):
         _check_clip(name, visual)
         self._visual = visual
         self._project = Linear()
-        self.modules = visual.transformer.resblocks
-        count = len(self.modules)
-        self.blocks = [Block(module, i, count, 1, name) for i, module in enumerate(self.modules)]
+        modules = visual.transformer.resblocks
+        self.blocks = [Block(m, i, len(modules), 1, name) for i, m in enumerate(modules)]
         self.patch_size = visual.patch_size[0]
         self.image_size = visual.image_size[0]
         for block in self.blocks:
@@ -148,7 +135,7 @@ class ClipTower(Tower):
         projection = self._visual.proj
         return embedded if projection is None else self._project(embedded, projection.T, None)
 
-    def embeddings(self, state: State) -> tuple[Tensor, Tensor]:
+    def embeddings(self, state: State, grid: Grid) -> tuple[Tensor, Tensor]:
         visual = self._visual
         if visual.attn_pool is None and visual.pool_type == "tok":
             # One product for both keeps the bits that published parity was measured with.

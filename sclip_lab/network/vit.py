@@ -7,8 +7,7 @@ refuse it; ``prototypes``, which learns classes from masks of other photos, does
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ import timm
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.values import LARGEST_SEED, check, shown, within
-from sclip_lab.network import tower
 from sclip_lab.network.architecture import read_architecture
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.checkpoint import folder_of, read_checkpoint
 from sclip_lab.network.fit import check_config, load_timm_weights
-from sclip_lab.network.loading import check_device, check_finite, seeded
+from sclip_lab.network.loading import check_device, check_finite, prepared, quiet, seeded
 from sclip_lab.network.position_embedding import DEFAULT_RULE
-from sclip_lab.network.precision import PRECISIONS, lower_precision
+from sclip_lab.network.precision import PRECISIONS
 
 log = logging.getLogger(__name__)
 
@@ -91,21 +89,11 @@ def load_vit(
             raise unknown(f"pretrained tag of {name}", str(pretrained), tags)
         full = f"{architecture}.{pretrained}"
     device = check_device(device)
-    model, source = build_timm(full, name, fetched, seed, dict(options or {}), "backbone")
-    if checkpoint is not None:
-        source = str(checkpoint)
-        state_dict = read_checkpoint(Path(checkpoint), weights)
-        load_timm_weights(model, state_dict, source, name, "backbone")
-    check_finite(model, source)
-    model = model.to(device).eval().requires_grad_(False)
-    image_tower = tower.find(name, model)
-    if checkpoint is not None:
-        check_config(folder_of(Path(checkpoint)), image_tower, name)
-    lower_precision(image_tower, precision)
+    model, _ = load_timm(full, name, "backbone", fetched, checkpoint, weights, seed, options)
     statistics = model.pretrained_cfg
     if checkpoint is not None and (mean is None or std is None):
         statistics = _of_checkpoint(Path(checkpoint), statistics, name, has_tag=bool(tag))
-    return Backbone(
+    backbone = Backbone(
         name=name,
         model=model,
         tokenize=None,
@@ -118,24 +106,19 @@ def load_vit(
             "pretrained": pretrained if fetched else None,
             "checkpoint": str(checkpoint) if checkpoint is not None else None,
             "seed": seed if not fetched and checkpoint is None else None,
-            "precision": precision,
-            "device": device.partition(":")[0],
         },
     )
+    if checkpoint is not None:
+        check_config(folder_of(Path(checkpoint)), backbone.tower, name)
+    return prepared(backbone, precision, device)
 
 
 def _of_checkpoint(
     checkpoint: Path, of_name: Mapping[str, Any], name: str, has_tag: bool
 ) -> Mapping[str, Any]:
-    """Return the channel statistics in 0 .. 1 of a user's own weights.
-
-    Args:
-        checkpoint: file or folder. timm's ``config.json`` beside the weights states them.
-        of_name: those that timm has for the name, which are used otherwise.
-        name: what the user called the network.
-        has_tag: whether the name says of which weights it is. Without a tag, weights of one name
-            can differ in their statistics, which is warned of.
-    """
+    """Return the channel statistics in 0 .. 1 of a user's own weights: those of timm's
+    ``config.json`` beside them, otherwise timm's of the name, with a warning where a name without
+    tag has several."""
     path = folder_of(checkpoint) / "config.json"
     stated = read_architecture(path).get("pretrained_cfg") if path.is_file() else None
     if isinstance(stated, Mapping) and stated.get("mean") and stated.get("std"):
@@ -155,20 +138,40 @@ def _of_checkpoint(
     return of_name
 
 
-def build_timm(
-    timm_name: str, name: str, pretrained: bool, seed: int, options: dict[str, Any], role: str
+def load_timm(
+    timm_name: str,
+    name: str,
+    role: str,
+    pretrained: bool = False,
+    checkpoint: str | Path | None = None,
+    weights: str | None = None,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Any, str]:
-    """Build timm's network without its classifier, and say where its weights are from.
+    """Load timm's network without its classifier, frozen, and say where its weights are from.
 
     Args:
         timm_name: with the tag of its weights. name: what the user called it.
-        pretrained: let timm fetch its weights. seed: of random ones.
-        options: more arguments. role: what it is for, in messages: a key of the configuration.
+        role: what it is for, in messages: a key of the configuration.
+        pretrained: let timm fetch its weights.
+        checkpoint, weights, seed, options: as in `load_vit`.
 
     Raises:
-        LabError: unknown name (did you mean), options that cannot be meant or name files, or
-            weights that cannot be fetched.
+        LabError: unknown name (did you mean), options that cannot be meant or name files, weights
+            that cannot be fetched, do not fit or are not finite.
     """
+    model = _built(timm_name, name, pretrained, seed, dict(options or {}), role)
+    source = f"timm {timm_name}" if pretrained else f"random, seed {seed}"
+    if checkpoint is not None:
+        source = str(checkpoint)
+        load_timm_weights(model, read_checkpoint(Path(checkpoint), weights), source, name, role)
+    check_finite(model, source)
+    return model.eval().requires_grad_(False), source
+
+
+def _built(
+    timm_name: str, name: str, pretrained: bool, seed: int, options: dict[str, Any], role: str
+) -> Any:
     architecture = timm_name.partition(".")[0]
     if architecture not in timm.list_models():
         raise unknown(role, name, [*HUB_NAMES, *timm.list_models("*vit*")])
@@ -183,14 +186,14 @@ def build_timm(
             )
     create = {"pretrained": pretrained, "num_classes": 0, **options}
     try:
-        with _quiet(), seeded(seed):
+        with quiet(), seeded(seed):
             try:
                 # Position embeddings for images of any size, where the network offers them.
-                model = timm.create_model(timm_name, dynamic_img_size=True, **create)
+                return timm.create_model(timm_name, dynamic_img_size=True, **create)
             except TypeError as error:
                 if "dynamic_img_size" not in str(error):
                     raise
-                model = timm.create_model(timm_name, **create)
+                return timm.create_model(timm_name, **create)
     except (OSError, ImportError) as error:
         raise LabError(
             f"{role} {name}: timm could not fetch its weights ({error}); on a machine without "
@@ -201,14 +204,3 @@ def build_timm(
         used = f" with {role}.options {shown(options)}" if options else ""
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise LabError(f"{role} {name}: timm cannot build it{used}: {why}") from error
-    return model, f"timm {timm_name}" if pretrained else f"random, seed {seed}"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.INFO))
-    try:
-        yield
-    finally:
-        logging.disable(before)

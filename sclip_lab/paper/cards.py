@@ -1,10 +1,11 @@
-"""What a network of this package was trained to show, as its model card lists it."""
+"""The network of this package, and what its model card says that it was trained to show."""
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
 
+EMBEDDED = "patchwork_vit"
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 HEADING = "## Trained until these claims held"
 

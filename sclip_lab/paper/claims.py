@@ -103,7 +103,7 @@ def higher(
     """Claim: spec ``a`` scores higher than spec ``b``.
 
     Args:
-        evidence: has both. a, b: specs; None: not computed. text: the claim in words.
+        a, b: specs; None: not computed. text: the claim in words.
         family: all pairs that are compared for the question, (a, b) among them or not.
         published: see `Claim`. names: see `difference_in_words`.
         same: what to say where both have the same counts.
@@ -117,6 +117,19 @@ def higher(
     return gated(
         evidence, replace(claim, tests=(score_test(evidence, a, b),), family=others), [a, b]
     )
+
+
+def csa_higher(evidence: Evidence, pairs: Mapping[str, Pair], text: str) -> list[Claim]:
+    """One claim for each pair of CSA and vanilla attention, all of one question.
+
+    Args: pairs: by what follows ``text``.
+    """
+    family = list(pairs.values())
+    names = {
+        key: name for pair in family for key, name in zip(pair, ("csa", "vanilla"), strict=True)
+    }
+    return [higher(evidence, *pair, f"{text}: {setting}", family, names=names)
+            for setting, pair in pairs.items()]  # fmt: skip
 
 
 def best(
@@ -187,10 +200,9 @@ def mean_difference(
 ) -> Claim:
     """Claim: the mean of a diagnostic is higher (``sign`` 1) or lower (-1) on spec ``a`` than on
     ``b``. Paired over the photos that both have: `intervals.mean_p`."""
-    rows = evidence.measured[evidence.measured["measure"] == measure]
-    grid = rows.assign(spec=rows["spec"].astype(str)).pivot_table(
-        index="image", columns="spec", values="value", observed=True
-    )
+    from sclip_lab.diagnostics import MEASURES  # imports torch, which most claims never need
+
+    grid = evidence.values(measure)
     if not {a, b} <= set(grid):
         return missing(text, f"{measure} was not measured")
     grid = grid[[a, b]].dropna()
@@ -204,7 +216,10 @@ def mean_difference(
         )
     key = ("measure", measure, *sorted(map(evidence.comparisons.counts, (a, b))))
     test = Comparison.of(key, mean_p(gaps), gaps.mean() * sign > 0)
-    low, high = mean_interval(gaps, 1 - LEVEL)
+    scale, bounds = MEASURES.get(measure), (-np.inf, np.inf)
+    if scale and scale.low is not None and scale.high is not None:
+        bounds = scale.low - scale.high, scale.high - scale.low
+    low, high = mean_interval(gaps, 1 - LEVEL, bounds)
     facts += "" if np.isnan(low) else f" [{low:+.2f}, {high:+.2f}]"
     facts += f" on {len(gaps)} photos"
     return gated(evidence, Claim(text, facts, (test,)), [a, b], floor=False)
@@ -241,6 +256,18 @@ def difference_in_words(evidence: Evidence, a: str, b: str, names: Names | None 
     if np.isnan(row["low"]):
         return text
     return f"{text} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+
+
+def gains_in_words(evidence: Evidence, grid: Mapping[str, Mapping[str, str]], csa: str) -> str:
+    """What ``csa`` gains over vanilla in each group that has both: "B/16 +30.1, L/14 -2.0".
+
+    Args: grid: group -> variant -> spec.
+    """
+    return ", ".join(
+        f"{name} {100 * evidence.difference(cells[csa], cells['vanilla'])['difference']:+.1f}"
+        for name, cells in grid.items()
+        if {csa, "vanilla"} <= set(cells)
+    )
 
 
 # ---------------------------------------------------------------- what forbids a verdict

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.report.figures import COLORS, Figure, style
+from sclip_lab.report.figures import COLORS, Figure, charts, heat_map
 
 if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
@@ -64,9 +63,7 @@ def preserved_figure(spec: Spec) -> Figure:
     values = preserved(tokens, dims)
     block = spec.backbone.blocks[-1]
     head_dim = width // block.num_heads
-    with style():
-        figure = Figure(figsize=(3.6, 2.7), layout="constrained")
-        ax = figure.subplots()
+    with charts((3.6, 2.7)) as (figure, [ax]):
         ax.plot(dims, values.mean(1), "o-", color=COLORS[0], markersize=3.5)
         ax.plot(np.repeat(dims, values.shape[1]), values.ravel(), ".", color="0.4", markersize=3)
         ax.axvline(
@@ -87,11 +84,8 @@ def preserved_figure(spec: Spec) -> Figure:
 def map_correlations(evidence: Evidence, specs: Sequence[str]) -> pd.DataFrame | None:
     """Pearson correlation of attention maps, averaged over the chosen points of all photos.
 
-    Args:
-        evidence: has pictures with attention maps. specs: whose maps, in order.
-
     Returns:
-        specs' names by specs' names, each in -1 .. 1; None where fewer than two have maps.
+        names of ``specs`` by names of specs, each in -1 .. 1; None where fewer than two have maps.
     """
     maps: dict[str, list[np.ndarray]] = {spec: [] for spec in specs}
     for picture in evidence.pictures:
@@ -117,16 +111,9 @@ def _standardised(values: np.ndarray) -> np.ndarray:
 def correlation_figure(correlations: pd.DataFrame) -> Figure:
     """Heat map of `map_correlations`."""
     size = 1.8 + 0.42 * len(correlations)
-    with style():
-        figure = Figure(figsize=(size + 0.8, size), layout="constrained")
-        ax = figure.subplots()
-        sns.heatmap(
-            correlations, ax=ax, vmin=-1, vmax=1, cmap="vlag", annot=True, fmt=".2f", square=True,
-            annot_kws={"fontsize": 6}, cbar_kws={"label": "correlation", "shrink": 0.7},
-        )  # fmt: skip
+    with charts((size + 0.8, size)) as (figure, [ax]):
+        heat_map(ax, correlations, vmin=-1, vmax=1, cmap="vlag", annot=True, fmt=".2f", square=True,
+                 cbar_kws={"label": "correlation", "shrink": 0.7})  # fmt: skip
         ax.set_title("attention maps of two variants\n(mean over heads, chosen points)")
-        ax.tick_params(length=0)
-        ax.tick_params(axis="x", rotation=90)
-        ax.tick_params(axis="y", rotation=0)
         figure.set_label("how alike the maps of two variants are; 1: they look at the same places")
     return figure

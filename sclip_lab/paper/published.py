@@ -37,8 +37,7 @@ FILE = Path(__file__).resolve().parent / "paper_numbers.csv"
 SOURCES = FILE.with_name("paper_sources.csv")
 COLUMNS = ["method", "attention", "backbone", "pretrained", "dataset", "protocol", "metric",
            "value", "source", "mark", "note"]  # fmt: skip
-SHOWN = ["published", "published_protocol", "source", "mark"]
-OWN_PROTOCOL = "sclip/paper"
+SCLIP = ("sclip/paper", "sclip")  # protocols of the paper and of its code
 KINDS = {
     "2": "second-hand note, unverified",
     "C": "computed from published numbers",
@@ -53,6 +52,7 @@ OWN = "published: the number of the same variant, network and whole data set"
 ENTRY = ["attention", "backbone", "pretrained", "tolerance", "source", "miou"]
 
 
+@cache  # once, not for every cell of a table
 def read(file: str | Path = FILE) -> pd.DataFrame:
     """The published numbers; raises LabError if a column is missing."""
     table = pd.read_csv(file, keep_default_na=False, dtype={"mark": str})
@@ -83,49 +83,42 @@ def kind(source: str, mark: str) -> str:
 # ---------------------------------------------------------------- beside a score of ours
 
 
-def beside(table: pd.DataFrame, numbers: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Add the published mIoU of each row's variant to a `results.summary`.
+def find(row: pd.Series, config: dict[str, Any] | None = None) -> pd.Series | None:
+    """The published mIoU of a variant: a row of `read`, or None.
 
-    A number belongs to a row if variant, backbone, weights and data set agree. Protocols differ
+    A number belongs to a cell if variant, backbone, weights and data set agree. Protocols differ
     between repositories, so of several numbers the one of the same protocol is taken, then one that
-    was read at first hand, then the first; `published_protocol` has to be shown with it.
+    was read at first hand, then the first; its protocol has to be shown with it.
 
     Args:
-        table: from `results.summary`. numbers: from `read`, which is the default.
-
-    Returns:
-        ``table`` with published (NaN if none), published_protocol, source, mark.
+        row: of a `results.summary`. config: the cell's, flat; None where it is not known.
     """
-    numbers = read() if numbers is None else numbers
-    configs = table.attrs.get("configs", {})
-    rows = [_published(row, configs.get(row["spec"]), numbers) for _, row in table.iterrows()]
-    extra = pd.DataFrame(rows, columns=SHOWN, index=table.index)
-    extra["published"] = extra["published"].astype(float)
-    joined = pd.concat([table, extra], axis=1)
-    joined.attrs = table.attrs
-    return joined
-
-
-def _published(row: pd.Series, config: dict[str, Any] | None, numbers: pd.DataFrame) -> list[Any]:
-    same = numbers[
-        (numbers["attention"] == row["attention"])
-        & (numbers["dataset"] == row["dataset"])
-        & (numbers["backbone"] == str(row["backbone"]).removesuffix("-quickgelu"))
-        & (numbers["metric"] == "miou")
-    ]
+    network = str(row["backbone"]).removesuffix("-quickgelu")
+    same = _mious(row["attention"], network, row["dataset"])
     if config is not None:
         same = same[[_same_weights(config, tag) for tag in same["pretrained"]]]
-    if same.empty:
-        return [float("nan"), "", "", ""]
+    return _best(same, row["protocol"])
+
+
+def _mious(label: str, network: str, dataset: str) -> pd.DataFrame:
+    numbers = read()
+    sought = {"attention": label, "backbone": network, "dataset": dataset, "metric": "miou"}
+    return numbers[(numbers[list(sought)] == list(sought.values())).all(axis=1)]
+
+
+def _best(numbers: pd.DataFrame, protocol: str) -> pd.Series | None:
+    """Of several numbers one of this protocol, then one read at first hand, then SCLIP's own."""
+    if numbers.empty:
+        return None
     rank = pd.DataFrame(
         {
-            "protocol": same["protocol"] != row["protocol"],
-            "mark": same["mark"] != "F",
-            "other": ~same["protocol"].isin([OWN_PROTOCOL, "sclip"]),
+            "protocol": numbers["protocol"] != protocol,
+            "mark": numbers["mark"] != "F",
+            "other": ~numbers["protocol"].isin(SCLIP),
         }
     )
-    best = same.loc[rank.sort_values(["protocol", "mark", "other"], kind="stable").index[0]]
-    return [best["value"], best["protocol"], best["source"], best["mark"]]
+    order = rank.sort_values(["protocol", "mark", "other"], kind="stable").index
+    return numbers.loc[order].iloc[0]
 
 
 def _same_weights(config: dict[str, Any], tag: str) -> bool:
@@ -148,24 +141,23 @@ def scores(evidence: Evidence, elsewhere: bool = True) -> pd.DataFrame:
     two are empty where the published number is of another network or data set, and the verdict
     where there is no interval.
     """
-    shown = tables.cells(evidence)
-    table = beside(evidence.summary)
+    shown, table = tables.cells(evidence), evidence.summary
+    configs = table.attrs.get("configs", {})
     cells = evidence.cells.loc[table["spec"].astype(str).to_list()]
-    rows = []
+    rows: list[list[Any]] = []
     for (_, row), (_, cell) in zip(table.iterrows(), cells.iterrows(), strict=True):
         plain = _as_published(cell)
-        is_known = plain and not np.isnan(row["published"]) and _whole(cell)
-        other = reference(str(row["attention"])) if elsewhere and plain and not is_known else None
-        if is_known:
-            value, place = row["published"], row["dataset"]
+        number = find(row, configs.get(row["spec"])) if plain and _whole(cell) else None
+        other = reference(str(row["attention"])) if elsewhere and plain else None
+        if number is not None:
+            value = float(number["value"])
             inside = row["low"] <= value <= row["high"]
             verdict = "agrees" if inside else "above" if row["miou"] > value else "below"
             verdict = "" if np.isnan(row["low"]) else verdict
-            rows.append(
-                [value, place, kind(row["source"], row["mark"]), row["miou"] - value, verdict]
-            )
+            words = kind(number["source"], number["mark"])
+            rows.append([value, row["dataset"], words, row["miou"] - value, verdict])
         elif other is not None:
-            words = kind(str(other["source"]), str(other["mark"]))
+            words = kind(other["source"], other["mark"])
             rows.append([other["value"], REFERENCE["dataset"], words, np.nan, ""])
         else:
             rows.append([np.nan, "", "", np.nan, ""])
@@ -203,17 +195,8 @@ def described(number: pd.Series) -> str:
 
 def reference(label: str) -> pd.Series | None:
     """The published number of ViT-B/16 on VOC21 by the SCLIP paper's variants."""
-    table = read()
-    same = table[
-        (table["attention"] == label)
-        & (table["dataset"] == REFERENCE["dataset"])
-        & (table["backbone"] == REFERENCE["backbone"])
-        & (table["metric"] == "miou")
-        & table["protocol"].isin([OWN_PROTOCOL, "sclip"])
-    ]
-    if same.empty:
-        return None
-    return same.sort_values("mark", key=lambda marks: marks != "F", kind="stable").iloc[0]
+    numbers = _mious(label, REFERENCE["backbone"], REFERENCE["dataset"])
+    return _best(numbers[numbers["protocol"].isin(SCLIP)], "")
 
 
 # ---------------------------------------------------------------- what a protocol has to reproduce

@@ -39,7 +39,7 @@ def rows(drawn: Mapping[str, Drawn], embedded: bool = False) -> list[Row]:
     """
     by_name = {name: load(name) if name not in drawn else drawn[name].study for name in
              dict.fromkeys([*names(), *drawn])}  # fmt: skip
-    made = []
+    answered = []
     for number, (key, question) in enumerate(QUESTIONS.items(), start=1):
         answering = [name for name, study in by_name.items() if key in study.answers]
         on_page = [name for name in answering if name in drawn]
@@ -51,8 +51,8 @@ def rows(drawn: Mapping[str, Drawn], embedded: bool = False) -> list[Row]:
         elif embedded:
             text = WORLD + text
         cells = {"": f"{number}", "question": question, "answer": text, "study": shown}
-        made.append(Row(cells, links={"study": f"#{shown}"} if shown else {}))
-    return made
+        answered.append(Row(cells, links={"study": f"#{shown}"} if shown else {}))
+    return answered
 
 
 def _answer(study: Drawn, key: str) -> str:

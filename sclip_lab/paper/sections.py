@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sclip_lab.paper import published, questions, verdicts
+from sclip_lab.paper import cards, published, questions, verdicts
 from sclip_lab.paper.claims import Claim
 from sclip_lab.paper.studies import Study
 from sclip_lab.paper.verdicts import FAILS, HOLDS, TESTED, Verdict
-from sclip_lab.report import escaping
+from sclip_lab.report import tables
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.page import Row, Section
 
@@ -22,10 +22,13 @@ Generated: `sclip-lab paper` writes verdicts.md beside its index.html, and `make
 here. Scores are mIoU x100, with 95 % intervals of differences.
 """
 EMBEDDED = (
-    "patchwork_vit was trained so that the paper's order appears: it tests the laboratory, not the "
-    "paper. It is a small CLIP trained on procedural scenes, and all numbers here are of such "
+    f"{cards.EMBEDDED} was trained so that the paper's order appears: it tests the laboratory, not "
+    "the paper. It is a small CLIP trained on procedural scenes, and all numbers here are of such "
     "scenes. Nothing here is a statement about CLIP."
 )
+# Of verdicts in a page, by their names in `Verdict.cells`.
+COLUMNS = {name: name for name in ("study", "claim", "verdict", "standing", "published")}
+COLUMNS |= {"because": "why", "setting": "setting"}
 RANDOM = "Weights are random: pictures and tables show the layout, numbers say nothing."
 
 
@@ -52,7 +55,7 @@ def draw(name: str, study: Study, evidence: Evidence | None, missing: Sequence[s
     """One study, drawn for every setting of its cells.
 
     Args:
-        name: the study's. evidence: its cells; None: there are none.
+        evidence: its cells; None: there are none.
         missing: what could not be evaluated, and how to get it; one line each.
     """
     if evidence is None:
@@ -67,8 +70,8 @@ def draw(name: str, study: Study, evidence: Evidence | None, missing: Sequence[s
         for claim in study.claims(part):
             place = [text for text in (setting, claim.setting, part.part) if text]
             claims.append(replace(claim, study=name, setting=", ".join(place)))
-        made = study.tables(part) if study.tables else {name: published.scores(part)}
-        tables |= {f"{key}{tail}": table for key, table in made.items()}
+        study_tables = study.tables(part) if study.tables else {name: published.scores(part)}
+        tables |= {f"{key}{tail}": table for key, table in study_tables.items()}
         figures |= {f"{key}{tail}": figure for key, figure in study.figures(part).items()}
         if part.part:
             notes.append(f"Scores are over {part.part}.")
@@ -87,14 +90,16 @@ def sections(
         drawn: its studies. family: see `verdicts.judge`. embedded: the network is patchwork_vit.
     """
     judged = verdicts.judge([claim for study in drawn for claim in study.claims], family)
-    made = [_section(study, [v for v in judged if v.claim.study == study.name]) for study in drawn]
+    of_studies = [
+        _section(study, [v for v in judged if v.claim.study == study.name]) for study in drawn
+    ]
     first = Section(
         "questions",
         "ten questions",
         "What does a careful reader of the SCLIP paper ask, and what do these results answer?",
         rows=questions.rows({study.name: study for study in drawn}, embedded),
     )
-    return [first, _overview(drawn, judged), *made], judged
+    return [first, _overview(drawn, judged), *of_studies], judged
 
 
 def _section(study: Drawn, judged: Sequence[Verdict]) -> Section:
@@ -135,15 +140,8 @@ def _left_out(drawn: Sequence[Drawn]) -> list[str]:
 
 def _row(verdict: Verdict, with_study: bool = False) -> Row:
     marks = {HOLDS: "holds", FAILS: "fails"} if verdict.standing == TESTED else {}
-    cells = {
-        "study": verdict.claim.study if with_study else "",
-        "claim": verdict.claim.text,
-        "verdict": verdict.answer,
-        "standing": verdict.standing,
-        "published": verdict.beside_published,
-        "because": verdict.why,
-        "setting": verdict.claim.setting,
-    }
+    shown = verdict.cells if with_study else {**verdict.cells, "study": ""}
+    cells = {column: shown[name] for column, name in COLUMNS.items()}
     classes = {"verdict": f"answer {marks.get(verdict.answer, 'open')}"}
     classes |= {"published": "departs"} if verdict.departs else {}
     links = {"study": f"#{verdict.claim.study}"} if with_study else {}
@@ -151,18 +149,10 @@ def _row(verdict: Verdict, with_study: bool = False) -> Row:
 
 
 def markdown(drawn: Sequence[Drawn], judged: Sequence[Verdict], embedded: bool = False) -> str:
-    """docs/verdicts.md: the verdicts of all studies as a table.
-
-    Args:
-        embedded: the network is the embedded one, and the text says so.
-    """
+    """docs/verdicts.md: the verdicts of all studies as a table; ``embedded`` as in `sections`."""
     notes = [*([EMBEDDED] if embedded else []), *_notes(judged), *_left_out(drawn)]
-    columns = ["study", "claim", "verdict", "standing", "published", "because", "setting"]
-    lines = [MARKDOWN, *(f"{note}\n" for note in notes), f"| {' | '.join(columns)} |"]
-    lines.append("|---" * len(columns) + "|")
-    for verdict in judged:
-        cells = dict(_row(verdict, with_study=True).cells)
-        texts = [escaping.markdown(cells[name]) for name in columns]
-        texts[2] = f"**{texts[2]}**"
-        lines.append("| " + " | ".join(texts) + " |")
-    return "\n".join(lines) + "\n"
+    rows = [{**verdict.cells, "verdict": f"**{verdict.answer}**"} for verdict in judged]
+    text = tables.markdown(
+        list(COLUMNS), [[row[name] for name in COLUMNS.values()] for row in rows]
+    )
+    return "\n".join([MARKDOWN, *(f"{note}\n" for note in notes), text])

@@ -52,6 +52,14 @@ class Verdict:
     why: str
 
     @property
+    def cells(self) -> dict[str, str]:
+        """What tables show of it, by column."""
+        claim = self.claim
+        return {"study": claim.study, "setting": claim.setting, "claim": claim.text,
+                "verdict": self.answer, "standing": self.standing,
+                "published": self.beside_published, "why": self.why}  # fmt: skip
+
+    @property
     def departs(self) -> bool:
         """Whether results are surely other than published."""
         return self.standing == TESTED and bool(self.claim.published) and self.answer == FAILS
@@ -123,10 +131,10 @@ def _judged(claim: Claim, over_page: dict[tuple[str, ...], float] | None) -> Ver
     answer = FAILS if lost else HOLDS if won == len(sure) else OPEN
     counted = claim.counted.format(won=won, lost=lost, all=len(sure))
     p = p_in_words(adjusted[claim.tests[claim.shown].key], len(adjusted))
-    made = bool(claim.backbones) and all(
+    is_made = bool(claim.backbones) and all(
         claim.name in trained_to_show(name) for name in claim.backbones
     )
-    return Verdict(claim, answer, MADE if made else TESTED, f"{counted}{claim.facts}, {p}")
+    return Verdict(claim, answer, MADE if is_made else TESTED, f"{counted}{claim.facts}, {p}")
 
 
 def _adjusted(tests: Sequence[Comparison]) -> dict[tuple[str, ...], float]:
@@ -176,9 +184,4 @@ def published(verdicts: Sequence[Verdict]) -> str:
 def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """One row per verdict: study, setting, claim, verdict, standing, published, why."""
     columns = ["study", "setting", "claim", "verdict", "standing", "published", "why"]
-    rows = [
-        (v.claim.study, v.claim.setting, v.claim.text, v.answer, v.standing, v.beside_published,
-         v.why)
-        for v in verdicts
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame([verdict.cells for verdict in verdicts], columns=columns)

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.report.figures import COLORS, Figure, color, draw_floors, style
+from sclip_lab.report.figures import COLORS, Figure, charts, color, draw_floors
 
 STEPS = 14  # places to try above and below a point for its name
 # Of reference lines, else "-.".
@@ -41,7 +40,7 @@ def line(evidence: Evidence, parameter: str, **fixed: object) -> dict[float, str
     """Specs by their value of one configuration key, in the order of the values.
 
     Args:
-        evidence: the cells. parameter: a key such as "attention.temperature".
+        parameter: a key such as "attention.temperature".
         **fixed: variant, or configuration keys with "__" for dots, and the value to select.
     """
     table = pick(evidence, **fixed)
@@ -79,36 +78,38 @@ def specs(evidence: Evidence, *variants: str) -> tuple[str | None, ...]:
     return tuple(spec(evidence, variant=variant) for variant in variants)
 
 
+def pair(evidence: Evidence, a: str = "csa", b: str = "vanilla") -> tuple[str, str] | None:
+    """`spec` of two variants; None where either is missing."""
+    one, two = specs(evidence, a, b)
+    return (one, two) if one and two else None
+
+
 def plot(
     ax: Axes,
     evidence: Evidence,
     lines: Mapping[str, Line],
     references: Mapping[str, str | None] | None = None,
-    spread: Mapping[str, Sequence[Sequence[str]]] | None = None,
 ) -> None:
     """Draw mIoU x100 with its interval as a band, one line per name.
 
     Args:
-        ax: where. evidence: the cells.
         lines: spec by place, by name. references: specs drawn as horizontal lines, by name.
-        spread: further specs (such as other seeds) at each place of a line, drawn as dots.
     """
     cells = evidence.cells
     for index, (name, places) in enumerate(lines.items()):
         table = cells.loc[list(places.values())]
-        x, shade = list(places), color(name, index)
-        ax.fill_between(x, table["low"] * 100, table["high"] * 100, color=shade, alpha=0.15, lw=0)
-        ax.plot(x, table["miou"] * 100, "o-", color=shade, markersize=3.5, label=name)
-        for place, others in zip(places, (spread or {}).get(name, ()), strict=False):
-            scores = cells.loc[list(others), "miou"] * 100
-            ax.plot([place] * len(scores), scores, "_", color=shade, markersize=6)
+        _band(ax, list(places), table, color(name, index), name)
     for name, key in (references or {}).items():
         if key is not None:
             dashes = DASHES.get(name, "-.")
             ax.axhline(100 * evidence.score(key), color="0.15", lw=1, ls=dashes, label=name)
     draw_floors(ax, evidence.summary, across=True)
     ax.set_ylabel("mIoU x100, 95 % band")
-    sns.despine(ax=ax)
+
+
+def _band(ax: Axes, x: Sequence[float], table: pd.DataFrame, shade: str, name: str) -> None:
+    ax.fill_between(x, table["low"] * 100, table["high"] * 100, color=shade, alpha=0.15, lw=0)
+    ax.plot(x, table["miou"] * 100, "o-", color=shade, markersize=3.5, label=name)
 
 
 def curves(
@@ -116,37 +117,28 @@ def curves(
     panels: Mapping[str, Mapping[str, Line]],
     references: Mapping[str, str | None] | None = None,
     log: Sequence[str] = (),
-    ticks: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
     """One chart per parameter, side by side with one scale.
 
     Args:
-        evidence: the cells.
         panels: lines (see `plot`) by the axis' title.
         references: horizontal lines in every chart. log: titles with a logarithmic axis.
-        ticks: places of ticks by title; by default those of the lines.
     """
-    with style():
-        columns = 2 if len(panels) == 4 else min(3, len(panels))
-        rows = -(-len(panels) // columns)
-        figure = Figure(figsize=(0.8 + 2.9 * columns, 0.7 + 2.5 * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-        for ax, (title, lines) in zip(axes, panels.items(), strict=False):
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
+    size = (0.8 + 2.9 * columns, 0.7 + 2.5 * -(-len(panels) // columns))
+    with charts(size, len(panels), columns, sharey=True) as (figure, axes):
+        for ax, (title, lines) in zip(axes, panels.items(), strict=True):
             plot(ax, evidence, lines, references)
             ax.set_xlabel(title)
             places = sorted({place for line in lines.values() for place in line})
             if title in log:
                 ax.set_xscale("log", base=2)
                 ax.xaxis.set_major_formatter("{x:g}")
-            shown = (ticks or {}).get(title, places)
-            if len(shown) <= 8:
-                ax.set_xticks(list(shown), [f"{value:.3g}" for value in shown])
+            if len(places) <= 8:
+                ax.set_xticks(places, [f"{value:.3g}" for value in places])
                 ax.minorticks_off()
-        for ax in axes[len(panels) :]:
-            ax.set_axis_off()
-        for ax in axes:
             ax.yaxis.set_tick_params(labelleft=True)
-        _legend(figure, list(axes[: len(panels)]))
+        _legend(figure, axes)
     return figure
 
 
@@ -203,11 +195,10 @@ def curve(
     """mIoU against one parameter, with the interval as a band; one line per variant and setting.
 
     Args:
-        df: from `results.load`.
+        df: from `results.load`. table: its `results.summary` if there is one already.
         x: a column such as "attention.temperature" or "protocol.short_side"; fractions of depth
             ("3/12") and "last 2" count as numbers.
-        log: logarithmic x axis.
-        table: the `results.summary` of ``df`` if there is one already.
+        log: logarithmic x axis. n, level: of the bootstrap.
 
     Raises:
         LabError: if there is no such column, or no variant has two values of it.
@@ -221,14 +212,10 @@ def curve(
     firsts = pd.concat([line.iloc[:1] for line in lines])
     varying = ["line", *(c for c in ("backbone", "dataset", "protocol") if firsts[c].nunique() > 1)]
     ticks = {row["place"]: row[x] for line in lines for _, row in line.iterrows()}
-    with style():
-        figure = Figure(figsize=(3.5, 3.1), layout="constrained")
-        ax = figure.subplots()
+    with charts((3.5, 3.1)) as (figure, [ax]):
         for index, line in enumerate(lines):
-            color, places = COLORS[index % len(COLORS)], line["place"]
             name = " · ".join(str(line.iloc[0][c]) for c in varying)
-            ax.fill_between(places, line["low"] * 100, line["high"] * 100, color=color, alpha=0.2)
-            ax.plot(places, line["miou"] * 100, "o-", color=color, markersize=3.5, label=name)
+            _band(ax, line["place"].to_list(), line, COLORS[index % len(COLORS)], name)
         if log:
             ax.set_xscale("log")
             ax.xaxis.set_major_formatter("{x:g}")
@@ -240,7 +227,6 @@ def curve(
         draw_floors(ax, table, across=True)
         ax.set_xlabel(x.split(".", 1)[1].replace("_", " "))
         ax.set_ylabel(f"mIoU x100, {level * 100:g} % band")
-        sns.despine(ax=ax)
         _legend(figure, [ax])
     figure.set_label(f"mIoU x100 against {x}, with its {level * 100:g} % interval over photos")
     return figure
@@ -272,14 +258,26 @@ def label_points(
     points = np.column_stack([_shares(ax, x, 0), _shares(ax, y, 1)])
     line = fontsize * 1.1 / 72 / size[1]
     dot = 0.035 * 2.0 / min(size)
-    taken = [(u - dot / 2, v - dot / 2, u + dot / 2, v + dot / 2) for u, v in points]
+    dots = np.concatenate([points - dot / 2, points + dot / 2], axis=1)
+    taken = list(dots)  # left, low, right, high
+    # A name may stand on either side of its point, up to so many steps above or below it.
+    steps, is_left = np.repeat(np.arange(-STEPS, STEPS + 1), 2), np.tile([0, 1], 2 * STEPS + 1)
     for index in np.argsort(-points[:, 1], kind="stable"):
         (u, v), name = points[index], names[index]
         width = 0.56 * fontsize * len(name) / 72 / size[0]
-        box, side = _free(u, v, width, line, dot, taken)
-        taken.append(box)
-        middle = (box[1] + box[3]) / 2
-        edge = box[0] if side == "left" else box[2]
+        corners = np.stack(
+            [np.where(is_left, u - dot - width, u + dot), v + (steps - 1) * line / 2], axis=1
+        )
+        boxes = np.concatenate([corners, corners + np.array([width, line])], axis=1)
+        outside = np.maximum(-boxes[:, :2], boxes[:, 2:] - 1).max(axis=1).clip(min=0)
+        left_low, right_high = np.split(np.array(taken), 2, axis=1)
+        shared = np.minimum(boxes[:, None, 2:], right_high) - np.maximum(corners[:, None], left_low)
+        covered = shared.clip(min=0).prod(axis=2).sum(axis=1)
+        cost = 300 * outside + 400 * covered / (width * line) + np.abs(steps) + is_left
+        best = int(cost.argmin())
+        taken.append(boxes[best])
+        edge, side = (boxes[best, 2], "right") if is_left[best] else (boxes[best, 0], "left")
+        middle = (boxes[best, 1] + boxes[best, 3]) / 2
         moved = abs(middle - v) > line
         ax.annotate(
             name, (u, v), (edge, middle), "axes fraction", "axes fraction", fontsize=fontsize,
@@ -295,33 +293,3 @@ def _shares(ax: Axes, values: Sequence[float], axis: int) -> np.ndarray:
     scale = (ax.xaxis, ax.yaxis)[axis].get_transform()
     low, high = scale.transform(np.array((ax.get_xlim(), ax.get_ylim())[axis], float))
     return (scale.transform(np.asarray(values, float)) - low) / (high - low)
-
-
-def _free(
-    u: float,
-    v: float,
-    width: float,
-    line: float,
-    dot: float,
-    taken: Sequence[tuple[float, float, float, float]],
-) -> tuple[tuple[float, float, float, float], str]:
-    """The nearest free place of a name, and on which side of it the point lies."""
-    best, least = None, np.inf
-    for step in range(-STEPS, STEPS + 1):
-        for side in ("left", "right"):
-            left = u + dot if side == "left" else u - dot - width
-            low = v + step * line / 2 - line / 2
-            box = (left, low, left + width, low + line)
-            out = max(0.0, -box[0], box[2] - 1, -box[1], box[3] - 1)
-            covered = sum(_overlap(box, other) for other in taken)
-            cost = 300 * out + 400 * covered / (width * line) + abs(step) + (side == "right")
-            if cost < least:
-                best, least = (box, side), cost
-    assert best is not None
-    return best
-
-
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    wide = min(a[2], b[2]) - max(a[0], b[0])
-    high = min(a[3], b[3]) - max(a[1], b[1])
-    return max(0.0, wide) * max(0.0, high)

@@ -7,12 +7,11 @@ from textwrap import wrap
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES
-from sclip_lab.report.figures import COLORS, TALL, Figure, style
+from sclip_lab.report.figures import COLORS, TALL, Figure, charts
 from sclip_lab.results.statistics.intervals import mean_interval
 from sclip_lab.results.store.spec_labels import labels
 
@@ -46,18 +45,14 @@ def diagnostics(df: pd.DataFrame, per_row: int = 3) -> Figure:
 
 def _drawn(df: pd.DataFrame, names: Mapping[str, str], per_row: int) -> Figure:
     """Args: rows of `diagnostics` with their ``variant`` and ``chart``."""
-    drawn = [rows for name, rows in df.groupby("chart", sort=False) if name]
-    lines, columns = -(-len(drawn) // per_row), min(per_row, len(drawn))
-    with style():
-        size = (1.3 + 2.4 * columns, lines * (ROW + BAR * len(names)))
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
-        for ax, rows in zip(axes, drawn, strict=False):
+    groups = [rows for name, rows in df.groupby("chart", sort=False) if name]
+    lines, columns = -(-len(groups) // per_row), min(per_row, len(groups))
+    size = (1.3 + 2.4 * columns, lines * (ROW + BAR * len(names)))
+    with charts(size, len(groups), columns, sharey=True) as (figure, axes):
+        for ax, rows in zip(axes, groups, strict=True):
             _chart(ax, rows, list(names))
             _control(ax, df, rows)
         axes[0].set_yticks(range(len(names)), names.values())
-        for ax in axes[len(drawn) :]:
-            ax.set_axis_off()
     figure.set_label(
         "diagnostics: mean over photos with a 95 % interval; dots: single photos" + _undefined(df)
     )
@@ -79,9 +74,7 @@ def _undefined(df: pd.DataFrame) -> str:
 def pages(df: pd.DataFrame, variants: int = 20, per_row: int = 3) -> list[Figure]:
     """`diagnostics` in pictures that a screen can show.
 
-    Args:
-        df: from `results.diagnostics`.
-        variants: in one picture.
+    Args: df: from `results.diagnostics`. variants: in one picture.
     """
     names = list(_variants(df).items())
     df = df.assign(variant=df["spec"].astype(str), chart=_charts(df))
@@ -114,7 +107,9 @@ def _chart(ax: Axes, rows: pd.DataFrame, order: list[str]) -> None:
     values = {name: by_variant[name].to_numpy() for name in order if name in by_variant}
     places = np.array([order.index(name) for name in values])
     means = np.array([one.mean() for one in values.values()])
-    ends = np.array([mean_interval(one) for one in values.values()]).T
+    measure = MEASURES.get(str(rows["measure"].iloc[0]))
+    bounds = (measure.low, measure.high) if measure else (None, None)
+    ends = np.array([mean_interval(one, bounds=bounds) for one in values.values()]).T
     ax.barh(places, means, 0.7, color=COLORS[5])
     ax.hlines(places, *ends, color="black", linewidth=0.9)
     jitter = np.random.default_rng(0)  # the same store gives the same picture
@@ -126,11 +121,9 @@ def _chart(ax: Axes, rows: pd.DataFrame, order: list[str]) -> None:
     for place, one in zip(places, values.values(), strict=True):
         if np.abs(one).max() <= ZERO * longest:  # a bar of no length looks like a missing one
             ax.text(0, place, " 0", va="center", fontsize=6)
-    measure = MEASURES.get(str(rows["measure"].iloc[0]))
     notes = [GOOD.get(measure.better, ""), ROW_SUM if measure.of_row_sum else ""] if measure else []
     ax.set(xlabel="; ".join(filter(None, notes)), ylabel="")
     ax.set_title("\n".join(wrap(str(rows["chart"].iloc[0]), 28)))
-    sns.despine(ax=ax)
 
 
 def _control(ax: Axes, df: pd.DataFrame, rows: pd.DataFrame) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import html as markup
 import re
 
 _LONGEST = 120  # letters of a file's name without its ending
-_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
 _LATEX = {"\\": r"\textbackslash ", "~": r"\textasciitilde ", "^": r"\textasciicircum "}
-_LATEX |= {sign: "\\" + sign for sign in "&%$#_{}"}
+_LATEX |= {sign: "\\" + sign for sign in "&%$#_{}"} | {sign: f"${sign}$" for sign in "<>"}
 _MARKDOWN = {"\\": "\\\\", "|": "\\|", "`": "\\`", "<": "&lt;", "](": "]\\("}
 
 
@@ -19,12 +19,12 @@ def one_line(text: str) -> str:
 
 def html(text: str) -> str:
     """As an element's text or a quoted attribute."""
-    return _each(one_line(text), _HTML)
+    return markup.escape(one_line(text))
 
 
 def latex(text: str) -> str:
     """As text of a cell."""
-    return _each(one_line(text), _LATEX)
+    return "".join(_LATEX.get(sign, sign) for sign in one_line(text))
 
 
 def markdown(text: str) -> str:
@@ -41,7 +41,3 @@ def file_name(name: str) -> str:
     if len(plain.encode()) <= _LONGEST:
         return plain
     return f"{plain[: _LONGEST // 4]}-{hashlib.sha256(text).hexdigest()[:12]}"
-
-
-def _each(text: str, codes: dict[str, str]) -> str:
-    return "".join(codes.get(sign, sign) for sign in text)

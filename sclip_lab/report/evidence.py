@@ -35,7 +35,6 @@ class Evidence:
         options: what was typed for a study, such as ``image`` and ``points``.
         whole: how many images each data set has.
         bootstrap: of ``df``, or of all that it is a part of; made when it is needed.
-        known: `results.summary` of ``df`` if there is one already.
     """
 
     df: pd.DataFrame
@@ -46,7 +45,6 @@ class Evidence:
     whole: Mapping[str, int] = field(default_factory=dict)
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
     bootstrap: Callable[[], Comparisons] | None = None
-    known: pd.DataFrame | None = None
 
     @cached_property
     def comparisons(self) -> Comparisons:
@@ -56,8 +54,6 @@ class Evidence:
     @cached_property
     def summary(self) -> pd.DataFrame:
         """`results.summary`."""
-        if self.known is not None:
-            return self.known
         specs = set(self.df["spec"].astype(str))
         return results.summary(self.df, groups=self.comparisons.only(specs))
 
@@ -95,42 +91,39 @@ class Evidence:
     def _differences(self) -> dict[tuple[str, str, float], pd.Series]:
         return {}
 
+    def values(self, measure: str) -> pd.DataFrame:
+        """One diagnostic by photo: index image, columns spec; empty where it was not measured."""
+        if not len(self.measured):
+            return pd.DataFrame()
+        rows = self.measured[self.measured["measure"] == measure].astype({"spec": str})
+        return rows.pivot_table(index="image", columns="spec", values="value", observed=True)
+
     def only(self, **chosen: str) -> Evidence:
         """The part with these values of columns such as dataset and backbone."""
         rows = pd.Series(True, index=self.df.index)
         for name, value in chosen.items():
             rows &= self.df[name].astype(str) == value
-        df = self.df[rows]
-        df.attrs = self.df.attrs
-        return self.of(sorted(set(df["spec"].astype(str))))
+        return self.of(sorted(set(self.df["spec"][rows].astype(str))))
 
     def of(self, specs: Sequence[str]) -> Evidence:
         """The part with these specs."""
         chosen = set(specs)
-        df = self.df[self.df["spec"].astype(str).isin(chosen)]
-        df.attrs = self.df.attrs
-        measured, layers = (
-            rows[rows["spec"].astype(str).isin(chosen)] if len(rows) else rows
-            for rows in (self.measured, self.layers)
-        )
+
+        def rows(table: pd.DataFrame) -> pd.DataFrame:
+            return table[table["spec"].astype(str).isin(chosen)] if len(table) else table
+
         pictures = [
-            Picture(**{**vars(picture), "predictions": kept})
+            replace(picture, predictions=predictions)
             for picture in self.pictures
-            for kept in [[p for p in picture.predictions if p.spec in chosen]]
-            if kept
+            if (predictions := [p for p in picture.predictions if p.spec in chosen])
         ]
-        specs_kept = {key: spec for key, spec in self.specs.items() if key in chosen}
-        known = self.known
-        if known is not None:
-            known = known[known["spec"].astype(str).isin(chosen)]
         return replace(
             self,
-            df=df,
-            measured=measured,
+            df=rows(self.df),
+            measured=rows(self.measured),
+            layers=rows(self.layers),
             pictures=pictures,
-            specs=specs_kept,
-            layers=layers,
-            known=known,
+            specs={key: spec for key, spec in self.specs.items() if key in chosen},
             bootstrap=lambda: self.comparisons,
         )
 
@@ -178,12 +171,10 @@ class Evidence:
 
 def on_common_images(df: pd.DataFrame) -> pd.DataFrame:
     """Rows of the images that all specs of a data set have, so that each pair can be compared."""
-    common_rows = []
+    parts = []
     for _, rows in df.groupby("dataset", observed=True, sort=False):
-        specs_of_image = rows.groupby("image", observed=True)["spec"].nunique()
-        common_rows.append(
-            rows[rows["image"].isin(specs_of_image[specs_of_image == rows["spec"].nunique()].index)]
-        )
-    common = pd.concat(common_rows) if len(common_rows) > 1 else common_rows[0]
+        specs_of_image = rows.groupby("image", observed=True)["spec"].transform("nunique")
+        parts.append(rows[specs_of_image == rows["spec"].nunique()])
+    common = pd.concat(parts)
     common.attrs = df.attrs
     return common

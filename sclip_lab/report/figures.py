@@ -57,6 +57,45 @@ def style() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def charts(
+    size: tuple[float, float], count: int = 1, columns: int = 1, **options: Any
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure with so many charts, for the body of a ``with``, in the style of all.
+
+    Args:
+        size: width and height in inches. columns: charts side by side.
+        **options: of ``Figure.subplots``, such as sharey; or its ``layout``.
+    """
+    with style():
+        figure = Figure(figsize=size, layout=options.pop("layout", "constrained"))
+        axes = figure.subplots(-(-count // columns), columns, squeeze=False, **options).ravel()
+        for ax in axes[count:]:
+            ax.set_axis_off()
+        yield figure, list(axes[:count])
+        for ax in axes[:count]:
+            ax.spines[["top", "right"]].set_visible(False)
+
+
+def interval_bars(ax: Axes, places: Sequence[float], table: pd.DataFrame, **looks: Any) -> Any:
+    """Horizontal bars as long as the first column of a table, with an interval from its column low
+    to its column high. Returns matplotlib's bars."""
+    lengths = table.iloc[:, 0]
+    error = np.maximum([lengths - table["low"], table["high"] - lengths], 0)
+    thin = {"elinewidth": 0.8, "capsize": 2}
+    return ax.barh(places, lengths, xerr=error, error_kw=thin, **looks)
+
+
+def heat_map(ax: Axes, table: pd.DataFrame, **looks: Any) -> None:
+    """seaborn's, with the name of every row and column."""
+    sns.heatmap(table, ax=ax, xticklabels=True, yticklabels=True, annot_kws={"fontsize": 6},
+                **looks)  # fmt: skip
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(length=0)
+    ax.tick_params(axis="x", rotation=90)
+    ax.tick_params(axis="y", rotation=0)
+
+
 class Figure(matplotlib.figure.Figure):
     """matplotlib's figure, as a picture at the end of a notebook cell.
 
@@ -71,14 +110,16 @@ class Figure(matplotlib.figure.Figure):
 
 class Later(Mapping[str, Figure]):
     """Figures by file name that are made when they are first looked at, so that each of several
-    processes makes its own.
-
-    Args:
-        makers: each gives some figures by file name.
-    """
+    processes makes its own. Each of the ``makers`` gives some."""
 
     def __init__(self, *makers: Callable[[], Mapping[str, Figure]]) -> None:
         self.makers = makers
+
+    def named(self, tail: str) -> Later:
+        """The same figures with a tail to their names."""
+        return Later(
+            *(lambda m=make: {f"{n}{tail}": f for n, f in m().items()} for make in self.makers)
+        )
 
     @cached_property
     def _figures(self) -> dict[str, Figure]:
@@ -104,8 +145,7 @@ def paged(name: str, pages: Sequence[Page]) -> dict[str, Page]:
 def draw_floors(ax: Axes, table: pd.DataFrame, across: bool = False) -> str:
     """Grey lines at the scores that need no network, where a table is of one data set.
 
-    Args:
-        table: a `results.summary`, or rows of it. across: horizontal lines, not vertical ones.
+    Args: table: a `results.summary`, or rows of it. across: horizontal lines, not vertical ones.
 
     Returns:
         what the lines are, in words; "" without any.
@@ -132,10 +172,9 @@ def bars(
     """mIoU of every spec with its bootstrap interval, one chart per data set.
 
     Args:
-        df: from `results.load`.
+        df: from `results.load`. table: its `results.summary` if there is one already.
         sort: best first instead of in the order of the DataFrame.
-        n: bootstrap resamples. level: of the interval.
-        table: the `results.summary` of ``df`` if there is one already.
+        n, level: of the bootstrap.
     """
     table = results.summary(df, n, level) if table is None else table
     return _bar_charts(list(_by_dataset(table, sort).items()), level)
@@ -167,19 +206,15 @@ def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
     columns = min(_CHARTS, len(groups))
     lines = [groups[start : start + columns] for start in range(0, len(groups), columns)]
     heights = [0.9 + 0.22 * max(len(rows) for _, rows in line) for line in lines]
-    with style():
-        size = (1.2 + 4.2 * columns, sum(heights))
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(len(lines), columns, squeeze=False, height_ratios=heights).ravel()
-        for ax, (dataset, rows) in zip(axes, groups, strict=False):
+    size = (1.2 + 4.2 * columns, sum(heights))
+    with charts(size, len(groups), columns, height_ratios=heights) as (figure, axes):
+        for ax, (dataset, rows) in zip(axes, groups, strict=True):
             _bars(ax, rows)
             photos, of = rows[["images", "of"]].iloc[0]
             count = f"{photos}" if photos == of else f"{photos} of {of}"
             ax.set_title(f"{dataset}, {count} photos")
             ax.set_xlabel(f"mIoU x100, {level * 100:g} % interval\n{draw_floors(ax, rows)}".strip())
             ax.xaxis.label.set_fontsize(6.5)
-        for ax in axes[len(groups) :]:
-            ax.set_axis_off()
         figure.set_label(f"mIoU x100 with its {level * 100:g} % interval over photos")
     return figure
 
@@ -187,29 +222,18 @@ def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
 def _bars(ax: Axes, table: pd.DataFrame) -> None:
     scaled = table[["miou", "low", "high"]] * 100
     names = list(table["name"])
-    drawn = ax.barh(range(len(names)), scaled["miou"], height=0.7, color=COLORS[5])
-    for bar, is_oracle in zip(drawn, table["oracle"], strict=True):
+    patches = interval_bars(ax, range(len(names)), scaled, height=0.7, color=COLORS[5])
+    for bar, is_oracle in zip(patches, table["oracle"], strict=True):
         if is_oracle:
             bar.set(facecolor="white", edgecolor=COLORS[5], hatch="////")
     ax.set_yticks(range(len(names)), names)
-    low, high = scaled["low"].to_numpy(), scaled["high"].to_numpy()
-    ax.errorbar(
-        (low + high) / 2,
-        range(len(names)),
-        xerr=(high - low) / 2,
-        fmt="none",
-        ecolor="black",
-        elinewidth=0.8,
-        capsize=2,
-    )
-    ends = np.fmax(high, scaled["miou"].to_numpy())
+    ends = np.fmax(scaled["high"].to_numpy(), scaled["miou"].to_numpy())
     top = float(np.nanmax(ends))
     for position, (score, end) in enumerate(zip(scaled["miou"], ends, strict=True)):
         ax.text(end + 0.015 * top, position, f"{score:.1f}", va="center", fontsize=7)
     ax.set_xlim(0, 1.12 * top if top > 0 else 1)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.set_ylabel("")
-    sns.despine(ax=ax)
 
 
 def per_class(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
@@ -274,30 +298,14 @@ def _top(strips: list[tuple[str, pd.DataFrame]]) -> float:
 def _heat_maps(strips: list[tuple[str, pd.DataFrame]], top: float) -> Figure:
     height = sum(_height(grid) for _, grid in strips)
     widest = max(grid.shape[1] for _, grid in strips)
-    with style():
-        figure = Figure(figsize=(2.4 + 0.21 * max(widest, 12), height), layout="constrained")
-        ratios = [len(grid) + 4.0 for _, grid in strips]
-        axes = figure.subplots(len(strips), 1, squeeze=False, height_ratios=ratios)[:, 0]
+    size, ratios = (2.4 + 0.21 * max(widest, 12), height), [len(grid) + 4.0 for _, grid in strips]
+    with charts(size, len(strips), height_ratios=ratios) as (figure, axes):
         shown = ""
         for ax, (dataset, grid) in zip(axes, strips, strict=True):
-            sns.heatmap(
-                grid,
-                ax=ax,
-                vmin=0,
-                vmax=top,
-                cmap="viridis",
-                cbar=False,
-                annot=grid.shape[1] <= 25,
-                fmt=".0f",
-                annot_kws={"fontsize": 6},
-                xticklabels=True,
-                yticklabels=True,
-            )
-            ax.set(xlabel="", ylabel="", title="" if dataset == shown else dataset)
+            heat_map(ax, grid, vmin=0, vmax=top, cmap="viridis", cbar=False,
+                     annot=grid.shape[1] <= 25, fmt=".0f")  # fmt: skip
+            ax.set_title("" if dataset == shown else dataset)
             shown = dataset
-            ax.tick_params(length=0)
-            ax.tick_params(axis="x", rotation=90)
-            ax.tick_params(axis="y", rotation=0)
             for text in ax.get_xticklabels():
                 few = int(text.get_text().rpartition("(")[2].rstrip(")")) < FEW
                 text.set_color("0.5" if few else "black")
@@ -306,50 +314,32 @@ def _heat_maps(strips: list[tuple[str, pd.DataFrame]], top: float) -> Figure:
             "a score is an anecdote"
         )
         figure.colorbar(
-            axes[0].collections[0],
-            ax=list(axes),
-            label="IoU x100",
-            aspect=20,
-            fraction=0.03,
-            pad=0.01,
-            shrink=min(1.0, 2.5 / height),
-            anchor=(0.0, 1.0),
-        )
+            axes[0].collections[0], ax=axes, label="IoU x100", aspect=20, fraction=0.03, pad=0.01,
+            shrink=min(1.0, 2.5 / height), anchor=(0.0, 1.0),
+        )  # fmt: skip
     return figure
 
 
 def grouped(evidence: Evidence, grid: Mapping[str, Mapping[str, str]]) -> Figure:
     """mIoU x100 with 95 % intervals.
 
-    Args:
-        evidence: the cells. grid: group -> variant -> spec.
+    Args: grid: group -> variant -> spec.
     """
     variants = list(dict.fromkeys(name for specs in grid.values() for name in specs))
-    height = 0.8 / len(variants)
-    with style():
-        size = (5.6, 0.9 + 0.16 * len(grid) * max(2, len(variants)))
-        figure = Figure(figsize=size, layout="constrained")
-        ax = figure.subplots()
+    height, cells = 0.8 / len(variants), 100 * evidence.cells[["miou", "low", "high"]]
+    size = (5.6, 0.9 + 0.16 * len(grid) * max(2, len(variants)))
+    with charts(size) as (figure, [ax]):
         for index, variant in enumerate(variants):
-            places, scores, low, high = [], [], [], []
-            for row, specs in enumerate(grid.values()):
-                if variant in specs:
-                    cell = evidence.summary.set_index(evidence.summary["spec"].astype(str)).loc[
-                        specs[variant]
-                    ]
-                    places.append(row + (index - (len(variants) - 1) / 2) * height)
-                    scores.append(100 * cell["miou"])
-                    low.append(100 * (cell["miou"] - cell["low"]))
-                    high.append(100 * (cell["high"] - cell["miou"]))
-            error = [[max(0.0, v) for v in low], [max(0.0, v) for v in high]]
-            ax.barh(places, scores, height, xerr=error, color=color(variant, index), label=variant,
-                    error_kw={"elinewidth": 0.7, "capsize": 1.5})  # fmt: skip
+            rows = {row: specs[variant] for row, specs in enumerate(grid.values())
+                    if variant in specs}  # fmt: skip
+            places = [row + (index - (len(variants) - 1) / 2) * height for row in rows]
+            interval_bars(ax, places, cells.loc[list(rows.values())], height=height,
+                          color=color(variant, index), label=variant)  # fmt: skip
         ax.set_yticks(range(len(grid)), list(grid))
         ax.invert_yaxis()
         ax.set_xlabel("mIoU x100, 95 % interval")
         draw_floors(ax, evidence.summary)
-        longest = max(len(name) for name in variants)
+        longest = max(map(len, ax.get_legend_handles_labels()[1]))  # the floors' names too
         columns = max(1, int(size[0] / (0.55 + 0.065 * longest)))
         figure.legend(loc="outside lower center", ncols=columns, frameon=False)
-        sns.despine(ax=ax)
     return figure

@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 from sclip_lab import results
 from sclip_lab.report.evidence import Evidence
+from sclip_lab.report.tables import captioned
 from sclip_lab.results.table.support import FEW
 
 # Shares of the photo that a class covers in it.
 SIZES = [(0.0, 0.05), (0.05, 0.2), (0.2, 0.5), (0.5, 1.01)]
 
 
+def by_class(evidence: Evidence, specs: Sequence[str]) -> pd.DataFrame:
+    """IoU of cells of one data set: index class id, columns class and the specs."""
+    iou = results.iou(evidence.of(specs).df)
+    grid = iou.pivot(index="id", columns="spec", values="iou").rename(columns=str)
+    names = iou.drop_duplicates("id").set_index("id")["class"]
+    return grid[list(specs)].dropna(how="all").assign(**{"class": names})
+
+
 def per_class(evidence: Evidence, a: str, b: str) -> pd.DataFrame:
     """IoU of both cells and the difference, one row per class that occurs, largest gain first."""
-    pair = evidence.of([a, b])
-    iou = results.iou(pair.df)
-    grid = iou.assign(spec=iou["spec"].astype(str)).pivot(index="id", columns="spec", values="iou")
-    names = iou.drop_duplicates("id").set_index("id")["class"]
-    truth = pair.df[(pair.df["spec"].astype(str) == a) & (pair.df["pixels"] > 0)]
-    photos = truth.groupby("true", observed=True)["image"].nunique()
+    df = evidence.of([a]).df
+    photos = df[df["pixels"] > 0].groupby("true", observed=True)["image"].nunique()
+    grid = by_class(evidence, [a, b]).loc[photos.index]
     table = pd.DataFrame(
         {
-            "class": names.loc[photos.index].to_list(),
+            "class": grid["class"].to_list(),
             "photos": [f"{n} (few)" if n < FEW else str(n) for n in photos],
-            evidence.name(a): grid.loc[photos.index, a].to_list(),
-            evidence.name(b): grid.loc[photos.index, b].to_list(),
+            evidence.name(a): grid[a].to_list(),
+            evidence.name(b): grid[b].to_list(),
+            "gain": (grid[a] - grid[b]).to_list(),
         }
     )
-    table["gain"] = (grid.loc[photos.index, a] - grid.loc[photos.index, b]).to_list()
+    caption = "IoU x100 per class, and in how many photos it occurs"
+    few = f"few: below {FEW}, an anecdote"
     table = table.sort_values("gain", ascending=False, ignore_index=True)
-    table.attrs["caption"] = (
-        f"IoU x100 per class, and in how many photos it occurs; few: below {FEW}, an anecdote"
-    )
-    return table
+    return captioned(table, f"{caption}; {few}")
 
 
 def per_size(evidence: Evidence, a: str, b: str) -> pd.DataFrame:
@@ -64,11 +71,8 @@ def per_size(evidence: Evidence, a: str, b: str) -> pd.DataFrame:
             | {evidence.name(s): recall.get(s, np.nan) for s in (a, b)}
             | {"gain": recall.get(a, np.nan) - recall.get(b, np.nan)}
         )
-    table = pd.DataFrame(rows)
-    table.attrs["caption"] = (
-        "share of pixels that are right, x100, by how much of its photo the class covers"
-    )
-    return table
+    caption = "share of pixels that are right, x100, by how much of its photo the class covers"
+    return captioned(rows, caption)
 
 
 def per_photo(evidence: Evidence, a: str, b: str) -> pd.DataFrame:

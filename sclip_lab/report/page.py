@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,13 +21,11 @@ from pandas.io.formats.style import Styler
 from sclip_lab.core import files
 from sclip_lab.report import escaping
 from sclip_lab.report.figures import Later
-from sclip_lab.report.tables import P, p_value
+from sclip_lab.report.tables import PLAIN, P, texts
 
 COMPRESSION = 3  # of PNG: half the time of zlib's usual 6, 4 % more bytes
 PDF_DPI = 200  # of photos within a PDF; lines have none
 PNG_DPI = 150
-PLAIN = ("rho", "seconds")  # columns that are no fractions
-SIGNED = ("difference", "gain")  # beginnings of columns that show their sign
 WIDE = 1600  # pixels: what a screen shows of a picture
 
 
@@ -123,27 +121,24 @@ _makers: list[Maker] = []  # of a copy of this process
 
 def _drawings(sections: Sequence[Section], processes: int) -> list[list[Drawing]]:
     """All figures of each section, made and drawn by several processes."""
-    makers: list[Maker] = []
-    owners: list[int] = []
-    for number, section in enumerate(sections):
-        figures = section.figures
-        section_makers: Sequence[Maker]
-        if isinstance(figures, Later):
-            section_makers = figures.makers
-        else:
-            section_makers = [partial(dict, {name: figure}) for name, figure in figures.items()]
-        makers += section_makers
-        owners += [number] * len(section_makers)
+    by_section: list[Sequence[Maker]] = [
+        section.figures.makers
+        if isinstance(section.figures, Later)
+        else [partial(dict, {name: figure}) for name, figure in section.figures.items()]
+        for section in sections
+    ]
+    makers: list[Maker] = [make for of_section in by_section for make in of_section]
     if min(processes, len(makers)) < 2:
         groups = [_drawings_of(make()) for make in makers]
     else:
         fork = multiprocessing.get_context("fork")  # nothing need be pickled
         with ProcessPoolExecutor(processes, fork, _makers.extend, (makers,)) as pool:
             groups = list(pool.map(_drawings_by_number, range(len(makers))))
-    drawings: list[list[Drawing]] = [[] for _ in sections]
-    for number, group in zip(owners, groups, strict=True):
-        drawings[number] += group
-    return drawings
+    remaining = iter(groups)
+    return [
+        [drawing for group in islice(remaining, len(of_section)) for drawing in group]
+        for of_section in by_section
+    ]
 
 
 def _drawings_by_number(number: int) -> list[Drawing]:
@@ -171,17 +166,20 @@ def drawn(figure: Figure) -> tuple[bytes, bytes]:
 
 
 def html(table: pd.DataFrame) -> str:
-    """A table as HTML: names escaped, fractions x100 (see `style`)."""
-    return style(table, "html").to_html(table_attributes='class="numbers"')
+    """A table as HTML: names escaped, numbers as `tables.texts` has them (see `_styled`)."""
+    return _styled(table, escaping.html, "font-weight: bold;").to_html(
+        table_attributes='class="numbers"'
+    )
 
 
 def latex(table: pd.DataFrame, name: str = "") -> str:
-    """A table as LaTeX with booktabs, special characters escaped (see `style`), and the label
+    """A table as LaTeX with booktabs, special characters escaped (see `_styled`), and the label
     ``tab:name``."""
-    numeric = [pd.api.types.is_numeric_dtype(kind) for kind in _with_intervals(table).dtypes]
-    columns = "".join("r" if number else "l" for number in numeric)
+    styler = _styled(table, escaping.latex, "textbf:--rwrap;")
+    numeric = [c in table and pd.api.types.is_numeric_dtype(table[c]) for c in texts(table)]
+    columns = "".join("r" if is_number else "l" for is_number in numeric)
     label = f"tab:{escaping.file_name(name)}" if name else None
-    return style(table, "latex").to_latex(hrules=True, column_format=columns, label=label)
+    return styler.to_latex(hrules=True, column_format=columns, label=label)
 
 
 def numbers(table: pd.DataFrame) -> pd.DataFrame:
@@ -195,66 +193,13 @@ def numbers(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{n: (100 * table[n]).round(6) for n in scaled}).rename(columns=scaled)
 
 
-def _with_intervals(table: pd.DataFrame) -> pd.DataFrame:
-    """Two columns of bounds become one of text, as ``attrs["intervals"]`` says: name -> bounds."""
-    shown = table.copy()
-    for name, (low, high) in table.attrs.get("intervals", {}).items():
-        before = str(list(table)[list(table).index(low) - 1])  # what they are the bounds of
-        sign = "+" if before.startswith(SIGNED) else ""
-        texts = [
-            "" if pd.isna(start) else f"{100 * start:{sign}.1f} to {100 * end:{sign}.1f}"
-            for start, end in zip(table[low], table[high], strict=True)
-        ]
-        shown.insert(list(shown).index(low), name, texts)
-        shown = shown.drop(columns=[low, high])
-    shown.attrs = table.attrs
-    return shown
-
-
-def style(table: pd.DataFrame, escape: str) -> Styler:
-    """Numbers as a reader wants them.
-
-    Columns of `tables.P` are p-values. Other floats are fractions and shown x100 with one decimal,
-    differences with their sign, except in columns named in ``table.attrs["plain"]``;
-    ``table.attrs["bold"]`` says by column which entries are bold, ``table.attrs["intervals"]``
-    which two columns are the bounds of one; ``table.attrs["caption"]`` is printed above.
-    """
-    table = _with_intervals(table)
-    plain = table.attrs.get("plain", PLAIN)
-    shown = table.copy()
-    shown.columns = [_escaped(str(name), escape) for name in table]
-    styler = shown.style.hide(axis="index")
-    for old, new in zip(table, shown, strict=True):
-        if not pd.api.types.is_float_dtype(table[old].dtype):
-            styler = styler.format(_line, subset=[new], escape=escape, na_rep="")
-            continue
-        if old in P.values():
-            styler = styler.format(_p, subset=[new], escape=escape)
-            continue
-        signed = "+" if str(old).startswith(SIGNED) else ""
-        pattern = "{:#.3g}" if old in plain else f"{{:{signed}.1f}}"
-        factor = 1 if old in plain else 100
-
-        def text(value: Any, pattern: str = pattern, factor: int = factor) -> str:
-            return pattern.format(factor * value)
-
-        styler = styler.format(text, subset=[new], na_rep="")
-    css = "font-weight: bold;" if escape == "html" else "textbf:--rwrap;"
+def _styled(table: pd.DataFrame, escape: Callable[[str], str], css: str) -> Styler:
+    """``table.attrs["bold"]`` says by column which entries are bold; ``table.attrs["caption"]`` is
+    printed above."""
+    styler = texts(table).map(escape).rename(columns=escape).style.hide(axis="index")
     for name, marked in table.attrs.get("bold", {}).items():
         bold = [css if mark else "" for mark in marked]
-        styler = styler.apply(lambda _, bold=bold: bold, subset=[_escaped(name, escape)], axis=0)
+        styler = styler.apply(lambda _, bold=bold: bold, subset=[escape(name)], axis=0)
     if table.attrs.get("caption"):
-        styler = styler.set_caption(_escaped(table.attrs["caption"], escape))
+        styler = styler.set_caption(escape(table.attrs["caption"]))
     return styler
-
-
-def _p(value: Any) -> str:
-    return p_value(float(value))
-
-
-def _line(value: Any) -> str:
-    return escaping.one_line(str(value))
-
-
-def _escaped(text: str, kind: str) -> str:
-    return escaping.latex(text) if kind == "latex" else escaping.html(text)

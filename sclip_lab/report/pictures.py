@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import product
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch, Rectangle
 
@@ -20,6 +23,7 @@ from sclip_lab.results.table import metrics
 
 if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
+    from sclip_lab.segmentation.windows import Axis
 
 # Okabe and Ito's colours, then the ones furthest from all before them in CIELAB, also as seen
 # without green cones.
@@ -79,10 +83,8 @@ def panel(
         )
         for number, item in enumerate(pictures):
             cells = grid[rows * number : rows * (number + 1)].ravel()
-            shown: list[npt.NDArray[np.uint8]] = [item.image, _paint(item.mask, item, colors)]
-            shown += [
-                _paint(prediction.prediction, item, colors) for prediction in item.predictions
-            ]
+            labels = [item.mask, *(prediction.prediction for prediction in item.predictions)]
+            shown = [item.image, *(_paint(one, item, colors) for one in labels)]
             for ax, title, picture in zip(cells, titles[number], shown, strict=False):
                 ax.imshow(picture, interpolation="nearest")
                 ax.set_title(title, pad=2)
@@ -90,14 +92,8 @@ def panel(
                 _corner(ax, photo_miou(item, prediction))
             for ax in cells:
                 ax.set_axis_off()
-        figure.legend(
-            handles=handles,
-            loc="lower center",
-            ncols=legend_columns,
-            frameon=False,
-            handlelength=1.2,
-            columnspacing=1.2,
-        )
+        figure.legend(handles=handles, loc="lower center", ncols=legend_columns, frameon=False,
+                      handlelength=1.2, columnspacing=1.2)  # fmt: skip
     figure.set_label(
         "photo, truth, and the class of every pixel by variant; in the corner: mIoU x100 on this "
         "photo"
@@ -110,13 +106,10 @@ def photo_miou(item: Picture, prediction: Prediction) -> float:
     for a photo of ignored pixels alone."""
     count = len(item.class_names)
     rows = metrics.count(prediction.prediction, item.mask, count, item.ignore_index)
-    right = np.where(rows.true == rows.predicted, rows.pixels, 0)
-    totals = [
-        np.bincount(classes, pixels, count)
-        for classes, pixels in ((rows.true, right), (rows.true, rows.pixels),
-                                (rows.predicted, rows.pixels))
-    ]  # fmt: skip
-    return float(metrics.nanmean(metrics.iou_of_totals(np.stack(totals))))
+    confusion = np.zeros((count, count))
+    confusion[rows.true, rows.predicted] = rows.pixels
+    totals = np.stack([np.diag(confusion), confusion.sum(1), confusion.sum(0)])
+    return float(metrics.nanmean(metrics.iou_of_totals(totals)))
 
 
 def _corner(ax: Axes, score: float) -> None:
@@ -128,11 +121,15 @@ def _corner(ax: Axes, score: float) -> None:
         )  # fmt: skip
 
 
-def attention_maps(pictures: Sequence[Picture]) -> Figure:
+def attention_maps(pictures: Sequence[Picture], largest: float = 0.85) -> Figure:
     """Where the patch under each chosen point looks: a column per point, a row per variant.
 
     The top row shows the photo, the point and the sliding window it was seen in. Maps are averaged
     over heads and scaled to their own maximum. A variant that has no single map says so.
+
+    Args:
+        pictures: from `sclip_lab.results.store.picture_files.load`.
+        largest: height of a map in inches where there is room.
 
     Raises:
         LabError: if no picture holds points.
@@ -142,7 +139,7 @@ def attention_maps(pictures: Sequence[Picture]) -> Figure:
     if not columns:
         raise LabError("these pictures hold no points; evaluate with points to look at attention")
     names = ["photo", *dict.fromkeys(v.label for p in pictures for v in p.predictions)]
-    height = min(0.85, 6.0 / len(columns))
+    height = min(largest, 6.0 / len(columns))
     widths = [height * p.image.shape[1] / p.image.shape[0] for p, _ in columns]
     folded = [_folded(name) for name in names]
     margin = 0.15 + 0.06 * max(len(line) for name in folded for line in name.split("\n"))
@@ -197,11 +194,10 @@ def _scale(figure: Figure, left: float) -> None:
     """A colour bar below the maps."""
     width, height = figure.get_size_inches()
     box = (left / width, 0.3 / height, min(1.6, width - left - 0.1) / width, 0.08 / height)
-    bar = figure.add_axes(box)
-    bar.imshow(np.linspace(0, 1, 256)[None], cmap="inferno", aspect="auto", extent=(0, 1, 0, 1))
-    bar.set_yticks([])
-    bar.set_xticks([0, 1], ["0", "map's maximum"])
-    bar.tick_params(length=0, pad=2)
+    shades = ScalarMappable(cmap="inferno")
+    bar = figure.colorbar(shades, cax=figure.add_axes(box), orientation="horizontal")
+    bar.set_ticks([0, 1], labels=["0", "map's maximum"])
+    bar.ax.tick_params(length=0, pad=2)
 
 
 def _check(pictures: Sequence[Picture]) -> None:
@@ -222,22 +218,29 @@ def _folded(label: str, width: float = 9.0) -> str:
 
 def class_colors(pictures: Sequence[Picture], max_classes: int = len(PALETTE)) -> dict[str, str]:
     """Colours of the classes shown by themselves, in the order of the legend."""
-    max_classes = min(max_classes, len(PALETTE))
-    truth: dict[str, int] = {}
-    guess: dict[str, int] = {}
+    truth, guess = Counter[str](), Counter[str]()
     for item in pictures:
-        for area, maps in ((truth, [item.mask]), (guess, [p.prediction for p in item.predictions])):
-            for labels in maps:
-                ids, pixels = np.unique(labels, return_counts=True)
-                for index, count in zip(ids, pixels, strict=True):
-                    if index < len(item.class_names) and index != item.ignore_index:
-                        name = item.class_names[index]
-                        area[name] = area.get(name, 0) + int(count)
+        truth += _pixels(item, item.mask)
+        for prediction in item.predictions:
+            guess += _pixels(item, prediction.prediction)
     ranked = sorted(truth, key=lambda name: -truth[name])
     ranked += sorted(guess.keys() - truth.keys(), key=lambda name: (-guess[name], name))
     plain = [name for name in ranked if name == "background"]
     colored = [name for name in ranked if name != "background"][:max_classes]
+    # More classes than colours share the grey of `OTHER`.
     return dict.fromkeys(plain, BACKGROUND) | dict(zip(colored, PALETTE, strict=False))
+
+
+def _pixels(item: Picture, labels: npt.NDArray[np.uint8]) -> Counter[str]:
+    """How many pixels have each class; not those that are ignored."""
+    counts = zip(*np.unique(labels, return_counts=True), strict=True)
+    return Counter(
+        {
+            item.class_names[index]: int(count)
+            for index, count in counts
+            if index < len(item.class_names) and index != item.ignore_index
+        }
+    )
 
 
 def _paint(
@@ -257,14 +260,12 @@ def _paint(
 def _legend(pictures: Sequence[Picture], colors: Mapping[str, str]) -> list[Patch]:
     handles = [Patch(color=color, label=name) for name, color in colors.items()]
     present = {
-        item.class_names[index]
+        name
         for item in pictures
         for labels in (item.mask, *(p.prediction for p in item.predictions))
-        for index in np.unique(labels)
-        if index != item.ignore_index and index < len(item.class_names)
+        for name in _pixels(item, labels)
     }
-    if present - colors.keys():
-        others = len(present - colors.keys())
+    if others := len(present - colors.keys()):
         label = f"{others} other class{'es' if others > 1 else ''}"
         handles.append(Patch(color=OTHER, label=label))
     if any((item.mask == item.ignore_index).any() for item in pictures):
@@ -310,15 +311,9 @@ def _map(ax: Axes, item: Picture, prediction: Prediction | None, index: int) -> 
     _photo(ax, (item.image.mean(2, keepdims=True) / 2 + 127.5).repeat(3, 2).astype(np.uint8))
     top, left, height, width = prediction.attention_box[index]
     weights = prediction.attention[index]
-    ax.imshow(
-        weights,
-        cmap="inferno",
-        vmin=0,
-        vmax=max(float(weights.max()), 1e-30),
-        alpha=0.85,
-        interpolation="nearest",
-        extent=(left - 0.5, left + width - 0.5, top + height - 0.5, top - 0.5),
-    )
+    extent = (left - 0.5, left + width - 0.5, top + height - 0.5, top - 0.5)
+    ax.imshow(weights, cmap="inferno", vmin=0, vmax=max(float(np.nanmax(weights)), 1e-30),
+              alpha=0.85, interpolation="nearest", extent=extent)  # fmt: skip
     _ring(ax, _points(item)[index])
     _bare(ax, item)
 
@@ -390,29 +385,37 @@ def attention_over_photo(
     grid_h, grid_w = plan.grid
     skip = weights.shape[-1] - grid_h * grid_w  # 1 where the class token takes part
     maps = weights[:, :, skip:, skip:].float().mean(1).cpu().numpy()
-    scale = height / plan.resized[0], width / plan.resized[1]
     maps_of_points = []
-    for point in points:
+    windows = [
+        (
+            index,
+            _patch_of_pixels(plan.rows, top, height / plan.resized[0], height),
+            _patch_of_pixels(plan.columns, left, width / plan.resized[1], width),
+        )
+        for index, (top, left) in enumerate(product(plan.rows.starts, plan.columns.starts))
+    ]
+    for y, x in points:
         total, count = np.zeros((height, width)), np.zeros((height, width))
-        for index, (top, left) in enumerate(
-            (top, left) for top in plan.rows.starts for left in plan.columns.starts
-        ):
-            cell, box = [], []
-            for axis, start, pixel, factor, size in (
-                (plan.rows, top, point[0], scale[0], height),
-                (plan.columns, left, point[1], scale[1], width),
-            ):
-                step, first = axis.seen / axis.cells, start - axis.before
-                cell.append(int(np.floor(((pixel + 0.5) / factor - first) / step)))
-                centres = (np.arange(size) + 0.5) / factor - first
-                box.append(np.floor(centres / step).astype(int))
-            if not (0 <= cell[0] < grid_h and 0 <= cell[1] < grid_w):
+        for index, down, right in windows:
+            if not (0 <= down[y] < grid_h and 0 <= right[x] < grid_w):
                 continue
-            one = maps[index, cell[0] * grid_w + cell[1]].reshape(grid_h, grid_w)
-            rows, columns = ((b >= 0) & (b < n) for b, n in zip(box, (grid_h, grid_w), strict=True))
+            one = maps[index, down[y] * grid_w + right[x]].reshape(grid_h, grid_w)
+            rows, columns = (down >= 0) & (down < grid_h), (right >= 0) & (right < grid_w)
             place = np.ix_(rows, columns)
-            total[place] += one[np.ix_(box[0][rows], box[1][columns])]
+            total[place] += one[np.ix_(down[rows], right[columns])]
             count[place] += 1
         with np.errstate(invalid="ignore"):
             maps_of_points.append((total / count).astype(np.float32))
     return maps_of_points
+
+
+def _patch_of_pixels(
+    axis: Axis, start: int, factor: float, size: int
+) -> npt.NDArray[np.signedinteger]:
+    """The patch of a window under each of ``size`` pixels along one axis; none outside of it.
+
+    Args:
+        start: of the window, in resized pixels. factor: pixels of the photo in one of these.
+    """
+    pixels = (np.arange(size) + 0.5) / factor - (start - axis.before)
+    return np.floor(pixels / (axis.seen / axis.cells)).astype(int)

@@ -18,6 +18,7 @@ from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import Figure, Later, paged
 from sclip_lab.report.page import Section
 from sclip_lab.report.tables import P
+from sclip_lab.results.statistics.comparisons import with_baseline
 from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS, interval
 from sclip_lab.results.statistics.resampling import Scored
 from sclip_lab.results.store import picture_files, sweeps
@@ -57,7 +58,16 @@ def select(
         return (list(names) if sweep is not None else None), names
     table = results.specs(store)
     table = table[table["key"].isin(names)] if sweep is not None else table
-    table = _by_each_name(store, table, names)
+    # A row for each name of a cell; in a sweep it has one.
+    each = pd.DataFrame(
+        [
+            {"key": record["key"], **{name: str(cell[name]) for name in NAMES[1:]}}
+            for record in results.records(store, table["key"].to_list())
+            for cell in ([names[record["key"]]] if names else [record["names"], *record["also"]])
+        ],
+        columns=["key", *NAMES[1:]],
+    )
+    table = table.drop(columns=NAMES[1:]).merge(each, on="key")
     for column, patterns in where.items():
         if column not in table:
             raise unknown("column", column, map(str, table.columns))
@@ -70,24 +80,9 @@ def select(
     if table.empty:
         raise LabError(f"no cell of {store} fits all of {', '.join(where)}")
     table = table.drop_duplicates("key")
-    chosen = table.set_index("key")[NAMES[1:]].astype(str).to_dict("index")
-    names = {str(k): {str(n): str(v) for n, v in cell.items()} for k, cell in chosen.items()}
+    names = {str(key): {name: str(row[name]) for name in NAMES[1:]}
+             for key, row in table.set_index("key").iterrows()}  # fmt: skip
     return list(names), names
-
-
-def _by_each_name(
-    store: Path, table: pd.DataFrame, names: Mapping[str, Mapping[str, str]]
-) -> pd.DataFrame:
-    """Repeat a cell's row for each of its names, or for each name of the sweep if there is one."""
-    table = table.astype(dict.fromkeys(NAMES[1:], str))
-    parts = [table]
-    for record in results.records(store, table["key"].to_list()):
-        row = table[table["key"] == record["key"]]
-        every = [names[record["key"]]] if record["key"] in names else record["also"]
-        parts += [row.assign(**{name: each[name] for name in NAMES[1:]}) for each in every]
-    rows = pd.concat(parts[1:] if names else parts, ignore_index=True)
-    order = {key: place for place, key in enumerate(table["key"])}
-    return rows.sort_values("key", key=lambda keys: keys.map(order), kind="stable")
 
 
 def read(
@@ -125,7 +120,7 @@ def sections(
                 if baseline or _has_usual(part)}  # fmt: skip
     if baseline is not None and not any(section.tables for section in compared.values()):
         raise LabError(next(iter(compared.values())).notes[0])
-    made = []
+    page_sections = []
     for name, part in parts.items():
         of_part = [
             _scores(part, scores),
@@ -135,8 +130,8 @@ def sections(
         if len(parts) > 1:  # of one set of photos the page's own lead says it
             of_part[0] = replace(of_part[0], notes=[result(part, name)])
             of_part = [_of_photos(section, name) for section in of_part]
-        made += of_part
-    return made
+        page_sections += of_part
+    return page_sections
 
 
 def _has_usual(part: Evidence) -> bool:
@@ -151,14 +146,8 @@ def _of_photos(section: Section, photos: str) -> Section:
         name=section.name + tail,
         title=f"{section.title}: {photos}",
         tables={f"{name}{tail}": table for name, table in section.tables.items()},
-        figures=Later(*(partial(_with_tail, make, tail) for make in section.figures.makers))
-        if isinstance(section.figures, Later)
-        else section.figures,
+        figures=section.figures.named(tail) if isinstance(section.figures, Later) else {},
     )
-
-
-def _with_tail(make: Callable[[], Mapping[str, Figure]], tail: str) -> dict[str, Figure]:
-    return {f"{name}{tail}": figure for name, figure in make().items()}
 
 
 def seeds(part: Evidence) -> pd.DataFrame | None:
@@ -173,38 +162,38 @@ def seeds(part: Evidence) -> pd.DataFrame | None:
         for line in curves.lines_of(part.summary, column):
             specs = set(line["spec"].astype(str))
             (group,) = part.comparisons.only(specs)
-            mean = Scored.mean(group.scores)
+            mean = Scored.mean(list(group.values()))
             low, high = interval(mean, 1 - ALPHA)
-            scores = [scored.estimate for scored in group.scores]
+            scores = [scored.estimate for scored in group.values()]
             rows.append(
                 {"variant": str(line["line"].iloc[0]), "seeds": len(specs), "mIoU": mean.estimate}
                 | {"low": low, "high": high, "sd over seeds": float(np.std(scores, ddof=1))}
             )
     if not rows:
         return None
-    table = pd.DataFrame(rows)
-    table.attrs["intervals"] = {tables.INTERVAL: ("low", "high")}
-    table.attrs["caption"] = (
+    caption = (
         "mIoU x100, mean over seeds; interval of that mean over photos; beside it the standard "
         "deviation over seeds, which no number of photos makes smaller"
     )
-    return table
+    return tables.captioned(rows, caption, **tables.BOUNDS)
 
 
 def _drawn(part: Evidence, images: int) -> list[Section]:
     """Sections of figures: curves, diagnostics, pictures."""
-    made = []
+    shown = []
     if (table := seeds(part)) is not None:
-        made.append(Section("seeds", "seeds", tables={"seeds": table}))
+        shown.append(Section("seeds", "seeds", tables={"seeds": table}))
     if parameters := curves.swept(part.df):
-        drawn = Later(*(partial(_curve, part, parameter) for parameter in parameters))
-        made.append(Section("curves", "curves", figures=drawn))
+        charts = Later(*(partial(_curve, part, parameter) for parameter in parameters))
+        shown.append(Section("curves", "curves", figures=charts))
     if len(part.measured):
-        drawn = Later(partial(_diagnostics, part))
-        made.append(Section("diagnostics", "diagnostics", figures=drawn))
+        from sclip_lab.report import diagnostic_charts  # imports torch
+
+        charts = Later(lambda: paged("diagnostics", diagnostic_charts.pages(part.measured)))
+        shown.append(Section("diagnostics", "diagnostics", figures=charts))
     if makers := _pictures(part, images):
-        made.append(Section("pictures", "photos", figures=Later(*makers)))
-    return made
+        shown.append(Section("pictures", "photos", figures=Later(*makers)))
+    return shown
 
 
 def _curve(part: Evidence, parameter: str) -> dict[str, Figure]:
@@ -212,23 +201,12 @@ def _curve(part: Evidence, parameter: str) -> dict[str, Figure]:
     return {f"curve_{parameter}": curves.curve(part.df, parameter, log, table=part.summary)}
 
 
-def _diagnostics(part: Evidence) -> dict[str, Figure]:
-    from sclip_lab.report import diagnostic_charts  # imports torch
-
-    return paged("diagnostics", diagnostic_charts.pages(part.measured))
-
-
 def _scores(part: Evidence, scores: Callable[[Evidence], pd.DataFrame]) -> Section:
-    drawn = Later(partial(_bars, part), partial(_per_class, part))
-    return Section("scores", "scores", tables={"scores": scores(part)}, figures=drawn)
-
-
-def _bars(part: Evidence) -> dict[str, Figure]:
-    return paged("bars", figures.bar_pages(part.summary))
-
-
-def _per_class(part: Evidence) -> dict[str, Figure]:
-    return paged("per_class", figures.per_class_pages(part.df, part.summary))
+    charts = Later(
+        lambda: paged("bars", figures.bar_pages(part.summary)),
+        lambda: paged("per_class", figures.per_class_pages(part.df, part.summary)),
+    )
+    return Section("scores", "scores", tables={"scores": scores(part)}, figures=charts)
 
 
 def result(part: Evidence, place: str = "") -> str:
@@ -272,31 +250,25 @@ def _all_of(others: int) -> str:
 
 
 def _differences(part: Evidence, baseline: str) -> Section:
-    """The table of differences, or a note that says why there is none.
-
-    Intervals and p are adjusted for all comparisons of the table by one method (Bonferroni), so
-    that a p is below 5 % exactly where its interval excludes 0.
-    """
+    """The table of differences, or a note that says why there is none."""
     title = f"differences to {baseline}"
     try:
-        paired = results.differences(part.df, baseline, n=1)  # for its pairs alone
+        pairs, _ = with_baseline(part.df, baseline)
     except LabError as error:
         return Section("differences", title, notes=[str(error)])
-    pairs = list(zip(paired["spec_a"], paired["spec_b"], strict=True))
     count = len(pairs)
+    # One adjustment of both, so that a p is below 5 % exactly where its interval excludes 0.
     table = part.comparisons.of(pairs, 1 - ALPHA / count)
-    shown = pd.DataFrame(
-        {
-            "compared": [f"{part.name(a)} against {part.name(b)}" for a, b in pairs],
-            **{name: table[name].to_numpy(float) for name in ("difference", "low", "high")},
-            P["p"]: np.minimum(1, count * table["p"].to_numpy(float)),
-        }
-    )
+    columns = {
+        "compared": [f"{part.name(a)} against {part.name(b)}" for a, b in pairs],
+        **{name: table[name].to_numpy(float) for name in ("difference", "low", "high")},
+        P["p"]: np.minimum(1, count * table["p"].to_numpy(float)),
+    }
     together = "" if count == 1 else f"; intervals and p for all {count} together (Bonferroni)"
     if table["low"].isna().all():
         together = f"; no interval and no p on fewer than {FEWEST_PHOTOS} photos"
-    shown.attrs["caption"] = f"differences in mIoU x100 on the same photos{together}"
-    shown.attrs["intervals"] = {tables.INTERVAL: ("low", "high")}
+    caption = f"differences in mIoU x100 on the same photos{together}"
+    shown = tables.captioned(columns, caption, **tables.BOUNDS)
     return Section("differences", title, tables={"differences": shown})
 
 
@@ -306,22 +278,14 @@ def _pictures(part: Evidence, images: int) -> list[Callable[[], dict[str, Figure
         replace(p, predictions=[replace(q, label=_name(part, q)) for q in p.predictions])
         for p in list(part.pictures)[:images]
     ]
-    if not shown:
-        return []
     with_points = [p for p in shown if any(q.points is not None for q in p.predictions)][:2]
-    panel = partial(pictures.panel, colors=pictures.class_colors(shown))
-    panels = paged("panel", _panels(shown))
-    maps = paged("attention", _sheets(with_points, SHEET))
+    colors = pictures.class_colors(shown)
+    panels = paged("panel", _panels(shown)).items()
+    maps = paged("attention", _sheets(with_points, SHEET)).items()
     return [
-        *(partial(_figure, panel, name, page) for name, page in panels.items()),
-        *(partial(_figure, pictures.attention_maps, name, page) for name, page in maps.items()),
+        *(lambda n=name, p=page: {n: pictures.panel(p, colors=colors)} for name, page in panels),
+        *(lambda n=name, p=page: {n: pictures.attention_maps(p)} for name, page in maps),
     ]
-
-
-def _figure(
-    draw: Callable[[list[Picture]], Figure], name: str, page: list[Picture]
-) -> dict[str, Figure]:
-    return {name: draw(page)}
 
 
 def _name(part: Evidence, prediction: Prediction) -> str:

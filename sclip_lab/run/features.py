@@ -41,13 +41,8 @@ def dense_features(
 def attention_maps(
     backbone: Backbone | str, image: Any, attention: Variant | str, *args: Any, **options: Any
 ) -> AttentionMaps:
-    """Call `sclip_lab.segmentation.dense_features.attention_maps` with more kinds of input.
-
-    Args:
-        backbone: from `load_backbone`, or its name.
-        image: as there; or a file, a PIL image, or (height, width, 3) uint8 RGB.
-        attention: a variant, or the name of a file of conf/attention.
-        *args, **options: as there: the layer, -1 for the last block.
+    """Call `sclip_lab.segmentation.dense_features.attention_maps` with the kinds of input and
+    attention of `dense_features`.
 
     Returns:
         ``weights`` (heads, queries, keys) float32, and ``grid`` (grid_h, grid_w).

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-EMBEDDED = "patchwork_vit"
+from sclip_lab.paper.cards import EMBEDDED as EMBEDDED
+
 NAMED = 10  # words that the warning lists
 
 

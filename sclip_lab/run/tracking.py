@@ -208,7 +208,7 @@ def log_sweep(
                 title = f"{measure} against mIoU"
                 plot = wandb.plot.scatter(scatter, measure, "miou", title=title)
                 logged[f"scatter/{key}"] = plot
-        evidence = Evidence(df, measured, picture_files.load(store, cells), known=table)
+        evidence = Evidence(df, measured, picture_files.load(store, cells))
         over_seeds = [
             spread for part in evidence.by_photos().values() if (spread := seeds(part)) is not None
         ]

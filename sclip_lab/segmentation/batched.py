@@ -25,10 +25,8 @@ LARGEST = 1 << 28
 class Geometry:
     """Where the windows of some photos lie, on a device.
 
-    Args:
-        plans: window geometry of each photo, with the grid of the patch logits.
-        starts: number of each photo's first window among all windows.
-        device: holds matrices and indices.
+    The plans of the photos have the grid of the patch logits; ``starts`` are the numbers of each
+    photo's first window among all windows.
     """
 
     def __init__(self, plans: Sequence[Plan], starts: Sequence[int], device: torch.device) -> None:
@@ -40,6 +38,7 @@ class Geometry:
         for number, (plan, start) in enumerate(zip(plans, starts, strict=True)):
             grid_h, grid_w = plan.grid
             y, x = (np.arange(len(axis.starts) * axis.cells) for axis in (plan.rows, plan.columns))
+            # Window and patch of each cell of the map in which all windows lie side by side.
             window = (y // grid_h)[:, None] * len(plan.columns.starts) + x // grid_w
             patch = (y % grid_h)[:, None] * grid_w + x % grid_w
             index[number, : len(y), : len(x)] = (start + window) * grid_h * grid_w + patch
@@ -67,9 +66,14 @@ def _padded(matrices: Sequence[Tensor]) -> Tensor:
     return result
 
 
-def suits(readout: Readout) -> bool:
-    """Whether a readout has neither a refinement nor a threshold that is found for each photo."""
-    return not readout.refines and not isinstance(readout.protocol.prob_threshold, Mapping)
+def suits(readout: Readout, geometry: Geometry) -> bool:
+    """Whether a readout can be decided here.
+
+    It has neither a refinement nor a threshold that is found for each photo, and the stitched
+    logits of one photo may be in memory at once.
+    """
+    alone = readout.refines or isinstance(readout.protocol.prob_threshold, Mapping)
+    return not alone and math.prod(geometry.size) * len(readout.query_classes) <= LARGEST
 
 
 def decide(readout: Readout, stitched: Tensor, inside: Tensor) -> Tensor:
@@ -146,8 +150,3 @@ def masks_of(
         ids = np.where(mask == ignored, classes, mask).astype(np.int16)
         place[: mask.shape[0], : mask.shape[1]] = torch.from_numpy(ids)
     return result
-
-
-def fits(geometry: Geometry, queries: int) -> bool:
-    """Whether the stitched logits of one photo may be in memory at once."""
-    return math.prod(geometry.size) * queries <= LARGEST

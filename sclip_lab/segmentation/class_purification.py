@@ -38,15 +38,10 @@ def transition(attention: Tensor) -> Tensor:
 def boxes(activation: Tensor, threshold: float = 0.4) -> list[Box]:
     """Boxes around the parts of a map that are above a share of its maximum.
 
-    Args:
-        activation: (grid_h, grid_w) in 0 .. 1, rounded down to 1 / 255 first.
-        threshold: share of the maximum, 0 .. 1.
-
-    Returns:
-        (top, left, bottom, right) in patches, of the contours of all parts and of their holes.
-        Bottom and right are exclusive and at most the side less one, so that the last row and
-        column are never inside, as in the official code.
+    ``activation`` is (grid_h, grid_w) in 0 .. 1, rounded down to 1 / 255 first. Returns (top, left,
+    bottom, right) in patches, of the contours of all parts and of their holes.
     """
+    # OpenCV looks for contours in bytes.
     levels = (255 * activation).cpu().numpy().astype(np.uint8)
     above = (levels > int(threshold * levels.max())).astype(np.uint8)
     contours, _ = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
@@ -54,6 +49,8 @@ def boxes(activation: Tensor, threshold: float = 0.4) -> list[Box]:
     result = []
     for contour in contours:
         x, y, w, h = cv2.boundingRect(contour)
+        # The ends are exclusive, and at most the side less one: in the official code, the last row
+        # and column are never inside.
         result.append((y, x, min(y + h, height - 1), min(x + w, width - 1)))
     return result
 
@@ -98,11 +95,8 @@ def winners(
 ) -> list[int]:
     """The classes that each group keeps: of several, the best in each box of their mean map.
 
-    Args:
-        maps: (classes, grid_h, grid_w) in 0 .. 1.
-        groups: from `ambiguous`.
-        score: of a box, (classes,); None for a box without pixels, which keeps the whole group.
-        threshold: of the boxes.
+    ``score`` tells the (classes,) scores of a box; None for a box without pixels, which keeps the
+    whole group.
     """
     chosen: set[int] = set()
     for group in groups:

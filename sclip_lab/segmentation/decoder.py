@@ -46,8 +46,7 @@ class Steps:
 
     Attributes:
         score: (encoded, text) -> patch logits; or (encoded, others) with a ``summary``.
-        of_logits: `sclip_lab.core.functions.refines_logits`, in order.
-        of_labels: `sclip_lab.core.functions.refines_labels`, in order.
+        of_logits, of_labels: refinements of either kind, in order.
         threshold: (encoded, text) -> the photo's own probability threshold; None: the protocol's.
         summary: what ``score`` reads of other photos, see `sclip_lab.core.functions.reads_others`;
             None if it reads texts.
@@ -176,10 +175,8 @@ class Readout:
     ) -> Tensor:
         """(windows, grid_h, grid_w, queries) float32: cosines, or the protocol's own readout.
 
-        Args:
-            encoded: windows of any photos.
-            others: for a readout with a ``summary``: the windows of each photo, and the summaries
-                of all other photos. All synonyms then have the logit of their class.
+        ``others`` are for a readout with a ``summary``: the windows of each photo, and the
+        summaries of all other photos. All synonyms then have the logit of their class.
 
         Raises:
             LabError: others or texts are missing, and the readout reads them.
@@ -212,12 +209,8 @@ class Readout:
     ) -> Tensor:
         """(height, width) labels at the photo's size: uint8 class ids, int16 beyond 256 classes.
 
-        Args:
-            plan: window geometry.
-            laid_out: (queries, n_rows * grid_h, n_columns * grid_w) patch logits, from
-                `Plan.lay_out`.
-            image: (3, *plan.resized) normalised, for refinements.
-            encoded: the photo's windows, for refinements.
+        ``laid_out`` are patch logits from `Plan.lay_out`. Refinements may read ``image``, (3,
+        *plan.resized) normalised, and the photo's windows, ``encoded``.
 
         Raises:
             LabError: logits that are not finite.
@@ -266,24 +259,23 @@ class Readout:
         dtype = torch.uint8 if self.num_classes <= 256 else torch.int16
         classes = self.query_classes.to(device, dtype)
         prediction = torch.empty(size, dtype=dtype, device=device)
-        # Log of the sum of exponentials per pixel, for a probability threshold.
-        normaliser = torch.empty(size, device=device) if threshold else None
-        best = torch.empty(size, device=device) if threshold else None
+        # A probability threshold needs the log of the sum of exponentials of each pixel.
+        best, normaliser = (torch.empty(size if threshold else 0, device=device) for _ in range(2))
         for rows, largest, query, below in _winners(bands()):
             prediction[rows] = _looked_up(classes, query)
-            if normaliser is not None and best is not None:
+            if threshold:
                 best[rows] = largest
-                spread = below.mul_(protocol.logit_scale).exp_().sum(dim=0)
-                normaliser[rows] = spread.log_().add_(largest * protocol.logit_scale)
+                total = below.mul_(protocol.logit_scale).exp_().sum(dim=0)
+                normaliser[rows] = total.log_().add_(largest * protocol.logit_scale)
         if protocol.area_threshold:
             large_enough = self._large_enough(prediction)
             queries = large_enough[classes.int()].nonzero()[:, 0]
             if len(queries) < len(classes):
                 for rows, largest, query, _ in _winners(bands(queries)):
                     prediction[rows] = _looked_up(classes[queries], query)
-                    if best is not None:
+                    if threshold:
                         best[rows] = largest
-        if normaliser is not None and best is not None:
+        if threshold:
             probability = (best * protocol.logit_scale - normaliser).exp_()
             prediction[probability < threshold] = protocol.background
         return prediction
@@ -291,7 +283,7 @@ class Readout:
     def _large_enough(self, prediction: Tensor) -> Tensor:
         """(classes,) bool: background, and the classes above the share of predicted foreground."""
         area = torch.bincount(prediction.flatten().int(), minlength=self.num_classes)
-        area[self.protocol.background] = 0
+        area[self.protocol.background] = 0  # shares are those of the foreground
         foreground = area.sum()
         if foreground == 0:
             return torch.ones_like(area, dtype=torch.bool)
@@ -319,14 +311,12 @@ def _looked_up(table: Tensor, index: Tensor) -> Tensor:
 
 
 def _refined(step: partial[Tensor], values: Tensor | None, inputs: Mapping[str, Any]) -> Tensor:
-    """Apply a refinement to logits or labels; it gets the inputs that it names.
-
-    ``values`` go to the first argument that is not the name of an input.
-    """
+    """Apply a refinement to logits or labels; it gets the inputs that it names."""
     names = list(inspect.signature(step.func).parameters)
     arguments = {name: inputs.get(name) for name in names if name in OF_PHOTO}
     for name, value in arguments.items():
         if value is None:
             raise LabError(f"protocol.refinement needs the {name}")
+    # The values go to the first argument that is not the name of an input.
     first = next(name for name in names if name not in OF_PHOTO)
     return step(**{first: values, **arguments})

@@ -38,9 +38,7 @@ def dense_features(
     """Patch embeddings in the space of text embeddings.
 
     Args:
-        backbone: from `load_backbone`.
         images: (batch, 3, height, width); floating point: already normalised; uint8: RGB.
-        attention: from `load_attention`.
         normalize: divide each embedding by its norm.
         position_embedding: rule for grids of another size; by default the backbone's.
         guidance: a second network, for variants that read one.
@@ -51,8 +49,8 @@ def dense_features(
 
     Returns:
         (batch, grid_h, grid_w, embed_dim) float32, on the guidance's grid if the variant takes
-        that; pixels beyond the last whole patch have none. An ordinary tensor without gradient,
-        which may enter a computation with gradients.
+        that; pixels beyond the last whole patch have none. It may enter a computation with
+        gradients, but has none itself.
 
     Raises:
         LabError: a wrong shape, a layer out of range, an unknown rule, or features that are not

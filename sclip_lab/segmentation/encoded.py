@@ -15,6 +15,7 @@ from sclip_lab.attention.variant import Variant
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.timings import Timings
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Feedback, Grid, State
 from sclip_lab.network.scene import ALONE, Scene, alone
 from sclip_lab.segmentation import tree
@@ -80,13 +81,14 @@ class Encoded:
         [(_, encoded)] = encode(self.backbone, images, [self.variant], scene=around)
         return encoded
 
-    def again(self, feedback: Feedback) -> Encoded:
-        """Run the same windows once more from the first rewritten block on, with feedback in the
-        scores of every rewritten block.
+    def again(self, feedback: Feedback | None = None) -> Encoded:
+        """Run the same windows once more from the first rewritten block on.
+
+        ``feedback`` goes into the scores of every rewritten block.
         """
         first = self.variant.first(self.backbone.depth)
-        [(_, state, history)] = tree.leaves(
-            self.backbone.blocks_on(self.grid),
+        [(_, state, history)] = _leaves(
+            self.backbone,
             self.history[first],
             self.grid,
             [self.variant],
@@ -94,9 +96,6 @@ class Encoded:
             feedback=feedback,
             scene=self.scene,
         )
-        if self.variant.entry_key is not None:
-            prefix = self.backbone.blocks[0].prefix
-            state, history = _without_entry(state, history, prefix, self.grid)
         return replace(self, state=state, history=history)
 
     def tokens_only(self, history: bool) -> Encoded:
@@ -153,22 +152,19 @@ def encode(
     """Run all variants on one batch of windows; equal work is done once.
 
     Args:
-        backbone: from `load_backbone`.
         images: (windows, 3, height, width), normalised.
-        variants: in any order.
         position_embedding: rule for grids of another size; by default the backbone's.
         timings: takes the seconds of each branch, see `tree.leaves`.
         trunk: index of a block that no variant comes before, and its input (windows, tokens, width)
             if it is there already. The blocks before it run only for variants that read them.
-        scene: the photos of the windows; None: each window is a photo.
+        scene: the photos of the windows; by default each window is a photo.
 
     Yields:
         (index into ``variants``, what that variant made), in the tree's order.
     """
-    timings = timings or Timings()
+    timings, scene = timings or Timings(), scene or ALONE
     size = images.shape[-2], images.shape[-1]
     grid = backbone.grid(*size)
-    scene = scene or Scene()
     if scene.placements == ():
         scene = replace(scene, placements=alone(len(images), size, backbone.patch_size))
     before: tuple[BlockInput, ...] = ()
@@ -178,26 +174,43 @@ def encode(
     else:
         level, tokens = trunk[0], trunk[1].to(backbone.device)
         embed = partial(backbone.embed, images, position_embedding)
-        for block in backbone.blocks_on(grid)[:level]:
-            before = (*before, BlockInput(block, before[-1].as_trained if before else embed))
-    leaves = tree.leaves(
-        backbone.blocks_on(grid), tokens, grid, variants, timings, before, scene=scene
-    )
+        first, *following = backbone.blocks_on(grid)
+        before = tuple(as_trained(BlockInput(first, embed), following)[:level])
+    leaves = _leaves(backbone, tokens, grid, variants, timings, before, scene=scene)
     for index, state, history in leaves:
-        if variants[index].entry_key is not None:
-            state, history = _without_entry(state, history, backbone.blocks[0].prefix, grid)
         yield index, Encoded(backbone, variants[index], images, grid, state, history, scene)
         del state, history  # or they stay while the next variant runs
 
 
-def _without_entry(
-    state: State, history: tuple[BlockInput, ...], prefix: int, grid: Grid
-) -> tuple[State, tuple[BlockInput, ...]]:
-    """Remove the tokens that a variant added; readouts and measures do not read them."""
-    rows = slice(prefix + math.prod(grid))
+def as_trained(entered: BlockInput, following: Sequence[Block]) -> list[BlockInput]:
+    """``entered``, and what enters each following block if all run as trained.
+
+    Nothing is computed before it is read.
+    """
+    inputs = [entered]
+    for block in following:
+        inputs.append(BlockInput(block, inputs[-1].as_trained))
+    return inputs
+
+
+def _leaves(
+    backbone: Backbone,
+    tokens: Tensor | BlockInput,
+    grid: Grid,
+    variants: Sequence[Variant],
+    *arguments: Any,
+    **named: Any,
+) -> Iterator[tuple[int, State, tuple[BlockInput, ...]]]:
+    """`tree.leaves` without the tokens that variants added, which no readout or measure reads."""
+    rows = slice(backbone.blocks[0].prefix + math.prod(grid))
     index = slice(None), rows
-    cut = (BlockInput(e.block, partial(_tokens, e, index)) for e in history)
-    return _indexed(state, index, (..., rows, rows)), tuple(cut)
+    blocks = backbone.blocks_on(grid)
+    for member, state, history in tree.leaves(blocks, tokens, grid, variants, *arguments, **named):
+        if variants[member].entry_key is not None:
+            state = _indexed(state, index, (..., rows, rows))
+            history = tuple(BlockInput(e.block, partial(_tokens, e, index)) for e in history)
+        yield member, state, history
+        del state, history  # or they stay while the next variant runs
 
 
 def _indexed(state: State, index: Any, index_of_map: Any) -> State:

@@ -73,11 +73,7 @@ def to_pixels(image: np.ndarray, size: Size, resampling: str = "bilinear") -> Te
 def to_input(
     image: np.ndarray, size: Size, backbone: Backbone, resampling: str = "bilinear"
 ) -> Tensor:
-    """(height, width, 3) uint8 RGB -> (3, *size) float32, normalised, on the CPU.
-
-    Raises:
-        LabError: another shape or type.
-    """
+    """`to_pixels`, normalised: float32 on the CPU."""
     return backbone.normalise(to_pixels(image, size, resampling)[None])[0]
 
 
@@ -86,8 +82,7 @@ def prepare(
 ) -> tuple[windows.Plan, Tensor]:
     """Resize one photo, (height, width, 3) uint8 RGB, and plan its windows.
 
-    Returns:
-        the window geometry, and (3, *plan.resized) uint8 on the CPU.
+    Returns the window geometry, and (3, *plan.resized) uint8 on the CPU.
 
     Raises:
         LabError: another shape or type, windows smaller than a patch, or more pixels or windows
@@ -110,6 +105,5 @@ def prepare(
         )
     patch = backbone.patch_size
     multiple = patch if protocol.padding == "centre" else protocol.padding
-    assert not isinstance(multiple, str)
     plan = windows.plan(resized, size, crop, stride, patch, backbone.padding, multiple)
     return plan, to_pixels(image, resized, protocol.resampling)

@@ -55,11 +55,9 @@ def make_readout(
     """A protocol's readout of a vocabulary, with all its texts embedded.
 
     Args:
-        backbone: without a text tower the readout has no texts.
         vocabulary: what pixels are labelled with.
         protocol: prompts, auxiliary names, readout.
-        cache: directory of text embeddings, or None.
-        progress: show a bar.
+        cache, progress: as in `embed_vocabulary`.
         texts: embeddings of other readouts of this network; new ones are added. Readouts with the
             same texts share their logits.
 
@@ -94,7 +92,6 @@ class Windows:
     Args:
         photos: each one's window geometry, and (3, *plan.resized) uint8. All windows have one size.
         changes: the protocol's views of each window.
-        backbone: has the statistics for normalising.
         guide: a second network; it runs when a variant reads it.
         most: how many windows go through the network at once; a chunk may have a few more.
         counts: per photo () -> (windows, grid_h, grid_w, classes) pixels of each class, for
@@ -216,10 +213,8 @@ class Windows:
 
 
 def _chunks(total: int, most: int) -> list[slice]:
-    """Split windows into parts of about equal size, of two windows or more if there are two.
-
-    Matrix products of a single window may be rounded differently.
-    """
+    """Split windows into parts of about equal size, of two windows or more if there are two."""
+    # Matrix products of a single window may be rounded differently.
     count = max(1, min(-(-total // most), total // 2))
     return [slice(i * total // count, (i + 1) * total // count) for i in range(count)]
 
@@ -280,9 +275,6 @@ def run(
     """Run all variants on all windows, chunk by chunk.
 
     Args:
-        encoder: runs some variants on a chunk.
-        windows: of some photos.
-        variants: in any order.
         failed: takes the index of a variant that raised, and its exception; the other variants go
             on. None: the exception is raised.
 
@@ -293,6 +285,7 @@ def run(
     depth = encoder.backbone.depth
     first = [variant.first(depth) for variant in variants]
     several = len(windows.chunks) > 1
+    # Where one chunk has all windows, a variant that reads them all is like any other.
     joint = [i for i, variant in enumerate(variants) if several and "photo" in variant.uses]
     apart = [i for i in range(len(variants)) if i not in joint]
     level = min((first[i] for i in joint), default=0)
@@ -389,13 +382,8 @@ def label(
 ) -> Tensor:
     """Label one photo: (height, width) class ids, see `Readout.predict`.
 
-    Args:
-        readout: of a protocol and a vocabulary.
-        windows: of some photos.
-        photo: index of the photo.
-        logits: (its windows, grid_h, grid_w, queries) patch logits, of all views.
-        encoded: its windows behind the network, in the first view; only for
-            `Readout.reads_windows`.
+    ``logits`` are its patch logits of all views, (windows, grid_h, grid_w, queries). ``encoded``
+    are its windows in the first view, which only `Readout.reads_windows` needs.
     """
     averaged = views.average(logits, readout.protocol.views)
     plan = windows.plans[photo].on_grid((logits.shape[1], logits.shape[2]))
@@ -405,14 +393,13 @@ def label(
 def at_once(backbone: Backbone, plan: Plan, variants: int, guide: Guide | None = None) -> int:
     """How many windows go through the network at once: as many as `memory` holds, 2 or more.
 
-    ``variants`` is how many variants run on them; ``guide`` a second network whose grid patches may
-    be brought to.
+    ``variants`` is the number of variants that run on them.
     """
     block = backbone.blocks[0]
     size = plan.rows.seen, plan.columns.seen
     tokens = 1 + math.prod(backbone.grid(*size))
     maps, guided = tokens, 0
-    if guide is not None:
+    if guide is not None:  # patches may be brought to its grid
         grid = [max(1, round(side * guide.scale / guide.patch_size)) for side in size]
         maps = max(tokens, math.prod(grid))
         # It runs while the first network's activations are there: its stream before and behind

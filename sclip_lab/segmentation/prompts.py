@@ -45,8 +45,7 @@ def embed_vocabulary(
     A query is embedded once in a process: its embedding does not depend on other queries.
 
     Args:
-        backbone: whose text tower embeds.
-        vocabulary: its queries are embedded in order.
+        vocabulary: has the queries, which are embedded in order.
         prompts: a template set's name, or templates.
         cache: directory of finished embeddings, or None.
         progress: show a bar.

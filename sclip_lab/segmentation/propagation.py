@@ -30,11 +30,8 @@ def conjugate_gradients(
 ) -> Tensor:
     """(nodes, columns) solutions of A f = y for each column of ``targets``, from 0.
 
-    Args:
-        product: (nodes, columns) -> A times it, A symmetric and positive definite.
-        targets: (nodes, columns), in the precision of the computation.
-        steps: at most so many, 1 or more.
-        tolerance: a column stops when its residual is below this share of its norm.
+    ``product`` multiplies by A, which is symmetric and positive definite. A column stops after
+    ``steps``, or when its residual is below the share ``tolerance`` of its norm.
     """
     solution = torch.zeros_like(targets)
     residual = targets.clone()
@@ -64,15 +61,12 @@ def patch_graph(
 ) -> sparse.csr_array:
     """Wn of patches that are similar in features and near in the photo: (nodes, nodes) float64.
 
-    Each node keeps its ``neighbours`` largest similarities, itself included:
+    Each node keeps its ``neighbours`` largest similarities, itself included, at most all:
     W_ij = max(u_i . u_j, 0)^exponent * exp(-distance_scale * distance^distance_power), and then W +
     W^T without the diagonal.
 
-    Args:
-        features: (nodes, channels), unit norm.
-        positions: (nodes, 2) row and column of each patch's centre, in pixels of the resized photo.
-        neighbours: 1 .. nodes; a larger number means all.
-        exponent, distance_scale, distance_power: >= 0.
+    ``features`` are u, (nodes, channels), of unit norm; ``positions`` are the row and column of
+    each patch's centre, (nodes, 2), in pixels of the resized photo.
     """
     nodes = len(features)
     step = max(1, LARGEST // nodes)
@@ -122,12 +116,8 @@ def propagate_over_pixels(
     precision if double would take more than half a gigabyte) and five times the scores of one
     class, since classes are solved one by one.
 
-    Args:
-        colours: (channels, height, width).
-        scores: (classes, height, width).
-        radius: in pixels, 1 or more.
-        tau: > 0, in units of the colours.
-        alpha, steps: as above.
+    ``colours`` are (channels, height, width), ``scores`` (classes, height, width); ``tau`` is in
+    units of the colours.
     """
     _check(alpha, steps)
     within("radius", radius, 1)

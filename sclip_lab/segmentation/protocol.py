@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.functions import (
@@ -29,31 +29,11 @@ READOUTS = (readout_function, readout_of_others)
 REFINEMENTS = (refines_logits, refines_labels)
 # The readout of protocols that do not name one.
 COSINE = {"_target_": "sclip_lab.segmentation.readouts.cosine.cosine"}
-RESAMPLINGS = ("bilinear", "bicubic")
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Which windows of a photo the network sees, and how.
-
-    ``looks`` is a digest of change and flip for each view; the other fields are those of
-    `Protocol`.
-    """
-
-    short_side: int | None
-    long_side: int
-    crop_size: int | None
-    stride: int
-    position_embedding: str | None
-    looks: tuple[str, ...] = ()
-    padding: str | int | None = None
-    resampling: str = "bilinear"
-    whole_patches: bool = False
-    centre_crop: int | None = None
-
-    @property
-    def key(self) -> str:
-        return digest(dataclasses.asdict(self))
+# The fields that decide, with the views, which windows of a photo the network sees, and how.
+GEOMETRY = (
+    *("short_side", "long_side", "crop_size", "stride", "padding", "resampling"),
+    *("whole_patches", "centre_crop", "position_embedding"),
+)
 
 
 @dataclass(frozen=True)
@@ -74,9 +54,8 @@ class Protocol:
         vocabulary: a vocabulary instead of the data set's own (same classes, other names).
         auxiliary: names that no pixel is labelled with, for methods that distinguish patches by
             texts: a list, or a vocabulary whose names they are; None for none.
-        second_templates: prompts of a second set of texts with the same names, for a readout that
-            compares texts with something else than patches, such as FreeCP's crops; None: the first
-            set.
+        second_templates: prompts for what a readout compares with something else than patches,
+            such as FreeCP's crops; None: ``templates``.
         truncate: cut texts that are longer than the text tower reads, instead of refusing them.
         logit_scale: factor on cosine similarities before the softmax.
         prob_threshold: pixels whose largest class probability is below become background; a number,
@@ -91,15 +70,14 @@ class Protocol:
         resampling: ``bilinear`` (cv2's, without smoothing), or ``bicubic`` (PIL's, which smooths
             when it shrinks).
         whole_patches: resized sides are rounded to whole patches.
-        centre_crop: photo and mask are first resized to ``short_side``, the mask by nearest
-            neighbours, and so many pixels around the middle replace the photo; None for the whole
-            photo. Sides are truncated, as torchvision does it.
+        centre_crop: photo and mask are first resized to ``short_side``, and so many pixels around
+            the middle replace them, see `sclip_lab.segmentation.photos.centre`; None for the whole
+            photo.
         position_embedding: rule for grids of another size; None: the backbone's.
         readout: a function of `sclip_lab.segmentation.readouts` under ``_target_``, with its
-            parameters; None for cosines.
-        refinement: likewise a function of `sclip_lab.segmentation.refinements`, or several by names
-            of their own, in order; None for none. Both also take a function of one's own, or a
-            partial.
+            parameters, or a function or partial of one's own; None for cosines.
+        refinement: likewise of `sclip_lab.segmentation.refinements`, or several by names of their
+            own, in order; None for none.
         key: digest of the settings, with defaults of the named functions. The order of refinements
             counts, their names do not.
 
@@ -122,8 +100,8 @@ class Protocol:
     prob_threshold: float | Mapping[str, Any] = 0.0
     area_threshold: float = 0.0
     background: int = 0
-    padding: str | int | None = None
-    resampling: str = "bilinear"
+    padding: Literal["centre"] | int | None = None
+    resampling: Literal["bilinear", "bicubic"] = "bilinear"
     whole_patches: bool = False
     centre_crop: int | None = None
     position_embedding: str | None = None
@@ -145,10 +123,6 @@ class Protocol:
             if isinstance(values[key], int):
                 within(f"protocol.{key}", values[key], 1, LONGEST_SIDE)
         within("protocol.background", self.background, 0, 2**15 - 1)
-        if isinstance(self.padding, str) and self.padding != "centre":
-            raise unknown("protocol.padding", self.padding, ["centre"])
-        if self.resampling not in RESAMPLINGS:
-            raise unknown("protocol.resampling", self.resampling, RESAMPLINGS)
         if self.centre_crop is not None and self.centre_crop > (self.short_side or 0):
             raise LabError(
                 f"protocol.centre_crop {self.centre_crop} must lie within short_side "
@@ -208,20 +182,12 @@ class Protocol:
         return Vocabulary("auxiliary", (words,))
 
     @property
-    def geometry(self) -> Geometry:
-        """What decides which windows the network sees. Specs with equal geometry share a pass."""
-        return Geometry(
-            self.short_side,
-            self.long_side,
-            self.crop_size,
-            self.stride,
-            self.position_embedding,
-            tuple(digest(look) for look in views.looks(self.views)),
-            self.padding,
-            self.resampling,
-            self.whole_patches,
-            self.centre_crop,
-        )
+    def geometry(self) -> str:
+        """Digest of what decides which windows the network sees.
+
+        Specs with equal geometry share a pass.
+        """
+        return digest([views.looks(self.views), *(getattr(self, name) for name in GEOMETRY)])
 
     def resized(self, height: int, width: int, patch: int = 1) -> tuple[int, int]:
         """(height, width) of the photo in which windows are cut, rounded as mmcv does.

@@ -34,10 +34,8 @@ def segment(
     """Label every pixel of one photo.
 
     Args:
-        backbone: from `load_backbone`.
         image: (height, width, 3) uint8 RGB, a PIL image, or a file.
         class_names: one name per class; several, separated by commas or in a list, are synonyms.
-        attention: from `load_attention`.
         protocol: by default SCLIP's.
         guidance: a second network, for attention or readouts that read one.
         batch_windows: windows that go through the network at once; None: as many as memory holds.

@@ -1,15 +1,17 @@
 """Probability thresholds that are found for each photo.
 
-A function ``(encoded, text, **parameters) -> threshold`` of the photo's windows. A protocol names
-it in place of a number: ``protocol.prob_threshold``. Above 1, all pixels become background.
+A function ``(encoded, text, **parameters) -> threshold`` of the photo's windows and of (queries,
+embed_dim) unit text embeddings. A protocol names it in place of a number:
+``protocol.prob_threshold``. Above 1, all pixels become background.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from sclip_lab.core.errors import unknown
 from sclip_lab.core.functions import threshold_function
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import cosine
@@ -21,20 +23,16 @@ def entropy(
     text: Tensor,
     scale: float = 50.0,
     factor: float = 1.25,
-    window: str = "last",
+    window: Literal["last", "mean"] = "last",
 ) -> float:
     """CDAM's: factor / ((min + max of the patches' entropies in bits) / 2).
 
     Args:
-        encoded: the photo's windows.
-        text: (queries, embed_dim) unit text embeddings.
         scale: factor on cosines before the softmax over queries.
         factor: > 0.
         window: the threshold of the ``last`` window, as in the official code, or the ``mean`` over
             windows.
     """
-    if window not in ("last", "mean"):
-        raise unknown("window", window, ("last", "mean"))
     thresholds = entropy_thresholds(cosine(encoded, text).flatten(1, 2), scale, factor)
     return float(thresholds[-1] if window == "last" else thresholds.mean())
 

@@ -27,32 +27,24 @@ def leaves(
     timings: Timings | None = None,
     history: tuple[BlockInput, ...] = (),
     feedback: Feedback | None = None,
-    scene: Scene | None = None,
+    scene: Scene = ALONE,
 ) -> Iterator[tuple[int, State, tuple[BlockInput, ...]]]:
     """Run all variants on one batch; equal work is done once.
 
     Args:
-        blocks: the network's blocks in order.
         tokens: (batch, tokens, width), the embedded windows; or the input of a later block, with
             ``history``. A `BlockInput` also brings what was computed from it.
-        grid: (grid_h, grid_w).
-        variants: in any order.
         timings: takes the seconds of each branch: ``trunk`` for blocks as trained, the variant's
             name for rewritten ones (shared work counts for the first variant).
         history: the inputs of blocks that have run already; no variant rewrites them.
         feedback: for the scores of every rewritten block.
-        scene: the photos of the windows.
 
     Yields:
         (index into ``variants``, state behind the last block, input of each block), one per
         variant, in the tree's order. Only one branch is in memory if the caller drops each state in
         turn.
-
-    Raises:
-        LabError: a layer out of range.
     """
     timings = timings or Timings()
-    scene = scene or ALONE
     depth = len(blocks)
 
     def descend(
@@ -61,6 +53,7 @@ def leaves(
         level = entered.block.index
         now = state.grid or grid
         context = Context(entered, history, now, feedback=feedback, scene=scene)
+        # Variants with equal edits go on as one branch.
         groups: dict[str | None, list[int]] = {}
         for member in members:
             edit = variants[member].key_at(level, depth)

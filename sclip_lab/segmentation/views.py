@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -52,13 +52,7 @@ def grey(images: Tensor) -> Tensor:
 def blur(images: Tensor, size: int = 11, sigma: float = 5.0) -> Tensor:
     """Gaussian blur within each window, which is reflected at its border.
 
-    Args:
-        images: (windows, channels, height, width).
-        size: of the kernel in pixels, odd.
-        sigma: in pixels, > 0.
-
-    Raises:
-        LabError: a kernel that is even or does not fit into the window, or a sigma of 0.
+    ``size`` of the kernel and ``sigma`` > 0 are in pixels; the kernel must be odd and fit.
     """
     margin = size // 2
     if size % 2 == 0 or not 0 <= margin < min(images.shape[-2:]):
@@ -76,11 +70,8 @@ def blur(images: Tensor, size: int = 11, sigma: float = 5.0) -> Tensor:
 def noise(images: Tensor, sigma: float, seed: int = 0, std: Sequence[float] = CLIP_STD) -> Tensor:
     """Gaussian noise, the same in every window, so that no window depends on the others.
 
-    Args:
-        images: (windows, 3, height, width), normalised.
-        sigma: of the noise in grey levels, 0 .. 255. Values are not clipped.
-        seed: of the noise.
-        std: (3,) by which the network's input was divided, for pixels in 0 .. 1.
+    ``sigma`` is in grey levels, 0 .. 255; values are not clipped. The network's input was divided
+    by ``std``, for pixels in 0 .. 1.
     """
     within("noise of sigma", sigma, 0)
     generator = torch.Generator().manual_seed(seed % 2**63)
@@ -95,12 +86,9 @@ def brightness(
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
 ) -> Tensor:
-    """Pixels times ``factor``, clipped at white.
+    """Pixels times ``factor`` > 0, clipped at white; below 1 darkens.
 
-    Args:
-        images: (windows, 3, height, width), normalised.
-        factor: above 0; below 1 darkens.
-        mean, std: (3,) of the network's input, for pixels in 0 .. 1.
+    ``mean`` and ``std`` are those of the network's input, for pixels in 0 .. 1.
     """
     within("brightness of factor", factor, 0, above=True)
     center, spread = (torch.tensor(values).to(images).view(3, 1, 1) for values in (mean, std))
@@ -114,13 +102,7 @@ def jpeg(
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
 ) -> Tensor:
-    """Each window as JPEG and back.
-
-    Args:
-        images: (windows, 3, height, width), normalised.
-        quality: libjpeg's, 1 .. 100.
-        mean, std: (3,) of the network's input, for pixels in 0 .. 1.
-    """
+    """Each window as JPEG of libjpeg's ``quality``, 1 .. 100, and back; see `brightness`."""
     within("jpeg of quality", quality, 1, 100)
     center, spread = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
     pixels = (images.float().cpu() * spread + center).clamp(0, 1) * 255
@@ -156,8 +138,7 @@ def checked(views: Views | None) -> dict[str, dict[str, Any]] | None:
             if key not in DEFAULTS:
                 raise unknown(f"key of {where}", key, DEFAULTS)
         view = {**DEFAULTS, **plain(settings)}
-        if view["flip"] is not None and view["flip"] not in FLIPS:
-            raise unknown(f"{where}.flip", str(view["flip"]), FLIPS)
+        check(f"{where}.flip", view["flip"], Literal["vertical", "horizontal"] | None)
         check(f"{where}.weight", view["weight"], float)
         within(f"{where}.weight", view["weight"], 0, 1e9)
         view["weight"] = float(view["weight"])

@@ -35,8 +35,7 @@ class Axis:
 
     Attributes:
         starts: first pixel of each window in the resized image.
-        crop: pixels in a window.
-        cells: patches in a window.
+        crop, cells: pixels and patches in a window.
         patch: pixels in a patch.
         before, after: pixels of padding on either side of a window.
     """
@@ -126,9 +125,7 @@ class Plan:
     ) -> Iterator[tuple[slice, Tensor]]:
         """The stitched map in row bands.
 
-        Args:
-            laid_out: (channels, n_rows * grid_h, n_columns * grid_w) float32.
-            max_values: upper bound on the values in one band, see `row_bands`.
+        ``laid_out`` is from `lay_out`, ``max_values`` as in `row_bands`.
 
         Yields:
             (rows of the target, (channels, rows, target width) float32). All bands share their
@@ -195,8 +192,7 @@ def plan(
     The last window is shifted inward; a side smaller than the crop is used whole.
 
     Args:
-        resized: (height, width) of the image that is cut.
-        target: (height, width) that logits are brought to.
+        resized, target: as in `Plan`.
         crop: side of a window in pixels; None takes the whole image as one window.
         stride: pixels between windows, 1 .. crop.
         patch: side of a patch.
@@ -216,18 +212,14 @@ def plan(
         inside = cells(size + added, patch, padding)
         if inside < 1:
             raise LabError(f"windows of {size} px (image {resized}) are smaller than a patch")
-        count = max(side - size + stride - 1, 0) // stride + 1
+        count = max(side - size + stride - 1, 0) // stride + 1  # windows that cover the side
         starts = tuple(min(i * stride, side - size) for i in range(count))
         axes.append(Axis(starts, size, inside, patch, added // 2, added - added // 2))
     return Plan((resized[0], resized[1]), (target[0], target[1]), *axes)
 
 
 def bilinear_matrix(inputs: int, outputs: int) -> sparse.csr_array:
-    """(outputs, inputs) float64: the matrix of
-    ``torch.nn.functional.interpolate(mode="bilinear")``.
-
-    Along one axis, corners not aligned.
-    """
+    """(outputs, inputs) float64: torch's bilinear resizing of an axis, corners not aligned."""
     source = np.maximum((np.arange(outputs) + 0.5) * (inputs / outputs) - 0.5, 0)
     low = np.minimum(source.astype(int), inputs - 1)
     high = np.minimum(low + 1, inputs - 1)
@@ -242,10 +234,8 @@ def bilinear_matrix(inputs: int, outputs: int) -> sparse.csr_array:
 
 @lru_cache(maxsize=256)
 def _sparse_stitching(plan: Plan, axis: int) -> sparse.csr_array:
-    """(target side, windows * cells) float32: upsample, average over overlaps, resize.
-
-    Sparse, since a pixel lies in few windows and a photo may be very long.
-    """
+    """(target side, windows * cells) float32: upsample, average over overlaps, resize."""
+    # Sparse, since a pixel lies in few windows and a photo may be very long.
     windows = (plan.rows, plan.columns)[axis]
     side, target = plan.resized[axis], plan.target[axis]
     up = bilinear_matrix(windows.cells, windows.seen)
@@ -257,6 +247,7 @@ def _sparse_stitching(plan: Plan, axis: int) -> sparse.csr_array:
     entries = np.tile(up.data, len(starts))
     shape = side, len(starts) * windows.cells
     placed = sparse.coo_array((entries, (rows, columns)), shape=shape).tocsr()
+    # How many windows cover each pixel: one more where one begins, one less behind its end.
     edges = np.zeros(side + 1, dtype=np.int64)
     np.add.at(edges, starts, 1)
     np.add.at(edges, starts + windows.crop, -1)
@@ -274,10 +265,9 @@ def stitching_matrix(plan: Plan, axis: int) -> Tensor:
 
 
 def stitching_part(plan: Plan, axis: int, rows: slice) -> tuple[int, Tensor]:
-    """Some rows of `stitching_matrix`, without columns of zeros before and behind.
+    """Some rows of `stitching_matrix` from the first to the last column that is not zero.
 
-    Returns:
-        the first column, and (rows, columns) float32.
+    Returns the number of that first column, and (rows, columns) float32.
     """
     matrix = _sparse_stitching(plan, axis)
     indices = matrix.indices[matrix.indptr[rows.start] : matrix.indptr[rows.stop]]
@@ -290,14 +280,11 @@ def stitching_part(plan: Plan, axis: int, rows: slice) -> tuple[int, Tensor]:
 def patch_counts(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
     """Pixels of each class in each patch of each window: (windows, grid_h, grid_w, classes) int32.
 
-    There is at least one class, and none above the mask's largest.
-
-    Args:
-        plan: window geometry.
-        mask: (height, width) class ids at the photo's size.
-        ignore_index: pixels that do not count.
+    There is at least one class, and none above the largest of ``mask``, the (height, width) class
+    ids at the photo's size. Pixels of ``ignore_index`` do not count.
     """
     votes = torch.from_numpy(np.where(mask == ignore_index, -1, mask.astype(np.int64)))
+    # Nearest neighbours: a class id cannot be interpolated.
     rows = (torch.arange(plan.resized[0]) * plan.target[0]) // plan.resized[0]
     columns = (torch.arange(plan.resized[1]) * plan.target[1]) // plan.resized[1]
     cut = plan.cut(votes[rows][:, columns][None], fill=-1)[:, 0]
@@ -309,7 +296,7 @@ def patch_counts(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
     classes = max(1, int(votes.max()) + 1)
     counts = torch.zeros(*patches.shape[:3], classes + 1, dtype=torch.int32)
     counts.scatter_add_(3, patches + 1, torch.ones_like(patches, dtype=torch.int32))
-    return counts[..., 1:]
+    return counts[..., 1:]  # the first place has the pixels of no class
 
 
 def patch_labels(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:

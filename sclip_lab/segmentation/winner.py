@@ -20,12 +20,8 @@ STEEP = 1e38
 def winner(logits: Float[Tensor, "queries height width"], scratch: Tensor) -> Winner:
     """Largest value over the queries, the first query that has it, and how far all are below it.
 
-    Args:
-        logits: (queries, height, width) float32, finite; overwritten.
-        scratch: at least as many values, contiguous; overwritten.
-
-    Returns:
-        largest (height, width); index (height, width) int32; ``logits - largest`` in ``scratch``.
+    ``logits`` are float32 and finite; ``scratch`` has at least as many values, contiguous. Both are
+    overwritten. The index is int32, and ``logits - largest`` lies in ``scratch``.
     """
     below = scratch.flatten()[: logits.numel()].view(logits.shape)
     largest = logits.amax(dim=0)

@@ -95,4 +95,4 @@ def test_bad_input(ctx: Context) -> None:
     with pytest.raises(LabError, match="temperature -1"):
         vanilla(ctx, temperature=-1)
     with pytest.raises(LabError, match="combine"):
-        combined([torch.zeros(1)], "max")
+        combined([torch.zeros(1)], "max")  # type: ignore[arg-type]

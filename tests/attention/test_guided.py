@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sclip_lab.attention import guided
 from sclip_lab.attention.repair import lof_mask
+from sclip_lab.attention.similarity import above_mean
 from sclip_lab.config.registry import load_attention
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import allow
@@ -29,12 +30,12 @@ def run(backbone: Backbone, images: Tensor, features: Tensor | None, *names: str
 def test_similarity_softmax_by_hand() -> None:
     similarities = torch.tensor([[[1.0, 0.6, 0.0], [0.6, 1.0, 0.2], [0.0, 0.2, 1.0]]])
     mean = float(similarities.mean())
-    result = guided.similarity_softmax(similarities, beta=1.0, gamma=2.0)[0]
+    result = above_mean(similarities, 1.0, 2.0).softmax(-1)[0]
     two = torch.softmax(2 * (torch.tensor([1.0, 0.6]) - mean), dim=0)
     torch.testing.assert_close(result[0], torch.tensor([two[0], two[1], 0.0]))
     torch.testing.assert_close(result[2], torch.tensor([0.0, 0.0, 1.0]))
     # Where all are alike the mean times beta is above every one: a patch keeps itself.
-    assert torch.equal(guided.similarity_softmax(torch.ones(1, 2, 2))[0], torch.eye(2))
+    assert torch.equal(above_mean(torch.ones(1, 2, 2), 1.2, 3.0).softmax(-1)[0], torch.eye(2))
 
 
 def test_resizing_heads_is_torchs_and_swapped_axes_are_another_reading() -> None:

@@ -261,16 +261,16 @@ def test_oracle_and_blind_maps(backbone: Backbone, images: Tensor) -> None:
 
 
 def test_keys_know_the_content_of_maps_and_not_their_names() -> None:
-    named = load("set_mass", base="csa")
+    mass_variant = load("set_mass", base="csa")
     by_content = load("set_mass", base={"_target_": load("csa").config["_target_"]})
-    assert named.key == by_content.key
-    assert named.config["base"] == "csa"
-    assert named.maps["base"]["projections"] == ["query", "key"]
+    assert mass_variant.key == by_content.key
+    assert mass_variant.config["base"] == "csa"
+    assert mass_variant.maps["base"]["projections"] == ["query", "key"]
     other = load("set_mass", base={**by_content.config["base"], "temperature": 0.5})
-    assert other.key != named.key
+    assert other.key != mass_variant.key
     assert load("set_mass", base="naclip").maps["base"]["prior"]
     assert variant_label(load("set_mass", base="csa", other=0.2)) == "set_mass(base=csa, other=0.2)"
-    assert "sclip_lab.attention.correlative" in named.modules
+    assert "sclip_lab.attention.correlative" in mass_variant.modules
 
 
 def test_uses_reach_through_maps() -> None:

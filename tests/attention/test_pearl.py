@@ -49,16 +49,16 @@ def propagated(logits: Tensor, image: Tensor, text: Tensor, side: int) -> np.nda
     values, grey = logits.double(), np.tensordot([0.299, 0.587, 0.114], image.double(), 1)
     height, width = grey.shape
     p = values.softmax(dim=0).flatten(1).numpy()
-    own = (text.double() @ text.double().T / 0.5).softmax(dim=-1) + 10 * torch.eye(len(text))
-    own = (own / (own.sum(dim=-1, keepdim=True) + 1e-6)).diagonal().numpy()[:, None]
-    trust = np.maximum(p.max(axis=0), 0.05) ** 2 * (1 + (own * p * p).sum(axis=0).clip(0, 1))
+    share = (text.double() @ text.double().T / 0.5).softmax(dim=-1) + 10 * torch.eye(len(text))
+    share = (share / (share.sum(dim=-1, keepdim=True) + 1e-6)).diagonal().numpy()[:, None]
+    trust = np.maximum(p.max(axis=0), 0.05) ** 2 * (1 + (share * p * p).sum(axis=0).clip(0, 1))
     place = np.arange(height * width).reshape(height, width)
     neighbours = sparse.csr_array((place.size, place.size))
     for ahead, behind in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
         step = np.abs(grey[ahead] - grey[behind])
         i, j = place[behind].ravel(), place[ahead].ravel()
         near = np.exp(-5 * step / (step.mean() + 1e-6)).ravel()
-        near = np.minimum(1, near * (1 + (own * p[:, i] * p[:, j]).sum(axis=0).clip(0, 1)))
+        near = np.minimum(1, near * (1 + (share * p[:, i] * p[:, j]).sum(axis=0).clip(0, 1)))
         pairs = sparse.coo_array((near, (i, j)), neighbours.shape).tocsr()
         neighbours = neighbours + pairs + pairs.T
     matrix = sparse.diags_array(trust + neighbours.sum(axis=1)) - neighbours
@@ -102,8 +102,8 @@ def test_propagation_of_cityscapes() -> None:
     text, coarse = (torch.from_numpy(arrays[key]) for key in ("text", "c__logits_coarse"))
     image = toy.inputs()["rect224x336"][0]
     logits = F.interpolate(coarse[None], image.shape[-2:], mode="bilinear")[0]
-    kept = arrays.get("c__out_s4__kept0", np.arange(len(logits)))
-    restated = propagated(logits, image, text, OFFICIAL_SIDE)[kept, ::4, ::4]
+    places = arrays.get("c__out_s4__kept0", np.arange(len(logits)))
+    restated = propagated(logits, image, text, OFFICIAL_SIDE)[places, ::4, ::4]
     np.testing.assert_allclose(restated, arrays["c__out_s4"], atol=PROPAGATED)
 
     refinement = load_protocol("pearl", "cityscapes").refinement

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from sclip_lab.attention import projected
 from sclip_lab.attention.correlative import correlative
+from sclip_lab.config.registry import load_attention
 from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Context
@@ -106,7 +107,7 @@ def test_learned_refuses_bad_files(ctx: Context, tmp_path: Path) -> None:
 
 def test_bad_parameters(ctx: Context) -> None:
     with pytest.raises(LabError, match="did you mean orthogonal"):
-        projected.random(ctx, "orthogonall")
+        load_attention("csa_random", distribution="orthogonall")
     with pytest.raises(LabError, match="count 0"):
         projected.random(ctx, count=0)
     with pytest.raises(LabError, match="temperature 0"):

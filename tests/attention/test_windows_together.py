@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.windows_together import Anchors, neighbourhood_mean, weights_across
+from sclip_lab.attention.windows_together import gathered, neighbourhood_mean, weights_across
 from sclip_lab.config.registry import load_attention
 from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
@@ -65,12 +65,12 @@ def test_neighbourhood_of_one_row() -> None:
 
 def test_anchors_by_hand() -> None:
     keys = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), dim=-1)
-    anchors, count = Anchors(2, 0.9)(keys, keys)
+    anchors, count = gathered(keys, keys, 2, 0.9)
     assert count.tolist() == [2, 2, 1]
     mean = torch.nn.functional.normalize(keys[0] + keys[1], dim=0)
     torch.testing.assert_close(anchors, torch.stack([mean, mean, keys[2]]))
     # Nothing above the threshold: the patch itself.
-    _, count = Anchors(1, 1.1)(keys, keys)
+    _, count = gathered(keys, keys, 1, 1.1)
     assert count.tolist() == [1, 1, 1]
 
 

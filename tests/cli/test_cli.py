@@ -12,7 +12,7 @@ from PIL import Image
 
 from sclip_lab.cli.main import main
 from tests import photos as photo_files
-from tests.running import evaluate
+from tests.running import succeed
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,9 +27,9 @@ def test_segment_warns_of_words_that_the_embedded_network_never_saw(
 ) -> None:
     out = tmp_path / "labels.png"
     assert main(["segment", str(photo), "stripes", "grass,lawn", "--out", str(out)]) == 0
-    told = capsys.readouterr()
-    assert "knows 16 words, not grass, lawn:" in told.err
-    assert "stripes" not in told.err.partition("It knows")[0]
+    output = capsys.readouterr()
+    assert "knows 16 words, not grass, lawn:" in output.err
+    assert "stripes" not in output.err.partition("It knows")[0]
     assert (tmp_path / "labels_legend.png").is_file()
 
 
@@ -78,8 +78,7 @@ def test_learn_projection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["learn-projection", *steps, "--out", str(out)]) == 0
     assert f"attention.projection_file={out}" in capsys.readouterr().out
     lab.load_attention("csa_learned", projection_file=str(out))
-    outcome = evaluate(tmp_path, "attention=csa_learned", f"attention.projection_file={out}")
-    assert outcome.code == 0, outcome.err
+    outcome = succeed(tmp_path, "attention=csa_learned", f"attention.projection_file={out}")
     assert f"csa_learned(projection_file={out}) on patchwork: mIoU" in outcome.out
 
 
@@ -142,6 +141,6 @@ def test_help_and_listings_load_nothing_heavy(arguments: list[str]) -> None:
         "heavy = {'torch', 'pandas', 'wandb', 'matplotlib', 'open_clip'}\n"
         "print('loaded:', sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "loaded: []"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-1] == "loaded: []"

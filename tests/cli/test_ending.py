@@ -14,7 +14,7 @@ from PIL import Image
 from sclip_lab.cli import main
 from sclip_lab.config.application import by_reason
 from sclip_lab.core.errors import CrashError, LabError, bug_behind, describe, traceback_of
-from tests.running import evaluate
+from tests.running import evaluate, fail
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +164,7 @@ def test_hydras_own_errors_are_one_line(tmp_path: Path) -> None:
 
 
 def test_numbers_of_more_digits_than_python_reads(tmp_path: Path) -> None:
-    outcome = evaluate(tmp_path, "seed=" + "9" * 5000)
-    assert outcome.code == 1
+    outcome = fail(tmp_path, "seed=" + "9" * 5000)
     assert outcome.err.startswith("error: seed=999")
     assert "a bug" not in outcome.err
 
@@ -178,8 +177,7 @@ def test_numbers_of_more_digits_than_python_reads(tmp_path: Path) -> None:
     ],
 )
 def test_values_that_only_hydra_reads(tmp_path: Path, word: str, text: str) -> None:
-    outcome = evaluate(tmp_path, "attention=csa", word)
-    assert outcome.code == 1
+    outcome = fail(tmp_path, "attention=csa", word)
     assert text in outcome.err
 
 

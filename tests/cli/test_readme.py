@@ -64,10 +64,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     for variable in (functions.VARIABLE, folders.VARIABLE):
         monkeypatch.setenv(variable, "")
-    made = photos.write(tmp_path / "made")
+    photo_root = photos.write(tmp_path / "made")
     for folder in ("images", "masks"):
         (tmp_path / "photos_of_mine" / folder).mkdir(parents=True)
-        (made / folder).rename(tmp_path / "photos_of_mine" / folder / "val")
+        (photo_root / folder).rename(tmp_path / "photos_of_mine" / folder / "val")
     return tmp_path
 
 
@@ -88,10 +88,10 @@ def test_lines_of_make_name_targets() -> None:
     text = (ROOT / "README.md").read_text()
     targets = set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", text, re.MULTILINE))
     for target in {one or other for one, other in targets}:
-        done = subprocess.run(
+        process = subprocess.run(
             ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stderr
+        assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.slow
@@ -104,10 +104,10 @@ def test_all_lines_in_a_row_on_one_store_then_its_report(
             continue
         words = words_of(line)
         if words[0] == "evaluate":
-            own = any(word == "dataset=photos_of_mine" for word in words)
+            needs_photos = any(word == "dataset=photos_of_mine" for word in words)
             flags = [word for word in words[1:] if word.startswith("-")]
             rest = [word for word in words[1:] if not word.startswith("-")]
-            words = ["evaluate", *flags, *FEW, *([] if own else SMALL), *rest]
+            words = ["evaluate", *flags, *FEW, *([] if needs_photos else SMALL), *rest]
         elif words[0] == "tune":
             words += [*TUNE, *SMALL]
         elif "dataset=voc21" in words:  # of which the store has no cell

@@ -18,11 +18,9 @@ from sclip_lab.report import store_report
 from sclip_lab.run import studies
 from sclip_lab.run.job import table
 from tests.synthetic_store import (
-    confusion_rows,
     key_of,
-    labels,
+    write_cell,
     write_pictures,
-    write_spec,
     write_store,
 )
 
@@ -49,9 +47,8 @@ def test_report_draws_a_selection(store: Path, tmp_path: Path) -> None:
 def test_differences_say_what_else_varies(tmp_path: Path) -> None:
     for side in (64, 128):
         for label, skill in (("vanilla", 0.3), ("csa", 0.7)):
-            rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate("ab")]
             config = {"protocol": {"short_side": side}}
-            write_spec(tmp_path / "s", label, rows, list("ab"), config=config, seed=side)
+            write_cell(tmp_path / "s", label, skill, list("ab"), config=config, seed=side)
     assert main(["report", str(tmp_path / "s"), "--out", str(tmp_path / "out")]) == 0
     compared = pd.read_csv(tmp_path / "out/differences.csv")["compared"]
     assert set(compared) == {
@@ -61,9 +58,8 @@ def test_differences_say_what_else_varies(tmp_path: Path) -> None:
 
 def test_the_table_of_a_run_leaves_out_what_a_cell_does_not_have(tmp_path: Path) -> None:
     for readout in ({}, {"readout": {"_target_": "a.b.cliper", "scale": 50.0}}):
-        rows = [confusion_rows(n, *labels(i, 0.5, (24, 32), 5)) for i, n in enumerate("abc")]
         config = {"protocol": readout}
-        write_spec(tmp_path, "csa", rows, list("abc"), config=config, seed=len(readout))
+        write_cell(tmp_path, "csa", 0.5, list("abc"), config=config, seed=len(readout))
     assert "nan" not in table(results.load(tmp_path)).lower()
 
 
@@ -80,9 +76,9 @@ def test_report_says_what_was_meant(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str
 ) -> None:
     assert main(["report", str(store), "--out", str(tmp_path), *arguments]) == 1
-    said = capsys.readouterr().err
-    assert hint in said
-    assert "csa or csa" not in said
+    stderr = capsys.readouterr().err
+    assert hint in stderr
+    assert "csa or csa" not in stderr
 
 
 def test_paper_takes_studies_keys_and_points() -> None:
@@ -161,9 +157,12 @@ def test_paper_takes_a_study_of_a_plug_in_and_few_photos_have_no_verdict(
 
 
 def test_random_weights_of_large_networks_are_not_made() -> None:
-    asked = ["backbone=ViT-B-16-quickgelu", "dataset=patchwork"]
+    conditions = ["backbone=ViT-B-16-quickgelu", "dataset=patchwork"]
     sizes = [
-        {str(config.backbone.name) for config in sweep(["experiment=backbones", *asked, *more])}
+        {
+            str(config.backbone.name)
+            for config in sweep(["experiment=backbones", *conditions, *more])
+        }
         for more in ([], ["pretrained=null"])
     ]
     assert sizes[0] >= {"ViT-L-14-quickgelu", "ViT-H-14", "ViT-B-16-SigLIP"}
@@ -177,12 +176,10 @@ def write_sizes(root: Path, sizes: Mapping[tuple[str, int], Sequence[str]]) -> N
         for label in names:
             skill = 0.3 if label == "vanilla" else 0.7
             start = 0 if part == "test" else 50
-            rows = [
-                confusion_rows(name, *labels(start + number, skill, (24, 32), 5))
-                for number, name in enumerate(images)
-            ]
             config = {"dataset": {"digest": key_of(part, count)}}
-            write_spec(root, label, rows, images, config=config, seed=hash_of(part, count))
+            write_cell(
+                root, label, skill, images, first=start, config=config, seed=hash_of(part, count)
+            )
 
 
 def hash_of(part: str, count: int) -> int:
@@ -281,8 +278,7 @@ def test_intervals_and_p_of_a_table_agree(store: Path, tmp_path: Path) -> None:
 def test_the_result_is_one_sentence(tmp_path: Path) -> None:
     images = [f"photo_{k}" for k in range(12)]
     for label, skill in (("vanilla", 0.35), ("csa", 0.75), ("csa_q", 0.74), ("maskclip", 0.4)):
-        rows = [confusion_rows(n, *labels(i, skill, (48, 64), 5)) for i, n in enumerate(images)]
-        write_spec(tmp_path, label, rows, images, created=label)
+        write_cell(tmp_path, label, skill, images, shape=(48, 64), created=label)
     whole = store_report.read(tmp_path)
     summary = whole.summary.set_index(whole.summary["attention"].astype(str))
     first, second = summary["miou"].sort_values().index[[-1, -2]]
@@ -307,12 +303,11 @@ def test_seeds_have_a_mean_and_a_spread(tmp_path: Path) -> None:
     images = list("abcdefghijkl")
     for seed in range(3):
         for label, skill in (("random", 0.5 + seed / 20), ("vanilla", 0.3)):
-            rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate(images)]
             if label == "vanilla" and seed:
                 continue
             name = f"{label}(seed={seed})" if label == "random" else label
             config = {"attention": {"seed": seed}} if label == "random" else {}
-            write_spec(tmp_path / "s", name, rows, images, config=config, seed=seed)
+            write_cell(tmp_path / "s", name, skill, images, config=config, seed=seed)
     assert main(["report", str(tmp_path / "s"), "--out", str(tmp_path / "out")]) == 0
     (row,) = pd.read_csv(tmp_path / "out/seeds.csv").to_dict("records")
     df = results.load(tmp_path / "s")
@@ -328,10 +323,9 @@ def test_cells_of_changed_code_are_told_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing that has a name differs: the page says why there are two, and which is newer."""
-    rows = [confusion_rows("x", *labels(0, 0.5, (24, 32), 5))]
     days = ("2026-01-02T10:00:00", "2026-01-01T09:00:00")
     newer, older = (
-        write_spec(tmp_path, "mine", rows, ["x"], seed=n, created=day) for n, day in enumerate(days)
+        write_cell(tmp_path, "mine", 0.5, ["x"], seed=n, created=day) for n, day in enumerate(days)
     )
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out/index.html").read_text()

@@ -52,16 +52,16 @@ def test_one_damaged_spec_does_not_stop_the_others(root: Path) -> None:
 
 
 def test_gc_deletes_what_is_lost(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lost, young = root / "text" / ".old.tmp", root / "text" / ".young.tmp"
-    lost.parent.mkdir()
-    for path in (lost, young):
+    old, young = root / "text" / ".old.tmp", root / "text" / ".young.tmp"
+    old.parent.mkdir()
+    for path in (old, young):
         path.write_text("half")
-    os.utime(lost, (0, 0))
+    os.utime(old, (0, 0))
     assert store("gc", "--store", root, "--dry-run") == 0
-    assert lost.exists()
+    assert old.exists()
     assert store("gc", "--store", root) == 0
     assert "1 lost" in capsys.readouterr().out
-    assert not lost.exists()
+    assert not old.exists()
     assert young.exists()
 
 
@@ -76,11 +76,11 @@ def test_list_and_export(root: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     about = json.loads((tmp_path / "out" / "some.json").read_text())
     assert [cell["key"] for cell in about["cells"]] == [key]
     for end in ("parquet", "json"):  # by another lab, without the store
-        read = results.load(tmp_path / "out" / f"some.{end}")
-        mine = results.load(root, [key])
-        pd.testing.assert_frame_equal(read, mine)
-        pd.testing.assert_frame_equal(results.summary(read), results.summary(mine))
-        assert read.attrs["class_names"] == mine.attrs["class_names"]
+        exported = results.load(tmp_path / "out" / f"some.{end}")
+        original = results.load(root, [key])
+        pd.testing.assert_frame_equal(exported, original)
+        pd.testing.assert_frame_equal(results.summary(exported), results.summary(original))
+        assert exported.attrs["class_names"] == original.attrs["class_names"]
     assert store("list", "--store", tmp_path / "none") == 1
     assert "no results in" in capsys.readouterr().err
 

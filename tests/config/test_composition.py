@@ -47,9 +47,9 @@ def test_every_protocol_on_every_data_set_is_the_same_both_ways(name: str) -> No
     usual = recorded[name]["usual"]
     for dataset in DATASETS:
         config.dataset.name = dataset
-        made = lab.load_protocol(name, dataset)
-        assert made.key == make_protocol(config).key
-        assert plain(made) == {**usual, **recorded[name].get(dataset, {})}, dataset
+        loaded = lab.load_protocol(name, dataset)
+        assert loaded.key == make_protocol(config).key
+        assert plain(loaded) == {**usual, **recorded[name].get(dataset, {})}, dataset
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_a_value_of_a_preset_holds_on_every_data_set(tmp_path: Path) -> None:
 )
 def test_another_choice_takes_a_protocols_own_away(protocol: str, group: str, choice: str) -> None:
     config = by_hydra(f"protocol={protocol}", "dataset=voc20", f"{group}={choice}")
-    made = make_protocol(config)
+    loaded = make_protocol(config)
     alone = composed(f"{group}={choice}", "protocol=unified", "dataset=voc20")
-    assert getattr(made, group) == getattr(make_protocol(alone), group)
-    assert made.key == lab.load_protocol(protocol, "voc20", **{group: choice}).key
-    assert made.key != lab.load_protocol(protocol, "voc20").key
+    assert getattr(loaded, group) == getattr(make_protocol(alone), group)
+    assert loaded.key == lab.load_protocol(protocol, "voc20", **{group: choice}).key
+    assert loaded.key != lab.load_protocol(protocol, "voc20").key
 
 
 def test_equal_configurations_have_equal_keys_and_others_do_not() -> None:
@@ -167,9 +167,9 @@ def test_a_variants_value_under_its_own_protocol(protocol: str, dataset: str, sh
     for name in ("resclip", "resclip_sclip", "resclip_clearclip"):
         config = by_hydra(f"protocol={protocol}", f"attention={name}", f"dataset={dataset}")
         assert plain_config(config.attention)["mix"]["share"] == share
-        made = lab.load_attention(name, protocol=protocol, dataset=dataset)
-        assert made.config["mix"]["share"] == share
-        assert variant_label(made, protocol, dataset) == name
+        loaded = lab.load_attention(name, protocol=protocol, dataset=dataset)
+        assert loaded.config["mix"]["share"] == share
+        assert variant_label(loaded, protocol, dataset) == name
     typed = by_hydra(f"protocol={protocol}", "attention=resclip", "attention.mix.share=0.9")
     assert plain_config(typed.attention)["mix"]["share"] == 0.9
 
@@ -204,16 +204,16 @@ def test_a_readout_outside_the_protocol_is_refused(tmp_path: Path) -> None:
 
 def record() -> None:
     """Write ``VALUES``: each protocol's usual values, and those that differ on a data set."""
-    found: dict[str, dict[str, Any]] = {}
+    settings: dict[str, dict[str, Any]] = {}
     for name in PROTOCOLS:
         usual = plain(lab.load_protocol(name))
-        found[name] = {"usual": usual}
+        settings[name] = {"usual": usual}
         for dataset in DATASETS:
-            own = plain(lab.load_protocol(name, dataset))
-            differing = {key: own[key] for key in own if own[key] != usual[key]}
+            actual = plain(lab.load_protocol(name, dataset))
+            differing = {key: actual[key] for key in actual if actual[key] != usual[key]}
             if differing:
-                found[name][dataset] = differing
-    VALUES.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                settings[name][dataset] = differing
+    VALUES.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

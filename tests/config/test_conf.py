@@ -83,17 +83,17 @@ def test_backbone(name: str) -> None:
     overrides = [f"backbone={name}", "pretrained=null", "precision=bf16", "seed=3"]
     if name == "open_clip":
         overrides.append("backbone.name=ViT-B-16-plus-240")
-    given = plain(composed(*overrides).backbone)
-    load = registry.backbone_loader(given.pop("_target_", None))
-    assert set(given) - {"usual"} <= set(inspect.signature(load).parameters)
-    assert given["precision"] == "bf16"
+    config_group = plain(composed(*overrides).backbone)
+    load = registry.backbone_loader(config_group.pop("_target_", None))
+    assert set(config_group) - {"usual"} <= set(inspect.signature(load).parameters)
+    assert config_group["precision"] == "bf16"
     if name == "patchwork_vit":
-        assert Path(given["architecture"]).is_file()
-        assert Path(given["checkpoint"]).is_file()
+        assert Path(config_group["architecture"]).is_file()
+        assert Path(config_group["checkpoint"]).is_file()
     else:
-        assert given["name"].startswith("ViT-" if name != "timm" else "vit_")
-        assert given["pretrained"] is None
-    assert given["seed"] == 3
+        assert config_group["name"].startswith("ViT-" if name != "timm" else "vit_")
+        assert config_group["pretrained"] is None
+    assert config_group["seed"] == 3
 
 
 def test_names_of_backbones_are_open_clips() -> None:
@@ -109,39 +109,39 @@ def test_guidance(name: str) -> None:
 
     from sclip_lab.network.guidance import HUB_NAMES, load_guidance
 
-    given = plain(composed(f"guidance={name}", "device=cpu").guidance)
+    config_group = plain(composed(f"guidance={name}", "device=cpu").guidance)
     if name == "none":
-        assert not given
+        assert not config_group
         return
-    assert set(given) <= set(inspect.signature(load_guidance).parameters)
-    assert given["device"] == "cpu"
+    assert set(config_group) <= set(inspect.signature(load_guidance).parameters)
+    assert config_group["device"] == "cpu"
     if name == "timm":
         with pytest.raises(LabError, match="name"):
-            job.make_guidance(json.dumps(given))
+            job.make_guidance(json.dumps(config_group))
     else:
-        assert given["name"] in HUB_NAMES
+        assert config_group["name"] in HUB_NAMES
         small = {"depth": 1, "embed_dim": 32, "num_heads": 2}
         options = {"pretrained": False, "options": small, "device": "cpu"}
-        assert lab.load_guidance(name, **options).description["name"] == given["name"]
+        assert lab.load_guidance(name, **options).description["name"] == config_group["name"]
 
 
 @pytest.mark.parametrize("name", files("dataset"))
 def test_dataset(name: str, tmp_path: Path) -> None:
-    given = plain(composed(f"dataset={name}", f"paths.data={tmp_path}").dataset)
-    given = {key: value for key, value in given.items() if value is not None}
-    assert given["name"] == name
-    if given.get("root") == "???":  # a reader of a user's own data: it asks for them
+    config_group = plain(composed(f"dataset={name}", f"paths.data={tmp_path}").dataset)
+    config_group = {key: value for key, value in config_group.items() if value is not None}
+    assert config_group["name"] == name
+    if config_group.get("root") == "???":  # a reader of a user's own data: it asks for them
         with pytest.raises(LabError, match=r"dataset\.root is missing"):
             lab.load_dataset(name)
         return
-    build_dataset = locate(given.pop("_target_"), ("sclip_lab.data",))
+    build_dataset = locate(config_group.pop("_target_"), ("sclip_lab.data",))
     if build_dataset is not Folder:
-        assert len(build_dataset(**given)) == 64
+        assert len(build_dataset(**config_group)) == 64
         return
-    assert Vocabulary.named(given["vocabulary"]).num_classes > 1
-    assert str(tmp_path) in given["root"]
+    assert Vocabulary.named(config_group["vocabulary"]).num_classes > 1
+    assert str(tmp_path) in config_group["root"]
     with pytest.raises(LabError, match=r"paths\.data"):
-        build_dataset(**given)
+        build_dataset(**config_group)
 
 
 @pytest.mark.parametrize("name", files("protocol"))
@@ -154,37 +154,38 @@ def test_protocol(name: str) -> None:
 
 @pytest.mark.parametrize("name", files("diagnostics"))
 def test_diagnostics(name: str) -> None:
-    given = composed(f"diagnostics={name}").diagnostics
-    Diagnostics(list(given.measures), given.images)
+    config_group = composed(f"diagnostics={name}").diagnostics
+    Diagnostics(list(config_group.measures), config_group.images)
     if name == "all":
-        assert set(given.measures) == set(diagnostics.MEASURES)
+        assert set(config_group.measures) == set(diagnostics.MEASURES)
 
 
 @pytest.mark.parametrize("name", files("tracking"))
 def test_tracking(name: str) -> None:
-    given = composed(f"tracking={name}").tracking
-    assert given.mode in tracking.MODES
-    assert given.mode == name
+    config_group = composed(f"tracking={name}").tracking
+    assert config_group.mode in tracking.MODES
+    assert config_group.mode == name
 
 
 @pytest.mark.parametrize("name", files("refinement"))
 def test_refinement(name: str) -> None:
     # A choice by data set refines those with background, so one of them is composed.
-    given = plain(composed(f"refinement={name}", "dataset=voc21").protocol)["refinement"]
-    bound = [bind_config(step, *REFINEMENTS) for step in named_steps(given).values()]
+    config_group = plain(composed(f"refinement={name}", "dataset=voc21").protocol)["refinement"]
+    steps = named_steps(config_group).values()
+    bound = [bind_config(step, *REFINEMENTS) for step in steps]
     assert (not bound) == (name == "none")
 
 
 @pytest.mark.parametrize("name", files("readout"))
 def test_readout(name: str) -> None:
     """Every readout on every kind of attention gives finite logits on a grid that is not square."""
-    given = plain(composed(f"readout={name}").protocol)["readout"]
-    chosen = Readout(Protocol(readout=given), toy.text(), torch.arange(8))
+    config_group = plain(composed(f"readout={name}").protocol)["readout"]
+    chosen = Readout(Protocol(readout=config_group), toy.text(), torch.arange(8))
     for attention in ("vanilla", "scclip", "surgery"):
         variant = lab.load_attention(attention)
         encoded = toy.encoded(toy.network(), toy.inputs()["quirk112x448"], variant)
-        seen = guide().of_windows(encoded.images, encoded.backbone)
-        scene = replace(encoded.scene, guidance=Guidance(lambda seen=seen: seen))
+        windows = guide().of_windows(encoded.images, encoded.backbone)
+        scene = replace(encoded.scene, guidance=Guidance(lambda windows=windows: windows))
         encoded = replace(encoded, scene=scene)
         logits = toy.logits(chosen, encoded)
         assert logits.shape == (1, 7, 28, 8)
@@ -226,5 +227,5 @@ def test_tags_and_files_of_weights(tmp_path: Path, architecture: dict[str, Any])
     weights = lab.load_backbone(None, architecture=architecture, device="cpu").model.state_dict()
     file = tmp_path / "weights.safetensors"
     save_file({k: v.clone() for k, v in weights.items()}, file)
-    made = lab.load_backbone(None, architecture=architecture, checkpoint=str(file), device="cpu")
-    assert made.description["pretrained"] is None
+    loaded = lab.load_backbone(None, architecture=architecture, checkpoint=str(file), device="cpu")
+    assert loaded.description["pretrained"] is None

@@ -30,8 +30,8 @@ def test_one_photo(backbone: Backbone, name: str, dataset: str) -> None:
     if usual.centre_crop is not None:
         sides["centre_crop"] = 112
     protocol = lab.load_protocol(name, dataset, **sides)
-    named = protocol.vocabulary or load_group("dataset", dataset)["vocabulary"]
-    words = Vocabulary.named(named)
+    vocabulary_name = protocol.vocabulary or load_group("dataset", dataset)["vocabulary"]
+    words = Vocabulary.named(vocabulary_name)
     variant = lab.load_attention(ATTENTION.get(name, "csa"), protocol=name, dataset=dataset)
     photo = make_photo("public", 120, 150)
     second = guide() if name in GUIDED else None

@@ -66,34 +66,34 @@ Found = dict[str, dict[str, set[str]]]  # by hook and kind
 
 def said() -> Found:
     """Names of files by hook and kind, from the table's third column; patterns written out."""
-    found: Found = {}
+    users: Found = {}
     table = PAGE.read_text(encoding="utf-8").split("| hook | where |")[1].split("\n\n")[0]
     for row in table.splitlines()[2:]:
         hook, _, column = (cell.strip() for cell in row.strip("|").split(" | "))
-        found[hook] = defaultdict(set)
+        users[hook] = defaultdict(set)
         for part in column.split("; "):
             kind = part.split(" ")[0] if part.split(" ")[0] in KINDS else "variants"
             for pattern in re.findall(r"`([^`]+)`", part):
                 fitting = {n for n in names(KINDS[kind]) if fnmatchcase(n, pattern)}
                 assert fitting, f"{hook}: no {kind} are called {pattern}"
-                found[hook][kind] |= fitting
-    return found
+                users[hook][kind] |= fitting
+    return users
 
 
 @contextmanager
 def spied(kind: type, caller: str) -> Iterator[set[str]]:
     """The attributes that code of these modules asks objects of a class for."""
-    asked: set[str] = set()
+    accesses: set[str] = set()
     usual = kind.__getattribute__
 
     def spying(self: Any, name: str) -> Any:
         if re.match(caller, sys._getframe(1).f_globals["__name__"]):
-            asked.add(name)
+            accesses.add(name)
         return usual(self, name)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kind, "__getattribute__", spying)
-        yield asked
+        yield accesses
 
 
 def seen(variant: lab.Variant) -> Encoded:
@@ -103,20 +103,20 @@ def seen(variant: lab.Variant) -> Encoded:
     place = Placement(slice(0, 2), ((0, 0), (0, 32)), (64, 96), network.patch_size)
     labels = PatchLabels.of(testing.patch_labels(network, testing._images(64, 64)))
     scene = Scene((place,), Guidance(lambda: features), labels)
-    given = variant.given(testing._text(network))
-    [(_, found)] = encode(network, testing._images(64, 64), [given], scene=scene)
-    return found
+    prepared = variant.given(testing._text(network))
+    [(_, windows)] = encode(network, testing._images(64, 64), [prepared], scene=scene)
+    return windows
 
 
-def of_variants(found: Found) -> None:
+def of_variants(users: Found) -> None:
     for name in names("attention"):
         if name == "csa_learned":  # like csa_random, with a file
             continue
         variant, hooks = lab.load_attention(name), set()
         function = locate(variant.config["_target_"])
-        with spied(Context, r"sclip_lab\.attention\.(?!variant$)") as asked:
+        with spied(Context, r"sclip_lab\.attention\.(?!variant$)") as accesses:
             state = seen(variant).state
-        hooks |= {ASKED[one] for one in asked & set(ASKED)}
+        hooks |= {ASKED[one] for one in accesses & set(ASKED)}
         hooks |= {"a whole block"} if kind_of(function) is block_edit else set()
         hooks |= {"many blocks"} if len(variant.layers(12)) > 1 else set()
         hooks |= {"a second stream"} if variant.config["stream"] == "parallel" else set()
@@ -126,14 +126,14 @@ def of_variants(found: Found) -> None:
         assert ("text" in variant.uses) == ("texts within a block" in hooks), name
         assert ("guidance" in variant.uses) == ("a second network" in hooks), name
         for hook in hooks:
-            found[hook]["variants"].add(name)
+            users[hook]["variants"].add(name)
 
 
 # Values with which CLIPer looks at windows of its own, and FreeCP at crops of all classes.
 BUSY = {"window": 32, "stride": 16, "redundancy": 0.0, "ambiguity": 0.0}
 
 
-def of_readouts(found: Found) -> None:
+def of_readouts(users: Found) -> None:
     text = testing._text(testing.small_backbone()).targets
     photo = seen(lab.load_attention("vanilla"))
     for name in names("readout"):
@@ -142,47 +142,47 @@ def of_readouts(found: Found) -> None:
             continue
         function = locate(config["_target_"])
         if getattr(kind_of(function), "summary", None):
-            found["masks of other photos"]["readouts"].add(name)
+            users["masks of other photos"]["readouts"].add(name)
             continue
         config |= {key: value for key, value in BUSY.items() if key in config}
         readout = Readout(Protocol(readout=config), text, torch.arange(5), second=text)
         with (
-            spied(Encoded, r"sclip_lab\.segmentation\.(readouts|class_purification)") as asked,
+            spied(Encoded, r"sclip_lab\.segmentation\.(readouts|class_purification)") as accesses,
             spied(Backbone, r"sclip_lab\.segmentation\.") as of_network,
             torch.inference_mode(),
         ):
             readout.patch_logits(photo)
-        hooks = {ASKED[one] for one in asked & {"whole_class_embedding", "again", "scene"}}
-        if "embed" in of_network and "whole_class_embedding" not in asked:
+        hooks = {ASKED[one] for one in accesses & {"whole_class_embedding", "again", "scene"}}
+        if "embed" in of_network and "whole_class_embedding" not in accesses:
             hooks.add("crops and windows of one's own")
         if "guidance" in used([function]):
             hooks.add("a second network")
         if "second_text" in inspect.signature(function).parameters:
             hooks.add("a second set of texts")
         for hook in hooks:
-            found[hook]["readouts"].add(name)
+            users[hook]["readouts"].add(name)
 
 
-def of_protocols(found: Found) -> None:
+def of_protocols(users: Found) -> None:
     for name in names("protocol"):
         protocol, hooks = load_protocol(name, DATASET), set()
         hooks |= {"words that label nothing"} if protocol.auxiliary else set()
         hooks |= {"changed copies of a window"} if protocol.views else set()
-        own = isinstance(protocol.prob_threshold, dict)
-        hooks |= {"a threshold that the photo finds"} if own else set()
+        has_threshold = isinstance(protocol.prob_threshold, dict)
+        hooks |= {"a threshold that the photo finds"} if has_threshold else set()
         for step in named_steps(protocol.refinement).values():
             logits = kind_of(bind_config(step, *REFINEMENTS)) is refines_logits
             hooks.add("logits with photo and texts" if logits else "labels")
         for hook in hooks:
-            found[hook]["protocols"].add(name)
+            users[hook]["protocols"].add(name)
 
 
 def test_the_table_says_who_uses_each_hook() -> None:
-    found: Found = defaultdict(lambda: defaultdict(set))
-    of_variants(found)
-    of_readouts(found)
-    of_protocols(found)
+    users: Found = defaultdict(lambda: defaultdict(set))
+    of_variants(users)
+    of_readouts(users)
+    of_protocols(users)
     written = said()
     rest = written.pop("weights of chosen blocks")
     assert not rest, "all variants that are in no row of whole blocks"
-    assert {h: dict(k) for h, k in written.items()} == {h: dict(k) for h, k in found.items()}
+    assert {h: dict(k) for h, k in written.items()} == {h: dict(k) for h, k in users.items()}

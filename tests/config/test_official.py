@@ -40,68 +40,68 @@ ATTENTION = {
 FIRST_THREE = "share of the photo, grey and blurred"
 
 
-def ours(preset: str, dataset: str, made: Protocol) -> dict[str, str]:
+def ours(preset: str, dataset: str, loaded: Protocol) -> dict[str, str]:
     """The composed preset in the words of the table."""
-    thresholds = made.prob_threshold
+    thresholds = loaded.prob_threshold
     if isinstance(thresholds, float):
         threshold = f"{thresholds:g}"
     else:
         threshold = thresholds["_target_"].rpartition(".")[2]
-    named = made.vocabulary
-    if named is None and dataset in names("dataset"):
-        named = load_group("dataset", dataset)["vocabulary"]
-    vocabulary = None if named is None else Vocabulary.named(named)
-    steps = made.refinement or {}
+    name_or_words = loaded.vocabulary
+    if name_or_words is None and dataset in names("dataset"):
+        name_or_words = load_group("dataset", dataset)["vocabulary"]
+    vocabulary = None if name_or_words is None else Vocabulary.named(name_or_words)
+    steps = loaded.refinement or {}
     pamr = steps if "steps" in steps else steps.get("pamr", {})
     pamr = pamr if str(pamr.get("_target_", "")).endswith(".pamr") else {}
     return {
-        "short_side": str(made.short_side),
-        "long_side": str(made.long_side),
-        "crop_size": "whole" if made.crop_size is None else str(made.crop_size),
-        "stride": str(made.stride),
-        "logit_scale": f"{made.logit_scale:g}",
+        "short_side": str(loaded.short_side),
+        "long_side": str(loaded.long_side),
+        "crop_size": "whole" if loaded.crop_size is None else str(loaded.crop_size),
+        "stride": str(loaded.stride),
+        "logit_scale": f"{loaded.logit_scale:g}",
         "prob_threshold": threshold,
-        "area_threshold": f"{made.area_threshold:g}",
-        "background": str(made.background),
+        "area_threshold": f"{loaded.area_threshold:g}",
+        "background": str(loaded.background),
         "vocabulary": ""
         if vocabulary is None
         else f"{vocabulary.num_classes} {len(vocabulary.queries)} {vocabulary.key[:12]}",
-        "padding": "none" if made.padding is None else str(made.padding),
+        "padding": "none" if loaded.padding is None else str(loaded.padding),
         "pamr_steps": str(pamr.get("steps", 0)),
     }
 
 
-def at(preset: str, dataset: str, made: Protocol, place: str) -> Any:
+def at(preset: str, dataset: str, loaded: Protocol, place: str) -> Any:
     """The value of a variant, readout or threshold by its dotted place."""
     if place == FIRST_THREE:
-        views = made.views
+        views = loaded.views
         assert views is not None
         weights = [view["weight"] for view in views.values()]
         return round(sum(weights[:3]) / sum(weights), 9)
     part, *keys = place.split(".")
     if part == "attention":
-        found: Any = load_group("attention", ATTENTION[preset], dataset=dataset, protocol=preset)
+        value: Any = load_group("attention", ATTENTION[preset], dataset=dataset, protocol=preset)
     else:
-        found = getattr(made, part)
+        value = getattr(loaded, part)
     for key in keys:
-        found = found[key]
-    return found
+        value = value[key]
+    return value
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{r['preset']}-{r['dataset']}" for r in ROWS])
 def test_preset_is_the_official_configuration(row: dict[str, str]) -> None:
     preset, dataset = row["preset"], row["dataset"]
-    made = load_protocol(preset, dataset)
-    found = ours(preset, dataset, made)
-    wanted = {key: row[key] for key in found}
-    if not wanted["vocabulary"]:
-        found["vocabulary"] = ""
-    assert found == wanted, row["source"]
-    own = json.loads(row["own"] or "{}")
-    assert {place: at(preset, dataset, made, place) for place in own} == own, row["source"]
-    assert made.templates == "openai_imagenet"
-    assert made.centre_crop is None
-    assert (made.resampling, made.whole_patches) == ("bilinear", False)
+    loaded = load_protocol(preset, dataset)
+    actual = ours(preset, dataset, loaded)
+    expected = {key: row[key] for key in actual}
+    if not expected["vocabulary"]:
+        actual["vocabulary"] = ""
+    assert actual == expected, row["source"]
+    stated = json.loads(row["own"] or "{}")
+    assert {place: at(preset, dataset, loaded, place) for place in stated} == stated, row["source"]
+    assert loaded.templates == "openai_imagenet"
+    assert loaded.centre_crop is None
+    assert (loaded.resampling, loaded.whole_patches) == ("bilinear", False)
 
 
 @pytest.mark.parametrize(
@@ -118,15 +118,15 @@ def test_preset_is_the_official_configuration(row: dict[str, str]) -> None:
 )
 def test_cliptrases_code(dataset: str, classes: int, queries: int) -> None:
     """CLIPtrase clip_self_correlation.py: _transform1, gt_transform, self_clip(224, 0.7, 3)."""
-    made = load_protocol("cliptrase", dataset)
-    assert (made.short_side, made.centre_crop, made.crop_size) == (224, 224, None)
-    assert made.resampling == "bicubic"
-    assert (made.prob_threshold, made.area_threshold) == (0, 0)
-    assert made.refinement["eps"] == 0.7
-    assert made.refinement["min_samples"] == 3
-    assert (made.readout is not None) == (dataset == "voc20")
-    assert made.vocabulary is not None
-    words = Vocabulary.named(made.vocabulary)
+    loaded = load_protocol("cliptrase", dataset)
+    assert (loaded.short_side, loaded.centre_crop, loaded.crop_size) == (224, 224, None)
+    assert loaded.resampling == "bicubic"
+    assert (loaded.prob_threshold, loaded.area_threshold) == (0, 0)
+    assert loaded.refinement["eps"] == 0.7
+    assert loaded.refinement["min_samples"] == 3
+    assert (loaded.readout is not None) == (dataset == "voc20")
+    assert loaded.vocabulary is not None
+    words = Vocabulary.named(loaded.vocabulary)
     assert (words.num_classes, len(words.queries)) == (classes, queries)
 
 
@@ -153,22 +153,22 @@ def test_clipers_code(
     pixels: float | None,
     background: int,
 ) -> None:
-    made = load_protocol("cliper", dataset)
-    assert (made.short_side, made.crop_size, made.resampling) == (side, None, "bicubic")
-    assert made.whole_patches
-    assert made.position_embedding == "bilinear_half"
-    readout = made.readout
+    loaded = load_protocol("cliper", dataset)
+    assert (loaded.short_side, loaded.crop_size, loaded.resampling) == (side, None, "bicubic")
+    assert loaded.whole_patches
+    assert loaded.position_embedding == "bilinear_half"
+    readout = loaded.readout
     assert (readout["scale"], readout["threshold"]) == (scale, share)
     assert readout["background"] == background
     inside = 224 if dataset in ("context59", "context60", "coco_object") else None
     assert readout["window"] == inside  # sliding_crop_size
-    decided = made.refinement or {"class_threshold": None, "pixel_threshold": None}
+    decided = loaded.refinement or {"class_threshold": None, "pixel_threshold": None}
     assert (decided["class_threshold"], decided["pixel_threshold"]) == (classes, pixels)
     if background:
         assert decided["background"] == background
-        named = made.vocabulary
-        assert named is not None
-        assert len(Vocabulary.named(named).classes[0]) == background
+        name_or_words = loaded.vocabulary
+        assert name_or_words is not None
+        assert len(Vocabulary.named(name_or_words).classes[0]) == background
 
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "official_configs.tsv"
@@ -187,14 +187,14 @@ def official_fields() -> list[tuple[str, str, dict[str, str]]]:
     """Preset, data set, and every field that the method's own configuration sets."""
     if not SHARED.is_file():
         return []
-    found: dict[tuple[str, str], dict[str, str]] = {}
+    by_key: dict[tuple[str, str], dict[str, str]] = {}
     with SHARED.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
             dataset = DATASETS.get(row["config"], row["config"])
             if row["method"] in PRESETS and dataset in names("dataset"):
                 key = PRESETS[row["method"]], dataset
-                found.setdefault(key, {})[row["field"]] = row["value"]
-    return [(*key, fields) for key, fields in found.items()]
+                by_key.setdefault(key, {})[row["field"]] = row["value"]
+    return [(*key, fields) for key, fields in by_key.items()]
 
 
 @pytest.mark.parametrize(("preset", "dataset", "fields"), official_fields())
@@ -202,32 +202,32 @@ def test_every_field_of_the_official_file(
     preset: str, dataset: str, fields: dict[str, str]
 ) -> None:
     """Read from the file beside the repository itself; without it there is nothing to compare."""
-    made = load_protocol(preset, dataset)
+    loaded = load_protocol(preset, dataset)
 
-    def own(place: str) -> str:
-        return f"{float(at(preset, dataset, made, place)):g}"
+    def stated(place: str) -> str:
+        return f"{float(at(preset, dataset, loaded, place)):g}"
 
     long, short = re.findall(r"\d+", fields["resize"])[:2]
-    assert (made.long_side, made.short_side) == (int(long), int(short))
+    assert (loaded.long_side, loaded.short_side) == (int(long), int(short))
     ours = {
-        "slide_crop": lambda: str(made.crop_size or 0),
-        "slide_stride": lambda: str(made.stride),
-        "logit_scale": lambda: f"{made.logit_scale:g}",
-        "prob_thd": lambda: f"{made.prob_threshold:g}",
-        "area_thd": lambda: f"{made.area_threshold:g}",
-        "alpha_kk": lambda: own("attention.key_share"),
-        "grid": lambda: own("refinement.side"),
-        "rp_thres": lambda: own("readout.redundancy"),
-        "ap_thres": lambda: own("readout.ambiguity"),
+        "slide_crop": lambda: str(loaded.crop_size or 0),
+        "slide_stride": lambda: str(loaded.stride),
+        "logit_scale": lambda: f"{loaded.logit_scale:g}",
+        "prob_thd": lambda: f"{loaded.prob_threshold:g}",
+        "area_thd": lambda: f"{loaded.area_threshold:g}",
+        "alpha_kk": lambda: stated("attention.key_share"),
+        "grid": lambda: stated("refinement.side"),
+        "rp_thres": lambda: stated("readout.redundancy"),
+        "ap_thres": lambda: stated("readout.ambiguity"),
     }
     for field, value in fields.items():
         if field in ours:
             assert ours[field]() == f"{float(value):g}", field
     # What a configuration does not set has the segmentor's default.
-    assert fields.get("prob_thd") or made.prob_threshold == 0
+    assert fields.get("prob_thd") or loaded.prob_threshold == 0
     if preset == "pearl":
-        assert fields.get("alpha_kk") or own("attention.key_share") == "0.08"
-        assert fields.get("grid") or own("refinement.side") == "80"
+        assert fields.get("alpha_kk") or stated("attention.key_share") == "0.08"
+        assert fields.get("grid") or stated("refinement.side") == "80"
 
 
 def test_what_all_official_segmentors_share() -> None:

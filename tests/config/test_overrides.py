@@ -9,7 +9,7 @@ from hydra.types import RunMode
 
 from sclip_lab.config.composition import CONFIG, Loader
 from sclip_lab.core.errors import LabError
-from tests.running import evaluate
+from tests.running import fail, succeed
 
 
 def compose(*words: str, folder: Path | None = None, multirun: bool = False) -> None:
@@ -18,7 +18,7 @@ def compose(*words: str, folder: Path | None = None, multirun: bool = False) -> 
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         ("atention=csa", "unknown key 'atention'; did you mean attention"),
         ("attention=cssa", "unknown attention 'cssa'; did you mean csa"),
@@ -43,10 +43,10 @@ def compose(*words: str, folder: Path | None = None, multirun: bool = False) -> 
         ("attention.layers=last 2 3=4", "quoted twice: 'attention.layers=\"last 2 3=4\"'"),
     ],
 )  # fmt: skip
-def test_unknown_names(typed: str, said: str) -> None:
+def test_unknown_names(typed: str, message: str) -> None:
     with pytest.raises(LabError) as raised:
         compose(typed)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_a_value_that_the_shell_has_split() -> None:
@@ -56,8 +56,7 @@ def test_a_value_that_the_shell_has_split() -> None:
 
 
 def test_an_unknown_name_of_a_sweep_is_found_before_anything_is_computed(tmp_path: Path) -> None:
-    ran = evaluate(tmp_path, "-m", "attention=vanilla,cas")
-    assert ran.code == 1
+    ran = fail(tmp_path, "-m", "attention=vanilla,cas")
     assert "unknown attention 'cas'; did you mean csa" in ran.err
     assert not (tmp_path / "store").exists()
 
@@ -85,8 +84,8 @@ def folder(tmp_path: Path) -> Path:
     """A folder of yaml outside of the repository."""
     for group in ("attention", "experiment"):
         (tmp_path / "mine" / group).mkdir(parents=True)
-    mine = "defaults: [csa, _self_]\ntemperature: 2.0\n"
-    (tmp_path / "mine/attention/warm.yaml").write_text(mine)
+    content = "defaults: [csa, _self_]\ntemperature: 2.0\n"
+    (tmp_path / "mine/attention/warm.yaml").write_text(content)
     return tmp_path / "mine"
 
 
@@ -103,20 +102,17 @@ def test_choices_of_a_folder_elsewhere(folder: Path) -> None:
 
 
 def test_a_choice_of_a_folder_elsewhere_runs(folder: Path, tmp_path: Path) -> None:
-    ran = evaluate(tmp_path, f"hydra.searchpath=[file://{folder}]", "attention=warm")
-    assert ran.code == 0, ran.err
+    ran = succeed(tmp_path, f"hydra.searchpath=[file://{folder}]", "attention=warm")
     assert "warm on patchwork: mIoU" in ran.out
 
 
 def test_hydras_own_launcher(tmp_path: Path) -> None:
-    ran = evaluate(tmp_path, "-m", "hydra/launcher=basic", "attention=vanilla,csa")
-    assert ran.code == 0, ran.err
+    succeed(tmp_path, "-m", "hydra/launcher=basic", "attention=vanilla,csa")
     assert len(list(tmp_path.glob("sweep/*/result.json"))) == 2
 
 
 def test_a_sweep_without_its_flag_says_so(tmp_path: Path) -> None:
-    ran = evaluate(tmp_path, "experiment=temperature")
-    assert ran.code == 1
+    ran = fail(tmp_path, "experiment=temperature")
     [line] = ran.err.splitlines()
     assert line.startswith("error: experiment=temperature sweeps over attention, attention.temp")
     assert "-m experiment=temperature" in line
@@ -124,22 +120,19 @@ def test_a_sweep_without_its_flag_says_so(tmp_path: Path) -> None:
 
 
 def test_hydras_rerun_reads_no_pickle(tmp_path: Path) -> None:
-    ran = evaluate(tmp_path, f"--experimental-rerun={tmp_path / 'config.pickle'}")
-    assert ran.code == 1
+    ran = fail(tmp_path, f"--experimental-rerun={tmp_path / 'config.pickle'}")
     assert "config.pickle: refused, since its file is a pickle" in ran.err
 
 
 @pytest.mark.parametrize("flags", [("--resolve",), ("-m", "--cfg=job")])
 def test_flags_that_do_not_go_together_are_no_fault(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    ran = evaluate(tmp_path, *flags)
-    assert ran.code == 1
+    ran = fail(tmp_path, *flags)
     assert ran.err.startswith("error: command line: ")
 
 
 def test_a_key_that_is_a_number(tmp_path: Path) -> None:
     (tmp_path / "mine/protocol").mkdir(parents=True)
     (tmp_path / "mine/protocol/odd.yaml").write_text("1.5: 2\n")
-    ran = evaluate(tmp_path, f"--config-dir={tmp_path / 'mine'}", "protocol=odd")
-    assert ran.code == 1
+    ran = fail(tmp_path, f"--config-dir={tmp_path / 'mine'}", "protocol=odd")
     assert "'1.5'" in ran.err
     assert "unexpected" not in ran.err

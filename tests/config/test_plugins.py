@@ -96,8 +96,8 @@ def test_a_fused_sweep_with_a_folder(
 def sweep(folder: Path, *words: str) -> running.Outcome:
     """A sweep without the settings of patchwork, which other data sets do not have."""
     with pytest.MonkeyPatch.context() as patch:
-        kept = [w for w in running.QUICK if not w.startswith("dataset")]
-        patch.setattr(running, "QUICK", kept)
+        without_dataset = [w for w in running.QUICK if not w.startswith("dataset")]
+        patch.setattr(running, "QUICK", without_dataset)
         return running.evaluate(folder, "-m", *words)
 
 
@@ -137,8 +137,8 @@ def test_a_strangers_data_set_is_refused_by_all_commands(
     printed = capsys.readouterr()
     assert (printed.out + printed.err).count(says) == 2
     with pytest.MonkeyPatch.context() as patch:
-        kept = [w for w in running.QUICK if not w.startswith("dataset")]
-        patch.setattr(running, "QUICK", kept)
+        without_dataset = [w for w in running.QUICK if not w.startswith("dataset")]
+        patch.setattr(running, "QUICK", without_dataset)
         outcome = running.evaluate(tmp_path, "dataset=evil")
     assert outcome.code == 1
     [line] = [line for line in outcome.err.splitlines() if line.startswith("error: ")]

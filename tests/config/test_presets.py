@@ -17,7 +17,7 @@ from sclip_lab.config.composition import plain_config
 from sclip_lab.config.sweeper import sweep
 from sclip_lab.paper import published
 from sclip_lab.run.job import make_protocol
-from sclip_lab.segmentation.protocol import Geometry, Protocol
+from sclip_lab.segmentation.protocol import Protocol
 
 EXPERIMENTS = registry.conf_dir() / "experiment"
 CARD = {
@@ -111,54 +111,72 @@ def test_experiments_cover_what_they_name() -> None:
 
 
 def test_overrides_win_over_an_experiment() -> None:
-    found = jobs("window", dataset="coco_panoptic20", **{"attention.prior.radius": "4"})
-    assert [(job.dataset.name, label(job)) for job in found] == [
+    result = jobs("window", dataset="coco_panoptic20", **{"attention.prior.radius": "4"})
+    assert [(job.dataset.name, label(job)) for job in result] == [
         ("coco_panoptic20", "local(prior.radius=4)")
     ]
 
 
 @pytest.mark.parametrize(("name", "dataset"), PUBLISHED)
 def test_protocol_has_the_published_values(name: str, dataset: str) -> None:
-    made = registry.load_protocol(name, dataset)
+    protocol = registry.load_protocol(name, dataset)
     side, window, *rest = PUBLISHED[name, dataset]
-    assert (made.name, made.short_side, made.crop_size) == (name, side, window)
-    found = [made.stride, made.logit_scale, made.prob_threshold, made.area_threshold]
-    assert found == rest
-    assert made.templates == "openai_imagenet"
+    assert (protocol.name, protocol.short_side, protocol.crop_size) == (name, side, window)
+    result = [
+        protocol.stride,
+        protocol.logit_scale,
+        protocol.prob_threshold,
+        protocol.area_threshold,
+    ]
+    assert result == rest
+    assert protocol.templates == "openai_imagenet"
 
 
 @pytest.mark.parametrize("name", registry.names("protocol"))
 def test_every_protocol_fits_the_embedded_world(name: str) -> None:
-    made = registry.load_protocol(name, "patchwork")
+    protocol = registry.load_protocol(name, "patchwork")
     crop = None if name == "cliptrase" else 96
-    looks, rule = made.geometry.looks, made.position_embedding
-    assert made.geometry == Geometry(None, 2048, crop, 32, rule, looks)
-    assert len(looks) == (5 if name == "itaclip" else 0)
-    assert (made.views is not None) == (name == "itaclip")
-    assert made.templates == ("{}",)
+    assert (protocol.short_side, protocol.long_side, protocol.crop_size, protocol.stride) == (
+        None,
+        2048,
+        crop,
+        32,
+    )
+    assert (protocol.padding, protocol.resampling, protocol.whole_patches) == (
+        None,
+        "bilinear",
+        False,
+    )
+    assert protocol.centre_crop is None
+    assert len(protocol.views or ()) == (5 if name == "itaclip" else 0)
+    assert (protocol.views is not None) == (name == "itaclip")
+    assert protocol.templates == ("{}",)
     usual = registry.load_protocol(name)
-    assert (made.refinement is None) == (usual.refinement is None)
+    assert (protocol.refinement is None) == (usual.refinement is None)
     if name != "cliptrase":  # whose readout is VOC20's alone
-        assert (made.readout is None) == (usual.readout is None)
+        assert (protocol.readout is None) == (usual.readout is None)
 
 
 def test_typed_values_come_before_those_of_the_data_set() -> None:
-    def made(dataset: str, *typed: str) -> Protocol:
+    def protocol_of(dataset: str, *typed: str) -> Protocol:
         return make_protocol(composed(f"dataset={dataset}", *typed))
 
-    assert made("voc21").logit_scale == 65
-    typed = made("voc21", "protocol.logit_scale=30", "protocol.short_side=448")
+    assert protocol_of("voc21").logit_scale == 65
+    typed = protocol_of("voc21", "protocol.logit_scale=30", "protocol.short_side=448")
     assert (typed.logit_scale, typed.short_side) == (30, 448)
     assert typed.prob_threshold == 0.1  # not typed: still the data set's
     # Also where the typed value is the protocol's own, and where its name is added or forced.
-    assert made("coco_stuff164k", "protocol.short_side=336").short_side == 336
-    assert made("coco_stuff164k", "++protocol.short_side=336").short_side == 336
-    assert made("patchwork", "protocol.templates=simple_imagenet").templates == "simple_imagenet"
-    kept = made("voc21", "protocol=clearclip", "protocol.vocabulary=voc21_plain")
-    assert kept.vocabulary == "voc21_plain"
+    assert protocol_of("coco_stuff164k", "protocol.short_side=336").short_side == 336
+    assert protocol_of("coco_stuff164k", "++protocol.short_side=336").short_side == 336
+    assert (
+        protocol_of("patchwork", "protocol.templates=simple_imagenet").templates
+        == "simple_imagenet"
+    )
+    paired = protocol_of("voc21", "protocol=clearclip", "protocol.vocabulary=voc21_plain")
+    assert paired.vocabulary == "voc21_plain"
     conditional = "protocol.logit_scale='${on_dataset:30,{voc21:20}}'"
-    assert made("voc21", conditional).logit_scale == 20
-    assert made("ade20k", conditional).logit_scale == 30
+    assert protocol_of("voc21", conditional).logit_scale == 20
+    assert protocol_of("ade20k", conditional).logit_scale == 30
 
 
 def test_typed_refinement_comes_before_the_protocols() -> None:

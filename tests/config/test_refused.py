@@ -9,13 +9,12 @@ import torch
 
 from sclip_lab import results
 from sclip_lab.run import tracking
-from tests.running import evaluate
+from tests.running import fail, succeed
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
 def test_a_device_that_is_not_there(tmp_path: Path) -> None:
-    outcome = evaluate(tmp_path, "attention=csa", "device=cuda")
-    assert outcome.code == 1
+    outcome = fail(tmp_path, "attention=csa", "device=cuda")
     assert outcome.err.startswith("error: backbone: device cuda cannot be used here")
     assert len(outcome.err.splitlines()) == 1
     assert not (tmp_path / "store").exists()
@@ -24,8 +23,7 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
 def test_online_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    outcome = evaluate(tmp_path, "attention=csa", "tracking=online")
-    assert outcome.code == 1
+    outcome = fail(tmp_path, "attention=csa", "tracking=online")
     assert "needs a W&B key" in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert not (tmp_path / "store").exists()
@@ -39,8 +37,7 @@ def test_reports_that_cannot_be_written_lose_nothing(
 
     monkeypatch.setattr(tracking, "_log", full)
     (tmp_path / "run/result.json").mkdir(parents=True)  # no file can be put in its place
-    outcome = evaluate(tmp_path, "attention=csa", "tracking=offline")
-    assert outcome.code == 0, outcome.err
+    outcome = succeed(tmp_path, "attention=csa", "tracking=offline")
     assert "mIoU" in outcome.out
     assert "result.json" in outcome.out
     assert "No space left" in outcome.out
@@ -57,8 +54,7 @@ def test_reports_that_cannot_be_written_lose_nothing(
     ],
 )
 def test_a_value_that_cannot_be_meant_is_named(typed: str, message: str, tmp_path: Path) -> None:
-    outcome = evaluate(tmp_path, *typed.split())
-    assert outcome.code == 1
+    outcome = fail(tmp_path, *typed.split())
     assert message in outcome.err
     assert len(outcome.err.splitlines()) == 1
 
@@ -73,6 +69,5 @@ def test_a_value_that_cannot_be_meant_is_named(typed: str, message: str, tmp_pat
 def test_a_slip_in_a_preset_is_not_ignored(preset: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{preset}\n")
-    outcome = evaluate(tmp_path, f"--config-dir={tmp_path}", "experiment=mine")
-    assert outcome.code == 1
+    outcome = fail(tmp_path, f"--config-dir={tmp_path}", "experiment=mine")
     assert message in outcome.err

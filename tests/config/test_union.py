@@ -14,7 +14,7 @@ from sclip_lab.config.composition import CONFIG, Loader, plain_config
 from sclip_lab.config.sweeper import UnionSweeper, expand, sweep
 from sclip_lab.core.errors import LabError
 from sclip_lab.run.job import make_spec
-from tests.running import evaluate
+from tests.running import fail, succeed
 
 GRIDS = [
     {"attention": "vanilla,csa"},
@@ -54,8 +54,7 @@ def test_conditions_see_a_swept_choice() -> None:
 
 def test_composed_jobs_are_those_that_hydra_launches(tmp_path: Path) -> None:
     few = ("experiment=main", "refinement=none", "dataset.limit=1")
-    run = evaluate(tmp_path, "-m", *few)
-    assert run.code == 0, run.err
+    succeed(tmp_path, "-m", *few)
     launched = {path.name for path in (tmp_path / "store" / "specs").iterdir()}
     composed = sweep([*few, "dataset.height=64", "dataset.width=80", "device=cpu"])
     assert {make_spec(config).key for config in composed} == launched
@@ -97,18 +96,15 @@ def test_a_key_goes_to_the_choices_that_have_it(caplog: pytest.LogCaptureFixture
 
 
 def test_a_fixed_key_of_swept_choices_runs(tmp_path: Path) -> None:
-    run = evaluate(tmp_path, "-m", "attention=csa,naclip", f"{SIGMA}=3")
-    assert run.code == 0, run.err
+    run = succeed(tmp_path, "-m", "attention=csa,naclip", f"{SIGMA}=3")
     assert len(list(tmp_path.glob("sweep/*/result.json"))) == 2
     assert "naclip(prior.sigma=3.0)" in run.out
-    with_typo = evaluate(tmp_path, "-m", "attention=csa,naclip", "attention.sigm=3")
-    assert with_typo.code == 1
+    with_typo = fail(tmp_path, "-m", "attention=csa,naclip", "attention.sigm=3")
     assert "unknown key 'attention.sigm'" in with_typo.err
 
 
 def test_failed_jobs_are_counted_by_reason(tmp_path: Path) -> None:
-    run = evaluate(tmp_path, "-m", "attention=csa", "attention.layers=[98],[99],[-1]", "seed=0,1")
-    assert run.code == 1
+    run = fail(tmp_path, "-m", "attention=csa", "attention.layers=[98],[99],[-1]", "seed=0,1")
     [line] = [line for line in run.err.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: 4 of 6 jobs failed: 2 x attention 'csa'")
     assert "; 2 x attention 'csa'" in line

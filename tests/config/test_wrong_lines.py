@@ -59,11 +59,11 @@ def run(tmp_path: Path, part: str, *words: str) -> tuple[running.Outcome, Path]:
     text = (root / "ideas.py").read_text() + MEASURE
     assert right in text
     (root / "ideas.py").write_text(text.replace(right, wrong))
-    own = [f"--config-dir={root / 'conf'}", "plugins=[clumsy]", *WORDS[part]]
+    command = [f"--config-dir={root / 'conf'}", "plugins=[clumsy]", *WORDS[part]]
     with pytest.MonkeyPatch.context() as patch:
         if part == "data set":  # it has none of the settings of patchwork
             patch.setattr(running, "QUICK", [w for w in running.QUICK if "dataset" not in w])
-        return running.evaluate(tmp_path, *own, *words), root / "ideas.py"
+        return running.evaluate(tmp_path, *command, *words), root / "ideas.py"
 
 
 @pytest.mark.parametrize("part", WRONG)

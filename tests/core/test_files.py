@@ -194,8 +194,8 @@ def test_damage_is_kept_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         files.read_json(path, HERE)
     for _ in range(2):  # the second finds it gone already
         files.set_aside(tmp_path, caught.value)
-    [kept] = (tmp_path / "damaged" / "specs" / "one").iterdir()
-    assert kept.read_text() == "{"
+    [moved] = (tmp_path / "damaged" / "specs" / "one").iterdir()
+    assert moved.read_text() == "{"
     assert caplog.text.count(str(path)) == 1
 
 

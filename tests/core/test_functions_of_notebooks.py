@@ -28,12 +28,14 @@ from sclip_lab.testing import check_variant
 _cells = count()
 
 
-def cell(source: str, name: str = "f", known: dict[str, Any] | None = None) -> Callable[..., Any]:
+def cell(
+    source: str, name: str = "f", variables: dict[str, Any] | None = None
+) -> Callable[..., Any]:
     """A function of a notebook's cell: its source is known to Python, but is in no file."""
     file = f"<cell {next(_cells)}>"
     text = textwrap.dedent(source)
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    space: dict[str, Any] = {"__name__": "__main__", "torch": torch, **(known or {})}
+    space: dict[str, Any] = {"__name__": "__main__", "torch": torch, **(variables or {})}
     exec(compile(text, file, "exec"), space)
     return space[name]
 
@@ -42,20 +44,20 @@ SHARP = "def f(ctx, temperature=1.0):\n    return ctx.attention('query', 'key', 
 
 
 def test_a_function_equals_the_yaml_that_does_the_same(backbone: Backbone, images: Tensor) -> None:
-    own = lab.variant(cell(SHARP), temperature=0.5)
-    check_variant(own, row_sum=1.0)
+    custom = lab.variant(cell(SHARP), temperature=0.5)
+    check_variant(custom, row_sum=1.0)
     same = lab.load_attention("vanilla", temperature=0.5)
-    ours, theirs = (dense_features(backbone, images, v) for v in (own, same))
+    ours, theirs = (dense_features(backbone, images, v) for v in (custom, same))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
-    assert own.name == "f"
-    assert own.config["temperature"] == 0.5
-    assert own.config["_target_"].startswith("__main__.f#")
+    assert custom.name == "f"
+    assert custom.config["temperature"] == 0.5
+    assert custom.config["_target_"].startswith("__main__.f#")
     with pytest.raises(LabError, match="did you mean temperature"):
         lab.variant(cell(SHARP), temprature=0.5)
 
 
-def key(source: str, known: dict[str, Any] | None = None) -> str:
-    return lab.variant(cell(source, known=known)).key
+def key(source: str, variables: dict[str, Any] | None = None) -> str:
+    return lab.variant(cell(source, variables=variables)).key
 
 
 def test_the_key_is_the_code() -> None:
@@ -83,7 +85,7 @@ def test_the_key_is_what_the_code_uses() -> None:
         {"g": cell(helper), "W": [1, {"a": 2.0}]},
         {"g": torch.relu, "W": 1.0},
     ]
-    keys = [key(uses, known) for known in values]
+    keys = [key(uses, variables) for variables in values]
     assert len(set(keys)) == len(keys)
     assert key(uses, {"g": cell(helper), "W": 1.0}) == keys[0]
 
@@ -125,11 +127,11 @@ def test_what_no_key_can_be_made_of() -> None:
 
 def test_parts_of_a_variant(backbone: Backbone, images: Tensor) -> None:
     prior = cell("def f(anything, by=1.0):\n    return by * torch.ones(1, 1, 1, 1)\n")
-    own = lab.variant(cell(SHARP), prior=partial(prior, by=2.0))
-    assert own.config["prior"]["by"] == 2.0
+    custom = lab.variant(cell(SHARP), prior=partial(prior, by=2.0))
+    assert custom.config["prior"]["by"] == 2.0
     # A constant on all scores changes nothing.
     plain = dense_features(backbone, images, lab.variant(cell(SHARP)))
-    torch.testing.assert_close(dense_features(backbone, images, own), plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(dense_features(backbone, images, custom), plain, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("names", ["block, state, ctx", "x, y, z"])
@@ -138,7 +140,7 @@ def test_a_block_edit_is_declared(names: str, backbone: Backbone, images: Tensor
     source = f"def f({names}):\n    return S({block}.plain({state}.tokens), None, None)\n"
     from sclip_lab.network.context import State
 
-    function = cell(source, known={"S": State})
+    function = cell(source, variables={"S": State})
     with pytest.raises(LabError, match="needs a value for"):
         lab.variant(function)
     edit = lab.variant(lab.block_edit(function))
@@ -149,9 +151,9 @@ def test_a_block_edit_is_declared(names: str, backbone: Backbone, images: Tensor
 
 @pytest.mark.parametrize("name", ["ctx", "block", "grid", "anything"])
 def test_names_of_parameters_decide_nothing(name: str, backbone: Backbone, images: Tensor) -> None:
-    own = lab.variant(cell(SHARP.replace("ctx", name)))
+    custom = lab.variant(cell(SHARP.replace("ctx", name)))
     same = dense_features(backbone, images, lab.load_attention("vanilla"))
-    torch.testing.assert_close(dense_features(backbone, images, own), same, atol=1e-5, rtol=0)
+    torch.testing.assert_close(dense_features(backbone, images, custom), same, atol=1e-5, rtol=0)
 
 
 def test_an_evaluation_with_functions_alone(
@@ -159,20 +161,20 @@ def test_an_evaluation_with_functions_alone(
 ) -> None:
     """A variant, a readout and refinements of one's own, and their keys in the store."""
     readout = cell(
-        "def f(seen, words, to=1.0):\n    return to * c(seen, words)\n", known={"c": COSINE}
+        "def f(seen, words, to=1.0):\n    return to * c(seen, words)\n", variables={"c": COSINE}
     )
     labels = lab.refines_labels(cell("def f(seen):\n    return seen.clone()\n"))
     logits = lab.refines_logits(cell("def f(image, x):\n    return x + 0 * image.mean()\n"))
     small = {"short_side": None, "crop_size": 64, "stride": 32, "templates": ("a photo of {}",)}
     usual = Protocol(**small)  # type: ignore[arg-type]
-    own = Protocol(
+    custom = Protocol(
         readout=partial(readout, to=1.0),
         refinement={"one": logits, "two": labels},
         **small,  # type: ignore[arg-type]
     )
-    assert own.key != usual.key
+    assert custom.key != usual.key
     specs = [
-        lab.Spec(lab.variant(cell(SHARP)), backbone, own, photos, "own"),
+        lab.Spec(lab.variant(cell(SHARP)), backbone, custom, photos, "own"),
         lab.Spec(lab.load_attention("vanilla"), backbone, usual, photos, "usual"),
     ]
     df = evaluate(specs, Store(tmp_path / "store"), progress=False)
@@ -182,17 +184,17 @@ def test_an_evaluation_with_functions_alone(
         Protocol(refinement=cell("def f(x):\n    return x\n"))
 
 
-def COSINE(seen: Any, words: Tensor) -> Tensor:
+def COSINE(encoded: Any, words: Tensor) -> Tensor:
     from sclip_lab.segmentation.readouts.cosine import cosine
 
-    return cosine(seen, words)
+    return cosine(encoded, words)
 
 
 BAD: dict[str, tuple[str, str]] = {
     "shape": ("return torch.ones(3, 3)", "4 x 4: (RuntimeError|TypeCheckError)"),
     "not finite": ("return ctx.attention() * torch.nan", "not finite"),
     "batch": ("a = ctx.attention()\n    return a + 0.1 * (a - a.mean(0, True))", "with its batch"),
-    "writes": ("ctx.tokens.mul_(2)\n    return ctx.attention()", "writes into tokens"),
+    "writes": ("ctx.tokens.mul_(2)\n    return ctx.attention()", "writes in place"),
     "rows": ("return 2 * ctx.attention()", "rows of the weights sum to 1"),
     "class": ("a = ctx.attention()\n    return torch.full_like(a, 1 / a.shape[-1])", "class token"),
 }

@@ -124,13 +124,13 @@ def test_a_module_elsewhere_counts_with_what_it_imports_of_its_package(
     (package / "part.py").write_text("k = 1\n")
     (package / "weights.py").write_text("from .part import k\nimport os\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    named = ["mine_for_a_test.weights"]
-    assert reached(named) == ["mine_for_a_test.part", "mine_for_a_test.weights"]
-    first = of_code(named)
+    functions = ["mine_for_a_test.weights"]
+    assert reached(functions) == ["mine_for_a_test.part", "mine_for_a_test.weights"]
+    first = of_code(functions)
     assert first != of_code()
     (package / "part.py").write_text("k = 2\n")
     identity._known_modules.clear()
-    assert of_code(named) != first
+    assert of_code(functions) != first
 
 
 def test_a_module_that_lies_beside_a_users_counts_and_a_library_does_not(
@@ -139,12 +139,12 @@ def test_a_module_that_lies_beside_a_users_counts_and_a_library_does_not(
     (tmp_path / "beside_for_a_test.py").write_text("k = 1\n")
     (tmp_path / "ideas_for_a_test.py").write_text("import torch, beside_for_a_test\nimport os\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    named = ["ideas_for_a_test"]
-    assert reached(named) == ["beside_for_a_test", "ideas_for_a_test"]
-    first = of_code(named)
+    functions = ["ideas_for_a_test"]
+    assert reached(functions) == ["beside_for_a_test", "ideas_for_a_test"]
+    first = of_code(functions)
     (tmp_path / "beside_for_a_test.py").write_text("k = 2\n")
     identity._known_modules.clear()
-    assert of_code(named) != first
+    assert of_code(functions) != first
 
 
 def test_a_reloaded_module_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

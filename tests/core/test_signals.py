@@ -57,12 +57,12 @@ def test_what_a_callback_swallows_is_raised_again() -> None:
 
 
 def test_handlers_of_others_stay() -> None:
-    seen = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    signals_caught = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: signals_caught.append(number))
     try:
         with signals.raised():
             os.kill(os.getpid(), signal.SIGTERM)
-        assert seen == [signal.SIGTERM]
+        assert signals_caught == [signal.SIGTERM]
         with pytest.raises(signals.Interrupted), signals.raised(always=True):
             os.kill(os.getpid(), signal.SIGTERM)
     finally:

@@ -15,19 +15,19 @@ INF, NAN = float("inf"), float("nan")
 
 
 @pytest.mark.parametrize(
-    ("value", "wanted"),
+    ("value", "annotation"),
     [
         (1, int), (1, float), (1.5, float), (True, bool), ("a", str), (None, int | None),
         ([1, 2], Sequence[int]), ((1, 2), tuple[int, int]), ([], list[str]), ("x", Literal["x", 1]),
         ({"a": [1.0]}, Mapping[str, Any]), ("any", Any), ("p", str | Path), (Path("p"), Path),
     ],
 )  # fmt: skip
-def test_right_values(value: Any, wanted: Any) -> None:
-    check("key", value, wanted)
+def test_right_values(value: Any, annotation: Any) -> None:
+    check("key", value, annotation)
 
 
 @pytest.mark.parametrize(
-    ("value", "wanted", "message"),
+    ("value", "annotation", "message"),
     [
         (True, int, "key: True must be a whole number"),
         (1.0, int, r"key: 1\.0 must be a whole number"),
@@ -44,13 +44,13 @@ def test_right_values(value: Any, wanted: Any) -> None:
         ({"a": "x"}, Mapping[int, int], "a mapping to a whole number"),
         (NAN, Any, "key: nan must be a finite number"),
         (3, str | Path, "key: 3 must be text or a Path"),
-        ("y", Literal["x"], "must be 'x'"),
+        ("xy", Literal["xyz", 1] | None, "unknown key 'xy'; did you mean xyz"),
         ("x" * 500, int, r"key: 'xxx.*\.\.\. must be"),
     ],
 )
-def test_wrong_values_are_named(value: Any, wanted: Any, message: str) -> None:
+def test_wrong_values_are_named(value: Any, annotation: Any, message: str) -> None:
     with pytest.raises(LabError, match=message) as caught:
-        check("key", value, wanted)
+        check("key", value, annotation)
     assert len(str(caught.value)) < 200
 
 

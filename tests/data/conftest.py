@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 
 from sclip_lab.cli.data import DATA_VARIABLE
+from sclip_lab.data import digests
 
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What ``--data`` sets ends with the test."""
     monkeypatch.setenv(DATA_VARIABLE, os.environ.get(DATA_VARIABLE, "data"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where digests of files are remembered."""
+    monkeypatch.setenv(digests.CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture

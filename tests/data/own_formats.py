@@ -12,7 +12,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,23 @@ def case(name: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[
     return register
 
 
+def add(
+    name: str,
+    write: Callable[..., dict[str, Any]] | None = None,
+    keys: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> None:
+    """A case that one of the functions below writes, by default `pairs`.
+
+    ``keys`` are keys of the yaml, ``settings`` go to `Case` or to the function.
+    """
+    of_case = {key: settings.pop(key) for key in Case.__dataclass_fields__ if key in settings}
+
+    @case(name, **of_case)
+    def _(root: Path, masks: Masks) -> dict[str, Any]:
+        return (write or pairs)(root, masks, **settings) | dict(keys or {})
+
+
 def drawn(classes: int, void: int | None = None) -> Masks:
     """A mask of blocks for each stem, in which every class occurs."""
     masks = {}
@@ -104,13 +121,16 @@ def write(path: Path, text: str) -> None:
 
 def pairs(
     root: Path, masks: Masks, images: str = "images/{}.jpg", ids: str = "masks/{}.png",
-    convert: Callable[[np.ndarray], np.ndarray] = lambda m: m.astype(np.uint8), **settings: Any,
+    convert: Callable[[np.ndarray], np.ndarray] = unchanged, **settings: Any,
 ) -> dict[str, Any]:  # fmt: skip
+    """Photos and masks. Their paths hold {} or {0} for the stem and {1} for its first letter."""
     for stem, mask in masks.items():
-        photo(root / images.format(stem))
-        image(root / ids.format(stem), convert(mask), **settings)
-    return {"_target_": FOLDER, "images": images.rpartition("/")[0] or ".",
-            "masks": ids.rpartition("/")[0] or ".", "vocabulary": NAMES}  # fmt: skip
+        values = convert(mask)
+        narrow = values.astype(np.uint8) if values.dtype.itemsize == 8 else values
+        photo(root / images.format(stem, stem[0]))
+        image(root / ids.format(stem, stem[0]), narrow, **settings)
+    folders = [path.partition("{")[0].rpartition("/")[0] or "." for path in (images, ids)]
+    return {"_target_": FOLDER, "images": folders[0], "masks": folders[1], "vocabulary": NAMES}
 
 
 def coloured(mask: np.ndarray, colours: Mapping[int, tuple[int, ...]] = COLOURS) -> np.ndarray:
@@ -130,103 +150,56 @@ def remapped(table: Mapping[int, int]) -> Callable[[np.ndarray], np.ndarray]:
     return convert
 
 
+def void(number: int, value: int = 255) -> Callable[[np.ndarray], np.ndarray]:
+    return remapped({number: value})
+
+
+MANY = [f"c{i}" for i in range(847)]
 PALETTE = {name: list(COLOURS[index]) for index, name in enumerate(NAMES)}
 
 
 # --- images of ids --------------------------------------------------------------------------
 
 
-@case("ids in png")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return pairs(root, masks)
-
-
-@case("photos named .JPG")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return pairs(root, masks, "images/{}.JPG") | {"image_suffix": ".JPG"}
+add("ids in png")
+add("photos named .JPG", images="images/{}.JPG", keys={"image_suffix": ".JPG"})
 
 
 @case("photos of four suffixes")
 def _(root: Path, masks: Masks) -> dict[str, Any]:
     suffixes = [".jpg", ".png", ".JPG", ".jpeg"]
     for (stem, mask), suffix in zip(masks.items(), suffixes, strict=True):
-        photo(root / f"images/{stem}{suffix}")
-        image(root / f"masks/{stem}.png", mask.astype(np.uint8))
-    return {"_target_": FOLDER, "images": "images", "masks": "masks", "vocabulary": NAMES,
-            "image_suffix": suffixes}  # fmt: skip
+        config = pairs(root, {stem: mask}, f"images/{{}}{suffix}")
+    return config | {"image_suffix": suffixes}
 
 
-@case("ids with gaps")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    table = {0: 7, 1: 21, 2: 200}
-    config = pairs(root, masks, convert=lambda m: remapped(table)(m).astype(np.uint8))
-    return config | {"label_map": {raw: number for number, raw in table.items()}}
+add("ids with gaps", convert=remapped({0: 7, 1: 21, 2: 200}),
+    keys={"label_map": {7: 0, 21: 1, 200: 2}})  # fmt: skip
+add("ids from 1", convert=lambda m: m + 1, keys={"reduce_zero_label": True})
+add(
+    "0 as void",
+    keys={"reduce_zero_label": True, "vocabulary": NAMES[1:]},
+    truth=lambda m: np.where(m == 0, 255, m - 1),
+    guess=False,
+)  # fmt: skip; nothing says so
 
 
-@case("ids from 1")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, convert=lambda m: (m + 1).astype(np.uint8))
-    return config | {"reduce_zero_label": True}
+add("void 255", convert=void(2), keys={"vocabulary": NAMES[:2]}, truth=void(2))
+add("several voids", convert=remapped({3: 253, 4: 254}),
+    keys={"label_map": {253: "ignore", 254: "ignore"}}, truth=remapped({3: 255, 4: 255}),
+    classes=5, guess=False)  # fmt: skip
+add("16 bits, 65535 as void", convert=lambda m: void(2, 65535)(m).astype(np.uint16),
+    keys={"label_map": {65535: "ignore"}, "vocabulary": NAMES[:2]}, truth=void(2))  # fmt: skip
+add("847 classes of 16 bits", convert=np.uint16, keys={"vocabulary": MANY, "ignore_index": 65535},
+    classes=847)  # fmt: skip
 
 
-@case("0 as void", truth=lambda m: np.where(m == 0, 255, m - 1))
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return pairs(root, masks) | {"reduce_zero_label": True, "vocabulary": NAMES[1:]}
-
-
-CASES["0 as void"].guess = False  # nothing says so
-
-
-@case("void 255", truth=lambda m: np.where(m == 2, 255, m))
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, convert=lambda m: np.where(m == 2, 255, m).astype(np.uint8))
-    return config | {"vocabulary": NAMES[:2]}
-
-
-@case("several voids", truth=lambda m: np.where(m > 2, 255, m), classes=5, guess=False)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, convert=lambda m: remapped({3: 253, 4: 254})(m).astype(np.uint8))
-    return config | {"label_map": {253: "ignore", 254: "ignore"}}
-
-
-@case("16 bits, 65535 as void", truth=lambda m: np.where(m == 2, 255, m))
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, convert=lambda m: np.where(m == 2, 65535, m).astype(np.uint16))
-    return config | {"label_map": {65535: "ignore"}, "vocabulary": NAMES[:2]}
-
-
-@case("847 classes of 16 bits", classes=847)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, convert=lambda m: m.astype(np.uint16))
-    return config | {"vocabulary": [f"c{i}" for i in range(847)], "ignore_index": 65535}
-
-
-@case("847 classes of 16 bits in tif, 65535 as void", classes=847,
-      truth=lambda m: np.where(m == 3, 65535, m))  # fmt: skip
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(
-        root, masks, ids="masks/{}.tif",
-        convert=lambda m: np.where(m == 3, 65535, m).astype(np.uint16),
-    )  # fmt: skip
-    names = [f"c{i}" for i in range(847)]
-    return config | {"vocabulary": names, "ignore_index": 65535, "mask_suffix": ".tif"}
-
-
-@case("int32 tif")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, ids="masks/{}.tif", convert=lambda m: m.astype(np.int32))
-    return config | {"mask_suffix": ".tif"}
-
-
-@case("tif with lzw")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, ids="masks/{}.tif", compression="tiff_lzw")
-    return config | {"mask_suffix": ".tif"}
-
-
-@case("bmp")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return pairs(root, masks, ids="masks/{}.bmp") | {"mask_suffix": ".bmp"}
+add("847 classes of 16 bits in tif, 65535 as void", ids="masks/{}.tif", classes=847,
+    convert=lambda m: void(3, 65535)(m).astype(np.uint16), truth=void(3, 65535),
+    keys={"vocabulary": MANY, "ignore_index": 65535, "mask_suffix": ".tif"})  # fmt: skip
+add("int32 tif", ids="masks/{}.tif", convert=np.int32, keys={"mask_suffix": ".tif"})
+add("tif with lzw", ids="masks/{}.tif", compression="tiff_lzw", keys={"mask_suffix": ".tif"})
+add("bmp", ids="masks/{}.bmp", keys={"mask_suffix": ".bmp"})
 
 
 @case("palette png, indices are ids")
@@ -252,26 +225,14 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
             "palette": PALETTE}  # fmt: skip
 
 
-@case("1 bit", classes=2)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return pairs(root, masks, convert=lambda m: m.astype(bool)) | {"vocabulary": NAMES[:2]}
-
-
-@case("0 and 255", classes=2)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, convert=lambda m: (255 * m).astype(np.uint8))
-    return config | {"vocabulary": NAMES[:2], "label_map": {255: 1}}
-
-
-@case("gif of greys, photos in tif", classes=2)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(
-        root, masks, "images/{}_training.tif", "1st_manual/{}_manual1.gif",
-        convert=lambda m: (255 * m).astype(np.uint8),
-    )  # fmt: skip
-    return config | {"vocabulary": NAMES[:2], "label_map": {255: 1}, "image_suffix": ".tif",
-                     "image_name": "{stem}_training", "mask_name": "{stem}_manual1",
-                     "mask_suffix": ".gif"}  # fmt: skip
+add("1 bit", convert=np.bool_, keys={"vocabulary": NAMES[:2]}, classes=2)
+add("0 and 255", convert=lambda m: (255 * m),
+    keys={"vocabulary": NAMES[:2], "label_map": {255: 1}}, classes=2)  # fmt: skip
+add("gif of greys, photos in tif", images="images/{}_training.tif",
+    ids="1st_manual/{}_manual1.gif", convert=lambda m: (255 * m),
+    keys={"vocabulary": NAMES[:2], "label_map": {255: 1}, "image_suffix": ".tif",
+          "image_name": "{stem}_training", "mask_name": "{stem}_manual1", "mask_suffix": ".gif"},
+    classes=2)  # fmt: skip
 
 
 # --- arrays ---------------------------------------------------------------------------------
@@ -286,56 +247,31 @@ def arrays(root: Path, masks: Masks, convert: Callable[[np.ndarray], np.ndarray]
             "mask_suffix": ".npy"}  # fmt: skip
 
 
-@case("npy")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return arrays(root, masks, lambda m: m.astype(np.uint8))
-
-
-@case("npy with -1 as void", truth=lambda m: np.where(m == 2, 255, m))
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = arrays(root, masks, lambda m: np.where(m == 2, -1, m).astype(np.int64))
-    return config | {"label_map": {-1: "ignore"}, "vocabulary": NAMES[:2]}
-
-
-@case("npy of one channel")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return arrays(root, masks, lambda m: m[None].astype(np.int32))
-
-
-@case("npy of probabilities", error=r"\.npy: array of shape .* float64", guess=False)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return arrays(root, masks, lambda m: m.astype(float))
+add("npy", arrays, convert=np.uint8)
+add("npy with -1 as void", arrays, convert=lambda m: np.where(m == 2, -1, m).astype(np.int64),
+    keys={"label_map": {-1: "ignore"}, "vocabulary": NAMES[:2]}, truth=void(2))  # fmt: skip
+add("npy of one channel", arrays, convert=lambda m: m[None].astype(np.int32))
+add("npy of probabilities", arrays, convert=np.float64, error=r"\.npy: array of shape .* float64",
+    guess=False)  # fmt: skip
 
 
 # --- colours --------------------------------------------------------------------------------
 
 
-@case("colours")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return pairs(root, masks, convert=coloured) | {"palette": PALETTE}
+add("colours", convert=coloured, keys={"palette": PALETTE})
+add("colours as hex, in id order", convert=coloured,
+    keys={"palette": ["#000000", "#800000", "#008040"]})  # fmt: skip
+add("colours with alpha",
+    convert=lambda m: coloured(m, {number: (*colour, 255) for number, colour in COLOURS.items()}),
+    keys={"palette": PALETTE})  # fmt: skip
 
 
-@case("colours as hex, in id order")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    palette = ["#000000", "#800000", "#008040"]
-    return pairs(root, masks, convert=coloured) | {"palette": palette}
-
-
-@case("colours with alpha")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    colours = {number: (*colour, 255) for number, colour in COLOURS.items()}
-    return pairs(root, masks, convert=lambda m: coloured(m, colours)) | {"palette": PALETTE}
-
-
-@case("colours, one of void", truth=lambda m: np.where(m == 2, 255, m))
+@case("colours, one of void", truth=void(2))
 def _(root: Path, masks: Masks) -> dict[str, Any]:
     colours = COLOURS | {2: (255, 255, 255)}
     config = pairs(root, masks, convert=lambda m: coloured(m, colours))
     palette = {"background": [0, 0, 0], "cat": [128, 0, 0], "ignore": [255, 255, 255]}
     return config | {"palette": palette, "vocabulary": NAMES[:2]}
-
-
-CASES["colours, one of void"].classes = 3
 
 
 @case("CVAT's segmentation masks")
@@ -358,115 +294,59 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
     return config | {"palette": "class_dict.csv", "image_suffix": ".png", "mask_name": "{stem}_L"}
 
 
-@case("three equal channels")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, convert=lambda m: np.stack([m.astype(np.uint8)] * 3, -1))
-    return config | {"palette": "grey"}
-
-
-@case("colours in lossless WebP")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, ids="masks/{}.webp", convert=coloured, lossless=True, exact=True)
-    return config | {"palette": PALETTE, "mask_suffix": ".webp"}
-
-
-@case("a colour that is not in the palette", guess=False,
-      error=r"colour \[0, 128, 64\] on \d+ pixels .*nearest there is \[0, 100, 64\]")  # fmt: skip
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    palette = PALETTE | {"dog": [0, 100, 64]}
-    return pairs(root, masks, convert=coloured) | {"palette": palette}
-
-
-@case("colours without a palette", error=r"holds colours.*palette: grey", guess=False)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return pairs(root, masks, convert=coloured)
+add("three equal channels", convert=lambda m: np.stack([m] * 3, -1), keys={"palette": "grey"})
+add("colours in lossless WebP", ids="masks/{}.webp", convert=coloured, lossless=True, exact=True,
+    keys={"palette": PALETTE, "mask_suffix": ".webp"})  # fmt: skip
+add("a colour that is not in the palette", convert=coloured,
+    keys={"palette": PALETTE | {"dog": [0, 100, 64]}}, guess=False,
+    error=r"colour \[0, 128, 64\] on \d+ pixels .*nearest there is \[0, 100, 64\]")  # fmt: skip
+add("colours without a palette", convert=coloured, error=r"holds colours.*palette: grey",
+    guess=False)  # fmt: skip
 
 
 # --- layouts --------------------------------------------------------------------------------
 
 
-@case("one folder, a.jpg and a.png")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return pairs(root, masks, "{}.jpg", "{}.png")
-
-
-@case("one folder, a.png and a_mask.png")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, "all/{}.png", "all/{}_mask.png")
-    return config | {"image_suffix": ".png", "mask_name": "{stem}_mask"}
-
-
-@case("prefixes, two folders")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, "images/img_{}.jpg", "masks/mask_{}.png")
-    return config | {"image_name": "img_{stem}", "mask_name": "mask_{stem}"}
-
-
-@case("prefixes, one folder")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, "data/img_{}.png", "data/mask_{}.png")
-    return config | {
-        "image_name": "img_{stem}", "mask_name": "mask_{stem}", "image_suffix": ".png",
-    }  # fmt: skip
+add("one folder, a.jpg and a.png", images="{}.jpg", ids="{}.png")
+add("one folder, a.png and a_mask.png", images="all/{}.png", ids="all/{}_mask.png",
+    keys={"image_suffix": ".png", "mask_name": "{stem}_mask"})  # fmt: skip
+add("prefixes, two folders", images="images/img_{}.jpg", ids="masks/mask_{}.png",
+    keys={"image_name": "img_{stem}", "mask_name": "mask_{stem}"})  # fmt: skip
+add("prefixes, one folder", images="data/img_{}.png", ids="data/mask_{}.png",
+    keys={"image_name": "img_{stem}", "mask_name": "mask_{stem}",
+          "image_suffix": ".png"})  # fmt: skip
 
 
 NESTED = {stem: f"{stem[0]}/{stem}" for stem in STEMS}
 
 
-@case("nested photos, flat masks", names=NESTED)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    for stem, mask in masks.items():
-        photo(root / f"images/{NESTED[stem]}.jpg")
-        image(root / f"masks/{stem}.png", mask.astype(np.uint8))
-    return {"_target_": FOLDER, "images": "images", "masks": "masks", "vocabulary": NAMES,
-            "recursive": True, "mask_name": "{name}"}  # fmt: skip
-
-
-@case("both nested", names=NESTED)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    for stem, mask in masks.items():
-        photo(root / f"images/{NESTED[stem]}.jpg")
-        image(root / f"masks/{NESTED[stem]}.png", mask.astype(np.uint8))
-    return {"_target_": FOLDER, "images": "images", "masks": "masks", "vocabulary": NAMES,
-            "recursive": True}  # fmt: skip
-
-
-@case("Cityscapes' names", names=NESTED)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    for stem, mask in masks.items():
-        photo(root / f"leftImg8bit/{NESTED[stem]}_leftImg8bit.png")
-        image(root / f"gtFine/{NESTED[stem]}_gtFine_labelTrainIds.png", mask.astype(np.uint8))
-    return {"_target_": FOLDER, "images": "leftImg8bit", "masks": "gtFine", "vocabulary": NAMES,
-            "recursive": True, "image_suffix": "_leftImg8bit.png",
-            "mask_suffix": "_gtFine_labelTrainIds.png"}  # fmt: skip
+CITYSCAPES = {
+    "recursive": True, "image_suffix": "_leftImg8bit.png",
+    "mask_suffix": "_gtFine_labelTrainIds.png",
+}  # fmt: skip
+add("nested photos, flat masks", images="images/{1}/{0}.jpg",
+    keys={"recursive": True, "mask_name": "{name}"}, names=NESTED)  # fmt: skip
+add("both nested", images="images/{1}/{0}.jpg", ids="masks/{1}/{0}.png", keys={"recursive": True},
+    names=NESTED)  # fmt: skip
+add("Cityscapes' names", images="leftImg8bit/{1}/{0}_leftImg8bit.png",
+    ids="gtFine/{1}/{0}_gtFine_labelTrainIds.png", keys=CITYSCAPES, names=NESTED)  # fmt: skip
+add("a folder a photo", images="{}/image.jpg", ids="{}/mask.png",
+    keys={"recursive": True, "mask_name": "{folder}/mask"},
+    names={stem: f"{stem}/image" for stem in STEMS})  # fmt: skip
 
 
 @case("Cityscapes' download, other masks beside", names=NESTED)
 def _(root: Path, masks: Masks) -> dict[str, Any]:
-    for stem, mask in masks.items():
-        photo(root / f"leftImg8bit/{NESTED[stem]}_leftImg8bit.png")
-        for kind, values in (
-            ("color", coloured(mask)), ("instanceIds", (1000 * mask).astype(np.uint16)),
-            ("labelIds", (mask + 7).astype(np.uint8)), ("labelTrainIds", mask.astype(np.uint8)),
-        ):  # fmt: skip
-            image(root / f"gtFine/{NESTED[stem]}_gtFine_{kind}.png", values)
-    return {"_target_": FOLDER, "images": "leftImg8bit", "masks": "gtFine", "vocabulary": NAMES,
-            "recursive": True, "image_suffix": "_leftImg8bit.png",
-            "mask_suffix": "_gtFine_labelTrainIds.png"}  # fmt: skip
+    for kind, convert in (
+        ("color", coloured), ("instanceIds", lambda m: (1000 * m).astype(np.uint16)),
+        ("labelIds", lambda m: m + 7), ("labelTrainIds", unchanged),
+    ):  # fmt: skip
+        ids = f"gtFine/{{1}}/{{0}}_gtFine_{kind}.png"
+        config = pairs(root, masks, "leftImg8bit/{1}/{0}_leftImg8bit.png", ids, convert)
+    return config | CITYSCAPES
 
 
-@case("a folder a photo", names={stem: f"{stem}/image" for stem in STEMS})
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    for stem, mask in masks.items():
-        photo(root / f"{stem}/image.jpg")
-        image(root / f"{stem}/mask.png", mask.astype(np.uint8))
-    return {"_target_": FOLDER, "images": ".", "masks": ".", "vocabulary": NAMES,
-            "recursive": True, "mask_name": "{folder}/mask"}  # fmt: skip
-
-
-@case("masks named by the photo's whole name")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return pairs(root, masks, ids="masks/{}.jpg.png") | {"mask_name": "{photo}"}
+add("masks named by the photo's whole name", ids="masks/{}.jpg.png", keys={"mask_name": "{photo}"})
 
 
 @case("mmsegmentation's img_dir and ann_dir")
@@ -493,21 +373,11 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
             "mask_name": "{stem}_mask", "vocabulary": "valid/_classes.csv"}  # fmt: skip
 
 
-@case("masks half as large")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, convert=lambda m: m[::2, ::2].astype(np.uint8))
-    return config | {"mask_resize": "nearest"}
-
-
-@case("masks three times as large")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, convert=lambda m: np.kron(m, np.ones((3, 3))).astype(np.uint8))
-    return config | {"mask_resize": "nearest"}
-
-
-@case("masks half as large, not asked for", error="mask_resize: nearest takes the nearest")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return pairs(root, masks, convert=lambda m: m[::2, ::2].astype(np.uint8))
+add("masks half as large", convert=lambda m: m[::2, ::2], keys={"mask_resize": "nearest"})
+add("masks three times as large", convert=lambda m: np.kron(m, np.ones((3, 3))),
+    keys={"mask_resize": "nearest"})  # fmt: skip
+add("masks half as large, not asked for", convert=lambda m: m[::2, ::2],
+    error="mask_resize: nearest takes the nearest")  # fmt: skip
 
 
 @case("masks turned against EXIF", error="turn it as the photo's EXIF tag", guess=False)
@@ -523,10 +393,10 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
 # --- lists ----------------------------------------------------------------------------------
 
 
-def listed(root: Path, masks: Masks, text: str, name: str = "val.txt") -> dict[str, Any]:
+def listed(root: Path, masks: Masks, text: str, file: str = "val.txt") -> dict[str, Any]:
     config = pairs(root, masks | {"x9": masks["a1"]})
-    write(root / name, text)
-    return config | {"split": name}
+    write(root / file, text)
+    return config | {"split": file}
 
 
 LISTS = {
@@ -541,24 +411,28 @@ LISTS = {
     "a list as VOC's augmented sets have": "/images/{0}.jpg /masks/{0}.png",
 }
 for title, line in LISTS.items():
-
-    @case(title)
-    def _(root: Path, masks: Masks, line: str = line) -> dict[str, Any]:
-        return listed(root, masks, "\n".join(line.format(stem) for stem in masks))
-
-
-@case("a list with comments, CRLF and a BOM")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return listed(root, masks, "\ufeff# val\r\n\r\n" + "\r\n".join(masks) + "\r\n")
+    add(title, listed, text="\n".join(line.format(stem) for stem in STEMS))
+add("a list with comments, CRLF and a BOM", listed,
+    text="\ufeff# val\r\n\r\n" + "\r\n".join(STEMS) + "\r\n")  # fmt: skip
+add("a csv with a header", listed, file="val.csv",
+    text="index,image,mask\n" + "\n".join(
+        f"{i},images/{s}.jpg,masks/{s}.png" for i, s in enumerate(STEMS)))  # fmt: skip
+add("a json list", listed, file="val.json", text=json.dumps([f"{stem}.jpg" for stem in STEMS]))
 
 
-@case("a csv with a header")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    rows = [f"{i},images/{stem}.jpg,masks/{stem}.png" for i, stem in enumerate(masks)]
-    return listed(root, masks, "\n".join(["index,image,mask", *rows]), "val.csv")
+add("a json list of pairs", listed, file="val.json",
+    text=json.dumps([
+        {"image": f"images/{s}.jpg", "mask": f"masks/{s}.png"} for s in STEMS]))  # fmt: skip
 
 
-@case("a csv whose ids are stems of other photos", guess=False)
+add("a list of names with 1 and -1", listed, text="\n".join(f"{stem}  1" for stem in STEMS),
+    error="write one stem a line", guess=False)  # fmt: skip
+add("a list of the photos of another set", listed, text="q1\nq2\n",
+    error="have no photo.*one stem a line", guess=False)  # fmt: skip
+
+
+@case("a csv whose ids are stems of other photos", guess=False,
+      names={stem: str(index) for index, stem in enumerate(STEMS)})  # fmt: skip
 def _(root: Path, masks: Masks) -> dict[str, Any]:
     config = pairs(root, {str(i): mask for i, mask in enumerate(masks.values())})
     rows = [f"{(i + 1) % 4};{i}.jpg;{i}.png;val" for i in range(4)]
@@ -566,15 +440,10 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
     return config | {"split": "val.csv"}
 
 
-CASES["a csv whose ids are stems of other photos"].names = {s: str(i) for i, s in enumerate(STEMS)}
-
-
-@case(
-    "a csv of several splits", error="column 'split' has several values .train, val.", guess=False
-)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    rows = [f"{stem}.jpg,{split}" for stem, split in zip(masks, ["train", "val"] * 2, strict=True)]
-    return listed(root, masks, "\n".join(["image,split", *rows]), "all.csv")
+SEVERAL = zip(STEMS, ["train", "val"] * 2, strict=True)
+add("a csv of several splits", listed, file="all.csv", guess=False,
+    text="\n".join(["image,split", *(f"{stem}.jpg,{split}" for stem, split in SEVERAL)]),
+    error="column 'split' has several values .train, val.")  # fmt: skip
 
 
 @case("a list of numbers with labels", error="names no mask of this data set", guess=False)
@@ -582,27 +451,6 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
     config = pairs(root, {str(i): mask for i, mask in enumerate(masks.values())})
     write(root / "val.txt", "0 1\n1 1\n2 0\n")
     return config | {"split": "val.txt"}
-
-
-@case("a json list")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return listed(root, masks, json.dumps([f"{stem}.jpg" for stem in masks]), "val.json")
-
-
-@case("a json list of pairs")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    entries = [{"image": f"images/{s}.jpg", "mask": f"masks/{s}.png"} for s in masks]
-    return listed(root, masks, json.dumps(entries), "val.json")
-
-
-@case("a list of names with 1 and -1", error="write one stem a line", guess=False)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return listed(root, masks, "\n".join(f"{stem}  1" for stem in masks))
-
-
-@case("a list of the photos of another set", error="have no photo.*one stem a line", guess=False)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return listed(root, masks, "q1\nq2\n")
 
 
 @case("VOC's ImageSets")
@@ -639,22 +487,15 @@ def labelme(root: Path, masks: Masks, shape: Callable[..., dict], where: str) ->
             "vocabulary": NAMES}  # fmt: skip
 
 
-def polygon(label: str, corners: list) -> dict[str, Any]:
-    return {"label": label, "points": corners, "group_id": None, "shape_type": "polygon",
-            "flags": {}}  # fmt: skip
+def polygon(label: str, corners: list, kind: str = "polygon") -> dict[str, Any]:
+    return {"label": label, "points": corners, "group_id": None, "shape_type": kind, "flags": {}}
 
 
-@case("Labelme beside the photos")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return labelme(root, masks, polygon, "images")
+add("Labelme beside the photos", labelme, shape=polygon, where="images")
 
 
-@case("Labelme in a folder, rectangles")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    def shape(label: str, corners: list) -> dict[str, Any]:
-        return polygon(label, [corners[2], corners[0]]) | {"shape_type": "rectangle"}
-
-    return labelme(root, masks, shape, "json")
+add("Labelme in a folder, rectangles", labelme, where="json",
+    shape=lambda label, c: polygon(label, [c[2], c[0]], "rectangle"))  # fmt: skip
 
 
 @case("Labelme with bitmaps")
@@ -670,39 +511,23 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
     return labelme(root, masks, shape, "json")
 
 
-@case("Labelme, background and ignored shapes", truth=lambda m: np.where(m == 2, 255, m))
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    names = ["_background_", "cat", "__ignore__"]
-    config = labelme(root, masks, lambda label, c: polygon(names[NAMES.index(label)], c), "json")
-    return config | {"vocabulary": NAMES[:2], "label_map": {"__ignore__": "ignore"}}
+add("Labelme, background and ignored shapes", labelme,
+    shape=lambda label, c: polygon(["_background_", "cat", "__ignore__"][NAMES.index(label)], c),
+    where="json", keys={"vocabulary": NAMES[:2], "label_map": {"__ignore__": "ignore"}},
+    truth=void(2))  # fmt: skip
+add("Labelme, uncovered pixels ignored", labelme, shape=polygon, where="json",
+    keys={"vocabulary": NAMES[1:], "unlabelled": "ignore"},
+    truth=lambda m: np.where(m == 0, 255, m - 1), guess=False)  # fmt: skip
+add("Labelme, what is uncovered is not said", labelme, shape=polygon, where="json",
+    keys={"vocabulary": NAMES[1:]}, guess=False,
+    error="unlabelled: ignore, or unlabelled: <name")  # fmt: skip
+add("Labelme, a class that is not in the vocabulary", labelme,
+    shape=lambda label, c: polygon(label.replace("dog", "dgo"), c), where="json", guess=False,
+    error=r"unknown class in .*a1\.json 'dgo'; did you mean dog.*label_map")  # fmt: skip
 
 
-@case("Labelme, uncovered pixels ignored", truth=lambda m: np.where(m == 0, 255, m - 1),
-      guess=False)  # fmt: skip
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = labelme(root, masks, polygon, "json")
-    return config | {"vocabulary": NAMES[1:], "unlabelled": "ignore"}
-
-
-@case("Labelme, what is uncovered is not said", error="unlabelled: ignore, or unlabelled: <name",
-      guess=False)  # fmt: skip
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return labelme(root, masks, polygon, "json") | {"vocabulary": NAMES[1:]}
-
-
-@case("Labelme, a class that is not in the vocabulary", guess=False,
-      error=r"unknown class in .*a1\.json 'dgo'; did you mean dog.*label_map")  # fmt: skip
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    names = {"cat": "cat", "dog": "dgo"}
-    return labelme(root, masks, lambda label, c: polygon(names[label], c), "json")
-
-
-@case("Labelme, a line", error="shape 'line' of label 'cat' has no area", guess=False)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    def shape(label: str, corners: list) -> dict[str, Any]:
-        return polygon("cat", corners[:2]) | {"shape_type": "line"}
-
-    return labelme(root, masks, shape, "json")
+add("Labelme, a line", labelme, where="json", shape=lambda _, c: polygon("cat", c[:2], "line"),
+    error="shape 'line' of label 'cat' has no area", guess=False)  # fmt: skip
 
 
 def supervisely(root: Path, masks: Masks, thing: Callable[..., dict]) -> dict[str, Any]:
@@ -799,37 +624,18 @@ def plain_runs(corners: list) -> dict[str, Any]:
     return {"size": list(SIZE), "counts": counts.tolist()}
 
 
-@case("COCO's polygons of own categories")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return coco_json(root, masks, flat)
+add("COCO's polygons of own categories", coco_json, region=flat)
+add("COCO's run lengths, packed", coco_json, region=runs)
+add("COCO's run lengths of a crowd, not packed", coco_json, region=plain_runs, iscrowd=1)
+add("COCO, crowds ignored", coco_json, region=plain_runs, iscrowd=1, keys={"crowd": "ignore"},
+    truth=lambda m: np.where(m > 0, 255, m), guess=False)  # fmt: skip
 
 
-@case("COCO's run lengths, packed")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return coco_json(root, masks, runs)
-
-
-@case("COCO's run lengths of a crowd, not packed")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return coco_json(root, masks, plain_runs, iscrowd=1)
-
-
-@case("COCO, crowds ignored", truth=lambda m: np.where(m > 0, 255, m), guess=False)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return coco_json(root, masks, plain_runs, iscrowd=1) | {"crowd": "ignore"}
-
-
-@case("COCO without a vocabulary: the json's order of ids", guess=False,
-      truth=lambda m: remapped({1: 2, 2: 1})(m))  # fmt: skip
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = coco_json(root, masks, flat)
-    del config["vocabulary"]
-    return config
-
-
-@case("COCO, uncovered pixels ignored", truth=lambda m: np.where(m == 0, 255, m - 1), guess=False)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return coco_json(root, masks, flat) | {"vocabulary": NAMES[1:], "unlabelled": "ignore"}
+add("COCO without a vocabulary: the json's order of ids", coco_json, region=flat,
+    keys={"vocabulary": None}, truth=remapped({1: 2, 2: 1}), guess=False)  # fmt: skip
+add("COCO, uncovered pixels ignored", coco_json, region=flat,
+    keys={"vocabulary": NAMES[1:], "unlabelled": "ignore"},
+    truth=lambda m: np.where(m == 0, 255, m - 1), guess=False)  # fmt: skip
 
 
 def nested_squares(root: Path, masks: Masks, overlap: str) -> dict[str, Any]:
@@ -856,14 +662,10 @@ def squares(mask: np.ndarray, small_seen: bool) -> np.ndarray:
     return result
 
 
-@case("COCO, the smallest on top", truth=lambda m: squares(m, True))
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return nested_squares(root, masks, "smallest")
-
-
-@case("COCO, the last on top", truth=lambda m: squares(m, False), guess=False)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return nested_squares(root, masks, "last")
+add("COCO, the smallest on top", nested_squares, overlap="smallest",
+    truth=lambda m: squares(m, True))  # fmt: skip
+add("COCO, the last on top", nested_squares, overlap="last", truth=lambda m: squares(m, False),
+    guess=False)  # fmt: skip
 
 
 @case("Roboflow's COCO export")
@@ -882,18 +684,11 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
                      "split": "val"}  # fmt: skip
 
 
-CASES["COCO with jsons of two splits"].guess = True
-
-
-@case("COCO, another project's categories", guess=False,
-      error=r"unknown class in category of .*instances\.json 'dog'")  # fmt: skip
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return coco_json(root, masks, flat) | {"vocabulary": ["background", "scratch", "dent"]}
-
-
-@case("COCO with boxes alone", error="annotation 0: has no segmentation", guess=False)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return coco_json(root, masks, lambda corners: [])
+add("COCO, another project's categories", coco_json, region=flat,
+    keys={"vocabulary": ["background", "scratch", "dent"]}, guess=False,
+    error=r"unknown class in category of .*instances\.json 'dog'")  # fmt: skip
+add("COCO with boxes alone", coco_json, region=lambda corners: [],
+    error="annotation 0: has no segmentation", guess=False)  # fmt: skip
 
 
 def changed_json(root: Path, masks: Masks, change: Callable[[Any], None]) -> dict[str, Any]:
@@ -929,32 +724,15 @@ DAMAGED_JSONS: dict[str, tuple[Callable[[Any], None], str]] = {
     ),
 }  # fmt: skip
 for title, (change, message) in DAMAGED_JSONS.items():
-
-    @case(f"COCO, {title}", error=message, guess=False)
-    def _(root: Path, masks: Masks, change: Callable[..., None] = change) -> dict[str, Any]:
-        return changed_json(root, masks, change)
-
-
-@case("COCO, iscrowd and area as texts", guess=False)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return changed_json(root, masks, numbers_as_texts) | {"crowd": "ignore"}
-
-
-@case("COCO with a category Background, without a vocabulary", guess=False)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    more = {"id": 0, "name": "Background"}
-    config = changed_json(root, masks, lambda c: c["categories"].append(more))
-    return config | {"vocabulary": None, "label_map": {"cat": "cat"}}
-
-
-CASES["COCO with a category Background, without a vocabulary"].truth = remapped({1: 2, 2: 1})
-
-
-@case("colours with a label_map", error="palette says the class of each colour", guess=False)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    palette = {NAMES[number]: list(colour) for number, colour in COLOURS.items()}
-    config = pairs(root, masks, convert=coloured)
-    return config | {"palette": palette, "label_map": {2: 1}}
+    add(f"COCO, {title}", changed_json, change=change, error=message, guess=False)
+add("COCO, iscrowd and area as texts", changed_json, change=numbers_as_texts, guess=False,
+    keys={"crowd": "ignore"})  # fmt: skip
+add("COCO with a category Background, without a vocabulary", changed_json, guess=False,
+    change=lambda c: c["categories"].append({"id": 0, "name": "Background"}),
+    keys={"vocabulary": None, "label_map": {"cat": "cat"}},
+    truth=remapped({1: 2, 2: 1}))  # fmt: skip
+add("colours with a label_map", convert=coloured, keys={"palette": PALETTE, "label_map": {2: 1}},
+    error="palette says the class of each colour", guess=False)  # fmt: skip
 
 
 # --- tables ---------------------------------------------------------------------------------
@@ -984,16 +762,32 @@ def parquet(path: Path, table: pa.Table) -> None:
 TABLE_KEYS = {"_target_": TABLE, "vocabulary": NAMES}
 
 
-@case("parquet")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    parquet(root / "data.parquet", rows(masks))
+def one_table(
+    root: Path,
+    masks: Masks,
+    bare: bool = False,
+    columns: Sequence[str] = ("image", "label", "name"),
+) -> dict[str, Any]:
+    table = rows(masks, bare).rename_columns(columns)
+    parquet(root / "data.parquet", table.drop_columns([c for c in columns if c == "-"]))
     return TABLE_KEYS
 
 
-@case("parquet of bare bytes")
+add("parquet", one_table)
+add("parquet of bare bytes", one_table, bare=True)
+add("parquet, other names of columns", one_table, columns=["img", "segmentation_mask", "file_name"])
+add("parquet, columns named by the yaml", one_table, columns=["left", "right", "name"],
+    keys={"image": "left", "mask": "right"}, guess=False)  # fmt: skip
+add("parquet, no column of masks", one_table, columns=["image", "-", "name"],
+    error="dataset.mask must name the column", guess=False)  # fmt: skip
+
+
+@case(
+    "parquet, 0 and 255 without a label_map", classes=2, error=r"label_map: \{255: 1\}", guess=False
+)
 def _(root: Path, masks: Masks) -> dict[str, Any]:
-    parquet(root / "all.parquet", rows(masks, bare=True))
-    return TABLE_KEYS
+    one_table(root, {stem: 255 * mask for stem, mask in masks.items()})
+    return TABLE_KEYS | {"vocabulary": NAMES[:2]}
 
 
 @case("parquet of several shards and splits")
@@ -1010,25 +804,6 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
     parquet(root / "default/train/0000.parquet", rows({"x9": masks["a1"]}))
     parquet(root / "default/test/0000.parquet", rows(masks))
     return TABLE_KEYS | {"split": "test"}
-
-
-@case("parquet, other names of columns")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    table = rows(masks).rename_columns(["img", "segmentation_mask", "file_name"])
-    parquet(root / "data.parquet", table)
-    return TABLE_KEYS
-
-
-@case("parquet, columns named by the yaml", guess=False)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    parquet(root / "data.parquet", rows(masks).rename_columns(["left", "right", "name"]))
-    return TABLE_KEYS | {"image": "left", "mask": "right"}
-
-
-@case("parquet, no column of masks", error="dataset.mask must name the column", guess=False)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    parquet(root / "data.parquet", rows(masks).drop_columns(["label"]))
-    return TABLE_KEYS
 
 
 @case("parquet of paths alone", error="holds the path a.jpg without the bytes", guess=False)
@@ -1055,30 +830,20 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
 
 # --- what is refused ------------------------------------------------------------------------
 
-for title, name, kind, settings in (
-    ("masks in JPEG", "masks/{}.jpg", "JPEG", {}),
-    ("JPEG under a png's name", "masks/{}.png", "JPEG", {"quality": 100}),
-    ("tif with JPEG inside", "masks/{}.tif", "TIFF", {"compression": "jpeg"}),
-    ("lossy JPEG 2000", "masks/{}.jp2", "JPEG2000",
+LOSSY = (
+    ("masks in JPEG", "masks/{}.jpg", "JPEG", "JPEG", {}),
+    ("JPEG under a png's name", "masks/{}.png", "JPEG", "JPEG", {"quality": 100, "subsampling": 0}),
+    ("tif with JPEG inside", "masks/{}.tif", "TIFF with jpeg", "TIFF", {"compression": "jpeg"}),
+    ("lossy JPEG 2000", "masks/{}.jp2", "JPEG2000", "JPEG2000",
      {"irreversible": True, "quality_layers": [20]}),
-    ("lossy WebP", "masks/{}.webp", "WEBP", {"quality": 50}),
-):  # fmt: skip
-
-    @case(title, error="changes ids where regions meet.*save it as PNG", guess=False)
-    def _(
-        root: Path, masks: Masks, name: str = name, kind: str = kind, more: Any = settings
-    ) -> dict[str, Any]:
-        for stem, mask in masks.items():
-            photo(root / f"images/{stem}.jpg")
-            image(root / name.format(stem), (100 * mask).astype(np.uint8), kind, **more)
-        return {"_target_": FOLDER, "images": "images", "masks": "masks", "vocabulary": NAMES,
-                "mask_suffix": Path(name).suffix}  # fmt: skip
-
-
-@case("0 and 255 without a label_map", classes=2, error=r"label_map: \{255: 1\}")
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, convert=lambda m: (255 * m).astype(np.uint8))
-    return config | {"vocabulary": NAMES[:2]}
+    ("lossy WebP", "masks/{}.webp", "lossy WebP", "WEBP", {"quality": 50}),
+)  # fmt: skip
+for title, place, shown, kind, settings in LOSSY:
+    add(title, ids=place, convert=lambda m: 100 * m, kind=kind, guess=False, **settings,
+        keys={"mask_suffix": Path(place).suffix},
+        error=f"is {shown}.*changes ids where regions meet.*save it as PNG")  # fmt: skip
+add("0 and 255 without a label_map", convert=lambda m: (255 * m), keys={"vocabulary": NAMES[:2]},
+    classes=2, error=r"label_map: \{255: 1\}")  # fmt: skip
 
 
 @case("photos of other suffixes left out", error=r"image_suffix: \[\.jpg, \.png\]", guess=False)
@@ -1118,13 +883,7 @@ def _(root: Path, masks: Masks) -> dict[str, Any]:
     return config
 
 
-@case("ids beyond the vocabulary", error=r"id 2 on \d+ pixels .*label_map", guess=False)
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    return pairs(root, masks) | {"vocabulary": NAMES[:2]}
-
-
-@case("847 classes with 255 as void", classes=847, guess=False,
-      error=r"must be in 847\.\.65535, for 255 is one of the 847 classes")  # fmt: skip
-def _(root: Path, masks: Masks) -> dict[str, Any]:
-    config = pairs(root, masks, convert=lambda m: m.astype(np.uint16))
-    return config | {"vocabulary": [f"c{i}" for i in range(847)]}
+add("ids beyond the vocabulary", keys={"vocabulary": NAMES[:2]},
+    error=r"id 2 on \d+ pixels .*label_map", guess=False)  # fmt: skip
+add("847 classes with 255 as void", convert=np.uint16, keys={"vocabulary": MANY}, classes=847,
+    guess=False, error=r"must be in 847\.\.65535, for 255 is one of the 847 classes")  # fmt: skip

@@ -46,7 +46,9 @@ def test_lists_and_annotations_of_downloads(large: Path, tmp_path: Path) -> None
         convert(large, tmp_path, tmp_path / "masks")
     with pytest.raises(LabError, match=rf"archive .*large.txt: {TERABYTE} bytes"):
         check_digest(large, "0" * 64)
-    (tmp_path / "imageLists").mkdir()
+    for folder in ("imageLists", "annotations"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "annotations/x.mat").touch()
     large.rename(tmp_path / "imageLists/test.txt")
     with pytest.raises(LabError, match=rf"list .*test.txt: {TERABYTE} bytes"):
         prepare("coco_stuff10k", tmp_path, tmp_path / "to")

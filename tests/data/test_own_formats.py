@@ -11,7 +11,7 @@ from pycocotools.coco import COCO as OfficialCoco
 
 import sclip_lab as lab
 from sclip_lab.core.errors import LabError
-from sclip_lab.data import digests, polygons
+from sclip_lab.data import polygons
 from sclip_lab.data.base import Dataset, build
 from sclip_lab.data.guess import guess
 from tests.data import own_formats
@@ -19,11 +19,6 @@ from tests.data.own_formats import CASES, Case
 
 READ = [name for name, one in CASES.items() if one.error is None]
 REFUSED = [name for name, one in CASES.items() if one.error is not None]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(digests.CACHE_VARIABLE, str(tmp_path / "cache"))
 
 
 def folder(one: Case, root: Path) -> tuple[dict, own_formats.Masks]:
@@ -87,14 +82,14 @@ def test_guess_writes_a_working_yaml(tmp_path: Path, name: str) -> None:
     assert len(result) == len(truth)
     # One drawn class is one class that was read, and void stays void.
     assert (
-        len(pairs) == len({drawn for drawn, _ in pairs}) == len({observed for _, observed in pairs})
+        len(pairs) == len({right for right, _ in pairs}) == len({observed for _, observed in pairs})
     )
     if "vocabulary" in config and "class 0" not in config["vocabulary"]:
         mentioned = own_formats.NAMES
         names = [*dataset.vocabulary.names]
-        for drawn, observed in pairs:
-            if drawn < len(mentioned) and observed < len(names) and one.classes <= 3:
-                assert names[observed] == mentioned[drawn]
+        for right, observed in pairs:
+            if right < len(mentioned) and observed < len(names) and one.classes <= 3:
+                assert names[observed] == mentioned[right]
 
 
 def test_polygons_are_drawn_as_pycocotools_draws_them(tmp_path: Path) -> None:

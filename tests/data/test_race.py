@@ -24,7 +24,6 @@ def write(path: Path, values: np.ndarray) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(digests.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(digests, "SETTLED_NS", 0)  # remember at once what was hashed
     draw = np.random.default_rng(0)
     write(tmp_path / "images/a.png", draw.integers(0, 256, (8, 8, 3), np.uint8))

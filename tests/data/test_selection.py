@@ -60,10 +60,10 @@ def folder(root: Path, **settings: object) -> Folder:
 def test_select() -> None:
     names = [f"{index:03d}" for index in range(100)]
     assert select(names, 3, None, 0) == names[:3]
-    drawn = select(names, None, 10, 0)
-    assert drawn == sorted(drawn)
-    assert len(set(drawn)) == 10
-    assert drawn == select(names, None, 10, 0) != select(names, None, 10, 1)
+    sampled = select(names, None, 10, 0)
+    assert sampled == sorted(sampled)
+    assert len(set(sampled)) == 10
+    assert sampled == select(names, None, 10, 0) != select(names, None, 10, 1)
     assert set(select(names, 20, 10, 3)) <= set(names[:20])
     assert select(names, None, 1000, 0) == names
     # Every photo is drawn about equally often: 30 of 100 over 200 seeds, 60 +- 5 deviations.

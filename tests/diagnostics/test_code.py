@@ -71,7 +71,9 @@ def test_a_function_that_rows_of_the_catalogue_share_moves_those_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     usual = {name: code_of(name) for name in MEASURES}
-    monkeypatch.setattr(catalogue, "_classes", lambda seen: 2 * seen.similarity.flatten(1, 2))
+    monkeypatch.setattr(
+        catalogue, "_classes", lambda observation: 2 * observation.similarity.flatten(1, 2)
+    )
     _forget()
     localised = {
         n for n in MEASURES if n[:5] in ("point", "relev", "rank_", "local") and "resid" not in n
@@ -164,7 +166,7 @@ def test_a_changed_measure_is_measured_again(
     monkeypatch.setitem(MEASURES, "diagonal_mass", reworded)
     assert not observer.pending(store, first)
 
-    changed = replace(old, compute=lambda seen: old.compute(seen) / 2)
+    changed = replace(old, compute=lambda observation: old.compute(observation) / 2)
     monkeypatch.setitem(MEASURES, "diagonal_mass", changed)
     assert observer.pending(store, first) == {"0"}
     assert store.diagnostics(first)["measure"].tolist() == ["class_similarity"]
@@ -177,6 +179,6 @@ def test_a_changed_measure_is_measured_again(
     assert after["class_similarity"] == before["class_similarity"]
     with pytest.warns(UserWarning, match=r"before the code .* changed: some values of diagonal"):
         mixed = results.diagnostics(store.root)
-    kept = mixed[mixed["measure"] == "diagonal_mass"]
-    assert kept["attention"].tolist() == ["csa"]
-    assert kept["value"].tolist() == [after["diagonal_mass"]]
+    rows = mixed[mixed["measure"] == "diagonal_mass"]
+    assert rows["attention"].tolist() == ["csa"]
+    assert rows["value"].tolist() == [after["diagonal_mass"]]

@@ -219,6 +219,6 @@ def test_a_loss_without_a_value_stops(
     backbone: Backbone, text: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learned_projection, "_loss", lambda *_: torch.tensor(float("nan")))
-    given = {"dataset": Stripes(), "query_classes": QUERY_CLASSES}
+    settings = {"dataset": Stripes(), "query_classes": QUERY_CLASSES}
     with pytest.raises(LabError, match="loss is nan at step 0; lower lr"):
-        learn_projection(backbone, text_embeddings=text, progress=False, **given)
+        learn_projection(backbone, text_embeddings=text, progress=False, **settings)

@@ -303,7 +303,7 @@ def _other_size(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "named"),
+    ("damage", "culprit"),
     [
         (_truncate, "images/2.jpg"),
         (_foreign_id, "masks/2.png"),
@@ -314,14 +314,14 @@ def _other_size(root: Path) -> None:
 )
 def test_bad_data_keep_what_was_computed(
     backbone: Backbone, photos: Folder, protocol: Protocol, tmp_path: Path,
-    damage: Callable[[Path], object], named: str,
+    damage: Callable[[Path], object], culprit: str,
 ) -> None:  # fmt: skip
     [cell] = specs(backbone, photos, protocol, ["csa"])
     cell.key  # noqa: B018 - the digest is of the sound folder, as when a file rots during a run
     damage(photos.root)
     with pytest.raises(LabError) as caught:
         quiet([cell], tmp_path / "store")
-    assert named in str(caught.value)
+    assert culprit in str(caught.value)
     assert "\n" not in str(caught.value)
     assert Store(tmp_path / "store").done(cell) == {"0", "1"}
 

@@ -102,10 +102,10 @@ def test_a_variant_that_yields_nan_fails_alone_on_the_image(
     apply = Variant.apply
 
     def sometimes(self: Variant, entered: BlockInput, state: State, context: Context) -> State:
-        made = apply(self, entered, state, context)
+        result = apply(self, entered, state, context)
         # The first photo is the only one that is a single window.
-        spoiled = self.name == "vanilla" and len(made.tokens) > 1
-        return replace(made, tokens=made.tokens * torch.nan) if spoiled else made
+        spoiled = self.name == "vanilla" and len(result.tokens) > 1
+        return replace(result, tokens=result.tokens * torch.nan) if spoiled else result
 
     monkeypatch.setattr(Variant, "apply", sometimes)
     with pytest.raises(Unfinished, match=r"^vanilla on image 1: .*NaN"):

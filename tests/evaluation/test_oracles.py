@@ -31,12 +31,12 @@ from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.protocol import Protocol
 from tests.photos import folder, write
 
-seen: list[Tensor] = []
+majorities: list[Tensor] = []
 
 
 @uses("labels")
 def peek(ctx: Context) -> Tensor:
-    seen.append(ctx.labels.majority.clone())
+    majorities.append(ctx.labels.majority.clone())
     return ctx.attention()
 
 
@@ -54,16 +54,16 @@ def test_labels_are_those_of_the_windows(
     root = write(tmp_path / "photos", sizes)
     blank(root, 1)
     dataset = folder(root)
-    seen.clear()
+    majorities.clear()
     spec = Spec(lab.variant(peek), backbone, protocol, dataset)
     evaluate([spec], tmp_path / "store", batch_images=batch, progress=False)
     expected = []
     for sample in (dataset[k] for k in range(3)):
         plan, _ = preparation.prepare(sample.image, protocol, backbone)
         expected.append(windows.patch_labels(plan, sample.mask, 255).flatten(1))
-    counted = sorted(torch.cat(seen).tolist())
+    counted = sorted(torch.cat(majorities).tolist())
     assert counted == sorted(torch.cat(expected).tolist())
-    assert -1 in torch.cat(seen)  # void somewhere
+    assert -1 in torch.cat(majorities)  # void somewhere
 
 
 def blank(root: Path, number: int) -> None:
@@ -199,11 +199,11 @@ def test_the_pages_of_all_studies_mark_oracles(
     observers = [Pictures(2), Diagnostics(["inter_class_mass"], 3)]
     evaluate(chosen, tmp_path, observers=observers, progress=False)
     part = store_report.read(tmp_path)
-    drawn = [sections.draw(name, studies.load(name), part) for name in studies.names()]
-    made, judged = sections.sections(drawn)
+    studies_drawn = [sections.draw(name, studies.load(name), part) for name in studies.names()]
+    page_sections, judged = sections.sections(studies_drawn)
     assert not any(verdict.answer == verdicts.HOLDS for verdict in judged)
     met = 0
-    for section in made:
+    for section in page_sections:
         met += _walk(section.tables, 5)
         for figure in section.figures.values():
             texts = [text.get_text() for text in figure.findobj(Text)]
@@ -212,7 +212,9 @@ def test_the_pages_of_all_studies_mark_oracles(
             for text in row.cells.values():
                 assert text.count("set_mass") == text.count(f"{ORACLE} set_mass"), text
     assert met > 5
-    page.write([replace(section, figures={}) for section in made], tmp_path / "page", "studies")
+    page.write(
+        [replace(section, figures={}) for section in page_sections], tmp_path / "page", "studies"
+    )
     html = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert html.count("set_mass") == html.count(f"{ORACLE} set_mass") > 0
     assert tables.ORACLES in html

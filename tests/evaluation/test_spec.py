@@ -251,7 +251,7 @@ def test_a_data_set_is_hashed_once(
 
     monkeypatch.setattr(file_dataset, "file_digests", counted)
     for name in ("vanilla", "csa", "csa_k", "csa_q"):
-        made = Spec(lab.load_attention(name), backbone, protocol, photos)
-        assert made.key
-        assert made.record()["config"]["dataset"]["digest"] == photos.key
+        cell = Spec(lab.load_attention(name), backbone, protocol, photos)
+        assert cell.key
+        assert cell.record()["config"]["dataset"]["digest"] == photos.key
     assert len(calls) == 1

@@ -57,14 +57,14 @@ def test_captions_name_what_is_there(captions: Captions) -> None:
     rng = np.random.default_rng(0)
     present = rng.random((400, len(CLASSES))) < 0.2
     present[:, 3] = True
-    ids, named = captions.draw(present, 0.5, rng)
+    ids, caption_names = captions.draw(present, 0.5, rng)
     assert ids.shape == (400, 24)
-    assert not (named & ~present).any()
+    assert not (caption_names & ~present).any()
     several = present.sum(axis=1) > 1
-    brief = (named.sum(axis=1) == 1)[several].mean()
+    brief = (caption_names.sum(axis=1) == 1)[several].mean()
     assert brief == pytest.approx(0.5, abs=0.1)
-    several = named.sum(axis=1) > 1
-    assert (named.sum(axis=1) == np.minimum(present.sum(axis=1), MOST_NAMES))[several].all()
+    several = caption_names.sum(axis=1) > 1
+    assert (caption_names.sum(axis=1) == np.minimum(present.sum(axis=1), MOST_NAMES))[several].all()
 
 
 def test_windows_tell_what_covers_them() -> None:

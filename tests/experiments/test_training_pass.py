@@ -81,11 +81,11 @@ def test_a_share_of_readers_has_the_residual_of_another_window(
     clip: open_clip.CLIP, pixels: Tensor
 ) -> None:
     torch.manual_seed(0)
-    own = run(clip, pixels).embeddings
+    whole_pass = run(clip, pixels).embeddings
     torch.manual_seed(0)
     other = run(clip, pixels, swapped=1.0).embeddings
-    assert torch.equal(own[:, 0], other[:, 0])
-    assert (own[:, 1:] - other[:, 1:]).abs().amax(dim=-1).min() > 1e-4
+    assert torch.equal(whole_pass[:, 0], other[:, 0])
+    assert (whole_pass[:, 1:] - other[:, 1:]).abs().amax(dim=-1).min() > 1e-4
 
 
 def test_like_colours_have_like_codes() -> None:

@@ -57,13 +57,13 @@ def use(group: str) -> None:
         if group != "backbone":
             make_spec(jobs[0])
         return
-    made = getattr(lab, f"load_{group}")("case")
-    if isinstance(made, Dataset):
-        len(made)
+    loaded = getattr(lab, f"load_{group}")("case")
+    if isinstance(loaded, Dataset):
+        len(loaded)
 
 
 @pytest.fixture
-def own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def groups(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(folders, "_added", [*folders._added])
     folders.add_folder(folder)
     return folder
@@ -75,7 +75,7 @@ def own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     how=st.sampled_from(["texts", "values", "odd"]),
 )
 @examples(20)
-def test_files_of_every_group(own: Path, data: st.DataObject, at: int, how: str) -> None:
+def test_files_of_every_group(groups: Path, data: st.DataObject, at: int, how: str) -> None:
     group, content = CORPUS[at]
     if how == "texts":
         content = data.draw(changed(content))
@@ -83,7 +83,7 @@ def test_files_of_every_group(own: Path, data: st.DataObject, at: int, how: str)
         content = with_value(content, data)
     else:
         content = data.draw(st.sampled_from(ODD))
-    path = own / group / "case.yaml"
+    path = groups / group / "case.yaml"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     try:

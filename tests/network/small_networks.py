@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import load_backbone
 from sclip_lab.network.vit import load_vit
 
+volo_of_any_size = timm.models.volo._create_volo
 DEPTH, WIDTH, HEADS = 2, 64, 2
 TEXT = {"layers": 1, "width": 64, "heads": 2}
 
@@ -77,6 +79,18 @@ def small_options(name: str) -> dict[str, Any]:
         options["img_size"] = 128
     if "giant_patch14" in name and ("dinov2" in name or "tipsv2" in name):
         options |= {"embed_dim": 96, "num_heads": 3}  # the gated MLP halves an even number
+    if "qwen3_vit" in name:
+        options["pos_embed_grid_size"] = 4
+    if "gemma4_vit" in name:
+        options |= {"head_dim": 32, "intermediate_size": 96, "position_embedding_size": 64}
+    if "deepseek_vit" in name:
+        options["img_size"] = 6 * 14
+    if name.endswith(("_enc", "_merge", "_align")) and "gemma" not in name:
+        options["out_features"] = 48  # as wide as a language model
+    if "samvit" in name:
+        options |= {"window_size": 3, "global_attn_indexes": (1,)}  # of 4 x 4 patches
+    if "volo" in name:
+        return {"img_size": 64}  # the rest by `small_volo`
     if "mci" in name:
         options["embed_dim"] = 768  # as wide as its convolutions
         options["num_heads"] = 12
@@ -96,9 +110,16 @@ def perturbed(backbone: Backbone) -> Backbone:
     return backbone
 
 
+def small_volo(variant: str, **options: Any) -> Any:
+    """timm lets no option change the sizes of a VOLO."""
+    sizes = {"layers": (1,) * 4, "embed_dims": (WIDTH,) * 4, "num_heads": (HEADS,) * 4}
+    return volo_of_any_size(variant, **options | sizes)
+
+
 def small_vit(name: str, **options: Any) -> Backbone:
     """A small network of timm's, loaded by name."""
-    return perturbed(load_vit(name, device="cpu", options=small_options(name) | options))
+    with mock.patch.object(timm.models.volo, "_create_volo", small_volo):
+        return perturbed(load_vit(name, device="cpu", options=small_options(name) | options))
 
 
 def small_clip(
@@ -110,7 +131,7 @@ def small_clip(
 
 
 def photos(backbone: Backbone) -> Tensor:
-    side = backbone.image_size
+    side = min(backbone.image_size, 240)  # Gemma's has no smaller size of its own
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
@@ -118,12 +139,16 @@ def photos(backbone: Backbone) -> Tensor:
 def own_features(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:
     """Patch and image embeddings by the library's own forward pass."""
     model = backbone.model
+    if any(hasattr(model, part) for part in ("encoder", "merger", "aligner", "pooler")):
+        return _of_language_model(model, images)
     if not hasattr(model, "visual"):
         tokens = model.forward_features(images)
+        tokens = tokens.flatten(2).mT if tokens.ndim == 4 else tokens  # SAM
         tokens = model.fc_norm(tokens) if hasattr(model, "fc_norm") else tokens
         whole = model(images)
         whole = whole[:, 0] if whole.ndim == 3 else whole
-        return tokens[:, backbone.tower.prefix :], whole
+        patches = math.prod(side // backbone.patch_size for side in images.shape[-2:])
+        return tokens[:, -patches:], whole
     whole = model.encode_image(images, normalize=False).flatten(1)
     if hasattr(model.visual, "trunk"):
         trunk = model.visual.trunk
@@ -145,6 +170,27 @@ def own_features(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:
     else:
         pooled = visual.ln_post(each[:, 0])
     return (pooled @ visual.proj).view(*tokens.shape[:2], -1), whole
+
+
+def _of_language_model(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of an encoder: each patch as a cell of the projector that it fills alone."""
+    encoder = getattr(model, "encoder", model)
+    tokens = encoder.forward_features(images)
+    tokens = tokens.flatten(1, 2) if tokens.ndim == 4 else tokens
+    each, whole = tokens.flatten(0, 1)[:, None], model(images)
+    whole = whole if model is not encoder else whole.mean(1)
+    joins = getattr(encoder, "merger", None) or getattr(encoder, "aligner", None)
+    if joins is not None:
+        side = 2 if hasattr(encoder, "merger") else 3
+        each = joins(each[:, None].repeat(1, side, side, 1))
+    elif encoder.global_pool == "soft":
+        side = encoder.pooler.pooling_kernel_size
+        places = torch.cartesian_prod(torch.arange(side), torch.arange(side))
+        each, _ = encoder.pooler(each.repeat(1, side**2, 1), places.expand(len(each), -1, -1), None)
+        if encoder.std_bias is not None:
+            each = (each - encoder.std_bias) * encoder.std_scale
+    embedded = each[:, 0] if model is encoder else model.forward_head(each)
+    return embedded.unflatten(0, tokens.shape[:2]), whole
 
 
 @contextmanager

@@ -470,6 +470,25 @@ def test_dino_of_training(weights: str, tmp_path: Path) -> None:
     assert relative_error(image_of(backbone), expected) < EXACT
 
 
+@pytest.mark.parametrize("name", ["qwen3_vit_88m", "qwen3_vit_88m_enc"])
+def test_a_language_models_file_gives_its_encoder(name: str, tmp_path: Path) -> None:
+    """Qwen3-VL's own names, two frames to a patch, and the language model's weights beside them."""
+    options = {"depth": 2, "embed_dim": 32, "num_heads": 2, "pos_embed_grid_size": 4}
+    reference = timm.create_model(name, **options)
+    theirs = {"model.language_model.norm.weight": torch.ones(8)}
+    for key, value in reference.state_dict().items():
+        key = "model.visual." + key.removeprefix("encoder.")
+        if ".patch_embed.proj.weight" in key:
+            value = torch.stack([0.25 * value, 0.75 * value], dim=2)
+        elif key.endswith("pos_embed"):
+            key, value = f"{key}.weight", value[0]
+        theirs[key.replace("fc1", "linear_fc1").replace("fc2", "linear_fc2")] = value.contiguous()
+    save_file(theirs, tmp_path / "model.safetensors")
+    loaded = load_vit(name, checkpoint=tmp_path / "model.safetensors", options=options)
+    for key, value in loaded.model.state_dict().items():
+        torch.testing.assert_close(value, reference.state_dict()[key], atol=1e-6, rtol=0)
+
+
 def test_sam_of_facebook(tmp_path: Path) -> None:
     small = {"depth": 2, "embed_dim": 64, "num_heads": 2, "img_size": 64, "global_attn_indexes": ()}
     reference = timm.create_model("samvit_base_patch16", num_classes=0, **small)

@@ -54,16 +54,22 @@ def test_sides_are_scaled_and_brought_to_whole_patches(backbone: Backbone) -> No
     assert guide(scale=2.0).of_windows(images, backbone).shape == (1, 32, 12, 15)
 
 
-def test_sams_encoder_has_another_layout(backbone: Backbone) -> None:
-    network = guide("samvit_base_patch16")
-    assert network.of_windows(torch.randn(2, 3, 64, 96), backbone).shape == (
-        2,
-        256,
-        4,
-        6,
-    )  # behind its neck
-    with pytest.raises(LabError, match=r"facet key.*set facet=token"):
-        guide("samvit_base_patch16", facet="key")
+def test_features_of_sam_are_timms(backbone: Backbone) -> None:
+    sizes = {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 64}
+    sizes |= {"window_size": 3, "global_attn_indexes": (1,)}
+    arguments = {"name": "samvit_base_patch16", "device": "cpu", "options": sizes}
+    network, images = load_guidance(**arguments), torch.randn(2, 3, 64, 96)
+    for parameter in network.model.parameters():
+        parameter.add_(0.02 * torch.randn(parameter.shape))  # its position tables are 0 at first
+    with torch.inference_mode():
+        expected = network.model.forward_features(network.input(images, backbone))
+    features = network.of_windows(images, backbone)
+    assert features.shape == (2, 256, 4, 6)  # behind its convolutions
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+    assert load_guidance(**arguments, facet="key").of_windows(images, backbone).shape[1] == 32
+    in_windows = load_guidance(**arguments, facet="key", layer=0)
+    with pytest.raises(LabError, match="block 0 attends within windows of 3 x 3 patches"):
+        in_windows.of_windows(images, backbone)
 
 
 def test_a_windows_part_of_the_photos_features(backbone: Backbone) -> None:

@@ -9,8 +9,11 @@ import torch
 
 from sclip_lab.config.registry import load_attention
 from sclip_lab.core.errors import LabError
+from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.precision import lower_precision
 from sclip_lab.segmentation.dense_features import dense_features
+from sclip_lab.segmentation.encoded import encode
 from tests import toy
 from tests.network.small_networks import (
     attention_replaced,
@@ -51,6 +54,21 @@ TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "norms behind": ("vit_base_patch16_rpn_224", {}),
     "distilled": ("deit_tiny_distilled_patch16_224", {}),
     "NaFlex": ("naflexvit_base_patch16_gap", {}),
+    "position by axis": ("naflexvit_base_patch16_parfac_gap", {}),
+    "parallel": ("vit_base_patch16_xp_224", {}),
+    "parallel with bias": ("vit_base_patch16_xp_224", {"qkv_bias": True}),
+    "VOLO": ("volo_d1_224", {}),
+    "SAM": ("samvit_base_patch16", {}),
+    "SAM without convolutions": ("samvit_base_patch16_224", {}),
+    "Qwen": ("qwen3_vit_88m", {}),
+    "Qwen projected": ("qwen3_vit_88m_merge", {}),
+    "Qwen's encoder": ("qwen3_vit_88m_enc", {}),
+    "DeepSeek": ("deepseek_vit_412m", {}),
+    "DeepSeek projected": ("deepseek_vit_412m_align", {}),
+    "DeepSeek's encoder": ("deepseek_vit_412m_enc", {}),
+    "Gemma": ("gemma4_vit_167m", {}),
+    "Gemma pooled": ("gemma4_vit_570m", {"encoder_pool": "soft"}),
+    "Gemma's encoder": ("gemma4_vit_570m_enc", {}),
 }
 CLIP = {
     "class token": "ViT-B-16",
@@ -67,11 +85,13 @@ CLIP = {
 def compare(backbone: Backbone) -> None:
     images = photos(backbone)
     patches, whole = own_features(backbone, images)
-    for layers in ([-1], "last 2"):  # fused blocks, and all of them rewritten
+    whole_map = backbone.blocks[0].has_map
+    # Fused blocks; and all of them rewritten, where all see the whole image.
+    for layers in ([-1], "last 2") if whole_map else ([-1],):
         ours = toy.encoded(backbone, images, load_attention("vanilla", layers=layers))
         assert relative_error(ours.patches.flatten(1, 2), patches) < EXACT
         assert relative_error(ours.class_embedding, whole) < EXACT
-    with attention_replaced(backbone.tower.modules[-1], csa):
+    with attention_replaced(backbone.blocks[-1].module, csa):
         patches, whole = own_features(backbone, images)
     ours = toy.encoded(backbone, images, load_attention("csa"))
     assert relative_error(ours.patches.flatten(1, 2), patches) < EXACT
@@ -125,10 +145,29 @@ def test_other_grids(kind: str) -> None:
     patches, _ = own_features(other, images)
     ours = toy.encoded(backbone, images, load_attention("vanilla"))
     rule = "bicubic_antialias"
-    from sclip_lab.segmentation.encoded import encode
-
     [(_, ours)] = encode(backbone, images, [load_attention("vanilla")], rule)
     assert relative_error(ours.patches.flatten(1, 2), patches) < 2e-5
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("Qwen", "Qwen projected", "DeepSeek projected", "Gemma's encoder", "position by axis"),
+        *("SAM", "SAM without convolutions"),
+    ],
+)
+def test_other_grids_of_networks_for_all_sizes(kind: str) -> None:
+    """As the same network of timm computes images of another size. SAM's are resized by timm's rule
+    of `position_embedding`; the others' own way of resizing holds whatever the rule."""
+    name, options = TIMM[kind]
+    backbone = small_vit(name, **options)
+    sides = 6 * backbone.patch_size, 12 * backbone.patch_size
+    images = torch.randn(1, 3, *sides, generator=torch.Generator().manual_seed(2))
+    patches, whole = own_features(backbone, images)
+    rule = "bicubic_antialias" if "SAM" in kind else "bilinear_half"
+    [(_, ours)] = encode(backbone, images, [load_attention("vanilla")], rule)
+    assert relative_error(ours.patches.flatten(1, 2), patches) < EXACT
+    assert relative_error(ours.class_embedding, whole) < EXACT
 
 
 def test_before_rotation_is_a_named_option() -> None:
@@ -169,9 +208,9 @@ def test_a_class_token_is_closed_and_registers_are_not() -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("vit_base_patch16_xp_224", "ParallelScalingBlock"),
-        ("vit_small_patch16_18x2_224", "ParallelThingsBlock"),
-        ("samvit_base_patch16_224", r"attends within windows \(SAM\)"),
+        ("vit_small_patch16_18x2_224", "ParallelThingsBlock, has several attentions"),
+        ("vit_dwee_patch16_reg1_gap_256", "DiffAttention, subtracts"),
+        ("xcit_nano_12_p16_224", "XCA, attends across channels"),
         ("maxvit_tiny_tf_224", "no plain vision transformer"),
         ("efficientvit_b0", "no plain vision transformer"),
     ],
@@ -182,6 +221,50 @@ def test_what_is_not_supported_is_named(name: str, says: str) -> None:
     options = {"depth": 2} if name.startswith("vit_") else {}
     with pytest.raises(LabError, match=says):
         load_vit(name, device="cpu", options=options)
+
+
+def test_a_block_of_sam_that_sees_windows_is_not_rewritten() -> None:
+    backbone = small_vit("samvit_base_patch16")
+    with pytest.raises(LabError, match=r"block 0 attends within windows of 3 x 3 patches"):
+        toy.encoded(backbone, photos(backbone), load_attention("csa", layers="last 2"))
+    layers = Layers(toy.encoded(backbone, photos(backbone), load_attention("csa")))
+    assert layers.attention(0) is None  # diagnostics of every layer leave it out
+    assert layers.attention(1) is not None
+
+
+def test_limits_around_gemmas_layers() -> None:
+    backbone = small_vit("gemma4_vit_167m")
+    backbone.model.double()
+    encoder, grid = backbone.model.encoder, (3, 5)
+    tokens = torch.randn(2, 15, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    places, _ = encoder.patch_embed._default_patch_coord(1, *grid, tokens.device)
+    rotation = encoder.rotary_emb(tokens, places.flip(-1))
+    block = backbone.blocks_on(grid)[0]
+    free = block.module(tokens, *rotation)
+    limits = [b for n, b in encoder.named_buffers() if n.endswith(("put_min", "put_max"))]
+    assert all(limit.isinf() for limit in limits)
+    for limit in limits:
+        limit.copy_(limit.sign() * 0.4)
+    limited = block.module(tokens, *rotation)
+    assert relative_error(limited, free) > 0.01
+    assert relative_error(block.plain(tokens), limited) < 1e-6  # its sines are float32
+
+
+def test_a_grid_without_whole_cells_is_refused() -> None:
+    backbone = small_vit("qwen3_vit_88m_merge")
+    with pytest.raises(LabError, match=r"2 x 2 patches, which a grid of 3 x 4 has no whole number"):
+        dense_features(backbone, torch.zeros(1, 3, 48, 64), load_attention("csa"))
+
+
+@pytest.mark.parametrize("kind", ["parallel", "Gemma", "SAM", "Qwen", "VOLO"])
+def test_half_precision(kind: str) -> None:
+    name, options = TIMM[kind]
+    backbone = small_vit(name, **options)
+    exact = dense_features(backbone, photos(backbone), load_attention("csa")).flatten(0, 2)
+    lower_precision(backbone.tower, "fp16")  # of all blocks; bf16 spares the first two
+    assert backbone.dtype == torch.float16
+    rough = dense_features(backbone, photos(backbone), load_attention("csa")).flatten(0, 2)
+    assert torch.cosine_similarity(exact, rough).min() > 0.999
 
 
 def test_a_block_without_its_grid_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv(rates.CACHE_VARIABLE, str(tmp_path))
-    monkeypatch.setattr(rates, "_measured", {})
-    return tmp_path / "bf16_gain.json"
+    rates._gain.cache_clear()
+    yield tmp_path / "bf16_gain.json"
+    rates._gain.cache_clear()  # what tests pretend is no other test's
 
 
 def test_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,11 +35,11 @@ def test_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert rates.bf16_gain(CPU) == 3.5
     [kind] = json.loads(cache.read_text())
     assert torch.__version__.partition("+")[0] in kind
-    rates._measured.clear()
+    rates._gain.cache_clear()
     assert rates.bf16_gain(CPU) == 3.5  # from the file
     assert len(calls) == 2
     cache.write_text("[damaged")
-    rates._measured.clear()
+    rates._gain.cache_clear()
     assert rates.bf16_gain(CPU) == 3.5
     assert len(calls) == 4
 

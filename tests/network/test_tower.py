@@ -22,7 +22,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.observation import Observation
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import load_backbone
-from sclip_lab.network.timm_block import TimmBlock
+from sclip_lab.network.timm_block import TimmBlock, check_block
 from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.dense_features import dense_features
@@ -258,7 +258,7 @@ def test_quick_gelu_is_not_timms() -> None:
     ("options", "says"),
     [
         ({"global_pool": "max"}, "pools by 'max'"),
-        ({"attn_layer": "diff"}, "DiffAttention attention; supported are Attention"),
+        ({"attn_layer": "diff"}, "DiffAttention, subtracts one softmax from another"),
     ],
 )
 def test_unsupported_towers(options: dict[str, Any], says: str, headless: Backbone) -> None:
@@ -274,7 +274,7 @@ def test_other_blocks_are_refused(headless: Backbone) -> None:
     module = copy.deepcopy(headless.model.visual.trunk.blocks[0])
     del module.ls1
     with pytest.raises(LabError, match="its Block has neither ls1"):
-        TimmBlock(module, 0, 1)
+        check_block(module, "tiny")
 
 
 # lposs needs a second network, and is tested with one.

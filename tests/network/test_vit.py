@@ -64,7 +64,7 @@ def test_weights_are_seeded_or_a_local_files(tmp_path: Path) -> None:
     [
         ("vit_tiny_patch16_24", {}, "unknown backbone 'vit_tiny_patch16_24'.*did you mean"),
         ("resnet18", {}, "its ResNet of timm is no plain vision transformer"),
-        ("vit_tiny_patch16_224", {"attn_layer": "diff"}, "DiffAttention attention"),
+        ("vit_tiny_patch16_224", {"attn_layer": "diff"}, "DiffAttention, subtracts"),
     ],
 )
 def test_what_is_no_plain_vit_is_refused(name: str, options: dict[str, Any], says: str) -> None:

@@ -46,10 +46,10 @@ def test_targets_are_published_numbers_of_known_cells(protocol: str) -> None:
         # What is published of a readout bears no variant's name.
         same = same[same["attention"].isin([row["attention"], ""])]
         if not pd.isna(row["tolerance"]):  # only what was read at first hand may fail a run
-            own = same["protocol"].isin(
+            same_settings = same["protocol"].isin(
                 [protocol, GEM_IN[protocol]] if protocol in GEM_IN else [protocol]
             )
-            same = same[own & (same["mark"] == "F")]
+            same = same[same_settings & (same["mark"] == "F")]
         assert ((same["value"] - row["miou"]).abs() < 1e-9).any(), dict(row)
 
 
@@ -59,18 +59,18 @@ def test_an_incomplete_entry_is_named() -> None:
 
 
 def test_targets_are_no_part_of_the_identity() -> None:
-    given = registry.load_group("protocol", "sclip")
-    made = registry.build_protocol(given)
-    del given["expected"]
-    assert registry.build_protocol(given).key == made.key
+    listed_config = registry.load_group("protocol", "sclip")
+    loaded = registry.build_protocol(listed_config)
+    del listed_config["expected"]
+    assert registry.build_protocol(listed_config).key == loaded.key
 
 
 @pytest.mark.parametrize(
-    ("ours", "said"),
+    ("ours", "verdict"),
     [(0.6, "within"), (0.602, "within"), (0.5979, "outside")],
 )
-def test_verdict(ours: float, said: str) -> None:
-    assert published.reproduced(ours, 0.6, 0.002) == said
+def test_verdict(ours: float, verdict: str) -> None:
+    assert published.reproduced(ours, 0.6, 0.002) == verdict
 
 
 def test_no_verdict_without_a_tolerance() -> None:
@@ -88,8 +88,8 @@ def cell(label: str = "csa", activation: str = "QuickGELU", **weights: Any) -> A
 def test_report_of_a_cell_with_a_target() -> None:
     line = "theirs 59.63 (SCLIP README), difference -0.13, tolerance 0.20: within"
     for weights in ({"pretrained": "openai"}, {"pretrained": None, "checkpoint": "clip.pt"}):
-        [said] = published.against_expected(cell(**weights), 0.595, listed("sclip"))
-        assert said.endswith(f"ours 59.50, {line}")
+        [text] = published.against_expected(cell(**weights), 0.595, listed("sclip"))
+        assert text.endswith(f"ours 59.50, {line}")
     assert (
         "outside" in published.against_expected(cell(pretrained="openai"), 0.5, listed("sclip"))[0]
     )

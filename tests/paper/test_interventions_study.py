@@ -49,12 +49,12 @@ def test_shapley_values_are_means_over_all_orders(cells: dict[frozenset[str], st
     expected = dict.fromkeys(study.PARTS, 0.0)
     orders = list(permutations(study.PARTS))
     for order in orders:
-        taken: frozenset[str] = frozenset()
+        removed: frozenset[str] = frozenset()
         for part in order:
-            after = taken | {part}
-            gain = values[cells[after]].mean() - values[cells[taken]].mean()
+            after = removed | {part}
+            gain = values[cells[after]].mean() - values[cells[removed]].mean()
             expected[part] += gain / len(orders)
-            taken = after
+            removed = after
     for part, gain in gains.items():
         assert gain.estimate == pytest.approx(expected[part])
     whole = values[cells[frozenset(study.PARTS)]].mean() - values[cells[frozenset()]].mean()
@@ -67,7 +67,7 @@ def test_shapley_values_are_means_over_all_orders(cells: dict[frozenset[str], st
 
 def test_one_part_that_does_everything_has_everything(cells: dict[frozenset[str], str]) -> None:
     noise = np.random.default_rng(1).random(PHOTOS) / 10
-    values = {key: noise + 0.4 * ("mass" in taken) for taken, key in cells.items()}
+    values = {key: noise + 0.4 * ("mass" in removed) for removed, key in cells.items()}
     gains = study.shapley(found(cells, values), cells)
     assert gains["mass"].estimate == pytest.approx(0.4)
     for part in ("place", "sharpness", "weight"):

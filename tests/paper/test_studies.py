@@ -22,7 +22,7 @@ from sclip_lab.report import page
 from sclip_lab.report.evidence import Evidence, on_common_images
 from sclip_lab.report.figures import COLORS
 from sclip_lab.results.statistics import comparisons, intervals, uncertainty
-from tests.synthetic_store import confusion_rows, labels, write_spec
+from tests.synthetic_store import write_cell
 
 SKILLS = {"vanilla": 0.2, "csa": 0.8, "csa_q": 0.78, "maskclip": 0.5}
 
@@ -30,8 +30,14 @@ SKILLS = {"vanilla": 0.2, "csa": 0.8, "csa_q": 0.78, "maskclip": 0.5}
 def write(root: Path, skills: dict[str, float] = SKILLS, count: int = 12) -> Evidence:
     images = [f"photo_{index}" for index in range(count)]
     for label, skill in skills.items():
-        rows = [confusion_rows(n, *labels(i, skill, (48, 64), 5)) for i, n in enumerate(images)]
-        write_spec(root, label, rows, images, config={"attention": {"residual": True, "mlp": True}})
+        write_cell(
+            root,
+            label,
+            skill,
+            images,
+            shape=(48, 64),
+            config={"attention": {"residual": True, "mlp": True}},
+        )
     return Evidence(results.load(root))
 
 
@@ -57,9 +63,9 @@ def test_a_study_is_one_file_and_one_yaml(name: str) -> None:
 
 def test_nothing_else_knows_a_study_by_name() -> None:
     root = Path(studies.__file__).parents[2]
-    own = Path(studies.__file__).parent
+    folder = Path(studies.__file__).parent
     for path in root.rglob("*.py"):
-        if own not in path.parents:
+        if folder not in path.parents:
             assert "paper.studies." not in path.read_text(encoding="utf-8"), path
 
 
@@ -75,10 +81,9 @@ def test_a_store_that_lacks_cells_is_no_error(
 ) -> None:
     images = ["a", "b", "c"]
     for label, skill in skills.items():
-        rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate(images)]
-        write_spec(tmp_path, label, rows, images)  # and no parameter of any attention is known
-    drawn = sections.draw(name, studies.load(name), Evidence(results.load(tmp_path)))
-    _, judged = sections.sections([drawn])
+        write_cell(tmp_path, label, skill, images)  # and no parameter of any attention is known
+    drawing = sections.draw(name, studies.load(name), Evidence(results.load(tmp_path)))
+    _, judged = sections.sections([drawing])
     assert all(v.answer == verdicts.NONE for v in judged)  # three photos
 
 
@@ -161,17 +166,16 @@ def test_what_cannot_differ_is_left_out_with_its_reason(tmp_path: Path) -> None:
     """Two names of one result: neither a claim nor a member of a family."""
     evidence = write(tmp_path)
     images = [f"photo_{index}" for index in range(12)]
-    rows = [confusion_rows(n, *labels(i, 0.8, (48, 64), 5)) for i, n in enumerate(images)]
-    write_spec(tmp_path, "csa_again", rows, images)
+    write_cell(tmp_path, "csa_again", 0.8, images, shape=(48, 64))
     evidence = Evidence(results.load(tmp_path))
     csa, again, vanilla = (named(evidence, name) for name in ("csa", "csa_again", "vanilla"))
     same = claims.higher(evidence, again, csa, "No news", same="it is the same")
     assert same.same == "it is the same"
     assert verdicts.judge([same]) == []
-    drawn = sections.Drawn("layers", studies.load("layers"), claims=[same], parts={"": evidence})
-    made, _ = sections.sections([drawn])
+    drawing = sections.Drawn("layers", studies.load("layers"), claims=[same], parts={"": evidence})
+    page_sections, _ = sections.sections([drawing])
     note = "Left out, for its two sides cannot differ: No news (it is the same)."
-    assert all(note in section.notes for section in made[1:])
+    assert all(note in section.notes for section in page_sections[1:])
     family = [(csa, vanilla), (again, vanilla), (again, csa)]
     assert "comparisons" not in why(claims.higher(evidence, csa, vanilla, "", family))
     assert "1 others" in why(claims.best(evidence, csa, [again, vanilla], ""))
@@ -185,12 +189,12 @@ def test_the_page_says_where_results_depart_from_what_is_published(evidence: Evi
     assert judged.beside_published == "departs (1.6)"
     [unpublished] = verdicts.judge([claims.higher(evidence, vanilla, csa, "Nobody says so")])
     assert not unpublished.departs
-    drawn = sections.Drawn("layers", studies.load("layers"), parts={"": evidence},
+    drawing = sections.Drawn("layers", studies.load("layers"), parts={"": evidence},
                            claims=[replace(worse, study="layers")])  # fmt: skip
-    made, verdict = sections.sections([drawn], embedded=True)
+    page_sections, verdict = sections.sections([drawing], embedded=True)
     note = "1 published claims could be tested: 0 agree, 1 depart (Less is more)."
-    assert note in made[1].notes
-    text = sections.markdown([drawn], verdict, embedded=True)
+    assert note in page_sections[1].notes
+    text = sections.markdown([drawing], verdict, embedded=True)
     assert "| departs (1.6) |" in text
     assert sections.EMBEDDED in text
 
@@ -212,11 +216,11 @@ def test_each_line_of_the_card_is_a_claim_of_the_page() -> None:
     docs = Path(__file__).parents[2] / "docs" / "verdicts.md"
     rows = [line.strip("| ").split(" | ") for line in docs.read_text("utf-8").splitlines()
             if line.startswith("| ")]  # fmt: skip
-    made = {f"{row[0]}: {row[1]}" for row in rows if row[3] == verdicts.MADE}
+    made_to_show = {f"{row[0]}: {row[1]}" for row in rows if row[3] == verdicts.MADE}
     repeated = {f"{row[0]}: {row[1]}" for row in rows if row[3] == verdicts.REPEATS}
     shown = {row[0] for row in rows}
     listed = {name for name in trained_to_show("patchwork_vit") if name.split(":")[0] in shown}
-    assert made <= listed <= made | repeated
+    assert made_to_show <= listed <= made_to_show | repeated
 
 
 @pytest.mark.parametrize("photos", [2, 9])
@@ -237,9 +241,8 @@ def test_few_photos_are_described_without_a_verdict(photos: int, tmp_path: Path)
 def test_random_weights_have_no_verdict(tmp_path: Path) -> None:
     images = [f"photo_{index}" for index in range(12)]
     for label, skill in SKILLS.items():
-        rows = [confusion_rows(n, *labels(i, skill, (48, 64), 5)) for i, n in enumerate(images)]
         config = {"attention": {"residual": True, "mlp": True}, "backbone": {"seed": 3}}
-        write_spec(tmp_path, label, rows, images, config=config)
+        write_cell(tmp_path, label, skill, images, shape=(48, 64), config=config)
     evidence = Evidence(results.load(tmp_path))
     _, judged = sections.sections([sections.draw("main", studies.load("main"), evidence)])
     assert {v.answer for v in judged} == {verdicts.NONE}
@@ -283,8 +286,7 @@ def test_alike_holds_where_the_interval_lies_within(evidence: Evidence) -> None:
 def test_pairs_are_compared_on_the_images_that_both_have(tmp_path: Path) -> None:
     write(tmp_path, {"csa": 0.8}, count=16)
     images = [f"photo_{index}" for index in range(16)]
-    rows = [confusion_rows(n, *labels(i, 0.2, (48, 64), 5)) for i, n in enumerate(images[:12])]
-    write_spec(tmp_path, "vanilla", rows, images)
+    write_cell(tmp_path, "vanilla", 0.2, images, photos=12, shape=(48, 64))
     df = on_common_images(results.load(tmp_path, partial=True))
     assert set(df["image"]) == set(images[:12])
     part = Evidence(df, whole={"shapes": 16})
@@ -317,22 +319,21 @@ def test_the_page_says_that_unknown_words_are_one_to_the_embedded_network(tmp_pa
     images = ["a", "b", "c"]
     for backbone in ("patchwork_vit", "ViT-B-16"):
         for label, skill in SKILLS.items():
-            rows = [confusion_rows(n, *labels(i, skill, (24, 32), 5)) for i, n in enumerate(images)]
-            write_spec(tmp_path, label, rows, images, names={"backbone": backbone},
+            write_cell(tmp_path, label, skill, images, names={"backbone": backbone},
                        seed=len(backbone))  # fmt: skip
     evidence, study = Evidence(results.load(tmp_path)), studies.load("vocabulary")
     for setting, part in study.settings(evidence):
-        told = study.figures(part)["vocabulary"].get_label()
-        assert ("one and the same token" in told) == setting.startswith("patchwork_vit")
+        axis_label = study.figures(part)["vocabulary"].get_label()
+        assert ("one and the same token" in axis_label) == setting.startswith("patchwork_vit")
 
 
 def test_a_method_may_have_several_protocols_of_its_own(tmp_path: Path) -> None:
     images = ["a", "b", "c"]
     cells = [("csa", "unified"), *(("clearclip", p) for p in ("unified", "clearclip", "freecp"))]
     for number, (variant, protocol) in enumerate(cells):
-        rows = [confusion_rows(n, *labels(i, 0.2 + 0.2 * number, (24, 32), 5))
-                for i, n in enumerate(images)]  # fmt: skip
-        write_spec(tmp_path, variant, rows, images, names={"protocol": protocol}, seed=number)
+        write_cell(
+            tmp_path, variant, 0.2 + 0.2 * number, images, names={"protocol": protocol}, seed=number
+        )
     evidence, study = Evidence(results.load(tmp_path)), studies.load("methods")
     facts = {claim.text: claim for claim in study.claims(evidence)}
     for protocol in ("clearclip", "freecp"):
@@ -353,9 +354,7 @@ def test_strengths_of_changed_photos_are_told(tmp_path: Path) -> None:
         config = {"protocol": {"views": {**views, "photo": {"weight": 0}}}}
         config["protocol"]["views"][chosen] = {**config["protocol"]["views"][chosen], "weight": 1}
         for variant in ("vanilla", "csa"):
-            rows = [confusion_rows(n, *labels(i, SKILLS[variant], (24, 32), 5))
-                    for i, n in enumerate(images)]  # fmt: skip
-            write_spec(tmp_path, variant, rows, images, config=config)
+            write_cell(tmp_path, variant, SKILLS[variant], images, config=config)
     study = studies.load("robustness")
     figure = study.figures(Evidence(results.load(tmp_path)))["robustness"]
     assert "blur of sigma 0.7, 1.5, 3 pixels" in figure.get_label()
@@ -397,15 +396,14 @@ def test_random_projections_are_drawn_with_their_seeds_and_forms(tmp_path: Path)
     for variant, sizes in counts.items():
         for count in sizes:
             for seed in range(5):
-                rows = [confusion_rows(n, *labels(i, 0.5 + 0.01 * seed, (24, 32), 5))
-                        for i, n in enumerate(images)]  # fmt: skip
                 config = {"attention": {"count": count, "seed": seed}}
-                write_spec(tmp_path, f"{variant}(count={count}, seed={seed})", rows, images,
+                label = f"{variant}(count={count}, seed={seed})"
+                write_cell(tmp_path, label, 0.5 + 0.01 * seed, images,
                            config=config, names={"attention": variant})  # fmt: skip
     evidence, study = Evidence(results.load(tmp_path)), studies.load("projections")
     (ax,) = study.figures(evidence)["projections_ensemble"].axes
-    drawn = {str(line.get_label()): line for line in ax.lines}
-    crosses = drawn["one of full width, 5 seeds"]
+    drawing = {str(line.get_label()): line for line in ax.lines}
+    crosses = drawing["one of full width, 5 seeds"]
     summary = results.summary(evidence.df)
     full = summary["miou"][summary["attention"].astype(str).str.startswith("csa_random_full")]
     np.testing.assert_allclose(sorted(crosses.get_ydata()), sorted(100 * full))
@@ -423,8 +421,8 @@ def test_a_page_is_one_file_that_escapes_names(evidence: Evidence, tmp_path: Pat
     table = pd.DataFrame({"variant": ["a_b <i>", "50 %"], "mIoU": [0.25, np.nan]})
     table.attrs["bold"] = {"mIoU": [True, False]}
     section = page.Section("odd", "odd & even", rows=[bad], tables={"odd": table})
-    drawn = sections.draw("main", study, evidence)
-    made, judged = sections.sections([drawn])
+    drawing = sections.draw("main", study, evidence)
+    made, judged = sections.sections([drawing])
     files = page.write([*made, section], tmp_path, "a title")
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "<script" not in text
@@ -440,7 +438,7 @@ def test_a_page_is_one_file_that_escapes_names(evidence: Evidence, tmp_path: Pat
     assert pd.read_csv(tmp_path / "odd.csv")["mIoU x100"][0] == 25.0
     table = pd.read_csv(tmp_path / "verdicts.csv")
     assert set(table["study"]) == {"main"}
-    assert "CSA is better than vanilla attention" in sections.markdown([drawn], judged)
+    assert "CSA is better than vanilla attention" in sections.markdown([drawing], judged)
 
 
 # ---------------------------------------------------------------- the ten questions
@@ -453,9 +451,9 @@ def test_each_question_has_a_study_that_answers_it() -> None:
 
 
 def test_the_page_begins_with_ten_questions_answered_in_numbers(evidence: Evidence) -> None:
-    drawn = sections.draw("main", studies.load("main"), evidence)
+    drawing = sections.draw("main", studies.load("main"), evidence)
     missing = sections.draw("backbones", studies.load("backbones"), None, ["no weights here"])
-    (first, *_), _ = sections.sections([drawn, missing], embedded=True)
+    (first, *_), _ = sections.sections([drawing, missing], embedded=True)
     answers = {row.cells["question"]: row for row in first.rows}
     assert list(answers) == list(questions.QUESTIONS.values())
     gains = answers[questions.QUESTIONS["gains"]]
@@ -469,10 +467,9 @@ def test_the_page_begins_with_ten_questions_answered_in_numbers(evidence: Eviden
 
 def test_random_weights_answer_no_question(tmp_path: Path) -> None:
     for label in ("csa", "vanilla"):
-        rows = [confusion_rows(n, *labels(i, 0.5, (24, 32), 5)) for i, n in enumerate("abc")]
-        write_spec(tmp_path, label, rows, "abc", config={"backbone": {"seed": 4}})
-    drawn = sections.draw("main", studies.load("main"), Evidence(results.load(tmp_path)))
-    (first, *_), _ = sections.sections([drawn])
+        write_cell(tmp_path, label, 0.5, "abc", config={"backbone": {"seed": 4}})
+    drawing = sections.draw("main", studies.load("main"), Evidence(results.load(tmp_path)))
+    (first, *_), _ = sections.sections([drawing])
     texts = [row.cells["answer"] for row in first.rows if "#main" in row.links.values()]
     assert texts == ["no answer, weights are random (seed 4)."]
 
@@ -501,9 +498,9 @@ STUDIES = {"mystudy": Study("Is mine better?", claims), "main": Study("Taken?", 
     monkeypatch.setenv("SCLIP_LAB_PLUGINS", "ideas_of_mine")
     assert "mystudy" in studies.names()
     assert studies.load("main").question != "Taken?"
-    drawn = sections.draw("mystudy", studies.load("mystudy"), evidence)
-    assert list(drawn.tables) == ["mystudy"]  # the usual table
-    _, [verdict] = sections.sections([drawn])
+    drawing = sections.draw("mystudy", studies.load("mystudy"), evidence)
+    assert list(drawing.tables) == ["mystudy"]  # the usual table
+    _, [verdict] = sections.sections([drawing])
     assert (verdict.claim.name, verdict.answer) == ("mystudy: Mine is better", verdicts.HOLDS)
 
 

@@ -94,14 +94,14 @@ def registered() -> dict[str, list[Comparison]]:
 def compare(toy: VectorSet, name: str) -> list[Compared]:
     """All comparisons of one file; infinitely wrong is an array that none is about, or with NaN."""
     arrays = toy.load(name)
-    found = [each for one in registered().get(name, []) for each in one(toy, name, arrays)]
-    known = {one.array for one in found}
+    comparisons = [each for one in registered().get(name, []) for each in one(toy, name, arrays)]
+    compared = {one.array for one in comparisons}
     for key in arrays:
-        if key not in known and not any(re.fullmatch(p, key) for p in _INPUTS.get(name, [])):
-            found.append(Compared(f"{key} (not compared)", float("inf"), 0))
+        if key not in compared and not any(re.fullmatch(p, key) for p in _INPUTS.get(name, [])):
+            comparisons.append(Compared(f"{key} (not compared)", float("inf"), 0))
         elif not _finite(arrays[key]):
-            found.append(Compared(f"{key} (not finite)", float("inf"), 0))
-    return found
+            comparisons.append(Compared(f"{key} (not finite)", float("inf"), 0))
+    return comparisons
 
 
 def difference(ours: Any, official: np.ndarray) -> float:

@@ -110,14 +110,14 @@ def without_rounded_position_embeddings(
 def levels(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     """CLIPer's features of the levels below the last."""
     backbone, _ = setup(toy, CASES[name])
-    for found, official in arrays.matching(r"(.+)__layer(\d+)_feat(_first\d+)?"):
+    for match, official in arrays.matching(r"(.+)__layer(\d+)_feat(_first\d+)?"):
         target = "sclip_lab.attention.cliper.level"
-        level = lab.attention.variant.build({"_target_": target, "source": int(found[2]) - 1})
-        image = toy.inputs[found[1]]
+        level = lab.attention.variant.build({"_target_": target, "source": int(match[2]) - 1})
+        image = toy.inputs[match[1]]
         ours = dense_features(backbone, image, level)[0].flatten(0, 1)
-        rows = arrays.rows(found[0])
-        ours = ours[: len(official)] if found[3] else ours[rows]
-        yield close(found[0], ours, official, features_limit(backbone, image))
+        rows = arrays.rows(match[0])
+        ours = ours[: len(official)] if match[3] else ours[rows]
+        yield close(match[0], ours, official, features_limit(backbone, image))
 
 
 @comparison("gem", "gem_depth4", "gem_iter0", "gem_iter2", "gem_temp10")
@@ -125,11 +125,11 @@ def of_each_projection(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Co
     case = CASES[name]
     backbone, _ = setup(toy, case)
     settings = {k: v for k, v in case.get("overrides", {}).items() if k != "layers"}
-    for found, official in arrays.matching(r"(.+)__([vkq])_attn_rows"):
-        ctx = last_block(backbone, toy.inputs[found[1]])
+    for match, official in arrays.matching(r"(.+)__([vkq])_attn_rows"):
+        ctx = last_block(backbone, toy.inputs[match[1]])
         with torch.inference_mode():
-            weights = gem(ctx, [PROJECTIONS[found[2]]], **settings)[0]
-        yield close(found[0], weights[:, arrays.rows(found[0])], official, WEIGHTS)
+            weights = gem(ctx, [PROJECTIONS[match[2]]], **settings)[0]
+        yield close(match[0], weights[:, arrays.rows(match[0])], official, WEIGHTS)
 
 
 @comparison("clip_surgery")
@@ -149,13 +149,13 @@ def trained_stream(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compar
 @comparison("cliptrase")
 def self_correlations(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     """Of block 11 or 12, counted from 1."""
-    for found, official in arrays.matching(r"(.+)__selfcorr(\d+)(_attn_rows)?"):
-        ctx = last_block(toy.network(), toy.inputs[found[1]])
+    for match, official in arrays.matching(r"(.+)__selfcorr(\d+)(_attn_rows)?"):
+        ctx = last_block(toy.network(), toy.inputs[match[1]])
         with torch.inference_mode():
-            ours = self_correlation((*ctx.history, ctx.input)[int(found[2]) - 1])[0]
-        if found[3]:
-            ours = ours[arrays.rows(found[0])][None]
-        yield close(found[0], ours, official, WEIGHTS)
+            ours = self_correlation((*ctx.history, ctx.input)[int(match[2]) - 1])[0]
+        if match[3]:
+            ours = ours[arrays.rows(match[0])][None]
+        yield close(match[0], ours, official, WEIGHTS)
 
 
 @comparison("scclip", "sfp", "sfp_l2", "sfp_lof")

@@ -36,21 +36,21 @@ def freecp(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     scale = float(backbone.model.logit_scale.exp())
     for one in arrays.inputs("prob"):
         image = toy.inputs[one]
-        found = dict(encode(backbone, image, variants))
+        features = dict(encode(backbone, image, variants))
         key = f"{one}__prob"
-        cosines = unit(found[0].patches[0].float()) @ text.T
+        cosines = unit(features[0].patches[0].float()) @ text.T
         probability = torch.softmax(scale * cosines, dim=-1).permute(2, 0, 1)
         yield close(key, probability, arrays[key], PROBABILITIES)
         limits = (background, float(arrays["rp"]), float(arrays["ap"]))
-        maps, refined, left, kept = purified(found[0], text, crops, 0, *limits)
+        maps, refined, left, places = purified(features[0], text, crops, *limits)
         key = f"{one}__refined"
         whole = F.pad(refined, (0, 0, 0, 0, background, 0))  # background stays 0
         yield close(key, whole, arrays[key], REFINED)
         key = f"{one}__kept_after_redundancy"
         yield unequal(key, torch.tensor(left), arrays[key])
-        yield unequal(f"{one}__kept", torch.tensor(kept), arrays[f"{one}__kept"])
+        yield unequal(f"{one}__kept", torch.tensor(places), arrays[f"{one}__kept"])
         key = f"{one}__logits_s16"
         whole = F.interpolate(maps.permute(2, 0, 1)[None], image.shape[-2:], mode="bilinear")[0]
         yield close(key, whole[:, ::16, ::16], arrays[key], PROBABILITIES)
         key = f"{one}__cls_logits"
-        yield close(key, scale * unit(found[1].class_embedding[0]) @ text.T, arrays[key], 1e-4)
+        yield close(key, scale * unit(features[1].class_embedding[0]) @ text.T, arrays[key], 1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 import sclip_lab as lab
 from sclip_lab.attention import adapted
 from sclip_lab.attention.guided import guided_map, patch_values, resized
-from sclip_lab.attention.windows_together import Across, Anchors, full_width
+from sclip_lab.attention.windows_together import Across, full_width
 from sclip_lab.network.context import Context
 from sclip_lab.network.scene import Guidance, Placement, Scene, alone
 from sclip_lab.network.text import Text
@@ -90,12 +91,12 @@ def proxyclip(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
         features = stored(arrays[f"{one}__guidance"])[None]
         image = toy.image(one)
         scene = Scene(guidance=Guidance(lambda features=features: features))
-        [(_, found)] = encode(backbone, image, [variant], scene=scene)
+        [(_, encoding)] = encode(backbone, image, [variant], scene=scene)
         yield close(
-            f"{one}__feat", found.patches[0].flatten(0, 1), arrays[f"{one}__feat"], FEATURES
+            f"{one}__feat", encoding.patches[0].flatten(0, 1), arrays[f"{one}__feat"], FEATURES
         )
         key = f"{one}__attn_rows"
-        rows = found.state.attention[0, 0, 1:, 1:][arrays.rows(key)]
+        rows = encoding.state.attention[0, 0, 1:, 1:][arrays.rows(key)]
         yield close(key, rows, arrays[key], WEIGHTS)
 
 
@@ -113,16 +114,16 @@ def self_adaptive(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compare
         grid = (features.shape[-2], features.shape[-1])
         scene = Scene(guidance=Guidance(lambda features=features: features))
         for key, of in ((f"{one}__base_feat", base), (f"{one}__feat", variant.given(text))):
-            [(_, found)] = encode(backbone, image, [of], scene=scene)
+            [(_, encoding)] = encode(backbone, image, [of], scene=scene)
             if key in arrays:
                 # Near-ties at the cut of a row's share move some rows of a grid finer than CLIP's.
-                limit = FEATURES if of is base else 2e-4 if grid == found.grid else 2e-3
-                yield close(key, found.patches[0].flatten(0, 1), arrays[key], limit)
-        ctx = Context(found.history[-1], found.history[:-1], found.grid, scene=scene)
-        between, wanted = guided_map(ctx, settings["beta"], settings["gamma"], "guidance")
+                limit = FEATURES if of is base else 2e-4 if grid == encoding.grid else 2e-3
+                yield close(key, encoding.patches[0].flatten(0, 1), arrays[key], limit)
+        ctx = Context(encoding.history[-1], encoding.history[:-1], encoding.grid, scene=scene)
+        between, expected = guided_map(ctx, settings["beta"], settings["gamma"], "guidance")
         key = f"{one}__base_rows"
         yield close(key, between[0, rows], arrays[key], WEIGHTS)
-        value = resized(patch_values(ctx), ctx.grid, wanted)
+        value = resized(patch_values(ctx), ctx.grid, expected)
         maps = between[:, None]
         p = adapted.class_distributions(maps, value, ctx.block, ctx.head, text.targets)
         new = adapted.agreement(p, sharpness=float(arrays["lambda"]))[0]
@@ -135,12 +136,12 @@ def self_adaptive(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compare
 def gla(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone = toy.network(position_embedding=RULE)
     attention, changed = GLA[name]
-    given = {key: float(arrays[key]) for key in ("beta", "gamma") if key in arrays}
-    given = given if attention == "gla" else {}  # the others have none, or values of their own
-    said = toy.meta(name).get("cfg") or {}
+    options = {key: float(arrays[key]) for key in ("beta", "gamma") if key in arrays}
+    options = options if attention == "gla" else {}  # the others have none, or values of their own
+    listed = toy.meta(name).get("cfg") or {}
     if attention != "clearclip" and changed.get("anchors", "") is not None:
-        given |= {GLA_SAID[key]: value for key, value in said.items() if key in GLA_SAID}
-    variant = lab.load_attention(attention, **{**changed, **given})
+        options |= {GLA_SAID[key]: value for key, value in listed.items() if key in GLA_SAID}
+    variant = lab.load_attention(attention, **{**changed, **options})
     guidance = stored(arrays["guidance"]) if "guidance" in arrays else None
     for one in arrays.inputs("window_feats"):
         image = toy.inputs[one][0]
@@ -156,45 +157,44 @@ def gla(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
             ]
             yield unequal(key, torch.tensor(boxes), arrays[key])
         scene = one_photo(plan, guidance, backbone.patch_size)
-        [(_, found)] = encode(backbone, plan.cut(image), [variant], scene=scene)
+        [(_, encoding)] = encode(backbone, plan.cut(image), [variant], scene=scene)
         official = arrays[f"{one}__window_feats"]
-        kept = found.patches.flatten(1, 2)
+        flat = encoding.patches.flatten(1, 2)
         # Of many windows every third patch was kept.
-        kept = kept[:, ::3] if kept[..., 0].numel() > MANY_PATCHES else kept
-        yield close(f"{one}__window_feats", kept, official, FEATURES)
+        flat = flat[:, ::3] if flat[..., 0].numel() > MANY_PATCHES else flat
+        yield close(f"{one}__window_feats", flat, official, FEATURES)
         key = f"{one}__attn_rows"
         if key in arrays:
-            weights = gla_weights(found, variant.config)
+            weights = gla_weights(encoding, variant.config)
             rows = weights[: len(arrays[key])][:, arrays.rows(key)]
             yield close(key, rows, arrays[key], GLA_WEIGHTS)
             allowed = (weights > 0).sum(dim=-1)
             key = f"{one}__allowed_keys_per_query"
             yield unequal(key, allowed, arrays[key])
-        yield from segmented(arrays, one, found, plan)
+        yield from segmented(arrays, one, encoding, plan)
 
 
-def gla_weights(found: Encoded, config: Mapping[str, Any]) -> Tensor:
+def gla_weights(encoding: Encoded, config: Mapping[str, Any]) -> Tensor:
     """(windows, patches, all patches) of the last block."""
-    context = Context(found.history[-1], found.history[:-1], found.grid, scene=found.scene)
-    if found.scene.guidance is not None:
-        raw = found.scene.guidance.on(found.grid)
+    context = Context(
+        encoding.history[-1], encoding.history[:-1], encoding.grid, scene=encoding.scene
+    )
+    if encoding.scene.guidance is not None:
+        raw = encoding.scene.guidance.on(encoding.grid)
     else:
         raw = full_width(context, config["source"])
-    given = {k: config[k] for k in ("norm", "beta", "gamma", "dynamic_beta", "dynamic_gamma")}
-    gather = Anchors(config["rounds"], config["threshold"])
-    attend = Across(
-        **given, anchors=config["anchors"], gather=gather, include_self=config["include_self"]
-    )
+    attend = Across(**{field.name: config[field.name] for field in dataclasses.fields(Across)})
     [photo] = context.photos
-    return attend.weights(raw, photo, found.grid).unflatten(0, raw.shape[:2])
+    weights = torch.cat(list(attend.weights(raw, photo, encoding.grid)))
+    return weights.unflatten(0, raw.shape[:2])
 
 
-def segmented(arrays: Arrays, one: str, found: Encoded, plan: Plan) -> Iterator[Compared]:
+def segmented(arrays: Arrays, one: str, encoding: Encoded, plan: Plan) -> Iterator[Compared]:
     """Stitched cosines and labels: scale 40, pixels below 0.1 are background."""
     text, classes = stored(arrays["text"]), torch.from_numpy(arrays["query_idx"])
     protocol = Protocol(logit_scale=40.0, prob_threshold=0.1)
     readout = Readout(protocol, text, classes)
-    laid_out = plan.lay_out(readout.patch_logits(found))
+    laid_out = plan.lay_out(readout.patch_logits(encoding))
     for match, official in arrays.matching(rf"{re.escape(one)}__logits_s(\d+)"):
         step = int(match[1])
         ours = plan.stitch(laid_out)[:, ::step, ::step]
@@ -210,14 +210,14 @@ def lposs(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     scores, patch = stored(arrays["a__preds_in"]), toy.clip.PATCH
     side = round(len(unit) ** 0.5)
     centres = alone(1, (patch * side, patch * side), patch)[0].centres((side, side))
-    for found, official in arrays.matching(r"(\w+)__cfg"):
+    for fields, official in arrays.matching(r"(\w+)__cfg"):
         scale, power, neighbours, exponent, alpha = official.tolist()
         graph = patch_graph(unit, centres, round(neighbours), exponent, scale, power)
-        key = f"{found[1]}__laplacian_rows"
+        key = f"{fields[1]}__laplacian_rows"
         laplacian = np.eye(len(unit)) - alpha * graph.toarray()
-        rows = arrays[f"{found[1]}__rows_index"]
+        rows = arrays[f"{fields[1]}__rows_index"]
         yield close(key, torch.from_numpy(laplacian[rows]), arrays[key], WEIGHTS)
-        key = f"{found[1]}__preds_out"
+        key = f"{fields[1]}__preds_out"
         yield close(key, propagate_over_patches(graph, scores, alpha), arrays[key], LOGITS)
     if "b__guidance" in arrays:
         yield from lposs_windows(arrays, patch)

@@ -113,12 +113,12 @@ def heads_by_entropy(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Comp
 def entropies_of_passes(ctx: Context, chosen: int) -> list[Tensor]:
     near = dih.cosine(dih.by_heads(ctx, "9/12", chosen))
     entering = dih.averaged(ctx.tokens, dih.cut_below(near, 0.4))
-    found = []
+    per_head = []
     for tokens in (entering, dih.sum_of_layers(ctx, ("4/12", "10/12"))):
         inner = replace(ctx, input=BlockInput(ctx.block, tokens))
         weights = dih.last_weights(inner, near, 3.0)
-        found.append(dih.entropies(weights[:, :, 1:, 1:]))
-    return found
+        per_head.append(dih.entropies(weights[:, :, 1:, 1:]))
+    return per_head
 
 
 def with_heads(toy: VectorSet, heads: int) -> Backbone:
@@ -197,8 +197,8 @@ def cdam_segmentor(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compar
     for case in sorted({key[0] for key in arrays if "__seg_labels" in key}):
         key = f"{case}__seg_labels"
         official, scale = arrays[key], float(arrays[f"{case}__logit_scale"])
-        own = [k for k in arrays if k.startswith(f"{case}__seg_probs_s")]
-        two = bool(own) and len(arrays[own[0]]) > len(set(arrays["query_idx"].tolist()))
+        keys = [k for k in arrays if k.startswith(f"{case}__seg_probs_s")]
+        two = bool(keys) and len(arrays[keys[0]]) > len(set(arrays["query_idx"].tolist()))
         text = Text.of(every) if two else Text(targets, every[len(targets) :])
         classes = np.arange(len(every)) // 2 if two else arrays["query_idx"]
         variant = lab.load_attention("cdam").given(text)
@@ -218,15 +218,15 @@ def cdam_segmentor(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compar
         ) -> float:
             return float((of(one).labels(classes, protocol) != official).sum())
 
-        found = of(best_input(toy, toy.meta(name).get("input"), error))
-        yield unequal(key, found.labels(classes, protocol), official, PIXELS)
-        cosines = unit(found.encoded.patches).flatten(1, 2) @ text.targets.T
+        result = of(best_input(toy, toy.meta(name).get("input"), error))
+        yield unequal(key, result.labels(classes, protocol), official, PIXELS)
+        cosines = unit(result.encoded.patches).flatten(1, 2) @ text.targets.T
         thd = float(entropy_thresholds(cosines)[-1])
         key = f"{case}__last_window_thd"
         yield close(key, thd, arrays[key], WEIGHTS)
-        for probs in own:
+        for probs in keys:
             step = int(probs.rpartition("_s")[2])
-            maps = probabilities(found.stitched, classes, scale)
+            maps = probabilities(result.stitched, classes, scale)
             yield close(probs, maps[:, ::step, ::step], arrays[probs], 1e-4)
 
 
@@ -272,12 +272,12 @@ def of_one_photo(arrays: Arrays, text: Tensor) -> Iterator[Compared]:
 def pearl_segmentor(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone, text, classes = toy.network(), torch.from_numpy(arrays["text"]), arrays["query_idx"]
     variant = lab.load_attention("pearl")
-    for found in arrays.inputs("cfg"):
-        crop, refine, scale, threshold, *size = arrays[f"{found}__cfg"].tolist()
+    for case in arrays.inputs("cfg"):
+        crop, refine, scale, threshold, *size = arrays[f"{case}__cfg"].tolist()
         target = int(size[0]), int(size[1])
         fields = {"logit_scale": scale, "prob_threshold": round(threshold, 6)}
         protocol = Protocol(**fields, refinement=TLP if refine else None)
-        official = arrays[f"{found}__seg_labels"]
+        official = arrays[f"{case}__seg_labels"]
 
         def of(one: str, crop: float = crop, target: Any = target) -> Run:
             image = toy.inputs[one][0]
@@ -289,9 +289,9 @@ def pearl_segmentor(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compa
             return float((of(one).labels(classes, protocol) != official).sum())
 
         one = of(best_input(toy, toy.meta(name).get("input"), error))
-        key = f"{found}__seg_labels"
+        key = f"{case}__seg_labels"
         yield unequal(key, one.labels(classes, protocol), official, PIXELS)
-        key = f"{found}__seg_probs_s4"
+        key = f"{case}__seg_probs_s4"
         if key in arrays:
             maps = torch.from_numpy(one.stitched)
             if refine:

@@ -33,32 +33,32 @@ def pooled(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
 
 @comparison("naclip_prior")
 def prior(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
-    for found, official in arrays.matching(r"prior_(\d+)x(\d+)_sigma([\d.]+)"):
-        ours = gaussian((int(found[1]), int(found[2])), float(found[3]))
-        yield close(found[0], ours, official, 1e-6)
+    for match, official in arrays.matching(r"prior_(\d+)x(\d+)_sigma([\d.]+)"):
+        ours = gaussian((int(match[1]), int(match[2])), float(match[3]))
+        yield close(match[0], ours, official, 1e-6)
 
 
 @comparison("posemb")
 def position_embeddings(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     table, trained = toy.weights["visual.positional_embedding"], (toy.clip.GRID, toy.clip.GRID)
-    for found, official in arrays.matching(r"(\d+)x(\d+)__(.+)"):
-        grid = int(found[1]), int(found[2])
-        ours = interpolate(table, trained, grid, RULES[found[3]])
-        yield close(found[0], ours[1:, : official.shape[1]], official, SMALL)
+    for match, official in arrays.matching(r"(\d+)x(\d+)__(.+)"):
+        grid = int(match[1]), int(match[2])
+        ours = interpolate(table, trained, grid, RULES[match[3]])
+        yield close(match[0], ours[1:, : official.shape[1]], official, SMALL)
 
 
 @comparison("preprocess", inputs="cv2_version|mmcv_version")
 def preprocessing(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     """The share of values that differ: OpenCV's builds differ by one level in a few."""
     backbone = toy.network()
-    for found, official in arrays.matching(r"photo(\d+)x(\d+)__resized_bgr_u8"):
-        size = int(found[1]), int(found[2])
+    for match, official in arrays.matching(r"photo(\d+)x(\d+)__resized_bgr_u8"):
+        size = int(match[1]), int(match[2])
         photo = toy.clip.make_photo(toy.which, *size)
         ours = photos.resize(photo, official.shape[:2])
-        yield Compared(found[0], float((ours != official).mean()), 1e-3, ours)
-    for found, official in arrays.matching(r"photo(\d+)x(\d+)__.+_norm_crop(\d+)"):
-        size, crop = (int(found[1]), int(found[2])), int(found[3])
+        yield Compared(match[0], float((ours != official).mean()), 1e-3, ours)
+    for match, official in arrays.matching(r"photo(\d+)x(\d+)__.+_norm_crop(\d+)"):
+        size, crop = (int(match[1]), int(match[2])), int(match[3])
         rgb = np.ascontiguousarray(toy.clip.make_photo(toy.which, *size)[..., ::-1])
         image = photos.to_input(rgb, Protocol().resized(*size), backbone)
         ours = image[:, :crop, :crop].numpy()
-        yield Compared(found[0], float((~(np.abs(ours - official) <= 1e-5)).mean()), 1e-3, ours)
+        yield Compared(match[0], float((~(np.abs(ours - official) <= 1e-5)).mean()), 1e-3, ours)

@@ -20,7 +20,6 @@ from sclip_lab.segmentation.readouts.maskclip import (
     smoothing_keys,
 )
 from sclip_lab.segmentation.readouts.surgery import (
-    less_redundant,
     surgery,
     surgery_logits,
 )
@@ -64,21 +63,22 @@ def feature_surgery(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compa
     backbone, variant = setup(toy, CASES[name])
     text = toy.text()
     for one in arrays.inputs("sim_plain"):
-        found = encoded(backbone, toy.inputs[one], variant)
-        tokens = torch.cat([found.class_embedding[:, None], found.patches.flatten(1, 2)], dim=1)
+        encoding = encoded(backbone, toy.inputs[one], variant)
+        tokens = torch.cat(
+            [encoding.class_embedding[:, None], encoding.patches.flatten(1, 2)], dim=1
+        )
         f = F.normalize(tokens, dim=-1)
         logits = surgery_logits(f, text)
         yield close(f"{one}__sim_plain", (f @ text.T)[0], arrays[f"{one}__sim_plain"], SIMILARITIES)
         key = f"{one}__sim_surgery"
         yield close(key, logits[0], arrays[key], SIMILARITIES)
-        by_readout = torch.cat([logits[0, :1], surgery(found, text).flatten(1, 2)[0]])
+        by_readout = torch.cat([logits[0, :1], surgery(encoding, text).flatten(1, 2)[0]])
         yield close(key, by_readout, arrays[key], SIMILARITIES)
-        redundant = less_redundant(f, text)[0]
         key = f"{one}__sim_redundant"
-        yield close(key, redundant, arrays[key], SIMILARITIES)
+        yield close(key, (f @ (text - text.mean(0)).T)[0], arrays[key], SIMILARITIES)
         for match, maps in arrays.matching(rf"{one}__map_surgery_(\d+)x(\d+)"):
             size = int(match[1]), int(match[2])
-            ours = stretched_maps(logits, found.grid, size)[0].permute(1, 2, 0)
+            ours = stretched_maps(logits, encoding.grid, size)[0].permute(1, 2, 0)
             yield close(match[0], ours, maps, PROBABILITIES)
 
 
@@ -95,13 +95,13 @@ def stretched_maps(logits: Tensor, grid: tuple[int, int], size: tuple[int, int])
 def cliper_fusion(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone, variant = setup(toy, CASES[name])
     pattern = r"(.+)__seg_(\d+)fg_(\d+)bg_scale([\d.]+)_thr([\d.]+)"
-    for found, official in arrays.matching(pattern):
-        names, background = int(found[2]), int(found[3])
+    for fields, official in arrays.matching(pattern):
+        names, background = int(fields[2]), int(fields[3])
         text = toy.text(names + background)
-        one = encoded(backbone, toy.inputs[found[1]], variant)
-        settings = float(found[4]), float(found[5])
+        one = encoded(backbone, toy.inputs[fields[1]], variant)
+        settings = float(fields[4]), float(fields[5])
         ours = cliper_maps(one, text[:names], text[names:], *settings)
-        yield close(found[0], ours[0], official, PROBABILITIES)
+        yield close(fields[0], ours[0], official, PROBABILITIES)
 
 
 @comparison("cliper")
@@ -111,11 +111,11 @@ def cliper_windows(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compar
     backbone, variant = setup(toy, CASES[name])
     others = arrays.matching(r"(.+)__seg_(\d+)fg_(\d+)bg_scale([\d.]+)_thr([\d.]+)")
     _, names, background, *settings = next(others)[0].groups()
-    for found, official in arrays.matching(r"(.+)__seg_sliding(\d+)"):
+    for fields, official in arrays.matching(r"(.+)__seg_sliding(\d+)"):
         text, count = toy.text(int(names) + int(background)), len(official)
-        one = encoded(backbone, toy.inputs[found[1]], variant)
-        ours = cliper_maps(one, text[:count], text[count:], *map(float, settings), int(found[2]))
-        yield close(found[0], ours[0], official, PROBABILITIES)
+        one = encoded(backbone, toy.inputs[fields[1]], variant)
+        ours = cliper_maps(one, text[:count], text[count:], *map(float, settings), int(fields[2]))
+        yield close(fields[0], ours[0], official, PROBABILITIES)
 
 
 @comparison("maskclip_original", "maskclip_original_quickgelu")
@@ -185,32 +185,32 @@ def semantic_feedback(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Com
 @torch.inference_mode()
 def clusters_and_votes(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone, variant = setup(toy, CASES["cliptrase"])
-    for found, official in arrays.matching(r"(.+)__eps([\d.]+)_min(\d+)__dbscan"):
-        ctx = last_block(toy.network(), toy.inputs[found[1]])
+    for fields, official in arrays.matching(r"(.+)__eps([\d.]+)_min(\d+)__dbscan"):
+        ctx = last_block(toy.network(), toy.inputs[fields[1]])
         affinity = clustering.affinity(clustering.self_correlation(ctx.history[-1])[0])
-        ours = clustering.clusters(affinity, float(found[2]), int(found[3]))
-        yield unequal(found[0], ours, official)
-    for found, official in arrays.matching(r"([^_]+)__(.+)__eps([\d.]+)_min(\d+)__pred"):
-        image, foreground = toy.inputs[found[2]], 6
+        ours = clustering.clusters(affinity, float(fields[2]), int(fields[3]))
+        yield unequal(fields[0], ours, official)
+    for fields, official in arrays.matching(r"([^_]+)__(.+)__eps([\d.]+)_min(\d+)__pred"):
+        image, foreground = toy.inputs[fields[2]], 6
         # VOC21 has its background words as classes of their own; the others collapse them to C.
-        text = toy.text() if found[1] == "VOC21" else toy.text()[:foreground]
+        text = toy.text() if fields[1] == "VOC21" else toy.text()[:foreground]
         features = dense_features(backbone, image, variant, normalize=True)[0]
         logits = features @ text.T
-        if found[1] == "VOC20":
+        if fields[1] == "VOC20":
             class_embedding = run(backbone, variant, image)[1][0]
             logits = logits * (class_embedding @ text.T / class_embedding.norm())
         logits = F.interpolate(logits.permute(2, 0, 1)[None], image.shape[-2:], mode="bilinear")
         prediction = logits[0].argmax(dim=0)
         one = encoded(backbone, image, variant)
-        voted = clustering.cliptrase(prediction, one, float(found[3]), int(found[4]))
-        yield unequal(found[0], voted.clamp(max=foreground), official, PIXELS)
+        voted = clustering.cliptrase(prediction, one, float(fields[3]), int(fields[4]))
+        yield unequal(fields[0], voted.clamp(max=foreground), official, PIXELS)
 
 
 @comparison("pamr", inputs="image|mask_.+")
 def refined(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     image = torch.from_numpy(arrays["image"])[0]
-    for found, official in arrays.matching(r"out_(.+)_it(\d+)_d([\d-]+)"):
-        mask = torch.from_numpy(arrays[f"mask_{found[1]}"])[0].float()
-        dilations = [int(d) for d in found[3].split("-")]
-        ours = pamr(image, mask, int(found[2]), dilations)
-        yield close(found[0], ours[None], official, 2e-5)
+    for fields, official in arrays.matching(r"out_(.+)_it(\d+)_d([\d-]+)"):
+        mask = torch.from_numpy(arrays[f"mask_{fields[1]}"])[0].float()
+        dilations = [int(d) for d in fields[3].split("-")]
+        ours = pamr(image, mask, int(fields[2]), dilations)
+        yield close(fields[0], ours[None], official, 2e-5)

@@ -67,11 +67,11 @@ class Run:
         protocol = protocol or Protocol()
         size = (image.shape[-2], image.shape[-1])
         self.plan = windows.plan(size, target, crop, stride, backbone.patch_size)
-        seen = self.plan.cut(image)
+        crops = self.plan.cut(image)
         if protocol.views:
             looks = protocol.views.items()
-            seen = torch.cat([views.see_one(seen, view, name) for name, view in looks])
-        [(_, everything)] = encode(backbone, seen, [variant])
+            crops = torch.cat([views.see_one(crops, view, name) for name, view in looks])
+        [(_, everything)] = encode(backbone, crops, [variant])
         readout = Readout(protocol, text, torch.arange(len(text)))
         logits = views.average(readout.patch_logits(everything), protocol.views)
         self.encoded: Encoded = everything.part(slice(0, self.plan.num_windows))
@@ -95,25 +95,25 @@ def probabilities(logits: np.ndarray, classes: np.ndarray, scale: float) -> Tens
 
 
 def resized(maps: np.ndarray, size: Size) -> np.ndarray:
-    found = F.interpolate(torch.from_numpy(maps)[None], size, mode="bilinear")
-    return found[0].numpy()
+    stretched = F.interpolate(torch.from_numpy(maps)[None], size, mode="bilinear")
+    return stretched[0].numpy()
 
 
 def settings(key: str) -> dict[str, Any]:
     """A protocol's fields from a key such as ``b_scale65_prob0.1_area0.1__label``."""
     fields = {"scale": "logit_scale", "prob": "prob_threshold", "area": "area_threshold"}
-    found: dict[str, Any] = {
+    config: dict[str, Any] = {
         fields[name]: float(value) for name, value in re.findall(r"_(scale|prob|area)([\d.]+)", key)
     }
-    return {**found, **({"refinement": PAMR} if re.search(r"_pamr\d+", key) else {})}
+    return {**config, **({"refinement": PAMR} if re.search(r"_pamr\d+", key) else {})}
 
 
-def best_input(toy: VectorSet, named: str | None, error: Callable[[str], float]) -> str:
+def best_input(toy: VectorSet, chosen: str | None, error: Callable[[str], float]) -> str:
     """The input that a file is about: the one its meta.json names, or else the one that fits best.
 
     The fit cannot make a wrong computation pass: it only chooses among the set's images.
     """
-    return named if named in toy.inputs else min(toy.inputs, key=error)
+    return chosen if chosen in toy.inputs else min(toy.inputs, key=error)
 
 
 @comparison("sclip_segmentor", inputs="query_idx|text_tokens")
@@ -134,28 +134,28 @@ def sclip(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
         return Run(backbone, csa, image, to, crop, crop // 2, text)
 
     def error(one: str) -> float:
-        found = run(one)
+        result = run(one)
         if "raw_logits_s4" in arrays:
-            return difference(found.stitched[:, ::4, ::4], arrays["raw_logits_s4"])
+            return difference(result.stitched[:, ::4, ::4], arrays["raw_logits_s4"])
         key, official = next(iter(labels.items()))
-        return float((found.labels(classes, Protocol(**settings(key))) != official).sum())
+        return float((result.labels(classes, Protocol(**settings(key))) != official).sum())
 
     one = best_input(toy, toy.meta(name).get("input"), error)
-    found = run(one)
+    result = run(one)
     for key, tolerance in (("raw_logits_s4", LOGITS), ("raw_logits_f16", 1e-3)):
         if key in arrays:
-            ours = found.stitched[:, ::4, ::4] if key.endswith("s4") else found.stitched
+            ours = result.stitched[:, ::4, ::4] if key.endswith("s4") else result.stitched
             yield close(key, ours, arrays[key], tolerance)
     if "crop0_logits_s8" in arrays:
-        maps = found.laid_out[:, : found.plan.grid[0], : found.plan.grid[1]].numpy()
+        maps = result.laid_out[:, : result.plan.grid[0], : result.plan.grid[1]].numpy()
         ours = resized(maps, (crop, crop))[:, ::8, ::8]
         yield close("crop0_logits_s8", ours, arrays["crop0_logits_s8"], LOGITS)
     for key, official in labels.items():
         kinds = np.arange(len(text)) if "nosyn" in key else classes
-        ours = found.labels(kinds, Protocol(**settings(key)))
+        ours = result.labels(kinds, Protocol(**settings(key)))
         yield unequal(key, ours, official, PIXELS)
     for match, official in arrays.matching(r"([a-f]_.*)__prob_s4"):
-        maps = probabilities(found.stitched, classes, settings(match[1]).get("logit_scale", 40.0))
+        maps = probabilities(result.stitched, classes, settings(match[1]).get("logit_scale", 40.0))
         share = settings(match[1]).get("area_threshold")
         if share:
             won = maps.argmax(0).flatten()
@@ -164,18 +164,18 @@ def sclip(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
         yield close(match[0], maps[:, ::4, ::4], official, PROBABILITIES)
     for match, official in arrays.matching(r"f_pamr(\d+)_raw_logits_s4"):
         refine = PAMR | {"steps": int(match[1])}
-        refined = refine_logits(found, refine)
+        refined = refine_logits(result, refine)
         yield close(match[0], refined[:, ::4, ::4], official, PROBABILITIES)
     for match, official in arrays.matching(r"g_[a-z]+(\d+)x(\d+)_raw_logits_s4"):
         ours = run(one, (int(match[1]), int(match[2]))).stitched[:, ::4, ::4]
         yield close(match[0], ours, official, LOGITS)
 
 
-def refine_logits(found: Run, refinement: Mapping[str, Any]) -> np.ndarray:
+def refine_logits(result: Run, refinement: Mapping[str, Any]) -> np.ndarray:
     from sclip_lab.segmentation.refinements.pamr import pamr
 
-    image = F.interpolate(found.image[None], found.plan.target, mode="bilinear")[0]
-    logits = torch.from_numpy(found.stitched)
+    image = F.interpolate(result.image[None], result.plan.target, mode="bilinear")[0]
+    logits = torch.from_numpy(result.stitched)
     return pamr(image, logits, refinement["steps"], refinement["dilations"]).numpy()
 
 
@@ -224,10 +224,10 @@ def naclip(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     for key, official in labels.items():
         yield unequal(key, ours(one, key), official, PIXELS)
     for match, official in arrays.matching(r"((whole|slide)_.*)__prob_s4"):
-        found, key = run(one, match[2] == "whole"), match[1]
-        maps = found.stitched
+        result, key = run(one, match[2] == "whole"), match[1]
+        maps = result.stitched
         if "_pamr" in key:
-            maps = refine_logits(found, PAMR)
+            maps = refine_logits(result, PAMR)
         maps = probabilities(maps, classes, settings(key).get("logit_scale", 40.0))
         maps = maps / maps.sum(0)  # this evaluator divides by the sum over classes at its end
         yield close(match[0], maps[:, ::4, ::4], official, PROBABILITIES)
@@ -251,12 +251,12 @@ def itaclip(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     for match, official in arrays.matching(r"(.+)__logits_(\d)views?_s4"):
         size = tuple(toy.inputs[match[1]].shape[-2:])
         protocol = None if match[2] == "1" else five
-        found = run(match[1], size, five.stride, protocol)
-        yield close(match[0], found.stitched[:, ::4, ::4], official, LOGITS)
+        result = run(match[1], size, five.stride, protocol)
+        yield close(match[0], result.stitched[:, ::4, ::4], official, LOGITS)
     for match, official in arrays.matching(r"(.+)__slide(\d+)_raw_logits_s4"):
-        found = run(match[1], target, int(match[2]), five)
-        yield close(match[0], found.stitched[:, ::4, ::4], official, LOGITS)
+        result = run(match[1], target, int(match[2]), five)
+        yield close(match[0], result.stitched[:, ::4, ::4], official, LOGITS)
     for match, official in arrays.matching(r"(.+)__(voc21)preset__label"):
         preset = lab.load_protocol("itaclip", match[2])
-        found = run(match[1], target, preset.stride, preset)
-        yield unequal(match[0], found.labels(arrays["query_idx"], preset), official, PIXELS)
+        result = run(match[1], target, preset.stride, preset)
+        yield unequal(match[0], result.labels(arrays["query_idx"], preset), official, PIXELS)

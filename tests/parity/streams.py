@@ -61,20 +61,20 @@ def repaired_everywhere(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[C
         sigma, image = float(arrays[f"{one}__sigma"]), toy.inputs[one]
         variant = rf_variant(arrays, sigma)
         key = f"{one}__feat"
-        [(_, found)] = encode(backbone, image, [variant])
-        ours = found.patches[0].flatten(0, 1)
+        [(_, windows)] = encode(backbone, image, [variant])
+        ours = windows.patches[0].flatten(0, 1)
         yield close(key, ours[arrays.rows(key)], arrays[key], FEATURES)
-        yield close(f"{one}__cls", found.class_embedding[0], arrays[f"{one}__cls"], FEATURES)
+        yield close(f"{one}__cls", windows.class_embedding[0], arrays[f"{one}__cls"], FEATURES)
         key, rows = f"{one}__attn_rows_1", arrays[f"{one}__attn_rows_index"]
-        yield close(key, found.state.attention[0][:, rows], arrays[key], MAPS)
-        ctx = Context(found.history[-1], found.history[:-1], found.grid)
-        behind = [e.tokens for e in found.history[1:]] + [found.state.tokens]
+        yield close(key, windows.state.attention[0][:, rows], arrays[key], MAPS)
+        ctx = Context(windows.history[-1], windows.history[:-1], windows.grid)
+        behind = [e.tokens for e in windows.history[1:]] + [windows.state.tokens]
         guide = torch.stack(behind).mean(0)
         near = rfclip.cut_below(rfclip.cosine(guide), variant.config["cut"])
         weights = rfclip.decode(ctx.block, guide, near, rfclip.sum_of_self_attention(ctx))[1]
         key = f"{one}__attn_rows_2"
         yield close(key, weights[0][:, rows], arrays[key], MAPS)
-        flagged = [sinks(e, found.grid, variant) for e in found.history]
+        flagged = [sinks(e, windows.grid, variant) for e in windows.history]
         yield unequal(f"{one}__sinks", torch.stack(flagged), arrays[f"{one}__sinks"])
 
 
@@ -104,10 +104,10 @@ def drawn_texts(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]
         share, draw = arrays[f"{case}__weights"].tolist()
         variant = rf_variant(arrays, float(arrays[f"{case}__sigma"]))
         whole, window, features = input_of(toy, arrays, case, text, variant)
-        drawn = rf_readout.adjusted(features.flatten(0, 1), whole, text, group, draw)
-        logits = (1 - share) * features @ drawn.T + share * (text @ whole)
+        corrected = rf_readout.adjusted(features.flatten(0, 1), whole, text, group, draw)
+        logits = (1 - share) * features @ corrected.T + share * (text @ whole)
         logits = F.interpolate(logits.permute(2, 0, 1)[None], window.shape[-2:], mode="bilinear")
-        yield close(f"{case}__adjusted_text", drawn, arrays[f"{case}__adjusted_text"], FEATURES)
+        yield close(f"{case}__adjusted_text", corrected, arrays[f"{case}__adjusted_text"], FEATURES)
         yield close(f"{case}__global_sim", text @ whole, arrays[f"{case}__global_sim"], LOGITS)
         for match, official in arrays.matching(rf"{case}__logits_s(\d+)"):
             step = int(match[1])
@@ -130,34 +130,34 @@ def input_of(
     }
     official = arrays[f"{case}__global_sim"]
     key = next(key for key in arrays if key.startswith(f"{case}__logits_s"))
-    seen, step = arrays[key].shape[1:], int(key.rpartition("_s")[2])
-    fitting = {n: list(windows_of(toy.inputs[n], patch, seen, step)) for n in wholes}
+    size, step = arrays[key].shape[1:], int(key.rpartition("_s")[2])
+    fitting = {n: list(windows_of(toy.inputs[n], patch, size, step)) for n in wholes}
     name = min(
         (name for name in wholes if fitting[name]),
         key=lambda one: close("", text @ wholes[one], official, 0).error,
     )
     whole = wholes[name]
-    found: list[tuple[float, Tensor, Tensor]] = []
+    candidates: list[tuple[float, Tensor, Tensor]] = []
     for window in fitting[name]:
         features = dense_features(backbone, window, variant, normalize=True)[0]
         draw = float(arrays[f"{case}__weights"][1])
         group = rf_readout.groups(text, float(arrays["cluster_distance"]))
-        drawn = rf_readout.adjusted(features.flatten(0, 1), whole, text, group, draw)
+        corrected = rf_readout.adjusted(features.flatten(0, 1), whole, text, group, draw)
         key = f"{case}__adjusted_text"
-        found.append((close(key, drawn, arrays[key], 0).error, window, features))
-        if found[-1][0] <= FEATURES / 10:
+        candidates.append((close(key, corrected, arrays[key], 0).error, window, features))
+        if candidates[-1][0] <= FEATURES / 10:
             break
-    _, window, features = min(found, key=lambda one: one[0])
+    _, window, features = min(candidates, key=lambda one: one[0])
     return whole, window, features
 
 
-def windows_of(image: Tensor, patch: int, seen: tuple[int, ...], step: int) -> Iterator[Tensor]:
+def windows_of(image: Tensor, patch: int, size: tuple[int, ...], step: int) -> Iterator[Tensor]:
     """The image if its size fits, and else windows whose every ``step``-th pixel gives ``seen``."""
-    if tuple(-(-side // step) for side in image.shape[-2:]) == tuple(seen):
+    if tuple(-(-side // step) for side in image.shape[-2:]) == tuple(size):
         yield image
         return
     height, width = (
-        [s for s in range(patch, n * step + 1, patch) if -(-s // step) == n] for n in seen
+        [s for s in range(patch, n * step + 1, patch) if -(-s // step) == n] for n in size
     )
     for h in height:
         for w in width:
@@ -175,16 +175,16 @@ AT_PATCHES = {"ttr_mean": "mean", "ttr_outliers": "only_outliers"}
 def with_registers(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compared]:
     backbone, count = toy.network(), int(arrays["num_registers"])
     neurons, scale = arrays["neurons"].tolist(), arrays["scale"].tolist()
-    said = toy.meta(name).get("normal_values") or AT_PATCHES.get(name, "zero")
-    hidden = {"neurons": neurons, "scale": scale, "patches": said}
+    normal = toy.meta(name).get("normal_values") or AT_PATCHES.get(name, "zero")
+    hidden = {"neurons": neurons, "scale": scale, "patches": normal}
     variant = lab.load_attention("registers", entry={"count": count}, hidden=hidden)
     for one in arrays.inputs():
         image = toy.inputs[one]
         key = f"{one}__feat"
-        [(_, found)] = encode(backbone, image, [variant])
-        ours = found.patches[0].flatten(0, 1)
+        [(_, windows)] = encode(backbone, image, [variant])
+        ours = windows.patches[0].flatten(0, 1)
         yield close(key, ours[arrays.rows(key)], arrays[key], FEATURES)
-        yield close(f"{one}__cls", found.class_embedding[0], arrays[f"{one}__cls"], FEATURES)
+        yield close(f"{one}__cls", windows.class_embedding[0], arrays[f"{one}__cls"], FEATURES)
         state, _ = run_whole(backbone, variant, image)
         embedded = backbone.head(state.tokens)[0, -count:]
         yield close(f"{one}__reg", embedded, arrays[f"{one}__reg"], FEATURES)
@@ -212,14 +212,14 @@ def at_registers(
     options = {k: v for k, v in variant.config["hidden"].items() if k != "_target_"}
     rows = []
     for layer, neuron in neurons:
-        kept: list[Tensor] = []
+        hidden_states: list[Tensor] = []
 
-        def keep(block: Any, hidden: Tensor, kept: list[Tensor] = kept) -> Tensor:
-            kept.append(registers.moved(block, hidden, grid, **options))
+        def keep(block: Any, hidden: Tensor, hidden_states: list[Tensor] = hidden_states) -> Tensor:
+            hidden_states.append(registers.moved(block, hidden, grid, **options))
             return hidden
 
         history[layer].block.with_hidden(keep, "kept").plain(history[layer].tokens)
-        rows.append(kept[0][0, -count:, neuron])
+        rows.append(hidden_states[0][0, -count:, neuron])
     return torch.stack(rows)
 
 
@@ -231,15 +231,15 @@ def found_neurons(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compare
         for seed in arrays["image_seeds"]
     ]
     for case in arrays.inputs("threshold"):
-        wanted = arrays[f"{case}__ranking_layer_neuron"]
+        ranking = arrays[f"{case}__ranking_layer_neuron"]
         pairs, scores = registers.find(
             toy.network(),
             images,
             float(arrays[f"{case}__threshold"]),
             int(arrays[f"{case}__detect_layer"]),
-            top=len(wanted),
+            top=len(ranking),
             sparse=bool(toy.meta(name).get(case, {}).get("apply_sparsity_filter", case == "c")),
         )
         key = f"{case}__ranking_score"
         yield close(key, np.array(scores), arrays[key], 1e-5)
-        yield unequal(f"{case}__ranking_layer_neuron", np.array(pairs), wanted)
+        yield unequal(f"{case}__ranking_layer_neuron", np.array(pairs), ranking)

@@ -34,9 +34,9 @@ class Kept(np.ndarray):
 
     @classmethod
     def of(cls, array: np.ndarray, index: np.ndarray, axis: int) -> Kept:
-        kept = array.view(cls)
-        kept.index, kept.axis = index, axis
-        return kept
+        viewed = array.view(cls)
+        viewed.index, viewed.axis = index, axis
+        return viewed
 
 
 class Arrays(Mapping[str, np.ndarray]):
@@ -72,9 +72,9 @@ class Arrays(Mapping[str, np.ndarray]):
     def matching(self, pattern: str) -> Iterator[tuple[re.Match[str], np.ndarray]]:
         """(match, array) of every key that a regular expression matches as a whole."""
         for key in self:
-            found = re.fullmatch(pattern, key)
-            if found:
-                yield found, self[key]
+            match = re.fullmatch(pattern, key)
+            if match:
+                yield match, self[key]
 
     def inputs(self, array: str = "feat") -> list[str]:
         """Names before ``__<array>``, in the file's order."""
@@ -96,11 +96,11 @@ class VectorSet:
 
     @cached_property
     def files(self) -> dict[str, Path]:
-        found: dict[str, Path] = {}
+        paths: dict[str, Path] = {}
         for folder in self.folders:
             for path in sorted(folder.glob("*.npz")):
-                found.setdefault(path.stem, path)
-        return dict(sorted(found.items()))
+                paths.setdefault(path.stem, path)
+        return dict(sorted(paths.items()))
 
     def load(self, name: str) -> Arrays:
         with np.load(self.files[name], allow_pickle=False) as arrays:
@@ -178,8 +178,8 @@ def folder_set(root: Path) -> VectorSet:
     if not folders:
         raise LabError(f"{root}: no .npz files, nor in the folders in it")
     readme = root / "README.md"
-    named = re.findall(r"\.\./([\w.-]+)", readme.read_text()) if readme.is_file() else []
-    siblings = [root.parent / name for name in named]
+    mentioned = re.findall(r"\.\./([\w.-]+)", readme.read_text()) if readme.is_file() else []
+    siblings = [root.parent / name for name in mentioned]
     for folder in (root, *inside, *siblings, root.parent, *sorted(root.parent.iterdir())):
         if (folder / "make_clip.py").is_file():
             return VectorSet(folders, _module(folder / "make_clip.py"))
@@ -189,8 +189,8 @@ def folder_set(root: Path) -> VectorSet:
 @cache
 def default_set() -> VectorSet:
     """The set of the default tests: the folder that is given, or the public vectors."""
-    given = vectors.given()
-    return VectorSet(vectors.folders(), make_clip) if given is None else folder_set(given)
+    roots = vectors.given()
+    return VectorSet(vectors.folders(), make_clip) if roots is None else folder_set(roots)
 
 
 @cache

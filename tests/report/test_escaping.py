@@ -44,15 +44,15 @@ def test_tables_keep_their_rows() -> None:
     assert len([line for line in lines if line.startswith("|")]) == 3
     assert "<script>" not in "".join(lines)
     judged = verdicts.judge([Claim(NAME, NAME, no_verdict=NAME, study=NAME)])
-    made = sections.markdown([], judged)
-    assert "<script>" not in made
-    assert sum(line.startswith("|") for line in made.splitlines()) == 3
+    text = sections.markdown([], judged)
+    assert "<script>" not in text
+    assert sum(line.startswith("|") for line in text.splitlines()) == 3
 
 
 @pytest.mark.parametrize("name", ["../../x", "", ".", "a/b", "x" * 500, "\ud800", "con\0"])
 def test_file_names_stay_in_their_folder(name: str) -> None:
-    made = escaping.file_name(name)
-    assert made
-    assert len(made.encode()) <= 120
-    assert not {"/", "\\", "\0"} & set(made)
-    assert not made.startswith(".")
+    file = escaping.file_name(name)
+    assert file
+    assert len(file.encode()) <= 120
+    assert not {"/", "\\", "\0"} & set(file)
+    assert not file.startswith(".")

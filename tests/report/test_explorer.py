@@ -40,9 +40,9 @@ def maps() -> Maps:
 
 
 def content(html: str) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
-    assert found
-    return json.loads(found[1])
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
+    assert match
+    return json.loads(match[1])
 
 
 def unpacked(text: str) -> np.ndarray:
@@ -59,17 +59,17 @@ def pooled(rows: np.ndarray, maps: Maps) -> np.ndarray:
 
 def test_maps_are_those_of_the_network(maps: Maps) -> None:
     backbone, csa = lab.load_backbone("patchwork_vit"), lab.load_attention("csa")
-    found = maps.variants[1]
+    variant = maps.variants[1]
     patches = maps.grid[0] * maps.grid[1]
     image = torch.from_numpy(maps.image.copy()).permute(2, 0, 1)[None]
     features = lab.dense_features(backbone, image, csa, normalize=True)[0].flatten(0, 1)
     expected = (features @ features.T).numpy()
-    np.testing.assert_allclose(found.similarity, expected, atol=1e-5)
-    assert found.attention is not None
+    np.testing.assert_allclose(variant.similarity, expected, atol=1e-5)
+    assert variant.attention is not None
     # Two softmaxes; the class token takes its share of each row.
-    assert found.attention.shape == (patches, patches)
-    assert (found.attention.sum(1) <= 2 + 1e-5).all()
-    assert found.attention.sum(1).mean() > 1.5
+    assert variant.attention.shape == (patches, patches)
+    assert (variant.attention.sum(1) <= 2 + 1e-5).all()
+    assert variant.attention.sum(1).mean() > 1.5
 
 
 def test_heads_average_to_the_map(maps: Maps) -> None:
@@ -96,8 +96,8 @@ def test_probabilities_are_sorted(maps: Maps) -> None:
 
 
 def test_page_holds_the_maps(maps: Maps) -> None:
-    made = content(page(maps).html)
-    for stored, variant in zip(made["variants"], maps.variants, strict=True):
+    shown = content(page(maps).html)
+    for stored, variant in zip(shown["variants"], maps.variants, strict=True):
         assert stored["label"] == variant.label
         count = len(variant.similarity)
         triangle = 2 * unpacked(stored["similarity"]) / LEVELS - 1
@@ -130,14 +130,14 @@ def test_names_cannot_leave_their_place() -> None:
     backbone = lab.load_backbone("patchwork_vit")
     evil = "</script><script>alert(1)</script>"
     image = np.zeros((64, 64, 3), np.uint8)
-    made = page(
+    result = page(
         look(
             backbone, image, {evil: lab.load_attention("csa")}, Vocabulary("e", ((evil,), ("b",)))
         ),
         evil,
     )
-    assert evil not in made.html
-    assert content(made.html)["classes"][0] == evil
+    assert evil not in result.html
+    assert content(result.html)["classes"][0] == evil
 
 
 def test_notebook_shows_it_by_itself(maps: Maps) -> None:
@@ -167,9 +167,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     arguments = ["explore", str(tmp_path / "a.png"), "--attention", "csa", "--out", str(out)]
     assert main([*arguments, "--names", "dots; stripes,zebra"]) == 0
     assert content(out.read_text())["classes"] == ["dots", "stripes"]
-    told = capsys.readouterr()
-    assert str(out) in told.out
-    assert "knows 16 words, not zebra:" in told.err
+    output = capsys.readouterr()
+    assert str(out) in output.out
+    assert "knows 16 words, not zebra:" in output.err
 
 
 @pytest.fixture(scope="module")
@@ -235,8 +235,8 @@ def test_mouse_and_keys_in_a_browser(opened: Any, maps: Maps) -> None:
     assert "kept=1" in opened.current_url
     grid.send_keys(Keys.ESCAPE)
     assert "kept" not in said(opened, "Row 4, column 5.")
-    for select, wanted in (("kind", "similarity"), ("kind", "labels"), ("kind", "attention")):
-        opened.find_element("css selector", f"#{select} option[value={wanted}]").click()
+    for select, kind_value in (("kind", "similarity"), ("kind", "labels"), ("kind", "attention")):
+        opened.find_element("css selector", f"#{select} option[value={kind_value}]").click()
     opened.find_element("css selector", "#head option[value='1']").click()
     opened.find_element("css selector", "#scale option[value=shared]").click()
     WebDriverWait(opened, 20).until(lambda driver: "head=1" in driver.current_url)
@@ -251,8 +251,8 @@ def test_no_fault_of_accessibility(opened: Any, size: tuple[int, int]) -> None:
     axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
     opened.set_window_size(*size)
     opened.execute_script((Path(axe.__file__).parent / "axe.min.js").read_text())
-    found = opened.execute_async_script("axe.run().then(arguments[arguments.length - 1])")
-    assert found["passes"]
-    assert [(v["id"], v["nodes"][0]["html"][:120]) for v in found["violations"]] == []
+    audit = opened.execute_async_script("axe.run().then(arguments[arguments.length - 1])")
+    assert audit["passes"]
+    assert [(v["id"], v["nodes"][0]["html"][:120]) for v in audit["violations"]] == []
     wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert opened.execute_script(wide) <= 0

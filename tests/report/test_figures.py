@@ -28,6 +28,7 @@ from tests.synthetic_store import (
     SKILL,
     confusion_rows,
     labels,
+    write_cell,
     write_pictures,
     write_spec,
     write_store,
@@ -79,7 +80,7 @@ def test_bars_show_scores_and_intervals(df: pd.DataFrame, sort: bool) -> None:
     (ax,) = figure.axes
     np.testing.assert_allclose([bar.get_width() for bar in ax.patches], table["miou"] * 100)
     assert [tick.get_text() for tick in ax.get_yticklabels()] == list(table["attention"])
-    segments = ax.containers[-1].lines[2][0].get_segments()
+    segments = ax.containers[0].lines[2][0].get_segments()
     np.testing.assert_allclose([s[0][0] for s in segments], table["low"] * 100)
     np.testing.assert_allclose([s[1][0] for s in segments], table["high"] * 100)
     assert [text.get_text() for text in ax.texts] == [f"{v * 100:.1f}" for v in table["miou"]]
@@ -88,8 +89,7 @@ def test_bars_show_scores_and_intervals(df: pd.DataFrame, sort: bool) -> None:
 
 def test_bars_have_one_chart_per_data_set(tmp_path: Path) -> None:
     write_store(tmp_path)
-    rows = [confusion_rows("x", *labels(0, 0.5, (24, 32), 5))]
-    write_spec(tmp_path, "csa", rows, ["x"], dataset="others", created="2027")
+    write_cell(tmp_path, "csa", 0.5, ["x"], dataset="others", created="2027")
     figure = figures.bars(results.load(tmp_path), n=20)
     assert [ax.get_title() for ax in figure.axes] == ["shapes, 6 photos", "others, 1 photos"]
 
@@ -140,10 +140,9 @@ def test_curve_joins_what_differs_in_one_parameter(df: pd.DataFrame) -> None:
 
 
 def test_curve_reads_fractions_of_depth(tmp_path: Path) -> None:
-    rows = [confusion_rows("x", *labels(0, 0.5, (24, 32), 5))]
     for source in ("9/12", "3/12", "6/12"):
         config = {"attention": {"source": source}}
-        write_spec(tmp_path, f"early(source={source})", rows, ["x"], config=config)
+        write_cell(tmp_path, f"early(source={source})", 0.5, ["x"], config=config)
     (ax,) = curves.curve(results.load(tmp_path), "attention.source", n=20).axes
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.25, 0.5, 0.75])
     assert {tick.get_text() for tick in ax.get_xticklabels()} == {"3/12", "6/12", "9/12"}
@@ -162,23 +161,35 @@ def test_diagnostics_show_means_and_every_image() -> None:
             (variant, image, measure, value)
             for variant, offset in (("vanilla", 0), ("csa", 3))
             for measure, factor in (("attention_entropy", 1), ("outlier_share", 2))
-            for image, value in zip("xyz", np.add([0, 1, 0.5], offset + factor), strict=True)
+            for image, value in zip("xyz", np.add([0, 1, 0.5], offset + factor) / 10, strict=True)
         ],
         columns=["attention", "image", "measure", "value"],
     )
     figure = diagnostic_charts.diagnostics(table)
     first, second = figure.axes
     assert [ax.get_title() for ax in figure.axes] == ["attention entropy", "outlier share"]
-    np.testing.assert_allclose([bar.get_width() for bar in first.patches], [1.5, 4.5])
-    np.testing.assert_allclose([bar.get_width() for bar in second.patches], [2.5, 5.5])
+    np.testing.assert_allclose([bar.get_width() for bar in first.patches], [0.15, 0.45])
+    np.testing.assert_allclose([bar.get_width() for bar in second.patches], [0.25, 0.55])
     (whiskers,) = first.collections
     dots = np.concatenate([line.get_xdata() for line in first.lines])
-    assert sorted(dots) == [1, 1.5, 2, 4, 4.5, 5]
+    assert sorted(dots) == pytest.approx([0.1, 0.15, 0.2, 0.4, 0.45, 0.5])
     ends = [segment[:, 0] for segment in whiskers.get_segments()]
-    np.testing.assert_allclose(ends, [mean_interval([1, 2, 1.5]), mean_interval([4, 5, 4.5])])
+    np.testing.assert_allclose(
+        ends, [mean_interval([0.1, 0.2, 0.15]), mean_interval([0.4, 0.5, 0.45])]
+    )
     _inside(figure)
     with pytest.raises(LabError, match="value"):
         diagnostic_charts.diagnostics(table.drop(columns="value"))
+
+
+def test_no_whisker_leaves_the_range_of_its_measure() -> None:
+    values = [1.0, 1.0, 0.7, 1.0, 0.9, 1.0, 1.0, 0.95]
+    assert mean_interval(values)[1] > 1
+    table = pd.DataFrame({"attention": "csa_q", "image": list("abcdefgh"), "value": values,
+                          "measure": "attention_same_class_auroc"})  # fmt: skip
+    (whiskers,) = diagnostic_charts.diagnostics(table).axes[0].collections
+    (ends,) = (segment[:, 0] for segment in whiskers.get_segments())
+    np.testing.assert_allclose(ends, [mean_interval(values)[0], 1.0])
 
 
 # ---------------------------------------------------------------- pictures
@@ -230,9 +241,9 @@ def test_class_colours_are_distinct() -> None:
 
 
 def test_titles_of_neighbours_do_not_touch(photos: list[picture_files.Picture]) -> None:
-    named = [replace(p, label="a variant of a very long name · with something(temperature=2.0)")
+    renamed = [replace(p, label="a variant of a very long name · with something(temperature=2.0)")
              for p in photos[0].predictions * 3]  # fmt: skip
-    figure = pictures.panel([replace(photos[0], predictions=named[:10])])
+    figure = pictures.panel([replace(photos[0], predictions=renamed[:10])])
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     boxes = [ax.title.get_window_extent() for ax in figure.axes if ax.get_title()]

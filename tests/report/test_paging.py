@@ -16,7 +16,13 @@ from sclip_lab import results
 from sclip_lab.report import figures, page, store_report
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.results.store import picture_files
-from tests.synthetic_store import confusion_rows, labels, write_pictures, write_spec, write_store
+from tests.synthetic_store import (
+    confusion_rows,
+    write_cell,
+    write_pictures,
+    write_spec,
+    write_store,
+)
 
 VARIANTS, CLASSES = 45, 90
 OTHERS = ["x", "y", "z"]
@@ -48,50 +54,52 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
 
 
 @pytest.fixture(scope="module")
-def drawn(large: Evidence) -> dict[str, Mapping[str, Figure]]:
+def figures_of(large: Evidence) -> dict[str, Mapping[str, Figure]]:
     """The report's figures by section."""
     return {part.name: part.figures for part in store_report.sections(large)}
 
 
 def test_every_picture_of_a_large_store_fits_a_screen(
-    drawn: dict[str, Mapping[str, Figure]],
+    figures_of: dict[str, Mapping[str, Figure]],
 ) -> None:
-    assert set(drawn) >= {"scores", "diagnostics", "pictures"}
-    found = [figure for part in drawn.values() for figure in part.values()]
-    assert max(figure.get_size_inches()[1] for figure in found) <= LIMIT
-    names = {name.rpartition("_")[0] for part in drawn.values() for name in part}
+    assert set(figures_of) >= {"scores", "diagnostics", "pictures"}
+    every_figure = [figure for part in figures_of.values() for figure in part.values()]
+    assert max(figure.get_size_inches()[1] for figure in every_figure) <= LIMIT
+    names = {name.rpartition("_")[0] for part in figures_of.values() for name in part}
     assert names == {"bars", "per_class", "diagnostics", "panel", "attention"}  # numbered
 
 
-def test_nothing_is_lost_between_pages(drawn: dict[str, Mapping[str, Figure]]) -> None:
-    bars = [ax for name, f in drawn["scores"].items() if name.startswith("bars") for ax in f.axes]
+def test_nothing_is_lost_between_pages(figures_of: dict[str, Mapping[str, Figure]]) -> None:
+    bars = [
+        ax for name, f in figures_of["scores"].items() if name.startswith("bars") for ax in f.axes
+    ]
     shown = [tick.get_text() for ax in bars for tick in ax.get_yticklabels()]
     assert len(shown) == len(set(shown)) == VARIANTS
     cells = sum(
         ax.collections[0].get_array().size
-        for name, figure in drawn["scores"].items() if name.startswith("per_class")
+        for name, figure in figures_of["scores"].items() if name.startswith("per_class")
         for ax in figure.axes if ax.get_yticklabels() and ax.get_ylabel() != "IoU x100"
     )  # fmt: skip
     assert cells == VARIANTS * CLASSES
-    titles = [ax.get_title() for figure in drawn["diagnostics"].values() for ax in figure.axes]
+    titles = [ax.get_title() for figure in figures_of["diagnostics"].values() for ax in figure.axes]
     assert sorted(titles) == sorted(
         3 * [*OTHERS, "inter class mass", "rank accuracy"] + [""] * titles.count("")
     )
     legends = {
         tuple((t.get_text(), p.get_facecolor()) for t, p in zip(
             f.legends[0].get_texts(), f.legends[0].get_patches(), strict=True))
-        for name, f in drawn["pictures"].items() if name.startswith("panel")
+        for name, f in figures_of["pictures"].items() if name.startswith("panel")
     }  # fmt: skip
     assert len(legends) == 1  # a class has one colour on all pages
-    maps = [f for name, f in drawn["pictures"].items() if name.startswith("attention")]
+    maps = [f for name, f in figures_of["pictures"].items() if name.startswith("attention")]
     rows = [ax.get_ylabel() for figure in maps for ax in figure.axes if ax.get_ylabel()]
     assert [row for row in rows if row != "photo"] == [f"v{k}" for k in range(VARIANTS)]
 
 
 def test_axes_say_what_is_good_and_controls_are_lines(
-    drawn: dict[str, Mapping[str, Figure]],
+    figures_of: dict[str, Mapping[str, Figure]],
 ) -> None:
-    first = drawn["diagnostics"]["diagnostics_1"]
+    first = figures_of["diagnostics"]["diagnostics_1"]
     charts = {ax.get_title(): ax for ax in first.axes}
     assert "inter class share" not in charts
     assert charts["inter class mass"].get_xlabel() == "dotted: control"
@@ -102,8 +110,7 @@ def test_axes_say_what_is_good_and_controls_are_lines(
 
 def test_charts_of_many_data_sets_go_on_in_the_next_line(tmp_path: Path) -> None:
     for index in range(8):
-        rows = [confusion_rows("x", *labels(0, 0.5, (24, 32), 5))]
-        write_spec(tmp_path, "csa", rows, ["x"], dataset=f"set {index}")
+        write_cell(tmp_path, "csa", 0.5, ["x"], dataset=f"set {index}")
     figure = figures.bars(results.load(tmp_path), n=20)
     assert figure.get_size_inches()[0] <= 14
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
@@ -111,11 +118,11 @@ def test_charts_of_many_data_sets_go_on_in_the_next_line(tmp_path: Path) -> None
 
 
 def test_pictures_of_one_caption_are_all_on_the_page(tmp_path: Path) -> None:
-    drawn = {}
+    figures_of = {}
     for name in ("first", "second"):
-        drawn[name] = Figure(figsize=(1, 1))
-        drawn[name].set_label("one caption for both")
-    page.write([page.Section("s", "s", figures=drawn)], tmp_path, "title")
+        figures_of[name] = Figure(figsize=(1, 1))
+        figures_of[name].set_label("one caption for both")
+    page.write([page.Section("s", "s", figures=figures_of)], tmp_path, "title")
     assert (tmp_path / "index.html").read_text(encoding="utf-8").count("<figure>") == 2
 
 
@@ -123,13 +130,13 @@ def test_pictures_of_one_caption_are_all_on_the_page(tmp_path: Path) -> None:
     "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"
 )
 def test_several_processes_draw_the_same_files(tmp_path: Path) -> None:
-    drawn = {}
+    figures_of = {}
     for number in range(3):
-        drawn[f"picture_{number}"] = Figure(figsize=(1 + number, 1), layout="constrained")
-        drawn[f"picture_{number}"].subplots().plot([0, number], label="a line")
-    sections = [page.Section(name, name, figures={name: drawn[name]}) for name in drawn]
+        figures_of[f"picture_{number}"] = Figure(figsize=(1 + number, 1), layout="constrained")
+        figures_of[f"picture_{number}"].subplots().plot([0, number], label="a line")
+    sections = [page.Section(name, name, figures={name: figures_of[name]}) for name in figures_of]
     several = page.write(sections, tmp_path / "several", "title", processes=2)
-    assert all(figure.get_layout_engine() is not None for figure in drawn.values())  # not here
+    assert all(figure.get_layout_engine() is not None for figure in figures_of.values())  # not here
     alone = page.write(sections, tmp_path / "alone", "title")
     for one, other in zip(several, alone, strict=True):
         assert one.name == other.name

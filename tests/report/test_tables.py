@@ -17,8 +17,7 @@ from sclip_lab.report import page, store_report, tables
 from sclip_lab.report.curves import without
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.results.store.spec_labels import labels
-from tests.synthetic_store import SKILL, confusion_rows, write_spec, write_store
-from tests.synthetic_store import labels as images_of
+from tests.synthetic_store import SKILL, write_cell, write_store
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +28,7 @@ def df(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 
 def _voc(root: Path, pretrained: str | None, label: str = "csa", protocol: str = "sclip") -> None:
-    rows = [confusion_rows("x", *images_of(0, 0.5, (24, 32), 5))]
-    write_spec(
-        root, label, rows, ["x"], dataset="voc21", seed=len(str(pretrained) + protocol),
+    write_cell(root, label, 0.5, ["x"], dataset="voc21", seed=len(str(pretrained) + protocol),
         config={"backbone": {"pretrained": pretrained}},
         names={"backbone": "ViT-B-16-quickgelu", "protocol": protocol},
     )  # fmt: skip
@@ -94,19 +91,22 @@ def test_a_row_that_another_methods_readme_quotes_is_second_hand() -> None:
 def test_a_number_stands_beside_ours_with_its_source(tmp_path: Path) -> None:
     _voc(tmp_path, "openai")
     _voc(tmp_path, "openai", protocol="unified")
-    table = published.beside(results.summary(results.load(tmp_path), n=20)).set_index("protocol")
-    assert list(table.loc["sclip", published.SHOWN]) == [0.5963, "sclip", "SC", "F"]
+    table = results.summary(results.load(tmp_path), n=20)
+    configs = table.attrs["configs"]
+    numbers = {r["protocol"]: published.find(r, configs[r["spec"]]) for _, r in table.iterrows()}
+    facts = ["value", "protocol", "source", "mark"]
+    assert list(numbers["sclip"][facts]) == [0.5963, "sclip", "SC", "F"]
     # Of other protocols' numbers one that was read at first hand, not the second-hand 0.591.
-    assert table.loc["unified", "published"] == 0.5963
-    assert list(table.loc["unified", published.SHOWN[1:]])[::2] == ["sclip", "F"]
+    assert list(numbers["unified"][facts]) == [0.5963, "sclip", "SC", "F"]
 
 
 @pytest.mark.parametrize("pretrained", [None, "laion400m_e32"])
 def test_other_weights_match_nothing(tmp_path: Path, pretrained: str | None) -> None:
     _voc(tmp_path, pretrained)
-    table = published.beside(results.summary(results.load(tmp_path), n=20))
-    assert table["published"].isna().all()
-    assert "published" not in tables.to_markdown(table)
+    part = Evidence(results.load(tmp_path))
+    assert "published" not in published.scores(part, elsewhere=False)
+    row = part.summary.iloc[0]
+    assert published.find(row, part.summary.attrs["configs"][row["spec"]]) is None
 
 
 def test_a_csv_without_a_column_is_named(tmp_path: Path) -> None:
@@ -144,9 +144,7 @@ def test_few_photos_are_described(tmp_path: Path) -> None:
     """Two of four photos: no bold, no interval, and the page says why."""
     images = [f"photo_{k}" for k in range(4)]
     for label in ("vanilla", "csa"):
-        rows = [confusion_rows(n, *images_of(k, SKILL[label], (24, 32), 5))
-                for k, n in enumerate(images[:2])]  # fmt: skip
-        write_spec(tmp_path, label, rows, images, created=label)
+        write_cell(tmp_path, label, SKILL[label], images, photos=2, created=label)
     part = Evidence(results.load(tmp_path, partial=True))
     text = tables.to_markdown(part.summary)
     assert "2 of 4 images" in text
@@ -165,8 +163,7 @@ def test_few_photos_are_described(tmp_path: Path) -> None:
 
 def test_one_table_per_data_set(tmp_path: Path) -> None:
     write_store(tmp_path)
-    rows = [confusion_rows("x", *images_of(0, 0.5, (24, 32), 5))]
-    write_spec(tmp_path, "csa", rows, ["x"], dataset="others")
+    write_cell(tmp_path, "csa", 0.5, ["x"], dataset="others")
     assert tables.to_markdown(results.summary(results.load(tmp_path), n=20)).count("mIoU") == 2
 
 
@@ -184,11 +181,10 @@ def test_differences_against_a_baseline(df: pd.DataFrame) -> None:
 
 
 def test_differences_stay_within_a_swept_protocol(tmp_path: Path) -> None:
-    rows = [confusion_rows("x", *images_of(0, 0.5, (24, 32), 5))]
     for side in (224, 336):
         for label in ("vanilla", "csa"):
             config = {"protocol": {"short_side": side}}
-            write_spec(tmp_path, label, rows, ["x"], config=config, seed=side)
+            write_cell(tmp_path, label, 0.5, ["x"], config=config, seed=side)
     df = results.load(tmp_path)
     assert len(results.differences(df, n=10)) == 2
     names = {f"{label} · short_side {side}" for label in ("vanilla", "csa") for side in (224, 336)}

@@ -12,7 +12,7 @@ import scipy.stats
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
 from sclip_lab.results.statistics.across import Together
-from tests.synthetic_store import confusion_rows, labels, write_spec
+from tests.synthetic_store import confusion_rows, labels, write_cell, write_spec
 
 SETS = {"voc20": range(12), "voc21": range(12), "city": range(100, 110)}
 SKILL = {"vanilla": 0.4, "csa": 0.6, "naclip": 0.63}
@@ -63,9 +63,15 @@ def test_equal_file_names_of_unrelated_sets_are_different_photos(tmp_path: Path)
     names = [f"{k:04}" for k in range(10)]
     for order, dataset in enumerate(("mine", "yours")):
         for label, skill in SKILL.items():
-            rows = [confusion_rows(n, *labels(k + 20 * order, skill, (24, 32), 5))
-                    for k, n in enumerate(names)]  # fmt: skip
-            write_spec(tmp_path, label, rows, names, dataset=dataset, created=f"{order}{label}")
+            write_cell(
+                tmp_path,
+                label,
+                skill,
+                names,
+                first=20 * order,
+                dataset=dataset,
+                created=f"{order}{label}",
+            )
     df = results.load(tmp_path)
     assert set(results.mean_over_datasets(df, n=20)["photos"]) == {20}
     together = results.mean_over_datasets(df, n=20, shared=[("mine", "yours")])
@@ -83,8 +89,8 @@ def test_strata_of_plain_means_are_summed_like_welch(df: pd.DataFrame) -> None:
     one, two = (accuracy.loc["csa", name].to_numpy() for name in ("voc20", "city"))
     # The mean of two means is half of the difference of one and minus the other: Welch's interval.
     low, high = scipy.stats.ttest_ind(one, -two, equal_var=False).confidence_interval()
-    found = table.set_index("attention").loc["csa", ["low", "high"]].to_numpy(float)
-    np.testing.assert_allclose(found, [low / 2, high / 2], rtol=1e-6)
+    interval = table.set_index("attention").loc["csa", ["low", "high"]].to_numpy(float)
+    np.testing.assert_allclose(interval, [low / 2, high / 2], rtol=1e-6)
 
 
 def test_differences_of_means(df: pd.DataFrame) -> None:

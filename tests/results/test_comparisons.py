@@ -20,15 +20,14 @@ from sclip_lab.results.statistics.intervals import p_value
 from sclip_lab.results.statistics.permutation import permutation_p
 from sclip_lab.results.statistics.resampling import Design, Sample, score
 from sclip_lab.run.job import table
-from tests.synthetic_store import confusion_rows, labels, write_spec, write_store
+from tests.synthetic_store import labels, write_cell, write_store
 
 IMAGES = [f"i{index:02}" for index in range(12)]
 
 
 def write(folder: Path, label: str, skill: float, seed: int = 0, **more: object) -> str:
-    rows = [confusion_rows(i, *labels(k, skill, (24, 32), 5)) for k, i in enumerate(IMAGES)]
     created = f"{len(list(folder.glob('specs/*'))):03}"
-    return write_spec(folder, label, rows, IMAGES, seed=seed, created=created, **more)
+    return write_cell(folder, label, skill, IMAGES, seed=seed, created=created, **more)
 
 
 @pytest.fixture
@@ -52,8 +51,8 @@ def test_cells_of_two_machines_are_compared_with_a_warning(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     for label, kind in (("vanilla", "AVX2"), ("csa", "AVX2"), ("naclip", "AVX512"), ("old", "")):
-        made = {"processor": f"x86_64 {kind}"} if kind else {}
-        write(tmp_path, label, 0.5, seed=len(label), provenance=made)
+        environment = {"processor": f"x86_64 {kind}"} if kind else {}
+        write(tmp_path, label, 0.5, seed=len(label), provenance=environment)
     df = results.load(tmp_path)
     results.difference(df, "csa", "vanilla", n=20)
     results.difference(df, "csa", "old", n=20)  # it does not say
@@ -73,8 +72,7 @@ def test_labels_pair_up_over_data_sets(tmp_path: Path) -> None:
     write_store(tmp_path)
     images = ["x", "y", "z"]
     for label, skill in [("csa", 0.8), ("vanilla", 0.3)]:
-        rows = [confusion_rows(i, *labels(k, skill, (24, 32), 5)) for k, i in enumerate(images)]
-        write_spec(tmp_path, label, rows, images, dataset="others")
+        write_cell(tmp_path, label, skill, images, dataset="others")
     df = results.load(tmp_path)
     table = results.difference(df, "csa", "vanilla", n=50)
     assert set(table["dataset"]) == {"shapes", "others"}
@@ -171,13 +169,13 @@ def test_all_pairs_put_the_better_first(grid: pd.DataFrame) -> None:
 
 def closed_testing(p: np.ndarray) -> np.ndarray:
     """Holm's p by its definition: the largest Bonferroni p over all sets that hold a question."""
-    found = np.zeros(len(p))
+    adjusted = np.zeros(len(p))
     for size in range(1, len(p) + 1):
         for chosen in itertools.combinations(range(len(p)), size):
             whole = min(1.0, size * min(p[k] for k in chosen))
             for k in chosen:
-                found[k] = max(found[k], whole)
-    return found
+                adjusted[k] = max(adjusted[k], whole)
+    return adjusted
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=7))

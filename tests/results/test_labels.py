@@ -21,13 +21,13 @@ def test_one_cell_under_two_labels(
     plain_first: bool, tmp_path: Path, backbone: Backbone, photos: Folder, protocol: Protocol
 ) -> None:
     long = lab.load_attention("csa_q", residual=False, mlp=False)
-    asked = [
+    requests = [
         Spec(lab.load_attention("clearclip"), backbone, protocol, photos, "clearclip"),
         Spec(long, backbone, protocol, photos, "csa_q(residual=False, mlp=False)"),
     ]
-    assert asked[0].key == asked[1].key
+    assert requests[0].key == requests[1].key
     csa = Spec(lab.load_attention("csa"), backbone, protocol, photos, "csa")
-    for spec in asked if plain_first else reversed(asked):
+    for spec in requests if plain_first else reversed(requests):
         df = evaluate([spec, csa], tmp_path / "store", progress=False)
         assert set(df["attention"]) == {spec.label, "csa"}
     # Without an asking the shortest of the labels, whichever came first.
@@ -41,7 +41,7 @@ def test_vanilla_after_a_sweep_of_temperatures(tmp_path: Path) -> None:
     swept = run(tmp_path, "-m", "attention=sharpened", "attention.temperature=0.5,1")
     assert swept.code == 0, swept.err
     assert "sharpened(temperature=1.0)" in swept.out
-    named = run(tmp_path, "-m", "attention=vanilla,csa")
-    assert named.code == 0, named.err
-    assert "vanilla on patchwork" in named.out
+    result = run(tmp_path, "-m", "attention=vanilla,csa")
+    assert result.code == 0, result.err
+    assert "vanilla on patchwork" in result.out
     assert set(results.load(tmp_path / "store")["attention"]) == {"sharpened", "vanilla", "csa"}

@@ -51,9 +51,9 @@ def test_scores_equal_the_summed_confusion_matrix(store: Path) -> None:
             matrix += counted(prediction, mask, 5)
         assert score == score_of(matrix)
         assert right == score_of(matrix, "pixel_accuracy")
-        mine = per_class[per_class["attention"] == label]
-        assert list(mine["class"]) == CLASSES
-        np.testing.assert_array_equal(mine["iou"], iou(matrix))
+        of_label = per_class[per_class["attention"] == label]
+        assert list(of_label["class"]) == CLASSES
+        np.testing.assert_array_equal(of_label["iou"], iou(matrix))
 
 
 def test_groups_of_single_images(store: Path) -> None:
@@ -90,11 +90,11 @@ def test_specs_come_in_order_of_creation_then_key(tmp_path: Path) -> None:
     rows = _rows(["x"])
     for label, created in [("late", "2026-02"), ("tie_b", "2026-01"), ("tie_a", "2026-01")]:
         write_spec(tmp_path, label, rows, ["x"], created=created)
-    found = list(results.load(tmp_path)["spec"].unique())
+    order = list(results.load(tmp_path)["spec"].unique())
     table = results.specs(tmp_path)
     assert list(table["attention"])[2] == "late"
     assert list(table["key"])[:2] == sorted(table["key"][:2])
-    assert found == list(table["spec"])
+    assert order == list(table["spec"])
 
 
 def test_unfinished_specs_are_left_out_unless_wanted(store: Path) -> None:

@@ -29,8 +29,8 @@ def _images(seed: int, num_classes: int, shape: tuple[int, int] = (13, 17)):
 def test_count_equals_sklearn(seed: int, num_classes: int) -> None:
     prediction, mask = _images(seed, num_classes)
     rows = metrics.count(prediction, mask, num_classes)
-    kept = mask != 255
-    expected = confusion_matrix(mask[kept], prediction[kept], labels=range(num_classes))
+    valid = mask != 255
+    expected = confusion_matrix(mask[valid], prediction[valid], labels=range(num_classes))
     np.testing.assert_array_equal(confusion(rows, num_classes), expected)
     assert (rows.pixels > 0).all()
     assert len({*zip(rows.true, rows.predicted, strict=True)}) == len(rows.pixels)
@@ -89,8 +89,8 @@ def test_any_ignore_index(ignore_index: int) -> None:
     mask, prediction = rng.integers(0, 4, (6, 7)), rng.integers(0, 4, (6, 7))
     mask[0] = ignore_index
     rows = metrics.count(torch.from_numpy(prediction), mask, 4, ignore_index)
-    kept = mask != ignore_index
-    expected = confusion_matrix(mask[kept], prediction[kept], labels=range(4))
+    valid = mask != ignore_index
+    expected = confusion_matrix(mask[valid], prediction[valid], labels=range(4))
     np.testing.assert_array_equal(confusion(rows, 4), expected)
 
 

@@ -26,9 +26,9 @@ def test_round_trip_in_the_data_sets_order(tmp_path: Path) -> None:
     for name in reversed(names):
         picture_files.save_image(tmp_path, DIGEST, name, IMAGE, MASK)
         picture_files.save_prediction(tmp_path, key, name, MASK + 1, POINTS, MAPS, BOXES)
-    found = picture_files.load(tmp_path)
-    assert [picture.name for picture in found] == names
-    for picture in found:
+    pictures = picture_files.load(tmp_path)
+    assert [picture.name for picture in pictures] == names
+    for picture in pictures:
         np.testing.assert_array_equal(picture.image, IMAGE)
         np.testing.assert_array_equal(picture.mask, MASK)
         assert (picture.dataset, picture.ignore_index) == ("shapes", 255)

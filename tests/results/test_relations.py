@@ -14,7 +14,7 @@ from sclip_lab import results
 from sclip_lab.core.errors import LabError
 from sclip_lab.results.statistics.relations import families_of, over_families, spearman
 from sclip_lab.results.store import spec_files
-from tests.synthetic_store import SKILL, confusion_rows, labels, write_spec, write_store
+from tests.synthetic_store import SKILL, confusion_rows, labels, write_cell, write_spec, write_store
 
 
 @pytest.fixture
@@ -66,8 +66,7 @@ def many_variants(root: Path, count: int, photos: int = 12) -> tuple[pd.DataFram
     rows = []
     for number in range(count):
         skill = 0.2 + 0.6 * number / count
-        counts = [confusion_rows(n, *labels(k, skill, (48, 64), 5)) for k, n in enumerate(images)]
-        key = write_spec(root, f"v{number}", counts, images)
+        key = write_cell(root, f"v{number}", skill, images, shape=(48, 64))
         noise = draw.normal(0, 1, 20)
         for image in images:
             values = {"inter_class_mass_matched": 1 - skill} | {
@@ -121,10 +120,10 @@ def test_families_are_told_by_name_and_by_module(tmp_path: Path) -> None:
     for name, target in modules.items():
         write_spec(tmp_path, name, rows, ["x"], config={"attention": {"_target_": target}})
     df = results.load(tmp_path)
-    found = families_of(df)
+    grouped = families_of(df)
     label = df.drop_duplicates("spec").set_index("spec")["attention"].astype(str)
     members: dict[str, set[str]] = {}
-    for spec, name in found.items():
+    for spec, name in grouped.items():
         members.setdefault(name, set()).add(label[spec])
     assert sorted(map(sorted, members.values())) == [
         ["clearclip", "csa", "csa(temperature=2.0)", "csa_random"], ["early"],

@@ -112,8 +112,8 @@ def test_diagnostics_of_layers_stand_beside_the_photos(store: Store, spec: Spec)
     store.append(spec, [single | {"value": [0.1, np.nan]}], "diagnostics")
     store.append(spec, [single | {"value": [0.1, np.nan]}], "diagnostics")
     store.compact(spec, "diagnostics")
-    found = store.diagnostics(spec)
-    assert sorted(found[["layer", "head"]].to_numpy().tolist()) == [[-1, -1], [0, -1], [0, 1]]
+    stored = store.diagnostics(spec)
+    assert sorted(stored[["layer", "head"]].to_numpy().tolist()) == [[-1, -1], [0, -1], [0, 1]]
     assert results.diagnostics(store.root)["value"].tolist() == [0.5]
     layers = results.diagnostics(store.root, layers=True)
     assert layers[["layer", "head", "value"]].to_numpy().tolist() == [[0, -1, 0.1]]
@@ -128,8 +128,8 @@ def test_damaged_file_is_named_and_set_aside(
     assert store.done(spec) == set()
     assert f"{path} has no seal" in caplog.text
     assert not path.exists()
-    [kept] = (store.root / "damaged" / "specs" / spec.key).iterdir()
-    assert kept.read_bytes() == b"PAR1"
+    [moved] = (store.root / "damaged" / "specs" / spec.key).iterdir()
+    assert moved.read_bytes() == b"PAR1"
 
 
 @pytest.mark.parametrize("where", ["", "below"])

@@ -15,7 +15,7 @@ from sclip_lab.cli.main import main
 from sclip_lab.core.errors import LabError
 from sclip_lab.report import store_report
 from sclip_lab.results.store import spec_files, sweeps
-from tests.synthetic_store import confusion_rows, labels, write_spec, write_store
+from tests.synthetic_store import write_cell, write_store
 
 
 def names(**changed: str) -> dict[str, str]:
@@ -71,14 +71,13 @@ def test_a_sweep_is_reported_under_its_names(store: Path, tmp_path: Path) -> Non
 def test_sweeps_are_listed_with_what_is_finished(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [confusion_rows("a", *labels(0, 0.5, (24, 32), 5))]
-    key = write_spec(store, "gem", rows, ["a", "b"], seed=9)  # one of two images
+    key = write_cell(store, "gem", 0.5, ["a", "b"], photos=1, seed=9)  # one of two images
     sweeps.note(store, "interrupted", "sclip-lab evaluate c", {key: names(attention="gem")})
     assert main(["store", "sweeps", "--store", str(store)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[1:]] == ["first", "other", "interrupted"]
-    found = [line for line in lines if "interrupted" in line]
-    assert found[0].split()[-5:] == ["1", "0", "sclip-lab", "evaluate", "c"]
+    lines_about = [line for line in lines if "interrupted" in line]
+    assert lines_about[0].split()[-5:] == ["1", "0", "sclip-lab", "evaluate", "c"]
 
 
 def test_a_command_typed_again_is_the_same_sweep(tmp_path: Path) -> None:
@@ -95,9 +94,8 @@ def test_a_command_typed_again_is_the_same_sweep(tmp_path: Path) -> None:
 
 def test_many_unfinished_cells_are_one_short_line(tmp_path: Path) -> None:
     write_store(tmp_path)
-    rows = [confusion_rows("a", *labels(0, 0.5, (24, 32), 5))]
     for number in range(40):
-        write_spec(tmp_path, f"v(temperature={number})", rows, ["a", "b"], seed=number)
+        write_cell(tmp_path, f"v(temperature={number})", 0.5, ["a", "b"], photos=1, seed=number)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         results.load(tmp_path)

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import scipy.optimize
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sclip_lab import results
 from sclip_lab.core.errors import LabError
@@ -71,16 +73,16 @@ def test_interval_agrees_with_scipy(tmp_path: Path, statistic: str, method: str)
         ).confidence_interval  # fmt: skip
 
     ours = results.bootstrap(df, statistic, n=4000, method=method).iloc[0]
-    theirs = scipy_interval(lambda drawn: function(stack[drawn].sum(0)))
+    theirs = scipy_interval(lambda indices: function(stack[indices].sum(0)))
     width = ours["high"] - ours["low"]
     assert ours["estimate"] == pytest.approx(function(stack.sum(0)))
     np.testing.assert_allclose(ours[["low", "high"]].to_numpy(), theirs, atol=0.08 * width)
 
     gap = uncertainty.resampled(df, statistic, 4000, 0)
-    first, second = next(gap).scores
+    first, second = next(gap).values()
     low, high = intervals.interval(second - first, method=method)
     theirs = scipy_interval(
-        lambda drawn: function(other[drawn].sum(0)) - function(stack[drawn].sum(0))
+        lambda indices: function(other[indices].sum(0)) - function(stack[indices].sum(0))
     )
     np.testing.assert_allclose([low, high], theirs, atol=0.08 * (high - low))
 
@@ -282,8 +284,9 @@ def test_a_class_missing_from_a_resample_is_left_out_of_its_mean(tmp_path: Path)
     write_spec(tmp_path, "csa", rows, ["x", "y"], class_names=["a", "b"])
     [group] = uncertainty.resampled(results.load(tmp_path), "miou", 400, 0)
     # either both images, 3 / 5 per class, or one of them twice, 3 / 4 for its only class
-    assert group.scores[0].estimate == pytest.approx(3 / 5)
-    assert intervals.percentile(group.scores[0]) == pytest.approx([3 / 5, 3 / 4])
+    [scored] = group.values()
+    assert scored.estimate == pytest.approx(3 / 5)
+    assert intervals.percentile(scored) == pytest.approx([3 / 5, 3 / 4])
 
 
 def test_a_class_that_no_image_holds_is_in_the_estimate_and_not_in_the_centre() -> None:
@@ -342,6 +345,25 @@ def test_the_interval_of_a_mean_holds_students_and_halls(draw: str, count: int) 
         assert intervals.mean_p(values, at) == pytest.approx(0.1)
     assert intervals.mean_p(values, values.mean()) > 0.1
     assert intervals.mean_p([np.nan, *values], 0.3) == intervals.mean_p(values, 0.3)
+
+
+@given(
+    values=st.lists(st.floats(0, 1), min_size=3, max_size=12),
+    low=st.sampled_from([None, 0.0, -1.0]),
+    high=st.sampled_from([None, 1.0]),
+)
+def test_the_interval_of_a_mean_ends_where_its_range_does(
+    values: list[float], low: float | None, high: float | None
+) -> None:
+    """It is what the unbounded interval and the range have in common, so its coverage is equal."""
+    free = intervals.mean_interval(values)
+    cut = intervals.mean_interval(values, bounds=(low, high))
+    if np.isnan(free).any():
+        assert np.isnan(cut).all()
+        return
+    assert cut == (free[0] if low is None else max(free[0], low),
+                   free[1] if high is None else min(free[1], high))  # fmt: skip
+    assert cut[0] <= np.mean(values) <= cut[1]
 
 
 def test_a_mean_of_few_or_equal_numbers() -> None:

@@ -12,14 +12,13 @@ import yaml
 from sclip_lab import results
 from sclip_lab.evaluation import recorder
 from sclip_lab.network.backbone import Backbone
-from tests.running import break_photo, evaluate
+from tests.running import break_photo, evaluate, fail, succeed
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
-    outcome = evaluate(folder, "-m", "attention=vanilla,csa", "attention.temperature=1.0,2.0")
-    assert outcome.code == 0, outcome.err
+    outcome = succeed(folder, "-m", "attention=vanilla,csa", "attention.temperature=1.0,2.0")
     assert "csa(temperature=2.0)" in outcome.out  # the table
     return folder
 
@@ -72,8 +71,7 @@ def test_one_pass_and_none_the_second_time(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Backbone, "embed", counting)
     overrides = ("-m", "attention=vanilla,csa")
-    outcome = evaluate(tmp_path, *overrides)
-    assert outcome.code == 0
+    outcome = succeed(tmp_path, *overrides)
     assert len(calls) == 2  # photos, not photos times variants
     assert outcome.out.count(" ms") == 1  # one line says where the time went
     first = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("sweep/*/result.json"))]
@@ -97,9 +95,7 @@ def test_a_sweep_says_what_this_run_runs(tmp_path: Path) -> None:
 
 
 def test_a_bad_job_does_not_stop_the_others(tmp_path: Path) -> None:
-    outcome = evaluate(tmp_path, "-m", "attention=csa", "attention.layers=[-1],[99],[-2]")
-    assert outcome.code == 1
-    assert "Traceback" not in outcome.out + outcome.err
+    outcome = fail(tmp_path, "-m", "attention=csa", "attention.layers=[-1],[99],[-2]")
     errors = [line for line in outcome.err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
     assert "99" in errors[0]
@@ -115,9 +111,7 @@ def test_jobs_fail_without_another_try_when_the_pass_stops(
 ) -> None:
     break_photo(monkeypatch, 1)
     monkeypatch.setattr(recorder, "FLUSH_IMAGES", 1)
-    outcome = evaluate(tmp_path, "-m", "attention=vanilla,csa")
-    assert outcome.code == 1
-    assert "Traceback" not in outcome.out + outcome.err
+    outcome = fail(tmp_path, "-m", "attention=vanilla,csa")
     error = "data set patchwork, image test_000001: photo 1 is damaged"
     assert f"error: 2 of 2 jobs failed: 2 x {error}" in outcome.err
     assert outcome.out.count(error) == 1  # where the pass stopped
@@ -127,58 +121,49 @@ def test_jobs_fail_without_another_try_when_the_pass_stops(
 
 
 def test_one_bad_value_fails_alone(tmp_path: Path) -> None:
-    outcome = evaluate(tmp_path, "-m", "attention=vanilla", "attention.temperature=0.5,hot,-1,2.0")
-    assert outcome.code == 1
-    assert "Traceback" not in outcome.out + outcome.err
+    outcome = fail(tmp_path, "-m", "attention=vanilla", "attention.temperature=0.5,hot,-1,2.0")
     assert "hot" in outcome.out
     stored = sorted(p.parent.name for p in tmp_path.glob("sweep/*/result.json"))
     assert stored == ["0", "3"]
-    told = [json.loads((tmp_path / f"sweep/{n}/result.json").read_text()) for n in stored]
-    found = results.load(tmp_path / "store", [outcome["key"] for outcome in told])
-    assert found.groupby("attention", observed=True)["image"].nunique().tolist() == [2, 2]
+    outcomes = [json.loads((tmp_path / f"sweep/{n}/result.json").read_text()) for n in stored]
+    table = results.load(tmp_path / "store", [outcome["key"] for outcome in outcomes])
+    assert table.groupby("attention", observed=True)["image"].nunique().tolist() == [2, 2]
     assert "temperature" in (tmp_path / "sweep/2/evaluate.log").read_text()
 
 
 def test_skipped_photos_stand_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     break_photo(monkeypatch, 1)
-    outcome = evaluate(tmp_path, "-m", "attention=vanilla,csa", "on_error=skip")
-    assert outcome.code == 0, outcome.err
+    outcome = succeed(tmp_path, "-m", "attention=vanilla,csa", "on_error=skip")
     assert "1 of 2" in outcome.out
     assert "skipped by csa: test_000001" in outcome.out
     for number in "01":
-        told = json.loads((tmp_path / f"sweep/{number}/result.json").read_text())
-        assert (told["images"], told["of"]) == (1, 2)
-        assert "damaged" in told["skipped"]["test_000001"]
+        outcomes = json.loads((tmp_path / f"sweep/{number}/result.json").read_text())
+        assert (outcomes["images"], outcomes["of"]) == (1, 2)
+        assert "damaged" in outcomes["skipped"]["test_000001"]
         assert "over 1 of 2 images" in (tmp_path / f"sweep/{number}/evaluate.log").read_text()
 
 
 def test_a_part_of_the_data_says_so(tmp_path: Path) -> None:
-    outcome = evaluate(tmp_path, "-m", "attention=csa", "shard=[0,2]")
-    assert outcome.code == 0, outcome.err
+    outcome = succeed(tmp_path, "-m", "attention=csa", "shard=[0,2]")
     assert "1 of 2" in outcome.out
-    told = json.loads((tmp_path / "sweep/0/result.json").read_text())
-    assert (told["images"], told["of"], told["skipped"]) == (1, 2, {})
+    outcomes = json.loads((tmp_path / "sweep/0/result.json").read_text())
+    assert (outcomes["images"], outcomes["of"], outcomes["skipped"]) == (1, 2, {})
 
 
 def test_single_run(tmp_path: Path) -> None:
-    outcome = evaluate(tmp_path, "attention=csa")
-    assert outcome.code == 0, outcome.err
+    succeed(tmp_path, "attention=csa")
     assert json.loads((tmp_path / "run/result.json").read_text())["label"] == "csa"
     assert (tmp_path / "run/.hydra/config.yaml").is_file()
     assert "mIoU" in (tmp_path / "run/evaluate.log").read_text()
 
 
 def test_single_run_with_a_bad_value_is_one_line(tmp_path: Path) -> None:
-    outcome = evaluate(tmp_path, "attention=csa", "attention.layers=[99]")
-    assert outcome.code == 1
+    outcome = fail(tmp_path, "attention=csa", "attention.layers=[99]")
     [line] = outcome.err.splitlines()
     assert line.startswith("error: attention 'csa'")
-    assert "Traceback" not in outcome.out
 
 
 def test_unknown_variant_names_the_nearest(tmp_path: Path) -> None:
-    outcome = evaluate(tmp_path, "attention=cssa")
-    assert outcome.code == 1
+    outcome = fail(tmp_path, "attention=cssa")
     assert "did you mean csa" in outcome.err
     assert "csa_random" in outcome.err
-    assert "Traceback" not in outcome.err

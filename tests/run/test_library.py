@@ -58,13 +58,13 @@ def test_segment_is_right_without_a_protocol() -> None:
 
 def test_spec_of_names_is_the_spec_of_objects() -> None:
     data = lab.load_dataset("patchwork", limit=2)
-    named = lab.Spec("csa", dataset=data)
+    spec_by_name = lab.Spec("csa", dataset=data)
     protocol = lab.load_protocol("sclip", "patchwork")
     backbone = lab.load_backbone("patchwork_vit")
     objects = Spec(lab.load_attention("csa"), backbone, protocol, data)
-    assert named.key == objects.key
-    assert named.label == "csa"
-    assert isinstance(named, Spec)
+    assert spec_by_name.key == objects.key
+    assert spec_by_name.label == "csa"
+    assert isinstance(spec_by_name, Spec)
 
 
 def test_evaluate_takes_names(tmp_path: Path) -> None:

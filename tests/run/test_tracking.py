@@ -88,23 +88,23 @@ def read_back(directory: Path) -> dict[str, Any]:
         if "exit" in kinds:
             break
         time.sleep(0.2)
-    found: dict[str, Any] = {"config": {}, "summary": {}, "history": {}}
+    replayed: dict[str, Any] = {"config": {}, "summary": {}, "history": {}}
 
     def take(kind: str, items: Any) -> None:
         for item in items:
             key = "/".join(item.nested_key) or item.key
-            found[kind][key] = json.loads(item.value_json)
+            replayed[kind][key] = json.loads(item.value_json)
 
     for data in records(file):
         record = Record()
         record.ParseFromString(data)
         if record.HasField("run"):
-            found["run"] = record.run
+            replayed["run"] = record.run
             take("config", record.run.config.update)
         take("config", record.config.update)
         take("summary", record.summary.update)
         take("history", record.history.item)
-    return found
+    return replayed
 
 
 @pytest.mark.slow
@@ -112,35 +112,35 @@ def test_offline_run_holds_what_was_logged(spec: Spec, store: Store, tmp_path: P
     directory = log_run(settings("offline"), spec, store, OUTCOME, "sweeps/1", tmp_path / "job")
     assert directory is not None
     assert tmp_path / "job" in directory.parents
-    found = read_back(directory)
-    assert found["run"].run_group == "sweeps/1"
-    assert found["run"].project == "trial"
-    assert found["run"].display_name == f"csa(2) five {spec.protocol.name} custom"
-    assert found["config"]["key"] == spec.key
-    assert found["config"]["config"]["attention"]["temperature"] == 2.0
-    summary = found["summary"]
+    replayed = read_back(directory)
+    assert replayed["run"].run_group == "sweeps/1"
+    assert replayed["run"].project == "trial"
+    assert replayed["run"].display_name == f"csa(2) five {spec.protocol.name} custom"
+    assert replayed["config"]["key"] == spec.key
+    assert replayed["config"]["config"]["attention"]["temperature"] == 2.0
+    summary = replayed["summary"]
     assert summary["miou"] == 0.25
     assert summary["iou/grass"] == 0.125
     assert summary["diagnostics/attention_entropy"] == 0.75
-    table = directory / "files" / found["history"]["iou_per_class/path"]
+    table = directory / "files" / replayed["history"]["iou_per_class/path"]
     content = json.loads(table.read_text())
     assert content["columns"] == ["class", "iou"]
     assert content["data"][:4] == [["sky", 0.5], ["grass", 0.125], ["dog", 0.25], ["cat", 0.0]]
-    assert found["run"].run_id == _id(spec.key, "", "")
-    assert found["run"].job_type == "cell"
-    assert "five" in found["run"].tags
-    assert found["config"]["images"] == len(spec.dataset)
-    assert found["history"]["miou"] == 0.25
-    assert not [key for key in (*summary, *found["history"]) if " " in key]
-    file = directory / "files" / found["history"]["per_image/path"]
+    assert replayed["run"].run_id == _id(spec.key, "", "")
+    assert replayed["run"].job_type == "cell"
+    assert "five" in replayed["run"].tags
+    assert replayed["config"]["images"] == len(spec.dataset)
+    assert replayed["history"]["miou"] == 0.25
+    assert not [key for key in (*summary, *replayed["history"]) if " " in key]
+    file = directory / "files" / replayed["history"]["per_image/path"]
     images = json.loads(file.read_text())
     assert images["columns"] == ["image", "pixel_accuracy", "miou"]
     assert [row[0] for row in images["data"]] == spec.dataset.names
-    assert (directory / "files" / found["history"]["attention_maps/path"]).is_file()
+    assert (directory / "files" / replayed["history"]["attention_maps/path"]).is_file()
     picture = "predictions/0"
-    assert found["history"][f"{picture}/caption"] == "0"
+    assert replayed["history"][f"{picture}/caption"] == "0"
     for part in (picture, f"{picture}/masks/prediction", f"{picture}/masks/truth"):
-        assert (directory / "files" / found["history"][f"{part}/path"]).is_file()
+        assert (directory / "files" / replayed["history"][f"{part}/path"]).is_file()
 
 
 @pytest.mark.slow
@@ -189,12 +189,12 @@ def test_sweep_run_holds_table_scatter_and_report(spec: Spec, store: Store, tmp_
     df = lab.results.load(store.root)
     directory = log_sweep(settings("offline"), store.root, df, "demo 1", tmp_path / "sweep")
     assert directory is not None
-    found = read_back(directory)
-    assert found["run"].job_type == "sweep"
-    content = json.loads((directory / "files" / found["history"]["scores/path"]).read_text())
+    replayed = read_back(directory)
+    assert replayed["run"].job_type == "sweep"
+    content = json.loads((directory / "files" / replayed["history"]["scores/path"]).read_text())
     [row] = [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
     assert row["miou"] == pytest.approx(float(lab.results.miou(df).iloc[0]))
-    history = found["history"]
+    history = replayed["history"]
     joined = directory / "files" / history["diagnostics_against_miou/path"]
     assert measures[0] in json.loads(joined.read_text())["columns"]
     assert any(key.startswith(f"scatter/{measures[0]}") for key in history)
@@ -264,8 +264,8 @@ def test_an_agents_run_keeps_the_agents_name(
 
 def test_keys_are_one_to_one_with_names() -> None:
     names = ["C++", "C#", "alarm clock", "alarm_clock", "alarm_clock#0", "a/b", "na\u00efve", "C_"]
-    made = keys(names)
-    assert list(made) == names
-    assert len(set(made.values())) == len(names)
-    assert not any(" " in key for key in made.values())
+    metric_keys = keys(names)
+    assert list(metric_keys) == names
+    assert len(set(metric_keys.values())) == len(names)
+    assert not any(" " in key for key in metric_keys.values())
     assert keys(["sky", "potted plant"]) == {"sky": "sky", "potted plant": "potted_plant"}

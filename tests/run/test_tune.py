@@ -48,9 +48,9 @@ def test_wrong_words_are_named(words: list[str], message: str) -> None:
 def test_stages_are_nested_and_end_with_all_photos() -> None:
     for photos in (1, 5, 8, 31, 32, 64, 100, 1000):
         strides = tune._strides(photos)
-        seen = [set(range(photos)[::stride]) for stride in strides]
-        assert len(seen[-1]) == photos
-        assert all(small < large for small, large in itertools.pairwise(seen))
+        subsets = [set(range(photos)[::stride]) for stride in strides]
+        assert len(subsets[-1]) == photos
+        assert all(small < large for small, large in itertools.pairwise(subsets))
     assert tune._strides(64) == [8, 2, 1]
 
 
@@ -65,31 +65,31 @@ def test_halves_share_no_photo_and_keep_their_photos() -> None:
 
 def test_a_search_sees_the_test_split_once(tmp_path: Path) -> None:
     words = ["attention=csa", "attention.temperature=0.1..4", "dataset.limit=12"]
-    made = search([*words, f"paths.store={tmp_path}"], trials=6, batch=3)
-    kept = results.specs(tmp_path)
-    on_test = kept[kept["dataset.split"] == "test"]
-    assert set(on_test["key"]) == {made.best.key, made.default.key}
+    tuned = search([*words, f"paths.store={tmp_path}"], trials=6, batch=3)
+    stored = results.specs(tmp_path)
+    on_test = stored[stored["dataset.split"] == "test"]
+    assert set(on_test["key"]) == {tuned.best.key, tuned.default.key}
     assert (on_test["done"] == 12).all()
-    assert [trial.number for trial in made.trials] == list(range(6))
-    states = [trial.state for trial in made.trials]
+    assert [trial.number for trial in tuned.trials] == list(range(6))
+    states = [trial.state for trial in tuned.trials]
     assert {"finished", "given up"} == set(states)
-    assert {trial.photos for trial in made.trials if trial.state == "finished"} == {12}
-    assert made.blocks < made.apart
-    table = made.table()
-    assert table["mIoU"].iloc[0] == made.winner.score
-    value = made.winner.values["attention.temperature"]
-    assert made.best.label == f"csa(temperature={float(value)})"
+    assert {trial.photos for trial in tuned.trials if trial.state == "finished"} == {12}
+    assert tuned.blocks < tuned.apart
+    table = tuned.table()
+    assert table["mIoU"].iloc[0] == tuned.winner.score
+    value = tuned.winner.values["attention.temperature"]
+    assert tuned.best.label == f"csa(temperature={float(value)})"
     again = search([*words, f"paths.store={tmp_path}"], trials=6, batch=3)
     assert again.table().equals(table)  # and nothing was computed a second time
-    assert len(results.specs(tmp_path)) == len(kept)
+    assert len(results.specs(tmp_path)) == len(stored)
 
 
 def test_a_data_set_without_a_train_split_is_halved(tmp_path: Path) -> None:
     words = ["attention=csa", "attention.temperature=1,2", "dataset.limit=8"]
-    made = search([*words, f"paths.store={tmp_path}"], trials=2, train=["dataset.split=training"])
-    assert "train half by name digest" in made.train
-    assert "test half by name digest" in made.test
-    assert "test half" in tune.sentence(made)
+    tuned = search([*words, f"paths.store={tmp_path}"], trials=2, train=["dataset.split=training"])
+    assert "train half by name digest" in tuned.train
+    assert "test half by name digest" in tuned.test
+    assert "test half" in tune.sentence(tuned)
 
 
 def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

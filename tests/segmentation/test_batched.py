@@ -60,7 +60,6 @@ def test_labels_and_counts(change: str, largest: int, monkeypatch: pytest.Monkey
     plans, logits, starts = prepared()
     text = torch.nn.functional.normalize(torch.randn(len(CLASSES), 5), dim=-1)
     readout = Readout(Protocol(**CHANGES[change]), text, CLASSES)
-    assert batched.suits(readout)
     geometry = batched.Geometry(plans, starts, torch.device("cpu"))
     generator = np.random.default_rng(0)
     masks = [generator.integers(0, 4, plan.target).astype(np.uint8) for plan in plans]

@@ -9,5 +9,6 @@ ends: the best that attention can do, and what it does without looking.
 Those that need to know the classes read ground truth. Their cells are *oracles*: no method's score.
 
 For a row i, S are the patches of i's class, O those of other classes. The class token's column, the
-class token's row, and patches of void alone stay as they are.
+class token's row, and patches of void alone stay as they are. All functions return (batch, heads,
+tokens, tokens); rows keep their sums where the function does not set them.
 """

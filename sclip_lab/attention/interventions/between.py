@@ -19,13 +19,9 @@ def between(
     another weight of attention against the residual. No ground truth is read.
 
     Args:
-        ctx: the block as the variant sees it.
         a, b: maps of two variants.
         share: of b, 0 .. 1.
         row_sum: above 0, or a variant whose own sums are taken.
-
-    Returns:
-        (batch, heads, tokens, tokens).
     """
     within("share", share, 0, 1)
     if not callable(row_sum):

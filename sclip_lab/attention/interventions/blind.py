@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.interventions.shuffled import squared_distances
 from sclip_lab.attention.interventions.sides import around_patches
-from sclip_lab.core.errors import unknown
+from sclip_lab.attention.positions import squared_distances
 from sclip_lab.core.functions import weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import LARGEST_SEED, within
 from sclip_lab.network.context import Context, Grid
 
-KINDS = ("gaussian", "partner", "uniform")
+Kind = Literal["gaussian", "partner", "uniform"]
 
 
 @weights_function
 def blind(
-    ctx: Context, kind: str = "gaussian", sigma: float = 0.5, row_sum: float = 1.0, seed: int = 0
+    ctx: Context, kind: Kind = "gaussian", sigma: float = 0.5, row_sum: float = 1.0, seed: int = 0
 ) -> Weights:
-    """A map of the grid alone. No ground truth is read.
+    """A map of the grid alone; no patch attends to the class token. No ground truth is read.
 
     Args:
-        ctx: the block as the variant sees it.
         kind: ``gaussian``: proportional to exp(-distance^2 / (2 sigma^2)); ``partner``: each patch
             attends to one other, drawn at random; ``uniform``: to all alike.
         sigma: in patches, above 0.
         row_sum: of the patches' rows, above 0.
         seed: of the partners, 0 or more.
-
-    Returns:
-        (batch, heads, tokens, tokens); no patch attends to the class token.
     """
     within("sigma", sigma, 0, above=True)
     within("row_sum", row_sum, 0, above=True)
@@ -39,17 +36,15 @@ def blind(
     return around_patches(ctx, _map(kind, ctx.grid, sigma, seed)[None, None], row_sum)
 
 
-def _map(kind: str, grid: Grid, sigma: float, seed: int) -> Tensor:
+def _map(kind: Kind, grid: Grid, sigma: float, seed: int) -> Tensor:
     """(patches, patches) float64; rows sum to 1."""
     count = grid[0] * grid[1]
     if kind == "gaussian":
         return torch.softmax(squared_distances(grid).double() / (-2 * sigma**2), dim=-1)
     if kind == "uniform":
         return torch.full((count, count), 1 / count, dtype=torch.float64)
-    if kind == "partner":
-        # One cycle through all patches, so that no patch is its own partner.
-        cycle = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-        partner = torch.empty_like(cycle)
-        partner[cycle] = cycle.roll(1)
-        return torch.nn.functional.one_hot(partner, count).double()
-    raise unknown("kind", kind, KINDS)
+    # One cycle through all patches, so that no patch is its own partner.
+    cycle = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    partner = torch.empty_like(cycle)
+    partner[cycle] = cycle.roll(1)
+    return torch.nn.functional.one_hot(partner, count).double()

@@ -22,15 +22,11 @@ def composed(ctx: Context, place: Map, sharpness: Map, mass: Map, weight: Map) -
     With one map for all four the result is that map.
 
     Args:
-        ctx: the block as the variant sees it.
         place: which patches weigh more within either side, and the shares of the class token and
             of patches of unknown class.
         sharpness: the entropy within either side, see `entropy`.
         mass: the share of other classes in each row, see `set_mass`.
         weight: the sum of each row.
-
-    Returns:
-        (batch, heads, tokens, tokens).
     """
     weights = place(ctx)
     if sharpness != place:

@@ -27,14 +27,10 @@ def entropy(ctx: Context, base: Map, at: float | Map = 0.9) -> Weights:
     Weights of a side become proportional to their beta-th power: the order of patches stays.
 
     Args:
-        ctx: the block as the variant sees it.
         base: the map of a variant.
         at: entropy of a side over that of a uniform one, 0 .. 1, or a variant whose own entropy of
             the same side is taken. A side of one patch has none and stays; a target that no beta
             reaches (equal largest weights, weights of 0) is come as near to as can be.
-
-    Returns:
-        (batch, heads, tokens, tokens); rows keep their sums, and both sides theirs.
     """
     if not callable(at):
         within("at", at, 0, 1)
@@ -61,15 +57,9 @@ def relative_entropy(patches: Tensor, side: Tensor) -> Tensor:
 
 
 def with_entropy(patches: Tensor, side: Tensor, target: Tensor) -> Tensor:
-    """Weights with another sharpness on one side of their rows.
+    """Weights (windows, heads, patches, patches) with another sharpness on one side of their rows.
 
-    Args:
-        patches: (windows, heads, patches, patches) float64, 0 or more.
-        side: bool, broadcasts to it.
-        target: (windows, heads, patches, 1) of `relative_entropy`; NaN: the row stays.
-
-    Returns:
-        the same shape.
+    ``target`` are the new `relative_entropy`; where it is NaN the row stays.
     """
     mass = torch.where(side, patches, 0.0).sum(-1, keepdim=True)
     size = side.sum(-1, keepdim=True).double()
@@ -80,6 +70,7 @@ def with_entropy(patches: Tensor, side: Tensor, target: Tensor) -> Tensor:
     # Rows that stay are uniform here, and have the entropy that they are asked for.
     logs = torch.where(changes, logs, 0.0)
     goal = torch.where(changes, target * size.log(), math.log(patches.shape[-1]))
+    # Single precision comes near in half the time; double precision then needs a step or two.
     start = _log_beta(logs.float(), goal.float(), torch.zeros_like(goal).float(), 1e-4)
     log_beta = _log_beta(logs, goal, start.double(), 1e-9)
     powers = (log_beta.exp() * logs).exp_()
@@ -88,11 +79,7 @@ def with_entropy(patches: Tensor, side: Tensor, target: Tensor) -> Tensor:
 
 
 def _log_beta(logs: Tensor, goal: Tensor, start: Tensor, precision: float) -> Tensor:
-    """The log beta at which softmax(beta * logs) has the entropy ``goal``, in nats.
-
-    Newton's steps; the middle of the bracket where one would leave it. Single precision comes near
-    in half the time, and double precision then needs a step or two.
-    """
+    """The log beta at which softmax(beta * logs) has the entropy ``goal``, in nats."""
     low, high = torch.full_like(goal, -WIDEST), torch.full_like(goal, WIDEST)
     log_beta = start
     for _ in range(STEPS):
@@ -109,6 +96,7 @@ def _log_beta(logs: Tensor, goal: Tensor, start: Tensor, precision: float) -> Te
         low = torch.where(missing > 0, log_beta, low)
         high = torch.where(missing > 0, high, log_beta)
         step = log_beta + missing / (beta.square() * variance)
+        # Newton's step, or the middle of the bracket where the step would leave it.
         inside = (step > low) & (step < high)
         settled = missing.abs() < precision
         following = torch.where(inside, step, (low + high) / 2)

@@ -14,14 +14,10 @@ from sclip_lab.network.context import Context
 @uses("labels")
 @weights_function
 def oracle(ctx: Context, row_sum: float = 1.0) -> Weights:
-    """Uniform over S; a patch of unknown class attends to itself.
+    """Uniform over S; a patch of unknown class attends to itself, and none to the class token.
 
     Args:
-        ctx: the block as the variant sees it.
         row_sum: of the patches' rows, above 0.
-
-    Returns:
-        (batch, heads, tokens, tokens); no patch attends to the class token.
     """
     within("row_sum", row_sum, 0, above=True)
     same = Sides.of(ctx).same

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -12,36 +14,29 @@ from sclip_lab.attention.interventions.sides import (
     with_patches,
 )
 from sclip_lab.attention.variant import Map
-from sclip_lab.core.errors import unknown
 from sclip_lab.core.functions import uses, weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
 
-SCOPES = ("row", "class", "window")
+Scope = Literal["row", "class", "window"]
 STEPS = 100  # of a bisection over 120 units of log odds, down to float64's precision
 
 
 @uses("labels")
 @weights_function
-def set_mass(ctx: Context, base: Map, other: float | Map = 0.5, scope: str = "row") -> Weights:
+def set_mass(ctx: Context, base: Map, other: float | Map = 0.5, scope: Scope = "row") -> Weights:
     """A' = (1 - other) A|S / sum A|S + other A|O / sum A|O, times the row's labelled weight.
 
     Rows without weight on one of their sides stay.
 
     Args:
-        ctx: the block as the variant sees it.
         base: A, the map of a variant.
         other: the share of O, 0 .. 1, or a variant whose own share is taken.
         scope: over what the share holds: each ``row``, or the mean over the rows of a ``class`` in
             a window, or over all rows of a ``window``. In the last two one number multiplies all
             odds O : S, so that rows keep their differences.
-
-    Returns:
-        (batch, heads, tokens, tokens); rows keep their sums.
     """
-    if scope not in SCOPES:
-        raise unknown("scope", scope, SCOPES)
     weights = base(ctx)
     patches, sides = patches_of(ctx, weights), Sides.of(ctx)
     share = sides.share(patches)
@@ -71,16 +66,11 @@ def with_share(patches: Tensor, sides: Sides, target: Tensor) -> Tensor:
 
 
 def _for_groups(share: Tensor, target: Tensor, group: Tensor) -> Tensor:
-    """Shares whose mean over each group of rows is that of ``target``, by one factor on the odds.
-
-    Args:
-        share, target: (windows, heads, patches, 1).
-        group: (windows, patches); rows of one number belong together, those below 0 to none.
-    """
+    """Shares whose mean over each group is that of ``target``, by one factor on the odds."""
     result = target.clone()
-    odds = torch.logit(share)
+    odds = torch.logit(share)  # infinite for rows that see one side alone; those stay
     for number in group.unique():
-        if number < 0:
+        if number < 0:  # rows of unknown class belong to no group
             continue
         rows = (group == number)[:, None, :, None] & odds.isfinite()
         count = rows.sum(2, keepdim=True).clamp_min(1)

@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from sclip_lab.attention.interventions.sides import Sides, patches_of, with_patches
+from sclip_lab.attention.positions import squared_distances
 from sclip_lab.attention.variant import Map
-from sclip_lab.core.errors import unknown
 from sclip_lab.core.functions import uses, weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import LARGEST_SEED
 from sclip_lab.core.values import within as in_range
-from sclip_lab.network.context import Context, Grid
+from sclip_lab.network.context import Context
 
-KINDS = ("class", "distance", "window")
+Within = Literal["class", "distance", "window"]
 
 
 @uses("labels", when={"within": "class"})
 @weights_function
-def shuffled(ctx: Context, base: Map, within: str = "class", seed: int = 0) -> Weights:
+def shuffled(ctx: Context, base: Map, within: Within = "class", seed: int = 0) -> Weights:
     """The weights of each row in another order.
 
     Each row has its own permutation, drawn from the seed and the grid alone, so that it does not
     depend on the photos of a batch.
 
     Args:
-        ctx: the block as the variant sees it.
         base: the map of a variant.
         within: among which places weights are permuted: those of one side of the row (``class``;
             mass on other classes and entropy of either side stay), those of equal distance to the
             row's patch (``distance``; locality stays), or all patches of the ``window``. Only
             ``class`` reads ground truth.
         seed: 0 or more.
-
-    Returns:
-        (batch, heads, tokens, tokens); rows keep their sums and entropies.
     """
-    if within not in KINDS:
-        raise unknown("within", within, KINDS)
     in_range("seed", seed, 0, LARGEST_SEED)
     weights = base(ctx)
     patches = patches_of(ctx, weights)
@@ -57,22 +53,13 @@ def shuffled(ctx: Context, base: Map, within: str = "class", seed: int = 0) -> W
 
 
 def permuted(patches: Tensor, group: Tensor, order: Tensor) -> Tensor:
-    """Each row's weights permuted among places of one group.
+    """Each row's weights (windows, heads, patches, patches) permuted among places of one group.
 
-    Args:
-        patches: (windows, heads, patches, patches).
-        group: integers that broadcast to it.
-        order: numbers in 0 .. 1 that broadcast to it; their order within a group is the
-            permutation.
+    ``group`` and ``order`` broadcast to them. The order of the numbers of ``order``, in 0 .. 1,
+    within a group is the permutation.
     """
     group = group.expand(patches.shape)
     places = group.argsort(dim=-1, stable=True)
+    # An order of 1 would put a place into the next group.
     sources = (group.double() + order.double().clamp(max=1 - 1e-9)).argsort(dim=-1)
     return torch.empty_like(patches).scatter(-1, places, patches.gather(-1, sources))
-
-
-def squared_distances(grid: Grid) -> Tensor:
-    """(patches, patches) int64, in patches."""
-    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    position = torch.stack([rows.flatten(), columns.flatten()], dim=1)
-    return (position[:, None] - position[None]).square().sum(-1)

@@ -69,10 +69,8 @@ def around_patches(ctx: Context, patches: Tensor, row_sum: float = 1.0) -> Tenso
     """Weights between patches as a whole map: no patch attends to the class token, whose own row
     is the network's.
 
-    Args:
-        ctx: the block as the variant sees it.
-        patches: (windows or 1, 1, patches, patches); rows sum to 1.
-        row_sum: factor on them.
+    ``patches`` are (windows or 1, 1, patches, patches) with rows that sum to 1, which ``row_sum``
+    multiplies.
     """
     weights = ctx.input.attention().clone()
     prefix = ctx.block.prefix

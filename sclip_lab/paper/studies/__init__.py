@@ -21,16 +21,6 @@ from sclip_lab.paper.claims import Claim
 from sclip_lab.report.evidence import Evidence
 
 
-def no_figures(evidence: Evidence) -> dict[str, Figure]:
-    """Nothing to draw."""
-    return {}
-
-
-def no_photos(evidence: Evidence) -> list[str]:
-    """No picture beyond those that the sweep keeps."""
-    return []
-
-
 @dataclass(frozen=True)
 class Study:
     """What a file of this folder defines as ``STUDY``.
@@ -49,9 +39,9 @@ class Study:
 
     question: str
     claims: Callable[[Evidence], list[Claim]]
-    figures: Callable[[Evidence], Mapping[str, Figure]] = no_figures
+    figures: Callable[[Evidence], Mapping[str, Figure]] = lambda _: {}
     tables: Callable[[Evidence], dict[str, pd.DataFrame]] | None = None
-    photos: Callable[[Evidence], list[str]] = no_photos
+    photos: Callable[[Evidence], list[str]] = lambda _: []
     answers: Mapping[str, Callable[[Evidence], str]] = field(default_factory=dict)
     across: tuple[str, ...] = ()
     order: int = 50

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.paper.claims import Claim, difference_in_words, mean_difference, missing
@@ -16,7 +13,8 @@ from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import specs
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import Figure
-from sclip_lab.report.pictures import FONT, attention_over_photo
+from sclip_lab.report.pictures import attention_maps, attention_over_photo
+from sclip_lab.results.store.picture_files import Picture, Prediction
 
 if TYPE_CHECKING:
     from sclip_lab.data.base import Sample
@@ -63,7 +61,12 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
     first = evidence.specs[next(iter(cells.values()))]
     sample = _sample(evidence, first)
     height, width = sample.mask.shape
-    points = evidence.options.get("points") or _default_points(sample, first)
+    points = evidence.options.get("points")
+    if not points:
+        from sclip_lab.evaluation.observers import region_points  # imports torch
+
+        chosen = region_points(sample.mask, first.dataset.ignore_index, POINTS)
+        points = [(int(row), int(column)) for row, column in chosen]
     for row, column in points:
         if not (0 <= row < height and 0 <= column < width):
             raise LabError(
@@ -73,47 +76,20 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
     return {"attention": _drawn(sample, points, specs)}
 
 
-def _default_points(sample: Sample, any_spec: Spec) -> list[tuple[int, int]]:
-    from sclip_lab.evaluation.observers import region_points
-
-    points = region_points(sample.mask, any_spec.dataset.ignore_index, POINTS)
-    return [(int(row), int(column)) for row, column in points]
-
-
 def _drawn(sample: Sample, points: list[tuple[int, int]], specs: dict[str, Spec]) -> Figure:
-    rows, columns = 1 + len(specs), len(points)
-    ratio = sample.mask.shape[0] / sample.mask.shape[1]
-    colors = ["#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00"]
-    with rc_context(FONT):
-        figure = Figure(figsize=(0.9 + 2.0 * columns, 0.3 + 2.0 * ratio * rows),
-                        layout="constrained")  # fmt: skip
-        axes: Any = figure.subplots(rows, columns, squeeze=False)
-        maps = {name: attention_over_photo(s, sample.image, points) for name, s in specs.items()}
-        grey = sample.image.mean(2) / 255 * 0.5 + 0.5
-        for column, (y, x) in enumerate(points):
-            color = colors[column % len(colors)]
-            axes[0, column].imshow(sample.image)
-            axes[0, column].set_title(f"point {y},{x}")
-            for row, name in enumerate(specs, start=1):
-                weights = maps[name][column]
-                ax = axes[row, column]
-                ax.imshow(grey, cmap="gray", vmin=0, vmax=1)
-                top = float(np.nanmax(weights)) or 1.0
-                ax.imshow(weights, cmap="inferno", vmin=0, vmax=top, alpha=0.8)
-            for ax in axes[:, column]:
-                ax.plot(x, y, "o", ms=7, mfc="none", mec="black", mew=2.4)
-                ax.plot(x, y, "o", ms=7, mfc="none", mec=color, mew=1.4)
-                ax.set_xticks([])
-                ax.set_yticks([])
-        shades = ScalarMappable(Normalize(0, 1), "inferno")
-        bar = figure.colorbar(shades, ax=axes[1:], shrink=0.6, aspect=30, pad=0.01)
-        bar.set_ticks([0, 1], labels=["0", "map's\nmaximum"])
-        figure.set_label(
-            f"{sample.name}: where the patch under each point looks, mean over heads; points are "
-            "row,column in pixels; grey: no window holds both the point and the place"
-        )
-        for row, name in enumerate(["photo", *specs]):
-            axes[row, 0].set_ylabel(name)
+    boxes = np.tile([0, 0, *sample.mask.shape], (len(points), 1))  # maps are of the whole photo
+    predictions = []
+    for name, spec in specs.items():
+        maps = np.stack(attention_over_photo(spec, sample.image, points))
+        shown = None if np.isnan(maps).all() else maps
+        predictions.append(Prediction(name, sample.mask, np.array(points), shown, boxes))
+    picture = Picture(sample.name, "", sample.image, sample.mask, [], 0, predictions)
+    figure = attention_maps([picture], largest=2.0)
+    listed = "; ".join(f"{row},{column}" for row, column in points)
+    figure.set_label(
+        f"{sample.name}: where the patch under each ring looks, mean over heads; rings at {listed} "
+        "(row,column in pixels); grey: no window holds both the point and the place"
+    )
     return figure
 
 
@@ -135,18 +111,13 @@ def _localises(evidence: Evidence) -> str:
     cells = _cells(evidence)
     if len(cells) < 2 or not len(evidence.measured):
         return ""
-    rows = evidence.measured.assign(spec=evidence.measured["spec"].astype(str))
-    means = rows.groupby(["measure", "spec"], observed=True)["value"].mean()
     words = {"inter_class_mass": "of its attention {:.2f} falls on other classes",
              "spatial_invariance": "the maps of two patches correlate by {:.2f}"}  # fmt: skip
+    values = {measure: evidence.values(measure) for measure in words}
     parts = []
-    for name, spec_key in cells.items():
-        values = [
-            text.format(means[measure, spec_key])
-            for measure, text in words.items()
-            if (measure, spec_key) in means
-        ]
-        parts.append(f"{name}: {', '.join(values)}")
+    for name, key in cells.items():
+        said = [text.format(values[m][key].mean()) for m, text in words.items() if key in values[m]]
+        parts.append(f"{name}: {', '.join(said)}")
     return f"{'; '.join(parts)}. Only interventions can say whether that makes the score."
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from sclip_lab.paper.claims import Claim, higher, missing
+from sclip_lab.paper.claims import Claim, gains_in_words, higher, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import spec
 from sclip_lab.report.evidence import Evidence
@@ -71,17 +71,11 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
 
 
 def _foundation_models(evidence: Evidence) -> str:
-    pairs = {
-        name: (cells["CSA"], cells["vanilla"])
-        for name, cells in _grid(evidence).items()
-        if {"CSA", "vanilla"} <= set(cells)
-    }
-    gains = [f"{name} {100 * evidence.difference(*pair)['difference']:+.1f}"
-             for name, pair in pairs.items()]  # fmt: skip
+    gains = gains_in_words(evidence, _grid(evidence), "CSA")
     if not gains:
         return ""
-    text = f"CSA's gain over vanilla attention: {', '.join(gains)}."
-    return text if len(gains) > 1 else f"{text} Other networks are missing: it {NEEDED}."
+    text = f"CSA's gain over vanilla attention: {gains}."
+    return text if "," in gains else f"{text} Other networks are missing: it {NEEDED}."
 
 
 STUDY = Study(

@@ -20,7 +20,7 @@ from sclip_lab.paper.claims import Claim, Comparison, few_photos, gated, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import label_points, specs
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.report.figures import COLORS, Figure, style
+from sclip_lab.report.figures import COLORS, Figure, charts
 from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS
 from sclip_lab.results.statistics.relations import FEWEST
 
@@ -42,17 +42,15 @@ BETTER = {"high": "right is good", "low": "left is good"}
 def correlations(evidence: Evidence) -> pd.DataFrame:
     """`results.relations` of these cells, strongest first, with columns named as a page shows
     them."""
-    columns = ["measure", "rho", "low", "high", "rho of families", "p", "p, adjusted", "least",
-               "most", "variants", "families", "photos", "good", "as expected"]  # fmt: skip
     if not len(evidence.measured):
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame()
     try:
         # What reads the outcome with the masks goes with the score, and explains nothing.
         outcomes = [name for name, measure in MEASURES.items() if measure.outcome]
         measured = evidence.measured[~evidence.measured["measure"].isin(outcomes)]
         table = results.relations(evidence.df, measured, n=RESAMPLES)
     except LabError:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame()
     table = table[table["spearman"].notna() & (table["variants"] > 3)].reset_index(drop=True)
     answers = {True: "yes", False: "no"}
     table["as_expected"] = [answers.get(value, "") for value in table["as_expected"]]
@@ -132,32 +130,27 @@ def _scatter(ax: Axes, evidence: Evidence, points: pd.DataFrame, measure: str, s
 def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
     points = results.points(evidence.df, evidence.measured)
     rows_of = _by_measure(table)
-    names, drawn = list(rows_of), {}
+    names, figures = list(rows_of), {}
     for start in range(0, len(names), PAGE):
         page = names[start : start + PAGE]
         columns = min(3, len(page))
-        rows = -(-len(page) // columns)
-        with style():
-            size = (0.6 + 2.9 * columns, 0.3 + 2.7 * rows)
-            apart = ConstrainedLayoutEngine(h_pad=0.12)  # inches: titles keep off the axis above
-            figure = Figure(figsize=size, layout=apart)
-            axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-            for ax, measure in zip(axes, page, strict=False):
+        size = (0.6 + 2.9 * columns, 0.3 + 2.7 * -(-len(page) // columns))
+        apart = ConstrainedLayoutEngine(h_pad=0.12)  # inches: titles keep off the axis above
+        with charts(size, len(page), columns, sharey=True, layout=apart) as (figure, axes):
+            for ax, measure in zip(axes, page, strict=True):
                 _scatter(ax, evidence, points, measure, 2.2)
                 row, good = rows_of[measure], BETTER.get(MEASURES[measure].better)
                 ax.set_xlabel(measure.replace("_", " ") + (f" ({good})" if good else ""))
                 ax.set_title(f"Spearman {_with_interval(row)}")
             for ax in axes[::columns]:
                 ax.set_ylabel("mIoU x100")
-            for ax in axes[len(page) :]:
-                ax.set_axis_off()
         figure.set_label(
             "each point is a variant; Spearman's correlation with its interval over families of "
             "variants and photos, the closest relations first"
         )
         tail = f"_{start // PAGE + 1}" if len(names) > PAGE else ""
-        drawn[f"covariance{tail}"] = figure
-    return drawn
+        figures[f"covariance{tail}"] = figure
+    return figures
 
 
 def _heat_maps(evidence: Evidence) -> Figure | None:
@@ -181,11 +174,9 @@ def _heat_maps(evidence: Evidence) -> Figure | None:
                 index="layer", columns="head", values="value"
             )
     depth, heads = (max(table.shape[axis] for table in tables.values()) for axis in (0, 1))
-    with style():
-        size = (1.0 + 2 * max(1.4, 0.24 * heads), 0.5 + len(measures) * max(1.2, 0.2 * depth + 0.5))
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(len(measures), 2, squeeze=False)
-        for line, measure in zip(axes, measures, strict=True):
+    size = (1.0 + 2 * max(1.4, 0.24 * heads), 0.5 + len(measures) * max(1.2, 0.2 * depth + 0.5))
+    with charts(size, 2 * len(measures), 2) as (figure, axes):
+        for line, measure in zip(zip(axes[::2], axes[1::2], strict=True), measures, strict=True):
             values = np.concatenate([tables[measure, name].to_numpy().ravel() for name in pair])
             low, high = float(np.nanmin(values)), float(np.nanmax(values))
             for ax, name in zip(line, pair, strict=True):
@@ -207,9 +198,9 @@ def _heat_maps(evidence: Evidence) -> Figure | None:
 
 def _figures(evidence: Evidence) -> dict[str, Figure]:
     table = correlations(evidence)
-    drawn = _scatters(evidence, table) if len(table) else {}
+    figures = _scatters(evidence, table) if len(table) else {}
     heads = _heat_maps(evidence)
-    return drawn | ({"covariance_layers": heads} if heads is not None else {})
+    return figures | ({"covariance_layers": heads} if heads is not None else {})
 
 
 def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:

@@ -8,16 +8,15 @@ from math import factorial
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from sclip_lab import results
 from sclip_lab.paper.claims import Claim, Comparison, alike, best, gated, higher, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import curves, line, number, pick, spec, specs
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.report.figures import COLORS, style
-from sclip_lab.report.figures import Figure as Drawn
+from sclip_lab.report.figures import COLORS, charts, interval_bars
+from sclip_lab.report.gains import by_class
+from sclip_lab.report.tables import captioned
 from sclip_lab.results.statistics.intervals import interval, p_value
 from sclip_lab.results.statistics.resampling import Scored, combined
 
@@ -48,9 +47,7 @@ def shapley(evidence: Evidence, cells: Mapping[frozenset[str], str]) -> dict[str
     """Each part's share of CSA's gain: the mean, over all orders in which parts can be taken from
     CSA, of what the score gains when this part's turn comes (Shapley, 1953).
 
-    Args:
-        evidence: has all cells.
-        cells: the cell of each set of parts.
+    Args: cells: the cell of each set of parts.
 
     Returns:
         per part a difference in mIoU with its resamples; they add up to CSA's gain.
@@ -209,8 +206,7 @@ def _moved(evidence: Evidence) -> dict[float, str]:
 
 
 def _row_sums(evidence: Evidence, base: str, variants: Mapping[float, str]) -> dict[float, str]:
-    """The map of one variant by the sum of its rows; ``known``: variants that have it with a sum
-    of their own."""
+    """The map of one variant by the sum of its rows; other variants have it with sums of theirs."""
     places = line(evidence, "attention.row_sum", variant="between", attention__a=base,
                   attention__b=base)  # fmt: skip
     others = {at: key for at, name in variants.items() if (key := spec(evidence, variant=name))}
@@ -219,20 +215,12 @@ def _row_sums(evidence: Evidence, base: str, variants: Mapping[float, str]) -> d
 
 def _mark_base_maps(evidence: Evidence, figure: Figure) -> None:
     """Mark each base map at its own mass on other classes, where that was measured."""
-    if not len(evidence.measured) or not figure.axes:
-        return
-    rows = evidence.measured[evidence.measured["measure"] == "inter_class_mass"]
-    means = rows.assign(spec=rows["spec"].astype(str)).groupby("spec")["value"].mean()
+    masses = evidence.values("inter_class_mass")
     for index, base in enumerate(BASES):
         key = spec(evidence, variant=base)
-        if key is not None and key in means:
-            figure.axes[0].plot(means[key], 100 * evidence.score(str(key)), "x", markersize=7,
-                                color=_color(figure, index), mew=1.6, zorder=5)  # fmt: skip
-
-
-def _color(figure: Figure, index: int) -> object:
-    lines = [drawn for drawn in figure.axes[0].get_lines() if drawn.get_marker() == "o"]
-    return lines[index].get_color() if index < len(lines) else "black"
+        if key in masses and figure.axes:
+            figure.axes[0].plot(masses[key].mean(), 100 * evidence.score(str(key)), "x",
+                                markersize=7, color=COLORS[index], mew=1.6, zorder=5)  # fmt: skip
 
 
 def parts(evidence: Evidence) -> pd.DataFrame:
@@ -248,39 +236,32 @@ def parts(evidence: Evidence) -> pd.DataFrame:
         share = value.estimate / whole.estimate if whole.estimate else np.nan
         row = {"part": name, "gain": value.estimate, "low": low, "high": high, "share": share}
         rows.append(row)
-    table = pd.DataFrame(rows)
-    table.attrs = {
-        "plain": ("share",),
-        "caption": "CSA's gain over vanilla by the four parts of a row, mIoU x100: Shapley values "
-        "over the 16 combinations, with paired 95 % intervals over photos. All combinations but "
-        "the two ends are oracles",
-    }
-    return table
+    caption = (
+        "CSA's gain over vanilla by the four parts of a row, mIoU x100: Shapley values over the 16 "
+        "combinations, with paired 95 % intervals over photos. All combinations but the two ends "
+        "are oracles"
+    )
+    return captioned(rows, caption, plain=("share",))
 
 
 def _bars(table: pd.DataFrame) -> Figure:
-    with style():
-        figure = Drawn(figsize=(5.6, 2.2), layout="constrained")
-        ax = figure.subplots()
-        gains = 100 * table[["gain", "low", "high"]]
-        error = [gains["gain"] - gains["low"], gains["high"] - gains["gain"]]
-        colors = [COLORS[5]] * (len(table) - 1) + ["0.7"]
-        ax.barh(range(len(table)), gains["gain"], xerr=np.maximum(error, 0), color=colors,
-                height=0.65, error_kw={"elinewidth": 0.8, "capsize": 2})  # fmt: skip
+    gains = 100 * table[["gain", "low", "high"]]
+    colors = [COLORS[5]] * (len(table) - 1) + ["0.7"]
+    with charts((5.6, 2.2)) as (figure, [ax]):
+        interval_bars(ax, range(len(table)), gains, height=0.65, color=colors)
         ax.set_yticks(range(len(table)), list(table["part"]))
         ax.invert_yaxis()
         ax.axvline(0, color="black", lw=0.8)
         ax.set_xlabel("CSA's gain over vanilla in mIoU x100, 95 % interval")
-        sns.despine(ax=ax)
     figure.set_label(str(table.attrs["caption"]))
     return figure
 
 
 def _figures(evidence: Evidence) -> dict[str, Figure]:
-    drawn = {"interventions_dose": _dose(evidence)}
+    figures = {"interventions_dose": _dose(evidence)}
     table = parts(evidence)
     if len(table):
-        drawn["interventions_parts"] = _bars(table)
+        figures["interventions_parts"] = _bars(table)
     blocks = _by_block(evidence)
     if len(blocks) > 1:
         references = dict(zip(("vanilla", "CSA"), specs(evidence, "vanilla", "csa"), strict=True))
@@ -289,8 +270,8 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
                         references)  # fmt: skip
         figure.set_label("vanilla attention whose mass on other classes is set to 0 in one block "
                          "alone; an oracle; band: 95 % interval over photos")  # fmt: skip
-        drawn["interventions_blocks"] = figure
-    return drawn
+        figures["interventions_blocks"] = figure
+    return figures
 
 
 def _per_class(evidence: Evidence, columns: Mapping[str, str | None]) -> pd.DataFrame:
@@ -298,17 +279,13 @@ def _per_class(evidence: Evidence, columns: Mapping[str, str | None]) -> pd.Data
     present = {name: key for name, key in columns.items() if key}
     if len(present) < len(columns):
         return pd.DataFrame()
-    scores = results.iou(evidence.df[evidence.df["spec"].astype(str).isin(present.values())])
-    grid = scores.assign(spec=scores["spec"].astype(str)).pivot_table(
-        index="class", columns="spec", values="iou", observed=True, sort=False
-    )
-    table = pd.DataFrame({name: grid[key] for name, key in present.items()})
+    table = by_class(evidence, list(present.values())).set_index("class")
+    table.columns = list(present)
     order = (table.iloc[:, -1] - table.iloc[:, 0]).sort_values(ascending=False).index
-    table = table.loc[order].reset_index()
-    table.attrs["caption"] = (
+    caption = (
         "IoU x100 by class: vanilla, vanilla with CSA's mass on other classes (an oracle), CSA"
     )
-    return table
+    return captioned(table.loc[order].reset_index(), caption)
 
 
 def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pandas as pd
@@ -54,7 +54,7 @@ def wide(evidence: Evidence) -> pd.DataFrame:
         f"{row['attention']}{' + PAMR' if _refined(row) else ''}" for _, row in cells.iterrows()
     ]
     dataset = cells["dataset"].astype(str)
-    table = cells.assign(method=method, dataset=dataset, bold=tables.bold(cells))
+    table = cells.assign(method=method, dataset=dataset, bold=tables.is_bold(cells))
     grid, is_bold = (
         table.pivot_table(
             index="method", columns="dataset", values=name, sort=False, aggfunc="first"
@@ -72,15 +72,20 @@ def wide(evidence: Evidence) -> pd.DataFrame:
 
 def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
     shown = {"main": wide(evidence), "main_published": published.scores(evidence)}
+    for dataset, classes, sizes in _gains(evidence):
+        shown[f"main_gain_per_class_{dataset}"] = classes
+        if len(sizes):
+            shown[f"main_gain_per_size_{dataset}"] = sizes
+    return shown
+
+
+def _gains(evidence: Evidence) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Per data set what CSA gains over vanilla by class, and by size of regions."""
     for dataset in evidence.df["dataset"].astype(str).unique():
         part = evidence.only(dataset=dataset)
-        pair = [_cell(part, variant, False) for variant in ("csa", "vanilla")]
-        if None not in pair:
-            shown[f"main_gain_per_class_{dataset}"] = per_class(part, *map(str, pair))
-            sizes = per_size(part, *map(str, pair))
-            if len(sizes):
-                shown[f"main_gain_per_size_{dataset}"] = sizes
-    return shown
+        csa, vanilla = _cell(part, "csa", False), _cell(part, "vanilla", False)
+        if csa and vanilla:
+            yield dataset, per_class(part, csa, vanilla), per_size(part, csa, vanilla)
 
 
 def _figures(evidence: Evidence) -> Mapping[str, Figure]:
@@ -90,12 +95,7 @@ def _figures(evidence: Evidence) -> Mapping[str, Figure]:
 
 def _largest_gains(evidence: Evidence) -> str:
     lines = []
-    for dataset in evidence.df["dataset"].astype(str).unique():
-        part = evidence.only(dataset=dataset)
-        csa, vanilla = _cell(part, "csa", False), _cell(part, "vanilla", False)
-        if csa is None or vanilla is None:
-            continue
-        classes, sizes = per_class(part, csa, vanilla), per_size(part, csa, vanilla)
+    for dataset, classes, sizes in _gains(evidence):
         first, last = classes.iloc[0], classes.iloc[-1]
         text = (
             f"{dataset}: most on {first['class']} ({100 * first['gain']:+.1f} IoU), least on "

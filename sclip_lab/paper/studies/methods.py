@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import seaborn as sns
+import pandas as pd
 
 from sclip_lab.paper.claims import Claim, best, higher, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.report.figures import COLORS, Figure, style
+from sclip_lab.report.figures import COLORS, Figure, charts
 from sclip_lab.results.statistics.across import ranks
 
 ONE = "unified"
@@ -62,19 +62,9 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
     if one.df["spec"].nunique() < 2:
         return {}
     table = ranks(one.df).sort_values("rank", ignore_index=True)
-    with style():
-        size = (5.0, 0.8 + 0.15 * len(table))
-        figure = Figure(figsize=size, layout="constrained")
-        ax = figure.subplots()
-        rows = range(len(table))
-        ax.hlines(rows, table["low"], table["high"], color=COLORS[5], lw=4)
-        ax.plot(table["rank"], rows, "o", color=COLORS[0], markersize=4)
-        scores = [f"{n}   {100 * s:.1f}" for n, s in zip(table["attention"], table["score"],
-                                                         strict=True)]  # fmt: skip
-        ax.set_yticks(rows, scores)
-        ax.set_ylim(len(table) - 0.4, -0.6)
-        ax.set_xlabel("rank by mIoU, 1 is best")
-        sns.despine(ax=ax)
+    names = [f"{row['attention']}   {100 * row['score']:.1f}" for _, row in table.iterrows()]
+    figure = _dots(table, "rank", names, 0.15)
+    figure.axes[0].set_xlabel("rank by mIoU, 1 is best")
     figure.set_label(
         "ranks under one protocol; bars hold 95 % of resamples of photos, and are no test: see the "
         "verdicts"
@@ -87,27 +77,31 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
 
 def _gains_by_protocol(evidence: Evidence, pairs: dict[tuple[str, str], tuple[str, str]]) -> Figure:
     """What each method gains by its own protocol."""
-    rows = {name: evidence.difference(*pair) for name, pair in pairs.items()}
-    names = sorted(rows, key=lambda name: -rows[name]["difference"])
-    with style():
-        figure = Figure(figsize=(5.0, 0.9 + 0.2 * len(names)), layout="constrained")
-        ax = figure.subplots()
-        ax.axvline(0, color="0.6", lw=1)
-        for place, name in enumerate(names):
-            row = rows[name]
-            ax.plot([100 * row["low"], 100 * row["high"]], [place, place], color=COLORS[5], lw=4)
-            ax.plot(100 * row["difference"], place, "o", color=COLORS[0], markersize=4)
-        scores = [100 * evidence.score(pairs[name][0]) for name in names]
-        ticks = [f"{name}, {protocol}   {score:.1f}"
-                 for (name, protocol), score in zip(names, scores, strict=True)]  # fmt: skip
-        ax.set_yticks(range(len(names)), ticks)
-        ax.set_ylim(len(names) - 0.4, -0.6)
-        ax.set_xlabel("gain in mIoU x100 over the shared protocol,\n95 % interval (right is good)")
-        sns.despine(ax=ax)
+    differences = {name: evidence.difference(*pair) for name, pair in pairs.items()}
+    table = 100 * pd.DataFrame(differences).T[["difference", "low", "high"]].astype(float)
+    table = table.sort_values("difference", ascending=False, kind="stable")
+    names = [f"{name}, {protocol}   {100 * evidence.score(pairs[name, protocol][0]):.1f}"
+             for name, protocol in table.index]  # fmt: skip
+    figure = _dots(table, "difference", names, 0.2)
+    figure.axes[0].axvline(0, color="0.6", lw=1, zorder=0)
+    figure.axes[0].set_xlabel(
+        "gain in mIoU x100 over the shared protocol,\n95 % interval (right is good)"
+    )
     figure.set_label(
         "each method with a protocol of its own code, and its score under that; gain over its "
         "score under the protocol that all share"
     )
+    return figure
+
+
+def _dots(table: pd.DataFrame, value: str, names: list[str], height: float) -> Figure:
+    """A dot for each row on its interval, so many inches below each other."""
+    rows = range(len(table))
+    with charts((5.0, 0.9 + height * len(table))) as (figure, [ax]):
+        ax.hlines(rows, table["low"], table["high"], color=COLORS[5], lw=4)
+        ax.plot(table[value], rows, "o", color=COLORS[0], markersize=4)
+        ax.set_yticks(rows, names)
+        ax.set_ylim(len(table) - 0.4, -0.6)
     return figure
 
 

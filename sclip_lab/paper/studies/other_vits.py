@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from sclip_lab.paper.claims import Claim, higher, random_seed
+from sclip_lab.paper.claims import Claim, gains_in_words, higher, random_seed
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import spec
 from sclip_lab.report.evidence import Evidence
@@ -46,12 +46,9 @@ def _figures(evidence: Evidence) -> Mapping[str, Figure]:
 
 def _gaining(evidence: Evidence) -> str:
     grid = _grid(evidence)
-    trained = {n: c for n, c in grid.items() if "random" not in n and {"csa", "vanilla"} <= set(c)}
-    gains = [
-        f"{name} {100 * evidence.difference(cells['csa'], cells['vanilla'])['difference']:+.1f}"
-        for name, cells in trained.items()
-    ]
-    text = f"CSA's gain read out by prototypes: {', '.join(gains)}." if gains else ""
+    trained = {name: cells for name, cells in grid.items() if "random" not in name}
+    gains = gains_in_words(evidence, trained, "csa")
+    text = f"CSA's gain read out by prototypes: {gains}." if gains else ""
     if len(trained) < len(grid):
         text += (
             " The ViT without text has random weights here and answers nothing: "

@@ -7,14 +7,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from sclip_lab.paper.claims import Claim, best, difference_in_words, higher, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import label_points, pick
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.report.figures import Figure, color, style
+from sclip_lab.report.figures import Figure, charts, color
+from sclip_lab.report.tables import captioned
 
 if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
@@ -102,9 +102,7 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
     cost = _cost(evidence)
     if len(cost) < 2:
         return {}
-    with style():
-        figure = Figure(figsize=(4.6, 3.2), layout="constrained")
-        ax = figure.subplots()
+    with charts((4.6, 3.2)) as (figure, [ax]):
         shown: tuple[list[float], list[float], list[str]] = ([], [], [])
         for variant in ("csa", "vanilla"):
             settings = {s: spec for s, spec in _settings(evidence, variant).items() if s in cost}
@@ -133,7 +131,6 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
             "settings that no cheaper one beats"
         )
         ax.legend(frameon=False)
-        sns.despine(ax=ax)
     return {"preprocessing": figure}
 
 
@@ -152,9 +149,8 @@ def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
         for variant in ("vanilla", "csa")
         for sizes, spec in _settings(evidence, variant).items()
     ]
-    table = pd.DataFrame(rows)
-    table.attrs["caption"] = "mIoU x100; short side, window and stride in pixels"
-    return {"preprocessing": table}
+    caption = "mIoU x100; short side, window and stride in pixels"
+    return {"preprocessing": captioned(rows, caption)}
 
 
 def _sizes(evidence: Evidence) -> str:

@@ -17,6 +17,7 @@ from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import curves, line, pick, spec, specs
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS
+from sclip_lab.report.tables import captioned
 
 SINGLE = ("csa_identity", "csa_q", "csa_k", "csa_v")
 FORMS = {"orthogonal": "csa_random_orthogonal", "of full width": "csa_random_full"}
@@ -32,17 +33,15 @@ def _claims(evidence: Evidence) -> list[Claim]:
     singles = list(filter(None, specs(evidence, *SINGLE)))
     randoms = _seeds(evidence, variant="csa_random", attention__count=1)
     claims = []
-    if csa and singles:
-        text = (
-            "CSA is insensitive to the projection: any single one lies within 3 points of q and k"
-        )
-        claims.append(alike(evidence, [*singles, *randoms], csa, MARGIN, text, "1.4"))
-    if mean and singles:
-        text = (
-            "CSA is insensitive to the projection where all maps have one weight: any single one "
-            "lies within 3 points of the mean of q and k"
-        )
-        claims.append(alike(evidence, [*singles, *randoms], mean, MARGIN, text))
+    for base, words, section in (
+        (csa, "any single one lies within 3 points of q and k", "1.4"),
+        (mean, "any single one lies within 3 points of the mean of q and k", ""),
+    ):
+        # Of the sum, a row weighs twice as much against the residual; of the mean, as any other.
+        where = "" if base == csa else " where all maps have one weight"
+        text = f"CSA is insensitive to the projection{where}: {words}"
+        if base and singles:
+            claims.append(alike(evidence, [*singles, *randoms], base, MARGIN, text, section))
     text = "The sum's doubled weight against the residual helps: q + k is better than their mean"
     claims.append(higher(evidence, csa, mean, text))
     if randoms:
@@ -89,7 +88,7 @@ def _ensemble(evidence: Evidence) -> Figure | None:
             scores = 100 * evidence.cells.loc[keys, "miou"]
             ax.plot([1.0 + 0.1 * place] * len(keys), scores, "x", color=COLORS[place],
                     markersize=4, label=f"one {name}, {len(keys)} seeds")  # fmt: skip
-    ax.legend(fontsize=6, loc="upper right", bbox_to_anchor=(1, 0.95), edgecolor="none")
+    ax.legend(fontsize=6, loc="best", edgecolor="none")
     figure.set_label(
         "ensembles of n random projections (gaussian, of head_dim) over seeds; band: 95 % interval "
         "over photos of seed 0; crosses: single orthogonal ones, and ones of the full width"
@@ -100,14 +99,16 @@ def _ensemble(evidence: Evidence) -> Figure | None:
 
 
 def _figures(evidence: Evidence) -> dict[str, Figure]:
-    drawn: dict[str, Figure | None] = {"projections_ensemble": _ensemble(evidence)}
+    figures: dict[str, Figure | None] = {"projections_ensemble": _ensemble(evidence)}
     shown = specs(evidence, "csa", *SINGLE, "csa_random", "csa_random_orthogonal", "vanilla")
     correlations = map_correlations(evidence, list(filter(None, shown)))
     if correlations is not None:
-        drawn["projections_maps"] = correlation_figure(correlations)
+        figures["projections_maps"] = correlation_figure(correlations)
     if evidence.specs:
-        drawn["projections_inner_products"] = preserved_figure(next(iter(evidence.specs.values())))
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+        figures["projections_inner_products"] = preserved_figure(
+            next(iter(evidence.specs.values()))
+        )
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
@@ -127,8 +128,8 @@ def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
     tables = {"projections": published.scores(evidence.of([*fixed, *_seeds(
         evidence, variant="csa_random", attention__count=1, attention__seed=0)]))}  # fmt: skip
     if rows:
-        tables["projections_random"] = pd.DataFrame(rows)
-        tables["projections_random"].attrs["caption"] = "random projections over seeds, mIoU x100"
+        caption = "random projections over seeds, mIoU x100"
+        tables["projections_random"] = captioned(rows, caption)
     return tables
 
 

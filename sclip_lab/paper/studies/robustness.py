@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sclip_lab.paper.claims import Claim, higher
+from sclip_lab.paper.claims import Claim, csa_higher
 from sclip_lab.paper.studies import Study
 from sclip_lab.report import tables
 from sclip_lab.report.curves import curves, pick
@@ -57,16 +57,7 @@ def _claims(evidence: Evidence) -> list[Claim]:
         csa, vanilla = variants.get("csa", {}), variants.get("vanilla", {})
         for strength in sorted(set(csa) & set(vanilla) - {0.0}):
             pairs[f"{kind}, strength {strength:g} of 3"] = (csa[strength], vanilla[strength])
-    family = list(pairs.values())
-    names = {
-        spec: name for pair in family for spec, name in zip(pair, ("csa", "vanilla"), strict=True)
-    }
-    return [
-        higher(
-            evidence, *pair, f"CSA is better than vanilla attention: {change}", family, names=names
-        )
-        for change, pair in pairs.items()
-    ]
+    return csa_higher(evidence, pairs, "CSA is better than vanilla attention")
 
 
 def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
@@ -80,12 +71,8 @@ def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
                 {"change": kind, "strength": int(strength), **scores, "gain": row["difference"]}
                 | {"low": row["low"], "high": row["high"]}
             )
-    table = pd.DataFrame(rows)
-    table.attrs = {
-        "caption": "mIoU x100, and the gain of CSA over vanilla with its 95 % interval",
-        "intervals": {tables.INTERVAL: ("low", "high")},
-    }
-    return {"robustness": table} if rows else {}
+    caption = "mIoU x100, and the gain of CSA over vanilla with its 95 % interval"
+    return {"robustness": tables.captioned(rows, caption, **tables.BOUNDS)} if rows else {}
 
 
 def _strengths(evidence: Evidence, kinds: list[str]) -> list[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sclip_lab.paper.claims import Claim, higher, missing
+from sclip_lab.paper.cards import EMBEDDED
+from sclip_lab.paper.claims import Claim, csa_higher, higher, missing
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import grouped
+from sclip_lab.report.tables import captioned
 
 CHANGED = ("vocabulary", "templates", "prob_threshold")
-EMBEDDED = "patchwork_vit"
 ONE_TOKEN = (
     "reads every word that it never saw as one and the same token, so synonyms and distractors are "
     "one more text to it, whatever they say, and score alike"
@@ -43,13 +44,9 @@ def _claims(evidence: Evidence) -> list[Claim]:
     csa, vanilla = usual.get("csa"), usual.get("vanilla")
     if not csa or not vanilla or not grid:
         return [missing("The vocabulary matters more than attention", "cells are missing")]
-    claims = []
     both = {s: v for s, v in grid.items() if {"csa", "vanilla"} <= v.keys()}
-    family = [(v["csa"], v["vanilla"]) for v in both.values()]
-    for setting, pair in zip(both, family, strict=True):
-        text = f"CSA stays better than vanilla attention: {setting}"
-        names = dict(zip(pair, ("csa", "vanilla"), strict=True))
-        claims.append(higher(evidence, *pair, text, family, names=names))
+    pairs = {setting: (v["csa"], v["vanilla"]) for setting, v in both.items()}
+    claims = csa_higher(evidence, pairs, "CSA stays better than vanilla attention")
     changed = {s: v["csa"] for s, v in grid.items() if "csa" in v}
     worst = min(changed, key=lambda setting: evidence.score(changed[setting]))
     text = "The worst names, prompts or threshold cost CSA more than vanilla attention in its place"
@@ -72,9 +69,7 @@ def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
         {"setting": setting, **{name: evidence.score(spec) for name, spec in variants.items()}}
         for setting, variants in _grid(evidence).items()
     ]
-    table = pd.DataFrame(rows)
-    table.attrs["caption"] = "mIoU x100"
-    return {"vocabulary": table}
+    return {"vocabulary": captioned(rows, "mIoU x100")}
 
 
 STUDY = Study(

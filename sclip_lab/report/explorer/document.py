@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 from dataclasses import dataclass
-from functools import cache
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -29,11 +28,7 @@ LEVELS = 31
 
 @dataclass(frozen=True)
 class Page:
-    """A page; a notebook shows it by itself.
-
-    Attributes:
-        html: the whole file.
-    """
+    """A page as one HTML file; a notebook shows it by itself."""
 
     html: str
 
@@ -48,13 +43,9 @@ class Page:
 
 
 def page(maps: Maps, title: str = "photo") -> Page:
-    """The explorer of one photo.
-
-    Args:
-        maps: from `sclip_lab.report.explorer.maps.look`.
-        title: of the page; escaped.
-    """
-    html = _template().render(
+    """The explorer of one photo: of what `sclip_lab.report.explorer.maps.look` returns."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    html = environment.from_string(_asset("explorer.html.j2")).render(
         title=title,
         backbone=maps.backbone,
         grid=maps.grid,
@@ -100,10 +91,8 @@ def _variant(variant: VariantMaps) -> dict[str, Any]:
 
 
 def _stored(maps: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """Encode maps (..., P) as bytes: the square root of each weight over the map's largest weight.
-
-    Square roots leave more of the 256 steps to small weights. The largest weights are kept too.
-    """
+    """Maps (..., P) as bytes: the square root of each weight over the map's largest, which is kept
+    too. Square roots leave more of the steps to small weights."""
     flat = maps.reshape(-1, maps.shape[-1])
     largest = flat.max(axis=1)
     relative = np.sqrt(np.clip(flat, 0, None) / np.maximum(largest, 1e-12)[:, None])
@@ -140,12 +129,6 @@ def _json(content: dict[str, Any]) -> str:
     """JSON that cannot close the script element it stands in."""
     text = json.dumps(content, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-@cache
-def _template() -> Any:
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    return environment.from_string(_asset("explorer.html.j2"))
 
 
 def _asset(name: str) -> str:

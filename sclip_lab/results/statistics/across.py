@@ -230,28 +230,22 @@ def ranks(
     all_of = Together(df, statistic, n, seed, apart, shared)
     tables = []
     for k, dataset in enumerate(all_of.datasets):
-        estimates = np.array([[row[k].estimate for row in all_of.scores]])
+        estimates = pd.Series([row[k].estimate for row in all_of.scores])
         resampled = np.stack([row[k].resampled for row in all_of.scores], axis=1)
-        places = _ranks(resampled[~np.isnan(resampled).any(axis=1)])
+        places = pd.DataFrame(-resampled).dropna().rank(axis=1)
         low, high = np.quantile(places, [(1 - level) / 2, (1 + level) / 2], axis=0)
         if len(all_of.samples[0][k].photos) < FEWEST_PHOTOS:
             low = high = np.full_like(low, np.nan)
         tables.append(
             all_of.table.assign(
-                dataset=dataset, score=estimates[0], rank=_ranks(estimates)[0], low=low, high=high
+                dataset=dataset, score=estimates, rank=(-estimates).rank(), low=low, high=high
             )
         )
     table = pd.concat(tables, ignore_index=True)
-    table["mean_rank"] = np.tile(
-        table["rank"].to_numpy().reshape(len(tables), -1).mean(0), len(tables)
-    )
+    mean_ranks = table["rank"].to_numpy().reshape(len(tables), -1).mean(0)
+    table["mean_rank"] = np.tile(mean_ranks, len(tables))
     table.attrs = all_of.attrs(level)
     return table
-
-
-def _ranks(scores: np.ndarray) -> np.ndarray:
-    """Place within each row, the highest first."""
-    return pd.DataFrame(-scores).rank(axis=1).to_numpy()
 
 
 def _distinguishing(specs: pd.DataFrame) -> list[str]:
@@ -265,14 +259,13 @@ def _design(
     images: dict[str, np.ndarray], n: int, seed: int, collection: dict[str, str]
 ) -> tuple[dict[str, np.ndarray], Design]:
     """Per data set the place of each of its images among all photos, and how these are drawn."""
-    held: dict[tuple[str, str], list[str]] = {}
-    photos = {d: [(collection[d], str(name)) for name in names] for d, names in images.items()}
-    for dataset, of_dataset in photos.items():
-        for photo in of_dataset:
-            held.setdefault(photo, []).append(dataset)
-    place = {photo: k for k, photo in enumerate(held)}
-    strata = pd.factorize(pd.Series(["\0".join(owners) for owners in held.values()]))[0]
-    places = {name: np.array([place[p] for p in of_it]) for name, of_it in photos.items()}
+    rows = pd.DataFrame(
+        [(collection[d], str(name), d) for d, names in images.items() for name in names],
+        columns=["collection", "name", "dataset"],
+    )
+    photo = rows.groupby(["collection", "name"], sort=False).ngroup()
+    strata = pd.factorize(rows.groupby(photo)["dataset"].agg("\0".join))[0]
+    places = {d: photo[rows["dataset"] == d].to_numpy() for d in images}
     return places, Design(strata, n, seed)
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from sclip_lab.core.errors import LabError
@@ -19,7 +18,7 @@ from sclip_lab.results.statistics import floors, multiple
 from sclip_lab.results.statistics.intervals import interval, p_value
 from sclip_lab.results.statistics.permutation import permutation_p
 from sclip_lab.results.statistics.resampling import Sample, Scored, score
-from sclip_lab.results.statistics.uncertainty import Resampled, check, photo_sets, resampled
+from sclip_lab.results.statistics.uncertainty import check, photo_sets, resampled
 from sclip_lab.results.store import machines
 from sclip_lab.results.table.choices import (
     GROUPS,
@@ -31,9 +30,11 @@ from sclip_lab.results.table.choices import (
     names,
     said,
 )
+from sclip_lab.results.table.metrics import Array
 from sclip_lab.results.table.scores import spec_rows
 
 __all__ = ["Choice", "Comparisons", "all_pairs", "difference", "differences"]
+Pair = tuple[str, str]  # of specs
 
 
 def difference(
@@ -49,8 +50,7 @@ def difference(
 
     Args:
         df: from `load`.
-        a, b: see `choices`. They are compared wherever both occur with everything else
-            equal.
+        a, b: see `choices`. They are compared wherever both occur with everything else equal.
         statistic, n, level, seed: as in `bootstrap`.
 
     Returns:
@@ -66,7 +66,7 @@ def difference(
     check(statistic, n, level)
     table = spec_rows(df)
     pairs = _pairs(table, choose(table, a), choose(table, b), a, b, photo_sets(df))
-    return Comparisons(_only(df, pairs), statistic, n, seed).of(pairs, level, permuted=True)
+    return _compared(df, pairs, statistic, n, seed).of(pairs, level, permuted=True)
 
 
 def differences(
@@ -80,47 +80,51 @@ def differences(
     """Every spec against its baseline: the spec that the choice names, on the same photos, with
     everything else equal.
 
-    Args:
-        df: from `load`.
-        baseline: see `choices`.
-        statistic, n, level, seed: as in `bootstrap`.
+    Args: as `difference`; baseline: see `choices`.
 
     Returns:
-        The columns of `difference`, then p_holm and p_max_t: p adjusted for all differences of
-        one data set, see `sclip_lab.results.statistics.multiple`.
-        ``attrs["left_out"]`` lists the specs that
-        have no baseline.
+        The columns of `difference`, then p_holm and p_max_t: p adjusted for all differences of one
+        data set, see `multiple`. ``attrs["left_out"]`` lists the specs that have no baseline.
 
     Raises:
         LabError: an unknown baseline, one that several specs are, or nothing to compare with it.
     """
     check(statistic, n, level)
-    table, photos = spec_rows(df), photo_sets(df)
+    pairs, left_out = with_baseline(df, baseline)
+    comparisons = _compared(df, pairs, statistic, n, seed)
+    compared = comparisons.of(pairs, level, permuted=True)
+    by = compared.groupby("dataset", sort=False)["p"]
+    compared["p_holm"] = by.transform(lambda p: multiple.holm(p.to_numpy()))
+    # Max-T needs the same resamples: those of the same photos.
+    for group in comparisons.groups:
+        is_of_group = compared["spec_a"].isin(group)
+        gaps = [comparisons.gap(*pair) for pair in pairs if pair[0] in group]
+        compared.loc[is_of_group, "p_max_t"] = multiple.max_t(gaps)
+    compared.attrs["left_out"] = left_out
+    return compared
+
+
+def with_baseline(df: pd.DataFrame, baseline: Choice) -> tuple[list[Pair], list[str]]:
+    """The pairs of `differences`, each a spec and its baseline; and the specs that have none."""
+    table = spec_rows(df)
     chosen = choose(table, baseline)
     fixed = [c for c in described(table) if c not in chosen.free]
-    starts: dict[tuple[Any, ...], list[str]] = {}
-    for spec, key in zip(chosen.rows["spec"], keys_of(chosen.rows, fixed), strict=True):
-        starts.setdefault((photos[str(spec)], *key), []).append(str(spec))
-    pairs, left_out = [], []
     others = table[~table["spec"].isin(chosen.rows["spec"])]
-    for spec, key in zip(others["spec"], keys_of(others, fixed), strict=True):
-        matches = starts.get((photos[str(spec)], *key), [])
-        if len(matches) > 1:
+    pairs, left_out = [], []
+    for spec, starts in _partners(others, chosen.rows, fixed, photo_sets(df)).items():
+        if len(starts) > 1:
             raise LabError(
-                f"baseline {said(baseline)} is {len(matches)} specs ({', '.join(matches)}) that "
+                f"baseline {said(baseline)} is {len(starts)} specs ({', '.join(starts)}) that "
                 f"{spec} could be compared with; name what tells them apart"
             )
-        pairs += [(str(spec), start) for start in matches]
-        left_out += [] if matches else [str(spec)]
+        pairs += [(spec, start) for start in starts]
+        left_out += [] if starts else [spec]
     if not pairs:
         raise LabError(
             f"nothing to compare with {said(baseline)}: no other spec was evaluated on the same "
             f"photos and is equal in {', '.join(fixed)}"
         )
-    comparisons = Comparisons(_only(df, pairs), statistic, n, seed)
-    compared = comparisons.of(pairs, level, permuted=True, family=True)
-    compared.attrs["left_out"] = left_out
-    return compared
+    return pairs, left_out
 
 
 def all_pairs(
@@ -143,8 +147,7 @@ def all_pairs(
     comparisons = Comparisons(df, statistic, n, seed)
     pairs = []
     for group in comparisons.groups:
-        order = sorted(range(len(group.specs)), key=lambda k: -group.scores[k].estimate)
-        ranked = [group.specs[k] for k in order]
+        ranked = sorted(group, key=lambda spec: -group[spec].estimate)
         pairs += list(itertools.combinations(ranked, 2))
     if not pairs:
         raise LabError("no two specs of one data set were evaluated on the same images")
@@ -155,14 +158,10 @@ def all_pairs(
 
 
 class Comparisons:
-    """Differences between any two specs, by one bootstrap of all.
-
-    Args:
-        df: from `load`.
-        statistic, n, seed: as in `bootstrap`.
+    """Differences between any two specs, by one `bootstrap` of all, with its arguments.
 
     Attributes:
-        groups: the specs of the same images, scored on the same resamples.
+        groups: per set of photos its specs, scored on the same resamples.
     """
 
     def __init__(
@@ -170,139 +169,122 @@ class Comparisons:
     ) -> None:
         self.df, self.statistic, self.n, self.seed = df, statistic, n, seed
         self.groups = list(resampled(df, statistic, n, seed))
-        self._place = {spec: (g, k) for g, group in enumerate(self.groups)
-                       for k, spec in enumerate(group.specs)}  # fmt: skip
+        self._group = {spec: g for g, group in enumerate(self.groups) for spec in group}
+        self._scored = {spec: group[spec] for group in self.groups for spec in group}
         self._counts: dict[str, str] = {}
         self._floors: dict[str, tuple[str, Scored]] = {}
         self._facts = {str(row["spec"]): row for _, row in spec_rows(df).iterrows()}
 
     def gap(self, a: str, b: str) -> Scored:
         """The difference of two specs of the same photos."""
-        (g, k), (_, m) = self._place[a], self._place[b]
-        return self.groups[g].scores[k] - self.groups[g].scores[m]
+        return self._scored[a] - self._scored[b]
 
     def photos(self, spec: str) -> int:
         """How many photos with counted pixels a spec's score rests on."""
-        g, k = self._place[spec]
-        return len(self.groups[g].samples[k].photos)
+        return len(self._sample(spec).photos)
+
+    def _sample(self, spec: str) -> Sample:
+        sample = self._scored[spec].sample
+        assert sample is not None
+        return sample
 
     def counts(self, spec: str) -> str:
         """A digest of a spec's counts on every photo: equal for specs that cannot differ."""
         if spec not in self._counts:
-            g, k = self._place[spec]
-            totals = self.groups[g].samples[k].totals
-            self._counts[spec] = f"{g}-{hashlib.sha256(totals.tobytes()).hexdigest()[:16]}"
+            self._counts[spec] = self._digest(spec, self._sample(spec).totals)
         return self._counts[spec]
+
+    def _digest(self, spec: str, totals: Array) -> str:
+        return f"{self._group[spec]}-{hashlib.sha256(totals.tobytes()).hexdigest()[:16]}"
 
     def above_floor(self, spec: str) -> tuple[str, float, float]:
         """The highest of `floors.totals` on a spec's photos: name, score, and two-sided p of the
         spec's difference from it, 1 where the spec scores less."""
-        g, k = self._place[spec]
-        sample, design = self.groups[g].samples[k], self.groups[g].scores[k].design
-        key = f"{g}-{hashlib.sha256(sample.totals[:, 1].tobytes()).hexdigest()}"
+        scored, sample = self._scored[spec], self._sample(spec)
+        true = sample.totals[:, 1]
+        key = self._digest(spec, true)
         if key not in self._floors:
-            made = floors.totals(sample.totals[:, 1])
-            scored = score([Sample(t, sample.photos) for t in made.values()], design,
-                           self.statistic)  # fmt: skip
+            lowest = floors.totals(true)
+            samples = [Sample(totals, sample.photos) for totals in lowest.values()]
+            floor_scores = score(samples, scored.design, self.statistic)
             self._floors[key] = max(
-                zip(made, scored, strict=True), key=lambda floor: floor[1].estimate
+                zip(lowest, floor_scores, strict=True), key=lambda floor: floor[1].estimate
             )
         name, floor = self._floors[key]
-        gap = self.groups[g].scores[k] - floor
+        gap = scored - floor
         return name, floor.estimate, p_value(gap) if gap.estimate > 0 else 1.0
 
-    def only(self, specs: Collection[str]) -> list[Resampled]:
+    def only(self, specs: Collection[str]) -> list[dict[str, Scored]]:
         """The groups without all other specs."""
-        groups = []
-        for group in self.groups:
-            rows = [row for row in zip(*group, strict=True) if row[0] in specs]
-            if rows:
-                names, scores, samples = (list(column) for column in zip(*rows, strict=True))
-                groups.append(Resampled(names, scores, samples))
-        return groups
+        groups = [{s: x for s, x in group.items() if s in specs} for group in self.groups]
+        return [group for group in groups if group]
 
     def of(
-        self,
-        pairs: Sequence[tuple[str, str]],
-        level: float = 0.95,
-        *,
-        permuted: bool = False,
-        family: bool = False,
+        self, pairs: Sequence[Pair], level: float = 0.95, *, permuted: bool = False
     ) -> pd.DataFrame:
-        """The rows of `difference`, without p_permutation unless ``permuted``; with p_holm and
-        p_max_t over all of them for a ``family``.
+        """The rows of `difference`, without p_permutation unless ``permuted``.
 
         Raises:
             LabError: two specs that were seen on different images.
         """
         machines.warn(self.df, {spec for pair in pairs for spec in pair})
-        rows, gaps = [], []
+        rows = []
         for first, second in pairs:
-            (g, k), (other, m) = self._place[first], self._place[second]
             one, two = self._facts[first], self._facts[second]
             a, b = names(one, two)
-            if g != other:
+            if self._group[first] != self._group[second]:
                 raise LabError(
                     f"'{a}' ({first}) and '{b}' ({second}) were not evaluated on the same photos "
                     "of one data set, so they cannot be compared in pairs"
                 )
-            group = self.groups[g]
-            gap = group.scores[k] - group.scores[m]
-            gaps.append((g, gap))
+            gap = self.gap(first, second)
             low, high = interval(gap, level)
             row: dict[str, Any] = {"a": a, "b": b, "spec_a": first, "spec_b": second}
             for column in GROUPS[1:]:
                 row[column] = ", ".join(dict.fromkeys([str(one[column]), str(two[column])]))
             row |= {"difference": gap.estimate, "low": low, "high": high, "p": p_value(gap)}
-            images = len(group.samples[k].photos)
+            images = self.photos(first)
             if permuted:
-                both = [(group.samples[k], group.samples[m])]
+                both = [(self._sample(first), self._sample(second))]
                 row["p_permutation"] = permutation_p(
                     both, images, self.statistic, self.n, self.seed
                 )
             rows.append(row | {"images": images})
         compared = pd.DataFrame(rows)
-        if family:
-            compared["p_holm"], compared["p_max_t"] = _families(compared, gaps)
         compared.attrs["level"] = level
         return compared
 
 
-def _only(df: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+def _compared(
+    df: pd.DataFrame, pairs: Sequence[Pair], statistic: str, n: int, seed: int
+) -> Comparisons:
+    """The bootstrap of the specs of these pairs alone."""
     rows = df[df["spec"].isin({spec for pair in pairs for spec in pair})]
-    rows.attrs = df.attrs
-    return rows
+    return Comparisons(rows, statistic, n, seed)
 
 
-def _families(
-    compared: pd.DataFrame, gaps: Sequence[tuple[int, Scored]]
-) -> tuple[pd.Series, pd.Series]:
-    """Holm over the differences of a data set, and max-T over those of the same images, which
-    are the same family unless specs of one data set saw different images."""
-    by = compared.groupby("dataset", sort=False)["p"]
-    adjusted = by.transform(lambda p: multiple.holm(p.to_numpy()))
-    largest = np.full(len(gaps), np.nan)
-    for group in {g for g, _ in gaps}:
-        members = [k for k, (g, _) in enumerate(gaps) if g == group]
-        largest[members] = multiple.max_t([gaps[k][1] for k in members])
-    return adjusted, pd.Series(largest, compared.index)
+def _partners(
+    rows: pd.DataFrame, others: pd.DataFrame, fixed: Sequence[str], photos: Mapping[str, int]
+) -> dict[str, list[str]]:
+    """Per spec of ``rows`` those of ``others`` that saw the same photos and are equal in the
+    ``fixed`` columns."""
+    by_key: dict[tuple[Any, ...], list[str]] = {}
+    for spec, key in zip(others["spec"], keys_of(others, fixed), strict=True):
+        by_key.setdefault((photos[spec], *key), []).append(spec)
+    return {
+        spec: by_key.get((photos[spec], *key), [])
+        for spec, key in zip(rows["spec"], keys_of(rows, fixed), strict=True)
+    }
 
 
 def _pairs(
     table: pd.DataFrame, left: Chosen, right: Chosen, a: Choice, b: Choice, photos: dict[str, int]
-) -> list[tuple[str, str]]:
+) -> list[Pair]:
     if len(left.rows) == len(right.rows) == 1:
         return [(left.rows["spec"].iloc[0], right.rows["spec"].iloc[0])]
     fixed = [c for c in described(table) if c not in left.free | right.free]
-    others: dict[tuple[Any, ...], list[str]] = {}
-    for spec, key in zip(right.rows["spec"], keys_of(right.rows, fixed), strict=True):
-        others.setdefault((photos[str(spec)], *key), []).append(str(spec))
-    pairs = [
-        (str(spec), other)
-        for spec, key in zip(left.rows["spec"], keys_of(left.rows, fixed), strict=True)
-        for other in others.get((photos[str(spec)], *key), [])
-        if other != spec
-    ]
+    partners = _partners(left.rows, right.rows, fixed, photos)
+    pairs = [(spec, other) for spec in partners for other in partners[spec] if other != spec]
     if not pairs:
         raise LabError(
             f"{said(a)} and {said(b)} have no two specs that were evaluated on the same photos and "

@@ -44,9 +44,7 @@ def totals(true: Array) -> dict[str, Array]:
 def floors(df: pd.DataFrame, statistic: str = "miou") -> pd.DataFrame:
     """Scores of `totals` on every data set of a results DataFrame.
 
-    Args:
-        df: from `results.load`. The spec with the most images stands for its data set.
-        statistic: miou, pixel_accuracy or mean_accuracy.
+    The spec with the most images stands for its data set.
 
     Returns:
         Columns dataset, floor, score: three rows a data set.

@@ -86,15 +86,14 @@ def percentile(scored: Scored, level: float = 0.95) -> Interval:
 
 def bca(scored: Scored, level: float = 0.95) -> Interval:
     """Bias-corrected and accelerated (Efron, JASA 82, 1987)."""
-    from scipy import stats  # takes half a second, and is asked for rarely
-
     defined = scored.resampled[~np.isnan(scored.resampled)]
+    if not defined.size:
+        return np.nan, np.nan
     away = np.nanmean(scored.without) - scored.without
-    below = (
-        stats.percentileofscore(defined, scored.centre, kind="mean") / 100
-        if defined.size
-        else np.nan
-    )
+    ranks = [
+        np.count_nonzero(is_below(defined, scored.centre)) for is_below in (np.less, np.less_equal)
+    ]
+    below = sum(ranks) / (2 * defined.size)
     with np.errstate(invalid="ignore", divide="ignore"):
         skew = np.nansum(away**3) / (6 * np.nansum(away**2) ** 1.5)
         shift = special.ndtri(below)
@@ -175,7 +174,11 @@ def _quantiles(scored: Scored, low: float, high: float) -> Interval:
 # ---------------------------------------------------------------- means of one number a photo
 
 
-def mean_interval(values: npt.ArrayLike, level: float = 0.95) -> Interval:
+def mean_interval(
+    values: npt.ArrayLike,
+    level: float = 0.95,
+    bounds: tuple[float | None, float | None] = (None, None),
+) -> Interval:
     """Interval of the mean of one number a photo, which holds its level where these are skewed.
 
     It holds both Student's interval and Hall's (JRSS B 54, 1992), which takes skewness out by a
@@ -184,6 +187,9 @@ def mean_interval(values: npt.ArrayLike, level: float = 0.95) -> Interval:
 
     Args:
         values: (photos,); NaN where a photo has none.
+        level: of the interval.
+        bounds: lowest and highest possible value, None for no bound. The interval is cut there:
+            no mean can lie beyond, so it holds the true mean as often as before.
 
     Returns:
         NaN for fewer than three numbers, or where all are equal.
@@ -196,7 +202,8 @@ def mean_interval(values: npt.ArrayLike, level: float = 0.95) -> Interval:
     ends = np.array([reach, -reach])
     away = ends if skew == 0 else 3 / skew * (np.cbrt(1 + skew * (ends - skew / (6 * count))) - 1)
     low, high = mean - spread * np.array([max(reach, away[0]), min(-reach, away[1])])
-    return float(low), float(high)
+    lowest, highest = np.array(bounds, dtype=float)  # None is NaN, which fmax and fmin pass over
+    return float(np.fmax(low, lowest)), float(np.fmin(high, highest))
 
 
 def mean_p(values: npt.ArrayLike, at: float = 0.0) -> float:

@@ -79,9 +79,9 @@ def max_t(differences: Sequence[Scored]) -> Array:
         if np.isinf(observed[k]):
             adjusted[k] = min(1.0, single[k] * (len(order) - rank))
             continue
-        drawn = differences[k].resampled - np.nanmean(differences[k].resampled)
-        spread = np.nanstd(drawn)
-        in_errors = np.abs(drawn) / (spread if spread > 0 else 1.0) / np.sqrt(chance)
+        centred = differences[k].resampled - np.nanmean(differences[k].resampled)
+        spread = np.nanstd(centred)
+        in_errors = np.abs(centred) / (spread if spread > 0 else 1.0) / np.sqrt(chance)
         largest = np.fmax(largest, in_errors)
         share = (1 + np.count_nonzero(largest >= observed[k])) / (design.n + 1)
         adjusted[k] = max(share, single[k])

@@ -5,8 +5,7 @@ That two numbers go together over variants does not say that one makes the other
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +13,7 @@ import pandas as pd
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS
-from sclip_lab.results.statistics.resampling import Design
-from sclip_lab.results.statistics.uncertainty import check, resampled
+from sclip_lab.results.statistics.uncertainty import check, resampled, samples
 from sclip_lab.results.table.metrics import Array, divide
 from sclip_lab.results.table.scores import NAMES, methods_only, spec_rows
 
@@ -43,7 +41,7 @@ def points(df: pd.DataFrame, measured: pd.DataFrame, statistic: str = "miou") ->
     scores = {
         spec: scored.estimate
         for group in resampled(df, statistic, 1, 0)
-        for spec, scored in zip(group.specs, group.scores, strict=True)
+        for spec, scored in group.items()
     }
     table = spec_rows(df)[NAMES].astype({"spec": str}).merge(table, on="spec")
     table["score"] = table["spec"].map(scores)
@@ -90,33 +88,32 @@ def relations(
     from sclip_lab.diagnostics import MEASURES
 
     check(statistic, n, level)
-    df = methods_only(df)
+    df = methods_only(df).astype({"image": "category"})
     families = families_of(df) if families is None else families
-    order = df.astype({"image": "category"})["image"].cat.categories.astype(str)
     rows = []
     for group in resampled(df, statistic, n, seed):
-        of_group = df[df["spec"] == group.specs[0]]
-        present = set(of_group["image"].astype(str).iloc[np.flatnonzero(of_group["pixels"])])
-        # The order in which `resampled` numbers photos: that of the categories in the data.
-        number = {name: k for k, name in enumerate([i for i in order if i in present])}
-        design = Design.plain(len(number), n, seed)
-        weights = np.concatenate(list(design.weights()))
-        tried = _tried(measured, group.specs, number, MEASURES)
+        specs, first = list(group), next(iter(group.values()))
+        _, dataset, codes, _ = next(samples(df[df["spec"] == specs[0]]))
+        number = {str(name): k for k, name in enumerate(df["image"].cat.categories[codes])}
+        tried = _tried(measured, specs, number)
         if not tried:
             continue
-        family = np.array([families[spec] for spec in group.specs])
-        estimates = np.array([scored.estimate for scored in group.scores])
-        resampled_scores = np.stack([scored.resampled for scored in group.scores], axis=1)
+        weights = np.concatenate(list(first.design.weights()))
+        family = np.array([families[spec] for spec in specs])
+        estimates = np.array([scored.estimate for scored in group.values()])
+        resampled_scores = np.stack([scored.resampled for scored in group.values()], axis=1)
         draws = np.random.default_rng([seed, 3])
-        drawn_families = _drawn_families(family, n, draws)
+        names, place = np.unique(family, return_inverse=True)
+        # (n, variants): how often each variant's family was drawn, with replacement.
+        copies = draws.multinomial(len(names), np.full(len(names), 1 / len(names)), n)
+        drawn_families = copies[:, place].astype(float)
         # NaN where a spec was not measured.
-        means = np.stack([grid.mean().reindex(group.specs).to_numpy() for grid in tried.values()])
+        means = np.stack([grid.mean().reindex(specs).to_numpy() for grid in tried.values()])
         by_family, p, adjusted = over_families(means, estimates, family, n, draws)
         for row, (measure, grid) in enumerate(tried.items()):
             is_measured = ~np.isnan(means[row])
             x, y, group_of = means[row][is_measured], estimates[is_measured], family[is_measured]
-            columns = grid[[spec for spec, measured in zip(group.specs, is_measured, strict=True)
-                            if measured]]  # fmt: skip
+            columns = grid[np.array(specs)[is_measured]]
             photos = weights[:, [number[str(image)] for image in columns.index]]
             sums = photos @ columns.fillna(0).to_numpy(float)
             values = divide(sums, photos @ columns.notna().to_numpy(float))
@@ -134,13 +131,12 @@ def relations(
                 for name in dict.fromkeys(group_of)
             ]
             better = MEASURES[measure].better if measure in MEASURES else ""
-            count = len(set(group_of))
             least_p = np.nan if few else min(1.0, 2 * wrong_side)
             p_adjusted = np.maximum(adjusted[row], least_p)  # keeps NaN
-            sure = bool(better) and count >= FEWEST and p_adjusted < 1 - level
+            sure = bool(better) and len(without) >= FEWEST and p_adjusted < 1 - level
             rows.append(
                 {
-                    "dataset": str(of_group["dataset"].iloc[0]),
+                    "dataset": dataset,
                     "measure": measure,
                     "spearman": estimate,
                     "low": float(low),
@@ -151,7 +147,7 @@ def relations(
                     "least": min(without),
                     "most": max(without),
                     "variants": len(x),
-                    "families": count,
+                    "families": len(without),
                     "photos": len(columns),
                     "better": better,
                     "as_expected": bool((estimate > 0) == (better == "high")) if sure else None,
@@ -245,32 +241,21 @@ def over_families(
 
 
 def _tried(
-    measured: pd.DataFrame,
-    specs: Sequence[str],
-    number: Mapping[str, int],
-    registry: Mapping[str, Any],
+    measured: pd.DataFrame, specs: Sequence[str], images: Collection[str]
 ) -> dict[str, pd.DataFrame]:
     """Per measure its values, images x specs, where three variants or more have one."""
-    tried = {}
-    for measure, rows in measured.groupby("measure", observed=True, sort=False):
-        name = str(measure)
-        if name in registry and registry[name].is_control:
-            continue
-        rows = rows[rows["spec"].astype(str).isin(set(specs)) & rows["value"].notna()]
-        rows = rows[rows["image"].astype(str).isin(number)].astype({"spec": str})
-        grid = rows.pivot_table(
+    from sclip_lab.diagnostics import MEASURES
+
+    met = measured["spec"].isin(specs) & measured["image"].isin(images)
+    rows, tried = measured[met & measured["value"].notna()].astype({"spec": str}), {}
+    for name in rows["measure"].astype(str).unique():
+        grid = rows[rows["measure"] == name].pivot_table(
             index="image", columns="spec", values="value", observed=True, sort=False
         )
-        if grid.shape[1] >= 3:
+        is_control = name in MEASURES and MEASURES[name].is_control
+        if grid.shape[1] >= 3 and not is_control:
             tried[name] = grid
     return tried
-
-
-def _drawn_families(family: npt.NDArray[np.str_], n: int, draw: np.random.Generator) -> Array:
-    """(n, variants): how often each variant's family was drawn, with replacement."""
-    names, place = np.unique(family, return_inverse=True)
-    drawn = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), n)
-    return drawn[:, place].astype(float)
 
 
 def layer_heads(measured: pd.DataFrame, attention: str, measure: str) -> pd.DataFrame:

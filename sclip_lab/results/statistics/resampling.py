@@ -57,10 +57,10 @@ class Design:
             size = min(chunk, self.n - start)
             weights = np.empty((size, photos))
             for draw, members in zip(draws, self.members, strict=True):
-                drawn = draw.integers(len(members), size=(size, len(members)))
-                drawn += np.arange(size)[:, None] * len(members)
-                counts = np.bincount(drawn.ravel(), minlength=drawn.size)
-                weights[:, members] = counts.reshape(drawn.shape)
+                picks = draw.integers(len(members), size=(size, len(members)))
+                picks += np.arange(size)[:, None] * len(members)
+                counts = np.bincount(picks.ravel(), minlength=picks.size)
+                weights[:, members] = counts.reshape(picks.shape)
             yield weights
 
 
@@ -89,6 +89,7 @@ class Scored:
         drawn: (photos,) mean of how often each photo was drawn.
         design: how.
         bounds: lowest and highest possible value.
+        sample: the counts; None for a difference or a mean.
     """
 
     estimate: float
@@ -98,6 +99,7 @@ class Scored:
     drawn: metrics.Array = field(repr=False)
     design: Design = field(repr=False)
     bounds: tuple[float, float] = (0.0, 1.0)
+    sample: Sample | None = field(default=None, repr=False)
 
     def __sub__(self, other: Scored) -> Scored:
         return combined([self, other], [1.0, -1.0], (-1.0, 1.0))
@@ -153,7 +155,9 @@ def score(samples: Sequence[Sample], design: Design, statistic: str = "miou") ->
         without[sample.photos] = _without_one(sample.totals, whole, statistic)
         estimate = float(STATISTICS[statistic](whole))
         values = np.concatenate(chunks)
-        scores.append(Scored(estimate, centre, without, values, drawn / design.n, design))
+        scores.append(
+            Scored(estimate, centre, without, values, drawn / design.n, design, sample=sample)
+        )
     return scores
 
 

@@ -8,8 +8,7 @@ the difference of their scores, which is far less uncertain than either score: s
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -27,14 +26,6 @@ from sclip_lab.results.table.scores import (
     totals_of,
 )
 from sclip_lab.results.table.support import FEW, few_classes
-
-
-class Resampled(NamedTuple):
-    """Specs of the same images: their keys, scores of one design, and counts."""
-
-    specs: list[str]
-    scores: list[Scored]
-    samples: list[Sample]
 
 
 def bootstrap(
@@ -65,7 +56,7 @@ def bootstrap(
         raise unknown("method", method, METHODS)
     bounds = {}
     for group in resampled(df, statistic, n, seed):
-        for spec, scored in zip(group.specs, group.scores, strict=True):
+        for spec, scored in group.items():
             bounds[spec] = (scored.estimate, *interval(scored, level, method))
     table = pd.DataFrame.from_dict(bounds, orient="index", columns=["estimate", "low", "high"])
     return table.loc[[str(spec) for spec in df["spec"].unique()]].rename_axis("spec")
@@ -76,7 +67,7 @@ def summary(
     n: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-    groups: Iterable[Resampled] | None = None,
+    groups: Iterable[Mapping[str, Scored]] | None = None,
 ) -> pd.DataFrame:
     """One row per spec: what it is, how well it scores, and how sure that is.
 
@@ -96,12 +87,10 @@ def summary(
     check("miou", n, level)
     facts, oracles = {}, set(df.attrs.get("oracles", ()))
     for group in resampled(df, "miou", n, seed) if groups is None else groups:
-        ranked = [k for k, spec in enumerate(group.specs) if spec not in oracles]
-        unbeaten = dict(
-            zip(ranked, not_beaten([group.scores[k] for k in ranked], level), strict=True)
-        )
-        for k, (spec, scored) in enumerate(zip(group.specs, group.scores, strict=True)):
-            facts[spec] = (scored.estimate, *interval(scored, level), unbeaten.get(k, False))
+        ranked = {spec: scored for spec, scored in group.items() if spec not in oracles}
+        unbeaten = dict(zip(ranked, not_beaten(list(ranked.values()), level), strict=True))
+        for spec, scored in group.items():
+            facts[spec] = (scored.estimate, *interval(scored, level), unbeaten.get(spec, False))
     table = spec_rows(df)
     rows = [facts[spec] for spec in table["spec"]]
     scores = pd.DataFrame(rows, columns=["miou", "low", "high", "unbeaten"])
@@ -146,17 +135,15 @@ def check(statistic: str, n: int, level: float) -> None:
         raise LabError(f"n={n}, level={level}: expected n >= 1 and 0 < level < 1")
 
 
-def resampled(df: pd.DataFrame, statistic: str, n: int, seed: int) -> Iterator[Resampled]:
-    """Score specs on n resamples, those of the same photos together (`photo_sets`)."""
-    groups: dict[int, tuple[list[str], list[Sample]]] = {}
+def resampled(df: pd.DataFrame, statistic: str, n: int, seed: int) -> Iterator[dict[str, Scored]]:
+    """Score specs on n resamples: per set of photos (`photo_sets`) its specs' scores."""
+    groups: dict[int, dict[str, Sample]] = {}
     number = photo_sets(df)
     for spec, _, _, sample in samples(df):
-        specs, members = groups.setdefault(number[spec], ([], []))
-        specs.append(spec)
-        members.append(sample)
-    for specs, members in groups.values():
-        design = Design.plain(len(members[0].photos), n, seed)
-        yield Resampled(specs, score(members, design, statistic), members)
+        groups.setdefault(number[spec], {})[spec] = sample
+    for group in groups.values():
+        design = Design.plain(len(next(iter(group.values())).photos), n, seed)
+        yield dict(zip(group, score(list(group.values()), design, statistic), strict=True))
 
 
 def photo_sets(df: pd.DataFrame) -> dict[str, int]:

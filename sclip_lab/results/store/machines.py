@@ -21,19 +21,14 @@ def processor(record: Mapping[str, Any]) -> str:
 
 
 def note(df: pd.DataFrame, specs: Collection[str] | None = None) -> str | None:
-    """One sentence where cells come from different processors; None where they do not.
-
-    Args:
-        df: from `results.load`.
-        specs: only these; None: all.
-    """
+    """One sentence where cells, or these ``specs``, come from different processors, else None."""
     by_processor: dict[str, list[str]] = {}
     for spec, name in df.attrs.get("processors", {}).items():
         if name and (specs is None or spec in specs):
             by_processor.setdefault(name, []).append(spec)
     if len(by_processor) < 2:
         return None
-    parts = [f"{name} ({_few(specs)})" for name, specs in by_processor.items()]
+    parts = [f"{name} ({some(specs, 2)})" for name, specs in by_processor.items()]
     return (
         f"cells were computed with different instruction sets: {'; '.join(parts)}; "
         "these round otherwise, so differences of a few pixels mean nothing"
@@ -47,6 +42,7 @@ def warn(df: pd.DataFrame, specs: Collection[str]) -> None:
         warnings.warn(text, stacklevel=4)
 
 
-def _few(specs: Sequence[str]) -> str:
-    more = f" and {len(specs) - 2} more" if len(specs) > 2 else ""
-    return ", ".join(specs[:2]) + more
+def some(names: Sequence[str], shown: int = 3) -> str:
+    """A few names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.results.store.reading import SHORT, spec_table
 from sclip_lab.results.store.spec_labels import labels
 
+PHOTO, PREDICTION = "photo", "prediction"
 _DIGITS = 12
 _LONGEST = 200  # letters of a file's name; file systems take 255 with what is written beside it
 
@@ -75,20 +76,20 @@ def save_image(
             f"image '{name}': photo {image.shape} and mask {mask.shape}; "
             "expected (height, width, 3) and (height, width)"
         )
-    file = _image_file(Path(root), digest, name)
+    file = _file(Path(root), PHOTO, digest, name)
     files.sweep(file.parent)
-    files.write_arrays(file, {"image": image, "mask": mask}, _photo(digest, name))
+    files.write_arrays(file, {"image": image, "mask": mask}, _belongs(PHOTO, digest, name))
     return file
 
 
 def has_image(root: str | Path, digest: str, name: str) -> bool:
     """Whether a photo is in the store; a damaged file is set aside."""
-    return _whole(Path(root), _image_file(Path(root), digest, name), _photo(digest, name))
+    return _is_whole(Path(root), PHOTO, digest, name)
 
 
 def has_prediction(root: str | Path, key: str, name: str) -> bool:
     """Whether one spec's prediction of a photo is in the store; a damaged file is set aside."""
-    return _whole(Path(root), _prediction_file(Path(root), key, name), _prediction(key, name))
+    return _is_whole(Path(root), PREDICTION, key, name)
 
 
 def save_prediction(
@@ -113,8 +114,9 @@ def save_prediction(
         raise LabError(f"image '{name}': attention and attention_box come together or not at all")
     if prediction.ndim != 2:
         raise LabError(f"image '{name}': prediction has shape {prediction.shape}, not 2-d")
-    file = _prediction_file(Path(root), key, name)
-    files.write_arrays(file, {"prediction": prediction, **arrays}, _prediction(key, name))
+    file = _file(Path(root), PREDICTION, key, name)
+    content = {"prediction": prediction, **arrays}
+    files.write_arrays(file, content, _belongs(PREDICTION, key, name))
     return file
 
 
@@ -139,18 +141,16 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Picture]:
     for record in records:
         config = record["config"]["dataset"]
         for name in record["images"]:
-            file = _prediction_file(root, record["key"], name)
-            if not file.is_file():
+            if not _file(root, PREDICTION, record["key"], name).is_file():
                 continue
             place = (config["digest"][:_DIGITS], name)
             try:
-                arrays = _read(file, _prediction(record["key"], name))
-                if place not in pictures:
-                    photo = _read(_image_file(root, *place), _photo(*place))
+                arrays = _read(root, PREDICTION, record["key"], name)
+                photo = _read(root, PHOTO, *place) if place not in pictures else {}
             except files.Damaged as error:
                 damaged.append(error)
                 continue
-            if place not in pictures:
+            if photo:
                 pictures[place] = Picture(
                     name=name,
                     dataset=record["names"]["dataset"],
@@ -179,12 +179,22 @@ def _labels(records: list[dict[str, Any]]) -> dict[str, str]:
     return by_key
 
 
-def _image_file(root: Path, digest: str, name: str) -> Path:
-    return root / "images" / digest[:_DIGITS] / _file_name(name)
+def check(file: Path, kind: str, owner: str, names: Sequence[str]) -> None:
+    """Raise Damaged where a file is not a ``PHOTO`` or ``PREDICTION`` of one of these photos;
+    ``owner`` is the data set's digest or the cell's key."""
+    for name in names:
+        if _file_name(name) == file.name:
+            files.read(file, _belongs(kind, owner, name))
+            return
+    raise files.Damaged(file, "belongs to no photo of the store's cells")
 
 
-def _prediction_file(root: Path, key: str, name: str) -> Path:
-    return root / "specs" / key / "pictures" / _file_name(name)
+def _file(root: Path, kind: str, owner: str, name: str) -> Path:
+    """Where a data set's photo or a cell's prediction of it lies."""
+    folder = (
+        root / "images" / owner[:_DIGITS] if kind == PHOTO else root / "specs" / owner / "pictures"
+    )
+    return folder / _file_name(name)
 
 
 def _file_name(name: str) -> str:
@@ -195,35 +205,14 @@ def _file_name(name: str) -> str:
     return f"{quoted}.npz"
 
 
-def _photo(digest: str, name: str) -> dict[str, str]:
-    return {"kind": "photo", "dataset": digest[:_DIGITS], "image": name}
+def _belongs(kind: str, owner: str, name: str) -> dict[str, str]:
+    of = {"dataset": owner[:_DIGITS]} if kind == PHOTO else {"spec": owner}
+    return {"kind": kind, **of, "image": name}
 
 
-def _prediction(key: str, name: str) -> dict[str, str]:
-    return {"kind": "prediction", "spec": key, "image": name}
-
-
-def check_prediction(file: Path, key: str, names: Sequence[str]) -> None:
-    """Raise Damaged where a file is not the prediction of one of these photos."""
-    _check(file, names, lambda name: _prediction(key, name))
-
-
-def check_photo(file: Path, digest: str, names: Sequence[str]) -> None:
-    """Raise Damaged where a file is not one of these photos."""
-    _check(file, names, lambda name: _photo(digest, name))
-
-
-def _check(file: Path, names: Sequence[str], belongs: Callable[[str], dict[str, str]]) -> None:
-    for name in names:
-        if _file_name(name) == file.name:
-            files.read(file, belongs(name))
-            return
-    raise files.Damaged(file, "belongs to no photo of the store's cells")
-
-
-def _whole(root: Path, file: Path, belongs: Mapping[str, str]) -> bool:
+def _is_whole(root: Path, kind: str, owner: str, name: str) -> bool:
     try:
-        files.read(file, belongs)
+        files.read(_file(root, kind, owner, name), _belongs(kind, owner, name))
     except FileNotFoundError:
         return False
     except files.Damaged as damaged:
@@ -232,8 +221,9 @@ def _whole(root: Path, file: Path, belongs: Mapping[str, str]) -> bool:
     return True
 
 
-def _read(file: Path, belongs: Mapping[str, str]) -> dict[str, Any]:
+def _read(root: Path, kind: str, owner: str, name: str) -> dict[str, Any]:
+    file = _file(root, kind, owner, name)
     try:
-        return files.read_arrays(file, belongs)
+        return files.read_arrays(file, _belongs(kind, owner, name))
     except FileNotFoundError:
         raise files.Damaged(file, "cannot be read (no such file)") from None

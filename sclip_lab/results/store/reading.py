@@ -89,10 +89,10 @@ def load(
 
     Returns:
         One row per (spec, image, true, predicted), in the order of ``keys``, else of the specs'
-        creation, and of each spec's images. Columns: spec (the
-        key's first 12 digits), attention (its label), backbone, dataset, protocol, image
-        [categorical]; true, predicted [int16]; pixels [int64]; and one column, such as
-        "attention.temperature", per config value that differs between the specs loaded.
+        creation, and of each spec's images. Columns: spec (the key's first 12 digits), attention
+        (its label), backbone, dataset, protocol, image [categorical]; true, predicted [int16];
+        pixels [int64]; and one column, such as "attention.temperature", per config value that
+        differs between the specs loaded.
         ``attrs["class_names"]`` is {dataset: [names]}, ``attrs["configs"]`` {spec: flat config},
         ``attrs["of"]`` {spec: number of its data set's images}, ``attrs["processors"]``
         {spec: instruction set or GPU}, ``attrs["also"]`` {spec: its other names, in words}, and
@@ -116,12 +116,12 @@ def load(
     _warn_of_damage(path, damaged)
     if unfinished and not partial:
         warnings.warn(
-            f"left out of {path}, unfinished: {_some(unfinished)}; run them to the end (see "
-            "sclip-lab store sweeps), or load(..., partial=True)",
+            f"left out of {path}, unfinished: {machines.some(unfinished)}; run them to the end "
+            "(see sclip-lab store sweeps), or load(..., partial=True)",
             stacklevel=2,
         )
     if not specs:
-        why = damaged + [f"unfinished: {_some(unfinished)}"] * bool(unfinished)
+        why = damaged + [f"unfinished: {machines.some(unfinished)}"] * bool(unfinished)
         raise LabError(f"no finished results in {path}; {'; '.join(why)}")
     classes = _class_names(specs)
     df = _tidy(specs, frames)
@@ -191,12 +191,6 @@ def _of_one_code(path: str | Path, measured: list[Rows]) -> list[Rows]:
         (record, rows[~rows["measure"].isin(mixed) | spec_files.by_code_of_today(rows)])
         for record, rows in measured
     ]
-
-
-def _some(names: Sequence[str], shown: int = 3) -> str:
-    """A few names, and how many more there are."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
 
 
 def _rename(record: dict[str, Any], names: Mapping[str, str] | None) -> None:
@@ -274,11 +268,7 @@ def _all_rows(
 
 
 def _exported(path: Path, keys: Sequence[str] | None) -> list[Rows]:
-    """As `_all_rows`, from an export: its json holds the records, and a digest of its table.
-
-    Raises:
-        LabError: one of both is missing, or not what was written.
-    """
+    """As `_all_rows`, from an export: its json holds the records, and a digest of its table."""
     about, table = path.with_suffix(".json"), path.with_suffix(".parquet")
     try:
         described = files.read_json(about, EXPORT)

@@ -62,7 +62,7 @@ KINDS = {kind.name: kind for kind in (COUNTS, MEASURES, SKIPPED)}
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write a cell's spec.json once. Its time fixes the cell's place in tables, so later writers
     leave it."""
-    files.write_json(path, record, _record_of(path.parent), first=True)
+    files.write_json(path, record, _belongs("record", path.parent), first=True)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def read_record(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         LabError: it cannot be opened.
     """
-    record = files.read_json(path, _record_of(path.parent))
+    record = files.read_json(path, _belongs("record", path.parent))
     first_names = {**record["names"], "attention": record["label"]}
     every = [first_names, *(names for names in _aliases(path.parent) if names != first_names)]
     names = min(every, key=lambda names: len(names["attention"]))
@@ -88,7 +88,7 @@ def add_names(folder: Path, names: Mapping[str, str]) -> None:
     """Keep other names under which the cell in ``folder`` was asked for."""
     path = folder / f"names-{digest(names)[:12]}.json"
     if not path.exists():
-        files.write_json(path, {"names": dict(names)}, _names_of(folder), first=True)
+        files.write_json(path, {"names": dict(names)}, _belongs("names", folder), first=True)
 
 
 def _aliases(folder: Path) -> list[dict[str, str]]:
@@ -96,18 +96,15 @@ def _aliases(folder: Path) -> list[dict[str, str]]:
     aliases = []
     for path in sorted(folder.glob("names-*.json")):
         try:
-            aliases.append(dict(files.read_json(path, _names_of(folder))["names"]))
+            aliases.append(dict(files.read_json(path, _belongs("names", folder))["names"]))
         except (LabError, FileNotFoundError, KeyError):
             continue
     return aliases
 
 
-def _record_of(folder: Path) -> dict[str, str]:
-    return {"kind": "record", "spec": folder.name}
-
-
-def _names_of(folder: Path) -> dict[str, str]:
-    return {"kind": "names", "spec": folder.name}
+def _belongs(kind: str, folder: Path) -> dict[str, str]:
+    """What a file's seal says that it is: a file that was moved to another cell is damaged."""
+    return {"kind": kind, "spec": folder.name}
 
 
 def read(folder: Path, kind: Kind) -> tuple[pd.DataFrame, list[files.Damaged]]:
@@ -136,18 +133,14 @@ def read(folder: Path, kind: Kind) -> tuple[pd.DataFrame, list[files.Damaged]]:
 
 def read_one(path: Path, kind: Kind) -> pd.DataFrame:
     """One table of the cell in whose folder it lies. Raises as `files.read`."""
-    frame = files.read_table(path, _table_of(path.parent, kind), list(kind.types))
+    frame = files.read_table(path, _belongs(kind.name, path.parent), list(kind.types))
     return frame.astype(kind.types)
 
 
 def write(folder: Path, kind: Kind, frame: pd.DataFrame, *, sync: bool = False) -> Path:
     """Add one table with these rows to a cell's folder."""
     frame = frame[list(kind.types)].astype(kind.types)
-    return files.write_table(folder, kind.name, frame, _table_of(folder, kind), sync=sync)
-
-
-def _table_of(folder: Path, kind: Kind) -> dict[str, str]:
-    return {"kind": kind.name, "spec": folder.name}
+    return files.write_table(folder, kind.name, frame, _belongs(kind.name, folder), sync=sync)
 
 
 def joined(frames: Sequence[Mapping[str, Any]], kind: Kind) -> pd.DataFrame:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import pandas as pd
 
+from sclip_lab.results.table.choices import is_absent
 from sclip_lab.results.table.scores import NAMES
 
 FACTS = ("backbone", "dataset", "protocol")  # columns of names
@@ -71,7 +71,7 @@ def _value(column: str, value: object) -> str:
     if column in FACTS:
         return str(value)
     path = column.split(".")
-    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    missing = is_absent(value)
     if path[-1] == "_target_" or (len(path) == 2 and path[-1] in PLAIN):
         return PLAIN.get(path[-2], "") if missing else str(value).rpartition(".")[2]
     if missing:

@@ -114,7 +114,6 @@ class Store:
         """Add finished images in one atomic write. The disk is asked for it in the background.
 
         Args:
-            spec: the cell.
             frames: one mapping of columns per image, as in ``KINDS``, equally long or one value
                 for all rows; layer and head may be left out.
             kind: which of ``KINDS``.

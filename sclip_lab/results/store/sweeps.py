@@ -31,7 +31,6 @@ def note(root: Path, name: str, command: str, cells: Mapping[str, Names]) -> str
     """Write down that a sweep asks for cells.
 
     Args:
-        root: of the store.
         name: of the sweep: its preset, or the command's own name.
         command: what was typed.
         cells: names by key.
@@ -90,9 +89,7 @@ def find(root: Path, name: str) -> dict[str, Any]:
 def table(root: Path, finished: Mapping[str, bool]) -> pd.DataFrame:
     """One row per sweep: id, name, first, last, cells, finished (of them), command.
 
-    Args:
-        root: of the store.
-        finished: whether a cell has all its images, by key.
+    Args: finished: whether a cell has all its images, by key.
     """
     rows = [
         {

@@ -74,12 +74,8 @@ def repair(root: Path) -> list[Finding]:
 def collect(root: Path, *, damaged: bool = False, orphans: bool = False) -> list[Finding]:
     """Files that can be deleted: lost temporary files and, on request, files that were set aside
     and files of cells without spec.json. Deletes nothing."""
-    states = {"lost"}
-    if damaged:
-        states.add("set aside")
-    if orphans:
-        states.add("orphan")
-    return [finding for finding in check(root) if finding.state in states]
+    deleted = {"lost": True, "set aside": damaged, "orphan": orphans}
+    return [finding for finding in check(root) if deleted.get(finding.state)]
 
 
 def contents(root: Path) -> pd.DataFrame:
@@ -159,13 +155,7 @@ def _is_orphan(root: Path, inside: tuple[str, ...]) -> bool:
 
 
 def _read(path: Path, inside: tuple[str, ...], names: Sequence[str]) -> None:
-    """Read a file of the store and raise where it is damaged; pass over files of others.
-
-    Args:
-        path: the file.
-        inside: its path below the store's root.
-        names: of all photos of the store's cells.
-    """
+    """Raise where a file, ``inside`` the store, is damaged; ``names`` are those of all photos."""
     if inside[0] == "specs" and inside[2:] == ("spec.json",):
         spec_files.read_record(path)
     elif inside[0] == "specs" and len(inside) == 3:
@@ -173,9 +163,9 @@ def _read(path: Path, inside: tuple[str, ...], names: Sequence[str]) -> None:
             if path in kind.files(path.parent):
                 spec_files.read_one(path, kind)
     elif inside[0] == "specs" and inside[2:3] == ("pictures",) and path.suffix == ".npz":
-        picture_files.check_prediction(path, inside[1], names)
+        picture_files.check(path, picture_files.PREDICTION, inside[1], names)
     elif inside[0] == "images" and len(inside) == 3 and path.suffix == ".npz":
-        picture_files.check_photo(path, inside[1], names)
+        picture_files.check(path, picture_files.PHOTO, inside[1], names)
     elif inside[0] in ("text", "trunk") and path.suffix == ".safetensors":
         files.read(path, {"kind": inside[0], "key": path.stem})
 

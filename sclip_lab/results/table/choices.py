@@ -75,7 +75,7 @@ def names(one: pd.Series, two: pd.Series) -> tuple[str, str]:
 
 def _value(column: str, value: Any) -> str:
     leaf = column.split(".")[-1]
-    if _absent(value):
+    if is_absent(value):
         text = "none"
     else:
         text = f"{value:g}" if isinstance(value, int | float) else str(value)
@@ -107,20 +107,20 @@ def _freed(table: pd.DataFrame, columns: Sequence[str]) -> frozenset[str]:
 
 def keys_of(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[Any, ...]]:
     return [
-        tuple(None if _absent(value) else value for value in row)
+        tuple(None if is_absent(value) else value for value in row)
         for row in rows[list(columns)].itertuples(index=False, name=None)
     ]
 
 
-def _absent(value: Any) -> bool:
+def is_absent(value: Any) -> bool:
     return value is None or (isinstance(value, float) and np.isnan(value))
 
 
 def _is(value: Any, expected: Any) -> bool:
     """Whether a column's value is the expected one: numbers by value, a target also by its last
     name, lists by their JSON."""
-    if _absent(value) or _absent(expected):
-        return _absent(value) and _absent(expected)
+    if is_absent(value) or is_absent(expected):
+        return is_absent(value) and is_absent(expected)
     if isinstance(value, str):
         text = expected if isinstance(expected, str) else json.dumps(expected)
         return value == text or value.endswith(f".{text}")

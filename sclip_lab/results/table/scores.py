@@ -58,13 +58,13 @@ def iou(df: pd.DataFrame) -> pd.DataFrame:
     """Tidy per-class IoU: the spec's columns, id, class, iou (NaN: neither there nor predicted)."""
     groups = df.groupby("spec", observed=True, sort=False)
     scores = metrics.iou_of_totals(totals_of(df, groups.ngroup().to_numpy(), groups.ngroups))
-    tables = []
-    for (_, row), score in zip(spec_rows(df).iterrows(), scores, strict=True):
+    specs, tables = spec_rows(df), []
+    for (_, row), score in zip(specs.iterrows(), scores, strict=True):
         names = class_names_of(df, str(row["dataset"]))
         names = names or [f"class {index}" for index in range(len(score))]
         table = pd.DataFrame({"id": range(len(names)), "class": names, "iou": score[: len(names)]})
-        tables.append(pd.DataFrame([row] * len(names), index=table.index).join(table))
-    return pd.concat(tables, ignore_index=True)
+        tables.append(table.assign(spec=row["spec"]))
+    return specs.merge(pd.concat(tables), on="spec")
 
 
 def _score(df: pd.DataFrame, by: str | list[str], statistic: str) -> pd.Series:

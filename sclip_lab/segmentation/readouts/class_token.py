@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
-from sclip_lab.core.errors import unknown
 from sclip_lab.core.functions import readout_function
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import cosine, unit
@@ -12,7 +13,10 @@ from sclip_lab.segmentation.readouts.cosine import cosine, unit
 
 @readout_function
 def class_token(
-    encoded: Encoded, text: Tensor, combine: str = "add", weight: float = -0.3
+    encoded: Encoded,
+    text: Tensor,
+    combine: Literal["add", "multiply"] = "add",
+    weight: float = -0.3,
 ) -> Tensor:
     """Cosines of the patches, with those of the window's class embedding added or multiplied.
 
@@ -25,8 +29,4 @@ def class_token(
     """
     patches = cosine(encoded, text)
     whole = (unit(encoded.class_embedding.float()) @ text.T)[:, None, None]
-    if combine == "add":
-        return patches + weight * whole
-    if combine == "multiply":
-        return patches * whole
-    raise unknown("combine", combine, ("add", "multiply"))
+    return patches * whole if combine == "multiply" else patches + weight * whole

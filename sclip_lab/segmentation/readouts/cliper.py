@@ -51,8 +51,8 @@ def cliper(
     """
     if not 0 <= background < len(text):
         raise LabError(f"background {background} must be 0 .. {len(text) - 1} queries")
-    shown, competing = text[background:], text[:background]
-    maps = cliper_maps(encoded, shown, competing, scale, threshold, window, stride)
+    settings = (scale, threshold, window, stride)
+    maps = cliper_maps(encoded, text[background:], text[:background], *settings)
     return F.pad(maps.permute(0, 2, 3, 1), (background, 0))
 
 
@@ -65,22 +65,18 @@ def cliper_maps(
     window: int | None = None,
     stride: int = 112,
 ) -> Tensor:
-    """CLIPer's class scores, (windows, classes, grid_h, grid_w) float32.
+    """A score of each foreground class at each patch: (windows, classes, grid_h, grid_w), >= 0.
 
-    A score of each foreground class at each patch, not negative. The other arguments are those of
-    `cliper`.
-
-    Args:
-        encoded: windows with a variant that has one attention map.
-        foreground: (classes, embed_dim) unit text embeddings.
-        background: (names, embed_dim) unit text embeddings; they only compete.
+    ``foreground`` and ``background`` are (names, embed_dim) unit text embeddings; those of the
+    background only compete. Other arguments as in `cliper`.
 
     Raises:
         LabError: a variant without a single attention map of patches in its last block.
     """
-    if foreground.ndim != 2 or background.ndim != 2:
-        raise LabError("foreground and background must be (names, embed_dim)")
-    text = _text(foreground, background).to(encoded.patches.device)
+    # The direction of the mean foreground class competes too.
+    mean = foreground.mean(dim=0, keepdim=True)
+    text = torch.cat([foreground, background, mean / mean.norm()]).float()
+    text = text.to(encoded.patches.device)
     levels = torch.softmax(logits_of_levels(encoded, text, scale), dim=2)
     if window is not None:
         inner = [of_windows(encoded, i, text, scale, window, stride) for i in range(len(levels[0]))]
@@ -126,16 +122,7 @@ def of_windows(
 
     Logits, and weights of pairs of patches, are means over the windows that have them. A pair that
     is in no window weighs 0, and rows are divided by their sums. A sum over the pairs spreads
-    logits.
-
-    Args:
-        encoded: the images.
-        image: index of one.
-        text, scale: of `logits_of_levels`.
-        window, stride: pixels; the last window of a side is shifted inward.
-
-    Returns:
-        (levels, texts, patches) of the whole image.
+    logits. (levels, texts, patches) of the whole image out.
     """
     picture, patch = encoded.images[image], encoded.backbone.patch_size
     size = (picture.shape[-2], picture.shape[-1])
@@ -148,7 +135,7 @@ def of_windows(
     logits, attention = logits_of_levels(cut, text, scale), among_patches(cut)
     height, width = cut.grid
     for index, (top, left) in enumerate(plan.corners):
-        top, left = top // patch, left // patch
+        top, left = top // patch, left // patch  # in patches of the whole image
         at = places[top : top + height, left : left + width].flatten()
         total[..., at] += logits[:, index]
         times[at] += 1
@@ -161,22 +148,11 @@ def of_windows(
 def fused(levels: Tensor, attention: Tensor, threshold: float) -> Tensor:
     """The last level, thresholded and spread along attention, plus the mean of all levels.
 
-    Args:
-        levels: (levels, batch, classes, patches) probabilities.
-        attention: (batch, patches, patches) of the last level, mean over heads.
-        threshold: 0 .. 1, share of each class's maximum.
-
-    Returns:
-        (batch, classes, patches).
+    ``levels`` are (levels, batch, classes, patches) probabilities; ``attention`` is that of the
+    last level, mean over heads; ``threshold`` is a share of each class's maximum.
     """
     last = levels[-1]
     strong = torch.where(last < threshold * last.amax(dim=-1, keepdim=True), 0.0, last)
     # The thresholded map also replaces the last level inside the mean.
     mean = (levels[:-1].sum(dim=0) + strong) / len(levels)
     return strong @ attention + mean
-
-
-def _text(foreground: Tensor, background: Tensor) -> Tensor:
-    """The rows that compete: both lists, and the direction of the mean foreground class."""
-    mean = foreground.mean(dim=0, keepdim=True)
-    return torch.cat([foreground, background, mean / mean.norm()]).float()

@@ -52,22 +52,21 @@ def freecp(
     """
     limits = (background, redundancy, ambiguity, box_threshold, crop_size)
     crop_text = text if second_text is None else second_text
-    windows = range(len(encoded.images))
-    return torch.stack([purified(encoded, text, crop_text, i, *limits)[0] for i in windows])
+    windows = (encoded.part(slice(i, i + 1)) for i in range(len(encoded.images)))
+    return torch.stack([purified(one, text, crop_text, *limits)[0] for one in windows])
 
 
 def purified(
-    encoded: Encoded,
+    one: Encoded,
     text: Tensor,
     crop_text: Tensor,
-    window: int = 0,
     background: int = 0,
     redundancy: float = 0.15,
     ambiguity: float = 0.7,
     box_threshold: float = 0.4,
     crop_size: int = 112,
 ) -> tuple[Tensor, Tensor, list[int], list[int]]:
-    """One window's maps, with the steps before them.
+    """The maps of ``one`` window, with the steps before them.
 
     ``crop_text`` are the embeddings that crops are compared with; other arguments as in `freecp`.
 
@@ -75,14 +74,10 @@ def purified(
         (grid_h, grid_w, queries) maps, 0 for dropped classes; the spread maps of all foreground
         classes (classes, grid_h, grid_w); the foreground classes that stay after redundancy and
         after ambiguity.
-
-    Raises:
-        LabError: as many background queries as there are queries.
     """
     if not 0 <= background < len(text):
         raise LabError(f"background {background}: fewer than all {len(text)} queries wanted")
-    one = encoded.part(slice(window, window + 1))
-    backbone, prefix = encoded.backbone, encoded.backbone.blocks[0].prefix
+    backbone, prefix = one.backbone, one.backbone.blocks[0].prefix
     scale = float(backbone.model.logit_scale.exp())
     probability = torch.softmax(scale * cosine(one, text)[0].permute(2, 0, 1), dim=0)
     low, high = probability.amin(), probability.amax()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import readout_function
 from sclip_lab.core.values import within
 from sclip_lab.network.context import BlockInput
@@ -44,12 +43,10 @@ def maskclip(
 def prompt_denoising(logits: Tensor, threshold: float = 0.5, scale: float = SCALE) -> Tensor:
     """Set classes that no patch of the image is sure of to -100.
 
-    Args:
-        logits: (batch, classes, grid_h, grid_w) cosines; same shape out.
-        threshold: 0 .. 1; a class is dropped if its largest probability in the image is below.
-        scale: of the softmax over classes.
+    ``logits`` are (batch, classes, grid_h, grid_w) cosines, same shape out. A class is dropped if
+    its largest probability in the image is below ``threshold``, 0 .. 1.
     """
-    _check(logits, threshold)
+    within("threshold", threshold, 0, 1)
     surest = torch.softmax(scale * logits, dim=1).amax((2, 3), keepdim=True)
     return logits.masked_fill(surest < threshold, ABSENT)
 
@@ -71,29 +68,16 @@ def key_smoothing(
     official code each *channel* of K is divided by its norm over the positions, not each key.
 
     Args:
-        logits: (batch, classes, grid_h, grid_w) cosines.
+        logits: (batch, classes, grid_h, grid_w) cosines; probabilities out, and weighted sums of
+            them for replaced patches.
         keys: (batch, grid_h * grid_w, width), from `smoothing_keys`.
         threshold: 0 .. 1; with 1, all but saturated patches are replaced.
         scale: of the softmax over classes.
-
-    Returns:
-        the shape of ``logits``: probabilities, and weighted sums for replaced patches.
     """
-    _check(logits, threshold)
-    if keys.shape[:2] != (logits.shape[0], logits[0, 0].numel()):
-        raise LabError(
-            f"keys {tuple(keys.shape)} do not belong to logits {tuple(logits.shape)}: "
-            "(batch, grid_h * grid_w, width) wanted"
-        )
+    within("threshold", threshold, 0, 1)
     probability = torch.softmax(scale * logits, dim=1).flatten(2).transpose(1, 2)
     keys = keys / keys.norm(dim=1, keepdim=True)
     smoothed = keys @ (keys.transpose(1, 2) @ probability)
     unsure = probability.amax(-1, keepdim=True) < threshold
     result = torch.where(unsure, smoothed, probability)
     return result.transpose(1, 2).unflatten(2, logits.shape[2:])
-
-
-def _check(logits: Tensor, threshold: float) -> None:
-    if logits.ndim != 4:
-        raise LabError(f"logits {tuple(logits.shape)}: (batch, classes, grid_h, grid_w) wanted")
-    within("threshold", threshold, 0, 1)

@@ -28,10 +28,7 @@ ABSENT = -1.0  # the lowest cosine: a class that no other photo shows is never c
 def class_means(encoded: Encoded, labels: Tensor, classes: int) -> Tensor:
     """m_c of one photo: (classes, embed_dim) float32; zeros for absent classes.
 
-    Args:
-        encoded: all its windows.
-        labels: (windows, grid_h, grid_w) int64 class of each patch, -1 for void.
-        classes: how many there are.
+    ``labels`` are the (windows, grid_h, grid_w) int64 class of each patch, -1 for void.
     """
     patches, labels = unit(encoded.patches.float()).flatten(0, 2), labels.flatten()
     members = torch.nn.functional.one_hot(labels + 1, classes + 1)[:, 1:].to(patches)
@@ -46,6 +43,7 @@ def prototypes(encoded: Encoded, others: Sequence[Tensor]) -> Logits:
         encoded: windows of one photo.
         others: `class_means` of each other photo of the data set.
     """
+    # One by one: a stack of all photos' means would take more memory.
     total = torch.zeros_like(others[0])
     for means in others:
         total += means

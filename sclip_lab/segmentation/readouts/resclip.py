@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError
+from sclip_lab.attention.positions import positions
 from sclip_lab.core.functions import readout_function
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Feedback
@@ -54,8 +54,7 @@ def resclip(
         scale: factor on cosines before the softmax.
         steps, dilations: PAMR of the first prediction.
     """
-    settings = (share, gain, threshold, scale, steps, dilations)
-    return cosine(second_pass(encoded, text, *settings), text)
+    return cosine(second_pass(encoded, text, share, gain, threshold, scale, steps, dilations), text)
 
 
 def second_pass(
@@ -76,8 +75,7 @@ def second_pass(
         labels = patch_labels(probabilities, encoded.backbone.patch_size, threshold)
         matrices.append(feedback_matrix(labels))
     matrix = encoded.backbone.blocks[0].among_tokens(torch.stack(matrices)[:, None])
-    matrix = matrix.to(encoded.patches.device)
-    return encoded.again(Feedback(matrix, share, gain))
+    return encoded.again(Feedback(matrix.to(encoded.patches.device), share, gain))
 
 
 def first_prediction(
@@ -90,11 +88,8 @@ def first_prediction(
 ) -> Tensor:
     """(queries, height, width) probability of each query at each pixel; synonyms are not merged.
 
-    Args:
-        image: (3, height, width), normalised.
-        features: (grid_h, grid_w, embed_dim), any norm.
-        text: (queries, embed_dim) unit text embeddings.
-        scale, steps, dilations: as in `resclip`.
+    ``image`` is (3, height, width), normalised; ``features`` are (grid_h, grid_w, embed_dim), of
+    any norm. Other arguments as in `resclip`.
     """
     logits = (unit(features) @ text.to(features).T).permute(2, 0, 1)[None]
     logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)[0]
@@ -106,13 +101,9 @@ def first_prediction(
 def patch_labels(probabilities: Tensor, patch_size: int, threshold: float) -> Tensor:
     """(grid_h, grid_w) int64: the most frequent query in a patch, the smallest of several.
 
-    Args:
-        probabilities: (queries, height, width).
-        patch_size: in pixels; pixels beyond the last whole patch are left out.
-        threshold: pixels whose best probability is below it count as query 0.
+    Pixels of (queries, height, width) whose best probability is below the threshold count as query
+    0; those beyond the last whole patch are left out.
     """
-    if probabilities.ndim != 3:
-        raise LabError(f"probabilities {tuple(probabilities.shape)}: (queries, height, width)")
     best, label = probabilities.max(dim=0)
     label[best < threshold] = 0
     grid_h, grid_w = (side // patch_size for side in label.shape)
@@ -132,8 +123,7 @@ def label_affinity(labels: Tensor) -> Tensor:
     grid_h, grid_w = labels.shape
     labels = labels.cpu()
     flat = labels.flatten()
-    row, column = torch.meshgrid(torch.arange(grid_h), torch.arange(grid_w), indexing="ij")
-    row, column = row.flatten().float(), column.flatten().float()
+    row, column = positions((grid_h, grid_w)).float().unbind(1)
     distance = torch.maximum(
         (row[None] - row[:, None]).abs(), (column[None] - column[:, None]).abs()
     )

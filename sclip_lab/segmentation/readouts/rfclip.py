@@ -39,9 +39,6 @@ def rfclip(
         cluster_distance: texts farther apart than this are in different groups.
         nearest: patches that make m, 1 or more.
         whole_photo: the class embedding of the photo as one window, or of each window.
-
-    Raises:
-        LabError: a share out of its range.
     """
     within("class_share", class_share, 0, 1)
     within("text_share", text_share, 0, 1)
@@ -77,12 +74,8 @@ def adjusted(
 ) -> Tensor:
     """T' above: (queries, embed_dim) unit rows.
 
-    Args:
-        patches: (patches, embed_dim) unit rows.
-        whole: (embed_dim,) unit class embedding.
-        text: (queries, embed_dim) unit rows.
-        group: from `groups`.
-        share, nearest: text_share and nearest of `rfclip`.
+    ``patches`` are (patches, embed_dim), ``whole`` is the class embedding, (embed_dim,), all unit
+    rows; ``group`` is from `groups`; ``share`` and ``nearest`` are those of `rfclip`.
     """
     result, likely = text.clone(), (text @ whole).cpu()
     for number in range(int(group.max()) + 1):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import readout_function
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import unit
@@ -30,35 +29,10 @@ def surgery_logits(image: Tensor, text: Tensor, sharpness: float = 2.0) -> Tenso
     """f . (T_n w_n - mean over n of T_n w_n), w = softmax(sharpness f_cls . T) over its mean.
 
     The paper sums over channels the weighted products less their mean over texts; here the sum
-    comes first, so no (tokens, texts, channels) array is made.
-
-    Args:
-        image: (batch, tokens, embed_dim) unit rows, the class embedding first.
-        text: (texts, embed_dim) unit rows.
-        sharpness: > 0, of the weights.
-
-    Returns:
-        (batch, tokens, texts); the texts of each token sum to 0.
+    comes first, so no (tokens, texts, channels) array is made. ``image`` has the unit rows of the
+    tokens, (batch, tokens, embed_dim), the class embedding first, and ``text`` those of the texts,
+    (texts, embed_dim). (batch, tokens, texts) out; the texts of each token sum to 0.
     """
-    _check(image, text)
     weights = torch.softmax(sharpness * image[:, :1] @ text.T, dim=-1)
     weighted = (image @ text.T) * (weights / weights.mean(-1, keepdim=True))
     return weighted - weighted.mean(-1, keepdim=True)
-
-
-def less_redundant(image: Tensor, text: Tensor, redundant: Tensor | None = None) -> Tensor:
-    """f . (T_n - r): (batch, tokens, texts) similarities less that with one redundant embedding.
-
-    ``redundant`` is r, (embed_dim,), for example of an empty prompt; None: the mean of the texts.
-    Other arguments as in `surgery_logits`.
-    """
-    _check(image, text)
-    return image @ (text - (text.mean(0) if redundant is None else redundant)).T
-
-
-def _check(image: Tensor, text: Tensor) -> None:
-    if image.ndim != 3 or text.ndim != 2 or image.shape[-1] != text.shape[-1]:
-        raise LabError(
-            f"image {tuple(image.shape)} and text {tuple(text.shape)}: (batch, tokens, embed_dim) "
-            "and (texts, embed_dim) wanted"
-        )

@@ -40,18 +40,15 @@ def affinity(correlation: Tensor, prefix: int = 1) -> Tensor:
     (tokens, tokens) with the class token first -> (patches, patches); ``prefix`` tokens precede the
     patches.
     """
-    if correlation.ndim != 2 or correlation.shape[0] != correlation.shape[1]:
-        raise LabError(f"correlation {tuple(correlation.shape)}: (tokens, tokens) wanted")
     return (correlation[prefix:, prefix:] - correlation[:1, prefix:]).clamp(min=0)
 
 
 def clusters(rows: Tensor, eps: float = 0.7, min_samples: int = 3) -> np.ndarray:
     """(patches,) cluster numbers from 0 on by DBSCAN, `NOISE` for patches in no cluster.
 
-    Args:
-        rows: (patches, patches) from `affinity`; its row describes a patch.
-        eps: largest Euclidean distance between neighbours.
-        min_samples: neighbours that make a patch a core, itself included.
+    A row of ``rows``, (patches, patches) from `affinity`, describes a patch. ``eps`` is the largest
+    Euclidean distance between neighbours; ``min_samples`` neighbours make a patch a core, itself
+    included.
     """
     return DBSCAN(eps=eps, min_samples=min_samples).fit(rows.cpu().numpy()).labels_
 
@@ -62,13 +59,8 @@ def regions(
     """(height, width) int64 cluster number of each pixel; all `NOISE` if there is no cluster.
 
     A cluster's map is the mean row of its patches, so patches in no cluster get a region too. It is
-    enlarged four times (bilinear), median-filtered and enlarged to ``size``.
-
-    Args:
-        rows: (patches, patches) from `affinity`.
-        labels: (patches,) from `clusters`.
-        grid: (grid_h, grid_w).
-        size: (height, width) in pixels.
+    enlarged four times (bilinear), median-filtered and enlarged to ``size``, (height, width).
+    ``labels`` are those of `clusters` for the same ``rows``.
     """
     number = int(labels.max(initial=NOISE)) + 1
     if number == 0:
@@ -85,8 +77,6 @@ def vote(prediction: Tensor, region: Tensor) -> Tensor:
 
     ``prediction``, (height, width) class ids, and ``region`` from `regions` have one shape.
     """
-    if prediction.shape != region.shape:
-        raise LabError(f"prediction {tuple(prediction.shape)}, regions {tuple(region.shape)}")
     result = prediction.clone()
     for number in region.unique().tolist():
         if number != NOISE:

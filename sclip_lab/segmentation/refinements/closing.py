@@ -16,10 +16,7 @@ def closing(prediction: Tensor, size: int = 3) -> Tensor:
     """Dilate the class ids, then erode them, with a square: gaps of low ids are closed.
 
     ITACLIP (arXiv 2411.12044, code) uses 3 x 3. Ids are compared as numbers, so the higher of two
-    classes wins. ``size`` is the side of the square in pixels.
-
-    Raises:
-        LabError: a size that is not odd and positive.
+    classes wins. ``size`` is the side of the square in pixels, odd.
     """
     if size < 1 or size % 2 == 0:
         raise LabError(f"size {size} must be odd and at least 1")

@@ -13,14 +13,16 @@ normalised channels.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import refines_logits
 from sclip_lab.core.values import within
 
+Couple = Literal["diagonal", "full"]
 GREY = (0.299, 0.587, 0.114)
 
 
@@ -32,7 +34,7 @@ def propagation(
     side: int = 80,
     steps: int = 25,
     edges: float = 5.0,
-    couple: str = "diagonal",
+    couple: Couple = "diagonal",
 ) -> Tensor:
     """F above, at the photo's size.
 
@@ -42,15 +44,7 @@ def propagation(
         edges: how fast weights fall with grey differences.
         couple: texts by the ``diagonal`` of their affinity, as released, or by the ``full`` matrix;
             without ``text`` there is no coupling.
-
-    Raises:
-        LabError: shapes that do not belong together, or a parameter out of range.
     """
-    if mask.ndim != 3 or image.ndim != 3 or mask.shape[1:] != image.shape[1:]:
-        raise LabError(
-            f"mask {tuple(mask.shape)} and image {tuple(image.shape)}: (queries, height, width) "
-            "and (3, height, width) wanted"
-        )
     within("side", side, 1)
     within("steps", steps, 0)
     size = mask.shape[-2:]
@@ -65,13 +59,11 @@ def propagation(
     return solved
 
 
-def text_affinity(text: Tensor, couple: str = "diagonal") -> Tensor:
+def text_affinity(text: Tensor, couple: Couple = "diagonal") -> Tensor:
     """S, (queries, queries): row softmax of 2 T T^T, plus 10 on the diagonal, rows over their sum.
 
     ``text`` are (queries, embed_dim) unit rows; ``couple`` is as in `propagation`.
     """
-    if couple not in ("diagonal", "full"):
-        raise LabError(f"couple {couple!r} must be diagonal or full")
     affinity = torch.softmax(text @ text.T / 0.5, dim=-1)
     affinity = affinity + 10 * torch.eye(len(text)).to(affinity)
     affinity = affinity / (affinity.sum(-1, keepdim=True) + 1e-6)

@@ -41,15 +41,7 @@ def pamr(
 
     Returns:
         (queries, height, width) float32, every value within the range of ``mask``.
-
-    Raises:
-        LabError: shapes, steps or dilations that make no sense.
     """
-    if image.ndim != 3 or mask.ndim != 3:
-        raise LabError(
-            f"image {tuple(image.shape)} and mask {tuple(mask.shape)}: (channels, height, width) "
-            "and (queries, height, width) wanted"
-        )
     within("steps", steps, 0)
     image, mask = image.float(), mask.float()
     size = image.shape[-2:]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.config.registry import load_attention
-from sclip_lab.core.errors import LabError
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.surgery import (
-    less_redundant,
     surgery_logits,
 )
 from tests import toy
@@ -39,15 +36,3 @@ def test_equals_the_sum_over_channels() -> None:
         expected = (products - products.mean(1, keepdims=True)).sum(-1)
         np.testing.assert_allclose(row, expected, atol=1e-12)
     torch.testing.assert_close(ours.sum(-1), torch.zeros_like(ours[..., 0]))
-
-
-def test_redundant_embedding_is_taken_off() -> None:
-    f, text = embeddings(toy.inputs()["sq224_a"]), toy.text()
-    inputs = less_redundant(f, text, text[3])
-    assert inputs[..., 3].abs().max() == 0
-    torch.testing.assert_close(less_redundant(f, text, text.mean(0)), less_redundant(f, text))
-
-
-def test_shapes_are_checked() -> None:
-    with pytest.raises(LabError, match="embed_dim"):
-        surgery_logits(torch.zeros(1, 5, 4), torch.zeros(3, 5))

@@ -89,15 +89,13 @@ def test_no_steps_only_resizes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "mask", "options", "says"),
+    ("options", "says"),
     [
-        ((1, 3, 8, 8), (1, 8, 8), {}, "channels, height, width"),
-        ((3, 8, 8), (8, 8), {}, "queries, height, width"),
-        ((3, 8, 8), (1, 8, 8), {"steps": -1}, "steps -1"),
-        ((3, 8, 8), (1, 8, 8), {"dilations": ()}, "at least one"),
-        ((3, 8, 8), (1, 8, 8), {"dilations": (0, 4)}, "1 or more"),
+        ({"steps": -1}, "steps -1"),
+        ({"dilations": ()}, "at least one"),
+        ({"dilations": (0, 4)}, "1 or more"),
     ],
 )
-def test_bad_input(image: tuple, mask: tuple, options: dict, says: str) -> None:
+def test_bad_input(options: dict, says: str) -> None:
     with pytest.raises(LabError, match=says):
-        pamr(torch.zeros(image), torch.zeros(mask), **options)
+        pamr(torch.zeros(3, 8, 8), torch.zeros(1, 8, 8), **options)

@@ -1,0 +1,80 @@
+"""Guard what variants share against functions of the user's that write to it in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_PLAIN = (str, bytes, int, float, complex, bool, type(None), type)
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, in which a write to a tensor that it was given is an error.
+
+    Tokens, projections, texts and embeddings are computed once for all variants and readouts. An
+    operation in place, such as ``text.mul_(2)`` or ``ctx.tokens[:, 0] = 0``, would change the
+    numbers of the others without a sign. Tensors that the function makes are its own.
+
+    Raises:
+        RuntimeError: at the line that writes, before it writes.
+    """
+
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        with _Guard(function.__name__, (args, options)):
+            return function(*args, **options)
+
+    return call
+
+
+class _Guard(TorchDispatchMode):
+    def __init__(self, name: str, arguments: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.name, self.arguments = name, arguments
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if operation._schema.is_mutable:
+            written = [
+                _storage(args[place] if place < len(args) else kwargs.get(argument.name))
+                for place, argument in enumerate(operation._schema.arguments)
+                if argument.alias_info is not None and argument.alias_info.is_write
+            ]
+            # What is shared is looked up now: a map that was just computed is shared too.
+            shared = set(_storages(self.arguments, set())) if any(written) else set()
+            if shared & set(written) - {0}:
+                raise RuntimeError(
+                    f"{self.name} writes in place ({operation.name()}) to a tensor that others "
+                    "share; compute a new one, as in x = x * 2, or clone it first"
+                )
+        return operation(*args, **kwargs)
+
+
+def _storage(value: Any) -> int:
+    """The address of a tensor's numbers; 0 for anything else, also for packed weights."""
+    plain = isinstance(value, Tensor) and value.layout == torch.strided
+    return value.untyped_storage().data_ptr() if plain else 0
+
+
+def _storages(value: Any, passed: set[int]) -> Iterator[int]:
+    """The addresses of all tensors within an argument: in containers and attributes."""
+    if isinstance(value, Tensor):
+        yield _storage(value)
+    if isinstance(value, (*_PLAIN, Tensor)) or id(value) in passed:
+        return
+    passed.add(id(value))
+    if isinstance(value, dict):
+        parts = list(value.values())
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = list(value)
+    else:
+        parts = list(getattr(value, "__dict__", {}).values())
+    for part in parts:
+        yield from _storages(part, passed)

@@ -1,0 +1,100 @@
+"""A function of the user's cannot change what other variants share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sclip_lab as lab
+from sclip_lab.attention.vanilla import vanilla
+from sclip_lab.core.functions import bind_config, readout_function, weights_function
+from sclip_lab.data.folder import Folder
+from sclip_lab.network.backbone import Backbone
+from sclip_lab.segmentation.protocol import Protocol
+from sclip_lab.segmentation.readouts.cosine import cosine
+
+
+def doubles_tokens(ctx: Any) -> Tensor:
+    ctx.tokens.mul_(2)
+    return ctx.attention("query", "query")
+
+
+def clears_a_shared_map(ctx: Any) -> Tensor:
+    weights = ctx.attention("query", "key")
+    weights[..., 0] = 0
+    return weights
+
+
+def doubles_weights_of_the_network(ctx: Any) -> Tensor:
+    ctx.block.out_projection.bias.data.mul_(2)
+    return ctx.attention("query", "query")
+
+
+@readout_function
+def turns_texts(encoded: Any, text: Tensor) -> Tensor:
+    logits = cosine(encoded, text)
+    text.neg_()
+    return logits
+
+
+@readout_function
+def turns_patches(encoded: Any, text: Tensor) -> Tensor:
+    logits = cosine(encoded, text)
+    torch.neg(encoded.patches, out=encoded.patches)
+    return logits
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        doubles_tokens,
+        clears_a_shared_map,
+        doubles_weights_of_the_network,
+        turns_texts,
+        turns_patches,
+    ],
+)
+def test_a_write_is_an_error_and_changes_no_other_cell(
+    function: Callable[..., Tensor],
+    backbone: Backbone,
+    photos: Folder,
+    protocol: Protocol,
+    tmp_path: Path,
+) -> None:
+    alone = lab.evaluate(
+        ["vanilla", "csa"], tmp_path / "alone", backbone=backbone, dataset=photos,
+        protocol=protocol, progress=False,
+    )  # fmt: skip
+    cells = [lab.Spec(name, backbone, protocol, photos) for name in ("vanilla", "csa")]
+    if function in (turns_texts, turns_patches):
+        other = Protocol(short_side=protocol.short_side, readout=function)
+        broken = lab.Spec("csa", backbone, other, photos)
+    else:
+        broken = lab.Spec(lab.variant(function), backbone, protocol, photos)
+    with pytest.raises(lab.LabError, match=f"{function.__name__} writes in place"):
+        lab.evaluate([broken, *cells], tmp_path / "both", progress=False)
+    together = lab.evaluate(cells, tmp_path / "both", progress=False)
+    columns = ["attention", "image", "true", "predicted", "pixels"]
+    assert together[columns].values.tolist() == alone[columns].values.tolist()
+
+
+def own_tensors(ctx: Any) -> Tensor:
+    weights = ctx.softmax(ctx.scores(ctx.query, ctx.query))
+    weights[..., 0] *= 0.5
+    return weights
+
+
+def test_a_functions_own_tensors_are_its_own(backbone: Backbone) -> None:
+    features = lab.dense_features(backbone, torch.rand(1, 3, 64, 64), lab.variant(own_tensors))
+    assert features.isfinite().all()
+
+
+def test_functions_of_the_package_are_not_guarded() -> None:
+    bound = bind_config({"_target_": "sclip_lab.attention.vanilla.vanilla"}, weights_function)
+    assert bound is not None
+    assert bound.func is vanilla
