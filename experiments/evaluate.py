@@ -7,7 +7,7 @@ python experiments/evaluate.py -m experiment=temperature
 
 import sys
 
-from sclip_lab.cli.main import main
+from sclip_lab.cli.main import script
 
 if __name__ == "__main__":
-    sys.exit(main(["evaluate", *sys.argv[1:]]))
+    script(["evaluate", *sys.argv[1:]])

@@ -5,8 +5,9 @@
     python tools/count_calls.py --names            # and the functions by file
 
 It prints how many files and functions of ``sclip_lab`` run before the first photo is decoded, and
-in the whole command. Lambdas, comprehensions and generators are counted apart, for Python 3.12 runs
-comprehensions within their function; the bodies of modules and classes do not count.
+in the whole command. Lambdas, comprehensions and generators are counted apart, and no file counts
+for them alone, for Python 3.12 runs comprehensions within their function; the bodies of modules
+and classes do not count.
 """
 
 from __future__ import annotations
@@ -100,9 +101,11 @@ def main() -> int:
         ("before the first photo", everything[: counter.before]),
         ("the whole command", everything),
     ):
-        files = {code.co_filename for code in codes}
-        functions = sum("<" not in code.co_name for code in codes)
-        print(f"{title}: {functions} functions in {len(files)} files ({len(codes)} with lambdas,")
+        functions = [code for code in codes if "<" not in code.co_name]
+        files = {code.co_filename for code in functions}
+        print(
+            f"{title}: {len(functions)} functions in {len(files)} files ({len(codes)} with lambdas,"
+        )
         print("    comprehensions and generators)")
     if args.names:
         by_file = defaultdict(list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import importlib
 import logging
@@ -30,6 +31,33 @@ COMMANDS = {
     "learn-projection": "learn W_r for attention=csa_learned from the train split",
 }
 TRACEBACK = "SCLIP_LAB_TRACEBACK"
+
+
+def script(argv: Sequence[str] | None = None) -> None:
+    """Run `main` as a program, whose exit code is the command's.
+
+    Python takes up to two seconds to take torch apart. So the process ends at once when all exit
+    handlers have run: the first one registered is the last to run.
+    """
+    code: int | None = None
+
+    def leave() -> None:
+        if code is None:
+            return
+        logging.shutdown()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:  # help, which the disk or a pipe does not take
+            os._exit(code or 1)
+        os._exit(code)
+
+    atexit.register(leave)
+    try:
+        code = main(argv)
+    except SystemExit as stop:  # of --help and --version, or a word that no command has
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,7 +127,9 @@ def ended(task: Callable[[], int], advice: str = "") -> int:
     gc.set_threshold(100_000, 50, 50)
     try:
         with signals.one_line(advice):
-            return task()
+            code = task()
+            sys.stdout.flush()  # here, where a full disk and a closed pipe are reported
+            return code
     except BrokenPipeError:  # the reader of the output has stopped
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, Python flushes it at the end
         return 128 + signal.SIGPIPE
@@ -135,4 +165,4 @@ def readable_output() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -24,8 +24,3 @@ def backbone(args: argparse.Namespace) -> Backbone:
     from sclip_lab.config.registry import load_backbone
 
     return load_backbone(args.backbone, args.pretrained, checkpoint=args.checkpoint, seed=args.seed)
-
-
-def usual_dataset(backbone: str) -> str | None:
-    """The data set whose protocol values apply; None: the usual values."""
-    return "patchwork" if backbone == EMBEDDED else None

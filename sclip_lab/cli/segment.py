@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.backbone == known_words.EMBEDDED:
         known_words.warn(args.names)
-    protocol = load_protocol(args.protocol, options.usual_dataset(args.backbone))
+    protocol = load_protocol(args.protocol, known_words.usual_dataset(args.backbone))
     photo, attention = read_image(args.photo), load_attention(args.attention)
     backbone = options.backbone(args)
     with about(args.photo):

@@ -18,10 +18,16 @@ from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from sclip_lab.config.composition import CONFIG, Loader
+from sclip_lab.config.composition import CONFIG, Loader, plain_config
+from sclip_lab.config.sweeper import check_grids
 from sclip_lab.core.errors import CrashError, LabError, bug_behind, describe
 
 NAME = "evaluate"
+# How errors begin that Hydra and logging raise without the key, and the keys that they are about.
+OF_HYDRA = {
+    "Unknown plugin class": "hydra.launcher or hydra.sweeper",
+    "Unable to configure": "hydra.job_logging or hydra.hydra_logging",
+}
 
 
 def run(words: Sequence[str], task: Callable[[DictConfig], Any]) -> None:
@@ -56,6 +62,13 @@ def run(words: Sequence[str], task: Callable[[DictConfig], Any]) -> None:
             hydra.shell_completion(config_name, overrides)
         else:
             _run_jobs(hydra, config_name, overrides, task, args.multirun)
+    except (RuntimeError, ValueError) as error:
+        for words, key in OF_HYDRA.items():
+            if str(error).startswith(words):
+                raise LabError(
+                    f"{key}: {error}; {error.__cause__}".removesuffix("; None")
+                ) from None
+        raise
     finally:
         GlobalHydra.instance().clear()
 
@@ -149,8 +162,9 @@ def _run_one(
 def _require_multirun(config: DictConfig) -> None:
     """Refuse a preset that sweeps without -m: only one job, of the defaults, would run."""
     sweeper = config.hydra.sweeper
-    in_grids = dict.fromkeys(key for grid in sweeper.get("grids") or [] for key in grid)
-    swept = [*(sweeper.get("params") or ()), *in_grids]
+    grids = plain_config(sweeper.get("grids")) or []
+    check_grids(grids)
+    swept = [*(sweeper.get("params") or ()), *dict.fromkeys(key for grid in grids for key in grid)]
     if swept:
         name = config.hydra.runtime.choices.get("experiment")
         raise LabError(

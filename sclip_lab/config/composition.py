@@ -214,29 +214,21 @@ class Loader(ConfigLoaderImpl):
         Raises:
             LabError: the overrides do not compose, or `guard` refuses the configuration.
         """
-        words = list(overrides)
-        while True:
-            try:
-                flags = run_mode, from_shell, validate_sweep_overrides
-                config = self._load(config_name, words, *flags)
-            except UnknownKey as error:
-                if run_mode != RunMode.MULTIRUN:
-                    raise
-                words = [word for word in words if key_of(word) != error.key]
-                continue
-            if words != overrides:
-                task = [w for w in overrides if not w.lstrip("+~").startswith(("hydra.", "hydra/"))]
-                config.hydra.overrides.task = task
-            return config
-
-    def _load(self, config_name: str | None, overrides: list[str], *flags: Any) -> DictConfig:
-        with self.explained(overrides):
-            self._check_preset(overrides)
-            config = super().load_configuration(config_name, overrides, *flags)
-            guard.check_hydra(config)
-            of_hydra = [word for word in overrides if word.lstrip("+~").startswith("hydra")]
-            compose = super().load_configuration
-            guard.check_commands(config, partial(compose, config_name, of_hydra, *flags))
+        flags = run_mode, from_shell, validate_sweep_overrides
+        compose = super().load_configuration
+        try:
+            with self.explained(overrides):
+                self._check_choices(overrides)
+                config = compose(config_name, overrides, *flags)
+                of_hydra = [word for word in overrides if word.lstrip("+~").startswith("hydra")]
+                guard.check_hydra(config, partial(compose, config_name, of_hydra, *flags))
+        except UnknownKey as error:
+            words = [word for word in overrides if key_of(word) != error.key]
+            if run_mode != RunMode.MULTIRUN or words == overrides:  # no typed word has the key
+                raise
+            config = self.load_configuration(config_name, words, *flags)
+            task = [w for w in overrides if not w.lstrip("+~").startswith(("hydra.", "hydra/"))]
+            config.hydra.overrides.task = task
         return config
 
     def parsed(self, words: Sequence[str]) -> list[Override]:
@@ -266,14 +258,20 @@ class Loader(ConfigLoaderImpl):
         names = self.get_group_options(group, config_name=CONFIG, overrides=places)
         return [name for name in names if not name.startswith("_")]
 
-    def _check_preset(self, words: Sequence[str]) -> None:
-        """Refuse several presets and unknown ones, which Hydra accepts or ignores."""
+    def _check_choices(self, words: Sequence[str]) -> None:
+        """Refuse several files of a group, which Hydra would mix, and unknown presets, which it
+        would ignore."""
         for word in words:
             key, _, name = word.lstrip("+").partition("=")
             if key == "experiment" and "," in name:
                 raise LabError(
                     f"{word}: one preset at a time. Run them one after another; what two have in "
                     "common is computed once"
+                )
+            if name.startswith("[") and self.repository.group_exists(key.partition("@")[0]):
+                raise LabError(
+                    f"{word}: one file of conf/{key} without brackets; -m sweeps over several, as "
+                    f"in -m {key}={name.strip('[]')}"
                 )
             if key != "experiment" or name in ("null", *names(key)):
                 continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from sclip_lab.core.functions import installed
@@ -33,7 +32,13 @@ def folders() -> list[Path]:
     environment variable, of this process and of installed plug-ins.
     """
     in_environment = [Path(part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
-    candidates = [conf_dir(), *in_environment, *_added, *_of_plugins()]
+    of_plugins = []
+    for module in installed():  # packages of entry points, which are found without an import
+        top, *below = module.split(".")
+        spec = importlib.util.find_spec(top)
+        places = (spec and spec.submodule_search_locations) or ()
+        of_plugins += [Path(place, *below, "conf") for place in places]
+    candidates = [conf_dir(), *in_environment, *_added, *of_plugins]
     return [folder for folder in dict.fromkeys(f.resolve() for f in candidates) if folder.is_dir()]
 
 
@@ -47,12 +52,3 @@ def find(group: str, name: str) -> Path | None:
     """The file of a choice; None if there is no such file."""
     paths = (folder / group / f"{name}.yaml" for folder in folders())
     return next((path for path in paths if path.is_file()), None)
-
-
-def _of_plugins() -> Iterator[Path]:
-    """The folders ``conf`` in the packages of entry points, which are not imported."""
-    for module in installed():
-        top, *below = module.split(".")
-        spec = importlib.util.find_spec(top)
-        for place in (spec.submodule_search_locations or ()) if spec else ():
-            yield Path(place, *below, "conf")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import allowed
@@ -41,7 +41,7 @@ def check_values(config: Any) -> None:
             or reads Hydra's section, which may hold a user's own settings.
     """
     content = OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
-    for key, value in _leaves(content):
+    for key, value in leaves(content):
         if key.startswith("hydra."):
             continue
         for reference in _REFERENCE.finditer(value):
@@ -60,11 +60,20 @@ def check_values(config: Any) -> None:
                 )
 
 
-def check_hydra(config: DictConfig) -> None:
+def check_hydra(config: DictConfig, compose_usual: Callable[[], DictConfig]) -> None:
     """Check that Hydra's section only names code of Hydra and of allowed modules.
 
+    What a job's processes run (shell lines, environment variables, sbatch options) must come from
+    Hydra's own groups or the command line.
+
+    Args:
+        config: composed.
+        compose_usual: composes what these groups and the command line alone set. It is called only
+            if there are commands.
+
     Raises:
-        LabError: a value names other code that Python would import or call.
+        LabError: a value names other code that Python would import or call, another yaml sets a
+            command, or a value has a wrong type.
     """
     name = OmegaConf.select(config, "hydra.job.name")  # names the log file
     text = "job" if name is None else str(name)
@@ -73,27 +82,20 @@ def check_hydra(config: DictConfig) -> None:
     for key in ("hydra.sweeper", "hydra.launcher", "hydra.run", "hydra.sweep", "hydra.job"):
         if not isinstance(part := OmegaConf.select(config, key), DictConfig):
             raise LabError(f"{key}: {shown(part)} must be a mapping")
+    for name, kind in (("params", DictConfig), ("grids", ListConfig)):
+        part = OmegaConf.select(config, f"hydra.sweeper.{name}")
+        if not isinstance(part, kind | None):
+            words = "a mapping" if name == "params" else "a list of mappings"
+            raise LabError(f"hydra.sweeper.{name}: {shown(part)} must be {words}")
+    verbose = OmegaConf.select(config, "hydra.verbose")
+    if not isinstance(verbose, bool | str | ListConfig):
+        raise LabError(f"hydra.verbose: {shown(verbose)} must be true, false or names of loggers")
     section = OmegaConf.to_container(config.hydra)
-    for key, value in _leaves(section, "hydra."):
+    for key, value in leaves(section, "hydra."):
         pattern = _STREAM if "ext:" in value else _CALLED.get(key.rpartition(".")[2])
         of_user = value.startswith(tuple(f"{module}." for module in allowed()))
         if pattern and not of_user and not pattern.fullmatch(value):
             raise LabError(f"{key}: '{value}' is neither Hydra's nor of an allowed module")
-
-
-def check_commands(config: DictConfig, compose_usual: Callable[[], DictConfig]) -> None:
-    """Check that what a job's processes run comes from Hydra's own groups or the command line.
-
-    These are shell lines, environment variables and sbatch options.
-
-    Args:
-        config: composed.
-        compose_usual: composes what these groups and the command line alone set. It is called only
-            if there are commands.
-
-    Raises:
-        LabError: another yaml sets a command.
-    """
     commands = {key: OmegaConf.select(config, key) for key in _RUN}
     usual = compose_usual() if any(commands.values()) else config
     for key, value in commands.items():
@@ -127,13 +129,13 @@ def check_file(path: Path) -> None:
         raise LabError(f"{path}: more than {REPEATED} anchors (&) and aliases (*)")
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """(dotted key, text) of each text value in a configuration."""
     if isinstance(node, dict):
         for key, value in node.items():
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
     elif isinstance(node, list):
         for index, value in enumerate(node):
-            yield from _leaves(value, f"{prefix}{index}.")
+            yield from leaves(value, f"{prefix}{index}.")
     elif isinstance(node, str):
         yield prefix.removesuffix("."), node

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Self
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,23 +15,17 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
     model_validator,
 )
 
+from sclip_lab.config import guard
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.core.values import LARGEST_SEED, shown
+from sclip_lab.core.values import LARGEST_SEED, check, shown
 
 LONGEST_NAME = 255  # bytes of a file's or folder's name
-
-
-def _is_mapping(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        raise ValueError("a mapping, or a file of its folder in conf")
-    return value
 
 
 def _is_path(text: str) -> str:
@@ -47,7 +40,7 @@ def _is_path(text: str) -> str:
 
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Folder = Annotated[str, AfterValidator(_is_path)]
-Group = Annotated[dict[Any, Any], BeforeValidator(_is_mapping)]
+Group = dict[Any, Any]
 
 
 class Model(BaseModel):
@@ -80,6 +73,7 @@ class Diagnostics(Model):
 
     measures: list[str] | None
     images: Count | None
+    layers: bool = False
 
 
 class Tracking(Model):
@@ -99,10 +93,6 @@ class Paths(Model):
     data: Folder = "data"
 
 
-def _mapping(model: type[Model]) -> Any:
-    return Annotated[model, BeforeValidator(_is_mapping)]
-
-
 class Settings(Model):
     """The keys of conf/config.yaml, which explains them."""
 
@@ -113,10 +103,10 @@ class Settings(Model):
     guidance: Group | None = None
     readout: Group | None = None
     refinement: Group | None = None
-    pictures: _mapping(Pictures)  # type: ignore[valid-type]
-    diagnostics: _mapping(Diagnostics)  # type: ignore[valid-type]
-    tracking: _mapping(Tracking)  # type: ignore[valid-type]
-    paths: _mapping(Paths)  # type: ignore[valid-type]
+    pictures: Pictures
+    diagnostics: Diagnostics
+    tracking: Tracking
+    paths: Paths
     pretrained: str | None = None
     checkpoint: str | None = None
     precision: str = "fp32"
@@ -134,6 +124,8 @@ class Settings(Model):
 # Groups of a cell. The objects that are built from them report missing values.
 PARTS = ("attention", "backbone", "dataset", "protocol", "guidance")
 _WORDS = {
+    "dict_type": "a mapping, or a file of its folder in conf",
+    "model_type": "a mapping, or a file of its folder in conf",
     "int_type": "a whole number",
     "float_type": "a finite number",
     "finite_number": "a finite number",
@@ -158,12 +150,19 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
         LabError: a value of a wrong type or range, or a reference to a key that does not exist.
     """
     values = _resolved(config)
-    for key in _still_missing(values):
-        raise LabError(f"{key}: needs a value; '???' is only its place")
+    for key, value in guard.leaves(values):
+        group, dot, _ = key.partition(".")
+        if value == "???" and not (dot and group in PARTS):
+            raise LabError(f"{key}: needs a value; '???' is only its place")
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise LabError(_first(error)) from None
+    check("protocol.expected", settings.protocol.get("expected"), list[dict[str, Any]] | None)
+    for group in PARTS:
+        name = (values.get(group) or {}).get("name", "???")
+        if name is not None and not (isinstance(name, str) and name.strip()):
+            raise LabError(f"{group}.name: {shown(name)} must be text")
     index, count = settings.shard
     if index >= count:
         raise LabError(
@@ -194,15 +193,6 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
             name = error.full_key or key
             raise LabError(f"{name}: {str(error).splitlines()[0]}") from error
     return values
-
-
-def _still_missing(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Keys whose value is ``???``, except in `PARTS`."""
-    for key, value in values.items():
-        if value == "???":
-            yield f"{prefix}{key}"
-        elif isinstance(value, Mapping) and f"{prefix}{key}" not in PARTS:
-            yield from _still_missing(value, f"{prefix}{key}.")
 
 
 def _first(error: ValidationError) -> str:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -28,6 +29,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
@@ -38,6 +40,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.core.values import shown
 
 log = logging.getLogger(__name__)
+MOST_JOBS = 100_000  # of one grid; more is a slip, and would fill the memory
 ABOUT = ("when", "unless", "keep")  # keys of a grid that are no overrides
 
 
@@ -77,6 +80,8 @@ class UnionSweeper(Sweeper):
         assert self.config is not None
         choices = plain_config(self.config.hydra.runtime.choices)
         jobs = expand(self.grids, [*_lines(self.params), *arguments], choices)
+        if not jobs:
+            raise LabError(f"{' '.join(arguments)}: no grid of the preset fits these choices")
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
@@ -101,7 +106,7 @@ def expand(
     Raises:
         LabError: a word is no override, or a grid is malformed.
     """
-    _check(grids)
+    check_grids(grids)
     loader = Loader()
     typed = loader.parsed(words)
     jobs: dict[tuple[str, ...], None] = {}
@@ -110,6 +115,8 @@ def expand(
         lines = loader.parsed(_lines({k: v for k, v in grid.items() if k not in ABOUT}))
         lines += [override for override in typed if override.get_key_element() not in to_keep]
         values = {override.get_key_element(): _values(override) for override in lines}
+        if math.prod(map(len, values.values())) > MOST_JOBS:
+            raise LabError(f"{' '.join(map(str, values))}: more than {MOST_JOBS} jobs in one sweep")
         on_line = {o.get_key_element(): str(o.input_line).partition("=")[2] for o in typed}
         for combination in itertools.product(*values.values()):
             job = dict(zip(values, combination, strict=True))
@@ -131,7 +138,13 @@ def _values(override: Override) -> list[str]:
         return [override.get_value_element_as_str()]
     if not override.is_discrete_sweep():
         raise LabError(f"{override.input_line}: must be a list or range of values")
-    texts, swept = list(override.sweep_string_iterator()), override.value()
+    try:
+        texts = list(itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+    except (HydraException, TypeError, ValueError) as error:  # such as a range with a step of 0
+        raise LabError(f"{override.input_line}: {error}") from error
+    if not texts:
+        raise LabError(f"{override.input_line}: gives no value")
+    swept = override.value()
     if not isinstance(swept, RangeSweep) or swept.stop is None:
         return texts
     # Hydra adds steps in binary, so rounding makes 0.30000000000000004 or repeats the end.
@@ -145,7 +158,7 @@ def _values(override: Override) -> list[str]:
     return list(itertools.compress(exact, inside))
 
 
-def _check(grids: Any) -> None:
+def check_grids(grids: Any) -> None:
     """Check that a preset's grids have the form at the top of this file."""
     if not isinstance(grids, list | tuple | type(None)):
         raise LabError(f"hydra.sweeper.grids: {shown(grids)} must be a list of mappings")

@@ -63,7 +63,6 @@ def write(
     """Let ``save`` write a temporary file in the folder of ``path``, then rename it to ``path``.
 
     Args:
-        path: the file.
         save: writes to the path that it is called with.
         first: keep a file that is already there, so that the first of several writers wins.
         sync: return when the file and its name are on the disk and survive a power cut.
@@ -116,11 +115,8 @@ def probe(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk.
-
-    Some network file systems, and Windows for folders, cannot wait; then nothing is done.
-    """
-    with contextlib.suppress(OSError):
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    with contextlib.suppress(OSError):  # some network file systems, and Windows for folders
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -150,12 +146,9 @@ def sweep(folder: Path) -> None:
 
 
 def seal(path: Path, content: bytes, belongs: Mapping[str, str]) -> bytes:
-    """Replace the blank seal in a file's bytes by the seal.
+    """Replace the blank seal in the bytes of the file ``path`` by the seal.
 
-    Args:
-        path: the file, for the error.
-        content: the file's bytes, with one blank seal.
-        belongs: what the file belongs to; `read` needs the same mapping.
+    ``belongs`` says what the file belongs to; `read` needs the same mapping.
 
     Raises:
         LabError: a text in the file looks like a seal.
@@ -167,12 +160,7 @@ def seal(path: Path, content: bytes, belongs: Mapping[str, str]) -> bytes:
 
 
 def read(path: Path, belongs: Mapping[str, str], *, foreign: bool = False) -> bytes:
-    """The bytes of a sealed file.
-
-    Args:
-        path: the file.
-        belongs: what it must belong to, see `seal`.
-        foreign: accept a file of another program, without a seal.
+    """The bytes of a sealed file; with ``foreign`` also those of another program's, without a seal.
 
     Raises:
         Damaged: the seal is missing or wrong; or it is a pipe, a device or a file of more than
@@ -228,14 +216,9 @@ def read_json(path: Path, belongs: Mapping[str, str]) -> dict[str, Any]:
 def write_table(
     folder: Path, name: str, frame: pd.DataFrame, belongs: Mapping[str, str], *, sync: bool = False
 ) -> Path:
-    """Write a sealed ``<folder>/<name>-<digest of the content>.parquet``.
+    """Write a sealed ``<folder>/<name>-<digest of the content>.parquet``, without the index.
 
-    Args:
-        folder: made if it does not exist.
-        name: the beginning of the file's name.
-        frame: the columns to write; the index is left out.
-        belongs: see `seal`.
-        sync: see `write`.
+    See `write` and `seal`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -266,14 +249,7 @@ def write_tensors(
     belongs: Mapping[str, str],
     notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a sealed safetensors file. See `write` and `seal`.
-
-    Args:
-        path: the file.
-        tensors: by name.
-        belongs: see `seal`.
-        notes: further metadata.
-    """
+    """Write a sealed safetensors file with ``notes`` as metadata. See `write` and `seal`."""
     from safetensors.torch import save
 
     content = save(dict(tensors), {**(notes or {}), SEAL: _BLANK})

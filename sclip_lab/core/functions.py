@@ -37,7 +37,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache, partial
 from importlib import metadata
@@ -71,12 +71,14 @@ class Kind:
         by_place: the arguments that the library passes by position.
         by_name: the arguments that the library passes by name to functions that have them.
         declared: whether functions of this kind need the decorator.
+        summary: of a function that is declared with `reads_others`; None for all others.
     """
 
     name: str
     by_place: tuple[str, ...]
     by_name: tuple[str, ...] = ()
     declared: bool = False
+    summary: Callable[..., Any] | None = field(default=None, compare=False, repr=False)
 
     def __call__(self, function: Function) -> Function:
         function.__kind__ = self  # type: ignore[attr-defined]
@@ -113,12 +115,7 @@ def reads_others(summary: Callable[..., Any]) -> Callable[[Function], Function]:
             photo's windows, the class of each patch as (windows, grid_h, grid_w) int64 with -1
             where there is none, and the number of classes.
     """
-
-    def mark(function: Function) -> Function:
-        function.__summary__ = summary  # type: ignore[attr-defined]
-        return readout_of_others(function)
-
-    return mark
+    return replace(readout_of_others, summary=summary)
 
 
 def uses(*things: str, when: Mapping[str, Any] | None = None) -> Callable[[Function], Function]:
@@ -139,30 +136,16 @@ def uses(*things: str, when: Mapping[str, Any] | None = None) -> Callable[[Funct
     return mark
 
 
-def _mark(function: Callable[..., Any], name: str) -> Any:
-    """An attribute of a function or, of a partial, of its function; None if it has none."""
-    while isinstance(function, partial):
-        function = function.func
-    return getattr(function, name, None)
-
-
 def kind_of(function: Callable[..., Any]) -> Kind | None:
-    """The declared kind of a function; None without a decorator."""
-    kind: Kind | None = _mark(function, "__kind__")
-    return kind
-
-
-def summary_of(function: Callable[..., Any]) -> Callable[..., Any] | None:
-    """The ``summary`` of a function that is declared with `reads_others`; None for others."""
-    summary: Callable[..., Any] | None = _mark(function, "__summary__")
-    return summary
+    """The declared kind of a function or a partial of it; None without a decorator."""
+    return getattr(getattr(function, "func", function), "__kind__", None)
 
 
 def used(functions: Iterable[Callable[..., Any]]) -> frozenset[str]:
     """What functions read according to `uses` and the parameters that they are bound to."""
     things: set[str] = set()
     for function in functions:
-        marks, when = _mark(function, "__uses__") or ((), {})
+        marks, when = getattr(getattr(function, "func", function), "__uses__", ((), {}))
         values = getattr(function, "keywords", {})
         if all(values.get(name) == value for name, value in when.items()):
             things |= set(marks)
@@ -218,7 +201,7 @@ def locate(target: str, homes: Collection[str] = HOMES) -> Callable[..., Any]:
     if not isinstance(target, str) or not _DOTTED.fullmatch(target):
         raise LabError(f"_target_ {shown(target)}: not the dotted path of a function")
     module_name, _, attribute = target.rpartition(".")
-    if _is_own(module_name):
+    if _within(module_name, [PACKAGE]):
         if not _within(module_name, homes):
             raise LabError(
                 f"_target_ {target}: '{module_name}' is not an allowed module; a yaml may name "
@@ -254,10 +237,6 @@ def absent(module: str) -> str:
         f"no module '{top}' in this folder ({Path.cwd()}) or on Python's path; start in the folder "
         f"that holds {top}, install its package, or name that folder in PYTHONPATH"
     )
-
-
-def _is_own(module: str) -> bool:
-    return module.partition(".")[0] == PACKAGE
 
 
 def _within(module: str, packages: Collection[str]) -> bool:
@@ -311,7 +290,7 @@ def bind(
     check_arguments(function, values)
     for name, value in values.items():
         values[name] = _one_form(plain(value), str(open_parameters[name].annotation))
-    if kind is not None and not _is_own(str(function.__module__)):
+    if kind is not None and not _within(str(function.__module__), [PACKAGE]):
         from sclip_lab.core.shared import guarded  # torch takes seconds, a listing needs none
 
         function = guarded(function)
@@ -328,7 +307,7 @@ def _kind_among(kinds: Collection[Kind], function: Callable[..., Any]) -> Kind:
     if kind is not None:
         raise LabError(f"{name} is a {kind}; this place takes a {places}")
     first = next(iter(kinds))
-    if _is_own(str(function.__module__)):
+    if _within(str(function.__module__), [PACKAGE]):
         raise LabError(f"{name} is no function for a yaml; this place takes a {places}")
     if first.declared:
         raise LabError(f"{name} must be declared by its decorator to be a {places}")
@@ -384,12 +363,6 @@ def named_steps(config: Named) -> dict[str, Mapping[str, Any]]:
     if not isinstance(config, Mapping) or "_target_" in config:
         config = {"": config}
     return {name: step for name, step in config.items() if step}
-
-
-def bind_steps(config: Named, *kinds: Kind) -> list[partial[Any]]:
-    """`bind_config` each of `named_steps`."""
-    steps = [bind_config(step, *kinds) for step in named_steps(config).values()]
-    return [step for step in steps if step is not None]
 
 
 def overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -154,26 +154,15 @@ def recalled(target: str) -> Callable[..., Any]:
 
 
 class _Parts:
-    """The parts of a function's digest.
-
-    Attributes:
-        texts: code and values of the function's own module, in a fixed order.
-        modules: the other modules that the function uses and whose code can change a number.
-    """
+    """The parts of a function's digest."""
 
     def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.modules: set[str] = set()
+        self.texts: list[str] = []  # code and values of the function's own module, in order
+        self.modules: set[str] = set()  # others that it uses and whose code can change a number
         self._seen: set[int] = set()
 
     def add_value(self, value: Any, where: str, user: FunctionType | None) -> None:
-        """Add a value; of a function or class, its code.
-
-        Args:
-            value: any.
-            where: which name of which function holds the value, for the error.
-            user: the function that uses the value; None for the function of the digest itself.
-        """
+        """Add a value that ``user`` has at ``where``; of a function or class, its code."""
         if isinstance(value, FunctionType):
             # The wrapper of a library (torch.no_grad, a shape checker) is not the user's code.
             while hasattr(value, "__wrapped__") and _installed(value.__code__.co_filename):
@@ -269,8 +258,7 @@ def _globals(function: FunctionType) -> dict[str, Any]:
 
 
 def _function_code(code: CodeType) -> str:
-    """Digest of the function's syntax tree if the source is what runs and tells it apart, else of
-    its bytecode, which differs between versions of Python."""
+    """Digest of a function's syntax tree if the source is what runs, else of its bytecode."""
     linecache.checkcache(code.co_filename)
     try:
         nodes, compiled = _parsed("".join(linecache.getlines(code.co_filename)))
@@ -315,10 +303,8 @@ def _bytecode(code: CodeType) -> str:
 
 
 def _module(name: str) -> tuple[str, tuple[str, ...]]:
-    """Digest of a module's code, and the modules that it imports and that count.
-
-    Read once as long as the module is not reloaded: what was edited since does not run yet.
-    """
+    """Digest of a module's code, and the modules that it imports and that count."""
+    # Read once as long as the module is not reloaded: what was edited since does not run yet.
     loaded = getattr(sys.modules.get(name), "__spec__", None)
     if name not in _known_modules or _known_modules[name][0] is not loaded:
         _known_modules[name] = loaded, _read_module(name)
@@ -335,11 +321,8 @@ def _read_module(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _counts(module: str, user: str) -> bool:
-    """Whether the code of a module that ``user`` imports can change a number.
-
-    It can if the module is one of this package that computes numbers, or one of the user's: in the
-    package of ``user``, or not installed like a library.
-    """
+    """Whether the code of a module that ``user`` imports can change a number: code of this package
+    that computes numbers, or of the user's, which is not installed like a library."""
     package = module.split(".")[0]
     if package != PACKAGE:
         return _is_users(package, user.split(".")[0])
@@ -398,10 +381,7 @@ def _of_tree(tree: ast.AST) -> str:
 
 
 def _dump(node: Any, texts: list[str], message: bool = False) -> None:
-    """Add a syntax tree to ``texts``, without docstrings, messages and cosmetic fields.
-
-    Empty fields are left out, so that Python versions agree until a new field is used.
-    """
+    """Add a syntax tree to ``texts``, without docstrings, messages and cosmetic fields."""
     if isinstance(node, ast.AST):
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
             return
@@ -409,8 +389,14 @@ def _dump(node: Any, texts: list[str], message: bool = False) -> None:
         texts.append(f"{type(node).__name__}(")
         for name in sorted(node._fields):
             value = getattr(node, name, None)
-            if name == "body" and isinstance(value, list):
-                value = [child for child in value if not _is_text(child)]
+            if isinstance(value, list):  # without statements that are texts alone: docstrings
+                value = [
+                    child
+                    for child in value
+                    if not isinstance(child, ast.Expr)
+                    or not isinstance(getattr(child.value, "value", None), str)
+                ]
+            # Without empty fields, Python versions agree until a new field is used.
             if value not in (None, []) and name not in ("ctx", "kind", "type_comment"):
                 texts.append(f"{name}=")
                 _dump(value, texts, message)
@@ -421,15 +407,6 @@ def _dump(node: Any, texts: list[str], message: bool = False) -> None:
             texts.append(",")
     elif not (message and isinstance(node, str)):
         texts.append(f"{type(node).__name__}:{node!r}")
-
-
-def _is_text(node: Any) -> bool:
-    """Whether a statement is only a text, such as a docstring."""
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
 
 
 def _is_message(node: ast.AST) -> bool:

@@ -52,8 +52,3 @@ class Timings:
         if self.stored:
             line += f"; {self.stored} of {self.cells} cells were in the store"
         return line
-
-    def table(self) -> str:
-        """Milliseconds per image of each stage, in the order in which the stages first ran."""
-        images = max(self.images, 1)
-        return "\n".join(f"  {n:<36}{1000 * s / images:9.1f} ms" for n, s in self.seconds.items())

@@ -58,7 +58,12 @@ def check_arguments(
     Raises:
         LabError: for the first wrong value, with ``prefix`` before its name.
     """
-    hints, parameters = _hints(function), inspect.signature(function).parameters
+    target = function.__init__ if inspect.isclass(function) else function
+    try:
+        hints = typing.get_type_hints(target)
+    except Exception:  # an annotation that only a type checker can resolve
+        hints = {}
+    parameters = inspect.signature(function).parameters
     for name, value in values.items():
         if name in hints and value is not parameters[name].default:
             check(f"{prefix}{name}", value, hints[name])
@@ -101,14 +106,6 @@ def shown(value: Any) -> str:
     """A value in one line of at most 80 signs."""
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    target = function.__init__ if inspect.isclass(function) else function
-    try:
-        return typing.get_type_hints(target)
-    except Exception:  # an annotation that only a type checker can resolve
-        return {}
 
 
 def _choices(annotation: Any) -> list[str]:

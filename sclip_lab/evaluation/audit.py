@@ -43,9 +43,17 @@ class Audit:
             self.censuses[key].add(mask)
 
     def say_what_is_evaluated(self) -> None:
-        """Log one line per data set: its photos, the selected part, files without a partner."""
+        """Log one line per data set: its photos, the selected part, files without a partner.
+
+        Such as "voc21: 8 photos with masks of split val (first 8), 21 classes".
+        """
         for dataset in self.datasets.values():
-            log.info("%s", description(dataset))
+            split = getattr(dataset, "split", "")
+            selection = getattr(dataset, "selection", "")
+            photos = f"{len(dataset)} photos with masks{f' of split {split}' if split else ''}"
+            classes = f"{dataset.vocabulary.num_classes} classes"
+            line = f"{dataset.name}: {photos}{f' ({selection})' if selection else ''}, {classes}"
+            log.info("%s", "; ".join([line, *getattr(dataset, "unpaired", ())]))
 
     def say_what_was_read(self, df: pd.DataFrame) -> None:
         """Log the share of ignored pixels in the masks that were read, and warnings.
@@ -68,17 +76,6 @@ class Audit:
                     log.warning("warning: %s", line)
         for line in never_true(df):
             log.warning("warning: %s", line)
-
-
-def description(dataset: Dataset) -> str:
-    """A data set in one line, such as "voc21: 8 photos of split val (first 8), 21 classes"."""
-    split = getattr(dataset, "split", "")
-    selection = getattr(dataset, "selection", "")
-    parts = [
-        f"{dataset.name}: {len(dataset)} photos with masks{f' of split {split}' if split else ''}"
-        f"{f' ({selection})' if selection else ''}, {dataset.vocabulary.num_classes} classes"
-    ]
-    return "; ".join([*parts, *getattr(dataset, "unpaired", ())])
 
 
 def never_true(df: pd.DataFrame) -> list[str]:

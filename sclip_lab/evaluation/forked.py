@@ -25,11 +25,6 @@ from sclip_lab.results.store.store import Store
 log = logging.getLogger(__name__)
 
 
-def can_fork() -> bool:
-    """Whether this system can fork; Windows cannot."""
-    return "fork" in multiprocessing.get_all_start_methods()
-
-
 def evaluate_forked(
     specs: Sequence[Spec],
     store: Store,
@@ -53,7 +48,7 @@ def evaluate_forked(
     index, count = shard
     names = [set(spec.dataset.names[index::count]) for spec in specs]
     copies = min(processes, *map(len, names))
-    if copies > 1 and not can_fork():
+    if copies > 1 and "fork" not in multiprocessing.get_all_start_methods():  # Windows
         log.warning("one process evaluates, not %d: this system makes no copies of one", copies)
         copies = 1
     if copies > 1 and all(n <= store.done(s) for n, s in zip(names, specs, strict=True)):

@@ -132,10 +132,9 @@ def save_projection(
     """Write what ``attention=csa_learned attention.projection_file=...`` reads.
 
     Args:
-        path: a safetensors file; appears whole or not at all.
+        path: a safetensors file.
         projection: (width, width).
-        backbone, dataset: what it was learned with; their digests are kept in the file.
-        **settings: steps, seed and the like, kept beside them as text.
+        backbone, dataset, **settings: what it was learned with, kept in the file.
     """
     metadata = {"backbone": backbone.key, "dataset": dataset.key}
     metadata |= {key: str(value) for key, value in settings.items()}

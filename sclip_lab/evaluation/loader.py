@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -79,8 +80,10 @@ class Photo:
         return windows.majority(self.patch_counts(ignore_index))
 
 
-class Loader:
+class Loader(AbstractContextManager["Loader"]):
     """Loads the photos of one data set, resized and cut as one protocol says.
+
+    Threads decode photos ahead of their use, until the context ends.
 
     Args:
         dataset, protocol, backbone: which photos, how they are prepared, and for which network.
@@ -107,6 +110,16 @@ class Loader:
         on_gpu = backbone.device.type == "cuda"
         self.batch_images = batch_images or (GPU_IMAGES if on_gpu else 1)
         self.most_windows = math.inf if batch_images else GPU_WINDOWS
+        self._pool = ThreadPoolExecutor(os.cpu_count())
+        self._started: dict[int, Future[Photo]] = {}
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def start(self, indices: Sequence[int]) -> None:
+        """Decode the first of these photos, while this thread prepares what they need."""
+        for index in indices[: 2 * self.batch_images]:
+            self._started[index] = self._pool.submit(self.load, index)
 
     def load(self, index: int) -> Photo:
         """Decode and prepare the sample at ``index``.
@@ -151,27 +164,21 @@ class Loader:
     def _photos(self, indices: Sequence[int]) -> Iterator[Photo]:
         """Yield photos in order; threads decode them ahead."""
         names = self.dataset.names
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            ahead: deque[tuple[int, Future[Photo]]] = deque()
-            remaining = iter(indices)
+        ahead: deque[tuple[int, Future[Photo]]] = deque()
+        remaining = iter(indices)
+        while True:
+            for index in islice(remaining, 2 * self.batch_images - len(ahead)):
+                started = self._started.pop(index, None)
+                ahead.append((index, started or self._pool.submit(self.load, index)))
+            if not ahead:
+                return
+            index, future = ahead.popleft()
             try:
-                while True:
-                    for following in islice(remaining, 2 * self.batch_images - len(ahead)):
-                        ahead.append((following, pool.submit(self.load, following)))
-                    if not ahead:
-                        return
-                    index, future = ahead.popleft()
-                    try:
-                        with self.timings.measure("waiting for photos"):
-                            photo = future.result()
-                    except MemoryError:
-                        raise
-                    except Exception as error:  # a data set of the user's may raise anything
-                        self.failed(
-                            names[index], PhotoError(self.dataset.name, names[index], error)
-                        )
-                        continue
-                    yield photo
-            finally:
-                for _, future in ahead:
-                    future.cancel()
+                with self.timings.measure("waiting for photos"):
+                    photo = future.result()
+            except MemoryError:
+                raise
+            except Exception as error:  # a data set of the user's may raise anything
+                self.failed(names[index], PhotoError(self.dataset.name, names[index], error))
+                continue
+            yield photo

@@ -120,9 +120,13 @@ def evaluate(
             timings.stored += len(group) - len(missing)
             if indices:
                 store.check_writable()
+                first, failed_photo = missing[0], recorder.fail_photo
+                how = first.dataset, first.protocol, first.backbone, batch_images
                 try:
-                    one_pass = _Pass(missing, recorder, batch_windows, cache, progress, audit)
-                    one_pass.run(indices, batch_images)
+                    with Loader(*how, timings, failed_photo) as loader:
+                        loader.start(indices)  # and embed the texts meanwhile
+                        one_pass = _Pass(missing, recorder, batch_windows, cache, progress, audit)
+                        one_pass.run(indices, loader)
                 except PhotoError as error:
                     failed |= {spec.key: error for spec in recorder.missing(error.image)}
             failed |= recorder.failures
@@ -176,12 +180,7 @@ def passes(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
 
 
 class DeviceCounts:
-    """Counts of a batch of photos that stay on the device until all variants have run.
-
-    Args:
-        photos: of one batch.
-        windows: the same photos'.
-    """
+    """Counts of a batch of photos that stay on the device until all variants have run."""
 
     def __init__(self, photos: Sequence[Photo], windows: Windows) -> None:
         self.photos = photos
@@ -260,16 +259,7 @@ def to_host(values: Tensor) -> np.ndarray:
 
 
 class _Pass:
-    """One pass over the images of one data set, for specs that share their windows.
-
-    Args:
-        specs: with the same network, data set and window geometry; of each some image is missing.
-        recorder: knows what is missing, and takes what is computed.
-        batch_windows: windows at once; None: as many as memory has room for.
-        cache: of the trunk's tokens, or None.
-        progress: show a bar.
-        audit: counts the pixels of the masks that are read.
-    """
+    """One pass over the images of one data set, for specs with the same network and windows."""
 
     def __init__(
         self,
@@ -307,11 +297,9 @@ class _Pass:
         plural = "s" * (len(variants) > 1)
         log.info("%d variant%s to run: %d blocks per photo%s", len(variants), plural, blocks, saved)
 
-    def run(self, indices: Sequence[int], batch_images: int | None) -> None:
+    def run(self, indices: Sequence[int], loader: Loader) -> None:
         """Compute what is missing of some images, and record it."""
         recorder, dataset = self.recorder, self.dataset
-        timings, failed = recorder.timings, recorder.fail_photo
-        loader = Loader(dataset, self.protocol, self.backbone, batch_images, timings, failed)
         if self.references.specs:
             with self._bar(len(dataset), "other photos") as bar:
                 for photos in loader.batches(range(len(dataset))):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,17 +63,14 @@ class Observer(Protocol):
         """Write what was kept."""
 
 
-class Recorder:
+class Recorder(AbstractContextManager["Recorder"]):
     """Knows what the store lacks, and writes it a few images at a time.
 
     As a context manager it writes the rest on exit, after an error as well.
 
     Args:
-        specs: of one data set.
-        store: opened for all of them.
-        observers: see `sclip_lab.evaluation.observers`.
+        specs: of one data set, opened in the store.
         names: the requested images.
-        timings: takes the seconds of counting, observing and writing.
         skip: leave out each image on which a spec fails, and record why. Otherwise a spec stops
             at its first failure.
 
@@ -104,9 +102,6 @@ class Recorder:
         self._counts: dict[str, list[Mapping[str, Any]]] = {s.key: [] for s in specs}
         self._skips: dict[str, list[Mapping[str, Any]]] = {s.key: [] for s in specs}
         self._flushed, self._waiting = time.monotonic(), 0
-
-    def __enter__(self) -> Recorder:
-        return self
 
     def __exit__(self, *_: object) -> None:
         try:

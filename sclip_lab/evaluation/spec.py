@@ -167,11 +167,6 @@ class Spec:
             "torch": torch.__version__.partition("+")[0],
         }
 
-    def _guidance_record(self) -> dict[str, Any]:
-        if self.guidance is None:
-            return {}
-        return {"guidance": {**self.guidance.description, "digest": self.guidance.key}}
-
     def record(self) -> dict[str, Any]:
         """Content of spec.json: names, configuration, class names, images, provenance."""
         return {
@@ -182,7 +177,11 @@ class Spec:
             "config": {
                 "attention": dict(self.attention.config),
                 "backbone": {**self.backbone.description, "digest": self.backbone.key},
-                **self._guidance_record(),
+                **(
+                    {"guidance": {**guide.description, "digest": guide.key}}
+                    if (guide := self.guidance)
+                    else {}
+                ),
                 "protocol": self.protocol.config,
                 "dataset": {
                     "name": self.dataset.name,

@@ -108,7 +108,6 @@ class CachedEncoder(Encoder):
     Args:
         backbone, dataset, protocol: what the trunk's tokens depend on, beside photo and block.
         cache: None: everything is computed.
-        timings: takes the seconds of each branch, and of the cache.
 
     Attributes:
         photos: names of the photos whose windows follow; to be set before `begin`.

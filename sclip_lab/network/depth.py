@@ -25,7 +25,7 @@ def resolve(layer: Layer, depth: int) -> int:
         LabError: out of range or not a number.
     """
     try:
-        number = Fraction(layer)
+        number = Fraction("true" if isinstance(layer, bool) else layer)
     except (ValueError, TypeError, OverflowError, ZeroDivisionError):
         raise LabError(
             f"layer {layer!r} is neither an index nor a fraction such as 0.75 or '9/12'"

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def check_fit(model: Any, weights: Mapping[str, Any], source: str, name: str) ->
     if converted and all(key.startswith(VISUAL) for key in converted):
         expected = {key: expected[key] for key in of_image}
         notes.append("the image tower alone, so texts cannot be read")
-    _compare(converted, expected, source, f"architecture {name}", _hint(tensors, expected, name))
+    hint = partial(_hint, tensors, expected, name)
+    _compare(converted, expected, source, f"architecture {name}", hint)
     if notes:
         log.info("%s: read %s", source, ", ".join(notes))
     return converted
@@ -117,7 +119,7 @@ def load_timm_weights(
         # Whole numbers are buffers, which releases make anew.
         if key in expected or (value.is_floating_point() and not key.startswith(UNUSED))
     }
-    _compare(tensors, expected, source, f"{role} {name}", "")
+    _compare(tensors, expected, source, f"{role} {name}", str)
     if notes:
         log.info("%s: read %s", source, ", ".join(notes))
     model.load_state_dict(tensors)
@@ -294,8 +296,13 @@ def fitting_names(state_dict: Mapping[str, Any], most: int = 5) -> list[str]:
 
 
 def _compare(
-    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str, what: str, hint: str
+    weights: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    source: str,
+    what: str,
+    hint: Callable[[], str],
 ) -> None:
+    """Refuse weights whose names, shapes or types are not the expected ones."""
     missing = sorted(set(expected) - set(weights))
     extra = sorted(set(weights) - set(expected))
     both = [key for key in expected if key in weights]
@@ -317,7 +324,7 @@ def _compare(
     counted = ((missing, "weights missing"), (extra, "unexpected"), (shapes, "of another shape"))
     problems = [f"{len(each)} {what}, first {each[0]}" for each, what in counted if each]
     if problems:
-        raise LabError(f"{source} does not fit {what}: {'; '.join(problems)}{hint}")
+        raise LabError(f"{source} does not fit {what}: {'; '.join(problems)}{hint()}")
 
 
 def _as_tensor(key: str, value: Any, source: str) -> Tensor:

@@ -565,7 +565,7 @@ def check_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()  # the device "meta" computes nothing
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]
         raise LabError(

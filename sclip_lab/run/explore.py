@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sclip_lab.core.errors import LabError, about
-from sclip_lab.run.known_words import EMBEDDED
+from sclip_lab.run.known_words import EMBEDDED, usual_dataset
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +58,7 @@ def explore(
     from sclip_lab.run.library import as_backbone, as_protocol, as_variant
 
     backbone = as_backbone(backbone)
-    protocol = as_protocol(protocol, "patchwork" if backbone.name == EMBEDDED else None)
+    protocol = as_protocol(protocol, usual_dataset(backbone.name))
     if names is None:
         if backbone.name != EMBEDDED:
             raise LabError('name the classes to choose from, for example names="cat; grass,lawn"')

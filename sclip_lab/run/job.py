@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sclip_lab import results
+import sclip_lab.results as results
 from sclip_lab.attention.variant import build
 from sclip_lab.config import guard, plugins
 from sclip_lab.config.composition import PLACES, plain_config
@@ -75,30 +75,7 @@ class Outcome(NamedTuple):
     iou: dict[str, float]
     measured: pd.DataFrame
     skipped: dict[str, str]
-    sweep: str
-
-
-class Pass(NamedTuple):
-    """The tables of several cells that were evaluated together."""
-
-    df: pd.DataFrame
-    summary: pd.DataFrame
-    iou: pd.DataFrame
-    measured: Mapping[str, pd.DataFrame]
-
-    def outcome(self, spec: Spec, sweep: str = "") -> Outcome:
-        """What the job of one of these cells reports."""
-        short = spec.key[:SHORT]
-        row = self.summary[self.summary["spec"].astype(str) == short].iloc[0]
-        iou = self.iou[self.iou["spec"].astype(str) == short]
-        return Outcome(
-            spec,
-            {str(name): value for name, value in row.items()},
-            dict(zip(iou["class"].astype(str), iou["iou"].tolist(), strict=True)),
-            self.measured[spec.key],
-            self.df.attrs["skipped"].get(short, {}),
-            sweep,
-        )
+    sweep: str = ""
 
 
 # Outcome or error of a sweep's jobs by their numbers, so that no job reads the store again.
@@ -165,7 +142,7 @@ def _compute_together(
     config, timings = configs[members[0][0]], Timings()
     specs = [spec for _, spec in members]
     try:
-        computed = _evaluate(specs, config, timings)
+        df, summary, outcomes = _evaluate(specs, config, timings)
     except Exception as error:
         log.error("the pass stopped: %s", describe(error))
         by_key = error.failed if isinstance(error, Unfinished) else {s.key: error for s in specs}
@@ -176,16 +153,15 @@ def _compute_together(
             log.info("\n%s\n", table(results.load(config.paths.store, keys, partial=True)))
         return
     together = len(members) > 1
-    sweep = tracking.sweep_id(computed.summary["spec"].astype(str)) if together else ""
-    for index, spec in members:
-        set_outcome(configs[index], computed.outcome(spec, sweep))
-    log.info("\n%s\n\n%s\n", table(computed.df, computed.summary), timings.report())
-    log.debug("%s", timings.table())
+    sweep = tracking.sweep_id(summary["spec"].astype(str)) if together else ""
+    for (index, _), outcome in zip(members, outcomes, strict=True):
+        set_outcome(configs[index], outcome._replace(sweep=sweep))
+    log.info("\n%s\n\n%s\n", table(df, summary), timings.report())
     # A submitted job computes a part of the images, and does not know the sweep's folder.
     if together and OmegaConf.select(config, "hydra.sweep.dir") is not None:
         group, folder = _group(config, config.hydra), Path(config.hydra.sweep.dir)
-        write = partial(tracking.log_sweep, config.tracking, config.paths.store, computed.df, group)
-        tracking.later(partial(write, folder, computed.summary, tuple(config.shard)))
+        write = partial(tracking.log_sweep, config.tracking, config.paths.store, df, group)
+        tracking.later(partial(write, folder, summary, tuple(config.shard)))
 
 
 def run(config: DictConfig) -> float:
@@ -195,15 +171,16 @@ def run(config: DictConfig) -> float:
         the mIoU, between 0 and 1.
     """
     try:
-        outcome = _outcomes.pop(HydraConfig.get().job.num, None) if _outcomes else None
+        hydra = HydraConfig.get()
+        outcome = None if hydra.mode == RunMode.RUN else _outcomes.pop(hydra.job.num, None)
         if isinstance(outcome, Exception):
             raise outcome
         if outcome is None:
             spec = make_spec(config)
             tracking.check(config.tracking)
-            if HydraConfig.get().mode == RunMode.RUN:
+            if hydra.mode == RunMode.RUN:
                 note_sweep([spec], config)
-            outcome = _evaluate([spec], config, Timings()).outcome(spec)
+            _, _, [outcome] = _evaluate([spec], config, Timings())
         return _report(config, outcome)
     except Exception as error:
         _write_to_log(error)
@@ -211,8 +188,7 @@ def run(config: DictConfig) -> float:
 
 
 def _write_to_log(error: Exception) -> None:
-    """Write an error into the job's log file, with the traceback of a bug. The terminal shows the
-    error when the command ends."""
+    """Write an error into the job's log file alone; the terminal shows it when the command ends."""
     lines = [f"error: {describe(error)}", traceback_of(error)]
     text = "\n".join(filter(None, lines))
     record = log.makeRecord(log.name, logging.ERROR, "", 0, text, (), None)
@@ -308,7 +284,7 @@ def make_spec(config: DictConfig) -> Spec:
         chosen = HydraConfig.get().runtime.choices.get("attention")
     variant = build(groups["attention"], chosen)
     protocol = make_protocol(groups)
-    guide = make_guidance(json.dumps(groups.get("guidance")))
+    guide = make_guidance(json.dumps(second)) if (second := groups.get("guidance")) else None
     label = variant_label(variant, protocol.name, dataset.name)
     return Spec(variant, backbone, protocol, dataset, label, guide)
 
@@ -344,15 +320,12 @@ def make_backbone(config: str) -> Backbone:
 
 
 @cache
-def make_guidance(config: str) -> Guide | None:
-    """The second network of a configuration (as JSON), shared by jobs; None without a name."""
-    values = json.loads(config)
-    if not values:
-        return None
+def make_guidance(config: str) -> Guide:
+    """The second network of a configuration (as JSON), shared by jobs."""
     from sclip_lab.network.guidance import load_guidance  # timm: too slow for a finished sweep
 
     try:
-        return bind(load_guidance, values)()
+        return bind(load_guidance, json.loads(config))()
     except LabError as error:
         raise LabError(f"guidance: {error}") from error
 
@@ -366,9 +339,7 @@ def make_dataset(config: str) -> Dataset:
 def table(df: pd.DataFrame, summary: pd.DataFrame | None = None) -> str:
     """Scores x100 with 95 % intervals as text, and a column for each protocol field that differs.
 
-    Args:
-        df: of `results.load`.
-        summary: of `results.summary`; None: computed here.
+    ``df`` is of `results.load`, ``summary`` of `results.summary`, or None.
     """
     summary = results.summary(df) if summary is None else summary
     shown = summary[["attention", "backbone", "dataset", "protocol"]].astype(str)
@@ -419,7 +390,10 @@ def evaluation_settings(config: DictConfig) -> dict[str, Any]:
     }
 
 
-def _evaluate(specs: Sequence[Spec], config: DictConfig, timings: Timings) -> Pass:
+def _evaluate(
+    specs: Sequence[Spec], config: DictConfig, timings: Timings
+) -> tuple[pd.DataFrame, pd.DataFrame, list[Outcome]]:
+    """The rows of several cells, their summary, and what the job of each cell reports."""
     _warn_of_words(specs)
     store, observers = Store(config.paths.store), observers_of(config)
     with _usual_garbage_collection():
@@ -433,8 +407,18 @@ def _evaluate(specs: Sequence[Spec], config: DictConfig, timings: Timings) -> Pa
             **evaluation_settings(config),
         )
     measures = next((o for o in observers if isinstance(o, Diagnostics)), Diagnostics([]))
-    measured = {spec.key: measures.measured(store, spec) for spec in specs}
-    return Pass(df, results.summary(df), results.iou(df), measured)
+    summary, ious = results.summary(df), results.iou(df)
+    outcomes = []
+    for spec in specs:
+        short = spec.key[:SHORT]
+        row = summary[summary["spec"].astype(str) == short].iloc[0]
+        of_row = {str(name): value for name, value in row.items()}
+        iou = ious[ious["spec"].astype(str) == short]
+        by_class = dict(zip(iou["class"].astype(str), iou["iou"].tolist(), strict=True))
+        skipped = df.attrs["skipped"].get(short, {})
+        measured = measures.measured(store, spec)
+        outcomes.append(Outcome(spec, of_row, by_class, measured, skipped))
+    return df, summary, outcomes
 
 
 def _warn_of_words(specs: Sequence[Spec]) -> None:
@@ -448,8 +432,7 @@ def _warn_of_words(specs: Sequence[Spec]) -> None:
 
 @contextlib.contextmanager
 def _usual_garbage_collection() -> Iterator[None]:
-    """Use Python's usual thresholds while networks run, since garbage can hold activations. The
-    command line sets higher ones, see `sclip_lab.cli.main`."""
+    """Collect as usual while networks run, since garbage can hold activations; see `cli.main`."""
     before = gc.get_threshold()
     gc.set_threshold(700, 10, 10)
     try:

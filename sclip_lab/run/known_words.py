@@ -10,6 +10,11 @@ from sclip_lab.paper.cards import EMBEDDED as EMBEDDED
 NAMED = 10  # words that the warning lists
 
 
+def usual_dataset(backbone: str) -> str | None:
+    """The data set whose protocol values apply to a photo; None: the usual values."""
+    return "patchwork" if backbone == EMBEDDED else None
+
+
 def strange_words(names: Sequence[str], remedy: str) -> str | None:
     """A warning of words that the embedded network was not trained with.
 

@@ -163,11 +163,7 @@ class JobsLauncher(FusedLauncher):
         return cells
 
     def report(self, cells: Sequence[tuple[Spec, DictConfig]], failed: Mapping[str, str]) -> str:
-        """The table of all cells, when all are complete.
-
-        Args:
-            cells: of `cells`.
-            failed: key -> why the cell could not be evaluated. Its job will fail.
+        """The table of all cells but the failed ones (key -> why), whose jobs will fail.
 
         Raises:
             LabError: images are missing, which Hydra's jobs would silently evaluate here.
@@ -265,15 +261,8 @@ def _launch(
     failed: Mapping[str, str],
     index: int,
 ) -> tuple[str, Sequence[JobReturn]]:
-    """Run Hydra's jobs within a submitted job.
-
-    Args:
-        state: Hydra's singletons of the launching process.
-
-    Returns:
-        the table, and what Hydra's jobs returned.
-    """
-    Singleton.set_state(state)
+    """Run Hydra's jobs within a submitted job; the table, and what they returned."""
+    Singleton.set_state(state)  # Hydra's, of the launching process
     setup_globals()
     configs = launcher.compose(job_overrides, initial_job_idx)
     cells = launcher.cells(configs)
@@ -282,11 +271,7 @@ def _launch(
 
 
 def _require_finished(cells: Sequence[tuple[Spec, DictConfig]], folder: str) -> None:
-    """Check that cells are complete; otherwise this process would silently evaluate them.
-
-    Raises:
-        LabError: images of a cell are missing.
-    """
+    """Refuse cells that lack images, which this process would silently evaluate."""
     from sclip_lab.results.store.store import Store
 
     def missing() -> list[str]:
@@ -324,8 +309,7 @@ def _table(cells: Sequence[tuple[Spec, DictConfig]]) -> str:
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
-    """A configuration for another process: plain values without a progress bar, and of Hydra's
-    section only what a spec needs."""
+    """A configuration for another process: of Hydra's section only what a spec needs."""
     values = {str(key): plain_config(config[key]) for key in config if key != "hydra"}
     hydra = {
         "runtime": {"choices": plain_config(config.hydra.runtime.choices)},

@@ -23,7 +23,7 @@ from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.evaluation import loop, spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.results.store.store import Store
-from sclip_lab.run.known_words import EMBEDDED
+from sclip_lab.run.known_words import EMBEDDED, usual_dataset
 from sclip_lab.segmentation import segment as one_photo
 from sclip_lab.segmentation.protocol import Protocol
 
@@ -66,7 +66,7 @@ def segment(
         LabError: an image that cannot be read or used, an unknown name, or no class names.
     """
     network = as_backbone(backbone)
-    steps = as_protocol(protocol, "patchwork" if network.name == EMBEDDED else None)
+    steps = as_protocol(protocol, usual_dataset(network.name))
     variant, vocabulary = as_variant(attention, steps), Vocabulary.typed(class_names)
 
     def labels(photo: Any) -> Labels:

@@ -112,10 +112,9 @@ def log_run(
 
     Args:
         config: the ``tracking`` group: mode, project, entity, images.
-        spec: the cell; its record becomes the run's config, the list of images left out.
+        spec: the cell; its record becomes the run's config.
         store: where its rows and pictures are.
-        outcome: result.json's content: miou, interval, iou per class, diagnostics, and ``shard``
-            where the score is over a part of the data.
+        outcome: result.json's content.
         group: the sweep's name, or None.
         output: the job's directory; offline runs are written below it.
         sweep: the id of the sweep that the cell is a part of (`sweep_id`), or "".
@@ -176,11 +175,9 @@ def log_sweep(
     ``sclip-lab report`` draws of it, which stays below ``output`` too.
 
     Args:
-        config: the ``tracking`` group.
+        config, group, output: as of `log_run`.
         store: its root.
         df: the sweep's rows, as `results.load` gives them.
-        group: the sweep's name.
-        output: its directory.
         summary: `results.summary` of ``df`` if there is one already.
         shard: the part of the data sets that was evaluated: number, and of how many.
 
@@ -250,11 +247,7 @@ def log_sweep(
 
 
 def sweep_id(cells: Iterable[str]) -> str:
-    """The W&B id of a sweep, which its runs share. Equal sets of cells have equal ids.
-
-    Args:
-        cells: the first digits of the cells' keys, as in a results DataFrame.
-    """
+    """The W&B id of a sweep of these cells (first digits of keys), which its runs share."""
     return _id("sweep", *sorted(cells))
 
 
@@ -296,14 +289,7 @@ def _log(
     decides: Mapping[str, Any],
     **run: Any,
 ) -> Path:
-    """Write a run, unless a run with this content was written before.
-
-    Args:
-        content: makes what is logged. output: where the run goes.
-        root: of the store.
-        decides: what the run's content depends on besides its name and configuration.
-        **run: arguments of `wandb.init`.
-    """
+    """Write a run, unless a run whose name, configuration and ``decides`` are equal was written."""
     where = [str(tracking[name]) for name in ("mode", "project", "entity", "images")]
     whole = digest({**decides, "where": where, "name": run["name"]})
     agent = os.environ.get(AGENT) if run["job_type"] == "cell" else None
@@ -362,10 +348,7 @@ def _written(memory: Path, content: str) -> Path | None:
 
 
 def _stamps(root: Path, key: str) -> list[tuple[str, int, int]]:
-    """Name, size and time of a cell's pictures and diagnostics, which tell whether they changed.
-
-    ``key`` may be the beginning of the cell's key.
-    """
+    """Name, size and time of the pictures and diagnostics of a cell, by the start of its key."""
     patterns = ("pictures/*.npz", "diagnostics-*.parquet")
     paths = sorted(file for part in patterns for file in root.glob(f"specs/{key}*/{part}"))
     return [(file.name, (at := file.stat()).st_size, at.st_mtime_ns) for file in paths]
@@ -381,8 +364,7 @@ def _tags(names: Iterable[str]) -> list[str]:
 
 
 def _pictures(wandb: Any, spec: Spec, store: Store, count: int) -> dict[str, Any]:
-    """Photos with truth and prediction as W&B's mask overlays, a key each because sizes differ,
-    and the attention maps of the points that the store holds."""
+    """Photos with masks as overlays, a key each because sizes differ, and attention maps."""
     labels = dict(enumerate(spec.vocabulary.names)) | {spec.dataset.ignore_index: "void"}
     pictures = picture_files.load(store.root, [spec.key])[:count] if count else []
     logged = {}

@@ -143,10 +143,7 @@ def _quoted(value: str) -> str:
 
 class Half(Part):
     """The photos of a data set without a train split that are for choosing, or those for reporting.
-
-    A photo belongs to the half that the sha256 of its name says, so that new photos move no old
-    one.
-    """
+    The sha256 of a photo's name says its half, so that new photos move no old one."""
 
     def __init__(self, whole: Dataset, train: bool) -> None:
         super().__init__(whole, None, None, 0)
@@ -297,11 +294,7 @@ def _words(dataset: Dataset) -> str:
 def _splits(
     dataset: Dataset, fixed: Sequence[str], train: Sequence[str], photos: int, seed: int
 ) -> tuple[Dataset, Dataset]:
-    """Photos to choose on and photos to report on.
-
-    Raises:
-        LabError: both are the same photos.
-    """
+    """Photos to choose on and photos to report on, which must not be the same."""
     try:
         chosen_on = _spec([*fixed, *train]).dataset
     except LabError as error:

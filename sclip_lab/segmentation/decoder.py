@@ -21,11 +21,10 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import (
     OF_PHOTO,
     bind_config,
-    bind_steps,
     kind_of,
+    named_steps,
     refines_labels,
     refines_logits,
-    summary_of,
     threshold_function,
     used,
 )
@@ -85,13 +84,14 @@ def steps(protocol: Protocol) -> Steps:
     score = bind_config(protocol.readout, *READOUTS) or cosine
     threshold = protocol.prob_threshold
     per_photo = threshold if isinstance(threshold, Mapping) else None
-    refinements = bind_steps(protocol.refinement, *REFINEMENTS)
+    configs = named_steps(protocol.refinement).values()
+    refinements = [step for step in (bind_config(c, *REFINEMENTS) for c in configs) if step]
     return Steps(
         score,
         [step for step in refinements if kind_of(step) is refines_logits],
         [step for step in refinements if kind_of(step) is refines_labels],
         bind_config(per_photo, threshold_function),
-        summary_of(score),
+        getattr(kind_of(score), "summary", None),
     )
 
 

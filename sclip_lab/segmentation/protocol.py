@@ -134,6 +134,8 @@ class Protocol:
             prompts = getattr(self, key)
             if prompts is None or isinstance(prompts, str):
                 continue
+            if not prompts:
+                raise LabError(f"protocol.{key} is empty; name a set, or at least one prompt")
             object.__setattr__(self, key, tuple(prompts))
             for template in prompts:
                 if template.count("{}") != 1:

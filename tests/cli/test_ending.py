@@ -193,3 +193,21 @@ def test_failures_of_a_sweep_are_grouped_by_reason() -> None:
         "2 x ZeroDivisionError: division (first: csa on image a); 1 x layer 99 of 12; "
         "1 x csa on image a: KeyError: 'b'"
     )
+
+
+def test_a_program_ends_behind_all_exit_handlers_with_the_code_of_its_command() -> None:
+    program = (
+        "import atexit\n"
+        "from sclip_lab.cli import main\n"
+        "def command(words):\n"
+        "    atexit.register(print, 'a handler has run')\n"
+        "    print(*words)\n"
+        "    return 3\n"
+        "main.main = command\n"
+        "main.script(['a', 'b'])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (3, "a b\na handler has run\n")
+    for words, code in ((["--version"], 0), (["nonsense"], 2)):
+        line = [sys.executable, "-m", "sclip_lab.cli.main", *words]
+        assert subprocess.run(line, capture_output=True).returncode == code

@@ -17,7 +17,7 @@ from sclip_lab import diagnostics
 from sclip_lab.attention.variant import build
 from sclip_lab.config import registry
 from sclip_lab.core.errors import LabError
-from sclip_lab.core.functions import bind_steps, locate
+from sclip_lab.core.functions import bind_config, locate, named_steps
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.evaluation.observers import Diagnostics
@@ -171,7 +171,8 @@ def test_tracking(name: str) -> None:
 def test_refinement(name: str) -> None:
     # A choice by data set refines those with background, so one of them is composed.
     config_group = plain(composed(f"refinement={name}", "dataset=voc21").protocol)["refinement"]
-    bound = bind_steps(config_group, *REFINEMENTS)
+    steps = named_steps(config_group).values()
+    bound = [bind_config(step, *REFINEMENTS) for step in steps]
     assert (not bound) == (name == "none")
 
 

@@ -20,12 +20,12 @@ from sclip_lab import testing
 from sclip_lab.attention.variant import COMMON
 from sclip_lab.config.registry import load_group, load_protocol, names
 from sclip_lab.core.functions import (
-    bind_steps,
+    bind_config,
     block_edit,
     kind_of,
     locate,
+    named_steps,
     refines_logits,
-    summary_of,
     used,
 )
 from sclip_lab.network.backbone import Backbone
@@ -141,7 +141,7 @@ def of_readouts(users: Found) -> None:
         if "_target_" not in config:  # cosine, and one that is of a data set
             continue
         function = locate(config["_target_"])
-        if summary_of(function):
+        if getattr(kind_of(function), "summary", None):
             users["masks of other photos"]["readouts"].add(name)
             continue
         config |= {key: value for key, value in BUSY.items() if key in config}
@@ -170,8 +170,8 @@ def of_protocols(users: Found) -> None:
         hooks |= {"changed copies of a window"} if protocol.views else set()
         has_threshold = isinstance(protocol.prob_threshold, dict)
         hooks |= {"a threshold that the photo finds"} if has_threshold else set()
-        for step in bind_steps(protocol.refinement, *REFINEMENTS):
-            logits = kind_of(step) is refines_logits
+        for step in named_steps(protocol.refinement).values():
+            logits = kind_of(bind_config(step, *REFINEMENTS)) is refines_logits
             hooks.add("logits with photo and texts" if logits else "labels")
         for hook in hooks:
             users[hook]["protocols"].add(name)

@@ -10,8 +10,10 @@ import pytest
 from sclip_lab.config import folders, guard
 from sclip_lab.config.composition import composed
 from sclip_lab.config.registry import conf_dir
+from sclip_lab.config.sweeper import sweep
 from sclip_lab.core.errors import LabError, describe
 from sclip_lab.run.job import make_spec
+from tests.running import evaluate
 
 HEAD = "defaults: [_variant, _self_]\n"
 CSA = HEAD + "_target_: sclip_lab.attention.correlative.correlative\nprojections: [query]\n"
@@ -132,6 +134,10 @@ ATTENTION: dict[str, bytes | str] = {
     "layer is text": CSA + "layers: [a]",
     "layer is infinite": CSA + "layers: [.inf]",
     "layer is nested": CSA + "layers: [[1]]",
+    "layer is true": CSA + "layers: [true]",
+    "name is a number": CSA + "name: 5",
+    "name is a list": CSA + "name: [a]",
+    "name is a mapping": CSA + "name: {a: b}",
     "prior is a number": CSA + "prior: 5",
     "prior without a target": CSA + "prior: {sigma: 5}",
     "prior of another kind": CSA + "prior: {_target_: sclip_lab.attention.vanilla.self_attention}",
@@ -166,6 +172,15 @@ OTHERS: dict[str, tuple[str, str]] = {
     "protocol, unknown field": ("protocol", "defaults: [_protocol]\nname: case\nstridee: 5"),
     "protocol, wrong type": ("protocol", "defaults: [_protocol]\nname: case\nstride: []"),
     "protocol, text": ("protocol", "hello"),
+    "protocol, no prompts": ("protocol", "defaults: [_protocol]\nname: case\ntemplates: []"),
+    "protocol, expected is a number": (
+        "protocol",
+        "defaults: [_protocol]\nname: case\nexpected: 5",
+    ),
+    "dataset, name is a list": (
+        "dataset",
+        "_target_: sclip_lab.data.patchwork.Patchwork\nname: [a]",
+    ),
     "readout, no package": ("readout", "_target_: sclip_lab.segmentation.readouts.cosine.cosine"),
     "readout, forbidden": ("readout", "# @package protocol.readout\n_target_: os.system"),
     "refinement, wrong kind": (
@@ -183,6 +198,18 @@ OTHERS: dict[str, tuple[str, str]] = {
         "# @package _global_\nhydra: {launcher: {_target_: os.system}}",
     ),
     "experiment, text for Hydra": ("experiment", "# @package _global_\nhydra: hello"),
+    "experiment, grids are a number": (
+        "experiment",
+        "# @package _global_\nhydra: {sweeper: {grids: 5}}",
+    ),
+    "experiment, swept keys are a list": (
+        "experiment",
+        "# @package _global_\nhydra: {sweeper: {params: [5]}}",
+    ),
+    "experiment, loggers are a mapping": (
+        "experiment",
+        "# @package _global_\nhydra: {verbose: {a: b}}",
+    ),
 }
 WORDS = [
     "", " ", "=", "=5", "attention", "attention=", "attention=nothing", "attention=csa=vanilla",
@@ -207,8 +234,22 @@ WORDS = [
     "plugins=[os]", "experiment=nothing", "experiment=demo,card", "experiment=5",
     "hydra.job.name=a/b", "hydra.run=5", "hydra/launcher=nothing",
     "\uff41ttention=csa", "attention=\u202ecsa", "seed=\ud800", "seed=a\nb", "seed=range(1,a)",
-    "seed=choice(", "seed=glob(*)",
+    "seed=choice(", "seed=glob(*)", "attention=[csa]", "attention=[csa,vanilla]",
+    "attention/prior=[gaussian]", "protocol=[sclip]", "device=meta", "hydra.verbose=5",
+    "diagnostics.layers=5", "dataset.name=", "attention.name=[a]", "attention.layers=[true]",
+    "protocol.templates=[]",
 ]  # fmt: skip
+SWEEPS = ["seed=range(3,1)", "seed=range(1,9,0)", "seed=range(1,1000000000)",
+          "attention=glob(nothing*)", "attention=[csa],vanilla",
+          "hydra.job.env_set={a:{b:{c:1}}}"]  # fmt: skip
+# What Hydra and logging refuse when a job is to begin, and the key that the error names.
+WHOLE = {
+    "no such launcher": (
+        ["-m"], "hydra: {launcher: {_target_: hydra_plugins.nothing.X}}", "hydra.launcher",
+    ),
+    "no such handler": ([], "hydra: {job_logging: {root: {handlers: [x]}}}", "hydra.job_logging"),
+    "a grid is a number": ([], "hydra: {sweeper: {grids: [5]}}", "hydra.sweeper.grids.0"),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -253,6 +294,23 @@ def test_a_command_line(words: str, folder: Path) -> None:
     message = refused(words)
     keys = words.partition("=")[0].lstrip("+~").split(".")
     assert any(key in message for key in keys), message
+
+
+@pytest.mark.parametrize("word", SWEEPS)
+def test_a_sweep(word: str) -> None:
+    with pytest.raises(LabError, match=word.partition("=")[0]):
+        sweep([word])
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_whole_command(name: str, folder: Path) -> None:
+    flags, content, key = WHOLE[name]
+    (folder / "experiment").mkdir()
+    (folder / "experiment/case.yaml").write_text(f"# @package _global_\n{content}\n")
+    outcome = evaluate(folder, *flags, "experiment=case")
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-1].startswith(f"error: {key}")
+    assert "Traceback" not in outcome.err
 
 
 @pytest.mark.parametrize("kind", ["loop", "folder", "pipe", "dangling"])

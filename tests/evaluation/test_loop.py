@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,11 +23,14 @@ from sclip_lab.core.errors import LabError, bug_behind
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
+from sclip_lab.evaluation.loader import Loader, Photo
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.loading import load_backbone
 from sclip_lab.results.store.store import Store
+from sclip_lab.segmentation import pipeline
+from sclip_lab.segmentation.decoder import Readout
 from sclip_lab.segmentation.protocol import Protocol
 from tests import photos as photo_files
 from tests.conftest import ARCHITECTURE
@@ -77,6 +82,29 @@ def test_counts_every_pixel_but_void(
         counted = df[df["image"] == name].groupby("true")["pixels"].sum()
         ids, areas = np.unique(mask[mask != 255], return_counts=True)
         assert counted.to_dict() == dict(zip(ids.tolist(), areas.tolist(), strict=True))
+
+
+def test_photos_are_decoded_while_texts_are_embedded(
+    backbone: Backbone,
+    photos: Folder,
+    protocol: Protocol,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = threading.Event()
+    load, make_readout = Loader.load, pipeline.make_readout
+
+    def loaded(loader: Loader, index: int) -> Photo:
+        begun.set()
+        return load(loader, index)
+
+    def made(*args: Any) -> Readout:
+        assert begun.wait(10)
+        return make_readout(*args)
+
+    monkeypatch.setattr(Loader, "load", loaded)
+    monkeypatch.setattr(pipeline, "make_readout", made)
+    assert len(quiet(specs(backbone, photos, protocol, ["csa"]), tmp_path / "store"))
 
 
 def test_prediction_is_that_of_segment(
