@@ -178,7 +178,7 @@ def readable(name: str) -> str:
 
 def _from_json(text: str) -> list[Any]:
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise LabError(f"cannot be read as JSON ({error})") from error
     if isinstance(content, dict) and isinstance(content.get("categories"), list):
@@ -189,6 +189,15 @@ def _from_json(text: str) -> list[Any]:
         return _ordered(list(content.items()))
     if content and all(isinstance(entry, dict) for entry in content):
         return _ordered([(entry.get("id"), entry.get("name")) for entry in content])
+    return content
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of a JSON object; json itself would use the last of two equal keys."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(k for k in keys if keys.count(k) > 1)!r} stands there twice")
     return content
 
 

@@ -182,6 +182,7 @@ def test_forms_of_a_list(tmp_path: Path, name: str, content: str) -> None:
         ("alarm\u00a0clock\n", r"U\+00A0; a plain blank is meant"),
         ('["cat", null]', "class 1: None is no name; put names like it in quotes"),
         ('["cat"', "cannot be read as JSON"),
+        ('{"0": "cat", "0": "dog"}', "'0' stands there twice"),
         ('{"1": "cat", "2": "dog"}', r"ids are 1..2 for 2 classes, not 0..1"),
     ],
 )
