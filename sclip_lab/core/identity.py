@@ -396,6 +396,8 @@ def _dump(node: Any, texts: list[str], message: bool = False) -> None:
                     if not isinstance(child, ast.Expr)
                     or not isinstance(getattr(child.value, "value", None), str)
                 ]
+            if isinstance(node, ast.JoinedStr):  # Python 3.12 puts an empty text behind {x:{y}}
+                value = [part for part in value or () if getattr(part, "value", None) != ""]
             # Without empty fields, Python versions agree until a new field is used.
             if value not in (None, []) and name not in ("ctx", "kind", "type_comment"):
                 texts.append(f"{name}=")

@@ -28,10 +28,11 @@ def f(x: int, *, scale: float = 2.0) -> float:
         raise ValueError(f"{x} is below {0}: give more")
     log.warning("so %s", x)
     table = {**{"a": None}, "b": [1, -1]}
-    return [y * scale for y in (x, 1 if x else 0)][0], f"{x:.{2}f}!r", table, lambda *a, **k: a
+    text = f"{x:.{2}f}!r{x:{scale}}"
+    return [y * scale for y in (x, 1 if x else 0)][0], text, table, lambda *a, **k: a
 '''
 # Of CODE, as Python 3.11, 3.12 and 3.13 find it.
-GOLDEN = "5e687321b8d99549308ac0f74aeeeb76d93023bb24d2d3dd811e032866a0aa8c"
+GOLDEN = "373f097dc55f2c6e488f8683b40c381363fba280ed731a834cf4e69758e6ca0e"
 
 
 def of_text(text: str) -> str:
