@@ -219,7 +219,7 @@ def variant_label(variant: Variant, protocol: str | None = None, dataset: str | 
 
 
 def _usual(name: str, protocol: str | None, dataset: str | None) -> dict[str, Any]:
-    """A variant's file as of `load_group`, which is five times slower: a sweep reads one a job."""
+    """Read a file of conf/attention as `load_group` does, but five times faster, for sweeps."""
     config = alone("attention", name)
     if "attention" not in config:  # a file with "# @package"
         return load_group("attention", name, dataset=dataset, protocol=protocol)

@@ -94,9 +94,10 @@ def coco_stuff164k(source: Path, root: Path) -> str:
 
 
 def coco_object(source: Path, root: Path) -> str:
-    """stuffthingmaps, else instances_val2017.json, to 0 background and 1..80 objects.
+    """Write masks with 0 for background and 1 .. 80 for objects.
 
-    SCLIP, TCL and GroupViT convert the maps; the json is for those who do not have them.
+    They are made from stuffthingmaps, as SCLIP, TCL and GroupViT do, or from
+    instances_val2017.json where there are no maps.
     """
     objects = {category - 1: index for index, category in enumerate(THINGS, start=1)}
     stuff = {category - 1: 0 for category in CATEGORIES if category not in THINGS}

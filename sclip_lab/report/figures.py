@@ -136,7 +136,7 @@ class Later(Mapping[str, Figure]):
 
 
 def paged(name: str, pages: Sequence[Page]) -> dict[str, Page]:
-    """Pages, such as figures, by file name: numbered where there are several."""
+    """Name the pages of a figure as files: {name: page}, numbered if there are several."""
     if len(pages) == 1:
         return {name: pages[0]}
     return {f"{name}_{number}": page for number, page in enumerate(pages, start=1)}

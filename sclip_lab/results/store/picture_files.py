@@ -171,7 +171,7 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Picture]:
 
 
 def _labels(records: list[dict[str, Any]]) -> dict[str, str]:
-    """Unique labels by the beginning of the key, within each data set."""
+    """{beginning of a cell's key: its label}; labels are unique within a data set."""
     by_key: dict[str, str] = {}
     for dataset in dict.fromkeys(record["names"]["dataset"] for record in records):
         table = spec_table([r for r in records if r["names"]["dataset"] == dataset])
