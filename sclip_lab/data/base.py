@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,10 +81,13 @@ def select(names: Sequence[str], limit: int | None, sample: int | None, seed: in
     return [chosen[index] for index in sorted(places.tolist())]
 
 
-def selection_words(limit: int | None, sample: int | None, seed: int) -> str:
-    """`select`'s choice in words; empty for all samples."""
-    at_random = "" if sample is None else f"{sample} at random (seed {seed})"
-    first = "" if limit is None else f"first {limit}"
+def selection_words(
+    limit: int | None, sample: int | None, seed: int, total: float = math.inf
+) -> str:
+    """`select`'s choice among ``total`` samples in words; empty for all of them."""
+    listed = total if limit is None else min(limit, total)
+    first = "" if listed == total else f"first {limit}"
+    at_random = "" if sample is None or sample >= listed else f"{sample} at random (seed {seed})"
     return " of the ".join(part for part in (at_random, first) if part)
 
 
@@ -95,7 +99,7 @@ class Part(Dataset):
         self.name, self.vocabulary = whole.name, whole.vocabulary
         self.ignore_index = whole.ignore_index
         self.split = getattr(whole, "split", "")
-        self.selection = selection_words(limit, sample, seed)
+        self.selection = selection_words(limit, sample, seed, len(whole))
         places = {name: index for index, name in enumerate(whole.names)}
         self._names = select(list(places), limit, sample, seed)
         self._places = [places[name] for name in self._names]

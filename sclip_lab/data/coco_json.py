@@ -87,7 +87,7 @@ class CocoJson(FileDataset):
         source = f"category of {self.annotations}"
         self._id_of = {n: self.class_ids.class_id(c, source) for n, c in self.categories.items()}
         self.overlap, self.crowd, self.mask_resize = overlap, crowd, mask_resize
-        self.selection = selection_words(limit, sample, seed)
+        self.selection = selection_words(limit, sample, seed, len(self._photos))
         self.expected = expected
         names = select(sorted(self._photos), limit, sample, seed)
         listing = f" (as {self.annotations} says)"

@@ -133,7 +133,6 @@ class Folder(FileDataset):
         )  # fmt: skip
         self.mask_resize = mask_resize
         self.recursive = recursive
-        self.selection = selection_words(limit, sample, seed)
         self.expected = expected
         self._photos: dict[str, str] = {}  # stem -> file below images
         self._listed_masks: dict[str, str] = {}  # stem -> file below masks, where a list says it
@@ -179,6 +178,7 @@ class Folder(FileDataset):
         self.masks_without_photo = self._alone(masks, photos)
         if (count := len(self.masks_without_photo)) and self.split_list is None:
             self.unpaired = (*self.unpaired, f"{count} mask{'s' * (count > 1)} without a photo")
+        self.selection = selection_words(limit, sample, seed, len(names))
         names = select(names, limit, sample, seed)
         for name in names:
             if len(photos.get(name, ())) > 1:

@@ -82,7 +82,7 @@ class HuggingFace(FileDataset):
         rows = self._rows(columns)
         self._names = select(list(rows), limit, sample, seed)
         self._places = {name: rows[name] for name in self._names}
-        self.selection = selection_words(limit, sample, seed)
+        self.selection = selection_words(limit, sample, seed, len(rows))
         self.expected = expected
         self._proofs: dict[Path, Proof] = {}
 

@@ -91,6 +91,7 @@ def test_the_keys_on_a_folder(root: Path) -> None:
     data = folder(root, split="val", limit=2)
     assert (data.names, data.split, data.selection) == (["x", "y"], "val", "first 2")
     assert len(folder(root, split="train", sample=3)) == 3
+    assert folder(root, split="val", limit=99, sample=3).selection == ""  # all three
     with pytest.raises(LabError, match=r"unknown dataset.split 'vall'; did you mean val"):
         folder(root, split="vall")
     with pytest.raises(LabError, match=r"dataset.split is missing; there are train, val"):
