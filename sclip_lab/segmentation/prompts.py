@@ -28,7 +28,8 @@ def templates(choice: str | Sequence[str]) -> tuple[str, ...]:
     from sclip_lab.network.loading import TEMPLATE_SETS  # imports open_clip, which is slow
 
     if choice not in TEMPLATE_SETS:
-        raise unknown("template set", choice, TEMPLATE_SETS)
+        keys = "protocol.templates or protocol.second_templates"
+        raise unknown(f"set in {keys}", choice, TEMPLATE_SETS)
     return TEMPLATE_SETS[choice]
 
 

@@ -248,6 +248,7 @@ WHOLE = {
         ["-m"], "hydra: {launcher: {_target_: hydra_plugins.nothing.X}}", "hydra.launcher",
     ),
     "no such handler": ([], "hydra: {job_logging: {root: {handlers: [x]}}}", "hydra.job_logging"),
+    "no such prompts": ([], "protocol: {templates: simple}", "unknown set in protocol.templates"),
     "a grid is a number": ([], "hydra: {sweeper: {grids: [5]}}", "hydra.sweeper.grids.0"),
 }  # fmt: skip
 
