@@ -26,13 +26,15 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        with _Guard(function.__name__, (args, options)):
+        with NoWrites(function.__name__, (args, options)):
             return function(*args, **options)
 
     return call
 
 
-class _Guard(TorchDispatchMode):
+class NoWrites(TorchDispatchMode):
+    """A context in which a write to a tensor within ``arguments`` is an error of ``name``."""
+
     def __init__(self, name: str, arguments: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.name, self.arguments = name, arguments

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from sclip_lab.core import identity
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.shared import NoWrites
 from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.diagnostics.observation import Observation
 
@@ -122,16 +124,19 @@ def values(
     """
     for name in names:
         measure = measures[name]
-        per_window = compute(measure, observation)
+        of_user = not measure.compute.__module__.startswith(__name__.partition(".")[0] + ".")
+        with NoWrites(name, observation) if of_user else nullcontext():
+            per_window = compute(measure, observation)
         _check(name, per_window, bool(measure.undefined) or not measure.has_parts(observation))
         yield Value(name, NONE, NONE, float(per_window.nanmean()))
         if not layers or observation.layers is None or not measure.layered:
             continue
-        numbers_of_layers = [
-            Value(name, layer, head, value)
-            for layer in range(observation.layers.depth)
-            for head, value in _of_layer(name, measure, observation, observation.layers, layer)
-        ]
+        with NoWrites(name, observation) if of_user else nullcontext():
+            numbers_of_layers = [
+                Value(name, layer, head, value)
+                for layer in range(observation.layers.depth)
+                for head, value in _of_layer(name, measure, observation, observation.layers, layer)
+            ]
         # A variant of whose layers nothing is known has been measured too.
         yield from numbers_of_layers or [Value(name, 0, NONE, math.nan)]
 

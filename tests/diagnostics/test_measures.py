@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sclip_lab.config.registry import conf_dir, load_attention
 from sclip_lab.core.errors import LabError
-from sclip_lab.diagnostics import MEASURES, Layers, Observation, Scene, compute, find
+from sclip_lab.diagnostics import MEASURES, Layers, Measure, Observation, Scene, compute, find
+from sclip_lab.diagnostics.measure import values
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.encoded import encode
@@ -197,6 +198,26 @@ def test_measures_from_outside(
         find("outside_ideas.number")
     with pytest.raises(LabError, match="did you mean squared"):
         find("outside_ideas.square")
+
+
+def test_a_users_measure_cannot_write_to_what_others_read(
+    backbone: Backbone, images: Tensor
+) -> None:
+    def doubles(seen: Observation) -> Tensor:
+        return seen.patches.mul_(2).mean((1, 2, 3))
+
+    def centres(seen: Observation) -> Tensor:
+        copy = seen.patches.clone()
+        return copy.sub_(copy.mean()).std((1, 2, 3))
+
+    observation = observe(backbone, images, "csa")
+    measures = {f.__name__: Measure(f, "", high=None) for f in (doubles, centres)}
+    before = observation.patches.clone()
+    with pytest.raises(RuntimeError, match="doubles writes in place"):
+        list(values(measures, ["doubles"], observation))
+    assert torch.equal(observation.patches, before)
+    assert next(iter(values(measures, ["centres"], observation))).value > 0
+    assert all(m.compute.__module__.startswith("sclip_lab.") for m in MEASURES.values())
 
 
 @pytest.mark.parametrize(
