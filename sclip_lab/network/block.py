@@ -78,6 +78,10 @@ class Block:
         """Keep no second copy of the weights, see `Linear`. Results keep their bits."""
         self._linear = defaultdict(partial(Linear, keep=False))
 
+    def forget_copies(self) -> None:
+        """Free the second copy of the weights; the next call makes it anew."""
+        self._linear.clear()
+
     def with_hidden(self, edit: Callable[[Block, Tensor], Tensor], key: str | None) -> Block:
         """Return the same block with an edit of the MLP's activations.
 

@@ -8,7 +8,9 @@ rewritten block from the passes of the other variants.
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 # Bytes of activations at once: an upper bound on a CPU, and a share of the free memory.
 CPU_BYTES = 512 << 20
 SHARE_OF_FREE = 0.25
+# Bytes of a photo's logits at its own size from which memory is given back before refinements.
+LARGE_LOGITS = 64 << 20
 
 
 def make_readout(
@@ -387,7 +391,19 @@ def label(
     """
     averaged = views.average(logits, readout.protocol.views)
     plan = windows.plans[photo].on_grid((logits.shape[1], logits.shape[2]))
+    size = 4 * logits.shape[-1] * math.prod(plan.target)
+    if readout.refines and logits.device.type == "cpu" and size > LARGE_LOGITS:
+        _give_memory_back(windows.backbone)
     return readout.predict(plan, plan.lay_out(averaged), windows.images[photo], encoded)
+
+
+def _give_memory_back(backbone: Backbone) -> None:
+    """Free what the network's run has left: steps at the photo's size take gigabytes themselves."""
+    for block in backbone.blocks:
+        block.forget_copies()
+    # glibc keeps freed blocks of up to 32 MB, and larger ones never reuse them.
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def at_once(backbone: Backbone, plan: Plan, variants: int, guide: Guide | None = None) -> int:

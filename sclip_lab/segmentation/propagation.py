@@ -145,6 +145,7 @@ def propagate_over_pixels(
     for offset, plane in zip(offsets, planes, strict=True):
         here, there = _pair(offset, height, width)
         plane *= (scale[here] * scale[there]).to(precision)
+    del colours, degree, scale  # the solution takes memory as well
 
     def product(x: Tensor) -> Tensor:
         x = x.view(height, width, -1)

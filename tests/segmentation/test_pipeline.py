@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,24 @@ def test_a_refinement_says_that_it_reads_the_blocks(
     context = contextlib.nullcontext() if declared else pytest.raises(LabError, match='"history"')
     with context:
         lab.segment(backbone, photos[0].image, *chosen, batch_windows=2)
+
+
+@pytest.mark.parametrize("step", ["pamr.pamr", "lposs.lposs"])
+def test_memory_given_back_before_a_refinement_changes_no_label(
+    backbone: Backbone,
+    photos: Folder,
+    protocol: Protocol,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    refined = replace(protocol, refinement=refinement(step))
+    call = partial(lab.segment, backbone, photos[0].image, photos.vocabulary, "csa", refined)
+    expected = call()
+    assert all(block._linear for block in backbone.blocks)
+    monkeypatch.setattr(pipeline, "LARGE_LOGITS", 0)
+    assert np.array_equal(call(), expected)
+    assert not any(block._linear for block in backbone.blocks)
+    assert np.array_equal(call(), expected)
 
 
 def test_more_variants_and_larger_windows_leave_room_for_fewer(backbone: Backbone) -> None:

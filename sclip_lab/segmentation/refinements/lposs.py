@@ -34,5 +34,4 @@ def lposs(
         torch.tensor(values, device=image.device).view(-1, 1, 1)
         for values in (backbone.mean, backbone.std)
     )
-    rgb = (image * std + mean) / 255
-    return propagate_over_pixels(lab(rgb), mask, radius, tau, alpha, steps)
+    return propagate_over_pixels(lab((image * std + mean) / 255), mask, radius, tau, alpha, steps)

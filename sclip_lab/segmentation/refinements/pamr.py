@@ -88,7 +88,7 @@ def affinity(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
         squares = (difference - mean).square_().sum(0) + len(dilations) * mean.square()
         deviation = (squares / (samples - 1)).sqrt_()
         scores -= difference.abs_() / (EPSILON + SHARPNESS * deviation)
-    return torch.softmax(scores / len(image), dim=0)
+    return torch.softmax(scores.div_(len(image)), dim=0)
 
 
 def _shifts(dilations: Sequence[int]) -> list[tuple[int, int]]:
