@@ -23,10 +23,11 @@ from sclip_lab.config.sweeper import check_grids
 from sclip_lab.core.errors import CrashError, LabError, bug_behind, describe
 
 NAME = "evaluate"
-# How errors begin that Hydra and logging raise without the key, and the keys that they are about.
+# How errors begin that Hydra and logging raise without the key, and what they are about.
 OF_HYDRA = {
     "Unknown plugin class": "hydra.launcher or hydra.sweeper",
     "Unable to configure": "hydra.job_logging or hydra.hydra_logging",
+    "Expecting one subcommand": "--shell-completion",
 }
 
 

@@ -249,6 +249,7 @@ WHOLE = {
     ),
     "no such handler": ([], "hydra: {job_logging: {root: {handlers: [x]}}}", "hydra.job_logging"),
     "no such prompts": ([], "protocol: {templates: simple}", "unknown set in protocol.templates"),
+    "completion of nothing": (["--shell-completion"], "{}", "--shell-completion: Expecting one"),
     "a grid is a number": ([], "hydra: {sweeper: {grids: [5]}}", "hydra.sweeper.grids.0"),
 }  # fmt: skip
 
