@@ -55,10 +55,12 @@ def earlier(ctx: Context) -> Tensor:
         total = ctx.query.new_zeros(batch, ctx.block.num_heads, tokens, tokens)
         for entered in ctx.history:
             # Not `projected`, which would keep the projections of all blocks.
-            query, key = (entered.block.project(entered.normed, n) for n in ("query", "key"))
-            for head in range(ctx.block.num_heads):
-                raw = scores(query[:, [head]], key[:, [head]], ctx.block.scale)
-                total[:, [head]] += softmax_scores(raw)
+            block = entered.block
+            query, key = (block.project(entered.normed, name) for name in ("query", "key"))
+            bias = block.bias_of(query)
+            for head in range(block.num_heads):
+                raw = scores(query[:, [head]], key[:, [head]], block.scale)
+                total[:, [head]] += softmax_scores(raw, None if bias is None else bias[:, [head]])
         return total
 
     # With a prior, feedback or no class token the sum is the variant's own.

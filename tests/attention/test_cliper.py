@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 
 from sclip_lab.attention.cliper import balanced, cliper
 from sclip_lab.config.registry import load_attention
 from sclip_lab.core.errors import LabError
+from sclip_lab.network.loading import load_backbone
 from sclip_lab.segmentation.dense_features import dense_features
 from tests import toy
 
@@ -27,6 +29,23 @@ def test_balanced_by_hand() -> None:
     blocks = torch.block_diag(torch.ones(2, 2), torch.ones(3, 3))
     expected = torch.block_diag(torch.full((2, 2), 1 / 2), torch.full((3, 3), 1 / 3))
     torch.testing.assert_close(balanced(blocks, 5), expected)
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_224", "vit_relpos_base_patch16_224"])
+def test_maps_too_large_to_store_have_the_same_sum(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with the relative position bias of a network."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, depth=3, embed_dim=48, num_heads=4, img_size=64).eval()
+    for key, weight in model.named_parameters():
+        if "rel_pos" in key:
+            torch.nn.init.normal_(weight, std=2.0)
+    backbone, image = load_backbone(model=model), torch.rand(1, 3, 64, 64)
+    stored = dense_features(backbone, image, load_attention("cliper"))
+    monkeypatch.setattr("sclip_lab.attention.cliper.LARGEST_KEPT", 0)
+    by_head = dense_features(backbone, image, load_attention("cliper"))
+    torch.testing.assert_close(by_head, stored, atol=1e-6, rtol=0)
 
 
 def test_the_last_level_is_cliper_itself() -> None:
