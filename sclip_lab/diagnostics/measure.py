@@ -126,19 +126,24 @@ def values(
         measure = measures[name]
         of_user = not measure.compute.__module__.startswith(__name__.partition(".")[0] + ".")
         with NoWrites(name, observation) if of_user else nullcontext():
-            per_window = compute(measure, observation)
-        _check(name, per_window, bool(measure.undefined) or not measure.has_parts(observation))
-        yield Value(name, NONE, NONE, float(per_window.nanmean()))
-        if not layers or observation.layers is None or not measure.layered:
-            continue
-        with NoWrites(name, observation) if of_user else nullcontext():
-            numbers_of_layers = [
-                Value(name, layer, head, value)
-                for layer in range(observation.layers.depth)
-                for head, value in _of_layer(name, measure, observation, observation.layers, layer)
-            ]
-        # A variant of whose layers nothing is known has been measured too.
-        yield from numbers_of_layers or [Value(name, 0, NONE, math.nan)]
+            numbers = _numbers(name, measure, observation, layers)
+        yield from numbers
+
+
+def _numbers(name: str, measure: Measure, observation: Observation, layers: bool) -> list[Value]:
+    """The photo's number, then with ``layers`` those of every layer and head."""
+    per_window = compute(measure, observation)
+    _check(name, per_window, bool(measure.undefined) or not measure.has_parts(observation))
+    number = Value(name, NONE, NONE, float(per_window.nanmean()))
+    if not layers or observation.layers is None or not measure.layered:
+        return [number]
+    numbers_of_layers = [
+        Value(name, layer, head, value)
+        for layer in range(observation.layers.depth)
+        for head, value in _of_layer(name, measure, observation, observation.layers, layer)
+    ]
+    # A variant of whose layers nothing is known has been measured too.
+    return [number, *(numbers_of_layers or [Value(name, 0, NONE, math.nan)])]
 
 
 def _of_layer(
