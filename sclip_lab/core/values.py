@@ -71,6 +71,12 @@ def check_arguments(
             check(f"{prefix}{name}", value, Any)
 
 
+def check_count(key: str, value: Any) -> None:
+    """Refuse what is neither None nor a whole number of at least 1."""
+    check(key, value, int | None)
+    within(key, 1 if value is None else value, 1)
+
+
 def within(
     key: str,
     value: float,

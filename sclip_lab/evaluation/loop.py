@@ -24,7 +24,7 @@ from sclip_lab.core import signals
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.progress import Bar
 from sclip_lab.core.timings import Timings
-from sclip_lab.core.values import check, within
+from sclip_lab.core.values import check, check_count
 from sclip_lab.evaluation.audit import Audit, nothing_left
 from sclip_lab.evaluation.loader import Loader, Photo, PhotoError
 from sclip_lab.evaluation.recorder import Observer, Recorder, View
@@ -94,9 +94,8 @@ def evaluate(
     """
     if on_error not in ON_ERROR:
         raise unknown("on_error", str(on_error), ON_ERROR)
-    for key, value in (("batch_images", batch_images), ("batch_windows", batch_windows)):
-        check(key, value, int | None)
-        within(key, 1 if value is None else value, 1)
+    check_count("batch_images", batch_images)
+    check_count("batch_windows", batch_windows)
     store = store if isinstance(store, Store) else Store(store)
     timings = timings or Timings()
     by_name = {(spec.key, *spec.shown_names.values()): spec for spec in specs}

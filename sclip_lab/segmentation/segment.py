@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sclip_lab.attention.variant import Variant
-from sclip_lab.core.values import check, within
+from sclip_lab.core.values import check_count
 from sclip_lab.data.decode import as_image
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
@@ -50,9 +50,7 @@ def segment(
     """
     protocol = protocol or Protocol()
     class_names, image = Vocabulary.typed(class_names), as_image(image)
-    check("batch_windows", batch_windows, int | None)
-    if batch_windows is not None:
-        within("batch_windows", batch_windows, 1)
+    check_count("batch_windows", batch_windows)
     if protocol.centre_crop is not None:
         image = photos.centre(image, protocol)
     plan, pixels = photos.prepare(image, protocol, backbone)
