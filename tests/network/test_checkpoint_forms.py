@@ -434,7 +434,8 @@ def test_dinov2_with_registers_of_facebook(tmp_path: Path) -> None:
     }
     reference = timm.create_model(name, num_classes=0, **SMALL)
     theirs |= {
-        k: torch.randn_like(v)
+        # Weights as large as 1 amplify rounding: timm itself is then 6e-6 off its float64.
+        k: 0.2 * torch.randn_like(v)
         for k, v in reference.state_dict().items()
         if k not in ("cls_token", "reg_token", "pos_embed")
     }
