@@ -281,6 +281,11 @@ def _tokenizer_of(
     name: str, model: Any, tokenizer: Callable[..., Tensor] | None
 ) -> Tokenizer | None:
     """Return the tokenizer of a model in memory; None if it has no text tower."""
+    if tokenizer is not None and not callable(tokenizer):
+        raise LabError(
+            f"tokenizer= is a {type(tokenizer).__name__}; give a function of texts, such as "
+            "open_clip.get_tokenizer(name)"
+        )
     if getattr(model, "visual", None) is None:
         return None
     text = getattr(model, "text", model)
@@ -583,6 +588,8 @@ def check_finite(model: Any, source: str) -> None:
     for name, tensor in model.state_dict().items():
         if name.endswith(("put_min", "put_max")):  # Gemma's limits, infinite where there are none
             continue
+        if not isinstance(tensor, Tensor):
+            raise LabError(f"{source}: weight {name} is no plain tensor; give unquantised weights")
         if tensor.is_meta:
             raise LabError(f"{source}: weight {name} has no numbers (device meta)")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
