@@ -151,6 +151,9 @@ def load_backbone(
         while (inner := getattr(model, "_orig_mod", getattr(model, "module", None))) is not None:
             model = inner
         name = name or type(model).__name__
+        content: Mapping[str, Any] = getattr(model, "state_dict", dict)()
+        if packed := [key for key, weight in content.items() if not isinstance(weight, Tensor)]:
+            raise LabError(f"model {name}: {packed[0]} is no tensor; give unquantised weights")
         tower.find(name, model)
         stated = mean is not None and std is not None
         statistics = None if stated else _stated_statistics(name, model, preprocess)
@@ -588,8 +591,6 @@ def check_finite(model: Any, source: str) -> None:
     for name, tensor in model.state_dict().items():
         if name.endswith(("put_min", "put_max")):  # Gemma's limits, infinite where there are none
             continue
-        if not isinstance(tensor, Tensor):
-            raise LabError(f"{source}: weight {name} is no plain tensor; give unquantised weights")
         if tensor.is_meta:
             raise LabError(f"{source}: weight {name} has no numbers (device meta)")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

@@ -265,7 +265,7 @@ class TestInMemory:
     def test_quantised_weights_are_refused(self) -> None:
         model = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1)
         quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
-        with pytest.raises(LabError, match="is no plain tensor; give unquantised weights"):
+        with pytest.raises(LabError, match="is no tensor; give unquantised weights"):
             lab.load_backbone(model=quantised, device="cpu")
 
     def test_repr_and_device(self, backbone: Backbone) -> None:
