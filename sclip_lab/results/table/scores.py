@@ -61,8 +61,8 @@ def check_rows(df: pd.DataFrame) -> None:
         )
     if "configs" not in df.attrs:
         warnings.warn(
-            "the table has lost df.attrs (pd.concat and csv files drop them), so splits and oracles "
-            "are not told apart; copy specs/* of one store into the other and load that",
+            "the table has lost df.attrs (pd.concat and csv files drop them), so splits and "
+            "oracles are not told apart; copy specs/* of one store into the other and load that",
             stacklevel=3,
         )
 
