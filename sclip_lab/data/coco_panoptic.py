@@ -44,14 +44,11 @@ def panoptic_to_mask(
     return remap(segment_png.astype(np.int64) @ np.array([1, 256, 256**2]), table, "panoptic png")
 
 
-def convert(annotations: Path, segment_folder: Path, mask_folder: Path) -> list[Mapping[str, Any]]:
-    """Write ``<mask_folder>/<stem>.png`` for every annotation of a panoptic json.
-
-    Returns the json's categories in class order.
-    """
+def convert(annotations: Path, segment_folder: Path, mask_folder: Path) -> None:
+    """Write ``<mask_folder>/<stem>.png`` for every annotation of a panoptic json."""
     with json_content(annotations, "panoptic json") as content:
-        categories, entries = content["categories"], content["annotations"]
-    classes = {int(category["id"]): index for index, category in enumerate(categories)}
+        classes = {int(one["id"]): index for index, one in enumerate(content["categories"])}
+        entries = content["annotations"]
     mask_folder.mkdir(parents=True, exist_ok=True)
     for entry in Bar(entries, desc="panoptic masks", unit="mask", delay=2, leave=False):
         source = below(segment_folder, entry["file_name"], annotations)
@@ -59,4 +56,3 @@ def convert(annotations: Path, segment_folder: Path, mask_folder: Path) -> list[
         with about(source):
             mask = panoptic_to_mask(read_image(source), entry["segments_info"], classes)
         Image.fromarray(mask).save(target)
-    return categories
