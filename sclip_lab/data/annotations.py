@@ -21,6 +21,7 @@ from sclip_lab.data.class_ids import ClassIds
 from sclip_lab.data.decode import pixel_limit, read_mask
 
 LARGEST_BITMAP = 1 << 28  # bytes of one object, unpacked
+SIDES = ("Height", "Width")
 Regions = Iterator[tuple[str, np.ndarray]]  # class and (height, width) bool, in drawing order
 
 
@@ -42,12 +43,9 @@ def read_annotation(
         raise LabError(f"mask {source}: is JSON, but neither Labelme's nor Supervisely's{hint}")
     try:
         if isinstance(annotation.get("shapes"), list):
-            regions, stated = (
-                _labelme,
-                (annotation.get("imageHeight"), annotation.get("imageWidth")),
-            )
+            regions, stated = _labelme, [annotation.get(f"image{side}") for side in SIDES]
         else:
-            regions, stated = _supervisely, [annotation["size"][key] for key in ("height", "width")]
+            regions, stated = _supervisely, [annotation["size"][side.lower()] for side in SIDES]
         size = (int(stated[0]), int(stated[1])) if all(stated) else photo_size
         if not 0 < size[0] * size[1] <= pixel_limit():
             raise LabError(f"size {size[1]} x {size[0]} is none of a photo that is read")

@@ -1,8 +1,8 @@
 """Twenty COCO val2017 photos with panoptic annotations, from a package registry.
 
-They are test data in the source archive of ``labelbox``. A pixel's segment id is R + 256 G + 256^2 B,
-and a json gives each segment its category (Kirillov et al., Panoptic Segmentation,
-arXiv:1801.00868).
+They are test data in the source archive of ``labelbox``. A pixel's segment id is
+R + 256 G + 256^2 B, and a json gives each segment its category (Kirillov et al., Panoptic
+Segmentation, arXiv:1801.00868).
 """
 
 from __future__ import annotations
