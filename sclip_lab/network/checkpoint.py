@@ -32,7 +32,7 @@ COUNTERS = ("n_averaged",)
 PARTS = {"visual", "text", "vision_model", "text_model", "image_encoder"}
 # What only OpenAI's archives hold beside the weights.
 OPENAI_ENTRIES = {"input_resolution", "context_length", "vocab_size"}
-FEWEST_OF_A_SET = 16  # weights below two names that make them two networks
+FEWEST_OF_A_SET = 16  # weights that make a network
 # First bytes of files that are no weights as torch or safetensors write them -> what they are. For
 # those of text, blanks before them and capitals do not matter.
 KINDS = {
@@ -274,11 +274,7 @@ def _sets(loaded: Mapping[Any, Any], inside: str = "", depth: int = 0) -> Any:
         # OpenAI's sizes may be plain numbers; they say what the weights are.
         sizes = {name: torch.as_tensor(loaded[name]) for name in OPENAI_ENTRIES & set(loaded)}
         if all(isinstance(name, str) for name in tensors):
-            networks = _networks(tensors)
-            for name, part in networks.items():
-                yield f"{inside}.{name}" if inside else name, part
-            if not networks:
-                yield inside, tensors | sizes
+            yield inside, tensors | sizes
         return
     if depth > 2:
         return
@@ -286,17 +282,6 @@ def _sets(loaded: Mapping[Any, Any], inside: str = "", depth: int = 0) -> Any:
         # Optimizers hold tensors by number, and by names of their own.
         if isinstance(name, str) and isinstance(value, Mapping) and "optim" not in name:
             yield from _sets(value, f"{inside}.{name}" if inside else name, depth + 1)
-
-
-def _networks(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Return parts of one mapping with many weights of the same names, as student and teacher."""
-    parts = _by_first_part(weights)
-    large = {name: part for name, part in parts.items() if len(part) >= FEWEST_OF_A_SET}
-    return {
-        name: part
-        for name, part in large.items()
-        if any(set(part) == set(other) for key, other in large.items() if key != name)
-    }
 
 
 def _by_first_part(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -334,9 +319,10 @@ def _without_wrappers(state_dict: dict[str, Tensor], notes: list[str]) -> dict[s
 
 
 def _check_tensors(source: str, state_dict: Mapping[str, Tensor]) -> None:
-    odd = [n for n, t in state_dict.items() if t.layout != torch.strided or t.device.type != "cpu"]
-    if odd:
-        raise LabError(f"{source}: weight {_short(odd[0])} is no plain tensor of numbers")
+    for name, tensor in state_dict.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not plain or tensor.is_complex() or tensor.is_quantized:
+            raise LabError(f"{source}: weight {_short(name)} is no plain tensor of real numbers")
     # A view may claim any size over one stored number.
     large = [n for n, t in state_dict.items() if t.nbytes > t.untyped_storage().nbytes()]
     if large:

@@ -510,11 +510,6 @@ def _cannot_build(name: str, pretrained: str | None, error: Exception) -> LabErr
     reason = str(error)
     if "pip install transformers" in reason:
         return LabError(f"{name}: its text tower needs the package transformers; install it")
-    if "Required pretrained weights" in reason:
-        return LabError(
-            f"{name}: its weights did not arrive, and without them it would be a random network. "
-            "Run where the network reaches them, or give checkpoint=<local file>"
-        )
     if isinstance(error, OSError) and name in open_clip.list_models():
         text = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
         if "hf_model_name" in text:
@@ -523,9 +518,9 @@ def _cannot_build(name: str, pretrained: str | None, error: Exception) -> LabErr
                 "fetched from here. Give text_folder=<local folder with its config.json and "
                 "tokenizer>, or run where the network reaches the hub"
             )
-    if isinstance(error, OSError) or UNREACHED in reason:
+    if isinstance(error, OSError) or UNREACHED in reason or "Required pretrained" in reason:
         return LabError(
-            f"{name} {pretrained}: the weights cannot be fetched from here. Run where the "
+            f"{name}: its weights cannot be fetched from here. Run where the "
             "network reaches them, or give checkpoint=<local file>; pretrained=null is random "
             "weights, for timing and layout"
         )
