@@ -13,7 +13,7 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import select, selection_words
-from sclip_lab.data.class_ids import ClassIds, vocabulary_of
+from sclip_lab.data.class_ids import ClassIds
 from sclip_lab.data.file_dataset import FileDataset
 from sclip_lab.data.lists import places_below, read_list
 from sclip_lab.data.naming import Naming
@@ -112,7 +112,7 @@ class Folder(FileDataset):
         self.images, self.masks = (
             Path(os.path.normpath(self.root / folder)) for folder in (images, masks)
         )
-        self.vocabulary = vocabulary_of(vocabulary, self.root)
+        self.vocabulary = Vocabulary.typed(vocabulary, "vocabulary", self.root)
         suffixes = [image_suffix] if isinstance(image_suffix, str) else list(image_suffix)
         if not suffixes:
             raise LabError(f"{self.title}: image_suffix is empty; it must name a suffix")
