@@ -80,7 +80,7 @@ def layout_keys(
         folders.append(folder)
         names.append([os.path.relpath(file, folder).replace(os.sep, "/") for file in files])
     endings = sorted({"." + name.rpartition(".")[2] for name in names[0]})
-    naming = _naming(*names, tuple(endings))
+    naming = _naming(names[0], names[1], tuple(endings))
     keys["images"], keys["masks"] = (with_split(folder, split) for folder in folders)
     if endings != [".jpg"]:
         keys["image_suffix"] = endings[0] if len(endings) == 1 else endings

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.network.torchscript import is_torchscript, read_torchscript
+from sclip_lab.network.torchscript import read_torchscript
 
 log = logging.getLogger(__name__)
 
@@ -191,13 +191,14 @@ def _load(path: Path) -> Any:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 _check_sizes(path, archive)
-                if not any(name.endswith("data.pkl") for name in archive.namelist()):
+                places = {name.partition("/")[2] for name in archive.namelist()}
+                if "data.pkl" not in places:
                     names = ", ".join(archive.namelist()[:3])
                     raise LabError(
                         f"checkpoint {path} cannot be read: it is a zip of other files ({names}) "
                         "and not one of torch.save"
                     )
-                if is_torchscript(archive):
+                if "constants.pkl" in places:  # only torch.jit.save writes these
                     return read_torchscript(path)
         elif kind := _other_kind(start):
             raise LabError(f"checkpoint {path} cannot be read: it is {kind}")

@@ -414,10 +414,8 @@ def _tokenizer(name: str, text: Mapping[str, Any]) -> Tokenizer:
     if "hf_tokenizer_name" not in text:
         return Tokenizer(name, lambda: open_clip.SimpleTokenizer(context_length=length))
     source, mode = text["hf_tokenizer_name"], text.get("tokenizer_mode")
-    return Tokenizer(
-        name,
-        lambda: open_clip.tokenizer.HFTokenizer(source, length, tokenizer_mode=mode, **options),
-    )
+    make = partial(open_clip.tokenizer.HFTokenizer, source, length, tokenizer_mode=mode, **options)
+    return Tokenizer(source, make)
 
 
 def _with_folder(
