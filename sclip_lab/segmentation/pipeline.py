@@ -410,7 +410,7 @@ def at_once(backbone: Backbone, plan: Plan, variants: int, guide: Guide | None =
     tokens = 1 + math.prod(backbone.grid(*size))
     maps, guided = tokens, 0
     if guide is not None:  # patches may be brought to its grid
-        grid = [max(1, round(side * guide.scale / guide.patch_size)) for side in size]
+        grid = [max(1, round(side * guide.scale / guide.tower.patch_size)) for side in size]
         maps = max(tokens, math.prod(grid))
         # It runs while the first network's activations are there: its stream before and behind
         # LN, q, k, v, what attention puts out, and the hidden layer, four times as wide, twice.
