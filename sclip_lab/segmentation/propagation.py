@@ -139,12 +139,13 @@ def propagate_over_pixels(
     del colours  # the solution takes memory as well
 
     def product(x: Tensor) -> Tensor:
-        x = x.view(height, width, -1)
+        x = x.view(height, width)
         result = x.clone()
         for (here, there), plane in zip(pairs, planes, strict=True):
-            result[here].addcmul_(x[there], plane[here][..., None], value=-alpha)
-            result[there].addcmul_(x[here], plane[here][..., None], value=-alpha)
-        return result.view(height * width, -1)
+            for to, of in (here, there), (there, here):
+                for sums, values, weights in _in_rows(result[to], x[of], plane[here]):
+                    sums.addcmul_(values, weights, value=-alpha)
+        return result.view(-1, 1)
 
     if out is None:
         out = torch.empty(scores.shape, device=scores.device)
@@ -159,7 +160,7 @@ def _planes(colours: Tensor, pairs: Sequence[Pair], tau: float) -> Tensor:
     """Wn of pairs of pixels, (pairs, height, width); a plane is filled in its ``here`` alone."""
     degree = colours.new_zeros(colours.shape[-2:])
     precision = torch.float64 if len(pairs) * degree.nbytes <= DOUBLE_BYTES else torch.float32
-    # Each large block is made once: blocks that come and go leave holes in the heap.
+    # Each large block is made once: blocks of several sizes leave holes in the heap.
     planes = degree.new_empty((len(pairs), *degree.shape), dtype=precision)
     weights = torch.empty_like(degree)
     for (here, there), plane in zip(pairs, planes, strict=True):
@@ -176,8 +177,8 @@ def _planes(colours: Tensor, pairs: Sequence[Pair], tau: float) -> Tensor:
 
 
 def _in_rows(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Parts of maps (..., height, width), 64 rows each."""
-    return zip(*(some.split(64, dim=-2) for some in maps), strict=True)
+    """Parts of maps (..., height, width), 128 rows each."""
+    return zip(*(some.split(128, dim=-2) for some in maps), strict=True)
 
 
 def lab(rgb: Tensor) -> Tensor:
