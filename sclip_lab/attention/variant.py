@@ -133,10 +133,8 @@ class Variant:
         Raises:
             LabError: an index out of range for this depth; the error names the variant.
         """
-        try:
+        with about(f"attention '{self.name}'"):
             return resolve_all(self.config["layers"], depth)
-        except LabError as error:
-            raise LabError(f"attention '{self.name}': {error}") from None
 
     def given(self, text: Text | None) -> Variant:
         """The variant with a protocol's texts; the same object if it reads none or there are none.
@@ -283,11 +281,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Map:
-    """The attention map of one variant as a parameter of another.
+    """The attention map of one variant as a parameter of another, (batch, heads, tokens, tokens).
 
-    It maps the context to (batch, heads, tokens, tokens). A weights function gets a map for each
-    parameter that is annotated ``Map``; the user states a variant's name or the content of its
-    yaml. Maps of equal ``key`` compute the same thing.
+    A weights function gets one for each parameter that is annotated ``Map``; the user states a
+    variant's name or the content of its yaml. Maps of equal ``key`` compute the same thing.
     """
 
     key: str
@@ -309,10 +306,8 @@ def build(config: Mapping[str, Any], name: str | None = None) -> Variant:
     """
     config = {**COMMON, **plain(config)}
     name = config.pop("name", None) or name or str(config.get("_target_", "")).rpartition(".")[2]
-    try:
+    with about(f"attention '{name}'"):
         return _build(config, name)
-    except LabError as error:
-        raise LabError(f"attention '{name}': {error}") from None
 
 
 def variant(function: Callable[..., Any], name: str | None = None, **config: Any) -> Variant:
@@ -349,11 +344,9 @@ def _build(config: dict[str, Any], name: str) -> Variant:
     parts: dict[str, partial[Any] | None] = {}
     for key, kinds in PARTS.items():
         config[key] = described(config[key])
-        try:
+        with about(key):
             parts[key] = bind_config(config[key], *kinds)
-        except LabError as error:
-            raise LabError(f"{key}: {error}") from error
-        config[key] = None if parts[key] is None else written_out(config[key], *kinds)
+            config[key] = written_out(config[key], *kinds)
     functions = [bound, *(part for part in parts.values() if part is not None)]
     _check_common(config, function)
     contents = {key: base.content_of_map() for key, base in maps.items()}
@@ -398,10 +391,9 @@ def _maps(function: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[s
     maps = {}
     for key, parameter in inspect.signature(function).parameters.items():
         value = parameters.get(key, parameter.default)
-        if not re.search(r"\bMap\b", str(parameter.annotation)):
-            continue
-        missing = value is inspect.Parameter.empty or value == "???"
-        if not missing and (isinstance(value, str | Mapping) or callable(value)):
+        missing = value in (inspect.Parameter.empty, "???")
+        names_one = not missing and (isinstance(value, str | Mapping) or callable(value))
+        if names_one and re.search(r"\bMap\b", str(parameter.annotation)):
             maps[key] = _map(key, value)
     return maps
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -421,19 +422,11 @@ def find(name: str) -> Measure:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise LabError(f"diagnostics.measures: {name}: {error}") from error
-    if not hasattr(module, attribute):
-        measures = [n for n, v in vars(module).items() if isinstance(v, Measure)]
-        raise unknown(f"measure in {module_name}", attribute, measures)
-    return _as_measure(name, getattr(module, attribute))
-
-
-def _as_measure(name: str, thing: object) -> Measure:
+    thing = getattr(module, attribute, None)
     if isinstance(thing, Measure):
         return thing
-    if not callable(thing) or isinstance(thing, type):
-        raise LabError(
-            f"diagnostics.measures: {name} is a {type(thing).__name__}; expected a "
-            "sclip_lab.diagnostics.Measure or a function of an observation"
-        )
+    if not isinstance(thing, FunctionType):
+        measures = [n for n, v in vars(module).items() if isinstance(v, Measure | FunctionType)]
+        raise unknown(f"measure in {module_name}", attribute, measures)
     says = (thing.__doc__ or name).strip().partition("\n")[0]
     return Measure(thing, says, low=None, high=None, source=name, undefined="where it is NaN")

@@ -72,7 +72,7 @@ def suits(readout: Readout, geometry: Geometry) -> bool:
     It has neither a refinement nor a threshold that is found for each photo, and the stitched
     logits of one photo may be in memory at once.
     """
-    alone = readout.refines or isinstance(readout.protocol.prob_threshold, Mapping)
+    alone = bool(readout.steps.refinements) or isinstance(readout.protocol.prob_threshold, Mapping)
     return not alone and math.prod(geometry.size) * len(readout.query_classes) <= LARGEST
 
 

@@ -387,12 +387,12 @@ def label(
     """Label one photo: (height, width) class ids, see `Readout.predict`.
 
     ``logits`` are its patch logits of all views, (windows, grid_h, grid_w, queries). ``encoded``
-    are its windows in the first view, which only `Readout.reads_windows` needs.
+    are its windows in the first view, which only `Steps.reads_windows` needs.
     """
     averaged = views.average(logits, readout.protocol.views)
     plan = windows.plans[photo].on_grid((logits.shape[1], logits.shape[2]))
     size = 4 * logits.shape[-1] * math.prod(plan.target)
-    if readout.refines and logits.device.type == "cpu" and size > LARGE_LOGITS:
+    if readout.steps.refinements and logits.device.type == "cpu" and size > LARGE_LOGITS:
         _give_memory_back(windows.backbone)
     return readout.predict(plan, plan.lay_out(averaged), windows.images[photo], encoded)
 

@@ -129,28 +129,29 @@ class Protocol:
                 f"{self.short_side}"
             )
         if self.auxiliary is not None and not isinstance(self.auxiliary, str):
-            object.__setattr__(self, "auxiliary", tuple(map(str, self.auxiliary)))
+            values["auxiliary"] = tuple(map(str, self.auxiliary))
         for key in ("templates", "second_templates"):
-            prompts = getattr(self, key)
+            prompts = values[key]
             if prompts is None or isinstance(prompts, str):
                 continue
             if not prompts:
                 raise LabError(f"protocol.{key} is empty; name a set, or at least one prompt")
-            object.__setattr__(self, key, tuple(prompts))
+            values[key] = tuple(prompts)
             for template in prompts:
                 if template.count("{}") != 1:
                     raise LabError(f"protocol.{key}: '{template}' needs exactly one {{}}")
         readout = _function("readout", self.readout, *READOUTS)
-        object.__setattr__(self, "readout", None if readout == COSINE else readout)
-        object.__setattr__(self, "refinement", _refinement(self.refinement))
+        values["readout"] = None if readout == COSINE else readout
+        values["refinement"] = _refinement(self.refinement)
         if isinstance(self.prob_threshold, Mapping):
             threshold = _function("prob_threshold", self.prob_threshold, threshold_function)
-            object.__setattr__(self, "prob_threshold", threshold)
-        object.__setattr__(self, "views", views.checked(self.views))
+            values["prob_threshold"] = threshold
+        values["views"] = views.checked(self.views)
         for name in ("logit_scale", "prob_threshold", "area_threshold"):
-            value = getattr(self, name)
-            if type(value) is int:  # 40 and 40.0 are one value
-                object.__setattr__(self, name, float(value))
+            if type(values[name]) is int:  # 40 and 40.0 are one value
+                values[name] = float(values[name])
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
         in_order = list(named_steps(self.refinement).values())
         object.__setattr__(self, "key", digest({**self.config, "refinement": in_order}))
 
@@ -160,13 +161,8 @@ class Protocol:
     @property
     def config(self) -> dict[str, Any]:
         """Everything but the name, as plain values."""
-        skipped = ("name", "key")
-        return {
-            f.name: list(value) if isinstance(value, tuple) else value
-            for f in dataclasses.fields(self)
-            if f.name not in skipped
-            for value in [getattr(self, f.name)]
-        }
+        names = [f.name for f in dataclasses.fields(self) if f.name not in ("name", "key")]
+        return {name: plain(getattr(self, name)) for name in names}
 
     def auxiliary_vocabulary(self) -> Vocabulary | None:
         """The auxiliary names as one class, since a list may repeat a name; None for none.
