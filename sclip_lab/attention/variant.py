@@ -1,26 +1,11 @@
 """A variant: which blocks are rewritten, and how. Its yaml builds it, its content identifies it.
 
 A yaml of ``conf/attention`` names a function of this package under ``_target_``. A *weights
-function* ``(ctx, **parameters) -> weights`` only computes attention weights; the common keys below
-say how they are used. A *block edit* ``(block, state, ctx, **parameters) -> state`` replaces the
+function* ``(ctx, **parameters) -> weights`` only computes attention weights; the variant's common
+keys say how they are used. A *block edit* ``(block, state, ctx, **parameters) -> state`` replaces the
 whole block and is declared by `sclip_lab.core.functions.block_edit`.
 
-Common keys (see ``conf/attention/_variant.yaml`` for their defaults):
-
-============ ===================================================================================
-layers       rewritten blocks: indices, fractions of depth, or ``"last n"``
-residual     keep the residual branch around attention (weights functions only)
-mlp          keep the block's MLP (weights functions only)
-stream       ``replace`` the block; or ``parallel``: run it as trained and collect the rewritten
-             attention's outputs in a dense stream (weights functions only)
-class_token  whether patches may attend to the class token, if there is one
-prior        a term on the scores, see `prior`
-mix          a map from middle blocks, see `mix`
-repair       a correction of the tokens before attention, see `repair`; a block edit that has a
-             parameter ``repair`` gets it as a function
-entry        tokens besides class token and patches, from the first block on, see `registers`
-hidden       an edit behind the activation of every block's MLP, see `registers`
-============ ===================================================================================
+The common keys of every variant stand in ``conf/attention/_variant.yaml``.
 """
 
 from __future__ import annotations

@@ -114,7 +114,8 @@ def _moved(position: int, says: str, **more: Any) -> Measure:
             return windows.undefined
         return shift.compare(windows.patches.float(), layers.moved_features)[position]
 
-    return Measure(cosine, says, low=-1.0, needs=("layers",), undefined=OWN_GRID, **more)
+    undefined = f"{OWN_GRID}, windows of one row or column"
+    return Measure(cosine, says, low=-1.0, needs=("layers",), undefined=undefined, **more)
 
 
 def _of_scene(function: Callable[[Scene, int], float], says: str, **more: Any) -> Measure:

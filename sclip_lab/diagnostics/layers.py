@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from torch import Tensor
 
 from sclip_lab.diagnostics.attention import patch_rows
-from sclip_lab.diagnostics.shift import SHIFT, moved
+from sclip_lab.diagnostics.shift import moved
 from sclip_lab.network.context import BlockInput
 from sclip_lab.segmentation.encoded import Encoded, as_trained
 
@@ -95,9 +95,9 @@ class Layers:
 
     @cached_property
     def moved_features(self) -> Tensor:
-        """(batch, grid_h, grid_w, embed_dim) float32 of the windows moved by `SHIFT` patches."""
+        """(batch, grid_h, grid_w, embed_dim) float32 of the windows moved by one patch."""
         encoded, backbone = self.encoded, self.encoded.backbone
-        images = moved(encoded.images, backbone.patch_size, SHIFT)
+        images = moved(encoded.images, backbone.patch_size)
 
         def inputs() -> list[BlockInput]:
             embed = partial(backbone.embed, images, self.position_embedding)
@@ -106,10 +106,7 @@ class Layers:
 
         scene = encoded.scene.of(images)
         if encoded.scene.labels is not None:
-            scene = replace(scene, labels=encoded.scene.labels.moved(SHIFT))
-        of_moved = self.entered(0).once(("moved", self.position_embedding), inputs)
-        return (
-            replace(encoded, images=images, history=tuple(of_moved), scene=scene)
-            .again()
-            .patches.float()
-        )
+            scene = replace(scene, labels=encoded.scene.labels.moved((1, 1)))
+        history = tuple(self.entered(0).once(("moved", self.position_embedding), inputs))
+        around = replace(encoded, images=images, history=history, scene=scene)
+        return around.again().patches.float()

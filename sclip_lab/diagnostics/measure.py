@@ -134,16 +134,14 @@ def _numbers(name: str, measure: Measure, observation: Observation, layers: bool
     """The photo's number, then with ``layers`` those of every layer and head."""
     per_window = compute(measure, observation)
     _check(name, per_window, bool(measure.undefined) or not measure.has_parts(observation))
-    number = Value(name, NONE, NONE, float(per_window.nanmean()))
+    numbers = [Value(name, NONE, NONE, float(per_window.nanmean()))]
     if not layers or observation.layers is None or not measure.layered:
-        return [number]
-    numbers_of_layers = [
-        Value(name, layer, head, value)
-        for layer in range(observation.layers.depth)
-        for head, value in _of_layer(name, measure, observation, observation.layers, layer)
-    ]
+        return numbers
+    for layer in range(observation.layers.depth):
+        by_head = _of_layer(name, measure, observation, observation.layers, layer)
+        numbers += [Value(name, layer, head, value) for head, value in by_head]
     # A variant of whose layers nothing is known has been measured too.
-    return [number, *(numbers_of_layers or [Value(name, 0, NONE, math.nan)])]
+    return numbers if len(numbers) > 1 else [*numbers, Value(name, 0, NONE, math.nan)]
 
 
 def _of_layer(
@@ -152,25 +150,23 @@ def _of_layer(
     """The layer's number, and those of its heads."""
 
     def measured() -> list[tuple[int, float]]:
-        heads = None
+        result = None
         if measure.of_layer is not None:
-            per_window = measure.of_layer(layers, layer, observation)
+            result = measure.of_layer(layers, layer, observation)
         elif measure.of_tokens is not None:
-            per_window = measure.of_tokens(layers, layer)
-        else:
-            assert measure.of_weights is not None
+            result = measure.of_tokens(layers, layer)
+        elif measure.of_weights is not None:
             weights = layers.rows(layer)
             # Labels and distances are those of the patches that are read out.
             if weights is not None and weights.shape[-1] == observation.flat_labels.shape[1]:
-                heads = measure.of_weights(weights, observation).float()
-            per_window = None if heads is None else heads.mean(-1)
-        if per_window is None:
+                result = measure.of_weights(weights, observation)
+        if result is None:
             return []
+        result = result.float()
+        per_window = result if result.ndim == 1 else result.mean(-1)
         _check(f"{name} of layer {layer}", per_window, bool(measure.undefined))
-        numbers = [(NONE, float(per_window.float().nanmean()))]
-        if heads is not None:
-            numbers += list(enumerate(heads.nanmean(0).tolist()))
-        return numbers
+        by_head = enumerate(result.nanmean(0).tolist()) if result.ndim == 2 else ()
+        return [(NONE, float(per_window.nanmean())), *by_head]
 
     untouched = layer not in layers.rewritten
     shared = bool(measure.of_tokens or (measure.of_weights and untouched))

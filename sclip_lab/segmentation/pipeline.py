@@ -32,7 +32,7 @@ from sclip_lab.network.scene import Guidance, Placement, Scene
 from sclip_lab.network.truth import PatchLabels
 from sclip_lab.segmentation import views
 from sclip_lab.segmentation.decoder import Readout, steps
-from sclip_lab.segmentation.encoded import Encoded, encode
+from sclip_lab.segmentation.encoded import Encoded, as_trained, encode
 from sclip_lab.segmentation.photos import prepare
 from sclip_lab.segmentation.prompts import embed_vocabulary
 from sclip_lab.segmentation.protocol import Protocol
@@ -259,15 +259,15 @@ class Encoder:
 
         ``history`` has the inputs of the first blocks as trained, as far as they are there.
         """
-        entered = history[level] if level < len(history) else (*history, None)[-1]
+        blocks = self.backbone.blocks_on(self.backbone.grid(*images.shape[-2:]))
         with self.timings.measure("trunk"):
-            if entered is None:
+            if history:
+                entered = history[: level + 1][-1]
+            else:
                 first, tokens = self.known(chunk) or (0, self.backbone.embed(images, self.rule))
-                entered = BlockInput(self.backbone.blocks[first], tokens)
-            while entered.block.index < level:
-                tokens = entered.as_trained()
-                entered = BlockInput(self.backbone.blocks[entered.block.index + 1], tokens)
-        return entered.tokens
+                entered = BlockInput(blocks[first], tokens)
+            following = blocks[entered.block.index + 1 : level + 1]
+            return as_trained(entered, following)[-1].tokens
 
 
 def run(
