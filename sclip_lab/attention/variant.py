@@ -1,11 +1,10 @@
 """A variant: which blocks are rewritten, and how. Its yaml builds it, its content identifies it.
 
 A yaml of ``conf/attention`` names a function of this package under ``_target_``. A *weights
-function* ``(ctx, **parameters) -> weights`` only computes attention weights; the variant's common
-keys say how they are used. A *block edit* ``(block, state, ctx, **parameters) -> state`` replaces the
-whole block and is declared by `sclip_lab.core.functions.block_edit`.
-
-The common keys of every variant stand in ``conf/attention/_variant.yaml``.
+function* ``(ctx, **parameters) -> weights`` only computes attention weights; the keys that all
+variants have, in ``conf/attention/_variant.yaml``, say how they are used. A *block edit*
+``(block, state, ctx, **parameters) -> state`` replaces the whole block and is declared by
+`sclip_lab.core.functions.block_edit`.
 """
 
 from __future__ import annotations
@@ -335,10 +334,9 @@ def _build(config: dict[str, Any], name: str) -> Variant:
     functions = [bound, *(part for part in parts.values() if part is not None)]
     _check_common(config, function)
     contents = {key: base.content_of_map() for key, base in maps.items()}
+    supplied: dict[str, Any] = {k: Map(digest(contents[k]), base) for k, base in maps.items()}
     if kind_of(function) is block_edit and "repair" in inspect.signature(function).parameters:
-        bound = partial(bound, repair=parts["repair"])
-    else:
-        bound = partial(bound, **{k: Map(digest(contents[k]), base) for k, base in maps.items()})
+        supplied["repair"] = parts["repair"]
     identity = _content({**config, **contents})
     modules = {f.func.__module__ for f in functions}
     return Variant(
@@ -349,7 +347,7 @@ def _build(config: dict[str, Any], name: str) -> Variant:
         modules=tuple(sorted(modules.union(*(base.modules for base in maps.values())))),
         uses=used(functions).union(*(base.uses for base in maps.values())),
         maps=contents,
-        _function=bound,
+        _function=partial(bound, **supplied),
         _parts=parts,
     )
 

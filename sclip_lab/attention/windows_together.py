@@ -149,22 +149,24 @@ def photo_weights(
         raise LabError("dynamic_gamma needs anchors: it divides by how many patches each has")
     start = raw.float().flatten(0, 1)
     keys = F.normalize(start, dim=-1)
-    queries, count = keys, None
+    queries = keys
+    sharp: float | Tensor = gamma
     if anchors is not None:
         if anchors != "patch":
             place = photo.pixel_numbers(grid).to(keys.device)
             start = start if anchors == "neighbourhood" else keys
             start = neighbourhood_mean(start, place, len(photo), grid, include_self)
         queries, count = gathered(start, keys, rounds, threshold)
+        if dynamic_gamma:
+            sharp = 1 + dynamic_gamma / count[:, None]
     centre = beta + dynamic_beta * math.log(1 + len(photo))
     blocks, mean = row_blocks(len(keys)), None
     if norm == "photo" and len(blocks) > 1:
         sums = [(queries[rows] @ keys.T).sum(dtype=torch.float64) for rows in blocks]
         mean = (torch.stack(sums).sum() / len(keys) ** 2).to(keys)
     for rows in blocks:
-        dynamic = dynamic_gamma and count is not None
-        sharp = 1 + dynamic_gamma / count[rows, None] if dynamic else gamma
-        yield weights_across(queries[rows], keys, centre, sharp, norm, mean)
+        of_rows = sharp[rows] if isinstance(sharp, Tensor) else sharp
+        yield weights_across(queries[rows], keys, centre, of_rows, norm, mean)
 
 
 def gathered(start: Tensor, keys: Tensor, rounds: int, threshold: float) -> tuple[Tensor, Tensor]:

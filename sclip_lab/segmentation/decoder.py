@@ -125,10 +125,6 @@ class Readout:
     def __post_init__(self) -> None:
         if self.text is None:
             return
-        if self.text.ndim != 2 or len(self.text) != len(self.query_classes):
-            raise LabError(
-                f"text of shape {tuple(self.text.shape)} for {len(self.query_classes)} queries"
-            )
         if self.protocol.background >= self.num_classes:
             raise LabError(
                 f"protocol.background {self.protocol.background} must be one of the classes "

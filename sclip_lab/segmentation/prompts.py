@@ -60,9 +60,7 @@ def embed_vocabulary(
     missing = [key for key in dict.fromkeys(keys) if key not in _rows]
     path, digest = None, ""
     if cache is not None:
-        # Truncated texts are cached apart, for those who allow them.
-        cut = ["truncated"] if truncate else []
-        identity = [backbone.text_key, chosen, vocabulary.queries, *cut]
+        identity = [backbone.text_key, chosen, vocabulary.queries, truncate]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         path = cache / f"{digest}.safetensors"
         if (finished := _cached(path, digest, (len(keys), backbone.embed_dim))) is not None:

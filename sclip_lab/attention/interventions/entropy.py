@@ -38,10 +38,9 @@ def entropy(ctx: Context, base: Map, at: float | Map = 0.9) -> Weights:
     patches, sides = patches_of(ctx, weights), Sides.of(ctx)
     like = patches_of(ctx, at(ctx)) if callable(at) else None
     for side in (sides.same, sides.other):
-        if like is None:
-            target = torch.full_like(patches[..., :1], at)  # type: ignore[arg-type]
-        else:
-            target = relative_entropy(like, side)
+        target = (
+            torch.tensor(at, dtype=torch.float64) if like is None else relative_entropy(like, side)
+        )
         patches = with_entropy(patches, side, target)
     return with_patches(ctx, weights, patches)
 
