@@ -139,10 +139,10 @@ def refocused(weights: Tensor, threshold: float, share: float, prefix: int) -> T
     """
     between = weights[:, :, prefix:, prefix:]
     sinks = (between.sum(-2, keepdim=True) / weights.shape[-1] > threshold).to(weights.dtype)
-    taken = (between * sinks).sum(-1, keepdim=True)
+    of_sinks = (between * sinks).sum(-1, keepdim=True)
     others = between * (1 - sinks)
-    left = others.sum(-1, keepdim=True)
-    moved = between * (1 - (1 - share) * sinks) + taken * (1 - share) * (others / left)
+    of_others = others.sum(-1, keepdim=True)
+    moved = between * (1 - (1 - share) * sinks) + of_sinks * (1 - share) * (others / of_others)
     result = weights.clone()
-    result[:, :, prefix:, prefix:] = torch.where(left > 0, moved, between)
+    result[:, :, prefix:, prefix:] = torch.where(of_others > 0, moved, between)
     return result

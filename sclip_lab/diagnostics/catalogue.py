@@ -27,7 +27,7 @@ from sclip_lab.diagnostics import (
     shift,
 )
 from sclip_lab.diagnostics.layers import Layers
-from sclip_lab.diagnostics.measure import Measure
+from sclip_lab.diagnostics.measure import Measure, OfLayer
 from sclip_lab.diagnostics.observation import Observation, Scene
 
 Compute = Callable[[Observation], Tensor]
@@ -38,8 +38,21 @@ def _of_weights(function: Callable[[Tensor], Tensor]) -> Functions:
     """A measure of any layer's attention: a number per head, of which the window has the mean."""
     return {
         "compute": lambda windows: function(windows.weights).mean(-1),
-        "of_weights": lambda weights, _: function(weights),
+        "of_layer": _by_head(lambda weights, _: function(weights)),
     }
+
+
+def _by_head(function: Callable[[Tensor, Observation], Tensor]) -> OfLayer:
+    """Of a layer's attention among patches."""
+
+    def of_layer(layers: Layers, layer: int, windows: Observation) -> Tensor | None:
+        weights = layers.rows(layer)
+        # Labels and distances are those of the patches that are read out.
+        if weights is None or weights.shape[-1] != windows.flat_labels.shape[1]:
+            return None
+        return function(weights, windows)
+
+    return of_layer
 
 
 def _distance(weights: Tensor, windows: Observation) -> Tensor:
@@ -57,8 +70,8 @@ def _layers(windows: Observation) -> Layers:
     return windows.layers
 
 
-def _of_tokens(function: Callable[[Tensor], Tensor]) -> Callable[[Layers, int], Tensor]:
-    return lambda layers, layer: function(layers.patches(layers.tokens(layer)))
+def _of_tokens(function: Callable[[Tensor], Tensor]) -> OfLayer:
+    return lambda layers, layer, _: function(layers.patches(layers.tokens(layer)))
 
 
 def _to_class_token(layers: Layers, tokens: Tensor) -> Tensor:
@@ -130,14 +143,14 @@ FUNCTIONS: dict[str, Compute | Functions] = {
     "attention_entropy": _of_weights(attention.attention_entropy),
     "mean_attention_distance": {
         "compute": lambda windows: _distance(windows.weights, windows).mean(-1),
-        "of_weights": _distance,
+        "of_layer": _by_head(_distance),
     },
     "spatial_invariance": _of_weights(attention.spatial_invariance),
     "diagonal_mass": _of_weights(attention.diagonal_mass),
     "self_argmax_rate": _of_weights(attention.self_argmax_rate),
     "inter_class_mass": {
         "compute": _of_pairs(same_class.inter_class_mass),
-        "of_weights": _mass_by_head,
+        "of_layer": _by_head(_mass_by_head),
     },
     "inter_class_share": lambda windows: same_class.inter_class_share(windows.flat_labels),
     "inter_class_mass_relative": _of_pairs(same_class.relative_mass),
@@ -160,29 +173,29 @@ FUNCTIONS: dict[str, Compute | Functions] = {
     ),
     "class_token_similarity": {
         "compute": lambda windows: _to_class_token(_layers(windows), _layers(windows).stream),
-        "of_tokens": lambda layers, layer: _to_class_token(layers, layers.tokens(layer)),
+        "of_layer": lambda layers, layer, _: _to_class_token(layers, layers.tokens(layer)),
     },
     "feature_invariance": {
         "compute": lambda windows: features.feature_invariance(windows.features),
-        "of_tokens": _of_tokens(features.feature_invariance),
+        "of_layer": _of_tokens(features.feature_invariance),
     },
     "effective_rank": {
         "compute": lambda windows: features.effective_rank(windows.features),
-        "of_tokens": _of_tokens(features.effective_rank),
+        "of_layer": _of_tokens(features.effective_rank),
     },
     "rank_one_residual": {
         "compute": lambda windows: features.rank_one_residual(windows.patches.flatten(1, 2)),
-        "of_tokens": _of_tokens(features.rank_one_residual),
+        "of_layer": _of_tokens(features.rank_one_residual),
     },
     "outlier_fraction": {
         "compute": lambda windows: features.outlier_fraction(windows.patches.flatten(1, 2)),
-        "of_tokens": _of_tokens(features.outlier_fraction),
+        "of_layer": _of_tokens(features.outlier_fraction),
     },
     "high_norm_rate": {
         "compute": lambda windows: features.high_norm_rate(
             _layers(windows).patches(_layers(windows).stream)
         ),
-        "of_tokens": _of_tokens(features.high_norm_rate),
+        "of_layer": _of_tokens(features.high_norm_rate),
     },
     "residual_ratio": {"compute": _last_residual_ratio, "of_layer": _residual_ratio},
     "cka_to_plain": lambda windows: _cka(_layers(windows), _layers(windows).untouched()),

@@ -20,6 +20,7 @@ from sclip_lab.diagnostics.observation import Observation
 
 NONE = -1  # the layer and head of a number that belongs to none
 ALWAYS = tuple(f"sclip_lab.diagnostics.{name}" for name in ("layers", "measure", "observation"))
+OfLayer = Callable[[Layers, int, Observation], Tensor | None]
 Part = Literal["attention", "similarity", "layers", "scene"]
 
 
@@ -42,9 +43,10 @@ class Measure:
         undefined: where it has no meaning, beside missing parts; "" where it always has one.
         control: the measure that says what this one would be by chance.
         is_control: it is a line to compare others with.
-        of_weights: the same of a layer's (batch, heads, patches, patches), (batch, heads).
-        of_tokens: the same of the tokens that enter a layer, (batch,).
-        of_layer: the same of a layer, (batch,); None where the layer has no such thing.
+        of_layer: the same of a layer, (batch,) or (batch, heads); None where the layer has no such
+            thing.
+        layers: what `of_layer` reads: the ``tokens`` that enter the layer, its attention
+            ``weights``, or what the ``variant`` makes of it.
         pool: for a measure of photos together: from the features, (patches, dim), and labels,
             (patches,), of several photos to a number for each. `compute` then returns NaN.
     """
@@ -61,25 +63,19 @@ class Measure:
     undefined: str = ""
     control: str | None = None
     is_control: bool = False
-    of_weights: Callable[[Tensor, Observation], Tensor] | None = None
-    of_tokens: Callable[[Layers, int], Tensor] | None = None
-    of_layer: Callable[[Layers, int, Observation], Tensor | None] | None = None
+    of_layer: OfLayer | None = None
+    layers: Literal["tokens", "weights", "variant"] = "variant"
     pool: Callable[[Sequence[Tensor], Sequence[Tensor]], list[float]] | None = None
 
     @property
     def code(self) -> str:
         """Digest of the code that its numbers come out of: of its own functions, of what they use,
         and of what every measure runs through. Its words, range and direction do not count."""
-        return _code(self.compute, self.of_weights, self.of_tokens, self.of_layer, self.pool)
+        return _code(self.compute, self.of_layer, self.pool)
 
     def has_parts(self, observation: Observation) -> bool:
         """Whether the observation has all parts that the measure needs."""
         return all(getattr(observation, part) is not None for part in self.needs)
-
-    @property
-    def layered(self) -> bool:
-        """Whether it has values of single layers."""
-        return any((self.of_weights, self.of_tokens, self.of_layer))
 
 
 @cache
@@ -135,7 +131,7 @@ def _numbers(name: str, measure: Measure, observation: Observation, layers: bool
     per_window = compute(measure, observation)
     _check(name, per_window, bool(measure.undefined) or not measure.has_parts(observation))
     numbers = [Value(name, NONE, NONE, float(per_window.nanmean()))]
-    if not layers or observation.layers is None or not measure.layered:
+    if not layers or observation.layers is None or measure.of_layer is None:
         return numbers
     for layer in range(observation.layers.depth):
         by_head = _of_layer(name, measure, observation, observation.layers, layer)
@@ -150,16 +146,7 @@ def _of_layer(
     """The layer's number, and those of its heads."""
 
     def measured() -> list[tuple[int, float]]:
-        result = None
-        if measure.of_layer is not None:
-            result = measure.of_layer(layers, layer, observation)
-        elif measure.of_tokens is not None:
-            result = measure.of_tokens(layers, layer)
-        elif measure.of_weights is not None:
-            weights = layers.rows(layer)
-            # Labels and distances are those of the patches that are read out.
-            if weights is not None and weights.shape[-1] == observation.flat_labels.shape[1]:
-                result = measure.of_weights(weights, observation)
+        result = None if measure.of_layer is None else measure.of_layer(layers, layer, observation)
         if result is None:
             return []
         result = result.float()
@@ -169,7 +156,7 @@ def _of_layer(
         return [(NONE, float(per_window.nanmean())), *by_head]
 
     untouched = layer not in layers.rewritten
-    shared = bool(measure.of_tokens or (measure.of_weights and untouched))
+    shared = measure.layers == "tokens" or (measure.layers == "weights" and untouched)
     # What does not depend on the variant is measured once for all that share the layer.
     key = ("measure", name, observation.grid)
     return layers.entered(layer).once(key, measured) if shared else measured()

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
@@ -29,15 +30,17 @@ from sclip_lab.core.functions import (
     used,
 )
 from sclip_lab.core.identity import digest
+from sclip_lab.core.shapes import Winner
 from sclip_lab.network.text import Text
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.protocol import READOUTS, REFINEMENTS, Protocol
 from sclip_lab.segmentation.readouts.cosine import cosine
 from sclip_lab.segmentation.windows import Plan
-from sclip_lab.segmentation.winner import winner
 
 NOT_FINITE = "{} contain NaN or infinity; fp16 overflows where bf16 does not"
 Bands = Iterator[tuple[slice, Tensor]]
+# Differences of 1e-35 still count; larger ones may become -inf, which is also below 0.
+STEEP = 1e38
 
 
 @dataclass(frozen=True)
@@ -277,6 +280,22 @@ def _require_finite(values: Tensor, what: str) -> None:
     # The extremes are NaN if any value is; isfinite would copy maps of a photo's size.
     if values.numel() and not bool(torch.stack(values.aminmax()).isfinite().all()):
         raise LabError(NOT_FINITE.format(what))
+
+
+def winner(logits: Float[Tensor, "queries height width"], scratch: Tensor) -> Winner:
+    """Largest value over the queries, the first query that has it, and how far all are below it.
+
+    ``logits`` are float32 and finite; ``scratch`` has at least as many values, contiguous. Both are
+    overwritten. The index is int32, and ``logits - largest`` lies in ``scratch``.
+    """
+    # torch.max with indices handles one value at a time on a CPU, amax eight or sixteen. So the
+    # index is a largest value too: of 0 for winners and far below 0 for all others, plus a rank.
+    below = scratch.flatten()[: logits.numel()].view(logits.shape)
+    largest = logits.amax(dim=0)
+    torch.sub(logits, largest, out=below)
+    rank = torch.arange(len(logits), 0, -1, dtype=logits.dtype, device=logits.device)
+    torch.add(rank.view(-1, 1, 1), below, alpha=STEEP, out=logits)
+    return largest, len(logits) - logits.amax(dim=0).int(), below
 
 
 def _winners(bands: Bands) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,16 +112,13 @@ class Encoded:
 
         ``images`` are (windows, 3, height, width), normalised.
         """
-        first = chunks[0]
-
-        def cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
-            present = [tensor for tensor in tensors if tensor is not None]
-            return torch.cat(present) if present else None
-
-        states = [chunk.state for chunk in chunks]
-        tokens = torch.cat([state.tokens for state in states])
-        dense, attention = cat([s.dense for s in states]), cat([s.attention for s in states])
-        state = State(tokens, dense, attention, first.state.grid)
+        first, states = chunks[0], [chunk.state for chunk in chunks]
+        parts = {
+            name: [part for s in states if (part := getattr(s, name)) is not None]
+            for name in ("tokens", "dense", "attention")
+        }
+        whole: dict[str, Any] = {n: torch.cat(part) if part else None for n, part in parts.items()}
+        state = replace(first.state, **whole)
         history = tuple(
             BlockInput(entered[0].block, partial(_cat, entered))
             for entered in zip(*(chunk.history for chunk in chunks), strict=True)

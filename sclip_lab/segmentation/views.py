@@ -75,8 +75,8 @@ def noise(images: Tensor, sigma: float, seed: int = 0, std: Sequence[float] = CL
     """
     within("noise of sigma", sigma, 0)
     generator = torch.Generator().manual_seed(seed % 2**63)
-    drawn = torch.randn(images.shape[1:], generator=generator) * (sigma / 255)
-    return images + (drawn / torch.tensor(std).view(3, 1, 1)).to(images)
+    added = torch.randn(images.shape[1:], generator=generator) * (sigma / 255)
+    return images + (added / torch.tensor(std).view(3, 1, 1)).to(images)
 
 
 @view_function

@@ -89,14 +89,14 @@ def purified(
     passing = transition(torch.stack(attentions).mean(dim=0)[prefix:, prefix:].float())
     refined = spread(maps, passing, box_threshold)
     score = agreement(probability[background:], refined)
-    left = (score > redundancy).nonzero()[:, 0].tolist()
-    groups = [[left[i] for i in group] for group in ambiguous(refined[left], ambiguity)]
+    stays = (score > redundancy).nonzero()[:, 0].tolist()
+    groups = [[stays[i] for i in group] for group in ambiguous(refined[stays], ambiguity)]
 
     def of_crop(box: Box) -> Tensor | None:
-        top, left_side, bottom, right = (backbone.patch_size * side for side in box)
-        if bottom <= top or right <= left_side:
+        top, left, bottom, right = (backbone.patch_size * side for side in box)
+        if bottom <= top or right <= left:
             return None
-        crop = one.images[:, :, top:bottom, left_side:right]
+        crop = one.images[:, :, top:bottom, left:right]
         crop = F.interpolate(crop, (crop_size, crop_size), mode="bilinear", align_corners=False)
         tokens, grid = backbone.embed(crop), backbone.grid(crop_size, crop_size)
         for block in backbone.blocks_on(grid):
@@ -107,7 +107,7 @@ def purified(
     chosen = winners(refined, groups, of_crop, box_threshold)
     result = probability.new_zeros(probability.shape)
     result[[background + index for index in chosen]] = refined[chosen]
-    return result.permute(1, 2, 0), refined, left, chosen
+    return result.permute(1, 2, 0), refined, stays, chosen
 
 
 def transition(attention: Tensor) -> Tensor:
