@@ -46,11 +46,8 @@ def dih(
 
     Args:
         heads: chosen of each map; a network with fewer uses all.
-        similarity_layer, average_layer: l of c_9 and of c_4 above.
-        cut: similarities below become 0 when patches are averaged.
-        sharpness: factor on the centred similarities.
-        class_share: 0 .. 1, share of the class token that is added to every output; 0 without one.
-        second_pass: first and last layer of the sum r; None: one pass.
+        similarity_layer, average_layer, cut, sharpness, class_share, second_pass: of
+            `sclip_lab.attention.scclip.scclip`.
 
     Raises:
         LabError: a class_share out of its range, or in a network without class token; no heads.

@@ -166,13 +166,9 @@ def guidance_repair(
 ) -> Tensor:
     """Replace outliers by the mean of the clean patches that look like them to the second network.
 
-    Args:
-        tokens: (batch, tokens, width) to repair at the outliers' places; None: the block's input.
-        neighbours, quantile: of `sclip_lab.attention.repair.lof_mask`, which finds outliers.
-        beta, gamma: as in `proxyclip`; the softmax runs over clean patches.
-
-    Returns:
-        the shape of ``tokens``.
+    ``tokens``, ``neighbours`` and ``quantile`` are those of `sclip_lab.attention.repair.lof`, which
+    finds outliers alike; ``beta`` and ``gamma`` those of `proxyclip`, with a softmax over clean
+    patches.
     """
     prefix = context.block.prefix
     outliers = lof_mask(context.tokens[:, prefix:], neighbours, quantile)

@@ -19,7 +19,7 @@ from sclip_lab.core.functions import weights_function
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
 
-EPSILON = 1e-6
+EPSILON = 1e-6  # keeps sums of norms and the root of the Gram matrix away from 0
 
 
 @weights_function

@@ -123,11 +123,11 @@ def find(
     top: int = 10,
     sparse: bool = False,
 ) -> tuple[list[tuple[int, int]], list[float]]:
-    """Find the neurons that are most active where tokens have large norms.
+    """Find the (block, neuron) pairs that are most active where tokens have large norms.
 
     score(l, n) = mean over outlier tokens of the neuron's |activation|, averaged over the images
-    that have such tokens. Each image is (1, 3, height, width), normalised. Returns the (block,
-    neuron) pairs in falling order of their scores, and the scores.
+    that have such tokens. Each image is (1, 3, height, width), normalised. Returns pairs in falling
+    order of their scores, and the scores.
 
     Args:
         threshold: tokens with a larger norm behind ``detect_layer`` are outliers, the class token

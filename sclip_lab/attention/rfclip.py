@@ -29,7 +29,7 @@ from sclip_lab.core.values import within
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, Grid, State
 
-CHANNELS = (4, 162, 189, 326, 429, 474, 633, 713)
+CHANNELS = (4, 162, 189, 326, 429, 474, 633, 713)  # released for a network 768 wide, ViT-B/16
 
 
 @block_edit

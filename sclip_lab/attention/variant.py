@@ -121,10 +121,8 @@ class Variant:
             return resolve_all(self.config["layers"], depth)
 
     def given(self, text: Text | None) -> Variant:
-        """The variant with a protocol's texts; the same object if it reads none or there are none.
-
-        The texts become part of its keys: variants with equal keys still compute the same thing.
-        """
+        """The variant with a protocol's texts, which become part of its keys; the same object if it
+        reads none or there are none."""
         if text is None or "text" not in self.uses:
             return self
         key, edit_key = (digest([k, text.digest]) for k in (self.key, self.edit_key))
@@ -160,10 +158,8 @@ class Variant:
         return self.edit_key if level in self.layers(depth) else self._hidden_key
 
     def enter(self, tokens: Tensor, grid: Grid, block: Block) -> Tensor:
-        """Tokens that enter the first block, with the variant's own tokens behind them.
-
-        ``tokens`` are (batch, tokens, width); nothing changes if the variant's are there already.
-        """
+        """(batch, tokens, width) that enter the first block, with the variant's own tokens behind
+        them, if they are not there already."""
         entry = self._parts["entry"]
         if entry is None or tokens.shape[1] > block.prefix + math.prod(grid):
             return tokens
@@ -172,8 +168,8 @@ class Variant:
     def apply(self, entered: BlockInput, state: State, context: Context) -> State:
         """Run one rewritten block: the state behind it.
 
-        ``context`` is shared by all variants; the variant's prior and class-token choice are put in
-        here. A prior that the attention has no use for is warned of once.
+        ``context`` is shared by all variants; the variant's own choices are put in here. A prior
+        that the attention has no use for is warned of once.
         """
         scene, grid = context.scene, context.grid
         # A function reads only what it declares; otherwise the key would be incomplete.

@@ -193,14 +193,11 @@ def gathered(start: Tensor, keys: Tensor, rounds: int, threshold: float) -> tupl
 def neighbourhood_mean(
     features: Tensor, pixels: Tensor, windows: int, grid: Grid, include_self: bool
 ) -> Tensor:
-    """(nodes, channels): mean over the same place in other windows and 8 neighbours.
+    """(nodes, channels): mean of ``features`` over the same place in other windows, the 8
+    neighbours and, with ``include_self``, the patch itself.
 
-    Args:
-        features: (nodes, channels).
-        pixels: (nodes,) index of each patch's first pixel in the photo; equal pixels are one place.
-        windows: B.
-        grid: (grid_h, grid_w) of a window.
-        include_self: also count the patch itself.
+    ``pixels``, (nodes,), are the index of each patch's first pixel in the photo: equal ones are one
+    place. ``windows`` is B, ``grid`` that of a window.
     """
     near = (squared_distances(grid) <= 2).to(features.device)
     step = max(1, LARGEST // len(near) // len(features))  # windows
@@ -233,13 +230,9 @@ def weights_across(
 ) -> Tensor:
     """softmax(gamma * (a K^T - beta * mean)) over the entries that are not negative.
 
-    A row without any keeps its largest entry. (queries, keys) out; rows sum to 1.
-
-    Args:
-        queries, keys: a and K, (nodes, channels), unit norm.
-        beta, norm: as in `gla`.
-        gamma: > 0, inverse temperature; a number, or (nodes, 1).
-        mean: the mean of all pairs, if ``queries`` are only some of the photo's.
+    A row without any keeps its largest entry. ``queries`` and ``keys`` are a and K, (nodes,
+    channels), of unit norm; ``gamma`` may be (nodes, 1); ``mean`` is that of all pairs, if
+    ``queries`` are only some of the photo's. (queries, keys) out; rows sum to 1.
     """
     similarities = queries @ keys.T
     if norm == "token":

@@ -71,7 +71,17 @@ def _layers(windows: Observation) -> Layers:
 
 
 def _of_tokens(function: Callable[[Tensor], Tensor]) -> OfLayer:
-    return lambda layers, layer, _: function(layers.patches(layers.tokens(layer)))
+    return lambda layers, layer, _: function(layers.patches(layers.entered(layer).tokens))
+
+
+def _of_features(function: Callable[[Tensor], Tensor], unit: bool) -> Functions:
+    """A measure of patch embeddings, of unit length or as they are; of a layer, of its tokens."""
+    return {
+        "compute": lambda windows: function(
+            windows.features if unit else windows.patches.flatten(1, 2)
+        ),
+        "of_layer": _of_tokens(function),
+    }
 
 
 def _to_class_token(layers: Layers, tokens: Tensor) -> Tensor:
@@ -173,24 +183,12 @@ FUNCTIONS: dict[str, Compute | Functions] = {
     ),
     "class_token_similarity": {
         "compute": lambda windows: _to_class_token(_layers(windows), _layers(windows).stream),
-        "of_layer": lambda layers, layer, _: _to_class_token(layers, layers.tokens(layer)),
+        "of_layer": lambda layers, layer, _: _to_class_token(layers, layers.entered(layer).tokens),
     },
-    "feature_invariance": {
-        "compute": lambda windows: features.feature_invariance(windows.features),
-        "of_layer": _of_tokens(features.feature_invariance),
-    },
-    "effective_rank": {
-        "compute": lambda windows: features.effective_rank(windows.features),
-        "of_layer": _of_tokens(features.effective_rank),
-    },
-    "rank_one_residual": {
-        "compute": lambda windows: features.rank_one_residual(windows.patches.flatten(1, 2)),
-        "of_layer": _of_tokens(features.rank_one_residual),
-    },
-    "outlier_fraction": {
-        "compute": lambda windows: features.outlier_fraction(windows.patches.flatten(1, 2)),
-        "of_layer": _of_tokens(features.outlier_fraction),
-    },
+    "feature_invariance": _of_features(features.feature_invariance, unit=True),
+    "effective_rank": _of_features(features.effective_rank, unit=True),
+    "rank_one_residual": _of_features(features.rank_one_residual, unit=False),
+    "outlier_fraction": _of_features(features.outlier_fraction, unit=False),
     "high_norm_rate": {
         "compute": lambda windows: features.high_norm_rate(
             _layers(windows).patches(_layers(windows).stream)
@@ -201,9 +199,9 @@ FUNCTIONS: dict[str, Compute | Functions] = {
     "cka_to_plain": lambda windows: _cka(_layers(windows), _layers(windows).untouched()),
     "cka_to_output": {
         "compute": lambda windows: _cka(
-            _layers(windows), _layers(windows).tokens(_layers(windows).last)
+            _layers(windows), _layers(windows).entered(_layers(windows).last).tokens
         ),
-        "of_layer": lambda layers, layer, _: _cka(layers, layers.tokens(layer)),
+        "of_layer": lambda layers, layer, _: _cka(layers, layers.entered(layer).tokens),
     },
     "shift_equivariance": lambda windows: _moved(windows, 0),
     "shift_shuffled": lambda windows: _moved(windows, 1),

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.attention import mean_cosine
 
 # A choice of this laboratory for token streams of ViT-B and ViT-L.
@@ -61,12 +60,7 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     |Y^T X|_F^2 / (|X^T X|_F |Y^T Y|_F) of columns with mean 0: Kornblith et al., ICML 2019, arXiv
     1905.00414, eq. 6. (..., samples, dim_x) and (..., samples, dim_y) -> (...) in 0 .. 1; 1: equal
     up to rotation, scale and shift; NaN where one of them is constant.
-
-    Raises:
-        LabError: different samples.
     """
-    if x.shape[:-1] != y.shape[:-1]:
-        raise LabError(f"CKA of {tuple(x.shape)} and {tuple(y.shape)}: not the same samples")
     x, y = (z.double() - z.double().mean(-2, keepdim=True) for z in (x, y))
     cross, of_x, of_y = (torch.linalg.matrix_norm(a.mT @ b) for a, b in ((y, x), (x, x), (y, y)))
     return cross.square() / (of_x * of_y)

@@ -38,21 +38,12 @@ class Layers:
         return self.encoded.variant.layers(self.depth)
 
     @property
-    def first(self) -> int:
-        """The first block that the variant changes at all."""
-        return self.encoded.variant.first(self.depth)
-
-    @property
     def last(self) -> int:
         """The last rewritten block, where `State.attention` comes from."""
         return self.rewritten[-1]
 
     def entered(self, layer: int) -> BlockInput:
         return self.encoded.history[layer]
-
-    def tokens(self, layer: int) -> Tensor:
-        """(batch, tokens, width) that enter a block."""
-        return self.entered(layer).tokens
 
     @property
     def stream(self) -> Tensor:
@@ -87,8 +78,9 @@ class Layers:
 
     def untouched(self) -> Tensor:
         """(batch, tokens, width) behind the last block of the network as it was trained."""
-        entered = self.entered(self.first)
-        following = self.encoded.backbone.blocks_on(self.encoded.grid)[self.first + 1 :]
+        first = self.encoded.variant.first(self.depth)
+        entered = self.entered(first)
+        following = self.encoded.backbone.blocks_on(self.encoded.grid)[first + 1 :]
         # Variants that share this input share the rest of the network as well.
         last = entered.once("trained", lambda: as_trained(entered, following)[-1])
         return last.as_trained()

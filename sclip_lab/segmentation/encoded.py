@@ -81,10 +81,8 @@ class Encoded:
         return encoded
 
     def again(self, feedback: Feedback | None = None) -> Encoded:
-        """Run the same windows once more from the first rewritten block on.
-
-        ``feedback`` goes into the scores of every rewritten block.
-        """
+        """Run the same windows again from the first rewritten block on, with a feedback for the
+        scores of every rewritten block."""
         first = self.variant.first(self.backbone.depth)
         [(_, state, history)] = tree.leaves(
             self.backbone.blocks_on(self.grid),
@@ -108,10 +106,7 @@ class Encoded:
 
     @classmethod
     def joined(cls, chunks: Sequence[Encoded], images: Tensor, scene: Scene) -> Encoded:
-        """Join what one variant made of several chunks, in order, to all windows of a scene.
-
-        ``images`` are (windows, 3, height, width), normalised.
-        """
+        """Join what one variant made of several chunks, in order, to all windows of a scene."""
         first, states = chunks[0], [chunk.state for chunk in chunks]
         parts = {
             name: [part for s in states if (part := getattr(s, name)) is not None]

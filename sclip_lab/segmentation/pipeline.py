@@ -1,9 +1,8 @@
 """The way from photos to patch logits: texts, windows, network, readout.
 
-`segment`, the evaluation, the explorer and the learned projection all use it. Windows are cut when
-needed and go through the network a few at a time, so memory does not depend on how many windows a
-protocol cuts. A variant that reads all windows of a photo gets the tokens that enter its first
-rewritten block from the passes of the other variants.
+Windows are cut when needed and go through the network a few at a time, so memory does not depend on
+how many windows a protocol cuts. A variant that reads all windows of a photo gets the tokens that
+enter its first rewritten block from the passes of the other variants.
 """
 
 from __future__ import annotations
@@ -59,8 +58,6 @@ def make_readout(
     """A protocol's readout of a vocabulary, with all its texts embedded.
 
     Args:
-        vocabulary: what pixels are labelled with.
-        protocol: prompts, auxiliary names, readout.
         cache, progress: as in `embed_vocabulary`.
         texts: embeddings of other readouts of this network; new ones are added. Readouts with the
             same texts share their logits.
@@ -224,11 +221,8 @@ def _chunks(total: int, most: int) -> list[slice]:
 
 
 class Encoder:
-    """Runs variants on chunks of windows.
-
-    ``rule`` is that of position embeddings (None: the backbone's); ``timings`` takes the seconds of
-    each branch.
-    """
+    """Runs variants on chunks of windows, with a rule of position embeddings (None: the
+    backbone's). ``timings`` takes the seconds of each branch."""
 
     def __init__(
         self, backbone: Backbone, rule: str | None = None, timings: Timings | None = None
@@ -333,10 +327,10 @@ def run(
     if joint:
         images, scene = windows.cut(windows.every), windows.scene(windows.every)
         trunk = level, torch.cat(tokens)
+        shared = encoder.rule, encoder.timings, trunk, scene
 
         def together(chosen: list[Variant]) -> Iterator[tuple[int, Encoded]]:
-            backbone, rule, timings = encoder.backbone, encoder.rule, encoder.timings
-            return encode(backbone, images, chosen, rule, timings, trunk, scene)
+            return encode(encoder.backbone, images, chosen, *shared)
 
         for index, encoded in isolated(joint, together):
             yield index, windows.every, encoded
@@ -370,10 +364,8 @@ class Collected:
 def encode_photo(
     backbone: Backbone, image: np.ndarray, protocol: Protocol, attention: Variant
 ) -> tuple[Plan, Encoded]:
-    """One photo behind the network, all its windows at once and without further views.
-
-    ``image`` is (height, width, 3) uint8 RGB.
-    """
+    """One photo, (height, width, 3) uint8 RGB, behind the network: all its windows at once, without
+    further views."""
     plan, pixels = prepare(image, protocol, backbone)
     windows = Windows([(plan, pixels)], None, backbone)
     encoder = Encoder(backbone, protocol.position_embedding)

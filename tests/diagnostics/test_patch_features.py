@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.features import (
     class_similarity,
     feature_invariance,
@@ -75,8 +74,6 @@ def test_cka_invariances() -> None:
     torch.testing.assert_close(linear_cka(x, y), linear_cka(y, x))
     assert (linear_cka(x, y) < 0.9).all()
     assert linear_cka(x, torch.ones(2, 20, 3)).isnan().all()
-    with pytest.raises(LabError, match="not the same samples"):
-        linear_cka(x, y[:, :19])
 
 
 def test_residual_ratio() -> None:

@@ -119,7 +119,7 @@ def of_windows(
         times[at] += 1
         pairs[at[:, None], at] += attention[index]
         count[at[:, None], at] += 1
-    pairs = pairs / (count + 1e-5)
+    pairs = pairs / (count + 1e-5)  # no window has a pair: 0
     return total / times @ (pairs / pairs.sum(dim=-1, keepdim=True))
 
 

@@ -26,8 +26,8 @@ from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import cosine, unit
 
 Box = tuple[int, int, int, int]
-EPSILON = 1e-8
-SINKHORN_ROUNDS = 3
+EPSILON = 1e-8  # below sums and ranges of maps, which may be 0
+SINKHORN_ROUNDS = 3  # make rows and columns sum to about 1
 
 
 @readout_function

@@ -27,8 +27,8 @@ from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import cosine, unit
 from sclip_lab.segmentation.refinements.pamr import DILATIONS, pamr
 
-BLUR_SIGMA = 5.0
-BLUR_TAPS = 31
+BLUR_SIGMA = 5.0  # in patches along the row-major index
+BLUR_TAPS = 31  # three sigma to either side
 
 
 @readout_function
