@@ -82,8 +82,14 @@ class Outcome(NamedTuple):
 _outcomes: dict[int, Outcome | Exception] = {}
 
 
-def compute(configs: Sequence[DictConfig]) -> list[Exception | None]:
+def compute(
+    configs: Sequence[DictConfig], failed: Mapping[str, str] | None = None
+) -> list[Exception | None]:
     """Evaluate the cells of many jobs in as few passes as possible, and print the table.
+
+    Args:
+        configs: one for each job.
+        failed: key -> why, of cells that failed elsewhere and are not tried again.
 
     Returns:
         for each job its error, or None if the cell is complete.
@@ -95,6 +101,8 @@ def compute(configs: Sequence[DictConfig]) -> list[Exception | None]:
         try:
             spec = make_spec(config)
             tracking.check(config.tracking, len(configs))
+            if failed and spec.key in failed:
+                raise LabError(failed[spec.key])
         except Exception as error:
             if describe(error) not in {describe(e) for e in failures if e is not None}:
                 log.error("left out of the pass: %s", describe(error))

@@ -2,7 +2,7 @@
 
 First all cells are evaluated in as few passes as possible: in this process, or in submitted jobs of
 Slurm or of this machine, which share the images. Then each job runs as under Hydra's own launcher,
-with its output directory, configuration, log and return value, and reads its finished cell.
+with its output directory, configuration, log and return value, and reports its finished cell.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ class JobsLauncher(FusedLauncher):
         Raises:
             LabError: something is missing in the store.
         """
+        from sclip_lab import results
         from sclip_lab.run import job
 
         configs = self.compose(job_overrides, initial_job_idx)
@@ -121,19 +122,21 @@ class JobsLauncher(FusedLauncher):
             failed = self._submit(configs, [None] * len(configs), resources)
             state = Singleton.get_state()
             task = partial(_launch, self, job_overrides, initial_job_idx, state, failed)
-            text, returns = jobs.run(task, 1, self.folder, resources)[0]
-            log.info("%s", text)
+            names, returns = jobs.run(task, 1, self.folder, resources)[0]
+            if names:
+                root = str(configs[0].paths.store)
+                df = results.load(root, list(names), partial=True, names=names)
+                log.info("\n%s\n", job.table(df))
             return returns
-        cells = self.cells(configs)
+        cells, failed = self.cells(configs), {}
         if cells:
             job.note_sweep([spec for spec, _ in cells], cells[0][1])
             keys = [spec.key for spec, _ in cells]
             failed = self._submit([config for _, config in cells], keys, resources)
-            log.info("%s", self.report(cells, failed))
-        return self.run_jobs(configs)
+        return self.finished(configs, cells, failed)
 
     def cells(self, configs: Sequence[DictConfig]) -> list[tuple[Spec, DictConfig]]:
-        """(spec, configuration) of each valid job; invalid jobs are logged and fail when they run.
+        """(spec, configuration) of each valid job; invalid jobs are logged.
 
         Raises:
             LabError: more shards than images, or jobs with GPUs from a machine without one.
@@ -147,7 +150,6 @@ class JobsLauncher(FusedLauncher):
                 cells.append((job.make_spec(config), config))
             except Exception as error:
                 log.error("left out of the jobs: %s", describe(error))
-                job.set_outcome(config, error)
         for spec, _ in cells:
             if self.shards > len(spec.dataset):
                 raise LabError(
@@ -162,22 +164,22 @@ class JobsLauncher(FusedLauncher):
                 )
         return cells
 
-    def report(self, cells: Sequence[tuple[Spec, DictConfig]], failed: Mapping[str, str]) -> str:
-        """The table of all cells but the failed ones (key -> why), whose jobs will fail.
+    def finished(
+        self,
+        configs: Sequence[DictConfig],
+        cells: Sequence[tuple[Spec, DictConfig]],
+        failed: Mapping[str, str],
+    ) -> list[JobReturn]:
+        """Run Hydra's jobs when all cells but the failed ones (key -> why) are in the store.
 
         Raises:
-            LabError: images are missing, which Hydra's jobs would silently evaluate here.
+            LabError: images are missing, which this process would silently evaluate.
         """
         from sclip_lab.run import job
 
-        for spec, config in cells:
-            if spec.key in failed:
-                job.set_outcome(config, LabError(failed[spec.key]))
-        finished = [(spec, config) for spec, config in cells if spec.key not in failed]
-        _require_finished(finished, self.folder)
-        for reason in dict.fromkeys(failed.values()):
-            log.error("%s", reason)
-        return _table(finished)
+        _require_finished([cell for cell in cells if cell[0].key not in failed], self.folder)
+        job.compute(configs, failed)
+        return self.run_jobs(configs)
 
     def _submit(
         self,
@@ -260,14 +262,14 @@ def _launch(
     state: Any,
     failed: Mapping[str, str],
     index: int,
-) -> tuple[str, Sequence[JobReturn]]:
-    """Run Hydra's jobs within a submitted job; the table, and what they returned."""
+) -> tuple[dict[str, dict[str, str]], Sequence[JobReturn]]:
+    """Run Hydra's jobs within a submitted job; the cells' names by key, and what jobs returned."""
     Singleton.set_state(state)  # Hydra's, of the launching process
     setup_globals()
     configs = launcher.compose(job_overrides, initial_job_idx)
     cells = launcher.cells(configs)
-    text = launcher.report(cells, failed) if cells else ""
-    return text, launcher.run_jobs(configs)
+    names = {spec.key: spec.shown_names for spec, _ in cells if spec.key not in failed}
+    return names, launcher.finished(configs, cells, failed)
 
 
 def _require_finished(cells: Sequence[tuple[Spec, DictConfig]], folder: str) -> None:
@@ -278,8 +280,8 @@ def _require_finished(cells: Sequence[tuple[Spec, DictConfig]], folder: str) -> 
         labels = []
         for spec, config in cells:
             index, count = config.shard
-            images = list(spec.dataset.names)[index::count]
-            if not Store(config.paths.store).done(spec).issuperset(images):
+            store, images = Store(config.paths.store), spec.dataset.names[index::count]
+            if not {*store.done(spec), *store.skipped(spec)}.issuperset(images):
                 labels.append(spec.label)
         return labels
 
@@ -291,21 +293,6 @@ def _require_finished(cells: Sequence[tuple[Spec, DictConfig]], folder: str) -> 
                 f"is paths.store on a file system that the nodes share? Logs: {folder}"
             )
         time.sleep(2)
-
-
-def _table(cells: Sequence[tuple[Spec, DictConfig]]) -> str:
-    """The scores of all cells, as text. A submitted job's log has those of its part."""
-    from sclip_lab import results
-    from sclip_lab.run.job import table
-
-    stores: dict[str, dict[str, dict[str, str]]] = {}
-    for spec, config in cells:
-        stores.setdefault(str(config.paths.store), {}).setdefault(spec.key, spec.shown_names)
-    tables = [
-        table(results.load(root, list(names), partial=True, names=names))
-        for root, names in stores.items()
-    ]
-    return "\n" + "\n\n".join(tables) + "\n"
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
