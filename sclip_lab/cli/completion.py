@@ -81,6 +81,7 @@ def _keys(start: str) -> list[str]:
     """Groups with their files, and the keys of the configuration."""
     from sclip_lab.config.composition import composed, plain_config
     from sclip_lab.config.folders import names
+    from sclip_lab.core.values import leaves
 
     key, equals, value = start.partition("=")
     if equals and names(key):
@@ -90,11 +91,5 @@ def _keys(start: str) -> list[str]:
     keys = [f"{group}=" for group in groups]
     if "." in start or not start:
         config = plain_config({k: v for k, v in composed().items() if k != "hydra"})
-        keys += [f"{name}=" for name in _flat(config)]
+        keys += [f"{name}=" for name, _ in leaves(config, lists=False)]
     return keys
-
-
-def _flat(tree: object, prefix: str = "") -> list[str]:
-    if not isinstance(tree, dict):
-        return [prefix.rstrip(".")]
-    return [name for key, part in tree.items() for name in _flat(part, f"{prefix}{key}.")]

@@ -31,6 +31,7 @@ from yaml import YAMLError
 from sclip_lab.config import guard
 from sclip_lab.config.folders import PACKAGE, conf_dir, folders, names
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.values import leaves
 
 CONFIG = "config"
 # Keys that a user may expect, and what to type instead.
@@ -338,7 +339,7 @@ def _unknown_key(
     keys = {f"{prefix}.{name}".lstrip(".") for name in [*content, *(() if prefix else groups)]}
     same_name = [
         f"{prefix}.{place}".lstrip(".")
-        for place in _keys(content)
+        for place, _ in leaves(content, lists=False)
         if place.rpartition(".")[2] == typed.rpartition(".")[2] and not place.startswith("hydra.")
     ]
     if same_name:
@@ -347,15 +348,6 @@ def _unknown_key(
     if not keys:
         return UnknownKey(typed, f"unknown key '{typed}': {prefix} has no keys with these choices")
     return UnknownKey(typed, unknown("key", typed, keys - {"hydra"}))
-
-
-def _keys(content: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted keys of all values in a mapping."""
-    for name, value in content.items():
-        if isinstance(value, dict):
-            yield from _keys(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
 
 
 def _in_one_line(error: Exception, words: Sequence[str]) -> LabError:

@@ -8,7 +8,7 @@ variables for a job's processes may only come from Hydra's own groups or the com
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import allowed
-from sclip_lab.core.values import shown
+from sclip_lab.core.values import leaves, shown
 
 LARGEST, DEEPEST, REPEATED = 1_000_000, 50, 20  # of a yaml: bytes, levels, anchors and aliases
 LONGEST_NAME = 200  # bytes of a file's name, with room for an ending
@@ -42,7 +42,7 @@ def check_values(config: Any) -> None:
     """
     content = OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
     for key, value in leaves(content):
-        if key.startswith("hydra."):
+        if key.startswith("hydra.") or not isinstance(value, str):
             continue
         for reference in _REFERENCE.finditer(value):
             name, end = reference[1].strip(), reference[2]
@@ -91,7 +91,9 @@ def check_hydra(config: DictConfig, compose_usual: Callable[[], DictConfig]) -> 
     if not isinstance(verbose, bool | str | ListConfig):
         raise LabError(f"hydra.verbose: {shown(verbose)} must be true, false or names of loggers")
     section = OmegaConf.to_container(config.hydra)
-    for key, value in leaves(section, "hydra."):
+    for key, value in leaves(section, "hydra"):
+        if not isinstance(value, str):
+            continue
         pattern = _STREAM if "ext:" in value else _CALLED.get(key.rpartition(".")[2])
         of_user = value.startswith(tuple(f"{module}." for module in allowed()))
         if pattern and not of_user and not pattern.fullmatch(value):
@@ -127,15 +129,3 @@ def check_file(path: Path) -> None:
         raise LabError(f"{path}: nested more than {DEEPEST} levels deep")
     if len(_REPEATED.findall(text)) > REPEATED:
         raise LabError(f"{path}: more than {REPEATED} anchors (&) and aliases (*)")
-
-
-def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted key, text) of each text value in a configuration."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from leaves(value, f"{prefix}{key}.")
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from leaves(value, f"{prefix}{index}.")
-    elif isinstance(node, str):
-        yield prefix.removesuffix("."), node

@@ -213,12 +213,8 @@ def _report(config: DictConfig, outcome: Outcome) -> float:
     record = {
         "key": spec.key,
         "label": spec.label,
-        "miou": float(summary["miou"]),
-        "low": float(summary["low"]),
-        "high": float(summary["high"]),
-        "pixel_accuracy": float(summary["pixel_accuracy"]),
-        "images": int(summary["images"]),
-        "of": int(summary["of"]),
+        **{name: float(summary[name]) for name in ("miou", "low", "high", "pixel_accuracy")},
+        **{name: int(summary[name]) for name in ("images", "of")},
         **({"shard": list(config.shard)} if tuple(config.shard) != tracking.WHOLE else {}),
         "skipped": outcome.skipped,
         "iou": outcome.iou,
@@ -231,8 +227,8 @@ def _report(config: DictConfig, outcome: Outcome) -> float:
         spec.label,
         spec.dataset.name,
         "" if images == of else f", over {images} of {of} images",
-        100 * float(summary["miou"]),
-        _interval(" [{:.1f}, {:.1f}]", float(summary["low"]), float(summary["high"])),
+        100 * record["miou"],
+        _interval(" [{:.1f}, {:.1f}]", record["low"], record["high"]),
         store.root,
         spec.key[:12],
     )
@@ -243,14 +239,15 @@ def _report(config: DictConfig, outcome: Outcome) -> float:
         files.write_text(output / "result.json", text)
     except (OSError, LabError) as error:  # a copy: the numbers are in the store
         log.warning("%s; the numbers are in the store %s", error, store.root)
-    if _is_preset(spec, config, int(summary["images"])):
+    if _is_preset(spec, config, images):
         entries = plain_config(config.protocol).get("expected") or ()
-        for line in published.against_expected(spec, float(summary["miou"]), entries):
+        for line in published.against_expected(spec, record["miou"], entries):
             log.info("%s", line)
     group = _group(config, HydraConfig.get())
     write = partial(tracking.log_run, config.tracking, spec, store, record, group, output)
     tracking.later(partial(write, outcome.sweep))
-    return float(summary["miou"])
+    miou: float = record["miou"]
+    return miou
 
 
 def _interval(form: str, low: float, high: float) -> str:
@@ -390,12 +387,8 @@ def observers_of(config: DictConfig) -> list[Pictures | Diagnostics]:
 
 def evaluation_settings(config: DictConfig) -> dict[str, Any]:
     """How the evaluator works through the photos; no number depends on it."""
-    return {
-        "batch_images": config.batch_images,
-        "batch_windows": config.batch_windows,
-        "trunk_cache_gb": config.trunk_cache,
-        "progress": config.progress,
-    }
+    settings = {name: config[name] for name in ("batch_images", "batch_windows", "progress")}
+    return {**settings, "trunk_cache_gb": config.trunk_cache}
 
 
 def _evaluate(
@@ -416,16 +409,15 @@ def _evaluate(
         )
     measures = next((o for o in observers if isinstance(o, Diagnostics)), Diagnostics([]))
     summary, ious = results.summary(df), results.iou(df)
+    rows = {str(row["spec"]): row for row in summary.to_dict("records")}
     outcomes = []
     for spec in specs:
         short = spec.key[:SHORT]
-        row = summary[summary["spec"].astype(str) == short].iloc[0]
-        of_row = {str(name): value for name, value in row.items()}
         iou = ious[ious["spec"].astype(str) == short]
         by_class = dict(zip(iou["class"].astype(str), iou["iou"].tolist(), strict=True))
         skipped = df.attrs["skipped"].get(short, {})
         measured = measures.measured(store, spec)
-        outcomes.append(Outcome(spec, of_row, by_class, measured, skipped))
+        outcomes.append(Outcome(spec, rows[short], by_class, measured, skipped))
     return df, summary, outcomes
 
 

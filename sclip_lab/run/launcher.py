@@ -141,6 +141,7 @@ class JobsLauncher(FusedLauncher):
         Raises:
             LabError: more shards than images, or jobs with GPUs from a machine without one.
         """
+        from sclip_lab.evaluation.loop import passes
         from sclip_lab.run import job, tracking
 
         cells = []
@@ -150,12 +151,8 @@ class JobsLauncher(FusedLauncher):
                 cells.append((job.make_spec(config), config))
             except Exception as error:
                 log.error("left out of the jobs: %s", describe(error))
+        passes([spec for spec, _ in cells], (self.shards - 1, self.shards))  # enough images?
         for spec, _ in cells:
-            if self.shards > len(spec.dataset):
-                raise LabError(
-                    f"hydra.launcher.shards={self.shards}: data set '{spec.dataset.name}' has "
-                    f"{len(spec.dataset)} images, use at most that many"
-                )
             if self.resources.get("gpus_per_node") and spec.backbone.device.type == "cpu":
                 raise LabError(
                     f"hydra.launcher.gpus_per_node={self.resources['gpus_per_node']}, but the "
