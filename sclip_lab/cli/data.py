@@ -146,18 +146,14 @@ def _classes(vocabulary: Any) -> str:
 
 
 def _keys(words: Iterator[str]) -> dict[str, Any]:
-    """``dataset.split=train`` as {"split": "train"}, values as a yaml has them."""
-    from yaml import YAMLError, safe_load
+    """``dataset.split=train`` as {"split": "train"}, values as `sclip-lab evaluate` reads them."""
+    from sclip_lab.config.composition import Loader
 
     keys = {}
-    for word in words:
-        key, _, value = word.partition("=")
-        if not key.startswith("dataset."):
-            raise LabError(f"{word}: only keys of dataset can be set here")
-        try:
-            keys[key.removeprefix("dataset.")] = safe_load(value)
-        except YAMLError as error:
-            raise LabError(f"{word}: {' '.join(str(error).split())}") from error
+    for override in Loader().parsed(list(words)):
+        if not override.key_or_group.startswith("dataset.") or override.is_sweep_override():
+            raise LabError(f"{override.input_line}: only keys of dataset, each with one value")
+        keys[override.key_or_group.removeprefix("dataset.")] = override.value()
     return keys
 
 

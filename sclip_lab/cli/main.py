@@ -12,6 +12,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import metadata
 
 from sclip_lab.core import signals
 from sclip_lab.core.errors import bug_behind, describe, one_line, traceback_of
@@ -81,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             + "".join(f"  {n:<18}{text}\n" for n, text in COMMANDS.items())
             + "  completion        tab completion for bash, zsh or fish: see --help\n",
         )
-        parser.add_argument("--version", action="version", version=f"sclip-lab {_version()}")
+        version = f"sclip-lab {metadata.version('sclip-lab')}"
+        parser.add_argument("--version", action="version", version=version)
         parser.add_argument("command", choices=[*COMMANDS, "completion"], metavar="command")
         if not words:
             parser.print_help()
@@ -90,12 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     advice = "what was finished is in the store, the same command goes on"
     keeps = name in ("evaluate", "paper", "tune")
     return ended(lambda: _run(str(name), words[1:]), advice if keeps else "")
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("sclip-lab")
 
 
 def _run(name: str, words: list[str]) -> int:

@@ -79,14 +79,10 @@ def check_hydra(config: DictConfig, compose_usual: Callable[[], DictConfig]) -> 
     text = "job" if name is None else str(name)
     if not text.isprintable() or "/" in text or not 0 < len(text.encode()) <= LONGEST_NAME:
         raise LabError(f"hydra.job.name: {shown(name)} must be the name of a file, without folders")
-    for key in ("hydra.sweeper", "hydra.launcher", "hydra.run", "hydra.sweep", "hydra.job"):
-        if not isinstance(part := OmegaConf.select(config, key), DictConfig):
-            raise LabError(f"{key}: {shown(part)} must be a mapping")
-    for name, kind in (("params", DictConfig), ("grids", ListConfig)):
-        part = OmegaConf.select(config, f"hydra.sweeper.{name}")
-        if not isinstance(part, kind | None):
-            words = "a mapping" if name == "params" else "a list of mappings"
-            raise LabError(f"hydra.sweeper.{name}: {shown(part)} must be {words}")
+    for key in ("sweeper", "sweeper.params", "launcher", "run", "sweep", "job"):
+        part = OmegaConf.select(config, f"hydra.{key}")
+        if not isinstance(part, DictConfig) and not (part is None and key == "sweeper.params"):
+            raise LabError(f"hydra.{key}: {shown(part)} must be a mapping")
     verbose = OmegaConf.select(config, "hydra.verbose")
     if not isinstance(verbose, bool | str | ListConfig):
         raise LabError(f"hydra.verbose: {shown(verbose)} must be true, false or names of loggers")

@@ -143,8 +143,6 @@ def _choices(annotation: Any) -> list[str]:
 
 def _fits(value: Any, annotation: Any) -> bool:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _fits(value, arguments[0])
     if origin in (Union, types.UnionType):
         return any(_fits(value, one) for one in arguments)
     if origin is Literal:
@@ -174,8 +172,6 @@ def _fits_sequence(value: Any, kind: type, arguments: tuple[Any, ...]) -> bool:
 
 def _described(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _described(arguments[0])
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(_described(one) for one in arguments))
     if origin is Literal:

@@ -32,7 +32,7 @@ from sclip_lab.config.registry import (
 )
 from sclip_lab.config.schema import check_settings
 from sclip_lab.core import files
-from sclip_lab.core.errors import LabError, describe, traceback_of
+from sclip_lab.core.errors import LabError, about, describe, traceback_of
 from sclip_lab.core.functions import bind
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset, whole_counts
@@ -210,7 +210,7 @@ def _report(config: DictConfig, outcome: Outcome) -> float:
     whole = outcome.measured[outcome.measured["layer"] < 0].dropna()
     measured = whole.groupby("measure", observed=True)["value"]
     output = Path(HydraConfig.get().runtime.output_dir)
-    record = {
+    record: dict[str, Any] = {
         "key": spec.key,
         "label": spec.label,
         **{name: float(summary[name]) for name in ("miou", "low", "high", "pixel_accuracy")},
@@ -317,11 +317,10 @@ def make_backbone(config: str) -> Backbone:
     """
     values = json.loads(config)
     values.pop("usual", None)  # the tag that conf/config.yaml takes by default
-    try:
+    with about("backbone"):
         load = backbone_loader(values.pop("_target_", None))
-        return bind(load, values, supplied=("state_dict",))()
-    except LabError as error:
-        raise LabError(f"backbone: {error}") from error
+        backbone: Backbone = bind(load, values, supplied=("state_dict",))()
+    return backbone
 
 
 @cache
@@ -329,10 +328,9 @@ def make_guidance(config: str) -> Guide:
     """The second network of a configuration (as JSON), shared by jobs."""
     from sclip_lab.network.guidance import load_guidance  # timm: too slow for a finished sweep
 
-    try:
-        return bind(load_guidance, json.loads(config))()
-    except LabError as error:
-        raise LabError(f"guidance: {error}") from error
+    with about("guidance"):
+        guide: Guide = bind(load_guidance, json.loads(config))()
+    return guide
 
 
 @cache
@@ -407,16 +405,15 @@ def _evaluate(
             timings=timings,
             **evaluation_settings(config),
         )
-    measures = next((o for o in observers if isinstance(o, Diagnostics)), Diagnostics([]))
     summary, ious = results.summary(df), results.iou(df)
-    rows = {str(row["spec"]): row for row in summary.to_dict("records")}
+    rows: dict[str, Any] = {str(row["spec"]): row for row in summary.to_dict("records")}
     outcomes = []
     for spec in specs:
         short = spec.key[:SHORT]
         iou = ious[ious["spec"].astype(str) == short]
         by_class = dict(zip(iou["class"].astype(str), iou["iou"].tolist(), strict=True))
         skipped = df.attrs["skipped"].get(short, {})
-        measured = measures.measured(store, spec)
+        measured = store.diagnostics(spec)
         outcomes.append(Outcome(spec, rows[short], by_class, measured, skipped))
     return df, summary, outcomes
 
