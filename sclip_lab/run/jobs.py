@@ -226,7 +226,7 @@ def _failures(jobs: Sequence[Any], executor: str) -> list[tuple[Any, str]]:
             # submitit's own wait() asks sacct, and without Slurm's accounting it never learns
             # that a job was killed.
             lost = job.job_id in gone and not _becomes_visible(job.paths.result_pickle)
-            if lost or _ended(job, executor):
+            if lost or (job.paths.result_pickle.exists() if executor == "slurm" else job.done()):
                 waiting.remove(job)
                 error = "it ended without a result" if lost else job.exception()
                 if error is not None:
@@ -237,10 +237,6 @@ def _failures(jobs: Sequence[Any], executor: str) -> list[tuple[Any, str]]:
         if waiting:
             time.sleep(0.5)
     return failed
-
-
-def _ended(job: Any, executor: str) -> bool:
-    return job.paths.result_pickle.exists() if executor == "slurm" else job.done()
 
 
 def _queue() -> dict[str, str] | None:

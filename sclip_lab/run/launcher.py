@@ -224,8 +224,9 @@ def compute_shard(
     from sclip_lab.run import job
 
     valid, specs = [], []
+    shard = {} if count == 1 else {"shard": [index, count]}
     for values, key in zip(configs, keys, strict=True):
-        config = OmegaConf.create({**values, **({} if count == 1 else {"shard": [index, count]})})
+        config = OmegaConf.create({**values, **shard})
         try:
             spec = job.make_spec(config)
         except LabError as error:

@@ -175,14 +175,11 @@ def log_sweep(
     ``sclip-lab report`` draws of it, which stays below ``output`` too.
 
     Args:
-        config, group, output: as of `log_run`.
+        config, group, output: as of `log_run`, whose result it returns too.
         store: its root.
         df: the sweep's rows, as `results.load` gives them.
         summary: `results.summary` of ``df`` if there is one already.
         shard: the part of the data sets that was evaluated: number, and of how many.
-
-    Returns:
-        as `log_run`.
     """
     check(config)
     if config.mode == "disabled":
@@ -214,14 +211,9 @@ def log_sweep(
         ]
         if over_seeds:
             logged["seeds"] = wandb.Table(dataframe=pd.concat(over_seeds))
-        title = group or f"sweep of {len(cells)} cells"
-        made = sections(evidence, scores=published.scores)
-        report, *paths = page.write(made, output / "report", title)
+        parts = sections(evidence, scores=published.scores)
+        report, *_ = page.write(parts, output / "report", group or name)
         logged["report"] = wandb.Html(str(report), inject=False)
-        drawn = {file.stem: file for file in paths if file.suffix == ".png"}
-        for name in ("bars", "diagnostics"):
-            if name in drawn:
-                logged[name] = wandb.Image(str(drawn[name]))
         return logged
 
     shown = ["spec", "attention", "miou", "low", "high", "images"]
@@ -367,24 +359,18 @@ def _pictures(wandb: Any, spec: Spec, store: Store, count: int) -> dict[str, Any
     """Photos with masks as overlays, a key each because sizes differ, and attention maps."""
     labels = dict(enumerate(spec.vocabulary.names)) | {spec.dataset.ignore_index: "void"}
     pictures = picture_files.load(store.root, [spec.key])[:count] if count else []
-    logged = {}
-    for picture, key in zip(
-        pictures, keys(picture.name for picture in pictures).values(), strict=True
-    ):
+    logged, names = {}, keys(picture.name for picture in pictures)
+    for picture in pictures:
         masks = {
             "prediction": {"mask_data": picture.predictions[0].prediction, "class_labels": labels},
             "truth": {"mask_data": picture.mask, "class_labels": labels},
         }
-        logged[f"predictions/{key}"] = wandb.Image(picture.image, masks=masks, caption=picture.name)
+        image = wandb.Image(picture.image, masks=masks, caption=picture.name)
+        logged[f"predictions/{names[picture.name]}"] = image
     if any(picture.predictions[0].attention is not None for picture in pictures):
         from sclip_lab.report.pictures import attention_maps
 
-        logged["attention_maps"] = wandb.Image(_drawn(attention_maps(pictures)))
+        file = io.BytesIO()
+        attention_maps(pictures).savefig(file, format="png", dpi=150)
+        logged["attention_maps"] = wandb.Image(Image.open(file))
     return logged
-
-
-def _drawn(figure: Any) -> Image.Image:
-    """A matplotlib figure as a picture, without pyplot."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150)
-    return Image.open(file)
