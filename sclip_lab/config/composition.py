@@ -384,8 +384,7 @@ def composed(*overrides: str) -> DictConfig:
     Raises:
         LabError: the overrides do not compose.
     """
-    # The cached configuration must not change.
-    return _composed(overrides, _stamps()).copy()
+    return _cached(None, overrides, _stamps()).copy()
 
 
 def alone(group: str, name: str) -> DictConfig:
@@ -394,7 +393,7 @@ def alone(group: str, name: str) -> DictConfig:
     Raises:
         LabError: the file does not compose.
     """
-    return _alone(group, name, _stamps()).copy()
+    return _cached(group, (name,), _stamps()).copy()
 
 
 def _stamps() -> tuple[tuple[Path, int], ...]:
@@ -403,15 +402,12 @@ def _stamps() -> tuple[tuple[Path, int], ...]:
     return tuple(sorted((path, path.stat().st_mtime_ns) for path in files))
 
 
-@lru_cache(maxsize=256)
-def _alone(group: str, name: str, stamps: object) -> DictConfig:
-    config = Loader().load_file(group, name)
-    guard.check_values(config)
-    return config
-
-
-@lru_cache(maxsize=256)
-def _composed(overrides: tuple[str, ...], stamps: object) -> DictConfig:
-    config = Loader().load_configuration(CONFIG, list(overrides), RunMode.RUN, from_shell=False)
+@lru_cache(maxsize=512)
+def _cached(group: str | None, words: tuple[str, ...], stamps: object) -> DictConfig:
+    """Of a group the file of this name, else everything with these overrides. Not to be changed."""
+    if group is not None:
+        config = Loader().load_file(group, *words)
+    else:
+        config = Loader().load_configuration(CONFIG, list(words), RunMode.RUN, from_shell=False)
     guard.check_values(config)
     return config

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sclip_lab.config.composition import plain_config
 from sclip_lab.config.sweeper import compose_jobs
-from sclip_lab.core.errors import LabError, describe, traceback_of, unknown
+from sclip_lab.core.errors import LabError, describe, traceback_of
+from sclip_lab.core.values import check, within
 from sclip_lab.run import jobs
 
 if TYPE_CHECKING:
@@ -193,10 +194,9 @@ class JobsLauncher(FusedLauncher):
         return failed
 
     def _check(self, configs: Sequence[DictConfig]) -> None:
-        if self.finish not in ("here", "job"):
-            raise unknown("hydra.launcher.finish", self.finish, ("here", "job"))
-        if not isinstance(self.shards, int) or self.shards < 1:
-            raise LabError(f"hydra.launcher.shards={self.shards!r} must be 1 or more")
+        check("hydra.launcher.finish", self.finish, Literal["here", "job"])
+        check("hydra.launcher.shards", self.shards, int)
+        within("hydra.launcher.shards", self.shards, 1)
         if self.shards > 1 and any(list(config.shard) != [0, 1] for config in configs):
             raise LabError(
                 f"the launcher makes {self.shards} shards itself; leave shard=[0,1], "

@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 import pandas as pd
@@ -28,14 +28,14 @@ from PIL import Image
 
 from sclip_lab import results
 from sclip_lab.core import files
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.core.identity import digest
+from sclip_lab.core.values import check as check_value
 from sclip_lab.evaluation.spec import ORACLE, Spec
 from sclip_lab.results.store import picture_files
 from sclip_lab.results.store.store import Store
 
 log = logging.getLogger(__name__)
-MODES = ("offline", "online", "disabled")
 AGENT = "WANDB_SWEEP_ID"  # in the environment of a run that a W&B agent starts
 WHOLE = (0, 1)  # the shard that is all of a data set
 _TAG = 64  # letters that W&B takes
@@ -71,8 +71,7 @@ def check(config: DictConfig, jobs: int = 1) -> None:
         LabError: unknown mode, ``online`` without a key, or several jobs in the one run of a W&B
             agent.
     """
-    if config.mode not in MODES:
-        raise unknown("tracking.mode", str(config.mode), MODES)
+    check_value("tracking.mode", config.mode, Literal["offline", "online", "disabled"])
     if config.mode == "online" and not _has_key():
         raise LabError(
             "tracking=online needs a W&B key: type wandb login or set WANDB_API_KEY; "

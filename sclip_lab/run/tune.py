@@ -96,12 +96,9 @@ class Half(Part):
     def __init__(self, whole: Dataset, train: bool) -> None:
         super().__init__(whole, None, None, 0)
         self.split = f"{'train' if train else 'test'} half by name digest"
-        chosen = [
-            (name, place)
-            for name, place in zip(self._names, self._places, strict=True)
-            if (hashlib.sha256(name.encode()).digest()[0] % 2 == 0) == train
-        ]
-        self._names, self._places = [name for name, _ in chosen], [place for _, place in chosen]
+        halves = [hashlib.sha256(name.encode()).digest()[0] % 2 == 0 for name in self._names]
+        self._places = [place for place, half in enumerate(halves) if half == train]
+        self._names = [whole.names[place] for place in self._places]
 
 
 @dataclass

@@ -109,12 +109,12 @@ def test_results_that_do_not_arrive_are_an_error(
     [
         (("shard=[0,2]", "hydra.launcher.shards=2"), "the launcher makes 2 shards itself"),
         (("hydra.launcher.shards=4",), "has 3 images, use at most that many"),
-        (("hydra.launcher.shards=0",), "must be 1 or more"),
+        (("hydra.launcher.shards=0",), "must be at least 1"),
         (("hydra.launcher.gpus_per_node=1",), "the device here is the CPU"),
         (("hydra.launcher.finish=there",), "unknown hydra.launcher.finish 'there'"),
         (("hydra.launcher.executor=slrum",), "did you mean slurm"),
-        (("hydra.launcher.setup=module load cuda",), "must be a list of shell lines"),
-        (("hydra.launcher.timeout_min=soon",), "timeout_min 'soon' must be a whole number"),
+        (("hydra.launcher.setup=module load cuda",), "must be a list of text or null"),
+        (("hydra.launcher.timeout_min=soon",), "timeout_min: 'soon' must be a whole number"),
     ],
 )
 def test_what_cannot_work_is_not_submitted(
