@@ -83,13 +83,16 @@ _outcomes: dict[int, Outcome | Exception] = {}
 
 
 def compute(
-    configs: Sequence[DictConfig], failed: Mapping[str, str] | None = None
+    configs: Sequence[DictConfig],
+    keys: Sequence[str | None] | None = None,
+    failed: Mapping[int, str] | None = None,
 ) -> list[Exception | None]:
     """Evaluate the cells of many jobs in as few passes as possible, and print the table.
 
     Args:
         configs: one for each job.
-        failed: key -> why, of cells that failed elsewhere and are not tried again.
+        keys: the cells' keys in the process that launched this one; None: unknown there.
+        failed: place in ``configs`` -> why, of cells that failed in another process.
 
     Returns:
         for each job its error, or None if the cell is complete.
@@ -99,10 +102,16 @@ def compute(
     jobs: dict[str, list[tuple[int, Spec]]] = {}
     for index, config in enumerate(configs):
         try:
+            if failed and index in failed:
+                raise LabError(failed[index])
             spec = make_spec(config)
             tracking.check(config.tracking, len(configs))
-            if failed and spec.key in failed:
-                raise LabError(failed[spec.key])
+            if keys and (key := keys[index]) not in (None, spec.key):
+                raise LabError(
+                    f"{spec.label} is another cell here ({spec.key[:12]}, device "
+                    f"{spec.backbone.device.type}) than where it was launched ({key}): "
+                    "code, data, weights or kind of device differ"
+                )
         except Exception as error:
             if describe(error) not in {describe(e) for e in failures if e is not None}:
                 log.error("left out of the pass: %s", describe(error))

@@ -119,25 +119,28 @@ class JobsLauncher(FusedLauncher):
         configs = self.compose(job_overrides, initial_job_idx)
         resources = jobs.Resources(**self.resources)
         self._check(configs)
-        if self.finish == "job":
-            failed = self._submit(configs, [None] * len(configs), resources)
-            state = Singleton.get_state()
-            task = partial(_launch, self, job_overrides, initial_job_idx, state, failed)
-            names, returns = jobs.run(task, 1, self.folder, resources)[0]
-            if names:
-                root = str(configs[0].paths.store)
-                df = results.load(root, list(names), partial=True, names=names)
-                log.info("\n%s\n", job.table(df))
-            return returns
-        cells, failed = self.cells(configs), {}
-        if cells:
-            job.note_sweep([spec for spec, _ in cells], cells[0][1])
-            keys = [spec.key for spec, _ in cells]
-            failed = self._submit([config for _, config in cells], keys, resources)
-        return self.finished(configs, cells, failed)
+        specs: dict[int, Spec] = {}
+        if self.finish == "here":
+            specs = self.specs(configs)
+            if not specs:
+                return self.finished(configs, specs, {})
+            job.note_sweep(list(specs.values()), configs[0])
+        keys = [specs[number].key if number in specs else None for number in range(len(configs))]
+        task = partial(compute_shard, [_resolved(c) for c in configs], keys, self.shards)
+        failed: dict[int, str] = {}
+        for part in jobs.run(task, self.shards, self.folder, resources):
+            failed |= part
+        if self.finish == "here":
+            return self.finished(configs, specs, failed)
+        last = partial(_launch, self, job_overrides, initial_job_idx, Singleton.get_state(), failed)
+        names, returns = jobs.run(last, 1, self.folder, resources)[0]
+        if names:
+            df = results.load(configs[0].paths.store, list(names), partial=True, names=names)
+            log.info("\n%s\n", job.table(df))
+        return returns
 
-    def cells(self, configs: Sequence[DictConfig]) -> list[tuple[Spec, DictConfig]]:
-        """(spec, configuration) of each valid job; invalid jobs are logged.
+    def specs(self, configs: Sequence[DictConfig]) -> dict[int, Spec]:
+        """The spec of each valid job by the job's place; invalid jobs are logged.
 
         Raises:
             LabError: more shards than images, or jobs with GPUs from a machine without one.
@@ -145,53 +148,40 @@ class JobsLauncher(FusedLauncher):
         from sclip_lab.evaluation.loop import passes
         from sclip_lab.run import job, tracking
 
-        cells = []
-        for config in configs:
+        specs = {}
+        for number, config in enumerate(configs):
             try:
                 tracking.check(config.tracking)
-                cells.append((job.make_spec(config), config))
+                specs[number] = job.make_spec(config)
             except Exception as error:
                 log.error("left out of the jobs: %s", describe(error))
-        passes([spec for spec, _ in cells], (self.shards - 1, self.shards))  # enough images?
-        for spec, _ in cells:
-            if self.resources.get("gpus_per_node") and spec.backbone.device.type == "cpu":
-                raise LabError(
-                    f"hydra.launcher.gpus_per_node={self.resources['gpus_per_node']}, but the "
-                    "device here is the CPU, and numbers are stored by kind of device; "
-                    "hydra.launcher.finish=job reads them where they were made"
-                )
-        return cells
+        passes(list(specs.values()), (self.shards - 1, self.shards))  # enough images?
+        on_cpu = any(spec.backbone.device.type == "cpu" for spec in specs.values())
+        if self.resources.get("gpus_per_node") and on_cpu:
+            raise LabError(
+                f"hydra.launcher.gpus_per_node={self.resources['gpus_per_node']}, but the device "
+                "here is the CPU, and numbers are stored by kind of device; "
+                "hydra.launcher.finish=job reads them where they were made"
+            )
+        return specs
 
     def finished(
         self,
         configs: Sequence[DictConfig],
-        cells: Sequence[tuple[Spec, DictConfig]],
-        failed: Mapping[str, str],
+        specs: Mapping[int, Spec],
+        failed: Mapping[int, str],
     ) -> list[JobReturn]:
-        """Run Hydra's jobs when all cells but the failed ones (key -> why) are in the store.
+        """Run Hydra's jobs when all cells but the failed ones (place -> why) are in the store.
 
         Raises:
             LabError: images are missing, which this process would silently evaluate.
         """
         from sclip_lab.run import job
 
-        _require_finished([cell for cell in cells if cell[0].key not in failed], self.folder)
-        job.compute(configs, failed)
+        whole = [(spec, configs[n]) for n, spec in specs.items() if n not in failed]
+        _require_finished(whole, self.folder)
+        job.compute(configs, failed=failed)
         return self.run_jobs(configs)
-
-    def _submit(
-        self,
-        configs: Sequence[DictConfig],
-        keys: Sequence[str | None],
-        resources: jobs.Resources,
-    ) -> dict[str, str]:
-        """Submit jobs and wait; return why cells could not be evaluated, by key."""
-        sent = [_resolved(config) for config in configs]
-        task = partial(compute_shard, sent, keys, self.shards)
-        failed: dict[str, str] = {}
-        for part in jobs.run(task, self.shards, self.folder, resources):
-            failed |= part
-        return failed
 
     def _check(self, configs: Sequence[DictConfig]) -> None:
         check("hydra.launcher.finish", self.finish, Literal["here", "job"])
@@ -206,49 +196,31 @@ class JobsLauncher(FusedLauncher):
 
 def compute_shard(
     configs: Sequence[Mapping[str, Any]], keys: Sequence[str | None], count: int, index: int
-) -> dict[str, str]:
+) -> dict[int, str]:
     """Run one submitted job.
 
     Args:
-        configs: one resolved configuration for each cell.
-        keys: the cells' keys in the launching process; None: it did not make the cell, and here a
-            wrong configuration is left out.
+        configs: the resolved configuration of each cell.
+        keys: as of `sclip_lab.run.job.compute`.
         count, index: the number of parts of the images, and which part this job evaluates.
 
     Returns:
-        why cells could not be evaluated, by key. Tracebacks of bugs are in the job's log.
+        why cells could not be evaluated, by their place. Tracebacks of bugs are in the job's log.
 
     Raises:
-        LabError: a cell has another key here, or no cell could be evaluated.
+        LabError: no cell could be evaluated.
     """
     from sclip_lab.run import job
 
-    valid, specs = [], []
     shard = {} if count == 1 else {"shard": [index, count]}
-    for values, key in zip(configs, keys, strict=True):
-        config = OmegaConf.create({**values, **shard})
-        try:
-            spec = job.make_spec(config)
-        except LabError as error:
-            if key is not None:
-                raise
-            log.error("left out of the jobs: %s", error)
-            continue
-        if key is not None and spec.key != key:
-            raise LabError(
-                f"{spec.label} is another cell here ({spec.key[:12]}, device "
-                f"{spec.backbone.device.type}) than where it was launched ({key[:12]}): "
-                "code, data, weights or kind of device differ"
-            )
-        valid.append(config)
-        specs.append(spec)
-    failed: dict[str, str] = {}
-    for spec, failure in zip(specs, job.compute(valid), strict=True):
+    failures = job.compute([OmegaConf.create({**values, **shard}) for values in configs], keys)
+    failed = {}
+    for number, failure in enumerate(failures):
         if failure is not None:
-            failed[spec.key] = describe(failure)
+            failed[number] = describe(failure)
             if lines := traceback_of(failure):
                 log.error("%s", lines)
-    if failed and len(failed) == len(specs):
+    if len(failed) == len(configs):
         raise LabError("; ".join(dict.fromkeys(failed.values())))
     return failed
 
@@ -258,16 +230,16 @@ def _launch(
     job_overrides: Sequence[Sequence[str]],
     initial_job_idx: int,
     state: Any,
-    failed: Mapping[str, str],
+    failed: Mapping[int, str],
     index: int,
 ) -> tuple[dict[str, dict[str, str]], Sequence[JobReturn]]:
     """Run Hydra's jobs within a submitted job; the cells' names by key, and what jobs returned."""
     Singleton.set_state(state)  # Hydra's, of the launching process
     setup_globals()
     configs = launcher.compose(job_overrides, initial_job_idx)
-    cells = launcher.cells(configs)
-    names = {spec.key: spec.shown_names for spec, _ in cells if spec.key not in failed}
-    return names, launcher.finished(configs, cells, failed)
+    specs = launcher.specs(configs)
+    names = {spec.key: spec.shown_names for n, spec in specs.items() if n not in failed}
+    return names, launcher.finished(configs, specs, failed)
 
 
 def _require_finished(cells: Sequence[tuple[Spec, DictConfig]], folder: str) -> None:
