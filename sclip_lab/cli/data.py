@@ -18,12 +18,11 @@ DATA_VARIABLE = "SCLIP_LAB_DATA"
 PICTURES = 12  # photos on a contact sheet
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of ``sclip-lab data``."""
-    arguments = argparse.ArgumentParser(
-        prog="sclip-lab data",
-        description="Data sets are described by conf/dataset/*.yaml and looked for below "
-        f"--data, by default ${DATA_VARIABLE} or ./data.",
+def add_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    arguments.description = (
+        "Data sets are described by conf/dataset/*.yaml and looked for below --data, by default "
+        f"${DATA_VARIABLE} or ./data."
     )
     commands = arguments.add_subparsers(dest="data_command", required=True, metavar="command")
 
@@ -69,15 +68,10 @@ def parser() -> argparse.ArgumentParser:
             metavar="DIR",
             help="the data set's folder (default: its yaml's root)",
         )
-    return arguments
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was parsed; 0, or 1 when ``verify`` found problems.
-
-    Raises:
-        LabError: bad input, with one clear message.
-    """
+    """Do what was parsed; 0, or 1 when ``verify`` found problems."""
     if args.data:
         os.environ[DATA_VARIABLE] = args.data  # conf/paths reads it
     if args.data_command == "list":

@@ -14,26 +14,18 @@ PICTURES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
 MOST_NAMES = 256
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of ``sclip-lab segment``."""
-    arguments = argparse.ArgumentParser(
-        prog="sclip-lab segment", description="Label one photo and save a picture of it."
-    )
+def add_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     arguments.add_argument("photo", type=Path)
     arguments.add_argument("names", nargs="+", help="a class each; synonyms separated by commas")
     arguments.add_argument("--attention", default="csa", help="a file of conf/attention")
     arguments.add_argument("--protocol", default="sclip", help="a file of conf/protocol")
     arguments.add_argument("--out", type=Path, default=Path("segmentation.png"))
     options.add_backbone(arguments)
-    return arguments
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the label map and a picture with a legend; print each class's share.
-
-    Raises:
-        LabError: a photo that cannot be read, an unknown name, or an output that cannot hold ids.
-    """
+    """Write the label map and a picture with a legend; print each class's share."""
     _check_picture(args)
     import numpy as np
     from PIL import Image
