@@ -17,7 +17,7 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError, about
 from sclip_lab.data.base import select, selection_words
-from sclip_lab.data.class_ids import BACKGROUND, IGNORE, ClassIds, vocabulary_of
+from sclip_lab.data.class_ids import BACKGROUND, IGNORE, ClassIds
 from sclip_lab.data.decode import json_content
 from sclip_lab.data.file_dataset import FileDataset
 from sclip_lab.data.paths import below
@@ -80,7 +80,7 @@ class CocoJson(FileDataset):
             has_one = BACKGROUND in map(str.casefold, names)
             bare = [BACKGROUND] if unlabelled is None and not has_one else []
             vocabulary = Vocabulary.of(name, [[text] for text in [*bare, *names]])
-        self.vocabulary = vocabulary_of(vocabulary, self.root)
+        self.vocabulary = Vocabulary.typed(vocabulary, "vocabulary", self.root)
         self.ignore_index = ignore_index
         self.class_ids = ClassIds(
             self.title, self.vocabulary, self.root, ignore_index, label_map, unlabelled=unlabelled

@@ -183,7 +183,8 @@ def regular_file(path: str | Path, what: str, largest: float = math.inf) -> os.s
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         if isinstance(error, FileNotFoundError):
-            reason = missing_reason(path)
+            target = os.readlink(path) if os.path.islink(path) else ""
+            reason = f"a link to {target}, where nothing is" if target else "no such file"
         raise LabError(f"{what} {_short(path)}: {reason}") from error
     if not stat.S_ISREG(status.st_mode):
         raise LabError(f"{what} {_short(path)}: a folder, pipe or device, not a file")
@@ -228,13 +229,6 @@ def json_content(path: Path, what: str) -> Iterator[Any]:
 def first_line(error: Exception) -> str:
     """The first line of a decoder's error, or the error's kind if it says nothing."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def missing_reason(path: str | Path) -> str:
-    """In words: why there is no such file."""
-    if os.path.islink(path):
-        return f"a link to {os.readlink(path)}, where nothing is"
-    return "no such file"
 
 
 def bounded_file(path: str | Path, what: str) -> int:

@@ -121,8 +121,9 @@ class Vocabulary:
         return cls(name, tuple(synonyms))
 
     @classmethod
-    def typed(cls, classes: Any) -> Vocabulary:
-        """A vocabulary from what a call got: a vocabulary, names as of `of`, or as of `named`.
+    def typed(cls, classes: Any, name: str = "given", root: Path = Path()) -> Vocabulary:
+        """A vocabulary from what a call or a yaml states: a vocabulary, names as of `of`, or a text
+        as of `named`; a file may also lie below ``root``.
 
         Raises:
             LabError: as there, or an object of another kind.
@@ -130,16 +131,17 @@ class Vocabulary:
         if isinstance(classes, Vocabulary):
             return classes
         if isinstance(classes, str):
+            below_root = root / Path(classes).expanduser()
             try:
-                return cls.named(classes)
+                return cls.named(str(below_root) if below_root.is_file() else classes)
             except LabError as error:
                 raise LabError(f"{error}; class names are a list, a text for each class") from None
         if not isinstance(classes, Iterable):
             raise LabError(f"class names are a {type(classes).__name__}; give a list of texts")
         classes = _in_order(classes)
         split = [entry.split(",") if isinstance(entry, str) else entry for entry in classes]
-        return cls.of("given", [
-            [name.strip() for name in entry] if _are_texts(entry) else entry for entry in split
+        return cls.of(name, [
+            [text.strip() for text in entry] if _are_texts(entry) else entry for entry in split
         ])  # fmt: skip
 
     @classmethod

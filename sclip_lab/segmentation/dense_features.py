@@ -96,8 +96,7 @@ def attention_maps(
             does not rewrite has the network's own weights.
 
     Returns:
-        weights (heads, queries, keys) float32, and the grid. The sum of a row depends on the
-        variant: 1 for one softmax, 2 for CSA.
+        float32 weights. The sum of a row depends on the variant: 1 for one softmax, 2 for CSA.
 
     Raises:
         LabError: several images, a layer out of range, a block edit without a single map, or

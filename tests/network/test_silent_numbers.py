@@ -49,7 +49,7 @@ def test_a_hubs_model_without_weights_is_no_random_network(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     name = folder(monkeypatch, tmp_path, with_weights=False)
-    with pytest.raises(LabError, match=r"its weights did not arrive.*checkpoint=<local file>"):
+    with pytest.raises(LabError, match=r"its weights cannot be fetched.*checkpoint=<local file>"):
         load_backbone(name, device="cpu")
 
 
