@@ -13,7 +13,6 @@ import numpy as np
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.decode import csv_rows, read_text
 
-GREY = "grey"
 IGNORED_NAMES = ("ignore", "void", "unlabeled", "unlabelled")
 _POWERS = np.array([65536, 256, 1])  # of red, green and blue in a colour's code
 _HEX = re.compile(r"#?([0-9a-fA-F]{6})")
@@ -23,35 +22,27 @@ class Palette:
     """Colours and their classes.
 
     Args:
-        colours: {(red, green, blue): class id or ignore_index}. None if the three channels are
-            equal and hold ids.
+        colours: {(red, green, blue): class id or ignore_index}, not empty.
     """
 
-    def __init__(self, colours: Mapping[tuple[int, int, int], int] | None) -> None:
+    def __init__(self, colours: Mapping[tuple[int, int, int], int]) -> None:
         self.colours = colours
-        ordered = sorted((colours or {}).items())
+        ordered = sorted(colours.items())
         self._codes = np.array([colour for colour, _ in ordered], int).reshape(-1, 3) @ _POWERS
         self._numbers = np.array([number for _, number in ordered], np.int64)
 
     @property
-    def is_grey(self) -> bool:
-        """Whether the channels are equal and hold ids; `numbers` are raw ids then."""
-        return self.colours is None
-
-    @property
-    def reading(self) -> Any:
+    def reading(self) -> list[list[int]]:
         """What the data set's key holds of the palette."""
-        return GREY if self.colours is None else sorted(
-            [*colour, number] for colour, number in self.colours.items()
-        )  # fmt: skip
+        return sorted([*colour, number] for colour, number in self.colours.items())
 
     @classmethod
     def read(cls, value: Any, root: Path, title: str, class_id: Callable[..., int]) -> Palette:
         """A palette as a yaml states it.
 
         Args:
-            value: "grey"; a file below ``root``; {name, id or "ignore": colour}; or a list of
-                colours in id order. A colour is [red, green, blue] or "#rrggbb".
+            value: a file below ``root``; {name, id or "ignore": colour}; or a list of colours in
+                id order. A colour is [red, green, blue] or "#rrggbb".
             root: the data set's folder.
             title: begins the errors.
             class_id: `sclip_lab.data.class_ids.ClassIds.class_id`.
@@ -59,8 +50,6 @@ class Palette:
         Raises:
             LabError: no colour, a colour that stands for two classes, or an unknown class.
         """
-        if value == GREY:
-            return cls(None)
         source = "palette"
         pairs: Iterable[tuple[Any, Any]]
         if isinstance(value, str):
@@ -83,15 +72,11 @@ class Palette:
         return cls(colours)
 
     def numbers(self, colours: np.ndarray, source: object) -> np.ndarray:
-        """(height, width) int64 class ids, of a grey palette raw ids, of (..., 3) uint8 colours.
+        """(height, width) int64 class ids of (height, width, 3) uint8 colours.
 
         Raises:
-            LabError: an unknown colour, or unequal channels where the palette is grey.
+            LabError: an unknown colour.
         """
-        if self.colours is None:
-            if (colours != colours[..., :1]).any():
-                raise LabError(f"mask {source}: palette is grey, but its channels differ")
-            return colours[..., 0].astype(np.int64)
         codes = colours.astype(np.int64) @ _POWERS
         places = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
         strange = self._codes[places] != codes
@@ -103,7 +88,7 @@ class Palette:
         values, counts = np.unique(codes, return_counts=True)
         most = int(counts.argmax())
         colour = values[most] // _POWERS % 256
-        listed = np.array(list(self.colours or {}))
+        listed = np.array(list(self.colours))
         nearest = listed[((listed - colour) ** 2).sum(axis=1).argmin()]
         raise LabError(
             f"mask {source}: colour {colour.tolist()} on {counts[most]} pixels ({len(values)} such "

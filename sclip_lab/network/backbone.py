@@ -116,8 +116,7 @@ class Backbone:
             "position_embedding": self.position_embedding,
             "structure": structure(self.model),
         }
-        total = hashlib.sha256(json.dumps(settings).encode())
-        return add_weights(total, self.model.state_dict()).hexdigest()
+        return digest(json.dumps(settings), self.model.state_dict())
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return the number of patches along height and width of an image.
@@ -242,13 +241,14 @@ class Backbone:
         weights = self.model.state_dict().items()
         text = {name: tensor for name, tensor in weights if not name.startswith("visual.")}
         parts = [entry for entry in structure(self.model) if not entry[0].startswith("visual")]
-        return add_weights(hashlib.sha256(json.dumps(parts).encode()), text).hexdigest()
+        return digest(json.dumps(parts), text)
 
 
-def add_weights(total: hashlib._Hash, weights: Mapping[str, Tensor]) -> hashlib._Hash:
-    """Add names, shapes, types and values of weights to a digest, and return the digest."""
+def digest(settings: str, weights: Mapping[str, Tensor]) -> str:
+    """sha256 of a text, and of names, shapes, types and values of weights."""
+    total = hashlib.sha256(settings.encode())
     for name, tensor in sorted(weights.items()):
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         total.update(flat.view(torch.uint8).numpy().data)
-    return total
+    return total.hexdigest()

@@ -6,7 +6,6 @@ or by the name of the authors' torch.hub entry; weights from timm, from a local 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.values import within
-from sclip_lab.network.backbone import Backbone, add_weights
+from sclip_lab.network.backbone import Backbone, digest
 from sclip_lab.network.loading import check_device
 from sclip_lab.network.scene import Placement
 from sclip_lab.network.structure import structure
@@ -74,8 +73,7 @@ class Guide:
             "structure": structure(self.model),
             **{k: getattr(self, k) for k in ("mean", "std", "layer", "facet", "scope", "scale")},
         }
-        total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        return add_weights(total, self.model.state_dict()).hexdigest()
+        return digest(json.dumps(settings, sort_keys=True), self.model.state_dict())
 
     def input(self, images: Tensor, backbone: Backbone) -> Tensor:
         """Turn images that are normalised for the backbone into this network's input. They get this
