@@ -134,21 +134,22 @@ def context(source: Path, root: Path) -> str:
     ImageSets/SegmentationContext/val.txt if there is one (the detail release's, 5,104 photos), else
     that of the json, else VOC2010's own ImageSets/Main/val.txt (5,105).
     """
-    voc = VOC2010
-    mats = search(source, ["trainval", *(f"{v}/trainval" for v in voc), "."], "*.mat")
-    merged = search(source, voc, "trainval_merged.json")
+    mats = search(source, ["trainval", *(f"{v}/trainval" for v in VOC2010), "."], "*.mat")
+    merged = search(source, VOC2010, "trainval_merged.json")
     if not mats and not merged:
         raise NoLabels(
             f"no labels found; looked for {source}/trainval/*.mat, trainval_merged.json and "
             "SegmentationClassContext/*.png, also in VOC2010 and VOCdevkit/VOC2010"
         )
-    images = search(source, [f"{v}/JPEGImages" for v in voc], "*.jpg", "photos")[0].parent
+    images = search(source, [f"{v}/JPEGImages" for v in VOC2010], "*.jpg", "photos")[0].parent
     if mats:
-        names = search(source, [*voc, "trainval"], "labels.txt") or [mats[0].parent / "labels.txt"]
+        names = search(source, [*VOC2010, "trainval"], "labels.txt") or [
+            mats[0].parent / "labels.txt"
+        ]
         if names[0].is_file():
             _check_context_names(names[0])
     regions = {} if mats else _context_regions(merged[0])
-    lists = [f"{v}/ImageSets/{k}" for k in ("SegmentationContext", "Main") for v in voc]
+    lists = [f"{v}/ImageSets/{k}" for k in ("SegmentationContext", "Main") for v in VOC2010]
     split = search(source, lists[:3] if regions else lists, "val.txt", None if regions else "list")
     stems = stems_of(split[0]) if split else sorted(regions)
     table = dict.fromkeys(range(460), 0) | {raw: i for i, raw in enumerate(CONTEXT_IDS, start=1)}

@@ -103,8 +103,10 @@ class Vocabulary:
             if not _are_texts(names):
                 raise LabError(f"class {index}: {entry!r} is no name; put names like it in quotes")
             synonyms.append(tuple(name.lstrip(" \t") for name in names))
-            for text in synonyms[-1]:
-                _check_meant(index, text)
+            for text in map(str.strip, synonyms[-1]):
+                remedy = next((r for p, r in _NOT_MEANT.items() if re.match(p, text)), None)
+                if remedy is not None:
+                    raise LabError(f"class {index} is {text!r}; {remedy.format(readable(text))}")
         if synonyms and all(text.strip().isdecimal() for names in synonyms for text in names):
             raise LabError(f"every class is a number, such as {synonyms[0][0]!r}; write its name")
         return cls(name, tuple(synonyms))
@@ -253,14 +255,6 @@ def _refuse_numbers(lines: Sequence[str]) -> None:
             list(range(len(lines))), list(range(1, len(lines) + 1)),
         ):  # fmt: skip
             raise LabError(f"every line {where} with a number; write the names alone, in id order")
-
-
-def _check_meant(index: int, name: str) -> None:
-    """Refuse a name that a text tower would read but nobody means."""
-    plain = name.strip()
-    for pattern, remedy in _NOT_MEANT.items():
-        if re.match(pattern, plain):
-            raise LabError(f"class {index} is {name!r}; {remedy.format(readable(plain))}")
 
 
 def _check_letters(where: str, name: str) -> None:
