@@ -10,7 +10,7 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.data.decode import read_mask
-from sclip_lab.data.palette import Palette
+from sclip_lab.data.palette import ids_of_colours, read_palette
 from sclip_lab.data.vocabulary import Vocabulary, readable
 
 TABLE = 1 << 16  # raw ids in a table; label_map also takes other ids, of 32-bit masks
@@ -69,10 +69,9 @@ class ClassIds:
             self._add(label, target)
         self._table = self._raw_table()
         self.is_grey = palette == GREY
-        self.palette = None
-        if palette is not None and not self.is_grey:
-            self.palette = Palette.read(palette, root, title, self.class_id)
-        if self.palette is not None and (reduce_zero_label or self.ids_of_raw):
+        in_colours = palette is not None and not self.is_grey
+        self.palette = read_palette(palette, root, title, self.class_id) if in_colours else {}
+        if self.palette and (reduce_zero_label or self.ids_of_raw):
             raise LabError(
                 f"{title}: palette says the class of each colour, so label_map of ids and "
                 "reduce_zero_label would change nothing; leave them"
@@ -90,8 +89,9 @@ class ClassIds:
         }
         if self.ids_of_names:
             reading["names"] = sorted(self.ids_of_names.items())
-        if self.palette is not None or self.is_grey:
-            reading["palette"] = GREY if self.palette is None else self.palette.reading
+        if self.palette or self.is_grey:
+            colours = sorted([*colour, number] for colour, number in self.palette.items())
+            reading["palette"] = colours or GREY
         if self.unlabelled is not None:
             reading["unlabelled"] = self.unlabelled
         return reading
@@ -101,9 +101,9 @@ class ClassIds:
 
         A damaged file and an unknown id or colour are an error of ``source``.
         """
-        values = read_mask(source, content, colours=self.is_grey or self.palette is not None)
-        if self.palette is not None:
-            return self.palette.numbers(values, source).astype(self.dtype)
+        values = read_mask(source, content, colours=self.is_grey or bool(self.palette))
+        if self.palette:
+            return ids_of_colours(values, self.palette, source).astype(self.dtype)
         if self.is_grey:
             if (values != values[..., :1]).any():
                 raise LabError(f"mask {source}: palette is grey, but its channels differ")

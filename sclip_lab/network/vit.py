@@ -6,7 +6,6 @@ refuse it; ``prototypes``, which learns classes from masks of other photos, does
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ from sclip_lab.network.fit import check_config, load_timm_weights
 from sclip_lab.network.loading import check_device, check_finite, prepared, quiet, seeded
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.precision import PRECISIONS
-
-log = logging.getLogger(__name__)
+from sclip_lab.network.pretrained_tags import of_note, warn_of_statistics
 
 # The names of torch.hub entries and of SAM's own registry -> timm's names, with their tags.
 HUB_NAMES = {
@@ -125,16 +123,10 @@ def _of_checkpoint(
         for key in ("mean", "std"):
             check(f"{path}: pretrained_cfg.{key}", stated[key], tuple[float, float, float])
         return stated
-    tagged = timm.list_pretrained(f"{name}.*")
-    notes = (timm.get_pretrained_cfg(each) for each in tagged)
-    means = sorted({tuple(note.mean) for note in notes if note is not None})
-    if not has_tag and len(means) > 1:
-        log.warning(
-            "backbone %s: its published weights have several channel statistics and %s does not "
-            "say which; those with means %s are used. A tag in the name (%s) decides, or "
-            "backbone.mean and backbone.std; means in 0 .. 1: %s",
-            *(name, checkpoint, list(of_name["mean"]), tagged[0], means),
-        )
+    notes = (timm.get_pretrained_cfg(tagged) for tagged in timm.list_pretrained(f"{name}.*"))
+    choices = {of_note({"mean": note.mean, "std": note.std}) for note in notes if note is not None}
+    if not has_tag and len(choices) > 1:
+        warn_of_statistics(name, [255 * value for value in of_name["mean"]], choices)
     return of_name
 
 
