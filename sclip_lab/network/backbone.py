@@ -19,7 +19,7 @@ from sclip_lab.network.block import Block
 from sclip_lab.network.context import Grid, State
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.structure import structure
-from sclip_lab.network.tokenizer import check_lengths
+from sclip_lab.network.tokenizer import Tokenizer
 
 # CLIP's channel statistics in 0 .. 255 as the field's evaluations write them.
 MEAN = (122.771, 116.746, 104.094)
@@ -197,8 +197,8 @@ class Backbone:
         """
         if self.tokenize is None:
             raise LabError(f"backbone {self.name} has no text tower: it cannot read class names")
-        if not truncate:
-            check_lengths(self.tokenize, list(texts), self.name)
+        if texts and not truncate and isinstance(self.tokenize, Tokenizer):
+            self.tokenize.check_lengths(texts, self.name)
         tokens = self.tokenize(list(texts))
         # In a causal text tower, positions behind the end of text change nothing, so batches are
         # sorted by length and cut there.
