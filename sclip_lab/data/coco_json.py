@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -159,7 +160,9 @@ class CocoJson(FileDataset):
                         raise LabError(f"there is no photo of id {one['image_id']!r}")
                     if not one.get("segmentation"):
                         raise LabError("has no segmentation, only a box")
-                    _is_crowd(one), float(one.get("area") or 0)
+                    _is_crowd(one)
+                    if not math.isfinite(float(one.get("area") or 0)):
+                        raise LabError(f"area is {one['area']!r}; it must be a finite number")
                 instances.setdefault(one["image_id"], []).append(one)
             if not photos:
                 raise LabError("holds no photo")

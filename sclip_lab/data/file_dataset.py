@@ -203,7 +203,7 @@ def fitted(
     elif same_shape:
         remedy += "; mask_resize: nearest takes the nearest pixel of the mask"
     raise LabError(
-        f"{photo} is {width}x{height}, its mask {place or ''} is {columns}x{rows} "
+        f"{photo} is {width}x{height}, its mask {f'{place} ' * bool(place)}is {columns}x{rows} "
         f"(width x height); {remedy}"
     )
 

@@ -26,6 +26,7 @@ from sclip_lab.data.file_dataset import FileDataset
 from sclip_lab.data.vocabulary import Vocabulary
 
 _SHARD = re.compile(r"(?P<split>.+?)(?:-\d{5}-of-\d{5}(?:-[0-9a-f]+)?|-\d+)?")
+_NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})(?:-|$)")
 IMAGE_COLUMNS = ("image", "img", "photo", "pixel_values")
 MASK_COLUMNS = ("mask", "label", "labels", "annotation", "segmentation_mask", "segmentation", "seg")
 NAME_COLUMNS = ("name", "file_name", "filename", "image_id", "id")
@@ -164,6 +165,14 @@ class HuggingFace(FileDataset):
             (split,) = by_split
         if split not in by_split:
             raise LabError(f"{self.title}: {unknown('dataset.split', str(split), by_split)}")
+        stems = [shard.stem for shard in by_split[split]]
+        numbered = [match for stem in stems if (match := _NUMBERED.search(stem))]
+        expected = range(int(numbered[0][2])) if numbered else ()
+        if numbered and sorted(int(match[1]) for match in numbered) != list(expected):
+            raise LabError(
+                f"{self.title}: of split '{split}' each of {len(expected)} shards must lie below "
+                f"{self.root} once; there are {', '.join(stems[:8])}"
+            )
         return by_split[split], split
 
     def _column(

@@ -280,7 +280,15 @@ def _from_memory(
     while (inner := getattr(model, "_orig_mod", getattr(model, "module", None))) is not None:
         model = inner
     name = name or type(model).__name__
+    content: Mapping[str, Any] = getattr(model, "state_dict", dict)()
+    if packed := [key for key, weight in content.items() if not isinstance(weight, Tensor)]:
+        raise LabError(f"model {name}: {packed[0]} is no tensor; give unquantised weights")
     tower.find(name, model)
+    if tokenizer is not None and not callable(tokenizer):
+        raise LabError(
+            f"tokenizer= is a {type(tokenizer).__name__}; give a function of texts, such as "
+            "open_clip.get_tokenizer(name)"
+        )
     if getattr(model, "visual", None) is None:
         return name, copy.deepcopy(model), None
     text = getattr(model, "text", model)

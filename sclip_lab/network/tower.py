@@ -172,7 +172,8 @@ def find(name: str, model: Any) -> Tower:
         return TimmTower(name, trunk, visual.head)
     raise LabError(
         f"backbone {name}: its image tower is a {type(visual or model).__name__}, not open_clip's "
-        "ViT or timm's"
+        "ViT or timm's; a model of transformers goes by state_dict=model.state_dict() and the name "
+        "of a network"
     )
 
 
