@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from torch import Tensor
 from sclip_lab import results
 from sclip_lab.attention.variant import Variant
 from sclip_lab.core import signals
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.core.progress import Bar
 from sclip_lab.core.timings import Timings
 from sclip_lab.core.values import check, check_count
@@ -39,7 +39,6 @@ from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.pipeline import Collected, Windows
 
 log = logging.getLogger(__name__)
-ON_ERROR = ("stop", "skip")
 # Kinds of devices that label all photos of a batch at once; a CPU does one photo after the other.
 BATCHED_ON = ("cuda",)
 
@@ -92,8 +91,7 @@ def evaluate(
         Interrupted: (a KeyboardInterrupt) SIGINT, SIGTERM or SIGHUP came, if their handlers are
             the default ones. Images finished before it are in the store.
     """
-    if on_error not in ON_ERROR:
-        raise unknown("on_error", str(on_error), ON_ERROR)
+    check("on_error", on_error, Literal["stop", "skip"])
     check_count("batch_images", batch_images)
     check_count("batch_windows", batch_windows)
     store = store if isinstance(store, Store) else Store(store)

@@ -31,6 +31,7 @@ from sclip_lab.core.functions import (
 )
 from sclip_lab.core.identity import digest
 from sclip_lab.core.shapes import Winner
+from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.text import Text
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.protocol import READOUTS, REFINEMENTS, Protocol
@@ -190,18 +191,19 @@ class Readout:
         laid_out: Tensor,
         image: Tensor | None = None,
         encoded: Encoded | None = None,
+        backbone: Backbone | None = None,
     ) -> Tensor:
         """(height, width) labels at the photo's size: uint8 class ids, int16 beyond 256 classes.
 
         ``laid_out`` are patch logits from `Plan.lay_out`. Refinements may read ``image``, (3,
-        *plan.resized) normalised, and the photo's windows, ``encoded``.
+        *plan.resized) normalised, the photo's windows, ``encoded``, and the network.
 
         Raises:
             LabError: logits that are not finite.
         """
         _require_finite(laid_out, "patch logits")
         text = None if self.text is None else self.text.to(laid_out.device)
-        inputs: dict[str, Any] = {"encoded": encoded, "text": text}
+        inputs: dict[str, Any] = {"encoded": encoded, "text": text, "backbone": backbone}
         if image is not None and self.steps.refinements:
             resized = F.interpolate(image[None].to(laid_out), size=plan.target, mode="bilinear")
             inputs["image"] = resized[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -150,6 +151,12 @@ def _encoded(
         images = backbone.normalise(images)
     elif not images.is_floating_point():
         raise LabError(f"images of {images.dtype}; give uint8 RGB, or normalised floats")
+    elif images.numel() and images.min() >= 0 and not 1 < images.max() < 20:
+        warnings.warn(
+            f"images are floats of {images.min():.2g} .. {images.max():.2g}, which are taken as "
+            "normalised; give uint8 RGB if they are not",
+            stacklevel=4,
+        )
     if text is not None:
         attention = attention.given(text if isinstance(text, Text) else Text.of(text))
     size = images.shape[-2], images.shape[-1]

@@ -7,9 +7,7 @@ enter its first rewritten block from the passes of the other variants.
 
 from __future__ import annotations
 
-import ctypes
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
@@ -23,6 +21,7 @@ from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.heap import trim_heap
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
@@ -385,17 +384,12 @@ def label(
     plan = windows.plans[photo].on_grid((logits.shape[1], logits.shape[2]))
     size = 4 * logits.shape[-1] * math.prod(plan.target)
     if readout.steps.refinements and logits.device.type == "cpu" and size > LARGE_LOGITS:
-        _give_memory_back(windows.backbone)
-    return readout.predict(plan, plan.lay_out(averaged), windows.images[photo], encoded)
-
-
-def _give_memory_back(backbone: Backbone) -> None:
-    """Free what the network's run has left: steps at the photo's size take gigabytes themselves."""
-    for block in backbone.blocks:
-        block.forget_copies()
-    # glibc keeps freed blocks of up to 32 MB, and larger ones never reuse them.
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)
+        # Steps at the photo's size take gigabytes themselves.
+        for block in windows.backbone.blocks:
+            block.forget_copies()
+        trim_heap()
+    image, backbone = windows.images[photo], windows.backbone
+    return readout.predict(plan, plan.lay_out(averaged), image, encoded, backbone)
 
 
 def at_once(backbone: Backbone, plan: Plan, variants: int, guide: Guide | None = None) -> int:
@@ -408,7 +402,7 @@ def at_once(backbone: Backbone, plan: Plan, variants: int, guide: Guide | None =
     tokens = 1 + math.prod(backbone.grid(*size))
     maps, guided = tokens, 0
     if guide is not None:  # patches may be brought to its grid
-        grid = [max(1, round(side * guide.scale / guide.patch_size)) for side in size]
+        grid = [max(1, round(side * guide.scale / guide.tower.patch_size)) for side in size]
         maps = max(tokens, math.prod(grid))
         # It runs while the first network's activations are there: its stream before and behind
         # LN, q, k, v, what attention puts out, and the hidden layer, four times as wide, twice.

@@ -209,7 +209,7 @@ def test_evaluation_and_segment_in_chunks(
         )
         columns = ["attention", "image", "true", "predicted", "pixels"]
         rows = df[columns].astype({"attention": str, "image": str})
-        values = [remaining.measured(store, spec)[["image", "measure", "value"]] for spec in specs]
+        values = [store.diagnostics(spec)[["image", "measure", "value"]] for spec in specs]
         frames.append((rows, pd.concat(values, ignore_index=True)))
     for rows, values in frames[1:]:
         pd.testing.assert_frame_equal(rows, frames[0][0])
