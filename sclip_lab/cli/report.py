@@ -165,11 +165,7 @@ def _next_steps(part: Evidence, args: argparse.Namespace) -> list[str]:
 
 
 def conditions(words: Sequence[str]) -> dict[str, list[str]]:
-    """Patterns by column.
-
-    Raises:
-        LabError: a word without "=".
-    """
+    """Patterns by column."""
     patterns_by_column = {}
     for word in words:
         column, equals, patterns = word.partition("=")

@@ -49,9 +49,6 @@ def on_dataset(usual: Any, others: Mapping[str, Any], *, _root_: DictConfig) -> 
     Args:
         usual: any value.
         others: data set name -> value.
-
-    Raises:
-        LabError: ``others`` is no mapping.
     """
     if not isinstance(others, Mapping):
         raise LabError(f"on_dataset: {others!r} must map data sets to values, such as {{voc21:65}}")
@@ -167,11 +164,7 @@ class Loader(ConfigLoaderImpl):
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: Sequence[str]
     ) -> DictConfig:
-        """See Hydra: the configuration of one job of a sweep.
-
-        Raises:
-            LabError: the overrides do not compose.
-        """
+        """See Hydra: the configuration of one job of a sweep."""
         of_hydra: Any = OmegaConf.to_container(master_config.hydra.overrides.hydra)  # unresolved
         words = [*of_hydra, *sweep_overrides]
         overrides = self.parsed(words)
@@ -233,11 +226,7 @@ class Loader(ConfigLoaderImpl):
         return config
 
     def parsed(self, words: Sequence[str]) -> list[Override]:
-        """Parse overrides, including those that sweep over the files of a group.
-
-        Raises:
-            LabError: a word is no override.
-        """
+        """Parse overrides, including those that sweep over the files of a group."""
         with self.explained(words):
             return OverridesParser.create(self).parse_overrides(list(words))
 
@@ -379,20 +368,12 @@ def _unparsed(word: str, text: str, words: Sequence[str]) -> str:
 
 
 def composed(*overrides: str) -> DictConfig:
-    """conf/config.yaml with overrides of a command line, including Hydra's own section.
-
-    Raises:
-        LabError: the overrides do not compose.
-    """
+    """conf/config.yaml with overrides of a command line, including Hydra's own section."""
     return _cached(None, overrides, _stamps()).copy()
 
 
 def alone(group: str, name: str) -> DictConfig:
-    """One file of a group and the files of its defaults list, without the rest of conf/.
-
-    Raises:
-        LabError: the file does not compose.
-    """
+    """One file of a group and the files of its defaults list, without the rest of conf/."""
     return _cached(group, (name,), _stamps()).copy()
 
 

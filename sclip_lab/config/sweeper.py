@@ -174,9 +174,6 @@ def sweep(words: Sequence[str]) -> list[DictConfig]:
 
     Args:
         words: Hydra overrides; commas sweep.
-
-    Raises:
-        LabError: they do not compose.
     """
     loader = Loader()
     master = loader.load_configuration(CONFIG, list(words), RunMode.MULTIRUN, from_shell=False)

@@ -40,9 +40,6 @@ class TrunkCache:
     Args:
         folder: made when the first file is written.
         gigabytes: upper bound on all files together, above 0.
-
-    Raises:
-        LabError: a bound that is not above 0.
     """
 
     def __init__(self, folder: str | Path, gigabytes: float) -> None:

@@ -283,11 +283,7 @@ def _is_preset(spec: Spec, config: DictConfig, images: int) -> bool:
 
 
 def make_spec(config: DictConfig) -> Spec:
-    """The cell that a configuration describes.
-
-    Raises:
-        LabError: a wrong value anywhere in the configuration.
-    """
+    """The cell that a configuration describes."""
     guard.check_values(config)
     groups = check_settings(config)
     plugins.check(config.get("plugins") or ())
@@ -304,11 +300,7 @@ def make_spec(config: DictConfig) -> Spec:
 
 
 def make_protocol(config: DictConfig | Mapping[str, Any]) -> Protocol:
-    """The protocol of a configuration, with its values for the configuration's data set.
-
-    Raises:
-        LabError: unknown field or value; a readout or refinement outside the protocol.
-    """
+    """The protocol of a configuration, with its values for the configuration's data set."""
     for group, place in PLACES.items():
         if config.get(group) is not None:
             raise LabError(
@@ -319,11 +311,7 @@ def make_protocol(config: DictConfig | Mapping[str, Any]) -> Protocol:
 
 @cache
 def make_backbone(config: str) -> Backbone:
-    """The network of a configuration (as JSON). Jobs with equal configurations share it.
-
-    Raises:
-        LabError: a wrong value.
-    """
+    """The network of a configuration (as JSON). Jobs with equal configurations share it."""
     values = json.loads(config)
     values.pop("usual", None)  # the tag that conf/config.yaml takes by default
     with about("backbone"):
