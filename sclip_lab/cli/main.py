@@ -124,9 +124,7 @@ def _run(name: str, words: list[str]) -> int:
 def ended(task: Callable[[], int], advice: str = "") -> int:
     """Run a command and return its exit code; print an error and return 1.
 
-    Args:
-        task: runs the command and returns its exit code.
-        advice: what the user can do after a signal.
+    ``advice`` says what the user can do after a signal.
     """
     readable_output()
     thresholds = gc.get_threshold()

@@ -187,11 +187,8 @@ def sweep(words: Sequence[str]) -> list[DictConfig]:
 def compose_jobs(
     jobs: Sequence[Sequence[str]], load: Callable[[list[str]], DictConfig]
 ) -> list[DictConfig]:
-    """The configurations of jobs. A job whose choices lack a key is composed without the key.
-
-    Args:
-        jobs: overrides of each job.
-        load: composes one job.
+    """The configurations of jobs, each by its overrides. A job whose choices lack a key is composed
+    without the key.
 
     Returns:
         one configuration for each job; jobs that become equal count once.

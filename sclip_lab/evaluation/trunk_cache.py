@@ -102,12 +102,8 @@ class TrunkCache:
 class CachedEncoder(Encoder):
     """Reads the trunk's tokens from a cache, and writes those that are not there.
 
-    Args:
-        backbone, dataset, protocol: what the trunk's tokens depend on, beside photo and block.
-        cache: None: everything is computed.
-
-    Attributes:
-        photos: names of the photos whose windows follow; to be set before `begin`.
+    Without a cache it computes everything. Set ``photos``, the names of the photos whose windows
+    follow, before `begin`.
     """
 
     def __init__(

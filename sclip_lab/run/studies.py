@@ -247,12 +247,7 @@ def whole_size(dataset: str, count: int) -> int:
 
 
 class OfCells:
-    """An observer of some cells.
-
-    Args:
-        observer: does the work.
-        keys: of the cells.
-    """
+    """An observer, of the cells with these keys alone."""
 
     def __init__(self, observer: Observer, keys: set[str]) -> None:
         self.observer = observer
