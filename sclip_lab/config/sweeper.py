@@ -170,11 +170,7 @@ def _matches(chosen: Mapping[str, Any], key: str, pattern: str) -> bool:
 
 
 def sweep(words: Sequence[str]) -> list[DictConfig]:
-    """The configurations of ``sclip-lab evaluate -m <words>`` without launching them.
-
-    Args:
-        words: Hydra overrides; commas sweep.
-    """
+    """The configurations of ``sclip-lab evaluate -m <words>`` without launching them."""
     loader = Loader()
     master = loader.load_configuration(CONFIG, list(words), RunMode.MULTIRUN, from_shell=False)
     sweeper = master.hydra.sweeper

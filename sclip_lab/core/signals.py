@@ -25,11 +25,7 @@ _received: tuple[int, float] | None = None  # the first signal and its time
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the run.
-
-    Attributes:
-        signum: the signal's number.
-    """
+    """A signal, number ``signum``, ended the run."""
 
     def __init__(self, signum: int) -> None:
         self.signum = signum

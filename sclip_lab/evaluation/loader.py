@@ -29,11 +29,7 @@ BATCHES_WAITING = 4
 
 
 class PhotoError(CrashError):
-    """A photo or mask that no variant can use.
-
-    Attributes:
-        image: its name in the data set.
-    """
+    """A photo or mask, ``image`` in its data set, that no variant can use."""
 
     def __init__(self, dataset: str, image: str, reason: Exception | str) -> None:
         self.image = image

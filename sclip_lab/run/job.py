@@ -62,9 +62,7 @@ class Outcome(NamedTuple):
     """What a job reports of its cell.
 
     Attributes:
-        spec: the cell.
         summary: its row of `results.summary`.
-        iou: class -> IoU.
         measured: its diagnostics, as of `Store.diagnostics`.
         skipped: image -> why it was left out.
         sweep: id of the W&B run of the sweep; "" for a job that was computed alone.
@@ -243,9 +241,9 @@ def _report(config: DictConfig, outcome: Outcome) -> float:
     )
     for image, reason in outcome.skipped.items():
         log.warning("skipped %s: %s", image, reason)
-    text = json.dumps(_without_nan(record), indent=1, allow_nan=False)
+    without_nan = json.loads(json.dumps(record), parse_constant=lambda _: None)  # JSON has no NaN
     try:
-        files.write_text(output / "result.json", text)
+        files.write_text(output / "result.json", json.dumps(without_nan, indent=1))
     except (OSError, LabError) as error:  # a copy: the numbers are in the store
         log.warning("%s; the numbers are in the store %s", error, store.root)
     if _is_preset(spec, config, images):
@@ -262,13 +260,6 @@ def _report(config: DictConfig, outcome: Outcome) -> float:
 def _interval(form: str, low: float, high: float) -> str:
     """An interval x100 as text; "" for a single image, which has none."""
     return "" if math.isnan(low) else form.format(100 * low, 100 * high)
-
-
-def _without_nan(value: Any) -> Any:
-    """Replace NaN by None, since JSON has no NaN."""
-    if isinstance(value, dict):
-        return {name: _without_nan(part) for name, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_preset(spec: Spec, config: DictConfig, images: int) -> bool:

@@ -68,9 +68,7 @@ def run(
 
     Args:
         function: it and its result can be pickled.
-        count: number of jobs.
         folder: for submitit's files and the jobs' logs; all nodes have to see it.
-        resources: what each job gets.
 
     Returns:
         the results in order.
