@@ -88,7 +88,7 @@ class Kind:
         return f"{self.name} ({', '.join(self.by_place)})"
 
 
-OF_PHOTO = ("image", "text", "encoded")
+OF_PHOTO = ("image", "text", "encoded", "backbone")
 weights_function = Kind("weights function", ("ctx",))
 block_edit = Kind("block edit", ("block", "state", "ctx"), ("repair",), declared=True)
 prior_function = Kind("prior", ("ctx",))

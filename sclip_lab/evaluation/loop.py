@@ -387,11 +387,11 @@ class _Pass:
         def needs_whole(spec: Spec) -> bool:
             readout = self.readouts[spec.key]
             observed = any(recorder.observes(spec, name) for name in names)
-            return observed or readout.sees_photo or readout.reads_windows
+            return observed or readout.steps.sees_photo or readout.steps.reads_windows
 
         def needs_history(spec: Spec) -> bool:
             observed = any(recorder.observes(spec, name) for name in names)
-            return observed or self.readouts[spec.key].reads_history
+            return observed or "history" in self.readouts[spec.key].steps.uses
 
         groups = self._by_variant(missing(self.specs))
         if not groups:  # all have failed before
@@ -408,7 +408,9 @@ class _Pass:
                 whole = collected.add(index, chunk, encoded, history)
             for spec in specs:
                 readout = self.readouts[spec.key]
-                source, at = (whole, windows.every) if readout.sees_photo else (encoded, chunk)
+                source, at = (
+                    (whole, windows.every) if readout.steps.sees_photo else (encoded, chunk)
+                )
                 if source is None:
                     continue
                 made = logits.setdefault((index, readout.logits_key), [])
@@ -464,7 +466,7 @@ class _Pass:
                 continue
             of_photo = logits[windows.parts[number]]
             encoded = None
-            if readout.reads_windows or recorder.observes(spec, name):
+            if readout.steps.reads_windows or recorder.observes(spec, name):
                 assert whole is not None
                 encoded = whole.part(first_view)
             on_grid = replace(photo, plan=photo.plan.on_grid((logits.shape[1], logits.shape[2])))

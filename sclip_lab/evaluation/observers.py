@@ -98,7 +98,7 @@ class Diagnostics:
         missing = set()
         for name in self.measures:
             missing |= names - set(whole.loc[whole["measure"] == name, "image"])
-            if self.layers and diagnostics.find(name).layered:
+            if self.layers and diagnostics.find(name).of_layer:
                 missing |= names - set(single.loc[single["measure"] == name, "image"])
         for name in self.pooled:
             if names - set(whole.loc[whole["measure"] == name, "image"]):

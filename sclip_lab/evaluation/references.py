@@ -30,13 +30,13 @@ class References:
 
     def __init__(self, specs: Iterable[Spec], readouts: Mapping[str, Readout]) -> None:
         self.readouts = readouts
-        self.specs = [spec for spec in specs if readouts[spec.key].summary is not None]
+        self.specs = [spec for spec in specs if readouts[spec.key].steps.summary is not None]
         self._summaries: dict[str, dict[str, Any]] = {spec.key: {} for spec in self.specs}
 
     def add(self, spec: Spec, photo: Photo, encoded: Encoded) -> None:
         """Summarise one photo as one spec's variant sees it; ``encoded`` has its own windows only,
         without further views."""
-        summary, patches = self.readouts[spec.key].summary, encoded.patches
+        summary, patches = self.readouts[spec.key].steps.summary, encoded.patches
         assert summary is not None
         plan = photo.plan.on_grid((patches.shape[1], patches.shape[2]))
         labels = windows.patch_labels(plan, photo.sample.mask, spec.dataset.ignore_index)
@@ -54,7 +54,7 @@ class References:
             photos: name and windows of each photo of that batch.
         """
         readout = self.readouts[spec.key]
-        if readout.summary is None:
+        if readout.steps.summary is None:
             return readout.patch_logits(encoded)
         others = []
         for name, part in photos:

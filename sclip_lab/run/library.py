@@ -130,7 +130,8 @@ def dense_features(
 
     Args:
         backbone: from `load_backbone`, or its name.
-        images: as there; or one image: a file, a PIL image, or (height, width, 3) uint8 RGB.
+        images: as there; or one image: a file, a PIL image, or (height, width, 3) uint8 RGB; or a
+            list of images of one size.
         attention: a variant, or the name of a file of conf/attention.
         *args, **options: as there.
 
@@ -163,7 +164,17 @@ def attention_maps(
 def _batch(images: Any) -> Tensor:
     if isinstance(images, str | Path | Image.Image):
         images = as_image(images)
-    images = torch.as_tensor(images)
+    if isinstance(images, list | tuple):
+        batches = [_batch(each) for each in images]
+        if len({(each.shape[1:], each.dtype) for each in batches}) != 1:
+            raise LabError("a list of images must hold images of one size and type")
+        return torch.cat(batches)
+    try:
+        images = torch.as_tensor(images)
+    except (TypeError, ValueError, RuntimeError):
+        raise LabError(
+            f"images are a {type(images).__name__}; give files, PIL images, arrays or tensors"
+        ) from None
     if images.ndim == 3 and images.shape[0] != 3 and images.shape[-1] == 3:
         images = images.permute(2, 0, 1)
     return images[None] if images.ndim == 3 else images
