@@ -184,7 +184,7 @@ def latex(table: pd.DataFrame, name: str = "") -> str:
 
 def numbers(table: pd.DataFrame) -> pd.DataFrame:
     """A table as a csv holds it: fractions x100, which their column's name says."""
-    plain = {*table.attrs.get("plain", PLAIN), *P.values()}
+    plain = {*table.attrs.get("plain", PLAIN), P}
     scaled = {
         str(name): f"{name} x100"
         for name in table

@@ -262,7 +262,7 @@ def _differences(part: Evidence, baseline: str) -> Section:
     columns = {
         "compared": [f"{part.name(a)} against {part.name(b)}" for a, b in pairs],
         **{name: table[name].to_numpy(float) for name in ("difference", "low", "high")},
-        P["p"]: np.minimum(1, count * table["p"].to_numpy(float)),
+        P: np.minimum(1, count * table["p"].to_numpy(float)),
     }
     together = "" if count == 1 else f"; intervals and p for all {count} together (Bonferroni)"
     if table["low"].isna().all():
