@@ -107,28 +107,25 @@ def _with_interval(row: Mapping[str, Any]) -> str:
     return text if np.isnan(row["low"]) else f"{text} [{row['low']:+.2f}, {row['high']:+.2f}]"
 
 
-def _scatter(ax: Axes, evidence: Evidence, points: pd.DataFrame, measure: str, size: float) -> None:
-    of_measure = points[points["measure"] == measure].dropna(subset="value")
-    x, y = of_measure["value"].to_list(), (100 * of_measure["score"]).to_list()
+def _scatter(ax: Axes, evidence: Evidence, measure: str) -> None:
+    """A measure's mean over photos against the score, a point for each variant."""
+    means = evidence.values(measure).mean()
+    specs = [spec for spec in evidence.cells.index if spec in means]
+    x, y = means[specs].to_list(), [100 * evidence.score(spec) for spec in specs]
     ax.plot(x, y, "o", color=COLORS[0], markersize=3.5)
     control = MEASURES[measure].control
-    chance = (
-        points.loc[points["measure"] == control, "value"] if control else pd.Series(dtype=float)
-    )
-    if len(chance):
-        ax.axvline(chance.mean(), color="0.6", ls=":", lw=1)
-        ax.annotate("control", (chance.mean(), 1), (2, -6), ("data", "axes fraction"),
+    chance = evidence.values(control).mean().mean() if control else np.nan
+    if not np.isnan(chance):
+        ax.axvline(chance, color="0.6", ls=":", lw=1)
+        ax.annotate("control", (chance, 1), (2, -6), ("data", "axes fraction"),
                     "offset points", fontsize=5, color="0.4")  # fmt: skip
     ax.margins(0.2, 0.12)
     ax.set_xlim(ax.get_xlim())
     ax.set_ylim(ax.get_ylim())
-    label_points(
-        ax, x, y, [evidence.name(s) for s in of_measure["spec"].astype(str)], (size, size), 4.5
-    )
+    label_points(ax, x, y, [evidence.name(spec) for spec in specs], (2.2, 2.2), 4.5)
 
 
 def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
-    points = results.points(evidence.df, evidence.measured)
     rows_of = _by_measure(table)
     names, figures = list(rows_of), {}
     for start in range(0, len(names), PAGE):
@@ -138,7 +135,7 @@ def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
         apart = ConstrainedLayoutEngine(h_pad=0.12)  # inches: titles keep off the axis above
         with charts(size, len(page), columns, sharey=True, layout=apart) as (figure, axes):
             for ax, measure in zip(axes, page, strict=True):
-                _scatter(ax, evidence, points, measure, 2.2)
+                _scatter(ax, evidence, measure)
                 row, good = rows_of[measure], BETTER.get(MEASURES[measure].better)
                 ax.set_xlabel(measure.replace("_", " ") + (f" ({good})" if good else ""))
                 ax.set_title(f"Spearman {_with_interval(row)}")

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from sclip_lab.paper import published
 from sclip_lab.paper.claims import Claim, alike, difference_in_words, higher, missing
-from sclip_lab.paper.projection_figures import (
-    correlation_figure,
-    map_correlations,
-    preserved_figure,
-)
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import curves, line, pick, spec, specs
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.report.figures import COLORS
+from sclip_lab.report.figures import COLORS, Figure, charts, heat_map
 from sclip_lab.report.tables import captioned
 
 SINGLE = ("csa_identity", "csa_q", "csa_k", "csa_v")
@@ -98,16 +94,50 @@ def _ensemble(evidence: Evidence) -> Figure | None:
     return figure
 
 
+def map_correlations(evidence: Evidence, specs: Sequence[str]) -> pd.DataFrame | None:
+    """Pearson correlation of attention maps, averaged over the chosen points of all photos.
+
+    Returns:
+        names of ``specs`` by names of specs, each in -1 .. 1; None where fewer than two have maps.
+    """
+    maps: dict[str, list[np.ndarray]] = {spec: [] for spec in specs}
+    for picture in evidence.pictures:
+        by_spec = {p.spec: p.attention for p in picture.predictions if p.attention is not None}
+        if set(specs) <= by_spec.keys():
+            for spec in specs:
+                maps[spec] += list(by_spec[spec].reshape(len(by_spec[spec]), -1))
+    with_maps = [spec for spec in specs if maps[spec]]
+    if len(with_maps) < 2:
+        return None
+    standard = {spec: np.stack([_standardised(m) for m in maps[spec]]) for spec in with_maps}
+    values = [[float((standard[a] * standard[b]).mean()) for b in with_maps] for a in with_maps]
+    names = [evidence.name(spec) for spec in with_maps]
+    return pd.DataFrame(values, index=names, columns=names)
+
+
+def _standardised(values: np.ndarray) -> np.ndarray:
+    centred = values.astype(np.float64) - values.mean()
+    spread = centred.std()
+    return centred / spread if spread > 0 else centred
+
+
+def _correlations(table: pd.DataFrame) -> Figure:
+    """Heat map of `map_correlations`."""
+    size = 1.8 + 0.42 * len(table)
+    with charts((size + 0.8, size)) as (figure, [ax]):
+        heat_map(ax, table, vmin=-1, vmax=1, cmap="vlag", annot=True, fmt=".2f", square=True,
+                 cbar_kws={"label": "correlation", "shrink": 0.7})  # fmt: skip
+        ax.set_title("attention maps of two variants\n(mean over heads, chosen points)")
+        figure.set_label("how alike the maps of two variants are; 1: they look at the same places")
+    return figure
+
+
 def _figures(evidence: Evidence) -> dict[str, Figure]:
     figures: dict[str, Figure | None] = {"projections_ensemble": _ensemble(evidence)}
     shown = specs(evidence, "csa", *SINGLE, "csa_random", "csa_random_orthogonal", "vanilla")
     correlations = map_correlations(evidence, list(filter(None, shown)))
     if correlations is not None:
-        figures["projections_maps"] = correlation_figure(correlations)
-    if evidence.specs:
-        figures["projections_inner_products"] = preserved_figure(
-            next(iter(evidence.specs.values()))
-        )
+        figures["projections_maps"] = _correlations(correlations)
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
