@@ -19,8 +19,6 @@ from sclip_lab.results.store.spec_labels import labels
 if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
 
-DIGITS = 6  # of a digest in a name
-
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -131,32 +129,37 @@ class Evidence:
         """The parts whose cells were evaluated on the same photos, by a unique name of these.
 
         The name is the data set's. Where one data set has several sets of photos, their split and
-        number follow, and then whatever else is needed: the beginning of their digest, a count.
+        number follow, and a count where these are equal too.
         """
         members: dict[int, list[str]] = {}
         for spec, number in photo_sets(self.df).items():
             members.setdefault(number, []).append(spec)
         configs = self.df.attrs.get("configs", {})
-        facts: list[tuple[str, ...]] = []
-        for specs in members.values():
+        facts = []
+        for number, specs in enumerate(members.values(), start=1):
             rows, config = self.df[self.df["spec"] == specs[0]], configs.get(specs[0], {})
             count = rows["image"].nunique()
             split = f", {config['dataset.split']}" if config.get("dataset.split") else ""
             photos = f"{split}, {count} photo{'s' * (count > 1)}"
-            digest = f" ({str(config.get('dataset.digest', ''))[:DIGITS]})"
-            facts.append((str(rows["dataset"].iloc[0]), photos, digest, f", set {len(facts) + 1}"))
-        names = [parts[0] for parts in facts]
-        for length in range(2, 5):
+            facts.append((str(rows["dataset"].iloc[0]), photos, f", set {number}"))
+        names = [dataset for dataset, *_ in facts]
+        for place in (1, 2):
             names = [
-                "".join(parts[:length]) if names.count(name) > 1 else name
-                for name, parts in zip(names, facts, strict=True)
+                name + fact[place] if names.count(name) > 1 else name
+                for name, fact in zip(names, facts, strict=True)
             ]
         parts = [self.of(specs) for specs in members.values()] if len(members) > 1 else [self]
         return dict(zip(names, parts, strict=True))
 
     def on_common_images(self) -> Evidence:
         """On the images that all specs of a data set have, so that each pair can be compared."""
-        return replace(self, df=on_common_images(self.df), bootstrap=None)
+        parts = []
+        for _, rows in self.df.groupby("dataset", observed=True, sort=False):
+            specs_of_image = rows.groupby("image", observed=True)["spec"].transform("nunique")
+            parts.append(rows[specs_of_image == rows["spec"].nunique()])
+        common = pd.concat(parts)
+        common.attrs = self.df.attrs
+        return replace(self, df=common, bootstrap=None)
 
     @property
     def part(self) -> str:
@@ -167,14 +170,3 @@ class Evidence:
             if whole and count < whole:
                 parts.append(f"{count} of {whole} images of {dataset}")
         return "; ".join(parts)
-
-
-def on_common_images(df: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the images that all specs of a data set have, so that each pair can be compared."""
-    parts = []
-    for _, rows in df.groupby("dataset", observed=True, sort=False):
-        specs_of_image = rows.groupby("image", observed=True)["spec"].transform("nunique")
-        parts.append(rows[specs_of_image == rows["spec"].nunique()])
-    common = pd.concat(parts)
-    common.attrs = df.attrs
-    return common

@@ -124,7 +124,7 @@ def _drawings(sections: Sequence[Section], processes: int) -> list[list[Drawing]
     by_section: list[Sequence[Maker]] = [
         section.figures.makers
         if isinstance(section.figures, Later)
-        else [partial(dict, {name: figure}) for name, figure in section.figures.items()]
+        else [partial(dict, section.figures)]
         for section in sections
     ]
     makers: list[Maker] = [make for of_section in by_section for make in of_section]

@@ -380,33 +380,25 @@ def attention_over_photo(
     plan, encoded = encode_photo(spec.backbone, image, spec.protocol, spec.attention)
     weights = encoded.state.attention
     height, width = image.shape[:2]
+    total, count = np.zeros((2, len(points), height, width))
     if weights is None:
-        return [np.full((height, width), np.nan, np.float32) for _ in points]
+        return list(np.full(total.shape, np.nan, np.float32))
     grid_h, grid_w = plan.grid
     skip = weights.shape[-1] - grid_h * grid_w  # 1 where the class token takes part
     maps = weights[:, :, skip:, skip:].float().mean(1).cpu().numpy()
-    maps_of_points = []
-    windows = [
-        (
-            index,
-            _patch_of_pixels(plan.rows, top, height / plan.resized[0], height),
-            _patch_of_pixels(plan.columns, left, width / plan.resized[1], width),
-        )
-        for index, (top, left) in enumerate(product(plan.rows.starts, plan.columns.starts))
-    ]
-    for y, x in points:
-        total, count = np.zeros((height, width)), np.zeros((height, width))
-        for index, down, right in windows:
-            if not (0 <= down[y] < grid_h and 0 <= right[x] < grid_w):
-                continue
-            one = maps[index, down[y] * grid_w + right[x]].reshape(grid_h, grid_w)
-            rows, columns = (down >= 0) & (down < grid_h), (right >= 0) & (right < grid_w)
-            place = np.ix_(rows, columns)
-            total[place] += one[np.ix_(down[rows], right[columns])]
-            count[place] += 1
-        with np.errstate(invalid="ignore"):
-            maps_of_points.append((total / count).astype(np.float32))
-    return maps_of_points
+    starts = product(plan.rows.starts, plan.columns.starts)
+    for of_window, (top, left) in zip(maps, starts, strict=True):
+        down = _patch_of_pixels(plan.rows, top, height / plan.resized[0], height)
+        right = _patch_of_pixels(plan.columns, left, width / plan.resized[1], width)
+        rows, columns = (down >= 0) & (down < grid_h), (right >= 0) & (right < grid_w)
+        place, patches = np.ix_(rows, columns), np.ix_(down[rows], right[columns])
+        for index, (y, x) in enumerate(points):
+            if rows[y] and columns[x]:
+                of_point = of_window[down[y] * grid_w + right[x]].reshape(grid_h, grid_w)
+                total[index][place] += of_point[patches]
+                count[index][place] += 1
+    with np.errstate(invalid="ignore"):
+        return list((total / count).astype(np.float32))
 
 
 def _patch_of_pixels(

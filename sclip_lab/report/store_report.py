@@ -198,7 +198,7 @@ def _drawn(part: Evidence, images: int) -> list[Section]:
 
 def _curve(part: Evidence, parameter: str) -> dict[str, Figure]:
     log = parameter.endswith("temperature")
-    return {f"curve_{parameter}": curves.curve(part.df, parameter, log, table=part.summary)}
+    return {f"curve_{parameter}": curves.curve(part.df, parameter, log, part)}
 
 
 def _scores(part: Evidence, scores: Callable[[Evidence], pd.DataFrame]) -> Section:

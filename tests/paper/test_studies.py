@@ -19,7 +19,7 @@ from sclip_lab.paper import claims, questions, sections, studies, verdicts
 from sclip_lab.paper.cards import trained_to_show
 from sclip_lab.paper.studies import qualitative
 from sclip_lab.report import page
-from sclip_lab.report.evidence import Evidence, on_common_images
+from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS
 from sclip_lab.results.statistics import comparisons, intervals, uncertainty
 from tests.synthetic_store import write_cell
@@ -287,7 +287,7 @@ def test_pairs_are_compared_on_the_images_that_both_have(tmp_path: Path) -> None
     write(tmp_path, {"csa": 0.8}, count=16)
     images = [f"photo_{index}" for index in range(16)]
     write_cell(tmp_path, "vanilla", 0.2, images, photos=12, shape=(48, 64))
-    df = on_common_images(results.load(tmp_path, partial=True))
+    df = Evidence(results.load(tmp_path, partial=True)).on_common_images().df
     assert set(df["image"]) == set(images[:12])
     part = Evidence(df, whole={"shapes": 16})
     assert part.part == "12 of 16 images of shapes"

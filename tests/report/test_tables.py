@@ -107,13 +107,6 @@ def test_other_weights_match_nothing(tmp_path: Path, pretrained: str | None) -> 
     assert published.find(row, part.summary.attrs["configs"][row["spec"]]) is None
 
 
-def test_a_csv_without_a_column_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "numbers.csv"
-    published.read().drop(columns="mark").to_csv(file, index=False)
-    with pytest.raises(LabError, match="lacks the column mark"):
-        published.read(file)
-
-
 # ---------------------------------------------------------------- tables of ours
 
 

@@ -92,21 +92,3 @@ def test_missing_or_broken_files_are_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(LabError, match=r"pictures.x\.npz has no seal"):
         picture_files.load(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"prediction": IMAGE}, r"prediction has shape \(4, 6, 3\)"),
-        ({"points": BOXES}, "points has shape"),
-        ({"points": POINTS, "attention": MAPS}, "come together"),
-        ({"points": POINTS, "attention": MAPS[:1], "attention_box": BOXES}, "attention has shape"),
-        ({"points": POINTS, "attention": MAPS, "attention_box": BOXES.T}, "attention_box has"),
-        ({"attention": MAPS, "attention_box": BOXES}, "for 0 points"),
-    ],
-)
-def test_wrong_shapes_are_named(tmp_path: Path, arrays, message: str) -> None:
-    with pytest.raises(LabError, match=message):
-        picture_files.save_prediction(tmp_path, "k", "x", **{"prediction": MASK} | arrays)
-    with pytest.raises(LabError, match="expected"):
-        picture_files.save_image(tmp_path, DIGEST, "x", IMAGE, MASK.T)

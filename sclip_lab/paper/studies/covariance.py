@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from sclip_lab.diagnostics import MEASURES
 from sclip_lab.paper.claims import Claim, Comparison, few_photos, gated, missing, whole
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import label_points, specs
+from sclip_lab.report.diagnostic_charts import GOOD
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS, Figure, charts
 from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS
@@ -35,7 +37,6 @@ CLAIMED = {
     "feature_same_class_auroc": "high",
 }
 MAPPED = ("spatial_invariance", "inter_class_mass", "attention_entropy")
-BETTER = {"high": "right is good", "low": "left is good"}
 
 
 @lru_cache(maxsize=1)  # for claims, table and figures of one part
@@ -136,7 +137,7 @@ def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
         with charts(size, len(page), columns, sharey=True, layout=apart) as (figure, axes):
             for ax, measure in zip(axes, page, strict=True):
                 _scatter(ax, evidence, measure)
-                row, good = rows_of[measure], BETTER.get(MEASURES[measure].better)
+                row, good = rows_of[measure], GOOD.get(MEASURES[measure].better)
                 ax.set_xlabel(measure.replace("_", " ") + (f" ({good})" if good else ""))
                 ax.set_title(f"Spearman {_with_interval(row)}")
             for ax in axes[::columns]:
@@ -152,24 +153,17 @@ def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
 
 def _heat_maps(evidence: Evidence) -> Figure | None:
     """A measure by layer and head, of vanilla attention and of CSA."""
-    measured = evidence.layers
-    names = ("vanilla", "csa")
-    pair = dict(zip(names, specs(evidence, *names), strict=True))
-    if not len(measured) or None in pair.values():
+    pair = dict(zip(("vanilla", "csa"), specs(evidence, "vanilla", "csa"), strict=True))
+    if not len(evidence.layers) or None in pair.values():
         return None
-    rows = measured.assign(spec=measured["spec"].astype(str))
+    rows = evidence.layers[evidence.layers["head"] >= 0].astype({"spec": str, "measure": str})
     measures = [name for name in MAPPED if name in set(rows["measure"])]
     if not measures:
         return None
     tables = {}
-    for measure in measures:
-        for name, key in pair.items():
-            of_measure = rows[
-                (rows["measure"] == measure) & (rows["spec"] == key) & (rows["head"] >= 0)
-            ]
-            tables[measure, name] = of_measure.pivot_table(
-                index="layer", columns="head", values="value"
-            )
+    for measure, (name, spec) in product(measures, pair.items()):
+        of_map = rows[(rows["measure"] == measure) & (rows["spec"] == spec)]
+        tables[measure, name] = of_map.pivot_table(index="layer", columns="head", values="value")
     depth, heads = (max(table.shape[axis] for table in tables.values()) for axis in (0, 1))
     size = (1.0 + 2 * max(1.4, 0.24 * heads), 0.5 + len(measures) * max(1.2, 0.2 * depth + 0.5))
     with charts(size, 2 * len(measures), 2) as (figure, axes):

@@ -174,14 +174,20 @@ def _block(layers: object, depth: int | None) -> float:
 def _dose(evidence: Evidence) -> Figure:
     panels = {
         MASS: {name: _set_mass(evidence, attention__base=base) for base, name in BASES.items()},
-        MOVED: {"from vanilla to CSA": _moved(evidence)},
+        MOVED: {
+            "from vanilla to CSA": _between(
+                evidence, "share", "vanilla", "csa", {0.0: "vanilla", 1.0: "csa_mean"}
+            )
+        },
         SHARPNESS: {
             BASES["vanilla"]: {},  # for the colour of the next
             BASES["csa_mean"]: line(evidence, "attention.at", variant="oracle entropy"),
         },
         ROW_SUM: {
-            BASES["vanilla"]: _row_sums(evidence, "vanilla", {1.0: "vanilla"}),
-            BASES["csa_mean"]: _row_sums(evidence, "csa", {1.0: "csa_mean", 2.0: "csa"}),
+            BASES["vanilla"]: _between(evidence, "row_sum", "vanilla", "vanilla", {1.0: "vanilla"}),
+            BASES["csa_mean"]: _between(
+                evidence, "row_sum", "csa", "csa", {1.0: "csa_mean", 2.0: "csa"}
+            ),
         },
     }
     panels = {title: lines for title, lines in panels.items() if any(lines.values())}
@@ -198,19 +204,12 @@ def _dose(evidence: Evidence) -> Figure:
     return figure
 
 
-def _moved(evidence: Evidence) -> dict[float, str]:
-    places = line(evidence, "attention.share", variant="between", attention__a="vanilla",
-                  attention__b="csa")  # fmt: skip
-    ends = zip((0.0, 1.0), specs(evidence, "vanilla", "csa_mean"), strict=True)
-    return dict(sorted({**places, **{at: key for at, key in ends if key}}.items()))
-
-
-def _row_sums(evidence: Evidence, base: str, variants: Mapping[float, str]) -> dict[float, str]:
-    """The map of one variant by the sum of its rows; other variants have it with sums of theirs."""
-    places = line(evidence, "attention.row_sum", variant="between", attention__a=base,
-                  attention__b=base)  # fmt: skip
-    others = {at: key for at, name in variants.items() if (key := spec(evidence, variant=name))}
-    return dict(sorted({**others, **places}.items()))
+def _between(
+    evidence: Evidence, parameter: str, a: str, b: str, ends: Mapping[float, str]
+) -> dict[float, str]:
+    """Maps between those of ``a`` and ``b`` by one parameter; ``ends`` as of `line`."""
+    return line(evidence, f"attention.{parameter}", ends, variant="between", attention__a=a,
+                attention__b=b)  # fmt: skip
 
 
 def _mark_base_maps(evidence: Evidence, figure: Figure) -> None:

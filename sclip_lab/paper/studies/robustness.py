@@ -79,16 +79,12 @@ def _strengths(evidence: Evidence, kinds: list[str]) -> list[str]:
     """What the strengths of each change are, as its views say."""
     lines = []
     for kind in kinds:
-        name, words = MEANING.get(kind, ("", ""))
-        columns = sorted(c for c in map(str, evidence.cells) if _is_view(c, kind, name))
-        values = [evidence.cells[column].dropna().iloc[0] for column in columns]
+        parameter, words = MEANING.get(kind, ("", ""))
+        columns = [f"{PREFIX}{kind}_{strength}.change.{parameter}" for strength in (1, 2, 3)]
+        values = [evidence.cells[c].dropna().iloc[0] for c in columns if c in evidence.cells]
         if values:
             lines.append(f"{kind} {words.format(', '.join(f'{value:g}' for value in values))}")
     return lines
-
-
-def _is_view(column: str, kind: str, parameter: str) -> bool:
-    return column.startswith(f"{PREFIX}{kind}_") and column.endswith(f".change.{parameter}")
 
 
 def _figures(evidence: Evidence) -> dict[str, Figure]:
