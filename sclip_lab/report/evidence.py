@@ -19,6 +19,8 @@ from sclip_lab.results.store.spec_labels import labels
 if TYPE_CHECKING:
     from sclip_lab.evaluation.spec import Spec
 
+DIGITS = 6  # of a digest in a name
+
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -129,24 +131,25 @@ class Evidence:
         """The parts whose cells were evaluated on the same photos, by a unique name of these.
 
         The name is the data set's. Where one data set has several sets of photos, their split and
-        number follow, and a count where these are equal too.
+        number follow, and then whatever else is needed: the beginning of their digest, a count.
         """
         members: dict[int, list[str]] = {}
         for spec, number in photo_sets(self.df).items():
             members.setdefault(number, []).append(spec)
         configs = self.df.attrs.get("configs", {})
-        facts = []
-        for number, specs in enumerate(members.values(), start=1):
+        facts: list[tuple[str, ...]] = []
+        for specs in members.values():
             rows, config = self.df[self.df["spec"] == specs[0]], configs.get(specs[0], {})
             count = rows["image"].nunique()
             split = f", {config['dataset.split']}" if config.get("dataset.split") else ""
             photos = f"{split}, {count} photo{'s' * (count > 1)}"
-            facts.append((str(rows["dataset"].iloc[0]), photos, f", set {number}"))
-        names = [dataset for dataset, *_ in facts]
-        for place in (1, 2):
+            digest = f" ({str(config.get('dataset.digest', ''))[:DIGITS]})"
+            facts.append((str(rows["dataset"].iloc[0]), photos, digest, f", set {len(facts) + 1}"))
+        names = [parts[0] for parts in facts]
+        for length in range(2, 5):
             names = [
-                name + fact[place] if names.count(name) > 1 else name
-                for name, fact in zip(names, facts, strict=True)
+                "".join(parts[:length]) if names.count(name) > 1 else name
+                for name, parts in zip(names, facts, strict=True)
             ]
         parts = [self.of(specs) for specs in members.values()] if len(members) > 1 else [self]
         return dict(zip(names, parts, strict=True))

@@ -31,6 +31,7 @@ PALETTE = [
     "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#0000FF",
     "#00FF87", "#000F87", "#69000F", "#A55AFF", "#4B0F4B", "#A5874B", "#A50087",
 ]  # fmt: skip
+SIDE_BY_SIDE = 6  # pictures of a panel; more variants go on in the next row
 LETTER = 0.06  # inches: width of a letter of a title
 BACKGROUND, OTHER = "#CCCCCC", "#555555"
 FONT: Any = {
@@ -43,27 +44,21 @@ FONT: Any = {
 
 
 def panel(
-    pictures: Sequence[Picture],
-    columns: int = 6,
-    max_classes: int = len(PALETTE),
-    named: bool = False,
-    colors: Mapping[str, str] | None = None,
+    pictures: Sequence[Picture], named: bool = False, colors: Mapping[str, str] | None = None
 ) -> Figure:
     """Photo, truth and the prediction of every variant, one block of rows per photo. Each
     prediction has its mIoU x100 on this photo in its corner.
 
     Args:
         pictures: from `sclip_lab.results.store.picture_files.load`.
-        columns: pictures side by side; more variants go on in the next row.
-        max_classes: the classes largest in truth, then in prediction, get a colour of their own
-            and a line of the legend; the rest are one grey. Ignored pixels are striped.
         named: write each photo's name above it.
-        colors: of classes, where several pictures share them; see `class_colors`.
+        colors: by class, where several figures share them; see `class_colors`. All other classes
+            are one grey. Ignored pixels are striped.
     """
     _check(pictures)
-    colors = colors or class_colors(pictures, max_classes)
+    colors = colors or class_colors(pictures)
     tiles = max(len(item.predictions) for item in pictures) + 2
-    rows = -(-tiles // columns)
+    rows = -(-tiles // SIDE_BY_SIDE)
     across = -(-tiles // rows)  # fill the rows evenly
     width = 9.0 / max(across, 4)
     titles = [
@@ -217,7 +212,8 @@ def _folded(label: str, width: float = 9.0) -> str:
 
 
 def class_colors(pictures: Sequence[Picture], max_classes: int = len(PALETTE)) -> dict[str, str]:
-    """Colours of the classes shown by themselves, in the order of the legend."""
+    """Colours by class, in the order of the legend: of the classes largest in the truth, then in
+    predictions."""
     truth, guess = Counter[str](), Counter[str]()
     for item in pictures:
         truth += _pixels(item, item.mask)

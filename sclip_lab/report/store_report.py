@@ -56,18 +56,16 @@ def select(
         names = {key: dict(cell) for key, cell in sweeps.find(store, sweep)["cells"].items()}
     if not where:
         return (list(names) if sweep is not None else None), names
-    table = results.specs(store)
-    table = table[table["key"].isin(names)] if sweep is not None else table
+    facts = results.specs(store).set_index("key", drop=False)
+    keys = [key for key in facts.index if not names or key in names]
     # A row for each name of a cell; in a sweep it has one.
-    each = pd.DataFrame(
+    table = pd.DataFrame(
         [
-            {"key": record["key"], **{name: str(cell[name]) for name in NAMES[1:]}}
-            for record in results.records(store, table["key"].to_list())
+            {**facts.loc[record["key"]], **cell}
+            for record in results.records(store, keys)
             for cell in ([names[record["key"]]] if names else [record["names"], *record["also"]])
-        ],
-        columns=["key", *NAMES[1:]],
+        ]
     )
-    table = table.drop(columns=NAMES[1:]).merge(each, on="key")
     for column, patterns in where.items():
         if column not in table:
             raise unknown("column", column, map(str, table.columns))

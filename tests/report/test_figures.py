@@ -222,7 +222,7 @@ def test_panel_paints_classes_and_names_them(photos: list[picture_files.Picture]
 
 def test_panel_folds_many_variants_and_rare_classes(photos: list[picture_files.Picture]) -> None:
     many = [replace(photos[0], predictions=photos[0].predictions * 4)]
-    figure = pictures.panel(many, max_classes=2)
+    figure = pictures.panel(many, colors=pictures.class_colors(many, 2))
     axes = np.array([ax.get_position().bounds for ax in figure.axes])
     assert len(set(axes[:, 1].round(6))) == 3
     assert len(set(axes[:, 0].round(6))) == 6

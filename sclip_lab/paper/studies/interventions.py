@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import combinations
 from math import factorial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,7 +66,7 @@ def shapley(evidence: Evidence, cells: Mapping[frozenset[str], str]) -> dict[str
     return values
 
 
-def _set_mass(evidence: Evidence, **fixed: object) -> dict[float, str]:
+def _set_mass(evidence: Evidence, **fixed: Any) -> dict[float, str]:
     return line(evidence, "attention.other", variant="oracle set_mass", attention__layers=[-1],
                 **fixed)  # fmt: skip
 

@@ -12,11 +12,10 @@ from sclip_lab.paper.claims import Claim, alike, difference_in_words, higher, mi
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import curves, line, pick, spec, specs
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.report.figures import COLORS, Figure, charts, heat_map
+from sclip_lab.report.figures import Figure, charts, heat_map
 from sclip_lab.report.tables import captioned
 
 SINGLE = ("csa_identity", "csa_q", "csa_k", "csa_v")
-FORMS = {"orthogonal": "csa_random_orthogonal", "of full width": "csa_random_full"}
 MARGIN = 0.03  # the paper's rows lie between 57.1 and 60.4 on VOC21
 
 
@@ -70,27 +69,15 @@ def _ensemble(evidence: Evidence) -> Figure | None:
     }
     names = ("CSA (q + k)", "mean of q and k")
     references = dict(zip(names, specs(evidence, "csa", "csa_mean"), strict=True))
-    figure = curves(evidence, {"random projections in the ensemble": lines}, references,
-                    log=["random projections in the ensemble"])  # fmt: skip
-    ax = figure.axes[0]
+    title = "random projections in the ensemble"
+    figure = curves(evidence, {title: lines}, references, log=[title])
     for count, keys in zip(counts, groups, strict=True):
         scores = 100 * evidence.cells.loc[keys, "miou"]
-        label = "single seeds" if count == counts[0] else None
-        ax.plot([count] * len(scores), scores, "_", color="black", markersize=7, zorder=3,
-                label=label)  # fmt: skip
-    for place, (name, variant) in enumerate(FORMS.items(), start=1):
-        keys = _seeds(evidence, variant=variant, attention__count=1)
-        if keys:
-            scores = 100 * evidence.cells.loc[keys, "miou"]
-            ax.plot([1.0 + 0.1 * place] * len(keys), scores, "x", color=COLORS[place],
-                    markersize=4, label=f"one {name}, {len(keys)} seeds")  # fmt: skip
-    ax.legend(fontsize=6, loc="center right", edgecolor="none")
+        figure.axes[0].plot([count] * len(keys), scores, "_", color="black", markersize=7, zorder=3)
     figure.set_label(
-        "ensembles of n random projections (gaussian, of head_dim) over seeds; band: 95 % interval "
-        "over photos of seed 0; crosses: single orthogonal ones, and ones of the full width"
+        "ensembles of n random projections (gaussian, of head_dim); band: 95 % interval over "
+        "photos of seed 0; dashes: each seed"
     )
-    for legend in figure.legends:
-        legend.remove()
     return figure
 
 
