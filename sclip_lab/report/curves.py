@@ -15,6 +15,8 @@ from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import Figure, charts, color, draw_floors
 
+SIDE = 2.2  # inches: of a chart whose points have names
+FONT = 4.5  # points: of these names
 STEPS = 14  # places to try above and below a point for its name
 # Of reference lines, else "-.".
 DASHES: dict[str, Any] = {
@@ -246,32 +248,22 @@ def without(label: str, parameter: str) -> str:
     return re.sub(r"\(\s*,?\s*", "(", rest).replace("()", "")
 
 
-def label_points(
-    ax: Axes,
-    x: Sequence[float],
-    y: Sequence[float],
-    names: Sequence[str],
-    size: tuple[float, float],
-    fontsize: float = 5.0,
-) -> None:
+def label_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
     """Write a name beside each point, where neither another name nor a point lies; a thin line
     leads from a name that had to move. Limits of the axes stay as they are.
 
     Args:
-        ax: with its limits set. x, y: of the points. names: of the points.
-        size: width and height of the axes in inches, as far as known.
-        fontsize: in points.
+        ax: about `SIDE` inches wide and high, with its limits set. x, y, names: of the points.
     """
-    points = np.column_stack([_shares(ax, x, 0), _shares(ax, y, 1)])
-    line = fontsize * 1.1 / 72 / size[1]
-    dot = 0.035 * 2.0 / min(size)
+    points = ax.transAxes.inverted().transform(ax.transData.transform(np.column_stack([x, y])))
+    line, dot = FONT * 1.1 / 72 / SIDE, 0.07 / SIDE
     dots = np.concatenate([points - dot / 2, points + dot / 2], axis=1)
     taken = list(dots)  # left, low, right, high
     # A name may stand on either side of its point, up to so many steps above or below it.
     steps, is_left = np.repeat(np.arange(-STEPS, STEPS + 1), 2), np.tile([0, 1], 2 * STEPS + 1)
     for index in np.argsort(-points[:, 1], kind="stable"):
         (u, v), name = points[index], names[index]
-        width = 0.56 * fontsize * len(name) / 72 / size[0]
+        width = 0.56 * FONT * len(name) / 72 / SIDE
         corners = np.stack(
             [np.where(is_left, u - dot - width, u + dot), v + (steps - 1) * line / 2], axis=1
         )
@@ -287,16 +279,9 @@ def label_points(
         middle = (boxes[best, 1] + boxes[best, 3]) / 2
         moved = abs(middle - v) > line
         ax.annotate(
-            name, (u, v), (edge, middle), "axes fraction", "axes fraction", fontsize=fontsize,
+            name, (u, v), (edge, middle), "axes fraction", "axes fraction", fontsize=FONT,
             ha=side, va="center", annotation_clip=False,
             arrowprops={"arrowstyle": "-", "lw": 0.3, "color": "0.5", "shrinkA": 0, "shrinkB": 2}
             if moved
             else None,
         )  # fmt: skip
-
-
-def _shares(ax: Axes, values: Sequence[float], axis: int) -> np.ndarray:
-    """Places along an axis as shares of its length."""
-    scale = (ax.xaxis, ax.yaxis)[axis].get_transform()
-    low, high = scale.transform(np.array((ax.get_xlim(), ax.get_ylim())[axis], float))
-    return (scale.transform(np.asarray(values, float)) - low) / (high - low)

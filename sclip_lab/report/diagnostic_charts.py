@@ -33,11 +33,6 @@ def diagnostics(df: pd.DataFrame) -> Figure:
     return _drawn(_with_charts(df), _variants(df))
 
 
-def _with_charts(df: pd.DataFrame) -> pd.DataFrame:
-    """The rows with their ``variant`` and ``chart``, as `_drawn` needs them."""
-    return df.assign(variant=df["spec"].astype(str), chart=_charts(df))
-
-
 def _drawn(df: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     groups = [rows for name, rows in df.groupby("chart", sort=False) if name]
     lines, columns = -(-len(groups) // COLUMNS), min(COLUMNS, len(groups))
@@ -84,16 +79,16 @@ def pages(df: pd.DataFrame, variants: int = 20) -> list[Figure]:
     return pages
 
 
-def _charts(df: pd.DataFrame) -> pd.Series:
-    """Per row the title of the chart that it belongs in: the measure, and its data set where
-    there are several; "" for a control of another measure that is there too."""
+def _with_charts(df: pd.DataFrame) -> pd.DataFrame:
+    """The rows with ``variant`` (the spec) and ``chart``, the title of the chart that they belong
+    in: the measure, and its data set where there are several; "" for a control of another measure
+    that is there too."""
     measure = df["measure"].astype(str)
-    met = set(measure)
-    controls = {MEASURES[name].control for name in met if name in MEASURES}
+    controls = {MEASURES[name].control for name in measure.unique() if name in MEASURES}
     title = measure.str.replace("_", " ")
     if "dataset" in df and df["dataset"].nunique() > 1:
         title = title + ", " + df["dataset"].astype(str)
-    return title.where(~measure.isin(controls), "")
+    return df.assign(variant=df["spec"].astype(str), chart=title.where(~measure.isin(controls), ""))
 
 
 def _chart(ax: Axes, rows: pd.DataFrame, order: list[str]) -> None:

@@ -45,6 +45,7 @@ class Evidence:
     whole: Mapping[str, int] = field(default_factory=dict)
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
     bootstrap: Callable[[], Comparisons] | None = None
+    _differences: dict[tuple[str, str, float], pd.Series] = field(default_factory=dict, init=False)
 
     @cached_property
     def comparisons(self) -> Comparisons:
@@ -86,10 +87,6 @@ class Evidence:
         if (a, b, level) not in self._differences:
             self._differences[a, b, level] = self.comparisons.of([(a, b)], level).iloc[0]
         return self._differences[a, b, level]
-
-    @cached_property
-    def _differences(self) -> dict[tuple[str, str, float], pd.Series]:
-        return {}
 
     def values(self, measure: str) -> pd.DataFrame:
         """One diagnostic by photo: index image, columns spec; empty where it was not measured."""

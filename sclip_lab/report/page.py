@@ -147,10 +147,10 @@ def _drawings_by_number(number: int) -> list[Drawing]:
 
 def _drawings_of(figures: Mapping[str, Figure]) -> list[Drawing]:
     captions = {name: str(f.get_label() or name.replace("_", " ")) for name, f in figures.items()}
-    return [(name, captions[name], *drawn(figure)) for name, figure in figures.items()]
+    return [(name, captions[name], *rendered(figure)) for name, figure in figures.items()]
 
 
-def drawn(figure: Figure) -> tuple[bytes, bytes]:
+def rendered(figure: Figure) -> tuple[bytes, bytes]:
     """PNG and PDF of one figure, which is laid out once."""
     FigureCanvasAgg(figure)
     dpi = min(PNG_DPI, WIDE / figure.get_size_inches()[0])

@@ -339,10 +339,9 @@ def labelled(
         names: of classes. palette: (at least len(names), 3) uint8, their colours.
     """
     height, width = labels.shape
-    shares = [float((labels == index).mean()) for index in range(len(names))]
     handles = [
-        Patch(color=tuple(palette[index] / 255), label=f"{name}  {100 * shares[index]:.1f} %")
-        for index, name in enumerate(names)
+        Patch(color=tuple(palette[k] / 255), label=f"{name}  {100 * (labels == k).mean():.1f} %")
+        for k, name in enumerate(names)
     ]
     with rc_context(FONT):
         size = (7.0, 3.5 * height / width + 0.3 + 0.18 * -(-len(names) // 4))

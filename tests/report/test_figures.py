@@ -74,9 +74,9 @@ def _inside(figure: Figure) -> None:
 
 @pytest.mark.parametrize("sort", [False, True])
 def test_bars_show_scores_and_intervals(df: pd.DataFrame, sort: bool) -> None:
-    table = results.summary(df, n=200)
+    table = results.summary(df)
     table = table.sort_values("miou", ascending=False) if sort else table
-    figure = figures.bars(df, sort=sort, n=200)
+    figure = figures.bars(df, sort=sort)
     (ax,) = figure.axes
     np.testing.assert_allclose([bar.get_width() for bar in ax.patches], table["miou"] * 100)
     assert [tick.get_text() for tick in ax.get_yticklabels()] == list(table["attention"])
@@ -90,7 +90,7 @@ def test_bars_show_scores_and_intervals(df: pd.DataFrame, sort: bool) -> None:
 def test_bars_have_one_chart_per_data_set(tmp_path: Path) -> None:
     write_store(tmp_path)
     write_cell(tmp_path, "csa", 0.5, ["x"], dataset="others", created="2027")
-    figure = figures.bars(results.load(tmp_path), n=20)
+    figure = figures.bars(results.load(tmp_path))
     assert [ax.get_title() for ax in figure.axes] == ["shapes, 6 photos", "others, 1 photos"]
 
 
@@ -280,7 +280,7 @@ def test_bars_never_merge_specs_of_one_label(tmp_path: Path) -> None:
     for seed, row in enumerate(rows):
         write_spec(tmp_path, "csa", [row], ["x"], seed=seed, created=f"2026-01-0{seed + 1}")
     df = results.load(tmp_path)
-    (ax,) = figures.bars(df, n=20).axes
+    (ax,) = figures.bars(df).axes
     scores = results.miou(df).to_numpy() * 100
     np.testing.assert_allclose([bar.get_width() for bar in ax.patches], scores)
     assert len({tick.get_text() for tick in ax.get_yticklabels()}) == 2
@@ -301,6 +301,6 @@ def test_long_labels_are_not_cut_in_a_report() -> None:
         ax = figure.subplots()
         ax.barh([0], [1])
         ax.set_yticks([0], ["vit_tiny_patch16_224"])
-    png, _ = page.drawn(figure)
+    png, _ = page.rendered(figure)
     edge = np.asarray(Image.open(io.BytesIO(png)).convert("L"))[:, :3]
     assert edge.min() == 255

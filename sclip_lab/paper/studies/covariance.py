@@ -123,7 +123,7 @@ def _scatter(ax: Axes, evidence: Evidence, measure: str) -> None:
     ax.margins(0.2, 0.12)
     ax.set_xlim(ax.get_xlim())
     ax.set_ylim(ax.get_ylim())
-    label_points(ax, x, y, [evidence.name(spec) for spec in specs], (2.2, 2.2), 4.5)
+    label_points(ax, x, y, [evidence.name(spec) for spec in specs])
 
 
 def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:

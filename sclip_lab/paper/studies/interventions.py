@@ -150,26 +150,14 @@ def _claims(evidence: Evidence) -> list[Claim]:
 
 
 def _by_block(evidence: Evidence) -> dict[float, str]:
-    """The cells in which vanilla's mass on other classes is 0 in one block, by its number."""
+    """The cells in which vanilla's mass on other classes is 0 in one block, by its place: a share
+    of the depth; the last block, which is -1 in a cell, is 1."""
     table = pick(
         evidence, variant="oracle set_mass", attention__base="vanilla", attention__other=0.0
     )
-    places = {}
-    for key, layers in table.get("attention.layers", pd.Series(dtype=object)).items():
-        depth = evidence.specs[str(key)].backbone.depth if str(key) in evidence.specs else None
-        places[_block(layers, depth)] = str(key)
-    return {place: key for place, key in sorted(places.items()) if place == place}
-
-
-def _block(layers: object, depth: int | None) -> float:
-    """The number of one block, from 1; a share of the depth where that is not known."""
-    [layer] = layers if isinstance(layers, list | tuple) and len(layers) == 1 else [None]
-    if layer is None:
-        return float("nan")
-    place = number(layer)
-    if place < 0 or place == 1:
-        return float(depth or 1)
-    return round(place * depth) if depth and not float(place).is_integer() else place
+    layers = table.get("attention.layers", pd.Series(dtype=object))
+    places = {key: number(*of_cell) for key, of_cell in layers.items() if len(of_cell) == 1}
+    return dict(sorted((abs(place), str(key)) for key, place in places.items() if place == place))
 
 
 def _dose(evidence: Evidence) -> Figure:
@@ -265,7 +253,7 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
     blocks = _by_block(evidence)
     if len(blocks) > 1:
         references = dict(zip(("vanilla", "CSA"), specs(evidence, "vanilla", "csa"), strict=True))
-        title = "block whose mass on other classes is removed"
+        title = "block (share of depth) whose mass on other classes is removed"
         figure = curves(evidence, {title: {"vanilla attention, mass 0 in one block": blocks}},
                         references)  # fmt: skip
         figure.set_label("vanilla attention whose mass on other classes is set to 0 in one block "

@@ -60,7 +60,7 @@ def bias(scored: Scored) -> float:
     for members in scored.design.members:
         influence = scored.without[members] - np.nanmean(scored.without[members])
         share = (len(members) - 1) / len(members)
-        luck -= share * np.nansum(influence * (scored.drawn[members] - 1))
+        luck -= share * np.nansum(influence * (scored.draws[members] - 1))
     return float(np.nanmean(scored.resampled) - scored.centre - luck)
 
 

@@ -54,7 +54,6 @@ class Picture:
     """One photo with its mask and the predictions that were kept of it."""
 
     name: str
-    dataset: str
     image: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.uint8]
     class_names: list[str]
@@ -137,7 +136,6 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Picture]:
             if photo:
                 pictures[place] = Picture(
                     name=name,
-                    dataset=record["names"]["dataset"],
                     image=photo["image"],
                     mask=photo["mask"],
                     class_names=list(record["class_names"]),
