@@ -156,8 +156,9 @@ def _by_block(evidence: Evidence) -> dict[float, str]:
         evidence, variant="oracle set_mass", attention__base="vanilla", attention__other=0.0
     )
     layers = table.get("attention.layers", pd.Series(dtype=object))
-    places = {key: number(*of_cell) for key, of_cell in layers.items() if len(of_cell) == 1}
-    return dict(sorted((abs(place), str(key)) for key, place in places.items() if place == place))
+    single = {key: number(*of_cell) for key, of_cell in layers.items()
+              if isinstance(of_cell, list | tuple) and len(of_cell) == 1}  # fmt: skip
+    return dict(sorted((abs(place), str(key)) for key, place in single.items() if place >= -1))
 
 
 def _dose(evidence: Evidence) -> Figure:
