@@ -254,7 +254,7 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
     blocks = _by_block(evidence)
     if len(blocks) > 1:
         references = dict(zip(("vanilla", "CSA"), specs(evidence, "vanilla", "csa"), strict=True))
-        title = "block (share of depth) whose mass on other classes is removed"
+        title = "block with mass 0, as a share of the depth"
         figure = curves(evidence, {title: {"vanilla attention, mass 0 in one block": blocks}},
                         references)  # fmt: skip
         figure.set_label("vanilla attention whose mass on other classes is set to 0 in one block "
