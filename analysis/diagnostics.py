@@ -50,7 +50,8 @@ def bounds(measure: Measure) -> str:
 def document() -> str:
     rows = []
     for name, measure in MEASURES.items():
-        heads = "layer, head" if measure.of_weights else "layer" if measure.layered else ""
+        layers = "layer, head" if measure.layers == "weights" else "layer"
+        heads = layers if measure.of_layer else ""
         good = "control" if measure.is_control else measure.better
         kind = "outcome" if measure.outcome else "" if measure.is_control else "mechanism"
         kind += ", not between row sums" if measure.of_row_sum else ""

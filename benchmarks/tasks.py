@@ -127,7 +127,7 @@ def sweep(
     labels: list[Tensor] = [torch.empty(0)] * len(variants)
     for index, encoded in encode(backbone, plan.cut(photo), variants, trunk=trunk()):
         laid_out = plan.lay_out(readout.patch_logits(encoded))
-        labels[index] = readout.predict(plan, laid_out, photo, encoded)
+        labels[index] = readout.predict(plan, laid_out, photo, encoded, backbone)
     return labels
 
 

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from sclip_lab.core.functions import refines_labels as refines_labels
     from sclip_lab.core.functions import refines_logits as refines_logits
     from sclip_lab.run.explore import explore as explore
-    from sclip_lab.run.features import attention_maps as attention_maps
-    from sclip_lab.run.features import dense_features as dense_features
     from sclip_lab.run.library import Spec as Spec
+    from sclip_lab.run.library import attention_maps as attention_maps
+    from sclip_lab.run.library import dense_features as dense_features
     from sclip_lab.run.library import evaluate as evaluate
     from sclip_lab.run.library import segment as segment
     from sclip_lab.segmentation.protocol import Protocol as Protocol
@@ -49,8 +49,8 @@ _PUBLIC = {
     "variant": "config.registry",
     "Protocol": "segmentation.protocol",
     "Spec": "run.library",
-    "attention_maps": "run.features",
-    "dense_features": "run.features",
+    "attention_maps": "run.library",
+    "dense_features": "run.library",
     "evaluate": "run.library",
     "explore": "run.explore",
     "load_attention": "config.registry",

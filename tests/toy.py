@@ -57,11 +57,11 @@ def encoded(backbone: Backbone, images: Tensor, variant: Variant) -> Encoded:
 def logits(readout: Readout, encoded: Encoded) -> Tensor:
     """(windows, grid_h, grid_w, queries); a readout that reads other photos is shown these windows
     as another photo, with masks of all classes in turn."""
-    if readout.summary is None:
+    if readout.steps.summary is None:
         return readout.patch_logits(encoded)
     labels = torch.arange(encoded.patches[..., 0].numel()) % readout.num_classes
     labels = labels.view(encoded.patches.shape[:3])
-    others = [readout.summary(encoded, labels, readout.num_classes)]
+    others = [readout.steps.summary(encoded, labels, readout.num_classes)]
     return readout.patch_logits(encoded, [(slice(0, len(encoded.images)), others)])
 
 

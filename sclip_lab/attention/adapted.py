@@ -20,7 +20,7 @@ from sclip_lab.core.values import within
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import Context, State
 
-EPSILON = 1e-10
+EPSILON = 1e-10  # in the logarithm of probabilities, which may be 0
 
 
 @uses("text")

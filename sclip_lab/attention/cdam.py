@@ -23,12 +23,12 @@ from sclip_lab.core.functions import mix_function, uses
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context, Grid
 
-EPSILON = 1e-8
+EPSILON = 1e-8  # in logarithms of probabilities, and below a row's range
 # A row with a smaller range counts as constant. Two stretches by 1 / EPSILON would turn a range of
 # 1e-16 into 0.5, and the rounding of cosines (1e-7) hides divergences below this anyway.
 CONSTANT = 1e-10
 ROWS = 64  # of a divergence map at once
-SCALES = (1.0, 0.25, 0.37, 0.5, 0.63, 0.75, 0.87)
+SCALES = (1.0, 0.25, 0.37, 0.5, 0.63, 0.75, 0.87)  # the whole grid first, as released
 
 
 @uses("text")

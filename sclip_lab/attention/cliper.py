@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import block_edit, weights_function
+from sclip_lab.core.values import within
 from sclip_lab.network.block import Block, softmax_scores
 from sclip_lab.network.context import LARGEST_KEPT, Context, State, scores
 from sclip_lab.network.depth import Layer, resolve
@@ -35,9 +36,9 @@ def cliper(ctx: Context, rounds: int | None = None) -> Tensor:
     """
     if not ctx.history:
         raise LabError("the first block has no earlier attention to sum")
-    if rounds is not None and rounds < 0:
-        raise LabError(f"rounds {rounds} must be 0 or more")
-    return balanced(earlier(ctx), ctx.block.depth if rounds is None else rounds)
+    rounds = ctx.block.depth if rounds is None else rounds
+    within("rounds", rounds, 0)
+    return balanced(earlier(ctx), rounds)
 
 
 def earlier(ctx: Context) -> Tensor:

@@ -46,11 +46,8 @@ def dih(
 
     Args:
         heads: chosen of each map; a network with fewer uses all.
-        similarity_layer, average_layer: l of c_9 and of c_4 above.
-        cut: similarities below become 0 when patches are averaged.
-        sharpness: factor on the centred similarities.
-        class_share: 0 .. 1, share of the class token that is added to every output; 0 without one.
-        second_pass: first and last layer of the sum r; None: one pass.
+        similarity_layer, average_layer, cut, sharpness, class_share, second_pass: of
+            `sclip_lab.attention.scclip.scclip`.
 
     Raises:
         LabError: a class_share out of its range, or in a network without class token; no heads.
@@ -65,11 +62,11 @@ def dih(
     far_cut = cut_below(cosine(ctx.after(average_layer), prefix), cut)
 
     def attend(tokens: Tensor, class_token: Tensor) -> tuple[Tensor, Tensor]:
-        inner = BlockInput(block, tokens)
-        weights = last_weights(replace(ctx, input=inner), near, sharpness)
+        inner = replace(ctx, input=BlockInput(block, tokens))
+        weights = last_weights(inner, near, sharpness)
         chosen = lowest_entropy(weights[:, :, prefix:, prefix:], heads)
-        mixed = (weights * chosen[..., None, None]).sum(1) / block.num_heads
-        output = full_width(block, mixed, inner.projected("value"))
+        mixed = (weights * chosen).sum(1, keepdim=True) / block.num_heads
+        output = block.output(mixed, inner.value)
         if class_share:
             output = output + class_share * class_token
         return averaged(output, far_cut), weights
@@ -91,13 +88,9 @@ def by_heads(ctx: Context, layer: Layer, heads: int) -> Tensor:
     """z of block ``layer``: x + out_proj(sum over heads chosen by A_qk of A_kk,h V)."""
     entered = ctx.earlier(layer)
     chosen = lowest_entropy(entered.attention("query", "key"), heads)
-    mixed = (entered.attention("key", "key") * chosen[..., None, None]).sum(1)
-    return ctx.after(layer) + full_width(entered.block, mixed, entered.projected("value"))
-
-
-def full_width(block: Block, weights: Tensor, value: Tensor) -> Tensor:
-    """out_proj(W V) of one map (batch, tokens, tokens) for all channels: (batch, tokens, width)."""
-    return block.output(weights[:, None], value)
+    # One map of all chosen heads multiplies the values of every head: the full width.
+    mixed = (entered.attention("key", "key") * chosen).sum(1, keepdim=True)
+    return ctx.after(layer) + entered.block.output(mixed, entered.projected("value"))
 
 
 def entropies(maps: Tensor) -> Tensor:
@@ -107,7 +100,7 @@ def entropies(maps: Tensor) -> Tensor:
 
 
 def lowest_entropy(maps: Tensor, heads: int) -> Tensor:
-    """The ``heads`` heads whose maps have the lowest entropy: (batch, heads) of 1 and 0."""
+    """1 for the ``heads`` maps of lowest entropy, 0 for others: (batch, heads, 1, 1)."""
     energy = entropies(maps)
     index = energy.topk(min(heads, energy.shape[1]), dim=1, largest=False).indices
-    return torch.zeros_like(energy).scatter(1, index, 1.0).to(maps.dtype)
+    return torch.zeros_like(energy).scatter(1, index, 1.0).to(maps.dtype)[..., None, None]

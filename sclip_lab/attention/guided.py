@@ -65,17 +65,10 @@ def proxyclip(
     """
     weights, grid = guided_map(ctx, beta, gamma, output_grid)
     value = resized(patch_values(ctx), ctx.grid, grid, swap_axes)
-    weights = weights[:, None]
-    return on_grid(block, state, ctx, spread(weights, value), grid, weights)
-
-
-def spread(weights: Tensor, value: Tensor) -> Tensor:
-    """A map for all heads, (batch, 1, patches, patches), times (batch, heads, patches, head_dim).
-
-    Head by head: one product would copy the map for each head.
-    """
-    one = weights[:, 0].to(value)
-    return torch.stack([one @ of_head for of_head in value.unbind(1)], dim=1)
+    # Head by head: one product would copy the map for each head.
+    one = weights.to(value)
+    per_head = torch.stack([one @ of_head for of_head in value.unbind(1)], dim=1)
+    return on_grid(block, state, ctx, per_head, grid, weights[:, None])
 
 
 def guided_map(
@@ -113,24 +106,20 @@ def on_grid(
     ctx: Context,
     per_head: Tensor,
     grid: Grid,
-    attention: Tensor | None = None,
+    attention: Tensor,
 ) -> State:
     """Output projection of patches on a grid of their own; the class token attends to itself.
 
     ``per_head`` is attention times values, (batch, heads, patches, head_dim), of patches on
     ``grid``; ``attention``, (batch, heads, patches, patches), is for diagnostics.
     """
-    joined = torch.cat([ctx.value[:, :, : block.prefix], per_head], dim=2)
-    if attention is not None and block.prefix:
-        prefix = block.prefix
+    prefix = block.prefix
+    joined = torch.cat([ctx.value[:, :, :prefix], per_head], dim=2)
+    if prefix:
         attention = F.pad(attention, (prefix, 0, prefix, 0))
         attention[..., :prefix, :prefix] = torch.eye(prefix, device=attention.device)
-    return replace(
-        state,
-        tokens=block.merge(joined),
-        attention=attention,
-        grid=None if grid == ctx.grid else grid,
-    )
+    changed = None if grid == ctx.grid else grid
+    return replace(state, tokens=block.merge(joined), attention=attention, grid=changed)
 
 
 @uses("guidance")
@@ -177,13 +166,9 @@ def guidance_repair(
 ) -> Tensor:
     """Replace outliers by the mean of the clean patches that look like them to the second network.
 
-    Args:
-        tokens: (batch, tokens, width) to repair at the outliers' places; None: the block's input.
-        neighbours, quantile: of `sclip_lab.attention.repair.lof_mask`, which finds outliers.
-        beta, gamma: as in `proxyclip`; the softmax runs over clean patches.
-
-    Returns:
-        the shape of ``tokens``.
+    ``tokens``, ``neighbours`` and ``quantile`` are those of `sclip_lab.attention.repair.lof`, which
+    finds outliers alike; ``beta`` and ``gamma`` those of `proxyclip`, with a softmax over clean
+    patches.
     """
     prefix = context.block.prefix
     outliers = lof_mask(context.tokens[:, prefix:], neighbours, quantile)

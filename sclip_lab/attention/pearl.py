@@ -19,7 +19,7 @@ from sclip_lab.core.functions import weights_function
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
 
-EPSILON = 1e-6
+EPSILON = 1e-6  # keeps sums of norms and the root of the Gram matrix away from 0
 
 
 @weights_function
@@ -53,8 +53,8 @@ def polar_factor(matrix: Tensor, rounds: int | None = None) -> Tensor:
     U V^T of the singular value decomposition.
     """
     if rounds is None:
-        left, _, right = torch.linalg.svd(matrix)
-        return left @ right
+        u, _, v_transposed = torch.linalg.svd(matrix)
+        return u @ v_transposed
     gram = matrix.mT @ matrix
     size = torch.linalg.matrix_norm(gram)[..., None, None].clamp_min(EPSILON)
     one = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)

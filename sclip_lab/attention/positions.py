@@ -10,8 +10,7 @@ from sclip_lab.network.context import Grid
 
 def positions(grid: Grid) -> Tensor:
     """(patches, 2) int64 row and column of each patch, row-major."""
-    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    return torch.stack([rows.flatten(), columns.flatten()], dim=1)
+    return torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1]))
 
 
 def squared_distances(grid: Grid) -> Tensor:

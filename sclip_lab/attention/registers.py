@@ -99,7 +99,7 @@ def _of_patches(activations: Tensor, patches: Patches) -> Tensor:
     return torch.where(activations > mean + activations.std(1, keepdim=True), mean, activations)
 
 
-def _neurons_of(index: int, neurons: Neurons, neurons_file: str | None = None) -> list[int]:
+def _neurons_of(index: int, neurons: Neurons, neurons_file: str | None) -> list[int]:
     """The neurons of one block."""
     if neurons_file is not None:
         try:
@@ -123,11 +123,11 @@ def find(
     top: int = 10,
     sparse: bool = False,
 ) -> tuple[list[tuple[int, int]], list[float]]:
-    """Find the neurons that are most active where tokens have large norms.
+    """Find the (block, neuron) pairs that are most active where tokens have large norms.
 
     score(l, n) = mean over outlier tokens of the neuron's |activation|, averaged over the images
-    that have such tokens. Each image is (1, 3, height, width), normalised. Returns the (block,
-    neuron) pairs in falling order of their scores, and the scores.
+    that have such tokens. Each image is (1, 3, height, width), normalised. Returns pairs in falling
+    order of their scores, and the scores.
 
     Args:
         threshold: tokens with a larger norm behind ``detect_layer`` are outliers, the class token
@@ -141,8 +141,7 @@ def find(
         LabError: no image has an outlier.
     """
     detect = resolve(detect_layer, backbone.depth)
-    total: Tensor | None = None
-    count = 0
+    scores_of_images = []
     for image in images:
         activations, outliers = _activations(backbone, image, detect, threshold)
         if not bool(outliers.any()):
@@ -151,16 +150,14 @@ def find(
         if sparse:
             quiet = (activations < 0.5).float().mean(1) >= 0.5
             score = torch.where(quiet, score, 0.0)
-        total = score if total is None else total + score
-        count += 1
-    if total is None:
+        scores_of_images.append(score)
+    if not scores_of_images:
         raise LabError(f"no image has a token with a norm above {threshold}")
-    total = total / count
+    mean = sum(scores_of_images, torch.zeros(())) / len(scores_of_images)
     if highest_layer is not None:
-        total = total[: resolve(highest_layer, backbone.depth) + 1]
-    scores, index = total.flatten().sort(descending=True, stable=True)
-    width = total.shape[1]
-    pairs = [divmod(i, width) for i in index[:top].tolist()]
+        mean = mean[: resolve(highest_layer, backbone.depth) + 1]
+    scores, index = mean.flatten().sort(descending=True, stable=True)
+    pairs = [divmod(i, mean.shape[1]) for i in index[:top].tolist()]
     return pairs, scores[:top].tolist()
 
 

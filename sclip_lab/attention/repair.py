@@ -8,10 +8,7 @@ attends to them more than they attend to themselves. The tests are
   pages 20291-20300, https://github.com/Kimsure/SFP;
 - ``norm``, the largest tokens: Darcet et al., arXiv 2309.16588, and SFP's baseline.
 
-Each is a *repair*, tokens in, tokens out, and works with any attention:
-``attention/repair=lof | norm | class_attention``.
-
-Shapes: ``patches`` = grid_h * grid_w; ``tokens`` = class token, if there is one, + patches.
+Each is a *repair*, tokens in, tokens out, and works with any attention.
 """
 
 from __future__ import annotations
@@ -123,10 +120,8 @@ def lof(
 ) -> Tensor:
     """Repair the outliers that `lof_mask` finds in the block's input.
 
-    Args:
-        tokens: (batch, tokens, width) to repair at the outliers' places; None: the block's input.
-        neighbours, quantile: of the test.
-        isolated: as in `repaired`.
+    ``tokens``, (batch, tokens, width), are repaired at the outliers' places; None: the block's
+    input. ``isolated`` is that of `repaired`, and the others are those of the test.
     """
     mask = context.input.once(
         ("lof", neighbours, quantile),

@@ -29,7 +29,7 @@ from sclip_lab.core.values import within
 from sclip_lab.network.block import Block
 from sclip_lab.network.context import BlockInput, Context, Grid, State
 
-CHANNELS = (4, 162, 189, 326, 429, 474, 633, 713)
+CHANNELS = (4, 162, 189, 326, 429, 474, 633, 713)  # released for a network 768 wide, ViT-B/16
 
 
 @block_edit
@@ -80,28 +80,20 @@ def rfclip(
     behind = [*(entered.tokens for entered in (*ctx.history, ctx.input)[1:]), tokens]
     guide = torch.stack(behind).mean(0)
     near = cut_below(cosine(guide, block.prefix), cut).to(guide.dtype)
-    earlier = sum_of_self_attention(ctx)
-    decodes = [decode(block, u, near, earlier) for u in (ctx.tokens, guide)]
-    patches = (decodes[0][0] + decodes[1][0]) / 2
-    dense = torch.cat([tokens[:, : block.prefix], patches], dim=1)
-    return replace(state, tokens=tokens, dense=dense, attention=decodes[0][1])
+    (first, attention), (second, _) = (decode(ctx, u, near) for u in (ctx.tokens, guide))
+    dense = torch.cat([tokens[:, : block.prefix], (first + second) / 2], dim=1)
+    return replace(state, tokens=tokens, dense=dense, attention=attention)
 
 
-def sum_of_self_attention(ctx: Context) -> Tensor | float:
-    """Sum of softmax(s k k^T) of all earlier blocks: (batch, heads, tokens, tokens), or 0."""
-    return sum((entered.attention("key", "key") for entered in ctx.history), 0.0)
-
-
-def decode(
-    block: Block, tokens: Tensor, near: Tensor, earlier: Tensor | float
-) -> tuple[Tensor, Tensor]:
+def decode(ctx: Context, tokens: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
     """o(c u) above, (batch, patches, width), and its map, (batch, heads, patches, patches).
 
-    The map's rows lack the class token's share. ``tokens`` are u, ``near`` is c, (batch, patches,
-    patches), not normalised, and ``earlier`` is `sum_of_self_attention`.
+    The map's rows lack the class token's share. ``tokens`` are u, and ``near`` is c, (batch,
+    patches, patches), not normalised.
     """
-    prefix = block.prefix
+    block, prefix = ctx.block, ctx.block.prefix
     inner = BlockInput(block, torch.cat([tokens[:, :prefix], near @ tokens[:, prefix:]], dim=1))
+    earlier = sum((entered.attention("key", "key") for entered in ctx.history), 0.0)
     weights = (earlier + inner.attention("key", "key")) / block.depth
     weights = weights[:, :, prefix:, prefix:]
     return block.output(weights, inner.projected("value")[:, :, prefix:]), weights
@@ -147,10 +139,10 @@ def refocused(weights: Tensor, threshold: float, share: float, prefix: int) -> T
     """
     between = weights[:, :, prefix:, prefix:]
     sinks = (between.sum(-2, keepdim=True) / weights.shape[-1] > threshold).to(weights.dtype)
-    taken = (between * sinks).sum(-1, keepdim=True)
+    of_sinks = (between * sinks).sum(-1, keepdim=True)
     others = between * (1 - sinks)
-    left = others.sum(-1, keepdim=True)
-    moved = between * (1 - (1 - share) * sinks) + taken * (1 - share) * (others / left)
+    of_others = others.sum(-1, keepdim=True)
+    moved = between * (1 - (1 - share) * sinks) + of_sinks * (1 - share) * (others / of_others)
     result = weights.clone()
-    result[:, :, prefix:, prefix:] = torch.where(left > 0, moved, between)
+    result[:, :, prefix:, prefix:] = torch.where(of_others > 0, moved, between)
     return result

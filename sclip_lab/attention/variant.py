@@ -1,26 +1,10 @@
 """A variant: which blocks are rewritten, and how. Its yaml builds it, its content identifies it.
 
 A yaml of ``conf/attention`` names a function of this package under ``_target_``. A *weights
-function* ``(ctx, **parameters) -> weights`` only computes attention weights; the common keys below
-say how they are used. A *block edit* ``(block, state, ctx, **parameters) -> state`` replaces the
-whole block and is declared by `sclip_lab.core.functions.block_edit`.
-
-Common keys (see ``conf/attention/_variant.yaml`` for their defaults):
-
-============ ===================================================================================
-layers       rewritten blocks: indices, fractions of depth, or ``"last n"``
-residual     keep the residual branch around attention (weights functions only)
-mlp          keep the block's MLP (weights functions only)
-stream       ``replace`` the block; or ``parallel``: run it as trained and collect the rewritten
-             attention's outputs in a dense stream (weights functions only)
-class_token  whether patches may attend to the class token, if there is one
-prior        a term on the scores, see `prior`
-mix          a map from middle blocks, see `mix`
-repair       a correction of the tokens before attention, see `repair`; a block edit that has a
-             parameter ``repair`` gets it as a function
-entry        tokens besides class token and patches, from the first block on, see `registers`
-hidden       an edit behind the activation of every block's MLP, see `registers`
-============ ===================================================================================
+function* ``(ctx, **parameters) -> weights`` only computes attention weights; the keys that all
+variants have, in ``conf/attention/_variant.yaml``, say how they are used. A *block edit*
+``(block, state, ctx, **parameters) -> state`` replaces the whole block and is declared by
+`sclip_lab.core.functions.block_edit`.
 """
 
 from __future__ import annotations
@@ -133,16 +117,12 @@ class Variant:
         Raises:
             LabError: an index out of range for this depth; the error names the variant.
         """
-        try:
+        with about(f"attention '{self.name}'"):
             return resolve_all(self.config["layers"], depth)
-        except LabError as error:
-            raise LabError(f"attention '{self.name}': {error}") from None
 
     def given(self, text: Text | None) -> Variant:
-        """The variant with a protocol's texts; the same object if it reads none or there are none.
-
-        The texts become part of its keys: variants with equal keys still compute the same thing.
-        """
+        """The variant with a protocol's texts, which become part of its keys; the same object if it
+        reads none or there are none."""
         if text is None or "text" not in self.uses:
             return self
         key, edit_key = (digest([k, text.digest]) for k in (self.key, self.edit_key))
@@ -178,10 +158,8 @@ class Variant:
         return self.edit_key if level in self.layers(depth) else self._hidden_key
 
     def enter(self, tokens: Tensor, grid: Grid, block: Block) -> Tensor:
-        """Tokens that enter the first block, with the variant's own tokens behind them.
-
-        ``tokens`` are (batch, tokens, width); nothing changes if the variant's are there already.
-        """
+        """(batch, tokens, width) that enter the first block, with the variant's own tokens behind
+        them, if they are not there already."""
         entry = self._parts["entry"]
         if entry is None or tokens.shape[1] > block.prefix + math.prod(grid):
             return tokens
@@ -190,8 +168,8 @@ class Variant:
     def apply(self, entered: BlockInput, state: State, context: Context) -> State:
         """Run one rewritten block: the state behind it.
 
-        ``context`` is shared by all variants; the variant's prior and class-token choice are put in
-        here. A prior that the attention has no use for is warned of once.
+        ``context`` is shared by all variants; the variant's own choices are put in here. A prior
+        that the attention has no use for is warned of once.
         """
         scene, grid = context.scene, context.grid
         # A function reads only what it declares; otherwise the key would be incomplete.
@@ -283,11 +261,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Map:
-    """The attention map of one variant as a parameter of another.
+    """The attention map of one variant as a parameter of another, (batch, heads, tokens, tokens).
 
-    It maps the context to (batch, heads, tokens, tokens). A weights function gets a map for each
-    parameter that is annotated ``Map``; the user states a variant's name or the content of its
-    yaml. Maps of equal ``key`` compute the same thing.
+    A weights function gets one for each parameter that is annotated ``Map``; the user states a
+    variant's name or the content of its yaml. Maps of equal ``key`` compute the same thing.
     """
 
     key: str
@@ -309,10 +286,8 @@ def build(config: Mapping[str, Any], name: str | None = None) -> Variant:
     """
     config = {**COMMON, **plain(config)}
     name = config.pop("name", None) or name or str(config.get("_target_", "")).rpartition(".")[2]
-    try:
+    with about(f"attention '{name}'"):
         return _build(config, name)
-    except LabError as error:
-        raise LabError(f"attention '{name}': {error}") from None
 
 
 def variant(function: Callable[..., Any], name: str | None = None, **config: Any) -> Variant:
@@ -349,18 +324,15 @@ def _build(config: dict[str, Any], name: str) -> Variant:
     parts: dict[str, partial[Any] | None] = {}
     for key, kinds in PARTS.items():
         config[key] = described(config[key])
-        try:
+        with about(key):
             parts[key] = bind_config(config[key], *kinds)
-        except LabError as error:
-            raise LabError(f"{key}: {error}") from error
-        config[key] = None if parts[key] is None else written_out(config[key], *kinds)
+            config[key] = written_out(config[key], *kinds)
     functions = [bound, *(part for part in parts.values() if part is not None)]
     _check_common(config, function)
     contents = {key: base.content_of_map() for key, base in maps.items()}
+    supplied: dict[str, Any] = {k: Map(digest(contents[k]), base) for k, base in maps.items()}
     if kind_of(function) is block_edit and "repair" in inspect.signature(function).parameters:
-        bound = partial(bound, repair=parts["repair"])
-    else:
-        bound = partial(bound, **{k: Map(digest(contents[k]), base) for k, base in maps.items()})
+        supplied["repair"] = parts["repair"]
     identity = _content({**config, **contents})
     modules = {f.func.__module__ for f in functions}
     return Variant(
@@ -371,7 +343,7 @@ def _build(config: dict[str, Any], name: str) -> Variant:
         modules=tuple(sorted(modules.union(*(base.modules for base in maps.values())))),
         uses=used(functions).union(*(base.uses for base in maps.values())),
         maps=contents,
-        _function=bound,
+        _function=partial(bound, **supplied),
         _parts=parts,
     )
 
@@ -398,10 +370,9 @@ def _maps(function: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[s
     maps = {}
     for key, parameter in inspect.signature(function).parameters.items():
         value = parameters.get(key, parameter.default)
-        if not re.search(r"\bMap\b", str(parameter.annotation)):
-            continue
-        missing = value is inspect.Parameter.empty or value == "???"
-        if not missing and (isinstance(value, str | Mapping) or callable(value)):
+        missing = value in (inspect.Parameter.empty, "???")
+        names_one = not missing and (isinstance(value, str | Mapping) or callable(value))
+        if names_one and re.search(r"\bMap\b", str(parameter.annotation)):
             maps[key] = _map(key, value)
     return maps
 

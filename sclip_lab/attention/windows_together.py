@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -61,15 +61,24 @@ def gla(
 
     Args:
         source: of K: a projection of the block, over its full width.
-        norm, beta, gamma, dynamic_beta, dynamic_gamma, anchors, rounds, threshold, include_self:
-            see `Across`.
+        norm: subtract the mean similarity of each ``token``'s row, at least 0, or that of all pairs
+            of the ``photo``.
+        beta: factor on the mean similarity.
+        gamma: > 0, inverse temperature.
+        dynamic_beta: times ln(1 + B), added to beta.
+        dynamic_gamma: gamma_i is 1 + dynamic_gamma / number of patches of anchor i; 0 takes
+            ``gamma``. Needs anchors.
+        anchors: start of the gathering: ``patch``, the ``neighbourhood`` mean of the raw source, or
+            of its unit vectors (``unit_neighbourhood``); None: no anchors.
+        rounds, threshold: of the gathering, see `gathered`.
+        include_self: count the patch itself in its neighbourhood.
 
     Raises:
         LabError: an unknown source, or dynamic_gamma without anchors.
     """
-    dynamic = (dynamic_beta, dynamic_gamma)
-    attend = Across(norm, beta, gamma, *dynamic, anchors, rounds, threshold, include_self)
-    return attend(block, state, ctx, full_width(ctx, source))
+    dynamic, gathering = (dynamic_beta, dynamic_gamma), (anchors, rounds, threshold, include_self)
+    raw = full_width(ctx, source)
+    return _attend(block, state, ctx, raw, (norm, beta, gamma, *dynamic, *gathering))
 
 
 @uses("guidance", "photo")
@@ -92,9 +101,9 @@ def gla_guided(
 
     Args and errors as in `gla`; there must be guidance.
     """
-    dynamic = (dynamic_beta, dynamic_gamma)
-    attend = Across(norm, beta, gamma, *dynamic, anchors, rounds, threshold, include_self)
-    return attend(block, state, ctx, ctx.guidance.on(ctx.grid))
+    dynamic, gathering = (dynamic_beta, dynamic_gamma), (anchors, rounds, threshold, include_self)
+    raw = ctx.guidance.on(ctx.grid)
+    return _attend(block, state, ctx, raw, (norm, beta, gamma, *dynamic, *gathering))
 
 
 def full_width(ctx: Context, projection: str) -> Tensor:
@@ -103,69 +112,61 @@ def full_width(ctx: Context, projection: str) -> Tensor:
     return heads.transpose(1, 2).flatten(2)
 
 
-@dataclass(frozen=True)
-class Across:
-    """How patches of all windows of a photo attend to each other.
+def _attend(
+    block: Block, state: State, ctx: Context, raw: Tensor, settings: tuple[Any, ...]
+) -> State:
+    """The block's output with K from ``raw``, (windows, patches, channels)."""
+    value = ctx.value[:, :, block.prefix :]
+    per_head = torch.empty_like(value)
+    for photo in ctx.photos:
+        all_values = value[photo.windows].transpose(0, 1).flatten(1, 2)
+        blocks = photo_weights(raw[photo.windows], photo, ctx.grid, *settings)
+        rows = torch.cat([weights.to(all_values) @ all_values for weights in blocks], dim=1)
+        per_head[photo.windows] = rows.unflatten(1, (len(photo), -1)).transpose(0, 1)
+    joined = torch.cat([ctx.value[:, :, : block.prefix], per_head], dim=2)
+    return replace(state, tokens=block.merge(joined), attention=None)
 
-    Attributes:
-        norm, beta, gamma: of `weights_across`.
-        dynamic_beta: times ln(1 + B), added to beta.
-        dynamic_gamma: gamma_i is 1 + dynamic_gamma / number of patches of anchor i; 0 takes
-            ``gamma``. Needs anchors.
-        anchors: start of the gathering: ``patch``, the ``neighbourhood`` mean of the raw source, or
-            of its unit vectors (``unit_neighbourhood``); None: no anchors.
-        rounds, threshold: of the gathering, see `gathered`.
-        include_self: count the patch itself in its neighbourhood.
+
+def photo_weights(
+    raw: Tensor,
+    photo: Placement,
+    grid: Grid,
+    norm: Norm,
+    beta: float,
+    gamma: float,
+    dynamic_beta: float,
+    dynamic_gamma: float,
+    anchors: Start | None,
+    rounds: int,
+    threshold: float,
+    include_self: bool,
+) -> Iterator[Tensor]:
+    """A above, of one photo: blocks of (rows, nodes) from raw K, (B, patches, channels).
+
+    ``grid`` is that of a window; other arguments as in `gla`.
     """
-
-    norm: Norm
-    beta: float
-    gamma: float
-    dynamic_beta: float
-    dynamic_gamma: float
-    anchors: Start | None
-    rounds: int
-    threshold: float
-    include_self: bool
-
-    def __post_init__(self) -> None:
-        if self.dynamic_gamma and self.anchors is None:
-            raise LabError("dynamic_gamma needs anchors: it divides by how many patches each has")
-
-    def __call__(self, block: Block, state: State, ctx: Context, raw: Tensor) -> State:
-        """The block's output with K from ``raw``, (windows, patches, channels)."""
-        value = ctx.value[:, :, block.prefix :]
-        per_head = torch.empty_like(value)
-        for photo in ctx.photos:
-            all_values = value[photo.windows].transpose(0, 1).flatten(1, 2)
-            blocks = self.weights(raw[photo.windows], photo, ctx.grid)
-            rows = torch.cat([weights.to(all_values) @ all_values for weights in blocks], dim=1)
-            per_head[photo.windows] = rows.unflatten(1, (len(photo), -1)).transpose(0, 1)
-        joined = torch.cat([ctx.value[:, :, : block.prefix], per_head], dim=2)
-        return replace(state, tokens=block.merge(joined), attention=None)
-
-    def weights(self, raw: Tensor, photo: Placement, grid: Grid) -> Iterator[Tensor]:
-        """Weights of one photo in blocks of (rows, nodes), from (B, patches, channels)."""
-        start = raw.float().flatten(0, 1)
-        keys = F.normalize(start, dim=-1)
-        queries = keys
-        sharp: float | Tensor = self.gamma
-        if self.anchors is not None:
-            if self.anchors != "patch":
-                place = photo.pixel_numbers(grid).to(keys.device)
-                start = start if self.anchors == "neighbourhood" else keys
-                start = neighbourhood_mean(start, place, len(photo), grid, self.include_self)
-            queries, count = gathered(start, keys, self.rounds, self.threshold)
-            if self.dynamic_gamma:
-                sharp = 1 + self.dynamic_gamma / count[:, None]
-        centre = self.beta + self.dynamic_beta * math.log(1 + len(photo))
-        blocks, mean = row_blocks(len(keys)), None
-        if self.norm == "photo" and len(blocks) > 1:
-            sums = [(queries[rows] @ keys.T).sum(dtype=torch.float64) for rows in blocks]
-            mean = (torch.stack(sums).sum() / len(keys) ** 2).to(keys)
-        for rows in blocks:
-            gamma = sharp[rows] if isinstance(sharp, Tensor) else sharp
-            yield weights_across(queries[rows], keys, centre, gamma, self.norm, mean)
+    if dynamic_gamma and anchors is None:
+        raise LabError("dynamic_gamma needs anchors: it divides by how many patches each has")
+    start = raw.float().flatten(0, 1)
+    keys = F.normalize(start, dim=-1)
+    queries = keys
+    sharp: float | Tensor = gamma
+    if anchors is not None:
+        if anchors != "patch":
+            place = photo.pixel_numbers(grid).to(keys.device)
+            start = start if anchors == "neighbourhood" else keys
+            start = neighbourhood_mean(start, place, len(photo), grid, include_self)
+        queries, count = gathered(start, keys, rounds, threshold)
+        if dynamic_gamma:
+            sharp = 1 + dynamic_gamma / count[:, None]
+    centre = beta + dynamic_beta * math.log(1 + len(photo))
+    blocks, mean = row_blocks(len(keys)), None
+    if norm == "photo" and len(blocks) > 1:
+        sums = [(queries[rows] @ keys.T).sum(dtype=torch.float64) for rows in blocks]
+        mean = (torch.stack(sums).sum() / len(keys) ** 2).to(keys)
+    for rows in blocks:
+        of_rows = sharp[rows] if isinstance(sharp, Tensor) else sharp
+        yield weights_across(queries[rows], keys, centre, of_rows, norm, mean)
 
 
 def gathered(start: Tensor, keys: Tensor, rounds: int, threshold: float) -> tuple[Tensor, Tensor]:
@@ -192,14 +193,11 @@ def gathered(start: Tensor, keys: Tensor, rounds: int, threshold: float) -> tupl
 def neighbourhood_mean(
     features: Tensor, pixels: Tensor, windows: int, grid: Grid, include_self: bool
 ) -> Tensor:
-    """(nodes, channels): mean over the same place in other windows and 8 neighbours.
+    """(nodes, channels): mean of ``features`` over the same place in other windows, the 8
+    neighbours and, with ``include_self``, the patch itself.
 
-    Args:
-        features: (nodes, channels).
-        pixels: (nodes,) index of each patch's first pixel in the photo; equal pixels are one place.
-        windows: B.
-        grid: (grid_h, grid_w) of a window.
-        include_self: also count the patch itself.
+    ``pixels``, (nodes,), are the index of each patch's first pixel in the photo: equal ones are one
+    place. ``windows`` is B, ``grid`` that of a window.
     """
     near = (squared_distances(grid) <= 2).to(features.device)
     step = max(1, LARGEST // len(near) // len(features))  # windows
@@ -225,21 +223,16 @@ def row_blocks(nodes: int) -> list[slice]:
 def weights_across(
     queries: Tensor,
     keys: Tensor,
-    beta: float | Tensor,
+    beta: float,
     gamma: float | Tensor,
     norm: Norm = "token",
     mean: Tensor | None = None,
 ) -> Tensor:
     """softmax(gamma * (a K^T - beta * mean)) over the entries that are not negative.
 
-    A row without any keeps its largest entry. (queries, keys) out; rows sum to 1.
-
-    Args:
-        queries, keys: a and K, (nodes, channels), unit norm.
-        beta: factor on the mean similarity.
-        gamma: > 0, inverse temperature; a number, or (nodes, 1).
-        norm: ``token``: the mean of each row, at least 0; ``photo``: the mean of all pairs.
-        mean: the mean of all pairs, if ``queries`` are only some of the photo's.
+    A row without any keeps its largest entry. ``queries`` and ``keys`` are a and K, (nodes,
+    channels), of unit norm; ``gamma`` may be (nodes, 1); ``mean`` is that of all pairs, if
+    ``queries`` are only some of the photo's. (queries, keys) out; rows sum to 1.
     """
     similarities = queries @ keys.T
     if norm == "token":

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 
+from sclip_lab.core.errors import LabError
+
 BASH = """_sclip_lab() {
   local IFS=$'\\n' line="${COMP_LINE:0:COMP_POINT}"
   local word="${line##* }"
@@ -32,16 +34,14 @@ FISH = """complete -c sclip-lab -f -a '(sclip-lab completion --words (commandlin
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of ``sclip-lab completion``."""
-    made = argparse.ArgumentParser(
-        prog="sclip-lab completion",
-        description="Print a script for tab completion. In ~/.bashrc or ~/.zshrc: "
-        'eval "$(sclip-lab completion bash)"; in config.fish: sclip-lab completion fish | source',
+def add_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    arguments.description = (
+        "Print a script for tab completion. In ~/.bashrc or ~/.zshrc: "
+        'eval "$(sclip-lab completion bash)"; in config.fish: sclip-lab completion fish | source'
     )
-    made.add_argument("shell", nargs="?", choices=SCRIPTS)
-    made.add_argument("--words", metavar="LINE", help="what may come next in a line, one a line")
-    return made
+    arguments.add_argument("shell", nargs="?", choices=SCRIPTS)
+    arguments.add_argument("--words", metavar="LINE", help="what may come next, one a line")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.words is not None:
         print("\n".join(candidates(args.words)))
     elif args.shell is None:
-        parser().print_help()
+        raise LabError(f"completion: name a shell, one of {', '.join(SCRIPTS)}")
     else:
         print(SCRIPTS[args.shell], end="")
     return 0
@@ -81,6 +81,7 @@ def _keys(start: str) -> list[str]:
     """Groups with their files, and the keys of the configuration."""
     from sclip_lab.config.composition import composed, plain_config
     from sclip_lab.config.folders import names
+    from sclip_lab.core.values import leaves
 
     key, equals, value = start.partition("=")
     if equals and names(key):
@@ -90,11 +91,5 @@ def _keys(start: str) -> list[str]:
     keys = [f"{group}=" for group in groups]
     if "." in start or not start:
         config = plain_config({k: v for k, v in composed().items() if k != "hydra"})
-        keys += [f"{name}=" for name in _flat(config)]
+        keys += [f"{name}=" for name, _ in leaves(config, lists=False)]
     return keys
-
-
-def _flat(tree: object, prefix: str = "") -> list[str]:
-    if not isinstance(tree, dict):
-        return [prefix.rstrip(".")]
-    return [name for key, part in tree.items() for name in _flat(part, f"{prefix}{key}.")]

@@ -18,12 +18,11 @@ DATA_VARIABLE = "SCLIP_LAB_DATA"
 PICTURES = 12  # photos on a contact sheet
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of ``sclip-lab data``."""
-    arguments = argparse.ArgumentParser(
-        prog="sclip-lab data",
-        description="Data sets are described by conf/dataset/*.yaml and looked for below "
-        f"--data, by default ${DATA_VARIABLE} or ./data.",
+def add_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    arguments.description = (
+        "Data sets are described by conf/dataset/*.yaml and looked for below --data, by default "
+        f"${DATA_VARIABLE} or ./data."
     )
     commands = arguments.add_subparsers(dest="data_command", required=True, metavar="command")
 
@@ -69,15 +68,10 @@ def parser() -> argparse.ArgumentParser:
             metavar="DIR",
             help="the data set's folder (default: its yaml's root)",
         )
-    return arguments
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was parsed; 0, or 1 when ``verify`` found problems.
-
-    Raises:
-        LabError: bad input, with one clear message.
-    """
+    """Do what was parsed; 0, or 1 when ``verify`` found problems."""
     if args.data:
         os.environ[DATA_VARIABLE] = args.data  # conf/paths reads it
     if args.data_command == "list":
@@ -146,18 +140,14 @@ def _classes(vocabulary: Any) -> str:
 
 
 def _keys(words: Iterator[str]) -> dict[str, Any]:
-    """``dataset.split=train`` as {"split": "train"}, values as a yaml has them."""
-    from yaml import YAMLError, safe_load
+    """``dataset.split=train`` as {"split": "train"}, values as `sclip-lab evaluate` reads them."""
+    from sclip_lab.config.composition import Loader
 
     keys = {}
-    for word in words:
-        key, _, value = word.partition("=")
-        if not key.startswith("dataset."):
-            raise LabError(f"{word}: only keys of dataset can be set here")
-        try:
-            keys[key.removeprefix("dataset.")] = safe_load(value)
-        except YAMLError as error:
-            raise LabError(f"{word}: {' '.join(str(error).split())}") from error
+    for override in Loader().parsed(list(words)):
+        if not override.key_or_group.startswith("dataset.") or override.is_sweep_override():
+            raise LabError(f"{override.input_line}: only keys of dataset, each with one value")
+        keys[override.key_or_group.removeprefix("dataset.")] = override.value()
     return keys
 
 

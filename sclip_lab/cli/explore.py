@@ -11,12 +11,8 @@ from sclip_lab.run import known_words
 from sclip_lab.run.explore import ATTENTION, explore
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of ``sclip-lab explore``."""
-    arguments = argparse.ArgumentParser(
-        prog="sclip-lab explore",
-        description="One photo, several variants: where does every patch look? (a page)",
-    )
+def add_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     arguments.add_argument("photo", type=Path)
     arguments.add_argument(
         "--attention", default=",".join(ATTENTION), help="files of conf/attention, by commas"
@@ -27,15 +23,10 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--patches", type=int, default=28 * 28, help="at most so many")
     arguments.add_argument("--out", type=Path, help="the page (default: explore-<photo>.html)")
     options.add_backbone(arguments)
-    return arguments
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page and say where it is.
-
-    Raises:
-        LabError: a photo that cannot be read, an unknown name, or a number out of range.
-    """
+    """Write the page and say where it is."""
     if args.patches < 1:
         raise LabError(f"--patches {args.patches} must be 1 or more")
     backbone = options.backbone(args)

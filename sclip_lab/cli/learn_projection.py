@@ -9,12 +9,8 @@ from sclip_lab.cli import options
 from sclip_lab.core.errors import LabError
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of ``sclip-lab learn-projection``."""
-    arguments = argparse.ArgumentParser(
-        prog="sclip-lab learn-projection",
-        description="Learn W_r for attention=csa_learned from the train split.",
-    )
+def add_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     arguments.add_argument("--dataset", default="patchwork", help="a file of conf/dataset")
     arguments.add_argument("--folder", help="another root for it, for example a train split")
     arguments.add_argument("--protocol", default="sclip", help="whose prompts are used")
@@ -24,15 +20,10 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--full-width", action="store_true", help="one map for all heads")
     arguments.add_argument("--out", type=Path, default=Path("results/projection.safetensors"))
     options.add_backbone(arguments)
-    return arguments
 
 
 def run(args: argparse.Namespace) -> int:
-    """Learn it, write it, and print how to use it.
-
-    Raises:
-        LabError: unknown names, values out of range, or data that are not there.
-    """
+    """Learn it, write it, and print how to use it."""
     from sclip_lab.config.registry import load_dataset, load_protocol
     from sclip_lab.evaluation.learned_projection import learn_projection, save_projection
     from sclip_lab.segmentation.pipeline import make_readout

@@ -12,12 +12,15 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any
 
 from sclip_lab.core import signals
 from sclip_lab.core.errors import bug_behind, describe, one_line, traceback_of
 
-# Each command is a module in this folder with ``parser() -> ArgumentParser`` and
-# ``run(args) -> exit code``. Only the module of the typed command is imported.
+# Each command is a module in this folder with ``add_arguments(parser)`` and
+# ``run(args) -> exit code``, which raises a LabError on bad input. Only the module of the typed
+# command is imported.
 COMMANDS = {
     "evaluate": "one variant, or with -m a sweep; takes Hydra overrides",
     "tune": "search parameters on the train split, report on the test",
@@ -26,9 +29,10 @@ COMMANDS = {
     "explore": "one photo, several variants: where does every patch look? (a page)",
     "segment": "label one photo and save a picture of it",
     "data": "list, guess, fetch, prepare and verify data sets",
-    "networks": "which networks of open_clip and timm load, and what they are",
-    "store": "list, verify, repair, gc and export a store",
+    "networks": "which networks of open_clip and timm load, and why others do not",
+    "store": "list cells and sweeps, verify, repair, gc and export a store",
     "learn-projection": "learn W_r for attention=csa_learned from the train split",
+    "completion": "tab completion for bash, zsh or fish: see --help",
 }
 TRACEBACK = "SCLIP_LAB_TRACEBACK"
 
@@ -68,21 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words and words[0] in COMMANDS else None
-    if words[:1] == ["completion"]:
-        from sclip_lab.cli import completion
-
-        return ended(lambda: completion.run(completion.parser().parse_args(words[1:])))
     if name is None:
         parser = argparse.ArgumentParser(
             prog="sclip-lab",
             description="A laboratory for training-free attention variants of CLIP.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            epilog="commands:\n"
-            + "".join(f"  {n:<18}{text}\n" for n, text in COMMANDS.items())
-            + "  completion        tab completion for bash, zsh or fish: see --help\n",
+            epilog="commands:\n" + "".join(f"  {n:<18}{text}\n" for n, text in COMMANDS.items()),
         )
-        parser.add_argument("--version", action="version", version=f"sclip-lab {_version()}")
-        parser.add_argument("command", choices=[*COMMANDS, "completion"], metavar="command")
+        version = f"sclip-lab {metadata.version('sclip-lab')}"
+        parser.add_argument("--version", action="version", version=version)
+        parser.add_argument("command", choices=COMMANDS, metavar="command")
         if not words:
             parser.print_help()
             return 0
@@ -92,10 +91,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return ended(lambda: _run(str(name), words[1:]), advice if keeps else "")
 
 
-def _version() -> str:
-    from importlib.metadata import version
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """The parser of a command other than ``evaluate``, whose words are Hydra's."""
+    description = f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}."
+    parser = argparse.ArgumentParser(prog=f"sclip-lab {name}", description=description)
+    _module(name).add_arguments(parser)
+    return parser
 
-    return version("sclip-lab")
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"sclip_lab.cli.{name.replace('-', '_')}")
 
 
 def _run(name: str, words: list[str]) -> int:
@@ -103,15 +108,14 @@ def _run(name: str, words: list[str]) -> int:
         from sclip_lab.config import plugins
 
         plugins.enter(())
-    module = importlib.import_module(f"sclip_lab.cli.{name.replace('-', '_')}")
     if name == "evaluate":  # everything behind the word is Hydra's, its --help included
-        return int(module.main(words))
-    parser = module.parser()
+        return int(_module(name).main(words))
+    parser = parser_of(name)
     try:
         args = parser.parse_intermixed_args(words)
     except TypeError:  # a command with commands of its own
         args = parser.parse_args(words)
-    return int(module.run(args))
+    return int(_module(name).run(args))
 
 
 def ended(task: Callable[[], int], advice: str = "") -> int:

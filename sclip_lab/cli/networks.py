@@ -18,19 +18,13 @@ COLUMNS = (
 NO_TRANSFORMER = "is no plain vision transformer"
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of ``sclip-lab networks``."""
-    arguments = argparse.ArgumentParser(
-        prog="sclip-lab networks",
-        description="List the networks of the installed open_clip and timm: what loads, and what "
-        "the others have that is not supported.",
-    )
+def add_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     arguments.add_argument(
         "--family", default="", help="part of a name, such as eva; all otherwise"
     )
     arguments.add_argument("--all", action="store_true", help="list networks without patches too")
     arguments.add_argument("--markdown", type=Path, help="write the table to this file as well")
-    return arguments
 
 
 def run(args: argparse.Namespace) -> int:

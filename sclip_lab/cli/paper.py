@@ -13,21 +13,22 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.run.known_words import EMBEDDED
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of ``sclip-lab paper``."""
+def add_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     from sclip_lab.paper import studies
 
     questions = "".join(f"  {n:<14}{studies.load(n).question}\n" for n in studies.names())
-    parser = argparse.ArgumentParser(
-        prog="sclip-lab paper",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Evaluate the cells that the studies lack in as few passes as possible, "
-        "and write a report.\nWithout a backbone: the embedded world. Any key of `sclip-lab "
-        "evaluate`\nmay follow, such as dataset=voc21,context60 backbone=ViT-B-16-quickgelu.",
-        epilog=f"studies:\n{questions}\nA study of your own: plugins=[my.ideas] "
-        "--config-dir=my/conf, docs/extending.md.",
+    arguments.formatter_class = argparse.RawDescriptionHelpFormatter
+    arguments.description = (
+        "Evaluate the cells that the studies lack in as few passes as possible, and write a "
+        "report.\nWithout a backbone: the embedded world. Any key of `sclip-lab evaluate`\n"
+        "may follow, such as dataset=voc21,context60 backbone=ViT-B-16-quickgelu."
     )
-    add = parser.add_argument
+    arguments.epilog = (
+        f"studies:\n{questions}\nA study of your own: plugins=[my.ideas] --config-dir=my/conf, "
+        "docs/extending.md."
+    )
+    add = arguments.add_argument
     add("words", nargs="*", metavar="STUDY | KEY=VALUE", help="default: all studies")
     add("--out", type=Path, default=Path("results/paper"), help="the report's folder")
     add("--image", help="attention study: a photo's name in the data set")
@@ -38,15 +39,10 @@ def parser() -> argparse.ArgumentParser:
     add("--processes", type=int, metavar="N",
         help="copies of this process that share the images, on a CPU; default: one for each core, "
         "at most 4, for the embedded network, which is too small for threads, else 1")  # fmt: skip
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the report; return 0. The report and stderr name what could not be evaluated.
-
-    Raises:
-        LabError: unknown study or key, or nothing could be evaluated.
-    """
+    """Write the report; return 0. The report and stderr name what could not be evaluated."""
     from sclip_lab.core import files
     from sclip_lab.paper import sections
     from sclip_lab.report import page

@@ -24,38 +24,34 @@ RANDOM = "random weights"
 FEW = 100  # photos, below which a reader is told how to get more
 
 
-def parser(prog: str = "sclip-lab report") -> argparse.ArgumentParser:
-    """The arguments of ``sclip-lab report``."""
-    made = argparse.ArgumentParser(
-        prog=prog,
-        description="Write index.html, and every figure and table by itself. Cells of other photos "
-        "(data set, split, number) get sections of their own.",
-        epilog="Columns for --where: attention (the label), backbone, dataset, protocol, key, "
-        "created, images, done, and every key of the configuration, such as attention.temperature, "
-        "backbone.pretrained, dataset.split, dataset.selection or protocol.short_side. A pattern "
-        "may hold * and ?, such as attention=csa*.",
+def add_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    arguments.description = (
+        "Write index.html, and every figure and table by itself. Cells of other photos (data set, "
+        "split, number) get sections of their own."
     )
-    made.add_argument("store", type=Path, help="the store's folder, such as results/store")
-    made.add_argument(
+    arguments.epilog = (
+        "Columns for --where: attention (the label), backbone, dataset, protocol, key, created, "
+        "images, done, and every key of the configuration, such as attention.temperature, "
+        "backbone.pretrained, dataset.split, dataset.selection or protocol.short_side. A pattern "
+        "may hold * and ?, such as attention=csa*."
+    )
+    arguments.add_argument("store", type=Path, help="the store's folder, such as results/store")
+    arguments.add_argument(
         "--where", nargs="+", default=[], metavar="COLUMN=PATTERN,PATTERN",
         help="only cells that fit, such as attention=csa*,vanilla dataset=voc21",
     )  # fmt: skip
-    made.add_argument(
+    arguments.add_argument(
         "--sweep", metavar="NAME|last",
         help="only the cells of one sweep, under its names: see sclip-lab store sweeps",
     )  # fmt: skip
-    made.add_argument("--baseline", help="label to compare the others with; default: vanilla")
-    made.add_argument("--images", type=int, default=4, help="photos in pictures")
-    made.add_argument("--out", type=Path, default=Path("results/report"))
-    return made
+    arguments.add_argument("--baseline", help="label to compare the others with; default: vanilla")
+    arguments.add_argument("--images", type=int, default=4, help="photos in pictures")
+    arguments.add_argument("--out", type=Path, default=Path("results/report"))
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; prints where the report is.
-
-    Raises:
-        LabError: no store, nothing selected, or an unknown column, value or baseline.
-    """
+    """0; prints where the report is."""
     from sclip_lab.paper import published
     from sclip_lab.report import page, store_report
 

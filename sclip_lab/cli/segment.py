@@ -14,44 +14,33 @@ PICTURES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
 MOST_NAMES = 256
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of ``sclip-lab segment``."""
-    arguments = argparse.ArgumentParser(
-        prog="sclip-lab segment", description="Label one photo and save a picture of it."
-    )
+def add_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     arguments.add_argument("photo", type=Path)
     arguments.add_argument("names", nargs="+", help="a class each; synonyms separated by commas")
     arguments.add_argument("--attention", default="csa", help="a file of conf/attention")
     arguments.add_argument("--protocol", default="sclip", help="a file of conf/protocol")
     arguments.add_argument("--out", type=Path, default=Path("segmentation.png"))
     options.add_backbone(arguments)
-    return arguments
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the label map and a picture with a legend; print each class's share.
-
-    Raises:
-        LabError: a photo that cannot be read, an unknown name, or an output that cannot hold ids.
-    """
+    """Write the label map and a picture with a legend; print each class's share."""
     _check_picture(args)
     import numpy as np
     from PIL import Image
 
-    from sclip_lab.config.registry import load_attention, load_protocol
     from sclip_lab.core import files
     from sclip_lab.data.decode import read_image
     from sclip_lab.report.pictures import labelled
     from sclip_lab.run import known_words
-    from sclip_lab.segmentation.segment import segment
+    from sclip_lab.run.library import segment
 
     if args.backbone == known_words.EMBEDDED:
         known_words.warn(args.names)
-    protocol = load_protocol(args.protocol, known_words.usual_dataset(args.backbone))
-    photo, attention = read_image(args.photo), load_attention(args.attention)
-    backbone = options.backbone(args)
+    photo, backbone = read_image(args.photo), options.backbone(args)
     with about(args.photo):
-        labels = segment(backbone, photo, args.names, attention, protocol)
+        labels = segment(backbone, photo, args.names, args.attention, args.protocol)
     picture = Image.fromarray(labels.astype(np.uint8), mode="P")
     colours = [colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.6, 0.9) for index in range(256)]
     palette = np.rint(255 * np.array(colours)).astype(np.uint8)

@@ -11,12 +11,8 @@ from sclip_lab.core.errors import LabError
 STORE_VARIABLE = "SCLIP_LAB_STORE"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of ``sclip-lab store``."""
-    arguments = argparse.ArgumentParser(
-        prog="sclip-lab store",
-        description="List cells and sweeps, verify, repair, gc and export a store.",
-    )
+def add_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
     commands = arguments.add_subparsers(dest="store_command", required=True, metavar="command")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
@@ -41,15 +37,10 @@ def parser() -> argparse.ArgumentParser:
     exporting.add_argument("keys", nargs="*", metavar="key", help="beginnings of keys; all if none")
     exporting.add_argument("--to", type=Path, required=True, metavar="NAME",
                            help="NAME.parquet and NAME.json")  # fmt: skip
-    return arguments
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was parsed; 0, or 1 when ``verify`` found damage.
-
-    Raises:
-        LabError: bad input, with one clear message.
-    """
+    """Do what was parsed; 0, or 1 when ``verify`` found damage."""
     from sclip_lab import results
     from sclip_lab.results.store import sweeps, upkeep
 

@@ -8,33 +8,28 @@ import sys
 from pathlib import Path
 
 
-def parser(prog: str = "sclip-lab tune") -> argparse.ArgumentParser:
-    """The arguments of ``sclip-lab tune``."""
-    made = argparse.ArgumentParser(
-        prog=prog,
-        description="Search parameters of one cell by Optuna's TPE on the train split, and compare "
-        "the best trial with the default once on the test split. Keys are those of `sclip-lab "
-        "evaluate`: KEY=LOW..HIGH and KEY=VALUE,VALUE are searched, KEY=VALUE is fixed.",
+def add_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    arguments.description = (
+        "Search parameters of one cell by Optuna's TPE on the train split, and compare the best "
+        "trial with the default once on the test split. Keys are those of `sclip-lab evaluate`: "
+        "KEY=LOW..HIGH and KEY=VALUE,VALUE are searched, KEY=VALUE is fixed."
     )
-    made.add_argument("words", nargs="+", metavar="KEY=VALUE")
-    made.add_argument("--trials", type=int, default=30)
-    made.add_argument("--batch", type=int, default=10, help="trials that are evaluated together")
-    made.add_argument("--seed", type=int, default=0, help="of the proposals")
-    made.add_argument("--photos", type=int, default=256, help="of the train split, at most")
-    made.add_argument(
+    add = arguments.add_argument
+    add("words", nargs="+", metavar="KEY=VALUE")
+    add("--trials", type=int, default=30)
+    add("--batch", type=int, default=10, help="trials that are evaluated together")
+    add("--seed", type=int, default=0, help="of the proposals")
+    add("--photos", type=int, default=256, help="of the train split, at most")
+    add(
         "--train", nargs="+", default=["dataset.split=train"], metavar="KEY=VALUE",
         help="what makes the train split; a data set without one is divided by name digests",
     )  # fmt: skip
-    made.add_argument("--out", type=Path, default=Path("results/tune"), help="the report's folder")
-    return made
+    add("--out", type=Path, default=Path("results/tune"), help="the report's folder")
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; writes the report, and the cells into ``<out>/store`` unless paths.store says otherwise.
-
-    Raises:
-        LabError: see `sclip_lab.run.tune.search`.
-    """
+    """0; writes the report, and cells into ``<out>/store`` unless paths.store says otherwise."""
     from sclip_lab.config import plugins
     from sclip_lab.report import page
     from sclip_lab.run import tune

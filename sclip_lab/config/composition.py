@@ -31,6 +31,7 @@ from yaml import YAMLError
 from sclip_lab.config import guard
 from sclip_lab.config.folders import PACKAGE, conf_dir, folders, names
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.values import leaves
 
 CONFIG = "config"
 # Keys that a user may expect, and what to type instead.
@@ -338,7 +339,7 @@ def _unknown_key(
     keys = {f"{prefix}.{name}".lstrip(".") for name in [*content, *(() if prefix else groups)]}
     same_name = [
         f"{prefix}.{place}".lstrip(".")
-        for place in _keys(content)
+        for place, _ in leaves(content, lists=False)
         if place.rpartition(".")[2] == typed.rpartition(".")[2] and not place.startswith("hydra.")
     ]
     if same_name:
@@ -347,15 +348,6 @@ def _unknown_key(
     if not keys:
         return UnknownKey(typed, f"unknown key '{typed}': {prefix} has no keys with these choices")
     return UnknownKey(typed, unknown("key", typed, keys - {"hydra"}))
-
-
-def _keys(content: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted keys of all values in a mapping."""
-    for name, value in content.items():
-        if isinstance(value, dict):
-            yield from _keys(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
 
 
 def _in_one_line(error: Exception, words: Sequence[str]) -> LabError:
@@ -392,8 +384,7 @@ def composed(*overrides: str) -> DictConfig:
     Raises:
         LabError: the overrides do not compose.
     """
-    # The cached configuration must not change.
-    return _composed(overrides, _stamps()).copy()
+    return _cached(None, overrides, _stamps()).copy()
 
 
 def alone(group: str, name: str) -> DictConfig:
@@ -402,7 +393,7 @@ def alone(group: str, name: str) -> DictConfig:
     Raises:
         LabError: the file does not compose.
     """
-    return _alone(group, name, _stamps()).copy()
+    return _cached(group, (name,), _stamps()).copy()
 
 
 def _stamps() -> tuple[tuple[Path, int], ...]:
@@ -411,15 +402,12 @@ def _stamps() -> tuple[tuple[Path, int], ...]:
     return tuple(sorted((path, path.stat().st_mtime_ns) for path in files))
 
 
-@lru_cache(maxsize=256)
-def _alone(group: str, name: str, stamps: object) -> DictConfig:
-    config = Loader().load_file(group, name)
-    guard.check_values(config)
-    return config
-
-
-@lru_cache(maxsize=256)
-def _composed(overrides: tuple[str, ...], stamps: object) -> DictConfig:
-    config = Loader().load_configuration(CONFIG, list(overrides), RunMode.RUN, from_shell=False)
+@lru_cache(maxsize=512)
+def _cached(group: str | None, words: tuple[str, ...], stamps: object) -> DictConfig:
+    """Of a group the file of this name, else everything with these overrides. Not to be changed."""
+    if group is not None:
+        config = Loader().load_file(group, *words)
+    else:
+        config = Loader().load_configuration(CONFIG, list(words), RunMode.RUN, from_shell=False)
     guard.check_values(config)
     return config

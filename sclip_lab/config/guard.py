@@ -8,7 +8,7 @@ variables for a job's processes may only come from Hydra's own groups or the com
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import allowed
-from sclip_lab.core.values import shown
+from sclip_lab.core.values import leaves, shown
 
 LARGEST, DEEPEST, REPEATED = 1_000_000, 50, 20  # of a yaml: bytes, levels, anchors and aliases
 LONGEST_NAME = 200  # bytes of a file's name, with room for an ending
@@ -42,7 +42,7 @@ def check_values(config: Any) -> None:
     """
     content = OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
     for key, value in leaves(content):
-        if key.startswith("hydra."):
+        if key.startswith("hydra.") or not isinstance(value, str):
             continue
         for reference in _REFERENCE.finditer(value):
             name, end = reference[1].strip(), reference[2]
@@ -79,19 +79,17 @@ def check_hydra(config: DictConfig, compose_usual: Callable[[], DictConfig]) -> 
     text = "job" if name is None else str(name)
     if not text.isprintable() or "/" in text or not 0 < len(text.encode()) <= LONGEST_NAME:
         raise LabError(f"hydra.job.name: {shown(name)} must be the name of a file, without folders")
-    for key in ("hydra.sweeper", "hydra.launcher", "hydra.run", "hydra.sweep", "hydra.job"):
-        if not isinstance(part := OmegaConf.select(config, key), DictConfig):
-            raise LabError(f"{key}: {shown(part)} must be a mapping")
-    for name, kind in (("params", DictConfig), ("grids", ListConfig)):
-        part = OmegaConf.select(config, f"hydra.sweeper.{name}")
-        if not isinstance(part, kind | None):
-            words = "a mapping" if name == "params" else "a list of mappings"
-            raise LabError(f"hydra.sweeper.{name}: {shown(part)} must be {words}")
+    for key in ("sweeper", "sweeper.params", "launcher", "run", "sweep", "job"):
+        part = OmegaConf.select(config, f"hydra.{key}")
+        if not isinstance(part, DictConfig) and not (part is None and key == "sweeper.params"):
+            raise LabError(f"hydra.{key}: {shown(part)} must be a mapping")
     verbose = OmegaConf.select(config, "hydra.verbose")
     if not isinstance(verbose, bool | str | ListConfig):
         raise LabError(f"hydra.verbose: {shown(verbose)} must be true, false or names of loggers")
     section = OmegaConf.to_container(config.hydra)
-    for key, value in leaves(section, "hydra."):
+    for key, value in leaves(section, "hydra"):
+        if not isinstance(value, str):
+            continue
         pattern = _STREAM if "ext:" in value else _CALLED.get(key.rpartition(".")[2])
         of_user = value.startswith(tuple(f"{module}." for module in allowed()))
         if pattern and not of_user and not pattern.fullmatch(value):
@@ -127,15 +125,3 @@ def check_file(path: Path) -> None:
         raise LabError(f"{path}: nested more than {DEEPEST} levels deep")
     if len(_REPEATED.findall(text)) > REPEATED:
         raise LabError(f"{path}: more than {REPEATED} anchors (&) and aliases (*)")
-
-
-def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted key, text) of each text value in a configuration."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from leaves(value, f"{prefix}{key}.")
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from leaves(value, f"{prefix}{index}.")
-    elif isinstance(node, str):
-        yield prefix.removesuffix("."), node

@@ -21,9 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from sclip_lab.config import guard
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.core.values import LARGEST_SEED, check, shown
+from sclip_lab.core.values import LARGEST_SEED, check, leaves, shown
 
 LONGEST_NAME = 255  # bytes of a file's or folder's name
 
@@ -150,7 +149,7 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
         LabError: a value of a wrong type or range, or a reference to a key that does not exist.
     """
     values = _resolved(config)
-    for key, value in guard.leaves(values):
+    for key, value in leaves(values):
         group, dot, _ = key.partition(".")
         if value == "???" and not (dot and group in PARTS):
             raise LabError(f"{key}: needs a value; '???' is only its place")
@@ -181,18 +180,12 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     for key in PARTS:  # others refer to values in them
         if OmegaConf.is_list(config.get(key)):
             raise LabError(f"{key}: a list; must be a mapping, or a file of its folder in conf")
-    values: dict[str, Any] = {}
-    for key in map(str, config):
-        if key == "hydra":
-            continue
-        try:
-            value = "???" if OmegaConf.is_missing(config, key) else config[key]
-            is_node = OmegaConf.is_config(value)
-            values[key] = OmegaConf.to_container(value, resolve=True) if is_node else value
-        except OmegaConfBaseException as error:
-            name = error.full_key or key
-            raise LabError(f"{name}: {str(error).splitlines()[0]}") from error
-    return values
+    ours: Any = OmegaConf.masked_copy(config, [key for key in map(str, config) if key != "hydra"])
+    try:
+        values: Any = OmegaConf.to_container(ours, resolve=True)
+    except OmegaConfBaseException as error:
+        raise LabError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    return dict(values)
 
 
 def _first(error: ValidationError) -> str:

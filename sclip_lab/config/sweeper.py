@@ -50,20 +50,11 @@ class UnionSweeper(Sweeper):
     Args:
         grids: each maps keys to comma-separated values, see the top of the file.
         params: keys and values for all grids.
-        max_batch_size: how many jobs the launcher gets at once; None: all.
     """
 
     def __init__(
-        self,
-        grids: Sequence[Mapping[str, Any]] = (),
-        params: Mapping[str, str] | None = None,
-        max_batch_size: int | None = None,
+        self, grids: Sequence[Mapping[str, Any]] = (), params: Mapping[str, str] | None = None
     ) -> None:
-        if max_batch_size is not None and (type(max_batch_size) is not int or max_batch_size < 1):
-            raise LabError(
-                f"hydra.sweeper.max_batch_size: {shown(max_batch_size)} must be 1 or more, or null"
-            )
-        self.max_batch_size = max_batch_size
         self.grids = plain_config(grids)
         self.params = dict(params or {})
 
@@ -85,12 +76,10 @@ class UnionSweeper(Sweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        size = self.max_batch_size or max(len(jobs), 1)
-        starts = range(0, len(jobs), size)
-        returns = [self.launcher.launch(jobs[start : start + size], start) for start in starts]
-        for job in itertools.chain(*returns):
+        returns = self.launcher.launch(jobs, 0)
+        for job in returns:
             _ = job.return_value  # raises the job's error if it failed
-        return returns
+        return list(returns)
 
 
 def expand(

@@ -46,7 +46,7 @@ from typing import Any, TypeVar
 
 from sclip_lab.core.errors import CrashError, LabError, unknown
 from sclip_lab.core.identity import plain, recalled
-from sclip_lab.core.values import check_arguments, shown
+from sclip_lab.core.values import check_arguments, leaves, shown
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Named = Mapping[str, Any] | None  # a function and its parameters as in a yaml; None: no function
@@ -88,7 +88,7 @@ class Kind:
         return f"{self.name} ({', '.join(self.by_place)})"
 
 
-OF_PHOTO = ("image", "text", "encoded")
+OF_PHOTO = ("image", "text", "encoded", "backbone")
 weights_function = Kind("weights function", ("ctx",))
 block_edit = Kind("block edit", ("block", "state", "ctx"), ("repair",), declared=True)
 prior_function = Kind("prior", ("ctx",))
@@ -383,10 +383,5 @@ def overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[
 
 def target_modules(config: Mapping[str, Any] | None) -> list[str]:
     """The modules of all functions that a configuration names, at any depth."""
-    modules: list[str] = []
-    for key, value in (config or {}).items():
-        if key == "_target_":
-            modules.append(str(value).rpartition(".")[0])
-        elif isinstance(value, Mapping):
-            modules += target_modules(value)
-    return modules
+    values = leaves(config or {})
+    return [str(v).rpartition(".")[0] for k, v in values if k.rpartition(".")[2] == "_target_"]

@@ -10,7 +10,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Union
 
 from sclip_lab.core.errors import LabError, unknown
@@ -42,8 +42,9 @@ def check(key: str, value: Any, annotation: Any) -> None:
     Raises:
         LabError: naming key, value and what would be right; did you mean, for a Literal.
     """
-    for inner, number in _not_finite(value, key):
-        raise LabError(f"{inner}: {number} must be a finite number")
+    for inner, part in leaves(value, key):
+        if isinstance(part, float) and not math.isfinite(part):
+            raise LabError(f"{inner}: {part} must be a finite number")
     if not _fits(value, annotation):
         if isinstance(value, str) and (choices := _choices(annotation)):
             raise unknown(key, value, choices)
@@ -114,6 +115,23 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
+def leaves(value: Any, key: str = "", lists: bool = True) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of all values in nested mappings; of lists' items too, or of whole lists.
+
+    >>> list(leaves({"a": {"b": 1}, "c": [2, 3]}))
+    [('a.b', 1), ('c.0', 2), ('c.1', 3)]
+    """
+    if isinstance(value, Mapping):
+        parts: Iterable[tuple[Any, Any]] = value.items()
+    elif lists and isinstance(value, list | tuple):
+        parts = enumerate(value)
+    else:
+        yield key, value
+        return
+    for name, part in parts:
+        yield from leaves(part, f"{key}.{name}" if key else str(name), lists)
+
+
 def _choices(annotation: Any) -> list[str]:
     """The texts that a Literal allows, alone or in a union."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -125,8 +143,6 @@ def _choices(annotation: Any) -> list[str]:
 
 def _fits(value: Any, annotation: Any) -> bool:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _fits(value, arguments[0])
     if origin in (Union, types.UnionType):
         return any(_fits(value, one) for one in arguments)
     if origin is Literal:
@@ -154,20 +170,8 @@ def _fits_sequence(value: Any, kind: type, arguments: tuple[Any, ...]) -> bool:
     return all(_fits(one, arguments[0] if arguments else Any) for one in value)
 
 
-def _not_finite(value: Any, key: str) -> Iterator[tuple[str, float]]:
-    """The numbers in a value that are not finite, each with its dotted key."""
-    if isinstance(value, float) and not math.isfinite(value):
-        yield key, value
-    elif isinstance(value, Mapping | list | tuple):
-        parts = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for name, part in parts:
-            yield from _not_finite(part, f"{key}.{name}")
-
-
 def _described(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _described(arguments[0])
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(_described(one) for one in arguments))
     if origin is Literal:

@@ -223,19 +223,6 @@ class ClassIds:
         return ""
 
 
-def vocabulary_of(vocabulary: str | Sequence[str] | Vocabulary, root: Path) -> Vocabulary:
-    """The vocabulary that a yaml states: a name of the package, a file, or class names.
-
-    A file may be relative to the data set's folder ``root`` or to where the command runs.
-    """
-    if isinstance(vocabulary, Vocabulary):
-        return vocabulary
-    if not isinstance(vocabulary, str):
-        return Vocabulary.of("vocabulary", vocabulary)
-    below_root = root / Path(vocabulary).expanduser()
-    return Vocabulary.named(str(below_root) if below_root.is_file() else vocabulary)
-
-
 def ranges(ids: np.ndarray) -> str:
     """[0, 1, 2, 7] as "0..2, 7"."""
     parts = np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1)

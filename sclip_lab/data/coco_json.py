@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError, about
 from sclip_lab.data.base import select, selection_words
-from sclip_lab.data.class_ids import BACKGROUND, IGNORE, ClassIds, vocabulary_of
+from sclip_lab.data.class_ids import BACKGROUND, IGNORE, ClassIds
 from sclip_lab.data.decode import json_content
 from sclip_lab.data.file_dataset import FileDataset
 from sclip_lab.data.paths import below
@@ -79,7 +80,7 @@ class CocoJson(FileDataset):
             has_one = BACKGROUND in map(str.casefold, names)
             bare = [BACKGROUND] if unlabelled is None and not has_one else []
             vocabulary = Vocabulary.of(name, [[text] for text in [*bare, *names]])
-        self.vocabulary = vocabulary_of(vocabulary, self.root)
+        self.vocabulary = Vocabulary.typed(vocabulary, "vocabulary", self.root)
         self.ignore_index = ignore_index
         self.class_ids = ClassIds(
             self.title, self.vocabulary, self.root, ignore_index, label_map, unlabelled=unlabelled
@@ -161,7 +162,9 @@ class CocoJson(FileDataset):
                         raise LabError(f"there is no photo of id {one['image_id']!r}")
                     if not one.get("segmentation"):
                         raise LabError("has no segmentation, only a box")
-                    _is_crowd(one), float(one.get("area") or 0)
+                    _is_crowd(one)
+                    if not math.isfinite(float(one.get("area") or 0)):
+                        raise LabError(f"area is {one['area']!r}; it must be a finite number")
                 instances.setdefault(one["image_id"], []).append(one)
             if not photos:
                 raise LabError("holds no photo")

@@ -114,14 +114,6 @@ def lines_of(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path, "list").splitlines() if line.strip()]
 
 
-def by_image(annotations: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
-    """{image_id: its annotations} of a json in COCO's format."""
-    groups: dict[int, list[Mapping[str, Any]]] = {}
-    for entry in annotations:
-        groups.setdefault(entry["image_id"], []).append(entry)
-    return groups
-
-
 def for_each(function: Callable[[Any], None], items: Sequence[Any], title: str) -> None:
     """Call the function on each item in threads (decoding and encoding release the lock)."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:

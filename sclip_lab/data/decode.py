@@ -4,12 +4,13 @@ What is read how:
 
 ============== =================================================================================
 orientation    photos are turned upright by their EXIF tag; a mask with such a tag is refused
-alpha          dropped
+alpha          of a photo dropped
 palette        a photo's colours, a mask's indices (of a GIF the greys)
 CMYK, YCbCr    to RGB
-16 bit         of a grey photo the high byte; a mask's ids as they are
+16 bit         of a grey photo the high byte (12 bits in 16 are refused); a mask's ids as they are
 2 and 4 bit    grey masks are refused: decoders stretch their ids to 0 .. 255
-frames         the first
+frames         of a photo the first; a mask of several is refused
+transparency   a mask's colours count below transparent pixels if opaque ones have others
 compression    masks only in formats that keep every id: a JPEG is refused whatever its name
 size           refused before memory is taken, beyond ``$SCLIP_LAB_MAX_MEGAPIXELS`` (179)
 .npy           masks of whole numbers; arrays of Python objects are refused
@@ -47,9 +48,20 @@ SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
 _STRETCHED = re.compile(r"L;(2|4|I)")
 # JPEG 2000 is not here: a file does not say whether its bit rate was cut.
 LOSSLESS = ("PNG", "TIFF", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "SGI", "WEBP")
+# First bytes, in lower case -> what the file is, and what to do.
+_OTHER_KINDS = {
+    b"<!doctype": "is a web page; fetch it again",
+    b"<html": "is a web page; fetch it again",
+    b"<": "is XML; export masks or COCO's json (CVAT and VOC tools can)",
+    b"{": "is JSON; see docs/your-data.md for what is read",
+    b"[": "is JSON; see docs/your-data.md for what is read",
+    b"version https://git-lfs": "is a pointer of Git LFS; `git lfs pull` fetches the file itself",
+    b"pk\x03\x04": "is a zip or .npz; save one array as .npy",
+    b"matlab": "is MATLAB's; save the ids as .npy",
+}
 # Values of TIFF's tag 259: none, CCITT (1 bit), LZW, deflate, PackBits, LZMA, Zstandard.
 LOSSLESS_TIFF = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)
-_TIFF_COMPRESSION = 259
+_TIFF_COMPRESSION, _TIFF_SUBFILE = 259, 254
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NPY = b"\x93NUMPY"
 _ORIENTATION = 0x0112
@@ -110,7 +122,13 @@ def _upright(image: Image.Image, what: str) -> np.ndarray:
     """(height, width, 3) uint8 RGB of a decoded photo; ``what`` names it in the error."""
     upright = ImageOps.exif_transpose(image)
     if upright.mode in SIXTEEN_BIT or (upright.mode == "I" and image.format == "PNG"):
-        high = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255)
+        values = np.asarray(upright).astype(np.int64)
+        if 0 < values.max() < 4096:
+            raise LabError(
+                f"{what}: has 16 bits, but no value above {values.max()}, so white is not 65535; "
+                "save it with 8 bits"
+            )
+        high = (values >> 8).clip(0, 255)
         return np.repeat(high.astype(np.uint8)[..., None], 3, axis=2)
     if upright.mode not in PHOTO_MODES:
         raise LabError(f"{what}: PIL mode '{upright.mode}' is no photo of 8 or 16 bits")
@@ -142,7 +160,7 @@ def read_mask(path: str | Path, content: bytes | None = None, colours: bool = Fa
         return _read_array(path, content, colours)
     with _decoded(path, "mask", content) as image:
         if colours and image.mode not in SIXTEEN_BIT:
-            return np.array(image.convert("RGB"))
+            return _colours(path, image)
         if image.mode not in MASK_MODES:
             raise LabError(
                 f"mask {path}: PIL mode '{image.mode}' holds colours; class ids need one channel "
@@ -165,7 +183,8 @@ def regular_file(path: str | Path, what: str, largest: float = math.inf) -> os.s
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         if isinstance(error, FileNotFoundError):
-            reason = missing_reason(path)
+            target = os.readlink(path) if os.path.islink(path) else ""
+            reason = f"a link to {target}, where nothing is" if target else "no such file"
         raise LabError(f"{what} {_short(path)}: {reason}") from error
     if not stat.S_ISREG(status.st_mode):
         raise LabError(f"{what} {_short(path)}: a folder, pipe or device, not a file")
@@ -210,13 +229,6 @@ def json_content(path: Path, what: str) -> Iterator[Any]:
 def first_line(error: Exception) -> str:
     """The first line of a decoder's error, or the error's kind if it says nothing."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def missing_reason(path: str | Path) -> str:
-    """In words: why there is no such file."""
-    if os.path.islink(path):
-        return f"a link to {os.readlink(path)}, where nothing is"
-    return "no such file"
 
 
 def bounded_file(path: str | Path, what: str) -> int:
@@ -266,6 +278,7 @@ def _decoded(path: str | Path, kind: str, content: bytes | None = None) -> Itera
             if kind == "mask":
                 _check_lossless(path, image, content)
                 _check_stored_ids(path, image)
+                _check_one_picture(path, image)
             image.load()
             yield image
     except LabError:
@@ -281,14 +294,13 @@ def _decoded(path: str | Path, kind: str, content: bytes | None = None) -> Itera
 def _kind_of(content: bytes) -> str:
     """Describe a file that is no image."""
     start = content[:200].lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html")):
-        return "is a web page, not an image file; fetch it again"
-    if start.startswith((b"{", b"[")):
-        return "is JSON, not an image file"
-    if start.startswith(b"<?xml"):
-        return "is XML, not an image file; export masks or COCO's json (CVAT and VOC tools can)"
-    if content.startswith(b"version https://git-lfs"):
-        return "is a pointer of Git LFS, not an image file; `git lfs pull` fetches the file itself"
+    for first, kind in _OTHER_KINDS.items():
+        if start.startswith(first):
+            return kind.replace(";", ", not an image file;", 1)
+    if start[4:8] == b"ftyp":
+        return "is HEIC or a film, which are not read; save it as PNG or JPEG"
+    if start.isascii() and all(byte >= 32 or byte in b"\t\r\n" for byte in start):
+        return "is text, not an image file; save ids as PNG or .npy"
     return "not an image file; truncated or damaged: fetch it again"
 
 
@@ -348,6 +360,38 @@ def _check_stored_ids(path: str | Path, image: Image.Image) -> None:
                 f"mask {path}: stored as grey of another form than 8 or 16 bits ({arguments[0]}), "
                 "which decoders stretch to 0 .. 255; save the ids as 8 bits, or with a palette"
             )
+
+
+def _check_one_picture(path: str | Path, image: Image.Image) -> None:
+    """Refuse a mask of several pictures, often one a class. Overviews of a TIFF are none."""
+    count = getattr(image, "n_frames", 1)
+    if count < 2:
+        return
+    size = image.size
+    image.seek(1)
+    # Bit 0 marks a smaller copy, bit 2 a mask of transparency.
+    subfile = image.tag_v2.get(_TIFF_SUBFILE, 0) if image.format == "TIFF" else 0  # type: ignore[attr-defined]
+    alike = image.size == size and not subfile & 5
+    image.seek(0)
+    if alike:
+        raise LabError(
+            f"mask {path}: holds {count} pictures, perhaps one a class; save one picture of ids"
+        )
+
+
+def _colours(path: str | Path, image: Image.Image) -> np.ndarray:
+    """(height, width, 3) uint8 colours of a mask, which transparency must not change."""
+    if not image.has_transparency_data:
+        return np.array(image.convert("RGB"))
+    pixels = np.array(image.convert("RGBA"))
+    codes = pixels[..., :3].astype(np.int64) @ (65536, 256, 1)
+    opaque = pixels[..., 3] == 255
+    if np.isin(codes[~opaque], codes[opaque]).any():
+        raise LabError(
+            f"mask {path}: transparent pixels have colours of opaque ones, so which class is meant "
+            "is unclear; save it without transparency"
+        )
+    return pixels[..., :3]
 
 
 def _grey_levels(path: str | Path, image: Image.Image) -> np.ndarray:

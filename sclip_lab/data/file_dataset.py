@@ -29,9 +29,11 @@ class FileDataset(Dataset):
         class_ids: how masks become class ids.
         mask_resize: "nearest" accepts masks of another size than their photos; None refuses them.
         faults: collects what is wrong with single samples; None raises the first error.
+        bounded: whether a file that is larger than any photo is an error.
     """
 
     class_ids: ClassIds
+    bounded = True
     mask_resize: str | None = None
     faults: list[str] | None = None
     _names: list[str]
@@ -52,6 +54,11 @@ class FileDataset(Dataset):
     def mask_path(self, name: str) -> Path | None:
         """Where the mask of a sample lies; None if it has no file of its own."""
         return None
+
+    def files(self, name: str) -> list[Path]:
+        """The files that a sample is read from, for the key."""
+        mask = self.mask_path(name)
+        return [self.image_path(name), *([] if mask is None else [mask])]
 
     @abstractmethod
     def read_ids(self, name: str, content: bytes | None, photo_size: tuple[int, int]) -> np.ndarray:
@@ -90,7 +97,7 @@ class FileDataset(Dataset):
         return [name for name in names if name not in missing]
 
     def annotation_digest(self, name: str) -> str:
-        """Digest of a mask that has no file of its own, for the key."""
+        """What the key holds of a sample besides its files; a digest of a mask without a file."""
         return ""
 
     def photo_content(self, name: str) -> bytes:
@@ -148,14 +155,14 @@ class FileDataset(Dataset):
     def key(self) -> str:
         """sha256 over photos, masks, their order, the way ids are read and the class count."""
         self.check_masks()
-        places = [(self.image_path(name), self.mask_path(name)) for name in self._names]
-        paths = [path for pair in places for path in pair if path is not None]
-        digests = dict(zip(paths, file_digests(paths, f"hashing {self.name}"), strict=True))
-        self._digests = digests
+        files = {name: self.files(name) for name in self._names}
+        paths = list(dict.fromkeys(path for each in files.values() for path in each))
+        digests = file_digests(paths, f"hashing {self.name}", self.bounded)
+        self._digests = dict(zip(paths, digests, strict=True))
         lines = [json.dumps({**self.class_ids.reading, **self.reading}, sort_keys=True)]
-        for name, (photo, mask) in zip(self._names, places, strict=True):
-            mask_digest = self.annotation_digest(name) if mask is None else digests[mask]
-            lines.append(f"{name}\t{digests[photo]}\t{mask_digest}")
+        for name, places in files.items():
+            parts = name, *(self._digests[path] for path in places), self.annotation_digest(name)
+            lines.append("\t".join(filter(None, parts)))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @cached_property
@@ -196,7 +203,7 @@ def fitted(
     elif same_shape:
         remedy += "; mask_resize: nearest takes the nearest pixel of the mask"
     raise LabError(
-        f"{photo} is {width}x{height}, its mask {place or ''} is {columns}x{rows} "
+        f"{photo} is {width}x{height}, its mask {f'{place} ' * bool(place)}is {columns}x{rows} "
         f"(width x height); {remedy}"
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.base import select, selection_words
-from sclip_lab.data.class_ids import ClassIds, vocabulary_of
+from sclip_lab.data.class_ids import ClassIds
 from sclip_lab.data.file_dataset import FileDataset
 from sclip_lab.data.lists import places_below, read_list
 from sclip_lab.data.naming import Naming
@@ -112,7 +112,7 @@ class Folder(FileDataset):
         self.images, self.masks = (
             Path(os.path.normpath(self.root / folder)) for folder in (images, masks)
         )
-        self.vocabulary = vocabulary_of(vocabulary, self.root)
+        self.vocabulary = Vocabulary.typed(vocabulary, "vocabulary", self.root)
         suffixes = [image_suffix] if isinstance(image_suffix, str) else list(image_suffix)
         if not suffixes:
             raise LabError(f"{self.title}: image_suffix is empty; it must name a suffix")
@@ -164,14 +164,22 @@ class Folder(FileDataset):
         files, masks = _files(self.images), set(_files(self.masks))
         reachable = self.recursive or self.split_list is not None
         considered = files if reachable else [file for file in files if "/" not in file]
-        photos = self._group_by_stem(considered)
+        photos: dict[str, list[str]] = {}  # of a stem; several if their suffixes differ
+        for file in considered:
+            if (stem := self.naming.stem(file)) is not None:
+                photos.setdefault(stem, []).append(file)
         if self.images == self.masks:  # where names alone do not tell masks from photos
             paired = {self._mask_file(stem, files[0]) for stem, files in photos.items()}
             photos = {stem: files for stem, files in photos.items() if not paired.issuperset(files)}
         if self.split_list is None:
             names = sorted(photos)
             if not names:
-                self._refuse_no_photo(considered)
+                counts = Counter(Path(file).suffix or "no suffix" for file in considered)
+                present = ", ".join(f"{n} x {suffix}" for suffix, n in counts.most_common(3))
+                raise LabError(
+                    f"{self.title}: no photo {self.naming.photo('*')} in {self.images} (found: "
+                    f"{present or 'nothing'}); see dataset.image_suffix and dataset.recursive"
+                )
             self._report_left_out(files, photos, masks)
         else:
             names = self._listed_names(self.split_list, photos, masks)
@@ -200,14 +208,6 @@ class Folder(FileDataset):
         listed = self._listed_masks.get(stem)
         return listed or self.naming.mask(stem, photo or self._photo_file(stem))
 
-    def _group_by_stem(self, files: Iterable[str]) -> dict[str, list[str]]:
-        """{stem: its photos}; a stem has several photos if their suffixes differ."""
-        photos: dict[str, list[str]] = {}
-        for file in files:
-            if (stem := self.naming.stem(file)) is not None:
-                photos.setdefault(stem, []).append(file)
-        return photos
-
     def _alone(self, masks: Iterable[str], photos: Mapping[str, list[str]]) -> list[str]:
         """Files of the mask folder that have the mask suffix and belong to no photo."""
         paired = {self._mask_file(stem, files[0]) for stem, files in photos.items()}
@@ -219,14 +219,6 @@ class Folder(FileDataset):
             and mask not in paired
             and (self.recursive or "/" not in mask)
             and not (self.images == self.masks and self.naming.stem(mask) in photos)
-        )
-
-    def _refuse_no_photo(self, files: Sequence[str]) -> None:
-        counts = Counter(Path(file).suffix or "no suffix" for file in files)
-        present = ", ".join(f"{n} x {suffix}" for suffix, n in counts.most_common(3))
-        raise LabError(
-            f"{self.title}: no photo {self.naming.photo('*')} in {self.images} (found: "
-            f"{present or 'nothing'}); see dataset.image_suffix and dataset.recursive"
         )
 
     def _report_left_out(

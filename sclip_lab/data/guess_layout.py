@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from difflib import Match, SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from sclip_lab.data.decode import read_image
 from sclip_lab.data.naming import Naming
 from sclip_lab.data.splits import SPLIT
 
-SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing", "dev")
+# Names of splits. Those to evaluate on come first, in the order of preference.
+SPLITS = ("val", "valid", "validation", "test", "testing", "dev", "train", "training")
+_SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])", re.I)
 PHOTO_WORDS = {
     "images", "image", "img", "imgs", "photos", "jpegimages", "img_dir", "rgb", "leftimg8bit",
 }  # fmt: skip
@@ -29,8 +31,8 @@ _BESIDE = re.compile(r"segmentationobject|instance|_color|_colour|polygons|previ
 FEW_COLOURS = 64
 
 
-def told_apart(root: Path, pictures: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate photos from masks by their content, and by their folder if its name is clear."""
+def photos_and_masks(root: Path, pictures: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate photos from masks by their folder if its name is clear, else by their content."""
     kinds: dict[tuple[str, str], list[str]] = defaultdict(list)
     for file in pictures:
         folder, _, last = file.rpartition("/")
@@ -38,15 +40,13 @@ def told_apart(root: Path, pictures: Sequence[str]) -> tuple[list[str], list[str
         kinds[folder, re.sub(r"\d+", "0", last.rpartition(".")[0]) + last[-4:].lower()].append(file)
     photos: list[str] = []
     masks: list[str] = []
-    verdicts: dict[tuple[str, str], bool] = {}
-    for key, members in kinds.items():
-        votes = [_is_mask(root / file) for file in members[:3]]
-        verdicts[key] = sum(votes) * 2 > len(votes)
-    for key, members in kinds.items():
-        parts = set(key[0].lower().split("/"))
+    for (folder, _), members in kinds.items():
+        parts = set(folder.lower().split("/"))
         of_masks, of_photos = bool(parts & MASK_WORDS), bool(parts & PHOTO_WORDS)
-        is_mask = of_masks if of_masks != of_photos else verdicts[key]
-        (masks if is_mask else photos).extend(members)
+        if of_masks == of_photos:
+            votes = [_is_mask(root / file) for file in members[:3]]
+            of_masks = sum(votes) * 2 > len(votes)
+        (masks if of_masks else photos).extend(members)
     # Instances and pictures in colours often lie beside the classes.
     in_mask_folders = [m for m in masks if set(m.lower().split("/")[:-1]) & MASK_WORDS]
     classes = [m for m in in_mask_folders or masks if not _BESIDE.search(m)]
@@ -67,22 +67,21 @@ def layout_keys(
     photos: Sequence[str], masks: Sequence[str]
 ) -> tuple[dict[str, Any], Sequence[str]]:
     """Find folders, suffixes and names that pair photos with masks; return them and the splits."""
-    keys: dict[str, Any] = {}
-    splits_of_photos, splits_of_masks = _splits(photos), _splits(masks)
-    common = [split for split in splits_of_photos if split in splits_of_masks]
-    if common:
-        keys["split"] = usual_split(common)
-        photos = [f for f in photos if keys["split"] in f.split("/")]
-        masks = [f for f in masks if keys["split"] in f.split("/")]
-    images, mask_folder = _common_folder(photos), _common_folder(masks)
-    names = [os.path.relpath(f, images).replace(os.sep, "/") for f in photos]
-    mask_names = [os.path.relpath(f, mask_folder).replace(os.sep, "/") for f in masks]
-    endings = sorted({"." + name.rpartition(".")[2] for name in names})
-    naming = _naming(names, mask_names, tuple(endings))
-    keys["images"], keys["masks"] = (
-        "/".join(SPLIT if part == keys.get("split") else part for part in folder.split("/"))
-        for folder in (images, mask_folder)
+    of_photos, of_masks = (
+        {p for f in files for p in f.split("/")[:-1]} for files in (photos, masks)
     )
+    common = sorted(part for part in of_photos & of_masks if part.lower() in SPLITS)
+    split = usual_split(common) if common else None
+    keys: dict[str, Any] = {} if split is None else {"split": split}
+    folders, names = [], []
+    for files in (in_split(photos, split), in_split(masks, split)):
+        parents = [file.rpartition("/")[0] for file in files]
+        folder = os.path.commonpath(parents).replace(os.sep, "/") or "." if all(parents) else "."
+        folders.append(folder)
+        names.append([os.path.relpath(file, folder).replace(os.sep, "/") for file in files])
+    endings = sorted({"." + name.rpartition(".")[2] for name in names[0]})
+    naming = _naming(names[0], names[1], tuple(endings))
+    keys["images"], keys["masks"] = (with_split(folder, split) for folder in folders)
     if endings != [".jpg"]:
         keys["image_suffix"] = endings[0] if len(endings) == 1 else endings
     if naming.before or naming.behind:
@@ -91,7 +90,7 @@ def layout_keys(
         keys["mask_name"] = naming.mask_name
     if naming.mask_suffix != ".png":
         keys["mask_suffix"] = naming.mask_suffix
-    if any("/" in name for name in names):
+    if any("/" in name for name in names[0]):
         keys["recursive"] = True
     return keys, common
 
@@ -107,11 +106,11 @@ def _naming(photos: Sequence[str], masks: Sequence[str], endings: tuple[str, ...
     for photo in photos[:: max(1, len(photos) // 4)][:5]:
         stem = photo.rpartition("/")[2].rpartition(".")[0]
         near = sorted(masks, key=lambda m: -_common(stem, m.rpartition("/")[2]).size)[:5]
-        for mask in near:
-            for before, behind, mask_name in _namings(photo, mask, suffix):
-                naming = Naming(before, behind, mask_name, suffix, endings)
-                if naming in ranks:
-                    continue
+        for before, behind, mask_name in (
+            n for mask in near for n in _namings(photo, mask, suffix)
+        ):
+            naming = Naming(before, behind, mask_name, suffix, endings)
+            if naming not in ranks:
                 stems = [(naming.stem(p), p) for p in photos]
                 pairs = sum(s is not None and naming.mask(s, p) in mask_set for s, p in stems)
                 of_training = "train" in mask_name.lower()  # Cityscapes' ids of 19 classes
@@ -128,7 +127,7 @@ def _common(stem: str, mask: str) -> Match:
     return SequenceMatcher(None, stem, mask, autojunk=False).find_longest_match()
 
 
-def _namings(photo: str, mask: str, suffix: str) -> Iterable[tuple[str, str, str]]:
+def _namings(photo: str, mask: str, suffix: str) -> Iterator[tuple[str, str, str]]:
     """Ways to pair one photo with one mask: text before and behind the stem, the mask's name."""
     folder, _, last = photo.rpartition("/")
     bare = last.rpartition(".")[0]
@@ -144,35 +143,34 @@ def _namings(photo: str, mask: str, suffix: str) -> Iterable[tuple[str, str, str
     if folder and mask_bare and mask_folder == folder and bare not in mask_bare:
         yield "", "", f"{{folder}}/{mask_bare}"
     for stem in stems:
-        if not stem or stem not in mask_bare:
-            continue
-        before, _, behind = bare.partition(stem)
-        nested = bool(folder) and not mask_folder
-        yield before, behind, mask_bare.replace(stem, "{name}" if nested else "{stem}", 1)
+        if stem and stem in mask_bare:
+            before, _, behind = bare.partition(stem)
+            nested = bool(folder) and not mask_folder
+            yield before, behind, mask_bare.replace(stem, "{name}" if nested else "{stem}", 1)
 
 
-def _splits(files: Sequence[str]) -> list[str]:
-    folders = {part for file in files for part in file.split("/")[:-1]}
-    return [part for part in sorted(folders) if part.lower() in SPLITS]
+def in_split(files: Iterable[str], split: str | None) -> list[str]:
+    """The files in a folder named as the split; None takes all."""
+    return [file for file in files if split is None or split in file.split("/")]
+
+
+def with_split(folder: str, split: str | None) -> str:
+    """A path with {split} in place of the split's name."""
+    return "/".join(SPLIT if split and part == split else part for part in folder.split("/"))
 
 
 def usual_split(splits: Iterable[str]) -> str:
     """The split to evaluate on: val before test before train."""
-    order = ("val", "valid", "validation", "test", "testing", "dev")
-    return min(splits, key=lambda s: order.index(s.lower()) if s.lower() in order else len(order))
-
-
-def _common_folder(files: Sequence[str]) -> str:
-    folders = [file.rpartition("/")[0] for file in files]
-    return os.path.commonpath(folders).replace(os.sep, "/") or "." if all(folders) else "."
+    return min(
+        splits, key=lambda s: SPLITS.index(s.lower()) if s.lower() in SPLITS else len(SPLITS)
+    )
 
 
 def split_template(files: Iterable[str]) -> tuple[str, list[str]] | None:
     """Files whose names differ only in a split: (path with {split}, splits)."""
-    pattern = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])", re.I)
     templates: dict[str, list[str]] = defaultdict(list)
     for file in files:
-        if match := pattern.search(file):
+        if match := _SPLIT_WORD.search(file):
             templates[re.sub(rf"(?<![a-z]){match[0]}(?![a-z])", SPLIT, file)].append(match[0])
     return max(templates.items(), key=lambda each: len(each[1]), default=None)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.data.decode import read_text
+from sclip_lab.data.decode import csv_rows, read_text
 
 GREY = "grey"
 IGNORED_NAMES = ("ignore", "void", "unlabeled", "unlabelled")
@@ -125,16 +125,17 @@ def file_rows(path: Path) -> list[tuple[str, list[int]]]:
     """(name, colour) of each row of a labelmap.txt or a csv."""
     text = read_text(path, "palette")
     try:
-        if path.suffix.lower() == ".csv":
-            rows = [
-                {str(key).strip().lower(): value for key, value in row.items()}
-                for row in csv.DictReader(text.splitlines())
-            ]
-            return [(row["name"], [int(row[channel]) for channel in "rgb"]) for row in rows]
         lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-        fields = [line.split(":") for line in lines]
-        return [(field[0], [int(part) for part in field[1].split(",")]) for field in fields]
-    except (ValueError, LookupError, TypeError) as error:
+        if path.suffix.lower() == ".csv":
+            header, *rows = csv_rows(lines)
+            places = [[cell.lower() for cell in header].index(key) for key in ("name", *"rgb")]
+            fields = [[row[place] for place in places] for row in rows]
+        else:
+            fields = [
+                [parts[0], *parts[1].split(",")] for parts in (one.split(":") for one in lines)
+            ]
+        return [(name, [int(part) for part in colour]) for name, *colour in fields]
+    except (ValueError, LookupError, csv.Error) as error:
         raise LabError(
             f"palette {path}: cannot be read ({error!r}); a line is 'name:red,green,blue::' as in "
             "CVAT's labelmap.txt, or a csv has the columns name, r, g, b"

@@ -6,12 +6,10 @@ those of files.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +19,14 @@ import pyarrow.parquet as pq
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.data.base import select, selection_words
-from sclip_lab.data.class_ids import ClassIds, vocabulary_of
+from sclip_lab.data.class_ids import ClassIds
 from sclip_lab.data.decode import first_line
-from sclip_lab.data.digests import Proof, file_digests, proof
+from sclip_lab.data.digests import Proof, proof
 from sclip_lab.data.file_dataset import FileDataset
 from sclip_lab.data.vocabulary import Vocabulary
 
 _SHARD = re.compile(r"(?P<split>.+?)(?:-\d{5}-of-\d{5}(?:-[0-9a-f]+)?|-\d+)?")
+_NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})(?:-|$)")
 IMAGE_COLUMNS = ("image", "img", "photo", "pixel_values")
 MASK_COLUMNS = ("mask", "label", "labels", "annotation", "segmentation_mask", "segmentation", "seg")
 NAME_COLUMNS = ("name", "file_name", "filename", "image_id", "id")
@@ -48,6 +47,8 @@ class HuggingFace(FileDataset):
     Raises:
         LabError: no such folder, split or column.
     """
+
+    bounded = False  # a shard holds many photos
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class HuggingFace(FileDataset):
         self.name = name
         self.root = Path(root).expanduser()
         self._shards, self.split = self._choose_split(split)
-        self.vocabulary = vocabulary_of(vocabulary, self.root)
+        self.vocabulary = Vocabulary.typed(vocabulary, "vocabulary", self.root)
         self.ignore_index, self.mask_resize = ignore_index, mask_resize
         self.class_ids = ClassIds(
             self.title, self.vocabulary, self.root, ignore_index, label_map, reduce_zero_label,
@@ -79,12 +80,14 @@ class HuggingFace(FileDataset):
         columns = _Shard(self._shards[0]).columns
         self.image = self._column("image", image, columns, IMAGE_COLUMNS)
         self.mask = self._column("mask", mask, columns, MASK_COLUMNS)
-        rows = self._rows(columns)
+        rows = self._rows(next((name for name in NAME_COLUMNS if name in columns), ""))
         self._names = select(list(rows), limit, sample, seed)
         self._places = {name: rows[name] for name in self._names}
         self.selection = selection_words(limit, sample, seed, len(rows))
         self.expected = expected
         self._proofs: dict[Path, Proof] = {}
+        # The last shard stays open: samples are usually read in order.
+        self._open = lru_cache(maxsize=1)(_Shard)
 
     def image_path(self, name: str) -> Path:
         """Shard and row of a sample, for errors."""
@@ -97,6 +100,13 @@ class HuggingFace(FileDataset):
     def mask_content(self, name: str) -> bytes:
         return self._content(name, self.mask)
 
+    def files(self, name: str) -> list[Path]:
+        return [self._places[name][0]]
+
+    def annotation_digest(self, name: str) -> str:
+        """The row."""
+        return str(self._places[name][1])
+
     def read_ids(self, name: str, content: bytes | None, photo_size: tuple[int, int]) -> np.ndarray:
         assert content is not None
         return self.class_ids.from_content(content, self.image_path(name))
@@ -104,14 +114,8 @@ class HuggingFace(FileDataset):
     @cached_property
     def key(self) -> str:
         """sha256 over the shards, the rows that are taken, and the way they are read."""
-        self.check_masks()
-        used = sorted({shard for shard, _ in self._places.values()})
-        self._proofs = {shard: proof(shard) for shard in used}
-        hashes = file_digests(used, f"hashing {self.name}", bounded=False)
-        digests = dict(zip(used, hashes, strict=True))
-        lines = [json.dumps({**self.class_ids.reading, **self.reading}, sort_keys=True)]
-        lines += [f"{n}\t{digests[shard]}\t{row}" for n, (shard, row) in self._places.items()]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        self._proofs = {shard: proof(shard) for shard in self._shards}
+        return super().key
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -137,13 +141,6 @@ class HuggingFace(FileDataset):
             raise LabError(f"{shard} row {row}: column '{column}' holds no image, but {kind}")
         return content
 
-    def _open(self, shard: Path) -> _Shard:
-        """The shard, which stays open: samples are usually read in order."""
-        opened = getattr(self, "_opened", None)
-        if opened is None or opened.path != shard:
-            opened = self._opened = _Shard(shard)
-        return opened
-
     @staticmethod
     def splits(root: Path) -> dict[str, list[Path]]:
         """{split: its shards} by the names of files and folders; empty if there are none."""
@@ -168,6 +165,14 @@ class HuggingFace(FileDataset):
             (split,) = by_split
         if split not in by_split:
             raise LabError(f"{self.title}: {unknown('dataset.split', str(split), by_split)}")
+        stems = [shard.stem for shard in by_split[split]]
+        numbered = [match for stem in stems if (match := _NUMBERED.search(stem))]
+        expected = range(int(numbered[0][2])) if numbered else ()
+        if numbered and sorted(int(match[1]) for match in numbered) != list(expected):
+            raise LabError(
+                f"{self.title}: of split '{split}' each of {len(expected)} shards must lie below "
+                f"{self.root} once; there are {', '.join(stems[:8])}"
+            )
         return by_split[split], split
 
     def _column(
@@ -185,9 +190,8 @@ class HuggingFace(FileDataset):
             raise LabError(f"{self.title}: {unknown(f'column dataset.{key}', name, columns)}")
         return name
 
-    def _rows(self, columns: Sequence[str]) -> dict[str, tuple[Path, int]]:
+    def _rows(self, naming: str) -> dict[str, tuple[Path, int]]:
         """{name: (shard, row)} in the order of the table; a column gives the names if it can."""
-        naming = next((column for column in NAME_COLUMNS if column in columns), "")
         rows: list[tuple[str, Path, int]] = []
         for shard in self._shards:
             opened = _Shard(shard)

@@ -33,7 +33,9 @@ def polygon(points: Points, size: tuple[int, int], holes: Sequence[Points] = ())
 
 
 def rectangle(points: Points, size: tuple[int, int]) -> np.ndarray:
-    """The inside of a rectangle with the given two opposite corners."""
+    """The inside of a rectangle with the given two opposite corners, or with all four."""
+    if len(points) == 4:
+        return polygon(points, size)
     (x1, y1), (x2, y2) = points[0], points[-1]
     return polygon([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], size)
 
@@ -55,19 +57,30 @@ def pasted(bitmap: np.ndarray, left: int, top: int, size: tuple[int, int]) -> np
 def segmentation(value: Any, size: tuple[int, int]) -> np.ndarray:
     """(height, width) bool of COCO's ``segmentation``: polygons or run lengths, packed or not."""
     height, width = size
+    complete = True
     try:
         if isinstance(value, list):
+            if any(np.ndim(part) != 1 or len(part) < 6 or len(part) % 2 for part in value):
+                raise LabError("a polygon is a list x1, y1, x2, y2, ... of three or more corners")
             corners = np.array([x for part in value for x in part], np.float64)
+            x, y = corners[::2], corners[1::2]
+            if len(x) and (x.min() >= width or y.min() >= height or min(x.max(), y.max()) <= 0):
+                raise LabError(f"all corners lie outside of the photo of {width} x {height} pixels")
             if not np.isfinite(corners).all() or (corners.size and corners.max() <= 1):
                 raise LabError("corners must be finite numbers in pixels, not shares of the photo")
             runs = coco.merge(coco.frPyObjects(value, height, width))
         elif isinstance(value, Mapping) and list(value["size"]) != [height, width]:
             raise LabError(f"run lengths of size {value['size']} on a photo of [{height}, {width}]")
         elif isinstance(value["counts"], list):
+            complete = sum(value["counts"]) == height * width
             runs = coco.frPyObjects(value, height, width)
         else:
             runs = value
-        return coco.decode(runs).astype(bool)
+        region = coco.decode(runs)
+        # Behind runs that end too soon, memory is whatever it was.
+        if not complete or int(region.sum()) != int(coco.area(runs)):
+            raise LabError(f"run lengths do not fill a photo of {width} x {height} pixels")
+        return region.astype(bool)
     except LabError:
         raise
     except Exception as error:  # pycocotools raises many kinds

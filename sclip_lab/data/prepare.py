@@ -7,17 +7,18 @@ not at all, so an interrupted conversion is simply started again.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.data.coco_json import CocoJson
 from sclip_lab.data.conversion import (
     NoLabels,
-    by_image,
     for_each,
     lines_of,
     link,
@@ -63,11 +64,11 @@ COCO_STEM = "[0-9]" * 12  # leaves out *_labelTrainIds.png of an earlier convers
 def prepare(name: str, source: Path, root: Path) -> str:
     """Convert the unpacked downloads in ``source`` to the data set at ``root``; say what was done.
 
+    ``name`` is a key of ``CONVERSIONS``.
+
     Raises:
-        LabError: an unknown name, or a part of the download that is missing or damaged.
+        LabError: a part of the download is missing or damaged.
     """
-    if name not in CONVERSIONS:
-        raise unknown("data set to prepare", name, CONVERSIONS)
     if not source.is_dir():
         raise LabError(f"--from {source}: no such folder; unpack the downloads there first")
     convert, places, converted = CONVERSIONS[name]
@@ -178,7 +179,9 @@ def context(source: Path, root: Path) -> str:
 def _context_regions(path: Path) -> dict[str, Callable[[], np.ndarray]]:
     """{stem: a function that draws its 459-class labels} of the val photos of the detail json."""
     with json_content(path, "Pascal Context's json") as content:
-        annotations = by_image(content["annos_segmentation"])
+        annotations = defaultdict[int, list[Mapping[str, Any]]](list)
+        for one in content["annos_segmentation"]:
+            annotations[one["image_id"]].append(one)
         sizes = {
             photo["image_id"]: (photo["height"], photo["width"])
             for photo in content["images"]
@@ -187,7 +190,7 @@ def _context_regions(path: Path) -> dict[str, Callable[[], np.ndarray]]:
 
     def draw(number: int) -> np.ndarray:
         labels = np.zeros(sizes[number], np.int64)
-        for one in annotations.get(number, ()):
+        for one in annotations[number]:
             labels[segmentation(one["segmentation"], sizes[number])] = one["category_id"]
         return labels
 
@@ -280,15 +283,14 @@ def _coco_instances(source: Path, root: Path, path: Path) -> str:
         "coco_object", path.parent, str(folder), path.name, mask_resize="nearest", faults=absent
     )
     names = dict(zip(THINGS, Vocabulary.named("coco_panoptic").names, strict=False))
-    for number in sorted({*names, *data.categories}):
+    if strange := sorted(data.categories.items() ^ names.items()):
+        number = strange[0][0]
         theirs, coco = (one.get(number, "none") for one in (data.categories, names))
-        if theirs != coco:
-            raise LabError(
-                f"{path}: category {number} is '{theirs}', COCO's is '{coco}'; a json of own "
-                "categories is a data set of its own: _target_: "
-                "sclip_lab.data.coco_json.CocoJson, see docs/your-data.md"
-            )
-
+        raise LabError(
+            f"{path}: category {number} is '{theirs}', COCO's is '{coco}'; a json of own "
+            "categories is a data set of its own: _target_: sclip_lab.data.coco_json.CocoJson, see "
+            "docs/your-data.md"
+        )
     if absent:
         raise LabError(absent[0])
 

@@ -73,7 +73,7 @@ def check_digest(path: Path, digest: str) -> None:
         )
 
 
-def extract(archive: Path, inside: str, target: Path) -> list[Path]:
+def extract(archive: Path, inside: str, target: Path) -> None:
     """Write the plain files below folder ``inside`` of a .tar.gz below ``target``.
 
     Links, devices, absolute paths and ``..`` raise before anything is written.
@@ -93,7 +93,6 @@ def extract(archive: Path, inside: str, target: Path) -> list[Path]:
         raise LabError(f"{archive}: cannot be unpacked to {target} ({error})") from error
     if not members:
         raise LabError(f"{archive}: holds nothing below {inside}")
-    return [target / member.name for member in members]
 
 
 def _pip() -> list[str]:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,17 +28,20 @@ _NOT_MEANT = {
     r"[(\[]?\d+\s*[:)\]=|\t]\s*[^\d\s]|\d+\.\s+\S|\d+\s*-\s+\S|.*\S\s*[:=|]\s*\d+$|n\d{8}\s":
         "write the name without its number; the line's place is the id",
     r"([\"'`]).*\1$": "write it without quotes",
-    r"[\"`\u201c-\u201e\u00ab\u00bb]|.*[\"`\u201c-\u201e\u00ab\u00bb]$":
+    r"[\"`\u2018\u201c-\u201e\u00ab\u00bb]|.*[\"`\u201c-\u201e\u00ab\u00bb]$":
         "write it without quotes; a comma separates synonyms",
     r".*[;|]": "separate synonyms by commas",
     r"(.* )?(#|//)|%": "write no comments in a list of names",
     r".*[<>{}\[\]]": "the file is markup or code, no list of names",
     r"[-*] ": "write the name without the mark of a list",
-    r".*\S(\s*[,\t ]\s*\d{1,3}){3}$": "write the name alone; colours belong into dataset.palette",
+    r".*[:=]$": "write it without the sign at its end",
+    r"(\d{1,3}[,\t ]\s*){3}\S|.*\S(\s*[,\t ]\s*\d{1,3}){3}$":
+        "write the name alone; colours belong into dataset.palette",
     r".*_": "write '{}', with blanks",
 }  # fmt: skip
 _NUMBER_FIRST = re.compile(r"(?P<number>\d+)\s+(?P<name>\S.*)")
-_NUMBER_LAST = re.compile(r"(?P<name>.*\S)\s+(?P<number>\d+)$")
+_NUMBER_LAST = re.compile(r"(?P<name>.*\S)\s+[(\[]?(?P<number>\d+)[)\]]?$")
+_HEADERS = {*ID_COLUMNS, *NAME_COLUMNS, "names", "classes", "labels"} - {"title"}
 
 
 @dataclass(frozen=True)
@@ -92,26 +95,35 @@ class Vocabulary:
             while lines and not lines[-1].strip():
                 lines.pop()
             _refuse_numbers(lines)
+            if len(lines) > 1 and lines[0].partition(",")[0].strip().casefold() in _HEADERS:
+                raise LabError(f"the first line, {lines[0]!r}, heads a table; write names alone")
             return cls.of(path.stem, lines)
 
     @classmethod
-    def of(cls, name: str, classes: Sequence[Any]) -> Vocabulary:
-        """A vocabulary from a text for each class, split at commas, or a list of synonyms."""
+    def of(cls, name: str, classes: Iterable[Any]) -> Vocabulary:
+        """A vocabulary from a text for each class, split at commas, or a list of synonyms.
+
+        A mapping is {id: name} or {name: id}.
+        """
         synonyms = []
-        for index, entry in enumerate(classes):
+        for index, entry in enumerate(_in_order(classes)):
             names = entry.split(",") if isinstance(entry, str) else entry
             if not _are_texts(names):
                 raise LabError(f"class {index}: {entry!r} is no name; put names like it in quotes")
             synonyms.append(tuple(name.lstrip(" \t") for name in names))
             for text in synonyms[-1]:
                 _check_meant(index, text)
-        if synonyms and all(text.strip().isdecimal() for names in synonyms for text in names):
-            raise LabError(f"every class is a number, such as {synonyms[0][0]!r}; write its name")
+        numbers = [[text for text in names if text.strip().isdecimal()] for names in synonyms]
+        if numbers and all(numbers):
+            raise LabError(
+                f"every class has a number, such as {numbers[0][0]!r}; write names alone"
+            )
         return cls(name, tuple(synonyms))
 
     @classmethod
-    def typed(cls, classes: Any) -> Vocabulary:
-        """A vocabulary from what a call got: a vocabulary, names as of `of`, or as of `named`.
+    def typed(cls, classes: Any, name: str = "given", root: Path = Path()) -> Vocabulary:
+        """A vocabulary from what a call or a yaml states: a vocabulary, names as of `of`, or a text
+        as of `named`; a file may also lie below ``root``.
 
         Raises:
             LabError: as there, or an object of another kind.
@@ -119,15 +131,17 @@ class Vocabulary:
         if isinstance(classes, Vocabulary):
             return classes
         if isinstance(classes, str):
+            below_root = root / Path(classes).expanduser()
             try:
-                return cls.named(classes)
+                return cls.named(str(below_root) if below_root.is_file() else classes)
             except LabError as error:
                 raise LabError(f"{error}; class names are a list, a text for each class") from None
         if not isinstance(classes, Iterable):
             raise LabError(f"class names are a {type(classes).__name__}; give a list of texts")
+        classes = _in_order(classes)
         split = [entry.split(",") if isinstance(entry, str) else entry for entry in classes]
-        return cls.of("given", [
-            [name.strip() for name in entry] if _are_texts(entry) else entry for entry in split
+        return cls.of(name, [
+            [text.strip() for text in entry] if _are_texts(entry) else entry for entry in split
         ])  # fmt: skip
 
     @classmethod
@@ -184,12 +198,21 @@ def _from_json(text: str) -> list[Any]:
     if isinstance(content, dict) and isinstance(content.get("categories"), list):
         content = content["categories"]
     if isinstance(content, dict):
-        if all(type(value) is int for value in content.values()):
-            return _ordered([(value, key) for key, value in content.items()])
-        return _ordered(list(content.items()))
+        return _in_order(content)
     if content and all(isinstance(entry, dict) for entry in content):
         return _ordered([(entry.get("id"), entry.get("name")) for entry in content])
     return content
+
+
+def _in_order(classes: Iterable[Any]) -> list[Any]:
+    """Names in id order, of a list or of a mapping of ids and names."""
+    if isinstance(classes, Set):
+        raise LabError("class names are a set, which has no order; give a list of texts")
+    if not isinstance(classes, Mapping):
+        return list(classes)
+    if all(type(value) is int for value in classes.values()):
+        return _ordered([(value, key) for key, value in classes.items()])
+    return _ordered(list(classes.items()))
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -230,7 +253,10 @@ def _ordered(pairs: Sequence[tuple[Any, Any]]) -> list[Any]:
     try:
         numbers = [int(number) for number, _ in pairs]
     except (TypeError, ValueError):
-        raise LabError(f"ids such as {pairs[0][0]!r} are no whole numbers") from None
+        raise LabError(
+            f"ids such as {pairs[0][0]!r} are no whole numbers; give a list of names, {{id: name}} "
+            "or {name: id}"
+        ) from None
     if sorted(numbers) != list(range(len(numbers))):
         raise LabError(
             f"ids are {min(numbers)}..{max(numbers)} for {len(numbers)} classes, not "
@@ -247,9 +273,9 @@ def _refuse_numbers(lines: Sequence[str]) -> None:
         numbers = [int(match["number"]) for match in matches]
         # "thing 0", "thing 1" are names that need their numbers.
         names = {match["name"] for match in matches}
-        if len(names) == len(lines) > 1 and numbers in (
-            list(range(len(lines))), list(range(1, len(lines) + 1)),
-        ):  # fmt: skip
+        rising = numbers == sorted(set(numbers))
+        # Two lines may be "1 euro coin" and "5 euro note"; three are a list with gaps.
+        if len(names) == len(lines) > 1 and rising and (len(lines) > 2 or numbers[0] < 2):
             raise LabError(f"every line {where} with a number; write the names alone, in id order")
 
 

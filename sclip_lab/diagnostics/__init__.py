@@ -7,24 +7,16 @@ them. What compares any two representations is a plain function: `features.linea
 from __future__ import annotations
 
 from sclip_lab.core.errors import LabError
-from sclip_lab.diagnostics.catalogue import MEASURES, find
-from sclip_lab.diagnostics.layers import Layers
-from sclip_lab.diagnostics.measure import NONE, Measure, Value, compute, values
-from sclip_lab.diagnostics.observation import Observation, Scene
-
-__all__ = [
-    "MEASURES",
-    "NONE",
-    "Layers",
-    "Measure",
-    "Observation",
-    "Scene",
-    "Value",
-    "code_of",
-    "compute",
-    "find",
-    "values",
-]
+from sclip_lab.diagnostics.catalogue import MEASURES as MEASURES
+from sclip_lab.diagnostics.catalogue import find as find
+from sclip_lab.diagnostics.layers import Layers as Layers
+from sclip_lab.diagnostics.measure import NONE as NONE
+from sclip_lab.diagnostics.measure import Measure as Measure
+from sclip_lab.diagnostics.measure import Value as Value
+from sclip_lab.diagnostics.measure import compute as compute
+from sclip_lab.diagnostics.measure import values as values
+from sclip_lab.diagnostics.observation import Observation as Observation
+from sclip_lab.diagnostics.observation import Scene as Scene
 
 
 def code_of(name: str) -> str:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.attention import mean_cosine
 
 # A choice of this laboratory for token streams of ViT-B and ViT-L.
@@ -33,8 +32,8 @@ def feature_invariance(features: Tensor) -> Tensor:
     return mean_cosine(features)
 
 
-def outlier_fraction(features: Tensor, deviations: float = 3.0) -> Tensor:
-    """Share of patches whose norm exceeds median + ``deviations`` * MAD, in 0 .. 0.5.
+def outlier_fraction(features: Tensor) -> Tensor:
+    """Share of patches whose norm exceeds median + 3 MAD, in 0 .. 0.5.
 
     MAD is the median absolute deviation from the median, not scaled to a standard deviation.
     High-norm tokens without local content: Darcet et al., ICLR 2024, arXiv 2309.16588.
@@ -42,17 +41,17 @@ def outlier_fraction(features: Tensor, deviations: float = 3.0) -> Tensor:
     norms = features.float().norm(dim=-1)
     median = norms.quantile(0.5, dim=-1, keepdim=True)
     spread = (norms - median).abs().quantile(0.5, dim=-1, keepdim=True)
-    return (norms > median + deviations * spread).float().mean(-1)
+    return (norms > median + 3 * spread).float().mean(-1)
 
 
-def high_norm_rate(tokens: Tensor, threshold: float = HIGH_NORM) -> Tensor:
-    """Share of tokens whose norm exceeds a fixed threshold, in the stream's own units.
+def high_norm_rate(tokens: Tensor) -> Tensor:
+    """Share of tokens whose norm exceeds `HIGH_NORM`, in the stream's own units.
 
     Darcet et al., ICLR 2024, arXiv 2309.16588, call tokens outliers if their norm is above a fixed
     value, which they choose for each network. Variants of one network can be compared by this
     share, but not by `outlier_fraction`, whose threshold moves with the median.
     """
-    return (tokens.float().norm(dim=-1) > threshold).float().mean(-1)
+    return (tokens.float().norm(dim=-1) > HIGH_NORM).float().mean(-1)
 
 
 def linear_cka(x: Tensor, y: Tensor) -> Tensor:
@@ -61,12 +60,7 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     |Y^T X|_F^2 / (|X^T X|_F |Y^T Y|_F) of columns with mean 0: Kornblith et al., ICML 2019, arXiv
     1905.00414, eq. 6. (..., samples, dim_x) and (..., samples, dim_y) -> (...) in 0 .. 1; 1: equal
     up to rotation, scale and shift; NaN where one of them is constant.
-
-    Raises:
-        LabError: different samples.
     """
-    if x.shape[:-1] != y.shape[:-1]:
-        raise LabError(f"CKA of {tuple(x.shape)} and {tuple(y.shape)}: not the same samples")
     x, y = (z.double() - z.double().mean(-2, keepdim=True) for z in (x, y))
     cross, of_x, of_y = (torch.linalg.matrix_norm(a.mT @ b) for a, b in ((y, x), (x, x), (y, y)))
     return cross.square() / (of_x * of_y)

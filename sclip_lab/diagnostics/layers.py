@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from torch import Tensor
 
 from sclip_lab.diagnostics.attention import patch_rows
-from sclip_lab.diagnostics.shift import SHIFT, moved
+from sclip_lab.diagnostics.shift import moved
 from sclip_lab.network.context import BlockInput
 from sclip_lab.segmentation.encoded import Encoded, as_trained
 
@@ -38,21 +38,12 @@ class Layers:
         return self.encoded.variant.layers(self.depth)
 
     @property
-    def first(self) -> int:
-        """The first block that the variant changes at all."""
-        return self.encoded.variant.first(self.depth)
-
-    @property
     def last(self) -> int:
         """The last rewritten block, where `State.attention` comes from."""
         return self.rewritten[-1]
 
     def entered(self, layer: int) -> BlockInput:
         return self.encoded.history[layer]
-
-    def tokens(self, layer: int) -> Tensor:
-        """(batch, tokens, width) that enter a block."""
-        return self.entered(layer).tokens
 
     @property
     def stream(self) -> Tensor:
@@ -87,17 +78,18 @@ class Layers:
 
     def untouched(self) -> Tensor:
         """(batch, tokens, width) behind the last block of the network as it was trained."""
-        entered = self.entered(self.first)
-        following = self.encoded.backbone.blocks_on(self.encoded.grid)[self.first + 1 :]
+        first = self.encoded.variant.first(self.depth)
+        entered = self.entered(first)
+        following = self.encoded.backbone.blocks_on(self.encoded.grid)[first + 1 :]
         # Variants that share this input share the rest of the network as well.
         last = entered.once("trained", lambda: as_trained(entered, following)[-1])
         return last.as_trained()
 
     @cached_property
     def moved_features(self) -> Tensor:
-        """(batch, grid_h, grid_w, embed_dim) float32 of the windows moved by `SHIFT` patches."""
+        """(batch, grid_h, grid_w, embed_dim) float32 of the windows moved by one patch."""
         encoded, backbone = self.encoded, self.encoded.backbone
-        images = moved(encoded.images, backbone.patch_size, SHIFT)
+        images = moved(encoded.images, backbone.patch_size)
 
         def inputs() -> list[BlockInput]:
             embed = partial(backbone.embed, images, self.position_embedding)
@@ -106,10 +98,7 @@ class Layers:
 
         scene = encoded.scene.of(images)
         if encoded.scene.labels is not None:
-            scene = replace(scene, labels=encoded.scene.labels.moved(SHIFT))
-        of_moved = self.entered(0).once(("moved", self.position_embedding), inputs)
-        return (
-            replace(encoded, images=images, history=tuple(of_moved), scene=scene)
-            .again()
-            .patches.float()
-        )
+            scene = replace(scene, labels=encoded.scene.labels.moved((1, 1)))
+        history = tuple(self.entered(0).once(("moved", self.position_embedding), inputs))
+        around = replace(encoded, images=images, history=history, scene=scene)
+        return around.again().patches.float()

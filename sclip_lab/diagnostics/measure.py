@@ -20,6 +20,7 @@ from sclip_lab.diagnostics.observation import Observation
 
 NONE = -1  # the layer and head of a number that belongs to none
 ALWAYS = tuple(f"sclip_lab.diagnostics.{name}" for name in ("layers", "measure", "observation"))
+OfLayer = Callable[[Layers, int, Observation], Tensor | None]
 Part = Literal["attention", "similarity", "layers", "scene"]
 
 
@@ -42,9 +43,10 @@ class Measure:
         undefined: where it has no meaning, beside missing parts; "" where it always has one.
         control: the measure that says what this one would be by chance.
         is_control: it is a line to compare others with.
-        of_weights: the same of a layer's (batch, heads, patches, patches), (batch, heads).
-        of_tokens: the same of the tokens that enter a layer, (batch,).
-        of_layer: the same of a layer, (batch,); None where the layer has no such thing.
+        of_layer: the same of a layer, (batch,) or (batch, heads); None where the layer has no such
+            thing.
+        layers: what `of_layer` reads: the ``tokens`` that enter the layer, its attention
+            ``weights``, or what the ``variant`` makes of it.
         pool: for a measure of photos together: from the features, (patches, dim), and labels,
             (patches,), of several photos to a number for each. `compute` then returns NaN.
     """
@@ -61,25 +63,19 @@ class Measure:
     undefined: str = ""
     control: str | None = None
     is_control: bool = False
-    of_weights: Callable[[Tensor, Observation], Tensor] | None = None
-    of_tokens: Callable[[Layers, int], Tensor] | None = None
-    of_layer: Callable[[Layers, int, Observation], Tensor | None] | None = None
+    of_layer: OfLayer | None = None
+    layers: Literal["tokens", "weights", "variant"] = "variant"
     pool: Callable[[Sequence[Tensor], Sequence[Tensor]], list[float]] | None = None
 
     @property
     def code(self) -> str:
         """Digest of the code that its numbers come out of: of its own functions, of what they use,
         and of what every measure runs through. Its words, range and direction do not count."""
-        return _code(self.compute, self.of_weights, self.of_tokens, self.of_layer, self.pool)
+        return _code(self.compute, self.of_layer, self.pool)
 
     def has_parts(self, observation: Observation) -> bool:
         """Whether the observation has all parts that the measure needs."""
         return all(getattr(observation, part) is not None for part in self.needs)
-
-    @property
-    def layered(self) -> bool:
-        """Whether it has values of single layers."""
-        return any((self.of_weights, self.of_tokens, self.of_layer))
 
 
 @cache
@@ -134,16 +130,14 @@ def _numbers(name: str, measure: Measure, observation: Observation, layers: bool
     """The photo's number, then with ``layers`` those of every layer and head."""
     per_window = compute(measure, observation)
     _check(name, per_window, bool(measure.undefined) or not measure.has_parts(observation))
-    number = Value(name, NONE, NONE, float(per_window.nanmean()))
-    if not layers or observation.layers is None or not measure.layered:
-        return [number]
-    numbers_of_layers = [
-        Value(name, layer, head, value)
-        for layer in range(observation.layers.depth)
-        for head, value in _of_layer(name, measure, observation, observation.layers, layer)
-    ]
+    numbers = [Value(name, NONE, NONE, float(per_window.nanmean()))]
+    if not layers or observation.layers is None or measure.of_layer is None:
+        return numbers
+    for layer in range(observation.layers.depth):
+        by_head = _of_layer(name, measure, observation, observation.layers, layer)
+        numbers += [Value(name, layer, head, value) for head, value in by_head]
     # A variant of whose layers nothing is known has been measured too.
-    return [number, *(numbers_of_layers or [Value(name, 0, NONE, math.nan)])]
+    return numbers if len(numbers) > 1 else [*numbers, Value(name, 0, NONE, math.nan)]
 
 
 def _of_layer(
@@ -152,28 +146,17 @@ def _of_layer(
     """The layer's number, and those of its heads."""
 
     def measured() -> list[tuple[int, float]]:
-        heads = None
-        if measure.of_layer is not None:
-            per_window = measure.of_layer(layers, layer, observation)
-        elif measure.of_tokens is not None:
-            per_window = measure.of_tokens(layers, layer)
-        else:
-            assert measure.of_weights is not None
-            weights = layers.rows(layer)
-            # Labels and distances are those of the patches that are read out.
-            if weights is not None and weights.shape[-1] == observation.flat_labels.shape[1]:
-                heads = measure.of_weights(weights, observation).float()
-            per_window = None if heads is None else heads.mean(-1)
-        if per_window is None:
+        result = None if measure.of_layer is None else measure.of_layer(layers, layer, observation)
+        if result is None:
             return []
+        result = result.float()
+        per_window = result if result.ndim == 1 else result.mean(-1)
         _check(f"{name} of layer {layer}", per_window, bool(measure.undefined))
-        numbers = [(NONE, float(per_window.float().nanmean()))]
-        if heads is not None:
-            numbers += list(enumerate(heads.nanmean(0).tolist()))
-        return numbers
+        by_head = enumerate(result.nanmean(0).tolist()) if result.ndim == 2 else ()
+        return [(NONE, float(per_window.nanmean())), *by_head]
 
     untouched = layer not in layers.rewritten
-    shared = bool(measure.of_tokens or (measure.of_weights and untouched))
+    shared = measure.layers == "tokens" or (measure.layers == "weights" and untouched)
     # What does not depend on the variant is measured once for all that share the layer.
     key = ("measure", name, observation.grid)
     return layers.entered(layer).once(key, measured) if shared else measured()

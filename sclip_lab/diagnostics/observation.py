@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
@@ -52,41 +53,17 @@ class Observation:
             names; None where there are no texts.
         layers: the blocks of the network, None where only their end is known.
         scene: the whole photo; None where windows belong to none, or to several.
-
-    Raises:
-        LabError: shapes that do not belong together.
     """
 
-    attention: Tensor | None
-    patches: Tensor
-    class_embedding: Tensor
-    labels: Tensor
+    attention: Float[Tensor, "batch heads rows rows"] | None
+    patches: Float[Tensor, "batch grid_h grid_w embed_dim"]
+    class_embedding: Float[Tensor, "batch embed_dim"]
+    labels: Int[Tensor, "batch grid_h grid_w"]
     grid: tuple[int, int]
     patch_size: int
-    similarity: Tensor | None = None
+    similarity: Float[Tensor, "batch grid_h grid_w classes"] | None = None
     layers: Layers | None = None
     scene: Scene | None = None
-
-    def __post_init__(self) -> None:
-        batch, *_, dim = self.patches.shape
-        expected = {
-            "patches": (batch, *self.grid, dim),
-            "class_embedding": (batch, dim),
-            "labels": (batch, *self.grid),
-        }
-        if self.attention is not None:
-            side = self.attention.shape[-1]
-            count = self.grid[0] * self.grid[1]
-            heads = self.attention.shape[1]
-            expected["attention"] = (batch, heads, *[side if side == count else count + 1] * 2)
-        if self.similarity is not None:
-            expected["similarity"] = (batch, *self.grid, self.similarity.shape[-1])
-        for name, shape in expected.items():
-            if tuple(getattr(self, name).shape) != shape:
-                raise LabError(
-                    f"observation of a {self.grid} grid: {name} of shape "
-                    f"{tuple(getattr(self, name).shape)}, expected {shape}"
-                )
 
     @cached_property
     def weights(self) -> Tensor:

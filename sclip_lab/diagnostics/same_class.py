@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from sclip_lab.attention.positions import squared_distances
-from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.auc import area, average_precision
 from sclip_lab.diagnostics.observation import VOID
 
@@ -35,10 +34,8 @@ def inter_class_mass(weights: Tensor, labels: Tensor) -> Tensor:
     # A patch that attends to void alone has no share.
     counted = valid & (labelled > 0)
     mean = (share * counted).sum(-1) / counted.sum(-1)
-    # Void, -1, is below every class and must not pass for a second one.
-    lowest = torch.where(valid, labels, labels.amax()).amin(-1)
-    several = labels.amax(-1) > lowest
-    return torch.where(several, mean, torch.nan)
+    several_classes = (other & valid[:, :, None]).flatten(1).any(-1)
+    return torch.where(several_classes, mean, torch.nan)
 
 
 def inter_class_share(labels: Tensor) -> Tensor:
@@ -52,8 +49,8 @@ def relative_mass(weights: Tensor, labels: Tensor) -> Tensor:
     """Share of a patch's attention to other patches that goes to other classes, over the share of
     such patches: mean over patches of the one over the mean of the other.
 
-    A patch's attention to itself does not count, so that attention to self alone is no merit. 0 or
-    more; 1 for uniform attention; NaN also where no patch attends to another.
+    Attention to self does not count. 0 or more; 1 for uniform attention; NaN also where no patch
+    attends to another.
     """
     between = _between(labels)
     return _ratio(weights, between, _other(labels, between), between.to(weights))
@@ -153,12 +150,8 @@ def same_class_share(labels: Tensor) -> Tensor:
 def _pairs(scores: Tensor, labels: Tensor, symmetric: bool) -> list[tuple[Tensor, Tensor]]:
     """Per window, on the CPU, the scores of pairs of one label and of pairs of two: all ordered
     pairs of different, labelled patches, or each once."""
-    if scores.shape != (*labels.shape, labels.shape[-1]):
-        raise LabError(f"scores {tuple(scores.shape)} do not belong to labels {labels.shape}")
-    windows = zip(
-        scores.float().cpu().flatten(1), _places(*_content(labels), symmetric), strict=True
-    )
-    return [(score[same], score[other]) for score, (same, other) in windows]
+    flat, places = scores.float().cpu().flatten(1), _places(*_content(labels), symmetric)
+    return [(s[same], s[other]) for s, (same, other) in zip(flat, places, strict=True)]
 
 
 def _content(labels: Tensor) -> tuple[bytes, tuple[int, ...]]:

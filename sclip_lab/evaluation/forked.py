@@ -42,15 +42,12 @@ def evaluate_forked(
 
     Args:
         specs, store, shard, progress, settings: as of `evaluate`; all on a CPU.
-        processes: how many; 1 is `evaluate`, as is any number where processes cannot be copied.
+        processes: how many; 1 is `evaluate`.
         timings: of what is done here.
     """
     index, count = shard
     names = [set(spec.dataset.names[index::count]) for spec in specs]
     copies = min(processes, *map(len, names))
-    if copies > 1 and "fork" not in multiprocessing.get_all_start_methods():  # Windows
-        log.warning("one process evaluates, not %d: this system makes no copies of one", copies)
-        copies = 1
     if copies > 1 and all(n <= store.done(s) for n, s in zip(names, specs, strict=True)):
         copies = 1
     children = []

@@ -3,9 +3,9 @@
 SCLIP, arXiv 2312.01597, section 4.3, compares its reused projections with one "learned" from 64
 training samples. That number of samples is all that is known here of how: the paper's objective,
 optimiser, learning rate and number of steps are not. What follows is this laboratory's choice:
-cross-entropy of patch logits against the majority label of each patch, by Adam, from the identity
-or from a Gaussian matrix. A score made with it says what a learned W_r can do; it does not
-reproduce the paper's row.
+cross-entropy of patch logits against the majority label of each patch, by Adam, from the identity,
+where W_r starts as CSA without a projection. A score made with it says what a learned W_r can do;
+it does not reproduce the paper's row.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from torch import Tensor
 
 from sclip_lab.attention.projected import BELONGS, self_attention
 from sclip_lab.core import files
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.core.progress import Bar
 from sclip_lab.core.values import LARGEST_SEED, check, within
 from sclip_lab.data.base import Dataset
 from sclip_lab.diagnostics.observation import VOID
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Context
-from sclip_lab.network.depth import resolve
 from sclip_lab.segmentation import windows
 from sclip_lab.segmentation.photos import to_input
 from sclip_lab.segmentation.readouts.cosine import unit
+
+BATCH = 16  # photos of one step
 
 
 def learn_projection(
@@ -44,12 +45,10 @@ def learn_projection(
     lr: float = 1e-3,
     per_head: bool = True,
     seed: int = 0,
-    block: int = -1,
-    initial: str = "identity",
-    batch: int = 16,
     progress: bool = True,
 ) -> tuple[Tensor, list[float]]:
-    """Train W_r of softmax(X W_r W_r^T X^T / sqrt(dim)) in one block; residual and MLP are kept.
+    """Train W_r of softmax(X W_r W_r^T X^T / sqrt(dim)) in the last block; residual and MLP are
+    kept.
 
     The objective is not the paper's, which is unknown; see the module's head.
 
@@ -63,11 +62,7 @@ def learn_projection(
         steps: of Adam.
         lr: its learning rate.
         per_head: as in `sclip_lab.attention.projected.learned`, which must be told the same.
-        seed: of the photos, the batches, and a Gaussian start.
-        block: which block's attention is rewritten; index as in `sclip_lab.network.depth`.
-        initial: ``identity``, where W_r starts as CSA without a projection, or ``gaussian``,
-            entries N(0, 1 / width).
-        batch: photos a step.
+        seed: of the photos and the batches.
         progress: show a bar.
 
     Returns:
@@ -82,18 +77,15 @@ def learn_projection(
             f"text embeddings {tuple(text_embeddings.shape)}: ({len(query_classes)} queries, "
             f"{backbone.embed_dim}) wanted, and at least one query"
         )
-    for name, number in (("images", images), ("steps", steps), ("batch", batch)):
+    for name, number in (("images", images), ("steps", steps)):
         within(name, number, 1, 1e7)
     check("lr", lr, float)
     within("lr", lr, 0, 1e3, above=True)
     within("seed", seed, 0, LARGEST_SEED)
-    if initial not in ("identity", "gaussian"):
-        raise unknown("initial", initial, ("identity", "gaussian"))
-    index = resolve(block, backbone.depth)
     generator = torch.Generator().manual_seed(seed)
     # An application may run in inference mode; nothing made there can be learned from.
     with torch.inference_mode(False), torch.enable_grad():
-        tokens, labels = _windows(backbone, dataset, images, index, generator, progress)
+        tokens, labels = _windows(backbone, dataset, images, generator, progress)
         classes = torch.tensor(list(query_classes))
         if labels.max() > classes.max():
             raise LabError(
@@ -102,17 +94,13 @@ def learn_projection(
             )
         classes, labels = classes.to(backbone.device), labels.to(backbone.device)
         text = unit(text_embeddings.detach().clone().float()).to(backbone.device)
-        width = backbone.blocks[index].width
-        start = torch.eye(width)
-        if initial == "gaussian":
-            start = torch.randn(width, width, generator=generator) * width**-0.5
-        matrix = start.to(backbone.device).requires_grad_()
+        matrix = torch.eye(backbone.blocks[-1].width).to(backbone.device).requires_grad_()
         optimiser = torch.optim.Adam([matrix], lr=lr)
         losses: list[float] = []
         bar = Bar(range(steps), "learn projection", unit="step", disable=not progress)
         for step in bar:
-            chosen = torch.randperm(len(tokens), generator=generator)[:batch]
-            patches = _patch_embeddings(backbone, index, tokens[chosen], matrix, per_head)
+            chosen = torch.randperm(len(tokens), generator=generator)[:BATCH]
+            patches = _patch_embeddings(backbone, tokens[chosen], matrix, per_head)
             loss = _loss(backbone, patches, labels[chosen.to(labels.device)], text, classes)
             if not torch.isfinite(loss):
                 raise LabError(f"loss is {loss.item()} at step {step}; lower lr {lr}")
@@ -146,11 +134,10 @@ def _windows(
     backbone: Backbone,
     dataset: Dataset,
     images: int,
-    index: int,
     generator: torch.Generator,
     progress: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens that enter the block, (images, tokens, width) on the backbone's device, and patch
+    """Tokens that enter the last block, (images, tokens, width) on the backbone's device, and patch
     labels, (images, patches); photos without a label are left out."""
     size = backbone.image_size
     order = torch.randperm(len(dataset), generator=generator)[:images].tolist()
@@ -165,7 +152,7 @@ def _windows(
         with torch.no_grad():
             # A copy of what was made in inference mode can be learned from; the original cannot.
             x = backbone.embed(to_input(image, (size, size), backbone)[None]).clone()
-            for plain in backbone.blocks_on(backbone.grid(size, size))[:index]:
+            for plain in backbone.blocks_on(backbone.grid(size, size))[:-1]:
                 x = plain.plain(x)
         tokens.append(x)
         labels.append(answer)
@@ -182,19 +169,13 @@ def _centre(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array[top : top + side, left : left + side])
 
 
-def _patch_embeddings(
-    backbone: Backbone, index: int, tokens: Tensor, matrix: Tensor, per_head: bool
-) -> Tensor:
-    """(images, patches, embed_dim) float32, with the block's attention through ``matrix``."""
+def _patch_embeddings(backbone: Backbone, tokens: Tensor, matrix: Tensor, per_head: bool) -> Tensor:
+    """(images, patches, embed_dim) float32, with the last block's attention through ``matrix``."""
     side = backbone.image_size // backbone.patch_size
-    blocks = backbone.blocks_on((side, side))
-    block = blocks[index]
+    block = backbone.blocks_on((side, side))[-1]
     ctx = Context(BlockInput(block, tokens), (), (side, side))
     after = tokens + block.output(self_attention(ctx, matrix, per_head), ctx.value)
-    after = block.with_mlp(after, tokens)
-    for plain in blocks[index + 1 :]:
-        after = plain.plain(after)
-    return backbone.head(after[:, block.prefix :]).float()
+    return backbone.head(block.with_mlp(after, tokens)[:, block.prefix :]).float()
 
 
 def _loss(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from torch import Tensor
 from sclip_lab import results
 from sclip_lab.attention.variant import Variant
 from sclip_lab.core import signals
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.core.progress import Bar
 from sclip_lab.core.timings import Timings
 from sclip_lab.core.values import check, check_count
@@ -39,7 +39,6 @@ from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.pipeline import Collected, Windows
 
 log = logging.getLogger(__name__)
-ON_ERROR = ("stop", "skip")
 # Kinds of devices that label all photos of a batch at once; a CPU does one photo after the other.
 BATCHED_ON = ("cuda",)
 
@@ -92,8 +91,7 @@ def evaluate(
         Interrupted: (a KeyboardInterrupt) SIGINT, SIGTERM or SIGHUP came, if their handlers are
             the default ones. Images finished before it are in the store.
     """
-    if on_error not in ON_ERROR:
-        raise unknown("on_error", str(on_error), ON_ERROR)
+    check("on_error", on_error, Literal["stop", "skip"])
     check_count("batch_images", batch_images)
     check_count("batch_windows", batch_windows)
     store = store if isinstance(store, Store) else Store(store)
@@ -393,11 +391,11 @@ class _Pass:
         def needs_whole(spec: Spec) -> bool:
             readout = self.readouts[spec.key]
             observed = any(recorder.observes(spec, name) for name in names)
-            return observed or readout.sees_photo or readout.reads_windows
+            return observed or readout.steps.sees_photo or readout.steps.reads_windows
 
         def needs_history(spec: Spec) -> bool:
             observed = any(recorder.observes(spec, name) for name in names)
-            return observed or self.readouts[spec.key].reads_history
+            return observed or "history" in self.readouts[spec.key].steps.uses
 
         groups = self._by_variant(missing(self.specs))
         if not groups:  # all have failed before
@@ -414,7 +412,9 @@ class _Pass:
                 whole = collected.add(index, chunk, encoded, history)
             for spec in specs:
                 readout = self.readouts[spec.key]
-                source, at = (whole, windows.every) if readout.sees_photo else (encoded, chunk)
+                source, at = (
+                    (whole, windows.every) if readout.steps.sees_photo else (encoded, chunk)
+                )
                 if source is None:
                     continue
                 made = logits.setdefault((index, readout.logits_key), [])
@@ -470,7 +470,7 @@ class _Pass:
                 continue
             of_photo = logits[windows.parts[number]]
             encoded = None
-            if readout.reads_windows or recorder.observes(spec, name):
+            if readout.steps.reads_windows or recorder.observes(spec, name):
                 assert whole is not None
                 encoded = whole.part(first_view)
             on_grid = replace(photo, plan=photo.plan.on_grid((logits.shape[1], logits.shape[2])))

@@ -7,7 +7,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -91,12 +90,6 @@ class Diagnostics:
         self.layers = layers
         self._buffer: list[tuple[Spec, Mapping[str, Any]]] = []
         self._pools: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
-        self._complete: dict[str, pd.DataFrame] = {}
-
-    def measured(self, store: Store, spec: Spec) -> pd.DataFrame:
-        """Return `Store.diagnostics`. A spec that was complete before the pass is read once."""
-        frame = self._complete.get(spec.key)
-        return store.diagnostics(spec) if frame is None else frame
 
     def pending(self, store: Store, spec: Spec) -> set[str]:
         names = set(spec.dataset.names[: self.images])
@@ -105,14 +98,12 @@ class Diagnostics:
         missing = set()
         for name in self.measures:
             missing |= names - set(whole.loc[whole["measure"] == name, "image"])
-            if self.layers and diagnostics.find(name).layered:
+            if self.layers and diagnostics.find(name).of_layer:
                 missing |= names - set(single.loc[single["measure"] == name, "image"])
         for name in self.pooled:
             if names - set(whole.loc[whole["measure"] == name, "image"]):
                 self._pools[spec.key] = {}
                 return names
-        if not missing:
-            self._complete[spec.key] = frame
         return missing
 
     def observe(self, store: Store, view: View) -> None:

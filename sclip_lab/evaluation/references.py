@@ -34,7 +34,7 @@ class References:
 
     def __init__(self, specs: Iterable[Spec], readouts: Mapping[str, Readout]) -> None:
         self.readouts = readouts
-        self.specs = [spec for spec in specs if readouts[spec.key].summary is not None]
+        self.specs = [spec for spec in specs if readouts[spec.key].steps.summary is not None]
         self._summaries: dict[str, dict[str, Any]] = {spec.key: {} for spec in self.specs}
 
     def add(self, spec: Spec, photo: Photo, encoded: Encoded) -> None:
@@ -43,7 +43,7 @@ class References:
         Args:
             encoded: the photo's own windows, without further views.
         """
-        summary, patches = self.readouts[spec.key].summary, encoded.patches
+        summary, patches = self.readouts[spec.key].steps.summary, encoded.patches
         assert summary is not None
         plan = photo.plan.on_grid((patches.shape[1], patches.shape[2]))
         labels = windows.patch_labels(plan, photo.sample.mask, spec.dataset.ignore_index)
@@ -64,7 +64,7 @@ class References:
             LabError: a readout that reads other photos, and there is none.
         """
         readout = self.readouts[spec.key]
-        if readout.summary is None:
+        if readout.steps.summary is None:
             return readout.patch_logits(encoded)
         others = []
         for name, part in photos:

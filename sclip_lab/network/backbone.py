@@ -44,6 +44,12 @@ class Backbone:
             at the bottom and right (original MaskCLIP).
         mean, std: channel statistics in 0 .. 255, RGB.
         description: what identifies it in a spec besides its weights.
+        tower: the image tower.
+        blocks: in order; see `blocks_on`.
+        depth: number of blocks.
+        has_class_token: whether token 0 of each image is a class token.
+        patch_size: side of a patch in pixels.
+        image_size: side of the square images it was trained on, in pixels.
     """
 
     name: str
@@ -57,12 +63,9 @@ class Backbone:
 
     def __post_init__(self) -> None:
         self.tower = tower.find(self.name, self.model)
-        self.blocks = self.tower.blocks
-
-    @property
-    def has_class_token(self) -> bool:
-        """Whether token 0 of each image is a class token."""
-        return self.tower.has_class_token
+        self.blocks, self.depth = self.tower.blocks, len(self.tower.blocks)
+        self.has_class_token = self.tower.has_class_token
+        self.patch_size, self.image_size = self.tower.patch_size, self.tower.image_size
 
     def blocks_on(self, grid: Grid) -> Sequence[Block]:
         """Return the blocks for a grid of patches. They are ``blocks``, with the rotary or relative
@@ -91,19 +94,6 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """Precision of the matrix products in the image tower's last block."""
         return self.blocks[-1].dtype
-
-    @property
-    def depth(self) -> int:
-        return len(self.blocks)
-
-    @property
-    def patch_size(self) -> int:
-        return self.tower.patch_size
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square images it was trained on, in pixels."""
-        return self.tower.image_size
 
     @property
     def embed_dim(self) -> int:

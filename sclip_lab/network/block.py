@@ -59,13 +59,12 @@ class Block:
         depth: int,
         prefix: int = 1,
         network: str = "this network",
-        has_class_token: bool | None = None,
     ) -> None:
         self.module = module
         self.index = index
         self.depth = depth
         self.prefix = prefix
-        self.has_class_token = prefix > 0 if has_class_token is None else has_class_token
+        self.has_class_token = prefix > 0  # not of registers alone, which timm's tower says
         self.network = network
         self.num_heads, self.width, self.head_dim, self.scale = self._sizes()
         self.norm_1, self.layer_scale_1, self.norm_2, self.layer_scale_2 = self._around()
@@ -83,12 +82,8 @@ class Block:
         self._linear.clear()
 
     def with_hidden(self, edit: Callable[[Block, Tensor], Tensor], key: str | None) -> Block:
-        """Return the same block with an edit of the MLP's activations.
-
-        Args:
-            edit: (block, (batch, tokens, hidden)) -> the same shape.
-            key: equal keys compute the same thing.
-        """
+        """Return the same block with an edit of the MLP's activations: (block, (batch, tokens,
+        hidden)) -> the same shape. Edits with equal keys compute the same thing."""
         edited = copy.copy(self)
         edited._hidden, edited.hidden_key = edit, key
         return edited
@@ -134,14 +129,8 @@ class Block:
         return self._weight("query")[0].dtype
 
     def need_class_token(self, who: str, instead: str) -> None:
-        """Refuse a network without class token.
-
-        Args:
-            who: the method or parameter that reads it. instead: what works without one.
-
-        Raises:
-            LabError: naming all three.
-        """
+        """Raise a LabError if the network has no class token, which ``who`` reads; the error says
+        what to do ``instead``."""
         if not self.has_class_token:
             raise LabError(f"{who} needs a class token; {self.network} has none; {instead}")
 
@@ -156,8 +145,7 @@ class Block:
         return matrix.index_select(-2, index).index_select(-1, index)
 
     def norm(self, tokens: Tokens) -> Tokens:
-        """Apply LN1, whose output the three projections read: (batch, tokens, width), same shape
-        out."""
+        """Apply LN1, which the projections read: (batch, tokens, width) -> the same shape."""
         return self.norm_1(tokens).to(self.dtype)
 
     def heads(self, x: Tensor) -> PerHead:
@@ -174,15 +162,9 @@ class Block:
         return x.view(batch, tokens, -1, self.head_dim).transpose(1, 2)
 
     def project(self, normed: Tokens, name: str) -> PerHead:
-        """Compute one of the block's own projections of LN1's output, as its attention uses it.
-
-        Args:
-            normed: (batch, tokens, width).
-            name: one of ``PROJECTIONS``, or of ``BEFORE_ROTATION``.
-
-        Returns:
-            (batch, heads, tokens, head_dim), not scaled.
-        """
+        """Compute a projection of LN1's output, as the block's attention uses it but not scaled:
+        (batch, tokens, width) -> (batch, heads, tokens, head_dim). ``name`` is one of
+        ``PROJECTIONS`` or ``BEFORE_ROTATION``."""
         name = name.removesuffix("_before_rotation")
         return self.heads(self._apply(name, normed))
 
@@ -197,23 +179,16 @@ class Block:
         return self.merge(weights.to(value.dtype) @ value)
 
     def merge(self, per_head: PerHead) -> Tokens:
-        """Join heads by the output projection: (batch, heads, tokens, head_dim) -> (batch, tokens,
-        width)."""
+        """O of heads: (batch, heads, tokens, head_dim) -> (batch, tokens, width)."""
         return self.layer_scale_1(self._apply("output", per_head.transpose(1, 2).flatten(2)))
 
     def mlp(self, tokens: Tokens) -> Tokens:
-        """Compute M(x) = MLP(LN2(x)), layer scale included: (batch, tokens, width), same shape
-        out."""
+        """MLP(LN2(x)), layer scale included: (batch, tokens, width) -> the same shape."""
         return self.layer_scale_2(self._mlp(self.norm_2(tokens).to(self.dtype)))
 
     def with_mlp(self, attended: Tokens, entered: Tokens) -> Tokens:
-        """Add the MLP: the tokens behind the block.
-
-        Args:
-            attended: (batch, tokens, width), with the attention's output.
-            entered: the tokens that entered the block, which blocks with attention and MLP beside
-                each other give to both.
-        """
+        """Add the MLP to ``attended``, (batch, tokens, width) with the attention's output. Blocks
+        with attention and MLP beside each other give ``entered``, the block's input, to both."""
         return attended + self.mlp(attended)
 
     def _mlp(self, normed: Tensor) -> Tensor:
@@ -235,8 +210,7 @@ class Block:
         return self._linear["second"](hidden, *second)
 
     def plain(self, tokens: Tokens) -> Tokens:
-        """Run the block as trained, with a fused attention: (batch, tokens, width), same shape
-        out."""
+        """Run the block as trained, with a fused attention; (batch, tokens, width) in and out."""
         return self.with_mlp(tokens + self._attended(self.norm(tokens)), tokens)
 
     def _attended(self, normed: Tokens) -> Tokens:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError, unknown
-from sclip_lab.network.torchscript import is_torchscript, read_torchscript
+from sclip_lab.network.torchscript import read_torchscript
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ COUNTERS = ("n_averaged",)
 PARTS = {"visual", "text", "vision_model", "text_model", "image_encoder"}
 # What only OpenAI's archives hold beside the weights.
 OPENAI_ENTRIES = {"input_resolution", "context_length", "vocab_size"}
-FEWEST_OF_A_SET = 16  # weights below two names that make them two networks
+FEWEST_OF_A_SET = 16  # weights that make a network
 # First bytes of files that are no weights as torch or safetensors write them -> what they are. For
 # those of text, blanks before them and capitals do not matter.
 KINDS = {
@@ -191,13 +191,14 @@ def _load(path: Path) -> Any:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 _check_sizes(path, archive)
-                if not any(name.endswith("data.pkl") for name in archive.namelist()):
+                places = {name.partition("/")[2] for name in archive.namelist()}
+                if "data.pkl" not in places:
                     names = ", ".join(archive.namelist()[:3])
                     raise LabError(
                         f"checkpoint {path} cannot be read: it is a zip of other files ({names}) "
                         "and not one of torch.save"
                     )
-                if is_torchscript(archive):
+                if "constants.pkl" in places:  # only torch.jit.save writes these
                     return read_torchscript(path)
         elif kind := _other_kind(start):
             raise LabError(f"checkpoint {path} cannot be read: it is {kind}")
@@ -274,11 +275,7 @@ def _sets(loaded: Mapping[Any, Any], inside: str = "", depth: int = 0) -> Any:
         # OpenAI's sizes may be plain numbers; they say what the weights are.
         sizes = {name: torch.as_tensor(loaded[name]) for name in OPENAI_ENTRIES & set(loaded)}
         if all(isinstance(name, str) for name in tensors):
-            networks = _networks(tensors)
-            for name, part in networks.items():
-                yield f"{inside}.{name}" if inside else name, part
-            if not networks:
-                yield inside, tensors | sizes
+            yield inside, tensors | sizes
         return
     if depth > 2:
         return
@@ -286,17 +283,6 @@ def _sets(loaded: Mapping[Any, Any], inside: str = "", depth: int = 0) -> Any:
         # Optimizers hold tensors by number, and by names of their own.
         if isinstance(name, str) and isinstance(value, Mapping) and "optim" not in name:
             yield from _sets(value, f"{inside}.{name}" if inside else name, depth + 1)
-
-
-def _networks(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Return parts of one mapping with many weights of the same names, as student and teacher."""
-    parts = _by_first_part(weights)
-    large = {name: part for name, part in parts.items() if len(part) >= FEWEST_OF_A_SET}
-    return {
-        name: part
-        for name, part in large.items()
-        if any(set(part) == set(other) for key, other in large.items() if key != name)
-    }
 
 
 def _by_first_part(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -334,9 +320,10 @@ def _without_wrappers(state_dict: dict[str, Tensor], notes: list[str]) -> dict[s
 
 
 def _check_tensors(source: str, state_dict: Mapping[str, Tensor]) -> None:
-    odd = [n for n, t in state_dict.items() if t.layout != torch.strided or t.device.type != "cpu"]
-    if odd:
-        raise LabError(f"{source}: weight {_short(odd[0])} is no plain tensor of numbers")
+    for name, tensor in state_dict.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not plain or tensor.is_complex() or tensor.is_quantized:
+            raise LabError(f"{source}: weight {_short(name)} is no plain tensor of real numbers")
     # A view may claim any size over one stored number.
     large = [n for n, t in state_dict.items() if t.nbytes > t.untyped_storage().nbytes()]
     if large:

@@ -47,7 +47,7 @@ class BlockInput:
         return self._tokens
 
     def fresh(self) -> BlockInput:
-        """Return the same tokens without what has been computed from them."""
+        """The same tokens without what has been computed from them."""
         return BlockInput(self.block, self._tokens)
 
     def once(self, key: Any, compute: Callable[[], Any]) -> Any:
@@ -84,8 +84,8 @@ class BlockInput:
         return self.once(name, lambda: self.block.project(self.normed, name))
 
     def attention(self, a: str = "query", b: str = "key") -> Tensor:
-        """softmax(a b^T / sqrt(head_dim)): (batch, heads, tokens, tokens). For query and key the
-        network's relative position bias is added, if it has one."""
+        """softmax(a b^T / sqrt(head_dim)), of query and key with the network's bias, if it has one:
+        (batch, heads, tokens, tokens)."""
 
         def compute() -> Tensor:
             raw = scores(self.projected(a), self.projected(b), self.block.scale)
@@ -197,7 +197,7 @@ class Context:
 
     @property
     def photos(self) -> tuple[Placement, ...]:
-        """Tell for each photo which windows of the batch are cut from it, and where."""
+        """For each photo, which windows of the batch are cut from it, and where."""
         return self.scene.photos or alone(len(self.tokens), self.grid)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -11,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import open_clip
 import timm
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 from sclip_lab.core.errors import LabError
 from sclip_lab.network import layouts
 from sclip_lab.network.architecture import infer_architecture, read_architecture
-from sclip_lab.network.checkpoint import OPENAI_ENTRIES
+from sclip_lab.network.checkpoint import FEWEST_OF_A_SET, OPENAI_ENTRIES
 from sclip_lab.network.tower import Tower
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ UNUSED = ("head.", "mask_token", "fc_norm.", "head_dist.", "pooler.", "dino_head
 VISUAL = "visual."
 
 
-def load_weights(model: Any, weights: Mapping[str, Any], source: str, name: str) -> bool:
+def load_weights(model: Any, weights: Mapping[str, Tensor], source: str, name: str) -> bool:
     """Put weights in a known layout into an open_clip model.
 
     Returns:
@@ -57,17 +57,13 @@ def load_weights(model: Any, weights: Mapping[str, Any], source: str, name: str)
     return has_text
 
 
-def check_fit(model: Any, weights: Mapping[str, Any], source: str, name: str) -> Weights:
+def check_fit(model: Any, weights: Mapping[str, Tensor], source: str, name: str) -> Weights:
     """Convert weights to a model's names, and check that they fit.
 
     Raises:
         LabError: they are not those of the model by name, shape and type.
     """
-    tensors = {
-        key: _as_tensor(key, value, source)
-        for key, value in weights.items()
-        if key not in OPENAI_ENTRIES
-    }
+    tensors = {key: value for key, value in weights.items() if key not in OPENAI_ENTRIES}
     notes: list[str] = []
     converted = _converted(model, tensors, notes)
     expected = model.state_dict()
@@ -119,7 +115,7 @@ def load_timm_weights(
         # Whole numbers are buffers, which releases make anew.
         if key in expected or (value.is_floating_point() and not key.startswith(UNUSED))
     }
-    _compare(tensors, expected, source, f"{role} {name}", str)
+    _compare(tensors, expected, source, f"{role} {name}", partial(_hint, tensors, expected, name))
     if notes:
         log.info("%s: read %s", source, ", ".join(notes))
     model.load_state_dict(tensors)
@@ -220,7 +216,7 @@ def _fix_logits(weights: Weights, expected: Mapping[str, Tensor], notes: list[st
     """Make scale and bias of logits fit. They change no feature, and releases store them
     differently."""
     has_text = any(not key.startswith(VISUAL) for key in weights)
-    for key, usual in (("logit_scale", np.log(1 / 0.07)), ("logit_bias", 0.0)):
+    for key, usual in (("logit_scale", math.log(1 / 0.07)), ("logit_bias", 0.0)):
         if key in weights and key not in expected:
             del weights[key]
         elif key in weights and weights[key].numel() == 1:
@@ -263,16 +259,17 @@ def _resize(model: Any, weights: Weights, expected: Mapping[str, Tensor], notes:
 
 
 def _hint(weights: Weights, expected: Mapping[str, Tensor], name: str) -> str:
-    """Return advice for weights that do not fit: other networks of their sizes, or a part of
-    them."""
+    """Return advice for weights that do not fit: other networks of their sizes, or a part of them,
+    such as a student or a teacher."""
     fitting = fitting_names(weights)
     if fitting and name not in fitting:
         return f". Their sizes are those of {', '.join(fitting)}"
-    firsts = Counter(key.partition(".")[0] for key in weights)
-    [(first, count)] = firsts.most_common(1) or [("", 0)]
-    if count > len(weights) / 2 and not any(key.startswith(f"{first}.") for key in expected):
-        return f". backbone.weights={first} takes the {count} weights below '{first}.' alone"
-    return ""
+    counts = Counter(key.partition(".")[0] for key in weights if "." in key)
+    known = {key.partition(".")[0] for key in expected}
+    parts = [first for first, n in counts.items() if n >= FEWEST_OF_A_SET and first not in known]
+    if not parts:
+        return ""
+    return f". backbone.weights={' or '.join(parts)} takes the weights of that first name alone"
 
 
 def fitting_names(state_dict: Mapping[str, Any], most: int = 5) -> list[str]:
@@ -325,15 +322,3 @@ def _compare(
     problems = [f"{len(each)} {what}, first {each[0]}" for each, what in counted if each]
     if problems:
         raise LabError(f"{source} does not fit {what}: {'; '.join(problems)}{hint()}")
-
-
-def _as_tensor(key: str, value: Any, source: str) -> Tensor:
-    try:
-        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-    except (TypeError, ValueError) as error:
-        raise LabError(f"{source}: weight {key!a} is no array of numbers ({error})") from error
-    if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
-        raise LabError(
-            f"{source}: weight {key!a} of type {tensor.dtype} is no plain array of reals"
-        )
-    return tensor

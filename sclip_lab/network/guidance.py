@@ -62,11 +62,6 @@ class Guide:
     weights: str = ""
 
     @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.tower.patch_size
-
-    @property
     def description(self) -> dict[str, Any]:
         """What identifies it besides its weights' values."""
         names = ("name", "weights", "layer", "facet", "scope", "scale")
@@ -92,7 +87,7 @@ class Guide:
         rgb = images * column(backbone.std) + column(backbone.mean)
         images = (rgb - column(self.mean)) / column(self.std)
         size = [
-            max(1, round(side * self.scale / self.patch_size)) * self.patch_size
+            max(1, round(side * self.scale / self.tower.patch_size)) * self.tower.patch_size
             for side in images.shape[-2:]
         ]
         if list(images.shape[-2:]) != size:
@@ -103,7 +98,7 @@ class Guide:
     def features(self, images: Tensor) -> Tensor:
         """(batch, 3, height, width) from `input` -> (batch, channels, grid_h, grid_w) float32."""
         images = images.to(next(self.model.parameters()).device)
-        height, width = (side // self.patch_size for side in images.shape[-2:])
+        height, width = (side // self.tower.patch_size for side in images.shape[-2:])
         blocks = self.tower.blocks_on((height, width))
         tokens = self.tower.embed(self.tower.patches(images), (height, width), TIMMS_RULE)
         for block in blocks[: self.layer % len(blocks)]:
@@ -119,8 +114,7 @@ class Guide:
         return patches.permute(0, 3, 1, 2).float()
 
     def of_windows(self, windows: Tensor, backbone: Backbone) -> Tensor:
-        """Compute features of windows, each taken as one image: (windows, channels, grid_h,
-        grid_w)."""
+        """Features of windows as images of their own: (windows, channels, grid_h, grid_w)."""
         return self.features(self.input(windows, backbone))
 
     def of_photo(
@@ -143,7 +137,7 @@ class Guide:
             network would have patches there.
         """
         whole = self.of_windows(photo[None], backbone) if whole is None else whole
-        grid = [max(1, round(side * self.scale / self.patch_size)) for side in size]
+        grid = [max(1, round(side * self.scale / self.tower.patch_size)) for side in size]
         places = []
         for top, left in placement.corners:
             y = top + size[0] * (torch.arange(grid[0]) + 0.5) / grid[0]

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,23 +141,15 @@ def load_backbone(
     has_weights = state_dict is not None
     tag = None if has_weights else pretrained
     device = check_device(device)
-    statistics: pretrained_tags.Statistics | None
-    where: str | None
     # Weights do not show their activation. Whether anything but the name says it:
     states_activation = state_dict is None or architecture is not None or quick_gelu is not None
+    find_statistics: Callable[[], pretrained_tags.Statistics]
     if model is not None:
         if quick_gelu is not None:
             raise LabError("model= has its own activation; leave quick_gelu")
-        # What training wraps around a network, outermost first.
-        while (inner := getattr(model, "_orig_mod", getattr(model, "module", None))) is not None:
-            model = inner
-        name = name or type(model).__name__
-        tower.find(name, model)
-        stated = mean is not None and std is not None
-        statistics = None if stated else _stated_statistics(name, model, preprocess)
-        tokenize = _tokenizer_of(name, model, tokenizer)
-        model = copy.deepcopy(model)
-        where = "in memory"
+        name, model, tokenize = _from_memory(name, model, tokenizer)
+        where: str | None = "in memory"
+        find_statistics = partial(_stated_statistics, name, model, preprocess)
     else:
         if architecture is not None and not isinstance(architecture, Mapping):
             architecture = read_architecture(Path(architecture))
@@ -188,27 +181,29 @@ def load_backbone(
                 assert name is not None
                 model, tokenize = _by_name(name, tag, quick_gelu, text_folder, has_weights)
         where = name.partition(":")[0] if ":" in name and not has_weights else None
-        statistics = (
-            None
-            if mean is not None and std is not None
-            else pretrained_tags.statistics(model.visual, name, tag, has_weights, notes)
+        find_statistics = partial(
+            pretrained_tags.statistics, model.visual, name, tag, has_weights, notes
         )
+    if mean is None or std is None:
+        stated = find_statistics()
+        mean, std = mean or stated[0], std or stated[1]
     if hasattr(model, "text_decoder"):
         model.text_decoder = nn.Identity()  # CoCa's captions; no feature needs them
+    is_random = pretrained is None and state_dict is None and where is None
     backbone = Backbone(
         name=name,
         model=model,
         tokenize=tokenize,
         position_embedding=position_embedding,
         padding=padding,
-        mean=tuple(mean if mean is not None else statistics[0] if statistics else ()),
-        std=tuple(std if std is not None else statistics[1] if statistics else ()),
+        mean=tuple(mean),
+        std=tuple(std),
         description={
             "name": name,
             # Weights of a file or of the call take a tag's place.
             "pretrained": (pretrained or where) if state_dict is None else None,
             "checkpoint": str(checkpoint) if checkpoint is not None else None,
-            "seed": seed if pretrained is None and state_dict is None and where is None else None,
+            "seed": seed if is_random else None,
         },
     )
     if quick_gelu and hasattr(getattr(model, "visual", model), "trunk"):
@@ -277,16 +272,35 @@ def seeded(seed: int) -> Iterator[None]:
         torch.random.set_rng_state(state)
 
 
-def _tokenizer_of(
-    name: str, model: Any, tokenizer: Callable[..., Tensor] | None
-) -> Tokenizer | None:
-    """Return the tokenizer of a model in memory; None if it has no text tower."""
+def _from_memory(
+    name: str | None, model: Any, tokenizer: Callable[..., Tensor] | None
+) -> tuple[str, Any, Tokenizer | None]:
+    """Return the name of a model in memory, a copy without what training wraps around it, and its
+    tokenizer (None if it has no text tower)."""
+    while (inner := getattr(model, "_orig_mod", getattr(model, "module", None))) is not None:
+        model = inner
+    name = name or type(model).__name__
+    content: Mapping[str, Any] = getattr(model, "state_dict", dict)()
+    if packed := [key for key, weight in content.items() if not isinstance(weight, Tensor)]:
+        raise LabError(f"model {name}: {packed[0]} is no tensor; give unquantised weights")
+    tower.find(name, model)
+    if tokenizer is not None and not callable(tokenizer):
+        raise LabError(
+            f"tokenizer= is a {type(tokenizer).__name__}; give a function of texts, such as "
+            "open_clip.get_tokenizer(name)"
+        )
     if getattr(model, "visual", None) is None:
-        return None
+        return name, copy.deepcopy(model), None
     text = getattr(model, "text", model)
     if tokenizer is None and getattr(text, "vocab_size", None) == 49408:
         tokenizer = open_clip.SimpleTokenizer(context_length=text.context_length)
-    return Tokenizer(name, lambda: _needed(tokenizer, name))
+
+    def needed() -> Callable[..., Tensor]:
+        if tokenizer is None:
+            raise LabError(f"give tokenizer=, the function that makes tokens for {name}")
+        return tokenizer
+
+    return name, copy.deepcopy(model), Tokenizer(name, needed)
 
 
 def _stated_statistics(name: str, model: Any, preprocess: Any) -> pretrained_tags.Statistics:
@@ -295,11 +309,8 @@ def _stated_statistics(name: str, model: Any, preprocess: Any) -> pretrained_tag
     Raises:
         LabError: neither does.
     """
-    visual = getattr(model, "visual", None)
     steps = getattr(preprocess, "transforms", ())
-    stated: list[Any] = [
-        {"mean": step.mean, "std": step.std} for step in steps if hasattr(step, "std")
-    ]
+    stated: list[Mapping[str, Any]] = [vars(step) for step in steps if hasattr(step, "std")]
     if isinstance(preprocess, Mapping):
         stated = [preprocess]
     if preprocess is not None and not stated:
@@ -307,14 +318,11 @@ def _stated_statistics(name: str, model: Any, preprocess: Any) -> pretrained_tag
             f"model {name}: preprocess= has no step with mean and std; give mean= and std= in "
             "0 .. 255"
         )
-    if visual is None:
-        stated.append(getattr(model, "pretrained_cfg", {}))
-    else:
-        names = {"mean": "image_mean", "std": "image_std"}
-        stated.append(getattr(visual, "preprocess_cfg", {}))
-        stated.append({key: getattr(visual, name, None) for key, name in names.items()})
+    visual = getattr(model, "visual", None)
+    stated += [getattr(model, "pretrained_cfg", {}), getattr(visual, "preprocess_cfg", {})]
+    stated += [{key: getattr(visual, f"image_{key}", None) for key in ("mean", "std")}]
     for note in stated:
-        if note and note.get("mean") is not None and note.get("std") is not None:
+        if note.get("mean") is not None and note.get("std") is not None:
             return pretrained_tags.of_note(note)
     raise LabError(
         f"model {name} does not say its channel statistics; give preprocess=, or mean= and std= "
@@ -367,12 +375,6 @@ def _check_forward(network: Backbone) -> None:
             raise LabError(f"{advice} (image embeddings differ by {100 * difference:.3g} %)")
 
 
-def _needed(tokenizer: Any, name: str) -> Any:
-    if tokenizer is None:
-        raise LabError(f"give tokenizer=, the function that makes tokens for {name}")
-    return tokenizer
-
-
 def _custom(
     architecture: dict[str, Any],
     quick_gelu: bool | None,
@@ -411,11 +413,17 @@ def _custom(
     # Values that cannot be meant break a network's code in many ways.
     except Exception as error:
         raise LabError(f"architecture: {type(error).__name__}: {error}") from error
-    length = text.get("context_length", 77)
+    return model, _tokenizer("custom", text)
+
+
+def _tokenizer(name: str, text: Mapping[str, Any]) -> Tokenizer:
+    """Return the tokenizer that a text tower's description asks for."""
+    length, options = text.get("context_length", 77), _no_remote_code(text, name)
     if "hf_tokenizer_name" not in text:
-        return model, Tokenizer("custom", lambda: open_clip.SimpleTokenizer(context_length=length))
-    hub, options = text["hf_tokenizer_name"], _no_remote_code(text, "architecture")
-    return model, Tokenizer(hub, lambda: open_clip.tokenizer.HFTokenizer(hub, length, **options))
+        return Tokenizer(name, lambda: open_clip.SimpleTokenizer(context_length=length))
+    source, mode = text["hf_tokenizer_name"], text.get("tokenizer_mode")
+    make = partial(open_clip.tokenizer.HFTokenizer, source, length, tokenizer_mode=mode, **options)
+    return Tokenizer(source, make)
 
 
 def _with_folder(
@@ -423,17 +431,17 @@ def _with_folder(
 ) -> dict[str, Any]:
     """Return the text tower's description, with files from a local folder if there is one."""
     text = architecture.get("text_cfg")
-    if folder is None or not isinstance(text, Mapping):
-        return dict(text) if isinstance(text, Mapping) else {}
-    text = dict(text)
-    path = Path(folder)
-    if not (path / "config.json").is_file() and "hf_model_name" in text:
-        raise LabError(f"text_folder {path}: there is no config.json of {text['hf_model_name']}")
-    if "auto_map" in read_architecture(path / "config.json") if path.is_dir() else False:
-        raise LabError(f"text_folder {path}: its config.json runs code of a stranger (auto_map)")
+    text = dict(text) if isinstance(text, Mapping) else {}
+    if folder is None or not text:
+        return text
+    path = Path(folder) / "config.json"
+    if not path.is_file() and "hf_model_name" in text:
+        raise LabError(f"text_folder {folder}: there is no config.json of {text['hf_model_name']}")
+    if path.is_file() and "auto_map" in read_architecture(path):
+        raise LabError(f"text_folder {folder}: its config.json runs code of a stranger (auto_map)")
     for key in ("hf_model_name", "hf_tokenizer_name"):
         if key in text:
-            text[key] = str(path)
+            text[key] = str(folder)
     if "hf_model_name" in text:
         text["hf_model_pretrained"] = False
     architecture["text_cfg"] = text
@@ -495,9 +503,7 @@ def _by_name(
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise _cannot_build(name, pretrained, error) from error
     if text_folder is not None and config and "hf_tokenizer_name" in config["text_cfg"]:
-        text = config["text_cfg"]
-        folder, length = str(text_folder), text.get("context_length", 77)
-        return model, Tokenizer(name, lambda: open_clip.tokenizer.HFTokenizer(folder, length))
+        return model, _tokenizer(name, config["text_cfg"])
 
     def tokenizer() -> Any:
         with quiet():
@@ -510,11 +516,6 @@ def _cannot_build(name: str, pretrained: str | None, error: Exception) -> LabErr
     reason = str(error)
     if "pip install transformers" in reason:
         return LabError(f"{name}: its text tower needs the package transformers; install it")
-    if "Required pretrained weights" in reason:
-        return LabError(
-            f"{name}: its weights did not arrive, and without them it would be a random network. "
-            "Run where the network reaches them, or give checkpoint=<local file>"
-        )
     if isinstance(error, OSError) and name in open_clip.list_models():
         text = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
         if "hf_model_name" in text:
@@ -523,9 +524,9 @@ def _cannot_build(name: str, pretrained: str | None, error: Exception) -> LabErr
                 "fetched from here. Give text_folder=<local folder with its config.json and "
                 "tokenizer>, or run where the network reaches the hub"
             )
-    if isinstance(error, OSError) or UNREACHED in reason:
+    if isinstance(error, OSError) or UNREACHED in reason or "Required pretrained" in reason:
         return LabError(
-            f"{name} {pretrained}: the weights cannot be fetched from here. Run where the "
+            f"{name}: its weights cannot be fetched from here. Run where the "
             "network reaches them, or give checkpoint=<local file>; pretrained=null is random "
             "weights, for timing and layout"
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,19 +26,15 @@ def _offset(table: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.interpolate(table, scale_factor=factor, mode="bicubic", recompute_scale_factor=False)
 
 
-def _resized(table: Tensor, grid: tuple[int, int], **options: Any) -> Tensor:
-    return F.interpolate(table, size=grid, **options)
-
-
 def _bilinear_half(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    return _resized(table, grid, mode="bilinear").half().to(table.dtype)
+    return F.interpolate(table, grid, mode="bilinear").half().to(table.dtype)
 
 
 RULES: dict[str, Rule] = {
     "bicubic_offset": _offset,  # SCLIP, NACLIP, ResCLIP, SC-CLIP, SFP, ITACLIP, ClearCLIP, ...
-    "bicubic": partial(_resized, mode="bicubic"),  # MaskCLIP
-    "bicubic_antialias": partial(_resized, mode="bicubic", antialias=True),  # GEM, open_clip
-    "bilinear": partial(_resized, mode="bilinear"),  # CLIP Surgery
+    "bicubic": partial(F.interpolate, mode="bicubic"),  # MaskCLIP
+    "bicubic_antialias": partial(F.interpolate, mode="bicubic", antialias=True),  # GEM, open_clip
+    "bilinear": partial(F.interpolate, mode="bilinear"),  # CLIP Surgery
     "bilinear_half": _bilinear_half,  # CLIPer, which rounds to half precision
 }
 DEFAULT_RULE = "bicubic_offset"

@@ -141,10 +141,11 @@ class Scene:
         windows = slice(windows.start or 0, windows.stop)
         photos = self.placements
         if photos is not None:
+            start, stop = windows.start, windows.stop
             photos = tuple(
-                replace(p, windows=_moved(p.windows, windows.start))
+                replace(p, windows=slice(p.windows.start - start, p.windows.stop - start))
                 for p in photos
-                if windows.start <= p.windows.start and p.windows.stop <= windows.stop
+                if start <= p.windows.start and p.windows.stop <= stop
             )
         guidance = None if self.guidance is None else self.guidance.part(windows)
         return Scene(photos, guidance, None if self.labels is None else self.labels.part(windows))
@@ -163,10 +164,6 @@ class Scene:
         if self.guidance is None:
             raise LabError(f"{who} {MISSING}")
         return self.guidance
-
-
-def _moved(windows: slice, start: int) -> slice:
-    return slice(windows.start - start, windows.stop - start)
 
 
 ALONE = Scene()

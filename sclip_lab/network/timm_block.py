@@ -58,20 +58,8 @@ class TimmBlock(Block):
     """
 
     rope: Tensor | None = None
+    rotates = False
     grid: tuple[int, int] | None = None
-
-    def __init__(
-        self,
-        module: Any,
-        index: int,
-        depth: int,
-        prefix: int = 0,
-        network: str = "this network",
-        has_class_token: bool | None = None,
-        rotates: bool = False,
-    ) -> None:
-        self.rotates = rotates
-        super().__init__(module, index, depth, prefix, network, has_class_token)
 
     def placed(self, grid: tuple[int, int], rope: Tensor | None, bias: Tensor | None) -> TimmBlock:
         """Return this block with the rotary embedding and the score bias of one grid."""

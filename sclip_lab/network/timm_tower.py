@@ -67,11 +67,12 @@ class TimmTower(Tower):
         self.image_size = self._trained[0] * self.patch_size
         self._rope = getattr(trunk, "rotary_emb", None) or getattr(trunk, "rope", None)
         modules = _modules(trunk)
-        about = (len(modules), self.prefix, name, self.has_class_token, self._rope is not None)
+        about = (len(modules), self.prefix, name)
         self.blocks = [block_of(m, i, *about) for i, m in enumerate(modules)]
         self._placed: dict[Any, list[TimmBlock]] = {}
         for block in self.blocks:
-            block.tower = self
+            block.tower, block.rotates = self, self._rope is not None
+            block.has_class_token = self.has_class_token
         self._last_norm = getattr(trunk, "norm", nn.Identity())
         self._pooled_norm = getattr(trunk, "fc_norm", nn.Identity())
         self._pool: Callable[[Tensor], Tensor] | None = getattr(model, "forward_head", None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -19,12 +18,6 @@ from torch import Tensor
 from sclip_lab.core.errors import LabError
 
 CONVERT = 'torch.save(torch.jit.load("archive.pt", "cpu").state_dict(), "weights.pt")'
-
-
-def is_torchscript(archive: zipfile.ZipFile) -> bool:
-    """Tell whether a zip was made by `torch.jit.save`. Archives of `torch.save` have no
-    constants."""
-    return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
 
 
 @cache

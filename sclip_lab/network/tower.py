@@ -51,13 +51,11 @@ class Tower(ABC):
 
     @abstractmethod
     def patches(self, images: Tensor) -> Tensor:
-        """Embed patches: (batch, 3, height, width), whole patches only -> (batch, grid_h * grid_w,
-        width)."""
+        """(batch, 3, height, width) of whole patches -> (batch, grid_h * grid_w, width)."""
 
     @abstractmethod
     def first_norm(self, tokens: Tensor) -> Tensor:
-        """Apply the norm between position embedding and first block: (batch, tokens, width), same
-        out."""
+        """The norm before the first block: (batch, tokens, width) -> the same shape."""
 
     @abstractmethod
     def embed(self, patches: Tensor, grid: Grid, rule: str) -> Tensor:
@@ -146,8 +144,7 @@ class ClipTower(Tower):
 
 
 def _one_key(pooler: Any, tokens: Tensor) -> Tensor:
-    """Apply open_clip's ``AttentionalPooler`` to each token alone: (..., width) -> (...,
-    embed_dim)."""
+    """open_clip's ``AttentionalPooler`` of each token alone: (..., width) -> (..., embed_dim)."""
     attention = pooler.attn
     width = attention.embed_dim
     weight = attention.in_proj_weight
@@ -175,7 +172,8 @@ def find(name: str, model: Any) -> Tower:
         return TimmTower(name, trunk, visual.head)
     raise LabError(
         f"backbone {name}: its image tower is a {type(visual or model).__name__}, not open_clip's "
-        "ViT or timm's"
+        "ViT or timm's; a model of transformers goes by state_dict=model.state_dict() and the name "
+        "of a network"
     )
 
 

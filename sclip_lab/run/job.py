@@ -32,7 +32,7 @@ from sclip_lab.config.registry import (
 )
 from sclip_lab.config.schema import check_settings
 from sclip_lab.core import files
-from sclip_lab.core.errors import LabError, describe, traceback_of
+from sclip_lab.core.errors import LabError, about, describe, traceback_of
 from sclip_lab.core.functions import bind
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset, whole_counts
@@ -82,8 +82,17 @@ class Outcome(NamedTuple):
 _outcomes: dict[int, Outcome | Exception] = {}
 
 
-def compute(configs: Sequence[DictConfig]) -> list[Exception | None]:
+def compute(
+    configs: Sequence[DictConfig],
+    keys: Sequence[str | None] | None = None,
+    failed: Mapping[int, str] | None = None,
+) -> list[Exception | None]:
     """Evaluate the cells of many jobs in as few passes as possible, and print the table.
+
+    Args:
+        configs: one for each job.
+        keys: the cells' keys in the process that launched this one; None: unknown there.
+        failed: place in ``configs`` -> why, of cells that failed in another process.
 
     Returns:
         for each job its error, or None if the cell is complete.
@@ -93,8 +102,16 @@ def compute(configs: Sequence[DictConfig]) -> list[Exception | None]:
     jobs: dict[str, list[tuple[int, Spec]]] = {}
     for index, config in enumerate(configs):
         try:
+            if failed and index in failed:
+                raise LabError(failed[index])
             spec = make_spec(config)
             tracking.check(config.tracking, len(configs))
+            if keys and (key := keys[index]) not in (None, spec.key):
+                raise LabError(
+                    f"{spec.label} is another cell here ({spec.key[:12]}, device "
+                    f"{spec.backbone.device.type}) than where it was launched ({key}): "
+                    "code, data, weights or kind of device differ"
+                )
         except Exception as error:
             if describe(error) not in {describe(e) for e in failures if e is not None}:
                 log.error("left out of the pass: %s", describe(error))
@@ -202,15 +219,11 @@ def _report(config: DictConfig, outcome: Outcome) -> float:
     whole = outcome.measured[outcome.measured["layer"] < 0].dropna()
     measured = whole.groupby("measure", observed=True)["value"]
     output = Path(HydraConfig.get().runtime.output_dir)
-    record = {
+    record: dict[str, Any] = {
         "key": spec.key,
         "label": spec.label,
-        "miou": float(summary["miou"]),
-        "low": float(summary["low"]),
-        "high": float(summary["high"]),
-        "pixel_accuracy": float(summary["pixel_accuracy"]),
-        "images": int(summary["images"]),
-        "of": int(summary["of"]),
+        **{name: float(summary[name]) for name in ("miou", "low", "high", "pixel_accuracy")},
+        **{name: int(summary[name]) for name in ("images", "of")},
         **({"shard": list(config.shard)} if tuple(config.shard) != tracking.WHOLE else {}),
         "skipped": outcome.skipped,
         "iou": outcome.iou,
@@ -223,8 +236,8 @@ def _report(config: DictConfig, outcome: Outcome) -> float:
         spec.label,
         spec.dataset.name,
         "" if images == of else f", over {images} of {of} images",
-        100 * float(summary["miou"]),
-        _interval(" [{:.1f}, {:.1f}]", float(summary["low"]), float(summary["high"])),
+        100 * record["miou"],
+        _interval(" [{:.1f}, {:.1f}]", record["low"], record["high"]),
         store.root,
         spec.key[:12],
     )
@@ -235,14 +248,15 @@ def _report(config: DictConfig, outcome: Outcome) -> float:
         files.write_text(output / "result.json", text)
     except (OSError, LabError) as error:  # a copy: the numbers are in the store
         log.warning("%s; the numbers are in the store %s", error, store.root)
-    if _is_preset(spec, config, int(summary["images"])):
+    if _is_preset(spec, config, images):
         entries = plain_config(config.protocol).get("expected") or ()
-        for line in published.against_expected(spec, float(summary["miou"]), entries):
+        for line in published.against_expected(spec, record["miou"], entries):
             log.info("%s", line)
     group = _group(config, HydraConfig.get())
     write = partial(tracking.log_run, config.tracking, spec, store, record, group, output)
     tracking.later(partial(write, outcome.sweep))
-    return float(summary["miou"])
+    miou: float = record["miou"]
+    return miou
 
 
 def _interval(form: str, low: float, high: float) -> str:
@@ -312,11 +326,10 @@ def make_backbone(config: str) -> Backbone:
     """
     values = json.loads(config)
     values.pop("usual", None)  # the tag that conf/config.yaml takes by default
-    try:
+    with about("backbone"):
         load = backbone_loader(values.pop("_target_", None))
-        return bind(load, values, supplied=("state_dict",))()
-    except LabError as error:
-        raise LabError(f"backbone: {error}") from error
+        backbone: Backbone = bind(load, values, supplied=("state_dict",))()
+    return backbone
 
 
 @cache
@@ -324,10 +337,9 @@ def make_guidance(config: str) -> Guide:
     """The second network of a configuration (as JSON), shared by jobs."""
     from sclip_lab.network.guidance import load_guidance  # timm: too slow for a finished sweep
 
-    try:
-        return bind(load_guidance, json.loads(config))()
-    except LabError as error:
-        raise LabError(f"guidance: {error}") from error
+    with about("guidance"):
+        guide: Guide = bind(load_guidance, json.loads(config))()
+    return guide
 
 
 @cache
@@ -382,12 +394,8 @@ def observers_of(config: DictConfig) -> list[Pictures | Diagnostics]:
 
 def evaluation_settings(config: DictConfig) -> dict[str, Any]:
     """How the evaluator works through the photos; no number depends on it."""
-    return {
-        "batch_images": config.batch_images,
-        "batch_windows": config.batch_windows,
-        "trunk_cache_gb": config.trunk_cache,
-        "progress": config.progress,
-    }
+    settings = {name: config[name] for name in ("batch_images", "batch_windows", "progress")}
+    return {**settings, "trunk_cache_gb": config.trunk_cache}
 
 
 def _evaluate(
@@ -406,18 +414,16 @@ def _evaluate(
             timings=timings,
             **evaluation_settings(config),
         )
-    measures = next((o for o in observers if isinstance(o, Diagnostics)), Diagnostics([]))
     summary, ious = results.summary(df), results.iou(df)
+    rows: dict[str, Any] = {str(row["spec"]): row for row in summary.to_dict("records")}
     outcomes = []
     for spec in specs:
         short = spec.key[:SHORT]
-        row = summary[summary["spec"].astype(str) == short].iloc[0]
-        of_row = {str(name): value for name, value in row.items()}
         iou = ious[ious["spec"].astype(str) == short]
         by_class = dict(zip(iou["class"].astype(str), iou["iou"].tolist(), strict=True))
         skipped = df.attrs["skipped"].get(short, {})
-        measured = measures.measured(store, spec)
-        outcomes.append(Outcome(spec, of_row, by_class, measured, skipped))
+        measured = store.diagnostics(spec)
+        outcomes.append(Outcome(spec, rows[short], by_class, measured, skipped))
     return df, summary, outcomes
 
 

@@ -10,17 +10,17 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sclip_lab.core import signals
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
+from sclip_lab.core.values import check_arguments, within
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-EXECUTORS = ("slurm", "local", "debug")
 QUEUE_SECONDS = 15.0  # between two looks at Slurm's queue
 # A file that another node has written may become visible late on a shared file system.
 VISIBLE_SECONDS = 60.0
@@ -43,30 +43,23 @@ class Resources:
         additional: further sbatch options by their names, such as ``{"gres": "gpu:1"}``.
 
     Raises:
-        LabError: unknown executor, a number out of range, or one line instead of a list of lines.
+        LabError: a wrong type, or a number out of range.
     """
 
-    executor: str
+    executor: Literal["slurm", "local", "debug"]
     timeout_min: int = 60
     cpus_per_task: int = 1
     gpus_per_node: int = 0
     mem_gb: float | None = None
     partition: str | None = None
     account: str | None = None
-    setup: Sequence[str] = ()
-    additional: Mapping[str, Any] = field(default_factory=dict)
+    setup: Sequence[str] | None = None
+    additional: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.executor not in EXECUTORS:
-            raise unknown("executor", self.executor, EXECUTORS)
+        check_arguments(Resources, vars(self), "hydra.launcher.")
         for name, least in (("timeout_min", 1), ("cpus_per_task", 1), ("gpus_per_node", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise LabError(f"{name} {value!r} must be a whole number, {least} or more")
-        if isinstance(self.setup, str):
-            raise LabError(f"setup {self.setup!r} must be a list of shell lines")
-        if not isinstance(self.additional, Mapping):
-            raise LabError(f"additional {self.additional!r} must be options by their names")
+            within(f"hydra.launcher.{name}", getattr(self, name), least)
 
 
 def run(
@@ -143,11 +136,11 @@ def _executor(folder: str | Path, resources: Resources) -> Any:
         "mem_gb": resources.mem_gb,
         "slurm_partition": resources.partition,
         "slurm_account": resources.account,
-        "slurm_additional_parameters": dict(resources.additional) or None,
+        "slurm_additional_parameters": dict(resources.additional or {}) or None,
         # Since 22.05 srun does not inherit this number from sbatch.
         "slurm_srun_args": [f"--cpus-per-task={resources.cpus_per_task}"],
-        "slurm_setup": list(resources.setup) or None,
-        "local_setup": list(resources.setup) or None,
+        "slurm_setup": list(resources.setup or ()) or None,
+        "local_setup": list(resources.setup or ()) or None,
     }
     try:
         executor = submitit.AutoExecutor(folder, cluster=resources.executor)
@@ -226,7 +219,7 @@ def _failures(jobs: Sequence[Any], executor: str) -> list[tuple[Any, str]]:
             # submitit's own wait() asks sacct, and without Slurm's accounting it never learns
             # that a job was killed.
             lost = job.job_id in gone and not _becomes_visible(job.paths.result_pickle)
-            if lost or _ended(job, executor):
+            if lost or (job.paths.result_pickle.exists() if executor == "slurm" else job.done()):
                 waiting.remove(job)
                 error = "it ended without a result" if lost else job.exception()
                 if error is not None:
@@ -237,10 +230,6 @@ def _failures(jobs: Sequence[Any], executor: str) -> list[tuple[Any, str]]:
         if waiting:
             time.sleep(0.5)
     return failed
-
-
-def _ended(job: Any, executor: str) -> bool:
-    return job.paths.result_pickle.exists() if executor == "slurm" else job.done()
 
 
 def _queue() -> dict[str, str] | None:

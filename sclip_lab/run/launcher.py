@@ -2,7 +2,7 @@
 
 First all cells are evaluated in as few passes as possible: in this process, or in submitted jobs of
 Slurm or of this machine, which share the images. Then each job runs as under Hydra's own launcher,
-with its output directory, configuration, log and return value, and reads its finished cell.
+with its output directory, configuration, log and return value, and reports its finished cell.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sclip_lab.config.composition import plain_config
 from sclip_lab.config.sweeper import compose_jobs
-from sclip_lab.core.errors import LabError, describe, traceback_of, unknown
+from sclip_lab.core.errors import LabError, describe, traceback_of
+from sclip_lab.core.values import check, within
 from sclip_lab.run import jobs
 
 if TYPE_CHECKING:
@@ -112,92 +113,80 @@ class JobsLauncher(FusedLauncher):
         Raises:
             LabError: something is missing in the store.
         """
+        from sclip_lab import results
         from sclip_lab.run import job
 
         configs = self.compose(job_overrides, initial_job_idx)
         resources = jobs.Resources(**self.resources)
         self._check(configs)
-        if self.finish == "job":
-            failed = self._submit(configs, [None] * len(configs), resources)
-            state = Singleton.get_state()
-            task = partial(_launch, self, job_overrides, initial_job_idx, state, failed)
-            text, returns = jobs.run(task, 1, self.folder, resources)[0]
-            log.info("%s", text)
-            return returns
-        cells = self.cells(configs)
-        if cells:
-            job.note_sweep([spec for spec, _ in cells], cells[0][1])
-            keys = [spec.key for spec, _ in cells]
-            failed = self._submit([config for _, config in cells], keys, resources)
-            log.info("%s", self.report(cells, failed))
-        return self.run_jobs(configs)
+        specs: dict[int, Spec] = {}
+        if self.finish == "here":
+            specs = self.specs(configs)
+            if not specs:
+                return self.finished(configs, specs, {})
+            job.note_sweep(list(specs.values()), configs[0])
+        keys = [specs[number].key if number in specs else None for number in range(len(configs))]
+        task = partial(compute_shard, [_resolved(c) for c in configs], keys, self.shards)
+        failed: dict[int, str] = {}
+        for part in jobs.run(task, self.shards, self.folder, resources):
+            failed |= part
+        if self.finish == "here":
+            return self.finished(configs, specs, failed)
+        last = partial(_launch, self, job_overrides, initial_job_idx, Singleton.get_state(), failed)
+        names, returns = jobs.run(last, 1, self.folder, resources)[0]
+        if names:
+            df = results.load(configs[0].paths.store, list(names), partial=True, names=names)
+            log.info("\n%s\n", job.table(df))
+        return returns
 
-    def cells(self, configs: Sequence[DictConfig]) -> list[tuple[Spec, DictConfig]]:
-        """(spec, configuration) of each valid job; invalid jobs are logged and fail when they run.
+    def specs(self, configs: Sequence[DictConfig]) -> dict[int, Spec]:
+        """The spec of each valid job by the job's place; invalid jobs are logged.
 
         Raises:
             LabError: more shards than images, or jobs with GPUs from a machine without one.
         """
+        from sclip_lab.evaluation.loop import passes
         from sclip_lab.run import job, tracking
 
-        cells = []
-        for config in configs:
+        specs = {}
+        for number, config in enumerate(configs):
             try:
                 tracking.check(config.tracking)
-                cells.append((job.make_spec(config), config))
+                specs[number] = job.make_spec(config)
             except Exception as error:
                 log.error("left out of the jobs: %s", describe(error))
-                job.set_outcome(config, error)
-        for spec, _ in cells:
-            if self.shards > len(spec.dataset):
-                raise LabError(
-                    f"hydra.launcher.shards={self.shards}: data set '{spec.dataset.name}' has "
-                    f"{len(spec.dataset)} images, use at most that many"
-                )
-            if self.resources.get("gpus_per_node") and spec.backbone.device.type == "cpu":
-                raise LabError(
-                    f"hydra.launcher.gpus_per_node={self.resources['gpus_per_node']}, but the "
-                    "device here is the CPU, and numbers are stored by kind of device; "
-                    "hydra.launcher.finish=job reads them where they were made"
-                )
-        return cells
+        passes(list(specs.values()), (self.shards - 1, self.shards))  # enough images?
+        on_cpu = any(spec.backbone.device.type == "cpu" for spec in specs.values())
+        if self.resources.get("gpus_per_node") and on_cpu:
+            raise LabError(
+                f"hydra.launcher.gpus_per_node={self.resources['gpus_per_node']}, but the device "
+                "here is the CPU, and numbers are stored by kind of device; "
+                "hydra.launcher.finish=job reads them where they were made"
+            )
+        return specs
 
-    def report(self, cells: Sequence[tuple[Spec, DictConfig]], failed: Mapping[str, str]) -> str:
-        """The table of all cells but the failed ones (key -> why), whose jobs will fail.
+    def finished(
+        self,
+        configs: Sequence[DictConfig],
+        specs: Mapping[int, Spec],
+        failed: Mapping[int, str],
+    ) -> list[JobReturn]:
+        """Run Hydra's jobs when all cells but the failed ones (place -> why) are in the store.
 
         Raises:
-            LabError: images are missing, which Hydra's jobs would silently evaluate here.
+            LabError: images are missing, which this process would silently evaluate.
         """
         from sclip_lab.run import job
 
-        for spec, config in cells:
-            if spec.key in failed:
-                job.set_outcome(config, LabError(failed[spec.key]))
-        finished = [(spec, config) for spec, config in cells if spec.key not in failed]
-        _require_finished(finished, self.folder)
-        for reason in dict.fromkeys(failed.values()):
-            log.error("%s", reason)
-        return _table(finished)
-
-    def _submit(
-        self,
-        configs: Sequence[DictConfig],
-        keys: Sequence[str | None],
-        resources: jobs.Resources,
-    ) -> dict[str, str]:
-        """Submit jobs and wait; return why cells could not be evaluated, by key."""
-        sent = [_resolved(config) for config in configs]
-        task = partial(compute_shard, sent, keys, self.shards)
-        failed: dict[str, str] = {}
-        for part in jobs.run(task, self.shards, self.folder, resources):
-            failed |= part
-        return failed
+        whole = [(spec, configs[n]) for n, spec in specs.items() if n not in failed]
+        _require_finished(whole, self.folder)
+        job.compute(configs, failed=failed)
+        return self.run_jobs(configs)
 
     def _check(self, configs: Sequence[DictConfig]) -> None:
-        if self.finish not in ("here", "job"):
-            raise unknown("hydra.launcher.finish", self.finish, ("here", "job"))
-        if not isinstance(self.shards, int) or self.shards < 1:
-            raise LabError(f"hydra.launcher.shards={self.shards!r} must be 1 or more")
+        check("hydra.launcher.finish", self.finish, Literal["here", "job"])
+        check("hydra.launcher.shards", self.shards, int)
+        within("hydra.launcher.shards", self.shards, 1)
         if self.shards > 1 and any(list(config.shard) != [0, 1] for config in configs):
             raise LabError(
                 f"the launcher makes {self.shards} shards itself; leave shard=[0,1], "
@@ -207,48 +196,31 @@ class JobsLauncher(FusedLauncher):
 
 def compute_shard(
     configs: Sequence[Mapping[str, Any]], keys: Sequence[str | None], count: int, index: int
-) -> dict[str, str]:
+) -> dict[int, str]:
     """Run one submitted job.
 
     Args:
-        configs: one resolved configuration for each cell.
-        keys: the cells' keys in the launching process; None: it did not make the cell, and here a
-            wrong configuration is left out.
+        configs: the resolved configuration of each cell.
+        keys: as of `sclip_lab.run.job.compute`.
         count, index: the number of parts of the images, and which part this job evaluates.
 
     Returns:
-        why cells could not be evaluated, by key. Tracebacks of bugs are in the job's log.
+        why cells could not be evaluated, by their place. Tracebacks of bugs are in the job's log.
 
     Raises:
-        LabError: a cell has another key here, or no cell could be evaluated.
+        LabError: no cell could be evaluated.
     """
     from sclip_lab.run import job
 
-    valid, specs = [], []
-    for values, key in zip(configs, keys, strict=True):
-        config = OmegaConf.create({**values, **({} if count == 1 else {"shard": [index, count]})})
-        try:
-            spec = job.make_spec(config)
-        except LabError as error:
-            if key is not None:
-                raise
-            log.error("left out of the jobs: %s", error)
-            continue
-        if key is not None and spec.key != key:
-            raise LabError(
-                f"{spec.label} is another cell here ({spec.key[:12]}, device "
-                f"{spec.backbone.device.type}) than where it was launched ({key[:12]}): "
-                "code, data, weights or kind of device differ"
-            )
-        valid.append(config)
-        specs.append(spec)
-    failed: dict[str, str] = {}
-    for spec, failure in zip(specs, job.compute(valid), strict=True):
+    shard = {} if count == 1 else {"shard": [index, count]}
+    failures = job.compute([OmegaConf.create({**values, **shard}) for values in configs], keys)
+    failed = {}
+    for number, failure in enumerate(failures):
         if failure is not None:
-            failed[spec.key] = describe(failure)
+            failed[number] = describe(failure)
             if lines := traceback_of(failure):
                 log.error("%s", lines)
-    if failed and len(failed) == len(specs):
+    if len(failed) == len(configs):
         raise LabError("; ".join(dict.fromkeys(failed.values())))
     return failed
 
@@ -258,16 +230,16 @@ def _launch(
     job_overrides: Sequence[Sequence[str]],
     initial_job_idx: int,
     state: Any,
-    failed: Mapping[str, str],
+    failed: Mapping[int, str],
     index: int,
-) -> tuple[str, Sequence[JobReturn]]:
-    """Run Hydra's jobs within a submitted job; the table, and what they returned."""
+) -> tuple[dict[str, dict[str, str]], Sequence[JobReturn]]:
+    """Run Hydra's jobs within a submitted job; the cells' names by key, and what jobs returned."""
     Singleton.set_state(state)  # Hydra's, of the launching process
     setup_globals()
     configs = launcher.compose(job_overrides, initial_job_idx)
-    cells = launcher.cells(configs)
-    text = launcher.report(cells, failed) if cells else ""
-    return text, launcher.run_jobs(configs)
+    specs = launcher.specs(configs)
+    names = {spec.key: spec.shown_names for n, spec in specs.items() if n not in failed}
+    return names, launcher.finished(configs, specs, failed)
 
 
 def _require_finished(cells: Sequence[tuple[Spec, DictConfig]], folder: str) -> None:
@@ -278,8 +250,8 @@ def _require_finished(cells: Sequence[tuple[Spec, DictConfig]], folder: str) -> 
         labels = []
         for spec, config in cells:
             index, count = config.shard
-            images = list(spec.dataset.names)[index::count]
-            if not Store(config.paths.store).done(spec).issuperset(images):
+            store, images = Store(config.paths.store), spec.dataset.names[index::count]
+            if not {*store.done(spec), *store.skipped(spec)}.issuperset(images):
                 labels.append(spec.label)
         return labels
 
@@ -291,21 +263,6 @@ def _require_finished(cells: Sequence[tuple[Spec, DictConfig]], folder: str) -> 
                 f"is paths.store on a file system that the nodes share? Logs: {folder}"
             )
         time.sleep(2)
-
-
-def _table(cells: Sequence[tuple[Spec, DictConfig]]) -> str:
-    """The scores of all cells, as text. A submitted job's log has those of its part."""
-    from sclip_lab import results
-    from sclip_lab.run.job import table
-
-    stores: dict[str, dict[str, dict[str, str]]] = {}
-    for spec, config in cells:
-        stores.setdefault(str(config.paths.store), {}).setdefault(spec.key, spec.shown_names)
-    tables = [
-        table(results.load(root, list(names), partial=True, names=names))
-        for root, names in stores.items()
-    ]
-    return "\n" + "\n\n".join(tables) + "\n"
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:

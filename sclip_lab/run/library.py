@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
 from sclip_lab.config.registry import (
@@ -18,13 +21,16 @@ from sclip_lab.config.registry import (
 )
 from sclip_lab.core.errors import LabError, about
 from sclip_lab.data.base import Dataset
+from sclip_lab.data.decode import as_image
 from sclip_lab.data.folder import PHOTO_SUFFIXES
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.evaluation import loop, spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.results.store.store import Store
 from sclip_lab.run.known_words import EMBEDDED, usual_dataset
+from sclip_lab.segmentation import dense_features as functions
 from sclip_lab.segmentation import segment as one_photo
+from sclip_lab.segmentation.dense_features import AttentionMaps
 from sclip_lab.segmentation.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -100,9 +106,8 @@ def evaluate(
 
     Args:
         specs: cells, or variants, or names of conf/attention; one or several.
-        store: as there.
         backbone, protocol, dataset: of those that are no cells: objects or names.
-        **options: as there, such as ``progress`` and ``shard``.
+        store, **options: as there.
 
     Raises:
         LabError: as there, or an unknown name.
@@ -118,17 +123,69 @@ def evaluate(
     return loop.evaluate(cells, store, **options)
 
 
+def dense_features(
+    backbone: Backbone | str, images: Any, attention: Variant | str, *args: Any, **options: Any
+) -> Tensor:
+    """Call `sclip_lab.segmentation.dense_features.dense_features` with more kinds of input.
+
+    Args:
+        backbone: from `load_backbone`, or its name.
+        images: as there; or one image: a file, a PIL image, or (height, width, 3) uint8 RGB; or a
+            list of images of one size.
+        attention: a variant, or the name of a file of conf/attention.
+        *args, **options: as there.
+
+    Returns:
+        (batch, grid_h, grid_w, embed_dim) float32.
+
+    Raises:
+        LabError: as there, an image that cannot be read, or an unknown name.
+    """
+    network, variant = as_backbone(backbone), as_variant(attention)
+    return functions.dense_features(network, _batch(images), variant, *args, **options)
+
+
+def attention_maps(
+    backbone: Backbone | str, image: Any, attention: Variant | str, *args: Any, **options: Any
+) -> AttentionMaps:
+    """Call `sclip_lab.segmentation.dense_features.attention_maps`, with input as of
+    `dense_features`.
+
+    Returns:
+        ``weights`` (heads, queries, keys) float32, and ``grid`` (grid_h, grid_w).
+
+    Raises:
+        LabError: as there, an image that cannot be read, or an unknown name.
+    """
+    network, variant = as_backbone(backbone), as_variant(attention)
+    return functions.attention_maps(network, _batch(image), variant, *args, **options)
+
+
+def _batch(images: Any) -> Tensor:
+    if isinstance(images, str | Path | Image.Image):
+        images = as_image(images)
+    if isinstance(images, list | tuple):
+        batches = [_batch(each) for each in images]
+        if len({(each.shape[1:], each.dtype) for each in batches}) != 1:
+            raise LabError("a list of images must hold images of one size and type")
+        return torch.cat(batches)
+    try:
+        images = torch.as_tensor(images)
+    except (TypeError, ValueError, RuntimeError):
+        raise LabError(
+            f"images are a {type(images).__name__}; give files, PIL images, arrays or tensors"
+        ) from None
+    if images.ndim == 3 and images.shape[0] != 3 and images.shape[-1] == 3:
+        images = images.permute(2, 0, 1)
+    return images[None] if images.ndim == 3 else images
+
+
 class Spec(spec.Spec):
     """A `sclip_lab.evaluation.spec.Spec` whose parts may be names.
 
     >>> cell = Spec("csa", dataset="voc21", backbone=backbone)  # doctest: +SKIP
 
-    Args:
-        attention: a variant, or a name of conf/attention.
-        backbone: from `load_backbone`, or a name of conf/backbone.
-        protocol: a protocol, or a name of conf/protocol, with its values for the data set.
-        dataset: a data set, or a name of conf/dataset.
-        label, guidance: as there.
+    A protocol by name has its values for the data set, and a variant those for both.
 
     Raises:
         LabError: as there, an unknown name, or an object of another kind.

@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 import pandas as pd
@@ -28,14 +28,14 @@ from PIL import Image
 
 from sclip_lab import results
 from sclip_lab.core import files
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.core.identity import digest
+from sclip_lab.core.values import check as check_value
 from sclip_lab.evaluation.spec import ORACLE, Spec
 from sclip_lab.results.store import picture_files
 from sclip_lab.results.store.store import Store
 
 log = logging.getLogger(__name__)
-MODES = ("offline", "online", "disabled")
 AGENT = "WANDB_SWEEP_ID"  # in the environment of a run that a W&B agent starts
 WHOLE = (0, 1)  # the shard that is all of a data set
 _TAG = 64  # letters that W&B takes
@@ -71,8 +71,7 @@ def check(config: DictConfig, jobs: int = 1) -> None:
         LabError: unknown mode, ``online`` without a key, or several jobs in the one run of a W&B
             agent.
     """
-    if config.mode not in MODES:
-        raise unknown("tracking.mode", str(config.mode), MODES)
+    check_value("tracking.mode", config.mode, Literal["offline", "online", "disabled"])
     if config.mode == "online" and not _has_key():
         raise LabError(
             "tracking=online needs a W&B key: type wandb login or set WANDB_API_KEY; "
@@ -175,14 +174,11 @@ def log_sweep(
     ``sclip-lab report`` draws of it, which stays below ``output`` too.
 
     Args:
-        config, group, output: as of `log_run`.
+        config, group, output: as of `log_run`, whose result it returns too.
         store: its root.
         df: the sweep's rows, as `results.load` gives them.
         summary: `results.summary` of ``df`` if there is one already.
         shard: the part of the data sets that was evaluated: number, and of how many.
-
-    Returns:
-        as `log_run`.
     """
     check(config)
     if config.mode == "disabled":
@@ -214,14 +210,9 @@ def log_sweep(
         ]
         if over_seeds:
             logged["seeds"] = wandb.Table(dataframe=pd.concat(over_seeds))
-        title = group or f"sweep of {len(cells)} cells"
-        made = sections(evidence, scores=published.scores)
-        report, *paths = page.write(made, output / "report", title)
+        parts = sections(evidence, scores=published.scores)
+        report, *_ = page.write(parts, output / "report", group or name)
         logged["report"] = wandb.Html(str(report), inject=False)
-        drawn = {file.stem: file for file in paths if file.suffix == ".png"}
-        for name in ("bars", "diagnostics"):
-            if name in drawn:
-                logged[name] = wandb.Image(str(drawn[name]))
         return logged
 
     shown = ["spec", "attention", "miou", "low", "high", "images"]
@@ -367,24 +358,18 @@ def _pictures(wandb: Any, spec: Spec, store: Store, count: int) -> dict[str, Any
     """Photos with masks as overlays, a key each because sizes differ, and attention maps."""
     labels = dict(enumerate(spec.vocabulary.names)) | {spec.dataset.ignore_index: "void"}
     pictures = picture_files.load(store.root, [spec.key])[:count] if count else []
-    logged = {}
-    for picture, key in zip(
-        pictures, keys(picture.name for picture in pictures).values(), strict=True
-    ):
+    logged, names = {}, keys(picture.name for picture in pictures)
+    for picture in pictures:
         masks = {
             "prediction": {"mask_data": picture.predictions[0].prediction, "class_labels": labels},
             "truth": {"mask_data": picture.mask, "class_labels": labels},
         }
-        logged[f"predictions/{key}"] = wandb.Image(picture.image, masks=masks, caption=picture.name)
+        image = wandb.Image(picture.image, masks=masks, caption=picture.name)
+        logged[f"predictions/{names[picture.name]}"] = image
     if any(picture.predictions[0].attention is not None for picture in pictures):
         from sclip_lab.report.pictures import attention_maps
 
-        logged["attention_maps"] = wandb.Image(_drawn(attention_maps(pictures)))
+        file = io.BytesIO()
+        attention_maps(pictures).savefig(file, format="png", dpi=150)
+        logged["attention_maps"] = wandb.Image(Image.open(file))
     return logged
-
-
-def _drawn(figure: Any) -> Image.Image:
-    """A matplotlib figure as a picture, without pyplot."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150)
-    return Image.open(file)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sclip_lab.segmentation.decoder import Readout
@@ -59,11 +60,8 @@ class Geometry:
 
 
 def _padded(matrices: Sequence[Tensor]) -> Tensor:
-    sides = [max(matrix.shape[axis] for matrix in matrices) for axis in (0, 1)]
-    result = torch.zeros(len(matrices), *sides)
-    for place, matrix in zip(result, matrices, strict=True):
-        place[: matrix.shape[0], : matrix.shape[1]] = matrix
-    return result
+    high, wide = (max(matrix.shape[axis] for matrix in matrices) for axis in (0, 1))
+    return torch.stack([F.pad(m, (0, wide - m.shape[1], 0, high - m.shape[0])) for m in matrices])
 
 
 def suits(readout: Readout, geometry: Geometry) -> bool:
@@ -72,7 +70,7 @@ def suits(readout: Readout, geometry: Geometry) -> bool:
     It has neither a refinement nor a threshold that is found for each photo, and the stitched
     logits of one photo may be in memory at once.
     """
-    alone = readout.refines or isinstance(readout.protocol.prob_threshold, Mapping)
+    alone = bool(readout.steps.refinements) or isinstance(readout.protocol.prob_threshold, Mapping)
     return not alone and math.prod(geometry.size) * len(readout.query_classes) <= LARGEST
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from sclip_lab.core.errors import LabError
@@ -29,15 +30,18 @@ from sclip_lab.core.functions import (
     used,
 )
 from sclip_lab.core.identity import digest
+from sclip_lab.core.shapes import Winner
+from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.text import Text
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.protocol import READOUTS, REFINEMENTS, Protocol
 from sclip_lab.segmentation.readouts.cosine import cosine
 from sclip_lab.segmentation.windows import Plan
-from sclip_lab.segmentation.winner import winner
 
 NOT_FINITE = "{} contain NaN or infinity; fp16 overflows where bf16 does not"
 Bands = Iterator[tuple[slice, Tensor]]
+# Differences of 1e-35 still count; larger ones may become -inf, which is also below 0.
+STEEP = 1e38
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Steps:
     @property
     def uses(self) -> frozenset[str]:
         """What they are marked to read, see `sclip_lab.core.functions.uses`."""
-        functions = [self.score, *self.of_logits, *self.of_labels, self.threshold]
+        functions = [self.score, *self.refinements, self.threshold]
         return used(function for function in functions if function is not None)
 
     @property
@@ -74,9 +78,18 @@ class Steps:
         """Whether a threshold or a refinement is given the photo's windows."""
         return self.threshold is not None or self._refinement_takes("encoded")
 
+    @property
+    def sees_photo(self) -> bool:
+        """Whether ``score`` reads all windows of a photo together."""
+        return "photo" in used([self.score])
+
+    @property
+    def refinements(self) -> list[partial[Tensor]]:
+        """Those of logits and those of labels."""
+        return [*self.of_logits, *self.of_labels]
+
     def _refinement_takes(self, name: str) -> bool:
-        refinements = [step.func for step in [*self.of_logits, *self.of_labels]]
-        return any(name in inspect.signature(function).parameters for function in refinements)
+        return any(name in inspect.signature(step.func).parameters for step in self.refinements)
 
 
 def steps(protocol: Protocol) -> Steps:
@@ -116,10 +129,6 @@ class Readout:
     def __post_init__(self) -> None:
         if self.text is None:
             return
-        if self.text.ndim != 2 or len(self.text) != len(self.query_classes):
-            raise LabError(
-                f"text of shape {tuple(self.text.shape)} for {len(self.query_classes)} queries"
-            )
         if self.protocol.background >= self.num_classes:
             raise LabError(
                 f"protocol.background {self.protocol.background} must be one of the classes "
@@ -137,38 +146,14 @@ class Readout:
         return int(self.query_classes.max()) + 1
 
     @cached_property
-    def _steps(self) -> Steps:
+    def steps(self) -> Steps:
+        """The functions that the protocol names."""
         return steps(self.protocol)
-
-    @property
-    def sees_photo(self) -> bool:
-        """Whether `patch_logits` reads all windows of a photo together."""
-        return "photo" in used([self._steps.score])
-
-    @property
-    def reads_history(self) -> bool:
-        """Whether each block's input is read for all windows of a photo together."""
-        return "history" in self._steps.uses
-
-    @property
-    def refines(self) -> bool:
-        """Whether logits or labels are refined."""
-        return bool(self._steps.of_logits or self._steps.of_labels)
-
-    @property
-    def reads_windows(self) -> bool:
-        """Whether `predict` reads the photo's windows."""
-        return self._steps.reads_windows
 
     @property
     def logits_key(self) -> tuple[Any, ...]:
         """Readouts with equal keys have the same patch logits on the same windows."""
         return id(self.text), id(self.second), digest(self.protocol.readout)
-
-    @property
-    def summary(self) -> Callable[..., Any] | None:
-        """What the readout needs of other photos; None if it reads texts."""
-        return self._steps.summary
 
     def patch_logits(
         self, encoded: Encoded, others: Sequence[tuple[slice, Sequence[Any]]] | None = None
@@ -181,8 +166,8 @@ class Readout:
         Raises:
             LabError: others or texts are missing, and the readout reads them.
         """
-        device, score = encoded.state.tokens.device, self._steps.score
-        if self.summary is None:
+        device, score = encoded.state.tokens.device, self.steps.score
+        if self.steps.summary is None:
             more: dict[str, Any] = {}
             if "second_text" in inspect.signature(getattr(score, "func", score)).parameters:
                 more["second_text"] = None if self.second is None else self.second.to(device)
@@ -206,23 +191,24 @@ class Readout:
         laid_out: Tensor,
         image: Tensor | None = None,
         encoded: Encoded | None = None,
+        backbone: Backbone | None = None,
     ) -> Tensor:
         """(height, width) labels at the photo's size: uint8 class ids, int16 beyond 256 classes.
 
         ``laid_out`` are patch logits from `Plan.lay_out`. Refinements may read ``image``, (3,
-        *plan.resized) normalised, and the photo's windows, ``encoded``.
+        *plan.resized) normalised, the photo's windows, ``encoded``, and the network.
 
         Raises:
             LabError: logits that are not finite.
         """
         _require_finite(laid_out, "patch logits")
         text = None if self.text is None else self.text.to(laid_out.device)
-        inputs: dict[str, Any] = {"encoded": encoded, "text": text}
-        if image is not None and self.refines:
+        inputs: dict[str, Any] = {"encoded": encoded, "text": text, "backbone": backbone}
+        if image is not None and self.steps.refinements:
             resized = F.interpolate(image[None].to(laid_out), size=plan.target, mode="bilinear")
             inputs["image"] = resized[0]
-        whole = plan.stitch(laid_out) if self._steps.of_logits else None
-        for step in self._steps.of_logits:
+        whole = plan.stitch(laid_out) if self.steps.of_logits else None
+        for step in self.steps.of_logits:
             whole = _refined(step, whole, inputs)
             _require_finite(whole, "refined logits")
 
@@ -236,7 +222,7 @@ class Readout:
 
         threshold = self._threshold(encoded)
         prediction = self._decide(bands, plan.target, laid_out.device, threshold)
-        for step in self._steps.of_labels:
+        for step in self.steps.of_labels:
             prediction = _refined(step, prediction, inputs)
         return prediction
 
@@ -244,9 +230,9 @@ class Readout:
         threshold = self.protocol.prob_threshold
         if not isinstance(threshold, Mapping):
             return threshold
-        if encoded is None or self._steps.threshold is None:
+        if encoded is None or self.steps.threshold is None:
             raise LabError("protocol.prob_threshold needs the photo's windows")
-        return self._steps.threshold(encoded, self._text_on(encoded.state.tokens.device))
+        return self.steps.threshold(encoded, self._text_on(encoded.state.tokens.device))
 
     def _decide(
         self,
@@ -296,6 +282,22 @@ def _require_finite(values: Tensor, what: str) -> None:
     # The extremes are NaN if any value is; isfinite would copy maps of a photo's size.
     if values.numel() and not bool(torch.stack(values.aminmax()).isfinite().all()):
         raise LabError(NOT_FINITE.format(what))
+
+
+def winner(logits: Float[Tensor, "queries height width"], scratch: Tensor) -> Winner:
+    """Largest value over the queries, the first query that has it, and how far all are below it.
+
+    ``logits`` are float32 and finite; ``scratch`` has at least as many values, contiguous. Both are
+    overwritten. The index is int32, and ``logits - largest`` lies in ``scratch``.
+    """
+    # torch.max with indices handles one value at a time on a CPU, amax eight or sixteen. So the
+    # index is a largest value too: of 0 for winners and far below 0 for all others, plus a rank.
+    below = scratch.flatten()[: logits.numel()].view(logits.shape)
+    largest = logits.amax(dim=0)
+    torch.sub(logits, largest, out=below)
+    rank = torch.arange(len(logits), 0, -1, dtype=logits.dtype, device=logits.device)
+    torch.add(rank.view(-1, 1, 1), below, alpha=STEEP, out=logits)
+    return largest, len(logits) - logits.amax(dim=0).int(), below
 
 
 def _winners(bands: Bands) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -95,8 +96,7 @@ def attention_maps(
             does not rewrite has the network's own weights.
 
     Returns:
-        weights (heads, queries, keys) float32, and the grid. The sum of a row depends on the
-        variant: 1 for one softmax, 2 for CSA.
+        float32 weights. The sum of a row depends on the variant: 1 for one softmax, 2 for CSA.
 
     Raises:
         LabError: several images, a layer out of range, a block edit without a single map, or
@@ -151,6 +151,12 @@ def _encoded(
         images = backbone.normalise(images)
     elif not images.is_floating_point():
         raise LabError(f"images of {images.dtype}; give uint8 RGB, or normalised floats")
+    elif images.numel() and images.min() >= 0 and not 1 < images.max() < 20:
+        warnings.warn(
+            f"images are floats of {images.min():.2g} .. {images.max():.2g}, which are taken as "
+            "normalised; give uint8 RGB if they are not",
+            stacklevel=4,
+        )
     if text is not None:
         attention = attention.given(text if isinstance(text, Text) else Text.of(text))
     size = images.shape[-2], images.shape[-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -82,13 +81,11 @@ class Encoded:
         return encoded
 
     def again(self, feedback: Feedback | None = None) -> Encoded:
-        """Run the same windows once more from the first rewritten block on.
-
-        ``feedback`` goes into the scores of every rewritten block.
-        """
+        """Run the same windows again from the first rewritten block on, with a feedback for the
+        scores of every rewritten block."""
         first = self.variant.first(self.backbone.depth)
-        [(_, state, history)] = _leaves(
-            self.backbone,
+        [(_, state, history)] = tree.leaves(
+            self.backbone.blocks_on(self.grid),
             self.history[first],
             self.grid,
             [self.variant],
@@ -109,20 +106,14 @@ class Encoded:
 
     @classmethod
     def joined(cls, chunks: Sequence[Encoded], images: Tensor, scene: Scene) -> Encoded:
-        """Join what one variant made of several chunks, in order, to all windows of a scene.
-
-        ``images`` are (windows, 3, height, width), normalised.
-        """
-        first = chunks[0]
-
-        def cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
-            present = [tensor for tensor in tensors if tensor is not None]
-            return torch.cat(present) if present else None
-
-        states = [chunk.state for chunk in chunks]
-        tokens = torch.cat([state.tokens for state in states])
-        dense, attention = cat([s.dense for s in states]), cat([s.attention for s in states])
-        state = State(tokens, dense, attention, first.state.grid)
+        """Join what one variant made of several chunks, in order, to all windows of a scene."""
+        first, states = chunks[0], [chunk.state for chunk in chunks]
+        parts = {
+            name: [part for s in states if (part := getattr(s, name)) is not None]
+            for name in ("tokens", "dense", "attention")
+        }
+        whole: dict[str, Any] = {n: torch.cat(part) if part else None for n, part in parts.items()}
+        state = replace(first.state, **whole)
         history = tuple(
             BlockInput(entered[0].block, partial(_cat, entered))
             for entered in zip(*(chunk.history for chunk in chunks), strict=True)
@@ -134,8 +125,8 @@ class Encoded:
         images = self.images[windows]
         if len(images) == len(self.images):
             return self
-        history = tuple(BlockInput(e.block, partial(_tokens, e, windows)) for e in self.history)
-        state, scene = _indexed(self.state, windows, windows), self.scene.part(windows)
+        history = tree.parts_of(self.history, windows)
+        state, scene = tree.part_of(self.state, windows, windows), self.scene.part(windows)
         return replace(self, images=images, state=state, history=history, scene=scene)
 
 
@@ -165,6 +156,7 @@ def encode(
     timings, scene = timings or Timings(), scene or ALONE
     size = images.shape[-2], images.shape[-1]
     grid = backbone.grid(*size)
+    blocks = backbone.blocks_on(grid)
     if scene.placements == ():
         scene = replace(scene, placements=alone(len(images), size, backbone.patch_size))
     before: tuple[BlockInput, ...] = ()
@@ -174,9 +166,8 @@ def encode(
     else:
         level, tokens = trunk[0], trunk[1].to(backbone.device)
         embed = partial(backbone.embed, images, position_embedding)
-        first, *following = backbone.blocks_on(grid)
-        before = tuple(as_trained(BlockInput(first, embed), following)[:level])
-    leaves = _leaves(backbone, tokens, grid, variants, timings, before, scene=scene)
+        before = tuple(as_trained(BlockInput(blocks[0], embed), blocks[1:])[:level])
+    leaves = tree.leaves(blocks, tokens, grid, variants, timings, before, scene=scene)
     for index, state, history in leaves:
         yield index, Encoded(backbone, variants[index], images, grid, state, history, scene)
         del state, history  # or they stay while the next variant runs
@@ -191,41 +182,6 @@ def as_trained(entered: BlockInput, following: Sequence[Block]) -> list[BlockInp
     for block in following:
         inputs.append(BlockInput(block, inputs[-1].as_trained))
     return inputs
-
-
-def _leaves(
-    backbone: Backbone,
-    tokens: Tensor | BlockInput,
-    grid: Grid,
-    variants: Sequence[Variant],
-    *arguments: Any,
-    **named: Any,
-) -> Iterator[tuple[int, State, tuple[BlockInput, ...]]]:
-    """`tree.leaves` without the tokens that variants added, which no readout or measure reads."""
-    rows = slice(backbone.blocks[0].prefix + math.prod(grid))
-    index = slice(None), rows
-    blocks = backbone.blocks_on(grid)
-    for member, state, history in tree.leaves(blocks, tokens, grid, variants, *arguments, **named):
-        if variants[member].entry_key is not None:
-            state = _indexed(state, index, (..., rows, rows))
-            history = tuple(BlockInput(e.block, partial(_tokens, e, index)) for e in history)
-        yield member, state, history
-        del state, history  # or they stay while the next variant runs
-
-
-def _indexed(state: State, index: Any, index_of_map: Any) -> State:
-    """A part of a state; its attention map has an index of its own."""
-    dense, attention = state.dense, state.attention
-    return replace(
-        state,
-        tokens=state.tokens[index],
-        dense=None if dense is None else dense[index],
-        attention=None if attention is None else attention[index_of_map],
-    )
-
-
-def _tokens(entered: BlockInput, index: Any) -> Tensor:
-    return entered.tokens[index]
 
 
 def _not_kept() -> Tensor:

@@ -70,11 +70,9 @@ def to_pixels(image: np.ndarray, size: Size, resampling: str = "bilinear") -> Te
     return torch.from_numpy(resized).permute(2, 0, 1)
 
 
-def to_input(
-    image: np.ndarray, size: Size, backbone: Backbone, resampling: str = "bilinear"
-) -> Tensor:
+def to_input(image: np.ndarray, size: Size, backbone: Backbone) -> Tensor:
     """`to_pixels`, normalised: float32 on the CPU."""
-    return backbone.normalise(to_pixels(image, size, resampling)[None])[0]
+    return backbone.normalise(to_pixels(image, size)[None])[0]
 
 
 def prepare(

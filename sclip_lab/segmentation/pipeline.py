@@ -1,16 +1,13 @@
 """The way from photos to patch logits: texts, windows, network, readout.
 
-`segment`, the evaluation, the explorer and the learned projection all use it. Windows are cut when
-needed and go through the network a few at a time, so memory does not depend on how many windows a
-protocol cuts. A variant that reads all windows of a photo gets the tokens that enter its first
-rewritten block from the passes of the other variants.
+Windows are cut when needed and go through the network a few at a time, so memory does not depend on
+how many windows a protocol cuts. A variant that reads all windows of a photo gets the tokens that
+enter its first rewritten block from the passes of the other variants.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
@@ -24,6 +21,7 @@ from torch import Tensor
 
 from sclip_lab.attention.variant import Variant
 from sclip_lab.core.errors import LabError
+from sclip_lab.core.heap import trim_heap
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
@@ -32,7 +30,7 @@ from sclip_lab.network.scene import Guidance, Placement, Scene
 from sclip_lab.network.truth import PatchLabels
 from sclip_lab.segmentation import views
 from sclip_lab.segmentation.decoder import Readout, steps
-from sclip_lab.segmentation.encoded import Encoded, encode
+from sclip_lab.segmentation.encoded import Encoded, as_trained, encode
 from sclip_lab.segmentation.photos import prepare
 from sclip_lab.segmentation.prompts import embed_vocabulary
 from sclip_lab.segmentation.protocol import Protocol
@@ -59,8 +57,6 @@ def make_readout(
     """A protocol's readout of a vocabulary, with all its texts embedded.
 
     Args:
-        vocabulary: what pixels are labelled with.
-        protocol: prompts, auxiliary names, readout.
         cache, progress: as in `embed_vocabulary`.
         texts: embeddings of other readouts of this network; new ones are added. Readouts with the
             same texts share their logits.
@@ -224,11 +220,8 @@ def _chunks(total: int, most: int) -> list[slice]:
 
 
 class Encoder:
-    """Runs variants on chunks of windows.
-
-    ``rule`` is that of position embeddings (None: the backbone's); ``timings`` takes the seconds of
-    each branch.
-    """
+    """Runs variants on chunks of windows, with a rule of position embeddings (None: the
+    backbone's). ``timings`` takes the seconds of each branch."""
 
     def __init__(
         self, backbone: Backbone, rule: str | None = None, timings: Timings | None = None
@@ -259,15 +252,15 @@ class Encoder:
 
         ``history`` has the inputs of the first blocks as trained, as far as they are there.
         """
-        entered = history[level] if level < len(history) else (*history, None)[-1]
+        blocks = self.backbone.blocks_on(self.backbone.grid(*images.shape[-2:]))
         with self.timings.measure("trunk"):
-            if entered is None:
+            if history:
+                entered = history[: level + 1][-1]
+            else:
                 first, tokens = self.known(chunk) or (0, self.backbone.embed(images, self.rule))
-                entered = BlockInput(self.backbone.blocks[first], tokens)
-            while entered.block.index < level:
-                tokens = entered.as_trained()
-                entered = BlockInput(self.backbone.blocks[entered.block.index + 1], tokens)
-        return entered.tokens
+                entered = BlockInput(blocks[first], tokens)
+            following = blocks[entered.block.index + 1 : level + 1]
+            return as_trained(entered, following)[-1].tokens
 
 
 def run(
@@ -333,10 +326,10 @@ def run(
     if joint:
         images, scene = windows.cut(windows.every), windows.scene(windows.every)
         trunk = level, torch.cat(tokens)
+        shared = encoder.rule, encoder.timings, trunk, scene
 
         def together(chosen: list[Variant]) -> Iterator[tuple[int, Encoded]]:
-            backbone, rule, timings = encoder.backbone, encoder.rule, encoder.timings
-            return encode(backbone, images, chosen, rule, timings, trunk, scene)
+            return encode(encoder.backbone, images, chosen, *shared)
 
         for index, encoded in isolated(joint, together):
             yield index, windows.every, encoded
@@ -370,10 +363,8 @@ class Collected:
 def encode_photo(
     backbone: Backbone, image: np.ndarray, protocol: Protocol, attention: Variant
 ) -> tuple[Plan, Encoded]:
-    """One photo behind the network, all its windows at once and without further views.
-
-    ``image`` is (height, width, 3) uint8 RGB.
-    """
+    """One photo, (height, width, 3) uint8 RGB, behind the network: all its windows at once, without
+    further views."""
     plan, pixels = prepare(image, protocol, backbone)
     windows = Windows([(plan, pixels)], None, backbone)
     encoder = Encoder(backbone, protocol.position_embedding)
@@ -387,23 +378,18 @@ def label(
     """Label one photo: (height, width) class ids, see `Readout.predict`.
 
     ``logits`` are its patch logits of all views, (windows, grid_h, grid_w, queries). ``encoded``
-    are its windows in the first view, which only `Readout.reads_windows` needs.
+    are its windows in the first view, which only `Steps.reads_windows` needs.
     """
     averaged = views.average(logits, readout.protocol.views)
     plan = windows.plans[photo].on_grid((logits.shape[1], logits.shape[2]))
     size = 4 * logits.shape[-1] * math.prod(plan.target)
-    if readout.refines and logits.device.type == "cpu" and size > LARGE_LOGITS:
-        _give_memory_back(windows.backbone)
-    return readout.predict(plan, plan.lay_out(averaged), windows.images[photo], encoded)
-
-
-def _give_memory_back(backbone: Backbone) -> None:
-    """Free what the network's run has left: steps at the photo's size take gigabytes themselves."""
-    for block in backbone.blocks:
-        block.forget_copies()
-    # glibc keeps freed blocks of up to 32 MB, and larger ones never reuse them.
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)
+    if readout.steps.refinements and logits.device.type == "cpu" and size > LARGE_LOGITS:
+        # Steps at the photo's size take gigabytes themselves.
+        for block in windows.backbone.blocks:
+            block.forget_copies()
+        trim_heap()
+    image, backbone = windows.images[photo], windows.backbone
+    return readout.predict(plan, plan.lay_out(averaged), image, encoded, backbone)
 
 
 def at_once(backbone: Backbone, plan: Plan, variants: int, guide: Guide | None = None) -> int:
@@ -416,7 +402,7 @@ def at_once(backbone: Backbone, plan: Plan, variants: int, guide: Guide | None =
     tokens = 1 + math.prod(backbone.grid(*size))
     maps, guided = tokens, 0
     if guide is not None:  # patches may be brought to its grid
-        grid = [max(1, round(side * guide.scale / guide.patch_size)) for side in size]
+        grid = [max(1, round(side * guide.scale / guide.tower.patch_size)) for side in size]
         maps = max(tokens, math.prod(grid))
         # It runs while the first network's activations are there: its stream before and behind
         # LN, q, k, v, what attention puts out, and the hidden layer, four times as wide, twice.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from sclip_lab.core import files
 from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.identity import digest
 from sclip_lab.core.progress import Bar
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
@@ -58,14 +57,11 @@ def embed_vocabulary(
     chosen = templates(prompts)
     keys = [(backbone.text_key, chosen, query, truncate) for query in vocabulary.queries]
     missing = [key for key in dict.fromkeys(keys) if key not in _rows]
-    path, digest = None, ""
-    if cache is not None:
-        # Truncated texts are cached apart, for those who allow them.
-        cut = ["truncated"] if truncate else []
-        identity = [backbone.text_key, chosen, vocabulary.queries, *cut]
-        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-        path = cache / f"{digest}.safetensors"
-        if (finished := _cached(path, digest, (len(keys), backbone.embed_dim))) is not None:
+    name = digest([backbone.text_key, chosen, vocabulary.queries, truncate])
+    path = None if cache is None else cache / f"{name}.safetensors"
+    if path is not None:
+        finished = _cached(path, name, (len(keys), backbone.embed_dim))
+        if finished is not None:
             return finished
     embedded = {key: _rows[key] for key in keys if key in _rows}
     while _rows and len(_rows) + len(missing) > MOST_ROWS:
@@ -75,7 +71,7 @@ def embed_vocabulary(
     text = torch.stack([embedded[key] for key in keys])
     if path is not None:
         files.sweep(path.parent)
-        files.write_tensors(path, {"text": text}, _belongs(digest))
+        files.write_tensors(path, {"text": text}, _belongs(name))
     return text
 
 
@@ -92,10 +88,10 @@ def _embed(backbone: Backbone, templates: Sequence[str], query: str, truncate: b
     return mean
 
 
-def _cached(path: Path, digest: str, shape: tuple[int, int]) -> Tensor | None:
+def _cached(path: Path, name: str, shape: tuple[int, int]) -> Tensor | None:
     """Return the cached embedding, or None. A damaged file is moved aside."""
     try:
-        text = files.read_tensors(path, _belongs(digest))[0]["text"]
+        text = files.read_tensors(path, _belongs(name))[0]["text"]
         if text.shape != shape or not torch.isfinite(text).all():
             raise files.Damaged(path, f"holds no finite text embeddings of shape {shape}")
     except FileNotFoundError:
@@ -106,5 +102,5 @@ def _cached(path: Path, digest: str, shape: tuple[int, int]) -> Tensor | None:
     return text
 
 
-def _belongs(digest: str) -> dict[str, str]:
-    return {"kind": "text", "key": digest}
+def _belongs(name: str) -> dict[str, str]:
+    return {"kind": "text", "key": name}

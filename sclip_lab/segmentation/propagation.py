@@ -10,18 +10,20 @@ by a few steps of conjugate gradients for each class. Larger alpha spreads furth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from scipy import sparse
 from torch import Tensor
 
+from sclip_lab.core.heap import trim_heap
 from sclip_lab.core.values import within
 
 # Values of a matrix between patches in memory at once, and bytes of pixel weights up to which
 # they are in double precision.
 LARGEST = 1 << 23
 DOUBLE_BYTES = 512 << 20
+Pair = tuple[Sequence[slice], Sequence[slice]]
 TOLERANCE = 1e-6  # of the residual, relative to the right-hand side
 
 
@@ -38,8 +40,9 @@ def conjugate_gradients(
     direction = residual.clone()
     squared = residual.square().sum(dim=0)
     enough = tolerance * targets.norm(dim=0)
+    del targets  # a column of a large photo takes 17 MB
     for _ in range(steps):
-        going = squared.sqrt() >= enough.clamp(min=torch.finfo(targets.dtype).tiny)
+        going = squared.sqrt() >= enough.clamp(min=torch.finfo(solution.dtype).tiny)
         if not bool(going.any()):
             break
         along = product(direction)
@@ -48,6 +51,7 @@ def conjugate_gradients(
         residual.addcmul_(along, step, value=-1)
         before, squared = squared, residual.square().sum(dim=0)
         direction.mul_(torch.where(going, squared / before, 0)).add_(residual)
+        del along  # before the next one is made
     return solution
 
 
@@ -108,6 +112,7 @@ def propagate_over_pixels(
     tau: float = 0.01,
     alpha: float = 0.95,
     steps: int = 10,
+    out: Tensor | None = None,
 ) -> Tensor:
     """The same on the graph of pixels at most ``radius`` rows and columns apart, with
     W_ij = exp(-|colour_i - colour_j| / tau): (classes, height, width) float32.
@@ -117,50 +122,63 @@ def propagate_over_pixels(
     class, since classes are solved one by one.
 
     ``colours`` are (channels, height, width), ``scores`` (classes, height, width); ``tau`` is in
-    units of the colours.
+    units of the colours. ``out`` takes the result; it may be ``scores``.
     """
     _check(alpha, steps)
     within("radius", radius, 1)
     within("tau", tau, 0, above=True)
     height, width = colours.shape[-2:]
-    colours = colours.double()
-    offsets = [
-        (y, x)
+    pairs = [
+        _pair((y, x), height, width)
         for y in range(radius + 1)
         for x in range(-radius, radius + 1)
         if (y, x) > (0, 0) and y < height and abs(x) < width
     ]
-    degree = colours.new_zeros(height, width)
-    size = 8 * len(offsets) * height * width
-    precision = torch.float64 if size <= DOUBLE_BYTES else torch.float32
-    planes = []
-    for offset in offsets:
-        here, there = _pair(offset, height, width)
-        distance = (colours[:, *here] - colours[:, *there]).norm(dim=0)
-        plane = torch.exp(-distance / tau)
-        degree[here] += plane
-        degree[there] += plane
-        planes.append(plane.to(precision))
-    scale = _inverse_root(degree)
-    for offset, plane in zip(offsets, planes, strict=True):
-        here, there = _pair(offset, height, width)
-        plane *= (scale[here] * scale[there]).to(precision)
-    del colours, degree, scale  # the solution takes memory as well
+    trim_heap()
+    planes = _planes(colours.double(), pairs, tau)
+    del colours  # the solution takes memory as well
 
     def product(x: Tensor) -> Tensor:
-        x = x.view(height, width, -1)
+        x = x.view(height, width)
         result = x.clone()
-        for offset, plane in zip(offsets, planes, strict=True):
-            here, there = _pair(offset, height, width)
-            result[here].addcmul_(x[there], plane[..., None], value=-alpha)
-            result[there].addcmul_(x[here], plane[..., None], value=-alpha)
-        return result.view(height * width, -1)
+        for (here, there), plane in zip(pairs, planes, strict=True):
+            for to, of in (here, there), (there, here):
+                for sums, values, weights in _in_rows(result[to], x[of], plane[here]):
+                    sums.addcmul_(values, weights, value=-alpha)
+        return result.view(-1, 1)
 
-    result = torch.empty(scores.shape, device=scores.device)
-    for of_class, solved in zip(scores, result, strict=True):
-        column = of_class.double().flatten()[:, None]
-        solved[:] = conjugate_gradients(product, column, steps).view_as(solved)
-    return result
+    if out is None:
+        out = torch.empty(scores.shape, device=scores.device)
+    for of_class, solved in zip(scores, out, strict=True):
+        solved[:] = conjugate_gradients(
+            product, of_class.double().flatten()[:, None], steps
+        ).view_as(solved)
+    return out
+
+
+def _planes(colours: Tensor, pairs: Sequence[Pair], tau: float) -> Tensor:
+    """Wn of pairs of pixels, (pairs, height, width); a plane is filled in its ``here`` alone."""
+    degree = colours.new_zeros(colours.shape[-2:])
+    precision = torch.float64 if len(pairs) * degree.nbytes <= DOUBLE_BYTES else torch.float32
+    # Each large block is made once: blocks of several sizes leave holes in the heap.
+    planes = degree.new_empty((len(pairs), *degree.shape), dtype=precision)
+    weights = torch.empty_like(degree)
+    for (here, there), plane in zip(pairs, planes, strict=True):
+        for one, other, result in _in_rows(colours[:, *here], colours[:, *there], weights[here]):
+            result[:] = torch.exp((one - other).norm(dim=0) / -tau)
+        degree[here] += weights[here]
+        degree[there] += weights[here]
+        plane[here] = weights[here]
+    scale = _inverse_root(degree)
+    for (here, there), plane in zip(pairs, planes, strict=True):
+        for one, other, result in _in_rows(scale[here], scale[there], plane[here]):
+            result *= (one * other).to(precision)
+    return planes
+
+
+def _in_rows(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Parts of maps (..., height, width), 128 rows each."""
+    return zip(*(some.split(128, dim=-2) for some in maps), strict=True)
 
 
 def lab(rgb: Tensor) -> Tensor:
@@ -187,9 +205,7 @@ _SRGB_TO_XYZ = (
 _D65 = (0.95047, 1.0, 1.08883)
 
 
-def _pair(
-    offset: tuple[int, int], height: int, width: int
-) -> tuple[Sequence[slice], Sequence[slice]]:
+def _pair(offset: tuple[int, int], height: int, width: int) -> Pair:
     """Slices of the pixels that have a neighbour at ``offset``, and of those neighbours."""
     y, x = offset
     rows = slice(0, height - y), slice(y, height)

@@ -42,18 +42,18 @@ class Protocol:
 
     Attributes:
         name: for tables; not part of the identity.
-        short_side: photos are resized so that their shorter side has this many pixels (cv2
-            bilinear, aspect kept); None leaves them.
+        short_side: pixels of the shorter side that photos are resized to, aspect kept; None leaves
+            them.
         long_side: upper bound on the longer side after that.
         crop_size: side of the sliding window in pixels; None: the whole image at once.
         stride: pixels between windows.
-        views: changed copies of every window, by names of their own, whose patch logits are
-            averaged: see `sclip_lab.segmentation.views`; None for the photo alone.
+        views: changed copies of every window, see `sclip_lab.segmentation.views`; None for the
+            photo alone.
         templates: prompts with one ``{}`` for the class name, or the name of a set in
             `sclip_lab.segmentation.prompts`.
         vocabulary: a vocabulary instead of the data set's own (same classes, other names).
-        auxiliary: names that no pixel is labelled with, for methods that distinguish patches by
-            texts: a list, or a vocabulary whose names they are; None for none.
+        auxiliary: names that no pixel is labelled with, for methods that compare with them: a list,
+            or a vocabulary whose names they are; None for none.
         second_templates: prompts for what a readout compares with something else than patches,
             such as FreeCP's crops; None: ``templates``.
         truncate: cut texts that are longer than the text tower reads, instead of refusing them.
@@ -62,17 +62,15 @@ class Protocol:
             or a function of `sclip_lab.segmentation.thresholds` that finds it for each photo.
         area_threshold: foreground classes that cover at most this share of the predicted foreground
             are dropped.
-        background: the class that pixels below ``prob_threshold`` become; ``area_threshold`` does
-            not count it as foreground.
+        background: the class that pixels below ``prob_threshold`` become; it is no foreground.
         padding: ``centre`` pads windows with zeros (the mean colour) on both sides to whole
             patches, the odd pixel at the bottom and right; a number pads to a multiple of so many
             pixels; None leaves incomplete patches to the backbone, which usually drops them.
         resampling: ``bilinear`` (cv2's, without smoothing), or ``bicubic`` (PIL's, which smooths
             when it shrinks).
         whole_patches: resized sides are rounded to whole patches.
-        centre_crop: photo and mask are first resized to ``short_side``, and so many pixels around
-            the middle replace them, see `sclip_lab.segmentation.photos.centre`; None for the whole
-            photo.
+        centre_crop: pixels in the middle of photo and mask that replace them, see
+            `sclip_lab.segmentation.photos.centre`; None for the whole photo.
         position_embedding: rule for grids of another size; None: the backbone's.
         readout: a function of `sclip_lab.segmentation.readouts` under ``_target_``, with its
             parameters, or a function or partial of one's own; None for cosines.
@@ -129,28 +127,29 @@ class Protocol:
                 f"{self.short_side}"
             )
         if self.auxiliary is not None and not isinstance(self.auxiliary, str):
-            object.__setattr__(self, "auxiliary", tuple(map(str, self.auxiliary)))
+            values["auxiliary"] = tuple(map(str, self.auxiliary))
         for key in ("templates", "second_templates"):
-            prompts = getattr(self, key)
+            prompts = values[key]
             if prompts is None or isinstance(prompts, str):
                 continue
             if not prompts:
                 raise LabError(f"protocol.{key} is empty; name a set, or at least one prompt")
-            object.__setattr__(self, key, tuple(prompts))
+            values[key] = tuple(prompts)
             for template in prompts:
                 if template.count("{}") != 1:
                     raise LabError(f"protocol.{key}: '{template}' needs exactly one {{}}")
         readout = _function("readout", self.readout, *READOUTS)
-        object.__setattr__(self, "readout", None if readout == COSINE else readout)
-        object.__setattr__(self, "refinement", _refinement(self.refinement))
+        values["readout"] = None if readout == COSINE else readout
+        values["refinement"] = _refinement(self.refinement)
         if isinstance(self.prob_threshold, Mapping):
             threshold = _function("prob_threshold", self.prob_threshold, threshold_function)
-            object.__setattr__(self, "prob_threshold", threshold)
-        object.__setattr__(self, "views", views.checked(self.views))
+            values["prob_threshold"] = threshold
+        values["views"] = views.checked(self.views)
         for name in ("logit_scale", "prob_threshold", "area_threshold"):
-            value = getattr(self, name)
-            if type(value) is int:  # 40 and 40.0 are one value
-                object.__setattr__(self, name, float(value))
+            if type(values[name]) is int:  # 40 and 40.0 are one value
+                values[name] = float(values[name])
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
         in_order = list(named_steps(self.refinement).values())
         object.__setattr__(self, "key", digest({**self.config, "refinement": in_order}))
 
@@ -160,13 +159,8 @@ class Protocol:
     @property
     def config(self) -> dict[str, Any]:
         """Everything but the name, as plain values."""
-        skipped = ("name", "key")
-        return {
-            f.name: list(value) if isinstance(value, tuple) else value
-            for f in dataclasses.fields(self)
-            if f.name not in skipped
-            for value in [getattr(self, f.name)]
-        }
+        names = [f.name for f in dataclasses.fields(self) if f.name not in ("name", "key")]
+        return {name: plain(getattr(self, name)) for name in names}
 
     def auxiliary_vocabulary(self) -> Vocabulary | None:
         """The auxiliary names as one class, since a list may repeat a name; None for none.

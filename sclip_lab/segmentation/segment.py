@@ -60,19 +60,17 @@ def segment(
     windows = pipeline.Windows([(plan, pixels)], protocol.views, backbone, guidance, most)
     encoder = pipeline.Encoder(backbone, protocol.position_embedding)
     collected = pipeline.Collected(windows)
-    logits, whole = [], None
+    steps, logits, whole = readout.steps, [], None
     for _, chunk, encoded in pipeline.run(encoder, windows, [attention]):
-        if readout.sees_photo or readout.reads_windows:
-            whole = collected.add(0, chunk, encoded, readout.reads_history)
-        if not readout.sees_photo:
+        if steps.sees_photo or steps.reads_windows:
+            whole = collected.add(0, chunk, encoded, "history" in steps.uses)
+        if not steps.sees_photo:
             logits.append(readout.patch_logits(encoded))
         del encoded  # or it stays while the next chunk is encoded
-    if readout.sees_photo:
-        assert whole is not None
+    if whole is not None and steps.sees_photo:
         logits.append(readout.patch_logits(whole))
     first_view = None
-    if readout.reads_windows:
-        assert whole is not None
+    if whole is not None and steps.reads_windows:
         first_view = whole.part(windows.first_view(0))
     del whole  # labels are decided at the photo's size, which takes memory as well
     return pipeline.label(readout, windows, 0, torch.cat(logits), first_view).cpu().numpy()

@@ -7,8 +7,11 @@ no operation is fused across variants, and the trunk does not depend on who foll
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -41,8 +44,8 @@ def leaves(
 
     Yields:
         (index into ``variants``, state behind the last block, input of each block), one per
-        variant, in the tree's order. Only one branch is in memory if the caller drops each state in
-        turn.
+        variant, in the tree's order, without the tokens that a variant added: no readout or measure
+        reads them. Only one branch is in memory if the caller drops each state in turn.
     """
     timings = timings or Timings()
     depth = len(blocks)
@@ -77,11 +80,36 @@ def leaves(
     for member, variant in enumerate(variants):
         entries.setdefault(variant.entry_key, []).append(member)
     for entry, members in entries.items():
-        start = first
-        if entry is not None:
-            extended = variants[members[0]].enter(first.tokens, grid, first.block)
-            start = BlockInput(first.block, extended)
-        yield from descend(start, State(start.tokens), history, members)
+        if entry is None:
+            yield from descend(first, State(first.tokens), history, members)
+            continue
+        extended = variants[members[0]].enter(first.tokens, grid, first.block)
+        start = BlockInput(first.block, extended)
+        rows = slice(first.block.prefix + math.prod(grid))
+        index = slice(None), rows
+        for member, state, passed in descend(start, State(extended), history, members):
+            yield member, part_of(state, index, (..., rows, rows)), parts_of(passed, index)
+            del state, passed  # or they stay while the next variant runs
+
+
+def part_of(state: State, index: Any, index_of_map: Any) -> State:
+    """A part of a state; its attention map has an index of its own."""
+    dense, attention = state.dense, state.attention
+    return replace(
+        state,
+        tokens=state.tokens[index],
+        dense=None if dense is None else dense[index],
+        attention=None if attention is None else attention[index_of_map],
+    )
+
+
+def parts_of(entered: Sequence[BlockInput], index: Any) -> tuple[BlockInput, ...]:
+    """A part of the tokens that entered each block, taken when it is read."""
+    return tuple(BlockInput(one.block, partial(_tokens, one, index)) for one in entered)
+
+
+def _tokens(entered: BlockInput, index: Any) -> Tensor:
+    return entered.tokens[index]
 
 
 def cost(depth: int, variants: Sequence[Variant]) -> tuple[int, int]:

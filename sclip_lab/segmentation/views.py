@@ -75,8 +75,8 @@ def noise(images: Tensor, sigma: float, seed: int = 0, std: Sequence[float] = CL
     """
     within("noise of sigma", sigma, 0)
     generator = torch.Generator().manual_seed(seed % 2**63)
-    drawn = torch.randn(images.shape[1:], generator=generator) * (sigma / 255)
-    return images + (drawn / torch.tensor(std).view(3, 1, 1)).to(images)
+    added = torch.randn(images.shape[1:], generator=generator) * (sigma / 255)
+    return images + (added / torch.tensor(std).view(3, 1, 1)).to(images)
 
 
 @view_function
@@ -127,27 +127,13 @@ def checked(views: Views | None) -> dict[str, dict[str, Any]] | None:
         return None
     if not isinstance(views, Mapping):
         raise LabError(f"protocol.views {views!r} must give every view a name")
-    result = {}
-    for name, settings in views.items():
-        if settings is None:
-            continue
-        where = f"protocol.views.{name}"
-        if not isinstance(settings, Mapping):
-            raise LabError(f"{where} {settings!r} must have some of the keys {', '.join(DEFAULTS)}")
-        for key in settings:
-            if key not in DEFAULTS:
-                raise unknown(f"key of {where}", key, DEFAULTS)
-        view = {**DEFAULTS, **plain(settings)}
-        check(f"{where}.flip", view["flip"], Literal["vertical", "horizontal"] | None)
-        check(f"{where}.weight", view["weight"], float)
-        within(f"{where}.weight", view["weight"], 0, 1e9)
-        view["weight"] = float(view["weight"])
-        view["change"] = written_out(view["change"], view_function)
-        result[name] = view
+    result = {
+        name: _checked(f"protocol.views.{name}", v) for name, v in views.items() if v is not None
+    }
     if not result:
         return None
-    first = next(iter(result))
-    if looks({first: result[first]}) != looks({first: dict(DEFAULTS)}):
+    first, photo = next(iter(result.items()))
+    if photo["change"] is not None or photo["flip"] is not None:
         raise LabError(
             f"protocol.views: the first is the photo itself, but {first} changes or flips it; "
             "give the photo the weight 0 to leave it out"
@@ -155,6 +141,21 @@ def checked(views: Views | None) -> dict[str, dict[str, Any]] | None:
     if math.fsum(view["weight"] for view in result.values()) == 0:
         raise LabError("protocol.views: all weights are 0")
     return result
+
+
+def _checked(where: str, settings: Any) -> dict[str, Any]:
+    """One view with defaults; ``where`` is its dotted key."""
+    if not isinstance(settings, Mapping):
+        raise LabError(f"{where} {settings!r} must have some of the keys {', '.join(DEFAULTS)}")
+    for key in settings:
+        if key not in DEFAULTS:
+            raise unknown(f"key of {where}", key, DEFAULTS)
+    view = {**DEFAULTS, **plain(settings)}
+    check(f"{where}.flip", view["flip"], Literal["vertical", "horizontal"] | None)
+    check(f"{where}.weight", view["weight"], float)
+    within(f"{where}.weight", view["weight"], 0, 1e9)
+    change = written_out(view["change"], view_function)
+    return {"change": change, "flip": view["flip"], "weight": float(view["weight"])}
 
 
 def looks(views: Views | None) -> list[list[Any]]:

@@ -160,10 +160,10 @@ class Plan:
     def row_bands(
         self, channels: int, device: torch.device, max_values: int | None = None
     ) -> Iterator[slice]:
-        """Rows of the target from top to bottom, each band of at most ``max_values`` values.
+        """Rows of the target, each band of at most ``max_values`` values but at least one row.
 
-        A band has at least one row. None takes what fits into the cache of a CPU core, or a quarter
-        of a gigabyte on a GPU, where each band costs the start of several kernels.
+        None takes what fits into the cache of a CPU core, or a quarter of a gigabyte on a GPU,
+        where each band costs the start of several kernels.
         """
         if max_values is None:
             max_values = CPU_BAND if device.type == "cpu" else GPU_BAND
@@ -193,9 +193,7 @@ def plan(
 
     Args:
         resized, target: as in `Plan`.
-        crop: side of a window in pixels; None takes the whole image as one window.
-        stride: pixels between windows, 1 .. crop.
-        patch: side of a patch.
+        crop, stride, patch: pixels; crop None takes the whole image as one window.
         padding: the backbone's, see `sclip_lab.network.backbone.cells`.
         multiple: zeros on both sides of a window, the odd one behind it, make its sides a multiple
             of so many pixels; None: no such padding.
@@ -280,8 +278,8 @@ def stitching_part(plan: Plan, axis: int, rows: slice) -> tuple[int, Tensor]:
 def patch_counts(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
     """Pixels of each class in each patch of each window: (windows, grid_h, grid_w, classes) int32.
 
-    There is at least one class, and none above the largest of ``mask``, the (height, width) class
-    ids at the photo's size. Pixels of ``ignore_index`` do not count.
+    ``mask`` has the (height, width) class ids at the photo's size; those of ``ignore_index`` do not
+    count. ``classes`` is its largest id + 1.
     """
     votes = torch.from_numpy(np.where(mask == ignore_index, -1, mask.astype(np.int64)))
     # Nearest neighbours: a class id cannot be interpolated.

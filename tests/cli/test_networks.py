@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sclip_lab.cli import networks
+from sclip_lab.cli.main import parser_of
 from sclip_lab.network.survey import Network
 
 PAGE = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
@@ -26,7 +27,7 @@ def test_the_page_has_what_the_command_prints(
 ) -> None:
     for family in ("pe_core_tiny", "ViT-B-16-quickgelu", "18x2", "roberta-vit", "resnet18d"):
         words = ["--family", family, "--markdown", str(tmp_path / "some.md")]
-        assert networks.run(networks.parser().parse_args(words)) == 0
+        assert networks.run(parser_of("networks").parse_args(words)) == 0
     text = capsys.readouterr().out
     assert (tmp_path / "some.md").read_text().rstrip() in text
     page = list(rows(PAGE))

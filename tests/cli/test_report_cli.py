@@ -11,7 +11,7 @@ import pytest
 
 from sclip_lab import results
 from sclip_lab.cli import paper
-from sclip_lab.cli.main import main
+from sclip_lab.cli.main import main, parser_of
 from sclip_lab.config.sweeper import sweep
 from sclip_lab.core.errors import LabError
 from sclip_lab.report import store_report
@@ -82,7 +82,7 @@ def test_report_says_what_was_meant(
 
 
 def test_paper_takes_studies_keys_and_points() -> None:
-    args = paper.parser().parse_intermixed_args(
+    args = parser_of("paper").parse_intermixed_args(
         ["main", "--out", "x", "dataset=voc21", "--points", "3,4", "5,6"]
     )
     assert args.words == ["main", "dataset=voc21"]

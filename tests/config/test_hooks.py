@@ -147,7 +147,7 @@ def of_readouts(users: Found) -> None:
         config |= {key: value for key, value in BUSY.items() if key in config}
         readout = Readout(Protocol(readout=config), text, torch.arange(5), second=text)
         with (
-            spied(Encoded, r"sclip_lab\.segmentation\.(readouts|class_purification)") as accesses,
+            spied(Encoded, r"sclip_lab\.segmentation\.readouts") as accesses,
             spied(Backbone, r"sclip_lab\.segmentation\.") as of_network,
             torch.inference_mode(),
         ):

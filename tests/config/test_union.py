@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from sclip_lab.config import registry
 from sclip_lab.config.composition import CONFIG, Loader, plain_config
-from sclip_lab.config.sweeper import UnionSweeper, expand, sweep
+from sclip_lab.config.sweeper import expand, sweep
 from sclip_lab.core.errors import LabError
 from sclip_lab.run.job import make_spec
 from tests.running import fail, succeed
@@ -127,12 +127,6 @@ def test_presets_of_the_union_are_listed() -> None:
 def test_grids_that_are_none(grids: object, text: str) -> None:
     with pytest.raises(LabError, match=text):
         expand(grids, [], {})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("size", [0, -1, True, [{"keep": 5}], "2"])
-def test_a_batch_of_jobs_is_one_or_more(size: object) -> None:
-    with pytest.raises(LabError, match=r"max_batch_size: .* must be 1 or more, or null"):
-        UnionSweeper([{"attention": "csa"}], max_batch_size=size)  # type: ignore[arg-type]
 
 
 def test_jobs_are_composed_as_by_hydra() -> None:

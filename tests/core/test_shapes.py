@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sclip_lab.network.block import Block
-from sclip_lab.segmentation.winner import winner
+from sclip_lab.segmentation.decoder import winner
 
 
 def test_a_tensor_of_another_rank_is_refused(backbone: object) -> None:

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 import sclip_lab as lab
-from sclip_lab.cli.data import parser, run
+from sclip_lab.cli.data import run
+from sclip_lab.cli.main import parser_of
 from sclip_lab.data.folder import Folder
 
 SHARED = Path(__file__).parents[3] / "shared/data"
@@ -20,7 +21,7 @@ SIZE = (6, 8)  # height, width
 
 
 def cli(*words: str) -> int:
-    return run(parser().parse_args(list(words)))
+    return run(parser_of("data").parse_args(list(words)))
 
 
 def photo(path: Path) -> None:

@@ -13,7 +13,6 @@ from PIL import Image
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.data import coco_panoptic20, sdist
-from sclip_lab.data.coco_panoptic import convert, panoptic_to_mask
 from sclip_lab.data.vocabulary import Vocabulary
 
 SHARED = Path(__file__).parents[3] / "shared/data/coco_panoptic20"
@@ -28,47 +27,41 @@ def segment_png(numbers: list[list[int]]) -> np.ndarray:
     return np.stack([array % 256, array // 256 % 256, array // 65536], -1).astype(np.uint8)
 
 
-def test_segment_numbers_are_little_endian_rgb() -> None:
-    numbers = [[0, 5, 256 * 7], [65536 * 3 + 1, 5, 0]]
-    segments = [
-        {"id": 5, "category_id": 1},
-        {"id": 1792, "category_id": 13},
-        {"id": 196609, "category_id": 1},
-    ]
-    mask = panoptic_to_mask(segment_png(numbers), segments, {1: 0, 13: 1})
+def panoptic(folder: Path, numbers: list[list[int]]) -> None:
+    """One photo's annotation: segment 5 is a person, 1792 a stop sign, 196609 a person."""
+    (folder / "panoptic_png").mkdir()
+    Image.fromarray(segment_png(numbers)).save(folder / "panoptic_png/7.png")
+    segments = {5: 1, 1792: 13, 196609: 1}
+    entry = {
+        "file_name": "7.png",
+        "segments_info": [{"id": key, "category_id": one} for key, one in segments.items()],
+    }
+    content = {"categories": CATEGORIES, "annotations": [entry]}
+    (folder / "panoptic.json").write_text(json.dumps(content))
+
+
+def test_segment_numbers_are_little_endian_rgb(tmp_path: Path) -> None:
+    panoptic(tmp_path, [[0, 5, 256 * 7], [65536 * 3 + 1, 5, 0]])
+    coco_panoptic20.write_masks(tmp_path, tmp_path / "masks")
+    mask = np.array(Image.open(tmp_path / "masks/7.png"))
     assert mask.dtype == np.uint8
     assert mask.tolist() == [[255, 0, 1], [0, 0, 255]]
 
 
-def test_a_segment_the_json_does_not_know() -> None:
-    with pytest.raises(LabError, match=r"ids \[6\] do not occur"):
-        panoptic_to_mask(segment_png([[6]]), [], {1: 0, 13: 1})
-    with pytest.raises(LabError, match="category 9"):
-        panoptic_to_mask(segment_png([[6]]), [{"id": 6, "category_id": 9}], {1: 0})
-    with pytest.raises(LabError, match="shape"):
-        panoptic_to_mask(np.zeros((2, 2), np.uint8), [], {})
-
-
-def test_convert_names_the_file_that_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match=r"nowhere\.json"):
-        convert(tmp_path / "nowhere.json", tmp_path, tmp_path)
-    Image.fromarray(segment_png([[6]])).save(tmp_path / "x.png")
-    annotations = [{"file_name": "x.png", "segments_info": []}]
-    path = tmp_path / "panoptic.json"
-    path.write_text(json.dumps({"categories": CATEGORIES, "annotations": annotations}))
-    with pytest.raises(LabError, match=r"x\.png: panoptic png: ids \[6\]"):
-        convert(path, tmp_path, tmp_path / "masks")
+def test_a_segment_that_the_json_does_not_know(tmp_path: Path) -> None:
+    panoptic(tmp_path, [[6]])
+    with pytest.raises(LabError, match=r"7\.png: ids \[6\] do not occur"):
+        coco_panoptic20.write_masks(tmp_path, tmp_path / "masks")
 
 
 @needs_shared
 def test_official_annotations_pixel_by_pixel(tmp_path: Path) -> None:
-    categories = convert(SHARED / "panoptic.json", SHARED / "panoptic_png", tmp_path)
+    coco_panoptic20.write_masks(SHARED, tmp_path)
     expected = sorted((SHARED / "masks").iterdir())
     assert len(expected) == len(list(tmp_path.iterdir())) == 20
     for path in expected:
         result = np.array(Image.open(tmp_path / path.name))
         np.testing.assert_array_equal(result, np.array(Image.open(path)), err_msg=path.name)
-    assert [c["isthing"] for c in categories] == [1] * 80 + [0] * 53
 
 
 @needs_shared
@@ -101,10 +94,11 @@ def archive(path: Path, entries: list[tuple[str, bytes | None]]) -> Path:
 
 def test_extract_takes_one_folder(tmp_path: Path) -> None:
     entries = [("p-1/data/a/x.txt", b"x"), ("p-1/data/y.txt", b"y"), ("p-1/setup.py", b"raise")]
-    written = sdist.extract(archive(tmp_path / "p.tar.gz", entries), "p-1/data", tmp_path / "to")
-    assert [p.relative_to(tmp_path / "to").as_posix() for p in written] == ["a/x.txt", "y.txt"]
-    assert (tmp_path / "to/a/x.txt").read_bytes() == b"x"
-    assert not list(tmp_path.rglob("setup.py"))
+    sdist.extract(archive(tmp_path / "p.tar.gz", entries), "p-1/data", tmp_path / "to")
+    written = {path.name: path for path in (tmp_path / "to").rglob("*") if path.is_file()}
+    assert sorted(written) == ["x.txt", "y.txt"]
+    assert written["x.txt"] == tmp_path / "to/a/x.txt"
+    assert written["x.txt"].read_bytes() == b"x"
 
 
 @pytest.mark.parametrize(
@@ -151,45 +145,36 @@ def test_another_archive_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "to").exists()
 
 
-def test_build_from_an_archive_is_complete_and_idempotent(
+def test_build_from_an_archive_is_whole_and_idempotent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    png = io.BytesIO()
-    Image.fromarray(segment_png([[5, 0]])).save(png, "PNG")
-    jpg = io.BytesIO()
-    Image.new("RGB", (2, 1)).save(jpg, "JPEG")
-    annotations = []
-    entries: list[tuple[str, bytes | None]] = []
-    for index in range(coco_panoptic20.COUNT):
-        name = f"{index:012d}"
-        segments = [{"id": 5, "category_id": 13}]
-        annotations.append({"file_name": f"{name}.png", "segments_info": segments})
-        entries.append((f"{coco_panoptic20.INSIDE}/images/{name}.jpg", jpg.getvalue()))
-        entries.append((f"{coco_panoptic20.INSIDE}/masks/{name}.png", png.getvalue()))
-    categories = [{**c, "isthing": 1} for c in CATEGORIES]
-    content = json.dumps({"categories": categories, "annotations": annotations}).encode()
-    entries.append((f"{coco_panoptic20.INSIDE}/panoptic.json", content))
-    path = archive(tmp_path / "x.tar.gz", entries)
+    (tmp_path / "coco").mkdir()
+    panoptic(tmp_path / "coco", [[1792, 0]])
+    content = (tmp_path / "coco/panoptic.json").read_bytes()
+    png = (tmp_path / "coco/panoptic_png/7.png").read_bytes()
+    parts = {"images/7.jpg": b"a photo", "masks/7.png": png, "panoptic.json": content}
+    entries: list[tuple[str, bytes | None]] = [
+        (f"{coco_panoptic20.INSIDE}/{place}", part) for place, part in parts.items()
+    ]
+    target, path = tmp_path / "folder/to", archive(tmp_path / "x.tar.gz", entries)
     monkeypatch.setattr(coco_panoptic20, "SHA256", sdist.sha256(path))
-
-    target = tmp_path / "to"
-    assert "20 photos" in coco_panoptic20.build(target, path)
-    assert np.array(Image.open(target / "masks/000000000003.png")).tolist() == [[1, 255]]
-    assert (target / "classes.txt").read_text() == (
-        "0\t1\tperson\tisthing=1\n1\t13\tstop sign\tisthing=1\n"
-    )
-    assert "already there" in coco_panoptic20.build(target, tmp_path / "not needed")
-    (target / "masks/000000000003.png").unlink()
-    assert not coco_panoptic20.is_complete(target)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(coco_panoptic20, "write_masks", lambda *_: pytest.fail("stopped here"))
+        with pytest.raises(pytest.fail.Exception):
+            coco_panoptic20.build(target, path)
+    assert not list(target.parent.iterdir())  # all or nothing
     assert "sha256 checked" in coco_panoptic20.build(target, path)
-    assert coco_panoptic20.is_complete(target)
+    files = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file())
+    assert files == ["images/7.jpg", "masks/7.png", "panoptic.json", "panoptic_png/7.png"]
+    assert np.array(Image.open(target / "masks/7.png")).tolist() == [[1, 255]]
+    assert "already there" in coco_panoptic20.build(target, tmp_path / "not needed")
 
 
 @pytest.mark.network
 @needs_shared
 def test_the_registry_brings_the_official_bytes(tmp_path: Path) -> None:
     try:
-        coco_panoptic20.build(tmp_path)
+        coco_panoptic20.build(tmp_path / "to")
     except LabError as error:
         if "could not fetch" not in str(error):
             raise
@@ -197,4 +182,4 @@ def test_the_registry_brings_the_official_bytes(tmp_path: Path) -> None:
     for line in (SHARED / "MANIFEST.sha256").read_text().splitlines():
         digest, place = line.split("  ")
         if place != "./classes.txt":
-            assert sdist.sha256(tmp_path / place) == digest, place
+            assert sdist.sha256(tmp_path / "to" / place) == digest, place

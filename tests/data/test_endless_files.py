@@ -11,7 +11,7 @@ from PIL import Image
 
 import sclip_lab as lab
 from sclip_lab.core.errors import LabError
-from sclip_lab.data.coco_panoptic import convert
+from sclip_lab.data.coco_json import CocoJson
 from sclip_lab.data.digests import file_digests
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.prepare import prepare
@@ -42,8 +42,8 @@ def test_lists_of_a_data_set(large: Path, tmp_path: Path) -> None:
 
 
 def test_lists_and_annotations_of_downloads(large: Path, tmp_path: Path) -> None:
-    with pytest.raises(LabError, match=rf"panoptic json .*large.txt: {TERABYTE} bytes"):
-        convert(large, tmp_path, tmp_path / "masks")
+    with pytest.raises(LabError, match=rf"annotations .*large.txt: {TERABYTE} bytes"):
+        CocoJson("x", tmp_path, ".", "large.txt")
     with pytest.raises(LabError, match=rf"archive .*large.txt: {TERABYTE} bytes"):
         check_digest(large, "0" * 64)
     for folder in ("imageLists", "annotations"):

@@ -15,7 +15,6 @@ import sclip_lab as lab
 from sclip_lab.core.errors import LabError
 from sclip_lab.data import coco_panoptic20, prepare, sdist
 from sclip_lab.data.coco_json import CocoJson
-from sclip_lab.data.coco_panoptic import convert
 from sclip_lab.data.vocabulary import Vocabulary
 from tests.data.originals import (
     SHARED,
@@ -357,13 +356,6 @@ def test_a_list_that_leads_out_of_the_folder(tmp_path: Path, stem: str, kind: st
     with pytest.raises(LabError, match=r"\.txt: .* is not the name of a file below"):
         cli("prepare", name, "--from", f"{tmp_path}/a/b/c/d/from", "--to", f"{tmp_path}/a/b/to")
     assert set(tmp_path.rglob("*")) == before
-
-
-def test_names_in_a_json_that_lead_out_of_the_folder(tmp_path: Path) -> None:
-    content = {"categories": [], "annotations": [{"file_name": "../x.png", "segments_info": []}]}
-    (tmp_path / "panoptic.json").write_text(json.dumps(content))
-    with pytest.raises(LabError, match=r"panoptic\.json: '\.\./x\.png' is not the name of a file"):
-        convert(tmp_path / "panoptic.json", tmp_path / "png", tmp_path / "masks")
 
 
 @pytest.mark.network

@@ -172,7 +172,17 @@ def test_forms_of_a_list(tmp_path: Path, name: str, content: str) -> None:
         ("cat: 0\ncow: 0\n", "without its number"),
         ("n02121808 cat\nn02084071 dog\n", "without its number"),
         ("cat 0\ndog 1\n", "every line ends with a number"),
-        ("0\n1\n", "every class is a number"),
+        ("0\n1\n", "every class has a number"),
+        ("0,cat\n1,dog\n", "every class has a number, such as '0'"),
+        ("cat,128,64,0\ndog,1,2,3\n", "every class has a number, such as '128'"),
+        ("name\ncat\n", "the first line, 'name', heads a table"),
+        ("id,name\n0,cat\n", "heads a table"),
+        ("0 cat\n2 dog\n5 cow\n", "every line begins with a number"),
+        ("cat (0)\ndog (1)\n", "every line ends with a number"),
+        ("128 0 0 cat\n0 128 0 dog\n", "colours belong into dataset.palette"),
+        ("cat:\ndog:\n", "without the sign at its end"),
+        ("\u2018cat\u2019\ndog\n", "write it without quotes"),
+        ('{"names": ["cat", "dog"]}', r"give a list of names, \{id: name\} or \{name: id\}"),
         ("\u201ccat\u201d\ndog\n", "write it without quotes"),
         ("item {\n  id: 1\n}\n", "markup or code"),
         ("% names\ncat\n", "write no comments"),
@@ -206,3 +216,14 @@ def test_a_list_of_847_names(tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_text("\n".join(f"thing {index}" for index in range(847)))
     assert Vocabulary.named(str(path)).num_classes == 847
+
+
+def test_names_in_memory_keep_their_ids() -> None:
+    for names in ({"dog": 1, "cat": 0}, {1: "dog", 0: "cat"}, ["cat", "dog"]):
+        assert Vocabulary.typed(names).names == ["cat", "dog"]
+        assert Vocabulary.of("mine", names).names == ["cat", "dog"]
+    with pytest.raises(LabError, match="a set, which has no order; give a list"):
+        Vocabulary.typed({"cat", "dog"})
+    with pytest.raises(LabError, match="every class has a number"):
+        Vocabulary.typed(["7"])
+    assert Vocabulary.typed(["cat", "7"]).names == ["cat", "7"]

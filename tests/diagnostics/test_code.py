@@ -135,7 +135,6 @@ def test_a_users_measure_is_known_by_its_code_and_its_helpers(
 
 
 def test_words_move_nothing(moved: Callable[..., set[str]]) -> None:
-    assert not moved("catalogue", "attention of a patch to itself", "other words")
     assert not moved("same_class", "from __future__", "# why\nfrom __future__")
     assert not moved("measure", "it is defined everywhere", "see there")
 

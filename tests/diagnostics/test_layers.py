@@ -71,7 +71,7 @@ def test_heads_of_a_plain_layer(backbone: Backbone, images: Tensor) -> None:
     assert by_layer[last, NONE] == pytest.approx(by_layer[NONE, NONE], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if MEASURES[name].layered])
+@pytest.mark.parametrize("name", [name for name in NAMES if MEASURES[name].of_layer])
 def test_every_layered_measure(name: str, backbone: Backbone, images: Tensor) -> None:
     first, second = observed(backbone, images, "vanilla", "csa")
     one, other = layer_values(first, name), layer_values(second, name)

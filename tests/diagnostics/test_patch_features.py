@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics.features import (
     class_similarity,
     feature_invariance,
@@ -75,8 +74,6 @@ def test_cka_invariances() -> None:
     torch.testing.assert_close(linear_cka(x, y), linear_cka(y, x))
     assert (linear_cka(x, y) < 0.9).all()
     assert linear_cka(x, torch.ones(2, 20, 3)).isnan().all()
-    with pytest.raises(LabError, match="not the same samples"):
-        linear_cka(x, y[:, :19])
 
 
 def test_residual_ratio() -> None:
@@ -89,14 +86,12 @@ def pixels(images: Tensor) -> Tensor:
     return F.pixel_unshuffle(images, PATCH).permute(0, 2, 3, 1)
 
 
-def shifted(
-    forward: Callable[[Tensor], Tensor], images: Tensor, shift: tuple[int, int] = (1, 1)
-) -> tuple[Tensor, Tensor]:
-    return compare(forward(images), forward(moved(images, PATCH, shift)), shift)
+def shifted(forward: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+    return compare(forward(images), forward(moved(images, PATCH)))
 
 
 def test_shift_of_an_equivariant_network() -> None:
-    same, random = shifted(pixels, drawn(2, 3, 20, 28), (1, 2))
+    same, random = shifted(pixels, drawn(2, 3, 20, 28))
     torch.testing.assert_close(same, torch.ones(2))
     assert (random.abs() < 0.5).all()
 
@@ -108,7 +103,7 @@ def test_shift_of_a_network_of_positions() -> None:
     assert same.abs() < 0.3
 
 
-@pytest.mark.parametrize("shift", [(0, 0), (5, 0), (0, 7), (-1, 1)], ids=str)
-def test_shift_must_leave_an_overlap(shift: tuple[int, int]) -> None:
-    with pytest.raises(LabError, match="within the grid"):
-        moved(torch.zeros(1, 3, 20, 28), PATCH, shift)
+def test_shift_of_one_row_of_patches_is_undefined() -> None:
+    same, random = shifted(pixels, drawn(2, 3, PATCH, 28))
+    assert same.isnan().all()
+    assert random.isnan().all()

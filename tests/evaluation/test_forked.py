@@ -71,17 +71,6 @@ def test_equal_to_one_process(run: Callable[..., Any]) -> None:
     assert measured.groupby("measure")["image"].nunique().tolist() == [3, 3]
 
 
-def test_one_process_does_it_where_none_can_be_copied(
-    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
-    monkeypatch.setattr(multiprocessing, "get_context", pytest.fail)
-    df, _ = run("one", 2)
-    assert df["image"].nunique() == 3
-    (warning,) = (r.message for r in caplog.records if r.levelname == "WARNING")
-    assert warning == "one process evaluates, not 2: this system makes no copies of one"
-
-
 def test_a_finished_store_is_not_shared_out(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import io
 import logging
 import os
@@ -21,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sclip_lab import results
-from sclip_lab.cli.main import main
+from sclip_lab.cli.main import main, parser_of
 from sclip_lab.core.errors import LabError
 from tests.hostile.outcome import ends_well, examples
 from tests.hostile.test_hostile_values import SMALL, STARTS, leaves, sound_configuration
@@ -134,8 +133,7 @@ def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def options(command: str) -> list[str]:
-    module = importlib.import_module(f"sclip_lab.cli.{command.replace('-', '_')}")
-    return sorted(set(options_of(module.parser())))
+    return sorted(set(options_of(parser_of(command))))
 
 
 OPTIONS = {line[0]: options(line[0]) for line in SOUND}

@@ -49,7 +49,7 @@ def test_a_hubs_model_without_weights_is_no_random_network(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     name = folder(monkeypatch, tmp_path, with_weights=False)
-    with pytest.raises(LabError, match=r"its weights did not arrive.*checkpoint=<local file>"):
+    with pytest.raises(LabError, match=r"its weights cannot be fetched.*checkpoint=<local file>"):
         load_backbone(name, device="cpu")
 
 
@@ -253,10 +253,20 @@ class TestInMemory:
             ({"model": model, "quick_gelu": True}, "leave quick_gelu"),
             ({"model": model, "preprocess": print}, "no step with mean and std"),
             ({"model": model.to("meta"), "mean": [0] * 3, "std": [1] * 3}, "has no numbers"),
-            ({"model": 3}, "its image tower is a int"),
+            ({"model": 3}, "its image tower is a int.*goes by state_dict=model.state_dict"),
+            (
+                {"model": model, "mean": [0] * 3, "std": [1] * 3, "tokenizer": "x"},
+                "tokenizer= is a str; give a function",
+            ),
         ):
             with pytest.raises(LabError, match=says):
                 lab.load_backbone(**options)
+
+    def test_quantised_weights_are_refused(self) -> None:
+        model = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1)
+        quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+        with pytest.raises(LabError, match="is no tensor; give unquantised weights"):
+            lab.load_backbone(model=quantised, device="cpu")
 
     def test_repr_and_device(self, backbone: Backbone) -> None:
         assert len(repr(backbone)) < 120

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 
@@ -58,6 +59,25 @@ def test_a_text_without_any_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     backbone = load_backbone(name, text_folder=folder, device="cpu")
     with pytest.raises(LabError, match="the embedding of text '' is not finite"):
         backbone.encode_text(["a cat", ""])
+
+
+def test_options_of_a_tokenizer_go_with_its_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """SigLIP's texts are in lower case and without punctuation, wherever its tokenizer lies."""
+    calls: list[tuple[object, dict[str, object]]] = []
+
+    def tokenizer(*arguments: object, **options: object) -> object:
+        calls.append((arguments, options))
+        return lambda texts, **_: torch.ones(len(texts), 4, dtype=torch.long)
+
+    shrink(monkeypatch, "ViT-B-16-SigLIP")
+    monkeypatch.setattr(open_clip.tokenizer, "HFTokenizer", tokenizer)
+    backbone = load_backbone("ViT-B-16-SigLIP", text_folder=tmp_path, device="cpu")
+    backbone.tokenize(["a cat"])
+    [(arguments, options)] = calls
+    assert arguments == (str(tmp_path), 64)
+    assert options["clean"] == "canonicalize"
 
 
 @pytest.mark.usefixtures("offline")

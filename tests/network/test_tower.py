@@ -97,7 +97,7 @@ def test_block_equals_timms(headless: Backbone, dtype: torch.dtype, atol: float)
     modules = copy.deepcopy(headless.model.visual.trunk.blocks).to(dtype)
     tokens = torch.randn(2, 13, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
     for module in modules:
-        block = TimmBlock(module, 0, 1)
+        block = TimmBlock(module, 0, 1, prefix=0)
         torch.testing.assert_close(block.plain(tokens), module(tokens), atol=atol, rtol=0)
         normed = block.norm(tokens)
         query, key, value = (block.project(normed, n) for n in ("query", "key", "value"))

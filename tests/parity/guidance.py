@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 import sclip_lab as lab
 from sclip_lab.attention import adapted
 from sclip_lab.attention.guided import guided_map, patch_values, resized
-from sclip_lab.attention.windows_together import Across, full_width
+from sclip_lab.attention.windows_together import full_width, photo_weights
 from sclip_lab.network.context import Context
 from sclip_lab.network.scene import Guidance, Placement, Scene, alone
 from sclip_lab.network.text import Text
@@ -183,9 +183,10 @@ def gla_weights(encoding: Encoded, config: Mapping[str, Any]) -> Tensor:
         raw = encoding.scene.guidance.on(encoding.grid)
     else:
         raw = full_width(context, config["source"])
-    attend = Across(**{field.name: config[field.name] for field in dataclasses.fields(Across)})
     [photo] = context.photos
-    weights = torch.cat(list(attend.weights(raw, photo, encoding.grid)))
+    parameters = list(inspect.signature(photo_weights).parameters)[3:]
+    settings = [config[name] for name in parameters]
+    weights = torch.cat(list(photo_weights(raw, photo, encoding.grid, *settings)))
     return weights.unflatten(0, raw.shape[:2])
 
 

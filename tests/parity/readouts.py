@@ -13,7 +13,7 @@ import sclip_lab as lab
 from sclip_lab.segmentation.dense_features import dense_features
 from sclip_lab.segmentation.encoded import Encoded, encode
 from sclip_lab.segmentation.readouts import resclip as feedback
-from sclip_lab.segmentation.readouts.cliper import cliper_maps
+from sclip_lab.segmentation.readouts.cliper import cliper
 from sclip_lab.segmentation.readouts.maskclip import (
     key_smoothing,
     prompt_denoising,
@@ -97,11 +97,11 @@ def cliper_fusion(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compare
     pattern = r"(.+)__seg_(\d+)fg_(\d+)bg_scale([\d.]+)_thr([\d.]+)"
     for fields, official in arrays.matching(pattern):
         names, background = int(fields[2]), int(fields[3])
-        text = toy.text(names + background)
+        text = toy.text(names + background).roll(background, 0)  # the background's come first
         one = encoded(backbone, toy.inputs[fields[1]], variant)
         settings = float(fields[4]), float(fields[5])
-        ours = cliper_maps(one, text[:names], text[names:], *settings)
-        yield close(fields[0], ours[0], official, PROBABILITIES)
+        ours = cliper(one, text, *settings, background=background)[0, ..., background:]
+        yield close(fields[0], ours.permute(2, 0, 1), official, PROBABILITIES)
 
 
 @comparison("cliper")
@@ -112,10 +112,12 @@ def cliper_windows(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compar
     others = arrays.matching(r"(.+)__seg_(\d+)fg_(\d+)bg_scale([\d.]+)_thr([\d.]+)")
     _, names, background, *settings = next(others)[0].groups()
     for fields, official in arrays.matching(r"(.+)__seg_sliding(\d+)"):
-        text, count = toy.text(int(names) + int(background)), len(official)
+        total = int(names) + int(background)
+        count = total - len(official)
+        text = toy.text(total).roll(count, 0)
         one = encoded(backbone, toy.inputs[fields[1]], variant)
-        ours = cliper_maps(one, text[:count], text[count:], *map(float, settings), int(fields[2]))
-        yield close(fields[0], ours[0], official, PROBABILITIES)
+        ours = cliper(one, text, *map(float, settings), int(fields[2]), background=count)
+        yield close(fields[0], ours[0, ..., count:].permute(2, 0, 1), official, PROBABILITIES)
 
 
 @comparison("maskclip_original", "maskclip_original_quickgelu")

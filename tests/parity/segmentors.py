@@ -84,7 +84,9 @@ class Run:
     @torch.inference_mode()
     def labels(self, classes: np.ndarray, protocol: Protocol) -> np.ndarray:
         readout = Readout(protocol, self.text, torch.from_numpy(np.asarray(classes)))
-        return readout.predict(self.plan, self.laid_out, self.image, self.encoded).numpy()
+        return readout.predict(
+            self.plan, self.laid_out, self.image, self.encoded, self.encoded.backbone
+        ).numpy()
 
 
 def probabilities(logits: np.ndarray, classes: np.ndarray, scale: float) -> Tensor:

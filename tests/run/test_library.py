@@ -108,6 +108,10 @@ def test_evaluate_takes_names(tmp_path: Path) -> None:
         (lambda b: lab.evaluate(3), "give a name, or what lab.load_attention returns"),
         (lambda b: lab.dense_features(b, PHOTO, None), "attention is a NoneType"),
         (lambda b: lab.dense_features(b, PHOTO.astype(int), "csa"), "give uint8 RGB"),
+        (lambda b: lab.dense_features(b, None, "csa"), "images are a NoneType; give files"),
+        (lambda b: lab.dense_features(b, [], "csa"), "images of one size and type"),
+        (lambda b: lab.dense_features(b, [PHOTO, PHOTO[:32]], "csa"), "of one size and type"),
+        (lambda b: lab.attention_maps(b, [PHOTO, PHOTO], "csa"), "attention_maps of 2 images"),
         (lambda b: lab.attention_maps(b, np.full((3, 64, 64), np.nan), "csa"), "are not finite"),
     ],
 )
@@ -133,3 +137,19 @@ def test_the_script_in_the_docs_runs(
     assert (tmp_path / "results/features.npy").is_file()
     assert "csa" in capsys.readouterr().out
     assert np.shape(names["middle"])
+
+
+def test_features_of_a_list_are_those_of_a_batch(backbone: Backbone) -> None:
+    photos = np.stack([PHOTO, PHOTO[::-1]])
+    batch = lab.dense_features(backbone, photos.transpose(0, 3, 1, 2).copy(), "csa")
+    listed = lab.dense_features(backbone, [Image.fromarray(photo) for photo in photos], "csa")
+    np.testing.assert_array_equal(listed, batch)
+
+
+@pytest.mark.parametrize(("scale", "warns"), [(1 / 255, True), (1.0, True), (4 / 255, False)])
+def test_floats_that_look_like_a_photo_are_doubtful(
+    backbone: Backbone, scale: float, warns: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    lab.dense_features(backbone, PHOTO.transpose(2, 0, 1).astype(np.float32) * scale, "csa")
+    messages = [str(warning.message) for warning in recwarn]
+    assert any("give uint8 RGB if they are not" in message for message in messages) == warns

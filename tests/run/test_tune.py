@@ -11,22 +11,26 @@ from sclip_lab import results
 from sclip_lab.cli.main import main
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.patchwork import Patchwork
-from sclip_lab.run import tune
-from sclip_lab.run.tune import Choices, Half, Range, parse, search
 
 pytest.importorskip("optuna", reason="Optuna is an extra: pip install 'sclip-lab[tune]'")
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from sclip_lab.run import tune
+from sclip_lab.run.tune import Half, parse, search
 
 
 def test_words_are_ranges_choices_or_fixed() -> None:
     words = ["attention=csa", "a.b=0.1..4", "c=1..6", "d=last 1,last 2", "e=[1,2],[3]", "f=-1..1"]
     space, fixed = parse([*words, "checkpoint=a b.pt"])
-    assert fixed == ["attention=csa", "checkpoint='a b.pt'"]
-    assert space["a.b"] == Range(0.1, 4.0, whole=False)
-    assert space["c"] == Range(1.0, 6.0, whole=True)
-    assert space["d"] == Choices(("'last 1'", "'last 2'"))
-    assert space["e"] == Choices(("[1,2]", "[3]"))
-    assert [str(space[key]) for key in ("a.b", "c")] == ["0.1 to 4 (log scale)", "1 to 6"]
-    assert not Range(-1, 1, whole=True).log
+    assert fixed == ["attention=csa", "checkpoint=a b.pt"]
+    assert space["a.b"] == FloatDistribution(0.1, 4.0, log=True)
+    assert space["c"] == IntDistribution(1, 6)
+    assert space["d"] == CategoricalDistribution((r"last\ 1", r"last\ 2"))  # as Hydra reads them
+    assert space["e"] == CategoricalDistribution(("[1,2]", "[3]"))
+    assert space["f"] == IntDistribution(-1, 1)
+    described = [tune._described(space[key]) for key in ("a.b", "c")]
+    assert described == ["0.1 to 4 (log scale)", "1 to 6"]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,7 @@ def test_a_search_sees_the_test_split_once(tmp_path: Path) -> None:
     on_test = stored[stored["dataset.split"] == "test"]
     assert set(on_test["key"]) == {tuned.best.key, tuned.default.key}
     assert (on_test["done"] == 12).all()
-    assert [trial.number for trial in tuned.trials] == list(range(6))
+    assert [trial.proposal.number for trial in tuned.trials] == list(range(6))
     states = [trial.state for trial in tuned.trials]
     assert {"finished", "given up"} == set(states)
     assert {trial.photos for trial in tuned.trials if trial.state == "finished"} == {12}
@@ -87,8 +91,8 @@ def test_a_search_sees_the_test_split_once(tmp_path: Path) -> None:
 def test_a_data_set_without_a_train_split_is_halved(tmp_path: Path) -> None:
     words = ["attention=csa", "attention.temperature=1,2", "dataset.limit=8"]
     tuned = search([*words, f"paths.store={tmp_path}"], trials=2, train=["dataset.split=training"])
-    assert "train half by name digest" in tuned.train
-    assert "test half by name digest" in tuned.test
+    assert "train half by name digest" in tuned.train.split
+    assert "test half by name digest" in tuned.default.dataset.split
     assert "test half" in tune.sentence(tuned)
 
 
@@ -101,7 +105,7 @@ def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["tune", *words, "--trials", "2", "--out", str(tmp_path)]) == 0
     assert "Of 2 trials on patchwork, train" in capsys.readouterr().out
     page = (tmp_path / "index.html").read_text()
-    assert "best of the trials" in page  # the default itself, or the other
+    assert "the best (attention.layers last" in page
     assert "without the shared trunk" in page
     assert (tmp_path / "store/specs").is_dir()
     assert main(["tune", "attention=csa"]) == 1

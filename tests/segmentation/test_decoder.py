@@ -185,11 +185,6 @@ def test_refinement_runs_on_logits_at_the_photos_size(plan: windows.Plan, laid_o
     assert (result != dense(refined, chosen)).sum() <= 2
 
 
-def test_text_and_classes_must_fit() -> None:
-    with pytest.raises(LabError, match="for 3 queries"):
-        Readout(Protocol(), torch.zeros(2, 4), torch.arange(3))
-
-
 def test_logits_that_are_not_finite_are_an_error(plan: windows.Plan, laid_out: Tensor) -> None:
     broken = laid_out.clone()
     broken[3, 2, 1] = torch.nan

@@ -32,6 +32,7 @@ from sclip_lab.segmentation import pipeline, views, windows
 from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.pipeline import Collected, Encoder, Windows
 from sclip_lab.segmentation.protocol import Protocol
+from tests.network.small_networks import small_vit
 from tests.second_network import guide
 from tests.variants import loaded_variant
 
@@ -93,6 +94,19 @@ def test_every_variant_has_the_same_bits_in_chunks(
     in_chunks = patches(backbone, most, None)
     different = [name for name in at_once if not torch.equal(at_once[name], in_chunks[name])]
     assert not different
+
+
+def test_all_windows_of_a_photo_in_chunks_on_a_rotary_network() -> None:
+    """Between chunks and the photo the trunk runs on, with the rotation of the windows' grid."""
+    network = small_vit("eva02_tiny_patch14_224")
+    plan = windows.plan((84, 140), (80, 130), 56, 28, 14)
+    pixels = torch.randint(256, (3, 84, 140), generator=torch.Generator().manual_seed(0))
+    features = []
+    for most in (1000, 2):
+        cut = Windows([(plan, pixels.to(torch.uint8))], None, network, most=most)
+        [(_, _, encoded)] = pipeline.run(Encoder(network), cut, [loaded_variant("gla")])
+        features.append(encoded.patches)
+    torch.testing.assert_close(*features, atol=1e-5, rtol=0)
 
 
 def test_views_in_chunks(backbone: Backbone) -> None:
@@ -195,7 +209,7 @@ def test_evaluation_and_segment_in_chunks(
         )
         columns = ["attention", "image", "true", "predicted", "pixels"]
         rows = df[columns].astype({"attention": str, "image": str})
-        values = [remaining.measured(store, spec)[["image", "measure", "value"]] for spec in specs]
+        values = [store.diagnostics(spec)[["image", "measure", "value"]] for spec in specs]
         frames.append((rows, pd.concat(values, ignore_index=True)))
     for rows, values in frames[1:]:
         pd.testing.assert_frame_equal(rows, frames[0][0])

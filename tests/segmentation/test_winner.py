@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sclip_lab.segmentation.winner import winner
+from sclip_lab.segmentation.decoder import winner
 
 
 def check(logits: Tensor) -> None:

@@ -36,12 +36,9 @@ def entropy(ctx: Context, base: Map, at: float | Map = 0.9) -> Weights:
         within("at", at, 0, 1)
     weights = base(ctx)
     patches, sides = patches_of(ctx, weights), Sides.of(ctx)
-    like = patches_of(ctx, at(ctx)) if callable(at) else None
+    like = patches_of(ctx, at(ctx)) if callable(at) else patches.new_tensor(at)
     for side in (sides.same, sides.other):
-        if like is None:
-            target = torch.full_like(patches[..., :1], at)  # type: ignore[arg-type]
-        else:
-            target = relative_entropy(like, side)
+        target = relative_entropy(like, side) if callable(at) else like
         patches = with_entropy(patches, side, target)
     return with_patches(ctx, weights, patches)
 

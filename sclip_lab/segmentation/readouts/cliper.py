@@ -46,44 +46,26 @@ def cliper(
         background: how many of the first queries only compete, as in the official code: their maps
             are 0. With 0 of them, background is a class like the others.
 
+    Returns:
+        scores of 0 or more.
+
     Raises:
-        LabError: as many background queries as there are queries.
+        LabError: as many background queries as there are queries, or a variant without a single
+            attention map of patches in its last block.
     """
     if not 0 <= background < len(text):
         raise LabError(f"background {background} must be 0 .. {len(text) - 1} queries")
-    settings = (scale, threshold, window, stride)
-    maps = cliper_maps(encoded, text[background:], text[:background], *settings)
-    return F.pad(maps.permute(0, 2, 3, 1), (background, 0))
-
-
-def cliper_maps(
-    encoded: Encoded,
-    foreground: Tensor,
-    background: Tensor,
-    scale: float = 50.0,
-    threshold: float = 0.2,
-    window: int | None = None,
-    stride: int = 112,
-) -> Tensor:
-    """A score of each foreground class at each patch: (windows, classes, grid_h, grid_w), >= 0.
-
-    ``foreground`` and ``background`` are (names, embed_dim) unit text embeddings; those of the
-    background only compete. Other arguments as in `cliper`.
-
-    Raises:
-        LabError: a variant without a single attention map of patches in its last block.
-    """
+    foreground = text[background:]
     # The direction of the mean foreground class competes too.
     mean = foreground.mean(dim=0, keepdim=True)
-    text = torch.cat([foreground, background, mean / mean.norm()]).float()
+    text = torch.cat([foreground, text[:background], mean / mean.norm()]).float()
     text = text.to(encoded.patches.device)
     levels = torch.softmax(logits_of_levels(encoded, text, scale), dim=2)
     if window is not None:
         inner = [of_windows(encoded, i, text, scale, window, stride) for i in range(len(levels[0]))]
         levels = (levels + torch.softmax(torch.stack(inner, dim=1), dim=2)) / 2
-    attention = among_patches(encoded)
-    maps = fused(levels[:, :, : len(foreground)], attention, threshold)
-    return maps.unflatten(-1, encoded.grid)
+    maps = fused(levels[:, :, : len(foreground)], among_patches(encoded), threshold)
+    return F.pad(maps.mT.unflatten(1, encoded.grid), (background, 0))
 
 
 def logits_of_levels(encoded: Encoded, text: Tensor, scale: float) -> Tensor:
@@ -102,11 +84,7 @@ def logits_of_levels(encoded: Encoded, text: Tensor, scale: float) -> Tensor:
 
 
 def among_patches(encoded: Encoded) -> Tensor:
-    """(windows, patches, patches): the last block's attention, mean over heads.
-
-    Raises:
-        LabError: a variant without a single attention map of patches there.
-    """
+    """(windows, patches, patches): the last block's attention, mean over heads."""
     if encoded.state.attention is None:
         raise LabError(
             f"readout cliper: attention '{encoded.variant.name}' has no single map to spread along"
@@ -141,7 +119,7 @@ def of_windows(
         times[at] += 1
         pairs[at[:, None], at] += attention[index]
         count[at[:, None], at] += 1
-    pairs = pairs / (count + 1e-5)
+    pairs = pairs / (count + 1e-5)  # no window has a pair: 0
     return total / times @ (pairs / pairs.sum(dim=-1, keepdim=True))
 
 

@@ -40,14 +40,14 @@ def maskclip(
     return logits.permute(0, 2, 3, 1)
 
 
-def prompt_denoising(logits: Tensor, threshold: float = 0.5, scale: float = SCALE) -> Tensor:
+def prompt_denoising(logits: Tensor, threshold: float = 0.5) -> Tensor:
     """Set classes that no patch of the image is sure of to -100.
 
     ``logits`` are (batch, classes, grid_h, grid_w) cosines, same shape out. A class is dropped if
     its largest probability in the image is below ``threshold``, 0 .. 1.
     """
     within("threshold", threshold, 0, 1)
-    surest = torch.softmax(scale * logits, dim=1).amax((2, 3), keepdim=True)
+    surest = torch.softmax(SCALE * logits, dim=1).amax((2, 3), keepdim=True)
     return logits.masked_fill(surest < threshold, ABSENT)
 
 
@@ -59,9 +59,7 @@ def smoothing_keys(entered: BlockInput) -> Tensor:
     return entered.block.merge(entered.projected("key"))[:, entered.block.prefix :]
 
 
-def key_smoothing(
-    logits: Tensor, keys: Tensor, threshold: float = 1.0, scale: float = SCALE
-) -> Tensor:
+def key_smoothing(logits: Tensor, keys: Tensor, threshold: float = 1.0) -> Tensor:
     """Replace unsure patches by an average of all patches, weighted by similarity of keys.
 
     p <- K K^T p for the patches whose largest class probability is below the threshold. As in the
@@ -72,10 +70,9 @@ def key_smoothing(
             them for replaced patches.
         keys: (batch, grid_h * grid_w, width), from `smoothing_keys`.
         threshold: 0 .. 1; with 1, all but saturated patches are replaced.
-        scale: of the softmax over classes.
     """
     within("threshold", threshold, 0, 1)
-    probability = torch.softmax(scale * logits, dim=1).flatten(2).transpose(1, 2)
+    probability = torch.softmax(SCALE * logits, dim=1).flatten(2).transpose(1, 2)
     keys = keys / keys.norm(dim=1, keepdim=True)
     smoothed = keys @ (keys.transpose(1, 2) @ probability)
     unsure = probability.amax(-1, keepdim=True) < threshold

@@ -13,6 +13,7 @@ rounded to half precision. Published numbers depend on these, so they are the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,8 @@ from sclip_lab.segmentation.encoded import Encoded
 from sclip_lab.segmentation.readouts.cosine import cosine, unit
 from sclip_lab.segmentation.refinements.pamr import DILATIONS, pamr
 
-BLUR_SIGMA = 5.0
-BLUR_TAPS = 31
+BLUR_SIGMA = 5.0  # in patches along the row-major index
+BLUR_TAPS = 31  # three sigma to either side
 
 
 @readout_function
@@ -54,24 +55,19 @@ def resclip(
         scale: factor on cosines before the softmax.
         steps, dilations: PAMR of the first prediction.
     """
-    return cosine(second_pass(encoded, text, share, gain, threshold, scale, steps, dilations), text)
+    pamr_and_scale = {"scale": scale, "steps": steps, "dilations": dilations}
+    return cosine(second_pass(encoded, text, share, gain, threshold, **pamr_and_scale), text)
 
 
 def second_pass(
-    encoded: Encoded,
-    text: Tensor,
-    share: float,
-    gain: float,
-    threshold: float,
-    scale: float,
-    steps: int,
-    dilations: Sequence[int],
+    encoded: Encoded, text: Tensor, share: float, gain: float, threshold: float, **first: Any
 ) -> Encoded:
-    """The windows behind the network again; arguments as in `resclip`."""
+    """The windows behind the network again; arguments as in `resclip`, ``first`` those of
+    `first_prediction`."""
     within("share", share, 0, 1)
     matrices = []
     for image, features in zip(encoded.images, encoded.patches.float(), strict=True):
-        probabilities = first_prediction(image, features, text, scale, steps, dilations)
+        probabilities = first_prediction(image, features, text, **first)
         labels = patch_labels(probabilities, encoded.backbone.patch_size, threshold)
         matrices.append(feedback_matrix(labels))
     matrix = encoded.backbone.blocks[0].among_tokens(torch.stack(matrices)[:, None])

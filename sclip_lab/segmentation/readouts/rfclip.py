@@ -48,9 +48,9 @@ def rfclip(
     logits = []
     for window, of_photo in zip(patches, whole, strict=True):
         flat = window.flatten(0, 1)
-        drawn = adjusted(flat, of_photo, text, group, text_share, nearest)
+        texts = adjusted(flat, of_photo, text, group, text_share, nearest)
         share = class_share * (text @ of_photo)
-        logits.append((1 - class_share) * window @ drawn.T + share)
+        logits.append((1 - class_share) * window @ texts.T + share)
     return torch.stack(logits)
 
 

@@ -8,9 +8,10 @@ prediction (height, width) class ids after all thresholds; it returns others
 image      (3, height, width) the normalised photo
 text       (queries, embed_dim) unit text embeddings
 encoded    the photo's windows behind the network, `sclip_lab.segmentation.encoded.Encoded`
+backbone   the network, `sclip_lab.network.backbone.Backbone`
 ========== ========================================================================================
 
 and of its own parameters. One that takes ``mask`` changes logits, one that takes ``prediction``
 labels. Its yaml is a file of ``conf/refinement``, and a protocol names it or several of them:
-``protocol.refinement``. The lists of arguments below leave these five out.
+``protocol.refinement``. The lists of arguments below leave these six out.
 """

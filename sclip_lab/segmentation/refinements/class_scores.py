@@ -10,7 +10,7 @@ from torch import Tensor
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import refines_logits
 
-EPSILON = 1e-5
+EPSILON = 1e-5  # a map whose maximum is 0 stays 0
 
 
 @refines_logits

@@ -22,7 +22,7 @@ from sclip_lab.segmentation.encoded import Encoded
 
 NOISE = -1
 ENLARGED = 4  # patch maps are smoothed at four times their size
-MEDIAN = 7
+MEDIAN = 7  # side of the median filter on the enlarged map
 
 
 def self_correlation(entered: BlockInput) -> Tensor:

@@ -23,7 +23,7 @@ from sclip_lab.core.functions import refines_logits
 from sclip_lab.core.values import within
 
 Couple = Literal["diagonal", "full"]
-GREY = (0.299, 0.587, 0.114)
+GREY = (0.299, 0.587, 0.114)  # shares of red, green and blue in luma, ITU-R BT.601
 
 
 @refines_logits

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sclip_lab.core.functions import refines_logits
-from sclip_lab.segmentation.encoded import Encoded
+from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation.propagation import lab, propagate_over_pixels
 
 
@@ -17,7 +17,7 @@ from sclip_lab.segmentation.propagation import lab, propagate_over_pixels
 def lposs(
     mask: Tensor,
     image: Tensor,
-    encoded: Encoded,
+    backbone: Backbone,
     radius: int = 6,
     tau: float = 0.01,
     alpha: float = 0.95,
@@ -27,11 +27,13 @@ def lposs(
 
     Colours are CIE L*a*b*. The result is float32; values may be far above 1. ``radius``, ``tau``,
     ``alpha`` and ``steps`` are those of `sclip_lab.segmentation.propagation.propagate_over_pixels`;
-    ``encoded`` has the channel statistics.
+    ``backbone`` has the channel statistics. A float32 ``mask`` is overwritten by the result.
     """
-    backbone = encoded.backbone
     mean, std = (
         torch.tensor(values, device=image.device).view(-1, 1, 1)
         for values in (backbone.mean, backbone.std)
     )
-    return propagate_over_pixels(lab((image * std + mean) / 255), mask, radius, tau, alpha, steps)
+    mask = mask.float()
+    return propagate_over_pixels(
+        lab((image * std + mean) / 255), mask, radius, tau, alpha, steps, out=mask
+    )

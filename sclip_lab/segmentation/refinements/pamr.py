@@ -19,8 +19,8 @@ from sclip_lab.core.functions import refines_logits
 from sclip_lab.core.values import within
 
 SHARPNESS = 0.1  # affinities fall to 1 / e at a tenth of the local standard deviation
-EPSILON = 1e-8
-DILATIONS = (8, 16)
+EPSILON = 1e-8  # where a channel is constant around a pixel
+DILATIONS = (8, 16)  # pixels, as in SCLIP's code
 
 
 @refines_logits

@@ -61,7 +61,7 @@ def test_batch_equals_singles() -> None:
 def test_denoising_by_hand() -> None:
     # Class 0 wins one patch surely, class 1 the other barely, class 2 none.
     cosines = torch.tensor([[[[0.9, 0.1]], [[0.1, 0.105]], [[0.0, 0.1]]]])
-    remaining = prompt_denoising(cosines, threshold=0.6, scale=100.0)
+    remaining = prompt_denoising(cosines, threshold=0.6)
     assert remaining[0, 0].tolist() == cosines[0, 0].tolist()
     assert remaining[0, 1].tolist() == [[-100.0, -100.0]]
     assert remaining[0, 2].tolist() == [[-100.0, -100.0]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sclip_lab.segmentation import class_purification as cp
+from sclip_lab.segmentation.readouts import freecp as cp
 
 
 def test_transition_is_symmetric_with_rows_that_sum_to_about_one() -> None:
