@@ -102,8 +102,8 @@ def write(
         columns = dict.fromkeys(
             name for row in section.rows for name, text in row.cells.items() if text
         )
-        part = {"section": section, "pictures": pictures, "tables": tables}
-        shown.append({**part, "columns": list(columns)})
+        parts = {"section": section, "pictures": pictures, "tables": tables, "columns": columns}
+        shown.append(parts)
     environment = Environment(
         loader=PackageLoader("sclip_lab.report"), autoescape=True, undefined=StrictUndefined
     )

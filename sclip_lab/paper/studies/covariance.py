@@ -167,21 +167,15 @@ def _heat_maps(evidence: Evidence) -> Figure | None:
     depth, heads = (max(table.shape[axis] for table in tables.values()) for axis in (0, 1))
     size = (1.0 + 2 * max(1.4, 0.24 * heads), 0.5 + len(measures) * max(1.2, 0.2 * depth + 0.5))
     with charts(size, 2 * len(measures), 2) as (figure, axes):
-        for line, measure in zip(zip(axes[::2], axes[1::2], strict=True), measures, strict=True):
-            values = np.concatenate([tables[measure, name].to_numpy().ravel() for name in pair])
-            low, high = float(np.nanmin(values)), float(np.nanmax(values))
-            for ax, name in zip(line, pair, strict=True):
-                table = tables[measure, name]
-                sns.heatmap(table, ax=ax, vmin=low, vmax=high, cmap="viridis", cbar=ax is line[1],
-                            cbar_kws={"label": measure.replace("_", " ")})  # fmt: skip
-                ax.set_yticks(np.arange(len(table)) + 0.5, [str(i + 1) for i in table.index],
-                              rotation=0)  # fmt: skip
-                ax.set_xticks([])
-                ax.set(xlabel=f"{table.shape[1]} heads", ylabel="block" if ax is line[0] else "")
-                direction = {"high": "bright is good", "low": "dark is good"}.get(
-                    MEASURES[measure].better
-                )
-                ax.set_title(f"{name} ({direction})" if direction else name)
+        for ax, (measure, name) in zip(axes, product(measures, pair), strict=True):
+            table, is_right = tables[measure, name], name == "csa"
+            both = np.concatenate([tables[measure, one].to_numpy().ravel() for one in pair])
+            sns.heatmap(table, ax=ax, vmin=np.nanmin(both), vmax=np.nanmax(both), cmap="viridis",
+                        cbar=is_right, cbar_kws={"label": measure.replace("_", " ")})  # fmt: skip
+            places, blocks = np.arange(len(table)) + 0.5, [str(i + 1) for i in table.index]
+            ax.set_yticks(places, blocks, rotation=0)
+            ax.set_xticks([])
+            ax.set(xlabel=f"{table.shape[1]} heads", ylabel="" if is_right else "block", title=name)
     figure.set_label("by block and head; CSA rewrites the last block alone, the others are the "
                      "network's own")  # fmt: skip
     return figure

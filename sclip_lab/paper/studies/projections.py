@@ -15,6 +15,7 @@ from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import Figure, charts, heat_map
 from sclip_lab.report.tables import captioned
 
+RANDOM = ("csa_random", "csa_random_orthogonal", "csa_random_full")
 SINGLE = ("csa_identity", "csa_q", "csa_k", "csa_v")
 MARGIN = 0.03  # the paper's rows lie between 57.1 and 60.4 on VOC21
 
@@ -129,22 +130,16 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
 
 
 def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
-    rows = []
-    for variant in ("csa_random", "csa_random_orthogonal", "csa_random_full"):
-        table = pick(evidence, variant=variant)
-        if table.empty:
-            continue
-        for count, group in table.groupby("attention.count", sort=True):
-            scores = group["miou"].to_numpy(float)
-            rows.append(
-                {"variant": variant, "matrices": int(str(count)), "seeds": len(scores)}
-                | {"mean": scores.mean(), "lowest": scores.min(), "highest": scores.max()}
-                | {"std": float(np.std(scores, ddof=1)) if len(scores) > 1 else np.nan}
-            )
     fixed = evidence.cells[~evidence.cells["variant"].str.startswith("csa_random")].index
     tables = {"projections": published.scores(evidence.of([*fixed, *_seeds(
         evidence, variant="csa_random", attention__count=1, attention__seed=0)]))}  # fmt: skip
-    if rows:
+    cells = pick(evidence, variant=RANDOM)
+    if len(cells):
+        cells = cells.assign(variant=pd.Categorical(cells["variant"], RANDOM))
+        groups = cells.groupby(["variant", "attention.count"], observed=True)
+        facts = {"seeds": "size", "mean": "mean", "lowest": "min", "highest": "max", "std": "std"}
+        rows = groups.agg(**{name: ("miou", how) for name, how in facts.items()}).reset_index()
+        rows = rows.rename(columns={"attention.count": "matrices"})
         caption = "random projections over seeds, mIoU x100"
         tables["projections_random"] = captioned(rows, caption)
     return tables
