@@ -332,9 +332,11 @@ def _build(config: dict[str, Any], name: str) -> Variant:
     parts: dict[str, partial[Any] | None] = {}
     for key, kinds in PARTS.items():
         config[key] = described(config[key])
-        with about(key):
+        try:
             parts[key] = bind_config(config[key], *kinds)
             config[key] = written_out(config[key], *kinds)
+        except LabError as error:  # not `about`: the key is a word that the message may have too
+            raise LabError(f"{key}: {error}") from error
     functions = [bound, *(part for part in parts.values() if part is not None)]
     _check_common(config, function)
     contents = {key: base.content_of_map() for key, base in maps.items()}

@@ -127,11 +127,6 @@ class Spec:
         return self.dataset.vocabulary if name is None else Vocabulary.named(name)
 
     @cached_property
-    def auxiliary(self) -> Vocabulary | None:
-        """The protocol's auxiliary names, all of one class; None for none."""
-        return self.protocol.auxiliary_vocabulary()
-
-    @cached_property
     def key(self) -> str:
         """sha256 hex digest of `identity`. Names do not count."""
         return digest(self.identity)
@@ -145,6 +140,7 @@ class Spec:
         parts = [protocol.readout, protocol.refinement, protocol.views]
         for part in [*parts, threshold if isinstance(threshold, Mapping) else None]:
             modules += target_modules(part)
+        auxiliary = protocol.auxiliary_vocabulary()
         truth = self.dataset.key, self.dataset.ignore_index
         if not isinstance(truth[0], str) or not truth[0]:
             raise LabError(
@@ -162,7 +158,7 @@ class Spec:
             "device": self.backbone.device.type,
             "protocol": self.protocol.key,
             "vocabulary": self.vocabulary.key,
-            "auxiliary": None if self.auxiliary is None else self.auxiliary.key,
+            "auxiliary": None if auxiliary is None else auxiliary.key,
             "dataset": self.dataset.key,
             "ignore_index": self.dataset.ignore_index,
             "code": of_code(modules),
