@@ -10,13 +10,14 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.data.decode import read_mask
-from sclip_lab.data.palette import Palette
+from sclip_lab.data.palette import ids_of_colours, read_palette
 from sclip_lab.data.vocabulary import Vocabulary, readable
 
 TABLE = 1 << 16  # raw ids in a table; label_map also takes other ids, of 32-bit masks
 LARGEST_ID = (1 << 16) - 1
 IGNORE = "ignore"  # in a yaml: the class of pixels that are not counted
 BACKGROUND = "background"
+GREY = "grey"
 
 
 class ClassIds:
@@ -31,6 +32,7 @@ class ClassIds:
 
     Attributes:
         dtype: of a mask of ids: uint8, or uint16 where an id is above 255.
+        is_grey: whether masks have three equal channels that hold ids (``palette: grey``).
 
     Raises:
         LabError: ids or names that do not fit the vocabulary.
@@ -66,11 +68,10 @@ class ClassIds:
         for label, target in (label_map or {}).items():
             self._add(label, target)
         self._table = self._raw_table()
-        self.palette = None
-        if palette is not None:
-            self.palette = Palette.read(palette, root, title, self.class_id)
-        in_colours = self.palette is not None and not self.palette.is_grey
-        if in_colours and (reduce_zero_label or self.ids_of_raw):
+        self.is_grey = palette == GREY
+        in_colours = palette is not None and not self.is_grey
+        self.palette = read_palette(palette, root, title, self.class_id) if in_colours else {}
+        if self.palette and (reduce_zero_label or self.ids_of_raw):
             raise LabError(
                 f"{title}: palette says the class of each colour, so label_map of ids and "
                 "reduce_zero_label would change nothing; leave them"
@@ -88,8 +89,9 @@ class ClassIds:
         }
         if self.ids_of_names:
             reading["names"] = sorted(self.ids_of_names.items())
-        if self.palette is not None:
-            reading["palette"] = self.palette.reading
+        if self.palette or self.is_grey:
+            colours = sorted([*colour, number] for colour, number in self.palette.items())
+            reading["palette"] = colours or GREY
         if self.unlabelled is not None:
             reading["unlabelled"] = self.unlabelled
         return reading
@@ -99,13 +101,14 @@ class ClassIds:
 
         A damaged file and an unknown id or colour are an error of ``source``.
         """
-        if self.palette is None:
-            return self.from_raw(read_mask(source, content), source)
-        colours = read_mask(source, content, colours=True)
-        numbers = self.palette.numbers(colours, source)
-        if self.palette.is_grey:
-            return self.from_raw(numbers, source)
-        return numbers.astype(self.dtype)
+        values = read_mask(source, content, colours=self.is_grey or bool(self.palette))
+        if self.palette:
+            return ids_of_colours(values, self.palette, source).astype(self.dtype)
+        if self.is_grey:
+            if (values != values[..., :1]).any():
+                raise LabError(f"mask {source}: palette is grey, but its channels differ")
+            values = values[..., 0].astype(np.int64)
+        return self.from_raw(values, source)
 
     def from_raw(self, raw: np.ndarray, source: object) -> np.ndarray:
         """(height, width) class ids of a mask's integers; others are an error of ``source``."""

@@ -20,9 +20,9 @@ from sclip_lab.data.base import select, selection_words
 from sclip_lab.data.class_ids import BACKGROUND, IGNORE, ClassIds
 from sclip_lab.data.decode import json_content
 from sclip_lab.data.file_dataset import FileDataset
+from sclip_lab.data.naming import filled, has_split
 from sclip_lab.data.paths import below
 from sclip_lab.data.polygons import segmentation
-from sclip_lab.data.splits import filled, has_split
 from sclip_lab.data.vocabulary import Vocabulary, readable
 
 
@@ -74,7 +74,7 @@ class CocoJson(FileDataset):
             images, annotations = filled(self.root, split, images, annotations)
         self.split = split or ""
         self.images, self.annotations = self.root / images, self.root / annotations
-        self._photos, self._instances, self.categories = self._content()
+        self._read_annotations()
         if vocabulary is None:
             names = [readable(category) for category in self.categories.values()]
             has_one = BACKGROUND in map(str.casefold, names)
@@ -131,12 +131,10 @@ class CocoJson(FileDataset):
         layers.sort(key=lambda layer: layer[: 2 if self.overlap == "smallest" else 1])
         return self.class_ids.paint(size, (layer[2:] for layer in layers))
 
-    def _content(
-        self,
-    ) -> tuple[dict[str, Mapping[str, Any]], dict[int, list[Mapping[str, Any]]], dict[int, str]]:
-        """{name: photo}, {photo id: its instances}, {category id: name}, ids in order."""
-        photos: dict[str, Mapping[str, Any]] = {}
-        instances: dict[int, list[Mapping[str, Any]]] = {}
+    def _read_annotations(self) -> None:
+        self._photos: dict[str, Mapping[str, Any]] = {}  # by name
+        self._instances: dict[int, list[Mapping[str, Any]]] = {}  # by the photo's id
+        photos, instances = self._photos, self._instances
         with json_content(self.annotations, f"{self.title}: annotations") as content:
             categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
             for part, what in (("categories", "categories"), ("images", "photos")):
@@ -170,7 +168,7 @@ class CocoJson(FileDataset):
                 raise LabError("holds no photo")
             if len(set(categories.values())) < len(categories):
                 raise LabError("has two categories of one name")
-        return photos, instances, dict(sorted(categories.items()))
+        self.categories = dict(sorted(categories.items()))
 
 
 def _is_crowd(one: Mapping[str, Any]) -> bool:

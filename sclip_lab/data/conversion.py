@@ -78,27 +78,25 @@ def link(source: Path, root: Path, places: Iterable[str], pattern: str) -> str |
     return f"{root}: link to {folder.resolve()}; {as_it_lies}"
 
 
-class NoLabels(LabError):
-    """The download holds none of the data set's original labels."""
+class Incomplete(LabError):
+    """The download lacks a part of the data set's original files."""
 
 
-def search(
-    source: Path,
-    places: Iterable[str],
-    pattern: str,
-    what: str | None = None,
-    error: type[LabError] = LabError,
-) -> list[Path]:
-    """The sorted files of the first place that has any; if none has, [] or an error on ``what``."""
+def search(source: Path, places: Iterable[str], pattern: str, what: str = "") -> list[Path]:
+    """The sorted files of the first place that has any; if none has, [] or an error on ``what``.
+
+    Raises:
+        Incomplete: there are none, and ``what`` says what is needed.
+    """
     places = list(places)
     for place_ in places:
         with suppress(OSError):
             if paths := sorted((source / place_).glob(pattern)):
                 return paths
-    if what is None:
+    if not what:
         return []
     looked = ", ".join(os.path.normpath(source / place_ / pattern) for place_ in places)
-    raise error(f"no {what} found; looked for {looked}")
+    raise Incomplete(f"no {what} found; looked for {looked}")
 
 
 def stems_of(path: Path) -> list[str]:

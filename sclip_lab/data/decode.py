@@ -79,14 +79,8 @@ def is_turned(content: bytes) -> bool:
 
 
 def read_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
-    """Read a photo and turn it upright by its EXIF tag, as the field's loader (cv2) does.
-
-    Args:
-        path: the file; errors name it.
-        content: its bytes, if they are in memory already.
-
-    Returns:
-        (height, width, 3) uint8, RGB.
+    """(height, width, 3) uint8 RGB of a photo, turned upright by its EXIF tag, as the field's
+    loader (cv2) does. ``content`` is the file's bytes, if they are in memory already.
 
     Raises:
         LabError: the file is missing, empty, truncated, damaged, too large, or no photo (float
@@ -141,8 +135,7 @@ def read_mask(path: str | Path, content: bytes | None = None, colours: bool = Fa
     """Read a mask as it is stored. The bytes decide what it is, not the file's suffix.
 
     Args:
-        path: the file; errors name it.
-        content: its bytes, if they are in memory already.
+        path, content: as of `read_image`.
         colours: read colours instead of ids, also those of a palette.
 
     Returns:

@@ -117,7 +117,7 @@ class FileDataset(Dataset):
         one has another id, which is usually the first. `key` calls this once.
         """
         void, ids = self.ignore_index, self.class_ids
-        explained = ids.reduce_zero_label or void in ids.ids_of_raw or ids.palette
+        explained = ids.reduce_zero_label or void in ids.ids_of_raw or ids.palette or ids.is_grey
         if self.vocabulary.num_classes < 2 or explained:
             return
         present: set[int] = set()

@@ -32,8 +32,8 @@ from sclip_lab.data.guess_layout import (
     usual_split,
     with_split,
 )
+from sclip_lab.data.naming import SPLIT
 from sclip_lab.data.palette import file_rows
-from sclip_lab.data.splits import SPLIT
 from sclip_lab.data.vocabulary import Vocabulary, readable
 
 CLASS_FILES = (

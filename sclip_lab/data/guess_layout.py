@@ -14,8 +14,7 @@ import numpy as np
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.decode import read_image
-from sclip_lab.data.naming import Naming
-from sclip_lab.data.splits import SPLIT
+from sclip_lab.data.naming import SPLIT, Naming
 
 # Names of splits. Those to evaluate on come first, in the order of preference.
 SPLITS = ("val", "valid", "validation", "test", "testing", "dev", "train", "training")

@@ -88,20 +88,13 @@ def _rows(path: Path, title: str) -> list[list[str]]:
 
 
 def _json_rows(content: object) -> list[list[str]]:
-    """A list of names, of pairs, or of mappings with a name in each."""
-    if not isinstance(content, list):
+    """A list of names, of pairs, or of mappings, whose keys become a table's first row."""
+    if not isinstance(content, list) or [] in content:
         raise ValueError("the json must be a list of names")
-    rows = []
-    for entry in content:
-        if isinstance(entry, dict):
-            keys = {str(key).lower(): value for key, value in entry.items()}
-            cells = [next((keys[c] for c in names if c in keys), None)
-                     for names in (PHOTO_COLUMNS, MASK_COLUMNS)]  # fmt: skip
-            entry = [cell for cell in cells if cell is not None]
-        rows.append([str(cell) for cell in entry] if isinstance(entry, list) else [str(entry)])
-        if not rows[-1]:
-            raise ValueError(f"entry {len(rows)} of the json names no photo")
-    return rows
+    if content and all(isinstance(entry, dict) for entry in content):
+        header = list(dict.fromkeys(key for entry in content for key in entry))
+        content = [header, *([entry.get(key, "") for key in header] for entry in content)]
+    return [list(map(str, row)) if isinstance(row, list) else [str(row)] for row in content]
 
 
 def _header(cells: Sequence[str]) -> tuple[int, int] | None:

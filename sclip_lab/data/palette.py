@@ -13,103 +13,69 @@ import numpy as np
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.decode import csv_rows, read_text
 
-GREY = "grey"
 IGNORED_NAMES = ("ignore", "void", "unlabeled", "unlabelled")
 _POWERS = np.array([65536, 256, 1])  # of red, green and blue in a colour's code
+Colours = dict[tuple[int, int, int], int]  # (red, green, blue) -> class id or ignore_index
 _HEX = re.compile(r"#?([0-9a-fA-F]{6})")
 
 
-class Palette:
-    """Colours and their classes.
+def read_palette(value: Any, root: Path, title: str, class_id: Callable[..., int]) -> Colours:
+    """The colours of masks and their classes, as a yaml states them.
 
     Args:
-        colours: {(red, green, blue): class id or ignore_index}. None if the three channels are
-            equal and hold ids.
+        value: a file below ``root``; {name, id or "ignore": colour}; or a list of colours in id
+            order. A colour is [red, green, blue] or "#rrggbb".
+        root: the data set's folder.
+        title: begins the errors.
+        class_id: `sclip_lab.data.class_ids.ClassIds.class_id`.
+
+    Raises:
+        LabError: no colour, a colour that stands for two classes, or an unknown class.
     """
+    source = "palette"
+    pairs: Iterable[tuple[Any, Any]]
+    if isinstance(value, str):
+        source = f"palette {root / value}"
+        pairs = file_rows(root / value)
+    elif isinstance(value, Mapping):
+        pairs = value.items()
+    elif isinstance(value, Sequence):
+        pairs = enumerate(value)
+    else:
+        raise LabError(f"{title}: palette: {value!r} must map classes to colours")
+    colours: Colours = {}
+    for label, colour in pairs:
+        key = _colour(colour, f"{title}: {source}")
+        number = class_id(label, source, IGNORED_NAMES)
+        if colours.setdefault(key, number) != number:
+            raise LabError(f"{title}: {source}: colour {list(key)} stands for two classes")
+    if not colours:
+        raise LabError(f"{title}: {source} has no colour")
+    return colours
 
-    def __init__(self, colours: Mapping[tuple[int, int, int], int] | None) -> None:
-        self.colours = colours
-        ordered = sorted((colours or {}).items())
-        self._codes = np.array([colour for colour, _ in ordered], int).reshape(-1, 3) @ _POWERS
-        self._numbers = np.array([number for _, number in ordered], np.int64)
 
-    @property
-    def is_grey(self) -> bool:
-        """Whether the channels are equal and hold ids; `numbers` are raw ids then."""
-        return self.colours is None
+def ids_of_colours(pixels: np.ndarray, colours: Colours, source: object) -> np.ndarray:
+    """(height, width) int64 class ids of (height, width, 3) uint8 colours.
 
-    @property
-    def reading(self) -> Any:
-        """What the data set's key holds of the palette."""
-        return GREY if self.colours is None else sorted(
-            [*colour, number] for colour, number in self.colours.items()
-        )  # fmt: skip
-
-    @classmethod
-    def read(cls, value: Any, root: Path, title: str, class_id: Callable[..., int]) -> Palette:
-        """A palette as a yaml states it.
-
-        Args:
-            value: "grey"; a file below ``root``; {name, id or "ignore": colour}; or a list of
-                colours in id order. A colour is [red, green, blue] or "#rrggbb".
-            root: the data set's folder.
-            title: begins the errors.
-            class_id: `sclip_lab.data.class_ids.ClassIds.class_id`.
-
-        Raises:
-            LabError: no colour, a colour that stands for two classes, or an unknown class.
-        """
-        if value == GREY:
-            return cls(None)
-        source = "palette"
-        pairs: Iterable[tuple[Any, Any]]
-        if isinstance(value, str):
-            source = f"palette {root / value}"
-            pairs = file_rows(root / value)
-        elif isinstance(value, Mapping):
-            pairs = value.items()
-        elif isinstance(value, Sequence):
-            pairs = enumerate(value)
-        else:
-            raise LabError(f"{title}: palette: {value!r} must map classes to colours")
-        colours: dict[tuple[int, int, int], int] = {}
-        for label, colour in pairs:
-            key = _colour(colour, f"{title}: {source}")
-            number = class_id(label, source, IGNORED_NAMES)
-            if colours.setdefault(key, number) != number:
-                raise LabError(f"{title}: {source}: colour {list(key)} stands for two classes")
-        if not colours:
-            raise LabError(f"{title}: {source} has no colour")
-        return cls(colours)
-
-    def numbers(self, colours: np.ndarray, source: object) -> np.ndarray:
-        """(height, width) int64 class ids, of a grey palette raw ids, of (..., 3) uint8 colours.
-
-        Raises:
-            LabError: an unknown colour, or unequal channels where the palette is grey.
-        """
-        if self.colours is None:
-            if (colours != colours[..., :1]).any():
-                raise LabError(f"mask {source}: palette is grey, but its channels differ")
-            return colours[..., 0].astype(np.int64)
-        codes = colours.astype(np.int64) @ _POWERS
-        places = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
-        strange = self._codes[places] != codes
-        if strange.any():
-            self._refuse(codes[strange], source)
-        return self._numbers[places]
-
-    def _refuse(self, codes: np.ndarray, source: object) -> None:
-        values, counts = np.unique(codes, return_counts=True)
+    Raises:
+        LabError: a colour of ``source`` that is not among ``colours``.
+    """
+    listed = np.array(sorted(colours))
+    numbers = np.array([colours[colour] for colour in sorted(colours)])
+    known_codes, codes = listed @ _POWERS, pixels.astype(np.int64) @ _POWERS
+    places = np.searchsorted(known_codes, codes).clip(max=len(listed) - 1)
+    strange = known_codes[places] != codes
+    if strange.any():
+        values, counts = np.unique(codes[strange], return_counts=True)
         most = int(counts.argmax())
         colour = values[most] // _POWERS % 256
-        listed = np.array(list(self.colours or {}))
         nearest = listed[((listed - colour) ** 2).sum(axis=1).argmin()]
         raise LabError(
             f"mask {source}: colour {colour.tolist()} on {counts[most]} pixels ({len(values)} such "
             f"colours) is not in the palette; the nearest there is {nearest.tolist()}. Add it (a "
             "colour for ignore: may be listed too), or look whether the file was smoothed or lossy"
         )
+    return numbers[places]
 
 
 def _colour(value: Any, source: str) -> tuple[int, int, int]:

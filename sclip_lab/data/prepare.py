@@ -18,7 +18,7 @@ import numpy as np
 from sclip_lab.core.errors import LabError
 from sclip_lab.data.coco_json import CocoJson
 from sclip_lab.data.conversion import (
-    NoLabels,
+    Incomplete,
     for_each,
     lines_of,
     link,
@@ -78,7 +78,7 @@ def prepare(name: str, source: Path, root: Path) -> str:
         try:
             if convert is not None:
                 return convert(source, root)
-        except NoLabels as error:
+        except Incomplete as error:
             absent = error
         linked = link(source, root, places, converted)
     except OSError as error:
@@ -111,7 +111,7 @@ def coco_object(source: Path, root: Path) -> str:
 
 def coco_stuff10k(source: Path, root: Path) -> str:
     """annotations/*.mat (field S: category id, 0 unlabelled) of the test list to 0, 1..171."""
-    mats = search(source, ("annotations",), "*.mat", "labels", NoLabels)[0].parent
+    mats = search(source, ("annotations",), "*.mat", "labels")[0].parent
     table = {0: 0} | {category: index for index, category in enumerate(CATEGORIES, start=1)}
     stem_list = search(source, ("imageLists", "imagesLists"), "test.txt", "test list")[0]
     stems = stems_of(stem_list)
@@ -134,22 +134,23 @@ def context(source: Path, root: Path) -> str:
     ImageSets/SegmentationContext/val.txt if there is one (the detail release's, 5,104 photos), else
     that of the json, else VOC2010's own ImageSets/Main/val.txt (5,105).
     """
-    voc = VOC2010
-    mats = search(source, ["trainval", *(f"{v}/trainval" for v in voc), "."], "*.mat")
-    merged = search(source, voc, "trainval_merged.json")
+    mats = search(source, ["trainval", *(f"{v}/trainval" for v in VOC2010), "."], "*.mat")
+    merged = search(source, VOC2010, "trainval_merged.json")
     if not mats and not merged:
-        raise NoLabels(
+        raise Incomplete(
             f"no labels found; looked for {source}/trainval/*.mat, trainval_merged.json and "
             "SegmentationClassContext/*.png, also in VOC2010 and VOCdevkit/VOC2010"
         )
-    images = search(source, [f"{v}/JPEGImages" for v in voc], "*.jpg", "photos")[0].parent
+    images = search(source, [f"{v}/JPEGImages" for v in VOC2010], "*.jpg", "photos")[0].parent
     if mats:
-        names = search(source, [*voc, "trainval"], "labels.txt") or [mats[0].parent / "labels.txt"]
+        names = search(source, [*VOC2010, "trainval"], "labels.txt") or [
+            mats[0].parent / "labels.txt"
+        ]
         if names[0].is_file():
             _check_context_names(names[0])
     regions = {} if mats else _context_regions(merged[0])
-    lists = [f"{v}/ImageSets/{k}" for k in ("SegmentationContext", "Main") for v in voc]
-    split = search(source, lists[:3] if regions else lists, "val.txt", None if regions else "list")
+    lists = [f"{v}/ImageSets/{k}" for k in ("SegmentationContext", "Main") for v in VOC2010]
+    split = search(source, lists[:3] if regions else lists, "val.txt", "" if regions else "list")
     stems = stems_of(split[0]) if split else sorted(regions)
     table = dict.fromkeys(range(460), 0) | {raw: i for i, raw in enumerate(CONTEXT_IDS, start=1)}
 
@@ -203,7 +204,7 @@ def cityscapes(source: Path, root: Path) -> str:
     table = dict.fromkeys(range(256), 255) | {raw: i for i, raw in enumerate(CITYSCAPES_IDS)}
     labels = [f"{place}gtFine" for place in ("", "gtFine_trainvaltest/")]
     pictures = [f"{place}leftImg8bit" for place in ("", "leftImg8bit_trainvaltest/")]
-    masks = search(source, labels, "val/*/*_labelIds.png", "labels", NoLabels)
+    masks = search(source, labels, "val/*/*_labelIds.png", "labels")
     masks += search(source, labels, "train/*/*_labelIds.png")
     photos = search(source, pictures, "val/*/*_leftImg8bit.png", "photos")
     photos += search(source, pictures, "train/*/*_leftImg8bit.png")
@@ -237,7 +238,7 @@ CONVERSIONS: dict[str, tuple[Callable[[Path, Path], str] | None, Sequence[str], 
 
 
 def _coco_maps(source: Path, root: Path, table: Mapping[int, int], suffix: str) -> str:
-    maps = search(source, COCO_MAPS, f"{COCO_STEM}.png", "stuffthingmaps", NoLabels)
+    maps = search(source, COCO_MAPS, f"{COCO_STEM}.png", "stuffthingmaps")
     photos = search(source, COCO_IMAGES, "*.jpg", "photos")
     _check_coding(maps)
 

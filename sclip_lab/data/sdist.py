@@ -96,12 +96,10 @@ def extract(archive: Path, inside: str, target: Path) -> None:
 
 
 def _pip() -> list[str]:
-    """A pip to call: this environment's, else one on PATH, else uv's."""
+    """A pip to call: this environment's, else uv's, which also stands in environments without."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
-    if pip := shutil.which("pip") or shutil.which("pip3"):
-        return [pip]
-    beside = Path(sys.executable).with_name("uv")  # an environment of uv has no pip
-    if uv := (str(beside) if beside.is_file() else shutil.which("uv")):
+    beside = Path(sys.executable).parent
+    if uv := shutil.which("uv", path=f"{beside}{os.pathsep}{os.environ.get('PATH', '')}"):
         return [uv, "tool", "run", "pip"]
     raise LabError("no pip and no uv found; install one, or pass the archive with --from")

@@ -67,7 +67,7 @@ def contact_sheet(name: str, samples: Sequence[Sample], census: Census) -> Image
         sheet.paste(Image.fromarray(sample.image).resize(size, Image.Resampling.BOX), (x, y))
         small = nearest(sample.mask, size[::-1])
         picture = Image.fromarray(painted(small, census.ignore_index, len(census.pixels)))
-        _write_ids(picture, small, census.ignore_index, font)
+        _write_ids(picture, small, census.ignore_index)
         sheet.paste(picture, (x + CELL[0] + GAP, y))
         draw.text((x, y + CELL[1] + 1), _shortened(sample.name, 60), "black", font)
     top = 36 + rows * (CELL[1] + LINE + GAP) + GAP
@@ -80,14 +80,9 @@ def contact_sheet(name: str, samples: Sequence[Sample], census: Census) -> Image
     return sheet
 
 
-def _write_ids(
-    picture: Image.Image,
-    mask: np.ndarray,
-    ignore_index: int,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> None:
+def _write_ids(picture: Image.Image, mask: np.ndarray, ignore_index: int) -> None:
     """Write each class's id in the middle of its widest part, if there is room."""
-    draw = ImageDraw.Draw(picture)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
     for number in np.unique(mask[mask != ignore_index]).tolist():
         region = np.pad((mask == number).astype(np.uint8), 1)
         distance = cv2.distanceTransform(region, cv2.DIST_L2, 3)[1:-1, 1:-1]

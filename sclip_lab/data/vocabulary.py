@@ -111,8 +111,10 @@ class Vocabulary:
             if not _are_texts(names):
                 raise LabError(f"class {index}: {entry!r} is no name; put names like it in quotes")
             synonyms.append(tuple(name.lstrip(" \t") for name in names))
-            for text in synonyms[-1]:
-                _check_meant(index, text)
+            for text in map(str.strip, synonyms[-1]):
+                remedy = next((r for p, r in _NOT_MEANT.items() if re.match(p, text)), None)
+                if remedy is not None:
+                    raise LabError(f"class {index} is {text!r}; {remedy.format(readable(text))}")
         numbers = [[text for text in names if text.strip().isdecimal()] for names in synonyms]
         if numbers and all(numbers):
             raise LabError(
@@ -277,14 +279,6 @@ def _refuse_numbers(lines: Sequence[str]) -> None:
         # Two lines may be "1 euro coin" and "5 euro note"; three are a list with gaps.
         if len(names) == len(lines) > 1 and rising and (len(lines) > 2 or numbers[0] < 2):
             raise LabError(f"every line {where} with a number; write the names alone, in id order")
-
-
-def _check_meant(index: int, name: str) -> None:
-    """Refuse a name that a text tower would read but nobody means."""
-    plain = name.strip()
-    for pattern, remedy in _NOT_MEANT.items():
-        if re.match(pattern, plain):
-            raise LabError(f"class {index} is {name!r}; {remedy.format(readable(plain))}")
 
 
 def _check_letters(where: str, name: str) -> None:

@@ -18,6 +18,7 @@ from sclip_lab.core.errors import CrashError, LabError, describe
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.truth import majority
 from sclip_lab.segmentation import photos, windows
 from sclip_lab.segmentation.protocol import Protocol
 
@@ -65,7 +66,7 @@ class Photo:
 
     def patch_labels(self, ignore_index: int) -> Tensor:
         """(windows, grid_h, grid_w) int64: majority class of each patch, -1 where it is void."""
-        return windows.majority(self.patch_counts(ignore_index))
+        return majority(self.patch_counts(ignore_index))
 
 
 class Loader(AbstractContextManager["Loader"]):

@@ -19,7 +19,7 @@ from sclip_lab.network.block import Block
 from sclip_lab.network.context import Grid, State
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.structure import structure
-from sclip_lab.network.tokenizer import check_lengths
+from sclip_lab.network.tokenizer import Tokenizer
 
 # CLIP's channel statistics in 0 .. 255 as the field's evaluations write them.
 MEAN = (122.771, 116.746, 104.094)
@@ -116,8 +116,7 @@ class Backbone:
             "position_embedding": self.position_embedding,
             "structure": structure(self.model),
         }
-        total = hashlib.sha256(json.dumps(settings).encode())
-        return add_weights(total, self.model.state_dict()).hexdigest()
+        return digest(json.dumps(settings), self.model.state_dict())
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return the number of patches along height and width of an image.
@@ -198,8 +197,8 @@ class Backbone:
         """
         if self.tokenize is None:
             raise LabError(f"backbone {self.name} has no text tower: it cannot read class names")
-        if not truncate:
-            check_lengths(self.tokenize, list(texts), self.name)
+        if texts and not truncate and isinstance(self.tokenize, Tokenizer):
+            self.tokenize.check_lengths(texts, self.name)
         tokens = self.tokenize(list(texts))
         # In a causal text tower, positions behind the end of text change nothing, so batches are
         # sorted by length and cut there.
@@ -242,13 +241,14 @@ class Backbone:
         weights = self.model.state_dict().items()
         text = {name: tensor for name, tensor in weights if not name.startswith("visual.")}
         parts = [entry for entry in structure(self.model) if not entry[0].startswith("visual")]
-        return add_weights(hashlib.sha256(json.dumps(parts).encode()), text).hexdigest()
+        return digest(json.dumps(parts), text)
 
 
-def add_weights(total: hashlib._Hash, weights: Mapping[str, Tensor]) -> hashlib._Hash:
-    """Add names, shapes, types and values of weights to a digest, and return the digest."""
+def digest(settings: str, weights: Mapping[str, Tensor]) -> str:
+    """sha256 of a text, and of names, shapes, types and values of weights."""
+    total = hashlib.sha256(settings.encode())
     for name, tensor in sorted(weights.items()):
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         total.update(flat.view(torch.uint8).numpy().data)
-    return total
+    return total.hexdigest()

@@ -84,7 +84,12 @@ def read_checkpoint(path: Path, weights: str | None = None) -> dict[str, Tensor]
     if path.name.endswith(".index.json"):
         state_dict = _sharded(path)
     else:
-        _check_shard(path)
+        shard = SHARD.match(path.name)
+        if shard and int(shard[2]) > 1:
+            raise LabError(
+                f"checkpoint {path} is one of {int(shard[2])} shards; give their index "
+                f"{shard[1]}{shard[3]}.index.json, or the folder"
+            )
         state_dict = _selected(f"checkpoint {path}", _load(path), weights, notes)
     return _bare(f"checkpoint {path}", state_dict, notes)
 
@@ -139,16 +144,6 @@ def folder_of(path: Path) -> Path:
     around a file with one of the names of ``IN_FOLDER``. Other files may lie anywhere; for them the
     path itself comes back, in which no configuration is found."""
     return path.parent if path.name in IN_FOLDER else path
-
-
-def _check_shard(path: Path) -> None:
-    shard = SHARD.match(path.name)
-    if shard and int(shard[2]) > 1:
-        index = f"{shard[1]}{shard[3]}.index.json"
-        raise LabError(
-            f"checkpoint {path} is one of {int(shard[2])} shards; give their index {index}, or the "
-            "folder"
-        )
 
 
 def _sharded(index: Path) -> dict[str, Tensor]:

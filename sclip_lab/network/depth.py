@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from sclip_lab.core.errors import LabError
+from sclip_lab.core.errors import LabError, about
 from sclip_lab.core.values import shown
 
 Layer = int | float | str
@@ -63,7 +63,5 @@ def resolve_all(layers: Layer | Sequence[Layer], depth: int) -> list[int]:
         layers = [layers]
     if not layers:
         raise LabError("layers is empty; name at least one block, as in [-1]")
-    try:
+    with about(f"layers {shown(list(layers))}"):
         return sorted({resolve(layer, depth) for layer in layers})
-    except LabError as error:
-        raise LabError(f"layers {shown(list(layers))}: {error}") from None

@@ -6,8 +6,8 @@ or by the name of the authors' torch.hub entry; weights from timm, from a local 
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,12 +20,10 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.core.values import within
-from sclip_lab.network.backbone import Backbone, add_weights
-from sclip_lab.network.loading import check_device
+from sclip_lab.network.backbone import Backbone, digest
 from sclip_lab.network.scene import Placement
 from sclip_lab.network.structure import structure
-from sclip_lab.network.timm_tower import TimmTower
-from sclip_lab.network.vit import HUB_NAMES, load_timm
+from sclip_lab.network.vit import HUB_NAMES, load_vit
 
 FACETS = ("token", "query", "key", "value")
 SCOPES = ("windows", "photo")
@@ -39,7 +37,7 @@ class Guide:
     Attributes:
         name: for tables.
         model: a timm model, frozen.
-        tower: the same, block by block.
+        tower: the same, block by block, a `sclip_lab.network.timm_tower.TimmTower`.
         mean, std: channel statistics in 0 .. 255, RGB.
         layer: the block whose output is taken, -1 the last.
         facet: ``token`` for the block's output behind the last norm, or ``query``, ``key`` or
@@ -52,7 +50,7 @@ class Guide:
 
     name: str
     model: Any
-    tower: TimmTower
+    tower: Any
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layer: int = -1
@@ -74,8 +72,7 @@ class Guide:
             "structure": structure(self.model),
             **{k: getattr(self, k) for k in ("mean", "std", "layer", "facet", "scope", "scale")},
         }
-        total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        return add_weights(total, self.model.state_dict()).hexdigest()
+        return digest(json.dumps(settings, sort_keys=True), self.model.state_dict())
 
     def input(self, images: Tensor, backbone: Backbone) -> Tensor:
         """Turn images that are normalised for the backbone into this network's input. They get this
@@ -187,30 +184,30 @@ def load_guidance(
     if scope not in SCOPES:
         raise unknown("guidance.scope", scope, SCOPES)
     within("guidance.scale", scale, 0, 1e6, above=True)
-    pretrained = pretrained and checkpoint is None
+    fetched = pretrained and checkpoint is None
     timm_name = HUB_NAMES.get(name, name)
-    model, source = load_timm(
-        timm_name, name, "guidance", pretrained, checkpoint, weights, seed, options
-    )
+    tag = timm_name.partition(".")[2] if fetched else None
     try:
-        image_tower = TimmTower(name, model)
+        network = load_vit(
+            name, tag, checkpoint=checkpoint, weights=weights, seed=seed, device=device,
+            options=options, role="guidance",
+        )  # fmt: skip
     except LabError as error:
-        raise LabError(f"guidance {str(error).removeprefix('backbone ')}") from error
-    for block in image_tower.blocks:
+        raise LabError(re.sub("^backbone ", "guidance ", str(error))) from error
+    for block in network.blocks:
         block.save_memory()  # it runs beside another network
-    depth = len(image_tower.blocks)
-    if not -depth <= layer < depth:
-        raise LabError(f"guidance.layer {layer}: {name} has {depth} blocks")
-    statistics = model.pretrained_cfg
+    if not -network.depth <= layer < network.depth:
+        raise LabError(f"guidance.layer {layer}: {name} has {network.depth} blocks")
+    source = f"timm {timm_name}" if fetched else f"random, seed {seed}"
     return Guide(
         name=name,
-        model=model.to(check_device(device)),
-        tower=image_tower,
-        mean=tuple(255 * value for value in statistics["mean"]),
-        std=tuple(255 * value for value in statistics["std"]),
+        model=network.model,
+        tower=network.tower,
+        mean=network.mean,
+        std=network.std,
         layer=layer,
         facet=facet,
         scope=scope,
         scale=scale,
-        weights=source,
+        weights=source if checkpoint is None else str(checkpoint),
     )

@@ -7,7 +7,7 @@ wrong numbers without any error, so both are taken from the notes and contradict
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,13 +120,20 @@ def statistics(
     if len(choices) == 1:
         return choices.pop()
     if choices and from_file:
-        log.warning(
-            "backbone %s: its published weights have several channel statistics and a file does "
-            "not say which; CLIP's are used. backbone.mean and backbone.std decide; means: %s",
-            name,
-            " | ".join(str([round(value, 1) for value in means]) for means, _ in sorted(choices)),
-        )
+        warn_of_statistics(name, MEAN, choices)
     return MEAN, STD
+
+
+def warn_of_statistics(name: str, used: Sequence[float], choices: Iterable[Statistics]) -> None:
+    """Warn that a user's own weights do not say which channel statistics they were trained with."""
+    means = sorted(mean for mean, _ in choices)
+    shown = [str([round(value, 1) for value in mean]) for mean in (used, *means)]
+    log.warning(
+        "backbone %s: its published weights have several channel statistics and a file does not "
+        "say which; those with means %s are used. backbone.mean and backbone.std decide, or a tag "
+        "in a name of timm; means in 0 .. 255: %s",
+        *(name, shown[0], " | ".join(shown[1:])),
+    )
 
 
 def of_note(note: Mapping[str, Any]) -> Statistics:

@@ -57,21 +57,17 @@ def rate(device: torch.device, dtype: torch.dtype) -> float:
     """Measure operations a second in products of the network's sizes. The best of several rounds
     counts, and weights are laid out before the clock starts."""
     best = 0.0
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     for rows, inner, columns in SHAPES:
         x = torch.randn(rows, inner, device=device).to(dtype)
         weight, layer = torch.randn(columns, inner, device=device).to(dtype), Linear()
         for _ in range(ROUNDS):
-            _wait(device)
+            wait()
             start = time.perf_counter()
             layer(x, weight, None)
-            _wait(device)
+            wait()
             best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start))
     return best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _kind(device: torch.device) -> str:

@@ -94,12 +94,8 @@ class Guidance:
 
     def of(self, images: Tensor) -> Guidance | None:
         """Guidance for other images, (batch, 3, height, width), each as one window."""
-        return None if self._look is None else guidance_of(images, self._look)
-
-
-def guidance_of(images: Tensor, look: Callable[[Tensor], Tensor]) -> Guidance:
-    """Return guidance for images, (batch, 3, height, width), each as one window for ``look``."""
-    return Guidance(lambda: look(images), look)
+        look = self._look
+        return None if look is None else Guidance(lambda: look(images), look)
 
 
 def alone(windows: int, size: tuple[int, int], patch: int = 1) -> tuple[Placement, ...]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import open_clip
 import timm
-from torch import nn
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.progress import Bar
@@ -92,8 +91,7 @@ def _of_timm(name: str) -> Network:
 
 def _described(library: str, name: str, build: Any, text: str, notes: list[Any]) -> Network:
     try:
-        model: nn.Module = build()
-        image_tower = tower.find(name, model)
+        image_tower = tower.find(name, build())
     except LabError as error:
         why = str(error).removeprefix("backbone ").removeprefix(f"{name}: ")
         return Network(library, name, why)

@@ -87,14 +87,13 @@ class TimmTower(Tower):
         """Return for each block the module with its relative position bias, or None."""
         trunk = self._trunk
         shared = getattr(trunk, "rel_pos_bias", None) or getattr(trunk, "shared_rel_pos", None)
-        modules = []
-        for block in self.blocks:
-            attention = getattr(block.module, "attn", None)
-            has_table = getattr(attention, "relative_position_bias_table", None) is not None
-            modules.append(
-                attention if has_table else getattr(attention, "rel_pos", None) or shared
-            )
-        return modules
+        attentions = [getattr(block.module, "attn", None) for block in self.blocks]
+        return [
+            attention
+            if getattr(attention, "relative_position_bias_table", None) is not None
+            else getattr(attention, "rel_pos", None) or shared
+            for attention in attentions
+        ]
 
     def blocks_on(self, grid: Grid) -> Sequence[Block]:
         grid = (int(grid[0]), int(grid[1]))

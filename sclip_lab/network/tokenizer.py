@@ -42,34 +42,26 @@ class Tokenizer:
         """Return tokens, (texts, context length) int64. Longer texts are cut."""
         return self._function(list(texts))
 
-    def lengths(self, texts: Sequence[str]) -> list[int] | None:
-        """Count the tokens of each text before it is cut, start and end included. Counting stops at
-        4 times the context length. None for a tokenizer that cannot say."""
+    def check_lengths(self, texts: Sequence[str], network: str) -> None:
+        """Refuse texts that have more tokens than the network of this name reads, start and end
+        included. A tokenizer that cannot say is trusted.
+
+        Raises:
+            LabError: naming the first such text, its length (up to 4 times what the network reads)
+                and the network's.
+        """
         context = self(texts[:1]).shape[1]
         try:
             tokens = self._function(list(texts), context_length=LONG * context)
         except TypeError:
-            return None
+            return
         padding = tokens[:, -1:]  # of a text that is not longer than that
-        used = (tokens != padding) * torch.arange(1, tokens.shape[1] + 1)
-        return used.amax(dim=1).tolist()
-
-
-def check_lengths(tokenize: Any, texts: Sequence[str], name: str) -> None:
-    """Refuse texts that are longer than the network of this name reads. Another function than a
-    `Tokenizer` is not checked.
-
-    Raises:
-        LabError: naming the first such text, its length and the network's.
-    """
-    if not isinstance(tokenize, Tokenizer) or not texts:
-        return
-    lengths, context = tokenize.lengths(texts), tokenize(texts[:1]).shape[1]
-    long = [(text, n) for text, n in zip(texts, lengths or (), strict=False) if n > context]
-    if long:
-        text, length = long[0]
-        more = f", and {len(long) - 1} more" if len(long) > 1 else ""
-        raise LabError(
-            f"text {text[:60]!r} has {length} tokens{more}; {name} reads {context} and would not "
-            "see the rest. Shorten it, or allow the cut by protocol.truncate=true"
-        )
+        lengths = ((tokens != padding) * torch.arange(1, tokens.shape[1] + 1)).amax(dim=1).tolist()
+        long = [(text, n) for text, n in zip(texts, lengths, strict=True) if n > context]
+        if long:
+            text, length = long[0]
+            more = f", and {len(long) - 1} more" if len(long) > 1 else ""
+            raise LabError(
+                f"text {text[:60]!r} has {length} tokens{more}; {network} reads {context} and "
+                "would not see the rest. Shorten it, or allow the cut by protocol.truncate=true"
+            )

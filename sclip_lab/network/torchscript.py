@@ -31,8 +31,7 @@ def openai_digests() -> frozenset[str]:
         for name in open_clip.list_models()
         if "openai" in open_clip.list_pretrained_tags_by_model(name)
     ]
-    matches = (re.search(r"/([0-9a-f]{64})/", address) for address in addresses)
-    return frozenset(match[1] for match in matches if match)
+    return frozenset(re.findall(r"/([0-9a-f]{64})/", " ".join(addresses)))
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ refuse it; ``prototypes``, which learns classes from masks of other photos, does
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ from sclip_lab.network.fit import check_config, load_timm_weights
 from sclip_lab.network.loading import check_device, check_finite, prepared, quiet, seeded
 from sclip_lab.network.position_embedding import DEFAULT_RULE
 from sclip_lab.network.precision import PRECISIONS
-
-log = logging.getLogger(__name__)
+from sclip_lab.network.pretrained_tags import of_note, warn_of_statistics
 
 # The names of torch.hub entries and of SAM's own registry -> timm's names, with their tags.
 HUB_NAMES = {
@@ -60,6 +58,7 @@ def load_vit(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     options: Mapping[str, Any] | None = None,
+    role: str = "backbone",
 ) -> Backbone:
     """Load a frozen ViT of timm, without text tower.
 
@@ -73,10 +72,11 @@ def load_vit(
         precision, device, seed, position_embedding, padding, mean, std: as in
             `sclip_lab.network.loading.load_backbone`; mean and std are timm's by default.
         options: more arguments of the timm model, such as ``depth`` or ``embed_dim``.
+        role: what it is for: the key of the configuration, for messages.
 
     Raises:
-        LabError: unknown name or tag (did you mean), a network of another kind, or weights that do
-            not fit or are not finite.
+        LabError: unknown name or tag (did you mean), a network of another kind, options that cannot
+            be meant or name files, or weights that cannot be fetched, do not fit or are not finite.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -89,10 +89,15 @@ def load_vit(
             raise unknown(f"pretrained tag of {name}", str(pretrained), tags)
         full = f"{architecture}.{pretrained}"
     device = check_device(device)
-    model, _ = load_timm(full, name, "backbone", fetched, checkpoint, weights, seed, options)
+    model = _built(full, name, fetched, seed, dict(options or {}), role)
+    source = f"timm {full}" if fetched else f"random, seed {seed}"
     statistics = model.pretrained_cfg
-    if checkpoint is not None and (mean is None or std is None):
-        statistics = _of_checkpoint(Path(checkpoint), statistics, name, has_tag=bool(tag))
+    if checkpoint is not None:
+        source = str(checkpoint)
+        load_timm_weights(model, read_checkpoint(Path(checkpoint), weights), source, name, role)
+        if mean is None or std is None:
+            statistics = _of_checkpoint(Path(checkpoint), statistics, name, has_tag=bool(tag))
+    check_finite(model, source)
     backbone = Backbone(
         name=name,
         model=model,
@@ -125,48 +130,11 @@ def _of_checkpoint(
         for key in ("mean", "std"):
             check(f"{path}: pretrained_cfg.{key}", stated[key], tuple[float, float, float])
         return stated
-    tagged = timm.list_pretrained(f"{name}.*")
-    notes = (timm.get_pretrained_cfg(each) for each in tagged)
-    means = sorted({tuple(note.mean) for note in notes if note is not None})
-    if not has_tag and len(means) > 1:
-        log.warning(
-            "backbone %s: its published weights have several channel statistics and %s does not "
-            "say which; those with means %s are used. A tag in the name (%s) decides, or "
-            "backbone.mean and backbone.std; means in 0 .. 1: %s",
-            *(name, checkpoint, list(of_name["mean"]), tagged[0], means),
-        )
+    notes = (timm.get_pretrained_cfg(tagged) for tagged in timm.list_pretrained(f"{name}.*"))
+    choices = {of_note({"mean": note.mean, "std": note.std}) for note in notes if note is not None}
+    if not has_tag and len(choices) > 1:
+        warn_of_statistics(name, [255 * value for value in of_name["mean"]], choices)
     return of_name
-
-
-def load_timm(
-    timm_name: str,
-    name: str,
-    role: str,
-    pretrained: bool = False,
-    checkpoint: str | Path | None = None,
-    weights: str | None = None,
-    seed: int = 0,
-    options: Mapping[str, Any] | None = None,
-) -> tuple[Any, str]:
-    """Load timm's network without its classifier, frozen, and say where its weights are from.
-
-    Args:
-        timm_name: with the tag of its weights. name: what the user called it.
-        role: what it is for, in messages: a key of the configuration.
-        pretrained: let timm fetch its weights.
-        checkpoint, weights, seed, options: as in `load_vit`.
-
-    Raises:
-        LabError: unknown name (did you mean), options that cannot be meant or name files, weights
-            that cannot be fetched, do not fit or are not finite.
-    """
-    model = _built(timm_name, name, pretrained, seed, dict(options or {}), role)
-    source = f"timm {timm_name}" if pretrained else f"random, seed {seed}"
-    if checkpoint is not None:
-        source = str(checkpoint)
-        load_timm_weights(model, read_checkpoint(Path(checkpoint), weights), source, name, role)
-    check_finite(model, source)
-    return model.eval().requires_grad_(False), source
 
 
 def _built(

@@ -16,7 +16,7 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import Context, Grid, State
 from sclip_lab.network.depth import Layer, resolve
-from sclip_lab.network.scene import Scene, alone, guidance_of
+from sclip_lab.network.scene import Guidance, Scene, alone
 from sclip_lab.network.text import Text
 from sclip_lab.network.truth import PatchLabels
 from sclip_lab.segmentation.encoded import Encoded, encode
@@ -163,7 +163,7 @@ def _encoded(
     scene = Scene(alone(len(images), size, backbone.patch_size))
     if guidance is not None:
         look = partial(guidance.of_windows, backbone=backbone)
-        scene = replace(scene, guidance=guidance_of(images, look))
+        scene = replace(scene, guidance=Guidance(lambda: look(images), look))
     if labels is not None:
         grid = (len(images), *backbone.grid(*size))
         if tuple(labels.shape) != grid or labels.is_floating_point():

@@ -619,13 +619,14 @@ def test_a_folder_that_says_otherwise_is_refused(
     transformers.Dinov2Model(config).save_pretrained(tmp_path / "folder")
     file = tmp_path / "folder" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(LabError, match=says):
-        load_vit(
-            "vit_small_patch14_dinov2",
-            checkpoint=tmp_path / "folder",
-            device="cpu",
-            options=SMALL,
-        )
+    for load in (load_vit, load_guidance):
+        with pytest.raises(LabError, match=says):
+            load(
+                "vit_small_patch14_dinov2",
+                checkpoint=tmp_path / "folder",
+                device="cpu",
+                options=SMALL,
+            )
 
 
 def test_statistics_of_a_users_own_timm_weights(

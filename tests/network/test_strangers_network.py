@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from sclip_lab.core.errors import LabError
 from sclip_lab.network.architecture import check_architecture
 from sclip_lab.network.checkpoint import read_checkpoint
+from sclip_lab.network.guidance import load_guidance
 from sclip_lab.network.loading import load_backbone
-from sclip_lab.network.vit import load_timm
 
 SOUND: dict[str, Any] = {"embed_dim": 8, "vision_cfg": {"width": 16}, "text_cfg": {"width": 16}}
 
@@ -55,7 +55,7 @@ def test_a_network_that_is_too_large_in_all_is_not_built() -> None:
 @pytest.mark.parametrize("key", ["pretrained_cfg", "checkpoint_path", "cache_dir"])
 def test_options_of_timm_name_no_files(key: str) -> None:
     with pytest.raises(LabError, match=rf"guidance.options.{key} loads what may run code"):
-        load_timm("vit_tiny_patch16_224", "mine", "guidance", options={key: "x"})
+        load_guidance("vit_tiny_patch16_224", options={key: "x"})
 
 
 def test_a_weight_claims_no_more_numbers_than_are_stored(tmp_path: Path) -> None:
