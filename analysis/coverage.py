@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 
 from analysis.methods import markdown
 from sclip_lab.results.statistics import multiple
-from sclip_lab.results.statistics.intervals import METHODS, mean_p, p_value
+from sclip_lab.results.statistics.intervals import Interval, corrected, mean_p, p_value
 from sclip_lab.results.statistics.permutation import permutation_p
 from sclip_lab.results.statistics.relations import FEWEST, over_families, spearman
 from sclip_lab.results.statistics.resampling import Design, Sample, Scored, score
@@ -35,6 +35,47 @@ END_CLAIMS = "<!-- end of the generated part on claims -->"
 SIZES = (20, 64, 256)
 KINDS = ("common", "rare")
 Array = npt.NDArray[np.float64]
+
+
+def percentile(scored: Scored, level: float = 0.95) -> Interval:
+    """Quantiles of the resampled scores: the plain bootstrap."""
+    return _quantiles(scored, (1 - level) / 2, (1 + level) / 2)
+
+
+def bca(scored: Scored, level: float = 0.95) -> Interval:
+    """Bias-corrected and accelerated (Efron, JASA 82, 1987)."""
+    defined = scored.resampled[~np.isnan(scored.resampled)]
+    if not defined.size:
+        return np.nan, np.nan
+    away = np.nanmean(scored.without) - scored.without
+    ranks = [
+        np.count_nonzero(is_below(defined, scored.centre)) for is_below in (np.less, np.less_equal)
+    ]
+    below = sum(ranks) / (2 * defined.size)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        skew = np.nansum(away**3) / (6 * np.nansum(away**2) ** 1.5)
+        shift = special.ndtri(below)
+        ends = shift + special.ndtri([(1 - level) / 2, (1 + level) / 2])
+        low, high = special.ndtr(shift + ends / (1 - skew * ends))
+    if np.isnan(low):  # resamples that are all equal
+        return percentile(scored, level)
+    return _quantiles(scored, low, high)
+
+
+def _quantiles(scored: Scored, low: float, high: float) -> Interval:
+    defined = scored.resampled[~np.isnan(scored.resampled)]
+    if not defined.size:
+        return np.nan, np.nan
+    first, last = np.quantile(defined, [low, high])
+    return float(first), float(last)
+
+
+# What the library reports, and the two intervals that it was chosen over.
+METHODS: dict[str, Callable[[Scored, float], Interval]] = {
+    "corrected": corrected,
+    "percentile": percentile,
+    "bca": bca,
+}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import tempfile
 
 import sclip_lab as lab
 from sclip_lab.evaluation.observers import Pictures
-from sclip_lab.report import pictures, tables
+from sclip_lab.report import pictures
 from sclip_lab.results.store import picture_files
 
 backbone = lab.load_backbone("patchwork_vit")
@@ -56,9 +56,7 @@ df.iloc[:5, :9]
 # is a sum over these rows. This is the first table, with 95 % intervals over photos:
 
 # %%
-from IPython.display import Markdown
-
-Markdown(tables.to_markdown(lab.results.summary(df)))
+lab.results.summary(df)[["attention", "miou", "low", "high", "pixel_accuracy", "images"]]
 
 # %%
 pictures.panel(picture_files.load(folder.name))

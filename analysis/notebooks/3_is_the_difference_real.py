@@ -40,11 +40,7 @@ one[["a", "b", "difference", "low", "high", "p", "p_permutation", "images"]]
 # answers. `p_holm` and `p_max_t` keep the risk of a single false "yes" below their value.
 
 # %%
-from IPython.display import Markdown
-
-from sclip_lab.report import figures, tables
-
-Markdown(tables.to_markdown(lab.results.differences(df, b)))
+lab.results.differences(df, b)[["a", "b", "difference", "low", "high", "p", "p_holm", "p_max_t"]]
 
 # %% [markdown]
 # All pairs: `p_bh` (Benjamini and Hochberg) bounds the share of false ones among those you call
@@ -55,6 +51,8 @@ pairs = lab.results.all_pairs(df)
 pairs[["a", "b", "difference", "low", "high", "p", "p_bh"]]
 
 # %%
+from sclip_lab.report import figures
+
 figures.bars(df)
 
 # %% [markdown]

@@ -76,9 +76,9 @@ def gla(
     Raises:
         LabError: an unknown source, or dynamic_gamma without anchors.
     """
-    dynamic, gathering = (dynamic_beta, dynamic_gamma), (anchors, rounds, threshold, include_self)
-    raw = full_width(ctx, source)
-    return _attend(block, state, ctx, raw, (norm, beta, gamma, *dynamic, *gathering))
+    weighting = (norm, beta, gamma, dynamic_beta, dynamic_gamma)
+    gathering = (anchors, rounds, threshold, include_self)
+    return _attend(block, state, ctx, full_width(ctx, source), (*weighting, *gathering))
 
 
 @uses("guidance", "photo")
@@ -101,9 +101,9 @@ def gla_guided(
 
     Args and errors as in `gla`; there must be guidance.
     """
-    dynamic, gathering = (dynamic_beta, dynamic_gamma), (anchors, rounds, threshold, include_self)
-    raw = ctx.guidance.on(ctx.grid)
-    return _attend(block, state, ctx, raw, (norm, beta, gamma, *dynamic, *gathering))
+    weighting = (norm, beta, gamma, dynamic_beta, dynamic_gamma)
+    gathering = (anchors, rounds, threshold, include_self)
+    return _attend(block, state, ctx, ctx.guidance.on(ctx.grid), (*weighting, *gathering))
 
 
 def full_width(ctx: Context, projection: str) -> Tensor:

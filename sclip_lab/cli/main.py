@@ -95,11 +95,12 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     """The parser of a command other than ``evaluate``, whose words are Hydra's."""
     description = f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}."
     parser = argparse.ArgumentParser(prog=f"sclip-lab {name}", description=description)
-    _module(name).add_arguments(parser)
+    module(name).add_arguments(parser)
     return parser
 
 
-def _module(name: str) -> Any:
+def module(name: str) -> Any:
+    """The module of a command."""
     return importlib.import_module(f"sclip_lab.cli.{name.replace('-', '_')}")
 
 
@@ -109,21 +110,21 @@ def _run(name: str, words: list[str]) -> int:
 
         plugins.enter(())
     if name == "evaluate":  # everything behind the word is Hydra's, its --help included
-        return int(_module(name).main(words))
+        from sclip_lab.cli import evaluate
+
+        return evaluate.main(words)
     parser = parser_of(name)
     try:
         args = parser.parse_intermixed_args(words)
     except TypeError:  # a command with commands of its own
         args = parser.parse_args(words)
-    return int(_module(name).run(args))
+    return int(module(name).run(args))
 
 
 def ended(task: Callable[[], int], advice: str = "") -> int:
     """Run a command and return its exit code; print an error and return 1.
 
-    Args:
-        task: runs the command and returns its exit code.
-        advice: what the user can do after a signal.
+    ``advice`` says what the user can do after a signal.
     """
     readable_output()
     thresholds = gc.get_threshold()

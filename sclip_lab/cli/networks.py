@@ -44,9 +44,7 @@ def run(args: argparse.Namespace) -> int:
 def markdown(networks: Sequence[Network], others: int) -> str:
     """The table: what loads by library, then what does not and why.
 
-    Args:
-        networks: of all names that are listed.
-        others: number of names that are not listed, because they are no vision transformers.
+    ``others`` is the number of further names, which are no vision transformers.
     """
     lines = [
         "# Networks",

@@ -74,11 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def points(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """Pixels from "row,column".
-
-    Raises:
-        LabError: anything else.
-    """
+    """Pixels from "row,column"."""
     try:
         return [(int(y), int(x)) for y, x in (text.split(",") for text in texts)]
     except ValueError:

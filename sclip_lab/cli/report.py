@@ -61,22 +61,19 @@ def run(args: argparse.Namespace) -> int:
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
     parts = part.by_photos()
     names = list(parts) if len(parts) > 1 else [""]
+    names_of = {name: part.df[name].astype(str).unique() for name in ("dataset", "backbone")}
+    data, networks = map(", ".join, names_of.values())
     lead = [store_report.result(p, n) for p, n in zip(parts.values(), names, strict=True)]
     files = page.write(
         [*made, page.Section("next", "next steps", notes=_next_steps(part, args))],
         args.out,
-        _title(part.df),
+        f"Results on {data} with {networks}",
         [*_notes(part.df, args), *_twins(parts.values(), args.store)],
         processes=min(cores, 4),
         lead=lead,
     )
     print(f"{len(files)} files, the report: {files[0]}")
     return 0
-
-
-def _title(df: pd.DataFrame) -> str:
-    data, networks = (", ".join(df[name].astype(str).unique()) for name in ("dataset", "backbone"))
-    return f"Results on {data} with {networks}"
 
 
 def _notes(df: pd.DataFrame, args: argparse.Namespace) -> list[str]:
@@ -165,11 +162,7 @@ def _next_steps(part: Evidence, args: argparse.Namespace) -> list[str]:
 
 
 def conditions(words: Sequence[str]) -> dict[str, list[str]]:
-    """Patterns by column.
-
-    Raises:
-        LabError: a word without "=".
-    """
+    """Patterns by column."""
     patterns_by_column = {}
     for word in words:
         column, equals, patterns = word.partition("=")

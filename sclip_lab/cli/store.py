@@ -71,17 +71,10 @@ def run(args: argparse.Namespace) -> int:
         size = sum(f.path.stat().st_size for f in findings if f.path.is_file())
         print(upkeep.described(findings, root))
         if not args.dry_run:
-            _delete([finding.path for finding in findings])
+            for finding in findings:
+                finding.path.unlink(missing_ok=True)
         print(f"{size / 1e6:.2f} MB {'could be' if args.dry_run else 'were'} freed")
         return 0
     for path in upkeep.export(root, args.to, args.keys or None):
         print(path)
     return 0
-
-
-def _delete(paths: list[Path]) -> None:
-    for path in paths:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise LabError(f"cannot delete {path}: {error.strerror}") from error

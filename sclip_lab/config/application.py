@@ -32,11 +32,7 @@ OF_HYDRA = {
 
 
 def run(words: Sequence[str], task: Callable[[DictConfig], Any]) -> None:
-    """Run a command line of Hydra.
-
-    Args:
-        words: the arguments behind the command's name.
-        task: runs one job.
+    """Run a command line of Hydra, given by the words behind the command's name.
 
     Raises:
         LabError: the words do not compose, or several jobs failed.

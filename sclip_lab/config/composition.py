@@ -44,15 +44,7 @@ PLACES = {"readout": "protocol.readout", "refinement": "protocol.refinement"}
 
 
 def on_dataset(usual: Any, others: Mapping[str, Any], *, _root_: DictConfig) -> Any:
-    """``${on_dataset:40,{voc21:65}}`` in a yaml: 65 on the data set voc21, 40 on all others.
-
-    Args:
-        usual: any value.
-        others: data set name -> value.
-
-    Raises:
-        LabError: ``others`` is no mapping.
-    """
+    """``${on_dataset:40,{voc21:65}}`` in a yaml: 65 on the data set voc21, 40 on all others."""
     if not isinstance(others, Mapping):
         raise LabError(f"on_dataset: {others!r} must map data sets to values, such as {{voc21:65}}")
     return others.get(OmegaConf.select(_root_, "dataset.name"), usual)
@@ -60,15 +52,7 @@ def on_dataset(usual: Any, others: Mapping[str, Any], *, _root_: DictConfig) -> 
 
 def on_protocol(usual: Any, others: Mapping[str, Mapping[str, Any]], *, _root_: DictConfig) -> Any:
     """``${on_protocol:0.3,{resclip:{cityscapes:0.2}}}`` in a yaml of a variant: 0.2 under the
-    protocol resclip on the data set cityscapes, 0.3 in all other cases.
-
-    Args:
-        usual: any value.
-        others: protocol name -> data set name -> value.
-
-    Raises:
-        LabError: ``others`` is no mapping of mappings.
-    """
+    protocol resclip on the data set cityscapes, 0.3 in all other cases."""
     tables = others.values() if isinstance(others, Mapping) else [None]
     if not all(isinstance(table, Mapping) for table in tables):
         raise LabError(
@@ -102,11 +86,7 @@ def plain_config(node: Any) -> Any:
 
 
 class UnknownKey(LabError):
-    """A key on the command line that the configuration does not have.
-
-    Attributes:
-        key: the key as typed.
-    """
+    """A key on the command line, ``key`` as typed, that the configuration does not have."""
 
     def __init__(self, key: str, message: object) -> None:
         self.key = key
@@ -167,11 +147,7 @@ class Loader(ConfigLoaderImpl):
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: Sequence[str]
     ) -> DictConfig:
-        """See Hydra: the configuration of one job of a sweep.
-
-        Raises:
-            LabError: the overrides do not compose.
-        """
+        """See Hydra: the configuration of one job of a sweep."""
         of_hydra: Any = OmegaConf.to_container(master_config.hydra.overrides.hydra)  # unresolved
         words = [*of_hydra, *sweep_overrides]
         overrides = self.parsed(words)
@@ -233,11 +209,7 @@ class Loader(ConfigLoaderImpl):
         return config
 
     def parsed(self, words: Sequence[str]) -> list[Override]:
-        """Parse overrides, including those that sweep over the files of a group.
-
-        Raises:
-            LabError: a word is no override.
-        """
+        """Parse overrides, including those that sweep over the files of a group."""
         with self.explained(words):
             return OverridesParser.create(self).parse_overrides(list(words))
 
@@ -249,11 +221,9 @@ class Loader(ConfigLoaderImpl):
             return self._compose_config_from_defaults_list(defaults.defaults, repository)
 
     def choices(self, group: str, words: Sequence[str] = ()) -> list[str]:
-        """The choices of a group; none if there is no such group.
+        """The choices of a group, such as ``attention/prior``; none if there is no such group.
 
-        Args:
-            group: such as ``attention/prior``.
-            words: overrides, of which ``hydra.searchpath`` names further folders.
+        Of the overrides, ``hydra.searchpath`` names further folders.
         """
         places = [word for word in words if word.startswith("hydra.searchpath=")]
         names = self.get_group_options(group, config_name=CONFIG, overrides=places)
@@ -379,20 +349,12 @@ def _unparsed(word: str, text: str, words: Sequence[str]) -> str:
 
 
 def composed(*overrides: str) -> DictConfig:
-    """conf/config.yaml with overrides of a command line, including Hydra's own section.
-
-    Raises:
-        LabError: the overrides do not compose.
-    """
+    """conf/config.yaml with overrides of a command line, including Hydra's own section."""
     return _cached(None, overrides, _stamps()).copy()
 
 
 def alone(group: str, name: str) -> DictConfig:
-    """One file of a group and the files of its defaults list, without the rest of conf/.
-
-    Raises:
-        LabError: the file does not compose.
-    """
+    """One file of a group and the files of its defaults list, without the rest of conf/."""
     return _cached(group, (name,), _stamps()).copy()
 
 

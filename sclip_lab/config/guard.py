@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ _PLUGINS = re.compile(r"(hydra\._internal\.core_plugins|hydra\.experimental|hydr
 _LOGGING = re.compile(r"(logging\.(handlers\.)?\w*(Handler|Formatter)|colorlog\.ColoredFormatter)")
 _STREAM = re.compile(r"ext://sys\.std(out|err)")
 _CALLED = {"_target_": _PLUGINS, "()": _LOGGING, "class": _LOGGING}
+_PARTS: dict[str, Any] = {
+    **dict.fromkeys(("sweeper", "launcher", "run", "sweep", "job"), DictConfig),
+    "sweeper.params": DictConfig | None,
+    "sweeper.grids": ListConfig | None,
+}
 _RUN = ("hydra.job.env_set", "hydra.launcher.setup", "hydra.launcher.additional")
 _REFERENCE = re.compile(r"\$\{([^{}:$]*)(.)", re.DOTALL)
 _OWN_VARIABLE = re.compile(r"\s*SCLIP_LAB_\w+\s*[,}]")
@@ -79,10 +85,11 @@ def check_hydra(config: DictConfig, compose_usual: Callable[[], DictConfig]) -> 
     text = "job" if name is None else str(name)
     if not text.isprintable() or "/" in text or not 0 < len(text.encode()) <= LONGEST_NAME:
         raise LabError(f"hydra.job.name: {shown(name)} must be the name of a file, without folders")
-    for key in ("sweeper", "sweeper.params", "launcher", "run", "sweep", "job"):
+    for key, kind in _PARTS.items():
         part = OmegaConf.select(config, f"hydra.{key}")
-        if not isinstance(part, DictConfig) and not (part is None and key == "sweeper.params"):
-            raise LabError(f"hydra.{key}: {shown(part)} must be a mapping")
+        if not isinstance(part, kind):
+            words = "a list of mappings" if key == "sweeper.grids" else "a mapping"
+            raise LabError(f"hydra.{key}: {shown(part)} must be {words}")
     verbose = OmegaConf.select(config, "hydra.verbose")
     if not isinstance(verbose, bool | str | ListConfig):
         raise LabError(f"hydra.verbose: {shown(verbose)} must be true, false or names of loggers")
@@ -117,11 +124,8 @@ def check_file(path: Path) -> None:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LabError(f"{path}: {error}") from error
-    depth = deepest = 0
-    for sign in re.findall(r"[\[\]{}]", text):
-        depth += 1 if sign in "[{" else -1
-        deepest = max(deepest, depth)
-    if deepest > DEEPEST or _NESTED.search(text):
+    steps = (1 if sign in "[{" else -1 for sign in re.findall(r"[\[\]{}]", text))
+    if max(accumulate(steps), default=0) > DEEPEST or _NESTED.search(text):
         raise LabError(f"{path}: nested more than {DEEPEST} levels deep")
     if len(_REPEATED.findall(text)) > REPEATED:
         raise LabError(f"{path}: more than {REPEATED} anchors (&) and aliases (*)")

@@ -61,11 +61,7 @@ def enter(arguments: Sequence[str]) -> None:
 
 
 def check(modules: Iterable[str]) -> None:
-    """Check that the user allowed all ``plugins`` of a configuration.
-
-    Raises:
-        LabError: a yaml names a module that the user did not allow.
-    """
+    """Check that the user allowed all ``plugins`` of a configuration."""
     for module in modules:
         if module not in functions.allowed():
             raise LabError(

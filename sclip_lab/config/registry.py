@@ -147,11 +147,7 @@ def load_backbone(
 
 
 def backbone_loader(target: str | None) -> Callable[..., Backbone]:
-    """The function under ``_target_`` in a file of conf/backbone; without one, open_clip's loader.
-
-    Raises:
-        LabError: a yaml may not name this function.
-    """
+    """The function under ``_target_`` in a file of conf/backbone; None: open_clip's loader."""
     from sclip_lab.network import loading
 
     return loading.load_backbone if target is None else locate(target, ("sclip_lab.network",))

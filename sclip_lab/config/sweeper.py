@@ -170,14 +170,7 @@ def _matches(chosen: Mapping[str, Any], key: str, pattern: str) -> bool:
 
 
 def sweep(words: Sequence[str]) -> list[DictConfig]:
-    """The configurations of ``sclip-lab evaluate -m <words>`` without launching them.
-
-    Args:
-        words: Hydra overrides; commas sweep.
-
-    Raises:
-        LabError: they do not compose.
-    """
+    """The configurations of ``sclip-lab evaluate -m <words>`` without launching them."""
     loader = Loader()
     master = loader.load_configuration(CONFIG, list(words), RunMode.MULTIRUN, from_shell=False)
     sweeper = master.hydra.sweeper
@@ -190,11 +183,8 @@ def sweep(words: Sequence[str]) -> list[DictConfig]:
 def compose_jobs(
     jobs: Sequence[Sequence[str]], load: Callable[[list[str]], DictConfig]
 ) -> list[DictConfig]:
-    """The configurations of jobs. A job whose choices lack a key is composed without the key.
-
-    Args:
-        jobs: overrides of each job.
-        load: composes one job.
+    """The configurations of jobs, each by its overrides. A job whose choices lack a key is composed
+    without the key.
 
     Returns:
         one configuration for each job; jobs that become equal count once.

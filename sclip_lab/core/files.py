@@ -104,11 +104,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def probe(folder: Path) -> None:
-    """Check that a folder exists or can be made, and that files can be written into it.
-
-    Raises:
-        LabError: the folder cannot be made or written.
-    """
+    """Check that a folder exists or can be made, and that files can be written into it."""
     path = folder / f".{uuid.uuid4().hex[:16]}.tmp"
     write_bytes(path, b"")
     path.unlink(missing_ok=True)

@@ -159,9 +159,6 @@ def allow(*modules: str) -> None:
 
     Args:
         modules: dotted names. A module is imported when a yaml first names a function of it.
-
-    Raises:
-        LabError: not the name of a module.
     """
     for module in modules:
         if not isinstance(module, str) or not _DOTTED.fullmatch(f"{module}.x"):

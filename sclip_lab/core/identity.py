@@ -143,11 +143,7 @@ def remembered(function: Callable[..., Any]) -> str:
 
 
 def recalled(target: str) -> Callable[..., Any]:
-    """The function to which `remembered` gave this name.
-
-    Raises:
-        LabError: this process has not defined the function.
-    """
+    """The function to which `remembered` gave this name."""
     if target not in _known_functions:
         raise LabError(f"_target_ {target}: a function of another session; define it again")
     return _known_functions[target]

@@ -9,19 +9,6 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = [
-    "Logits",
-    "PatchEmbeddings",
-    "PerHead",
-    "Positions",
-    "Prior",
-    "Tensor",
-    "TextEmbeddings",
-    "Tokens",
-    "Weights",
-    "Winner",
-]
-
 Tokens = Float[Tensor, "batch tokens width"]
 PerHead = Float[Tensor, "batch heads tokens head_dim"]
 Weights = Float[Tensor, "#batch #heads tokens tokens"]

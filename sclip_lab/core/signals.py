@@ -25,11 +25,7 @@ _received: tuple[int, float] | None = None  # the first signal and its time
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the run.
-
-    Attributes:
-        signum: the signal's number.
-    """
+    """A signal, number ``signum``, ended the run."""
 
     def __init__(self, signum: int) -> None:
         self.signum = signum
@@ -80,10 +76,8 @@ def check() -> None:
 def one_line(advice: str = "") -> Iterator[None]:
     """In this context a signal ends the process with one line on stderr.
 
-    The exit code is 128 + the signal's number.
-
-    Args:
-        advice: what the user can do next; it follows the signal's name.
+    The line is the signal's name and ``advice``, what the user can do next. The exit code is 128 +
+    the signal's number.
     """
     try:
         with raised(always=True):

@@ -35,8 +35,8 @@ class Measure:
         needs: parts of the observation without which it has no meaning.
         better: whether a good variant has it "high" or "low"; "" where neither can be said, or
             where a map that is blind to content can have the ideal value too.
-        outcome: it compares predictions with the masks, as the score does. So it explains nothing
-            that it goes with the score.
+        outcome: it compares predictions with the masks, as the score does, so that a correlation
+            with the score explains nothing.
         of_row_sum: it depends on the sum of a map's rows: maps whose rows have other sums, such as
             CSA's, which sum to 2, cannot be compared by it.
         source: paper, or "this laboratory".

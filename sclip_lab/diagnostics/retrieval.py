@@ -50,9 +50,7 @@ def patch_retrieval(
 
 def some(count: int, limit: int = 256) -> np.ndarray:
     """Which of ``count`` patches are kept: at most ``limit``, in equal steps."""
-    if count <= limit:
-        return np.arange(count)
-    return np.linspace(0, count - 1, limit).round().astype(int)
+    return np.linspace(0, count - 1, min(count, limit)).round().astype(int)
 
 
 def _mean_iou(guess: Tensor, truth: Tensor) -> float:

@@ -18,11 +18,7 @@ NAMED = 10  # classes that one line names
 
 
 class Audit:
-    """Counts the masks while passes evaluate them.
-
-    Args:
-        specs: of all passes.
-    """
+    """Counts the masks while passes evaluate the specs."""
 
     def __init__(self, specs: Iterable[Spec]) -> None:
         specs = list(specs)
@@ -56,11 +52,7 @@ class Audit:
             log.info("%s", "; ".join([line, *getattr(dataset, "unpaired", ())]))
 
     def say_what_was_read(self, df: pd.DataFrame) -> None:
-        """Log the share of ignored pixels in the masks that were read, and warnings.
-
-        Args:
-            df: the results, as `sclip_lab.results.load` gives them.
-        """
+        """Log the share of ignored pixels in the masks that were read, and warnings."""
         for key, census in self.censuses.items():
             name = self.datasets[key].name
             if census.photos:

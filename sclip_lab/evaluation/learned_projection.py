@@ -119,10 +119,8 @@ def save_projection(
 ) -> None:
     """Write what ``attention=csa_learned attention.projection_file=...`` reads.
 
-    Args:
-        path: a safetensors file.
-        projection: (width, width).
-        backbone, dataset, **settings: what it was learned with, kept in the file.
+    ``projection`` is (width, width). The safetensors file also says with which network, data set
+    and settings it was learned.
     """
     metadata = {"backbone": backbone.key, "dataset": dataset.key}
     metadata |= {key: str(value) for key, value in settings.items()}

@@ -18,6 +18,7 @@ from sclip_lab.core.errors import CrashError, LabError, describe
 from sclip_lab.core.timings import Timings
 from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.network.truth import majority
 from sclip_lab.segmentation import photos, windows
 from sclip_lab.segmentation.protocol import Protocol
 
@@ -28,20 +29,8 @@ GPU_WINDOWS = 96
 BATCHES_WAITING = 4
 
 
-def framed(sample: Sample, protocol: Protocol) -> Sample:
-    """The sample, cropped as the protocol says."""
-    if protocol.centre_crop is None:
-        return sample
-    image = photos.centre(sample.image, protocol)
-    return replace(sample, image=image, mask=photos.centre(sample.mask, protocol))
-
-
 class PhotoError(CrashError):
-    """A photo or mask that no variant can use.
-
-    Attributes:
-        image: its name in the data set.
-    """
+    """A photo or mask, ``image`` in its data set, that no variant can use."""
 
     def __init__(self, dataset: str, image: str, reason: Exception | str) -> None:
         self.image = image
@@ -77,7 +66,7 @@ class Photo:
 
     def patch_labels(self, ignore_index: int) -> Tensor:
         """(windows, grid_h, grid_w) int64: majority class of each patch, -1 where it is void."""
-        return windows.majority(self.patch_counts(ignore_index))
+        return majority(self.patch_counts(ignore_index))
 
 
 class Loader(AbstractContextManager["Loader"]):
@@ -133,7 +122,9 @@ class Loader(AbstractContextManager["Loader"]):
                 f"data set {self.dataset.name}, image {name}: its sample is named "
                 f"{sample.name!r}, which must be equal to that entry of `names`"
             )
-        sample = framed(sample, self.protocol)
+        if self.protocol.centre_crop is not None:
+            image, mask = (photos.centre(a, self.protocol) for a in (sample.image, sample.mask))
+            sample = replace(sample, image=image, mask=mask)
         return Photo(sample, *photos.prepare(sample.image, self.protocol, self.backbone))
 
     def batches(self, indices: Sequence[int]) -> Iterator[list[Photo]]:

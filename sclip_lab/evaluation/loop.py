@@ -158,9 +158,7 @@ class Unfinished(LabError):
 
 def passes(specs: Sequence[Spec], shard: tuple[int, int]) -> list[list[Spec]]:
     """Group specs that share photos, windows, network and second network, if they use one."""
-    check("shard", shard, Sequence[int])
-    if len(shard) != 2:
-        raise LabError(f"shard: {shard!r} must be (index, count)")
+    check("shard", shard, tuple[int, int])
     index, count = shard
     if not 0 <= index < count:
         raise LabError(f"shard {index} of {count}: the index lies in 0 .. {count - 1}")
@@ -209,8 +207,6 @@ class DeviceCounts:
         """Labels of each photo, (height, width), whose counts are kept.
 
         Args:
-            spec: the cell.
-            readout: its.
             logits: (windows, grid_h, grid_w, queries) patch logits, of all views.
 
         Raises:

@@ -1,9 +1,8 @@
 """What readouts learn from the other photos of a data set and their masks.
 
 A readout that is declared with `sclip_lab.core.functions.reads_others` names a function that
-summarises one photo. All photos of the data set are summarised in one pass for all variants,
-before the pass over the photos that are asked for; a photo's logits then come from the summaries of
-all photos but itself. Which photos those are, the cell's key knows from the data set.
+summarises one photo. One pass summarises all photos of the data set for all variants. A photo's
+logits then come from the summaries of all photos but itself.
 """
 
 from __future__ import annotations
@@ -25,11 +24,8 @@ class References:
     """Summaries of photos, for each spec whose readout reads other photos.
 
     Args:
-        specs: of one data set.
+        specs: of one data set; the attribute ``specs`` has those whose readouts read other photos.
         readouts: of all specs, by their keys.
-
-    Attributes:
-        specs: those whose readouts read other photos.
     """
 
     def __init__(self, specs: Iterable[Spec], readouts: Mapping[str, Readout]) -> None:
@@ -38,11 +34,8 @@ class References:
         self._summaries: dict[str, dict[str, Any]] = {spec.key: {} for spec in self.specs}
 
     def add(self, spec: Spec, photo: Photo, encoded: Encoded) -> None:
-        """Summarise one photo as one spec's variant sees it.
-
-        Args:
-            encoded: the photo's own windows, without further views.
-        """
+        """Summarise one photo as one spec's variant sees it; ``encoded`` has its own windows only,
+        without further views."""
         summary, patches = self.readouts[spec.key].steps.summary, encoded.patches
         assert summary is not None
         plan = photo.plan.on_grid((patches.shape[1], patches.shape[2]))
@@ -59,9 +52,6 @@ class References:
             encoded: the windows.
             chunk: which of a batch they are.
             photos: name and windows of each photo of that batch.
-
-        Raises:
-            LabError: a readout that reads other photos, and there is none.
         """
         readout = self.readouts[spec.key]
         if readout.steps.summary is None:

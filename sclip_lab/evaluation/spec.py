@@ -144,17 +144,15 @@ class Spec:
         parts = [protocol.readout, protocol.refinement, protocol.views]
         for part in [*parts, threshold if isinstance(threshold, Mapping) else None]:
             modules += target_modules(part)
+        truth = self.dataset.key, self.dataset.ignore_index
+        labels = {"labels": digest(truth)} if self.oracle else {}
         return {
             "attention": self.attention.edit_key,
             # "last 1", [-1] and [11] are one choice on twelve blocks.
             "layers": self.attention.layers(self.backbone.depth),
             "backbone": self.backbone.key,
             **({} if self.guidance is None else {"guidance": self.guidance.key}),
-            **(
-                {"labels": digest([self.dataset.key, self.dataset.ignore_index])}
-                if self.oracle
-                else {}
-            ),
+            **labels,
             "device": self.backbone.device.type,
             "protocol": self.protocol.key,
             "vocabulary": self.vocabulary.key,
@@ -169,6 +167,9 @@ class Spec:
 
     def record(self) -> dict[str, Any]:
         """Content of spec.json: names, configuration, class names, images, provenance."""
+        networks: dict[str, Any] = {"backbone": self.backbone}
+        if self.guidance is not None:
+            networks["guidance"] = self.guidance
         return {
             "key": self.key,
             "identity": self.identity,
@@ -176,12 +177,7 @@ class Spec:
             "names": {**self.shown_names, "attention": self.attention.name},
             "config": {
                 "attention": dict(self.attention.config),
-                "backbone": {**self.backbone.description, "digest": self.backbone.key},
-                **(
-                    {"guidance": {**guide.description, "digest": guide.key}}
-                    if (guide := self.guidance)
-                    else {}
-                ),
+                **{n: {**part.description, "digest": part.key} for n, part in networks.items()},
                 "protocol": self.protocol.config,
                 "dataset": {
                     "name": self.dataset.name,

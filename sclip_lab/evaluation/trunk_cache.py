@@ -40,9 +40,6 @@ class TrunkCache:
     Args:
         folder: made when the first file is written.
         gigabytes: upper bound on all files together, above 0.
-
-    Raises:
-        LabError: a bound that is not above 0.
     """
 
     def __init__(self, folder: str | Path, gigabytes: float) -> None:
@@ -105,12 +102,8 @@ class TrunkCache:
 class CachedEncoder(Encoder):
     """Reads the trunk's tokens from a cache, and writes those that are not there.
 
-    Args:
-        backbone, dataset, protocol: what the trunk's tokens depend on, beside photo and block.
-        cache: None: everything is computed.
-
-    Attributes:
-        photos: names of the photos whose windows follow; to be set before `begin`.
+    Without a cache it computes everything. Set ``photos``, the names of the photos whose windows
+    follow, before `begin`.
     """
 
     def __init__(

@@ -16,6 +16,12 @@ from torch import Tensor
 UNKNOWN = -1
 
 
+def majority(counts: Tensor) -> Tensor:
+    """The class of most pixels, of equal ones the lower id: (..., classes) -> (...) int64, -1
+    (unknown) if there is no pixel."""
+    return torch.where(counts.sum(-1) > 0, counts.argmax(-1), UNKNOWN)
+
+
 class PatchLabels:
     """The classes in each patch of each window. They are counted on first use.
 
@@ -57,10 +63,8 @@ class PatchLabels:
 
     @cached_property
     def majority(self) -> Int[Tensor, "windows patches"]:
-        """The class with most pixels in a patch; of equal ones, the lower id. -1 (unknown) where no
-        pixel is labelled."""
-        counts = self.counts.flatten(1, 2)
-        return torch.where(counts.sum(-1) > 0, counts.argmax(-1), UNKNOWN)
+        """Each patch's class, see `majority`."""
+        return majority(self.counts.flatten(1, 2))
 
     def part(self, windows: slice) -> PatchLabels:
         """Return the labels of some of the windows."""

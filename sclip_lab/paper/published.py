@@ -35,8 +35,6 @@ from sclip_lab.report.evidence import Evidence
 
 FILE = Path(__file__).resolve().parent / "paper_numbers.csv"
 SOURCES = FILE.with_name("paper_sources.csv")
-COLUMNS = ["method", "attention", "backbone", "pretrained", "dataset", "protocol", "metric",
-           "value", "source", "mark", "note"]  # fmt: skip
 SCLIP = ("sclip/paper", "sclip")  # protocols of the paper and of its code
 KINDS = {
     "2": "second-hand note, unverified",
@@ -53,19 +51,15 @@ ENTRY = ["attention", "backbone", "pretrained", "tolerance", "source", "miou"]
 
 
 @cache  # once, not for every cell of a table
-def read(file: str | Path = FILE) -> pd.DataFrame:
-    """The published numbers; raises LabError if a column is missing."""
-    table = pd.read_csv(file, keep_default_na=False, dtype={"mark": str})
-    missing = [name for name in COLUMNS if name not in table]
-    if missing:
-        raise LabError(f"{file} lacks the column {', '.join(missing)}")
-    return table[COLUMNS]
+def read() -> pd.DataFrame:
+    """The published numbers, with the columns above."""
+    return pd.read_csv(FILE, keep_default_na=False, dtype={"mark": str})
 
 
 @cache
-def sources(file: str | Path = SOURCES) -> pd.DataFrame:
+def sources() -> pd.DataFrame:
     """What source keys stand for: key (index), kind, what."""
-    return pd.read_csv(file, keep_default_na=False).set_index("key")
+    return pd.read_csv(SOURCES, keep_default_na=False).set_index("key")
 
 
 def kind(source: str, mark: str) -> str:
@@ -108,17 +102,15 @@ def _mious(label: str, network: str, dataset: str) -> pd.DataFrame:
 
 def _best(numbers: pd.DataFrame, protocol: str) -> pd.Series | None:
     """Of several numbers one of this protocol, then one read at first hand, then SCLIP's own."""
-    if numbers.empty:
-        return None
-    rank = pd.DataFrame(
-        {
-            "protocol": numbers["protocol"] != protocol,
-            "mark": numbers["mark"] != "F",
-            "other": ~numbers["protocol"].isin(SCLIP),
-        }
+    return min(
+        (number for _, number in numbers.iterrows()),
+        key=lambda number: (
+            number["protocol"] != protocol,
+            number["mark"] != "F",
+            number["protocol"] not in SCLIP,
+        ),
+        default=None,
     )
-    order = rank.sort_values(["protocol", "mark", "other"], kind="stable").index
-    return numbers.loc[order].iloc[0]
 
 
 def _same_weights(config: dict[str, Any], tag: str) -> bool:
@@ -187,12 +179,6 @@ def _as_published(cell: pd.Series) -> bool:
     )
 
 
-def described(number: pd.Series) -> str:
-    """A published number's score and kind of source, as a picture prints them."""
-    words = kind(str(number["source"]), str(number["mark"]))
-    return f"{100 * float(number['value']):.1f} on {str(number['dataset']).upper()}, {words}"
-
-
 def reference(label: str) -> pd.Series | None:
     """The published number of ViT-B/16 on VOC21 by the SCLIP paper's variants."""
     numbers = _mious(label, REFERENCE["backbone"], REFERENCE["dataset"])
@@ -202,29 +188,10 @@ def reference(label: str) -> pd.Series | None:
 # ---------------------------------------------------------------- what a protocol has to reproduce
 
 
-def expected(entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A protocol's ``expected`` with one row per score.
-
-    Returns:
-        Columns attention, backbone, pretrained, tolerance, source, dataset, miou.
-
-    Raises:
-        LabError: an entry lacks a key.
-    """
-    rows = []
-    for entry in entries:
-        missing = [key for key in ENTRY if key not in entry]
-        if missing:
-            raise LabError(f"protocol.expected: {dict(entry)} lacks {', '.join(missing)}")
-        shared = {key: entry[key] for key in ENTRY if key != "miou"}
-        rows += [{**shared, "dataset": name, "miou": miou} for name, miou in entry["miou"].items()]
-    return pd.DataFrame(rows, columns=[*ENTRY[:-1], "dataset", "miou"])
-
-
-def reproduced(ours: float, theirs: float, tolerance: float) -> str:
-    """ "within", "outside", or "no gate" where the tolerance is NaN: a score that is not trusted
+def reproduced(ours: float, theirs: float, tolerance: float | None) -> str:
+    """ "within", "outside", or "no gate" without a tolerance: a score that is not trusted
     enough to fail by. A tie is within."""
-    if pd.isna(tolerance):
+    if tolerance is None:
         return "no gate"
     # Differences of decimal fractions are not exact.
     return "within" if abs(ours - theirs) <= tolerance + 1e-12 else "outside"
@@ -238,22 +205,27 @@ def against_expected(spec: Any, miou: float, entries: Sequence[Mapping[str, Any]
             weights match nothing, and a network with GELU is not OpenAI's.
         miou: what it scored, a fraction.
         entries: its protocol's ``expected``.
+
+    Raises:
+        LabError: an entry lacks a key.
     """
-    table = expected(entries)
-    weights = spec.backbone.description
-    same = table[
-        (table["attention"] == spec.label)
-        & (table["backbone"] == spec.backbone.name.removesuffix("-quickgelu"))
-        & (table["dataset"] == spec.dataset.name)
-    ]
-    if weights.get("checkpoint") is None:
-        same = same[same["pretrained"] == weights.get("pretrained")]
-    if spec.backbone.activation == "GELU":
-        same = same[same["pretrained"] != "openai"]
-    return [
-        f"ours {100 * miou:.2f}, theirs {100 * row['miou']:.2f} ({row['source']}), "
-        f"difference {100 * (miou - row['miou']):+.2f}"
-        + ("" if pd.isna(row["tolerance"]) else f", tolerance {100 * row['tolerance']:.2f}")
-        + f": {reproduced(miou, row['miou'], row['tolerance'])}"
-        for _, row in same.iterrows()
-    ]
+    weights, dataset, lines = spec.backbone.description, spec.dataset.name, []
+    for entry in entries:
+        missing = [key for key in ENTRY if key not in entry]
+        if missing:
+            raise LabError(f"protocol.expected: {dict(entry)} lacks {', '.join(missing)}")
+        pretrained, tolerance = entry["pretrained"], entry["tolerance"]
+        network = spec.backbone.name.removesuffix("-quickgelu")
+        if (entry["attention"], entry["backbone"]) != (spec.label, network):
+            continue
+        if weights.get("checkpoint") is None and weights.get("pretrained") != pretrained:
+            continue
+        if spec.backbone.activation == "GELU" and pretrained == "openai":
+            continue
+        if (theirs := entry["miou"].get(dataset)) is not None:
+            gate = "" if tolerance is None else f", tolerance {100 * tolerance:.2f}"
+            lines.append(
+                f"ours {100 * miou:.2f}, theirs {100 * theirs:.2f} ({entry['source']}), difference "
+                f"{100 * (miou - theirs):+.2f}{gate}: {reproduced(miou, theirs, tolerance)}"
+            )
+    return lines

@@ -31,20 +31,20 @@ QUESTIONS = {
 WORLD = "On the embedded world, which tests the laboratory and not the paper: "
 
 
-def rows(drawn: Mapping[str, Drawn], embedded: bool = False) -> list[Row]:
+def rows(page: Mapping[str, Drawn], embedded: bool = False) -> list[Row]:
     """One row per question: the answer of each study of the page that has one, or what is missing.
 
     Args:
-        drawn: the page's studies. embedded: the network is patchwork_vit, and each answer says so.
+        page: its studies by name. embedded: the network is patchwork_vit, and each answer says so.
     """
-    by_name = {name: load(name) if name not in drawn else drawn[name].study for name in
-             dict.fromkeys([*names(), *drawn])}  # fmt: skip
+    by_name = {name: load(name) if name not in page else page[name].study for name in
+             dict.fromkeys([*names(), *page])}  # fmt: skip
     answered = []
     for number, (key, question) in enumerate(QUESTIONS.items(), start=1):
         answering = [name for name, study in by_name.items() if key in study.answers]
-        on_page = [name for name in answering if name in drawn]
-        answers = {name: _answer(drawn[name], key) for name in on_page}
-        shown = next((name for name in on_page if drawn[name].parts), on_page[0] if on_page else "")
+        on_page = [name for name in answering if name in page]
+        answers = {name: _answer(page[name], key) for name in on_page}
+        shown = next((name for name in on_page if page[name].parts), on_page[0] if on_page else "")
         text = " ".join(filter(None, answers.values()))
         if not on_page:
             text = f"not asked here: sclip-lab paper {' '.join(answering)}"

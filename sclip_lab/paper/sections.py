@@ -82,24 +82,24 @@ def draw(name: str, study: Study, evidence: Evidence | None, missing: Sequence[s
 
 
 def sections(
-    drawn: Sequence[Drawn], family: str = "claim", embedded: bool = False
+    page: Sequence[Drawn], family: str = "claim", embedded: bool = False
 ) -> tuple[list[Section], list[Verdict]]:
     """The sections of a page, ten questions and all verdicts first, and the verdicts.
 
     Args:
-        drawn: its studies. family: see `verdicts.judge`. embedded: the network is patchwork_vit.
+        page: its studies. family: see `verdicts.judge`. embedded: the network is patchwork_vit.
     """
-    judged = verdicts.judge([claim for study in drawn for claim in study.claims], family)
+    judged = verdicts.judge([claim for study in page for claim in study.claims], family)
     of_studies = [
-        _section(study, [v for v in judged if v.claim.study == study.name]) for study in drawn
+        _section(study, [v for v in judged if v.claim.study == study.name]) for study in page
     ]
     first = Section(
         "questions",
         "ten questions",
         "What does a careful reader of the SCLIP paper ask, and what do these results answer?",
-        rows=questions.rows({study.name: study for study in drawn}, embedded),
+        rows=questions.rows({study.name: study for study in page}, embedded),
     )
-    return [first, _overview(drawn, judged), *of_studies], judged
+    return [first, _overview(page, judged), *of_studies], judged
 
 
 def _section(study: Drawn, judged: Sequence[Verdict]) -> Section:
@@ -117,11 +117,11 @@ def _section(study: Drawn, judged: Sequence[Verdict]) -> Section:
     )
 
 
-def _overview(drawn: Sequence[Drawn], judged: Sequence[Verdict]) -> Section:
+def _overview(page: Sequence[Drawn], judged: Sequence[Verdict]) -> Section:
     """What became of each claim."""
     rows = [_row(verdict, with_study=True) for verdict in judged]
     tables = {"verdicts": verdicts.table(judged)}
-    notes = [*_notes(judged), *_left_out(drawn)]
+    notes = [*_notes(judged), *_left_out(page)]
     question = "What became of each claim?"
     return Section(
         "verdicts", "all verdicts", question, notes, rows, tables, files_only=["verdicts"]
@@ -132,8 +132,8 @@ def _notes(judged: Sequence[Verdict]) -> list[str]:
     return [verdicts.counts(judged), verdicts.published(judged), verdicts.RULE, verdicts.LEGEND]
 
 
-def _left_out(drawn: Sequence[Drawn]) -> list[str]:
-    same = [claim for study in drawn for claim in study.claims if claim.same]
+def _left_out(page: Sequence[Drawn]) -> list[str]:
+    same = [claim for study in page for claim in study.claims if claim.same]
     lines = dict.fromkeys(f"{claim.text} ({claim.same})" for claim in same)
     return [f"Left out, for its two sides cannot differ: {line}." for line in lines]
 
@@ -148,9 +148,9 @@ def _row(verdict: Verdict, with_study: bool = False) -> Row:
     return Row(cells, classes, links)
 
 
-def markdown(drawn: Sequence[Drawn], judged: Sequence[Verdict], embedded: bool = False) -> str:
+def markdown(page: Sequence[Drawn], judged: Sequence[Verdict], embedded: bool = False) -> str:
     """docs/verdicts.md: the verdicts of all studies as a table; ``embedded`` as in `sections`."""
-    notes = [*([EMBEDDED] if embedded else []), *_notes(judged), *_left_out(drawn)]
+    notes = [*([EMBEDDED] if embedded else []), *_notes(judged), *_left_out(page)]
     rows = [{**verdict.cells, "verdict": f"**{verdict.answer}**"} for verdict in judged]
     text = tables.markdown(
         list(COLUMNS), [[row[name] for name in COLUMNS.values()] for row in rows]

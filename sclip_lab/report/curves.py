@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from sclip_lab import results
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.report.figures import COLORS, Figure, charts, color, draw_floors
+from sclip_lab.report.figures import Figure, charts, color, draw_floors
 
+SIDE = 2.2  # inches: of a chart whose points have names
+FONT = 4.5  # points: of these names
 STEPS = 14  # places to try above and below a point for its name
 # Of reference lines, else "-.".
 DASHES: dict[str, Any] = {
@@ -36,18 +37,23 @@ def number(value: object) -> float:
         return float("nan")
 
 
-def line(evidence: Evidence, parameter: str, **fixed: object) -> dict[float, str]:
+def line(
+    evidence: Evidence, parameter: str, ends: Mapping[float, str] | None = None, **fixed: object
+) -> dict[float, str]:
     """Specs by their value of one configuration key, in the order of the values.
 
     Args:
         parameter: a key such as "attention.temperature".
+        ends: variants that are places of this line by another name: vanilla at temperature 1.
         **fixed: variant, or configuration keys with "__" for dots, and the value to select.
     """
     table = pick(evidence, **fixed)
     values = table.get(parameter, pd.Series(dtype=object))  # no cell has such a parameter
-    places = {spec: number(value) for spec, value in values.items()}
-    ordered = sorted((place, str(spec)) for spec, place in places.items() if place == place)
-    return dict(ordered)
+    places = {key: number(value) for key, value in values.items()}
+    line = {place: str(key) for key, place in places.items() if place == place}
+    others = {place: spec(evidence, variant=name) for place, name in (ends or {}).items()}
+    line |= {place: key for place, key in others.items() if key}
+    return dict(sorted(line.items()))
 
 
 def pick(evidence: Evidence, **fixed: object) -> pd.DataFrame:
@@ -84,6 +90,18 @@ def pair(evidence: Evidence, a: str = "csa", b: str = "vanilla") -> tuple[str, s
     return (one, two) if one and two else None
 
 
+def by_backbone(
+    evidence: Evidence, cells: Mapping[str, Mapping[str, object]]
+) -> dict[str, dict[str, str]]:
+    """Backbone -> name -> spec, for every name whose values (as in `line`) a cell has."""
+    grid = {}
+    for backbone in evidence.df["backbone"].astype(str).unique():
+        part = evidence.only(backbone=backbone)
+        of_backbone = {name: spec(part, **fixed) for name, fixed in cells.items()}
+        grid[backbone] = {name: key for name, key in of_backbone.items() if key}
+    return grid
+
+
 def plot(
     ax: Axes,
     evidence: Evidence,
@@ -97,19 +115,18 @@ def plot(
     """
     cells = evidence.cells
     for index, (name, places) in enumerate(lines.items()):
-        table = cells.loc[list(places.values())]
-        _band(ax, list(places), table, color(name, index), name)
+        table, shade = (
+            100 * cells.loc[list(places.values()), ["miou", "low", "high"]],
+            color(name, index),
+        )
+        ax.fill_between(list(places), table["low"], table["high"], color=shade, alpha=0.15, lw=0)
+        ax.plot(list(places), table["miou"], "o-", color=shade, markersize=3.5, label=name)
     for name, key in (references or {}).items():
         if key is not None:
             dashes = DASHES.get(name, "-.")
             ax.axhline(100 * evidence.score(key), color="0.15", lw=1, ls=dashes, label=name)
     draw_floors(ax, evidence.summary, across=True)
     ax.set_ylabel("mIoU x100, 95 % band")
-
-
-def _band(ax: Axes, x: Sequence[float], table: pd.DataFrame, shade: str, name: str) -> None:
-    ax.fill_between(x, table["low"] * 100, table["high"] * 100, color=shade, alpha=0.15, lw=0)
-    ax.plot(x, table["miou"] * 100, "o-", color=shade, markersize=3.5, label=name)
 
 
 def curves(
@@ -188,47 +205,39 @@ def curve(
     df: pd.DataFrame,
     x: str = "attention.temperature",
     log: bool = False,
-    n: int = 2000,
-    level: float = 0.95,
-    table: pd.DataFrame | None = None,
+    evidence: Evidence | None = None,
 ) -> Figure:
     """mIoU against one parameter, with the interval as a band; one line per variant and setting.
 
     Args:
-        df: from `results.load`. table: its `results.summary` if there is one already.
+        df: from `results.load`. evidence: of ``df`` if there is one already.
         x: a column such as "attention.temperature" or "protocol.short_side"; fractions of depth
             ("3/12") and "last 2" count as numbers.
-        log: logarithmic x axis. n, level: of the bootstrap.
+        log: logarithmic x axis.
 
     Raises:
         LabError: if there is no such column, or no variant has two values of it.
     """
     if x not in df:
         raise unknown("swept parameter", x, swept(df))
-    table = results.summary(df, n, level) if table is None else table
-    lines = lines_of(table, x)
-    if not lines:
+    evidence = evidence or Evidence(df)
+    tables = lines_of(evidence.summary, x)
+    if not tables:
         raise LabError(f"no variant was run with two values of {x} and all else equal")
-    firsts = pd.concat([line.iloc[:1] for line in lines])
+    firsts = pd.concat([table.iloc[:1] for table in tables])
     varying = ["line", *(c for c in ("backbone", "dataset", "protocol") if firsts[c].nunique() > 1)]
-    ticks = {row["place"]: row[x] for line in lines for _, row in line.iterrows()}
-    with charts((3.5, 3.1)) as (figure, [ax]):
-        for index, line in enumerate(lines):
-            name = " · ".join(str(line.iloc[0][c]) for c in varying)
-            _band(ax, line["place"].to_list(), line, COLORS[index % len(COLORS)], name)
-        if log:
-            ax.set_xscale("log")
-            ax.xaxis.set_major_formatter("{x:g}")
-            ax.minorticks_off()
-        if len(ticks) <= 8:
-            texts = [f"{t:g}" if isinstance(t, int | float) else str(t) for t in ticks.values()]
-            ax.set_xticks(list(ticks), texts)
-            ax.minorticks_off()
-        draw_floors(ax, table, across=True)
-        ax.set_xlabel(x.split(".", 1)[1].replace("_", " "))
-        ax.set_ylabel(f"mIoU x100, {level * 100:g} % band")
-        _legend(figure, [ax])
-    figure.set_label(f"mIoU x100 against {x}, with its {level * 100:g} % interval over photos")
+    lines: dict[str, Line] = {}
+    for table in tables:
+        name = " · ".join(str(table.iloc[0][c]) for c in varying)
+        name = f"{name} · {table['spec'].iloc[0]}" if name in lines else name
+        lines[name] = dict(zip(table["place"], table["spec"].astype(str), strict=True))
+    title = x.split(".", 1)[1].replace("_", " ")
+    figure = curves(evidence, {title: lines}, log=[title] if log else [])
+    ticks = {row["place"]: row[x] for table in tables for _, row in table.iterrows()}
+    if len(ticks) <= 8:  # as they were typed: "3/12" is no .25
+        texts = [f"{t:g}" if isinstance(t, int | float) else str(t) for t in ticks.values()]
+        figure.axes[0].set_xticks(list(ticks), texts)
+    figure.set_label(f"mIoU x100 against {x}, with its 95 % interval over photos")
     return figure
 
 
@@ -239,32 +248,22 @@ def without(label: str, parameter: str) -> str:
     return re.sub(r"\(\s*,?\s*", "(", rest).replace("()", "")
 
 
-def label_points(
-    ax: Axes,
-    x: Sequence[float],
-    y: Sequence[float],
-    names: Sequence[str],
-    size: tuple[float, float],
-    fontsize: float = 5.0,
-) -> None:
+def label_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
     """Write a name beside each point, where neither another name nor a point lies; a thin line
     leads from a name that had to move. Limits of the axes stay as they are.
 
     Args:
-        ax: with its limits set. x, y: of the points. names: of the points.
-        size: width and height of the axes in inches, as far as known.
-        fontsize: in points.
+        ax: about `SIDE` inches wide and high, with its limits set. x, y, names: of the points.
     """
-    points = np.column_stack([_shares(ax, x, 0), _shares(ax, y, 1)])
-    line = fontsize * 1.1 / 72 / size[1]
-    dot = 0.035 * 2.0 / min(size)
+    points = ax.transAxes.inverted().transform(ax.transData.transform(np.column_stack([x, y])))
+    line, dot = FONT * 1.1 / 72 / SIDE, 0.07 / SIDE
     dots = np.concatenate([points - dot / 2, points + dot / 2], axis=1)
     taken = list(dots)  # left, low, right, high
     # A name may stand on either side of its point, up to so many steps above or below it.
     steps, is_left = np.repeat(np.arange(-STEPS, STEPS + 1), 2), np.tile([0, 1], 2 * STEPS + 1)
     for index in np.argsort(-points[:, 1], kind="stable"):
         (u, v), name = points[index], names[index]
-        width = 0.56 * fontsize * len(name) / 72 / size[0]
+        width = 0.56 * FONT * len(name) / 72 / SIDE
         corners = np.stack(
             [np.where(is_left, u - dot - width, u + dot), v + (steps - 1) * line / 2], axis=1
         )
@@ -280,16 +279,9 @@ def label_points(
         middle = (boxes[best, 1] + boxes[best, 3]) / 2
         moved = abs(middle - v) > line
         ax.annotate(
-            name, (u, v), (edge, middle), "axes fraction", "axes fraction", fontsize=fontsize,
+            name, (u, v), (edge, middle), "axes fraction", "axes fraction", fontsize=FONT,
             ha=side, va="center", annotation_clip=False,
             arrowprops={"arrowstyle": "-", "lw": 0.3, "color": "0.5", "shrinkA": 0, "shrinkB": 2}
             if moved
             else None,
         )  # fmt: skip
-
-
-def _shares(ax: Axes, values: Sequence[float], axis: int) -> np.ndarray:
-    """Places along an axis as shares of its length."""
-    scale = (ax.xaxis, ax.yaxis)[axis].get_transform()
-    low, high = scale.transform(np.array((ax.get_xlim(), ax.get_ylim())[axis], float))
-    return (scale.transform(np.asarray(values, float)) - low) / (high - low)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from sclip_lab.core.errors import LabError
 from sclip_lab.diagnostics import MEASURES
 from sclip_lab.report.figures import COLORS, TALL, Figure, charts
 from sclip_lab.results.statistics.intervals import mean_interval
@@ -18,35 +17,25 @@ from sclip_lab.results.store.spec_labels import labels
 ROW_SUM = "not between row sums"
 GOOD = {"high": "right is good", "low": "left is good"}
 ZERO = 1e-3  # of the longest bar: what cannot be seen
+COLUMNS = 3  # charts side by side
 ROW, BAR = 0.85, 0.17  # inches: of a row of charts beside its bars, and of a bar
 
 
-def diagnostics(df: pd.DataFrame, per_row: int = 3) -> Figure:
+def diagnostics(df: pd.DataFrame) -> Figure:
     """Mean of every measure per variant with a 95 % interval, and one dot per image.
 
     The axis says which direction is good, where that is known. A measure that is the control of
     another is the dotted line in its chart, not a chart.
 
     Args:
-        df: tidy, with columns attention (or spec), image, measure, value: `results.diagnostics`.
-        per_row: measures side by side.
-
-    Raises:
-        LabError: a column is missing.
+        df: from `results.diagnostics`: spec, attention, image, measure, value.
     """
-    by = next((name for name in ("spec", "attention") if name in df), None)
-    missing = [name for name in ("measure", "value") if name not in df]
-    if missing or by is None:
-        raise LabError(f"diagnostics need the columns {', '.join(missing) or 'attention or spec'}")
-    is_of_store = {"spec", "backbone", "protocol"} <= set(df)
-    names = _variants(df) if is_of_store else {name: name for name in df[by].astype(str).unique()}
-    return _drawn(df.assign(variant=df[by].astype(str), chart=_charts(df)), names, per_row)
+    return _drawn(_with_charts(df), _variants(df))
 
 
-def _drawn(df: pd.DataFrame, names: Mapping[str, str], per_row: int) -> Figure:
-    """Args: rows of `diagnostics` with their ``variant`` and ``chart``."""
+def _drawn(df: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     groups = [rows for name, rows in df.groupby("chart", sort=False) if name]
-    lines, columns = -(-len(groups) // per_row), min(per_row, len(groups))
+    lines, columns = -(-len(groups) // COLUMNS), min(COLUMNS, len(groups))
     size = (1.3 + 2.4 * columns, lines * (ROW + BAR * len(names)))
     with charts(size, len(groups), columns, sharey=True) as (figure, axes):
         for ax, rows in zip(axes, groups, strict=True):
@@ -71,35 +60,35 @@ def _undefined(df: pd.DataFrame) -> str:
     return f"; left out where not defined: {', '.join(notes)}" if notes else ""
 
 
-def pages(df: pd.DataFrame, variants: int = 20, per_row: int = 3) -> list[Figure]:
+def pages(df: pd.DataFrame, variants: int = 20) -> list[Figure]:
     """`diagnostics` in pictures that a screen can show.
 
     Args: df: from `results.diagnostics`. variants: in one picture.
     """
     names = list(_variants(df).items())
-    df = df.assign(variant=df["spec"].astype(str), chart=_charts(df))
+    df = _with_charts(df)
     pages, shown = [], [name for name in df["chart"].unique() if name]
     for start in range(0, len(names), variants):
         page = dict(names[start : start + variants])
-        several = per_row * max(1, int(TALL / (ROW + BAR * len(page))))
+        several = COLUMNS * max(1, int(TALL / (ROW + BAR * len(page))))
         for first in range(0, len(shown), several):
             here = df["chart"].isin(["", *shown[first : first + several]])
             rows = df[df["variant"].isin(page) & here]
             if rows["chart"].any():
-                pages.append(_drawn(rows, page, per_row))
+                pages.append(_drawn(rows, page))
     return pages
 
 
-def _charts(df: pd.DataFrame) -> pd.Series:
-    """Per row the title of the chart that it belongs in: the measure, and its data set where
-    there are several; "" for a control of another measure that is there too."""
+def _with_charts(df: pd.DataFrame) -> pd.DataFrame:
+    """The rows with ``variant`` (the spec) and ``chart``, the title of the chart that they belong
+    in: the measure, and its data set where there are several; "" for a control of another measure
+    that is there too."""
     measure = df["measure"].astype(str)
-    met = set(measure)
-    controls = {MEASURES[name].control for name in met if name in MEASURES}
+    controls = {MEASURES[name].control for name in measure.unique() if name in MEASURES}
     title = measure.str.replace("_", " ")
     if "dataset" in df and df["dataset"].nunique() > 1:
         title = title + ", " + df["dataset"].astype(str)
-    return title.where(~measure.isin(controls), "")
+    return df.assign(variant=df["spec"].astype(str), chart=title.where(~measure.isin(controls), ""))
 
 
 def _chart(ax: Axes, rows: pd.DataFrame, order: list[str]) -> None:

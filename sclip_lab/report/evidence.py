@@ -45,6 +45,7 @@ class Evidence:
     whole: Mapping[str, int] = field(default_factory=dict)
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
     bootstrap: Callable[[], Comparisons] | None = None
+    _differences: dict[tuple[str, str, float], pd.Series] = field(default_factory=dict, init=False)
 
     @cached_property
     def comparisons(self) -> Comparisons:
@@ -86,10 +87,6 @@ class Evidence:
         if (a, b, level) not in self._differences:
             self._differences[a, b, level] = self.comparisons.of([(a, b)], level).iloc[0]
         return self._differences[a, b, level]
-
-    @cached_property
-    def _differences(self) -> dict[tuple[str, str, float], pd.Series]:
-        return {}
 
     def values(self, measure: str) -> pd.DataFrame:
         """One diagnostic by photo: index image, columns spec; empty where it was not measured."""
@@ -156,7 +153,13 @@ class Evidence:
 
     def on_common_images(self) -> Evidence:
         """On the images that all specs of a data set have, so that each pair can be compared."""
-        return replace(self, df=on_common_images(self.df), bootstrap=None)
+        parts = []
+        for _, rows in self.df.groupby("dataset", observed=True, sort=False):
+            specs_of_image = rows.groupby("image", observed=True)["spec"].transform("nunique")
+            parts.append(rows[specs_of_image == rows["spec"].nunique()])
+        common = pd.concat(parts)
+        common.attrs = self.df.attrs
+        return replace(self, df=common, bootstrap=None)
 
     @property
     def part(self) -> str:
@@ -167,14 +170,3 @@ class Evidence:
             if whole and count < whole:
                 parts.append(f"{count} of {whole} images of {dataset}")
         return "; ".join(parts)
-
-
-def on_common_images(df: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the images that all specs of a data set have, so that each pair can be compared."""
-    parts = []
-    for _, rows in df.groupby("dataset", observed=True, sort=False):
-        specs_of_image = rows.groupby("image", observed=True)["spec"].transform("nunique")
-        parts.append(rows[specs_of_image == rows["spec"].nunique()])
-    common = pd.concat(parts)
-    common.attrs = df.attrs
-    return common

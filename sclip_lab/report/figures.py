@@ -162,32 +162,25 @@ def draw_floors(ax: Axes, table: pd.DataFrame, across: bool = False) -> str:
     return f"grey: {', '.join(words)}" if words else ""
 
 
-def bars(
-    df: pd.DataFrame,
-    sort: bool = False,
-    n: int = 2000,
-    level: float = 0.95,
-    table: pd.DataFrame | None = None,
-) -> Figure:
+def bars(df: pd.DataFrame, sort: bool = False, table: pd.DataFrame | None = None) -> Figure:
     """mIoU of every spec with its bootstrap interval, one chart per data set.
 
     Args:
         df: from `results.load`. table: its `results.summary` if there is one already.
         sort: best first instead of in the order of the DataFrame.
-        n, level: of the bootstrap.
     """
-    table = results.summary(df, n, level) if table is None else table
-    return _bar_charts(list(_by_dataset(table, sort).items()), level)
+    table = results.summary(df) if table is None else table
+    return _bar_charts(list(_by_dataset(table, sort).items()))
 
 
 def bar_pages(table: pd.DataFrame) -> list[Figure]:
     """`bars` of a `results.summary`, as many variants in a picture as a screen can show."""
-    groups, level = _by_dataset(table), float(table.attrs.get("level", 0.95))
+    groups = _by_dataset(table)
     longest = max(len(rows) for rows in groups.values())
     pages = []
     for start in range(0, longest, _ROWS):
         page = [(name, rows.iloc[start : start + _ROWS]) for name, rows in groups.items()]
-        pages.append(_bar_charts([(name, rows) for name, rows in page if len(rows)], level))
+        pages.append(_bar_charts([(name, rows) for name, rows in page if len(rows)]))
     return pages
 
 
@@ -202,7 +195,7 @@ def _by_dataset(table: pd.DataFrame, sort: bool = False) -> dict[str, pd.DataFra
     return groups
 
 
-def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
+def _bar_charts(groups: list[tuple[str, pd.DataFrame]]) -> Figure:
     columns = min(_CHARTS, len(groups))
     lines = [groups[start : start + columns] for start in range(0, len(groups), columns)]
     heights = [0.9 + 0.22 * max(len(rows) for _, rows in line) for line in lines]
@@ -213,9 +206,9 @@ def _bar_charts(groups: list[tuple[str, pd.DataFrame]], level: float) -> Figure:
             photos, of = rows[["images", "of"]].iloc[0]
             count = f"{photos}" if photos == of else f"{photos} of {of}"
             ax.set_title(f"{dataset}, {count} photos")
-            ax.set_xlabel(f"mIoU x100, {level * 100:g} % interval\n{draw_floors(ax, rows)}".strip())
+            ax.set_xlabel(f"mIoU x100, 95 % interval\n{draw_floors(ax, rows)}".strip())
             ax.xaxis.label.set_fontsize(6.5)
-        figure.set_label(f"mIoU x100 with its {level * 100:g} % interval over photos")
+        figure.set_label("mIoU x100 with its 95 % interval over photos")
     return figure
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-import numpy as np
 import pandas as pd
 
 from sclip_lab import results
@@ -12,8 +12,8 @@ from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.tables import captioned
 from sclip_lab.results.table.support import FEW
 
-# Shares of the photo that a class covers in it.
-SIZES = [(0.0, 0.05), (0.05, 0.2), (0.2, 0.5), (0.5, 1.01)]
+# Between these lie the sizes of a class: shares of its photo that it covers.
+SIZES = [0.0, 0.05, 0.2, 0.5, 1.01]
 
 
 def by_class(evidence: Evidence, specs: Sequence[str]) -> pd.DataFrame:
@@ -55,24 +55,23 @@ def per_size(evidence: Evidence, a: str, b: str) -> pd.DataFrame:
         spec=pair["spec"].astype(str), right=pair["pixels"].where(pair["true"] == pair["predicted"])
     )
     regions = pair.groupby(["spec", "image", "true"], observed=True)[["pixels", "right"]].sum()
-    regions["share"] = regions["pixels"] / regions.groupby(["spec", "image"], observed=True)[
+    shares = regions["pixels"] / regions.groupby(["spec", "image"], observed=True)[
         "pixels"
     ].transform("sum")
-    rows = []
-    for low, high in SIZES:
-        here = regions[(regions["share"] >= low) & (regions["share"] < high)]
-        if here.empty:
-            continue
-        sums = here.groupby("spec", observed=True)[["pixels", "right"]].sum()
-        recall = sums["right"] / sums["pixels"]
-        rows.append(
-            {"class covers": f"{100 * low:.0f} to {min(100, 100 * high):.0f} % of the photo"}
-            | {"regions": len(here) // 2}
-            | {evidence.name(s): recall.get(s, np.nan) for s in (a, b)}
-            | {"gain": recall.get(a, np.nan) - recall.get(b, np.nan)}
-        )
+    words = [f"{100 * low:.0f} to {min(100, 100 * high):.0f} % of the photo"
+             for low, high in pairwise(SIZES)]  # fmt: skip
+    regions["size"] = pd.cut(shares, SIZES, right=False, labels=words)
+    sums = regions.groupby(["size", "spec"], observed=True)[["pixels", "right"]].sum()
+    recall = (sums["right"] / sums["pixels"]).unstack("spec").reindex(columns=[a, b])
+    table = {
+        "class covers": recall.index.to_list(),
+        "regions": (regions.groupby("size", observed=True).size() // 2).to_list(),
+        evidence.name(a): recall[a].to_list(),
+        evidence.name(b): recall[b].to_list(),
+        "gain": (recall[a] - recall[b]).to_list(),
+    }
     caption = "share of pixels that are right, x100, by how much of its photo the class covers"
-    return captioned(rows, caption)
+    return captioned(table, caption)
 
 
 def per_photo(evidence: Evidence, a: str, b: str) -> pd.DataFrame:

@@ -102,8 +102,8 @@ def write(
         columns = dict.fromkeys(
             name for row in section.rows for name, text in row.cells.items() if text
         )
-        part = {"section": section, "pictures": pictures, "tables": tables}
-        shown.append({**part, "columns": list(columns)})
+        parts = {"section": section, "pictures": pictures, "tables": tables, "columns": columns}
+        shown.append(parts)
     environment = Environment(
         loader=PackageLoader("sclip_lab.report"), autoescape=True, undefined=StrictUndefined
     )
@@ -124,7 +124,7 @@ def _drawings(sections: Sequence[Section], processes: int) -> list[list[Drawing]
     by_section: list[Sequence[Maker]] = [
         section.figures.makers
         if isinstance(section.figures, Later)
-        else [partial(dict, {name: figure}) for name, figure in section.figures.items()]
+        else [partial(dict, section.figures)]
         for section in sections
     ]
     makers: list[Maker] = [make for of_section in by_section for make in of_section]
@@ -147,10 +147,10 @@ def _drawings_by_number(number: int) -> list[Drawing]:
 
 def _drawings_of(figures: Mapping[str, Figure]) -> list[Drawing]:
     captions = {name: str(f.get_label() or name.replace("_", " ")) for name, f in figures.items()}
-    return [(name, captions[name], *drawn(figure)) for name, figure in figures.items()]
+    return [(name, captions[name], *rendered(figure)) for name, figure in figures.items()]
 
 
-def drawn(figure: Figure) -> tuple[bytes, bytes]:
+def rendered(figure: Figure) -> tuple[bytes, bytes]:
     """PNG and PDF of one figure, which is laid out once."""
     FigureCanvasAgg(figure)
     dpi = min(PNG_DPI, WIDE / figure.get_size_inches()[0])
@@ -184,7 +184,7 @@ def latex(table: pd.DataFrame, name: str = "") -> str:
 
 def numbers(table: pd.DataFrame) -> pd.DataFrame:
     """A table as a csv holds it: fractions x100, which their column's name says."""
-    plain = {*table.attrs.get("plain", PLAIN), *P.values()}
+    plain = {*table.attrs.get("plain", PLAIN), P}
     scaled = {
         str(name): f"{name} x100"
         for name in table

@@ -31,6 +31,7 @@ PALETTE = [
     "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#0000FF",
     "#00FF87", "#000F87", "#69000F", "#A55AFF", "#4B0F4B", "#A5874B", "#A50087",
 ]  # fmt: skip
+SIDE_BY_SIDE = 6  # pictures of a panel; more variants go on in the next row
 LETTER = 0.06  # inches: width of a letter of a title
 BACKGROUND, OTHER = "#CCCCCC", "#555555"
 FONT: Any = {
@@ -43,27 +44,21 @@ FONT: Any = {
 
 
 def panel(
-    pictures: Sequence[Picture],
-    columns: int = 6,
-    max_classes: int = len(PALETTE),
-    named: bool = False,
-    colors: Mapping[str, str] | None = None,
+    pictures: Sequence[Picture], named: bool = False, colors: Mapping[str, str] | None = None
 ) -> Figure:
     """Photo, truth and the prediction of every variant, one block of rows per photo. Each
     prediction has its mIoU x100 on this photo in its corner.
 
     Args:
         pictures: from `sclip_lab.results.store.picture_files.load`.
-        columns: pictures side by side; more variants go on in the next row.
-        max_classes: the classes largest in truth, then in prediction, get a colour of their own
-            and a line of the legend; the rest are one grey. Ignored pixels are striped.
         named: write each photo's name above it.
-        colors: of classes, where several pictures share them; see `class_colors`.
+        colors: by class, where several figures share them; see `class_colors`. All other classes
+            are one grey. Ignored pixels are striped.
     """
     _check(pictures)
-    colors = colors or class_colors(pictures, max_classes)
+    colors = colors or class_colors(pictures)
     tiles = max(len(item.predictions) for item in pictures) + 2
-    rows = -(-tiles // columns)
+    rows = -(-tiles // SIDE_BY_SIDE)
     across = -(-tiles // rows)  # fill the rows evenly
     width = 9.0 / max(across, 4)
     titles = [
@@ -217,7 +212,8 @@ def _folded(label: str, width: float = 9.0) -> str:
 
 
 def class_colors(pictures: Sequence[Picture], max_classes: int = len(PALETTE)) -> dict[str, str]:
-    """Colours of the classes shown by themselves, in the order of the legend."""
+    """Colours by class, in the order of the legend: of the classes largest in the truth, then in
+    predictions."""
     truth, guess = Counter[str](), Counter[str]()
     for item in pictures:
         truth += _pixels(item, item.mask)
@@ -343,10 +339,9 @@ def labelled(
         names: of classes. palette: (at least len(names), 3) uint8, their colours.
     """
     height, width = labels.shape
-    shares = [float((labels == index).mean()) for index in range(len(names))]
     handles = [
-        Patch(color=tuple(palette[index] / 255), label=f"{name}  {100 * shares[index]:.1f} %")
-        for index, name in enumerate(names)
+        Patch(color=tuple(palette[k] / 255), label=f"{name}  {100 * (labels == k).mean():.1f} %")
+        for k, name in enumerate(names)
     ]
     with rc_context(FONT):
         size = (7.0, 3.5 * height / width + 0.3 + 0.18 * -(-len(names) // 4))
@@ -380,33 +375,25 @@ def attention_over_photo(
     plan, encoded = encode_photo(spec.backbone, image, spec.protocol, spec.attention)
     weights = encoded.state.attention
     height, width = image.shape[:2]
+    total, count = np.zeros((2, len(points), height, width))
     if weights is None:
-        return [np.full((height, width), np.nan, np.float32) for _ in points]
+        return list(np.full(total.shape, np.nan, np.float32))
     grid_h, grid_w = plan.grid
     skip = weights.shape[-1] - grid_h * grid_w  # 1 where the class token takes part
     maps = weights[:, :, skip:, skip:].float().mean(1).cpu().numpy()
-    maps_of_points = []
-    windows = [
-        (
-            index,
-            _patch_of_pixels(plan.rows, top, height / plan.resized[0], height),
-            _patch_of_pixels(plan.columns, left, width / plan.resized[1], width),
-        )
-        for index, (top, left) in enumerate(product(plan.rows.starts, plan.columns.starts))
-    ]
-    for y, x in points:
-        total, count = np.zeros((height, width)), np.zeros((height, width))
-        for index, down, right in windows:
-            if not (0 <= down[y] < grid_h and 0 <= right[x] < grid_w):
-                continue
-            one = maps[index, down[y] * grid_w + right[x]].reshape(grid_h, grid_w)
-            rows, columns = (down >= 0) & (down < grid_h), (right >= 0) & (right < grid_w)
-            place = np.ix_(rows, columns)
-            total[place] += one[np.ix_(down[rows], right[columns])]
-            count[place] += 1
-        with np.errstate(invalid="ignore"):
-            maps_of_points.append((total / count).astype(np.float32))
-    return maps_of_points
+    starts = product(plan.rows.starts, plan.columns.starts)
+    for of_window, (top, left) in zip(maps, starts, strict=True):
+        down = _patch_of_pixels(plan.rows, top, height / plan.resized[0], height)
+        right = _patch_of_pixels(plan.columns, left, width / plan.resized[1], width)
+        rows, columns = (down >= 0) & (down < grid_h), (right >= 0) & (right < grid_w)
+        place, patches = np.ix_(rows, columns), np.ix_(down[rows], right[columns])
+        for index, (y, x) in enumerate(points):
+            if rows[y] and columns[x]:
+                of_point = of_window[down[y] * grid_w + right[x]].reshape(grid_h, grid_w)
+                total[index][place] += of_point[patches]
+                count[index][place] += 1
+    with np.errstate(invalid="ignore"):
+        return list((total / count).astype(np.float32))
 
 
 def _patch_of_pixels(

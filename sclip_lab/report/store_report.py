@@ -56,18 +56,16 @@ def select(
         names = {key: dict(cell) for key, cell in sweeps.find(store, sweep)["cells"].items()}
     if not where:
         return (list(names) if sweep is not None else None), names
-    table = results.specs(store)
-    table = table[table["key"].isin(names)] if sweep is not None else table
+    facts = results.specs(store).set_index("key", drop=False)
+    keys = [key for key in facts.index if not names or key in names]
     # A row for each name of a cell; in a sweep it has one.
-    each = pd.DataFrame(
+    table = pd.DataFrame(
         [
-            {"key": record["key"], **{name: str(cell[name]) for name in NAMES[1:]}}
-            for record in results.records(store, table["key"].to_list())
+            {**facts.loc[record["key"]], **cell}
+            for record in results.records(store, keys)
             for cell in ([names[record["key"]]] if names else [record["names"], *record["also"]])
-        ],
-        columns=["key", *NAMES[1:]],
+        ]
     )
-    table = table.drop(columns=NAMES[1:]).merge(each, on="key")
     for column, patterns in where.items():
         if column not in table:
             raise unknown("column", column, map(str, table.columns))
@@ -198,7 +196,7 @@ def _drawn(part: Evidence, images: int) -> list[Section]:
 
 def _curve(part: Evidence, parameter: str) -> dict[str, Figure]:
     log = parameter.endswith("temperature")
-    return {f"curve_{parameter}": curves.curve(part.df, parameter, log, table=part.summary)}
+    return {f"curve_{parameter}": curves.curve(part.df, parameter, log, part)}
 
 
 def _scores(part: Evidence, scores: Callable[[Evidence], pd.DataFrame]) -> Section:
@@ -215,34 +213,31 @@ def result(part: Evidence, place: str = "") -> str:
     Args:
         part: the cells. place: what to call their photos; their number and data set otherwise.
     """
-    is_method = ~part.summary["oracle"].to_numpy(bool)
-    if not is_method.any():
+    table = part.summary.assign(name=part.cells["name"].to_list())
+    table = table[~table["oracle"].astype(bool)]
+    if table.empty:
         return f"All cells read ground truth: oracles{f' on {place}' if place else ''}, not ranked."
-    table = part.summary[is_method].reset_index(drop=True)
-    best = int(table["miou"].argmax())
-    names = part.cells["name"][is_method].to_list()
-    row = table.iloc[best]
-    photos = int(row["images"])
-    text = f"{names[best]} scores {100 * row['miou']:.1f} mIoU x100"
-    if not pd.isna(row["low"]):
-        text += f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-    count = f"{photos}" if photos == row["of"] else f"{photos} of {row['of']}"
-    plural = "s" if row["of"] > 1 else ""
-    text += f" on {place}" if place else f" on {count} photo{plural} of {row['dataset']}"
-    others = len(table) - 1
-    if not others:
+    best = table.iloc[int(table["miou"].argmax())]
+    others = table.drop(index=best.name)
+    photos = int(best["images"])
+    text = f"{best['name']} scores {100 * best['miou']:.1f} mIoU x100"
+    if not pd.isna(best["low"]):
+        text += f" [{100 * best['low']:.1f}, {100 * best['high']:.1f}]"
+    count = f"{photos}" if photos == best["of"] else f"{photos} of {best['of']}"
+    plural = "s" if best["of"] > 1 else ""
+    text += f" on {place}" if place else f" on {count} photo{plural} of {best['dataset']}"
+    if others.empty:
         return f"{text}."
     if photos < FEWEST_PHOTOS:
         return f"{text}. On fewer than {FEWEST_PHOTOS} photos nothing is surely below another."
-    below = int((~table["unbeaten"].astype(bool)).sum())
-    close = [name for k, name in enumerate(names) if k != best and bool(table["unbeaten"].iloc[k])]
+    close = others["name"][others["unbeaten"].astype(bool)].to_list()
     if not close:
-        return f"{text}, surely more than {_all_of(others)}."
+        return f"{text}, surely more than {_all_of(len(others))}."
     rest = f"; not surely below it: {', '.join(close[:CLOSE])}"
     rest += f" and {len(close) - CLOSE} more" if len(close) > CLOSE else ""
-    if not below:
+    if len(close) == len(others):
         return f"{text}{rest}."
-    return f"{text}, surely more than {below} of {others} others{rest}."
+    return f"{text}, surely more than {len(others) - len(close)} of {len(others)} others{rest}."
 
 
 def _all_of(others: int) -> str:
@@ -262,7 +257,7 @@ def _differences(part: Evidence, baseline: str) -> Section:
     columns = {
         "compared": [f"{part.name(a)} against {part.name(b)}" for a, b in pairs],
         **{name: table[name].to_numpy(float) for name in ("difference", "low", "high")},
-        P["p"]: np.minimum(1, count * table["p"].to_numpy(float)),
+        P: np.minimum(1, count * table["p"].to_numpy(float)),
     }
     together = "" if count == 1 else f"; intervals and p for all {count} together (Bonferroni)"
     if table["low"].isna().all():

@@ -1,4 +1,4 @@
-"""Tables of a results DataFrame: numbers as fractions in DataFrames, x100 in markdown."""
+"""Tables of a results DataFrame: numbers as fractions in DataFrames, x100 where they are shown."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import pandas as pd
 from sclip_lab.report import escaping
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS
-from sclip_lab.results.store.spec_labels import labels
 
-SETTING = ["backbone", "dataset", "protocol"]
 BOLD = (
     "mIoU x100; bold: the best of its data set, and what is not surely below it; not bold: surely "
     "below it (Holm, 5 %)"
@@ -26,13 +24,7 @@ NO_INTERVAL = (
 BOUNDS: dict[str, Any] = {"intervals": {"95 % interval": ("low", "high")}}
 PLAIN = ("rho", "seconds")  # columns that are no fractions
 SIGNED = ("difference", "gain")  # beginnings of columns that show their sign
-P = {
-    "p": "p",
-    "p_permutation": "p, permutation",
-    "p_holm": "p, Holm",
-    "p_max_t": "p, max-T",
-    "p_bh": "p, Benjamini-Hochberg",
-}
+P = "p"  # the column of p-values
 
 
 def cells(evidence: Evidence) -> pd.DataFrame:
@@ -81,73 +73,19 @@ def caption(table: pd.DataFrame) -> str:
     return "; ".join(words)
 
 
-def to_markdown(table: pd.DataFrame, bold: bool = True) -> str:
-    """Markdown of `results.summary` or `results.differences`, one table per data set, x100.
-
-    Args:
-        bold: mark every mIoU that the best does not beat (`results.summary`).
-    """
-    parts = []
-    level = f"{table.attrs.get('level', 0.95) * 100:g} % interval"
-    for dataset, group in table.groupby("dataset", observed=True, sort=False):
-        shared = [str(group[c].iloc[0]) for c in SETTING if c in group and group[c].nunique() == 1]
-        cells = _differences(group) if "difference" in group else _scores(group)
-        cells.attrs["intervals"] = {level: ("low", "high")}
-        cells = texts(cells, "[{}, {}]")
-        if "difference" not in group:
-            images, of = group[["images", "of"]].iloc[0]
-            shared.append(f"{images} images" if images == of else f"{images} of {of} images")
-            if bold and len(group) > 1:
-                marked = zip(cells["mIoU"], is_bold(group), strict=True)
-                cells["mIoU"] = [f"**{text}**" if best else text for text, best in marked]
-        caption = f"{', '.join(shared or [str(dataset)])}; scores x100"
-        text = markdown(list(map(str, cells)), cells.to_numpy(), numbers=True)
-        parts.append(f"{escaping.markdown(caption)}\n\n{text}")
-    return "\n".join(parts)
-
-
-def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = False) -> str:
-    """A table in markdown, its cells escaped; aligned to the right behind the first column where
-    the others are ``numbers``."""
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in markdown, its cells escaped."""
     lines = [columns, *([escaping.markdown(cell) for cell in row] for row in rows)]
     head, *body = (f"| {' | '.join(line)} |\n" for line in lines)
-    rule = "| --- " + "| ---: " * (len(columns) - 1) if numbers else "|---" * len(columns)
-    return "".join([head, f"{rule}|\n", *body])
+    return "".join([head, "|---" * len(columns) + "|\n", *body])
 
 
-def _scores(group: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "attention": labels(group),
-            "mIoU": group["miou"].to_numpy(float),
-            **{name: group[name].to_numpy(float) for name in ("low", "high")},
-            "pixel accuracy": group["pixel_accuracy"].to_numpy(float),
-        }
-    )
-
-
-def _differences(group: pd.DataFrame) -> pd.DataFrame:
-    varying = [c for c in ("backbone", "protocol") if group[c].nunique() > 1]
-    return pd.DataFrame(
-        {
-            "a - b": [f"{a} - {b}" for a, b in zip(group["a"], group["b"], strict=True)],
-            **{name: group[name].astype(str).to_list() for name in varying},
-            "difference in mIoU": group["difference"].to_numpy(float),
-            **{name: group[name].to_numpy(float) for name in ("low", "high")},
-            **{P[name]: group[name].to_numpy(float) for name in P if name in group},
-        }
-    )
-
-
-def texts(table: pd.DataFrame, interval: str = "{} to {}") -> pd.DataFrame:
+def texts(table: pd.DataFrame) -> pd.DataFrame:
     """Numbers as a reader wants them: columns of text.
 
-    Columns of `P` are p-values. Other floats are fractions and shown x100 with one decimal,
+    Column `P` holds p-values. Other floats are fractions and shown x100 with one decimal,
     differences with their sign, except in columns named in ``table.attrs["plain"]``. Two columns of
     bounds become one, as ``table.attrs["intervals"]`` says: name -> bounds.
-
-    Args:
-        interval: how an interval is written.
     """
     starts = {low: (name, high) for name, (low, high) in table.attrs.get("intervals", {}).items()}
     ends = {high for _, high in starts.values()}
@@ -157,11 +95,11 @@ def texts(table: pd.DataFrame, interval: str = "{} to {}") -> pd.DataFrame:
             title, high = starts[name]
             bounds = zip(table[name], table[high], strict=True)
             shown[title] = ["" if np.isnan(low) else
-                            interval.format(f"{100 * low:{sign}.1f}", f"{100 * end:{sign}.1f}")
+                            f"{100 * low:{sign}.1f} to {100 * end:{sign}.1f}"
                             for low, end in bounds]  # fmt: skip
         elif not pd.api.types.is_float_dtype(table[name].dtype):
             shown[name] = ["" if pd.isna(v) else escaping.one_line(str(v)) for v in table[name]]
-        elif name in P.values():
+        elif name == P:
             shown[name] = [p_value(value) for value in table[name]]
         elif name not in ends:
             sign = "+" if name.startswith(SIGNED) else ""

@@ -3,15 +3,14 @@
 Everything reported is a groupby of it: scores (`miou`, `iou`, `pixel_accuracy`), their intervals
 (`summary`, `bootstrap`), comparisons (`difference`, `differences`, `all_pairs`), several data sets
 (`mean_over_datasets`, `mean_differences`, `ranks`), what they rest on (`support`), what a
-prediction scores without a look at the photo (`floors`), and what goes with them (`relations`,
-`points`, `layer_heads`). Scores are
-fractions in [0, 1]; x100 is for display.
+prediction scores without a look at the photo (`floors`), and what goes with them (`relations`).
+Scores are fractions in [0, 1]; x100 is for display.
 """
 
 from sclip_lab.results.statistics.across import mean_differences, mean_over_datasets, ranks
 from sclip_lab.results.statistics.comparisons import all_pairs, difference, differences
 from sclip_lab.results.statistics.floors import floors
-from sclip_lab.results.statistics.relations import layer_heads, points, relations
+from sclip_lab.results.statistics.relations import relations
 from sclip_lab.results.statistics.uncertainty import bootstrap, summary
 from sclip_lab.results.store.reading import diagnostics, load, records, specs
 from sclip_lab.results.table.choices import Choice
@@ -27,13 +26,11 @@ __all__ = [
     "differences",
     "floors",
     "iou",
-    "layer_heads",
     "load",
     "mean_differences",
     "mean_over_datasets",
     "miou",
     "pixel_accuracy",
-    "points",
     "ranks",
     "records",
     "relations",

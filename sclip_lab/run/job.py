@@ -62,9 +62,7 @@ class Outcome(NamedTuple):
     """What a job reports of its cell.
 
     Attributes:
-        spec: the cell.
         summary: its row of `results.summary`.
-        iou: class -> IoU.
         measured: its diagnostics, as of `Store.diagnostics`.
         skipped: image -> why it was left out.
         sweep: id of the W&B run of the sweep; "" for a job that was computed alone.
@@ -243,9 +241,9 @@ def _report(config: DictConfig, outcome: Outcome) -> float:
     )
     for image, reason in outcome.skipped.items():
         log.warning("skipped %s: %s", image, reason)
-    text = json.dumps(_without_nan(record), indent=1, allow_nan=False)
+    without_nan = json.loads(json.dumps(record), parse_constant=lambda _: None)  # JSON has no NaN
     try:
-        files.write_text(output / "result.json", text)
+        files.write_text(output / "result.json", json.dumps(without_nan, indent=1))
     except (OSError, LabError) as error:  # a copy: the numbers are in the store
         log.warning("%s; the numbers are in the store %s", error, store.root)
     if _is_preset(spec, config, images):
@@ -264,13 +262,6 @@ def _interval(form: str, low: float, high: float) -> str:
     return "" if math.isnan(low) else form.format(100 * low, 100 * high)
 
 
-def _without_nan(value: Any) -> Any:
-    """Replace NaN by None, since JSON has no NaN."""
-    if isinstance(value, dict):
-        return {name: _without_nan(part) for name, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _is_preset(spec: Spec, config: DictConfig, images: int) -> bool:
     """Whether the published score applies: all images, and the protocol as in its file."""
     name = spec.protocol.name
@@ -283,11 +274,7 @@ def _is_preset(spec: Spec, config: DictConfig, images: int) -> bool:
 
 
 def make_spec(config: DictConfig) -> Spec:
-    """The cell that a configuration describes.
-
-    Raises:
-        LabError: a wrong value anywhere in the configuration.
-    """
+    """The cell that a configuration describes."""
     guard.check_values(config)
     groups = check_settings(config)
     plugins.check(config.get("plugins") or ())
@@ -304,11 +291,7 @@ def make_spec(config: DictConfig) -> Spec:
 
 
 def make_protocol(config: DictConfig | Mapping[str, Any]) -> Protocol:
-    """The protocol of a configuration, with its values for the configuration's data set.
-
-    Raises:
-        LabError: unknown field or value; a readout or refinement outside the protocol.
-    """
+    """The protocol of a configuration, with its values for the configuration's data set."""
     for group, place in PLACES.items():
         if config.get(group) is not None:
             raise LabError(
@@ -319,11 +302,7 @@ def make_protocol(config: DictConfig | Mapping[str, Any]) -> Protocol:
 
 @cache
 def make_backbone(config: str) -> Backbone:
-    """The network of a configuration (as JSON). Jobs with equal configurations share it.
-
-    Raises:
-        LabError: a wrong value.
-    """
+    """The network of a configuration (as JSON). Jobs with equal configurations share it."""
     values = json.loads(config)
     values.pop("usual", None)  # the tag that conf/config.yaml takes by default
     with about("backbone"):

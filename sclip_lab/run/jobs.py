@@ -41,9 +41,6 @@ class Resources:
         mem_gb, partition, account: None: the cluster's default. Slurm's alone, as ``additional``.
         setup: shell lines that come before.
         additional: further sbatch options by their names, such as ``{"gres": "gpu:1"}``.
-
-    Raises:
-        LabError: a wrong type, or a number out of range.
     """
 
     executor: Literal["slurm", "local", "debug"]
@@ -71,9 +68,7 @@ def run(
 
     Args:
         function: it and its result can be pickled.
-        count: number of jobs.
         folder: for submitit's files and the jobs' logs; all nodes have to see it.
-        resources: what each job gets.
 
     Returns:
         the results in order.

@@ -16,14 +16,9 @@ def usual_dataset(backbone: str) -> str | None:
 
 
 def strange_words(names: Sequence[str], remedy: str) -> str | None:
-    """A warning of words that the embedded network was not trained with.
+    """A warning of words that the embedded network was not trained with; None if it knows them all.
 
-    Args:
-        names: class names, synonyms separated by commas.
-        remedy: what to type to use CLIP instead.
-
-    Returns:
-        the warning; None if it knows all words.
+    Synonyms in a name are separated by commas. ``remedy`` is what to type to use CLIP instead.
     """
     from sclip_lab.data.vocabulary import Vocabulary
 

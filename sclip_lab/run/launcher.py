@@ -108,11 +108,7 @@ class JobsLauncher(FusedLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Submit jobs and wait for them, then run Hydra's jobs.
-
-        Raises:
-            LabError: something is missing in the store.
-        """
+        """Submit jobs and wait for them, then run Hydra's jobs."""
         from sclip_lab import results
         from sclip_lab.run import job
 
@@ -206,9 +202,6 @@ def compute_shard(
 
     Returns:
         why cells could not be evaluated, by their place. Tracebacks of bugs are in the job's log.
-
-    Raises:
-        LabError: no cell could be evaluated.
     """
     from sclip_lab.run import job
 

@@ -250,11 +250,7 @@ def _checked(kind: str, value: Any, expected: type[Any], load: str) -> Any:
 
 
 def photos_of(folder: str | Path) -> list[Path]:
-    """List the photos in a folder by name.
-
-    Raises:
-        LabError: there is none.
-    """
+    """List the photos in a folder by name."""
     files = [f for f in sorted(Path(folder).iterdir()) if f.suffix.lower() in PHOTO_SUFFIXES]
     if not files:
         raise LabError(f"{folder}: holds no photo ({', '.join(PHOTO_SUFFIXES)})")

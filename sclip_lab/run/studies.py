@@ -40,12 +40,9 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Cells:
-    """One study's cells.
+    """One study's cells, and the configuration of the first.
 
-    Attributes:
-        config: the configuration of the first cell; None: there is no cell.
-        specs: the cells.
-        missing: why other cells could not be made, one line for each reason.
+    ``missing`` says why other cells could not be made, one line for each reason.
     """
 
     config: DictConfig | None = None
@@ -143,7 +140,6 @@ def draw(
     """Evaluate what is missing of studies, and draw them.
 
     Args:
-        cells: of `compose`.
         options: of the study of attention: ``image`` and ``points``, as of `sections`.
         processes: copies of this process that share the images; None: one for each core up to
             `MOST_PROCESSES` if the embedded network runs on a CPU, else one.
@@ -247,12 +243,7 @@ def whole_size(dataset: str, count: int) -> int:
 
 
 class OfCells:
-    """An observer of some cells.
-
-    Args:
-        observer: does the work.
-        keys: of the cells.
-    """
+    """An observer, of the cells with these keys alone."""
 
     def __init__(self, observer: Observer, keys: set[str]) -> None:
         self.observer = observer

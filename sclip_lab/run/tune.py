@@ -168,15 +168,6 @@ class Search:
         keys = (self.best.key[:SHORT], self.default.key[:SHORT])
         return results.difference(self.df, *keys).iloc[0]
 
-    def cell(self, values: Mapping[str, str]) -> Spec:
-        """The fixed cell with other values.
-
-        Raises:
-            LabError: unknown keys or wrong values.
-        """
-        words = [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
-        return _spec(words)
-
     def run_batch(self, count: int) -> None:
         """Evaluate so many proposals in stages, and tell the study what came of them."""
         trials = []
@@ -184,7 +175,7 @@ class Search:
             trial = Trial(proposal, _proposed(proposal, self.space))
             trials.append(trial)
             try:
-                trial.spec = replace(self.cell(trial.values), dataset=self.train)
+                trial.spec = replace(_spec(self.fixed, trial.values), dataset=self.train)
             except LabError as error:
                 self._end(trial, f"failed: {error}")
         self.trials += trials
@@ -300,7 +291,7 @@ def search(
     tuned.seconds = time.perf_counter() - begin
     if not any(trial.state == "finished" for trial in tuned.trials):
         raise LabError(f"no trial could be evaluated: {tuned.trials[0].state}")
-    tuned.best = replace(tuned.cell(tuned.winner.values), dataset=reported_on)
+    tuned.best = replace(_spec(fixed, tuned.winner.values), dataset=reported_on)
     usual = replace(default, dataset=chosen_on)
     tuned.usual = float(results.miou(evaluate([usual], store, progress=False)).iloc[0])
     tuned.df = evaluate([tuned.best, default], store, progress=False)
@@ -314,8 +305,10 @@ def _study(seed: int) -> optuna.Study:
     return optuna.create_study(direction="maximize", sampler=sampler)
 
 
-def _spec(overrides: Sequence[str]) -> Spec:
-    (config,) = sweeper.sweep(overrides)
+def _spec(overrides: Sequence[str], values: Mapping[str, str] | None = None) -> Spec:
+    """The cell of these overrides, with further values by key."""
+    more = [f"{key}={value}" for key, value in (values or {}).items()]
+    (config,) = sweeper.sweep([*overrides, *more])
     return make_spec(config)
 
 

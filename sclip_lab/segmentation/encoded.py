@@ -108,12 +108,11 @@ class Encoded:
     def joined(cls, chunks: Sequence[Encoded], images: Tensor, scene: Scene) -> Encoded:
         """Join what one variant made of several chunks, in order, to all windows of a scene."""
         first, states = chunks[0], [chunk.state for chunk in chunks]
-        parts = {
-            name: [part for s in states if (part := getattr(s, name)) is not None]
-            for name in ("tokens", "dense", "attention")
-        }
-        whole: dict[str, Any] = {n: torch.cat(part) if part else None for n, part in parts.items()}
-        state = replace(first.state, **whole)
+        state = first.state
+        for name in ("tokens", "dense", "attention"):
+            if getattr(state, name) is not None:
+                whole: Any = torch.cat([getattr(of_chunk, name) for of_chunk in states])
+                state = replace(state, **{name: whole})
         history = tuple(
             BlockInput(entered[0].block, partial(_cat, entered))
             for entered in zip(*(chunk.history for chunk in chunks), strict=True)

@@ -32,9 +32,9 @@ def conjugate_gradients(
 ) -> Tensor:
     """(nodes, columns) solutions of A f = y for each column of ``targets``, from 0.
 
-    ``product`` multiplies by A, which is symmetric and positive definite; its result may lie in the
-    same memory each time. A column stops after ``steps``, or when its residual is below the share
-    ``tolerance`` of its norm.
+    ``product`` multiplies by A, which is symmetric and positive definite. Its results may lie in
+    one memory, also in that of ``targets``. A column stops after ``steps``, or when its residual is
+    below the share ``tolerance`` of its norm.
     """
     # One block: in glibc's heap, large vectors that come and go leave holes between small ones.
     solution, residual, direction, scratch = targets.new_zeros(4, *targets.shape)
@@ -42,7 +42,6 @@ def conjugate_gradients(
     direction.copy_(targets)
     squared = torch.square(residual, out=scratch).sum(dim=0)
     enough = tolerance * targets.norm(dim=0)
-    del targets  # the caller's copy of a large map
     for _ in range(steps):
         going = squared.sqrt() >= enough.clamp(min=torch.finfo(solution.dtype).tiny)
         if not bool(going.any()):
@@ -139,23 +138,23 @@ def propagate_over_pixels(
     trim_heap()
     planes = _planes(colours.double(), pairs, tau)
     del colours  # the solution takes memory as well
-    multiplied = planes.new_empty(height, width, dtype=torch.float64)
+    trim_heap()
+    vector = planes.new_empty(height, width, dtype=torch.float64)
 
     def product(x: Tensor) -> Tensor:
         x = x.view(height, width)
-        multiplied.copy_(x)
+        vector.copy_(x)
         for (here, there), plane in zip(pairs, planes, strict=True):
             for to, of in (here, there), (there, here):
-                for sums, values, weights in _in_rows(multiplied[to], x[of], plane[here]):
+                for sums, values, weights in _in_rows(vector[to], x[of], plane[here]):
                     sums.addcmul_(values, weights, value=-alpha)
-        return multiplied.view(-1, 1)
+        return vector.view(-1, 1)
 
     if out is None:
         out = torch.empty(scores.shape, device=scores.device)
     for of_class, solved in zip(scores, out, strict=True):
-        solved[:] = conjugate_gradients(
-            product, of_class.double().flatten()[:, None], steps
-        ).view_as(solved)
+        vector.copy_(of_class)
+        solved[:] = conjugate_gradients(product, vector.view(-1, 1), steps).view_as(solved)
     return out
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sclip_lab.core.errors import LabError
 from sclip_lab.network.backbone import cells
+from sclip_lab.network.truth import majority
 
 Size = tuple[int, int]
 # Values in a band of rows.
@@ -303,8 +304,3 @@ def patch_labels(plan: Plan, mask: np.ndarray, ignore_index: int) -> Tensor:
     -1 where no pixel votes; ties go to the lower id. Args as in `patch_counts`.
     """
     return majority(patch_counts(plan, mask, ignore_index))
-
-
-def majority(counts: Tensor) -> Tensor:
-    """The class of most pixels: (..., classes) -> (...) int64, -1 if there is no pixel."""
-    return torch.where(counts.sum(-1) > 0, counts.argmax(-1), -1)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sclip_lab.paper.studies import interventions as study
@@ -74,9 +75,9 @@ def test_one_part_that_does_everything_has_everything(cells: dict[frozenset[str]
         assert gains[part].estimate == pytest.approx(0.0, abs=1e-12)
 
 
-def test_the_number_of_a_block() -> None:
-    assert study._block(["1/8"], 8) == 1
-    assert study._block([-1], 8) == 8
-    assert study._block(["11/12"], 12) == 11
-    assert study._block(["3/8"], None) == 0.375
-    assert np.isnan(study._block([0, 1], 8))
+def test_single_blocks_stand_at_their_share_of_the_depth() -> None:
+    layers = [["5/8"], [-1], ["1/8"], [0, 1], "last 2"]
+    facts = {"variant": "oracle set_mass", "attention.base": "vanilla", "attention.other": 0.0}
+    table = pd.DataFrame({**facts, "attention.layers": layers}, index=list("abcde"))
+    blocks = study._by_block(SimpleNamespace(cells=table))  # type: ignore[arg-type]
+    assert list(blocks.items()) == [(0.125, "c"), (0.625, "a"), (1.0, "b")]

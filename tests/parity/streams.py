@@ -15,7 +15,6 @@ from sclip_lab.attention import registers, rfclip
 from sclip_lab.attention.variant import Variant
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.context import BlockInput, Context, State
-from sclip_lab.segmentation import tree
 from sclip_lab.segmentation.dense_features import dense_features
 from sclip_lab.segmentation.encoded import encode
 from sclip_lab.segmentation.readouts import rfclip as rf_readout
@@ -196,11 +195,18 @@ def with_registers(toy: VectorSet, name: str, arrays: Arrays) -> Iterator[Compar
             yield close(key, ours, arrays[key], FEATURES)
 
 
-def run_whole(backbone: Backbone, variant: Variant, image: Tensor) -> tuple[State, Any]:
-    """The state with all its tokens."""
-    grid = backbone.grid(*image.shape[-2:])
-    [(_, state, _)] = tree.leaves(backbone.blocks, backbone.embed(image), grid, [variant])
-    return state, grid
+def run_whole(
+    backbone: Backbone, variant: Variant, image: Tensor
+) -> tuple[State, list[BlockInput]]:
+    """The state with all its tokens, and what entered each block. `tree.leaves` would drop the
+    tokens that the variant added."""
+    grid, history = backbone.grid(*image.shape[-2:]), list[BlockInput]()
+    state = State(variant.enter(backbone.embed(image), grid, backbone.blocks[0]))
+    for block in backbone.blocks:
+        entered = BlockInput(block, state.tokens)
+        state = variant.apply(entered, state, Context(entered, tuple(history), grid))
+        history.append(entered)
+    return state, history
 
 
 def at_registers(
@@ -208,7 +214,7 @@ def at_registers(
 ) -> Tensor:
     """(neurons, registers): what each neuron says there after the edit."""
     grid = backbone.grid(*image.shape[-2:])
-    [(_, _, history)] = tree.leaves(backbone.blocks, backbone.embed(image), grid, [variant])
+    history = run_whole(backbone, variant, image)[1]
     options = {k: v for k, v in variant.config["hidden"].items() if k != "_target_"}
     rows = []
     for layer, neuron in neurons:

@@ -17,12 +17,12 @@ def test_names_of_a_crowd_do_not_lie_on_each_other() -> None:
     x, y = draw.normal(0.6, 0.01, 12).tolist(), draw.normal(26, 0.3, 12).tolist()
     x, y = [*x, 0.0, 0.9], [*y, 42.0, 18.0]
     names = [f"variant_{k}" for k in range(len(x))]
-    figure = Figure(figsize=(4, 4))
+    figure = Figure(figsize=(2.75, 2.75))
     ax = figure.add_axes((0.1, 0.1, 0.8, 0.8))
     ax.plot(x, y, "o", markersize=3.5)
     ax.set_xlim(-0.1, 1.0)
     ax.set_ylim(15, 45)
-    label_points(ax, x, y, names, (3.2, 3.2))
+    label_points(ax, x, y, names)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     extents = [Text.get_window_extent(text, canvas.get_renderer()) for text in ax.texts]

@@ -74,9 +74,9 @@ def _inside(figure: Figure) -> None:
 
 @pytest.mark.parametrize("sort", [False, True])
 def test_bars_show_scores_and_intervals(df: pd.DataFrame, sort: bool) -> None:
-    table = results.summary(df, n=200)
+    table = results.summary(df)
     table = table.sort_values("miou", ascending=False) if sort else table
-    figure = figures.bars(df, sort=sort, n=200)
+    figure = figures.bars(df, sort=sort)
     (ax,) = figure.axes
     np.testing.assert_allclose([bar.get_width() for bar in ax.patches], table["miou"] * 100)
     assert [tick.get_text() for tick in ax.get_yticklabels()] == list(table["attention"])
@@ -90,7 +90,7 @@ def test_bars_show_scores_and_intervals(df: pd.DataFrame, sort: bool) -> None:
 def test_bars_have_one_chart_per_data_set(tmp_path: Path) -> None:
     write_store(tmp_path)
     write_cell(tmp_path, "csa", 0.5, ["x"], dataset="others", created="2027")
-    figure = figures.bars(results.load(tmp_path), n=20)
+    figure = figures.bars(results.load(tmp_path))
     assert [ax.get_title() for ax in figure.axes] == ["shapes, 6 photos", "others, 1 photos"]
 
 
@@ -123,10 +123,10 @@ def test_per_class_breaks_long_lists_and_leaves_out_absent_classes(tmp_path: Pat
 
 def test_curve_joins_what_differs_in_one_parameter(df: pd.DataFrame) -> None:
     assert curves.swept(df) == ["attention.temperature"]
-    figure = curves.curve(df, log=True, n=200)
+    figure = curves.curve(df, log=True)
     (ax,) = figure.axes
     (line,) = ax.lines
-    table = results.summary(df, n=200).iloc[1:3]
+    table = results.summary(df).iloc[1:3]
     np.testing.assert_allclose(line.get_xydata(), np.stack([[1, 2], table["miou"] * 100], axis=1))
     band = ax.collections[0].get_paths()[0].get_extents()
     assert (band.ymin, band.ymax) == pytest.approx(
@@ -143,7 +143,7 @@ def test_curve_reads_fractions_of_depth(tmp_path: Path) -> None:
     for source in ("9/12", "3/12", "6/12"):
         config = {"attention": {"source": source}}
         write_cell(tmp_path, f"early(source={source})", 0.5, ["x"], config=config)
-    (ax,) = curves.curve(results.load(tmp_path), "attention.source", n=20).axes
+    (ax,) = curves.curve(results.load(tmp_path), "attention.source").axes
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.25, 0.5, 0.75])
     assert {tick.get_text() for tick in ax.get_xticklabels()} == {"3/12", "6/12", "9/12"}
 
@@ -164,7 +164,7 @@ def test_diagnostics_show_means_and_every_image() -> None:
             for image, value in zip("xyz", np.add([0, 1, 0.5], offset + factor) / 10, strict=True)
         ],
         columns=["attention", "image", "measure", "value"],
-    )
+    ).assign(spec=lambda rows: rows["attention"])
     figure = diagnostic_charts.diagnostics(table)
     first, second = figure.axes
     assert [ax.get_title() for ax in figure.axes] == ["attention entropy", "outlier share"]
@@ -178,15 +178,13 @@ def test_diagnostics_show_means_and_every_image() -> None:
         ends, [mean_interval([0.1, 0.2, 0.15]), mean_interval([0.4, 0.5, 0.45])]
     )
     _inside(figure)
-    with pytest.raises(LabError, match="value"):
-        diagnostic_charts.diagnostics(table.drop(columns="value"))
 
 
 def test_no_whisker_leaves_the_range_of_its_measure() -> None:
     values = [1.0, 1.0, 0.7, 1.0, 0.9, 1.0, 1.0, 0.95]
     assert mean_interval(values)[1] > 1
-    table = pd.DataFrame({"attention": "csa_q", "image": list("abcdefgh"), "value": values,
-                          "measure": "attention_same_class_auroc"})  # fmt: skip
+    facts = {"attention": "csa_q", "spec": "k", "measure": "attention_same_class_auroc"}
+    table = pd.DataFrame({**facts, "image": list("abcdefgh"), "value": values})
     (whiskers,) = diagnostic_charts.diagnostics(table).axes[0].collections
     (ends,) = (segment[:, 0] for segment in whiskers.get_segments())
     np.testing.assert_allclose(ends, [mean_interval(values)[0], 1.0])
@@ -224,7 +222,7 @@ def test_panel_paints_classes_and_names_them(photos: list[picture_files.Picture]
 
 def test_panel_folds_many_variants_and_rare_classes(photos: list[picture_files.Picture]) -> None:
     many = [replace(photos[0], predictions=photos[0].predictions * 4)]
-    figure = pictures.panel(many, max_classes=2)
+    figure = pictures.panel(many, colors=pictures.class_colors(many, 2))
     axes = np.array([ax.get_position().bounds for ax in figure.axes])
     assert len(set(axes[:, 1].round(6))) == 3
     assert len(set(axes[:, 0].round(6))) == 6
@@ -282,7 +280,7 @@ def test_bars_never_merge_specs_of_one_label(tmp_path: Path) -> None:
     for seed, row in enumerate(rows):
         write_spec(tmp_path, "csa", [row], ["x"], seed=seed, created=f"2026-01-0{seed + 1}")
     df = results.load(tmp_path)
-    (ax,) = figures.bars(df, n=20).axes
+    (ax,) = figures.bars(df).axes
     scores = results.miou(df).to_numpy() * 100
     np.testing.assert_allclose([bar.get_width() for bar in ax.patches], scores)
     assert len({tick.get_text() for tick in ax.get_yticklabels()}) == 2
@@ -303,6 +301,6 @@ def test_long_labels_are_not_cut_in_a_report() -> None:
         ax = figure.subplots()
         ax.barh([0], [1])
         ax.set_yticks([0], ["vit_tiny_patch16_224"])
-    png, _ = page.drawn(figure)
+    png, _ = page.rendered(figure)
     edge = np.asarray(Image.open(io.BytesIO(png)).convert("L"))[:, :3]
     assert edge.min() == 255

@@ -111,7 +111,7 @@ def test_axes_say_what_is_good_and_controls_are_lines(
 def test_charts_of_many_data_sets_go_on_in_the_next_line(tmp_path: Path) -> None:
     for index in range(8):
         write_cell(tmp_path, "csa", 0.5, ["x"], dataset=f"set {index}")
-    figure = figures.bars(results.load(tmp_path), n=20)
+    figure = figures.bars(results.load(tmp_path))
     assert figure.get_size_inches()[0] <= 14
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
     assert sorted(titles) == [f"set {index}, 1 photos" for index in range(8)]

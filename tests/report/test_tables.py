@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import re
 from pathlib import Path
 
 import numpy as np
@@ -109,34 +107,27 @@ def test_other_weights_match_nothing(tmp_path: Path, pretrained: str | None) -> 
     assert published.find(row, part.summary.attrs["configs"][row["spec"]]) is None
 
 
-def test_a_csv_without_a_column_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "numbers.csv"
-    published.read().drop(columns="mark").to_csv(file, index=False)
-    with pytest.raises(LabError, match="lacks the column mark"):
-        published.read(file)
-
-
 # ---------------------------------------------------------------- tables of ours
 
 
-def test_markdown_reads_back(df: pd.DataFrame) -> None:
-    table = results.summary(df, n=50)
-    text = tables.to_markdown(table, bold=False)
-    caption, _, *lines = text.strip().split("\n")
-    assert caption == "tiny, shapes, sclip, 12 images; scores x100"
-    back = pd.read_csv(io.StringIO("\n".join(lines)), sep="|", skipinitialspace=True).iloc[1:, 1:-1]
-    back.columns = back.columns.str.strip()
-    assert list(back) == ["attention", "mIoU", "95 % interval", "pixel accuracy"]
-    assert list(back["attention"].str.strip()) == list(table["attention"])
-    np.testing.assert_allclose(back["mIoU"].astype(float) / 100, table["miou"], atol=5.01e-4)
+def test_a_shown_table_reads_back(df: pd.DataFrame) -> None:
+    part = Evidence(df)
+    shown = tables.cells(part)
+    texts = tables.texts(shown)
+    assert list(texts) == ["variant", "mIoU", "95 % interval"]
+    assert list(texts["variant"]) == list(part.summary["attention"])
+    np.testing.assert_allclose(
+        texts["mIoU"].astype(float) / 100, part.summary["miou"], atol=5.01e-4
+    )
+    assert all(f">{text}<" in page.html(shown) for text in texts["95 % interval"])
 
 
 def test_best_is_bold(df: pd.DataFrame) -> None:
-    table = results.summary(df, n=20)
-    lines = [line for line in tables.to_markdown(table).split("\n") if "**" in line]
-    bold = [line.split(" | ")[0].removeprefix("| ") for line in lines]
-    assert bold == table["attention"][table["unbeaten"]].to_list()
-    assert table["attention"][table["miou"].idxmax()] in bold
+    part = Evidence(df)
+    is_bold = tables.cells(part).attrs["bold"]["mIoU"]
+    bold = part.summary["attention"][is_bold].to_list()
+    assert bold == part.summary["attention"][part.summary["unbeaten"]].to_list()
+    assert part.summary["attention"][part.summary["miou"].idxmax()] in bold
     assert "vanilla" not in bold
 
 
@@ -146,11 +137,6 @@ def test_few_photos_are_described(tmp_path: Path) -> None:
     for label in ("vanilla", "csa"):
         write_cell(tmp_path, label, SKILL[label], images, photos=2, created=label)
     part = Evidence(results.load(tmp_path, partial=True))
-    text = tables.to_markdown(part.summary)
-    assert "2 of 4 images" in text
-    assert not re.search(r"\*\*|\[", text)
-    text = tables.to_markdown(results.differences(part.df, "vanilla"))
-    assert "[" not in text
     shown = tables.cells(part)
     assert "2 of 4 photos: no interval and no comparison below 10" in shown.attrs["caption"]
     assert not any(shown.attrs["bold"]["mIoU"])
@@ -161,19 +147,12 @@ def test_few_photos_are_described(tmp_path: Path) -> None:
     assert "no interval and no p" in compared.tables["differences"].attrs["caption"]
 
 
-def test_one_table_per_data_set(tmp_path: Path) -> None:
-    write_store(tmp_path)
-    write_cell(tmp_path, "csa", 0.5, ["x"], dataset="others")
-    assert tables.to_markdown(results.summary(results.load(tmp_path), n=20)).count("mIoU") == 2
-
-
 def test_differences_against_a_baseline(df: pd.DataFrame) -> None:
     table = results.differences(df, "vanilla", n=100)
     assert list(table["a"]) == ["csa", "csa(temperature=2.0)", "identity"]
     assert set(table["b"]) == {"vanilla"}
     scores = results.miou(df).to_numpy()
     np.testing.assert_allclose(table["difference"], scores[1:] - scores[0])
-    assert "| csa - vanilla | +" in tables.to_markdown(table)
     with pytest.raises(LabError, match="did you mean vanilla"):
         results.differences(df, "vanila")
     with pytest.raises(LabError, match="nothing to compare"):

@@ -31,7 +31,7 @@ def test_round_trip_in_the_data_sets_order(tmp_path: Path) -> None:
     for picture in pictures:
         np.testing.assert_array_equal(picture.image, IMAGE)
         np.testing.assert_array_equal(picture.mask, MASK)
-        assert (picture.dataset, picture.ignore_index) == ("shapes", 255)
+        assert picture.ignore_index == 255
         (prediction,) = picture.predictions
         np.testing.assert_array_equal(prediction.prediction, MASK + 1)
         np.testing.assert_array_equal(prediction.points, POINTS)
@@ -92,21 +92,3 @@ def test_missing_or_broken_files_are_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(LabError, match=r"pictures.x\.npz has no seal"):
         picture_files.load(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"prediction": IMAGE}, r"prediction has shape \(4, 6, 3\)"),
-        ({"points": BOXES}, "points has shape"),
-        ({"points": POINTS, "attention": MAPS}, "come together"),
-        ({"points": POINTS, "attention": MAPS[:1], "attention_box": BOXES}, "attention has shape"),
-        ({"points": POINTS, "attention": MAPS, "attention_box": BOXES.T}, "attention_box has"),
-        ({"attention": MAPS, "attention_box": BOXES}, "for 0 points"),
-    ],
-)
-def test_wrong_shapes_are_named(tmp_path: Path, arrays, message: str) -> None:
-    with pytest.raises(LabError, match=message):
-        picture_files.save_prediction(tmp_path, "k", "x", **{"prediction": MASK} | arrays)
-    with pytest.raises(LabError, match="expected"):
-        picture_files.save_image(tmp_path, DIGEST, "x", IMAGE, MASK.T)

@@ -149,19 +149,6 @@ def test_rows_of_ranks_equal_scipy() -> None:
     assert np.isnan(spearman(np.ones((1, 3)), np.arange(3.0)[None])).all()
 
 
-def test_points_and_layers(store: Path) -> None:
-    df, measured = results.load(store), results.diagnostics(store)
-    table = results.points(df, measured)
-    assert len(table) == 4 * 3
-    assert table.set_index("measure")["is_control"].groupby("measure").all().sum() == 1
-    np.testing.assert_allclose(table["score"], table["spec"].map(results.miou(df)).astype(float))
-    heads = results.layer_heads(results.diagnostics(store, layers=True), "csa", "diagonal_mass")
-    assert heads.loc[1].to_dict() == pytest.approx({-1: 0.3, 2: 0.5})
-    assert heads.loc[0].isna().all()
-    with pytest.raises(LabError, match="did you mean csa"):
-        results.layer_heads(results.diagnostics(store, layers=True), "cs", "diagonal_mass")
-
-
 def test_two_variants_have_no_rank(store: Path) -> None:
     df = results.load(store)
     few = df[df["attention"].isin(["vanilla", "csa"])]

@@ -29,8 +29,8 @@ def entropy(ctx: Context, base: Map, at: float | Map = 0.9) -> Weights:
     Args:
         base: the map of a variant.
         at: entropy of a side over that of a uniform one, 0 .. 1, or a variant whose own entropy of
-            the same side is taken. A side of one patch has none and stays; a target that no beta
-            reaches (equal largest weights, weights of 0) is come as near to as can be.
+            the same side is taken. A side of one patch has none and stays. Where no beta reaches
+            the target (equal largest weights, weights of 0), the nearest entropy is taken.
     """
     if not callable(at):
         within("at", at, 0, 1)

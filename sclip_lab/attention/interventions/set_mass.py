@@ -42,7 +42,7 @@ def set_mass(ctx: Context, base: Map, other: float | Map = 0.5, scope: Scope = "
     share = sides.share(patches)
     if callable(other):
         target = sides.share(patches_of(ctx, other(ctx)))
-        # A row that the other map does not look along has no share there, and keeps its own.
+        # A row without labelled weight in the other map has no share there, and keeps its own.
         target = torch.where(target.isnan(), share, target)
     else:
         within("other", other, 0, 1)

@@ -83,7 +83,7 @@ def _drawn(sample: Sample, points: list[tuple[int, int]], specs: dict[str, Spec]
         maps = np.stack(attention_over_photo(spec, sample.image, points))
         shown = None if np.isnan(maps).all() else maps
         predictions.append(Prediction(name, sample.mask, np.array(points), shown, boxes))
-    picture = Picture(sample.name, "", sample.image, sample.mask, [], 0, predictions)
+    picture = Picture(sample.name, sample.image, sample.mask, [], 0, predictions)
     figure = attention_maps([picture], largest=2.0)
     listed = "; ".join(f"{row},{column}" for row, column in points)
     figure.set_label(
@@ -116,8 +116,10 @@ def _localises(evidence: Evidence) -> str:
     values = {measure: evidence.values(measure) for measure in words}
     parts = []
     for name, key in cells.items():
-        said = [text.format(values[m][key].mean()) for m, text in words.items() if key in values[m]]
-        parts.append(f"{name}: {', '.join(said)}")
+        facts = [
+            text.format(values[m][key].mean()) for m, text in words.items() if key in values[m]
+        ]
+        parts.append(f"{name}: {', '.join(facts)}")
     return f"{'; '.join(parts)}. Only interventions can say whether that makes the score."
 
 

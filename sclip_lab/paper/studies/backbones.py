@@ -6,11 +6,11 @@ from matplotlib.figure import Figure
 
 from sclip_lab.paper.claims import Claim, gains_in_words, higher, missing
 from sclip_lab.paper.studies import Study
-from sclip_lab.report.curves import spec
+from sclip_lab.report.curves import by_backbone
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import grouped
 
-NAMES = {
+NAMES: dict[str, dict[str, object]] = {
     "vanilla": {"variant": "vanilla"},
     "MaskCLIP": {"variant": "maskclip", "attention__residual": True},
     "CSA": {"variant": "csa", "attention__residual": True},
@@ -27,12 +27,7 @@ DROPPED = "CSA, residual and MLP dropped"
 
 def _grid(evidence: Evidence) -> dict[str, dict[str, str]]:
     """Backbone -> variant -> spec."""
-    grid: dict[str, dict[str, str]] = {}
-    for backbone in evidence.df["backbone"].astype(str).unique():
-        part = evidence.only(backbone=backbone)
-        cells = {name: spec(part, **fixed) for name, fixed in NAMES.items()}  # type: ignore[arg-type]
-        grid[backbone] = {name: key for name, key in cells.items() if key}
-    return grid
+    return by_backbone(evidence, NAMES)
 
 
 def _claims(evidence: Evidence) -> list[Claim]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from sclip_lab.diagnostics import MEASURES
 from sclip_lab.paper.claims import Claim, Comparison, few_photos, gated, missing, whole
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import label_points, specs
+from sclip_lab.report.diagnostic_charts import GOOD
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import COLORS, Figure, charts
 from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS
@@ -35,7 +37,6 @@ CLAIMED = {
     "feature_same_class_auroc": "high",
 }
 MAPPED = ("spatial_invariance", "inter_class_mass", "attention_entropy")
-BETTER = {"high": "right is good", "low": "left is good"}
 
 
 @lru_cache(maxsize=1)  # for claims, table and figures of one part
@@ -107,28 +108,25 @@ def _with_interval(row: Mapping[str, Any]) -> str:
     return text if np.isnan(row["low"]) else f"{text} [{row['low']:+.2f}, {row['high']:+.2f}]"
 
 
-def _scatter(ax: Axes, evidence: Evidence, points: pd.DataFrame, measure: str, size: float) -> None:
-    of_measure = points[points["measure"] == measure].dropna(subset="value")
-    x, y = of_measure["value"].to_list(), (100 * of_measure["score"]).to_list()
+def _scatter(ax: Axes, evidence: Evidence, measure: str) -> None:
+    """A measure's mean over photos against the score, a point for each variant."""
+    means = evidence.values(measure).mean()
+    specs = [spec for spec in evidence.cells.index if spec in means]
+    x, y = means[specs].to_list(), [100 * evidence.score(spec) for spec in specs]
     ax.plot(x, y, "o", color=COLORS[0], markersize=3.5)
     control = MEASURES[measure].control
-    chance = (
-        points.loc[points["measure"] == control, "value"] if control else pd.Series(dtype=float)
-    )
-    if len(chance):
-        ax.axvline(chance.mean(), color="0.6", ls=":", lw=1)
-        ax.annotate("control", (chance.mean(), 1), (2, -6), ("data", "axes fraction"),
+    chance = evidence.values(control).mean().mean() if control else np.nan
+    if not np.isnan(chance):
+        ax.axvline(chance, color="0.6", ls=":", lw=1)
+        ax.annotate("control", (chance, 1), (2, -6), ("data", "axes fraction"),
                     "offset points", fontsize=5, color="0.4")  # fmt: skip
     ax.margins(0.2, 0.12)
     ax.set_xlim(ax.get_xlim())
     ax.set_ylim(ax.get_ylim())
-    label_points(
-        ax, x, y, [evidence.name(s) for s in of_measure["spec"].astype(str)], (size, size), 4.5
-    )
+    label_points(ax, x, y, [evidence.name(spec) for spec in specs])
 
 
 def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
-    points = results.points(evidence.df, evidence.measured)
     rows_of = _by_measure(table)
     names, figures = list(rows_of), {}
     for start in range(0, len(names), PAGE):
@@ -138,8 +136,8 @@ def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
         apart = ConstrainedLayoutEngine(h_pad=0.12)  # inches: titles keep off the axis above
         with charts(size, len(page), columns, sharey=True, layout=apart) as (figure, axes):
             for ax, measure in zip(axes, page, strict=True):
-                _scatter(ax, evidence, points, measure, 2.2)
-                row, good = rows_of[measure], BETTER.get(MEASURES[measure].better)
+                _scatter(ax, evidence, measure)
+                row, good = rows_of[measure], GOOD.get(MEASURES[measure].better)
                 ax.set_xlabel(measure.replace("_", " ") + (f" ({good})" if good else ""))
                 ax.set_title(f"Spearman {_with_interval(row)}")
             for ax in axes[::columns]:
@@ -155,42 +153,29 @@ def _scatters(evidence: Evidence, table: pd.DataFrame) -> dict[str, Figure]:
 
 def _heat_maps(evidence: Evidence) -> Figure | None:
     """A measure by layer and head, of vanilla attention and of CSA."""
-    measured = evidence.layers
-    names = ("vanilla", "csa")
-    pair = dict(zip(names, specs(evidence, *names), strict=True))
-    if not len(measured) or None in pair.values():
+    pair = dict(zip(("vanilla", "csa"), specs(evidence, "vanilla", "csa"), strict=True))
+    if not len(evidence.layers) or None in pair.values():
         return None
-    rows = measured.assign(spec=measured["spec"].astype(str))
+    rows = evidence.layers[evidence.layers["head"] >= 0].astype({"spec": str, "measure": str})
     measures = [name for name in MAPPED if name in set(rows["measure"])]
     if not measures:
         return None
     tables = {}
-    for measure in measures:
-        for name, key in pair.items():
-            of_measure = rows[
-                (rows["measure"] == measure) & (rows["spec"] == key) & (rows["head"] >= 0)
-            ]
-            tables[measure, name] = of_measure.pivot_table(
-                index="layer", columns="head", values="value"
-            )
+    for measure, (name, spec) in product(measures, pair.items()):
+        of_map = rows[(rows["measure"] == measure) & (rows["spec"] == spec)]
+        tables[measure, name] = of_map.pivot_table(index="layer", columns="head", values="value")
     depth, heads = (max(table.shape[axis] for table in tables.values()) for axis in (0, 1))
     size = (1.0 + 2 * max(1.4, 0.24 * heads), 0.5 + len(measures) * max(1.2, 0.2 * depth + 0.5))
     with charts(size, 2 * len(measures), 2) as (figure, axes):
-        for line, measure in zip(zip(axes[::2], axes[1::2], strict=True), measures, strict=True):
-            values = np.concatenate([tables[measure, name].to_numpy().ravel() for name in pair])
-            low, high = float(np.nanmin(values)), float(np.nanmax(values))
-            for ax, name in zip(line, pair, strict=True):
-                table = tables[measure, name]
-                sns.heatmap(table, ax=ax, vmin=low, vmax=high, cmap="viridis", cbar=ax is line[1],
-                            cbar_kws={"label": measure.replace("_", " ")})  # fmt: skip
-                ax.set_yticks(np.arange(len(table)) + 0.5, [str(i + 1) for i in table.index],
-                              rotation=0)  # fmt: skip
-                ax.set_xticks([])
-                ax.set(xlabel=f"{table.shape[1]} heads", ylabel="block" if ax is line[0] else "")
-                direction = {"high": "bright is good", "low": "dark is good"}.get(
-                    MEASURES[measure].better
-                )
-                ax.set_title(f"{name} ({direction})" if direction else name)
+        for ax, (measure, name) in zip(axes, product(measures, pair), strict=True):
+            table, is_right = tables[measure, name], name == "csa"
+            both = np.concatenate([tables[measure, one].to_numpy().ravel() for one in pair])
+            sns.heatmap(table, ax=ax, vmin=np.nanmin(both), vmax=np.nanmax(both), cmap="viridis",
+                        cbar=is_right, cbar_kws={"label": measure.replace("_", " ")})  # fmt: skip
+            places, blocks = np.arange(len(table)) + 0.5, [str(i + 1) for i in table.index]
+            ax.set_yticks(places, blocks, rotation=0)
+            ax.set_xticks([])
+            ax.set(xlabel=f"{table.shape[1]} heads", ylabel="" if is_right else "block", title=name)
     figure.set_label("by block and head; CSA rewrites the last block alone, the others are the "
                      "network's own")  # fmt: skip
     return figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import combinations
 from math import factorial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,7 +66,7 @@ def shapley(evidence: Evidence, cells: Mapping[frozenset[str], str]) -> dict[str
     return values
 
 
-def _set_mass(evidence: Evidence, **fixed: object) -> dict[float, str]:
+def _set_mass(evidence: Evidence, **fixed: Any) -> dict[float, str]:
     return line(evidence, "attention.other", variant="oracle set_mass", attention__layers=[-1],
                 **fixed)  # fmt: skip
 
@@ -149,39 +150,34 @@ def _claims(evidence: Evidence) -> list[Claim]:
 
 
 def _by_block(evidence: Evidence) -> dict[float, str]:
-    """The cells in which vanilla's mass on other classes is 0 in one block, by its number."""
+    """The cells in which vanilla's mass on other classes is 0 in one block, by its place: a share
+    of the depth; the last block, which is -1 in a cell, is 1."""
     table = pick(
         evidence, variant="oracle set_mass", attention__base="vanilla", attention__other=0.0
     )
-    places = {}
-    for key, layers in table.get("attention.layers", pd.Series(dtype=object)).items():
-        depth = evidence.specs[str(key)].backbone.depth if str(key) in evidence.specs else None
-        places[_block(layers, depth)] = str(key)
-    return {place: key for place, key in sorted(places.items()) if place == place}
-
-
-def _block(layers: object, depth: int | None) -> float:
-    """The number of one block, from 1; a share of the depth where that is not known."""
-    [layer] = layers if isinstance(layers, list | tuple) and len(layers) == 1 else [None]
-    if layer is None:
-        return float("nan")
-    place = number(layer)
-    if place < 0 or place == 1:
-        return float(depth or 1)
-    return round(place * depth) if depth and not float(place).is_integer() else place
+    layers = table.get("attention.layers", pd.Series(dtype=object))
+    single = {key: number(*of_cell) for key, of_cell in layers.items()
+              if isinstance(of_cell, list | tuple) and len(of_cell) == 1}  # fmt: skip
+    return dict(sorted((abs(place), str(key)) for key, place in single.items() if place >= -1))
 
 
 def _dose(evidence: Evidence) -> Figure:
     panels = {
         MASS: {name: _set_mass(evidence, attention__base=base) for base, name in BASES.items()},
-        MOVED: {"from vanilla to CSA": _moved(evidence)},
+        MOVED: {
+            "from vanilla to CSA": _between(
+                evidence, "share", "vanilla", "csa", {0.0: "vanilla", 1.0: "csa_mean"}
+            )
+        },
         SHARPNESS: {
             BASES["vanilla"]: {},  # for the colour of the next
             BASES["csa_mean"]: line(evidence, "attention.at", variant="oracle entropy"),
         },
         ROW_SUM: {
-            BASES["vanilla"]: _row_sums(evidence, "vanilla", {1.0: "vanilla"}),
-            BASES["csa_mean"]: _row_sums(evidence, "csa", {1.0: "csa_mean", 2.0: "csa"}),
+            BASES["vanilla"]: _between(evidence, "row_sum", "vanilla", "vanilla", {1.0: "vanilla"}),
+            BASES["csa_mean"]: _between(
+                evidence, "row_sum", "csa", "csa", {1.0: "csa_mean", 2.0: "csa"}
+            ),
         },
     }
     panels = {title: lines for title, lines in panels.items() if any(lines.values())}
@@ -198,19 +194,12 @@ def _dose(evidence: Evidence) -> Figure:
     return figure
 
 
-def _moved(evidence: Evidence) -> dict[float, str]:
-    places = line(evidence, "attention.share", variant="between", attention__a="vanilla",
-                  attention__b="csa")  # fmt: skip
-    ends = zip((0.0, 1.0), specs(evidence, "vanilla", "csa_mean"), strict=True)
-    return dict(sorted({**places, **{at: key for at, key in ends if key}}.items()))
-
-
-def _row_sums(evidence: Evidence, base: str, variants: Mapping[float, str]) -> dict[float, str]:
-    """The map of one variant by the sum of its rows; other variants have it with sums of theirs."""
-    places = line(evidence, "attention.row_sum", variant="between", attention__a=base,
-                  attention__b=base)  # fmt: skip
-    others = {at: key for at, name in variants.items() if (key := spec(evidence, variant=name))}
-    return dict(sorted({**others, **places}.items()))
+def _between(
+    evidence: Evidence, parameter: str, a: str, b: str, ends: Mapping[float, str]
+) -> dict[float, str]:
+    """Maps between those of ``a`` and ``b`` by one parameter; ``ends`` as of `line`."""
+    return line(evidence, f"attention.{parameter}", ends, variant="between", attention__a=a,
+                attention__b=b)  # fmt: skip
 
 
 def _mark_base_maps(evidence: Evidence, figure: Figure) -> None:
@@ -265,7 +254,7 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
     blocks = _by_block(evidence)
     if len(blocks) > 1:
         references = dict(zip(("vanilla", "CSA"), specs(evidence, "vanilla", "csa"), strict=True))
-        title = "block whose mass on other classes is removed"
+        title = "block with mass 0, as a share of the depth"
         figure = curves(evidence, {title: {"vanilla attention, mass 0 in one block": blocks}},
                         references)  # fmt: skip
         figure.set_label("vanilla attention whose mass on other classes is set to 0 in one block "

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from sclip_lab.paper.claims import Claim, gains_in_words, higher, random_seed
 from sclip_lab.paper.studies import Study
-from sclip_lab.report.curves import spec
+from sclip_lab.report.curves import by_backbone
 from sclip_lab.report.evidence import Evidence
 from sclip_lab.report.figures import grouped
 
@@ -17,14 +17,11 @@ VARIANTS = ("vanilla", "maskclip", "csa")
 
 def _grid(evidence: Evidence) -> dict[str, dict[str, str]]:
     """Backbone, with the source of its weights where they are random -> variant -> spec."""
-    grid = {}
-    for backbone in evidence.df["backbone"].astype(str).unique():
-        part = evidence.only(backbone=backbone)
-        cells = {name: spec(part, variant=name) for name in VARIANTS}
-        seeds = [random_seed(part, key) for key in part.cells.index]
-        name = backbone if None in seeds else f"{backbone}\nrandom weights"
-        grid[name] = {name: key for name, key in cells.items() if key}
-    return grid
+    grid = by_backbone(evidence, {name: {"variant": name} for name in VARIANTS})
+    is_trained = {name: any(random_seed(evidence, key) is None for key in cells.values())
+                  for name, cells in grid.items()}  # fmt: skip
+    return {name if is_trained[name] else f"{name}\nrandom weights": cells
+            for name, cells in grid.items()}  # fmt: skip
 
 
 def _claims(evidence: Evidence) -> list[Claim]:

@@ -7,13 +7,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from sclip_lab.paper.claims import Claim, best, difference_in_words, higher, missing
 from sclip_lab.paper.studies import Study
-from sclip_lab.report.curves import label_points, pick
+from sclip_lab.report.curves import pick
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.report.figures import Figure, charts, color
+from sclip_lab.report.figures import Figure, grouped
 from sclip_lab.report.tables import captioned
 
 if TYPE_CHECKING:
@@ -51,14 +50,6 @@ def seconds(spec: Spec) -> float:
         encoded.patches.sum().item()  # waits for a GPU
         taken.append(time.perf_counter() - start)
     return min(taken)
-
-
-def _cost(evidence: Evidence) -> dict[tuple[int, int, int], float]:
-    """Seconds per photo by setting; empty where the network is not at hand."""
-    settings = _settings(evidence, "csa")
-    return {
-        sizes: seconds(evidence.specs[s]) for sizes, s in settings.items() if s in evidence.specs
-    }
 
 
 def _claims(evidence: Evidence) -> list[Claim]:
@@ -99,48 +90,21 @@ def _strides(settings: dict[tuple[int, int, int], str]) -> dict[tuple[int, int],
 
 
 def _figures(evidence: Evidence) -> dict[str, Figure]:
-    cost = _cost(evidence)
-    if len(cost) < 2:
+    """Bars by setting, each with what it costs where the network is at hand."""
+    grid: dict[str, dict[str, str]] = {}
+    csa = _settings(evidence, "csa")
+    costs = {sizes: f": {1000 * seconds(evidence.specs[spec]):.0f} ms"
+             for sizes, spec in csa.items() if spec in evidence.specs}  # fmt: skip
+    for variant in ("vanilla", "csa"):
+        for sizes, spec in _settings(evidence, variant).items():
+            grid.setdefault(f"{_in_words(sizes)}{costs.get(sizes, '')}", {})[variant] = spec
+    if len(grid) < 2:
         return {}
-    with charts((4.6, 3.2)) as (figure, [ax]):
-        shown: tuple[list[float], list[float], list[str]] = ([], [], [])
-        for variant in ("csa", "vanilla"):
-            settings = {s: spec for s, spec in _settings(evidence, variant).items() if s in cost}
-            if not settings:
-                continue
-            places = [cost[sizes] for sizes in settings]
-            scores = [100 * evidence.score(spec) for spec in settings.values()]
-            shade = color(variant, 0)
-            ax.plot(places, scores, "o", color=shade, markersize=4, label=variant)
-            front = _front(list(zip(places, scores, strict=True)))
-            ax.plot(*zip(*front, strict=True), "-", color=shade, lw=1, alpha=0.6)
-            if variant == "csa":
-                shown = places, scores, [_in_words(sizes) for sizes in settings]
-        ax.set_xscale("log")
-        ax.margins(0.12)
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xlim(ax.get_xlim())
-        ax.set_ylim(ax.get_ylim())
-        label_points(ax, *shown, size=(3.9, 2.7), fontsize=5)
-        ax.set_xlabel("seconds per photo, measured now")
-        ax.set_ylabel("mIoU x100")
-        figure.set_label(
-            "short side / window / stride in pixels; up and left is good; lines join the "
-            "settings that no cheaper one beats"
-        )
-        ax.legend(frameon=False)
+    figure = grouped(evidence, grid)
+    figure.set_label(
+        "short side / window / stride in pixels, and how long CSA takes for one photo, measured now"
+    )
     return {"preprocessing": figure}
-
-
-def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points that no cheaper point beats, by cost."""
-    front: list[tuple[float, float]] = []
-    for x, y in sorted(points):
-        if not front or y > front[-1][1]:
-            front.append((x, y))
-    return front
 
 
 def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from sclip_lab.paper import published
 from sclip_lab.paper.claims import Claim, alike, difference_in_words, higher, missing
-from sclip_lab.paper.projection_figures import (
-    correlation_figure,
-    map_correlations,
-    preserved_figure,
-)
 from sclip_lab.paper.studies import Study
 from sclip_lab.report.curves import curves, line, pick, spec, specs
 from sclip_lab.report.evidence import Evidence
-from sclip_lab.report.figures import COLORS
+from sclip_lab.report.figures import Figure, charts, heat_map
 from sclip_lab.report.tables import captioned
 
+RANDOM = ("csa_random", "csa_random_orthogonal", "csa_random_full")
 SINGLE = ("csa_identity", "csa_q", "csa_k", "csa_v")
-FORMS = {"orthogonal": "csa_random_orthogonal", "of full width": "csa_random_full"}
 MARGIN = 0.03  # the paper's rows lie between 57.1 and 60.4 on VOC21
 
 
@@ -74,27 +70,53 @@ def _ensemble(evidence: Evidence) -> Figure | None:
     }
     names = ("CSA (q + k)", "mean of q and k")
     references = dict(zip(names, specs(evidence, "csa", "csa_mean"), strict=True))
-    figure = curves(evidence, {"random projections in the ensemble": lines}, references,
-                    log=["random projections in the ensemble"])  # fmt: skip
-    ax = figure.axes[0]
+    title = "random projections in the ensemble"
+    figure = curves(evidence, {title: lines}, references, log=[title])
     for count, keys in zip(counts, groups, strict=True):
         scores = 100 * evidence.cells.loc[keys, "miou"]
-        label = "single seeds" if count == counts[0] else None
-        ax.plot([count] * len(scores), scores, "_", color="black", markersize=7, zorder=3,
-                label=label)  # fmt: skip
-    for place, (name, variant) in enumerate(FORMS.items(), start=1):
-        keys = _seeds(evidence, variant=variant, attention__count=1)
-        if keys:
-            scores = 100 * evidence.cells.loc[keys, "miou"]
-            ax.plot([1.0 + 0.1 * place] * len(keys), scores, "x", color=COLORS[place],
-                    markersize=4, label=f"one {name}, {len(keys)} seeds")  # fmt: skip
-    ax.legend(fontsize=6, loc="center right", edgecolor="none")
+        figure.axes[0].plot([count] * len(keys), scores, "_", color="black", markersize=7, zorder=3)
     figure.set_label(
-        "ensembles of n random projections (gaussian, of head_dim) over seeds; band: 95 % interval "
-        "over photos of seed 0; crosses: single orthogonal ones, and ones of the full width"
+        "ensembles of n random projections (gaussian, of head_dim); band: 95 % interval over "
+        "photos of seed 0; dashes: each seed"
     )
-    for legend in figure.legends:
-        legend.remove()
+    return figure
+
+
+def map_correlations(evidence: Evidence, specs: Sequence[str]) -> pd.DataFrame | None:
+    """Pearson correlation of attention maps, averaged over the chosen points of all photos.
+
+    Returns:
+        names of ``specs`` by names of specs, each in -1 .. 1; None where fewer than two have maps.
+    """
+    maps: dict[str, list[np.ndarray]] = {spec: [] for spec in specs}
+    for picture in evidence.pictures:
+        by_spec = {p.spec: p.attention for p in picture.predictions if p.attention is not None}
+        if set(specs) <= by_spec.keys():
+            for spec in specs:
+                maps[spec] += list(by_spec[spec].reshape(len(by_spec[spec]), -1))
+    with_maps = [spec for spec in specs if maps[spec]]
+    if len(with_maps) < 2:
+        return None
+    standard = {spec: np.stack([_standardised(m) for m in maps[spec]]) for spec in with_maps}
+    values = [[float((standard[a] * standard[b]).mean()) for b in with_maps] for a in with_maps]
+    names = [evidence.name(spec) for spec in with_maps]
+    return pd.DataFrame(values, index=names, columns=names)
+
+
+def _standardised(values: np.ndarray) -> np.ndarray:
+    centred = values.astype(np.float64) - values.mean()
+    spread = centred.std()
+    return centred / spread if spread > 0 else centred
+
+
+def _correlations(table: pd.DataFrame) -> Figure:
+    """Heat map of `map_correlations`."""
+    size = 1.8 + 0.42 * len(table)
+    with charts((size + 0.8, size)) as (figure, [ax]):
+        heat_map(ax, table, vmin=-1, vmax=1, cmap="vlag", annot=True, fmt=".2f", square=True,
+                 cbar_kws={"label": "correlation", "shrink": 0.7})  # fmt: skip
+        ax.set_title("attention maps of two variants\n(mean over heads, chosen points)")
+        figure.set_label("how alike the maps of two variants are; 1: they look at the same places")
     return figure
 
 
@@ -103,31 +125,21 @@ def _figures(evidence: Evidence) -> dict[str, Figure]:
     shown = specs(evidence, "csa", *SINGLE, "csa_random", "csa_random_orthogonal", "vanilla")
     correlations = map_correlations(evidence, list(filter(None, shown)))
     if correlations is not None:
-        figures["projections_maps"] = correlation_figure(correlations)
-    if evidence.specs:
-        figures["projections_inner_products"] = preserved_figure(
-            next(iter(evidence.specs.values()))
-        )
+        figures["projections_maps"] = _correlations(correlations)
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
-    rows = []
-    for variant in ("csa_random", "csa_random_orthogonal", "csa_random_full"):
-        table = pick(evidence, variant=variant)
-        if table.empty:
-            continue
-        for count, group in table.groupby("attention.count", sort=True):
-            scores = group["miou"].to_numpy(float)
-            rows.append(
-                {"variant": variant, "matrices": int(str(count)), "seeds": len(scores)}
-                | {"mean": scores.mean(), "lowest": scores.min(), "highest": scores.max()}
-                | {"std": float(np.std(scores, ddof=1)) if len(scores) > 1 else np.nan}
-            )
     fixed = evidence.cells[~evidence.cells["variant"].str.startswith("csa_random")].index
     tables = {"projections": published.scores(evidence.of([*fixed, *_seeds(
         evidence, variant="csa_random", attention__count=1, attention__seed=0)]))}  # fmt: skip
-    if rows:
+    cells = pick(evidence, variant=RANDOM)
+    if len(cells):
+        cells = cells.assign(variant=pd.Categorical(cells["variant"], RANDOM))
+        groups = cells.groupby(["variant", "attention.count"], observed=True)
+        facts = {"seeds": "size", "mean": "mean", "lowest": "min", "highest": "max", "std": "std"}
+        rows = groups.agg(**{name: ("miou", how) for name, how in facts.items()}).reset_index()
+        rows = rows.rename(columns={"attention.count": "matrices"})
         caption = "random projections over seeds, mIoU x100"
         tables["projections_random"] = captioned(rows, caption)
     return tables

@@ -51,26 +51,31 @@ def _grid(evidence: Evidence) -> dict[str, dict[str, dict[float, str]]]:
     return lines
 
 
-def _claims(evidence: Evidence) -> list[Claim]:
+def _pairs(evidence: Evidence) -> dict[tuple[str, float], tuple[str, str]]:
+    """Change and strength -> specs of CSA and of vanilla attention."""
     pairs = {}
     for kind, variants in _grid(evidence).items():
         csa, vanilla = variants.get("csa", {}), variants.get("vanilla", {})
-        for strength in sorted(set(csa) & set(vanilla) - {0.0}):
-            pairs[f"{kind}, strength {strength:g} of 3"] = (csa[strength], vanilla[strength])
+        for strength in sorted(set(csa) & set(vanilla)):
+            pairs[kind, strength] = csa[strength], vanilla[strength]
+    return pairs
+
+
+def _claims(evidence: Evidence) -> list[Claim]:
+    pairs = {f"{kind}, strength {strength:g} of 3": pair
+             for (kind, strength), pair in _pairs(evidence).items() if strength}  # fmt: skip
     return csa_higher(evidence, pairs, "CSA is better than vanilla attention")
 
 
 def _tables(evidence: Evidence) -> dict[str, pd.DataFrame]:
-    rows = []
-    for kind, variants in _grid(evidence).items():
-        csa, vanilla = variants.get("csa", {}), variants.get("vanilla", {})
-        for strength in sorted(set(csa) & set(vanilla)):
-            row = evidence.difference(csa[strength], vanilla[strength])
-            scores = {name: evidence.score(places[strength]) for name, places in variants.items()}
-            rows.append(
-                {"change": kind, "strength": int(strength), **scores, "gain": row["difference"]}
-                | {"low": row["low"], "high": row["high"]}
-            )
+    grid, rows = _grid(evidence), []
+    for (kind, strength), pair in _pairs(evidence).items():
+        row = evidence.difference(*pair)
+        scores = {name: evidence.score(places[strength]) for name, places in grid[kind].items()}
+        rows.append(
+            {"change": kind, "strength": int(strength), **scores, "gain": row["difference"]}
+            | {"low": row["low"], "high": row["high"]}
+        )
     caption = "mIoU x100, and the gain of CSA over vanilla with its 95 % interval"
     return {"robustness": tables.captioned(rows, caption, **tables.BOUNDS)} if rows else {}
 
@@ -79,16 +84,12 @@ def _strengths(evidence: Evidence, kinds: list[str]) -> list[str]:
     """What the strengths of each change are, as its views say."""
     lines = []
     for kind in kinds:
-        name, words = MEANING.get(kind, ("", ""))
-        columns = sorted(c for c in map(str, evidence.cells) if _is_view(c, kind, name))
-        values = [evidence.cells[column].dropna().iloc[0] for column in columns]
+        parameter, words = MEANING.get(kind, ("", ""))
+        columns = [f"{PREFIX}{kind}_{strength}.change.{parameter}" for strength in (1, 2, 3)]
+        values = [evidence.cells[c].dropna().iloc[0] for c in columns if c in evidence.cells]
         if values:
             lines.append(f"{kind} {words.format(', '.join(f'{value:g}' for value in values))}")
     return lines
-
-
-def _is_view(column: str, kind: str, parameter: str) -> bool:
-    return column.startswith(f"{PREFIX}{kind}_") and column.endswith(f".change.{parameter}")
 
 
 def _figures(evidence: Evidence) -> dict[str, Figure]:

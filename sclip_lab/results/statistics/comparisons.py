@@ -33,7 +33,6 @@ from sclip_lab.results.table.choices import (
 from sclip_lab.results.table.metrics import Array
 from sclip_lab.results.table.scores import spec_rows
 
-__all__ = ["Choice", "Comparisons", "all_pairs", "difference", "differences"]
 Pair = tuple[str, str]  # of specs
 
 

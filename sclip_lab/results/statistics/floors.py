@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sclip_lab.results.table.metrics import Array
-from sclip_lab.results.table.scores import STATISTICS, spec_rows, totals_of
+from sclip_lab.results.table.scores import STATISTICS, fullest, totals_of
 
 CONSTANT, MAJORITY, RANDOM = (
     "best constant class",
@@ -49,15 +49,12 @@ def floors(df: pd.DataFrame, statistic: str = "miou") -> pd.DataFrame:
     Returns:
         Columns dataset, floor, score: three rows a data set.
     """
-    images = df.groupby("spec", observed=True, sort=False)["image"].nunique()
     rows = []
-    for dataset, specs in spec_rows(df).groupby("dataset", observed=True, sort=False):
-        spec = images.loc[specs["spec"]].idxmax()
-        of_spec = df[df["spec"] == spec]
+    for dataset, of_spec in fullest(df):
         codes, position = np.unique(of_spec["image"].astype(str), return_inverse=True)
         true = totals_of(of_spec, position, len(codes))[:, 1]
         rows += [
-            (str(dataset), name, float(STATISTICS[statistic](counts.sum(0))))
+            (dataset, name, float(STATISTICS[statistic](counts.sum(0))))
             for name, counts in totals(true).items()
         ]
     return pd.DataFrame(rows, columns=["dataset", "floor", "score"])

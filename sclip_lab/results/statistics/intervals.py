@@ -9,14 +9,11 @@ too low, and the plain bootstrap moves further down with every resample that lac
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
-from sclip_lab.core.errors import unknown
 from sclip_lab.results.statistics.resampling import Scored
 
 Interval = tuple[float, float]
@@ -63,7 +60,7 @@ def bias(scored: Scored) -> float:
     for members in scored.design.members:
         influence = scored.without[members] - np.nanmean(scored.without[members])
         share = (len(members) - 1) / len(members)
-        luck -= share * np.nansum(influence * (scored.drawn[members] - 1))
+        luck -= share * np.nansum(influence * (scored.draws[members] - 1))
     return float(np.nanmean(scored.resampled) - scored.centre - luck)
 
 
@@ -79,53 +76,16 @@ def corrected(scored: Scored, level: float = 0.95) -> Interval:
     return float(np.minimum(low, scored.estimate)), float(np.maximum(high, scored.estimate))
 
 
-def percentile(scored: Scored, level: float = 0.95) -> Interval:
-    """Quantiles of the resampled scores."""
-    return _quantiles(scored, (1 - level) / 2, (1 + level) / 2)
-
-
-def bca(scored: Scored, level: float = 0.95) -> Interval:
-    """Bias-corrected and accelerated (Efron, JASA 82, 1987)."""
-    defined = scored.resampled[~np.isnan(scored.resampled)]
-    if not defined.size:
-        return np.nan, np.nan
-    away = np.nanmean(scored.without) - scored.without
-    ranks = [
-        np.count_nonzero(is_below(defined, scored.centre)) for is_below in (np.less, np.less_equal)
-    ]
-    below = sum(ranks) / (2 * defined.size)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        skew = np.nansum(away**3) / (6 * np.nansum(away**2) ** 1.5)
-        shift = special.ndtri(below)
-        ends = shift + special.ndtri([(1 - level) / 2, (1 + level) / 2])
-        low, high = special.ndtr(shift + ends / (1 - skew * ends))
-    if np.isnan(low):  # resamples that are all equal
-        return percentile(scored, level)
-    return _quantiles(scored, low, high)
-
-
-METHODS: dict[str, Callable[[Scored, float], Interval]] = {
-    "corrected": corrected,
-    "percentile": percentile,
-    "bca": bca,
-}
-
-
-def interval(scored: Scored, level: float = 0.95, method: str = "corrected") -> Interval:
-    """Low and high, or NaN for both where no interval can be given.
+def interval(scored: Scored, level: float = 0.95) -> Interval:
+    """Low and high of `corrected`, or NaN for both where no interval can be given.
 
     There is none on fewer than `FEWEST_PHOTOS` photos, or where all photos say exactly the same.
     There is none either where the score lies outside: then classes of the vocabulary are missing
     from the photos, and the interval is that of the other classes' mean.
-
-    Raises:
-        LabError: unknown method.
     """
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
     if _few(scored):
         return np.nan, np.nan
-    low, high = METHODS[method](scored, level)
+    low, high = corrected(scored, level)
     return (low, high) if low < scored.estimate < high else (np.nan, np.nan)
 
 
@@ -161,14 +121,6 @@ def p_value(scored: Scored, at: float = 0.0) -> float:
     if np.isinf(statistic):
         return float(2.0 ** (1 - len(scored.design.strata)))
     return float(2 * special.stdtr(freedom, -abs(statistic)))
-
-
-def _quantiles(scored: Scored, low: float, high: float) -> Interval:
-    defined = scored.resampled[~np.isnan(scored.resampled)]
-    if not defined.size:
-        return np.nan, np.nan
-    first, last = np.quantile(defined, [low, high])
-    return float(first), float(last)
 
 
 # ---------------------------------------------------------------- means of one number a photo

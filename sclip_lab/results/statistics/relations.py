@@ -11,44 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from sclip_lab.core.errors import LabError, unknown
+from sclip_lab.core.errors import LabError
 from sclip_lab.results.statistics.intervals import FEWEST_PHOTOS
 from sclip_lab.results.statistics.uncertainty import check, resampled, samples
 from sclip_lab.results.table.metrics import Array, divide
-from sclip_lab.results.table.scores import NAMES, methods_only, spec_rows
+from sclip_lab.results.table.scores import methods_only, spec_rows
 
 FEWEST = 8  # families below which a relation is a description and no finding
-
-
-def points(df: pd.DataFrame, measured: pd.DataFrame, statistic: str = "miou") -> pd.DataFrame:
-    """What a scatter of diagnostics against the score shows.
-
-    Args:
-        df: from `results.load`. measured: from `results.diagnostics` of the same store.
-        statistic: miou, pixel_accuracy or mean_accuracy.
-
-    Returns:
-        One row per spec and measure: spec, attention, backbone, dataset, protocol, measure, value
-        (mean over the measured photos), photos (how many), score, better ("high", "low" or ""),
-        is_control.
-    """
-    from sclip_lab.diagnostics import MEASURES  # imports torch, which most results never need
-
-    check(statistic, 1, 0.95)
-    means = measured.groupby(["spec", "measure"], observed=True, sort=False)["value"]
-    table = pd.DataFrame({"value": means.mean(), "photos": means.size()}).reset_index()
-    table["spec"] = table["spec"].astype(str)
-    scores = {
-        spec: scored.estimate
-        for group in resampled(df, statistic, 1, 0)
-        for spec, scored in group.items()
-    }
-    table = spec_rows(df)[NAMES].astype({"spec": str}).merge(table, on="spec")
-    table["score"] = table["spec"].map(scores)
-    registered = {name: MEASURES[name] for name in table["measure"].unique() if name in MEASURES}
-    table["better"] = [registered[m].better if m in registered else "" for m in table["measure"]]
-    table["is_control"] = [m in registered and registered[m].is_control for m in table["measure"]]
-    return table
 
 
 def relations(
@@ -70,7 +39,8 @@ def relations(
     `FEWEST_PHOTOS` measured photos there is neither an interval nor a p.
 
     Args:
-        df, measured, statistic: as `points`.
+        df: from `results.load`. measured: from `results.diagnostics` of the same store.
+        statistic: miou, pixel_accuracy or mean_accuracy.
         n: resamples, and permutations. level: of the interval (quantiles). seed: of both.
         families: spec -> name of its family; by default `families_of`.
 
@@ -256,30 +226,6 @@ def _tried(
         if grid.shape[1] >= 3 and not is_control:
             tried[name] = grid
     return tried
-
-
-def layer_heads(measured: pd.DataFrame, attention: str, measure: str) -> pd.DataFrame:
-    """A measure of one variant by layer and head, for a heat map.
-
-    Args:
-        measured: from ``results.diagnostics(store, layers=True)``, of one backbone and data set.
-        attention: the variant's label. measure: its name.
-
-    Returns:
-        Index layer, columns head (-1: the layer's own number), means over photos; NaN where the
-        layer's weights are not known.
-
-    Raises:
-        LabError: an unknown label or measure, or several specs of that label.
-    """
-    for column, name in (("attention", attention), ("measure", measure)):
-        if name not in set(measured[column]):
-            raise unknown(column, name, map(str, measured[column].unique()))
-    of_variant = measured[(measured["attention"] == attention) & (measured["measure"] == measure)]
-    if of_variant["spec"].nunique() != 1:
-        raise LabError(f"'{attention}' has {of_variant['spec'].nunique()} specs with '{measure}'")
-    table = of_variant.pivot_table(index="layer", columns="head", values="value", observed=True)
-    return table.reindex(range(int(measured["layer"].max()) + 1)).rename_axis("layer")
 
 
 def spearman(x: Array, y: Array, weights: Array | None = None) -> Array:

@@ -86,7 +86,7 @@ class Scored:
         centre: the mean over classes with true pixels alone.
         without: (photos,) ``centre`` with one photo left out.
         resampled: (n,) ``centre`` on resampled photos; NaN where nothing true was drawn.
-        drawn: (photos,) mean of how often each photo was drawn.
+        draws: (photos,) mean of how often each photo was drawn.
         design: how.
         bounds: lowest and highest possible value.
         sample: the counts; None for a difference or a mean.
@@ -96,7 +96,7 @@ class Scored:
     centre: float
     without: metrics.Array = field(repr=False)
     resampled: metrics.Array = field(repr=False)
-    drawn: metrics.Array = field(repr=False)
+    draws: metrics.Array = field(repr=False)
     design: Design = field(repr=False)
     bounds: tuple[float, float] = (0.0, 1.0)
     sample: Sample | None = field(default=None, repr=False)
@@ -124,7 +124,7 @@ def combined(
         float(total("centre")),
         total("without"),
         total("resampled"),
-        first.drawn,
+        first.draws,
         first.design,
         bounds,
     )
@@ -140,9 +140,9 @@ def score(samples: Sequence[Sample], design: Design, statistic: str = "miou") ->
     """
     photos = len(design.strata)
     resampled: list[list[metrics.Array]] = [[] for _ in samples]
-    drawn = np.zeros(photos)
+    draws = np.zeros(photos)
     for weights in design.weights():
-        drawn += weights.sum(0)
+        draws += weights.sum(0)
         for sample, chunks in zip(samples, resampled, strict=True):
             drawn_of = weights if _is_all(sample.photos, photos) else weights[:, sample.photos]
             sums = drawn_of @ sample.totals.reshape(len(sample.totals), -1)
@@ -156,7 +156,7 @@ def score(samples: Sequence[Sample], design: Design, statistic: str = "miou") ->
         estimate = float(STATISTICS[statistic](whole))
         values = np.concatenate(chunks)
         scores.append(
-            Scored(estimate, centre, without, values, drawn / design.n, design, sample=sample)
+            Scored(estimate, centre, without, values, draws / design.n, design, sample=sample)
         )
     return scores
 

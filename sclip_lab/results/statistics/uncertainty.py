@@ -15,7 +15,7 @@ import pandas as pd
 
 from sclip_lab.core.errors import LabError, unknown
 from sclip_lab.results.statistics import floors, multiple
-from sclip_lab.results.statistics.intervals import METHODS, interval, p_value
+from sclip_lab.results.statistics.intervals import interval, p_value
 from sclip_lab.results.statistics.resampling import Design, Index, Sample, Scored, score
 from sclip_lab.results.table.scores import (
     NAMES,
@@ -34,30 +34,26 @@ def bootstrap(
     n: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-    method: str = "corrected",
 ) -> pd.DataFrame:
-    """Intervals by resampling images with replacement.
+    """Intervals by resampling images with replacement: `intervals.corrected`.
 
     Args:
         df: from `load`.
         statistic: miou, pixel_accuracy or mean_accuracy.
         n: resamples. level: coverage of the interval. seed: of the resamples.
-        method: corrected, percentile or bca; see `sclip_lab.results.statistics.intervals`.
 
     Returns:
         Index spec, in order of appearance; columns estimate, low, high. NaN where an estimate has
         no pixel, and where `intervals.interval` gives no bounds.
 
     Raises:
-        LabError: unknown statistic or method, n or level out of range.
+        LabError: unknown statistic, n or level out of range.
     """
     check(statistic, n, level)
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
     bounds = {}
     for group in resampled(df, statistic, n, seed):
         for spec, scored in group.items():
-            bounds[spec] = (scored.estimate, *interval(scored, level, method))
+            bounds[spec] = (scored.estimate, *interval(scored, level))
     table = pd.DataFrame.from_dict(bounds, orient="index", columns=["estimate", "low", "high"])
     return table.loc[[str(spec) for spec in df["spec"].unique()]].rename_axis("spec")
 

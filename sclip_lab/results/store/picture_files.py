@@ -29,7 +29,6 @@ import numpy.typing as npt
 
 from sclip_lab import results
 from sclip_lab.core import files
-from sclip_lab.core.errors import LabError
 from sclip_lab.results.store.reading import SHORT, spec_table
 from sclip_lab.results.store.spec_labels import labels
 
@@ -55,7 +54,6 @@ class Picture:
     """One photo with its mask and the predictions that were kept of it."""
 
     name: str
-    dataset: str
     image: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.uint8]
     class_names: list[str]
@@ -71,14 +69,9 @@ def save_image(
     mask: npt.NDArray[np.uint8],
 ) -> Path:
     """Keep a photo with its mask, once for all specs of the data set with this digest."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.shape[:2] != mask.shape:
-        raise LabError(
-            f"image '{name}': photo {image.shape} and mask {mask.shape}; "
-            "expected (height, width, 3) and (height, width)"
-        )
-    file = _file(Path(root), PHOTO, digest, name)
+    file, belongs = _place(Path(root), PHOTO, digest, name)
     files.sweep(file.parent)
-    files.write_arrays(file, {"image": image, "mask": mask}, _belongs(PHOTO, digest, name))
+    files.write_arrays(file, {"image": image, "mask": mask}, belongs)
     return file
 
 
@@ -102,21 +95,10 @@ def save_prediction(
     attention_box: npt.NDArray[np.int32] | None = None,
 ) -> Path:
     """Keep one spec's prediction for one photo, with its attention maps if it has any."""
-    count = 0 if points is None else len(points)
-    shapes = {"points": (count, 2), "attention_box": (count, 4)}
     optional = {"points": points, "attention": attention, "attention_box": attention_box}
     arrays = {part: value for part, value in optional.items() if value is not None}
-    for part, value in arrays.items():
-        shape = shapes.get(part, (count, *value.shape[1:]))
-        if value.shape != shape or (part == "attention" and value.ndim != 3):
-            raise LabError(f"image '{name}': {part} has shape {value.shape} for {count} points")
-    if (attention is None) != (attention_box is None):
-        raise LabError(f"image '{name}': attention and attention_box come together or not at all")
-    if prediction.ndim != 2:
-        raise LabError(f"image '{name}': prediction has shape {prediction.shape}, not 2-d")
-    file = _file(Path(root), PREDICTION, key, name)
-    content = {"prediction": prediction, **arrays}
-    files.write_arrays(file, content, _belongs(PREDICTION, key, name))
+    file, belongs = _place(Path(root), PREDICTION, key, name)
+    files.write_arrays(file, {"prediction": prediction, **arrays}, belongs)
     return file
 
 
@@ -137,11 +119,12 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Picture]:
     records = [
         r for r in results.records(root, keys) if (root / "specs" / r["key"] / "pictures").is_dir()
     ]
-    labels_by_key = _labels(records)
+    table = spec_table(records)
+    labels_by_key = dict(zip(table["spec"], labels(table), strict=True))
     for record in records:
         config = record["config"]["dataset"]
         for name in record["images"]:
-            if not _file(root, PREDICTION, record["key"], name).is_file():
+            if not _place(root, PREDICTION, record["key"], name)[0].is_file():
                 continue
             place = (config["digest"][:_DIGITS], name)
             try:
@@ -153,7 +136,6 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Picture]:
             if photo:
                 pictures[place] = Picture(
                     name=name,
-                    dataset=record["names"]["dataset"],
                     image=photo["image"],
                     mask=photo["mask"],
                     class_names=list(record["class_names"]),
@@ -170,15 +152,6 @@ def load(root: str | Path, keys: Sequence[str] | None = None) -> list[Picture]:
     return list(pictures.values())
 
 
-def _labels(records: list[dict[str, Any]]) -> dict[str, str]:
-    """{beginning of a cell's key: its label}; labels are unique within a data set."""
-    by_key: dict[str, str] = {}
-    for dataset in dict.fromkeys(record["names"]["dataset"] for record in records):
-        table = spec_table([r for r in records if r["names"]["dataset"] == dataset])
-        by_key |= dict(zip(table["spec"], labels(table), strict=True))
-    return by_key
-
-
 def check(file: Path, kind: str, owner: str, names: Sequence[str]) -> None:
     """Raise Damaged where a file is not a ``PHOTO`` or ``PREDICTION`` of one of these photos;
     ``owner`` is the data set's digest or the cell's key."""
@@ -189,12 +162,12 @@ def check(file: Path, kind: str, owner: str, names: Sequence[str]) -> None:
     raise files.Damaged(file, "belongs to no photo of the store's cells")
 
 
-def _file(root: Path, kind: str, owner: str, name: str) -> Path:
-    """Where a data set's photo or a cell's prediction of it lies."""
+def _place(root: Path, kind: str, owner: str, name: str) -> tuple[Path, dict[str, str]]:
+    """The file of a data set's photo or of a cell's prediction of it, and what it belongs to."""
     folder = (
         root / "images" / owner[:_DIGITS] if kind == PHOTO else root / "specs" / owner / "pictures"
     )
-    return folder / _file_name(name)
+    return folder / _file_name(name), _belongs(kind, owner, name)
 
 
 def _file_name(name: str) -> str:
@@ -212,7 +185,7 @@ def _belongs(kind: str, owner: str, name: str) -> dict[str, str]:
 
 def _is_whole(root: Path, kind: str, owner: str, name: str) -> bool:
     try:
-        files.read(_file(root, kind, owner, name), _belongs(kind, owner, name))
+        files.read(*_place(root, kind, owner, name))
     except FileNotFoundError:
         return False
     except files.Damaged as damaged:
@@ -222,8 +195,8 @@ def _is_whole(root: Path, kind: str, owner: str, name: str) -> bool:
 
 
 def _read(root: Path, kind: str, owner: str, name: str) -> dict[str, Any]:
-    file = _file(root, kind, owner, name)
+    file, belongs = _place(root, kind, owner, name)
     try:
-        return files.read_arrays(file, _belongs(kind, owner, name))
+        return files.read_arrays(file, belongs)
     except FileNotFoundError:
         raise files.Damaged(file, "cannot be read (no such file)") from None

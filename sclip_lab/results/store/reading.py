@@ -244,12 +244,12 @@ def specs(path: str | Path) -> pd.DataFrame:
     return pd.concat([table[NAMES], facts, table.drop(columns=NAMES)], axis=1)
 
 
-def _match_key(key: str, known: list[str]) -> str:
-    matches = [name for name in known if key and name.startswith(key)]
+def _match_key(key: str, keys: list[str]) -> str:
+    matches = [name for name in keys if key and name.startswith(key)]
     if len(matches) > 1 and key not in matches:
         raise LabError(f"spec key '{key}' begins {len(matches)} keys: {', '.join(matches)}")
     if not matches:
-        raise unknown("spec key", key, known)
+        raise unknown("spec key", key, keys)
     return key if key in matches else matches[0]
 
 

@@ -6,7 +6,7 @@ are summed to: (groups, 3, classes), small enough to keep one per image.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,14 @@ def _score(df: pd.DataFrame, by: str | list[str], statistic: str) -> pd.Series:
 def spec_rows(df: pd.DataFrame) -> pd.DataFrame:
     """The columns that describe a spec, one row per spec in order of appearance."""
     return df.drop_duplicates("spec").drop(columns=ROWS).reset_index(drop=True)
+
+
+def fullest(df: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Per data set the rows of the spec with the most images: those have the truth of all others'
+    images."""
+    for dataset, rows in df.groupby("dataset", observed=True, sort=False):
+        images = rows.groupby("spec", observed=True, sort=False)["image"].nunique()
+        yield str(dataset), rows[rows["spec"] == images.idxmax()]
 
 
 def is_oracle(df: pd.DataFrame) -> pd.Series:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from sclip_lab.results.table.scores import class_names_of
+from sclip_lab.results.table.scores import class_names_of, fullest
 
 # Below so many photos a class's IoU is an anecdote.
 FEW = 50
@@ -23,14 +23,13 @@ def support(df: pd.DataFrame, few: int = FEW) -> pd.DataFrame:
         pixel), pixels (counted, on all photos; those of the photo as it is scored), few (bool).
     """
     tables = []
-    for dataset, rows in df.groupby("dataset", observed=True, sort=False):
-        images = rows.groupby("spec", observed=True, sort=False)["image"].nunique()
-        true = _truth(rows[rows["spec"] == images.idxmax()])
-        names = class_names_of(df, str(dataset))
+    for dataset, rows in fullest(df):
+        true = _truth(rows)
+        names = class_names_of(df, dataset)
         count = len(names) or int(rows[["true", "predicted"]].to_numpy().max()) + 1
         names = names or [f"class {index}" for index in range(count)]
         table = true.reindex(range(count), fill_value=0).rename_axis("id").reset_index()
-        table.insert(0, "dataset", str(dataset))
+        table.insert(0, "dataset", dataset)
         table.insert(2, "class", names)
         tables.append(table.assign(few=table["photos"] < few))
     return pd.concat(tables, ignore_index=True)
