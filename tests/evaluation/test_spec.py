@@ -245,7 +245,7 @@ def test_a_data_set_is_hashed_once(
 
     calls = []
 
-    def counted(paths: list[Path], title: str = "") -> list[str]:
+    def counted(paths: list[Path], title: str, bounded: bool) -> list[str]:
         calls.append(title)
         return ["0"] * len(paths)
 
