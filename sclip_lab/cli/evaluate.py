@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-
-from omegaconf import DictConfig
+from importlib import import_module
 
 from sclip_lab.config import application, plugins
 
@@ -17,19 +16,13 @@ def main(words: Sequence[str]) -> int:
         LabError: bad input; in a sweep after all jobs have ended.
     """
     plugins.enter(words)
-    try:
-        application.run(words, _job)
+    try:  # the job's module is heavy, and not needed for --help or --cfg
+        application.run(words, lambda config: import_module("sclip_lab.run.job").run(config))
     except (Exception, SystemExit):  # not after a signal, which leaves no time for it
         _finish()
         raise
     _finish()
     return 0
-
-
-def _job(config: DictConfig) -> float:
-    from sclip_lab.run import job  # heavy, and not needed for --help or --cfg
-
-    return job.run(config)
 
 
 def _finish() -> None:

@@ -141,7 +141,16 @@ def _run_one(
     config = hydra.compose_config(config_name, overrides, RunMode.RUN, with_log_configuration=True)
     if config.hydra.mode == RunMode.MULTIRUN:
         return True
-    _require_multirun(config)
+    sweeper = config.hydra.sweeper
+    grids = plain_config(sweeper.get("grids")) or []
+    check_grids(grids)
+    swept = [*(sweeper.get("params") or ()), *dict.fromkeys(key for grid in grids for key in grid)]
+    if swept:  # only one job, of the defaults, would run
+        name = config.hydra.runtime.choices.get("experiment")
+        raise LabError(
+            f"experiment={name} sweeps over {', '.join(map(str, swept))}: "
+            f"add -m, as in 'sclip-lab evaluate -m experiment={name}'"
+        )
     config.hydra.mode = RunMode.RUN
     callbacks = Callbacks(config)
     callbacks.on_run_start(config=config, config_name=config_name)
@@ -154,17 +163,3 @@ def _run_one(
     )
     callbacks.on_run_end(config=config, config_name=config_name, job_return=outcome)
     return False
-
-
-def _require_multirun(config: DictConfig) -> None:
-    """Refuse a preset that sweeps without -m: only one job, of the defaults, would run."""
-    sweeper = config.hydra.sweeper
-    grids = plain_config(sweeper.get("grids")) or []
-    check_grids(grids)
-    swept = [*(sweeper.get("params") or ()), *dict.fromkeys(key for grid in grids for key in grid)]
-    if swept:
-        name = config.hydra.runtime.choices.get("experiment")
-        raise LabError(
-            f"experiment={name} sweeps over {', '.join(map(str, swept))}: "
-            f"add -m, as in 'sclip-lab evaluate -m experiment={name}'"
-        )

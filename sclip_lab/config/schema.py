@@ -148,7 +148,14 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
     Raises:
         LabError: a value of a wrong type or range, or a reference to a key that does not exist.
     """
-    values = _resolved(config)
+    for key in PARTS:  # others refer to values in them
+        if OmegaConf.is_list(config.get(key)):
+            raise LabError(f"{key}: a list; must be a mapping, or a file of its folder in conf")
+    ours: Any = OmegaConf.masked_copy(config, [key for key in map(str, config) if key != "hydra"])
+    try:
+        values: Any = OmegaConf.to_container(ours, resolve=True)
+    except OmegaConfBaseException as error:
+        raise LabError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     for key, value in leaves(values):
         group, dot, _ = key.partition(".")
         if value == "???" and not (dot and group in PARTS):
@@ -162,29 +169,12 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
         name = (values.get(group) or {}).get("name", "???")
         if name is not None and not (isinstance(name, str) and name.strip()):
             raise LabError(f"{group}.name: {shown(name)} must be text")
-    index, count = settings.shard
-    if index >= count:
-        raise LabError(
-            f"shard: {settings.shard} must be index and count, the index below the count"
-        )
     weights, of_backbone = settings.checkpoint, settings.backbone.get("checkpoint")
     if weights not in (None, of_backbone):
         raise LabError(
             f"checkpoint={shown(weights)}: this backbone has a file of its own; replace it by "
             "backbone.checkpoint=<file>"
         )
-    return values
-
-
-def _resolved(config: DictConfig) -> dict[str, Any]:
-    for key in PARTS:  # others refer to values in them
-        if OmegaConf.is_list(config.get(key)):
-            raise LabError(f"{key}: a list; must be a mapping, or a file of its folder in conf")
-    ours: Any = OmegaConf.masked_copy(config, [key for key in map(str, config) if key != "hydra"])
-    try:
-        values: Any = OmegaConf.to_container(ours, resolve=True)
-    except OmegaConfBaseException as error:
-        raise LabError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     return dict(values)
 
 

@@ -77,7 +77,13 @@ def write(
         if sync:
             sync_file(temporary)
         if first:
-            _move_unless_there(temporary, path)
+            try:
+                os.link(temporary, path)  # unlike os.replace, fails where there is a file
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without hard links: the last writer's stays
+                os.replace(temporary, path)
+            temporary.unlink(missing_ok=True)
         else:
             os.replace(temporary, path)
         if sync:
@@ -308,14 +314,3 @@ def set_aside(root: Path, damaged: Damaged) -> None:
         log.warning("%s; it is damaged and stays there: %s", damaged, error.strerror)
         return
     log.warning("%s; it is damaged, and set aside as %s", damaged, target)
-
-
-def _move_unless_there(temporary: Path, path: Path) -> None:
-    try:
-        os.link(temporary, path)  # unlike os.replace, fails where there is a file
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without hard links: the last writer's stays
-        os.replace(temporary, path)
-        return
-    temporary.unlink()

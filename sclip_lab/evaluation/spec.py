@@ -18,7 +18,7 @@ from sclip_lab.attention.variant import Variant
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import target_modules
 from sclip_lab.core.identity import digest, of_code
-from sclip_lab.data.base import Dataset
+from sclip_lab.data.base import Dataset, check_dataset
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.scene import MISSING
@@ -59,6 +59,7 @@ class Spec:
     guidance: Guide | None = None
 
     def __post_init__(self) -> None:
+        check_dataset(self.dataset)
         self.attention.layers(self.backbone.depth)
         needs = "guidance" in self.attention.uses | steps(self.protocol).uses
         if needs and self.guidance is None:
@@ -126,11 +127,6 @@ class Spec:
         return self.dataset.vocabulary if name is None else Vocabulary.named(name)
 
     @cached_property
-    def auxiliary(self) -> Vocabulary | None:
-        """The protocol's auxiliary names, all of one class; None for none."""
-        return self.protocol.auxiliary_vocabulary()
-
-    @cached_property
     def key(self) -> str:
         """sha256 hex digest of `identity`. Names do not count."""
         return digest(self.identity)
@@ -144,7 +140,13 @@ class Spec:
         parts = [protocol.readout, protocol.refinement, protocol.views]
         for part in [*parts, threshold if isinstance(threshold, Mapping) else None]:
             modules += target_modules(part)
+        auxiliary = protocol.auxiliary_vocabulary()
         truth = self.dataset.key, self.dataset.ignore_index
+        if not isinstance(truth[0], str) or not truth[0]:
+            raise LabError(
+                f"data set '{self.dataset.name}': key is {truth[0]!r}; give a text that changes "
+                "with photos, masks and their order"
+            )
         labels = {"labels": digest(truth)} if self.oracle else {}
         return {
             "attention": self.attention.edit_key,
@@ -156,7 +158,7 @@ class Spec:
             "device": self.backbone.device.type,
             "protocol": self.protocol.key,
             "vocabulary": self.vocabulary.key,
-            "auxiliary": None if self.auxiliary is None else self.auxiliary.key,
+            "auxiliary": None if auxiliary is None else auxiliary.key,
             "dataset": self.dataset.key,
             "ignore_index": self.dataset.ignore_index,
             "code": of_code(modules),

@@ -381,7 +381,11 @@ def _evaluate(
     specs: Sequence[Spec], config: DictConfig, timings: Timings
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[Outcome]]:
     """The rows of several cells, their summary, and what the job of each cell reports."""
-    _warn_of_words(specs)
+    remedy, embedded = "backbone=ViT-B-16-quickgelu", known_words.EMBEDDED
+    by_words = {spec.vocabulary.key: spec for spec in specs if spec.backbone.name == embedded}
+    for spec in by_words.values():
+        if warning := known_words.strange_words(spec.vocabulary.queries, remedy):
+            log.warning("%s: %s", spec.dataset.name, warning)
     store, observers = Store(config.paths.store), observers_of(config)
     with _usual_garbage_collection():
         df = evaluate(
@@ -404,15 +408,6 @@ def _evaluate(
         measured = store.diagnostics(spec)
         outcomes.append(Outcome(spec, rows[short], by_class, measured, skipped))
     return df, summary, outcomes
-
-
-def _warn_of_words(specs: Sequence[Spec]) -> None:
-    """Warn of class names that the embedded network does not know, once for each data set."""
-    embedded = [spec for spec in specs if spec.backbone.name == known_words.EMBEDDED]
-    for spec in {spec.vocabulary.key: spec for spec in embedded}.values():
-        remedy = "backbone=ViT-B-16-quickgelu"
-        if warning := known_words.strange_words(spec.vocabulary.queries, remedy):
-            log.warning("%s: %s", spec.dataset.name, warning)
 
 
 @contextlib.contextmanager
