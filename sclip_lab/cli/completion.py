@@ -85,8 +85,8 @@ def _keys(start: str) -> list[str]:
 
     key, equals, value = start.partition("=")
     if equals and names(key):
-        done, comma, _ = value.rpartition(",")
-        return [f"{key}={done}{comma}{name}" for name in names(key)]
+        earlier, comma, _ = value.rpartition(",")
+        return [f"{key}={earlier}{comma}{name}" for name in names(key)]
     groups = ("attention", "backbone", "dataset", "protocol", "readout", "refinement", "experiment")
     keys = [f"{group}=" for group in groups]
     if "." in start or not start:

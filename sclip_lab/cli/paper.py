@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         keys.append(f"paths.store={args.out / 'store'}")  # not among the user's own cells
     cells = studies.compose(names, keys)
     options = {"image": args.image, "points": points(args.points or [])}
-    drawn = studies.draw(cells, options, args.processes)
+    parts = studies.draw(cells, options, args.processes)
     for line in dict.fromkeys(line for part in cells.values() for line in part.missing):
         print(f"not evaluated: {line}", file=sys.stderr)
     backbones = [spec.backbone for part in cells.values() for spec in part.specs]
@@ -66,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
     notes = [f"sclip-lab paper {' '.join(args.words)}"]
     notes += [sections.EMBEDDED] if embedded else []
     notes += [sections.RANDOM] if random else []
-    written, judged = sections.sections(drawn, args.family, embedded)
+    written, judged = sections.sections(parts, args.family, embedded)
     paths = page.write(written, args.out, "SCLIP's paper, study by study", notes)
-    files.write_text(args.out / "verdicts.md", sections.markdown(drawn, judged, embedded))
+    files.write_text(args.out / "verdicts.md", sections.markdown(parts, judged, embedded))
     print(f"{len(paths)} files, the report: {paths[0]}")
     return 0
 

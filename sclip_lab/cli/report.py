@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     part = store_report.read(args.store, conditions(args.where), args.sweep)
     scores = partial(published.scores, elsewhere=False)
-    made = store_report.sections(part, args.baseline, args.images, scores)
+    parts_of_page = store_report.sections(part, args.baseline, args.images, scores)
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
     parts = part.by_photos()
     names = list(parts) if len(parts) > 1 else [""]
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     data, networks = map(", ".join, names_of.values())
     lead = [store_report.result(p, n) for p, n in zip(parts.values(), names, strict=True)]
     files = page.write(
-        [*made, page.Section("next", "next steps", notes=_next_steps(part, args))],
+        [*parts_of_page, page.Section("next", "next steps", notes=_next_steps(part, args))],
         args.out,
         f"Results on {data} with {networks}",
         [*_notes(part.df, args), *_twins(parts.values(), args.store)],

@@ -413,16 +413,16 @@ class _Pass:
                 )
                 if source is None:
                     continue
-                made = logits.setdefault((index, readout.logits_key), [])
+                chunks = logits.setdefault((index, readout.logits_key), [])
                 try:
                     with recorder.timings.measure("readout"):
-                        if sum(map(len, made)) == at.start:
-                            made.append(self.references.logits(spec, source, at, parts))
+                        if sum(map(len, chunks)) == at.start:
+                            chunks.append(self.references.logits(spec, source, at, parts))
                 except Exception as error:
                     self._fail(spec, photos, error)
                     continue
                 if at.stop == windows.every.stop:
-                    self._finish(spec, photos, windows, torch.cat(made), whole, counts)
+                    self._finish(spec, photos, windows, torch.cat(chunks), whole, counts)
             source = None
             del encoded, whole  # or they stay while the next chunk is encoded
         if counts is not None:

@@ -205,10 +205,10 @@ class Recorder(AbstractContextManager["Recorder"]):
         once, even if it is there twice."""
         with self.timings.measure("store"):
             for spec in self.specs:
-                for kind, taken in (("rows", self._counts), ("skipped", self._skips)):
-                    if taken[spec.key]:
-                        self.store.append(spec, taken[spec.key], kind)
-                        taken[spec.key] = []
+                for kind, rows in (("rows", self._counts), ("skipped", self._skips)):
+                    if rows[spec.key]:
+                        self.store.append(spec, rows[spec.key], kind)
+                        rows[spec.key] = []
             for observer in self.observers:
                 observer.flush(self.store)
         self._flushed, self._waiting = time.monotonic(), 0

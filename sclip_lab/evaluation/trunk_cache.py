@@ -89,13 +89,13 @@ class TrunkCache:
                 total += status.st_size
                 if path.stem.partition("-")[0] != sweep:
                     others.append((status.st_mtime_ns, status.st_size, path))
-        if total - sum(taken for _, taken, _ in others) > self.limit:
+        if total - sum(occupied for _, occupied, _ in others) > self.limit:
             return False
-        for _, taken, path in sorted(others):
+        for _, occupied, path in sorted(others):
             if total <= self.limit:
                 break
             path.unlink(missing_ok=True)
-            total -= taken
+            total -= occupied
         return True
 
 

@@ -273,8 +273,8 @@ def _hint(weights: Weights, expected: Mapping[str, Tensor], name: str) -> str:
     if fitting and name not in fitting:
         return f". Their sizes are those of {', '.join(fitting)}"
     counts = Counter(key.partition(".")[0] for key in weights if "." in key)
-    known = {key.partition(".")[0] for key in expected}
-    parts = [first for first, n in counts.items() if n >= FEWEST_OF_A_SET and first not in known]
+    ours = {key.partition(".")[0] for key in expected}
+    parts = [first for first, n in counts.items() if n >= FEWEST_OF_A_SET and first not in ours]
     if not parts:
         return ""
     return f". backbone.weights={' or '.join(parts)} takes the weights of that first name alone"

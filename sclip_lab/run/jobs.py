@@ -213,10 +213,12 @@ def _failures(jobs: Sequence[Any], executor: str) -> list[tuple[Any, str]]:
         for job in list(waiting):
             # submitit's own wait() asks sacct, and without Slurm's accounting it never learns
             # that a job was killed.
-            lost = job.job_id in gone and not _becomes_visible(job.paths.result_pickle)
-            if lost or (job.paths.result_pickle.exists() if executor == "slurm" else job.done()):
+            vanished = job.job_id in gone and not _becomes_visible(job.paths.result_pickle)
+            if vanished or (
+                job.paths.result_pickle.exists() if executor == "slurm" else job.done()
+            ):
                 waiting.remove(job)
-                error = "it ended without a result" if lost else job.exception()
+                error = "it ended without a result" if vanished else job.exception()
                 if error is not None:
                     log.error("job %s failed; its log: %s", job.job_id, job.paths.stderr)
                     failed.append((job, str(error)))

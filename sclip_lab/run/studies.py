@@ -74,9 +74,9 @@ def sections(
         LabError: unknown study or key, or nothing could be evaluated.
     """
     options = {"image": image, "points": points}
-    drawn = draw(compose(requested, overrides), options, processes)
-    page, _ = paper_sections.sections(drawn)
-    return page[-len(drawn) :]
+    parts = draw(compose(requested, overrides), options, processes)
+    page, _ = paper_sections.sections(parts)
+    return page[-len(parts) :]
 
 
 def compose(requested: Sequence[str], overrides: Sequence[str]) -> dict[str, Cells]:
