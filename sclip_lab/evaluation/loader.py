@@ -118,9 +118,11 @@ class Loader(AbstractContextManager["Loader"]):
             LabError: it cannot be used.
         """
         sample, name = self.dataset[index], self.dataset.names[index]
-        image, mask = (getattr(sample, part, None) for part in ("image", "mask"))
-        arrays = isinstance(image, np.ndarray) and isinstance(mask, np.ndarray)
-        if not arrays or mask.dtype.kind not in "iu" or mask.min(initial=0) < 0:
+        image, mask = getattr(sample, "image", None), getattr(sample, "mask", None)
+        is_ids = (
+            isinstance(mask, np.ndarray) and mask.dtype.kind in "iu" and mask.min(initial=0) >= 0
+        )
+        if not is_ids or not isinstance(image, np.ndarray):
             raise LabError(
                 f"data set {self.dataset.name}, image {name}: gives a {type(sample).__name__} that "
                 "is no Sample(name, image, mask) of an RGB array and of ids, whole numbers from 0"
