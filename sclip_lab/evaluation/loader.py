@@ -118,17 +118,14 @@ class Loader(AbstractContextManager["Loader"]):
             LabError: it cannot be used.
         """
         sample, name = self.dataset[index], self.dataset.names[index]
-        parts = [getattr(sample, part, None) for part in ("image", "mask")]
-        if not all(isinstance(part, np.ndarray) for part in parts):
+        image, mask = getattr(sample, "image", None), getattr(sample, "mask", None)
+        is_ids = (
+            isinstance(mask, np.ndarray) and mask.dtype.kind in "iu" and mask.min(initial=0) >= 0
+        )
+        if not is_ids or not isinstance(image, np.ndarray):
             raise LabError(
-                f"data set {self.dataset.name}, image {name}: gives a {type(sample).__name__} of "
-                f"{' and '.join(type(part).__name__ for part in parts)}; return sclip_lab.data."
-                "base.Sample(name, image, mask) of arrays"
-            )
-        if sample.mask.dtype.kind not in "iu" or sample.mask.min(initial=0) < 0:
-            raise LabError(
-                f"data set {self.dataset.name}, image {name}: its mask is of {sample.mask.dtype} "
-                f"from {sample.mask.min(initial=0)}; class ids are whole numbers from 0"
+                f"data set {self.dataset.name}, image {name}: gives a {type(sample).__name__} that "
+                "is no Sample(name, image, mask) of an RGB array and of ids, whole numbers from 0"
             )
         if sample.name != name:
             raise LabError(

@@ -97,6 +97,7 @@ def test_evaluate_takes_names(tmp_path: Path) -> None:
         (lambda b: lab.evaluate("csa", backbone=b, shard=1), "shard: 1 must be"),
         (lambda b: lab.evaluate("csa", backbone=b, shard=(0, 1, 2)), "must be a list of 2"),
         (lambda b: lab.explore(3, ["a"], backbone=b), "give a file, a PIL image"),
+        (lambda b: lab.explore(PHOTO, ["a"], backbone=b, max_patches=0), "max_patches 0 must be"),
         (lambda b: lab.segment(b, PHOTO[:0], NAMES), "shape (0, 64, 3)"),
         (lambda b: lab.segment(b, PHOTO, "cat"), "unknown vocabulary 'cat'"),
         (lambda b: lab.segment(b, PHOTO, ["0: cat", "dog"]), "without its number"),
