@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), type)
@@ -27,10 +29,27 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        with NoWrites(function.__name__, (args, options)):
+        with NoWrites(function.__name__, (args, options)), ReadOnlyArrays((args, options)):
             return function(*args, **options)
 
     return call
+
+
+class ReadOnlyArrays(TorchFunctionMode):
+    """A context in which an array that shares the memory of a tensor within ``arguments``, as
+    ``ctx.tokens.numpy()`` does, is read-only."""
+
+    def __init__(self, arguments: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.arguments = arguments
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, np.ndarray) and _storage(args[0]) in _storages(self.arguments, set()):
+            result.flags.writeable = False
+        return result
 
 
 class NoWrites(TorchDispatchMode):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -35,6 +36,17 @@ def doubles_weights_of_the_network(ctx: Any) -> Tensor:
     return ctx.attention("query", "query")
 
 
+def clears_tokens_as_an_array(ctx: Any) -> Tensor:
+    np.asarray(ctx.tokens.detach())[:, 0] = 0
+    return ctx.attention("query", "query")
+
+
+def doubles_tokens_as_an_array(ctx: Any) -> Tensor:
+    array = ctx.tokens.numpy()
+    array *= 2
+    return ctx.attention("query", "query")
+
+
 @readout_function
 def turns_texts(encoded: Any, text: Tensor) -> Tensor:
     logits = cosine(encoded, text)
@@ -54,6 +66,8 @@ def turns_patches(encoded: Any, text: Tensor) -> Tensor:
     [
         doubles_tokens,
         clears_a_shared_map,
+        clears_tokens_as_an_array,
+        doubles_tokens_as_an_array,
         doubles_weights_of_the_network,
         turns_texts,
         turns_patches,
@@ -76,7 +90,7 @@ def test_a_write_is_an_error_and_changes_no_other_cell(
         broken = lab.Spec("csa", backbone, other, photos)
     else:
         broken = lab.Spec(lab.variant(function), backbone, protocol, photos)
-    with pytest.raises(lab.LabError, match=f"{function.__name__} writes in place"):
+    with pytest.raises(lab.LabError, match=f"{function.__name__} writes in place|read-only"):
         lab.evaluate([broken, *cells], tmp_path / "both", progress=False)
     together = lab.evaluate(cells, tmp_path / "both", progress=False)
     columns = ["attention", "image", "true", "predicted", "pixels"]
@@ -86,6 +100,7 @@ def test_a_write_is_an_error_and_changes_no_other_cell(
 def own_tensors(ctx: Any) -> Tensor:
     weights = ctx.softmax(ctx.scores(ctx.query, ctx.query))
     weights[..., 0] *= 0.5
+    weights[..., 1:].numpy()[:] *= 2
     return weights
 
 
