@@ -209,7 +209,15 @@ class Variant:
     def _weights(self, context: Context) -> Tensor:
         weights: Tensor = self._function(context)
         mix = self._parts["mix"]
-        return weights if mix is None else mix(context, weights)
+        weights = weights if mix is None else mix(context, weights)
+        square = (context.tokens.shape[1],) * 2
+        if not isinstance(weights, Tensor) or weights.ndim != 4 or weights.shape[-2:] != square:
+            made = tuple(getattr(weights, "shape", ())) or type(weights).__name__
+            raise LabError(
+                f"attention '{self.name}' gave {made}; weights are (batch, heads, tokens, tokens), "
+                f"here (.., .., {square[0]}, {square[0]})"
+            )
+        return weights
 
     def _prior(self, context: Context) -> Callable[[Context], Tensor] | None:
         """The prior as a function of the context; a prior of the grid alone is computed once."""
@@ -324,9 +332,11 @@ def _build(config: dict[str, Any], name: str) -> Variant:
     parts: dict[str, partial[Any] | None] = {}
     for key, kinds in PARTS.items():
         config[key] = described(config[key])
-        with about(key):
+        try:
             parts[key] = bind_config(config[key], *kinds)
             config[key] = written_out(config[key], *kinds)
+        except LabError as error:  # not `about`: the key is a word that the message may have too
+            raise LabError(f"{key}: {error}") from error
     functions = [bound, *(part for part in parts.values() if part is not None)]
     _check_common(config, function)
     contents = {key: base.content_of_map() for key, base in maps.items()}

@@ -33,11 +33,8 @@ def run(args: argparse.Namespace) -> int:
     from sclip_lab.core import files
     from sclip_lab.data.decode import read_image
     from sclip_lab.report.pictures import labelled
-    from sclip_lab.run import known_words
     from sclip_lab.run.library import segment
 
-    if args.backbone == known_words.EMBEDDED:
-        known_words.warn(args.names)
     photo, backbone = read_image(args.photo), options.backbone(args)
     with about(args.photo):
         labels = segment(backbone, photo, args.names, args.attention, args.protocol)

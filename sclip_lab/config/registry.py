@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,13 @@ def load_backbone(
         choices = [*loading.architectures(), *names("backbone")]
         if name not in choices:
             raise unknown("backbone", name, choices)
+    weights = (pretrained, options.get("checkpoint"), options.get("state_dict"))
+    if weights == (None, None, None) and ":" not in (name or "") and "seed" not in options:
+        warnings.warn(
+            f"backbone {name}: neither pretrained= nor checkpoint= is given, so its weights are "
+            "random; seed=0 says that this is meant",
+            stacklevel=2,
+        )
     return loading.load_backbone(name, pretrained, **options)
 
 

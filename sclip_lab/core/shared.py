@@ -14,14 +14,15 @@ _PLAIN = (str, bytes, int, float, complex, bool, type(None), type)
 
 
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, in which a write to a tensor that it was given is an error.
+    """The function, in which a write to a tensor that it was given, and a random number without a
+    generator, is an error.
 
     Tokens, projections, texts and embeddings are computed once for all variants and readouts. An
     operation in place, such as ``text.mul_(2)`` or ``ctx.tokens[:, 0] = 0``, would change the
     numbers of the others without a sign. Tensors that the function makes are its own.
 
     Raises:
-        RuntimeError: at the line that writes, before it writes.
+        RuntimeError: at the line that writes or draws, before it does.
     """
 
     @wraps(function)
@@ -33,7 +34,8 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class NoWrites(TorchDispatchMode):
-    """A context in which a write to a tensor within ``arguments`` is an error of ``name``."""
+    """A context in which a write to a tensor within ``arguments``, and a random number without a
+    generator, is an error of ``name``."""
 
     def __init__(self, name: str, arguments: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -43,6 +45,13 @@ class NoWrites(TorchDispatchMode):
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        seeded = torch.Tag.nondeterministic_seeded not in operation.tags or kwargs.get("generator")
+        # Attention is tagged too, for a dropout that no network here uses.
+        if not seeded and not any("drop" in each.name for each in operation._schema.arguments):
+            raise RuntimeError(
+                f"{self.name} draws random numbers ({operation.name()}) that differ in every run; "
+                "pass generator=torch.Generator().manual_seed(seed), with seed a parameter"
+            )
         if operation._schema.is_mutable:
             written = [
                 _storage(args[place] if place < len(args) else kwargs.get(argument.name))

@@ -48,7 +48,8 @@ def check(key: str, value: Any, annotation: Any) -> None:
     if not _fits(value, annotation):
         if isinstance(value, str) and (choices := _choices(annotation)):
             raise unknown(key, value, choices)
-        raise LabError(f"{key}: {shown(value)} must be {_described(annotation)}")
+        hint = "; .item() makes it a plain one" if hasattr(value, "item") else ""  # numpy, torch
+        raise LabError(f"{key}: {shown(value)} must be {_described(annotation)}{hint}")
 
 
 def check_arguments(

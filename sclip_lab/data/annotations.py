@@ -49,8 +49,8 @@ def read_annotation(
         size = (int(stated[0]), int(stated[1])) if all(stated) else photo_size
         if not 0 < size[0] * size[1] <= pixel_limit():
             raise LabError(f"size {size[1]} x {size[0]} is none of a photo that is read")
-        named = regions(annotation, size)
-        return class_ids.paint(size, ((class_ids.class_id(n, str(source)), r) for n, r in named))
+        drawing = regions(annotation, size)
+        return class_ids.paint(size, ((class_ids.class_id(n, str(source)), r) for n, r in drawing))
     except LabError as error:
         place = "" if str(source) in str(error) else f"mask {source}: "
         raise LabError(f"{place}{error}") from None

@@ -159,15 +159,32 @@ def build(config: Mapping[str, Any], faults: list[str] | None = None) -> Dataset
     if faults is not None and "faults" in accepted:
         parameters["faults"] = faults
     dataset = make(**parameters)
+    check_dataset(dataset, f"_target_ {config['_target_']}:")
+    return Part(dataset, **part) if part else dataset
+
+
+def check_dataset(dataset: Any, source: str = "dataset") -> None:
+    """Refuse an object that is no data set, or one that would give wrong numbers."""
     # hasattr would compute the key, which hashes every file.
     absent = object()
     missing = [n for n in _REQUIRED if inspect.getattr_static(dataset, n, absent) is absent]
     if missing:
         raise LabError(
-            f"_target_ {config['_target_']}: gives {type(dataset).__name__}, which is no data set; "
-            f"it lacks {', '.join(missing)}"
+            f"{source} gives {type(dataset).__name__}, which is no data set; it lacks "
+            f"{', '.join(missing)}"
         )
-    return Part(dataset, **part) if part else dataset
+    classes, ignored, names = dataset.vocabulary, dataset.ignore_index, dataset.names
+    if not isinstance(classes, Vocabulary):
+        made = type(classes).__name__
+        raise LabError(f"{source}: vocabulary is a {made}; give Vocabulary.of(name, names)")
+    if not isinstance(ignored, int | np.integer) or ignored < classes.num_classes:
+        raise LabError(
+            f"{source}: ignore_index is {ignored!r}, but ids up to {classes.num_classes - 1} are "
+            "classes"
+        )
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise LabError(f"{source}: two samples are named {twice!r}; each needs its own name")
 
 
 def _pop_part(parameters: dict[str, Any], accepted: Sequence[str], name: str) -> dict[str, Any]:

@@ -52,22 +52,22 @@ def place(source: Path, target: Path) -> None:
     if not source.is_file():
         raise LabError(f"{source}: no such file; the download is incomplete")
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        if os.path.samefile(source, target):
-            return
-        target.unlink()
+    if target.exists() and os.path.samefile(source, target):
+        return
+    target.unlink(missing_ok=True)
     try:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
 
 
-def link(source: Path, root: Path, places: Iterable[str], pattern: str) -> str | None:
-    """Make the root a link to the first place that has files of the pattern; None if none has."""
-    folders = [source / place for place in places]
+def link(source: Path, root: Path, places: Iterable[str], pattern: str, absent: str) -> str:
+    """Make the root a link to the first place that has files of the pattern; ``absent`` is the
+    error if none has."""
+    folders = (source / place for place in places)
     folder = next((f for f in folders if next(f.glob(pattern), None)), None)
     if folder is None:
-        return None
+        raise LabError(absent)
     as_it_lies = f"{folder.resolve()} works as it lies, nothing to convert"
     if root.exists():
         if os.path.samefile(root, folder):

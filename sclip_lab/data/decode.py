@@ -56,6 +56,7 @@ _OTHER_KINDS = {
     b"{": "is JSON; see docs/your-data.md for what is read",
     b"[": "is JSON; see docs/your-data.md for what is read",
     b"version https://git-lfs": "is a pointer of Git LFS; `git lfs pull` fetches the file itself",
+    b"\0\5\x16\7": "is what macOS writes beside a file; remove all files named ._*",
     b"pk\x03\x04": "is a zip or .npz; save one array as .npy",
     b"matlab": "is MATLAB's; save the ids as .npy",
 }

@@ -115,6 +115,8 @@ class Folder(FileDataset):
         suffixes = [image_suffix] if isinstance(image_suffix, str) else list(image_suffix)
         if not suffixes:
             raise LabError(f"{self.title}: image_suffix is empty; it must name a suffix")
+        if bare := [each for each in suffixes if f".{each.lower()}" in PHOTO_SUFFIXES]:
+            raise LabError(f"{self.title}: image_suffix is '{bare[0]}'; write '.{bare[0]}'")
         for key, pattern, parts in (
             ("image_name", image_name, ("{stem}",)),
             ("mask_name", mask_name, ("{stem}", "{name}", "{folder}", "{photo}")),
@@ -252,9 +254,10 @@ class Folder(FileDataset):
         if any("/" in file for file in left_out) and not self.recursive:
             remedy.append("recursive: true")
         listed = ", ".join(sorted(left_out)[:5]) + (", ..." if len(left_out) > 5 else "")
+        ways = " and ".join(remedy) or "another image_suffix"
         self.fault(
             f"{len(left_out)} photos in {self.images} have masks but would be left out beside the "
-            f"{len(included)} that are read: {listed}; set {' and '.join(remedy)} to read all, or "
+            f"{len(included)} that are read: {listed}; set {ways} to read all, or "
             "remove them"
         )
 

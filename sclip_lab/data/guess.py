@@ -324,10 +324,9 @@ def _describe_colours(
 def with_background(names: Iterable[str]) -> list[str]:
     """Names of annotated classes as a text tower reads them, background first."""
     plain = [readable(name) for name in names]
-    named = any(name.casefold() == "background" for name in plain)
-    return sorted(
-        plain if named else ["background", *plain], key=lambda name: name.casefold() != "background"
-    )
+    if not any(name.casefold() == "background" for name in plain):
+        plain = ["background", *plain]
+    return sorted(plain, key=lambda name: name.casefold() != "background")
 
 
 def describe_annotations(

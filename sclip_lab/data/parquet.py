@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,8 +86,6 @@ class HuggingFace(FileDataset):
         self.selection = selection_words(limit, sample, seed, len(rows))
         self.expected = expected
         self._proofs: dict[Path, Proof] = {}
-        # The last shard stays open: samples are usually read in order.
-        self._open = lru_cache(maxsize=1)(_Shard)
 
     def image_path(self, name: str) -> Path:
         """Shard and row of a sample, for errors."""
@@ -140,6 +138,13 @@ class HuggingFace(FileDataset):
             kind = type(cell).__name__
             raise LabError(f"{shard} row {row}: column '{column}' holds no image, but {kind}")
         return content
+
+    def _open(self, shard: Path) -> _Shard:
+        """The shard, which stays open: samples are usually read in order."""
+        opened = getattr(self, "_opened", None)
+        if opened is None or opened.path != shard:
+            opened = self._opened = _Shard(shard)
+        return opened
 
     @staticmethod
     def splits(root: Path) -> dict[str, list[Path]]:

@@ -73,19 +73,16 @@ def prepare(name: str, source: Path, root: Path) -> str:
         raise LabError(f"--from {source}: no such folder; unpack the downloads there first")
     convert, places, converted = CONVERSIONS[name]
     looked = ", ".join(str(source / place / converted) for place in places)
-    absent = LabError(f"nothing of this data set below {source}; looked for {looked}")
+    absent = f"nothing of this data set below {source}; looked for {looked}"
     try:
-        try:
-            if convert is not None:
+        if convert is not None:
+            try:
                 return convert(source, root)
-        except Incomplete as error:
-            absent = error
-        linked = link(source, root, places, converted)
+            except Incomplete as error:
+                absent = str(error)
+        return link(source, root, places, converted, absent)
     except OSError as error:
         raise LabError(f"{root}: cannot be written ({error})") from error
-    if linked is None:
-        raise absent
-    return linked
 
 
 def coco_stuff164k(source: Path, root: Path) -> str:

@@ -16,7 +16,7 @@ from sclip_lab.diagnostics.measure import Value as Value
 from sclip_lab.diagnostics.measure import compute as compute
 from sclip_lab.diagnostics.measure import values as values
 from sclip_lab.diagnostics.observation import Observation as Observation
-from sclip_lab.diagnostics.observation import Scene as Scene
+from sclip_lab.diagnostics.observation import SegmentedPhoto as SegmentedPhoto
 
 
 def code_of(name: str) -> str:

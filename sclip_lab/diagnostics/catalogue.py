@@ -28,7 +28,7 @@ from sclip_lab.diagnostics import (
 )
 from sclip_lab.diagnostics.layers import Layers
 from sclip_lab.diagnostics.measure import Measure, OfLayer
-from sclip_lab.diagnostics.observation import Observation, Scene
+from sclip_lab.diagnostics.observation import Observation, SegmentedPhoto
 
 Compute = Callable[[Observation], Tensor]
 Functions = dict[str, Callable[..., Any]]  # those of a `Measure`, by its fields
@@ -139,12 +139,12 @@ def _moved(windows: Observation, position: int) -> Tensor:
     return shift.compare(windows.patches.float(), layers.moved_features)[position]
 
 
-def _of_scene(function: Callable[[Scene, int], float]) -> Compute:
+def _of_photo(function: Callable[[SegmentedPhoto, int], float]) -> Compute:
     """A measure of a photo; each of its windows has the photo's number."""
 
     def of_windows(windows: Observation) -> Tensor:
-        assert windows.scene is not None
-        return torch.full_like(windows.undefined, function(windows.scene, windows.patch_size))
+        assert windows.photo is not None
+        return torch.full_like(windows.undefined, function(windows.photo, windows.patch_size))
 
     return of_windows
 
@@ -212,10 +212,10 @@ FUNCTIONS: dict[str, Compute | Functions] = {
     "localisation_auc_shuffled": _of_classes(
         lambda maps, names: localisation.localisation_auc(maps, names, shuffled=True)
     ),
-    "boundary_iou": _of_scene(
+    "boundary_iou": _of_photo(
         lambda s, _: borders.boundary_iou(s.prediction, s.mask, s.ignore_index)
     ),
-    "window_border_error": _of_scene(
+    "window_border_error": _of_photo(
         lambda s, patch: borders.window_border_error(
             s.prediction, s.mask, s.plan, patch, s.ignore_index
         )

@@ -21,7 +21,7 @@ from sclip_lab.diagnostics.observation import Observation
 NONE = -1  # the layer and head of a number that belongs to none
 ALWAYS = tuple(f"sclip_lab.diagnostics.{name}" for name in ("layers", "measure", "observation"))
 OfLayer = Callable[[Layers, int, Observation], Tensor | None]
-Part = Literal["attention", "similarity", "layers", "scene"]
+Part = Literal["attention", "similarity", "layers", "photo"]
 
 
 @dataclass(frozen=True)

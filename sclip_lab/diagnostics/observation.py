@@ -21,7 +21,7 @@ VOID = -1
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class SegmentedPhoto:
     """A whole photo, segmented.
 
     Attributes:
@@ -52,7 +52,7 @@ class Observation:
         similarity: (batch, grid_h, grid_w, classes) patch logits, the largest of each class's
             names; None where there are no texts.
         layers: the blocks of the network, None where only their end is known.
-        scene: the whole photo; None where windows belong to none, or to several.
+        photo: the whole photo; None where windows belong to none, or to several.
     """
 
     attention: Float[Tensor, "batch heads rows rows"] | None
@@ -63,7 +63,7 @@ class Observation:
     patch_size: int
     similarity: Float[Tensor, "batch grid_h grid_w classes"] | None = None
     layers: Layers | None = None
-    scene: Scene | None = None
+    photo: SegmentedPhoto | None = None
 
     @cached_property
     def weights(self) -> Tensor:

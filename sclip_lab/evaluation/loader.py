@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from sclip_lab.core.errors import CrashError, LabError, describe
@@ -117,6 +118,18 @@ class Loader(AbstractContextManager["Loader"]):
             LabError: it cannot be used.
         """
         sample, name = self.dataset[index], self.dataset.names[index]
+        parts = [getattr(sample, part, None) for part in ("image", "mask")]
+        if not all(isinstance(part, np.ndarray) for part in parts):
+            raise LabError(
+                f"data set {self.dataset.name}, image {name}: gives a {type(sample).__name__} of "
+                f"{' and '.join(type(part).__name__ for part in parts)}; return sclip_lab.data."
+                "base.Sample(name, image, mask) of arrays"
+            )
+        if sample.mask.dtype.kind not in "iu" or sample.mask.min(initial=0) < 0:
+            raise LabError(
+                f"data set {self.dataset.name}, image {name}: its mask is of {sample.mask.dtype} "
+                f"from {sample.mask.min(initial=0)}; class ids are whole numbers from 0"
+            )
         if sample.name != name:
             raise LabError(
                 f"data set {self.dataset.name}, image {name}: its sample is named "

@@ -170,7 +170,7 @@ def observation(view: View) -> diagnostics.Observation:
         patch_size=spec.backbone.patch_size,
         similarity=similarity,
         layers=diagnostics.Layers(encoded, spec.protocol.position_embedding),
-        scene=diagnostics.Scene(
+        photo=diagnostics.SegmentedPhoto(
             view.prediction.cpu().numpy(),
             sample.mask,
             view.photo.plan,

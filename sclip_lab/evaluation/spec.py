@@ -18,7 +18,7 @@ from sclip_lab.attention.variant import Variant
 from sclip_lab.core.errors import LabError
 from sclip_lab.core.functions import target_modules
 from sclip_lab.core.identity import digest, of_code
-from sclip_lab.data.base import Dataset
+from sclip_lab.data.base import Dataset, check_dataset
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.network.scene import MISSING
@@ -59,6 +59,7 @@ class Spec:
     guidance: Guide | None = None
 
     def __post_init__(self) -> None:
+        check_dataset(self.dataset)
         self.attention.layers(self.backbone.depth)
         needs = "guidance" in self.attention.uses | steps(self.protocol).uses
         if needs and self.guidance is None:
@@ -141,6 +142,11 @@ class Spec:
             modules += target_modules(part)
         auxiliary = protocol.auxiliary_vocabulary()
         truth = self.dataset.key, self.dataset.ignore_index
+        if not isinstance(truth[0], str) or not truth[0]:
+            raise LabError(
+                f"data set '{self.dataset.name}': key is {truth[0]!r}; give a text that changes "
+                "with photos, masks and their order"
+            )
         labels = {"labels": digest(truth)} if self.oracle else {}
         return {
             "attention": self.attention.edit_key,

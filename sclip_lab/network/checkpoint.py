@@ -249,14 +249,13 @@ def _selected(source: str, loaded: Any, weights: str | None, notes: list[str]) -
         selection = weights
     elif not sets:
         raise LabError(f"{source} holds no state dict (weights by name)")
-    elif len(sets) > 1:
-        names = list(sets)
+    elif len(names := [n for n in sets if len(sets[n]) >= FEWEST_OF_A_SET] or list(sets)) > 1:
         raise LabError(
             f"{source} holds several sets of weights: {', '.join(names)}. Choose one, as "
             f"in backbone.weights={names[-1]}"
         )
     else:
-        [selection] = sets
+        [selection] = names
     if selection:
         notes.append(f"the weights under {selection!r}")
     return dict(sets[selection])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import open_clip
 import timm
@@ -24,7 +24,9 @@ from sclip_lab.core.errors import LabError
 from sclip_lab.network import layouts
 from sclip_lab.network.architecture import infer_architecture, read_architecture
 from sclip_lab.network.checkpoint import FEWEST_OF_A_SET, OPENAI_ENTRIES
-from sclip_lab.network.tower import Tower
+
+if TYPE_CHECKING:
+    from sclip_lab.network.backbone import Backbone
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +110,12 @@ def load_timm_weights(
         notes.append("the weights below 'backbone.'")
     if "register_tokens" in tensors:
         tensors.setdefault("mask_token", torch.zeros(1))  # timm knows DINOv2's layout by it
+    ours = expected.get("patch_embed.proj.weight")
+    theirs = next((w for k, w in tensors.items() if k.endswith("patch_embed.proj.weight")), ours)
+    if ours is not None and theirs is not None and theirs.shape[-2:] != ours.shape[-2:]:
+        # timm would resample it, and position embeddings with it.
+        sizes = ["x".join(map(str, weight.shape[-2:])) for weight in (theirs, ours)]
+        raise LabError(f"{source} has patches of {sizes[0]} pixels, {role} {name} of {sizes[1]}")
     tensors = _by_timm(model, tensors)
     tensors = {
         key: value
@@ -128,7 +136,7 @@ def set_epsilon(model: Any, epsilon: float) -> None:
             module.eps = epsilon
 
 
-def check_config(folder: Path, tower: Tower, name: str) -> bool:
+def check_config(folder: Path, backbone: Backbone, name: str) -> bool:
     """Compare the ``config.json`` of a folder in transformers' layout with a network, and take the
     epsilon of norms from it. Weights do not say these, the number of heads and the activation.
 
@@ -144,6 +152,7 @@ def check_config(folder: Path, tower: Tower, name: str) -> bool:
     vision = config.get("vision_config", config)
     if not isinstance(vision, Mapping):
         return False
+    tower = backbone.tower
     heads, ours = vision.get("num_attention_heads"), tower.blocks[0].num_heads
     if heads is not None and heads != ours:
         raise LabError(f"{folder}: its config.json has {heads} heads in a block, {name} has {ours}")
@@ -157,8 +166,7 @@ def check_config(folder: Path, tower: Tower, name: str) -> bool:
             )
     epsilon = vision.get("layer_norm_eps")
     if isinstance(epsilon, float):
-        for block in tower.blocks:
-            set_epsilon(block.module, epsilon)
+        set_epsilon(getattr(backbone.model, "visual", backbone.model), epsilon)
     return activation is not None
 
 
@@ -265,8 +273,8 @@ def _hint(weights: Weights, expected: Mapping[str, Tensor], name: str) -> str:
     if fitting and name not in fitting:
         return f". Their sizes are those of {', '.join(fitting)}"
     counts = Counter(key.partition(".")[0] for key in weights if "." in key)
-    known = {key.partition(".")[0] for key in expected}
-    parts = [first for first, n in counts.items() if n >= FEWEST_OF_A_SET and first not in known]
+    ours = {key.partition(".")[0] for key in expected}
+    parts = [first for first, n in counts.items() if n >= FEWEST_OF_A_SET and first not in ours]
     if not parts:
         return ""
     return f". backbone.weights={' or '.join(parts)} takes the weights of that first name alone"

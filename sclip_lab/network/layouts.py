@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sclip_lab.core.errors import LabError
+
 Weights = dict[str, Tensor]
 VIT = "transformers' ViT layout"
 VIT_EPSILON = 1e-12
@@ -53,6 +55,8 @@ def activation(module: Any) -> str:
 def of_clip(weights: Mapping[str, Tensor]) -> tuple[Weights, str] | None:
     """Rename weights of transformers' CLIPModel or SiglipModel to open_clip's layout. Returns them
     with the name of their layout, or None for weights in another one."""
+    if "pre_layrnorm.weight" in weights:  # CLIPVisionModel, as later releases save it
+        weights = {f"vision_model.{name}": weight for name, weight in weights.items()}
     if not any(name.startswith("vision_model.") for name in weights):
         return None
     if "vision_model.head.probe" in weights:
@@ -166,6 +170,11 @@ def _blocks(weights: Mapping[str, Tensor], of_open_clip: bool = False) -> Weight
     for (index, part), weight in parts.items():
         layer, _, kind = part.rpartition(".")
         if layer == "attn.q":
+            if any((index, f"attn.{letter}.{kind}") not in parts for letter in "kv"):
+                raise LabError(
+                    f"block {index} has a {kind} of its query, but none of key or value, as in "
+                    "transformers' BEiT; only plain ViTs are read"
+                )
             weight = torch.cat([parts[index, f"attn.{letter}.{kind}"] for letter in "qkv"])
             renamed[f"{blocks}.{index}.{packed}{kind}"] = weight
         elif layer not in ("attn.k", "attn.v"):

@@ -212,7 +212,7 @@ def load_backbone(
         if not load_weights(model, state_dict, source, name):
             backbone.tokenize = None
         if checkpoint is not None:
-            states_activation |= check_config(folder_of(Path(checkpoint)), backbone.tower, name)
+            states_activation |= check_config(folder_of(Path(checkpoint)), backbone, name)
         if not states_activation:
             pretrained_tags.warn_of_activation(name, source)
     if layer_norm_eps is not None:

@@ -286,8 +286,8 @@ def check_block(module: Any, network: str) -> None:
                 f"{network}: its attention, timm's {name}, {OTHERS[name]}; a variant's weights "
                 "cannot take its place"
             )
-    known = BEFORE | BEHIND | BOTH
-    for name, names, what in ((kind, known, "blocks"), (attends, ATTENTIONS, "attention")):
+    kinds = BEFORE | BEHIND | BOTH
+    for name, names, what in ((kind, kinds, "blocks"), (attends, ATTENTIONS, "attention")):
         if name not in names:
             raise LabError(
                 f"{network}: its {what} of timm's class {name}; supported are "

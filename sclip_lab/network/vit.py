@@ -114,7 +114,7 @@ def load_vit(
         },
     )
     if checkpoint is not None:
-        check_config(folder_of(Path(checkpoint)), backbone.tower, name)
+        check_config(folder_of(Path(checkpoint)), backbone, name)
     return prepared(backbone, precision, device)
 
 

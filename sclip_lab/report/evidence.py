@@ -97,10 +97,9 @@ class Evidence:
 
     def only(self, **chosen: str) -> Evidence:
         """The part with these values of columns such as dataset and backbone."""
-        rows = pd.Series(True, index=self.df.index)
-        for name, value in chosen.items():
-            rows &= self.df[name].astype(str) == value
-        return self.of(sorted(set(self.df["spec"][rows].astype(str))))
+        cells = self.df.drop_duplicates("spec")
+        is_chosen = (cells[list(chosen)].astype(str) == list(chosen.values())).all(axis=1)
+        return self.of(sorted(cells["spec"][is_chosen].astype(str)))
 
     def of(self, specs: Sequence[str]) -> Evidence:
         """The part with these specs."""

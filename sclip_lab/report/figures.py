@@ -200,15 +200,16 @@ def _bar_charts(groups: list[tuple[str, pd.DataFrame]]) -> Figure:
     lines = [groups[start : start + columns] for start in range(0, len(groups), columns)]
     heights = [0.9 + 0.22 * max(len(rows) for _, rows in line) for line in lines]
     size = (1.2 + 4.2 * columns, sum(heights))
+    level = f"{100 * groups[0][1].attrs.get('level', 0.95):g} % interval"
     with charts(size, len(groups), columns, height_ratios=heights) as (figure, axes):
         for ax, (dataset, rows) in zip(axes, groups, strict=True):
             _bars(ax, rows)
             photos, of = rows[["images", "of"]].iloc[0]
             count = f"{photos}" if photos == of else f"{photos} of {of}"
             ax.set_title(f"{dataset}, {count} photos")
-            ax.set_xlabel(f"mIoU x100, 95 % interval\n{draw_floors(ax, rows)}".strip())
+            ax.set_xlabel(f"mIoU x100, {level}\n{draw_floors(ax, rows)}".strip())
             ax.xaxis.label.set_fontsize(6.5)
-        figure.set_label("mIoU x100 with its 95 % interval over photos")
+        figure.set_label(f"mIoU x100 with its {level} over photos")
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 from sclip_lab.paper.cards import EMBEDDED as EMBEDDED
@@ -32,6 +33,13 @@ def strange_words(names: Sequence[str], remedy: str) -> str | None:
         f"warning: {EMBEDDED} knows {len(vocabulary)} words, not {listed}: answers for those mean "
         f"nothing. It knows {', '.join(vocabulary)}; {remedy} is CLIP"
     )
+
+
+def warn_of_words(backbone: str, names: Sequence[str]) -> None:
+    """Warn a script of words that the embedded network does not know; others know any word."""
+    remedy = "ViT-B-16-quickgelu with pretrained=openai"
+    if backbone == EMBEDDED and (warning := strange_words(names, remedy)):
+        warnings.warn(warning.removeprefix("warning: "), stacklevel=3)
 
 
 def warn(names: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.evaluation import loop, spec
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.results.store.store import Store
-from sclip_lab.run.known_words import EMBEDDED, usual_dataset
+from sclip_lab.run.known_words import EMBEDDED, usual_dataset, warn_of_words
 from sclip_lab.segmentation import dense_features as functions
 from sclip_lab.segmentation import segment as one_photo
 from sclip_lab.segmentation.dense_features import AttentionMaps
@@ -74,6 +74,7 @@ def segment(
     network = as_backbone(backbone)
     steps = as_protocol(protocol, usual_dataset(network.name))
     variant, vocabulary = as_variant(attention, steps), Vocabulary.typed(class_names)
+    warn_of_words(network.name, vocabulary.queries)
 
     def labels(photo: Any) -> Labels:
         return one_photo.segment(
@@ -120,6 +121,8 @@ def evaluate(
             backbone, dataset = as_backbone(backbone), as_dataset(dataset)
             each = Spec(each, backbone, protocol, dataset)
         cells.append(each)
+    for cell in {cell.vocabulary.key: cell for cell in cells}.values():
+        warn_of_words(cell.backbone.name, cell.vocabulary.queries)
     return loop.evaluate(cells, store, **options)
 
 

@@ -171,14 +171,16 @@ class Readout:
             more: dict[str, Any] = {}
             if "second_text" in inspect.signature(getattr(score, "func", score)).parameters:
                 more["second_text"] = None if self.second is None else self.second.to(device)
-            return score(encoded, self._text_on(device), **more)
+            text = self._text_on(device)
+            return _checked(score(encoded, text, **more), encoded, len(text))
         if others is None:
             raise LabError(
                 "protocol.readout learns classes from the masks of other photos: it needs a data "
                 "set, see sclip_lab.evaluate"
             )
         parts = [score(encoded.part(part), of_others) for part, of_others in others]
-        return torch.cat(parts)[..., self.query_classes.to(device)]
+        logits = _checked(torch.cat(parts), encoded, int(self.query_classes.max()) + 1)
+        return logits[..., self.query_classes.to(device)]
 
     def _text_on(self, device: torch.device) -> Tensor:
         if self.text is None:
@@ -276,6 +278,18 @@ class Readout:
         large_enough = area / foreground > self.protocol.area_threshold
         large_enough[self.protocol.background] = True
         return large_enough
+
+
+def _checked(logits: Any, encoded: Encoded, columns: int) -> Tensor:
+    """Patch logits of a readout, which may be the user's, if they have the right shape."""
+    shape = (len(encoded.state.tokens), *(encoded.state.grid or encoded.grid), columns)
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != shape:
+        made = tuple(getattr(logits, "shape", ())) or type(logits).__name__
+        raise LabError(
+            f"protocol.readout gave {made}; patch logits are (windows, grid_h, grid_w, texts or "
+            f"classes), here {shape}"
+        )
+    return logits
 
 
 def _require_finite(values: Tensor, what: str) -> None:

@@ -151,7 +151,7 @@ def _encoded(
         images = backbone.normalise(images)
     elif not images.is_floating_point():
         raise LabError(f"images of {images.dtype}; give uint8 RGB, or normalised floats")
-    elif images.numel() and images.min() >= 0 and not 1 < images.max() < 20:
+    elif images.any() and images.min() >= 0 and not 1 < images.max() < 20:
         warnings.warn(
             f"images are floats of {images.min():.2g} .. {images.max():.2g}, which are taken as "
             "normalised; give uint8 RGB if they are not",

@@ -98,3 +98,63 @@ def test_functions_of_the_package_are_not_guarded() -> None:
     bound = bind_config({"_target_": "sclip_lab.attention.vanilla.vanilla"}, weights_function)
     assert bound is not None
     assert bound.func is vanilla
+
+
+def draws(ctx: Any, seed: int | None = None) -> Tensor:
+    scores = ctx.scores(ctx.query, ctx.query)
+    own = None if seed is None else torch.Generator().manual_seed(seed)
+    return ctx.softmax(scores + torch.randn(scores.shape, generator=own))
+
+
+def test_random_numbers_need_a_seed(backbone: Backbone) -> None:
+    image = torch.randn(1, 3, 64, 64)
+    with pytest.raises(RuntimeError, match=r"draws draws random numbers \(aten::randn"):
+        lab.dense_features(backbone, image, lab.variant(draws))
+    first, again, other = (
+        lab.dense_features(backbone, image, lab.variant(draws, seed=seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "made"),
+    [
+        (lambda w: w[..., 1:], r"\(1, 4, 17, 16\)"),
+        (lambda w: w.mean(1), r"\(1, 17, 17\)"),
+        (lambda w: w.numpy(), r"\(1, 4, 17, 17\)"),
+        (lambda w: None, "NoneType"),
+        (lambda w: (w, w), "tuple"),
+    ],
+)
+def test_weights_of_another_shape_are_named(
+    backbone: Backbone, change: Callable[[Tensor], Any], made: str
+) -> None:
+    def odd(ctx: Any) -> Any:
+        return change(ctx.softmax(ctx.scores(ctx.query, ctx.query)))
+
+    with pytest.raises(lab.LabError, match=rf"attention 'odd' gave {made}; weights are \(batch"):
+        lab.dense_features(backbone, torch.randn(1, 3, 64, 64), lab.variant(odd))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda logits: logits[..., 1:],
+        lambda logits: logits.permute(0, 3, 1, 2),
+        lambda logits: logits.flatten(1, 2),
+        lambda logits: logits[:1],
+        lambda logits: None,
+    ],
+)
+def test_logits_of_another_shape_are_refused(
+    backbone: Backbone, change: Callable[[Tensor], Any]
+) -> None:
+    @readout_function
+    def odd(encoded: Any, text: Tensor) -> Any:
+        return change(cosine(encoded, text))
+
+    image = torch.zeros(96, 160, 3, dtype=torch.uint8).numpy()
+    protocol = Protocol(short_side=96, crop_size=64, stride=32, readout=odd)
+    with pytest.raises(lab.LabError, match=r"protocol\.readout gave .* patch logits are"):
+        lab.segment(backbone, image, ["cat", "dog", "sky"], "csa", protocol)

@@ -207,6 +207,7 @@ def test_transparency_must_not_decide_a_class(tmp_path: Path) -> None:
     ("content", "says"),
     [
         (b"PK\x03\x04" + bytes(99), r"is a zip or \.npz, not an image file; save one array"),
+        (b"\0\5\x16\7Mac OS X", r"is what macOS writes beside a file, .* named \._\*"),
         (b"MATLAB 5.0 MAT-file", "is MATLAB's, not an image file; save the ids as .npy"),
         (b"<annotation></annotation>", "is XML, not an image file; export masks"),
         (b"0 0.1 0.2 0.3 0.4\n", "is text, not an image file; save ids"),
@@ -278,3 +279,8 @@ def test_shards_are_all_there_once(tmp_path: Path, files: list[str], fine: bool)
     else:
         with pytest.raises(LabError, match=r"each of \d shards must lie below .* once"):
             HuggingFace("mine", tmp_path, TWO)
+
+
+def test_a_suffix_without_its_dot_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"image_suffix is 'jpg'; write '\.jpg'"):
+        two_class_folder(tmp_path, halves(0, 1), image_suffix="jpg")

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from sclip_lab.config.registry import conf_dir, load_attention
 from sclip_lab.core.errors import LabError
-from sclip_lab.diagnostics import MEASURES, Layers, Measure, Observation, Scene, compute, find
+from sclip_lab.diagnostics import (
+    MEASURES,
+    Layers,
+    Measure,
+    Observation,
+    SegmentedPhoto,
+    compute,
+    find,
+)
 from sclip_lab.diagnostics.measure import values
 from sclip_lab.network.backbone import Backbone
 from sclip_lab.segmentation import tree
@@ -45,7 +53,9 @@ def observe(backbone: Backbone, images: Tensor, name: str, **overrides: object) 
     size = GRID[0] * backbone.patch_size, GRID[1] * backbone.patch_size
     mask = np.zeros(size, np.uint8)
     mask[:, size[1] // 2 :] = 1
-    scene = Scene(np.roll(mask, 3, 1), mask, plan(size, size, None, 1, backbone.patch_size), 255)
+    photo = SegmentedPhoto(
+        np.roll(mask, 3, 1), mask, plan(size, size, None, 1, backbone.patch_size), 255
+    )
     return Observation(
         state.attention,
         patches,
@@ -55,7 +65,7 @@ def observe(backbone: Backbone, images: Tensor, name: str, **overrides: object) 
         backbone.patch_size,
         similarity,
         Layers(encoded),
-        scene,
+        photo,
     )
 
 
@@ -132,7 +142,7 @@ def test_what_depends_on_the_row_sum_says_so(backbone: Backbone, images: Tensor)
         for factor in (1.0, 3.0)
     )
     for name, spec in MEASURES.items():
-        if spec.needs[:1] != ("attention",) or "scene" in spec.needs:
+        if spec.needs[:1] != ("attention",) or "photo" in spec.needs:
             continue
         a, b = measure(one, [name])[name], measure(three, [name])[name]
         same = torch.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True)

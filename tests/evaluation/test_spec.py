@@ -7,6 +7,7 @@ import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import sclip_lab
 import sclip_lab as lab
 from sclip_lab.core import identity
 from sclip_lab.core.errors import LabError
+from sclip_lab.data.base import Dataset, Sample
 from sclip_lab.data.folder import Folder
 from sclip_lab.data.vocabulary import Vocabulary
 from sclip_lab.evaluation.spec import Spec
@@ -255,3 +257,55 @@ def test_a_data_set_is_hashed_once(
         assert cell.key
         assert cell.record()["config"]["dataset"]["digest"] == photos.key
     assert len(calls) == 1
+
+
+class Own(Dataset):
+    """A data set of a user's own, of one photo."""
+
+    name, names, key = "own", ["a"], "of its content"
+    vocabulary = Vocabulary.of("two", ["cat", "dog"])
+
+    def __init__(self, sample: object = None, **fields: object) -> None:
+        self.sample = sample
+        self.__dict__.update(fields)
+
+    def __getitem__(self, index: int) -> object:
+        return self.sample
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"key": None}, "data set 'own': key is None; give a text that changes"),
+        ({"vocabulary": ["cat", "dog"]}, r"vocabulary is a list; give Vocabulary\.of"),
+        ({"ignore_index": 1}, "ignore_index is 1, but ids up to 1 are classes"),
+        ({"names": ["a", "a"]}, "two samples are named 'a'"),
+    ],
+)
+def test_a_data_set_that_would_give_wrong_numbers_is_refused(
+    backbone: Backbone, protocol: Protocol, fields: dict, says: str
+) -> None:
+    with pytest.raises(LabError, match=says):
+        _ = Spec(lab.load_attention("csa"), backbone, protocol, Own(**fields)).key
+    with pytest.raises(LabError, match="which is no data set; it lacks vocabulary"):
+        Spec(lab.load_attention("csa"), backbone, protocol, SimpleNamespace(name="x"))  # type: ignore[arg-type]
+
+
+IMAGE, MASK = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("sample", "says"),
+    [
+        ((IMAGE, MASK), "image a: gives a tuple of NoneType and NoneType"),
+        (Sample("a", Image.fromarray(IMAGE), MASK), "gives a Sample of Image and ndarray"),
+        (Sample("a", IMAGE, MASK.astype(float)), r"mask is of float64 from 0\.0; class ids are"),
+        (Sample("a", IMAGE, MASK.astype(int) - 1), "mask is of int64 from -1; class ids are"),
+    ],
+)
+def test_samples_that_are_none_are_named(
+    backbone: Backbone, protocol: Protocol, tmp_path: Path, sample: object, says: str
+) -> None:
+    cell = Spec(lab.load_attention("csa"), backbone, protocol, Own(sample))
+    with pytest.raises(LabError, match=says):
+        lab.evaluate(cell, tmp_path, progress=False)

@@ -658,3 +658,59 @@ def test_statistics_of_a_users_own_timm_weights(
     (folder / "config.json").write_text(json.dumps({"pretrained_cfg": noted | {"std": [1]}}))
     with pytest.raises(LabError, match=r"config\.json: pretrained_cfg\.std"):
         warned(name)
+
+
+@pytest.mark.parametrize("kind", ["CLIPModel", "ViTModel"])
+def test_the_epsilon_of_a_folder_counts_in_every_norm(kind: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="an optional package")
+    torch.manual_seed(0)
+    parts = {**CLIP_PARTS, "image_size": 64, "patch_size": 16, "layer_norm_eps": 1e-2}
+    if kind == "ViTModel":
+        model = transformers.ViTModel(transformers.ViTConfig(**parts), add_pooling_layer=False)
+        model.eval().save_pretrained(tmp_path)
+        backbone = load_vit(
+            "vit_small_patch16_224", checkpoint=tmp_path, device="cpu",
+            options=SMALL | {"img_size": 64},
+        )  # fmt: skip
+        expected = model(images()).last_hidden_state[:, 0]
+    else:
+        text = {**CLIP_PARTS, "vocab_size": 49408, "eos_token_id": 49407, "bos_token_id": 49406}
+        model = transformers.CLIPModel(
+            transformers.CLIPConfig(text_config=text, vision_config=parts, projection_dim=48)
+        )
+        model.eval().save_pretrained(tmp_path)
+        sizes = {"width": 64, "layers": 2}
+        architecture = {
+            "embed_dim": 48,
+            "quick_gelu": True,
+            "vision_cfg": {"image_size": 64, "patch_size": 16, "head_width": 32, **sizes},
+            "text_cfg": {"context_length": 77, "vocab_size": 49408, "heads": 2, **sizes},
+        }
+        backbone = load_backbone(architecture=architecture, checkpoint=tmp_path, device="cpu")
+        vision = model.vision_model(images()).pooler_output
+        expected = model.visual_projection(vision)
+    assert relative_error(image_of(backbone), expected.detach()) < 5 * EXACT
+
+
+def test_another_size_of_patches_is_refused(tmp_path: Path) -> None:
+    model = timm.create_model("vit_small_patch32_224", **SMALL | {"img_size": 64})
+    torch.save(model.state_dict(), tmp_path / "it.pt")
+    with pytest.raises(LabError, match=r"patches of 32x32 pixels, .* vit_small_patch16_224 of 16x"):
+        load_vit(
+            "vit_small_patch16_224", checkpoint=tmp_path / "it.pt", device="cpu",
+            options=SMALL | {"img_size": 64},
+        )  # fmt: skip
+
+
+def test_a_layout_without_biases_of_keys_is_refused(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="an optional package")
+    parts = {**CLIP_PARTS, "image_size": 64, "patch_size": 16}
+    transformers.BeitModel(transformers.BeitConfig(**parts)).save_pretrained(tmp_path)
+    with pytest.raises(LabError, match="none of key or value, as in transformers' BEiT"):
+        load_vit("vit_small_patch16_224", checkpoint=tmp_path, device="cpu", options=SMALL)
+
+
+def test_few_tensors_beside_the_weights_are_no_choice(weights: Weights, tmp_path: Path) -> None:
+    beside = {"state_dict": weights, "dino_loss": {"center": torch.ones(3)}}
+    torch.save(beside, tmp_path / "it.pt")
+    loads_exactly(tmp_path / "it.pt", weights)

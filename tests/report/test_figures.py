@@ -87,6 +87,12 @@ def test_bars_show_scores_and_intervals(df: pd.DataFrame, sort: bool) -> None:
     _inside(figure)
 
 
+def test_bars_name_the_level_of_their_table(df: pd.DataFrame) -> None:
+    figure = figures.bars(df, table=results.summary(df, n=50, level=0.9))
+    assert "90 % interval" in figure.axes[0].get_xlabel()
+    assert "90 % interval" in figure.get_label()
+
+
 def test_bars_have_one_chart_per_data_set(tmp_path: Path) -> None:
     write_store(tmp_path)
     write_cell(tmp_path, "csa", 0.5, ["x"], dataset="others", created="2027")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import sclip_lab as lab
@@ -12,6 +13,7 @@ from sclip_lab.data.folder import Folder
 from sclip_lab.evaluation.loop import evaluate
 from sclip_lab.evaluation.spec import Spec
 from sclip_lab.network.backbone import Backbone
+from sclip_lab.results.store.spec_labels import labels
 from sclip_lab.segmentation.protocol import Protocol
 from tests.running import evaluate as run
 
@@ -45,3 +47,19 @@ def test_vanilla_after_a_sweep_of_temperatures(tmp_path: Path) -> None:
     assert result.code == 0, result.err
     assert "vanilla on patchwork" in result.out
     assert set(results.load(tmp_path / "store")["attention"]) == {"sharpened", "vanilla", "csa"}
+
+
+def test_a_refinement_is_named_also_where_the_variant_is_there_once() -> None:
+    table = pd.DataFrame(
+        {
+            "spec": ["a", "b", "c"],
+            "attention": ["csa", "naclip", "itaclip"],
+            "protocol": ["sclip", "sclip", "itaclip"],
+            "protocol.refinement._target_": [
+                None,
+                "refinements.pamr.pamr",
+                "refinements.x.closing",
+            ],
+        }
+    )
+    assert labels(table) == ["csa", "naclip · pamr", "itaclip"]

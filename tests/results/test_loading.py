@@ -183,3 +183,32 @@ def test_diagnostics_are_tidy_too(store: Path) -> None:
     assert list(df["attention"]) == ["csa", "csa"]
     assert list(df["image"]) == ["photo_0", "photo_1"]
     assert list(df["value"]) == [0.25, 0.5]
+
+
+def test_tables_that_would_give_a_wrong_score_are_refused(store: Path) -> None:
+    df = results.load(store)
+    lost = df["pixels"].where(df.index != 5)
+    for table, says in (
+        (pd.concat([df, df[df["image"] == df["image"].iloc[0]]]), "are there twice"),
+        (df.assign(pixels=lost), "pixels holds a value that is no count"),
+        (df.assign(pixels=-df["pixels"]), "pixels holds a value that is no count"),
+        (df.drop(columns="pixels"), "with its columns spec, image"),
+        (df[:0], "has no row"),
+        ([1, 2], "expected the table of results.load"),
+    ):
+        for call in (results.summary, results.miou, results.iou, results.bootstrap):
+            with pytest.raises(LabError, match=says):
+                call(table)
+
+
+def test_a_table_without_its_attributes_is_doubtful(store: Path) -> None:
+    df = results.load(store)
+    df.attrs = {}
+    with pytest.warns(UserWarning, match=r"has lost df.attrs .*splits and oracles"):
+        results.differences(df, "csa")
+
+
+def test_one_key_may_be_a_text(store: Path) -> None:
+    df = results.load(store)
+    key = df["spec"].iloc[0]
+    assert list(results.load(store, key)["spec"].unique()) == [key]

@@ -153,3 +153,25 @@ def test_floats_that_look_like_a_photo_are_doubtful(
     lab.dense_features(backbone, PHOTO.transpose(2, 0, 1).astype(np.float32) * scale, "csa")
     messages = [str(warning.message) for warning in recwarn]
     assert any("give uint8 RGB if they are not" in message for message in messages) == warns
+
+
+def test_words_that_the_embedded_network_never_saw_are_doubtful(tmp_path: Path) -> None:
+    network = lab.load_backbone("patchwork_vit")
+    with pytest.warns(UserWarning, match="knows 16 words, not cat:"):
+        lab.segment(network, PHOTO, ["stripes", "cat"])
+    with pytest.warns(UserWarning, match="knows 16 words, not "):
+        lab.evaluate("csa", tmp_path, backbone=network, dataset=own(tmp_path), progress=False)
+
+
+def own(root: Path) -> Folder:
+    for folder, pixels in (("images", PHOTO), ("masks", PHOTO[..., 0] % 2)):
+        (root / folder).mkdir()
+        Image.fromarray(pixels).save(root / folder / "a.png")
+    return Folder("own", root, "images", "masks", ["cat", "dog"], image_suffix=".png")
+
+
+def test_random_weights_are_meant_or_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    lab.load_backbone("ViT-S-32-alt", seed=0)
+    assert not [each for each in recwarn if "random" in str(each.message)]
+    lab.load_backbone("ViT-S-32-alt")
+    assert "ViT-S-32-alt: neither pretrained= nor" in str(recwarn.pop(UserWarning).message)

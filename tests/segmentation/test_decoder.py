@@ -21,7 +21,7 @@ CLASSES = torch.tensor([0, 0, 1, 2, 2, 2, 3])
 
 def fake(patches: Tensor, class_embedding: Tensor) -> Any:
     """What `Encoded` offers to readouts that look at embeddings alone."""
-    state = SimpleNamespace(tokens=patches)
+    state = SimpleNamespace(tokens=patches, grid=tuple(patches.shape[1:3]))
     return SimpleNamespace(patches=patches, class_embedding=class_embedding, state=state)
 
 

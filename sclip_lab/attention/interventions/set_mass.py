@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sclip_lab.attention.interventions.sides import (
-    Sides,
-    patches_of,
-    warn_of_rows_that_stay,
-    with_patches,
-)
+from sclip_lab.attention.interventions.sides import Sides, patches_of, with_patches
 from sclip_lab.attention.variant import Map
 from sclip_lab.core.functions import uses, weights_function
 from sclip_lab.core.shapes import Weights
 from sclip_lab.core.values import within
 from sclip_lab.network.context import Context
 
+log = logging.getLogger(__name__)
 Scope = Literal["row", "class", "window"]
 STEPS = 100  # of a bisection over 120 units of log odds, down to float64's precision
 
@@ -58,11 +56,18 @@ def with_share(patches: Tensor, sides: Sides, target: Tensor) -> Tensor:
     same, other = sides.mass(patches)
     movable = (same > 0) & (other > 0)
     has_both = sides.same.any(-1, keepdim=True) & sides.other.any(-1, keepdim=True)
-    warn_of_rows_that_stay("set_mass", ~movable, has_both.expand_as(movable))
+    staying = float((~movable & has_both).sum() / has_both.expand_as(movable).sum().clamp_min(1))
+    if staying > 0:
+        _warn_of_rows_that_stay(f"{100 * staying:.0f}")
     total = same + other
     of_same = torch.where(movable, (1 - target) * total / same, 1.0)
     of_other = torch.where(movable, target * total / other, 1.0)
     return patches * torch.where(sides.same, of_same, torch.where(sides.other, of_other, 1.0))
+
+
+@cache
+def _warn_of_rows_that_stay(share: str) -> None:
+    log.warning("set_mass: %s %% of the rows have no weight on one of their sides and stay", share)
 
 
 def _for_groups(share: Tensor, target: Tensor, group: Tensor) -> Tensor:

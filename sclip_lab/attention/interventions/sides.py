@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
-from functools import cache
 
 from jaxtyping import Bool
 from torch import Tensor
 
 from sclip_lab.network.context import Context
 from sclip_lab.network.truth import UNKNOWN
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,19 +73,3 @@ def around_patches(ctx: Context, patches: Tensor, row_sum: float = 1.0) -> Tenso
     weights[..., prefix:, :prefix] = 0
     weights[..., prefix:, prefix:] = (row_sum * patches).to(weights)
     return weights
-
-
-def warn_of_rows_that_stay(name: str, staying: Tensor, rows: Tensor) -> None:
-    """Say once what share of the rows that have both sides has no weight on one of them."""
-    share = float((staying & rows).sum() / rows.sum().clamp_min(1))
-    if share > 0:
-        _warn(name, f"{100 * share:.0f}")
-
-
-@cache
-def _warn(name: str, percent: str) -> None:
-    log.warning(
-        "%s: %s %% of the rows have no weight on one of their sides, and stay as they are",
-        name,
-        percent,
-    )

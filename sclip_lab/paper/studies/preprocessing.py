@@ -24,15 +24,13 @@ ONE_WINDOW = "one window holds the whole photo, so the stride changes nothing"
 
 
 def _settings(evidence: Evidence, variant: str) -> dict[tuple[int, int, int], str]:
-    table = pick(evidence, variant=variant)
-    if not {f"protocol.{name}" for name in SIZES} <= set(table):
+    table, columns = pick(evidence, variant=variant), [f"protocol.{name}" for name in SIZES]
+    if not set(columns) <= set(table):
         return {}  # cells of another program do not say
-    columns = [table[f"protocol.{name}"] for name in SIZES]
     # A side of null (the photo as it is, or the whole photo as one window) is none to compare.
-    settings = {tuple(int(v) for v in row[1:]): str(row[0])
-                for row in zip(table.index, *columns, strict=True)
-                if not any(pd.isna(v) for v in row[1:])}  # fmt: skip
-    return dict(sorted(settings.items()))  # type: ignore[arg-type]
+    sides = table[columns].dropna().astype(int)
+    settings = zip(sides.itertuples(index=False, name=None), map(str, sides.index), strict=True)
+    return dict(sorted(settings))
 
 
 def _in_words(sizes: tuple[int, int, int]) -> str:

@@ -20,6 +20,7 @@ from sclip_lab.results.statistics.resampling import Design, Index, Sample, Score
 from sclip_lab.results.table.scores import (
     NAMES,
     STATISTICS,
+    check_rows,
     is_oracle,
     pixel_accuracy,
     spec_rows,
@@ -81,6 +82,7 @@ def summary(
         ``attrs``: level, and floors {data set: {name: score}}, see `floors.floors`.
     """
     check("miou", n, level)
+    check_rows(df)
     facts, oracles = {}, set(df.attrs.get("oracles", ()))
     for group in resampled(df, "miou", n, seed) if groups is None else groups:
         ranked = {spec: scored for spec, scored in group.items() if spec not in oracles}
@@ -152,6 +154,7 @@ def photo_sets(df: pd.DataFrame) -> dict[str, int]:
     Returns:
         spec -> number, from 0.
     """
+    check_rows(df)
     configs = df.attrs.get("configs", {})
     numbers: dict[tuple[str, str, bytes], int] = {}
     sets = {}

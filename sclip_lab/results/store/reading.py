@@ -100,6 +100,7 @@ def load(
         ``attrs["oracles"]`` lists the specs that read ground truth; their labels begin with
         "oracle", and they are in no ranking.
     """
+    keys = [keys] if isinstance(keys, str) else keys
     specs, frames, unfinished = [], [], []
     if Path(path).is_file():
         counted, damaged = _exported(Path(path), keys), list[str]()

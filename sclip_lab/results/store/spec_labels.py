@@ -16,7 +16,8 @@ VIEWS, WEIGHT = "protocol.views.", ".weight"
 
 
 def labels(table: pd.DataFrame) -> list[str]:
-    """One name per row: the variant, and of the rest as little as tells the rows apart.
+    """One name per row: the variant, and of the rest as little as tells the rows apart. A
+    refinement is named wherever others of the same protocol have none, or another.
 
     Args:
         table: one row per spec, with the columns of a `results.summary`: attention (a label),
@@ -36,14 +37,17 @@ def labels(table: pd.DataFrame) -> list[str]:
             column.removeprefix(VIEWS).removesuffix(WEIGHT): table[column] for column in weights
         }
         texts = {VIEWS: _weighted(views), **texts}
-    for values in texts.values():
-        by_name: dict[str, set[str]] = {}
-        for name, value in zip(names, values, strict=True):
-            by_name.setdefault(name, set()).add(value)
-        clash = {name for name, different in by_name.items() if len(different) > 1}
+    for column, values in texts.items():
+        # A variant that is refined where others are not must not pass for the plain one.
+        refines = column.startswith("protocol.refinement") and column.endswith("_target_")
+        groups = [str(name) for name in table["protocol"]] if refines else names
+        by_group: dict[str, set[str]] = {}
+        for group, value in zip(groups, values, strict=True):
+            by_group.setdefault(group, set()).add(value)
+        clash = {group for group, different in by_group.items() if len(different) > 1}
         names = [
-            f"{name} · {value}" if name in clash and value else name
-            for name, value in zip(names, values, strict=True)
+            f"{name} · {value}" if group in clash and value else name
+            for name, group, value in zip(names, groups, values, strict=True)
         ]
     for digits in (DIGITS, None):
         twice = pd.Series(names).duplicated(keep=False).to_numpy()

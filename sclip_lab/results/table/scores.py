@@ -6,6 +6,7 @@ are summed to: (groups, 3, classes), small enough to keep one per image.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,6 +41,32 @@ STATISTICS: dict[str, Statistic] = {
 }
 
 
+def check_rows(df: pd.DataFrame) -> None:
+    """Refuse what would give a wrong score, and warn of rows that were taken apart from `load`.
+
+    Raises:
+        LabError: no such table, no row, a count that is none, or a row that is there twice.
+    """
+    if not isinstance(df, pd.DataFrame) or not {"spec", "dataset", *ROWS} <= set(df.columns):
+        raise LabError("expected the table of results.load, with its columns spec, image, ...")
+    if df.empty:
+        raise LabError("the table has no row; look at how its rows were selected")
+    if not (df["pixels"] >= 0).all():
+        raise LabError("column pixels holds a value that is no count")
+    twice = df.duplicated(["spec", "image", "true", "predicted"])
+    if twice.any():
+        raise LabError(
+            f"rows of spec {df['spec'][twice].iloc[0]} are there twice, as where tables that share "
+            "it were joined; use drop_duplicates(['spec', 'image', 'true', 'predicted'])"
+        )
+    if "configs" not in df.attrs:
+        warnings.warn(
+            "the table has lost df.attrs (pd.concat and csv files drop them), so splits and "
+            "oracles are not told apart; copy specs/* of one store into the other and load that",
+            stacklevel=3,
+        )
+
+
 def miou(df: pd.DataFrame, by: str | list[str] = "spec") -> pd.Series:
     """The field's mIoU per group, in order of appearance; by=["spec", "image"] for single images.
 
@@ -56,6 +83,7 @@ def pixel_accuracy(df: pd.DataFrame, by: str | list[str] = "spec") -> pd.Series:
 
 def iou(df: pd.DataFrame) -> pd.DataFrame:
     """Tidy per-class IoU: the spec's columns, id, class, iou (NaN: neither there nor predicted)."""
+    check_rows(df)
     groups = df.groupby("spec", observed=True, sort=False)
     scores = metrics.iou_of_totals(totals_of(df, groups.ngroup().to_numpy(), groups.ngroups))
     specs, tables = spec_rows(df), []
@@ -68,6 +96,7 @@ def iou(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def _score(df: pd.DataFrame, by: str | list[str], statistic: str) -> pd.Series:
+    check_rows(df)
     missing = [name for name in ([by] if isinstance(by, str) else by) if name not in df]
     if missing:
         raise unknown("column", missing[0], map(str, df.columns))

@@ -24,7 +24,10 @@ def support(df: pd.DataFrame, few: int = FEW) -> pd.DataFrame:
     """
     tables = []
     for dataset, rows in fullest(df):
-        true = _truth(rows)
+        counted = rows[rows["pixels"] > 0].groupby("true")
+        true = pd.DataFrame(
+            {"photos": counted["image"].nunique(), "pixels": counted["pixels"].sum()}
+        )
         names = class_names_of(df, dataset)
         count = len(names) or int(rows[["true", "predicted"]].to_numpy().max()) + 1
         names = names or [f"class {index}" for index in range(count)]
@@ -41,10 +44,3 @@ def few_classes(df: pd.DataFrame, few: int = FEW) -> pd.Series:
     photos = counted.groupby(["spec", "true"], observed=True, sort=False).size()
     few_by_spec = (photos < few).groupby("spec", observed=True, sort=False).sum()
     return few_by_spec.reindex(df["spec"].unique(), fill_value=0).rename_axis("spec")
-
-
-def _truth(rows: pd.DataFrame) -> pd.DataFrame:
-    """Index class id; photos and pixels of the classes in one spec's truth."""
-    counted = rows[rows["pixels"] > 0]
-    groups = counted.groupby("true")
-    return pd.DataFrame({"photos": groups["image"].nunique(), "pixels": groups["pixels"].sum()})

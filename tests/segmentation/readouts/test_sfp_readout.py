@@ -64,7 +64,8 @@ def test_official_labels_with_nan(fields: dict[str, float], undefined: list[int]
     patches[undefined] = torch.nan
     protocol = Protocol(readout=READOUT, logit_scale=5.0, **fields)
     readout = Readout(protocol, text, CLASSES)
-    encoded: Any = SimpleNamespace(patches=patches, state=SimpleNamespace(tokens=patches))
+    state = SimpleNamespace(tokens=patches, grid=plan.grid)
+    encoded: Any = SimpleNamespace(patches=patches, state=state)
     ours = readout.predict(plan, plan.lay_out(readout.patch_logits(encoded)))
     expected = official(unit(patches) @ text.T, plan, protocol)
     assert len(expected.unique()) > 1
