@@ -169,6 +169,11 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
         name = (values.get(group) or {}).get("name", "???")
         if name is not None and not (isinstance(name, str) and name.strip()):
             raise LabError(f"{group}.name: {shown(name)} must be text")
+    index, count = settings.shard
+    if index >= count:
+        raise LabError(
+            f"shard: {settings.shard} must be index and count, the index below the count"
+        )
     weights, of_backbone = settings.checkpoint, settings.backbone.get("checkpoint")
     if weights not in (None, of_backbone):
         raise LabError(
