@@ -64,8 +64,7 @@ class Claim:
         published: the section of docs/field.md that has the same claim; "" if none has.
         no_verdict: why there can be no verdict, else "".
         same: why the claim's two sides cannot differ, else "".
-        study, setting: where on the page the claim stands.
-        backbones: names of the networks that the claim is about.
+        study, setting: where on the page the claim stands. backbones: names of its networks.
     """
 
     text: str
@@ -142,7 +141,7 @@ def best(
     published: str = "",
     names: Names | None = None,
 ) -> Claim:
-    """Claim: ``spec`` scores highest. Others with the same counts are left out."""
+    """Claim: ``spec`` scores higher than all ``others``, without those with the same counts."""
     others = [other for other in others if other != spec and differ(evidence, spec, other)]
     if not others:
         return missing(text, "nothing to compare with", published)

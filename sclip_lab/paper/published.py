@@ -84,7 +84,7 @@ def find(row: pd.Series, config: dict[str, Any] | None = None) -> pd.Series | No
     protocols differ between repositories: see `_best`. Show the number's protocol with it.
 
     Args:
-        row: of a `results.summary`. config: the cell's, flat; None where it is not known.
+        row: of a `results.summary`. config: the cell's configuration, flat; None if unknown.
     """
     network = str(row["backbone"]).removesuffix("-quickgelu")
     same = _mious(row["attention"], network, row["dataset"])
@@ -204,8 +204,8 @@ def against_expected(spec: Any, miou: float, entries: Sequence[Mapping[str, Any]
     Args:
         spec: the cell. A local checkpoint is taken for the weights that an entry names; random
             weights match nothing, and a network with GELU is not OpenAI's.
-        miou: what it scored, a fraction.
-        entries: its protocol's ``expected``.
+        miou: the cell's score, a fraction.
+        entries: ``expected`` of the cell's protocol.
 
     Raises:
         LabError: an entry lacks a key.

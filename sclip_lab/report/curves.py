@@ -81,7 +81,7 @@ def spec(evidence: Evidence, **fixed: object) -> str | None:
 
 
 def specs(evidence: Evidence, *variants: str) -> tuple[str | None, ...]:
-    """`spec` of each of some variants."""
+    """`spec` of each of ``variants``."""
     return tuple(spec(evidence, variant=variant) for variant in variants)
 
 

@@ -49,7 +49,7 @@ def _drawn(df: pd.DataFrame, names: Mapping[str, str]) -> Figure:
 
 
 def _undefined(df: pd.DataFrame) -> str:
-    """How often measures of ``df`` are not defined, and where, in words; "" if they always are."""
+    """How often each measure of ``df`` is undefined, and where, in words; "" if none ever is."""
     counts = df.attrs.get("undefined", {})
     notes = []
     for measure in df["measure"].astype(str).unique():

@@ -50,7 +50,7 @@ class Evidence:
 
     @cached_property
     def comparisons(self) -> Comparisons:
-        """The one bootstrap of all tables, figures and claims."""
+        """The bootstrap that all tables, figures and claims share."""
         return Comparisons(self.df) if self.bootstrap is None else self.bootstrap()
 
     @cached_property

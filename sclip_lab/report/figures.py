@@ -99,7 +99,7 @@ def heat_map(ax: Axes, table: pd.DataFrame, **looks: Any) -> None:
 class Figure(matplotlib.figure.Figure):
     """matplotlib's figure, which Jupyter shows as a picture at the end of a notebook cell.
 
-    By itself, Jupyter draws only figures of pyplot, and these figures are none.
+    By itself, Jupyter draws only figures that were made with pyplot, and this one was not.
     """
 
     def _repr_png_(self) -> bytes:

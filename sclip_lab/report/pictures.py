@@ -166,7 +166,7 @@ def _grid(
     """A figure with a grid of axes of given sizes, with margins ``left`` and ``bottom`` and room
     ``above`` each row; all in inches.
 
-    The axes are placed by hand: matplotlib's layout engine takes half a minute for some hundred.
+    The axes are placed by hand: matplotlib's layout engine takes half a minute for hundreds.
     """
     gap = 0.04
     size = (

@@ -152,8 +152,8 @@ def _of_photos(section: Section, photos: str) -> Section:
 def seeds(part: Evidence) -> pd.DataFrame | None:
     """Variants that were evaluated with several seeds and all else equal; None without any.
 
-    Columns: variant, seeds (how many), mIoU (mean over seeds), low, high (its interval over
-    photos), sd over seeds (of the scores); fractions.
+    Columns: variant, seeds (how many), mIoU (mean over seeds), low, high (interval of the
+    mean over photos), sd over seeds (of the scores); fractions.
     """
     rows = []
     names = [str(c) for c in part.summary if str(c).startswith("attention.")]
@@ -178,7 +178,7 @@ def seeds(part: Evidence) -> pd.DataFrame | None:
 
 
 def _drawn(part: Evidence, images: int) -> list[Section]:
-    """Sections on seeds, curves, diagnostics and photos, each where the cells have such."""
+    """Sections on seeds, curves, diagnostics and photos, without those that would be empty."""
     shown = []
     if (table := seeds(part)) is not None:
         shown.append(Section("seeds", "seeds", tables={"seeds": table}))

@@ -33,8 +33,8 @@ class Study:
             ``attrs``. A study without ``tables`` shows its scores beside published numbers.
         photos: names of images whose predictions the study wants to show.
         answers: one or two sentences by question, see `sclip_lab.paper.questions`.
-        across: "backbone" or "dataset" where one call of these functions is to see all of them; by
-            default the functions are called for each backbone and data set by itself.
+        across: "backbone" or "dataset" if each call of ``claims``, ``figures``, ``tables`` and
+            ``answers`` is to see all of them; by default a call sees one of each.
         order: place in the report.
     """
 

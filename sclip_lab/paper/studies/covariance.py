@@ -29,7 +29,7 @@ from sclip_lab.results.statistics.relations import FEWEST
 RESAMPLES = 500
 PAGE = 12  # charts in one picture
 # Measures that SCLIP's argument is about, and the side on which it says that good variants lie.
-# `Measure.better` may name no side, as where a map that is blind to content can be as low.
+# `Measure.better` may name no side: a map that is blind to content can be as low.
 CLAIMED = {
     "spatial_invariance": "low",
     "inter_class_mass": "low",

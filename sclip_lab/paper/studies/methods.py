@@ -23,7 +23,7 @@ def _unified(evidence: Evidence) -> Evidence:
 def _pairs(evidence: Evidence) -> dict[tuple[str, str], tuple[str, str]]:
     """(variant, protocol) -> (spec under this protocol, spec under the protocol that all share).
 
-    A variant may have several protocols: FreeCP's is for ClearCLIP and GEM, which have their own.
+    A variant may have several protocols: ClearCLIP and GEM have FreeCP's besides their own.
     """
     cells = evidence.cells
     same = cells[cells["protocol"].astype(str) == ONE]

@@ -148,8 +148,8 @@ def sampled(grid: tuple[int, int], stride: int) -> npt.NDArray[np.int64]:
 def _fitted(
     size: tuple[int, int], patch: int, most: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """A size in pixels, about as wide for its height as ``size``, that is at most ``most`` whole
-    patches; and its grid of patches."""
+    """A size in pixels of whole patches, at most ``most`` of them, in about the shape of ``size``;
+    and its grid."""
     grid = [max(1, round(side / patch)) for side in size]
     while grid[0] * grid[1] > most:
         longer = 0 if grid[0] / size[0] >= grid[1] / size[1] else 1

@@ -34,8 +34,8 @@ Shared = Collection[Collection[str]]
 class Together:
     """Variants that were evaluated on all data sets of a results DataFrame.
 
-    A variant is a label, a backbone and a protocol, and the configuration values in which specs of
-    the same three differ on one data set. A value that a protocol sets for each data set (a
+    A variant is a label, a backbone and a protocol, and the configuration values in which specs
+    with the same three differ on one data set. A value that a protocol sets for each data set (a
     threshold, a scale) makes no new variant.
 
     Args:

@@ -56,9 +56,9 @@ def difference(
     Returns:
         One row per pair: a, b (what tells them apart), spec_a, spec_b, backbone, dataset,
         protocol ("x, y" where they differ), difference, low, high (`intervals.interval`), p
-        (`intervals.p_value`, two-sided), p_permutation (`permutation_p`), images. All are NaN where
-        a score is NaN; low, high and p also on fewer than `intervals.FEWEST_PHOTOS` photos.
-        p_permutation is exact on any number of photos.
+        (`intervals.p_value`, two-sided), p_permutation (`permutation_p`), images. Where a score is
+        NaN, difference, bounds and both p are; on fewer than `intervals.FEWEST_PHOTOS` photos low,
+        high and p are NaN. p_permutation is exact on any number of photos.
 
     Raises:
         LabError: for an unknown or ambiguous name, or specs seen on different images.
@@ -115,7 +115,7 @@ def with_baseline(df: pd.DataFrame, baseline: Choice) -> tuple[list[Pair], list[
     for spec, starts in _partners(others, chosen.rows, fixed, photo_sets(df)).items():
         if len(starts) > 1:
             raise LabError(
-                f"baseline {said(baseline)} names {len(starts)} specs ({', '.join(starts)}) that "
+                f"baseline {said(baseline)} is {len(starts)} specs ({', '.join(starts)}) that "
                 f"{spec} could be compared with; name what tells them apart"
             )
         pairs += [(spec, start) for start in starts]

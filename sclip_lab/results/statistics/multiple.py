@@ -51,9 +51,9 @@ def max_t(differences: Sequence[Scored]) -> Array:
     """Step-down max-T (Westfall and Young, 1993; Romano and Wolf, JASA 100, 2005).
 
     Each difference is compared, in standard errors, with the largest difference of its family in
-    resamples that are moved to a mean of 0. The error that is controlled is Holm's, but correlated
-    differences cost less. A resample is divided by the root of a drawn chi-square over its degrees
-    of freedom, so that a family of one gets Student's p.
+    resamples that are moved to a mean of 0. This keeps the same error low as Holm's adjustment, but
+    correlated differences cost less. A resample is divided by the root of a drawn chi-square over
+    its degrees of freedom, so that a family of one gets Student's p.
 
     A difference that is the same on all photos has standard error 0, so its p (see
     `intervals.p_value`) is multiplied by Holm's factor instead. Adjusting lowers no p.

@@ -46,12 +46,12 @@ def relations(
         families: spec -> name of its family; by default `families_of`.
 
     Returns:
-        One row per data set (and set of images) and measure, the closest relation first: dataset,
-        measure, spearman (over variants; NaN where all values are equal), low, high, by_family
-        (over the means of families), p, p_adjusted, least, most (range of ``spearman`` with one
-        family left out), variants, families, photos (measured), better ("high", "low" or ""),
-        as_expected (True or False where p_adjusted is below 1 - level for at least `FEWEST`
-        families and a direction is known to be good; None elsewhere).
+        One row per data set (and set of images) and measure, the strongest correlation first:
+        dataset, measure, spearman (over variants; NaN where all values are equal), low, high,
+        by_family (over the means of families), p, p_adjusted, least, most (range of ``spearman``
+        with one family left out), variants, families, photos (measured), better ("high", "low" or
+        ""), as_expected (whether the correlation has the direction ``better``; None where
+        p_adjusted is not below 1 - level, families are fewer than `FEWEST`, or ``better`` is "").
 
     Raises:
         LabError: no measure has values for three variants of one data set.

@@ -44,7 +44,7 @@ class Design:
 
     @cached_property
     def members(self) -> list[Index]:
-        """Per stratum, its photos."""
+        """For each stratum, the indices of its photos."""
         return [np.flatnonzero(self.strata == stratum) for stratum in np.unique(self.strata)]
 
     def weights(self) -> Iterator[metrics.Array]:

@@ -36,7 +36,7 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Intervals by resampling images with replacement: `intervals.corrected`.
+    """Scores with intervals, by resampling images with replacement: `intervals.interval`.
 
     Args:
         df: from `load`.
@@ -167,7 +167,7 @@ def photo_sets(df: pd.DataFrame) -> dict[str, int]:
 
 
 def samples(df: pd.DataFrame) -> Iterator[tuple[str, str, Index, Sample]]:
-    """Yield of each spec its key, its data set, the sorted category codes of its images, and its
+    """For each spec yield its key, its data set, the sorted category codes of its images, and its
     counts per image in that order. Photos without a counted pixel measure nothing: they are left
     out, unless the spec has no others."""
     df = df.astype({"image": "category"})

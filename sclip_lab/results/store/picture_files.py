@@ -163,7 +163,7 @@ def check(file: Path, kind: str, owner: str, names: Sequence[str]) -> None:
 
 
 def _place(root: Path, kind: str, owner: str, name: str) -> tuple[Path, dict[str, str]]:
-    """The file of a data set's photo or of a cell's prediction, and what its seal says of it."""
+    """The file of a data set's photo or of a cell's prediction, and what the file belongs to."""
     folder = (
         root / "images" / owner[:_DIGITS] if kind == PHOTO else root / "specs" / owner / "pictures"
     )

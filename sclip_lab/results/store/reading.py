@@ -195,7 +195,8 @@ def _of_one_code(path: str | Path, measured: list[Rows]) -> list[Rows]:
 
 
 def _rename(record: dict[str, Any], names: Mapping[str, str] | None) -> None:
-    """Set the names of a cell's record that ``names`` has; the old names join its other names."""
+    """Set the names of a cell, such as its label, to ``names``; the names that it had before join
+    its other names."""
     if names:
         every = [record["names"], *record.get("also", [])]
         record["names"] = {**record["names"], **names}

@@ -162,7 +162,7 @@ def each_once(frame: pd.DataFrame, kind: Kind) -> pd.DataFrame:
 
 def by_code_of_today(frame: pd.DataFrame) -> pd.Series:
     """Which rows of ``MEASURES`` were measured by the code of today. Rows of a measure that this
-    program does not know count as such: nothing says that its code has changed."""
+    program does not know are included: nothing says that its code has changed."""
     from sclip_lab import diagnostics  # imports torch, which most readers never need
 
     codes = {name: diagnostics.code_of(name) for name in frame["measure"].unique()}

@@ -68,7 +68,7 @@ class Store:
         """Find out before anything is computed whether its numbers can be kept.
 
         Raises:
-            LabError: they cannot.
+            LabError: the numbers cannot be kept.
         """
         files.probe(self.root)
 

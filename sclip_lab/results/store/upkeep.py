@@ -156,7 +156,7 @@ def _is_orphan(root: Path, inside: tuple[str, ...]) -> bool:
 
 def _read(path: Path, inside: tuple[str, ...], names: Sequence[str]) -> None:
     """Raise Damaged where the file ``path`` is damaged. ``inside`` are the parts of its path below
-    the store's root, ``names`` those of all photos."""
+    the store's root, ``names`` the names of all photos."""
     if inside[0] == "specs" and inside[2:] == ("spec.json",):
         spec_files.read_record(path)
     elif inside[0] == "specs" and len(inside) == 3:
