@@ -213,9 +213,9 @@ class Variant:
         weights = weights if mix is None else mix(context, weights)
         square = (context.tokens.shape[1],) * 2
         if not isinstance(weights, Tensor) or weights.ndim != 4 or weights.shape[-2:] != square:
-            made = tuple(getattr(weights, "shape", ())) or type(weights).__name__
+            actual = tuple(getattr(weights, "shape", ())) or type(weights).__name__
             raise LabError(
-                f"attention '{self.name}' gave {made}; weights are (batch, heads, tokens, "
+                f"attention '{self.name}' gave {actual}; weights are (batch, heads, tokens, "
                 f"tokens), here (.., .., {square[0]}, {square[0]})"
             )
         return weights

@@ -285,9 +285,9 @@ def _checked(logits: Any, encoded: Encoded, columns: int) -> Tensor:
     """Return a readout's patch logits, or refuse another shape: a readout may be the user's."""
     shape = (len(encoded.state.tokens), *(encoded.state.grid or encoded.grid), columns)
     if not isinstance(logits, Tensor) or tuple(logits.shape) != shape:
-        made = tuple(getattr(logits, "shape", ())) or type(logits).__name__
+        actual = tuple(getattr(logits, "shape", ())) or type(logits).__name__
         raise LabError(
-            f"protocol.readout gave {made}; patch logits are (windows, grid_h, grid_w, texts or "
+            f"protocol.readout gave {actual}; patch logits are (windows, grid_h, grid_w, texts or "
             f"classes), here {shape}"
         )
     return logits
