@@ -21,7 +21,7 @@ from sclip_lab.data.file_dataset import nearest
 CELL = 220, 165  # width, height of a picture, pixels
 GAP, LINE = 8, 18
 PAIRS = 3  # photos beside each other
-ROOM = 9  # pixels around the middle of a region that its id needs
+ROOM = 9  # pixels that an id needs on every side, in the middle of its region
 VOID = (255, 255, 255)  # with a hatch, so that no class looks like it
 
 
@@ -93,7 +93,7 @@ def _write_ids(picture: Image.Image, mask: np.ndarray, ignore_index: int) -> Non
 
 
 def write(folder: Path, name: str, samples: Sequence[Sample], census: Census) -> list[Path]:
-    """Write ``<name>.png`` and ``<name>.html`` and return both."""
+    """Write ``<name>.png`` and ``<name>.html`` into ``folder`` and return both paths."""
     sheet = io.BytesIO()
     contact_sheet(name, samples, census).save(sheet, "PNG")
     picture = base64.b64encode(sheet.getvalue()).decode()
