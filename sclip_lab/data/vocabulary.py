@@ -46,7 +46,7 @@ _HEADERS = {*ID_COLUMNS, *NAME_COLUMNS, "names", "classes", "labels"} - {"title"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The names of a data set's classes, in id order. Each class has a name of its own."""
+    """The names of a data set's classes, in id order. Each class has its own, non-empty name."""
 
     name: str  # what a table calls it
     classes: tuple[tuple[str, ...], ...]  # for each class its synonyms; tables show the first

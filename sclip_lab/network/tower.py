@@ -1,4 +1,4 @@
-"""An image tower as the backbone uses it, whichever library's class it is.
+"""Image towers behind one interface, whichever library built them.
 
 Three kinds: open_clip's own ViT here; timm's vision transformers, alone or inside open_clip's
 ``TimmModel``, in `sclip_lab.network.timm_tower`. The kind follows from what the module is, not from
