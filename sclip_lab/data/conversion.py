@@ -115,7 +115,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def for_each(function: Callable[[Any], None], items: Sequence[Any], title: str) -> None:
-    """Call the function on each item in threads (decoding and encoding release the lock)."""
+    """Call the function on each item in threads (decoding and encoding release Python's lock)."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(function, items)
         try:

@@ -66,7 +66,7 @@ _TIFF_COMPRESSION, _TIFF_SUBFILE = 259, 254
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NPY = b"\x93NUMPY"
 _ORIENTATION = 0x0112
-# PIL's own limit names neither the file nor a way to raise it; `pixel_limit` does.
+# The error of PIL's own limit names neither the file nor a way to raise it; ours names both.
 Image.MAX_IMAGE_PIXELS = None
 
 

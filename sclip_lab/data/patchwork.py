@@ -206,7 +206,7 @@ FEWEST, MOST = 4, 6  # materials in a scene
 PLAIN = 0.4  # share of a material's cells, and of an object's surface, without texture
 WEAR = 28.0  # pixels: scale of the parts where an object's texture is worn off
 RADIUS = 20.0, 27.0  # of an object, pixels
-# Triangles and crosses are small for their radius.
+# Factors on the radius: a triangle or a cross covers little of the disc of its radius.
 SIZE = {"disc": 1.0, "triangle": 1.3, "cross": 1.15, "ring": 1.1}
 MOTIF_RADIUS = 3.5, 4.3  # of a motif, a small shape on an object, pixels
 SPACING = {"disc": 2.2, "triangle": 2.2, "cross": 2.2, "ring": 2.15}  # period of motifs, in radii

@@ -26,7 +26,7 @@ VOID = (255, 255, 255)  # with a hatch, so that no class looks like it
 
 
 def class_colours(count: int) -> np.ndarray:
-    """(count, 3) uint8: hues a golden angle apart, alternately light and dark."""
+    """(count, 3) uint8: hues a golden angle apart, of varying saturation and brightness."""
     colours = [
         colorsys.hsv_to_rgb(0.618034 * i % 1.0, (0.85, 0.55)[i % 2], (0.95, 0.7, 0.5)[i % 3])
         for i in range(count)

@@ -65,7 +65,7 @@ def read_checkpoint(path: Path, weights: str | None = None) -> dict[str, Tensor]
     """Read the state dict of a file or folder.
 
     Files are safetensors, those of `torch.save`, OpenAI's archives, or the index of a sharded
-    checkpoint; the content tells which, not the name. A folder is one of transformers' or
+    checkpoint (``.index.json``). The content tells the others apart. A folder is transformers' or
     open_clip's. Weights that training code put under a name (``state_dict``, ``model`` ...) or
     behind a prefix (``module.`` ...) are unwrapped, which is logged in one line.
 

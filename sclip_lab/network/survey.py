@@ -49,8 +49,8 @@ class Network:
 
 def survey(family: str = "", progress: bool = False) -> Iterator[Network]:
     """Describe every name of both libraries that contains ``family`` ("" for all); capitals do not
-    matter, and "-" is "_". Networks are planned without memory for weights. ``progress`` shows a
-    bar."""
+    matter, and "-" equals "_". Networks are planned without memory for weights. ``progress`` shows
+    a bar."""
     names = [(name, _of_open_clip) for name in open_clip.list_models()]
     names += [(name, _of_timm) for name in timm.list_models()]
     matching = [pair for pair in names if _plain(family) in _plain(pair[0])]
@@ -97,7 +97,7 @@ def _described(library: str, name: str, build: Any, text: str, notes: list[Any])
     except LabError as error:
         why = str(error).removeprefix("backbone ").removeprefix(f"{name}: ")
         return Network(library, name, why)
-    # Libraries fail in their own ways on some names of their own.
+    # A library can fail in many ways on names that it lists itself.
     except Exception as error:
         why = (str(error).splitlines() or [""])[0]
         return Network(library, name, f"{library} cannot build it: {type(error).__name__} {why}")

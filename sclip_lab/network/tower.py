@@ -159,7 +159,7 @@ def find(name: str, model: Any) -> Tower:
     Raises:
         LabError: a tower of neither kind, naming the part that is not supported.
     """
-    # Imports timm, which open_clip's own towers do not need.
+    # Not at the top, because timm_tower imports this module.
     from sclip_lab.network.timm_tower import TimmTower
 
     if hasattr(model, "forward_features"):
