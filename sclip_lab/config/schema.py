@@ -160,7 +160,7 @@ def check_settings(config: DictConfig) -> dict[str, Any]:
     for key, value in leaves(values):
         group, dot, _ = key.partition(".")
         if value == "???" and not (dot and group in PARTS):
-            raise LabError(f"{key}: needs a value; '???' is only its place")
+            raise LabError(f"{key}: needs a value; '???' only marks its place")
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:

@@ -61,7 +61,7 @@ def learn_projection(
             its centre square, resized to what the backbone was trained on.
         steps: of Adam.
         lr: its learning rate.
-        per_head: as in `sclip_lab.attention.projected.learned`, which must be told the same.
+        per_head: as in `sclip_lab.attention.projected.learned`, which must get the same value.
         seed: of the photos and the batches.
         progress: show a bar.
 

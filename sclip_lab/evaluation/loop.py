@@ -60,7 +60,7 @@ def evaluate(
 
     Specs that share backbone, data set and window geometry are computed in one pass over the
     images. Each image is a batch of its own on a CPU, so that its numbers depend on nothing but
-    itself. With larger batches matrix products may be blocked otherwise: differences stay at
+    itself. With larger batches matrix products may add in another order: differences stay at
     rounding (1e-6 of a unit feature in fp32), and only labels of near-ties can change.
 
     Args:

@@ -46,9 +46,10 @@ class Spec:
         guidance: a second network; dropped where neither variant nor protocol looks at one.
 
     Raises:
-        LabError: ground truth for views of windows, a layer out of range for this backbone, a
-            readout or refinement that does not exist or fit, a vocabulary of another number of
-            classes, or no guidance where the variant or the protocol looks at it.
+        LabError: a variant that reads ground truth under a protocol with several views, a layer
+            out of range for this backbone, a readout or refinement that does not exist or fit, a
+            vocabulary of another number of classes, or no guidance where the variant or the
+            protocol looks at it.
     """
 
     attention: Variant

@@ -201,7 +201,7 @@ def _count_processes(cells: Mapping[str, Cells], requested: int | None) -> int:
     on_cpu = all(backbone.device.type == "cpu" for backbone in backbones)
     if requested is not None:
         if requested < 1 or (requested > 1 and not on_cpu):
-            raise LabError(f"--processes {requested}: 1 or more on a CPU, 1 on a GPU")
+            raise LabError(f"--processes {requested}: must be 1 or more on a CPU, and 1 on a GPU")
         return requested
     embedded = any(backbone.name == EMBEDDED for backbone in backbones)
     return min(torch.get_num_threads(), MOST_PROCESSES) if on_cpu and embedded else 1
